@@ -1,0 +1,39 @@
+# Everything one needs: `make run` watches RSD solve a problem, `make test` runs the tests. Both set up `.venv` first.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: help run test check format train eval clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+run: .venv/ready  ## Solve an embedded problem and show how
+	$(BIN)/rsd run
+
+test: .venv/ready  ## Run the tests
+	$(BIN)/pytest
+
+check: .venv/ready  ## Lint, types and import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_imports.py
+
+format: .venv/ready  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+eval: .venv/ready  ## Compare RSD with its models alone on 200 held-out problems
+	$(BIN)/rsd eval --n 200
+
+train: .venv/ready  ## Train the embedded family anew (hours)
+	$(BIN)/python -m rsd_integrations.embedded.train
+
+clean:  ## Remove the environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

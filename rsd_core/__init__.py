@@ -1,0 +1,72 @@
+"""Reward-guided speculative decoding, free of any model library.
+
+A cheap drafter writes one reasoning step, a verifier scores it, and a weighting policy accepts it or hands the step
+to the strong target (arXiv 2501.19324).
+"""
+
+from rsd_core.baselines import DraftOnly, TargetOnly
+from rsd_core.config import RSDConfig
+from rsd_core.decoder import Decoder, RewardGuidedDecoder
+from rsd_core.errors import (
+    BatchError,
+    ConfigurationError,
+    DrafterError,
+    MissingDependency,
+    PromptError,
+    RSDError,
+    RunError,
+    SpecError,
+    TargetError,
+    VerifierError,
+)
+from rsd_core.events import (
+    Degraded,
+    Event,
+    Finished,
+    StepAccepted,
+    StepDrafted,
+    StepFinished,
+    StepRejected,
+    StepReplaced,
+    StepScored,
+)
+from rsd_core.interfaces import (
+    Drafter,
+    Generation,
+    Model,
+    Price,
+    Sampling,
+    Scores,
+    StepRequest,
+    Target,
+    Usage,
+    Verifier,
+)
+from rsd_core.ledger import Account, Ledger
+from rsd_core.limits import Cancellation, Limits
+from rsd_core.paths import Message, Path, Prompt, PromptLike, Step, as_prompt
+from rsd_core.policies import (
+    BinaryStep,
+    BudgetAware,
+    Clipping,
+    Constant,
+    Logistic,
+    Policy,
+    Sigmoid,
+    WeightingPolicy,
+    parse_policy,
+)
+from rsd_core.registry import backends, load
+from rsd_core.results import Degradation, Result, StepRecord, boxed
+from rsd_core.settings import Settings
+
+__version__ = "0.1.0"
+__all__ = [
+    "Account", "BatchError", "BinaryStep", "BudgetAware", "Cancellation", "Clipping", "ConfigurationError", "Constant",
+    "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event", "Finished", "Generation",
+    "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "Path", "Policy", "Price", "Prompt",
+    "PromptError", "PromptLike", "RSDConfig", "RSDError", "Result", "RewardGuidedDecoder", "RunError", "Sampling",
+    "Scores", "Settings", "Sigmoid", "SpecError", "Step", "StepAccepted", "StepDrafted", "StepFinished", "StepRecord",
+    "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Target", "TargetError", "TargetOnly", "Usage",
+    "Verifier", "VerifierError", "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
+]  # fmt: skip

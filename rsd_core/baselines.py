@@ -1,0 +1,51 @@
+"""The two ends of the scale: the drafter alone and the target alone, behind the same interface and ledger."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from rsd_core.decoder import Decoder
+from rsd_core.events import Event, StepAccepted, StepReplaced
+from rsd_core.interfaces import Drafter, Model, Target
+from rsd_core.request import Request
+from rsd_core.settings import Settings
+
+
+class DraftOnly(Decoder):
+    """The drafter writes every step; nothing is scored. A fault of the drafter ends the answer with an error."""
+
+    def __init__(self, *, drafter: Drafter, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.drafter = drafter
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self.drafter,)
+
+    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+        while not request.finished:
+            i = request.index
+            step = await request.draft_or_fail(self.drafter)
+            yield StepAccepted(i, request.extend(step, "draft", None))
+
+
+class TargetOnly(Decoder):
+    """The target writes every step."""
+
+    def __init__(self, *, target: Target, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self._target = target
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self._target,)
+
+    @property
+    def target(self) -> Target:
+        return self._target
+
+    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+        while not request.finished:
+            i = request.index
+            step = await request.replace(self._target)
+            yield StepReplaced(i, request.extend(step, "target", None))

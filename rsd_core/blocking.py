@@ -1,0 +1,67 @@
+"""The bridge from blocking code to coroutines: one background event loop for the whole process.
+
+It works inside Jupyter, inside a running loop and from many threads at once, since the coroutines never run on the
+caller's own loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from rsd_core.errors import RunError
+
+T = TypeVar("T")
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_pid: int | None = None
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The process's background loop, started on first use and anew after a fork."""
+    global _loop, _pid
+    with _lock:
+        if _loop is None or _pid != os.getpid():
+            _loop, _pid = asyncio.new_event_loop(), os.getpid()
+            threading.Thread(target=_loop.run_forever, name="rsd-loop", daemon=True).start()
+        return _loop
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop and wait for its result; an interrupt cancels it."""
+    loop = background_loop()
+    if threading.current_thread().name == "rsd-loop":
+        work.close()
+        raise RunError("a blocking method was called from a model or callback of a running request; use its async twin")
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def iterate(source: AsyncIterator[T]) -> Iterator[T]:
+    """Iterate over an async generator from blocking code; leaving early closes it."""
+    try:
+        while True:
+            try:
+                item = wait_for(_next(source))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        wait_for(_close(source))
+
+
+async def _next(source: AsyncIterator[T]) -> T:
+    return await anext(source)
+
+
+async def _close(source: AsyncIterator[Any]) -> None:
+    close = getattr(source, "aclose", None)
+    if close is not None:
+        await close()

@@ -1,0 +1,290 @@
+"""The algorithm: reward-guided speculative decoding, and the frame it shares with the baselines."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Self
+
+from rsd_core.blocking import iterate, wait_for
+from rsd_core.errors import BatchError, ConfigurationError, RunError
+from rsd_core.events import (
+    Event,
+    Finished,
+    StepAccepted,
+    StepDrafted,
+    StepRejected,
+    StepReplaced,
+    StepScored,
+)
+from rsd_core.interfaces import Drafter, Model, Target, Verifier
+from rsd_core.limits import Cancellation, LimitReached
+from rsd_core.paths import PromptLike, as_prompt
+from rsd_core.policies import BinaryStep, WeightingPolicy
+from rsd_core.request import Request
+from rsd_core.results import FinishReason, Result
+from rsd_core.settings import Settings
+
+
+class Decoder(ABC):
+    """Turns prompts into results. Subclasses write one loop, `_decode`; every face below is built on its events.
+
+    A decoder holds no state of its requests: any number of them may run at once, from any threads and event loops.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+
+    @property
+    @abstractmethod
+    def models(self) -> tuple[Model, ...]:
+        """The models this decoder uses."""
+
+    @property
+    def target(self) -> Target | None:
+        """The strong model, whose FLOPs a result is compared with."""
+        return None
+
+    @abstractmethod
+    def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Write the answer step by step until the request is finished."""
+
+    # -- async faces ---------------------------------------------------------------------------------------------
+
+    async def astream(
+        self,
+        prompt: PromptLike,
+        *,
+        seed: int | None = None,
+        repeat: int = 0,
+        cancel: Cancellation | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """Decode one prompt and yield what happens; the last event is `Finished` with the result.
+
+        Args:
+            prompt: A string or messages.
+            seed: Replaces the settings' seed.
+            repeat: Tells several requests of the same prompt and seed apart; each gets other random numbers.
+            cancel: A button that ends the request early, keeping its text.
+
+        Raises:
+            PromptError: The prompt is empty, or longer than a model's context.
+            RunError: A role failed for good; `partial` of the error holds what was generated.
+        """
+        used = self.settings.seed if seed is None else seed
+        request = Request(as_prompt(prompt), self.settings, used, repeat, cancel)
+        reason: FinishReason = "stop"
+        events = self._decode(request)
+        try:
+            async for event in events:
+                for notice in request.news():
+                    yield notice
+                yield event
+        except LimitReached as limit:
+            reason = limit.reason
+        except RunError as error:
+            error.partial = self._result(request, "error")
+            raise
+        finally:
+            await events.aclose()
+        for notice in request.news():
+            yield notice
+        yield Finished(request.index, self._result(request, reason))
+
+    async def arun(
+        self,
+        prompt: PromptLike,
+        *,
+        seed: int | None = None,
+        repeat: int = 0,
+        cancel: Cancellation | None = None,
+    ) -> Result:
+        """Decode one prompt; arguments and errors as in `astream`."""
+        async for event in self.astream(prompt, seed=seed, repeat=repeat, cancel=cancel):
+            if isinstance(event, Finished):
+                return event.result
+        raise AssertionError("a stream ended without its result")
+
+    async def arun_many(
+        self,
+        prompts: Sequence[PromptLike],
+        *,
+        seed: int | None = None,
+        concurrency: int = 64,
+        cancel: Cancellation | None = None,
+    ) -> list[Result]:
+        """Decode prompts side by side; no request waits for another one's step.
+
+        A prompt's result is the same alone, in any batch and in any order. The same prompt given several times gets
+        repeat numbers 0, 1, … in order.
+
+        Args:
+            prompts: The prompts.
+            seed: Replaces the settings' seed.
+            concurrency: Requests in flight at once.
+            cancel: A button that ends all of them early, each keeping its text.
+
+        Raises:
+            PromptError: One of the prompts is empty; raised before any is decoded.
+            BatchError: Some requests failed. All others were finished; the error holds every result.
+        """
+        made = [as_prompt(prompt) for prompt in prompts]
+        seen: Counter[object] = Counter()
+        repeats = []
+        for prompt in made:
+            repeats.append(seen[prompt])
+            seen[prompt] += 1
+        errors: dict[int, Exception] = {}
+        slots = asyncio.Semaphore(concurrency)
+
+        async def one(position: int) -> Result:
+            async with slots:
+                try:
+                    return await self.arun(made[position], seed=seed, repeat=repeats[position], cancel=cancel)
+                except (RunError, ConfigurationError) as error:
+                    errors[position] = error
+                    partial = error.partial if isinstance(error, RunError) else None
+                    return partial or Request(made[position], self.settings, 0, 0, None).result("error")
+
+        results = await asyncio.gather(*(one(i) for i in range(len(made))))
+        if errors:
+            raise BatchError(results, errors)
+        return results
+
+    # -- blocking faces ------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        prompt: PromptLike,
+        *,
+        seed: int | None = None,
+        repeat: int = 0,
+        cancel: Cancellation | None = None,
+    ) -> Result:
+        """Blocking twin of `arun`; also usable inside a running event loop and in notebooks."""
+        return wait_for(self.arun(prompt, seed=seed, repeat=repeat, cancel=cancel))
+
+    def stream(
+        self,
+        prompt: PromptLike,
+        *,
+        seed: int | None = None,
+        repeat: int = 0,
+        cancel: Cancellation | None = None,
+    ) -> Iterator[Event]:
+        """Blocking twin of `astream`."""
+        return iterate(self.astream(prompt, seed=seed, repeat=repeat, cancel=cancel))
+
+    def run_many(
+        self,
+        prompts: Sequence[PromptLike],
+        *,
+        seed: int | None = None,
+        concurrency: int = 64,
+        cancel: Cancellation | None = None,
+    ) -> list[Result]:
+        """Blocking twin of `arun_many`."""
+        return wait_for(self.arun_many(prompts, seed=seed, concurrency=concurrency, cancel=cancel))
+
+    async def aclose(self) -> None:
+        """Close all models."""
+        for model in self.models:
+            await model.aclose()
+
+    def close(self) -> None:
+        """Blocking twin of `aclose`."""
+        wait_for(self.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def _result(self, request: Request, reason: FinishReason) -> Result:
+        """The request's result, with the estimate of what the target alone would have cost."""
+        rate = None if self.target is None else self.target.flops_per_token
+        if rate is not None:
+            answer = request.tokens
+            request.ledger.target_only_flops = rate * (request.prompt_tokens + answer)
+            request.ledger.target_only_flops_paper = rate * answer
+            request.ledger.target_only_basis = (
+                "estimate: the target reads this prompt and writes an answer as long as this one "
+                f"({request.prompt_tokens} + {answer} tokens)"
+            )
+        return request.result(reason)
+
+
+class RewardGuidedDecoder(Decoder):
+    """Reward-guided speculative decoding (RSD, arXiv 2501.19324).
+
+    Args:
+        drafter: The cheap model that proposes each step.
+        verifier: The reward model that scores it.
+        target: The strong model that writes the steps whose drafts are rejected.
+        policy: From reward to probability of acceptance; the paper's δ = 0.7 by default. Calibrate it: a threshold
+            belongs to one reward model.
+        settings: Everything else.
+    """
+
+    def __init__(
+        self,
+        *,
+        drafter: Drafter,
+        verifier: Verifier,
+        target: Target,
+        policy: WeightingPolicy | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__(settings)
+        for role, model, kind in (
+            ("drafter", drafter, Drafter),
+            ("verifier", verifier, Verifier),
+            ("target", target, Target),
+        ):
+            if not isinstance(model, kind):
+                raise ConfigurationError(
+                    f"the {role} is {model!r}, which is no {kind.__name__}. "
+                    'Make one with load(SPEC), for example load("embedded:draft").'
+                )
+        self.drafter, self.verifier, self._target = drafter, verifier, target
+        self.policy = policy or BinaryStep()
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self.drafter, self.verifier, self._target)
+
+    @property
+    def target(self) -> Target:
+        return self._target
+
+    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Algorithm 1 of the paper, one step per turn of the loop."""
+        while not request.finished:
+            i = request.index
+            drafts = await request.draft(self.drafter)
+            if drafts:
+                yield StepDrafted(i, drafts)
+            rewards = await request.score(self.verifier, drafts)
+            if rewards:
+                yield StepScored(i, rewards)
+            best = max(range(len(rewards)), key=rewards.__getitem__, default=0)
+            draft = drafts[best] if drafts else None
+            reward = rewards[best] if rewards else None
+            request.discard([step for step in drafts if step is not draft], scored=bool(rewards))
+            if draft and (request.accepts(self.policy, reward) or request.target_is_spent()):
+                yield StepAccepted(i, request.extend(draft, "draft", reward))
+                continue
+            if draft:
+                request.discard([draft], scored=bool(rewards))
+                yield StepRejected(i, draft, reward)
+            step = await request.replace(self._target)
+            yield StepReplaced(i, request.extend(step, "target", reward, rejected=draft))

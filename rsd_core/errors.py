@@ -1,0 +1,85 @@
+"""Everything that can go wrong, in one tree.
+
+RSDError
+├── ConfigurationError       your input: a value, a spec or a combination that cannot work (also a ValueError)
+│   ├── SpecError            a spec string that names nothing known
+│   ├── MissingDependency    an optional package is needed; the message is the pip line (also an ImportError)
+│   └── PromptError          an empty prompt, or one longer than a model's context
+└── RunError                 a request failed; `partial` holds what was generated
+    ├── DrafterError         raised by drafters; handed to the target, so users rarely see it
+    ├── VerifierError        a verifier failed or gave something that is no reward in [0, 1]
+    ├── TargetError          the target failed after its retries
+    └── BatchError           some requests of a batch failed; `results` holds all of them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rsd_core.results import Result
+
+DISTRIBUTION = "rsd-decoding"
+"""Name of the distribution on the package index, used in the pip lines of messages."""
+
+
+class RSDError(Exception):
+    """Base of all errors of this project."""
+
+
+class ConfigurationError(RSDError, ValueError):
+    """A value, or a combination of values, that cannot work."""
+
+
+class SpecError(ConfigurationError):
+    """A spec string that names nothing known."""
+
+
+class MissingDependency(ConfigurationError, ImportError):  # noqa: N818
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, needed_by: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(
+            f"{needed_by} needs the package {package!r}, which is not installed. "
+            f'Install it with: pip install "{DISTRIBUTION}[{extra}]"'
+        )
+
+
+class PromptError(ConfigurationError):
+    """A prompt that no model could answer."""
+
+
+class RunError(RSDError):
+    """A request failed while it was running."""
+
+    partial: Result | None = None
+    """What had been generated when the request failed, with its ledger; None when raised outside a decoder."""
+
+
+class DrafterError(RunError):
+    """The drafter could not write a step."""
+
+
+class VerifierError(RunError):
+    """The verifier could not score a step, or its score was no number in [0, 1]."""
+
+
+class TargetError(RunError):
+    """The target could not write a step."""
+
+
+class BatchError(RunError):
+    """Some requests of a batch failed; none of the others is lost."""
+
+    def __init__(self, results: Sequence[Result], errors: dict[int, Exception]) -> None:
+        self.results = list(results)
+        """One result per prompt, in order; a failed one has `finish_reason == "error"` and its text so far."""
+        self.errors = errors
+        """The error of each failed request, by position in the batch."""
+        first = min(errors)
+        super().__init__(
+            f"{len(errors)} of {len(self.results)} requests failed, the first at position {first}: {errors[first]}. "
+            "`results` of this error holds everything that was generated."
+        )

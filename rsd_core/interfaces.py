@@ -1,0 +1,123 @@
+"""The three roles of the algorithm. Each asks one coroutine of a backend.
+
+A backend raises `DrafterError`, `VerifierError` or `TargetError`, or anything else: the decoder treats every
+exception of a role alike, by that role's rule.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rsd_core.paths import Path, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Work done by one call of a model, in tokens of that model's vocabulary."""
+
+    prefix: int = 0
+    """Length of the prompt and the steps the call was about."""
+    computed: int = 0
+    """Tokens run through the model: the part of the prefix that was not cached, and what was generated."""
+    reused: int = 0
+    """Tokens of the prefix found in a cache."""
+    generated: int = 0
+    """Tokens sampled, end-of-answer tokens included."""
+    scored: int = 0
+    """Tokens of the answer, prompt excluded, that a verifier computed in this call."""
+    seconds: float = 0.0
+    """Time the model worked, without waiting for its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen."""
+
+    temperature: float = 0.0
+    """0 takes the most likely token."""
+    top_p: float = 1.0
+    """Nucleus of the distribution that is sampled from, in (0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRequest:
+    """What the decoder asks of a drafter or a target."""
+
+    seeds: tuple[int, ...]
+    """One seed below 2**63 per wanted step: as many candidates as seeds. The same seed gives the same step."""
+    max_tokens: int = 512
+    """Cap of one step, in tokens."""
+    delimiter: str | None = "\n\n"
+    """A step ends after this text, further newlines in the same token included. None asks for the whole answer."""
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Candidate steps, one per seed in order, and the work of writing them."""
+
+    steps: tuple[Step, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Rewards in [0, 1], one per candidate in order, and the work of finding them."""
+
+    rewards: tuple[float, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Money per million tokens, in any one currency."""
+
+    prompt: float
+    generated: float
+    cached: float | None = None
+    """For prompt tokens found in a cache; None charges them like others."""
+
+
+class Model(ABC):  # noqa: B024 - what is abstract is in the roles
+    """What all roles share."""
+
+    name: str = "model"
+    """Shown to people."""
+    flops_per_token: float | None = None
+    """FLOPs to run one token through the model, two per weight that takes part; None when unknown."""
+    price: Price | None = None
+    """What the model costs, where it costs."""
+
+    async def aclose(self) -> None:  # noqa: B027 - most models hold nothing that needs closing
+        """Release what the model holds."""
+
+
+class Drafter(Model):
+    """The cheap model, P_m in the paper: proposes the next step."""
+
+    @abstractmethod
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        """Write the step that follows the path, once per seed."""
+
+
+class Target(Model):
+    """The strong model, P_M in the paper: writes the steps whose drafts were rejected."""
+
+    @abstractmethod
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        """Write the step that follows the path, once per seed."""
+
+
+class Verifier(Model):
+    """The reward model, r in the paper: scores a step in the light of the path before it."""
+
+    @abstractmethod
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """Score candidates for the step that follows the path.
+
+        Args:
+            path: Prompt and accepted steps.
+            steps: One or more candidates; none of them is blank.
+        """

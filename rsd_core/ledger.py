@@ -1,0 +1,101 @@
+"""What a request cost: tokens, calls, seconds, FLOPs and money, per role."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from rsd_core.interfaces import Model, Usage
+
+Role = Literal["drafter", "verifier", "target"]
+
+
+@dataclass(slots=True)
+class Account:
+    """The work of one role."""
+
+    calls: int = 0
+    computed: int = 0
+    """Tokens run through the model, prefill and later discarded work included."""
+    reused: int = 0
+    """Tokens of prefixes that were found in a cache."""
+    generated: int = 0
+    """Tokens sampled."""
+    scored: int = 0
+    """Tokens of answers that a verifier computed."""
+    discarded: int = 0
+    """Tokens of rejected drafts: those sampled, for the drafter; those scored, for the verifier."""
+    seconds: float = 0.0
+    flops: float | None = 0.0
+    """FLOPs of every computed token; None when the model's size is unknown."""
+    flops_paper: float | None = 0.0
+    """FLOPs by the paper's convention: two per weight for each generated or newly scored token, no prefill."""
+    cost: float | None = 0.0
+    """Money; None when the model has no price."""
+
+    def charge(self, model: Model, usage: Usage) -> None:
+        """Add one call."""
+        self.calls += 1
+        self.computed += usage.computed
+        self.reused += usage.reused
+        self.generated += usage.generated
+        self.scored += usage.scored
+        self.seconds += usage.seconds
+        rate, price = model.flops_per_token, model.price
+        self.flops = _plus(self.flops, None if rate is None else rate * usage.computed)
+        self.flops_paper = _plus(self.flops_paper, None if rate is None else rate * (usage.generated + usage.scored))
+        if price is None:
+            self.cost = None
+        else:
+            cached = price.prompt if price.cached is None else price.cached
+            fresh = max(0, usage.prefix - usage.reused)
+            money = fresh * price.prompt + usage.reused * cached + usage.generated * price.generated
+            self.cost = _plus(self.cost, money / 1e6)
+
+    def add(self, other: Account) -> None:
+        """Add another account to this one."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, _plus(getattr(self, name), getattr(other, name)))
+
+
+def _plus(a: float | None, b: float | None) -> float | None:
+    """A sum that is unknown as soon as one term is."""
+    return None if a is None or b is None else a + b
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The accounts of the three roles. An unused role costs nothing, whatever its model."""
+
+    drafter: Account = field(default_factory=Account)
+    verifier: Account = field(default_factory=Account)
+    target: Account = field(default_factory=Account)
+    target_only_flops: float | None = None
+    """Estimated FLOPs of the same answer written by the target alone."""
+    target_only_flops_paper: float | None = None
+    """The same by the paper's convention."""
+    target_only_basis: str | None = None
+    """How the two figures were obtained."""
+
+    def account(self, role: Role) -> Account:
+        """The account of a role."""
+        return {"drafter": self.drafter, "verifier": self.verifier, "target": self.target}[role]
+
+    @property
+    def total(self) -> Account:
+        """The sum of all roles; FLOPs or cost are None when those of a used role are."""
+        total = Account()
+        for account in (self.drafter, self.verifier, self.target):
+            total.add(account)
+        return total
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON data."""
+        roles = {role: asdict(self.account(role)) for role in ("drafter", "verifier", "target")}
+        return {
+            **roles,
+            "total": asdict(self.total),
+            "target_only_flops": self.target_only_flops,
+            "target_only_flops_paper": self.target_only_flops_paper,
+            "target_only_basis": self.target_only_basis,
+        }

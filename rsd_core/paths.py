@@ -1,0 +1,104 @@
+"""Prompts, steps and paths: the values that travel between the decoder and the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from rsd_core.errors import PromptError
+
+Ending = Literal["delimiter", "end", "length"]
+"""Why a model stopped writing: the step's delimiter, the end of the whole answer, or the token cap."""
+
+
+class Message(NamedTuple):
+    """One message of a prompt."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+Prompt = tuple[Message, ...]
+"""A normalised prompt: one or more messages."""
+PromptLike = str | Sequence[Message | Mapping[str, str] | tuple[str, str]]
+"""What users may pass: a string (one user message) or messages as pairs, mappings or `Message`."""
+
+
+def as_prompt(prompt: PromptLike) -> Prompt:
+    """Normalise a prompt.
+
+    Raises:
+        PromptError: The prompt is empty, or a message is not a role with a text.
+    """
+    if isinstance(prompt, str):
+        messages: Prompt = (Message("user", prompt),)
+    else:
+        messages = tuple(_as_message(message) for message in prompt)
+    if not any(message.content.strip() for message in messages):
+        raise PromptError(f"The prompt is empty ({prompt!r}). Pass a question, or messages with some text.")
+    return messages
+
+
+def _as_message(message: Message | Mapping[str, str] | tuple[str, str]) -> Message:
+    try:
+        made = Message(message["role"], message["content"]) if isinstance(message, Mapping) else Message(*message)
+    except (KeyError, TypeError) as error:
+        raise PromptError(f"{message!r} is no message. Pass {{'role': …, 'content': …}} or (role, content).") from error
+    if not isinstance(made.role, str) or not isinstance(made.content, str):
+        raise PromptError(f"{message!r} is no message: role and content must be strings.")
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One unit of an answer, as a model wrote it."""
+
+    text: str
+    """The step with its delimiter; the model's end-of-answer token is not part of it."""
+    ending: Ending
+    """Why the model stopped here."""
+    tokens: tuple[int, ...] = ()
+    """The sampled ids without the end-of-answer id, in the vocabulary named next; empty when unknown."""
+    vocabulary: str = ""
+    """Identity of the vocabulary of `tokens`. Models of the same vocabulary exchange ids, others the text."""
+    size: int = 0
+    """Tokens generated to write the step, the end-of-answer token included; 0 when unknown."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Path:
+    """A prompt with the steps accepted so far.
+
+    Immutable: extending it is O(1) and shares the prefix, so candidates are children of one path. Paths compare
+    and hash by identity, which is what models key their caches on; a cache that holds them weakly is freed with
+    the request.
+    """
+
+    prompt: Prompt
+    parent: Path | None = None
+    step: Step | None = None
+    depth: int = 0
+    """Number of accepted steps."""
+
+    def extend(self, step: Step) -> Path:
+        """The path with one more step."""
+        return Path(self.prompt, self, step, self.depth + 1)
+
+    def up(self) -> Iterator[Path]:
+        """This path, its parent, and so on to the bare prompt."""
+        node: Path | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The accepted steps in order."""
+        return tuple(node.step for node in self.up() if node.step is not None)[::-1]
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(step.text for step in self.steps)

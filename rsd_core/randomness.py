@@ -1,0 +1,28 @@
+"""Seeds that depend on the request alone, never on what else runs beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+from rsd_core.paths import Prompt
+
+
+class Randomness:
+    """The random numbers of one request.
+
+    They are a function of the seed, the prompt and, for the same prompt asked several times, its repeat number.
+    Order, batch and concurrency cannot matter, since nothing is drawn from a shared stream.
+    """
+
+    def __init__(self, seed: int, prompt: Prompt, repeat: int = 0) -> None:
+        self._key = repr((seed, repeat, [tuple(message) for message in prompt])).encode()
+
+    def seed(self, *labels: str | int) -> int:
+        """An integer below 2**63 for a labelled purpose."""
+        digest = hashlib.blake2b(repr(labels).encode(), key=hashlib.blake2b(self._key).digest(), digest_size=8)
+        return int.from_bytes(digest.digest(), "big") >> 1
+
+    def uniform(self, *labels: str | int) -> float:
+        """A number in [0, 1) for a labelled purpose."""
+        return random.Random(self.seed(*labels)).random()

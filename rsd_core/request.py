@@ -1,0 +1,224 @@
+"""The state of one request while it is decoded: what every decoder's loop is written in terms of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
+from rsd_core.events import Degraded
+from rsd_core.interfaces import Drafter, Generation, StepRequest, Target, Verifier
+from rsd_core.ledger import Ledger, Role
+from rsd_core.limits import Cancellation, Guard, LimitReached
+from rsd_core.paths import Path, Prompt, Step
+from rsd_core.policies import WeightingPolicy
+from rsd_core.randomness import Randomness
+from rsd_core.results import Degradation, DegradationKind, FinishReason, Result, StepRecord
+from rsd_core.settings import Settings
+
+
+class Request:
+    """Path, ledger and history of one request, with the moves a decoder can make.
+
+    Every move checks the limits; one that is reached raises `LimitReached`, which the decoder's frame turns into
+    the result's finish reason.
+    """
+
+    def __init__(self, prompt: Prompt, settings: Settings, seed: int, repeat: int, cancel: Cancellation | None) -> None:
+        self.settings = settings
+        self.path = Path(prompt)
+        self.ledger = Ledger()
+        self.records: list[StepRecord] = []
+        self.degradations: list[Degradation] = []
+        self.finished = False
+        self.tokens = 0
+        """Tokens of the answer so far."""
+        self.prompt_tokens = 0
+        """Length of the prompt as the model that read it first counts it."""
+        self._told = 0
+        self._random = Randomness(seed, prompt, repeat)
+        self._guard = Guard(settings.limits, cancel)
+
+    @property
+    def index(self) -> int:
+        """Index of the step that is being decoded."""
+        return self.path.depth
+
+    # -- moves ---------------------------------------------------------------------------------------------------
+
+    async def draft(self, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
+        """Candidates for the next step; none when the drafter failed, which is noted."""
+        try:
+            return (await self._generate("drafter", drafter, count or self.settings.candidates)).steps
+        except (LimitReached, ConfigurationError):
+            raise
+        except Exception as error:
+            self.degrade("drafter_error", f"{type(error).__name__}: {error}")
+            return ()
+
+    async def draft_or_fail(self, drafter: Drafter) -> Step:
+        """The drafter's step where there is no target to fall back on.
+
+        Raises:
+            DrafterError: The drafter failed.
+        """
+        steps = await self.draft(drafter, 1)
+        if not steps:
+            raise DrafterError(f"the drafter {drafter.name!r} failed: {self.degradations[-1].message}")
+        return steps[0]
+
+    async def score(self, verifier: Verifier, candidates: Sequence[Step]) -> tuple[float, ...]:
+        """Rewards of the candidates; none when the verifier failed and the settings do not ask to raise.
+
+        A blank candidate adds nothing that could be judged: its reward is 0, and the verifier is not asked.
+        """
+        written = [step for step in candidates if step.text.strip()]
+        found: tuple[float, ...] = ()
+        if written:
+            try:
+                scores = await self._guard.call(verifier.score(self.path, written))
+                self.ledger.verifier.charge(verifier, scores.usage)
+                found = _checked(scores.rewards, len(written))
+            except (LimitReached, ConfigurationError):
+                raise
+            except Exception as error:
+                message = f"{type(error).__name__}: {error}"
+                if self.settings.on_verifier_error == "raise":
+                    raise VerifierError(
+                        f"the verifier {verifier.name!r} failed at step {self.index}: {error}"
+                    ) from error
+                self.degrade("verifier_error", message)
+                return ()
+        rewards = iter(found)
+        return tuple(next(rewards) if step.text.strip() else 0.0 for step in candidates)
+
+    def accepts(self, policy: WeightingPolicy, reward: float | None) -> bool:
+        """Flip the policy's coin (Algorithm 2 of the paper); without a reward, follow `on_verifier_error`."""
+        if reward is None:
+            return self.settings.on_verifier_error == "accept"
+        weight = policy.weight(reward)
+        return weight >= 1 or (weight > 0 and self._random.uniform("coin", self.index) < weight)
+
+    def target_is_spent(self) -> bool:
+        """Whether a limit took the target away, so that a rejected draft has to be kept; noted when it did."""
+        spent = self.settings.limits.target_spent(self.ledger)
+        if spent is not None:
+            self.degrade("target_limit", f"{spent} is reached: the draft is kept whatever its reward")
+        return spent is not None
+
+    async def replace(self, target: Target) -> Step:
+        """The target's step, tried again after a fault.
+
+        Raises:
+            TargetError: It failed once more than `target_retries` allows.
+        """
+        spent = self.settings.limits.target_spent(self.ledger)
+        if spent is not None:
+            raise LimitReached(spent)
+        for attempt in range(self.settings.target_retries + 1):
+            try:
+                return (await self._generate("target", target, 1)).steps[0]
+            except (LimitReached, ConfigurationError):
+                raise
+            except Exception as error:
+                if attempt == self.settings.target_retries:
+                    raise TargetError(
+                        f"the target {target.name!r} failed {attempt + 1} times at step {self.index}: {error}"
+                    ) from error
+                self.degrade("target_error", f"{type(error).__name__}: {error}; trying again")
+        raise AssertionError("unreachable")
+
+    def discard(self, rejected: Sequence[Step], scored: bool) -> None:
+        """Note rejected drafts on the ledger."""
+        tokens = sum(step.size for step in rejected)
+        self.ledger.drafter.discarded += tokens
+        if scored:
+            self.ledger.verifier.discarded += tokens
+
+    def extend(
+        self, step: Step, author: Literal["draft", "target"], reward: float | None, rejected: Step | None = None
+    ) -> StepRecord:
+        """Make a step part of the answer."""
+        record = StepRecord(
+            text=step.text,
+            author=author,
+            reward=reward,
+            accepted=author == "draft",
+            discarded_draft=None if rejected is None else rejected.text,
+            size=step.size,
+        )
+        self.tokens += step.size
+        if step.text:
+            self.records.append(record)
+            self.path = self.path.extend(step)
+        elif step.ending != "end":  # nothing was written and nothing ended: the next try would be the same
+            raise LimitReached("max_tokens" if step.ending == "length" else "empty_step")
+        self.finished = step.ending == "end"
+        if not self.finished:
+            self._check_progress()
+        return record
+
+    def degrade(self, kind: DegradationKind, message: str) -> None:
+        """Note a fault or limit that was got over."""
+        self.degradations.append(Degradation(self.index, kind, message))
+
+    def news(self) -> list[Degraded]:
+        """What was noted since the last call, as events."""
+        fresh = self.degradations[self._told :]
+        self._told += len(fresh)
+        return [Degraded(item.step, item) for item in fresh]
+
+    def result(self, reason: FinishReason) -> Result:
+        """The request as it stands."""
+        return Result(
+            prompt=self.path.prompt,
+            text=self.path.text,
+            finish_reason=reason,
+            steps=tuple(self.records),
+            ledger=self.ledger,
+            seconds=self._guard.elapsed,
+            degradations=tuple(self.degradations),
+        )
+
+    # -- details -------------------------------------------------------------------------------------------------
+
+    async def _generate(self, role: Role, model: Drafter | Target, count: int) -> Generation:
+        settings = self.settings
+        room = settings.max_step_tokens
+        if settings.limits.max_tokens is not None:
+            left = settings.limits.max_tokens - self.tokens
+            room = left if settings.granularity == "turn" else min(room, left)
+        request = StepRequest(
+            seeds=tuple(self._random.seed(role, self.index, i) for i in range(count)),
+            max_tokens=room,
+            delimiter=settings.delimiter if settings.granularity == "step" else None,
+            sampling=settings.sampling,
+        )
+        made = await self._guard.call(model.generate(self.path, request))
+        self.ledger.account(role).charge(model, made.usage)
+        if self.path.depth == 0 and not self.prompt_tokens:
+            self.prompt_tokens = made.usage.prefix
+        if len(made.steps) != count:
+            raise RunError(f"{model.name!r} gave {len(made.steps)} steps where {count} were asked for")
+        return made
+
+    def _check_progress(self) -> None:
+        """End an answer that reached a limit or repeats itself."""
+        limits = self.settings.limits
+        reason = limits.reached(self.ledger, len(self.records), self.tokens)
+        if reason is not None:
+            raise LimitReached(reason)
+        last = [record.text.strip() for record in self.records[-(limits.max_repeats or 0) :]]
+        if len(last) == limits.max_repeats and len(set(last)) == 1:
+            raise LimitReached("repetition" if last[0] else "empty_step")
+        if self.settings.granularity == "turn":
+            raise LimitReached("max_tokens")  # a turn that did not end by itself was cut at its cap
+
+
+def _checked(rewards: tuple[float, ...], count: int) -> tuple[float, ...]:
+    if len(rewards) != count:
+        raise VerifierError(f"{len(rewards)} rewards for {count} steps")
+    for reward in rewards:
+        if not 0 <= reward <= 1:  # NaN fails this as well
+            raise VerifierError(f"the reward {reward!r} is no number in [0, 1]")
+    return tuple(float(reward) for reward in rewards)

@@ -1,0 +1,120 @@
+"""What a decoder gives back: the answer, its steps, why it ended and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rsd_core.ledger import Ledger
+from rsd_core.paths import Prompt
+
+FinishReason = Literal[
+    "stop",
+    "max_steps",
+    "max_tokens",
+    "max_seconds",
+    "max_target_calls",
+    "max_target_tokens",
+    "max_flops",
+    "max_cost",
+    "empty_step",
+    "repetition",
+    "cancelled",
+    "error",
+]
+"""Why an answer ended: `stop` is the model's own end, `max_…` a limit, `empty_step` and `repetition` a model that no
+longer gets anywhere, `cancelled` the caller, `error` a failed role."""
+
+DegradationKind = Literal["drafter_error", "verifier_error", "target_error", "target_limit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """Something that went wrong on the way to an answer, and how it was got over."""
+
+    step: int
+    """Index of the step concerned."""
+    kind: DegradationKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of an answer with its history."""
+
+    text: str
+    author: Literal["draft", "target"]
+    reward: float | None
+    """Reward of the drafted step, whether it was accepted or not; None where nothing was scored."""
+    accepted: bool
+    """Whether the draft was accepted; False for steps by the target."""
+    discarded_draft: str | None = None
+    """Text of the rejected draft."""
+    size: int = 0
+    """Tokens generated for the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one request, complete also when it was cut short."""
+
+    prompt: Prompt
+    text: str
+    finish_reason: FinishReason
+    steps: tuple[StepRecord, ...]
+    ledger: Ledger
+    seconds: float
+    """Wall-clock time of the request, waiting included."""
+    degradations: tuple[Degradation, ...] = ()
+    """Faults and limits that were got over; empty for a run as it should be."""
+
+    @property
+    def answer(self) -> str | None:
+        r"""The content of the last `\boxed{…}` of the text; None when there is none."""
+        return boxed(self.text)
+
+    @property
+    def target_share(self) -> float:
+        """Share of the steps that the target wrote; 0 for an empty answer."""
+        return sum(step.author == "target" for step in self.steps) / max(1, len(self.steps))
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Share of the drafted steps that were accepted; None when nothing was drafted."""
+        drafted = [step for step in self.steps if step.accepted or step.discarded_draft is not None]
+        return sum(step.accepted for step in drafted) / len(drafted) if drafted else None
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON data."""
+        return {
+            "text": self.text,
+            "answer": self.answer,
+            "finish_reason": self.finish_reason,
+            "steps": [
+                {
+                    "text": step.text,
+                    "author": step.author,
+                    "reward": step.reward,
+                    "accepted": step.accepted,
+                    "discarded_draft": step.discarded_draft,
+                }
+                for step in self.steps
+            ],
+            "ledger": self.ledger.to_dict(),
+            "seconds": self.seconds,
+            "degradations": [
+                {"step": item.step, "kind": item.kind, "message": item.message} for item in self.degradations
+            ],
+        }
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last complete `\boxed{…}`, braces inside it balanced; None when there is none."""
+    start = len(text)
+    while (start := text.rfind("\\boxed{", 0, start)) >= 0:
+        depth = 0
+        for end in range(start + len("\\boxed"), len(text)):
+            depth += (text[end] == "{") - (text[end] == "}")
+            if depth == 0:
+                return text[start + len("\\boxed{") : end].strip()
+    return None

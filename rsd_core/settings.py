@@ -1,0 +1,46 @@
+"""Settings of a decoder, as data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rsd_core.interfaces import Sampling
+from rsd_core.limits import Limits
+
+
+class Settings(BaseModel):
+    """How a decoder works, apart from its models and its policy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    granularity: Literal["step", "turn"] = "step"
+    """A *step* ends after the delimiter; a *turn* is the whole answer, for models that cannot continue a prefix."""
+    delimiter: Annotated[str, Field(min_length=1)] = "\n\n"
+    max_step_tokens: Annotated[int, Field(ge=1)] = 512
+    """Cap of one step; a longer one is cut there and treated as a step."""
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    candidates: Annotated[int, Field(ge=1, le=64)] = 1
+    """Steps drafted at each position; the best-rewarded one goes before the policy."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    on_verifier_error: Literal["target", "accept", "raise"] = "target"
+    """What a failed verifier means for the drafted step: let the target write it, keep it, or fail the request."""
+    target_retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a failed call of the target is tried again."""
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _candidates_need_sampling(self) -> Self:
+        if self.candidates > 1 and self.temperature == 0:
+            raise ValueError(
+                f"candidates={self.candidates} with temperature=0 would draft the same step {self.candidates} times; "
+                "set a temperature above 0 (0.7 is common), or candidates=1"
+            )
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return Sampling(self.temperature, self.top_p)

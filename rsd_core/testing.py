@@ -1,0 +1,120 @@
+r"""Scripted models: public fakes to try a pipeline, a policy or an adapter with no model at all.
+
+decoder = RewardGuidedDecoder(
+    drafter=ScriptedDrafter(["2+2=5.\n\n", "The answer is \\boxed{4}."]),
+    verifier=ScriptedVerifier([0.1, 0.9]),
+    target=ScriptedTarget(["2+2=4.\n\n"]),
+)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rsd_core.errors import SpecError
+from rsd_core.interfaces import Drafter, Generation, Scores, StepRequest, Target, Usage, Verifier
+from rsd_core.paths import Path, Step
+
+StepScript = Sequence[str | Exception] | Callable[[Path, random.Random], str | Exception]
+RewardScript = Sequence[float | Exception] | Callable[[Path, Step], float | Exception]
+
+
+class _Scripted:
+    """Plays a script of steps: a list by position in the answer, or a function of the path and a random generator.
+
+    A step that does not end with the request's delimiter ends the answer. An exception in the script is raised.
+    Tokens are counted as words.
+    """
+
+    def __init__(self, script: StepScript, *, delay: float = 0.0, flops_per_token: float | None = 2.0) -> None:
+        self.script = script
+        self.delay = delay
+        self.flops_per_token = flops_per_token
+        self.calls: list[Path] = []
+        """The paths of all calls so far."""
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        """Play the entry of this position, once per seed."""
+        self.calls.append(path)
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        steps = tuple(self._step(path, request, seed) for seed in request.seeds)
+        prefix = len(f"{path.prompt[-1].content} {path.text}".split())
+        made = sum(step.size for step in steps)
+        return Generation(steps, Usage(prefix=prefix, computed=prefix + made, generated=made))
+
+    def _step(self, path: Path, request: StepRequest, seed: int) -> Step:
+        if callable(self.script):
+            entry = self.script(path, random.Random(seed))
+        elif self.script:
+            entry = self.script[min(path.depth, len(self.script) - 1)]
+        else:
+            entry = ""
+        if isinstance(entry, Exception):
+            raise entry
+        words = len(entry.split())
+        if words > request.max_tokens:
+            return Step(" ".join(entry.split()[: request.max_tokens]), "length", size=request.max_tokens)
+        ended = request.delimiter is None or not entry.endswith(request.delimiter)
+        return Step(entry, "end" if ended else "delimiter", size=words + ended)
+
+
+class ScriptedDrafter(_Scripted, Drafter):
+    """A drafter that plays a script."""
+
+    name = "scripted drafter"
+
+
+class ScriptedTarget(_Scripted, Target):
+    """A target that plays a script."""
+
+    name = "scripted target"
+
+
+class ScriptedVerifier(Verifier):
+    """A verifier that plays a script: a list of rewards by position, or a function of the path and the step."""
+
+    name = "scripted verifier"
+
+    def __init__(self, script: RewardScript, *, delay: float = 0.0, flops_per_token: float | None = 2.0) -> None:
+        self.script = script
+        self.delay = delay
+        self.flops_per_token = flops_per_token
+        self.calls: list[Path] = []
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """Play the entry of this position for each candidate."""
+        self.calls.append(path)
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        rewards = []
+        for step in steps:
+            if callable(self.script):
+                entry = self.script(path, step)
+            else:
+                entry = self.script[min(path.depth, len(self.script) - 1)]
+            if isinstance(entry, Exception):
+                raise entry
+            rewards.append(entry)
+        size = sum(step.size for step in steps)
+        return Scores(tuple(rewards), Usage(prefix=path.depth, computed=size, scored=size))
+
+
+def load(name: str, **options: Any) -> ScriptedDrafter | ScriptedTarget | ScriptedVerifier:
+    """The scripted models behind `scripted:` specs: a drafter that slips once, and a verifier that sees it."""
+    right = [
+        "There are 3 rows of 4 seats: 3*4=12.\n\n",
+        "Two seats are taken: 12-2=10.\n\n",
+        "The answer is \\boxed{10}.",
+    ]
+    slip = [right[0], "Two seats are taken: 12-2=9.\n\n", right[2]]
+    if name == "draft":
+        return ScriptedDrafter(slip, **options)
+    if name == "target":
+        return ScriptedTarget(right, **options)
+    if name == "verifier":
+        return ScriptedVerifier(lambda _path, step: 0.1 if "=9" in step.text else 0.95, **options)
+    raise SpecError(f"scripted:{name} is unknown; there are scripted:draft, scripted:target and scripted:verifier")

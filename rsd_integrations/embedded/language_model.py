@@ -1,0 +1,232 @@
+"""Training of the embedded drafter and target: small Qwen2 language models on streams of fresh problems."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+
+from rsd_integrations.embedded.task import MAX_QUANTITY, PEOPLE, apply, equation, problems
+from rsd_integrations.embedded.vocabulary import CONTEXT
+
+IGNORE = -100
+"""Label of positions without loss, as in `torch.nn.functional.cross_entropy`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Size and schedule of one language model."""
+
+    layers: int
+    width: int
+    steps: int
+    """Optimizer steps."""
+    tokens: int = 4800
+    """Padded tokens in a batch."""
+    pairs: float = 0.5
+    """Share of problems about two people."""
+    muon_lr: float = 0.02
+    adam_lr: float = 3e-3
+    seed: int = 0
+
+    def config(self, tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
+        """A standard Qwen2 configuration with attention heads of size 32."""
+        heads = self.width // 32
+        return Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=self.width,
+            intermediate_size=-(-self.width * 8 // 3 // 32) * 32,
+            num_hidden_layers=self.layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=CONTEXT,
+            max_window_layers=self.layers,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            dtype=torch.bfloat16,
+        )
+
+
+class Optimizer:
+    """Muon on hidden matrices and AdamW on the rest, over fp32 masters of bf16 weights."""
+
+    def __init__(self, model: nn.Module, muon_lr: float, adam_lr: float, steps: int, hold: float = 0.3) -> None:
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.masters = [nn.Parameter(p.detach().float().clone()) for p in self.weights]
+        hidden = {id(p) for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "score" not in n}
+        pairs = list(zip(self.weights, self.masters, strict=True))
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon([m for p, m in pairs if id(p) in hidden], lr=muon_lr, weight_decay=0.02),
+            torch.optim.AdamW([m for p, m in pairs if id(p) not in hidden], lr=adam_lr, betas=(0.9, 0.95)),
+        ]
+
+        def factor(step: int) -> float:
+            """Forty steps of warm-up, flat for a while, then linear to one hundredth."""
+            progress = step / steps
+            return min(1.0, (step + 1) / 40, max(0.01, (1 - progress) / (1 - hold)))
+
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(part, factor) for part in self.parts]
+
+    def step(self) -> None:
+        """Apply the gradients of the bf16 weights to their masters and copy the result back."""
+        for weight, master in zip(self.weights, self.masters, strict=True):
+            master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+        nn.utils.clip_grad_norm_(self.masters, 1.0)
+        for part, schedule in zip(self.parts, self.schedules, strict=True):
+            part.step()
+            schedule.step()
+        with torch.no_grad():
+            for weight, master in zip(self.weights, self.masters, strict=True):
+                weight.copy_(master)
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything needed to go on after an interruption."""
+        return {
+            "masters": [m.detach() for m in self.masters],
+            "parts": [p.state_dict() for p in self.parts],
+            "schedules": [s.state_dict() for s in self.schedules],
+        }
+
+    def load_state_dict(self, state: dict[str, list]) -> None:  # type: ignore[type-arg]
+        """Restore what `state_dict` gave."""
+        with torch.no_grad():
+            for weight, master, saved in zip(self.weights, self.masters, state["masters"], strict=True):
+                master.copy_(saved)
+                weight.copy_(saved)
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+
+
+def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, work: Path) -> Path:
+    """Train one model, or go on with an interrupted training.
+
+    Returns:
+        The folder with the finished checkpoint, `work/name`.
+    """
+    out, partial = work / name, work / f"{name}.partial.pt"
+    if (out / "model.safetensors").exists():
+        return out
+    torch.manual_seed(recipe.seed)
+    model = Qwen2ForCausalLM(recipe.config(tokenizer))
+    model.set_attn_implementation("eager")  # faster than SDPA for training rows this short on a CPU
+    nn.Module.to(model, torch.bfloat16)
+    optimizer = Optimizer(model, recipe.muon_lr, recipe.adam_lr, recipe.steps)
+    start = 0
+    if partial.exists():
+        saved = torch.load(partial)
+        start = saved["step"]
+        optimizer.load_state_dict(saved["optimizer"])
+    forward = torch.compile(model, dynamic=True)
+    average = 0.0
+    bar = tqdm(total=recipe.steps, initial=start, desc=name, mininterval=5)
+    for step, (ids, labels) in enumerate(batches(recipe, tokenizer, start), start):
+        logits = forward(input_ids=ids, use_cache=False).logits
+        loss = nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        average = 0.98 * average + 0.02 * loss.item() if step > start else loss.item()
+        bar.set_postfix(loss=f"{average:.4f}", refresh=False)
+        bar.update()
+        if (step + 1) % 250 == 0:
+            torch.save({"step": step + 1, "optimizer": optimizer.state_dict()}, partial)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    partial.unlink(missing_ok=True)
+    return out
+
+
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Length-bucketed batches of (ids, labels) from step `start` on, the same for the same seed.
+
+    The curriculum goes from drills and short problems to full ones; loss is on solutions only.
+    """
+    block = 50  # batches drawn and sorted by length together; restarts happen at block edges
+    for first in range(start - start % block, recipe.steps, block):
+        rng = random.Random(f"{recipe.seed}:{first}")
+        progress = first / recipe.steps
+        bare, bounds = (0.6, (1, 3)) if progress < 0.12 else (0.3, (2, 5)) if progress < 0.35 else (0.1, (2, 6))
+        stream = problems("train", rng.getrandbits(60), events=bounds, pairs=recipe.pairs)
+        rows: list[tuple[list[int], int]] = []
+        total = 0
+        while total < block * recipe.tokens:
+            if rng.random() < bare:
+                question, steps = drill(rng)
+            else:
+                problem = next(stream)
+                question, steps = problem.question, problem.solution()
+            row = encode(tokenizer, question, "".join(steps))
+            rows.append(row)
+            total += len(row[0])
+        rows.sort(key=lambda row: len(row[0]))
+        per = len(rows) / block
+        made = [collate(rows[round(i * per) : round((i + 1) * per)], tokenizer.pad_token_id) for i in range(block)]
+        rng.shuffle(made)
+        yield from made[max(0, start - first) :]
+
+
+def drill(rng: random.Random) -> tuple[str, list[str]]:
+    """Bare practice of the two skills that problems take: arithmetic, and recalling who has what."""
+    return _equations(rng) if rng.random() < 0.4 else _recall(rng)
+
+
+def _equations(rng: random.Random) -> tuple[str, list[str]]:
+    """A list of bare equations as a question, and their chains as the answer."""
+    asked: list[str] = []
+    steps: list[str] = []
+    while len(steps) < 6:
+        op = rng.choice("++--**/")
+        value, n = rng.randint(2, MAX_QUANTITY), rng.randint(2, 60)
+        if op in "*/":
+            n = rng.randint(2, 6 if op == "*" else 5)
+            value = rng.randint(2, 60) if op == "*" else n * rng.randint(2, 100 // n)
+        if 1 < apply(value, op, n) <= MAX_QUANTITY:
+            asked.append(f"{value}{op}{n}")
+            steps.append(f"{equation(value, op, n)}.\n\n")
+    return ", ".join(asked), steps
+
+
+def _recall(rng: random.Random) -> tuple[str, list[str]]:
+    """What people have, some of them told twice; the answer says the latest of those who are asked about."""
+    names = rng.sample(sorted(PEOPLE), rng.randint(2, 4))
+    told = names + rng.choices(names, k=rng.randint(0, 3))
+    rng.shuffle(told)
+    has: dict[str, int] = {}
+    sentences = []
+    for name in told:
+        has[name] = rng.randint(2, MAX_QUANTITY)
+        sentences.append(f"{name} has {has[name]}.")
+    asked = rng.choices(names, k=8)
+    return f"{' '.join(sentences)} {', '.join(asked)}.", [f"{name} has {has[name]}.\n\n" for name in asked]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, question: str, solution: str) -> tuple[list[int], int]:
+    """Token ids of a templated problem with its solution, and how many of them are the prompt."""
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
+    head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    return head + tokenizer(solution + "<|im_end|>", add_special_tokens=False)["input_ids"], len(head)
+
+
+def collate(rows: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and labels of some rows."""
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.full((len(rows), longest), pad)
+    labels = torch.full((len(rows), longest), IGNORE)
+    for i, (row, prompt) in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        labels[i, prompt : len(row)] = torch.tensor(row[prompt:])
+    return ids, labels

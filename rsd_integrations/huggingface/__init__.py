@@ -1,0 +1,14 @@
+"""Models of the transformers library, in process: drafters, targets, process reward models, likelihood verifiers."""
+
+from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
+from rsd_integrations.huggingface.likelihood import LikelihoodVerifier, load_likelihood
+from rsd_integrations.huggingface.verifier import HuggingFaceVerifier, load_verifier
+
+__all__ = [
+    "HuggingFaceGenerator",
+    "HuggingFaceVerifier",
+    "LikelihoodVerifier",
+    "load_generator",
+    "load_likelihood",
+    "load_verifier",
+]

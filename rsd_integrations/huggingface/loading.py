@@ -1,0 +1,148 @@
+"""Checkpoints: from a hub id or a folder to weights and tokenizer, without remote code and without pickles."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from rsd_core import ConfigurationError
+
+FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
+"""What is fetched of a repository: no code, no pickles."""
+
+
+def find(model: str) -> Path:
+    """The folder of a checkpoint, fetched from the hub where it is no folder here.
+
+    Raises:
+        ConfigurationError: Neither a folder with a checkpoint nor a repository that can be reached.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise ConfigurationError(f"the folder {model!r} holds no checkpoint: config.json is missing")
+        return folder
+    if model.startswith((".", "/", "~")):
+        raise ConfigurationError(f"there is no folder {model!r}")
+    try:
+        return Path(snapshot_download(model, allow_patterns=FILES))
+    except (RepositoryNotFoundError, HFValidationError, OSError) as error:
+        raise ConfigurationError(
+            f"{model!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: {error}). "
+            "Check the name, or give the path of a folder."
+        ) from error
+
+
+def shards(folder: Path, model: str, pickles: bool = False) -> list[Path]:
+    """The safetensors files of a checkpoint.
+
+    Raises:
+        ConfigurationError: There are none.
+    """
+    found = sorted(folder.glob("*.safetensors"))
+    if not found and not pickles:
+        raise ConfigurationError(
+            f"{model}: no safetensors file in {folder}. Pickled weights (.bin) can run code when they are read; "
+            "load the model with allow_pickles=True if you trust it, or convert it."
+        )
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config.json."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return config
+
+
+def tensor_names(files: list[Path]) -> dict[str, Path]:
+    """All tensors of a checkpoint and the file that holds each."""
+    names: dict[str, Path] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            names.update(dict.fromkeys(opened.keys(), file))
+    return names
+
+
+def read_tensor(names: dict[str, Path], name: str) -> Tensor:
+    """One tensor, in fp32."""
+    with safe_open(names[name], framework="pt") as opened:
+        tensor: Tensor = opened.get_tensor(name)
+    return tensor.float()
+
+
+def choose_device(device: str | None) -> torch.device:
+    """The wanted device, or the best one there is."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """The wanted dtype; else fp32 on a CPU and bf16 elsewhere.
+
+    Raises:
+        ConfigurationError: Not one of float32, bfloat16, float16.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in known:
+        raise ConfigurationError(f"dtype {dtype!r} is unknown; choose one of {', '.join(known)}")
+    return known[dtype]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' loading bars off the terminal."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return tokenizer
+
+
+def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickles: bool) -> PreTrainedModel:
+    """A causal language model, ready to run."""
+    with quiet():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickles else True
+        )
+    nn.Module.to(model, device)
+    nn.Module.eval(model)
+    return model
+
+
+def output_head(model: PreTrainedModel) -> nn.Module:
+    """The layer from hidden states to logits."""
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head
+
+
+def flops_per_token(body: nn.Module, *heads: nn.Module) -> float:
+    """Two FLOPs per weight that multiplies: all but the input embeddings, which are only looked up."""
+    lookups = {id(module.weight) for module in body.modules() if isinstance(module, nn.Embedding)}
+    weights = {id(p): p.numel() for p in body.parameters() if id(p) not in lookups}
+    for head in heads:  # an output head counts even when it is tied to the embeddings
+        weights.update({id(p): p.numel() for p in head.parameters()})
+    return 2.0 * sum(weights.values())

@@ -1,0 +1,122 @@
+"""What a tokenizer's ids mean in bytes: where steps end, and which models may exchange ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+from transformers import PreTrainedTokenizerBase
+
+from rsd_core import Message, Path, Prompt
+
+
+class Vocabulary:
+    """A tokenizer as the decoder needs it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._own: WeakKeyDictionary[Path, tuple[int, ...]] = WeakKeyDictionary()
+
+    @cached_property
+    def identity(self) -> str:
+        """Equal for tokenizers that give every id the same meaning."""
+        entries = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of every id. Special tokens are empty: they are no text."""
+        tokenizer = self.tokenizer
+        size = max(tokenizer.get_vocab().values()) + 1
+        tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
+        special = set(tokenizer.all_special_ids)
+        added = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
+        spaced = any(token is not None and token.startswith("▁") for token in tokens)
+        made = []
+        for id_, token in enumerate(tokens):
+            if id_ in special or token is None:
+                made.append(b"")
+            elif id_ in added:
+                made.append(added[id_].encode())
+            else:
+                made.append(_sentencepiece(token) if spaced else _byte_level(token))
+        return made
+
+    def endings(self, delimiter: str) -> frozenset[int]:
+        """All ids whose bytes contain the delimiter: a step ends after each of them."""
+        mark = delimiter.encode()
+        return frozenset(id_ for id_, piece in enumerate(self.pieces) if mark in piece)
+
+    def text(self, ids: list[int]) -> str:
+        """The text of some ids, special tokens left out."""
+        pieces = self.pieces
+        return b"".join(pieces[id_] for id_ in ids).decode("utf-8", errors="replace")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, with no special tokens added."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def prompt(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt, through the chat template where there is one.
+
+        A last message by the assistant is left open, to be continued.
+        """
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer("\n\n".join(message.content for message in prompt))["input_ids"])
+        goes_on = prompt[-1].role == "assistant"
+        text = self.tokenizer.apply_chat_template(
+            [Message(*message)._asdict() for message in prompt],
+            tokenize=False,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
+        )
+        return self.encode(str(text))
+
+    def ids(self, path: Path) -> tuple[list[int], int]:
+        """Ids of a whole path, and how many of them are the prompt.
+
+        Steps written by a model of the same vocabulary keep their sampled ids; others are tokenised from their text,
+        step by step. A step ends after its newlines, where tokenising apart and together agree.
+        """
+        parts = [self._own_ids(node) for node in path.up()][::-1]
+        return [id_ for part in parts for id_ in part], len(parts[0])
+
+    def _own_ids(self, node: Path) -> tuple[int, ...]:
+        known = self._own.get(node)
+        if known is None:
+            step = node.step
+            if step is None:
+                known = tuple(self.prompt(node.prompt))
+            elif step.tokens and step.vocabulary == self.identity:
+                known = step.tokens
+            else:
+                known = tuple(self.encode(step.text))
+            self._own[node] = known
+        return known
+
+
+def _byte_table() -> dict[str, int]:
+    """The printable stand-ins of byte-level BPE (GPT-2): printable bytes stand for themselves, others follow 255."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTES = _byte_table()
+_HEX = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def _byte_level(token: str) -> bytes:
+    try:
+        return bytes(_BYTES[char] for char in token)
+    except KeyError:  # a token of another kind of vocabulary stands for itself
+        return token.encode()
+
+
+def _sentencepiece(token: str) -> bytes:
+    single = _HEX.fullmatch(token)
+    return bytes([int(single[1], 16)]) if single else token.replace("▁", " ").encode()

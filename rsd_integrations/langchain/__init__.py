@@ -1,0 +1,5 @@
+"""RSD in LangChain."""
+
+from rsd_integrations.langchain.llm import RSDLLM
+
+__all__ = ["RSDLLM"]
