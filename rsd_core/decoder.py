@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
 from rsd_core.errors import BatchError, ConfigurationError, RunError
@@ -21,11 +22,22 @@ from rsd_core.events import (
 )
 from rsd_core.interfaces import Drafter, Model, Target, Verifier
 from rsd_core.limits import Cancellation, LimitReached
-from rsd_core.paths import PromptLike, as_prompt
+from rsd_core.paths import Prompt, PromptLike, as_prompt
 from rsd_core.policies import BinaryStep, WeightingPolicy
 from rsd_core.request import Request
 from rsd_core.results import FinishReason, Result
 from rsd_core.settings import Settings
+
+
+class Options(TypedDict, total=False):
+    """What can be said for a single request."""
+
+    seed: int
+    """Replaces the settings' seed."""
+    repeat: int
+    """Tells several requests of the same prompt and seed apart: each gets other random numbers. 0 by default."""
+    cancel: Cancellation
+    """A button that ends the request early, keeping its text."""
 
 
 class Decoder(ABC):
@@ -53,28 +65,18 @@ class Decoder(ABC):
 
     # -- async faces ---------------------------------------------------------------------------------------------
 
-    async def astream(
-        self,
-        prompt: PromptLike,
-        *,
-        seed: int | None = None,
-        repeat: int = 0,
-        cancel: Cancellation | None = None,
-    ) -> AsyncGenerator[Event, None]:
+    async def astream(self, prompt: PromptLike, **options: Unpack[Options]) -> AsyncGenerator[Event, None]:
         """Decode one prompt and yield what happens; the last event is `Finished` with the result.
 
         Args:
             prompt: A string or messages.
-            seed: Replaces the settings' seed.
-            repeat: Tells several requests of the same prompt and seed apart; each gets other random numbers.
-            cancel: A button that ends the request early, keeping its text.
+            options: See `Options`.
 
         Raises:
             PromptError: The prompt is empty, or longer than a model's context.
             RunError: A role failed for good; `partial` of the error holds what was generated.
         """
-        used = self.settings.seed if seed is None else seed
-        request = Request(as_prompt(prompt), self.settings, used, repeat, cancel)
+        request = self._request(as_prompt(prompt), options)
         reason: FinishReason = "stop"
         events = self._decode(request)
         try:
@@ -93,27 +95,15 @@ class Decoder(ABC):
             yield notice
         yield Finished(request.index, self._result(request, reason))
 
-    async def arun(
-        self,
-        prompt: PromptLike,
-        *,
-        seed: int | None = None,
-        repeat: int = 0,
-        cancel: Cancellation | None = None,
-    ) -> Result:
+    async def arun(self, prompt: PromptLike, **options: Unpack[Options]) -> Result:
         """Decode one prompt; arguments and errors as in `astream`."""
-        async for event in self.astream(prompt, seed=seed, repeat=repeat, cancel=cancel):
+        async for event in self.astream(prompt, **options):
             if isinstance(event, Finished):
                 return event.result
         raise AssertionError("a stream ended without its result")
 
     async def arun_many(
-        self,
-        prompts: Sequence[PromptLike],
-        *,
-        seed: int | None = None,
-        concurrency: int = 64,
-        cancel: Cancellation | None = None,
+        self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[Options]
     ) -> list[Result]:
         """Decode prompts side by side; no request waits for another one's step.
 
@@ -122,71 +112,49 @@ class Decoder(ABC):
 
         Args:
             prompts: The prompts.
-            seed: Replaces the settings' seed.
             concurrency: Requests in flight at once.
-            cancel: A button that ends all of them early, each keeping its text.
+            options: See `Options`; a repeat number is added to each prompt's own.
 
         Raises:
             PromptError: One of the prompts is empty; raised before any is decoded.
             BatchError: Some requests failed. All others were finished; the error holds every result.
         """
         made = [as_prompt(prompt) for prompt in prompts]
-        seen: Counter[object] = Counter()
-        repeats = []
-        for prompt in made:
-            repeats.append(seen[prompt])
-            seen[prompt] += 1
+        numbers: defaultdict[Prompt, Iterator[int]] = defaultdict(itertools.count)
+        repeats = [next(numbers[prompt]) for prompt in made]
         errors: dict[int, Exception] = {}
         slots = asyncio.Semaphore(concurrency)
 
         async def one(position: int) -> Result:
+            own = options | Options(repeat=options.get("repeat", 0) + repeats[position])
             async with slots:
                 try:
-                    return await self.arun(made[position], seed=seed, repeat=repeats[position], cancel=cancel)
+                    return await self.arun(made[position], **own)
                 except (RunError, ConfigurationError) as error:
                     errors[position] = error
                     partial = error.partial if isinstance(error, RunError) else None
-                    return partial or Request(made[position], self.settings, 0, 0, None).result("error")
+                    return partial or self._request(made[position], own).result("error")
 
         results = await asyncio.gather(*(one(i) for i in range(len(made))))
         if errors:
             raise BatchError(results, errors)
         return results
 
-    # -- blocking faces ------------------------------------------------------------------------------------------
+    # -- blocking faces: also usable inside a running event loop, in notebooks and from many threads -------------
 
-    def run(
-        self,
-        prompt: PromptLike,
-        *,
-        seed: int | None = None,
-        repeat: int = 0,
-        cancel: Cancellation | None = None,
-    ) -> Result:
-        """Blocking twin of `arun`; also usable inside a running event loop and in notebooks."""
-        return wait_for(self.arun(prompt, seed=seed, repeat=repeat, cancel=cancel))
+    def run(self, prompt: PromptLike, **options: Unpack[Options]) -> Result:
+        """Blocking twin of `arun`."""
+        return wait_for(self.arun(prompt, **options))
 
-    def stream(
-        self,
-        prompt: PromptLike,
-        *,
-        seed: int | None = None,
-        repeat: int = 0,
-        cancel: Cancellation | None = None,
-    ) -> Iterator[Event]:
+    def stream(self, prompt: PromptLike, **options: Unpack[Options]) -> Iterator[Event]:
         """Blocking twin of `astream`."""
-        return iterate(self.astream(prompt, seed=seed, repeat=repeat, cancel=cancel))
+        return iterate(self.astream(prompt, **options))
 
     def run_many(
-        self,
-        prompts: Sequence[PromptLike],
-        *,
-        seed: int | None = None,
-        concurrency: int = 64,
-        cancel: Cancellation | None = None,
+        self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[Options]
     ) -> list[Result]:
         """Blocking twin of `arun_many`."""
-        return wait_for(self.arun_many(prompts, seed=seed, concurrency=concurrency, cancel=cancel))
+        return wait_for(self.arun_many(prompts, concurrency=concurrency, **options))
 
     async def aclose(self) -> None:
         """Close all models."""
@@ -208,6 +176,10 @@ class Decoder(ABC):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
+
+    def _request(self, prompt: Prompt, options: Options) -> Request:
+        seed = options.get("seed", self.settings.seed)
+        return Request(prompt, self.settings, seed, options.get("repeat", 0), options.get("cancel"))
 
     def _result(self, request: Request, reason: FinishReason) -> Result:
         """The request's result, with the estimate of what the target alone would have cost."""

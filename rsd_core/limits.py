@@ -122,37 +122,28 @@ class Guard:
         """Seconds since the request started."""
         return time.monotonic() - self.started
 
-    def check(self) -> None:
-        """Raise `LimitReached` when time is up or the request was cancelled."""
-        if self._cancel is not None and self._cancel.cancelled:
-            raise LimitReached("cancelled")
-        if self._seconds is not None and self.elapsed >= self._seconds:
-            raise LimitReached("max_seconds")
-
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await a model call, cutting it short when time is up or the request is cancelled."""
-        try:
-            self.check()
-        except LimitReached:
-            work.close()
-            raise
+        """Await a model call, cutting it short when time is up or the request is cancelled.
+
+        Raises:
+            LimitReached: With `cancelled` or `max_seconds`; nothing of the call outlives it.
+        """
         if self._seconds is None and self._cancel is None:
             return await work
-        task = asyncio.ensure_future(work)
-        button = None if self._cancel is None else asyncio.ensure_future(self._cancel.wait())
         left = None if self._seconds is None else self._seconds - self.elapsed
+        if (self._cancel is not None and self._cancel.cancelled) or (left is not None and left <= 0):
+            work.close()
+            raise LimitReached("max_seconds" if self._cancel is None or not self._cancel.cancelled else "cancelled")
+        task = asyncio.ensure_future(work)
+        tasks: set[asyncio.Future[Any]] = {task}
+        if self._cancel is not None:
+            tasks.add(asyncio.ensure_future(self._cancel.wait()))
         try:
-            await asyncio.wait({task, button} if button else {task}, timeout=left, return_when="FIRST_COMPLETED")
-            if task.done():
+            done, _ = await asyncio.wait(tasks, timeout=left, return_when="FIRST_COMPLETED")
+            if task in done:
                 return task.result()
-            raise LimitReached("cancelled" if button and button.done() else "max_seconds")
+            raise LimitReached("cancelled" if done else "max_seconds")
         finally:
-            for pending in (task, button):
-                await _settle(pending)
-
-
-async def _settle(task: asyncio.Future[Any] | None) -> None:
-    """Cancel a task and wait until it is gone, so that nothing of it outlives the request."""
-    if task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait({task})
+            for pending in tasks:
+                pending.cancel()
+            await asyncio.wait(tasks)

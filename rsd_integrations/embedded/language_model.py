@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from rsd_integrations.embedded.task import MAX_QUANTITY, PEOPLE, apply, equation, problems
+from rsd_integrations.embedded.task import MAX_QUANTITY, OPERATORS, equation, problems
 from rsd_integrations.embedded.vocabulary import CONTEXT
 
 IGNORE = -100
@@ -29,8 +29,6 @@ class Recipe:
     """Optimizer steps."""
     tokens: int = 4800
     """Padded tokens in a batch."""
-    pairs: float = 0.5
-    """Share of problems about two people."""
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
     seed: int = 0
@@ -157,8 +155,8 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int) -> I
     for first in range(start - start % block, recipe.steps, block):
         rng = random.Random(f"{recipe.seed}:{first}")
         progress = first / recipe.steps
-        bare, bounds = (0.6, (1, 3)) if progress < 0.12 else (0.3, (2, 5)) if progress < 0.35 else (0.1, (2, 6))
-        stream = problems("train", rng.getrandbits(60), events=bounds, pairs=recipe.pairs)
+        bare, bounds = (0.5, (1, 3)) if progress < 0.12 else (0.25, (2, 5)) if progress < 0.35 else (0.05, (2, 7))
+        stream = problems("train", rng.getrandbits(60), events=bounds)
         rows: list[tuple[list[int], int]] = []
         total = 0
         while total < block * recipe.tokens:
@@ -178,11 +176,6 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int) -> I
 
 
 def drill(rng: random.Random) -> tuple[str, list[str]]:
-    """Bare practice of the two skills that problems take: arithmetic, and recalling who has what."""
-    return _equations(rng) if rng.random() < 0.4 else _recall(rng)
-
-
-def _equations(rng: random.Random) -> tuple[str, list[str]]:
     """A list of bare equations as a question, and their chains as the answer."""
     asked: list[str] = []
     steps: list[str] = []
@@ -191,25 +184,11 @@ def _equations(rng: random.Random) -> tuple[str, list[str]]:
         value, n = rng.randint(2, MAX_QUANTITY), rng.randint(2, 60)
         if op in "*/":
             n = rng.randint(2, 6 if op == "*" else 5)
-            value = rng.randint(2, 60) if op == "*" else n * rng.randint(2, 100 // n)
-        if 1 < apply(value, op, n) <= MAX_QUANTITY:
+            value = rng.randint(2, 99) if op == "*" else n * rng.randint(2, 100 // n)
+        if 1 < OPERATORS[op](value, n) <= 500:
             asked.append(f"{value}{op}{n}")
             steps.append(f"{equation(value, op, n)}.\n\n")
     return ", ".join(asked), steps
-
-
-def _recall(rng: random.Random) -> tuple[str, list[str]]:
-    """What people have, some of them told twice; the answer says the latest of those who are asked about."""
-    names = rng.sample(sorted(PEOPLE), rng.randint(2, 4))
-    told = names + rng.choices(names, k=rng.randint(0, 3))
-    rng.shuffle(told)
-    has: dict[str, int] = {}
-    sentences = []
-    for name in told:
-        has[name] = rng.randint(2, MAX_QUANTITY)
-        sentences.append(f"{name} has {has[name]}.")
-    asked = rng.choices(names, k=8)
-    return f"{' '.join(sentences)} {', '.join(asked)}.", [f"{name} has {has[name]}.\n\n" for name in asked]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, question: str, solution: str) -> tuple[list[int], int]:

@@ -34,13 +34,12 @@ def roll_out(
     seed: int,
     *,
     temperatures: Sequence[float],
-    pairs: float,
     batch: int = 128,
 ) -> Iterator[Rollout]:
     """An endless stream of solutions by one model, one batch of fresh problems per temperature in turn."""
     torch.manual_seed(seed)
     generate: Any = model.generate
-    stream = problems(split, seed, pairs=pairs)
+    stream = problems(split, seed)
     for temperature in itertools.cycle(temperatures):
         asked = list(itertools.islice(stream, batch))
         texts = [

@@ -1,8 +1,7 @@
 r"""The synthetic task of the embedded family: grade-school word problems about counted things.
 
-A problem tells how many things one or two people have, what happens to them, and asks for a quantity at the
-end. The reference solution takes one step per event and restates the running quantities, so that every step can
-be judged from the text before it:
+A problem says how many things somebody has, what happens to them, and asks for a number at the end. The reference
+solution takes one step per event, so that every step can be judged from the text before it:
 
     Mia has 45 apples. On Monday she buys 12 more. On Tuesday it rains. On Friday she sells 9.
     How many apples does Mia have now?
@@ -41,8 +40,8 @@ LINKS = ("Then", "Next", "Later", "After that")
 ADD = ("buys {n} more", "finds {n}", "wins {n}", "picks up {n}", "gets {n} as a gift")
 SUB = ("gives away {n}", "sells {n}", "loses {n}", "uses up {n}", "breaks {n}")
 PACKS = ("buys {k} bags of {m}", "gets {k} boxes of {m}")
-TIMES = ("ends up with {k} times as many",)
-SHARE = ("keeps only one part of {k}",)
+TIMES = "ends up with {k} times as many"
+SHARE = "keeps only one part of {k}"
 IDLE = ("it rains", "the sun shines", "{p} reads {n} pages", "{p} walks {n} miles", "{p} calls a friend")
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
@@ -56,14 +55,15 @@ MAX_QUANTITY = 300
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happens, and what it does to the quantities."""
+    """One thing that happens, and what it does to the quantity."""
 
     text: str
     """The event as the problem words it, without link word and full stop, e.g. `On Monday she buys 12 more`."""
-    ops: tuple[tuple[int, str, int], ...] = ()
-    """Updates `(person, operator, operand)` in order; the operator is one of `+ - * /`. Empty when idle."""
+    op: str = ""
+    """One of `+ - * /`; empty when the event changes nothing."""
+    n: int = 0
     pack: tuple[int, int] | None = None
-    """`(k, m)` when the operand is the product of k packs of m, which the solution has to work out first."""
+    """`(k, m)` when n is the product of k packs of m, which the solution has to work out first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +71,18 @@ class Problem:
     """A word problem with its plan; `solution()` and the checker both read the plan."""
 
     question: str
-    names: tuple[str, ...]
-    start: tuple[int, ...]
-    """What each person has at the start."""
-    head: tuple[str, tuple[str, int]] | None
-    """First step of a two-person problem that gives the second quantity by a relation: `(text, (operator, n))`."""
+    start: int
     events: tuple[Event, ...]
-    ask: Literal["first", "second", "together", "difference"]
+    ask: Literal["now", "more", "coins"]
+    """What is asked for: the quantity, how much more it is than at the start, or what it is worth in coins."""
+    price: int = 0
+    """Coins for each, where coins are asked for."""
 
     @property
     def key(self) -> str:
         """The numbers and operations without names, things and wording: what the split is decided on."""
-        plan = [(e.ops, e.pack) for e in self.events if e.ops]
-        return f"{self.start}|{self.head and self.head[1]}|{plan}|{self.ask}"
+        plan = [(event.op, event.n, event.pack) for event in self.events if event.op]
+        return f"{self.start}|{plan}|{self.ask}|{self.price}"
 
     @property
     def split(self) -> Split:
@@ -91,177 +90,135 @@ class Problem:
         digit = hashlib.sha256(self.key.encode()).digest()[0] % 10
         return "test" if digit == 0 else "dev" if digit == 1 else "train"
 
+    def plan(self) -> list[Event]:
+        """What the solution has to work out, in order: the events that change the quantity, and what is asked."""
+        asked = {
+            "now": [],
+            "more": [Event("the difference", "-", self.start)],
+            "coins": [Event("the coins", "*", self.price)],
+        }[self.ask]
+        return [event for event in self.events if event.op] + asked
+
     def solution(self) -> list[str]:
         """The reference steps, each ending with its blank line except the last."""
-        steps, have = [], list(self.start)
-        if self.head is not None:
-            text, (op, n) = self.head
-            chain = equation(have[0], op, n)
-            have[1] = apply(have[0], op, n)
-            steps.append(f"{text}: {chain}{self.state(have)}")
-        for event in self.events:
-            if event.ops:
-                parts = [equation(event.pack[0], "*", event.pack[1])] if event.pack else []
-                for person, op, n in event.ops:
-                    parts.append(self.work(person, have[person], op, n))
-                    have[person] = apply(have[person], op, n)
-                steps.append(f"{event.text[0].upper()}{event.text[1:]}: {', '.join(parts)}{self.state(have)}")
-        if self.ask == "together":
-            steps.append(f"Together: {equation(have[0], '+', have[1])}")
-        elif self.ask == "difference":
-            steps.append(f"The difference: {equation(have[0], '-', have[1])}")
-        return [f"{step}.\n\n" for step in steps] + [f"The answer is \\boxed{{{self.result(have)}}}."]
-
-    def work(self, person: int, value: int, op: str, n: int) -> str:
-        """The equation of one update; with two people it first says who has what."""
-        owner = f"{self.names[person]} has {value}, " if len(self.names) == 2 else ""
-        return owner + equation(value, op, n)
-
-    def state(self, have: list[int]) -> str:
-        """The closing words of a step that restate both quantities; empty for one person."""
-        if len(self.names) == 1:
-            return ""
-        return f", so {self.names[0]} has {have[0]} and {self.names[1]} has {have[1]}"
-
-    def result(self, have: list[int]) -> int:
-        """What is asked for, given the quantities at the end."""
-        return {
-            "first": have[0],
-            "second": have[-1],
-            "together": sum(have),
-            "difference": have[0] - have[-1],
-        }[self.ask]
+        steps, value = [], self.start
+        for event in self.plan():
+            steps.append(f"{work(event, value)}.\n\n")
+            value = OPERATORS[event.op](value, event.n)
+        return [*steps, f"{conclusion(value)}."]
 
     @property
     def answer(self) -> int:
         """The right answer."""
-        have = list(self.start)
-        if self.head is not None:
-            have[1] = apply(have[0], *self.head[1])
-        for event in self.events:
-            for person, op, n in event.ops:
-                have[person] = apply(have[person], op, n)
-        return self.result(have)
+        value = self.start
+        for event in self.plan():
+            value = OPERATORS[event.op](value, event.n)
+        return value
 
 
-def apply(value: int, op: str, n: int) -> int:
-    """`value op n` for an operator of the task; divisions are exact by construction."""
-    return OPERATORS[op](value, n)
+def heading(event: Event) -> str:
+    """How the step of an event begins."""
+    return f"{event.text[0].upper()}{event.text[1:]}:"
+
+
+def work(event: Event, value: int) -> str:
+    """The step of an event, given the quantity before it, without its full stop."""
+    first = f"{equation(event.pack[0], '*', event.pack[1])}, " if event.pack else ""
+    return f"{heading(event)} {first}{equation(value, event.op, event.n)}"
+
+
+def conclusion(value: int) -> str:
+    """The last step, without its full stop."""
+    return f"The answer is \\boxed{{{value}}}"
 
 
 def equation(value: int, op: str, n: int) -> str:
     """`value op n = …` written digit by digit: `45+12=55+2=57`, `57*3=150+21=171`."""
-    result = apply(value, op, n)
+    apply = OPERATORS[op]
     tens, ones = n - n % 10, n % 10
     if op in "+-" and tens and ones:
-        middle = f"={apply(value, op, tens)}{op}{ones}"
+        middle = f"={apply(value, tens)}{op}{ones}"
     elif op == "*" and value >= 10 and value % 10:
         middle = f"={(value - value % 10) * n}+{value % 10 * n}"
     else:
         middle = ""
-    return f"{value}{op}{n}{middle}={result}"
+    return f"{value}{op}{n}{middle}={apply(value, n)}"
 
 
-def generate(rng: random.Random, *, events: tuple[int, int] = (2, 6), pairs: float = 0.35) -> Problem:
+def generate(rng: random.Random, events: tuple[int, int] = (2, 7)) -> Problem:
     """Draw one problem of any split.
 
     Args:
         rng: Source of all randomness.
-        events: Smallest and largest number of events that change a quantity.
-        pairs: Share of problems about two people.
+        events: Smallest and largest number of events that change the quantity.
     """
     while True:
-        problem = _attempt(rng, events, pairs)
+        problem = _attempt(rng, rng.randint(*events))
         if problem is not None:
             return problem
 
 
-def problems(split: Split, seed: int, **options: object) -> Iterator[Problem]:
-    """An endless stream of distinct problems of one split, the same for the same seed."""
+def problems(split: Split, seed: int, events: tuple[int, int] = (2, 7)) -> Iterator[Problem]:
+    """An endless stream of problems of one split, the same for the same seed; distinct outside of training."""
     rng, seen = random.Random(f"{split}:{seed}"), set[str]()
     while True:
-        problem = generate(rng, **options)  # type: ignore[arg-type]
+        problem = generate(rng, events)
         if problem.split == split and problem.key not in seen:
             if split != "train":  # training streams are too long to remember
                 seen.add(problem.key)
             yield problem
 
 
-def _attempt(rng: random.Random, bounds: tuple[int, int], pairs: float) -> Problem | None:
-    """One try at a problem; None when a quantity left its range."""
-    two = rng.random() < pairs
-    names = tuple(rng.sample(sorted(PEOPLE), 2 if two else 1))
-    thing, dated = rng.choice(THINGS), rng.random() < 0.5
-    count = rng.randint(*bounds)
-    days = iter(sorted(rng.sample(range(7), min(7, count + 1))))
-    have = [rng.randint(5, 80) for _ in names]
-    start, head, opening = tuple(have), None, f"{names[0]} has {have[0]} {thing}."
-    if two and rng.random() < 0.5:
-        op, n = rng.choice((("+", rng.randint(2, 50)), ("-", rng.randint(2, 50)), ("*", rng.randint(2, 3))))
-        have[1] = apply(have[0], op, n)
-        words = {"+": f"{n} more than", "-": f"{n} fewer than", "*": f"{n} times as many as"}[op]
-        opening += f" {names[1]} has {words} {names[0]}."
-        head, start = (f"{names[1]} starts with {words} {names[0]}", (op, n)), (have[0], 0)
-    elif two:
-        opening = f"{names[0]} has {have[0]} {thing} and {names[1]} has {have[1]}."
-    if min(have) < 2:
-        return None
-    sentences, events, left, idle = [opening], [], count, False
-    while left:
-        lead = f"On {DAYS[day]} " if dated and (day := next(days, None)) is not None else ""
-        link = "" if lead else f"{rng.choice(LINKS)} "
-        if not idle and rng.random() < 0.12:
-            idle, person = True, rng.choice(names)
-            who = person if two or not lead else PEOPLE[person]
+def _attempt(rng: random.Random, count: int) -> Problem | None:
+    """One try at a problem with so many changes; None when a quantity left its range."""
+    name, thing = rng.choice(sorted(PEOPLE)), rng.choice(THINGS)
+    start = value = rng.randint(5, 80)
+    idle = rng.randint(0, 2) if rng.random() < 0.5 else 0
+    kinds = ["change"] * count + ["idle"] * idle
+    rng.shuffle(kinds)
+    dated = len(kinds) <= len(DAYS) and rng.random() < 0.4
+    days = sorted(rng.sample(range(len(DAYS)), len(kinds))) if dated else []
+    sentences, events = [f"{name} has {start} {thing}."], []
+    for i, kind in enumerate(kinds):
+        lead = f"On {DAYS[days[i]]} " if dated else ""
+        who = PEOPLE[name]
+        if kind == "idle":
             event = Event(lead + rng.choice(IDLE).format(p=who, n=rng.randint(2, 60)))
         else:
-            drawn = _change(rng, names, have, lead)
+            drawn = _change(rng, f"{lead}{who}", value)
             if drawn is None:
                 return None
-            event, left = drawn, left - 1
+            event, value = drawn, OPERATORS[drawn.op](value, drawn.n)
         events.append(event)
-        sentences.append(f"{link}{event.text}.")
-    asks: tuple[Literal["first", "second", "together", "difference"], ...] = ("first",)
-    if two:
-        asks = ("first", "second", "together", *(("difference",) if have[0] > have[1] else ()))
-    ask = rng.choice(asks)
+        sentences.append(f"{event.text}." if dated else f"{rng.choice(LINKS)} {event.text}.")
+    ask: Literal["now", "more", "coins"] = rng.choices(("now", "more", "coins"), (6, 2, 2))[0]
+    if (ask == "more" and value <= start) or (ask == "coins" and (value > 99 or thing == "coins")):
+        ask = "now"
+    price = rng.randint(2, 5) if ask == "coins" else 0
     question = {
-        "first": f"How many {thing} does {names[0]} have now?",
-        "second": f"How many {thing} does {names[-1]} have now?",
-        "together": f"How many {thing} do they have together?",
-        "difference": f"How many more {thing} does {names[0]} have than {names[-1]}?",
+        "now": f"How many {thing} does {name} have now?",
+        "more": f"How many more {thing} does {name} have now than at the start?",
+        "coins": f"{name} sells them all for {price} coins each. How many coins does {name} get?",
     }[ask]
-    return Problem(" ".join([*sentences, question]), names, start, head, tuple(events), ask)
+    return Problem(" ".join([*sentences, question]), start, tuple(events), ask, price)
 
 
-def _change(rng: random.Random, names: tuple[str, ...], have: list[int], lead: str) -> Event | None:
-    """An event that changes the quantities; updates `have`. None when none fits."""
-    two = len(names) == 2
-    i = rng.randrange(len(names))
-    who = names[i] if two else PEOPLE[names[0]]
+def _change(rng: random.Random, who: str, value: int) -> Event | None:
+    """An event that changes the quantity; None when the one drawn does not fit."""
     n = rng.randint(2, 9) if rng.random() < 0.3 else rng.randint(10, 60)
-    kind = rng.choices(("add", "sub", "pack", "times", "share", "give"), (5, 5, 2.5, 1.2, 1.2, 3 if two else 0))[0]
-    pack = None
-    ops: tuple[tuple[int, str, int], ...]
+    kind = rng.choices(("add", "sub", "pack", "times", "share"), (5, 5, 2.5, 1.2, 1.2))[0]
     if kind == "add":
-        text, ops = rng.choice(ADD).format(n=n), ((i, "+", n),)
+        event = Event(f"{who} {rng.choice(ADD).format(n=n)}", "+", n)
     elif kind == "sub":
-        text, ops = rng.choice(SUB).format(n=n), ((i, "-", n),)
+        event = Event(f"{who} {rng.choice(SUB).format(n=n)}", "-", n)
     elif kind == "pack":
-        pack = (rng.randint(2, 6), rng.randint(2, 15))
-        text, ops = rng.choice(PACKS).format(k=pack[0], m=pack[1]), ((i, "+", pack[0] * pack[1]),)
+        k, m = rng.randint(2, 6), rng.randint(2, 15)
+        event = Event(f"{who} {rng.choice(PACKS).format(k=k, m=m)}", "+", k * m, (k, m))
     elif kind == "times":
         k = rng.randint(2, 4)
-        text, ops = rng.choice(TIMES).format(k=k), ((i, "*", k),)
-    elif kind == "share":
-        k = rng.randint(2, 5)
-        text, ops = rng.choice(SHARE).format(k=k), ((i, "/", k),)
-        if have[i] % k or have[i] > 100:
-            return None
+        event = Event(f"{who} {TIMES.format(k=k)}", "*", k)
     else:
-        text, ops = f"gives {n} to {names[1 - i]}", ((i, "-", n), (1 - i, "+", n))
-    for person, op, m in ops:
-        have[person] = apply(have[person], op, m)
-        if (op == "*" and have[person] > 60 * m) or not 1 < have[person] <= MAX_QUANTITY:
-            return None
-    return Event(f"{lead}{who} {text}", ops, pack)
+        k = rng.randint(2, 5)
+        event = Event(f"{who} {SHARE.format(k=k)}", "/", k)
+    unfit = (event.op == "*" and value > 60) or (event.op == "/" and (value % event.n or value > 100))
+    return event if not unfit and 1 < OPERATORS[event.op](value, event.n) <= MAX_QUANTITY else None

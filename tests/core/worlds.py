@@ -1,10 +1,10 @@
 """A small enumerable world, in which the law of RSD can be written down."""
 
 import random
+from collections.abc import Sequence
 
 from rsd_core import Generation, Path, Scores, Step, StepRequest, Usage
 from rsd_core.interfaces import Drafter, Target, Verifier
-from collections.abc import Sequence
 
 STEPS = ("a\n\n", "b\n\n", "c\n\n", "d\n\n")
 DRAFT = (0.4, 0.3, 0.2, 0.1)

@@ -1,0 +1,107 @@
+"""Train the embedded family from a seed: `python -m rsd_integrations.embedded.train`.
+
+Two processes of one thread each: one trains the target; the other the drafter, the language model that the verifier
+starts from, then lets both write solutions, and trains the verifier on those. Every stage resumes where it was
+interrupted. A GPU is not used: the models are too small to need one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from rsd_integrations.embedded import language_model, reward_model, vocabulary
+from rsd_integrations.embedded.language_model import Recipe
+from rsd_integrations.embedded.models import FOLDER
+from rsd_integrations.embedded.reward_model import Example, RewardRecipe
+from rsd_integrations.embedded.rollouts import roll_out
+
+TARGET = Recipe(layers=8, width=224, steps=2000, seed=1)
+DRAFT = Recipe(layers=2, width=64, steps=2400, seed=2)
+BODY = Recipe(layers=4, width=96, steps=2000, seed=3)
+VERIFIER = RewardRecipe(new_layers=1, steps=3500, seed=4)
+CHUNK = 1024
+"""Rollouts per file."""
+CHUNKS = {"draft": 14, "body": 4}
+TEMPERATURES = {"draft": (0.0, 0.6, 0.9, 1.2), "body": (0.9, 1.2)}
+# Keeps glibc from returning and refetching the large buffers of every step, which costs a tenth of the time.
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "200000000"}
+
+
+def main() -> None:
+    """Parse the command line and train what is not trained yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("work/family"), help="working folder, also for resuming")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="where the finished checkpoints go")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    os.environ.update(MALLOC)
+    spawn = multiprocessing.get_context("spawn")
+    jobs = [spawn.Process(target=job, args=(options.work,)) for job in (train_target, train_others)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    if any(job.exitcode for job in jobs):
+        raise SystemExit("training failed; run the same command again to resume")
+    export(options.work, options.out)
+
+
+def train_target(work: Path) -> None:
+    """The strong model."""
+    language_model.train("target", TARGET, _prepared(), work)
+
+
+def train_others(work: Path) -> None:
+    """Drafter, the verifier's body, rollouts of both, verifier."""
+    tokenizer = _prepared()
+    language_model.train("draft", DRAFT, tokenizer, work)
+    language_model.train("body", BODY, tokenizer, work)
+    examples = [example for name in CHUNKS for example in rollouts(name, tokenizer, work)]
+    reward_model.train(VERIFIER, work / "body", examples, tokenizer, work)
+
+
+def rollouts(name: str, tokenizer: PreTrainedTokenizerBase, work: Path) -> Iterator[Example]:
+    """Judged solutions of one model on training problems, from files where they exist."""
+    folder = work / "rollouts"
+    folder.mkdir(exist_ok=True)
+    model = None
+    for chunk in tqdm(range(CHUNKS[name]), desc=f"rollouts of {name}"):
+        file = folder / f"{name}-{chunk}.json"
+        if not file.exists():
+            model = model or AutoModelForCausalLM.from_pretrained(work / name, dtype=torch.float32)
+            stream = roll_out(model, tokenizer, "train", 1000 + chunk, temperatures=TEMPERATURES[name])
+            made = [asdict(reward_model.encode(tokenizer, next(stream))) for _ in range(CHUNK)]
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(made))
+            partial.rename(file)
+        yield from (Example(**data) for data in json.loads(file.read_text()))
+
+
+def export(work: Path, out: Path) -> None:
+    """Copy the finished checkpoints to where the package loads them from."""
+    for name, source in (("draft", "draft"), ("target", "target"), ("verifier", "verifier"), ("likelihood", "body")):
+        shutil.rmtree(out / name, ignore_errors=True)
+        shutil.copytree(work / source, out / name)
+
+
+def _prepared() -> PreTrainedTokenizerBase:
+    """Settings of a training process; the tokenizer."""
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return vocabulary.build()
+
+
+if __name__ == "__main__":
+    main()

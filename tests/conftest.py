@@ -1,0 +1,86 @@
+"""Models shared by the tests: the embedded family, loaded once, and tiny checkpoints made on the spot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
+
+if TYPE_CHECKING:
+    from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
+
+
+@pytest.fixture(scope="session")
+def draft() -> HuggingFaceGenerator:
+    from rsd_integrations.embedded.models import FOLDER
+    from rsd_integrations.huggingface import load_generator
+
+    return load_generator(str(FOLDER / "draft"))
+
+
+@pytest.fixture(scope="session")
+def target() -> HuggingFaceGenerator:
+    from rsd_integrations.embedded.models import FOLDER
+    from rsd_integrations.huggingface import load_generator
+
+    return load_generator(str(FOLDER / "target"))
+
+
+@pytest.fixture(scope="session")
+def verifier() -> HuggingFaceVerifier:
+    from rsd_integrations.embedded.models import FOLDER
+    from rsd_integrations.huggingface import load_verifier
+
+    return load_verifier(str(FOLDER / "verifier"))
+
+
+@pytest.fixture(scope="session")
+def questions() -> list[str]:
+    """Held-out problems."""
+    import itertools
+
+    from rsd_integrations.embedded.task import problems
+
+    return [problem.question for problem in itertools.islice(problems("test", 7), 200)]
+
+
+@pytest.fixture
+def counted() -> Iterator[Counter]:
+    """Counts the tokens that run through models, by hooks on their embeddings."""
+    counter = Counter()
+    yield counter
+    counter.close()
+
+
+class Counter:
+    """Tokens fed to models, counted independently of the ledger."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, int] = {}
+        self._handles: list[object] = []
+
+    def watch(self, role: str, module: object) -> None:
+        self.tokens[role] = 0
+
+        def hook(_module: object, args: tuple[object, ...], _out: object) -> None:
+            self.tokens[role] += args[0].numel()  # type: ignore[attr-defined]
+
+        embeddings = module.get_input_embeddings()  # type: ignore[attr-defined]
+        self._handles.append(embeddings.register_forward_hook(hook))
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A random two-layer model with the family's tokenizer."""
+    from tests.huggingface.tiny import make_causal_lm
+
+    return make_causal_lm(tmp_path / "tiny")

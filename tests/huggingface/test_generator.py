@@ -1,0 +1,258 @@
+"""In-process generation: the same tokens as plain `generate()`, each computed once, steps cut at tokens."""
+
+import asyncio
+import random
+from pathlib import Path as Folder
+
+import pytest
+import torch
+
+from rsd_core import (
+    ConfigurationError,
+    Constant,
+    DraftOnly,
+    Limits,
+    Path,
+    PromptError,
+    RewardGuidedDecoder,
+    Sampling,
+    Settings,
+    Step,
+    StepRequest,
+    TargetOnly,
+    as_prompt,
+)
+from rsd_core.limits import LimitReached
+from rsd_core.testing import ScriptedVerifier
+from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
+from rsd_integrations.huggingface.generator import choose
+from tests.conftest import Counter
+from tests.huggingface.tiny import make_causal_lm
+
+PROMPT = "Mia has 45 apples."
+ENDLESS = Settings(limits=Limits(max_tokens=120, max_steps=None, max_repeats=None))
+
+
+def generated(model: HuggingFaceGenerator, questions: list[str], tokens: int) -> list[list[int]]:
+    """What transformers' own `generate()` writes, greedily, up to the end of the answer."""
+    tokenizer = model.vocabulary.tokenizer
+    answers: list[list[int]] = []
+    for at in range(0, len(questions), 20):
+        texts = [
+            tokenizer.apply_chat_template([{"role": "user", "content": q}], tokenize=False, add_generation_prompt=True)
+            for q in questions[at : at + 20]
+        ]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        out = model.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)  # type: ignore[operator]
+        for row in out[:, inputs["input_ids"].shape[1] :].tolist():
+            end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
+            answers.append(row[:end])
+    return answers
+
+
+def tokens(path_text: str, model: HuggingFaceGenerator) -> list[int]:
+    return model.vocabulary.encode(path_text)
+
+
+def test_draft_only_and_always_accepting_equal_generate(
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, questions: list[str]
+) -> None:
+    always = RewardGuidedDecoder(
+        drafter=draft, verifier=ScriptedVerifier([0.5]), target=target, policy=Constant(p=1), settings=ENDLESS
+    )
+    alone = DraftOnly(drafter=draft, settings=ENDLESS)
+    for question, wanted in zip(questions, generated(draft, questions, 120), strict=True):
+        for decoder in (always, alone):
+            assert sampled(decoder, question) == wanted
+
+
+def test_target_only_and_never_accepting_equal_generate(
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, questions: list[str]
+) -> None:
+    never = RewardGuidedDecoder(
+        drafter=draft, verifier=ScriptedVerifier([0.5]), target=target, policy=Constant(p=0), settings=ENDLESS
+    )
+    for question, wanted in zip(questions, generated(target, questions, 120), strict=True):
+        assert sampled(never, question) == wanted
+    alone = TargetOnly(target=target, settings=ENDLESS)
+    for question, wanted in zip(questions[:40], generated(target, questions[:40], 120), strict=True):
+        assert sampled(alone, question) == wanted
+
+
+def sampled(decoder: DraftOnly | TargetOnly | RewardGuidedDecoder, question: str) -> list[int]:
+    """The ids of an answer as its author sampled them."""
+    request = decoder._request(as_prompt(question), {})
+
+    async def decode() -> None:
+        events = decoder._decode(request)
+        try:
+            async for _ in events:
+                pass
+        except LimitReached:
+            pass
+
+    asyncio.run(decode())
+    return [id_ for step in request.path.steps for id_ in step.tokens]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_rejections_never_disturb_the_cache(checkpoint: Folder, seed: int, counted: Counter) -> None:
+    """Whatever is accepted, rejected or branched, the next tokens are those of a fresh computation."""
+    model, fresh = load_generator(str(checkpoint)), load_generator(str(checkpoint))
+    counted.watch("model", model.model)
+    rng = random.Random(seed)
+    path, computed = Path(as_prompt(PROMPT)), 0
+    request = StepRequest(seeds=(1,), max_tokens=6)
+    for _ in range(12):
+        made = asyncio.run(model.generate(path, request))
+        computed += made.usage.computed
+        again = asyncio.run(fresh.generate(copied(path), request))
+        assert made.steps == again.steps
+        assert again.usage.reused == 0
+        move = rng.random()
+        if move < 0.5:
+            path = path.extend(made.steps[0])
+        elif move < 0.8:
+            path = path.extend(Step("She buys 12 more.\n\n", "delimiter"))
+        elif path.parent is not None:
+            path = path.parent
+    assert counted.tokens["model"] == computed
+
+
+def copied(path: Path) -> Path:
+    """An equal path of another identity, unknown to every cache."""
+    made = Path(path.prompt)
+    for step in path.steps:
+        made = made.extend(step)
+    return made
+
+
+def test_each_token_is_computed_once(checkpoint: Folder, counted: Counter) -> None:
+    model = load_generator(str(checkpoint))
+    counted.watch("model", model.model)
+    result = DraftOnly(drafter=model, settings=ENDLESS).run(PROMPT)
+    prompt = len(model.vocabulary.prompt(as_prompt(PROMPT)))
+    assert counted.tokens["model"] == prompt + result.ledger.drafter.generated - 1  # the last one is not read back
+    assert result.ledger.drafter.computed == counted.tokens["model"]
+
+
+def test_candidates_are_seeded_and_differ(checkpoint: Folder) -> None:
+    model = load_generator(str(checkpoint))
+    request = StepRequest(seeds=(1, 2, 1), max_tokens=12, sampling=Sampling(temperature=1.0, top_p=0.9))
+    first, second, third = asyncio.run(model.generate(Path(as_prompt(PROMPT)), request)).steps
+    assert first == third
+    assert first != second
+
+
+def test_the_law_of_a_sampled_token() -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    seen = torch.zeros(4)
+    for seed in range(4000):
+        seen[choose(logits, 0.7, 0.9, torch.Generator().manual_seed(seed))] += 1
+    law = torch.softmax(logits / 0.7, 0)
+    law[2:] = 0  # the nucleus of 0.9 holds the first two
+    law /= law.sum()
+    assert torch.allclose(seen / 4000, law, atol=0.03)
+    assert choose(logits, 0.0, 1.0, torch.Generator()) == 0
+
+
+def test_steps_end_at_every_token_that_holds_the_delimiter(draft: HuggingFaceGenerator) -> None:
+    vocabulary = draft.vocabulary
+    endings = vocabulary.endings("\n\n")
+    assert vocabulary.encode(".\n\n")[0] in endings
+    assert all(b"\n\n" in vocabulary.pieces[id_] for id_ in endings)
+    made = asyncio.run(draft.generate(Path(as_prompt(PROMPT + " She buys 4 more.")), StepRequest(seeds=(0,))))
+    assert made.steps[0].ending in ("delimiter", "end")
+
+
+def test_a_delimiter_in_pieces_ends_the_step(checkpoint: Folder) -> None:
+    """Two newlines as two tokens, and a delimiter of several tokens."""
+    model = load_generator(str(checkpoint))
+    script = [*model.vocabulary.encode("ab\n"), *model.vocabulary.encode("\n"), *model.vocabulary.encode("cd")]
+    for delimiter, length in (("\n\n", 4), ("b\n", 3)):
+        play = iter(script)
+        model._forward = lambda known, feed, play=play: one_hot(model, next(play))  # type: ignore[method-assign,misc]
+        made = asyncio.run(model.generate(Path(as_prompt(PROMPT)), StepRequest(seeds=(0,), delimiter=delimiter)))
+        assert made.steps[0].tokens == tuple(script[:length])
+        assert made.steps[0].ending == "delimiter"
+
+
+def one_hot(model: HuggingFaceGenerator, token: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(token), model.model.config.vocab_size).float()
+
+
+@pytest.mark.parametrize(
+    "text", ["She buys 12 more: 45+12=57.\n\n", "héé — 数学 🙂\n", "<b> \\boxed{3}", "a  b\t\n\n\nc"]
+)
+def test_pieces_spell_every_text(draft: HuggingFaceGenerator, text: str) -> None:
+    assert draft.vocabulary.text(draft.vocabulary.encode(text)) == text
+
+
+def test_models_of_one_vocabulary_exchange_ids_and_others_text(
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator
+) -> None:
+    assert draft.vocabulary.identity == target.vocabulary.identity
+    ids = tuple(draft.vocabulary.encode("x\n\n"))
+    odd = (ids[0], ids[0])  # not what the text would be tokenised to
+    same = Path(as_prompt(PROMPT)).extend(Step("x\n\n", "delimiter", odd, draft.vocabulary.identity))
+    other = Path(as_prompt(PROMPT)).extend(Step("x\n\n", "delimiter", odd, "another vocabulary"))
+    assert tuple(target.vocabulary.ids(same)[0][-2:]) == odd
+    assert tuple(target.vocabulary.ids(other)[0][-len(ids) :]) == ids
+
+
+def test_a_last_assistant_message_is_continued(draft: HuggingFaceGenerator) -> None:
+    prompt = as_prompt([("user", "q"), ("assistant", "The answer")])
+    assert draft.vocabulary.text(draft.vocabulary.prompt(prompt)).endswith("The answer")
+
+
+def test_a_prompt_longer_than_the_context_is_refused(checkpoint: Folder) -> None:
+    model = load_generator(str(checkpoint))
+    with pytest.raises(PromptError, match=r"context of .* is 256"):
+        TargetOnly(target=model).run("apples " * 300)
+
+
+def test_an_answer_ends_with_the_context(checkpoint: Folder) -> None:
+    model = load_generator(str(checkpoint))
+    result = DraftOnly(drafter=model, settings=Settings(limits=Limits(max_repeats=None, max_steps=None))).run(PROMPT)
+    assert result.finish_reason in ("max_tokens", "stop")
+    assert result.ledger.drafter.computed <= 256
+
+
+def test_flops_count_the_weights_that_multiply(checkpoint: Folder, tmp_path: Folder) -> None:
+    tied = load_generator(str(checkpoint))
+    total = sum(p.numel() for p in tied.model.parameters())
+    assert tied.flops_per_token == 2 * total  # the embeddings are the head as well
+    untied = load_generator(str(make_causal_lm(tmp_path / "untied", tie_word_embeddings=False)))
+    assert untied.flops_per_token == 2 * total
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("./nowhere", "no folder"),
+        ("no-such-org/no-such-model", "could not be fetched"),
+        ("a/b/c", "could not be fetched"),
+    ],
+)
+def test_a_missing_checkpoint(model: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        load_generator(model)
+
+
+def test_a_folder_without_a_checkpoint(tmp_path: Folder) -> None:
+    with pytest.raises(ConfigurationError, match=r"config\.json is missing"):
+        load_generator(str(tmp_path))
+
+
+def test_pickled_weights_are_refused_unless_asked_for(checkpoint: Folder) -> None:
+    weights = checkpoint / "model.safetensors"
+    torch.save(load_generator(str(checkpoint)).model.state_dict(), checkpoint / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ConfigurationError, match="allow_pickles=True"):
+        load_generator(str(checkpoint))
+    assert load_generator(str(checkpoint), allow_pickles=True).context == 256
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ConfigurationError, match="float8"):
+        load_generator("./nowhere", dtype="float8")

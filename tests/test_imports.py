@@ -1,0 +1,116 @@
+"""The walls of the house: who may import whom, and what a bare installation needs."""
+
+import ast
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pydantic
+import pytest
+
+import rsd_core
+
+ROOT = Path(__file__).parent.parent
+CORE_NEEDS = {"pydantic", "rsd_core"}
+ROOMS = {
+    # Besides rsd_core, its own SDK and itself, a room may use these rooms only.
+    "prm_formats": set(),
+    "huggingface": {"prm_formats"},
+    "embedded": {"huggingface"},
+    "langchain": set(),
+    "evaluation": {"embedded"},
+    "cli": {"evaluation", "prm_formats"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module or "")
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def test_the_core_knows_pydantic_and_the_standard_library_only() -> None:
+    for file in (ROOT / "rsd_core").glob("*.py"):
+        outside = {name.partition(".")[0] for name in imported(file)} - sys.stdlib_module_names - CORE_NEEDS
+        assert not outside, f"{file.name} imports {outside}"
+
+
+def test_every_room_has_its_rule() -> None:
+    rooms = {folder.name for folder in (ROOT / "rsd_integrations").iterdir() if (folder / "__init__.py").exists()}
+    assert rooms == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_no_other_room(room: str) -> None:
+    for file in (ROOT / "rsd_integrations" / room).rglob("*.py"):
+        used = {name.split(".")[1] for name in imported(file) if name.startswith("rsd_integrations.")}
+        assert used - {room} <= ROOMS[room], f"{file.relative_to(ROOT)} imports {used - {room} - ROOMS[room]}"
+
+
+def test_the_public_names_are_complete_and_sorted() -> None:
+    public = {name for name, value in vars(rsd_core).items() if not name.startswith("_") and not _module(value)}
+    assert set(rsd_core.__all__) == public
+    assert list(rsd_core.__all__) == sorted(rsd_core.__all__)
+
+
+def _module(value: object) -> bool:
+    return type(value).__name__ == "module"
+
+
+def test_the_core_stays_small() -> None:
+    lines = sum(len(file.read_text().splitlines()) for file in (ROOT / "rsd_core").glob("*.py"))
+    assert lines < 2000
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the base installation's packages and nothing else."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    here = Path(pydantic.__file__).parent.parent
+    for name in ("pydantic", "pydantic_core", "annotated_types", "typing_inspection", "typing_extensions.py"):
+        (site / name).symlink_to(here / name)
+    for name in ("rsd_core", "rsd_integrations"):
+        (site / name).symlink_to(ROOT / name)
+    return folder / "bin" / "python"
+
+
+def python(bare: Path, code: str) -> str:
+    done = subprocess.run([bare, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_bare_installation_decodes(bare: Path) -> None:
+    code = (
+        "import sys, rsd_core, rsd_integrations; from rsd_core import RSDConfig;"
+        "c = RSDConfig(drafter='scripted:draft', verifier='scripted:verifier', target='scripted:target');"
+        "print(c.build().run('q').answer, 'torch' in sys.modules)"
+    )
+    assert python(bare, code) == "10 False"
+
+
+def test_a_missing_extra_is_named_with_its_pip_line(bare: Path) -> None:
+    code = (
+        "from rsd_core import load, MissingDependency\n"
+        "try: load('embedded:draft')\n"
+        "except MissingDependency as error: print(error)"
+    )
+    assert 'pip install "rsd-decoding[huggingface]"' in python(bare, code)
+    failed = subprocess.run([bare, "-m", "rsd_integrations.cli"], capture_output=True, text=True, check=False)
+    assert failed.returncode != 0
+    assert 'pip install "rsd-decoding[cli]"' in failed.stderr
+
+
+def test_the_core_imports_quickly(bare: Path) -> None:
+    # Processor time, which a busy machine does not stretch.
+    code = "import time; t = time.process_time(); import rsd_core; print(time.process_time() - t)"
+    assert min(float(python(bare, code)) for _ in range(5)) < 0.3
