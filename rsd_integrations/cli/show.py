@@ -88,9 +88,9 @@ def eval_progress(console: Console, n: int) -> Iterator[Callable[[Report], None]
     """A progress bar with each method's live accuracy."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("loading models", total=n)
 
         def update(report: Report) -> None:
+            bar = progress.task_ids[0] if progress.task_ids else progress.add_task("", total=n)
             live = "  ".join(f"{name} {method.accuracy:.3f}" for name, method in report.methods.items())
             progress.update(bar, completed=len(report.problems), description=live)
 

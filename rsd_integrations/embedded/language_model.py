@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 from rsd_integrations.embedded.task import MAX_QUANTITY, OPERATORS, equation, problems
 from rsd_integrations.embedded.vocabulary import CONTEXT
 
+SAVE_EVERY = 250
+"""Optimizer steps between two savings of an unfinished training."""
 IGNORE = -100
 """Label of positions without loss, as in `torch.nn.functional.cross_entropy`."""
 
@@ -138,7 +140,7 @@ def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, work: P
         average = 0.98 * average + 0.02 * loss.item() if step > start else loss.item()
         bar.set_postfix(loss=f"{average:.4f}", refresh=False)
         bar.update()
-        if (step + 1) % 250 == 0:
+        if (step + 1) % SAVE_EVERY == 0:
             torch.save({"step": step + 1, "optimizer": optimizer.state_dict()}, partial)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

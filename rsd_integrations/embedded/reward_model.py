@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from rsd_integrations.embedded.language_model import IGNORE, Optimizer
+from rsd_integrations.embedded.language_model import IGNORE, SAVE_EVERY, Optimizer
 from rsd_integrations.embedded.rollouts import Rollout
 from rsd_integrations.embedded.vocabulary import STEP_END
 
@@ -149,9 +149,8 @@ def train(
         shown = now if step == first else 0.98 * shown + 0.02 * now
         bar.set_postfix(token=f"{shown[0]:.3f}", step=f"{shown[1]:.3f}", lm=f"{shown[2]:.3f}", refresh=False)
         bar.update()
-        if (step + 1) % 250 == 0:
+        if (step + 1) % SAVE_EVERY == 0:
             torch.save({"step": step + 1, "optimizer": optimizer.state_dict()}, partial)
-            save(model, tokenizer, work / "verifier.latest")
     save(model, tokenizer, out)
     partial.unlink(missing_ok=True)
     return out

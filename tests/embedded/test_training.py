@@ -1,0 +1,121 @@
+"""The training command in miniature: it learns, resumes where it stopped, and writes loadable checkpoints."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rsd_core import as_prompt
+from rsd_integrations.embedded import language_model, reward_model, train, vocabulary
+from rsd_integrations.embedded.checker import judge
+from rsd_integrations.embedded.language_model import IGNORE, Recipe, batches
+from rsd_integrations.embedded.models import FOLDER
+from rsd_integrations.embedded.reward_model import RewardRecipe, encode
+from rsd_integrations.embedded.rollouts import Rollout, roll_out
+from rsd_integrations.embedded.task import problems
+from rsd_integrations.huggingface import load_generator, load_verifier
+from tests.huggingface.tiny import tokenizer
+
+TINY = Recipe(layers=1, width=32, steps=12, tokens=900)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes longer than these trainings."""
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+
+
+def stop_after(step: int) -> Callable[..., Any]:
+    """An optimizer step that is interrupted."""
+    original, done = language_model.Optimizer.step, itertools.count(1)
+
+    def interrupted(self: language_model.Optimizer) -> None:
+        original(self)
+        if next(done) == step:
+            raise KeyboardInterrupt
+
+    return interrupted
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = language_model.train("lm", TINY, tokenizer(), tmp_path / "straight")
+    monkeypatch.setattr(language_model, "SAVE_EVERY", 5)
+    (tmp_path / "resumed").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(language_model.Optimizer, "step", stop_after(8))
+        with pytest.raises(KeyboardInterrupt):
+            language_model.train("lm", TINY, tokenizer(), tmp_path / "resumed")
+    assert (tmp_path / "resumed" / "lm.partial.pt").exists()
+    resumed = language_model.train("lm", TINY, tokenizer(), tmp_path / "resumed")
+    one, two = (load_file(folder / "model.safetensors") for folder in (straight, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert load_generator(str(resumed)).context == vocabulary.CONTEXT
+
+
+def test_training_reduces_the_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe(layers=1, width=32, steps=60, tokens=900)
+    model = load_generator(str(language_model.train("lm", recipe, tokenizer(), tmp_path))).model
+    ids, labels = next(batches(recipe, tokenizer(), 0))
+    with torch.inference_mode():
+        logits = model(ids).logits
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
+    assert loss < 0.7 * math.log(len(tokenizer()))
+
+
+def test_batches_are_a_function_of_step_and_seed() -> None:
+    taken = list(itertools.islice(batches(TINY, tokenizer(), 0), 12))
+    resumed = list(itertools.islice(batches(TINY, tokenizer(), 7), 5))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(taken[7:], resumed, strict=True))
+    ids, labels = taken[0]
+    asked = labels != IGNORE
+    assert torch.equal(ids[asked], labels[asked])
+    assert 0 < asked.sum() < ids.numel()
+
+
+def test_labels_mark_the_first_wrong_token_and_the_step() -> None:
+    problem = next(p for p in problems("train", 1) if len(p.solution()) >= 4)
+    steps = problem.solution()
+    right = steps[1]
+    at = right.index(":") + 2
+    steps[1] = right[:at] + str((int(right[at]) + 1) % 10) + right[at + 1 :]
+    example = encode(tokenizer(), Rollout(problem, steps, judge(problem, steps), ended=True))
+    separators = [i for i, id_ in enumerate(example.ids) if id_ == tokenizer().get_vocab()[vocabulary.STEP_END]]
+    assert [example.steps[i] for i in separators][:2] == [1, 0]
+    wrong = example.tokens.index(0)
+    assert tokenizer().decode(example.ids[separators[0] + 1 : wrong]) == right[:at]
+    assert example.tokens[wrong + 1 : separators[1]] == [IGNORE] * (separators[1] - wrong - 1)
+    assert set(example.tokens[: example.prompt]) == {IGNORE}
+    assert len(example.ids) == len(example.tokens) == len(example.steps)
+
+
+def test_a_reward_model_is_trained_from_rollouts_and_loads_as_published(tmp_path: Path) -> None:
+    body = language_model.train("body", TINY, tokenizer(), tmp_path)
+    model = load_generator(str(body)).model
+    made = list(itertools.islice(roll_out(model, tokenizer(), "train", 1, temperatures=(0.0, 1.0), batch=4), 8))
+    assert all(rollout.problem.split == "train" for rollout in made)
+    reference = [
+        Rollout(p, p.solution(), judge(p, p.solution()), ended=True) for p in itertools.islice(problems("train", 2), 8)
+    ]
+    examples = [encode(tokenizer(), rollout) for rollout in made + reference]
+    recipe = RewardRecipe(steps=3, tokens=900)
+    folder = reward_model.train(recipe, body, examples, tokenizer(), tmp_path)
+    verifier = load_verifier(str(folder))
+    assert verifier.body.config.num_hidden_layers == 2
+    assert verifier.vocabulary.prompt(as_prompt("x"))[-2:] == verifier.vocabulary.encode("assistant\n")[-2:]
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["Qwen2ForProcessRewardModel"]
+
+
+def test_the_recipe_trains_models_of_the_shipped_sizes() -> None:
+    for name, recipe in (("draft", train.DRAFT), ("target", train.TARGET), ("likelihood", train.BODY)):
+        config = json.loads((FOLDER / name / "config.json").read_text())
+        wanted = recipe.config(tokenizer()).to_dict()
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
+            assert config[key] == wanted[key], (name, key)
+    shipped = json.loads((FOLDER / "verifier" / "config.json").read_text())
+    assert shipped["num_hidden_layers"] == train.BODY.layers + train.VERIFIER.new_layers
