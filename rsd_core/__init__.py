@@ -6,7 +6,7 @@ to the strong target (arXiv 2501.19324).
 
 from rsd_core.baselines import DraftOnly, TargetOnly
 from rsd_core.config import RSDConfig
-from rsd_core.decoder import Decoder, RewardGuidedDecoder
+from rsd_core.decoder import Decoder, RequestOptions, RewardGuidedDecoder
 from rsd_core.errors import (
     BatchError,
     ConfigurationError,
@@ -62,11 +62,12 @@ from rsd_core.settings import Settings
 
 __version__ = "0.1.0"
 __all__ = [
-    "Account", "BatchError", "BinaryStep", "BudgetAware", "Cancellation", "Clipping", "ConfigurationError", "Constant",
-    "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event", "Finished", "Generation",
-    "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "Path", "Policy", "Price", "Prompt",
-    "PromptError", "PromptLike", "RSDConfig", "RSDError", "Result", "RewardGuidedDecoder", "RunError", "Sampling",
-    "Scores", "Settings", "Sigmoid", "SpecError", "Step", "StepAccepted", "StepDrafted", "StepFinished", "StepRecord",
-    "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Target", "TargetError", "TargetOnly", "Usage",
-    "Verifier", "VerifierError", "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
+    "Account", "BatchError", "BinaryStep", "BudgetAware", "Cancellation", "Clipping", "ConfigurationError",
+    "Constant", "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event", "Finished",
+    "Generation", "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "Path", "Policy",
+    "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result",
+    "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "Step",
+    "StepAccepted", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
+    "StepScored", "Target", "TargetError", "TargetOnly", "Usage", "Verifier", "VerifierError", "WeightingPolicy",
+    "as_prompt", "backends", "boxed", "load", "parse_policy",
 ]  # fmt: skip

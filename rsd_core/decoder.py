@@ -29,7 +29,7 @@ from rsd_core.results import FinishReason, Result
 from rsd_core.settings import Settings
 
 
-class Options(TypedDict, total=False):
+class RequestOptions(TypedDict, total=False):
     """What can be said for a single request."""
 
     seed: int
@@ -65,12 +65,12 @@ class Decoder(ABC):
 
     # -- async faces ---------------------------------------------------------------------------------------------
 
-    async def astream(self, prompt: PromptLike, **options: Unpack[Options]) -> AsyncGenerator[Event, None]:
+    async def astream(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> AsyncGenerator[Event, None]:
         """Decode one prompt and yield what happens; the last event is `Finished` with the result.
 
         Args:
             prompt: A string or messages.
-            options: See `Options`.
+            options: See `RequestOptions`.
 
         Raises:
             PromptError: The prompt is empty, or longer than a model's context.
@@ -95,7 +95,7 @@ class Decoder(ABC):
             yield notice
         yield Finished(request.index, self._result(request, reason))
 
-    async def arun(self, prompt: PromptLike, **options: Unpack[Options]) -> Result:
+    async def arun(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Result:
         """Decode one prompt; arguments and errors as in `astream`."""
         async for event in self.astream(prompt, **options):
             if isinstance(event, Finished):
@@ -103,7 +103,7 @@ class Decoder(ABC):
         raise AssertionError("a stream ended without its result")
 
     async def arun_many(
-        self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[Options]
+        self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[RequestOptions]
     ) -> list[Result]:
         """Decode prompts side by side; no request waits for another one's step.
 
@@ -113,7 +113,7 @@ class Decoder(ABC):
         Args:
             prompts: The prompts.
             concurrency: Requests in flight at once.
-            options: See `Options`; a repeat number is added to each prompt's own.
+            options: See `RequestOptions`; a repeat number is added to each prompt's own.
 
         Raises:
             PromptError: One of the prompts is empty; raised before any is decoded.
@@ -126,7 +126,7 @@ class Decoder(ABC):
         slots = asyncio.Semaphore(concurrency)
 
         async def one(position: int) -> Result:
-            own = options | Options(repeat=options.get("repeat", 0) + repeats[position])
+            own = options | RequestOptions(repeat=options.get("repeat", 0) + repeats[position])
             async with slots:
                 try:
                     return await self.arun(made[position], **own)
@@ -142,16 +142,16 @@ class Decoder(ABC):
 
     # -- blocking faces: also usable inside a running event loop, in notebooks and from many threads -------------
 
-    def run(self, prompt: PromptLike, **options: Unpack[Options]) -> Result:
+    def run(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Result:
         """Blocking twin of `arun`."""
         return wait_for(self.arun(prompt, **options))
 
-    def stream(self, prompt: PromptLike, **options: Unpack[Options]) -> Iterator[Event]:
+    def stream(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Iterator[Event]:
         """Blocking twin of `astream`."""
         return iterate(self.astream(prompt, **options))
 
     def run_many(
-        self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[Options]
+        self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[RequestOptions]
     ) -> list[Result]:
         """Blocking twin of `arun_many`."""
         return wait_for(self.arun_many(prompts, concurrency=concurrency, **options))
@@ -177,7 +177,7 @@ class Decoder(ABC):
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    def _request(self, prompt: Prompt, options: Options) -> Request:
+    def _request(self, prompt: Prompt, options: RequestOptions) -> Request:
         seed = options.get("seed", self.settings.seed)
         return Request(prompt, self.settings, seed, options.get("repeat", 0), options.get("cancel"))
 

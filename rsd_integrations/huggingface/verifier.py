@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2Model
 from rsd_core import ConfigurationError, Path, Scores, Step, Usage, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import PathCache
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.huggingface.vocabulary import PathIds, Vocabulary
 from rsd_integrations.huggingface.worker import in_worker
 from rsd_integrations.prm_formats import PRMFormat, find_format
 
@@ -43,6 +43,7 @@ class HuggingFaceVerifier(Verifier):
             )
         self._separator = separator[0]
         self._cache = PathCache()
+        self._ids = PathIds(self._encode_node)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability that each candidate is right, given the path.
@@ -52,15 +53,12 @@ class HuggingFaceVerifier(Verifier):
         """
         return await in_worker(lambda stop: self._score(path, steps, stop))
 
-    def ids(self, path: Path, step: Step) -> tuple[list[int], int]:
-        """The model's whole input for a step, its separator last, and how many of the ids are the prompt."""
-        ids = self.vocabulary.prompt(self.format.messages(path.prompt))
-        prompt = len(ids)
-        for done in (*path.steps, step):
-            text = self.format.step_text(done.text)
-            if text:
-                ids += [*self.vocabulary.encode(text), self._separator]
-        return ids, prompt
+    def _encode_node(self, node: Path) -> Sequence[int]:
+        """The prompt up to the open assistant turn, or a step with its separator."""
+        if node.step is None:
+            return self.vocabulary.prompt(self.format.messages(node.prompt))
+        text = self.format.step_text(node.step.text)
+        return [*self.vocabulary.encode(text), self._separator] if text else []
 
     @torch.inference_mode()
     def _score(self, path: Path, steps: Sequence[Step], stop: threading.Event) -> Scores:
@@ -70,7 +68,7 @@ class HuggingFaceVerifier(Verifier):
         for step in steps:
             if stop.is_set():
                 break
-            ids, prompt = self.ids(path, step)
+            ids, prompt = self._ids(path.extend(step))
             if len(ids) > self.context:
                 raise VerifierError(f"{len(ids)} tokens to score, the context of {self.name} is {self.context}")
             known = self._cache.take(path, ids, at_most=len(ids) - 1)

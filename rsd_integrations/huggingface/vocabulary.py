@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,9 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self._own: WeakKeyDictionary[Path, tuple[int, ...]] = WeakKeyDictionary()
+        self.ids = PathIds(self._encode_node)
+        """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; others are tokenised from
+        their text, step by step: a step ends after its newlines, where tokenising apart and together agree."""
 
     @cached_property
     def identity(self) -> str:
@@ -76,27 +79,29 @@ class Vocabulary:
         )
         return self.encode(str(text))
 
-    def ids(self, path: Path) -> tuple[list[int], int]:
-        """Ids of a whole path, and how many of them are the prompt.
+    def _encode_node(self, node: Path) -> Sequence[int]:
+        step = node.step
+        if step is None:
+            return self.prompt(node.prompt)
+        return step.tokens if step.tokens and step.vocabulary == self.identity else self.encode(step.text)
 
-        Steps written by a model of the same vocabulary keep their sampled ids; others are tokenised from their text,
-        step by step. A step ends after its newlines, where tokenising apart and together agree.
-        """
-        parts = [self._own_ids(node) for node in path.up()][::-1]
-        return [id_ for part in parts for id_ in part], len(parts[0])
 
-    def _own_ids(self, node: Path) -> tuple[int, ...]:
-        known = self._own.get(node)
-        if known is None:
-            step = node.step
-            if step is None:
-                known = tuple(self.prompt(node.prompt))
-            elif step.tokens and step.vocabulary == self.identity:
-                known = step.tokens
-            else:
-                known = tuple(self.encode(step.text))
-            self._own[node] = known
-        return known
+class PathIds:
+    """Ids of paths, each node encoded once and forgotten with it."""
+
+    def __init__(self, encode: Callable[[Path], Sequence[int]]) -> None:
+        self._encode = encode
+        self._known: WeakKeyDictionary[Path, tuple[int, ...]] = WeakKeyDictionary()
+
+    def __call__(self, path: Path) -> tuple[list[int], int]:
+        """Ids of a whole path, and how many of them are the prompt."""
+        parts = []
+        for node in path.up():
+            own = self._known.get(node)
+            if own is None:
+                own = self._known[node] = tuple(self._encode(node))
+            parts.append(own)
+        return [id_ for part in reversed(parts) for id_ in part], len(parts[-1])
 
 
 def _byte_table() -> dict[str, int]:
