@@ -193,5 +193,7 @@ def explain(error: ValidationError) -> str:
     found = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"] if part not in _by_kind)
-        found.append(f"{where + ': ' if where else ''}{item['msg']} (got {item['input']!r})")
+        found.append(
+            f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
+        )
     return "; ".join(found)

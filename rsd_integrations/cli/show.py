@@ -78,9 +78,14 @@ def _saved(ledger: Ledger) -> str | None:
     if not alone or not alone_paper or not total.flops or not total.flops_paper:
         return None
     return (
-        f"FLOPs against the target alone (estimated): {alone / total.flops:.2f}x fewer with everything charged, "
-        f"{alone_paper / total.flops_paper:.2f}x by the paper's convention"
+        f"FLOPs against the target alone (estimated): {times(alone / total.flops)} with everything charged, "
+        f"{times(alone_paper / total.flops_paper)} by the paper's convention"
     )
+
+
+def times(ratio: float) -> str:
+    """A ratio of costs in words."""
+    return f"{ratio:.2f}x fewer" if ratio >= 1 else f"{1 / ratio:.2f}x more"
 
 
 @contextlib.contextmanager
@@ -120,5 +125,5 @@ def eval_table(report: Report) -> Table:
 def _flops(flops: float | None, n: int, alone: float | None) -> str:
     if flops is None:
         return "unknown"
-    ratio = f" ({alone / flops:.2f}x fewer)" if alone and flops else ""
+    ratio = f" ({times(alone / flops)})" if alone and flops else ""
     return f"{flops / max(1, n) / 1e6:,.0f} M{ratio}"

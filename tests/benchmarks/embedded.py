@@ -26,8 +26,7 @@ from rsd_integrations.embedded.checker import judge
 from rsd_integrations.embedded.rollouts import roll_out
 from rsd_integrations.evaluation import evaluate
 
-THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
-SWEEP = tuple(f"rsd@binary_step:{threshold}" for threshold in THRESHOLDS)
+THRESHOLDS = {"likelihood": (0.1, 0.3, 0.5, 0.7, 0.9), "verifier": (0.3, 0.5, 0.7, 0.9)}
 SEED = 1
 
 
@@ -38,13 +37,30 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def run(task: str, methods: tuple[str, ...], n: int) -> dict[str, Any]:
-    """Some methods over the problems of a task."""
-    return evaluate(RSDConfig(), task, methods, n, SEED).to_dict()
+def label(verifier: str, threshold: float) -> str:
+    """Name of a row of the sweep."""
+    return f"RSD, embedded:{verifier}, δ = {threshold}"
+
+
+SWEEP = {label(v, t): (v, t) for v, thresholds in THRESHOLDS.items() for t in thresholds}
+
+
+def run(task: str, rows: tuple[str, ...], n: int) -> dict[str, Any]:
+    """Some rows of the table over the problems of a task, side by side; rows of RSD share one verifier."""
+    used = {SWEEP[row][0] for row in rows if row in SWEEP} or {"verifier"}
+    config = RSDConfig(verifier=f"embedded:{used.pop()}")
+    methods = {f"rsd@binary_step:{SWEEP[row][1]}" if row in SWEEP else row: row for row in rows}
+    report = evaluate(config, task, tuple(methods), n, SEED).to_dict()
+    found: Any = report["methods"]
+    report["methods"] = {methods[name]: figures for name, figures in found.items()}
+    problems: Any = report["problems"]
+    for problem in problems:
+        problem["methods"] = {methods[name]: outcome for name, outcome in problem["methods"].items()}
+    return report
 
 
 def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Reports of different methods over the same problems as one."""
+    """Reports of different rows over the same problems as one."""
     whole = reports[0]
     for report in reports[1:]:
         whole["methods"] |= report["methods"]
@@ -53,12 +69,13 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def chosen(dev: dict[str, Any]) -> str:
-    """The cheapest method of the sweep that is no less accurate than the target, else the most accurate."""
-    good = [m for m in SWEEP if dev["methods"][m]["accuracy"] >= dev["methods"]["target"]["accuracy"]]
+def chosen(dev: dict[str, Any], verifier: str) -> str:
+    """A verifier's cheapest row that is no less accurate than the target, else its most accurate one."""
+    rows, found = [row for row, (used, _) in SWEEP.items() if used == verifier], dev["methods"]
+    good = [row for row in rows if found[row]["accuracy"] >= found["target"]["accuracy"]]
     if good:
-        return min(good, key=lambda m: dev["methods"][m]["flops_per_problem"])
-    return max(SWEEP, key=lambda m: dev["methods"][m]["accuracy"])
+        return min(good, key=lambda row: found[row]["flops_per_problem"])
+    return max(rows, key=lambda row: found[row]["accuracy"])
 
 
 def difference(report: dict[str, Any], method: str) -> dict[str, float]:
@@ -112,30 +129,26 @@ def markdown(data: dict[str, Any]) -> str:
     for name, m in test.items():
         low, high = m["ci95"]
         ratio = {key: alone[key] / m[key] for key in ("flops_per_problem", "flops_per_problem_paper")}
-        mark = " (chosen)" if name == data["chosen"] else ""
+        mark = " (chosen)" if name in data["chosen"].values() else ""
         lines.append(
-            f"| {name.replace('rsd@binary_step:', 'RSD, δ = ')}{mark} | {m['accuracy']:.3f} | {low:.3f}–{high:.3f} "
+            f"| {name}{mark} | {m['accuracy']:.3f} | {low:.3f}–{high:.3f} "
             f"| {m['target_share']:.1%} | {m['flops_per_problem_paper'] / 1e6:,.0f} M "
             f"({ratio['flops_per_problem_paper']:.2f}x fewer) | {m['flops_per_problem'] / 1e6:,.0f} M "
             f"({ratio['flops_per_problem']:.2f}x fewer) |"
         )
-    gap, speed = data["difference"], data["seconds"]["methods"]
-    lines += [
-        "",
-        f"The threshold was chosen on {data['dev']['n']} problems of the development split. Against the target on the "
-        f"same held-out problems it differs by {gap['difference']:+.3f} in accuracy (95 % interval {gap['low']:+.3f} "
-        f"to {gap['high']:+.3f}, paired).",
-        "",
-        f"Seconds per problem at batch 1, one thread, side by side on {data['seconds']['n']} problems:",
-        "",
-        "| method | seconds per problem | times faster than the target |",
-        "|---|---|---|",
-    ]
-    for name, m in speed.items():
-        faster = speed["target"]["seconds_per_problem"] / m["seconds_per_problem"]
+    lines += ["", f"Thresholds were chosen on {data['dev']['n']} problems of the development split.", ""]
+    for verifier, row in data["chosen"].items():
+        gap = data["difference"][verifier]
         lines.append(
-            f"| {name.replace('rsd@binary_step:', 'RSD, δ = ')} | {m['seconds_per_problem']:.3f} | {faster:.2f} |"
+            f"- {row}: accuracy minus the target's, same problems, {gap['difference']:+.3f}, 95 % interval "
+            f"{gap['low']:+.3f} to {gap['high']:+.3f} (paired)"
         )
+    lines += ["", f"Seconds at batch 1, one thread, method by method on each of {data['timed']} problems:", ""]
+    lines += ["| method | seconds per problem | times faster than the target |", "|---|---|---|"]
+    for report in data["seconds"].values():
+        for name, m in report.items():
+            faster = report["target"]["seconds_per_problem"] / m["seconds_per_problem"]
+            lines.append(f"| {name} | {m['seconds_per_problem']:.3f} | {faster:.2f} |")
     lines += [
         "",
         "Verifiers, on the drafter's greedy solutions of other held-out problems:",
@@ -159,29 +172,30 @@ def main() -> None:
     parser.add_argument("--markdown", type=File)
     options = parser.parse_args()
     started = time.monotonic()
-    halves = (("target", *SWEEP[:1]), ("draft", *SWEEP[1:]))
+    rows = ("target", *SWEEP, "draft")
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawn, initializer=one_thread) as pool:
         jobs = {
-            task: [pool.submit(run, task, half, n) for half in halves]
+            task: [pool.submit(run, task, (row,), n) for row in rows]
             for task, n in (("embedded-dev", options.dev), ("embedded", options.n))
         }
         ranks = {name: pool.submit(step_auc, name, 500) for name in ("verifier", "likelihood")}
         dev, test = (merged([job.result() for job in jobs[task]]) for task in ("embedded-dev", "embedded"))
         verifiers = {name: job.result() for name, job in ranks.items()}
-    best = chosen(dev)
+    best = {verifier: chosen(dev, verifier) for verifier in THRESHOLDS}
     one_thread()
-    seconds = run("embedded", ("target", "draft", best), min(100, options.n))
-    order = ["draft", "target", *SWEEP]
-    test["methods"] = {name: test["methods"][name] for name in order}
+    timed = min(100, options.n)
+    seconds = {verifier: run("embedded", ("target", "draft", row), timed)["methods"] for verifier, row in best.items()}
+    test["methods"] = {row: test["methods"][row] for row in ("draft", "target", *SWEEP)}
     data = {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}, no GPU, Python {platform.python_version()}",
         "chosen": best,
-        "difference": difference(test, best),
+        "difference": {verifier: difference(test, row) for verifier, row in best.items()},
         "dev": dev,
         "test": test,
-        "seconds": {key: value for key, value in seconds.items() if key != "problems"},
+        "timed": timed,
+        "seconds": seconds,
         "verifiers": verifiers,
         "took_seconds": time.monotonic() - started,
     }

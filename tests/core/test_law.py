@@ -8,6 +8,7 @@ from scipy import stats
 
 from rsd_core import (
     BinaryStep,
+    BudgetAware,
     Clipping,
     Constant,
     Logistic,
@@ -23,7 +24,14 @@ DRAWS = 50_000
 
 @pytest.mark.parametrize(
     "policy",
-    [Constant(p=0.35), BinaryStep(delta=0.7), Clipping(), Sigmoid(), Logistic(alpha=5, delta=0.6)],
+    [
+        Constant(p=0.35),
+        BinaryStep(delta=0.7),
+        Clipping(),
+        Sigmoid(),
+        Logistic(alpha=5, delta=0.6),
+        BudgetAware(target_rate=0.2, memory=20_000),
+    ],
     ids=lambda policy: policy.kind,
 )
 def test_the_law_of_steps(policy: WeightingPolicy) -> None:
@@ -44,6 +52,8 @@ def test_the_law_of_steps(policy: WeightingPolicy) -> None:
 
     seen = asyncio.run(sample())
     weights = [policy.weight(REWARDS[step]) for step in STEPS]
+    if isinstance(policy, BudgetAware):  # rejects the lowest fifth: half of the lowest two fifths
+        weights = [0.5, 1, 1, 1]
     called = 1 - sum(p * w for p, w in zip(DRAFT, weights, strict=True))
     law = [w * m + called * t for w, m, t in zip(weights, DRAFT, TARGET, strict=True)]
     assert sum(law) == pytest.approx(1)
