@@ -23,7 +23,7 @@ class DraftOnly(Decoder):
         return (self.drafter,)
 
     async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
-        while not request.finished:
+        while request.finish is None:
             i = request.index
             step = await request.draft_or_fail(self.drafter)
             yield StepAccepted(i, request.extend(step, "draft", None))
@@ -45,7 +45,7 @@ class TargetOnly(Decoder):
         return self._target
 
     async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
-        while not request.finished:
+        while request.finish is None:
             i = request.index
             step = await request.replace(self._target)
             yield StepReplaced(i, request.extend(step, "target", None))

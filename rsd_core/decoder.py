@@ -77,7 +77,6 @@ class Decoder(ABC):
             RunError: A role failed for good; `partial` of the error holds what was generated.
         """
         request = self._request(as_prompt(prompt), options)
-        reason: FinishReason = "stop"
         events = self._decode(request)
         try:
             async for event in events:
@@ -85,7 +84,7 @@ class Decoder(ABC):
                     yield notice
                 yield event
         except LimitReached as limit:
-            reason = limit.reason
+            request.finish = limit.reason
         except RunError as error:
             error.partial = self._result(request, "error")
             raise
@@ -93,7 +92,7 @@ class Decoder(ABC):
             await events.aclose()
         for notice in request.news():
             yield notice
-        yield Finished(request.index, self._result(request, reason))
+        yield Finished(request.index, self._result(request, request.finish or "stop"))
 
     async def arun(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Result:
         """Decode one prompt; arguments and errors as in `astream`."""
@@ -240,7 +239,7 @@ class RewardGuidedDecoder(Decoder):
 
     async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
         """Algorithm 1 of the paper, one step per turn of the loop."""
-        while not request.finished:
+        while request.finish is None:
             i = request.index
             drafts = await request.draft(self.drafter)
             if drafts:

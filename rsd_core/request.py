@@ -20,8 +20,8 @@ from rsd_core.settings import Settings
 class Request:
     """Path, ledger and history of one request, with the moves a decoder can make.
 
-    Every move checks the limits; one that is reached raises `LimitReached`, which the decoder's frame turns into
-    the result's finish reason.
+    A step that reaches a limit sets `finish`. A call that may not be made, or is cut short, raises `LimitReached`,
+    which the decoder's frame turns into the result's finish reason.
     """
 
     def __init__(self, prompt: Prompt, settings: Settings, seed: int, repeat: int, cancel: Cancellation | None) -> None:
@@ -30,7 +30,8 @@ class Request:
         self.ledger = Ledger()
         self.records: list[StepRecord] = []
         self.degradations: list[Degradation] = []
-        self.finished = False
+        self.finish: FinishReason | None = None
+        """Why the answer is finished; None while it is not."""
         self.tokens = 0
         """Tokens of the answer so far."""
         self.prompt_tokens = 0
@@ -151,11 +152,7 @@ class Request:
         if step.text:
             self.records.append(record)
             self.path = self.path.extend(step)
-        elif step.ending != "end":  # nothing was written and nothing ended: the next try would be the same
-            raise LimitReached("max_tokens" if step.ending == "length" else "empty_step")
-        self.finished = step.ending == "end"
-        if not self.finished:
-            self._check_progress()
+        self.finish = self._finish(step)
         return record
 
     def degrade(self, kind: DegradationKind, message: str) -> None:
@@ -202,17 +199,21 @@ class Request:
             raise RunError(f"{model.name!r} gave {len(made.steps)} steps where {count} were asked for")
         return made
 
-    def _check_progress(self) -> None:
-        """End an answer that reached a limit or repeats itself."""
+    def _finish(self, last: Step) -> FinishReason | None:
+        """Why the answer ends with this step, if it does."""
+        if last.ending == "end":
+            return "stop"
+        if not last.text:  # nothing was written and nothing ended: the next try would be the same
+            return "max_tokens" if last.ending == "length" else "empty_step"
         limits = self.settings.limits
         reason = limits.reached(self.ledger, len(self.records), self.tokens)
         if reason is not None:
-            raise LimitReached(reason)
-        last = [record.text.strip() for record in self.records[-(limits.max_repeats or 0) :]]
-        if len(last) == limits.max_repeats and len(set(last)) == 1:
-            raise LimitReached("repetition" if last[0] else "empty_step")
-        if self.settings.granularity == "turn":
-            raise LimitReached("max_tokens")  # a turn that did not end by itself was cut at its cap
+            return reason
+        texts = [record.text.strip() for record in self.records[-(limits.max_repeats or 0) :]]
+        if len(texts) == limits.max_repeats and len(set(texts)) == 1:
+            return "repetition" if texts[0] else "empty_step"
+        # A turn that did not end by itself was cut at its cap.
+        return "max_tokens" if self.settings.granularity == "turn" else None
 
 
 def _checked(rewards: tuple[float, ...], count: int) -> tuple[float, ...]:

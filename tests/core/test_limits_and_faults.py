@@ -22,6 +22,7 @@ from rsd_core import (
     RewardGuidedDecoder,
     Settings,
     Step,
+    StepFinished,
     TargetError,
     TargetOnly,
     VerifierError,
@@ -55,6 +56,8 @@ def test_a_limit_ends_the_answer_and_keeps_it(limits: Limits, reason: str, steps
     assert result.finish_reason == reason
     assert len(result.steps) == steps
     assert result.text == "".join(f"step {i}\n\n" for i in range(steps))
+    told = [event.record for event in decoder(limits).stream("question") if isinstance(event, StepFinished)]
+    assert told == list(result.steps)  # the step that reached the limit is told like any other
 
 
 def test_a_limit_on_money() -> None:
