@@ -4,57 +4,26 @@ A cheap drafter writes one reasoning step, a verifier scores it, and a weighting
 to the strong target (arXiv 2501.19324).
 """
 
+# fmt: off
+# isort: off
 from rsd_core.baselines import DraftOnly, TargetOnly
 from rsd_core.config import RSDConfig
 from rsd_core.decoder import Decoder, RequestOptions, RewardGuidedDecoder
 from rsd_core.errors import (
-    BatchError,
-    ConfigurationError,
-    DrafterError,
-    MissingDependency,
-    PromptError,
-    RSDError,
-    RunError,
-    SpecError,
-    TargetError,
-    VerifierError,
+    BatchError, ConfigurationError, DrafterError, MissingDependency, PromptError, RSDError, RunError, SpecError,
+    TargetError, VerifierError,
 )
 from rsd_core.events import (
-    Degraded,
-    Event,
-    Finished,
-    StepAccepted,
-    StepDrafted,
-    StepFinished,
-    StepRejected,
-    StepReplaced,
-    StepScored,
+    Degraded, Event, Finished, StepAccepted, StepDrafted, StepFinished, StepRejected, StepReplaced, StepScored,
 )
 from rsd_core.interfaces import (
-    Drafter,
-    Generation,
-    Model,
-    Price,
-    Sampling,
-    Scores,
-    StepRequest,
-    Target,
-    Usage,
-    Verifier,
+    Drafter, Generation, Interrupted, Model, Price, Sampling, Scores, StepRequest, Target, Usage, Verifier,
 )
 from rsd_core.ledger import Account, Ledger
 from rsd_core.limits import Cancellation, Limits
 from rsd_core.paths import Message, Path, Prompt, PromptLike, Step, as_prompt
 from rsd_core.policies import (
-    BinaryStep,
-    BudgetAware,
-    Clipping,
-    Constant,
-    Logistic,
-    Policy,
-    Sigmoid,
-    WeightingPolicy,
-    parse_policy,
+    BinaryStep, BudgetAware, Clipping, Constant, Logistic, Policy, Sigmoid, WeightingPolicy, parse_policy,
 )
 from rsd_core.registry import backends, load
 from rsd_core.results import Degradation, Result, StepRecord, boxed
@@ -64,10 +33,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Account", "BatchError", "BinaryStep", "BudgetAware", "Cancellation", "Clipping", "ConfigurationError",
     "Constant", "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event", "Finished",
-    "Generation", "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "Path", "Policy",
-    "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result",
+    "Generation", "Interrupted", "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "Path",
+    "Policy", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result",
     "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "Step",
     "StepAccepted", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
     "StepScored", "Target", "TargetError", "TargetOnly", "Usage", "Verifier", "VerifierError", "WeightingPolicy",
     "as_prompt", "backends", "boxed", "load", "parse_policy",
-]  # fmt: skip
+]

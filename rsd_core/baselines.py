@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from rsd_core.decoder import Decoder
+from rsd_core.decoder import Decoder, require
 from rsd_core.events import Event, StepAccepted, StepReplaced
 from rsd_core.interfaces import Drafter, Model, Target
 from rsd_core.request import Request
@@ -16,6 +16,7 @@ class DraftOnly(Decoder):
 
     def __init__(self, *, drafter: Drafter, settings: Settings | None = None) -> None:
         super().__init__(settings)
+        require("drafter", drafter, Drafter)
         self.drafter = drafter
 
     @property
@@ -34,6 +35,7 @@ class TargetOnly(Decoder):
 
     def __init__(self, *, target: Target, settings: Settings | None = None) -> None:
         super().__init__(settings)
+        require("target", target, Target)
         self._target = target
 
     @property

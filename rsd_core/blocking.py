@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from rsd_core.errors import RunError
@@ -44,7 +44,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def iterate(source: AsyncIterator[T]) -> Iterator[T]:
+def iterate(source: AsyncGenerator[T, None]) -> Iterator[T]:
     """Iterate over an async generator from blocking code; leaving early closes it."""
     try:
         while True:
@@ -57,11 +57,11 @@ def iterate(source: AsyncIterator[T]) -> Iterator[T]:
         wait_for(_close(source))
 
 
-async def _next(source: AsyncIterator[T]) -> T:
+async def _next(source: AsyncGenerator[T, None]) -> T:
     return await anext(source)
 
 
-async def _close(source: AsyncIterator[Any]) -> None:
-    close = getattr(source, "aclose", None)
-    if close is not None:
-        await close()
+async def _close(source: AsyncGenerator[Any, None]) -> None:
+    while getattr(source, "ag_running", False):  # noqa: ASYNC110 - an interrupted call may still be unwinding
+        await asyncio.sleep(0.01)
+    await source.aclose()

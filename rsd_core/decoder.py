@@ -11,16 +11,9 @@ from typing import Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
 from rsd_core.errors import BatchError, ConfigurationError, RunError
-from rsd_core.events import (
-    Event,
-    Finished,
-    StepAccepted,
-    StepDrafted,
-    StepRejected,
-    StepReplaced,
-    StepScored,
-)
+from rsd_core.events import Event, Finished, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
 from rsd_core.interfaces import Drafter, Model, Target, Verifier
+from rsd_core.ledger import Role
 from rsd_core.limits import Cancellation, LimitReached
 from rsd_core.paths import Prompt, PromptLike, as_prompt
 from rsd_core.policies import BinaryStep, WeightingPolicy
@@ -63,8 +56,6 @@ class Decoder(ABC):
     def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
         """Write the answer step by step until the request is finished."""
 
-    # -- async faces ---------------------------------------------------------------------------------------------
-
     async def astream(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> AsyncGenerator[Event, None]:
         """Decode one prompt and yield what happens; the last event is `Finished` with the result.
 
@@ -85,9 +76,12 @@ class Decoder(ABC):
                 yield event
         except LimitReached as limit:
             request.finish = limit.reason
-        except RunError as error:
-            error.partial = self._result(request, "error")
+        except ConfigurationError:
             raise
+        except Exception as error:
+            failed = error if isinstance(error, RunError) else RunError(f"step {request.index} failed: {error!r}")
+            failed.partial = self._result(request, "error")
+            raise failed from error.__cause__ if failed is error else error
         finally:
             await events.aclose()
         for notice in request.news():
@@ -118,6 +112,10 @@ class Decoder(ABC):
             PromptError: One of the prompts is empty; raised before any is decoded.
             BatchError: Some requests failed. All others were finished; the error holds every result.
         """
+        if isinstance(prompts, str) or concurrency < 1:
+            raise ConfigurationError(
+                f"run_many takes a list of prompts and concurrency ≥ 1 (got {prompts!r:.40}, {concurrency})"
+            )
         made = [as_prompt(prompt) for prompt in prompts]
         numbers: defaultdict[Prompt, Iterator[int]] = defaultdict(itertools.count)
         repeats = [next(numbers[prompt]) for prompt in made]
@@ -138,8 +136,6 @@ class Decoder(ABC):
         if errors:
             raise BatchError(results, errors)
         return results
-
-    # -- blocking faces: also usable inside a running event loop, in notebooks and from many threads -------------
 
     def run(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Result:
         """Blocking twin of `arun`."""
@@ -177,6 +173,12 @@ class Decoder(ABC):
         await self.aclose()
 
     def _request(self, prompt: Prompt, options: RequestOptions) -> Request:
+        if unknown := set(options) - set(RequestOptions.__annotations__):
+            raise ConfigurationError(f"unknown options {sorted(unknown)}; a request takes seed, repeat and cancel")
+        limits = self.settings.limits
+        for limit, needed in ((limits.max_cost, "price"), (limits.max_flops, "flops_per_token")):
+            if limit is not None and (missing := [m.name for m in self.models if getattr(m, needed) is None]):
+                raise ConfigurationError(f"a limit of {limit} needs the {needed} of every model; {missing} have none")
         seed = options.get("seed", self.settings.seed)
         return Request(prompt, self.settings, seed, options.get("repeat", 0), options.get("cancel"))
 
@@ -192,6 +194,12 @@ class Decoder(ABC):
                 f"({request.prompt_tokens} + {answer} tokens)"
             )
         return request.result(reason)
+
+
+def require(role: Role, model: Model, kind: type[Model]) -> None:
+    """Raise `ConfigurationError` unless the model can play the role."""
+    if not isinstance(model, kind):
+        raise ConfigurationError(f"{model!r} cannot be the {role}. Make one with load(SPEC); `rsd models` lists specs.")
 
 
 class RewardGuidedDecoder(Decoder):
@@ -216,16 +224,9 @@ class RewardGuidedDecoder(Decoder):
         settings: Settings | None = None,
     ) -> None:
         super().__init__(settings)
-        for role, model, kind in (
-            ("drafter", drafter, Drafter),
-            ("verifier", verifier, Verifier),
-            ("target", target, Target),
-        ):
-            if not isinstance(model, kind):
-                raise ConfigurationError(
-                    f"the {role} is {model!r}, which is no {kind.__name__}. "
-                    'Make one with load(SPEC), for example load("embedded:draft").'
-                )
+        require("drafter", drafter, Drafter)
+        require("verifier", verifier, Verifier)
+        require("target", target, Target)
         self.drafter, self.verifier, self._target = drafter, verifier, target
         self.policy = policy or BinaryStep()
 
@@ -250,7 +251,7 @@ class RewardGuidedDecoder(Decoder):
             best = max(range(len(rewards)), key=rewards.__getitem__, default=0)
             draft = drafts[best] if drafts else None
             reward = rewards[best] if rewards else None
-            request.discard([step for step in drafts if step is not draft], scored=bool(rewards))
+            request.discard(drafts[:best] + drafts[best + 1 :], scored=bool(rewards))
             if draft and (request.accepts(self.policy, reward) or request.target_is_spent()):
                 yield StepAccepted(i, request.extend(draft, "draft", reward))
                 continue

@@ -6,6 +6,7 @@ exception of a role alike, by that role's rule.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,14 @@ class Usage:
     """Tokens of the answer, prompt excluded, that a verifier computed in this call."""
     seconds: float = 0.0
     """Time the model worked, without waiting for its turn."""
+
+
+class Interrupted(asyncio.CancelledError):
+    """What a cancelled call may raise to tell the work it had done by then."""
+
+    def __init__(self, usage: Usage) -> None:
+        self.usage = usage
+        super().__init__("interrupted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,9 @@ class Model(ABC):  # noqa: B024 - what is abstract is in the roles
     """FLOPs to run one token through the model, two per weight that takes part; None when unknown."""
     price: Price | None = None
     """What the model costs, where it costs."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
 
     async def aclose(self) -> None:  # noqa: B027 - most models hold nothing that needs closing
         """Release what the model holds."""

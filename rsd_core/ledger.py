@@ -24,7 +24,7 @@ class Account:
     scored: int = 0
     """Tokens of answers that a verifier computed."""
     discarded: int = 0
-    """Tokens of rejected drafts: those sampled, for the drafter; those scored, for the verifier."""
+    """Tokens of rejected drafts as the drafter counts them; for the verifier, of those that it had scored."""
     seconds: float = 0.0
     flops: float | None = 0.0
     """FLOPs of every computed token; None when the model's size is unknown."""

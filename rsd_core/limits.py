@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rsd_core.interfaces import Interrupted, Usage
 from rsd_core.ledger import Ledger
 from rsd_core.results import FinishReason
 
@@ -101,11 +102,13 @@ class Cancellation:
                 self._waiting.discard(entry)
 
 
-class LimitReached(Exception):  # noqa: N818 - a signal inside the decoder, not an error
+class LimitReached(BaseException):  # a signal inside the decoder that no role's fault rule may catch
     """A request has to end here."""
 
-    def __init__(self, reason: FinishReason) -> None:
+    def __init__(self, reason: FinishReason, usage: Usage | None = None) -> None:
         self.reason = reason
+        self.usage = usage
+        """Work of the call that was cut short, where its model could tell."""
         super().__init__(reason)
 
 
@@ -140,10 +143,15 @@ class Guard:
             tasks.add(asyncio.ensure_future(self._cancel.wait()))
         try:
             done, _ = await asyncio.wait(tasks, timeout=left, return_when="FIRST_COMPLETED")
-            if task in done:
-                return task.result()
-            raise LimitReached("cancelled" if done else "max_seconds")
         finally:
             for pending in tasks:
                 pending.cancel()
             await asyncio.wait(tasks)
+        if task in done:
+            return task.result()
+        try:
+            await task
+        except asyncio.CancelledError as cut:
+            usage = cut.usage if isinstance(cut, Interrupted) else None
+            raise LimitReached("cancelled" if done else "max_seconds", usage) from None
+        return task.result()  # done after all, before it could be cancelled

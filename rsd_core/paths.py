@@ -12,11 +12,14 @@ Ending = Literal["delimiter", "end", "length"]
 """Why a model stopped writing: the step's delimiter, the end of the whole answer, or the token cap."""
 
 
+ROLES = ("system", "user", "assistant", "tool")
+
+
 class Message(NamedTuple):
     """One message of a prompt."""
 
     role: str
-    """`system`, `user` or `assistant`."""
+    """One of `ROLES`."""
     content: str
 
 
@@ -46,8 +49,8 @@ def _as_message(message: Message | Mapping[str, str] | tuple[str, str]) -> Messa
         made = Message(message["role"], message["content"]) if isinstance(message, Mapping) else Message(*message)
     except (KeyError, TypeError) as error:
         raise PromptError(f"{message!r} is no message. Pass {{'role': …, 'content': …}} or (role, content).") from error
-    if not isinstance(made.role, str) or not isinstance(made.content, str):
-        raise PromptError(f"{message!r} is no message: role and content must be strings.")
+    if isinstance(message, str) or made.role not in ROLES or not isinstance(made.content, str):
+        raise PromptError(f"{message!r} is no message: it takes a role, one of {', '.join(ROLES)}, and a text.")
     return made
 
 

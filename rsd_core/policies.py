@@ -138,20 +138,11 @@ class Recent:
         return Recent, ()
 
 
-Policy = Annotated[
-    Constant | BinaryStep | Clipping | Sigmoid | Logistic | BudgetAware,
-    Field(discriminator="kind"),
-]
+Policy = Annotated[Constant | BinaryStep | Clipping | Sigmoid | Logistic | BudgetAware, Field(discriminator="kind")]
 """Any built-in policy, told apart by its `kind`."""
 _adapter: TypeAdapter[Any] = TypeAdapter(Policy)
-_by_kind: dict[str, type[WeightingPolicy]] = {
-    "constant": Constant,
-    "binary_step": BinaryStep,
-    "clipping": Clipping,
-    "sigmoid": Sigmoid,
-    "logistic": Logistic,
-    "budget_aware": BudgetAware,
-}
+_built_in: tuple[type[WeightingPolicy], ...] = (Constant, BinaryStep, Clipping, Sigmoid, Logistic, BudgetAware)
+_by_kind = {policy.model_fields["kind"].default: policy for policy in _built_in}
 
 
 def parse_policy(policy: str | dict[str, Any] | WeightingPolicy) -> WeightingPolicy:

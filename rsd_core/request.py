@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal, TypeVar
 
 from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
 from rsd_core.events import Degraded
-from rsd_core.interfaces import Drafter, Generation, StepRequest, Target, Verifier
+from rsd_core.interfaces import Drafter, Generation, Model, Scores, StepRequest, Target, Verifier
 from rsd_core.ledger import Ledger, Role
 from rsd_core.limits import Cancellation, Guard, LimitReached
 from rsd_core.paths import Path, Prompt, Step
@@ -15,6 +15,8 @@ from rsd_core.policies import WeightingPolicy
 from rsd_core.randomness import Randomness
 from rsd_core.results import Degradation, DegradationKind, FinishReason, Result, StepRecord
 from rsd_core.settings import Settings
+
+Work = TypeVar("Work", Generation, Scores)
 
 
 class Request:
@@ -45,15 +47,12 @@ class Request:
         """Index of the step that is being decoded."""
         return self.path.depth
 
-    # -- moves ---------------------------------------------------------------------------------------------------
-
     async def draft(self, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted."""
         try:
             return (await self._generate("drafter", drafter, count or self.settings.candidates)).steps
-        except (LimitReached, ConfigurationError):
-            raise
         except Exception as error:
+            self._pass_configuration(error)
             self.degrade("drafter_error", f"{type(error).__name__}: {error}")
             return ()
 
@@ -77,12 +76,10 @@ class Request:
         found: tuple[float, ...] = ()
         if written:
             try:
-                scores = await self._guard.call(verifier.score(self.path, written))
-                self.ledger.verifier.charge(verifier, scores.usage)
+                scores = await self._call("verifier", verifier, verifier.score(self.path, written))
                 found = _checked(scores.rewards, len(written))
-            except (LimitReached, ConfigurationError):
-                raise
             except Exception as error:
+                self._pass_configuration(error)
                 message = f"{type(error).__name__}: {error}"
                 if self.settings.on_verifier_error == "raise":
                     raise VerifierError(
@@ -98,6 +95,8 @@ class Request:
         if reward is None:
             return self.settings.on_verifier_error == "accept"
         weight = policy.weight(reward)
+        if not 0 <= weight <= 1:
+            raise RunError(f"the policy {policy!r} gave {weight!r} for the reward {reward!r}, no probability")
         return weight >= 1 or (weight > 0 and self._random.uniform("coin", self.index) < weight)
 
     def target_is_spent(self) -> bool:
@@ -119,9 +118,8 @@ class Request:
         for attempt in range(self.settings.target_retries + 1):
             try:
                 return (await self._generate("target", target, 1)).steps[0]
-            except (LimitReached, ConfigurationError):
-                raise
             except Exception as error:
+                self._pass_configuration(error)
                 if attempt == self.settings.target_retries:
                     raise TargetError(
                         f"the target {target.name!r} failed {attempt + 1} times at step {self.index}: {error}"
@@ -131,10 +129,9 @@ class Request:
 
     def discard(self, rejected: Sequence[Step], scored: bool) -> None:
         """Note rejected drafts on the ledger."""
-        tokens = sum(step.size for step in rejected)
-        self.ledger.drafter.discarded += tokens
+        self.ledger.drafter.discarded += sum(step.size for step in rejected)
         if scored:
-            self.ledger.verifier.discarded += tokens
+            self.ledger.verifier.discarded += sum(step.size for step in rejected if step.text.strip())
 
     def extend(
         self, step: Step, author: Literal["draft", "target"], reward: float | None, rejected: Step | None = None
@@ -177,8 +174,6 @@ class Request:
             degradations=tuple(self.degradations),
         )
 
-    # -- details -------------------------------------------------------------------------------------------------
-
     async def _generate(self, role: Role, model: Drafter | Target, count: int) -> Generation:
         settings = self.settings
         room = settings.max_step_tokens
@@ -191,20 +186,35 @@ class Request:
             delimiter=settings.delimiter if settings.granularity == "step" else None,
             sampling=settings.sampling,
         )
-        made = await self._guard.call(model.generate(self.path, request))
-        self.ledger.account(role).charge(model, made.usage)
+        made = await self._call(role, model, model.generate(self.path, request))
         if self.path.depth == 0 and not self.prompt_tokens:
             self.prompt_tokens = made.usage.prefix
         if len(made.steps) != count:
             raise RunError(f"{model.name!r} gave {len(made.steps)} steps where {count} were asked for")
         return made
 
+    async def _call(self, role: Role, model: Model, work: Coroutine[Any, Any, Work]) -> Work:
+        """Await a call of a model and charge it, also when it is cut short."""
+        try:
+            made = await self._guard.call(work)
+        except LimitReached as limit:
+            if limit.usage is not None:
+                self.ledger.account(role).charge(model, limit.usage)
+            raise
+        self.ledger.account(role).charge(model, made.usage)
+        return made
+
+    def _pass_configuration(self, error: Exception) -> None:
+        """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
+        if isinstance(error, ConfigurationError) and not self.records:
+            raise error
+
     def _finish(self, last: Step) -> FinishReason | None:
         """Why the answer ends with this step, if it does."""
         if last.ending == "end":
             return "stop"
         if not last.text:  # nothing was written and nothing ended: the next try would be the same
-            return "max_tokens" if last.ending == "length" else "empty_step"
+            return "context" if last.ending == "length" else "empty_step"
         limits = self.settings.limits
         reason = limits.reached(self.ledger, len(self.records), self.tokens)
         if reason is not None:

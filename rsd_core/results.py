@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from rsd_core.ledger import Ledger
@@ -17,13 +17,14 @@ FinishReason = Literal[
     "max_target_tokens",
     "max_flops",
     "max_cost",
+    "context",
     "empty_step",
     "repetition",
     "cancelled",
     "error",
 ]
-"""Why an answer ended: `stop` is the model's own end, `max_…` a limit, `empty_step` and `repetition` a model that no
-longer gets anywhere, `cancelled` the caller, `error` a failed role."""
+"""Why an answer ended: `stop` is the model's own end, `max_…` a limit, `context` a full context, `empty_step` and
+`repetition` a model that no longer gets anywhere, `cancelled` the caller, `error` a failed role."""
 
 DegradationKind = Literal["drafter_error", "verifier_error", "target_error", "target_limit"]
 
@@ -102,9 +103,7 @@ class Result:
             ],
             "ledger": self.ledger.to_dict(),
             "seconds": self.seconds,
-            "degradations": [
-                {"step": item.step, "kind": item.kind, "message": item.message} for item in self.degradations
-            ],
+            "degradations": [asdict(item) for item in self.degradations],
         }
 
 

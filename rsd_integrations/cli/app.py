@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from rsd_core import Finished, MissingDependency, RSDConfig, RSDError, backends
+from rsd_core import Finished, MissingDependency, RSDConfig, RSDError, as_prompt, backends
 
 try:
     import typer
@@ -59,7 +59,7 @@ def run(
     verifier: VerifierSpec = None,
     policy: PolicyText = None,
     temperature: Temperature = None,
-    seed: Annotated[int, typer.Option(help="Draws the default problem and the random numbers.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Draws the default problem and the random numbers.")] = None,
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
 ) -> None:
@@ -68,7 +68,8 @@ def run(
     Example: `rsd run "Mia has 45 apples. On Monday she buys 12 more. How many apples does Mia have now?"`
     """
     made = _config(config, draft, target, verifier, policy, temperature, seed)
-    asked = question if question is not None else find_task("embedded").draw(1, seed)[0].prompt
+    asked = question if question is not None else find_task("embedded").draw(1, made.settings.seed)[0].prompt
+    as_prompt(asked)  # a mistake is told before any model is loaded
     view = None if as_json else RunView(Console(), asked)
     with made.build() as decoder:
         for event in decoder.stream(asked):
@@ -159,7 +160,7 @@ def _config(
     verifier: str | None,
     policy: str | None,
     temperature: float | None,
-    seed: int,
+    seed: int | None,
 ) -> RSDConfig:
     """The configuration of a command: a file's, with the command line's own words on top."""
     data: dict[str, Any] = {}
@@ -173,9 +174,10 @@ def _config(
     for key, value in (("drafter", draft), ("target", target), ("verifier", verifier), ("policy", policy)):
         if value is not None:
             data[key] = value
-    settings: dict[str, Any] = {"seed": seed} | dict(data.get("settings") or {})
-    if temperature is not None:
-        settings["temperature"] = temperature
+    own = {"seed": seed, "temperature": temperature}
+    settings = data.get("settings") or {}
+    if isinstance(settings, dict):
+        settings = settings | {key: value for key, value in own.items() if value is not None}
     return RSDConfig.parse({**data, "settings": settings})
 
 

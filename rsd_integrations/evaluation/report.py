@@ -28,6 +28,7 @@ class MethodReport:
     by_target: int = 0
     drafted: int = 0
     accepted: int = 0
+    errors: int = 0
     flops: float | None = 0.0
     flops_paper: float | None = 0.0
 
@@ -37,6 +38,7 @@ class MethodReport:
         self.n += 1
         self.right += right
         self.seconds += result.seconds
+        self.errors += result.finish_reason == "error"
         self.steps += len(result.steps)
         self.by_target += sum(step.author == "target" for step in result.steps)
         self.drafted += sum(step.accepted or step.discarded_draft is not None for step in result.steps)
@@ -60,6 +62,7 @@ class MethodReport:
             "flops_per_problem_paper": None if self.flops_paper is None else self.flops_paper / n,
             "seconds_per_problem": self.seconds / n,
             "target_share": self.by_target / max(1, self.steps),
+            "errors": self.errors,
             "acceptance_rate": self.accepted / self.drafted if self.drafted else None,
         }
 

@@ -97,10 +97,10 @@ def _decoders(config: RSDConfig, policies: dict[str, WeightingPolicy | None]) ->
 
 
 def _answer(decoder: Decoder, prompt: str, seed: int) -> Result:
-    """A result in any case: a failed request counts with what it wrote."""
+    """A result, also of a request that failed after some steps; one that fails at once is a broken set-up."""
     try:
         return decoder.run(prompt, seed=seed)
     except RunError as error:
-        if error.partial is None:
+        if error.partial is None or not error.partial.steps:
             raise
         return error.partial

@@ -28,11 +28,10 @@ class HuggingFaceGenerator(Drafter, Target):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         self.name = name
         self.model = model
-        self.vocabulary = Vocabulary(tokenizer)
+        self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         self.context: int = model.config.max_position_embeddings
         """Longest sequence in tokens."""
-        self._head = loading.output_head(model)
-        self.flops_per_token = loading.flops_per_token(model.base_model, self._head)
+        self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
         self._ends = _end_ids(model, tokenizer)
         self._cache = PathCache()
         self._endings = lru_cache(self.vocabulary.endings)
@@ -100,11 +99,14 @@ class HuggingFaceGenerator(Drafter, Target):
 
     def _forward(self, known: Computed, feed: list[int]) -> Tensor:
         """Logits after the last of some tokens, which follow the known ones."""
-        hidden = self.model.base_model(
-            input_ids=torch.tensor([feed], device=self.model.device), past_key_values=known.state, use_cache=True
-        ).last_hidden_state
+        out = self.model(
+            input_ids=torch.tensor([feed], device=self.model.device),
+            past_key_values=known.state,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         known.ids.extend(feed)
-        logits: Tensor = self._head(hidden[0, -1])
+        logits: Tensor = out.logits[0, -1]
         return logits
 
 
@@ -148,7 +150,7 @@ def load_generator(
     """
     where = loading.choose_device(device)
     kind = loading.choose_dtype(dtype, where)
-    folder = loading.find(model)
+    folder = loading.find(model, allow_pickles)
     loading.shards(folder, model, allow_pickles)
     return HuggingFaceGenerator(
         loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model

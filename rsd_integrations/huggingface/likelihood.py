@@ -26,11 +26,10 @@ class LikelihoodVerifier(Verifier):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         self.name = name
         self.model = model
-        self.vocabulary = Vocabulary(tokenizer)
+        self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         self.context: int = model.config.max_position_embeddings
         """Longest sequence in tokens."""
-        self._head = loading.output_head(model)
-        self.flops_per_token = loading.flops_per_token(model.base_model, self._head)
+        self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
         self._cache = PathCache()
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
@@ -56,14 +55,15 @@ class LikelihoodVerifier(Verifier):
             # The last token before the step is run again: its logits are the first token's probabilities.
             known = self._cache.take(path, ids, at_most=len(before) - 1)
             kept = len(known.ids)
-            hidden = self.model.base_model(
+            out = self.model(
                 input_ids=torch.tensor([ids[kept:]], device=self.model.device),
                 past_key_values=known.state,
                 use_cache=True,
-            ).last_hidden_state
+                logits_to_keep=len(ids) - len(before) + 1,
+            )
             known.ids = ids
             self._cache.put(path, known)
-            logits = self._head(hidden[0, len(before) - 1 - kept : -1]).float()
+            logits = out.logits[0, :-1].float()
             tokens = torch.tensor(ids[len(before) :], device=logits.device)
             log_probabilities = logits.log_softmax(-1).gather(1, tokens[:, None])
             rewards.append(float(log_probabilities.min().exp().clamp(0, 1)))
@@ -74,10 +74,14 @@ class LikelihoodVerifier(Verifier):
         return Scores(tuple(rewards), Usage(prefix, computed, reused, 0, scored, seconds=time.perf_counter() - started))
 
 
-def load_likelihood(model: str, *, dtype: str | None = None, device: str | None = None) -> LikelihoodVerifier:
+def load_likelihood(
+    model: str, *, dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
+) -> LikelihoodVerifier:
     """Load a causal language model as likelihood verifier; arguments and errors as in `load_generator`."""
     where = loading.choose_device(device)
     kind = loading.choose_dtype(dtype, where)
-    folder = loading.find(model)
-    loading.shards(folder, model)
-    return LikelihoodVerifier(loading.load_causal_lm(folder, kind, where, False), loading.load_tokenizer(folder), model)
+    folder = loading.find(model, allow_pickles)
+    loading.shards(folder, model, allow_pickles)
+    return LikelihoodVerifier(
+        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model
+    )

@@ -19,10 +19,10 @@ from transformers.utils import logging
 from rsd_core import ConfigurationError
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
-"""What is fetched of a repository: no code, no pickles."""
+"""What is fetched of a repository: no code, and pickles only where they are asked for."""
 
 
-def find(model: str) -> Path:
+def find(model: str, pickles: bool = False) -> Path:
     """The folder of a checkpoint, fetched from the hub where it is no folder here.
 
     Raises:
@@ -36,7 +36,7 @@ def find(model: str) -> Path:
     if model.startswith((".", "/", "~")):
         raise ConfigurationError(f"there is no folder {model!r}")
     try:
-        return Path(snapshot_download(model, allow_patterns=FILES))
+        return Path(snapshot_download(model, allow_patterns=[*FILES, "*.bin"] if pickles else FILES))
     except (RepositoryNotFoundError, HFValidationError, OSError) as error:
         raise ConfigurationError(
             f"{model!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: {error}). "

@@ -31,7 +31,7 @@ class HuggingFaceVerifier(Verifier):
     ) -> None:
         self.name = name
         self.body, self.head, self.format = body, head, format
-        self.vocabulary = Vocabulary(tokenizer)
+        self.vocabulary = Vocabulary(tokenizer, body.config.vocab_size)
         self.context: int = body.config.max_position_embeddings
         """Longest sequence in tokens."""
         self.flops_per_token = loading.flops_per_token(body, head)

@@ -17,8 +17,10 @@ from rsd_core import Message, Path, Prompt
 class Vocabulary:
     """A tokenizer as the decoder needs it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
         self.tokenizer = tokenizer
+        self.size = max(size, 1 + max(tokenizer.get_vocab().values()))
+        """Ids the model has rows for; often some more than the tokenizer names."""
         self.ids = PathIds(self._encode_node)
         """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; others are tokenised from
         their text, step by step: a step ends after its newlines, where tokenising apart and together agree."""
@@ -33,8 +35,8 @@ class Vocabulary:
     def pieces(self) -> list[bytes]:
         """The bytes of every id. Special tokens are empty: they are no text."""
         tokenizer = self.tokenizer
-        size = max(tokenizer.get_vocab().values()) + 1
-        tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
+        names = {id_: token for token, id_ in tokenizer.get_vocab().items()}
+        tokens = [names.get(id_) for id_ in range(self.size)]
         special = set(tokenizer.all_special_ids)
         added = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
         spaced = any(token is not None and token.startswith("▁") for token in tokens)

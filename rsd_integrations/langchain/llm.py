@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +14,9 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from rsd_core import BatchError, Decoder, Event, Finished, Result, RewardGuidedDecoder, RSDConfig, StepFinished
+from rsd_core import Decoder, Event, Finished, Result, RewardGuidedDecoder, RSDConfig, StepFinished, WeightingPolicy
+
+_building = threading.Lock()
 
 
 class RSDLLM(BaseLLM):
@@ -25,7 +29,8 @@ class RSDLLM(BaseLLM):
     only as text; a string is one user message.
 
     A batch is decoded side by side. Every generation's `generation_info` holds its finish reason, token usage and the
-    trace of its steps. Models are loaded on first use.
+    trace of its steps. If some prompts of a batch fail, `BatchError` is raised once the others are finished, and holds
+    all results: a failed answer must not get into LangChain's cache. Models are loaded on first use.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -36,14 +41,14 @@ class RSDLLM(BaseLLM):
     """Spec of the target."""
     verifier: str = "embedded:verifier"
     """Spec of the verifier."""
-    policy: str | dict[str, Any] = "binary_step:0.7"
+    policy: str | dict[str, Any] | WeightingPolicy = "binary_step:0.7"
     """Weighting policy as text or data."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Fields of `rsd_core.Settings`, such as temperature, seed and limits."""
     decoder: Decoder | None = Field(default=None, exclude=True, repr=False)
     """A ready decoder, in place of the specs above."""
 
-    _built: Decoder | None = PrivateAttr(default=None)
+    _built: tuple[RSDConfig, Decoder] | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any) -> None:  # noqa: ARG002
         """Check the configuration before anything is loaded."""
@@ -82,9 +87,11 @@ class RSDLLM(BaseLLM):
     def _decoder(self) -> Decoder:
         if self.decoder is not None:
             return self.decoder
-        if self._built is None:
-            self._built = self._config().build()
-        return self._built
+        config = self._config()
+        with _building:  # threads that come first load the models once
+            if self._built is None or self._built[0] != config:  # a copy with other fields is another decoder
+                self._built = (config, config.build())
+            return self._built[1]
 
     def _generate(
         self,
@@ -94,11 +101,7 @@ class RSDLLM(BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         _refuse(kwargs)
-        try:
-            results = self._decoder().run_many(prompts)
-        except BatchError as error:
-            results = self._survivors(error)
-        return _result(results, stop)
+        return _result(self._decoder().run_many(prompts), stop)
 
     async def _agenerate(
         self,
@@ -108,17 +111,8 @@ class RSDLLM(BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         _refuse(kwargs)
-        try:
-            results = await self._decoder().arun_many(prompts)
-        except BatchError as error:
-            results = self._survivors(error)
-        return _result(results, stop)
-
-    def _survivors(self, error: BatchError) -> list[Result]:
-        """The results of a batch in which some failed; a failed one says so in its `finish_reason`."""
-        if len(error.errors) == len(error.results):
-            raise next(iter(error.errors.values())) from error
-        return error.results
+        decoder = await asyncio.to_thread(self._decoder)  # loading weights would hold the event loop up
+        return _result(await decoder.arun_many(prompts), stop)
 
     def _stream(
         self,
@@ -146,7 +140,7 @@ class RSDLLM(BaseLLM):
     ) -> AsyncIterator[GenerationChunk]:
         _refuse(kwargs)
         cutter = _Cutter(stop)
-        events = self._decoder().astream(prompt)
+        events = (await asyncio.to_thread(self._decoder)).astream(prompt)
         try:
             async for event in events:
                 for chunk in cutter.chunks(event):
@@ -211,7 +205,8 @@ def _info(result: Result) -> dict[str, Any]:
 
 def _result(results: list[Result], stop: list[str] | None) -> LLMResult:
     generations = [
-        [Generation(text=_cut(result.text, stop or [])[0], generation_info=_info(result))] for result in results
+        [Generation(text=_cut(result.text, [text for text in stop or [] if text])[0], generation_info=_info(result))]
+        for result in results
     ]
     usage: dict[str, int] = {}
     for generation in generations:

@@ -64,7 +64,7 @@ CONFIG_KEY = "prm_format"
 
 
 def find_format(config: dict[str, object], tensors: Collection[str], model: str) -> PRMFormat:
-    """The format of a checkpoint: the one its configuration names, else the first whose head its weights hold.
+    """The format of a checkpoint: named by its configuration, known for its hub id, or told by the head it holds.
 
     Raises:
         ConfigurationError: Unknown name, or a head that no known format has.
@@ -74,6 +74,9 @@ def find_format(config: dict[str, object], tensors: Collection[str], model: str)
         if named not in FORMATS:
             raise ConfigurationError(f"{model}: unknown {CONFIG_KEY} {named!r}; known are {', '.join(FORMATS)}")
         return FORMATS[str(named)]
+    for made in FORMATS.values():
+        if model in made.models:
+            return made
     for made in FORMATS.values():
         if all(f"{layer}.{part}" in tensors for layer in made.head for part in ("weight", "bias")):
             return made

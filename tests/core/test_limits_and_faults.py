@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -16,16 +17,21 @@ from rsd_core import (
     Degraded,
     DrafterError,
     DraftOnly,
+    Interrupted,
     Limits,
     Path,
     Price,
+    PromptError,
     RewardGuidedDecoder,
+    RunError,
     Settings,
     Step,
     StepFinished,
     TargetError,
     TargetOnly,
+    Usage,
     VerifierError,
+    WeightingPolicy,
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
@@ -272,3 +278,68 @@ def test_a_cancelled_task_stops_its_models() -> None:
 
     asyncio.run(go())
     assert ended == [True]
+
+
+def test_a_call_cut_short_is_charged_where_its_model_can_tell() -> None:
+    class Telling(ScriptedDrafter):
+        async def generate(self, path, request):  # type: ignore[no-untyped-def]
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                raise Interrupted(Usage(computed=17, generated=5)) from None
+
+    made = DraftOnly(drafter=Telling(["x"]), settings=Settings(limits=Limits(max_seconds=0.05)))
+    result = made.run("question")
+    assert (result.finish_reason, result.ledger.drafter.computed) == ("max_seconds", 17)
+
+
+def test_a_limit_that_could_not_be_kept_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="price of every model"):
+        decoder(Limits(max_cost=1.0)).run("question")
+
+
+def test_a_smaller_context_of_the_target_loses_no_text() -> None:
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(endless),
+        verifier=ScriptedVerifier([0.9, 0.1]),
+        target=ScriptedTarget([PromptError("the prompt has 9 tokens, the context is 8")]),
+    )
+    with pytest.raises(TargetError, match="the context is 8") as caught:
+        made.run("question")
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "step 0\n\n"
+
+
+@pytest.mark.parametrize("weight", [math.nan, 2.0, RuntimeError("broken")])
+def test_a_broken_policy_fails_its_request_with_the_text_so_far(weight: float | Exception) -> None:
+    class Broken(WeightingPolicy):
+        def weight(self, reward: float) -> float:
+            if reward > 0.8:
+                return 1.0
+            if isinstance(weight, Exception):
+                raise weight
+            return weight
+
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(endless),
+        verifier=ScriptedVerifier([0.9, 0.1]),
+        target=ScriptedTarget(endless),
+        policy=Broken(),
+    )
+    with pytest.raises(RunError) as caught:
+        made.run("question")
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "step 0\n\n"
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.5}, {"sed": 3}])
+def test_an_unknown_option_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="seed, repeat and cancel"):
+        decoder().run("question", **options)
+
+
+def test_run_many_takes_a_list() -> None:
+    with pytest.raises(ConfigurationError, match="list of prompts"):
+        decoder().run_many("question")
+    with pytest.raises(ConfigurationError, match="concurrency"):
+        decoder().run_many(["question"], concurrency=0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from pathlib import Path as Folder
 
 import pytest
@@ -25,6 +26,7 @@ from rsd_core import (
 from rsd_core.limits import LimitReached
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
+from rsd_integrations.huggingface.cache import Computed
 from rsd_integrations.huggingface.generator import choose
 from tests.conftest import Counter
 from tests.huggingface.tiny import make_causal_lm
@@ -256,3 +258,31 @@ def test_pickled_weights_are_refused_unless_asked_for(checkpoint: Folder) -> Non
 def test_an_unknown_dtype_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ConfigurationError, match="float8"):
         load_generator("./nowhere", dtype="float8")
+
+
+def test_a_generation_cut_short_is_charged_and_does_not_outlive_its_request(
+    checkpoint: Folder, counted: Counter
+) -> None:
+    model = load_generator(str(checkpoint))
+    counted.watch("model", model.model)
+    plain = model._forward
+
+    def slowly(known: Computed, feed: list[int]) -> torch.Tensor:
+        time.sleep(0.02)
+        return plain(known, feed)
+
+    model._forward = slowly  # type: ignore[method-assign]
+    limits = Limits(max_seconds=0.3, max_repeats=None, max_steps=None)
+    result = DraftOnly(drafter=model, settings=Settings(granularity="turn", limits=limits)).run(PROMPT)
+    seen = counted.tokens["model"]
+    assert result.finish_reason == "max_seconds"
+    assert result.ledger.drafter.computed == seen > 0
+    time.sleep(0.1)
+    assert counted.tokens["model"] == seen
+
+
+def test_ids_beyond_the_tokenizer_are_no_text(tmp_path: Folder) -> None:
+    """Published checkpoints have more rows than their tokenizers have entries."""
+    padded = load_generator(str(make_causal_lm(tmp_path / "padded", vocab_size=640)))
+    assert len(padded.vocabulary.pieces) == 640
+    assert padded.vocabulary.text([639]) == ""

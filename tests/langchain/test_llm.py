@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
 
-from rsd_core import Limits, Path, RewardGuidedDecoder, Settings, TargetOnly
+from rsd_core import BatchError, Constant, Limits, Path, RewardGuidedDecoder, Settings, TargetOnly
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.langchain import RSDLLM
 
@@ -77,16 +78,27 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
         assert heard[i] == chunk
 
 
-def test_one_bad_prompt_does_not_take_the_others_down() -> None:
-    def target(path: Path, _: object) -> str | Exception:
-        return RuntimeError("gone") if "bad" in path.prompt[0].content else "fine"
+def test_a_bad_prompt_loses_no_other_and_gets_into_no_cache() -> None:
+    broken = True
 
-    model = RSDLLM(decoder=TargetOnly(target=ScriptedTarget(target)))
-    result = model.generate(["good", "bad", "good too"])
-    assert [generation[0].text for generation in result.generations] == ["fine", "", "fine"]
-    assert (result.generations[1][0].generation_info or {})["finish_reason"] == "error"
-    with pytest.raises(Exception, match="gone"):
-        model.invoke("bad")
+    def target(path: Path, _: object) -> str | Exception:
+        return RuntimeError("gone") if broken and "bad" in path.prompt[0].content else "fine"
+
+    model = RSDLLM(decoder=TargetOnly(target=ScriptedTarget(target)), cache=InMemoryCache())
+    with pytest.raises(BatchError, match="gone") as caught:
+        model.generate(["good", "bad", "good too"])
+    assert [result.text for result in caught.value.results] == ["fine", "", "fine"]
+    broken = False
+    assert model.invoke("bad") == "fine"
+
+
+def test_a_copy_with_another_policy_is_another_decoder() -> None:
+    model = llm()
+    model.invoke("q")
+    never = model.model_copy(update={"policy": "constant:0"})
+    steps = (never.generate(["q"]).generations[0][0].generation_info or {})["rsd"]["steps"]
+    assert [step["author"] for step in steps] == ["target"] * 3
+    assert llm(policy=Constant(p=0)).generate(["q"]).generations[0][0].text == never.invoke("q")
 
 
 def test_mistakes_are_refused_at_construction() -> None:
