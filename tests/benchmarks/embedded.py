@@ -26,7 +26,7 @@ from rsd_integrations.embedded.checker import judge
 from rsd_integrations.embedded.rollouts import roll_out
 from rsd_integrations.evaluation import evaluate
 
-THRESHOLDS = {"likelihood": (0.1, 0.3, 0.5, 0.7, 0.9), "verifier": (0.3, 0.5, 0.7, 0.9)}
+THRESHOLDS = {"verifier": (0.1, 0.3, 0.5, 0.7, 0.9), "likelihood": (0.5, 0.9)}
 SEED = 1
 
 
@@ -167,7 +167,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=1000, help="held-out problems")
-    parser.add_argument("--dev", type=int, default=300, help="problems of the development split")
+    parser.add_argument("--dev", type=int, default=250, help="problems of the development split")
     parser.add_argument("--json", type=File, required=True)
     parser.add_argument("--markdown", type=File)
     options = parser.parse_args()
