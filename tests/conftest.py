@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models this small gain nothing from more threads, and lose much on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def draft() -> HuggingFaceGenerator:
     from rsd_integrations.embedded.models import FOLDER

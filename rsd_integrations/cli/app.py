@@ -20,6 +20,8 @@ from rsd_integrations.cli.show import RunView, eval_progress, eval_table
 from rsd_integrations.evaluation.runner import evaluate
 from rsd_integrations.evaluation.tasks import TASKS, find_task
 
+DEMO_SEED = 2
+"""Draws the default problem: a held-out one in which a draft is replaced."""
 app = typer.Typer(
     name="rsd",
     no_args_is_help=True,
@@ -68,9 +70,10 @@ def run(
     Example: `rsd run "Mia has 45 apples. On Monday she buys 12 more. How many apples does Mia have now?"`
     """
     made = _config(config, draft, target, verifier, policy, temperature, seed)
-    asked = question if question is not None else find_task("embedded").draw(1, made.settings.seed)[0].prompt
+    item = None if question is not None else find_task("embedded").draw(1, DEMO_SEED if seed is None else seed)[0]
+    asked = item.prompt if item is not None else str(question)
     as_prompt(asked)  # a mistake is told before any model is loaded
-    view = None if as_json else RunView(Console(), asked)
+    view = None if as_json else RunView(Console(), asked, item.reference if item is not None else None)
     with made.build() as decoder:
         for event in decoder.stream(asked):
             if view is not None:

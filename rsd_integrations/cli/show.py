@@ -19,8 +19,9 @@ DRAFT, TARGET = "green", "magenta"
 class RunView:
     """Prints the events of one run: steps coloured by author with their rewards, rejected drafts dimmed."""
 
-    def __init__(self, console: Console, question: str) -> None:
+    def __init__(self, console: Console, question: str, reference: str | None = None) -> None:
         self.console = console
+        self.reference = reference
         console.print(Text(question, style="bold"))
         console.print()
 
@@ -47,7 +48,11 @@ class RunView:
     def _summary(self, result: Result) -> None:
         answer = result.answer if result.answer is not None else "none found"
         self.console.print()
-        self.console.print(Text.assemble("Answer: ", (answer, "bold"), f"   ({result.finish_reason})"))
+        line = Text.assemble("Answer: ", (answer, "bold"), f"   ({result.finish_reason})")
+        if self.reference is not None:
+            right = answer == self.reference
+            line.append("  right" if right else f"  wrong: it is {self.reference}", style="green" if right else "red")
+        self.console.print(line)
         rate = result.acceptance_rate
         accepted = "" if rate is None else f", {rate:.0%} of drafts accepted"
         self.console.print(
@@ -92,14 +97,20 @@ def times(ratio: float) -> str:
 def eval_progress(console: Console, n: int) -> Iterator[Callable[[Report], None]]:
     """A progress bar with each method's live accuracy."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress:
+    progress = Progress(*columns, console=console)
 
-        def update(report: Report) -> None:
-            bar = progress.task_ids[0] if progress.task_ids else progress.add_task("", total=n)
-            live = "  ".join(f"{name} {method.accuracy:.3f}" for name, method in report.methods.items())
-            progress.update(bar, completed=len(report.problems), description=live)
+    def update(report: Report) -> None:
+        if not progress.tasks:  # nothing is drawn before there is something to tell
+            progress.start()
+            progress.add_task("", total=n)
+        live = "  ".join(f"{name} {method.accuracy:.3f}" for name, method in report.methods.items())
+        progress.update(progress.task_ids[0], completed=len(report.problems), description=live)
 
+    try:
         yield update
+    finally:
+        if progress.tasks:
+            progress.stop()
 
 
 def eval_table(report: Report) -> Table:

@@ -135,7 +135,7 @@ def test_nothing_is_loaded_before_a_mistake_is_found(monkeypatch: pytest.MonkeyP
 
 
 def test_help_teaches() -> None:
-    assert "reward model" in rsd("--help").lower()
+    assert "Reward-guided speculative decoding" in rsd("--help")
     shown = rsd("run", "--help")
     assert all(option in shown for option in ("--draft", "--policy", "--seed", "--json"))
 
