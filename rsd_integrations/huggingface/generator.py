@@ -15,7 +15,7 @@ from rsd_core.paths import Ending
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import Computed, PathCache
 from rsd_integrations.huggingface.vocabulary import Vocabulary
-from rsd_integrations.huggingface.worker import in_worker
+from rsd_integrations.huggingface.worker import in_worker, threads_for
 
 
 class HuggingFaceGenerator(Drafter, Target):
@@ -42,7 +42,7 @@ class HuggingFaceGenerator(Drafter, Target):
         Raises:
             PromptError: The prompt alone fills the model's context.
         """
-        return await in_worker(lambda stop: self._generate(path, request, stop))
+        return await in_worker(threads_for(self.flops_per_token), lambda stop: self._generate(path, request, stop))
 
     @torch.inference_mode()
     def _generate(self, path: Path, request: StepRequest, stop: threading.Event) -> Generation:

@@ -13,7 +13,7 @@ from rsd_core import Path, Scores, Step, Usage, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.vocabulary import Vocabulary
-from rsd_integrations.huggingface.worker import in_worker
+from rsd_integrations.huggingface.worker import in_worker, threads_for
 
 
 class LikelihoodVerifier(Verifier):
@@ -38,7 +38,7 @@ class LikelihoodVerifier(Verifier):
         Raises:
             VerifierError: Path and step are longer than the model's context.
         """
-        return await in_worker(lambda stop: self._score(path, steps, stop))
+        return await in_worker(threads_for(self.flops_per_token), lambda stop: self._score(path, steps, stop))
 
     @torch.inference_mode()
     def _score(self, path: Path, steps: Sequence[Step], stop: threading.Event) -> Scores:

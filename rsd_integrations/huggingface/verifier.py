@@ -15,7 +15,7 @@ from rsd_core import ConfigurationError, Path, Scores, Step, Usage, Verifier, Ve
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.vocabulary import PathIds, Vocabulary
-from rsd_integrations.huggingface.worker import in_worker
+from rsd_integrations.huggingface.worker import in_worker, threads_for
 from rsd_integrations.prm_formats import PRMFormat, find_format
 
 
@@ -51,7 +51,7 @@ class HuggingFaceVerifier(Verifier):
         Raises:
             VerifierError: Path and step are longer than the model's context.
         """
-        return await in_worker(lambda stop: self._score(path, steps, stop))
+        return await in_worker(threads_for(self.flops_per_token), lambda stop: self._score(path, steps, stop))
 
     def _encode_node(self, node: Path) -> Sequence[int]:
         """The prompt up to the open assistant turn, or a step with its separator."""
