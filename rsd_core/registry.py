@@ -38,8 +38,8 @@ BUILT_IN = (
         "embedded",
         "rsd_integrations.embedded.models:load",
         "huggingface",
-        "a model that ships with the package: draft, target, verifier or likelihood",
-        ("embedded:draft", "embedded:target", "embedded:verifier", "embedded:likelihood"),
+        "a model that ships with the package: draft, target, verifier or prm",
+        ("embedded:draft", "embedded:target", "embedded:verifier", "embedded:prm"),
     ),
     Backend(
         "hf",

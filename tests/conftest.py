@@ -44,7 +44,7 @@ def verifier() -> HuggingFaceVerifier:
     from rsd_integrations.embedded.models import FOLDER
     from rsd_integrations.huggingface import load_verifier
 
-    return load_verifier(str(FOLDER / "verifier"))
+    return load_verifier(str(FOLDER / "prm"))
 
 
 @pytest.fixture(scope="session")

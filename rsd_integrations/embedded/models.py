@@ -16,15 +16,15 @@ from rsd_integrations.huggingface import (
 )
 
 FOLDER = Path(__file__).parent / "checkpoints"
-NAMES = ("draft", "target", "verifier", "likelihood")
+NAMES = ("draft", "target", "verifier", "prm")
 
 
 def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifier | LikelihoodVerifier:
     """Load a model of the embedded family.
 
     Args:
-        name: `draft`, `target`, `verifier` (the trained process reward model) or `likelihood` (the language model
-            that the verifier was started from, scoring a step by its least likely token).
+        name: `draft`, `target`, `verifier` (the default: a small language model that scores a step by its least likely
+            token) or `prm` (the trained process reward model).
         options: As for `rsd_integrations.huggingface.load_generator`.
 
     Raises:
@@ -34,9 +34,9 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
         raise SpecError(f"embedded:{name} is unknown; there are {', '.join('embedded:' + n for n in NAMES)}")
     folder = str(FOLDER / name)
     model: HuggingFaceGenerator | HuggingFaceVerifier | LikelihoodVerifier
-    if name == "verifier":
+    if name == "prm":
         model = load_verifier(folder, **options)
-    elif name == "likelihood":
+    elif name == "verifier":
         model = load_likelihood(folder, **options)
     else:
         model = load_generator(folder, **options)

@@ -91,7 +91,7 @@ def rollouts(name: str, tokenizer: PreTrainedTokenizerBase, work: Path) -> Itera
 
 def export(work: Path, out: Path) -> None:
     """Copy the finished checkpoints to where the package loads them from."""
-    for name, source in (("draft", "draft"), ("target", "target"), ("verifier", "verifier"), ("likelihood", "body")):
+    for name, source in (("draft", "draft"), ("target", "target"), ("prm", "verifier"), ("verifier", "body")):
         shutil.rmtree(out / name, ignore_errors=True)
         shutil.copytree(work / source, out / name)
 

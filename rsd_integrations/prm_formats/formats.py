@@ -56,7 +56,7 @@ QWEN_BARE = PRMFormat(
     head=("score.0", "score.2"),
     positive=1,
     system=None,
-    models=("Gen-Verse/ReasonFlux-PRM-7B", "embedded:verifier"),
+    models=("Gen-Verse/ReasonFlux-PRM-7B", "embedded:prm"),
 )
 FORMATS = {made.name: made for made in (QWEN, QWEN_BARE)}
 CONFIG_KEY = "prm_format"

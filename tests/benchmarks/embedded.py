@@ -26,7 +26,7 @@ from rsd_integrations.embedded.checker import judge
 from rsd_integrations.embedded.rollouts import roll_out
 from rsd_integrations.evaluation import evaluate
 
-THRESHOLDS = {"verifier": (0.1, 0.3, 0.5, 0.7, 0.9), "likelihood": (0.5, 0.9)}
+THRESHOLDS = {"verifier": (0.5, 0.9), "prm": (0.1, 0.3, 0.5, 0.7, 0.9)}
 SEED = 1
 
 
@@ -158,7 +158,7 @@ def markdown(data: dict[str, Any]) -> str:
     ]
     for name, m in data["verifiers"].items():
         lines.append(
-            f"| embedded:{name} | {m['auc']:.3f} | {m['right_kept_at_0.7']:.1%} | {m['wrong_caught_at_0.7']:.1%} |"
+            f"| embedded:{name} | {m['auc']:.4f} | {m['right_kept_at_0.7']:.1%} | {m['wrong_caught_at_0.7']:.1%} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -179,7 +179,7 @@ def main() -> None:
             task: [pool.submit(run, task, (row,), n) for row in rows]
             for task, n in (("embedded-dev", options.dev), ("embedded", options.n))
         }
-        ranks = {name: pool.submit(step_auc, name, 500) for name in ("verifier", "likelihood")}
+        ranks = {name: pool.submit(step_auc, name, 500) for name in ("verifier", "prm")}
         dev, test = (merged([job.result() for job in jobs[task]]) for task in ("embedded-dev", "embedded"))
         verifiers = {name: job.result() for name, job in ranks.items()}
     best = {verifier: chosen(dev, verifier) for verifier in THRESHOLDS}

@@ -8,12 +8,12 @@ from pathlib import Path as Folder
 import pytest
 from scipy import stats
 
-from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Settings, Step, TargetOnly, as_prompt
+from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Settings, Step, TargetOnly, as_prompt, load
 from rsd_integrations.embedded.checker import is_right, judge
 from rsd_integrations.embedded.models import FOLDER, NAMES
 from rsd_integrations.embedded.rollouts import roll_out
 from rsd_integrations.embedded.task import problems
-from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
+from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier, LikelihoodVerifier
 from tests.conftest import Counter
 
 
@@ -114,6 +114,16 @@ def test_target_only_solves_held_out_problems(target: HuggingFaceGenerator) -> N
     decoder = TargetOnly(target=target)
     drawn = list(itertools.islice(problems("test", 8), 20))
     assert sum(is_right(problem, decoder.run(problem.question).text) for problem in drawn) >= 17
+
+
+def test_the_default_verifier_is_what_measures_best(questions: list[str]) -> None:
+    """The likelihood verifier, under the name of its role; the trained reward model is another spec."""
+    default, trained = load("embedded:verifier"), load("embedded:prm")
+    assert isinstance(default, LikelihoodVerifier)
+    assert isinstance(trained, HuggingFaceVerifier)
+    decoder = RewardGuidedDecoder(drafter=load("embedded:draft"), verifier=default, target=load("embedded:target"))
+    results = decoder.run_many(questions[:30])
+    assert sum(result.target_share for result in results) / 30 < 0.2
 
 
 def test_the_card_ships_with_the_models() -> None:

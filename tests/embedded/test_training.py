@@ -112,10 +112,10 @@ def test_a_reward_model_is_trained_from_rollouts_and_loads_as_published(tmp_path
 
 
 def test_the_recipe_trains_models_of_the_shipped_sizes() -> None:
-    for name, recipe in (("draft", train.DRAFT), ("target", train.TARGET), ("likelihood", train.BODY)):
+    for name, recipe in (("draft", train.DRAFT), ("target", train.TARGET), ("verifier", train.BODY)):
         config = json.loads((FOLDER / name / "config.json").read_text())
         wanted = recipe.config(tokenizer()).to_dict()
         for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
             assert config[key] == wanted[key], (name, key)
-    shipped = json.loads((FOLDER / "verifier" / "config.json").read_text())
+    shipped = json.loads((FOLDER / "prm" / "config.json").read_text())
     assert shipped["num_hidden_layers"] == train.BODY.layers + train.VERIFIER.new_layers
