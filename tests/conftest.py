@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("rsd", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("rsd")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 
 if TYPE_CHECKING:

@@ -159,7 +159,7 @@ def dice(policy: object) -> RewardGuidedDecoder:
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     policy=st.sampled_from([BinaryStep(), Clipping(), Sigmoid(), Constant(p=0.5)]),
     seed=st.integers(0, 2**63 - 1),
