@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -24,6 +24,37 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In every test that runs models: the tokens a call reports are those that a hook saw go through the model."""
+    from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier, LikelihoodVerifier
+
+    wrong: list[str] = []
+
+    def watched(original: Callable[..., Any], attribute: str) -> Callable[..., Any]:
+        def call(self: Any, *args: Any) -> Any:
+            counter = Counter()
+            counter.watch("call", getattr(self, attribute))
+            try:
+                made = original(self, *args)
+            finally:
+                counter.close()
+            if made.usage.computed != counter.tokens["call"]:
+                wrong.append(f"{self.name}: told {made.usage.computed}, computed {counter.tokens['call']}")
+            return made
+
+        return call
+
+    for kind, method, attribute in (
+        (HuggingFaceGenerator, "_generate", "model"),
+        (HuggingFaceVerifier, "_score", "body"),
+        (LikelihoodVerifier, "_score", "model"),
+    ):
+        monkeypatch.setattr(kind, method, watched(getattr(kind, method), attribute))
+    yield
+    assert not wrong
 
 
 @pytest.fixture(scope="session")
