@@ -47,14 +47,13 @@ class Limits(BaseModel):
 
     def reached(self, ledger: Ledger, steps: int, tokens: int) -> FinishReason | None:
         """The limit that ends the answer now, if any."""
-        total = ledger.total
         if self.max_steps is not None and steps >= self.max_steps:
             return "max_steps"
         if self.max_tokens is not None and tokens >= self.max_tokens:
             return "max_tokens"
-        if self.max_flops is not None and total.flops is not None and total.flops >= self.max_flops:
+        if self.max_flops is not None and (ledger.total.flops or 0) >= self.max_flops:
             return "max_flops"
-        if self.max_cost is not None and total.cost is not None and total.cost >= self.max_cost:
+        if self.max_cost is not None and (ledger.total.cost or 0) >= self.max_cost:
             return "max_cost"
         return None
 

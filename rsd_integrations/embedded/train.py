@@ -42,7 +42,7 @@ MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALL
 def main() -> None:
     """Parse the command line and train what is not trained yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("work/family"), help="working folder, also for resuming")
+    parser.add_argument("--work", type=Path, default=Path("build/family"), help="working folder, also for resuming")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the finished checkpoints go")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -48,9 +48,6 @@ class PathCache:
         """Keep computed tokens under a path."""
         self._entries[path] = computed
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
 
 def _shared(a: list[int], b: list[int]) -> int:
     """Length of the common prefix."""

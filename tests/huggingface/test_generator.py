@@ -29,7 +29,7 @@ from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.cache import Computed
 from rsd_integrations.huggingface.generator import choose
 from tests.conftest import Counter
-from tests.huggingface.tiny import make_causal_lm
+from tests.huggingface.tiny import copied, make_causal_lm
 
 PROMPT = "Mia has 45 apples."
 ENDLESS = Settings(limits=Limits(max_tokens=120, max_steps=None, max_repeats=None))
@@ -119,14 +119,6 @@ def test_random_rejections_never_disturb_the_cache(checkpoint: Folder, seed: int
         elif path.parent is not None:
             path = path.parent
     assert counted.tokens["model"] == computed
-
-
-def copied(path: Path) -> Path:
-    """An equal path of another identity, unknown to every cache."""
-    made = Path(path.prompt)
-    for step in path.steps:
-        made = made.extend(step)
-    return made
 
 
 def test_each_token_is_computed_once(checkpoint: Folder, counted: Counter) -> None:

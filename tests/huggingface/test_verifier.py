@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 from rsd_core import ConfigurationError, Path, Step, VerifierError, as_prompt
 from rsd_integrations.huggingface import HuggingFaceVerifier, load_likelihood, load_verifier
 from tests.conftest import Counter
-from tests.huggingface.tiny import make_causal_lm, make_prm, tokenizer
+from tests.huggingface.tiny import copied, make_causal_lm, make_prm, tokenizer
 
 QUESTION = "Mia has 45 apples. On Monday she buys 12 more. How many apples does Mia have now?"
 WORDS = ["On Monday she buys 12 more: 45+12=57.\n\n", "She has 57.\n\n", "The answer is \\boxed{57}.", "No.\n\n"]
@@ -74,7 +74,7 @@ def test_order_rollback_and_later_text_never_change_a_reward(prm: Folder, seed: 
         scores = asyncio.run(model.score(path, candidates))
         computed += scores.usage.computed
         for candidate, reward in zip(candidates, scores.rewards, strict=True):
-            (fresh,) = asyncio.run(load_once(prm).score(rebuilt(path), [candidate])).rewards
+            (fresh,) = asyncio.run(load_once(prm).score(copied(path), [candidate])).rewards
             assert reward == pytest.approx(fresh, abs=1e-5)
         move = rng.random()
         if move < 0.6 and path.depth < 8:
@@ -82,13 +82,6 @@ def test_order_rollback_and_later_text_never_change_a_reward(prm: Folder, seed: 
         elif path.parent is not None:
             path = path.parent
     assert counted.tokens["model"] == computed
-
-
-def rebuilt(path: Path) -> Path:
-    made = Path(path.prompt)
-    for done in path.steps:
-        made = made.extend(done)
-    return made
 
 
 _loaded: dict[Folder, HuggingFaceVerifier] = {}
@@ -115,7 +108,7 @@ def test_the_embedded_verifier_reads_incrementally(verifier: HuggingFaceVerifier
         path = Path(as_prompt(question))
         for text in WORDS:
             (reward,) = asyncio.run(verifier.score(path, [step(text)])).rewards
-            (fresh,) = asyncio.run(verifier.score(rebuilt(path), [step(text)])).rewards
+            (fresh,) = asyncio.run(verifier.score(copied(path), [step(text)])).rewards
             assert reward == pytest.approx(fresh, abs=1e-4)
             path = path.extend(step(text))
 

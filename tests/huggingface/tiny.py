@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
+from rsd_core import Path as StepPath
 from rsd_integrations.embedded.vocabulary import build
 
 
@@ -68,3 +69,11 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return load_file(folder / "model.safetensors")
+
+
+def copied(path: StepPath) -> StepPath:
+    """An equal path of another identity, unknown to every cache."""
+    made = StepPath(path.prompt)
+    for step in path.steps:
+        made = made.extend(step)
+    return made
