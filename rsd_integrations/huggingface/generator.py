@@ -32,6 +32,7 @@ class HuggingFaceGenerator(Drafter, Target):
         self.context: int = model.config.max_position_embeddings
         """Longest sequence in tokens."""
         self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
+        self.renders_tools = self.vocabulary.renders_tools
         self._ends = _end_ids(model, tokenizer)
         self._cache = PathCache()
         self._endings = lru_cache(self.vocabulary.endings)
