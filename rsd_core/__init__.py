@@ -6,7 +6,10 @@ to the strong target (arXiv 2501.19324).
 
 # fmt: off
 # isort: off
-from rsd_core.baselines import DraftOnly, TargetOnly
+from rsd_core.baselines import (
+    Backtracking, BestOfN, DraftOnly, MajorityVote, SpecReason, SpeculativeDecoding, StepBeam, TargetJudge, TargetOnly,
+    TiltedDecoder,
+)
 from rsd_core.config import RSDConfig
 from rsd_core.decoder import Decoder, RequestOptions, RewardGuidedDecoder
 from rsd_core.errors import (
@@ -17,13 +20,15 @@ from rsd_core.events import (
     Degraded, Event, Finished, StepAccepted, StepDrafted, StepFinished, StepRejected, StepReplaced, StepScored,
 )
 from rsd_core.interfaces import (
-    Drafter, Generation, Interrupted, Model, Price, Sampling, Scores, StepRequest, Target, Usage, Verifier,
+    Drafter, Generation, HasLikelihood, Interrupted, Likelihoods, Model, Price, Sampling, Scores, SpeculativeTarget,
+    StepRequest, Target, Usage, Verifier,
 )
 from rsd_core.ledger import Account, Ledger
 from rsd_core.limits import Cancellation, Limits
 from rsd_core.paths import Message, Path, Prompt, PromptLike, Step, as_prompt
 from rsd_core.policies import (
-    BinaryStep, BudgetAware, Clipping, Constant, Logistic, Policy, Sigmoid, WeightingPolicy, parse_policy,
+    AdvantageAware, BinaryStep, BudgetAware, Clipping, Constant, Decision, FirstSteps, Logistic, Policy, RequestBudget,
+    Retry, Sigmoid, Takeover, Trace, WeightingPolicy, parse_policy,
 )
 from rsd_core.registry import backends, load
 from rsd_core.results import Degradation, Result, StepRecord, boxed
@@ -32,12 +37,15 @@ from rsd_core.stopping import TextStream
 
 __version__ = "0.1.0"
 __all__ = [
-    "Account", "BatchError", "BinaryStep", "BudgetAware", "Cancellation", "Clipping", "ConfigurationError",
-    "Constant", "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event", "Finished",
-    "Generation", "Interrupted", "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "Path",
-    "Policy", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result",
-    "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "Step",
-    "StepAccepted", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
-    "StepScored", "Target", "TargetError", "TargetOnly", "TextStream", "Usage", "Verifier", "VerifierError",
-    "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
+    "Account", "AdvantageAware", "Backtracking", "BatchError", "BestOfN", "BinaryStep", "BudgetAware", "Cancellation",
+    "Clipping", "ConfigurationError", "Constant", "Decision", "Decoder", "Degradation", "Degraded", "DraftOnly",
+    "Drafter", "DrafterError", "Event", "Finished", "FirstSteps", "Generation", "HasLikelihood", "Interrupted",
+    "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote", "Message", "MissingDependency", "Model", "Path",
+    "Policy", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestBudget",
+    "RequestOptions", "Result", "Retry", "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings",
+    "Sigmoid", "SpecError", "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted",
+    "StepBeam", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
+    "StepScored", "Takeover", "Target", "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder",
+    "Trace", "Usage", "Verifier", "VerifierError", "WeightingPolicy", "as_prompt", "backends", "boxed", "load",
+    "parse_policy",
 ]

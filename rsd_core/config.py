@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rsd_core.decoder import RewardGuidedDecoder
 from rsd_core.errors import ConfigurationError
-from rsd_core.policies import BinaryStep, Policy, explain, parse_policy
+from rsd_core.policies import BinaryStep, Policy, explain
 from rsd_core.registry import load, parse_spec
 from rsd_core.settings import Settings
 
@@ -21,7 +21,7 @@ class RSDConfig(BaseModel):
     drafter: str = "embedded:draft"
     verifier: str = "embedded:verifier"
     target: str = "embedded:target"
-    policy: Annotated[Policy, BeforeValidator(parse_policy)] = Field(default_factory=BinaryStep)
+    policy: Policy = Field(default_factory=BinaryStep)
     settings: Settings = Settings()
 
     @field_validator("drafter", "verifier", "target")

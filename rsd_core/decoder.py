@@ -15,8 +15,8 @@ from rsd_core.errors import BatchError, ConfigurationError, RunError
 from rsd_core.events import Event, Finished, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
 from rsd_core.interfaces import Drafter, Model, Target, Verifier
 from rsd_core.ledger import Role
-from rsd_core.limits import Cancellation, LimitReached
-from rsd_core.paths import Prompt, PromptLike, as_prompt
+from rsd_core.limits import Cancellation, LimitReached, Limits
+from rsd_core.paths import Prompt, PromptLike, Step, as_prompt
 from rsd_core.policies import BinaryStep, WeightingPolicy
 from rsd_core.request import Request
 from rsd_core.results import FinishReason, Result
@@ -182,17 +182,30 @@ class Decoder(ABC):
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
+    @property
+    def limits(self) -> Limits:
+        """The hard limits of each request."""
+        return self.settings.limits
+
     def _request(self, prompt: Prompt, options: RequestOptions) -> Request:
         if unknown := set(options) - set(RequestOptions.__annotations__):
             known = ", ".join(RequestOptions.__annotations__)
             raise ConfigurationError(f"unknown options {sorted(unknown)}; a request takes {known}")
-        limits = self.settings.limits
-        for limit, needed in ((limits.max_cost, "price"), (limits.max_flops, "flops_per_token")):
-            if limit is not None and (missing := [m.name for m in self.models if getattr(m, needed) is None]):
-                raise ConfigurationError(f"a limit of {limit} needs the {needed} of every model; {missing} have none")
+        limits = self.limits
+        target = [] if self.target is None else [self.target]
+        for limit, needed, models in (
+            (limits.max_cost, "price", self.models),
+            (limits.max_flops, "flops_per_token", self.models),
+            (limits.max_target_cost, "price", target),
+            (limits.max_target_flops, "flops_per_token", target),
+        ):
+            if limit is not None and (missing := [m.name for m in models if getattr(m, needed) is None]):
+                raise ConfigurationError(
+                    f"a limit of {limit} needs the {needed} of every model concerned; {missing} have none"
+                )
         return Request(
             prompt,
-            self.settings,
+            self.settings if limits is self.settings.limits else self.settings.model_copy(update={"limits": limits}),
             seed=options.get("seed", self.settings.seed),
             repeat=options.get("repeat", 0),
             cancel=options.get("cancel"),
@@ -255,25 +268,47 @@ class RewardGuidedDecoder(Decoder):
     def target(self) -> Target:
         return self._target
 
+    @property
+    def limits(self) -> Limits:
+        return self.settings.limits.tightened(self.policy.limits)
+
     async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
         """Algorithm 1 of the paper, one step per turn of the loop."""
         while request.finish is None:
             i = request.index
+            if self.policy.route(request) == "target" and not request.target_is_spent(self._target):
+                self.policy.forced()
+                yield await self._replace(request)
+                continue
             drafts = await request.draft(self.drafter)
             if drafts:
                 yield StepDrafted(i, drafts)
             rewards = await request.score(self.verifier, drafts)
             if rewards:
                 yield StepScored(i, rewards)
-            best = max(range(len(rewards)), key=rewards.__getitem__, default=0)
+            best = request.choose(rewards)
             draft = drafts[best] if drafts else None
             reward = rewards[best] if rewards else None
             request.discard(drafts[:best] + drafts[best + 1 :], scored=bool(rewards))
-            if draft and (request.accepts(self.policy, reward) or request.target_is_spent()):
+            decision = request.decide(self.policy, draft, reward)
+            if draft and (decision == "accept" or (decision == "target" and request.target_is_spent(self._target))):
                 yield StepAccepted(i, request.extend(draft, "draft", reward))
                 continue
             if draft:
                 request.discard([draft], scored=bool(rewards))
                 yield StepRejected(i, draft, reward)
-            step = await request.replace(self._target)
-            yield StepReplaced(i, request.extend(step, "target", reward, rejected=draft))
+            if decision == "retry":
+                request.attempt += 1
+                continue
+            yield await self._replace(request, draft, reward)
+
+    async def _replace(self, request: Request, draft: Step | None = None, reward: float | None = None) -> StepReplaced:
+        """The target writes the step, and the policy learns from it what it wants to."""
+        before = request.path
+        (step,) = await request.replace(self._target)
+        record = request.extend(step, "target", reward, rejected=draft)
+        if request.path is not before:
+            if self.policy.scores_target:
+                record = request.rate(await request.score(self.verifier, [step], before))
+            self.policy.learn(record.target_reward, request)
+        return StepReplaced(before.depth, record)

@@ -10,6 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from rsd_core.paths import Path, Step
 
@@ -122,6 +123,30 @@ class Target(Model):
     @abstractmethod
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """Natural logarithms of the probabilities of whole steps, one per candidate in order, and the work."""
+
+    values: tuple[float, ...]
+    usage: Usage
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """An ability of some drafters and targets: to say how likely they find a step that somebody wrote."""
+
+    async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
+        """Log-probability of each step after the path, the end of the answer included where the step ends it."""
+
+
+@runtime_checkable
+class SpeculativeTarget(Protocol):
+    """An ability of some targets: to let a drafter guess their tokens (standard speculative decoding)."""
+
+    async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
+        """As `generate` for one seed, with the drafter as assistant; also the drafter's own work."""
 
 
 class Verifier(Model):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import random
 
 from rsd_core.paths import Prompt
 
@@ -18,6 +18,12 @@ class Randomness:
     def __init__(self, seed: int, prompt: Prompt, repeat: int = 0) -> None:
         self._key = repr((seed, repeat, [(message.role, message.content) for message in prompt])).encode()
 
+    def branch(self, label: int) -> Randomness:
+        """Numbers for another answer to the same request."""
+        other = copy.copy(self)
+        other._key += f" {label}".encode()
+        return other
+
     def seed(self, *labels: str | int) -> int:
         """An integer below 2**63 for a labelled purpose."""
         digest = hashlib.blake2b(repr(labels).encode(), key=hashlib.blake2b(self._key).digest(), digest_size=8)
@@ -25,4 +31,4 @@ class Randomness:
 
     def uniform(self, *labels: str | int) -> float:
         """A number in [0, 1) for a labelled purpose."""
-        return random.Random(self.seed(*labels)).random()
+        return (self.seed(*labels) >> 10) / 2**53

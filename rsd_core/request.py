@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import bisect
+import copy
+import itertools
+import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
 from rsd_core.events import Degraded
-from rsd_core.interfaces import Drafter, Generation, Model, Scores, StepRequest, Target, Verifier
+from rsd_core.interfaces import (
+    Drafter,
+    Generation,
+    HasLikelihood,
+    Likelihoods,
+    Model,
+    Scores,
+    SpeculativeTarget,
+    StepRequest,
+    Target,
+    Verifier,
+)
 from rsd_core.ledger import Ledger, Role
 from rsd_core.limits import Cancellation, Guard, LimitReached
 from rsd_core.paths import Path, Prompt, Step
-from rsd_core.policies import WeightingPolicy
+from rsd_core.policies import Decision, WeightingPolicy
 from rsd_core.randomness import Randomness
 from rsd_core.results import Degradation, DegradationKind, FinishReason, Result, StepRecord
 from rsd_core.settings import Settings
 from rsd_core.stopping import stops_at
 
-Work = TypeVar("Work", Generation, Scores)
+Work = TypeVar("Work", Generation, Scores, Likelihoods)
 
 
 class Request:
@@ -42,6 +57,8 @@ class Request:
         self.ledger = Ledger()
         self.records: list[StepRecord] = []
         self.degradations: list[Degradation] = []
+        self.attempt = 0
+        """Drafts of the present step that were retried."""
         self.finish: FinishReason | None = None
         """Why the answer is finished; None while it is not."""
         self.tokens = 0
@@ -57,6 +74,24 @@ class Request:
     def index(self) -> int:
         """Index of the step that is being decoded."""
         return self.path.depth
+
+    @property
+    def coin(self) -> float:
+        """A number in [0, 1) for the decision about the present draft."""
+        return self._random.uniform("coin", self.index, self.attempt)
+
+    def branch(self, label: int) -> Request:
+        """Another answer from here on, with random numbers of its own, on the same ledger and under the same limits."""
+        other = copy.copy(self)
+        other.records = list(self.records)
+        other._random = self._random.branch(label)
+        return other
+
+    def adopt(self, branch: Request) -> list[StepRecord]:
+        """Take over a branch's answer; the records of its steps."""
+        self.path, self.tokens, self.finish = branch.path, branch.tokens, branch.finish
+        self.records = list(branch.records)
+        return list(branch.records)
 
     async def draft(self, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted."""
@@ -78,16 +113,19 @@ class Request:
             raise DrafterError(f"the drafter {drafter.name!r} failed: {self.degradations[-1].message}")
         return steps[0]
 
-    async def score(self, verifier: Verifier, candidates: Sequence[Step]) -> tuple[float, ...]:
+    async def score(
+        self, verifier: Verifier, candidates: Sequence[Step], path: Path | None = None
+    ) -> tuple[float, ...]:
         """Rewards of the candidates; none when the verifier failed and the settings do not ask to raise.
 
-        A blank candidate adds nothing that could be judged: its reward is 0, and the verifier is not asked.
+        A blank candidate adds nothing that could be judged: its reward is 0, and the verifier is not asked. The
+        candidates follow the path, by default the present one.
         """
         written = [step for step in candidates if step.text.strip()]
         found: tuple[float, ...] = ()
         if written:
             try:
-                scores = await self._call("verifier", verifier, verifier.score(self.path, written))
+                scores = await self._call("verifier", verifier, verifier.score(path or self.path, written))
                 found = _checked(scores.rewards, len(written))
             except Exception as error:
                 self._pass_configuration(error)
@@ -101,34 +139,43 @@ class Request:
         rewards = iter(found)
         return tuple(next(rewards) if step.text.strip() else 0.0 for step in candidates)
 
-    def accepts(self, policy: WeightingPolicy, reward: float | None) -> bool:
-        """Flip the policy's coin (Algorithm 2 of the paper); without a reward, follow `on_verifier_error`."""
-        if reward is None:
-            return self.settings.on_verifier_error == "accept"
-        weight = policy.weight(reward)
-        if not 0 <= weight <= 1:
-            raise RunError(f"the policy {policy!r} gave {weight!r} for the reward {reward!r}, no probability")
-        return weight >= 1 or (weight > 0 and self._random.uniform("coin", self.index) < weight)
+    def choose(self, rewards: Sequence[float]) -> int:
+        """Which candidate goes before the policy: the best, or one drawn by the softmax of the rewards."""
+        beta = self.settings.softmax_beta
+        if beta is None or len(rewards) < 2:
+            return max(range(len(rewards)), key=rewards.__getitem__, default=0)
+        best = max(rewards)
+        mass = list(itertools.accumulate(math.exp(beta * (reward - best)) for reward in rewards))
+        return bisect.bisect(mass, self._random.uniform("choice", self.index, self.attempt) * mass[-1])
 
-    def target_is_spent(self) -> bool:
+    def decide(self, policy: WeightingPolicy, draft: Step | None, reward: float | None) -> Decision:
+        """What becomes of the draft; without a reward, `on_verifier_error` says."""
+        if draft is None or reward is None:
+            if draft is not None and self.settings.on_verifier_error == "accept":
+                return "accept"
+            policy.forced()
+            return "target"
+        return policy.decide(draft, reward, self)
+
+    def target_is_spent(self, target: Target) -> bool:
         """Whether a limit took the target away, so that a rejected draft has to be kept; noted when it did."""
-        spent = self.settings.limits.target_spent(self.ledger)
-        if spent is not None:
-            self.degrade("target_limit", f"{spent} is reached: the draft is kept whatever its reward")
-        return spent is not None
+        room, limit = self._target_room(target)
+        if room < 1:
+            self.degrade("target_limit", f"{limit} is reached: the draft is kept whatever its reward")
+        return room < 1
 
-    async def replace(self, target: Target) -> Step:
-        """The target's step, tried again after a fault.
+    async def replace(self, target: Target, count: int = 1) -> tuple[Step, ...]:
+        """The target's step, or several candidates for it, tried again after a fault.
 
         Raises:
             TargetError: It failed once more than `target_retries` allows.
         """
-        spent = self.settings.limits.target_spent(self.ledger)
-        if spent is not None:
-            raise LimitReached(spent)
+        room, limit = self._target_room(target)
+        if room < count and limit is not None:
+            raise LimitReached(limit)
         for attempt in range(self.settings.target_retries + 1):
             try:
-                return (await self._generate("target", target, 1)).steps[0]
+                return (await self._generate("target", target, count, room / count)).steps
             except Exception as error:
                 self._pass_configuration(error)
                 if attempt == self.settings.target_retries:
@@ -137,6 +184,24 @@ class Request:
                     ) from error
                 self.degrade("target_error", f"{type(error).__name__}: {error}; trying again")
         raise AssertionError("unreachable")
+
+    async def likelihoods(self, role: Role, model: Drafter | Target, candidates: Sequence[Step]) -> tuple[float, ...]:
+        """Log-probabilities of the candidates by a drafter or target that can tell them."""
+        assert isinstance(model, HasLikelihood)
+        return (await self._call(role, model, model.log_likelihoods(self.path, candidates))).values
+
+    async def speculate(self, target: Target, drafter: Drafter) -> Step:
+        """The rest of the answer by the target, with the drafter as its assistant."""
+        assert isinstance(target, SpeculativeTarget)
+        room = self.settings.limits.max_tokens
+        asked = replace(
+            self._asks("target", 1), delimiter=None, max_tokens=2**31 if room is None else room - self.tokens
+        )
+        made, assistance = await self._guard.call(target.speculate(self.path, asked, drafter))
+        self.ledger.target.charge(target, made.usage)
+        self.ledger.drafter.charge(drafter, assistance)
+        self._count_prompt(made)
+        return made.steps[0]
 
     def discard(self, rejected: Sequence[Step], scored: bool) -> None:
         """Note rejected drafts on the ledger."""
@@ -158,12 +223,19 @@ class Request:
             native=step.native,
         )
         self.tokens += step.size
+        self.attempt = 0
         if not step.text:
             self.finish = self._finish(step)
             return record
         self.records.append(record)
         self.path = self.path.extend(step)
         self.finish = "stop" if self._cut() else self._finish(step)
+        return self.records[-1]
+
+    def rate(self, rewards: Sequence[float]) -> StepRecord:
+        """Note the reward of the last step itself, which the target wrote; none where the verifier failed."""
+        if rewards:
+            self.records[-1] = replace(self.records[-1], target_reward=rewards[0])
         return self.records[-1]
 
     def degrade(self, kind: DegradationKind, message: str) -> None:
@@ -188,24 +260,36 @@ class Request:
             degradations=tuple(self.degradations),
         )
 
-    async def _generate(self, role: Role, model: Drafter | Target, count: int) -> Generation:
-        settings = self.settings
+    def _target_room(self, target: Target) -> tuple[float, FinishReason | None]:
+        # Before any model has counted the prompt: no tokenizer makes more tokens than there are bytes.
+        read = self.prompt_tokens or sum(len(message.content.encode()) for message in self.path.prompt)
+        return self.settings.limits.target_room(target, self.ledger.target, read + self.tokens)
+
+    async def _generate(self, role: Role, model: Drafter | Target, count: int, at_most: float = math.inf) -> Generation:
+        made = await self._call(role, model, model.generate(self.path, self._asks(role, count, at_most)))
+        self._count_prompt(made)
+        if len(made.steps) != count:
+            raise RunError(f"{model.name!r} gave {len(made.steps)} steps where {count} were asked for")
+        return made
+
+    def _asks(self, role: Role, count: int, at_most: float = math.inf) -> StepRequest:
+        settings, sampling, first = self.settings, self.settings.sampling, self.attempt * count
         room = settings.max_step_tokens
         if settings.limits.max_tokens is not None:
             left = settings.limits.max_tokens - self.tokens
             room = left if settings.granularity == "turn" else min(room, left)
-        request = StepRequest(
-            seeds=tuple(self._random.seed(role, self.index, i) for i in range(count)),
-            max_tokens=room,
+        if self.attempt and role == "drafter":
+            sampling = replace(sampling, temperature=max(sampling.temperature, settings.retry_temperature))
+        return StepRequest(
+            seeds=tuple(self._random.seed(role, self.index, first + i) for i in range(count)),
+            max_tokens=int(min(room, at_most)),
             delimiter=settings.delimiter if settings.granularity == "step" else None,
-            sampling=settings.sampling,
+            sampling=sampling,
         )
-        made = await self._call(role, model, model.generate(self.path, request))
+
+    def _count_prompt(self, made: Generation) -> None:
         if self.path.depth == 0 and not self.prompt_tokens:
             self.prompt_tokens = made.usage.prefix
-        if len(made.steps) != count:
-            raise RunError(f"{model.name!r} gave {len(made.steps)} steps where {count} were asked for")
-        return made
 
     async def _call(self, role: Role, model: Model, work: Coroutine[Any, Any, Work]) -> Work:
         """Await a call of a model and charge it, also when it is cut short."""

@@ -19,6 +19,8 @@ FinishReason = Literal[
     "max_seconds",
     "max_target_calls",
     "max_target_tokens",
+    "max_target_flops",
+    "max_target_cost",
     "max_flops",
     "max_cost",
     "context",
@@ -59,6 +61,13 @@ class StepRecord:
     """Tokens generated for the text."""
     native: object = field(default=None, compare=False, repr=False)
     """The model's own message, see `Step.native`."""
+    target_reward: float | None = None
+    """Reward of the step itself where the target wrote it and the policy had it scored."""
+
+    @property
+    def own_reward(self) -> float | None:
+        """Reward of the step as it stands in the answer; None where it was not scored."""
+        return self.reward if self.accepted else self.target_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,7 @@ class Result:
                     "accepted": step.accepted,
                     "discarded_draft": step.discarded_draft,
                     "size": step.size,
+                    **({} if step.target_reward is None else {"target_reward": step.target_reward}),
                 }
                 for step in self.steps
             ],

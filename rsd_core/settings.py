@@ -23,7 +23,11 @@ class Settings(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     candidates: Annotated[int, Field(ge=1, le=64)] = 1
-    """Steps drafted at each position; the best-rewarded one goes before the policy."""
+    """Steps drafted at each position; one of them goes before the policy."""
+    softmax_beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Which candidate it is: the best-rewarded one, or one drawn with weights exp(β · reward); GSI has β = 20."""
+    retry_temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
+    """For drafts that are tried again under a policy with retries, where `temperature` is lower."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     on_verifier_error: Literal["target", "accept", "raise"] = "target"
     """What a failed verifier means for the drafted step: let the target write it, keep it, or fail the request."""

@@ -56,9 +56,9 @@ class _Scripted:
         if isinstance(entry, Exception):
             raise entry
         words = len(entry.split())
-        if words > request.max_tokens:
-            return Step(" ".join(entry.split()[: request.max_tokens]), "length", size=request.max_tokens)
         ended = request.delimiter is None or not entry.endswith(request.delimiter)
+        if words + ended > request.max_tokens:
+            return Step(" ".join(entry.split()[: request.max_tokens]), "length", size=request.max_tokens)
         return Step(entry, "end" if ended else "delimiter", size=words + ended)
 
 

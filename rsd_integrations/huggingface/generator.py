@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rsd_core import Drafter, Generation, Path, PromptError, Step, StepRequest, Target, Usage
 from rsd_core.paths import Ending
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.abilities import Abilities
 from rsd_integrations.huggingface.cache import Computed, PathCache
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from rsd_integrations.huggingface.worker import in_worker, threads_for
 
 
-class HuggingFaceGenerator(Drafter, Target):
+class HuggingFaceGenerator(Abilities, Drafter, Target):
     """A causal language model that writes steps.
 
     Keys and values of accepted steps stay cached for each path, so that every token is computed once. Decoding is

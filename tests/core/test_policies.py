@@ -1,23 +1,27 @@
 """Weighting policies: formulas, ranges, and policies as data."""
 
-import copy
 import math
 import pickle
-import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rsd_core import (
+    AdvantageAware,
     BinaryStep,
     BudgetAware,
     Clipping,
     ConfigurationError,
     Constant,
+    FirstSteps,
     Logistic,
+    RequestBudget,
+    Retry,
     RSDConfig,
     Sigmoid,
+    Takeover,
     WeightingPolicy,
     parse_policy,
 )
@@ -30,7 +34,22 @@ stateless = st.one_of(
     st.just(Sigmoid()),
     st.builds(Logistic, alpha=st.floats(0.1, 1e6), delta=st.floats(0, 1)),
 )
-anything = st.one_of(stateless, st.builds(BudgetAware, target_rate=st.floats(0, 1), memory=st.integers(2, 50)))
+learning = st.one_of(
+    st.builds(
+        BudgetAware, target_rate=st.floats(0, 1), memory=st.integers(2, 50), warm_start=st.lists(rewards).map(tuple)
+    ),
+    st.builds(RequestBudget, calls=st.integers(0, 9), tokens=st.none() | st.integers(0, 99)),
+    st.builds(AdvantageAware, target_rate=st.none() | st.floats(0, 1), explore=st.floats(0, 1)),
+)
+anything = st.recursive(
+    st.one_of(stateless, learning),
+    lambda behind: st.one_of(
+        st.builds(FirstSteps, n=st.integers(0, 3), then=behind),
+        st.builds(Takeover, steps=st.integers(1, 3), then=behind),
+        st.builds(Retry, n=st.integers(1, 3), then=behind),
+    ),
+    max_leaves=3,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +70,7 @@ def test_formula(policy: WeightingPolicy, reward: float, weight: float) -> None:
     assert policy.weight(reward) == pytest.approx(weight)
 
 
-@given(stateless, rewards, rewards)
+@given(anything, rewards, rewards)
 def test_weights_are_probabilities_that_do_not_decrease(policy: WeightingPolicy, a: float, b: float) -> None:
     low, high = policy.weight(min(a, b)), policy.weight(max(a, b))
     assert 0 <= low <= high <= 1
@@ -73,6 +92,10 @@ def test_a_policy_survives_as_data(policy: WeightingPolicy) -> None:
         ("logistic:30,delta=0.6", Logistic(alpha=30, delta=0.6)),
         ("budget_aware:target_rate=0.1", BudgetAware(target_rate=0.1)),
         (" constant:1 ", Constant(p=1)),
+        ("request_budget:calls=3,steps=6", RequestBudget(calls=3, steps=6)),
+        ("advantage_aware", AdvantageAware()),
+        ("first_steps:2/retry/budget_aware:0.1", FirstSteps(n=2, then=Retry(then=BudgetAware(target_rate=0.1)))),
+        ("takeover:wait|hold on,2/clipping", Takeover(cues=("wait", "hold on"), steps=2, then=Clipping())),
     ],
 )
 def test_policies_as_text(text: str, policy: WeightingPolicy) -> None:
@@ -88,6 +111,10 @@ def test_policies_as_text(text: str, policy: WeightingPolicy) -> None:
         ("constant:0.1,0.2", ["constant", "more values"]),
         ("clipping:low=1", ["low"]),
         ("logistic:alpha=-1", ["alpha", "greater than 0"]),
+        ("request_budget", ["calls, tokens, flops or cost"]),
+        ("clipping/sigmoid", ["then"]),
+        ("retry/sigmoyd", ["sigmoyd", "sigmoid"]),
+        ("nowhere.json", ["nowhere.json", "cannot be read"]),
     ],
 )
 def test_a_bad_policy_names_the_value_and_what_is_allowed(text: str, words: list[str]) -> None:
@@ -96,26 +123,10 @@ def test_a_bad_policy_names_the_value_and_what_is_allowed(text: str, words: list
     assert all(word in str(caught.value) for word in words)
 
 
-def draw(law: str, rng: random.Random) -> float:
-    if law == "bimodal":
-        return min(1.0, max(0.0, rng.gauss(rng.choice((0.2, 0.9)), 0.05)))
-    return rng.random() if law == "uniform" else rng.choice((0.1, 0.5, 0.5, 0.9, 0.9, 0.9))
-
-
-@pytest.mark.parametrize("gamma", [0.05, 0.1, 0.3, 0.5])
-@pytest.mark.parametrize("law", ["uniform", "bimodal", "tied"])
-def test_the_budget_is_met(gamma: float, law: str) -> None:
-    rng = random.Random(f"{gamma}{law}")
-    policy = BudgetAware(target_rate=gamma)
-    rejected = sum(rng.random() >= policy.weight(draw(law, rng)) for _ in range(5000))
-    # Four standard errors of 5,000 independent coins.
-    assert rejected / 5000 == pytest.approx(gamma, abs=4 * math.sqrt(gamma * (1 - gamma) / 5000))
-
-
-def test_a_copy_of_a_budget_has_seen_nothing() -> None:
-    policy = BudgetAware(target_rate=0.5)
-    for _ in range(100):
-        policy.weight(0.9)
-    fresh = BudgetAware(target_rate=0.5).weight(0.3)
-    assert policy.weight(0.3) != fresh
-    assert copy.deepcopy(policy).weight(0.3) == fresh
+def test_a_policy_file_is_read_wherever_a_policy_is_named(tmp_path: Path) -> None:
+    policy = FirstSteps(n=1, then=BudgetAware(target_rate=0.1, warm_start=(0.2, 0.9)))
+    file = tmp_path / "policy.json"
+    file.write_text(policy.model_dump_json())
+    assert parse_policy(str(file)) == policy
+    assert RSDConfig.parse({"policy": str(file)}).policy == policy
+    assert parse_policy({"kind": "retry", "then": str(file)}) == Retry(then=policy)

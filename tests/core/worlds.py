@@ -9,7 +9,7 @@ from rsd_core.interfaces import Drafter, Target, Verifier
 STEPS = ("a\n\n", "b\n\n", "c\n\n", "d\n\n")
 DRAFT = (0.4, 0.3, 0.2, 0.1)
 TARGET = (0.1, 0.2, 0.3, 0.4)
-REWARDS = dict(zip(STEPS, (0.1, 0.5, 0.7, 0.9), strict=True))
+REWARDS = dict(zip(STEPS, (0.1, 0.5, 0.8, 0.9), strict=True))
 
 
 class Dice(Drafter, Target):

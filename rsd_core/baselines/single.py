@@ -49,5 +49,5 @@ class TargetOnly(Decoder):
     async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
         while request.finish is None:
             i = request.index
-            step = await request.replace(self._target)
+            (step,) = await request.replace(self._target)
             yield StepReplaced(i, request.extend(step, "target", None))

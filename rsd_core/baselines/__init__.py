@@ -1,0 +1,21 @@
+"""What RSD is compared with: other loops over the same moves, behind the same interface and on the same ledger."""
+
+from rsd_core.baselines.judged import SpecReason, TargetJudge
+from rsd_core.baselines.sampling import BestOfN, MajorityVote
+from rsd_core.baselines.search import Backtracking, StepBeam
+from rsd_core.baselines.single import DraftOnly, TargetOnly
+from rsd_core.baselines.speculative import SpeculativeDecoding
+from rsd_core.baselines.tilted import TiltedDecoder
+
+__all__ = [
+    "Backtracking",
+    "BestOfN",
+    "DraftOnly",
+    "MajorityVote",
+    "SpecReason",
+    "SpeculativeDecoding",
+    "StepBeam",
+    "TargetJudge",
+    "TargetOnly",
+    "TiltedDecoder",
+]

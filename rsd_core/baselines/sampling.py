@@ -1,0 +1,131 @@
+"""Many whole answers by the cheap model, and one of them chosen: majority vote and best of N."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import ClassVar, Literal, get_args
+
+from rsd_core.decoder import Decoder, require
+from rsd_core.errors import ConfigurationError, DrafterError
+from rsd_core.events import Event, StepAccepted
+from rsd_core.interfaces import Drafter, Model, Verifier
+from rsd_core.limits import LimitReached
+from rsd_core.paths import Path
+from rsd_core.request import Request
+from rsd_core.results import boxed
+from rsd_core.settings import Settings
+
+Aggregate = Literal["last", "min", "mean", "product"]
+"""How the rewards of an answer's steps become one score."""
+AGGREGATES: dict[Aggregate, Callable[[Sequence[float]], float]] = {
+    "last": lambda rewards: rewards[-1],
+    "min": min,
+    "mean": lambda rewards: sum(rewards) / len(rewards),
+    "product": math.prod,
+}
+
+
+class MajorityVote(Decoder):
+    r"""Self-consistency: the answer that most of n sampled solutions agree on (arXiv 2203.11171).
+
+    Answers are the contents of `\boxed{…}`, compared as text; a tie goes to the solution sampled first. Limits on
+    steps and tokens hold for each solution, the others for all of them together.
+
+    Args:
+        drafter: The model that is sampled; where models play several roles, this may be the strong one.
+        n: Solutions.
+        settings: Needs a temperature above 0.
+    """
+
+    _scores: ClassVar[bool] = False
+
+    def __init__(self, *, drafter: Drafter, n: int = 16, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        require("drafter", drafter, Drafter)
+        if n < 1 or (n > 1 and self.settings.temperature == 0):
+            raise ConfigurationError(
+                f"{type(self).__name__} takes n ≥ 1 and a temperature above 0 (got n={n}, "
+                f"temperature={self.settings.temperature}): greedy decoding would write the same answer n times"
+            )
+        self.drafter, self.n = drafter, n
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self.drafter,)
+
+    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+        branches = [request.branch(i) for i in range(self.n)]
+        await asyncio.gather(*(self._write(branch) for branch in branches))
+        written = [branch for branch in branches if branch.finish != "error"]
+        if not written:
+            raise DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
+        best = await self._choose(request, written)
+        for branch in branches:
+            if branch is not best:
+                request.discard(branch.path.steps, scored=self._scores)
+        for i, record in enumerate(request.adopt(best)):
+            yield StepAccepted(i, record)
+
+    async def _write(self, branch: Request) -> None:
+        try:
+            while branch.finish is None:
+                branch.extend(await branch.draft_or_fail(self.drafter), "draft", None)
+        except LimitReached as limit:
+            branch.finish = limit.reason
+        except DrafterError:
+            branch.finish = "error"
+
+    async def _choose(self, request: Request, branches: Sequence[Request]) -> Request:  # noqa: ARG002
+        answers = [boxed(branch.path.text) for branch in branches]
+        votes = Counter(answer for answer in answers if answer is not None)
+        return branches[answers.index(votes.most_common(1)[0][0])] if votes else branches[0]
+
+
+class BestOfN(MajorityVote):
+    """The best-scored of n sampled solutions.
+
+    Args:
+        drafter: The model that is sampled.
+        verifier: Scores the solutions.
+        n: Solutions.
+        aggregate: `last` scores the end of a solution, as outcome reward models do; the others score every step, as
+            process reward models do, and take the least, the mean or the product.
+        settings: Needs a temperature above 0.
+    """
+
+    _scores = True
+
+    def __init__(
+        self,
+        *,
+        drafter: Drafter,
+        verifier: Verifier,
+        n: int = 16,
+        aggregate: Aggregate = "last",
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__(drafter=drafter, n=n, settings=settings)
+        require("verifier", verifier, Verifier)
+        if aggregate not in AGGREGATES:
+            raise ConfigurationError(f"aggregate {aggregate!r} is none of {', '.join(get_args(Aggregate))}")
+        self.verifier, self.aggregate = verifier, aggregate
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self.drafter, self.verifier)
+
+    async def _choose(self, request: Request, branches: Sequence[Request]) -> Request:
+        scores = await asyncio.gather(*(self._score(request, branch.path) for branch in branches))
+        return branches[max(range(len(scores)), key=scores.__getitem__)]
+
+    async def _score(self, request: Request, path: Path) -> float:
+        """The solution's score; below all others where the verifier failed or there is nothing to score."""
+        nodes = [node for node in path.up() if node.step is not None][::-1]
+        rewards: list[float] = []
+        for node in nodes[-1:] if self.aggregate == "last" else nodes:
+            assert node.step is not None
+            rewards += await request.score(self.verifier, [node.step], node.parent)
+        return AGGREGATES[self.aggregate](rewards) if rewards else -1.0

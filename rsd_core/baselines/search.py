@@ -1,0 +1,158 @@
+"""Searches that a reward model guides through the steps of the cheap model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from rsd_core.decoder import Decoder, require
+from rsd_core.errors import ConfigurationError, DrafterError
+from rsd_core.events import Event, StepAccepted, StepDrafted, StepScored
+from rsd_core.interfaces import Drafter, Model, Verifier
+from rsd_core.limits import LimitReached
+from rsd_core.paths import Step
+from rsd_core.request import Request
+from rsd_core.settings import Settings
+
+
+class GuidedSearch(Decoder):
+    """Base of the searches: a drafter and a verifier, and an answer that is settled at the end only."""
+
+    def __init__(self, *, drafter: Drafter, verifier: Verifier, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        require("drafter", drafter, Drafter)
+        require("verifier", verifier, Verifier)
+        self.drafter, self.verifier = drafter, verifier
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self.drafter, self.verifier)
+
+    async def _candidates(self, branch: Request, count: int) -> tuple[tuple[Step, ...], tuple[float, ...]]:
+        """Drafted steps with their rewards; 0 for all where the verifier failed."""
+        drafts = await branch.draft(self.drafter, count)
+        if not drafts:
+            raise DrafterError(f"the drafter {self.drafter.name!r} failed: {branch.degradations[-1].message}")
+        return drafts, await branch.score(self.verifier, drafts) or (0.0,) * len(drafts)
+
+
+class StepBeam(GuidedSearch):
+    """Step-level beam search: each beam drafts some steps, the best-rewarded of all live on.
+
+    Beams compete by the reward of their last step, finished ones included (as in arXiv 2408.03314).
+
+    Args:
+        drafter: Writes the steps.
+        verifier: Scores them.
+        width: Beams that live on.
+        expand: Steps that each beam drafts.
+        settings: Needs a temperature above 0 where `expand` is above 1.
+    """
+
+    def __init__(
+        self, *, drafter: Drafter, verifier: Verifier, width: int = 4, expand: int = 4, settings: Settings | None = None
+    ) -> None:
+        super().__init__(drafter=drafter, verifier=verifier, settings=settings)
+        if width < 1 or expand < 1 or (expand > 1 and self.settings.temperature == 0):
+            raise ConfigurationError(
+                f"StepBeam takes width ≥ 1, expand ≥ 1 and a temperature above 0 (got width={width}, "
+                f"expand={expand}, temperature={self.settings.temperature})"
+            )
+        self.width, self.expand = width, expand
+
+    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+        beams, written = [request.branch(0)], list[Step]()
+        try:
+            while any(beam.finish is None for beam in beams):
+                live = [beam for beam in beams if beam.finish is None]
+                # A single root drafts for all, so that as many beams may live on from the start.
+                count = self.expand if len(beams) > 1 or self.expand == 1 else self.expand * self.width
+                grown = await asyncio.gather(*(self._grow(beam, count) for beam in live))
+                found = [beam for beam in beams if beam.finish is not None] + [new for news in grown for new in news]
+                written += [new.path.steps[-1] for news in grown for new in news]
+                beams = sorted(found, key=_last_reward, reverse=True)[: self.width]
+        except LimitReached as limit:
+            beams[0].finish = beams[0].finish or limit.reason
+        kept = {id(step) for step in beams[0].path.steps}
+        request.discard([step for step in written if id(step) not in kept], scored=True)
+        for i, record in enumerate(request.adopt(beams[0])):
+            yield StepAccepted(i, record)
+
+    async def _grow(self, beam: Request, count: int) -> list[Request]:
+        drafts, rewards = await self._candidates(beam, count)
+        grown = [beam.branch(i) for i in range(len(drafts))]
+        for new, step, reward in zip(grown, drafts, rewards, strict=True):
+            new.extend(step, "draft", reward)
+        return grown
+
+
+def _last_reward(beam: Request) -> float:
+    return beam.records[-1].reward or 0.0 if beam.records else 0.0
+
+
+class Backtracking(GuidedSearch):
+    """PRM-guided greedy search with backtracking: HGS-PRM, "Let's reward step by step" (arXiv 2310.10080).
+
+    A step below the threshold is drafted anew; after some tries the step before it is taken back as well. When the
+    backtracks are used up, the best draft of a position is kept. Drafts that are tried again are sampled, also where
+    the decoder is greedy (`Settings.retry_temperature`).
+
+    Args:
+        drafter: Writes the steps.
+        verifier: Scores them.
+        delta: Reward from which a step is kept.
+        tries: Drafts of a step before the step before it is taken back.
+        backtracks: How often that may happen in one answer.
+        settings: Everything else.
+    """
+
+    def __init__(
+        self,
+        *,
+        drafter: Drafter,
+        verifier: Verifier,
+        delta: float = 0.7,
+        tries: int = 3,
+        backtracks: int = 5,
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__(drafter=drafter, verifier=verifier, settings=settings)
+        if not 0 <= delta <= 1 or tries < 1 or backtracks < 0:
+            raise ConfigurationError(
+                f"Backtracking takes delta in [0, 1], tries ≥ 1 and backtracks ≥ 0 (got {delta}, {tries}, {backtracks})"
+            )
+        self.delta, self.tries, self.backtracks = delta, tries, backtracks
+
+    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+        branch, before, left = request.branch(0), list[Request](), self.backtracks
+        best: tuple[float, Step] | None = None
+        try:
+            while branch.finish is None:
+                drafts, (reward,) = await self._candidates(branch, 1)
+                step: Step | None = drafts[0]
+                yield StepDrafted(branch.index, drafts)
+                yield StepScored(branch.index, (reward,))
+                branch.attempt += 1
+                if best is None or reward > best[0]:
+                    best, step = (reward, drafts[0]), best[1] if best else None
+                self._drop(request, step)
+                if best[0] < self.delta and branch.attempt < self.tries:
+                    continue
+                if best[0] >= self.delta or not before or not left:
+                    before.append(branch.branch(left))
+                    branch.extend(best[1], "draft", best[0])
+                else:
+                    self._drop(request, best[1])
+                    self._drop(request, branch.path.step)
+                    left -= 1
+                    branch = before.pop().branch(left)
+                    branch.attempt = 1  # sampled: the same step again would be no use
+                best = None
+        except LimitReached as limit:
+            branch.finish = limit.reason
+        for i, record in enumerate(request.adopt(branch)):
+            yield StepAccepted(i, record)
+
+    def _drop(self, request: Request, step: Step | None) -> None:
+        if step is not None:
+            request.discard([step], scored=True)

@@ -1,0 +1,49 @@
+"""Standard speculative decoding: the target verifies the drafter's tokens itself, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from rsd_core.decoder import Decoder, require
+from rsd_core.errors import ConfigurationError
+from rsd_core.events import Event, StepReplaced
+from rsd_core.interfaces import Drafter, Model, SpeculativeTarget, Target
+from rsd_core.request import Request
+from rsd_core.settings import Settings
+
+
+class SpeculativeDecoding(Decoder):
+    """The target with the drafter as its assistant (arXiv 2211.17192): the target's own answers, sooner.
+
+    Where a server speculates by itself, `TargetOnly` over that server is this baseline already.
+
+    Args:
+        drafter: The assistant.
+        target: A model that can be assisted (`SpeculativeTarget`).
+        settings: Everything else.
+    """
+
+    def __init__(self, *, drafter: Drafter, target: Target, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        require("drafter", drafter, Drafter)
+        require("target", target, Target)
+        if not isinstance(target, SpeculativeTarget):
+            raise ConfigurationError(
+                f"{target!r} takes no assistant. Models in process do (hf:, embedded:); a server speculates by its own "
+                "settings, and is measured as the target alone."
+            )
+        self.drafter, self._target = drafter, target
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self.drafter, self._target)
+
+    @property
+    def target(self) -> Target:
+        return self._target
+
+    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+        while request.finish is None:
+            i = request.index
+            step = await request.speculate(self._target, self.drafter)
+            yield StepReplaced(i, request.extend(step, "target", None))

@@ -1,0 +1,35 @@
+"""Weighting policies ω: from the reward of a drafted step to the probability that it is accepted, and beyond.
+
+The simple ones are the formulas of the paper's Table 1. Budgets, the target's expected advantage and routing rules
+look at the whole request. A policy is data: it can be written as JSON or YAML (`{"kind": "binary_step", "delta": 0.7}`)
+and as text (`binary_step:0.7`, `first_steps:2/budget_aware:0.1`), and read back by `parse_policy`.
+"""
+
+from rsd_core.policies.advantage import AdvantageAware
+from rsd_core.policies.base import Decision, Trace, WeightingPolicy
+from rsd_core.policies.budget import BudgetAware, RequestBudget
+from rsd_core.policies.parsing import Policy, explain, from_text, parse_policy
+from rsd_core.policies.rules import FirstSteps, Retry, Rule, Takeover
+from rsd_core.policies.weights import BinaryStep, Clipping, Constant, Logistic, Sigmoid
+
+__all__ = [
+    "AdvantageAware",
+    "BinaryStep",
+    "BudgetAware",
+    "Clipping",
+    "Constant",
+    "Decision",
+    "FirstSteps",
+    "Logistic",
+    "Policy",
+    "RequestBudget",
+    "Retry",
+    "Rule",
+    "Sigmoid",
+    "Takeover",
+    "Trace",
+    "WeightingPolicy",
+    "explain",
+    "from_text",
+    "parse_policy",
+]

@@ -1,0 +1,101 @@
+"""What a policy is, and what it may see of the request it decides about."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rsd_core.errors import RunError
+from rsd_core.ledger import Ledger
+from rsd_core.limits import Limits
+from rsd_core.paths import Path, Step
+from rsd_core.results import StepRecord
+from rsd_core.settings import Settings
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Decision = Literal["accept", "retry", "target"]
+"""What becomes of a drafted step: it stays, another one is drafted in its place, or the target writes the step."""
+
+
+class Trace(Protocol):
+    """A request as policies see it: the whole answer so far and its ledger, to be read only."""
+
+    @property
+    def index(self) -> int:
+        """Index of the step that is being decoded."""
+
+    @property
+    def attempt(self) -> int:
+        """How many drafts of this step were retried before the present one."""
+
+    @property
+    def coin(self) -> float:
+        """The request's own random number in [0, 1) for this attempt at this step."""
+
+    @property
+    def path(self) -> Path:
+        """The prompt and the steps so far, as they were written."""
+
+    @property
+    def records(self) -> Sequence[StepRecord]:
+        """The steps so far with their authors and rewards."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was spent so far."""
+
+    @property
+    def settings(self) -> Settings:
+        """The decoder's settings."""
+
+
+class WeightingPolicy(BaseModel):
+    """Base of all policies: a policy that is a formula writes `weight` and nothing else.
+
+    The other methods are for policies that look further than the reward. They are called between awaits, by any
+    number of requests and threads at once, so a policy that learns guards its state.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @abstractmethod
+    def weight(self, reward: float) -> float:
+        """ω(reward): the probability of accepting a step with this reward, in [0, 1] and non-decreasing.
+
+        For a policy that learns, ω as it stands. Asking changes nothing.
+        """
+
+    def route(self, request: Trace) -> Literal["draft", "target"]:  # noqa: ARG002
+        """Who writes the next step, asked before anything is drafted."""
+        return "draft"
+
+    def decide(self, step: Step, reward: float, request: Trace) -> Decision:  # noqa: ARG002
+        """What becomes of a drafted step: Algorithm 2 of the paper, unless a policy knows better."""
+        weight = self.weight(reward)
+        if not 0 <= weight <= 1:
+            raise RunError(f"the policy {self!r} gave {weight!r} for the reward {reward!r}, no probability")
+        return "accept" if request.coin < weight else "target"
+
+    def forced(self) -> None:
+        """The target writes a step that this policy was not asked about: a routing rule or a fault sent it there."""
+
+    def learn(self, reward: float | None, request: Trace) -> None:
+        """The target wrote the last step of the answer.
+
+        Args:
+            reward: The verifier's score of the target's own step, where `scores_target` asked for it.
+            request: The request with that step.
+        """
+
+    @property
+    def scores_target(self) -> bool:
+        """Whether the target's own steps are scored too. Verifiers with a cache read them sooner or later anyway."""
+        return False
+
+    @property
+    def limits(self) -> Limits | None:
+        """Hard limits that are part of the policy; the tighter of these and the settings' hold."""
+        return None

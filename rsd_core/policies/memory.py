@@ -1,0 +1,95 @@
+"""What policies remember: the latest rewards, and how far spending is from its budget."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Self
+
+
+class Learned:
+    """What a policy learned while it worked.
+
+    No part of the policy's data: policies are equal whatever they learned, and a copy starts anew.
+    """
+
+    def __init__(self, *start: Any) -> None:
+        self._start = start
+        self.lock = threading.RLock()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return type(self)(*self._start)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        return type(self), self._start
+
+
+class Recent:
+    """The latest values, in order of arrival and of size."""
+
+    def __init__(self, memory: int, start: Sequence[float] = ()) -> None:
+        self._order = deque(start[-memory:])
+        self._sorted = sorted(self._order)
+        self._memory = memory
+
+    def add(self, value: float) -> None:
+        """Take a value in; the oldest one is forgotten when the memory is full."""
+        if len(self._order) == self._memory:
+            del self._sorted[bisect.bisect_left(self._sorted, self._order.popleft())]
+        self._order.append(value)
+        bisect.insort(self._sorted, value)
+
+    def weight(self, value: float, rate: float) -> float:
+        """Probability to accept a value so that a share `rate` of such values, the lowest ones, is rejected.
+
+        A step at the `rate`-quantile of what was seen, this value included. The atom that holds the quantile is
+        accepted in part, so that the share is met for discrete values too.
+        """
+        n = len(self._sorted) + 1
+        below = bisect.bisect_left(self._sorted, value) / n
+        upto = (bisect.bisect_right(self._sorted, value) + 1) / n
+        return min(1.0, max(0.0, (upto - rate) / (upto - below)))
+
+
+class Budget(Learned):
+    """Rejects a share of the values it is shown, the lowest ones, and keeps to that share whatever comes.
+
+    The debt is what may still be spent: γ for each step, less 1 for each rejected one. The quantile is taken at
+    γ + debt / horizon. At or above 1 everything is rejected, at or below 0 everything is accepted, so for *every*
+    sequence of values, in any order, −(horizon γ + 1) ≤ γ n − rejected ≤ horizon (1 − γ) + 1 after n of them.
+    """
+
+    def __init__(self, rate: float, horizon: int, memory: int, start: Sequence[float] = ()) -> None:
+        super().__init__(rate, horizon, memory, start)
+        self._rate, self._horizon = rate, horizon
+        self._seen = Recent(memory, start)
+        self._debt = 0.0
+
+    def weight(self, value: float) -> float:
+        """Probability of accepting the value as things stand."""
+        with self.lock:
+            return self._seen.weight(value, self._rate + self._debt / self._horizon)
+
+    def take(self, value: float, coin: float, surely: bool = False) -> bool:
+        """Decide on a value, all in one: whether it is accepted, `surely` or by the coin."""
+        with self.lock:
+            accepted = surely or coin < self.weight(value)
+            self._seen.add(value)
+            self._settle(accepted)
+        return accepted
+
+    def force(self) -> None:
+        """Count a rejection that was decided elsewhere."""
+        with self.lock:
+            self._settle(accepted=False)
+
+    def _settle(self, accepted: bool) -> None:
+        # What was left unspent for long is not hoarded.
+        self._debt = min(self._debt + self._rate - (not accepted), float(self._horizon))

@@ -1,0 +1,105 @@
+"""Rules in front of a policy: who writes a step before anything is drafted, and another try before the target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from rsd_core.limits import Limits
+from rsd_core.paths import Step
+from rsd_core.policies.base import Decision, Trace, WeightingPolicy
+from rsd_core.policies.weights import BinaryStep
+
+if TYPE_CHECKING:
+    from rsd_core.policies.parsing import Policy
+
+
+class Rule(WeightingPolicy):
+    """Base of rules: all that a rule does not decide itself is left to the policy behind it."""
+
+    then: Policy = BinaryStep()
+    """The policy behind the rule; as text, it follows after a slash: `first_steps:2/budget_aware:0.1`."""
+
+    def weight(self, reward: float) -> float:
+        return self.then.weight(reward)
+
+    def route(self, request: Trace) -> Literal["draft", "target"]:
+        return self.then.route(request)
+
+    def decide(self, step: Step, reward: float, request: Trace) -> Decision:
+        return self.then.decide(step, reward, request)
+
+    def forced(self) -> None:
+        self.then.forced()
+
+    def learn(self, reward: float | None, request: Trace) -> None:
+        self.then.learn(reward, request)
+
+    @property
+    def scores_target(self) -> bool:
+        return self.then.scores_target
+
+    @property
+    def limits(self) -> Limits | None:
+        return self.then.limits
+
+
+class FirstSteps(Rule):
+    """The target writes the first n steps, where the plan of an answer is made (as in SpecReason, arXiv 2504.07891)."""
+
+    kind: Literal["first_steps"] = "first_steps"
+    n: Annotated[int, Field(ge=0)] = 1
+
+    def route(self, request: Trace) -> Literal["draft", "target"]:
+        return "target" if request.index < self.n else super().route(request)
+
+
+def _cues(value: Any) -> Any:
+    return value.split("|") if isinstance(value, str) else value
+
+
+class Takeover(Rule):
+    """The target takes over for some steps where the drafter doubts (as in Speculative Thinking, arXiv 2504.12329).
+
+    A draft that contains a cue goes to the target whatever its reward, and so do the steps after it.
+    """
+
+    kind: Literal["takeover"] = "takeover"
+    cues: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_cues)] = (
+        *("wait", "hmm", "alternatively", "let me check"),
+    )
+    """What gives the drafter's doubt away, in any case; as text, separated by `|`."""
+    steps: Annotated[int, Field(ge=1)] = 1
+    """Steps that the target writes in a row."""
+
+    def route(self, request: Trace) -> Literal["draft", "target"]:
+        # The step with the cue was the target's first; n - 1 more follow.
+        latest = request.records[-(self.steps - 1) :] if self.steps > 1 else ()
+        taken = any(self._doubts(record.discarded_draft or "") for record in latest)
+        return "target" if taken else super().route(request)
+
+    def decide(self, step: Step, reward: float, request: Trace) -> Decision:
+        if self._doubts(step.text):
+            self.then.forced()
+            return "target"
+        return super().decide(step, reward, request)
+
+    def _doubts(self, text: str) -> bool:
+        return any(cue.lower() in text.lower() for cue in self.cues)
+
+
+class Retry(Rule):
+    """Draft anew before the target is asked, at most n times for each step.
+
+    The retried drafts are sampled, at `Settings.retry_temperature` where the decoder is greedy. Budgets behind this
+    rule count what becomes of the last draft only.
+    """
+
+    kind: Literal["retry"] = "retry"
+    n: Annotated[int, Field(ge=1)] = 1
+
+    def decide(self, step: Step, reward: float, request: Trace) -> Decision:
+        if request.attempt < self.n and request.coin >= self.then.weight(reward):
+            return "retry"
+        return super().decide(step, reward, request)

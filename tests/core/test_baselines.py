@@ -1,0 +1,229 @@
+"""The baselines on scripted models: what each of them chooses, and that all of it is on the ledger."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from rsd_core import (
+    Backtracking,
+    BestOfN,
+    ConfigurationError,
+    Decoder,
+    DrafterError,
+    Likelihoods,
+    Limits,
+    MajorityVote,
+    Path,
+    Settings,
+    SpecReason,
+    SpeculativeDecoding,
+    Step,
+    StepBeam,
+    TargetJudge,
+    TiltedDecoder,
+    Usage,
+    VerifierError,
+)
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+
+SAMPLED = Settings(temperature=1)
+
+
+def numbers(path: Path, rng: random.Random) -> str:
+    """Two steps with a number each; the second one is the answer."""
+    number = rng.randrange(100)
+    return f"{number}\n\n" if path.depth == 0 else f"{number} \\boxed{{{number % 3}}}"
+
+
+def value(path: Path, step: Step) -> float:
+    return int(step.text.split()[0]) / 100
+
+
+def all_tokens(decoder: Decoder, prompt: str = "question") -> tuple[int, int, int]:
+    result = decoder.run(prompt)
+    return result.ledger.drafter.generated, result.ledger.drafter.discarded, sum(step.size for step in result.steps)
+
+
+def test_the_majority_wins_and_every_sample_is_charged() -> None:
+    made = MajorityVote(drafter=ScriptedDrafter(numbers), n=9, settings=SAMPLED)
+    generated, discarded, kept = all_tokens(made)
+    assert (generated, discarded + kept) == (9 * 4, 9 * 4)
+    again, other = made.run("question"), made.run("question", seed=1)
+    assert again.ledger.drafter.calls == 18
+    assert again.text == made.run("question").text != other.text
+
+
+@pytest.mark.parametrize("answers", [["1", "2", "2", "3"], ["4", "4", "5", "5"], ["7"]])
+def test_votes_are_counted(answers: list[str]) -> None:
+    left = iter(answers)
+    made = MajorityVote(
+        drafter=ScriptedDrafter(lambda path, rng: f"\\boxed{{{next(left)}}}"), n=len(answers), settings=SAMPLED
+    )
+    best = max(answers, key=lambda answer: (answers.count(answer), -answers.index(answer)))
+    assert made.run("question").answer == best
+
+
+def test_answers_without_a_box_do_not_vote() -> None:
+    left = iter(["none", "none", "\\boxed{5}"])
+    made = MajorityVote(drafter=ScriptedDrafter(lambda path, rng: next(left)), n=3, settings=SAMPLED)
+    assert made.run("question").answer == "5"
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "best"), [("last", "20 90"), ("min", "50 60"), ("mean", "95 40"), ("product", "95 40")]
+)
+def test_best_of_n_by_outcome_and_by_process(aggregate: str, best: str) -> None:
+    solutions = iter([("50", "60"), ("95", "40"), ("20", "90")])
+    second: dict[str, str] = {}
+
+    def write(path: Path, rng: random.Random) -> str:
+        if path.depth:
+            return second[path.text.strip()]
+        first, then = next(solutions)
+        second[first] = then
+        return f"{first}\n\n"
+
+    made = BestOfN(
+        drafter=ScriptedDrafter(write),
+        verifier=ScriptedVerifier(value),
+        n=3,
+        aggregate=aggregate,  # type: ignore[arg-type]
+        settings=SAMPLED,
+    )
+    result = made.run("question")
+    assert result.text.split() == best.split()
+    assert result.ledger.verifier.calls == (3 if aggregate == "last" else 6)
+
+
+def test_a_failed_sample_is_left_out_and_all_failed_is_an_error() -> None:
+    left: Iterator[str | Exception] = iter([RuntimeError("gone"), "\\boxed{1}", "\\boxed{1}"])
+    made = MajorityVote(drafter=ScriptedDrafter(lambda path, rng: next(left)), n=3, settings=SAMPLED)
+    result = made.run("question")
+    assert result.answer == "1"
+    assert [item.kind for item in result.degradations] == ["drafter_error"]
+    broken = MajorityVote(drafter=ScriptedDrafter([RuntimeError("gone")]), n=3, settings=SAMPLED)
+    with pytest.raises(DrafterError, match="gone"):
+        broken.run("question")
+
+
+def test_limits_hold_for_all_samples_together_and_keep_what_was_written() -> None:
+    settings = Settings(temperature=1, limits=Limits(max_flops=3.0))
+    result = MajorityVote(drafter=ScriptedDrafter(numbers), n=9, settings=settings).run("question")
+    assert result.text
+    assert result.finish_reason == "max_flops"
+    assert result.ledger.drafter.calls < 18
+
+
+def test_a_beam_of_one_is_greedy_and_a_wider_one_finds_no_less() -> None:
+    def run(width: int, expand: int) -> float:
+        made = StepBeam(
+            drafter=ScriptedDrafter(numbers),
+            verifier=ScriptedVerifier(value),
+            width=width,
+            expand=expand,
+            settings=SAMPLED,
+        )
+        result = made.run("question")
+        generated = result.ledger.drafter.generated
+        assert generated == result.ledger.drafter.discarded + sum(step.size for step in result.steps)
+        assert len(result.steps) == 2
+        return result.steps[-1].reward or 0.0
+
+    assert run(1, 8) > 0.7  # the best of eight
+    assert run(4, 4) > 0.85  # of sixteen
+
+
+def test_backtracking_takes_a_step_back_when_nothing_good_follows_it() -> None:
+    """After `trap` every step is bad; the way out is the other first step."""
+
+    def write(path: Path, rng: random.Random) -> str:
+        if path.depth == 0:
+            return "trap\n\n" if not made_calls else "exit\n\n"
+        made_calls.append(path.text)
+        return f"{path.text.strip()} end"
+
+    made_calls: list[str] = []
+    made = Backtracking(
+        drafter=ScriptedDrafter(write),
+        verifier=ScriptedVerifier(lambda path, step: 0.1 if step.text == "trap end" else 0.9),
+        tries=2,
+        backtracks=1,
+    )
+    result = made.run("question")
+    assert result.text == "exit\n\nexit end"
+    assert made_calls == ["trap\n\n", "trap\n\n", "exit\n\n"]
+    ledger = result.ledger.drafter
+    assert ledger.generated == ledger.discarded + sum(step.size for step in result.steps)
+
+
+def test_without_backtracks_left_the_best_draft_is_kept() -> None:
+    left = iter(["10", "40", "30"])
+    made = Backtracking(
+        drafter=ScriptedDrafter(lambda path, rng: next(left)), verifier=ScriptedVerifier(value), tries=3
+    )
+    assert made.run("question").text == "40"
+
+
+def test_specreason_asks_the_target_for_a_digit() -> None:
+    asked = []
+
+    def target(path: Path, rng: random.Random) -> str:
+        asked.append(path.prompt[-1].content)
+        if "Score:" not in asked[-1]:
+            return "by the target"
+        return "I give it a 3." if "bad" in asked[-1] else "8"
+
+    made = SpecReason(drafter=ScriptedDrafter(["good\n\n", "bad\n\n"]), target=ScriptedTarget(target))
+    result = made.run("What is it?")
+    assert result.text == "good\n\nby the target"
+    assert [step.reward for step in result.steps] == [8 / 9, 3 / 9]
+    assert "What is it?" in asked[0]
+    assert result.ledger.verifier.calls == 2
+    with pytest.raises(VerifierError, match="digit"):
+        SpecReason(
+            drafter=ScriptedDrafter(["x"]),
+            target=ScriptedTarget(["no number"]),
+            settings=Settings(on_verifier_error="raise"),
+        ).run("question")
+    assert isinstance(made.verifier, TargetJudge)
+
+
+class Likely(ScriptedDrafter, ScriptedTarget):
+    """Tells a log-likelihood for each text."""
+
+    def __init__(self, script: Sequence[str], likelihoods: dict[str, float]) -> None:
+        super().__init__(script)
+        self.likelihoods = likelihoods
+
+    async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
+        return Likelihoods(tuple(self.likelihoods[step.text] for step in steps), Usage(computed=1))
+
+
+@pytest.mark.parametrize(("target_likes", "text"), [(0.0, "draft"), (-20.0, "target")])
+def test_gsi_tilts_the_reward_by_the_ratio_of_likelihoods(target_likes: float, text: str) -> None:
+    made = TiltedDecoder(
+        drafter=Likely(["draft"], {"draft": -1.0}),
+        verifier=ScriptedVerifier([0.9]),
+        target=Likely(["target"], {"draft": -1.0 + target_likes}),
+        threshold=0.5,
+    )
+    result = made.run("question")
+    assert result.text == text
+    assert result.ledger.target.computed > 0  # it was asked for likelihoods in any case
+
+
+def test_what_a_baseline_needs_is_told_at_once() -> None:
+    drafter, verifier, target = ScriptedDrafter(["x"]), ScriptedVerifier([1.0]), ScriptedTarget(["x"])
+    for make, words in (
+        (lambda: MajorityVote(drafter=drafter, n=4), "temperature"),
+        (lambda: BestOfN(drafter=drafter, verifier=verifier, n=4), "temperature"),
+        (lambda: BestOfN(drafter=drafter, verifier=verifier, n=1, aggregate="best"), "last, min"),  # type: ignore[arg-type]
+        (lambda: StepBeam(drafter=drafter, verifier=verifier, expand=2), "temperature"),
+        (lambda: Backtracking(drafter=drafter, verifier=verifier, delta=2), "delta in"),
+        (lambda: TiltedDecoder(drafter=drafter, verifier=verifier, target=target), "log-likelihoods"),
+        (lambda: SpeculativeDecoding(drafter=drafter, target=target), "no assistant"),
+        (lambda: SpecReason(drafter=drafter, target=verifier), "cannot be the target"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            make()
