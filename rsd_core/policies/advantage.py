@@ -73,6 +73,10 @@ class AdvantageAware(WeightingPolicy):
         self._budget.force()
 
     @property
+    def learns(self) -> bool:
+        return True
+
+    @property
     def scores_target(self) -> bool:
         return True
 

@@ -91,6 +91,11 @@ class WeightingPolicy(BaseModel):
         """
 
     @property
+    def learns(self) -> bool:
+        """Whether decisions depend on what was decoded before."""
+        return False
+
+    @property
     def scores_target(self) -> bool:
         """Whether the target's own steps are scored too. Verifiers with a cache read them sooner or later anyway."""
         return False

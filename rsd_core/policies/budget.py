@@ -46,6 +46,10 @@ class BudgetAware(WeightingPolicy):
         """Begin with the warm start."""
         self._budget = Budget(self.target_rate, self.horizon, self.memory, self.warm_start)
 
+    @property
+    def learns(self) -> bool:
+        return True
+
     def weight(self, reward: float) -> float:
         return self._budget.weight(reward)
 
@@ -91,6 +95,10 @@ class RequestBudget(WeightingPolicy):
     def model_post_init(self, context: Any) -> None:  # noqa: ARG002
         """Begin with the warm start."""
         self._plan = Plan(self.steps, self.memory, self.warm_start)
+
+    @property
+    def learns(self) -> bool:
+        return True
 
     @property
     def limits(self) -> Limits:

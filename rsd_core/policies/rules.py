@@ -37,6 +37,10 @@ class Rule(WeightingPolicy):
         self.then.learn(reward, request)
 
     @property
+    def learns(self) -> bool:
+        return self.then.learns
+
+    @property
     def scores_target(self) -> bool:
         return self.then.scores_target
 

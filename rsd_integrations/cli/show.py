@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from rsd_core import Degraded, Event, Finished, Ledger, Result, StepAccepted, StepRejected, StepReplaced
-from rsd_integrations.evaluation.report import Report, wilson
+from rsd_integrations.evaluation.report import Report
+from rsd_integrations.evaluation.statistics import wilson
+from rsd_integrations.evaluation.tables import times
 
 DRAFT, TARGET = "green", "magenta"
 
@@ -88,23 +91,18 @@ def _saved(ledger: Ledger) -> str | None:
     )
 
 
-def times(ratio: float) -> str:
-    """A ratio of costs in words."""
-    return f"{ratio:.2f}x fewer" if ratio >= 1 else f"{1 / ratio:.2f}x more"
-
-
 @contextlib.contextmanager
-def eval_progress(console: Console, n: int) -> Iterator[Callable[[Report], None]]:
-    """A progress bar with each method's live accuracy."""
+def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
+    """A progress bar with each method's live accuracy and savings."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     progress = Progress(*columns, console=console)
 
     def update(report: Report) -> None:
         if not progress.tasks:  # nothing is drawn before there is something to tell
             progress.start()
-            progress.add_task("", total=n)
-        live = "  ".join(f"{name} {method.accuracy:.3f}" for name, method in report.methods.items())
-        progress.update(progress.task_ids[0], completed=len(report.problems), description=live)
+            progress.add_task("", total=report.n * methods)
+        live = "  ".join(_live(report, name) for name in report.methods)
+        progress.update(progress.task_ids[0], completed=report.done, description=live)
 
     try:
         yield update
@@ -113,28 +111,55 @@ def eval_progress(console: Console, n: int) -> Iterator[Callable[[Report], None]
             progress.stop()
 
 
-def eval_table(report: Report) -> Table:
-    """All methods side by side; FLOPs ratios are against `target` where it was run."""
-    table = Table(title=f"{report.task}, {report.n} problems, seed {report.seed}")
-    for column in ("method", "accuracy", "95 %", "target steps", "FLOPs", "paper's FLOPs", "s/problem"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    alone = report.methods.get("target")
+def _live(report: Report, name: str) -> str:
+    method, alone = report.methods[name], report.methods[report.reference]
+    told = f"{name} {method.accuracy:.3f}"
+    if name != report.reference and method.n and alone.n and method.flops_paper and alone.flops_paper:
+        told += f" ({alone.flops_paper / alone.n / (method.flops_paper / method.n):.1f}x)"
+    return told
+
+
+def eval_tables(report: Report) -> Iterator[Table]:
+    """All methods side by side, and each of them against the target, where that was run."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        title=f"{report.task}, {report.n} problems, seed {report.seed}",
+        caption=f"FLOPs per problem, and how many times fewer than {report.reference}; "
+        f"seconds with {report.concurrency} in flight",
+    )
+    for column in ("method", "accuracy (95 %)", "target", "paper's FLOPs", "all FLOPs", "s/problem"):
+        first = column == "method"
+        table.add_column(column, justify="left" if first else "right", no_wrap=not first, overflow="fold")
+    alone, compared = report.methods[report.reference], report.comparisons()
     for name, method in report.methods.items():
         low, high = wilson(method.right, method.n)
         table.add_row(
             name,
-            f"{method.accuracy:.3f}",
-            f"{low:.3f}–{high:.3f}",
+            f"{method.accuracy:.3f} ({low:.3f}–{high:.3f})",
             f"{method.by_target / max(1, method.steps):.1%}",
-            _flops(method.flops, method.n, alone.flops if alone else None),
-            _flops(method.flops_paper, method.n, alone.flops_paper if alone else None),
+            _cost(method.flops_paper, method.n, alone.flops_paper),
+            _cost(method.flops, method.n, alone.flops),
             f"{method.seconds / max(1, method.n):.3f}",
         )
-    return table
+    yield table
+    if not compared:
+        return
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"accuracy against {report.reference}, paired",
+        caption="bootstrap; McNemar's exact test",
+    )
+    for column in ("method", "difference (95 %)", "p"):
+        table.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
+    for name, found in compared.items():
+        low, high = found.ci95
+        table.add_row(name, f"{found.difference:+.3f} ({low:+.3f} to {high:+.3f})", f"{found.p_value:.2g}")
+    yield table
 
 
-def _flops(flops: float | None, n: int, alone: float | None) -> str:
-    if flops is None:
+def _cost(amount: float | None, n: int, alone: float | None) -> str:
+    if amount is None:
         return "unknown"
-    ratio = f" ({times(alone / flops)})" if alone and flops else ""
-    return f"{flops / max(1, n) / 1e6:,.0f} M{ratio}"
+    ratio = f" {alone / amount:.2f}x" if alone and amount else ""
+    return f"{amount / max(1, n) / 1e6:,.0f} M{ratio}"

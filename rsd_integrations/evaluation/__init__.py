@@ -1,7 +1,26 @@
 """Quality against cost: many methods over the same problems, on one ledger."""
 
-from rsd_integrations.evaluation.report import MethodReport, Report, wilson
-from rsd_integrations.evaluation.runner import evaluate, parse_method
-from rsd_integrations.evaluation.tasks import TASKS, Item, Task
+from rsd_integrations.evaluation.calibration import Calibration, calibrate
+from rsd_integrations.evaluation.methods import parse_method
+from rsd_integrations.evaluation.report import MethodReport, Outcome, Report
+from rsd_integrations.evaluation.runner import evaluate
+from rsd_integrations.evaluation.statistics import Comparison, wilson
+from rsd_integrations.evaluation.tables import markdown
+from rsd_integrations.evaluation.tasks import TASKS, Item, Task, find_task
 
-__all__ = ["TASKS", "Item", "MethodReport", "Report", "Task", "evaluate", "parse_method", "wilson"]
+__all__ = [
+    "TASKS",
+    "Calibration",
+    "Comparison",
+    "Item",
+    "MethodReport",
+    "Outcome",
+    "Report",
+    "Task",
+    "calibrate",
+    "evaluate",
+    "find_task",
+    "markdown",
+    "parse_method",
+    "wilson",
+]

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rsd_core import Result
+from rsd_integrations.evaluation.statistics import Comparison, compare, wilson
 
 
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The Wilson score interval of a proportion; (0, 1) when nothing was counted."""
-    if n == 0:
-        return 0.0, 1.0
-    p, zz = right / n, z * z / n
-    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
-    return (middle - half) / (1 + zz), (middle + half) / (1 + zz)
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One method's answer to one problem."""
+
+    answer: str | None
+    correct: bool
+    finish_reason: str
+    steps: int
+    by_target: int
+    drafted: int
+    """Steps that were drafted, accepted or not."""
+    accepted: int
+    flops: float | None
+    flops_paper: float | None
+    cost: float | None
+    seconds: float
+    text: str
+
+    @classmethod
+    def of(cls, result: Result, correct: bool) -> Outcome:
+        """The outcome of a graded result."""
+        total, steps = result.ledger.total, result.steps
+        return cls(
+            answer=result.answer,
+            correct=correct,
+            finish_reason=result.finish_reason,
+            steps=len(steps),
+            by_target=sum(step.author == "target" for step in steps),
+            drafted=sum(step.accepted or step.discarded_draft is not None for step in steps),
+            accepted=sum(step.accepted for step in steps),
+            flops=total.flops,
+            flops_paper=total.flops_paper,
+            cost=total.cost,
+            seconds=result.seconds,
+            text=result.text,
+        )
 
 
 @dataclass(slots=True)
@@ -31,28 +61,23 @@ class MethodReport:
     errors: int = 0
     flops: float | None = 0.0
     flops_paper: float | None = 0.0
+    cost: float | None = 0.0
 
-    def add(self, result: Result, right: bool) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Count one problem."""
-        total = result.ledger.total
         self.n += 1
-        self.right += right
-        self.seconds += result.seconds
-        self.errors += result.finish_reason == "error"
-        self.steps += len(result.steps)
-        self.by_target += sum(step.author == "target" for step in result.steps)
-        self.drafted += sum(step.accepted or step.discarded_draft is not None for step in result.steps)
-        self.accepted += sum(step.accepted for step in result.steps)
-        self.flops = None if self.flops is None or total.flops is None else self.flops + total.flops
-        paper = total.flops_paper
-        self.flops_paper = None if self.flops_paper is None or paper is None else self.flops_paper + paper
+        self.right += outcome.correct
+        self.errors += outcome.finish_reason == "error"
+        for name in ("seconds", "steps", "by_target", "drafted", "accepted", "flops", "flops_paper", "cost"):
+            mine, more = getattr(self, name), getattr(outcome, name)
+            setattr(self, name, None if mine is None or more is None else mine + more)
 
     @property
     def accuracy(self) -> float:
         """Share of right answers."""
         return self.right / max(1, self.n)
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """The figures per problem, as plain JSON data."""
         n = max(1, self.n)
         return {
@@ -60,6 +85,7 @@ class MethodReport:
             "ci95": list(wilson(self.right, self.n)),
             "flops_per_problem": None if self.flops is None else self.flops / n,
             "flops_per_problem_paper": None if self.flops_paper is None else self.flops_paper / n,
+            "cost_per_problem": None if self.cost is None else self.cost / n,
             "seconds_per_problem": self.seconds / n,
             "target_share": self.by_target / max(1, self.steps),
             "errors": self.errors,
@@ -67,54 +93,80 @@ class MethodReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One method's answer to one problem."""
-
-    answer: str | None
-    correct: bool
-    finish_reason: str
-    target_share: float
-    flops: float | None
-    flops_paper: float | None
-    seconds: float
-
-
 @dataclass(slots=True)
 class Report:
     """Everything an evaluation found."""
 
     task: str
-    n: int
     seed: int
+    concurrency: int
+    problems: list[tuple[str, str | None]]
+    """Questions and right answers."""
+    outcomes: dict[str, dict[int, Outcome]]
+    """By method and number of the problem."""
     methods: dict[str, MethodReport] = field(default_factory=dict)
-    problems: list[dict[str, object]] = field(default_factory=list)
+    """The sums so far."""
 
-    def add(self, prompt: str, reference: str, outcomes: dict[str, tuple[Result, bool]]) -> None:
-        """Count one problem, answered by every method."""
-        told: dict[str, object] = {}
-        for name, (result, right) in outcomes.items():
-            self.methods[name].add(result, right)
-            total = result.ledger.total
-            told[name] = asdict(
-                Outcome(
-                    result.answer,
-                    right,
-                    result.finish_reason,
-                    result.target_share,
-                    total.flops,
-                    total.flops_paper,
-                    result.seconds,
-                )
-            )
-        self.problems.append({"prompt": prompt, "reference": reference, "methods": told})
+    def __post_init__(self) -> None:
+        for name, found in self.outcomes.items():
+            self.methods[name] = MethodReport()
+            for problem in sorted(found):  # the order makes sums the same to the last digit, however they came about
+                self.methods[name].add(found[problem])
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain JSON data."""
+    @property
+    def n(self) -> int:
+        """Number of problems."""
+        return len(self.problems)
+
+    @property
+    def done(self) -> int:
+        """Answers so far, of all methods."""
+        return sum(len(found) for found in self.outcomes.values())
+
+    def add(self, method: str, problem: int, outcome: Outcome) -> None:
+        """Count one answer."""
+        self.outcomes[method][problem] = outcome
+        self.methods[method].add(outcome)
+
+    @property
+    def reference(self) -> str:
+        """The method that others are compared with: the target alone where it was run, else the first."""
+        return "target" if "target" in self.outcomes else next(iter(self.outcomes))
+
+    def compare(self, method: str, other: str) -> Comparison:
+        """A method against another over the problems that both answered."""
+        mine, theirs = self.outcomes[method], self.outcomes[other]
+        both = sorted(mine.keys() & theirs.keys())
+        first, second = (
+            [(o.correct, o.flops, o.flops_paper) for o in (found[i] for i in both)] for found in (mine, theirs)
+        )
+        return compare(first, second)
+
+    def comparisons(self) -> dict[str, Comparison]:
+        """Every method against the reference."""
+        return {name: self.compare(name, self.reference) for name in self.outcomes if name != self.reference}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; the texts of the answers are in the journal."""
         return {
             "task": self.task,
             "n": self.n,
             "seed": self.seed,
+            "concurrency": self.concurrency,
             "methods": {name: method.to_dict() for name, method in self.methods.items()},
-            "problems": self.problems,
+            "compared_with": self.reference,
+            "comparisons": {name: asdict(found) for name, found in self.comparisons().items()},
+            "problems": [
+                {
+                    "prompt": question,
+                    "reference": answer,
+                    "methods": {name: self._told(found[i]) for name, found in self.outcomes.items() if i in found},
+                }
+                for i, (question, answer) in enumerate(self.problems)
+            ],
         }
+
+    def _told(self, outcome: Outcome) -> dict[str, Any]:
+        told = asdict(outcome) | {"target_share": outcome.by_target / max(1, outcome.steps)}
+        del told["text"]
+        return told

@@ -1,106 +1,118 @@
-"""Runs methods over a task, problem by problem and side by side, so that timings see the same machine."""
+"""Runs many methods over the same problems, many requests in flight."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from rsd_core import (
-    ConfigurationError,
-    Decoder,
-    Drafter,
-    DraftOnly,
-    Result,
-    RewardGuidedDecoder,
-    RSDConfig,
-    RunError,
-    Target,
-    TargetOnly,
-    Verifier,
-    load,
-    parse_policy,
-)
-from rsd_core.policies import WeightingPolicy
-from rsd_integrations.evaluation.report import MethodReport, Report
-from rsd_integrations.evaluation.tasks import find_task
+from rsd_core import ConfigurationError, Decoder, Ledger, PromptError, Result, RSDConfig, RunError
+from rsd_core.blocking import iterate
+from rsd_integrations.evaluation.journal import Journal
+from rsd_integrations.evaluation.methods import Method, Models, parse_method
+from rsd_integrations.evaluation.report import Outcome, Report
+from rsd_integrations.evaluation.tasks import Item, Task, find_task
 
-
-def parse_method(name: str, default: WeightingPolicy) -> WeightingPolicy | None:
-    """The policy of an RSD method; None for a baseline.
-
-    `rsd` has the default policy, `rsd@POLICY` one of its own; `draft` and `target` are the models alone.
-
-    Raises:
-        ConfigurationError: Unknown method or policy.
-    """
-    kind, _, policy = name.partition("@")
-    if kind == "rsd":
-        return parse_policy(policy) if policy else default
-    if name in ("draft", "target"):
-        return None
-    raise ConfigurationError(f"unknown method {name!r}; known are rsd, rsd@POLICY (rsd@binary_step:0.5), target, draft")
+Found = Result | RunError | PromptError
 
 
 def evaluate(
     config: RSDConfig,
-    task: str,
+    task: str | Mapping[str, Any] | Task,
     methods: Sequence[str],
-    n: int,
+    n: int | None,
     seed: int,
     progress: Callable[[Report], None] = lambda _: None,
+    *,
+    concurrency: int = 16,
+    journal: Path | None = None,
 ) -> Report:
-    """Answer the same problems by several methods, one request at a time.
+    """Answer the same problems by several methods.
+
+    Methods take turns, so that none slows another one down; requests of one method are in flight side by side. A
+    method whose policy learns goes through the problems one by one and in order, so that its results do not depend on
+    chance; cut off, it begins anew.
 
     Args:
         config: Models, default policy and settings.
-        task: Name of a task.
-        methods: As `parse_method` takes them.
-        n: Number of problems.
+        task: See `find_task`.
+        methods: As `parse_method` takes them; their texts are their names in the report.
+        n: Number of problems; None is all of them.
         seed: Draws the problems and seeds the decoders.
-        progress: Called after each problem.
+        progress: Called after each answer.
+        concurrency: Requests in flight. Seconds are those of a request under this load; 1 gives a lone request's.
+        journal: File of finished answers; a run that finds it goes on from there.
 
     Raises:
-        ConfigurationError: Unknown task or method, before any model is loaded.
+        ConfigurationError: Unknown task or method, or a journal of another run, before any model is loaded.
+        RunError: A method failed before it gave a single answer.
     """
-    if not methods:
-        raise ConfigurationError("no methods to evaluate; name some of rsd, target, draft")
-    policies = {name: parse_method(name, config.policy) for name in methods}
+    if not methods or concurrency < 1:
+        raise ConfigurationError(f"evaluate takes methods and concurrency ≥ 1 (got {methods!r}, {concurrency})")
+    parsed = {name: parse_method(name) for name in methods}
     items = find_task(task).draw(n, seed)
-    decoders = _decoders(config, policies)
-    report = Report(task, n, seed, {name: MethodReport() for name in methods})
-    for item in items:
-        outcomes = {}
-        for name, decoder in decoders.items():
-            result = _answer(decoder, item.prompt, seed)
-            outcomes[name] = (result, item.grade(result.text))
-        report.add(item.prompt, item.reference, outcomes)
-        progress(report)
-    return report
-
-
-def _decoders(config: RSDConfig, policies: dict[str, WeightingPolicy | None]) -> dict[str, Decoder]:
-    """The decoders of all methods; each model is loaded once, and only if a method needs it."""
-    rsd = any(policy is not None for policy in policies.values())
-    drafter: Drafter | None = load(config.drafter) if rsd or "draft" in policies else None
-    target: Target | None = load(config.target) if rsd or "target" in policies else None
-    verifier: Verifier | None = load(config.verifier) if rsd else None
-    made: dict[str, Decoder] = {}
-    for name, policy in policies.items():
-        if policy is not None and drafter and verifier and target:
-            made[name] = RewardGuidedDecoder(
-                drafter=drafter, verifier=verifier, target=target, policy=policy, settings=config.settings
-            )
-        elif name == "draft" and drafter:
-            made[name] = DraftOnly(drafter=drafter, settings=config.settings)
-        elif target:
-            made[name] = TargetOnly(target=target, settings=config.settings)
-    return made
-
-
-def _answer(decoder: Decoder, prompt: str, seed: int) -> Result:
-    """A result, also of a request that failed after some steps; one that fails at once is a broken set-up."""
+    told = task if isinstance(task, str) else find_task(task).model_dump_json()
+    kept = _journal(journal, config, items, seed, parsed) if journal is not None else None
+    report = Report(
+        name, seed, concurrency, [(item.question, item.reference) for item in items], {m: {} for m in parsed}
+    )
+    for method, problem, outcome in kept.rows if kept else ():
+        if method in parsed:
+            report.add(method, problem, outcome)
+    progress(report)
+    models = Models(config)
+    decoders = {name: method.build(models) for name, method in parsed.items()}
     try:
-        return decoder.run(prompt, seed=seed)
-    except RunError as error:
-        if error.partial is None or not error.partial.steps:
-            raise
-        return error.partial
+        for name, method in parsed.items():
+            todo = [i for i in range(len(items)) if i not in report.outcomes[name]]
+            at_once = 1 if method.learns or (name == "rsd" and config.policy.learns) else concurrency
+            for i, result in iterate(_answers(decoders[name], items, todo, seed, at_once)):
+                if not isinstance(result, Result):
+                    partial = result.partial if isinstance(result, RunError) else None
+                    if not report.outcomes[name] and not (partial and partial.steps):
+                        raise result  # nothing has worked yet: the set-up is broken
+                    result = partial or Result((), "", "error", (), Ledger(), 0.0)
+                outcome = Outcome.of(result, items[i].grade(result.text))
+                report.add(name, i, outcome)
+                if kept and outcome.finish_reason != "error":  # a resumed run tries failures again
+                    kept.add(name, i, outcome)
+                progress(report)
+    finally:
+        if kept:
+            kept.close()
+    return Report(report.task, seed, concurrency, report.problems, report.outcomes)
+
+
+def _journal(file: Path, config: RSDConfig, items: list[Item], seed: int, methods: dict[str, Method]) -> Journal:
+    asked = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
+    about = {"journal": 1, "config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": asked}
+    journal = Journal(file, about)
+    whole = {name for name in methods if sum(method == name for method, *_ in journal.rows) == len(items)}
+    known = {name: method.learns or config.policy.learns for name, method in methods.items()}
+    journal.keep(lambda method, _: method in whole or not known.get(method, False))
+    return journal
+
+
+async def _answers(
+    decoder: Decoder, items: Sequence[Item], todo: Sequence[int], seed: int, concurrency: int
+) -> AsyncGenerator[tuple[int, Found], None]:
+    """The results by number of the problem, in the order in which they are ready."""
+    slots = asyncio.Semaphore(concurrency)
+
+    async def answer(i: int) -> tuple[int, Found]:
+        async with slots:
+            try:
+                return i, await decoder.arun(items[i].prompt, seed=seed)
+            except (RunError, PromptError) as error:
+                return i, error
+
+    tasks = [asyncio.ensure_future(answer(i)) for i in todo]
+    try:
+        for task in asyncio.as_completed(tasks):
+            yield await task
+    finally:
+        for pending in tasks:
+            pending.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

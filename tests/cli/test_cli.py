@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from rsd_core import RSDError
 from rsd_integrations.cli import main
-from rsd_integrations.cli.app import _split, app
+from rsd_integrations.cli.app import app
+from rsd_integrations.cli.evaluate import split_methods
 
 SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
 
@@ -141,6 +142,6 @@ def test_help_teaches() -> None:
 
 
 def test_methods_are_split_outside_of_policies() -> None:
-    assert _split("rsd,target;rsd@logistic:alpha=20,delta=0.6 draft") == [
+    assert split_methods("rsd,target;rsd@logistic:alpha=20,delta=0.6 draft") == [
         *("rsd", "target", "rsd@logistic:alpha=20,delta=0.6", "draft")
     ]

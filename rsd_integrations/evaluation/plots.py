@@ -1,0 +1,72 @@
+"""Reports for the eye: accuracy against cost, with the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rsd_core import MissingDependency
+from rsd_integrations.evaluation.report import MethodReport, Report
+from rsd_integrations.evaluation.statistics import wilson
+
+Point = tuple[str, float, float, tuple[float, float]]
+"""Name, cost, accuracy and its interval."""
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one beats: none is cheaper and at least as accurate."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p[1], -p[2])):
+        if not front or point[2] > front[-1][2]:
+            front.append(point)
+    return front
+
+
+def figure(columns: int) -> tuple[Any, Any]:
+    """A figure with some panels side by side, drawn without a display."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingDependency("matplotlib", "eval", "drawing a plot") from error
+    make: Any = Figure
+    made = make(figsize=(4.8 * columns, 4.6), layout="constrained", dpi=150)
+    return made, made.subplots(1, columns, squeeze=False)[0]
+
+
+def accuracy_against_cost(report: Report, file: Path) -> None:
+    """Draw accuracy against FLOPs (the paper's convention, and everything charged) and against seconds."""
+    costs: dict[str, Callable[[MethodReport], float | None]] = {
+        "FLOPs per problem, paper's convention": lambda m: m.flops_paper,
+        "FLOPs per problem, everything charged": lambda m: m.flops,
+        f"seconds per problem, {report.concurrency} in flight": lambda m: m.seconds,
+    }
+    found = {
+        label: [
+            (name, spent / m.n, m.accuracy, wilson(m.right, m.n))
+            for name, m in report.methods.items()
+            if m.n and (spent := cost(m))
+        ]
+        for label, cost in costs.items()
+    }
+    found = {label: points for label, points in found.items() if points}
+    made, panels = figure(max(1, len(found)))
+    for panel, (label, points) in zip(panels, found.items(), strict=False):
+        _panel(panel, points)
+        panel.set_xlabel(label)
+    panels[0].set_ylabel("accuracy (bars: 95 %)")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    made.suptitle(f"{report.task}, {report.n} problems", fontsize=11)
+    made.savefig(file)
+
+
+def _panel(panel: Any, points: Sequence[Point]) -> None:
+    front = pareto(points)
+    panel.plot([p[1] for p in front], [p[2] for p in front], color="0.6", lw=1.2, zorder=1, label="Pareto front")
+    for i, (name, cost, accuracy, (low, high)) in enumerate(points):
+        bars = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
+        panel.errorbar(
+            [cost], [accuracy], yerr=bars, fmt="osD^vP*X<>"[i % 10], color=f"C{i % 10}", ms=6, capsize=2, label=name
+        )
+    panel.set_xscale("log")
+    panel.grid(alpha=0.25, which="both", lw=0.5)

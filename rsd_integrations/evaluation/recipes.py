@@ -1,0 +1,73 @@
+"""Recipes: whole evaluations as files. The paper's own ship with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rsd_core import ConfigurationError, RSDConfig
+from rsd_core.policies import explain
+from rsd_integrations.evaluation.methods import parse_method
+from rsd_integrations.evaluation.tasks import find_task
+
+FOLDER = Path(__file__).parent / "paper"
+
+
+class Recipe(BaseModel):
+    """What is evaluated on what, by which models."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    about: str
+    """What the recipe reproduces, and what it needs."""
+    config: dict[str, Any]
+    """Models, policy and settings, as `rsd_core.RSDConfig` takes them."""
+    tasks: list[str | dict[str, Any]] = Field(min_length=1)
+    methods: list[str] = Field(min_length=1)
+    n: int | None = None
+    """Number of problems; all of them where none is given."""
+
+    @field_validator("config")
+    @classmethod
+    def _config(cls, config: dict[str, Any]) -> dict[str, Any]:
+        RSDConfig.parse(config)
+        return config
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, tasks: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+        for task in tasks:
+            find_task(task)
+        return tasks
+
+    @field_validator("methods")
+    @classmethod
+    def _methods(cls, methods: list[str]) -> list[str]:
+        for method in methods:
+            parse_method(method)
+        return methods
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def find_recipe(name: str) -> dict[str, Any]:
+    """A recipe by name or path, checked.
+
+    Raises:
+        ConfigurationError: No such recipe, or something in it cannot work.
+    """
+    file = FOLDER / f"{name}.yaml" if name in recipe_names() else Path(name)
+    try:
+        return Recipe.model_validate(yaml.safe_load(file.read_text())).model_dump()
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f"the recipe {name!r} is neither a readable file nor one of {', '.join(recipe_names())}: {error}"
+        ) from error
+    except ValidationError as error:
+        raise ConfigurationError(f"the recipe {name!r} is invalid: {explain(error)}") from error

@@ -1,0 +1,100 @@
+"""How certain figures are: intervals and tests for methods that answered the same problems."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Interval = tuple[float, float]
+RESAMPLES = 10_000
+
+
+def wilson(right: int, n: int, z: float = 1.96) -> Interval:
+    """The Wilson score interval of a proportion; (0, 1) when nothing was counted."""
+    if n == 0:
+        return 0.0, 1.0
+    p, zz = right / n, z * z / n
+    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
+    return (middle - half) / (1 + zz), (middle + half) / (1 + zz)
+
+
+def bootstrap(columns: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.float64]:
+    """Sums of columns over problems that are drawn with replacement, whole rows at a time, so that pairs stay pairs.
+
+    Args:
+        columns: One row per problem.
+        resamples: How many times.
+        seed: The same seed draws the same problems.
+
+    Returns:
+        One row per resample, one column per column.
+    """
+    values = np.asarray(columns, dtype=np.float64)
+    rng, n = np.random.default_rng(seed), len(values)
+    sums = np.empty((resamples, values.shape[1]))
+    for first in range(0, resamples, 500):
+        drawn = rng.integers(0, n, (min(500, resamples - first), n))
+        sums[first : first + len(drawn)] = values[drawn].sum(axis=1)
+    return sums
+
+
+def interval(samples: npt.NDArray[np.float64]) -> Interval:
+    """The middle 95 % of resampled values."""
+    low, high = np.quantile(samples, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact McNemar test, two-sided: how likely so uneven a split of the disagreements is between equals."""
+    from scipy.stats import binomtest
+
+    both = only_first + only_second
+    return float(binomtest(only_first, both, 0.5).pvalue) if both else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One method against another over the same problems; intervals are of 95 %, by paired bootstrap."""
+
+    n: int
+    difference: float
+    """Accuracy of the method minus that of the other."""
+    ci95: Interval
+    p_value: float
+    """Of equal accuracy, by McNemar's exact test."""
+    only_first: int
+    """Problems that only the method solved."""
+    only_second: int
+    """Problems that only the other one solved."""
+    fewer_flops: float | None
+    """How many times fewer FLOPs, everything charged."""
+    fewer_flops_ci95: Interval | None
+    fewer_flops_paper: float | None
+    """The same by the paper's convention."""
+    fewer_flops_paper_ci95: Interval | None
+
+
+def compare(
+    first: Sequence[tuple[bool, float | None, float | None]], second: Sequence[tuple[bool, float | None, float | None]]
+) -> Comparison:
+    """Compare two methods, problem by problem: right or wrong, FLOPs, and FLOPs by the paper's convention."""
+    n = len(first)
+    gaps = [a[0] - b[0] for a, b in zip(first, second, strict=True)]
+    costs = [tuple(a[1:]) + tuple(b[1:]) for a, b in zip(first, second, strict=True)]
+    known = [all(row[i] is not None for row in costs) for i in range(4)]
+    columns = [[gap, *(cost or 0.0 for cost in row)] for gap, row in zip(gaps, costs, strict=True)]
+    sums = bootstrap(columns)
+    total = np.asarray(columns, dtype=np.float64).sum(axis=0)
+
+    def ratio(i: int) -> tuple[float | None, Interval | None]:
+        if not (known[i] and known[i + 2] and total[1 + i] > 0):
+            return None, None
+        spread = sums[:, 3 + i] / np.maximum(sums[:, 1 + i], 1e-12)
+        return float(total[3 + i] / total[1 + i]), interval(spread)
+
+    won, lost = gaps.count(1), gaps.count(-1)
+    return Comparison(n, sum(gaps) / n, interval(sums[:, 0] / n), mcnemar(won, lost), won, lost, *ratio(0), *ratio(1))

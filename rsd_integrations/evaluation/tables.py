@@ -1,0 +1,55 @@
+"""Reports for people: Markdown."""
+
+from __future__ import annotations
+
+from rsd_integrations.evaluation.report import Report
+from rsd_integrations.evaluation.statistics import wilson
+
+
+def times(ratio: float) -> str:
+    """A ratio of costs in words."""
+    return f"{ratio:.2f}x fewer" if ratio >= 1 else f"{1 / ratio:.2f}x more"
+
+
+def flops(amount: float | None, n: int, alone: float | None) -> str:
+    """FLOPs per problem, and how they compare."""
+    if amount is None:
+        return "unknown"
+    ratio = f" ({times(alone / amount)})" if alone and amount else ""
+    return f"{amount / max(1, n) / 1e6:,.0f} M{ratio}"
+
+
+def markdown(report: Report) -> str:
+    """The report as a table of methods and a table of comparisons."""
+    lines = [
+        f"{report.n} problems of {report.task}, seed {report.seed}; seconds with {report.concurrency} in flight.",
+        "",
+        "| method | accuracy | 95 % | steps by the target | FLOPs, paper's convention | FLOPs, everything charged "
+        "| seconds per problem |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    alone = report.methods[report.reference]
+    for name, method in report.methods.items():
+        low, high = wilson(method.right, method.n)
+        paper = flops(method.flops_paper, method.n, alone.flops_paper)
+        lines.append(
+            f"| {name} | {method.accuracy:.3f} | {low:.3f}–{high:.3f} | {method.by_target / max(1, method.steps):.1%} "
+            f"| {paper} | {flops(method.flops, method.n, alone.flops)} "
+            f"| {method.seconds / max(1, method.n):.3f} |"
+        )
+    compared = report.comparisons()
+    if compared:
+        lines += [
+            "",
+            f"Against {report.reference}, paired over the same problems (bootstrap intervals, McNemar's exact test):",
+            "",
+            "| method | difference in accuracy | 95 % | p | only it right | only the other right |",
+            "|---|---|---|---|---|---|",
+        ]
+    for name, found in compared.items():
+        low, high = found.ci95
+        lines.append(
+            f"| {name} | {found.difference:+.3f} | {low:+.3f} to {high:+.3f} | {found.p_value:.3g} "
+            f"| {found.only_first} | {found.only_second} |"
+        )
+    return "\n".join(lines) + "\n"
