@@ -20,6 +20,7 @@ ROOMS = {
     "embedded": {"huggingface"},
     "langchain": set(),
     "evaluation": {"embedded"},
+    "lm_eval": set(),
     "cli": {"evaluation", "prm_formats"},
 }
 

@@ -106,10 +106,10 @@ class Calibration:
 
     @cached_property
     def curve(self) -> list[Row]:
-        """Thresholds from the drafter alone to nearly the target alone, at 41 quantiles of the rewards."""
+        """Thresholds from the drafter alone to nearly the target alone: quantiles of the rewards, and an even grid."""
         rewards = [reward for problem in self.problems for reward in (*problem.drafted, *problem.beside)]
-        found = {round(float(delta), 6) for delta in np.quantile(rewards, np.linspace(0, 1, 41))}
-        return [self.row(delta) for delta in sorted({0.0, *found})]
+        found = (*np.quantile(rewards, np.linspace(0, 1, 41)), *np.linspace(0, 1, 21))
+        return [self.row(delta) for delta in sorted({round(float(delta), 6) for delta in found})]
 
     def share(self, policy: WeightingPolicy) -> float:
         """The share of steps that a policy without memory is expected to send to the target."""
@@ -122,15 +122,15 @@ class Calibration:
     def cheapest(self) -> BinaryStep:
         """The cheapest threshold that is expected to be no less accurate than the target alone.
 
-        Where answers are not known, or no threshold is, the one that sends a fifth of the steps to the target.
+        Where answers are not known, or no threshold is, the one that sends a fifth of the steps to the target. Of
+        thresholds that do the same, the one in the middle.
         """
-        curve = self.curve
-        alone = [problem.target_right for problem in self.problems]
-        if None not in alone:
-            good = [row for row in curve if row.accuracy is not None and row.accuracy >= alone.count(True) / len(alone)]
-            if good:
-                return BinaryStep(delta=good[0].delta)
-        return BinaryStep(delta=min(curve, key=lambda row: abs(row.target_share - 0.2)).delta)
+        curve, right = self.curve, [problem.target_right for problem in self.problems]
+        alone = right.count(True) / len(right)
+        good = [row for row in curve if row.accuracy is not None and row.accuracy >= alone]
+        chosen = good[0] if good else min(curve, key=lambda row: abs(row.target_share - 0.2))
+        alike = [row for row in good or curve if abs(row.target_share - chosen.target_share) <= 0.002]
+        return BinaryStep(delta=alike[len(alike) // 2].delta)
 
     def budget(self, target_rate: float) -> BudgetAware:
         """A budget-aware policy that begins with what was recorded."""

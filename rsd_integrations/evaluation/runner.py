@@ -56,11 +56,11 @@ def evaluate(
     told = task if isinstance(task, str) else find_task(task).model_dump_json()
     kept = _journal(journal, config, items, seed, parsed) if journal is not None else None
     report = Report(
-        name, seed, concurrency, [(item.question, item.reference) for item in items], {m: {} for m in parsed}
+        told, seed, concurrency, [(item.question, item.reference) for item in items], {m: {} for m in parsed}
     )
-    for method, problem, outcome in kept.rows if kept else ():
-        if method in parsed:
-            report.add(method, problem, outcome)
+    for name, problem, outcome in kept.rows if kept else ():
+        if name in parsed:
+            report.add(name, problem, outcome)
     progress(report)
     models = Models(config)
     decoders = {name: method.build(models) for name, method in parsed.items()}

@@ -54,25 +54,58 @@ def test_run_solves_an_embedded_problem_by_default() -> None:
     }
 
 
-def test_eval_compares_methods_and_writes_json(tmp_path: Path) -> None:
-    file = tmp_path / "report.json"
+def test_eval_compares_methods_and_writes_tables_and_plots(tmp_path: Path) -> None:
+    file, page, plot = tmp_path / "report.json", tmp_path / "report.md", tmp_path / "plot.png"
     shown = rsd(
-        *("eval", "--n", "12", "--methods", "rsd,target,draft;rsd@constant:0", "--json", str(file), "--seed", "5")
+        *("eval", "--n", "5", "--methods", "rsd,target,draft;rsd@constant:0", "--json", str(file), "--seed", "5"),
+        *("--markdown", str(page), "--plot", str(plot)),
     )
-    assert "rsd@constant:0" in shown
+    assert "McNemar" in shown
     told = json.loads(file.read_text())
-    assert (told["task"], told["n"], told["seed"]) == ("embedded", 12, 5)
+    assert (told["task"], told["n"], told["seed"]) == ("embedded", 5, 5)
     assert set(told["methods"]) == {"rsd", "target", "draft", "rsd@constant:0"}
     fields = {
         *("accuracy", "ci95", "flops_per_problem", "flops_per_problem_paper", "seconds_per_problem"),
-        *("target_share", "acceptance_rate", "errors"),
+        *("target_share", "acceptance_rate", "errors", "cost_per_problem"),
     }
     assert all(set(method) == fields for method in told["methods"].values())
     assert told["methods"]["target"]["target_share"] == 1
     assert told["methods"]["draft"]["target_share"] == 0
     assert told["methods"]["rsd@constant:0"]["accuracy"] == told["methods"]["target"]["accuracy"]
-    assert len(told["problems"]) == 12
+    assert told["comparisons"]["rsd@constant:0"]["difference"] == 0
+    assert len(told["problems"]) == 5
     assert set(told["problems"][0]["methods"]) == set(told["methods"])
+    assert f"| rsd@constant:0 | {told['methods']['target']['accuracy']:.3f} |" in page.read_text()
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_calibrate_writes_a_policy_that_run_reads(tmp_path: Path) -> None:
+    out, plot = tmp_path / "policy.json", tmp_path / "plot.png"
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"question": f"Hall {i}?"}) + "\n" for i in range(6)))
+    words = ["calibrate", "--task", f"dataset:{prompts},answer=", *SCRIPTED, "--all", "--out", str(out)]
+    shown = rsd(*words, "--plot", str(plot), "--target-share", "0.3")
+    assert "33.3%" in shown  # one of three steps is below every threshold in the middle
+    assert "unknown" in shown  # the accuracy, without answers
+    policy = json.loads(out.read_text())
+    assert (policy["kind"], policy["target_rate"]) == ("budget_aware", 0.3)
+    assert set(policy["warm_start"]) == {0.1, 0.95}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    told = json.loads(rsd("run", "q", *SCRIPTED, "--policy", str(out), "--json"))
+    assert [step["accepted"] for step in told["steps"]] == [True, False, True]
+    rsd(*words)
+    threshold = json.loads(out.read_text())
+    assert threshold["kind"] == "binary_step"
+    assert 0.4 < threshold["delta"] < 0.7  # the middle between the two rewards
+
+
+def test_a_recipe_of_the_paper_runs_with_the_embedded_models_in_its_places(tmp_path: Path) -> None:
+    embedded = ["--draft", "embedded:draft", "--target", "embedded:target", "--verifier", "embedded:prm"]
+    file = tmp_path / "report.json"
+    rsd("eval", "--recipe", "paper-math-7b", *embedded, "--task", "embedded", "--n", "1", "--json", str(file))
+    told = json.loads(file.read_text())
+    assert len(told["methods"]) == 9
+    assert all(method["errors"] == 0 for method in told["methods"].values())
 
 
 def test_models_lists_what_can_be_named() -> None:
@@ -109,6 +142,10 @@ def test_a_configuration_file_with_words_on_top(tmp_path: Path) -> None:
         (["eval", "--task", "gsm9k"], ["gsm9k", "embedded"]),
         (["eval", "--methods", "rds"], ["rds", "target, draft"]),
         (["eval", "--json", "no/such/folder/x.json"], ["no/such/folder"]),
+        (["eval", "--plot", "no/such/folder/x.png"], ["no/such/folder"]),
+        (["eval", "--recipe", "paper-math-8b"], ["paper-math-8b", "paper-math-7b"]),
+        (["calibrate", "--out", "policy.yaml"], ["policy.yaml", ".json"]),
+        (["calibrate", "--task", "x"], ["x", "gsm8k"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -129,7 +166,7 @@ def test_nothing_is_loaded_before_a_mistake_is_found(monkeypatch: pytest.MonkeyP
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("rsd_core.config.load", never)
-    monkeypatch.setattr("rsd_integrations.evaluation.runner.load", never)
+    monkeypatch.setattr("rsd_integrations.evaluation.methods.load", never)
     for words in (["run", "q", "--policy", "x"], ["eval", "--methods", "x"], ["eval", "--task", "x"]):
         with pytest.raises(RSDError):
             CliRunner().invoke(app, words, catch_exceptions=False)

@@ -1,0 +1,127 @@
+"""A model for lm-evaluation-harness, so that any of its generation tasks runs with RSD.
+
+    lm_eval.simple_evaluate(model=RSDModel(drafter="hf:…", target="hf:…", verifier="prm:…"), tasks=["gsm8k_cot"])
+
+or, once this module is imported, `model="rsd", model_args={"policy": "budget_aware:0.1"}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from rsd_core import ConfigurationError, Decoder, MissingDependency, PromptLike, Result, RSDConfig
+from rsd_core.ledger import Account
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+except ModuleNotFoundError as error:
+    raise MissingDependency(error.name or "lm-eval", "lm-eval", "the lm-eval adapter") from error
+
+
+@register_model("rsd")
+class RSDModel(LM):  # type: ignore[misc]
+    """RSD, or any other decoder, as a model of the harness.
+
+    Tasks that generate text run; tasks that compare likelihoods do not, since a mixture of two models by steps has no
+    likelihood that could be computed. Chat templates are applied by the models themselves: with
+    `apply_chat_template=True` messages reach them as messages.
+
+    Args:
+        decoder: A ready decoder, in place of all that follows but `concurrency`.
+        concurrency: Requests in flight.
+        config: Fields of `rsd_core.RSDConfig`: drafter, verifier, target, policy, settings.
+    """
+
+    def __init__(self, decoder: Decoder | None = None, *, concurrency: int | str = 16, **config: Any) -> None:
+        super().__init__()
+        for name in ("batch_size", "max_batch_size", "device"):  # the harness passes these to every model
+            config.pop(name, None)
+        self.decoder = RSDConfig.parse(config).build() if decoder is None else decoder
+        self.concurrency = int(concurrency)
+        self.results: list[Result] = []
+        """Of all requests so far, with their ledgers."""
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What the harness keeps caches of rendered prompts apart by."""
+        return "rsd-messages"
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Messages as text that `generate_until` reads back.
+
+        Raises:
+            ConfigurationError: The task begins the answer itself.
+        """
+        if not add_generation_prompt:
+            raise ConfigurationError("tasks that write the beginning of the answer (gen_prefix) cannot run with RSD")
+        return json.dumps(chat_history)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
+        """Answer the prompts; stop strings, length and temperature are each request's own."""
+        alike: defaultdict[str, list[int]] = defaultdict(list)
+        for i, request in enumerate(requests):
+            alike[json.dumps(request.args[1], sort_keys=True)].append(i)
+        answers = [""] * len(requests)
+        for kind, positions in alike.items():
+            asked = json.loads(kind)
+            decoder = self.decoder.with_settings(_settings(self.decoder, asked))
+            until = asked.get("until") or []
+            results = decoder.run_many(
+                [_prompt(requests[i].args[0]) for i in positions],
+                concurrency=self.concurrency,
+                stop=[mark for mark in ([until] if isinstance(until, str) else until) if mark],
+            )
+            self.results += results
+            for i, result in zip(positions, results, strict=True):
+                answers[i] = result.text
+                self.cache_hook.add_partial("generate_until", requests[i].args, result.text)
+        return answers
+
+    def loglikelihood(self, requests: list[Instance]) -> NoReturn:  # noqa: ARG002
+        """Not for this model."""
+        raise ConfigurationError(
+            "RSD has no likelihood: it is a mixture of two models, step by step. Choose the generating form of the "
+            "task (its output_type is generate_until), such as gsm8k_cot or mmlu_generative."
+        )
+
+    loglikelihood_rolling = loglikelihood
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What was run and what it cost, for the harness's report."""
+        total = Account()
+        for result in self.results:
+            total.add(result.ledger.total)
+        return {
+            "decoder": type(self.decoder).__name__,
+            "models": [model.name for model in self.decoder.models],
+            "requests": len(self.results),
+            "flops": total.flops,
+            "flops_paper": total.flops_paper,
+            "cost": total.cost,
+        }
+
+
+def _prompt(context: str) -> PromptLike:
+    """Messages that `apply_chat_template` wrote, or a plain text."""
+    try:
+        messages = json.loads(context)
+    except ValueError:
+        return context
+    is_chat = isinstance(messages, list) and messages and all(isinstance(m, Mapping) and "role" in m for m in messages)
+    return messages if is_chat else context
+
+
+def _settings(decoder: Decoder, asked: Mapping[str, Any]) -> Any:
+    """The decoder's settings with a request's own length, temperature and top-p."""
+    settings = decoder.settings
+    length = asked.get("max_gen_toks") or asked.get("max_new_tokens") or asked.get("max_tokens")
+    limits = settings.limits if length is None else settings.limits.model_copy(update={"max_tokens": int(length)})
+    own: dict[str, Any] = {"limits": limits}
+    if asked.get("do_sample", True):
+        own |= {name: float(asked[name]) for name in ("temperature", "top_p") if asked.get(name) is not None}
+    return settings.model_copy(update=own)

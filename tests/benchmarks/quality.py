@@ -1,0 +1,177 @@
+"""RSD against everything else: `python -m tests.benchmarks.quality --json FILE [--n 1000] [--markdown FILE] [--plots DIR]`.
+
+On the embedded task: thresholds and budgets are chosen on the development split, all methods then answer the same
+held-out problems. Three parts: RSD and the baselines, with paired intervals and tests; voting and best of N at the
+FLOPs that RSD spends; the paper's five weighting functions at matched cost (its Figure 6). A journal beside the JSON
+file lets a run that was cut off go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path as File
+from typing import Any
+
+from rsd_core import BinaryStep, Clipping, Constant, Logistic, RSDConfig, Sigmoid, WeightingPolicy
+from rsd_integrations.evaluation import Calibration, Report, calibrate, evaluate, find_task, markdown
+from rsd_integrations.evaluation.calibration import plot as plot_calibration
+from rsd_integrations.evaluation.plots import accuracy_against_cost
+
+SEED = 1
+VERIFIERS = ("verifier", "prm")
+BASELINES = ("target", "draft", "speculative", "backtracking:0.5", "beam:8,width=2", "gsi:2")
+STEEPNESS = 20.0
+
+
+def text(policy: WeightingPolicy) -> str:
+    """A policy as methods name it."""
+    data = policy.model_dump()
+    kind = data.pop("kind")
+    return f"{kind}:" + ",".join(f"{value:.6g}" for value in data.values()) if data else kind
+
+
+def matched(found: Calibration, policy: WeightingPolicy) -> list[WeightingPolicy]:
+    """The weighting functions with a parameter, at the share of steps by the target that a policy is expected to have."""
+    share = found.share(policy)
+
+    def search(make: Any) -> WeightingPolicy:
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if found.share(make(middle)) < share else (low, middle)
+        made: WeightingPolicy = make(round((low + high) / 2, 6))
+        return made
+
+    return [
+        search(lambda x: Constant(p=1 - x)),
+        search(lambda x: BinaryStep(delta=x)),
+        search(lambda x: Logistic(alpha=STEEPNESS, delta=x)),
+        policy,
+    ]
+
+
+def equal_flops(report: Report, rsd: str) -> int:
+    """How many answers of the drafter cost what RSD costs, by the paper's convention."""
+    mine, draft = report.methods[rsd].flops_paper, report.methods["draft"].flops_paper
+    assert mine is not None
+    assert draft is not None
+    return max(1, round(mine / draft))
+
+
+def compared(report: Report, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Paired comparisons that the page speaks of."""
+    return [{"method": a, "other": b, **asdict(report.compare(a, b))} for a, b in pairs]
+
+
+def page(data: dict[str, Any]) -> str:
+    """The figures as a page."""
+    lines = [
+        "## RSD, searches and speculation",
+        "",
+        f"Made by `python -m tests.benchmarks.quality`, {data['date']}, {data['machine']}. Thresholds chosen on "
+        f"{data['dev']} problems of the development split.",
+        "",
+        data["tables"]["methods"],
+        "",
+        "Chosen thresholds, and voting and best of N at (at least) the FLOPs of RSD:",
+        "",
+        "| method | against | difference in accuracy | 95 % | p | times fewer FLOPs, paper's convention | 95 % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in data["comparisons"]:
+        low, high = row["ci95"]
+        least, most = row["fewer_flops_paper_ci95"]
+        lines.append(
+            f"| {row['method']} | {row['other']} | {row['difference']:+.3f} | {low:+.3f} to {high:+.3f} "
+            f"| {row['p_value']:.2g} | {row['fewer_flops_paper']:.2f} | {least:.2f}–{most:.2f} |"
+        )
+    lines += ["", "Five weighting functions at matched shares of the target (the paper's Figure 6):", ""]
+    lines += [data["tables"]["weights"]]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=1000, help="held-out problems")
+    parser.add_argument("--dev", type=int, default=250, help="problems of the development split")
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--json", type=File, required=True)
+    parser.add_argument("--markdown", type=File)
+    parser.add_argument("--plots", type=File, help="folder for the plots")
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    dev = find_task("embedded-dev").draw(options.dev, SEED)
+    found: dict[str, Calibration] = {}
+    for name in VERIFIERS:
+        with RSDConfig(verifier=f"embedded:{name}").build() as decoder:
+            found[name] = calibrate(decoder, dev, concurrency=options.concurrency)
+    chosen = {name: found[name].cheapest() for name in VERIFIERS}
+    rsd = {name: f"rsd:verifier=embedded:{name}@{text(policy)}" for name, policy in chosen.items()}
+
+    def run(methods: list[str], part: str) -> Report:
+        return evaluate(
+            RSDConfig(),
+            "embedded",
+            list(dict.fromkeys(methods)),
+            options.n,
+            SEED,
+            concurrency=options.concurrency,
+            journal=options.json.with_suffix(f".{part}.jsonl"),
+        )
+
+    share = found["verifier"].row(chosen["verifier"].delta).target_share
+    budgets = [f"rsd@budget_aware:{rate:.3g}" for rate in (share / 2, share, 0.2)]
+    others = [
+        f"rsd@retry:2/{text(chosen['verifier'])}",
+        f"rsd@advantage_aware:{share:.3g}",
+        "rsd@request_budget:calls=1",
+    ]
+    first = run([*BASELINES, *rsd.values(), *budgets, *others], "methods")
+    n = equal_flops(first, rsd["verifier"])
+    # Best of N pays for the verifier as well: at equal FLOPs it gets fewer answers than the vote.
+    sampled = [f"majority:{n}", *(f"best_of_n:{max(2, n // 4)},aggregate={kind}" for kind in ("last", "min"))]
+    report = run([*BASELINES, *rsd.values(), *budgets, *others, *sampled], "methods")
+    weights = [
+        f"rsd:verifier=embedded:prm@{text(policy)}"
+        for fixed in (Clipping(), Sigmoid())
+        for policy in matched(found["prm"], fixed)
+    ]
+    five = run(["target", "draft", *weights], "weights")
+    pairs = [(method, "target") for method in (*rsd.values(), *budgets, *others)]
+    pairs += [(rsd["verifier"], method) for method in (*sampled, "speculative", "backtracking:0.5")]
+    data = {
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores {platform.machine()}, no GPU, Python {platform.python_version()}",
+        "dev": options.dev,
+        "chosen": {name: policy.model_dump() for name, policy in chosen.items()},
+        "comparisons": compared(report, pairs),
+        "methods": report.to_dict(),
+        "weights": five.to_dict(),
+        "calibration": {name: [asdict(row) for row in made.curve] for name, made in found.items()},
+        "tables": {"methods": markdown(report), "weights": markdown(five)},
+        "took_seconds": time.monotonic() - started,
+    }
+    options.json.write_text(json.dumps(data, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(page(data))
+    if options.plots:
+        options.plots.mkdir(parents=True, exist_ok=True)
+        accuracy_against_cost(report, options.plots / "methods.png")
+        accuracy_against_cost(five, options.plots / "weights.png")
+        for name, made in found.items():
+            plot_calibration(made, options.plots / f"calibration-{name}.png")
+    print(json.dumps({key: data[key] for key in ("chosen", "comparisons", "took_seconds")}))
+
+
+if __name__ == "__main__":
+    main()

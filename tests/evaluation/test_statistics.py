@@ -1,0 +1,71 @@
+"""Intervals and tests against independent computations."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from rsd_integrations.evaluation.plots import pareto
+from rsd_integrations.evaluation.statistics import bootstrap, compare, interval, mcnemar, wilson
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_exact_sign_test(first: int, second: int) -> None:
+    n = first + second
+    tail = sum(math.comb(n, k) for k in range(min(first, second) + 1)) / 2**n
+    assert mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail))
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_agrees_with_scipy(counts: tuple[int, int]) -> None:
+    found = stats.binomtest(*counts).proportion_ci(0.95, method="wilson")
+    assert wilson(*counts, z=1.959964) == pytest.approx((found.low, found.high), abs=1e-6)
+
+
+def test_the_bootstrap_interval_agrees_with_scipy_and_keeps_pairs_together() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(2, 1, (300, 1))
+    mine = interval(bootstrap(values)[:, 0] / 300)
+    theirs = stats.bootstrap((values[:, 0],), np.mean, method="percentile", rng=1).confidence_interval
+    assert mine == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    pairs = bootstrap(np.column_stack([values[:, 0], -values[:, 0]]))
+    assert np.allclose(pairs[:, 0], -pairs[:, 1])
+
+
+def test_a_comparison_of_paired_outcomes() -> None:
+    rng = random.Random(1)
+    hard = [rng.random() for _ in range(500)]
+    first = [(h < 0.8, 10.0, 5.0) for h in hard]
+    second = [(h < 0.7, 40.0, None) for h in hard]
+    found = compare(first, second)
+    gained = sum(0.7 <= h < 0.8 for h in hard)
+    assert (found.only_first, found.only_second) == (gained, 0)
+    assert found.difference == gained / 500
+    assert found.ci95[0] > 0
+    assert found.p_value == pytest.approx(2 / 2**gained)
+    assert found.fewer_flops == 4
+    assert found.fewer_flops_ci95 == pytest.approx((4, 4))
+    assert found.fewer_flops_paper is None
+    # Unpaired, the same accuracies would not be told apart so surely.
+    half = (found.ci95[1] - found.ci95[0]) / 2
+    assert half < 1.96 * math.sqrt(0.8 * 0.2 / 500 + 0.7 * 0.3 / 500)
+
+
+def test_equal_methods_are_equal() -> None:
+    same = [(i % 3 == 0, 1.0, 1.0) for i in range(30)]
+    found = compare(same, same)
+    assert (found.difference, found.p_value, found.ci95) == (0, 1, (0, 0))
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_no_point_beats_the_pareto_front(costs: list[tuple[int, int]]) -> None:
+    points = [(str(i), float(cost), float(right), (0.0, 1.0)) for i, (cost, right) in enumerate(costs)]
+    front = pareto(points)
+    for name, cost, right, _ in points:
+        beaten = any(c <= cost and r >= right and (c, r) != (cost, right) for _, c, r, _ in points)
+        on_front = (cost, right) in {(c, r) for _, c, r, _ in front}
+        assert on_front != beaten, name

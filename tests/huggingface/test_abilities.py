@@ -1,0 +1,62 @@
+"""Likelihoods and standard speculative decoding against independent computations on the embedded models."""
+
+import itertools
+from pathlib import Path as File
+
+import pytest
+import torch
+
+from rsd_core import ConfigurationError, Limits, Path, Settings, SpeculativeDecoding, Step, TargetOnly, as_prompt
+from rsd_integrations.embedded.task import problems
+from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
+
+
+def test_log_likelihoods_are_sums_of_token_log_probabilities(draft: HuggingFaceGenerator) -> None:
+    import asyncio
+
+    path = Path(as_prompt(next(problems("test", 3)).question)).extend(Step("She buys 2 more.\n\n", "delimiter"))
+    steps = [Step("She sells 9: 57-9=48.\n\n", "delimiter"), Step("The answer is \\boxed{48}.", "end")]
+    found = asyncio.run(draft.log_likelihoods(path, steps))
+    for step, value in zip(steps, found.values, strict=True):
+        before = draft.vocabulary.ids(path)[0]
+        ids = [*draft.vocabulary.ids(path.extend(step))[0]]
+        with torch.inference_mode():  # one token at a time, without a cache
+            wanted = sum(
+                draft.model(torch.tensor([ids[:i]])).logits[0, -1].log_softmax(-1)[ids[i]].item()
+                for i in range(len(before), len(ids))
+            )
+            if step.ending == "end":
+                (end,) = draft._ends
+                wanted += draft.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[end].item()
+        assert value == pytest.approx(wanted, abs=1e-3)
+    assert found.usage.computed > found.usage.scored > 0
+
+
+def test_speculative_decoding_writes_what_the_target_writes(
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator
+) -> None:
+    questions = [problem.question for problem in itertools.islice(problems("test", 5), 6)]
+    fast, alone = SpeculativeDecoding(drafter=draft, target=target), TargetOnly(target=target)
+    for question in questions:
+        mine, theirs = fast.run(question), alone.run(question)
+        assert mine.text == theirs.text
+        assert mine.finish_reason == "stop"
+        generated = mine.ledger.target.generated
+        assert generated == theirs.ledger.target.generated
+        assert generated <= mine.ledger.target.generated + mine.ledger.target.scored
+        assert mine.ledger.drafter.computed > generated  # the guesses are charged
+    sampled = SpeculativeDecoding(drafter=draft, target=target, settings=Settings(temperature=1, seed=4))
+    assert sampled.run(questions[0]).text == sampled.run(questions[0]).text
+    short = SpeculativeDecoding(drafter=draft, target=target, settings=Settings(limits=Limits(max_tokens=7)))
+    assert short.run(questions[0]).ledger.target.generated == 7
+    assert short.run(questions[0]).finish_reason == "max_tokens"
+
+
+def test_an_assistant_of_another_vocabulary_is_refused(target: HuggingFaceGenerator, tmp_path: File) -> None:
+    from tests.huggingface.tiny import make_causal_lm
+
+    folder = make_causal_lm(tmp_path / "tiny")
+    other = load_generator(str(folder))
+    other.vocabulary.identity = "another"
+    with pytest.raises(ConfigurationError, match="one vocabulary"):
+        SpeculativeDecoding(drafter=other, target=target).run("question")

@@ -1,0 +1,93 @@
+"""The adapter under lm-evaluation-harness itself, on a task of its own with the embedded models."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import pytest
+from lm_eval.tasks import TaskManager
+
+from rsd_core import ConfigurationError, DraftOnly, RewardGuidedDecoder, Settings
+from rsd_core.testing import ScriptedDrafter
+from rsd_integrations.embedded.task import problems
+from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
+from rsd_integrations.lm_eval import RSDModel
+
+TASK = """
+task: counting
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {file}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["Problem:"], max_gen_toks: 300, do_sample: false}}
+filter_list:
+  - name: boxed
+    filter:
+      - {{function: regex, regex_pattern: 'boxed{{(\\d+)}}'}}
+      - {{function: take_first}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+"""
+
+
+def test_a_task_of_the_harness_runs_with_rsd(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    draft: HuggingFaceGenerator,
+    target: HuggingFaceGenerator,
+    verifier: HuggingFaceVerifier,
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    data = tmp_path / "data.jsonl"
+    drawn = list(itertools.islice(problems("test", 11), 8))
+    data.write_text("".join(json.dumps({"question": p.question, "answer": str(p.answer)}) + "\n" for p in drawn))
+    (tmp_path / "counting.yaml").write_text(TASK.format(file=data))
+    decoder = RewardGuidedDecoder(drafter=draft, verifier=verifier, target=target)
+    alone = [decoder.run(problem.question) for problem in drawn]
+    right = sum(result.answer == str(p.answer) for result, p in zip(alone, drawn, strict=True))
+    for chat in (False, True):
+        model = RSDModel(decoder)
+        told: Any = lm_eval.simple_evaluate(
+            model=model,
+            tasks=["counting"],
+            task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+            apply_chat_template=chat,
+            bootstrap_iters=0,
+        )
+        assert told["results"]["counting"]["exact_match,boxed"] == right / 8
+        assert {result.text for result in model.results} == {result.text for result in alone}
+        assert model.get_model_info()["requests"] == 8
+
+
+class Request:
+    def __init__(self, context: str, **kwargs: object) -> None:
+        self.args = (context, kwargs)
+
+
+def test_each_request_keeps_its_own_stop_strings_and_length() -> None:
+    model = RSDModel(DraftOnly(drafter=ScriptedDrafter(["one two\n\n", "three four\n\n", "five"])))
+    made: Any = [
+        Request("q", until=["three"]),
+        Request("q", until=["\n\n"], max_gen_toks=100),
+        Request("q", max_gen_toks=4),
+        Request("q", until="five"),
+    ]
+    assert model.generate_until(made) == [
+        "one two\n\n",
+        "one two",
+        "one two\n\nthree four\n\n",
+        "one two\n\nthree four\n\n",
+    ]
+
+
+def test_likelihood_tasks_are_refused_with_the_way_out() -> None:
+    model = RSDModel(DraftOnly(drafter=ScriptedDrafter(["x"]), settings=Settings()))
+    with pytest.raises(ConfigurationError, match="generate_until"):
+        model.loglikelihood([])
+    with pytest.raises(ConfigurationError, match="treshold"):
+        RSDModel(policy="treshold:1")
