@@ -125,8 +125,7 @@ def eval_tables(report: Report) -> Iterator[Table]:
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         title=f"{report.task}, {report.n} problems, seed {report.seed}",
-        caption=f"FLOPs per problem, and how many times fewer than {report.reference}; "
-        f"seconds with {report.concurrency} in flight",
+        caption=f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}",
     )
     for column in ("method", "accuracy (95 %)", "target", "paper's FLOPs", "all FLOPs", "s/problem"):
         first = column == "method"

@@ -39,7 +39,7 @@ def accuracy_against_cost(report: Report, file: Path) -> None:
     costs: dict[str, Callable[[MethodReport], float | None]] = {
         "FLOPs per problem, paper's convention": lambda m: m.flops_paper,
         "FLOPs per problem, everything charged": lambda m: m.flops,
-        f"seconds per problem, {report.concurrency} in flight": lambda m: m.seconds,
+        f"seconds per problem, {report.in_flight}": lambda m: m.seconds,
     }
     found = {
         label: [
@@ -66,7 +66,7 @@ def _panel(panel: Any, points: Sequence[Point]) -> None:
     for i, (name, cost, accuracy, (low, high)) in enumerate(points):
         bars = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
         panel.errorbar(
-            [cost], [accuracy], yerr=bars, fmt="osD^vP*X<>"[i % 10], color=f"C{i % 10}", ms=6, capsize=2, label=name
+            [cost], [accuracy], yerr=bars, fmt="osD^vP*"[i % 7], color=f"C{i % 10}", ms=6, capsize=2, label=name
         )
     panel.set_xscale("log")
     panel.grid(alpha=0.25, which="both", lw=0.5)

@@ -119,6 +119,13 @@ class Report:
         return len(self.problems)
 
     @property
+    def in_flight(self) -> str:
+        """Under what load seconds were measured."""
+        if self.concurrency == 1:
+            return "one at a time"
+        return f"{self.concurrency} in flight (learning policies: 1)"
+
+    @property
     def done(self) -> int:
         """Answers so far, of all methods."""
         return sum(len(found) for found in self.outcomes.values())

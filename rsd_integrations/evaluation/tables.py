@@ -22,7 +22,7 @@ def flops(amount: float | None, n: int, alone: float | None) -> str:
 def markdown(report: Report) -> str:
     """The report as a table of methods and a table of comparisons."""
     lines = [
-        f"{report.n} problems of {report.task}, seed {report.seed}; seconds with {report.concurrency} in flight.",
+        f"{report.n} problems of {report.task}, seed {report.seed}; seconds: {report.in_flight}.",
         "",
         "| method | accuracy | 95 % | steps by the target | FLOPs, paper's convention | FLOPs, everything charged "
         "| seconds per problem |",

@@ -12,10 +12,13 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path as File
+from typing import Any
 
 from rsd_core import BudgetAware, Limits, Path, RewardGuidedDecoder, Settings, Step
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+from tests.benchmarks.pages import put
 
 GAMMAS = (0.05, 0.1, 0.3, 0.5)
 STEPS, PER_REQUEST = 5000, 10
@@ -58,16 +61,36 @@ def measure(law: str, gamma: float, concurrency: int) -> float:
     return authors.count("target") / STEPS
 
 
+def page(rows: list[dict[str, Any]]) -> str:
+    """The figures as a page."""
+    lines = [
+        "## Budgets",
+        "",
+        f"Made by `python -m tests.benchmarks.budget`, {date.today().isoformat()}. The share of {STEPS:,} steps that "
+        "`BudgetAware` sent to the target, one request after the other and 64 at a time:",
+        "",
+        "| rewards | " + " | ".join(f"γ = {gamma}, {c} at a time" for gamma in GAMMAS for c in (1, 64)) + " |",
+        "|---|" + "---|" * 2 * len(GAMMAS),
+    ]
+    lines += [
+        f"| {law} | " + " | ".join(f"{row['realised']:.4f}" for row in rows if row["law"] == law) + " |" for law in LAWS
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=File, required=True)
+    parser.add_argument("--markdown", type=File, help="page to put the section into")
     options = parser.parse_args()
     rows = [
         {"law": law, "gamma": gamma, "concurrency": concurrency, "realised": measure(law, gamma, concurrency)}
         for law, gamma, concurrency in itertools.product(LAWS, GAMMAS, (1, 64))
     ]
     options.json.write_text(json.dumps({"steps": STEPS, "rows": rows}, indent=1) + "\n")
+    if options.markdown:
+        put(options.markdown, "budget", page(rows))
     for row in rows:
         print(json.dumps(row))
 

@@ -25,6 +25,7 @@ from rsd_core import Path, RSDConfig, Step, as_prompt, load
 from rsd_integrations.embedded.checker import judge
 from rsd_integrations.embedded.rollouts import roll_out
 from rsd_integrations.evaluation import evaluate
+from tests.benchmarks.pages import put
 
 THRESHOLDS = {"verifier": (0.5, 0.9), "prm": (0.1, 0.3, 0.5, 0.7, 0.9)}
 SEED = 1
@@ -50,7 +51,7 @@ def run(task: str, rows: tuple[str, ...], n: int) -> dict[str, Any]:
     used = {SWEEP[row][0] for row in rows if row in SWEEP} or {"verifier"}
     config = RSDConfig(verifier=f"embedded:{used.pop()}")
     methods = {f"rsd@binary_step:{SWEEP[row][1]}" if row in SWEEP else row: row for row in rows}
-    report = evaluate(config, task, tuple(methods), n, SEED).to_dict()
+    report = evaluate(config, task, tuple(methods), n, SEED, concurrency=1).to_dict()
     found: Any = report["methods"]
     report["methods"] = {methods[name]: figures for name, figures in found.items()}
     problems: Any = report["problems"]
@@ -118,7 +119,7 @@ def markdown(data: dict[str, Any]) -> str:
     """The figures as a page."""
     test, alone = data["test"]["methods"], data["test"]["methods"]["target"]
     lines = [
-        "# Benchmarks",
+        "## The embedded family",
         "",
         f"Made by `python -m tests.benchmarks.embedded`, {data['date']}, {data['machine']}. Greedy decoding, "
         f"{data['test']['n']} held-out problems of the embedded task, seed {data['test']['seed']}.",
@@ -201,7 +202,7 @@ def main() -> None:
     }
     options.json.write_text(json.dumps(data, indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text(markdown(data))
+        put(options.markdown, "embedded", markdown(data))
     print(json.dumps({key: data[key] for key in ("chosen", "difference", "verifiers", "seconds", "took_seconds")}))
 
 

@@ -1,4 +1,4 @@
-"""RSD against everything else: `python -m tests.benchmarks.quality --json FILE [--n 1000] [--markdown FILE] [--plots DIR]`.
+"""RSD against everything else: `python -m tests.benchmarks.quality --json FILE --n 1000 [--markdown FILE]`.
 
 On the embedded task: thresholds and budgets are chosen on the development split, all methods then answer the same
 held-out problems. Three parts: RSD and the baselines, with paired intervals and tests; voting and best of N at the
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
@@ -22,6 +23,7 @@ from rsd_core import BinaryStep, Clipping, Constant, Logistic, RSDConfig, Sigmoi
 from rsd_integrations.evaluation import Calibration, Report, calibrate, evaluate, find_task, markdown
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
 from rsd_integrations.evaluation.plots import accuracy_against_cost
+from tests.benchmarks.pages import put
 
 SEED = 1
 VERIFIERS = ("verifier", "prm")
@@ -37,7 +39,7 @@ def text(policy: WeightingPolicy) -> str:
 
 
 def matched(found: Calibration, policy: WeightingPolicy) -> list[WeightingPolicy]:
-    """The weighting functions with a parameter, at the share of steps by the target that a policy is expected to have."""
+    """The weighting functions with a parameter, at the share of the target that a policy is expected to have."""
     share = found.share(policy)
 
     def search(make: Any) -> WeightingPolicy:
@@ -56,12 +58,17 @@ def matched(found: Calibration, policy: WeightingPolicy) -> list[WeightingPolicy
     ]
 
 
-def equal_flops(report: Report, rsd: str) -> int:
-    """How many answers of the drafter cost what RSD costs, by the paper's convention."""
-    mine, draft = report.methods[rsd].flops_paper, report.methods["draft"].flops_paper
-    assert mine is not None
-    assert draft is not None
-    return max(1, round(mine / draft))
+def at_equal_flops(report: Report, rsd: str, found: Calibration) -> list[str]:
+    """Voting and best of N with as many answers as cost no less than RSD, by the paper's convention."""
+    mine, draft, scored = report.methods[rsd].flops_paper, report.methods["draft"].flops_paper, found.row(0).flops_paper
+    assert mine
+    assert draft
+    assert scored
+    votes, scores = math.ceil(mine / draft), math.ceil(mine / report.n / scored)
+    return [
+        f"majority:{votes}",
+        *(f"best_of_n:{max(2, scores)},aggregate={kind}" for kind in ("last", "min", "product")),
+    ]
 
 
 def compared(report: Report, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -79,6 +86,10 @@ def page(data: dict[str, Any]) -> str:
         "",
         data["tables"]["methods"],
         "",
+        "![Accuracy against cost](plots/methods.png)",
+        "",
+        "SpecReason is not among them: the embedded target writes solutions of its task and cannot judge by a prompt.",
+        "",
         "Chosen thresholds, and voting and best of N at (at least) the FLOPs of RSD:",
         "",
         "| method | against | difference in accuracy | 95 % | p | times fewer FLOPs, paper's convention | 95 % |",
@@ -92,7 +103,9 @@ def page(data: dict[str, Any]) -> str:
             f"| {row['p_value']:.2g} | {row['fewer_flops_paper']:.2f} | {least:.2f}–{most:.2f} |"
         )
     lines += ["", "Five weighting functions at matched shares of the target (the paper's Figure 6):", ""]
-    lines += [data["tables"]["weights"]]
+    lines += [data["tables"]["weights"], "![The five weighting functions](plots/weights.png)", ""]
+    lines += ["What `rsd calibrate` expected of the two verifiers on the development split:", ""]
+    lines += [f"![Calibration of embedded:{name}](plots/calibration-{name}.png)" for name in VERIFIERS]
     return "\n".join(lines)
 
 
@@ -103,8 +116,7 @@ def main() -> None:
     parser.add_argument("--dev", type=int, default=250, help="problems of the development split")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File)
-    parser.add_argument("--plots", type=File, help="folder for the plots")
+    parser.add_argument("--markdown", type=File, help="page to put the section into; plots go beside it, into plots/")
     options = parser.parse_args()
     import torch
 
@@ -137,9 +149,7 @@ def main() -> None:
         "rsd@request_budget:calls=1",
     ]
     first = run([*BASELINES, *rsd.values(), *budgets, *others], "methods")
-    n = equal_flops(first, rsd["verifier"])
-    # Best of N pays for the verifier as well: at equal FLOPs it gets fewer answers than the vote.
-    sampled = [f"majority:{n}", *(f"best_of_n:{max(2, n // 4)},aggregate={kind}" for kind in ("last", "min"))]
+    sampled = at_equal_flops(first, rsd["verifier"], found["verifier"])
     report = run([*BASELINES, *rsd.values(), *budgets, *others, *sampled], "methods")
     weights = [
         f"rsd:verifier=embedded:prm@{text(policy)}"
@@ -163,13 +173,13 @@ def main() -> None:
     }
     options.json.write_text(json.dumps(data, indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text(page(data))
-    if options.plots:
-        options.plots.mkdir(parents=True, exist_ok=True)
-        accuracy_against_cost(report, options.plots / "methods.png")
-        accuracy_against_cost(five, options.plots / "weights.png")
+        put(options.markdown, "quality", page(data))
+        plots = options.markdown.parent / "plots"
+        plots.mkdir(exist_ok=True)
+        accuracy_against_cost(report, plots / "methods.png")
+        accuracy_against_cost(five, plots / "weights.png")
         for name, made in found.items():
-            plot_calibration(made, options.plots / f"calibration-{name}.png")
+            plot_calibration(made, plots / f"calibration-{name}.png")
     print(json.dumps({key: data[key] for key in ("chosen", "comparisons", "took_seconds")}))
 
 
