@@ -31,6 +31,10 @@ class LoadedModels:
                 self._models[model] = make(model)
             return self._models[model]
 
+    def has(self, *models: str | Model) -> bool:
+        """Whether all of them are at hand without loading."""
+        return all(not isinstance(model, str) or model in self._models for model in models)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> LoadedModels:
         return self
 
