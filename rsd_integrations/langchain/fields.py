@@ -144,7 +144,7 @@ class RSDFields(BaseModel):
             drafter=self._model("draft", inner),
             verifier=self._model("verifier", inner),
             target=self._model("target", inner),
-            policy=self.policy,
+            policy=parse_policy(self.policy),  # text again in a copy made with model_copy
             settings=self.resolved(),
         )
 
@@ -160,7 +160,7 @@ class RSDFields(BaseModel):
         if self.decoder is not None:
             return known | {"decoder": identity(self.decoder)}
         models = {name: _identity(getattr(self, name)) for name in _MODELS}
-        return known | models | {"policy": self.policy.model_dump(mode="json")}
+        return known | models | {"policy": parse_policy(self.policy).model_dump(mode="json")}
 
     def _in_turns(self) -> bool:
         """Whether a role is a LangChain model that only writes whole messages."""

@@ -191,10 +191,15 @@ class RSDLLM(RSDFields, BaseLLM):
         LangChain's cache does not see the options of a call: they have to be fields of the model that is asked.
         """
         model = self.with_options({name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs})
+        if unknown := set(kwargs) - _OF_LANGCHAIN:
+            raise ValueError(f"RSDLLM takes no {sorted(unknown)} with a call; it takes stop, {', '.join(CALL_OPTIONS)}")
         cache = (
             self.cache if isinstance(self.cache, BaseCache) else get_llm_cache() if self.cache is not False else None
         )
         return model if cache is None else model.model_copy(update={"cache": _FinishedOnly(cache)})
+
+
+_OF_LANGCHAIN = {"stop", "callbacks", "tags", "metadata", "run_name", "run_id", "max_concurrency"}
 
 
 class FailedGeneration(Generation):
@@ -215,8 +220,6 @@ class _Call:
         if kwargs.get("max_concurrency"):
             self.options["concurrency"] = kwargs["max_concurrency"]
         self._keep_errors = "max_concurrency" in kwargs  # a batch, which tells errors in their places
-        if unknown := set(kwargs) - {"max_concurrency"}:
-            raise ValueError(f"RSDLLM takes no {sorted(unknown)} with a call; it takes stop, {', '.join(CALL_OPTIONS)}")
 
     def made(self, results: list[Result], errors: dict[int, Exception] | None = None) -> LLMResult:
         """The results as LangChain has them; the error of a lone prompt is raised."""

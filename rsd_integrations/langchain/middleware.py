@@ -53,8 +53,9 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
     """Reward-guided speculative decoding by turns, around the model calls of an agent.
 
     The draft model answers each call, and the agent's own model, the target, answers it anew where the verifier's
-    reward is too low. Tool calls, structured output and multimodal messages need nothing special: both models are called as the agent
-    would call them. A rejected draft reaches neither the agent's state nor LangGraph's message streams.
+    reward is too low. Tool calls, structured output and multimodal messages need nothing special: both models are
+    called as the agent would call them. A rejected draft reaches neither the agent's state nor LangGraph's message
+    streams.
 
     Order: the first middleware of a list is the outermost. Put `ModelRetryMiddleware` and `ModelFallbackMiddleware`
     before this one: a fallback then takes the target's place, and what is tried again is the whole turn. Behind it
