@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,13 +21,13 @@ class LoadedModels:
         self._lock = threading.Lock()
         self._models: dict[str, Any] = {}
 
-    def get(self, model: str | Model, make: Callable[[str], Any] = load) -> Any:
+    def get(self, model: str | Model) -> Any:
         """The model behind a spec; a model is given back as it is. Threads that come first load it once."""
         if not isinstance(model, str):
             return model
         with self._lock:
             if model not in self._models:
-                self._models[model] = make(model)
+                self._models[model] = load(model)
             return self._models[model]
 
     def has(self, *models: str | Model) -> bool:

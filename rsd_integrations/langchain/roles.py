@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
@@ -47,6 +49,7 @@ from rsd_integrations.langchain.prefixes import (
     with_beginning,
 )
 
+T = TypeVar("T")
 SENDS = ("temperature", "top_p", "max_tokens", "seed")
 """What of a step's request may be sent along with each call."""
 
@@ -101,11 +104,21 @@ class LangChainRole(Model):
         """Ask a model, without callbacks of the surrounding run unless `trace_inner`."""
         started = time.perf_counter()
         config = self._config()
-        if _blocking(model):
-            made = await in_thread(partial(model.invoke, value, config, **options))
-        else:
-            made = await model.ainvoke(value, config, **options)
+        made = await self._run(
+            model, partial(model.invoke, value, config, **options), partial(model.ainvoke, value, config, **options)
+        )
         return made, told_usage(made, value, time.perf_counter() - started)
+
+    async def _run(self, model: Runnable[Any, Any], blocking: Callable[[], T], native: Callable[[], Awaitable[T]]) -> T:
+        """Call one of the two faces of a model."""
+        context = contextvars.copy_context() if self.trace_inner else _quiet()
+        if _blocking(model):
+            return await in_thread(blocking, context)
+
+        async def call() -> T:
+            return await native()
+
+        return await asyncio.create_task(call(), context=context)
 
     def _config(self) -> RunnableConfig:
         # Callbacks of the surrounding run are inherited unless others are named. `nostream` is LangGraph's word.
@@ -241,10 +254,11 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         config = ensure_config(self._config())
         options |= {"callbacks": config.get("callbacks"), "tags": config.get("tags")}
         value: list[PromptValue] = [StringPromptValue(text=text)]
-        if _blocking(self.model):
-            made = await in_thread(partial(self.model.generate_prompt, value, **options))
-        else:
-            made = await self.model.agenerate_prompt(value, **options)
+        made = await self._run(
+            self.model,
+            partial(self.model.generate_prompt, value, **options),
+            partial(self.model.agenerate_prompt, value, **options),
+        )
         generation = made.generations[0][0]
         spent = (made.llm_output or {}).get("token_usage") or {}
         read = spent.get("prompt_tokens") or _estimate(text)
@@ -300,6 +314,15 @@ def _blocking(model: Runnable[Any, Any]) -> bool:
         return False
     kind = type(model)
     return kind._agenerate is base._agenerate and kind._astream is base._astream
+
+
+def _quiet() -> contextvars.Context:
+    """The present context without the callback handlers that its variables hold, such as counters of usage."""
+    context = contextvars.copy_context()
+    for variable, value in list(context.items()):
+        if isinstance(value, BaseCallbackHandler):
+            context.run(variable.set, None)
+    return context
 
 
 def _reply(made: BaseMessage | str, usage: Usage) -> Reply:
