@@ -18,7 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.prompt_values import PromptValue, StringPromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 
 from rsd_core import (
     ConfigurationError,
@@ -317,11 +317,18 @@ def _blocking(model: Runnable[Any, Any]) -> bool:
 
 
 def _quiet() -> contextvars.Context:
-    """The present context without the callback handlers that its variables hold, such as counters of usage."""
+    """The present context without callbacks: those of the surrounding run, and those that other variables hold.
+
+    Naming none is not enough: a binding would merge them with the surrounding run's, and counters of usage are
+    variables of their own.
+    """
     context = contextvars.copy_context()
     for variable, value in list(context.items()):
         if isinstance(value, BaseCallbackHandler):
             context.run(variable.set, None)
+    around = context.get(var_child_runnable_config)
+    if around:
+        context.run(var_child_runnable_config.set, {**around, "callbacks": None})
     return context
 
 
