@@ -252,7 +252,7 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         assert isinstance(self.model, BaseLLM)
         started = time.perf_counter()
         config = ensure_config(self._config())
-        options |= {"callbacks": config.get("callbacks"), "tags": config.get("tags")}
+        options |= {"callbacks": config.get("callbacks") or None, "tags": config.get("tags")}
         value: list[PromptValue] = [StringPromptValue(text=text)]
         made = await self._run(
             self.model,
