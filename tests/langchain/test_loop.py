@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from rsd_core import RewardGuidedDecoder
 from rsd_integrations.langchain import RSDLLM, ChatRSD
 
 
-async def lateness(work: asyncio.Future[object]) -> float:
+async def lateness(work: asyncio.Future[Any]) -> float:
     """The longest time a heartbeat every 5 ms was late while some work went on, in seconds."""
     worst = 0.0
     while not work.done():
