@@ -36,9 +36,9 @@ from rsd_core import (
 from rsd_core.blocking import in_thread
 from rsd_core.lazy import LoadedModels
 from rsd_integrations.langchain.fields import as_verifier
+from rsd_integrations.langchain.inner import told_usage
 from rsd_integrations.langchain.judges import Scorer
 from rsd_integrations.langchain.messages import as_prompt, as_text
-from rsd_integrations.langchain.roles import told_usage
 from rsd_integrations.langchain.trace import step_data
 
 
