@@ -141,15 +141,6 @@ class RSDLLM(CustomLLM):
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Refuse what cannot work before anything is loaded."""
-        if self.decoder is not None:
-            fields = type(self).model_fields
-            given = [
-                name
-                for name in _OF_A_DECODER
-                if getattr(self, name) != fields[name].get_default(call_default_factory=True)
-            ]
-            if given:
-                raise ValueError(f"a decoder brings its own models, policy and settings; leave out {', '.join(given)}")
         self._resolve({})
         return self
 
@@ -269,18 +260,26 @@ class RSDLLM(CustomLLM):
             raise ConfigurationError(
                 f"a call of RSDLLM takes no {', '.join(unknown)}; it takes {', '.join(CALL_OPTIONS)}"
             )
+        if self.decoder is not None and (given := [name for name in _OF_A_DECODER if self._differs(name)]):
+            raise ConfigurationError(
+                f"a decoder brings its own models, policy and settings; leave out {', '.join(given)}"
+            )
         own = {name: value for name, value in options.items() if value is not None}
-        given = {name: own.get(name, getattr(self, name)) for name in CALL_OPTIONS}
+        value = {name: own.get(name, getattr(self, name)) for name in CALL_OPTIONS}
         base = self.settings if self.decoder is None else self.decoder.settings
         settings = base.updated(
-            temperature=given["temperature"],
-            top_p=given["top_p"],
-            seed=given["seed"],
-            max_tokens=given["max_tokens"],
-            max_seconds=given["timeout"],
-            target_retries=given["max_retries"],
+            temperature=value["temperature"],
+            top_p=value["top_p"],
+            seed=value["seed"],
+            max_tokens=value["max_tokens"],
+            max_seconds=value["timeout"],
+            target_retries=value["max_retries"],
         )
-        return settings, as_stop(given["stop"])
+        return settings, as_stop(value["stop"])
+
+    def _differs(self, name: str) -> bool:
+        default = type(self).model_fields[name].get_default(call_default_factory=True)
+        return bool(getattr(self, name) != default)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy over the same models; what is updated is checked like the constructor's arguments."""
@@ -290,9 +289,9 @@ class RSDLLM(CustomLLM):
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Copies share models, and policies with a memory: weights exist once."""
+        """Copies share their models: weights exist once."""
         memo = {} if memo is None else memo
-        memo.update({id(value): value for value in (getattr(self, name) for name in (*_OF_A_DECODER, "decoder"))})
+        memo.update({id(model): model for model in (self.draft, self.target, self.verifier, self.decoder)})
         return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[str, Any]:
