@@ -29,7 +29,7 @@ class RSDStepEvent(BaseEvent):
     tokens: int
     """Tokens generated for the text."""
     discarded_draft: str | None
-    """Text of the rejected draft."""
+    """Text of the rejected draft, which nothing but this event tells."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -82,12 +82,15 @@ class Answer:
         return ChatResponse(message=message, delta=delta, **self._metadata())
 
     def _metadata(self) -> dict[str, Any]:
-        """Usage, where token counters look for it, and the trace; nothing before the result is there."""
+        """Usage, where token counters look for it, and the trace; nothing before the result is there.
+
+        Agents stream this to users along with the text, so it tells no rejected texts.
+        """
         if self.result is None:
             return {}
         usage = _usage(self.result)
         reason = "stop" if self.result.finish_reason == "stop" else "length"
-        raw = {"usage": usage, "finish_reason": reason, "rsd": self.result.to_dict()}
+        raw = {"usage": usage, "finish_reason": reason, "rsd": self.result.to_dict(rejected=False)}
         return {"raw": raw, "additional_kwargs": dict(usage)}
 
 
@@ -107,6 +110,8 @@ class _HasRaw(Protocol):
 
 def result_of(response: _HasRaw) -> Result:
     """The full result behind a response of `RSDLLM` or an agent's output: steps, rewards, ledger, finish reason.
+
+    Texts of rejected drafts are left out; `RSDStepEvent` has them.
 
     Raises:
         ValueError: The response comes from elsewhere, or from the middle of a stream, whose last one has the result.

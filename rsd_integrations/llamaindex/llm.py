@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Annotated, Any, Self, TypeVar
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as default_messages_to_prompt
@@ -48,6 +47,7 @@ from rsd_core import (
     WeightingPolicy,
     parse_policy,
 )
+from rsd_core.blocking import in_thread
 from rsd_core.decoder import require
 from rsd_core.lazy import LoadedModels
 from rsd_core.ledger import Role
@@ -201,8 +201,9 @@ class RSDLLM(CustomLLM):
     def _run(self, prompt: PromptLike, options: dict[str, Any], make: Callable[[Answer], R]) -> R:
         decoder, stop = self._decoder(options)
         answer = Answer(stop)
-        for event in decoder.stream(prompt, stop=stop):
-            answer.feed(event)
+        with closing(decoder.stream(prompt, stop=stop)) as events:
+            for event in events:
+                answer.feed(event)
         return make(answer)
 
     def _stream(
@@ -212,14 +213,15 @@ class RSDLLM(CustomLLM):
         answer = Answer(stop)
 
         def responses() -> Generator[R, None, None]:
-            for event in decoder.stream(prompt, stop=stop):
-                if answer.feed(event):
-                    yield make(answer, answer.delta)
+            with closing(decoder.stream(prompt, stop=stop)) as events:
+                for event in events:
+                    if answer.feed(event):
+                        yield make(answer, answer.delta)
 
         return responses()
 
     async def _arun(self, prompt: PromptLike, options: dict[str, Any], make: Callable[[Answer], R]) -> R:
-        decoder, stop = await asyncio.to_thread(self._decoder, options)  # loading weights would hold the event loop up
+        decoder, stop = await self._adecoder(options)
         answer = Answer(stop)
         async with aclosing(decoder.astream(prompt, stop=stop)) as events:
             async for event in events:
@@ -229,7 +231,7 @@ class RSDLLM(CustomLLM):
     async def _astream(
         self, prompt: PromptLike, options: dict[str, Any], make: Callable[[Answer, str], R]
     ) -> AsyncGenerator[R, None]:
-        decoder, stop = await asyncio.to_thread(self._decoder, options)
+        decoder, stop = await self._adecoder(options)
         answer = Answer(stop)
 
         async def responses() -> AsyncGenerator[R, None]:
@@ -253,6 +255,12 @@ class RSDLLM(CustomLLM):
             settings=settings,
         )
         return decoder, stop
+
+    async def _adecoder(self, options: dict[str, Any]) -> tuple[Decoder, Stop]:
+        """The same without holding the event loop up while weights are loaded."""
+        if self.decoder is not None or self._loaded.has(self.draft, self.verifier, self.target):
+            return self._decoder(options)
+        return await in_thread(lambda: self._decoder(options))
 
     def _resolve(self, options: Mapping[str, Any]) -> tuple[Settings, Stop]:
         """The settings and stop strings, with the fields and a call's own options worked in."""

@@ -55,7 +55,8 @@ async def test_every_face_gives_the_decoders_text_and_trace(face: str) -> None:
     result = result_of(responses[-1])
     assert text(responses[-1]) == result.text == TEXT
     assert [step.author for step in result.steps] == ["draft", "target", "draft"]
-    assert result.steps[1].reward == 0.1
+    assert (result.steps[1].reward, result.steps[1].discarded_draft) == (0.1, "")
+    assert "12-2=9" not in str(responses)  # nothing that reaches users tells a rejected text
     assert result.finish_reason == responses[-1].raw["finish_reason"] == "stop"
 
 

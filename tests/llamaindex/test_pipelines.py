@@ -1,15 +1,13 @@
 """`RSDLLM` inside LlamaIndex: query engines, agents, structured prediction, and the embedded models."""
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from llama_index.core import Document, PromptTemplate, VectorStoreIndex
+from llama_index.core import Document, PromptTemplate, Settings, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, ReActAgent
 from llama_index.core.base.response.schema import StreamingResponse
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
-from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.query_engine import BaseQueryEngine
 from pydantic import BaseModel
@@ -44,11 +42,9 @@ def reader(path: Any, _: Any) -> str:
     return "7 tons." if "7 tons of pears" in known and "kites" not in known else "I do not know."
 
 
-def engine(llm: RSDLLM, handlers: Sequence[BaseCallbackHandler] = (), **options: Any) -> BaseQueryEngine:
+def engine(llm: RSDLLM, **options: Any) -> BaseQueryEngine:
     texts = ["The harvest of 2031 was 7 tons of pears.", "The club flew 12 kites.", "A boat crossed the lake."]
-    index = VectorStoreIndex.from_documents(
-        [Document(text=line) for line in texts], embed_model=Words(), callback_manager=CallbackManager(list(handlers))
-    )
+    index = VectorStoreIndex.from_documents([Document(text=line) for line in texts], embed_model=Words())
     return index.as_query_engine(llm=llm, similarity_top_k=1, **options)
 
 
@@ -60,11 +56,12 @@ def farm(**options: Any) -> RSDLLM:
 
 
 @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize"])
-async def test_a_query_engine_answers_from_its_documents(mode: str) -> None:
+async def test_a_query_engine_answers_from_its_documents(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = "The context tells the harvest.\n\n7 tons."
     query = "How large was the harvest of pears?"
     counter = TokenCountingHandler(tokenizer=str.split)
-    queries = engine(farm(), [counter], response_mode=mode)
+    monkeypatch.setattr(Settings, "_callback_manager", CallbackManager([counter]))
+    queries = engine(farm(), response_mode=mode)
     assert str(queries.query(query)) == wanted
     assert str(await queries.aquery(query)) == wanted
     assert len(counter.llm_token_counts) == 2
@@ -93,12 +90,12 @@ def multiply(a: int, b: int) -> int:
 def thinker(path: Any, _: Any) -> str:
     """Adds, multiplies, answers, line by line; and like many models it goes on to invent what the tool said."""
     seen = [message.content for message in path.prompt if message.content.startswith("Observation")]
-    turn: str = [
+    turn = [
         'Thought: I have to add.\nAction: add\nAction Input: {"a": 3, "b": 4}\nObservation: {8}\nThought: Now',
         'Thought: Now the product.\nAction: multiply\nAction Input: {"a": 7, "b": 5}\nObservation: {36}\nThought: So',
         f"Thought: I can answer without using any more tools.\nAnswer: {(seen or ['?'])[-1].split()[-1]}",
     ][len(seen)]
-    return turn.splitlines(keepends=True)[path.depth]
+    return str(turn.splitlines(keepends=True)[path.depth])
 
 
 def guesser(path: Any, random: Any) -> str:
@@ -116,15 +113,16 @@ def mathematician(**options: Any) -> RSDLLM:
 async def test_a_react_agent_uses_its_tools(streaming: bool) -> None:
     llm = mathematician(stop=["\nObservation"])
     run = ReActAgent(tools=[add, multiply], llm=llm, streaming=streaming).run("What is 3 + 4, times 5?")
-    shown = "".join([event.delta async for event in run.stream_events() if isinstance(event, AgentStream)])
+    events = [event async for event in run.stream_events()]
+    shown = "".join(event.delta for event in events if isinstance(event, AgentStream))
     output: Any = await run
     assert str(output) == "35"
     assert [str(call.tool_output.content) for call in output.tool_calls] == ["7", "35"]
     assert [step.author for step in result_of(output).steps] == ["target", "draft"]
     assert output.raw["usage"]["total_tokens"] > 0
     assert bool(shown) == streaming
-    assert "guess" not in shown
     assert "Observ" not in shown
+    assert "guess" not in "".join(map(str, events))  # in no text, and in no metadata that comes with it
 
 
 async def test_an_agent_workflow_takes_it_for_a_model_that_reasons_in_text() -> None:
