@@ -117,7 +117,7 @@ class RSDLLM(CustomLLM):
         default_factory=BinaryStep
     )
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
-    decoder: Annotated[Decoder | None, _TOLD] = Field(default=None, repr=False)
+    decoder: Annotated[Decoder | None, _TOLD] = None
     """A ready decoder in place of the models, the policy and the settings, baselines included."""
     settings: Settings = Settings()
     """Everything else: step delimiter and length, candidates, limits, faults."""

@@ -171,6 +171,7 @@ async def test_loading_does_not_hold_the_event_loop_up(face: str, monkeypatch: p
     worlds.loads.clear()
     model = llm(draft="slow:one")
     await asyncio.gather(*(ask(model, face, str(i)) for i in range(3)))
+    await asyncio.sleep(0.05)  # a beat that was held up counts itself now
     heart.cancel()
     assert late < 0.3  # loading blocks its thread for 0.5 s
     assert worlds.loads == ["one"]
