@@ -19,6 +19,7 @@ ROOMS = {
     "huggingface": {"prm_formats"},
     "embedded": {"huggingface"},
     "langchain": set(),
+    "llamaindex": set(),
     "evaluation": {"embedded"},
     "cli": {"evaluation", "prm_formats"},
 }
