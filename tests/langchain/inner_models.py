@@ -1,7 +1,7 @@
 """Chat models that answer by rules, for the roles behind `ChatRSD` in turns: a careful one and a hurried one.
 
-They do what a provider's model does, without a network: call the tool a question names with arguments read from the
-question by the tool's schema, honour `tool_choice` and `stop`, look at media, answer after a tool, stream, count tokens.
+They do what a provider's model does, without a network: call the tool a question names with arguments read from it by
+the tool's schema, honour `tool_choice` and `stop`, look at media, answer after a tool, stream, count tokens.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class CarefulModel(BaseChatModel):
             text = text.partition(cut)[0]
         words = re.findall(r"\S+\s*", text)
         for word in words:
-            yield ChatGenerationChunk(message=AIMessageChunk(word))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word))
         calls = [
             tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=i)
             for i, call in enumerate(reply.tool_calls)
@@ -105,7 +105,9 @@ class CarefulModel(BaseChatModel):
     def _answer(self, last: BaseMessage, question: str, function: dict[str, Any] | None) -> AIMessage:
         if function is not None:
             args = _arguments(function["parameters"], question)
-            return AIMessage("", tool_calls=[{"name": function["name"], "args": args, "id": f"call_{len(self._asked)}"}])
+            return AIMessage(
+                "", tool_calls=[{"name": function["name"], "args": args, "id": f"call_{len(self._asked)}"}]
+            )
         seen = [_described(block) for block in last.content_blocks if block["type"] in ("image", "audio", "file")]
         shown = f" I was shown {' and '.join(seen)}." if seen else ""
         if isinstance(last, ToolMessage):

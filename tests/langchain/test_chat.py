@@ -189,6 +189,10 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
 
     for i, chunk in enumerate(chat().stream("q", config={"callbacks": [Listener()]})):
         assert heard[i] == chunk.content
+    told = heard.copy()
+    heard.clear()
+    chat(streaming=True).invoke("q", config={"callbacks": [Listener()]})
+    assert heard == told
 
 
 def test_a_consumer_that_leaves_ends_the_work() -> None:

@@ -7,104 +7,34 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from rsd_integrations.langchain import ChatRSD, result_of
+from rsd_integrations.langchain import ChatRSD
 from tests.langchain.inner_models import CarefulModel, Grounded, HurriedModel
+from tests.langchain.standard import Declared, WithoutKey
 
-MEDIA = {  # what the standard tests fetch, by the ends of the addresses
+MEDIA = {  # what the suite fetches, by the ends of the addresses
     ".png": b"\x89PNG\r\n\x1a\n" + bytes(20),
     ".pdf": b"%PDF-1.4\n%%EOF\n",
     ".wav": b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(24),
 }
-NO_KEY = "models hold their own keys and read them from the environment themselves; ChatRSD has none"
-NO_SERIALIZATION = (
-    "langchain_core.load admits only classes listed in LangChain itself; ChatRSD pickles, and its models are named by "
-    "spec strings where they are to be written down"
-)
-NO_OVERRIDE = "a decoder has two generating models, so one name cannot replace both; give `draft` and `target` instead"
 
 
-class Turns:
-    """`ChatRSD` over a hurried draft, a careful target and a rule that tells their replies apart."""
+class Turns(Declared):
+    """`ChatRSD` over a hurried draft, a careful target, and a rule that tells their replies apart."""
 
     draft: ClassVar = HurriedModel()
     target: ClassVar = CarefulModel()
     verifier: ClassVar = Grounded()
-    reasons: ClassVar = {
-        "init_from_env_params not specified.": NO_KEY,
-        "Model is not serializable.": NO_SERIALIZATION,
-        "Model override not supported.": NO_OVERRIDE,
-        "VCR not set up.": "there is no HTTP traffic to record; tests/benchmarks measure speed",
-    }
-    """Why what the suite skips is skipped."""
-
-    @property
-    def chat_model_class(self) -> type[ChatRSD]:
-        return ChatRSD
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"draft": self.draft, "target": self.target, "verifier": self.verifier}
 
-    @property
-    def has_tool_calling(self) -> bool:
-        return True
 
-    @property
-    def has_tool_choice(self) -> bool:
-        return True
-
-    @property
-    def has_structured_output(self) -> bool:
-        return True
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True  # by a forced call, like every method of structured output
-
-    @property
-    def supports_image_inputs(self) -> bool:
-        return True
-
-    @property
-    def supports_image_urls(self) -> bool:
-        return True
-
-    @property
-    def supports_pdf_inputs(self) -> bool:
-        return True
-
-    @property
-    def supports_audio_inputs(self) -> bool:
-        return True
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
-
-    @property
-    def supports_image_tool_message(self) -> bool:
-        return True
-
-    @property
-    def supports_pdf_tool_message(self) -> bool:
-        return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False
-
-
-class TestUnitInTurns(Turns, ChatModelUnitTests):
-    @property
-    def standard_chat_model_params(self) -> dict[str, Any]:
-        params = super().standard_chat_model_params
-        del params["api_key"]  # see NO_KEY
-        return params
+class TestUnitInTurns(WithoutKey, Turns, ChatModelUnitTests): ...
 
 
 class TestIntegrationInTurns(Turns, ChatModelIntegrationTests):
@@ -117,7 +47,7 @@ class TestIntegrationInTurns(Turns, ChatModelIntegrationTests):
         if not stream:
             return model.invoke("Hello")
         first, *rest = model.stream("Hello")
-        return sum(rest, start=first)
+        return first + rest
 
     @pytest.fixture(autouse=True)
     def no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,9 +60,10 @@ class TestIntegrationInTurns(Turns, ChatModelIntegrationTests):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def drafts_were_accepted_and_replaced(cls, request: pytest.FixtureRequest) -> Iterator[None]:
+        """Over the whole suite, where it is run as a whole."""
         yield
-        tests = {name for name in dir(cls) if name.startswith("test_")}
-        if tests <= {getattr(item, "originalname", "") for item in request.session.items}:  # not with -k
+        suite = {name for name in dir(cls) if name.startswith("test_")}
+        if suite <= {getattr(item, "originalname", "") for item in request.session.items}:
             rewards = cls.verifier.rewards
             assert set(rewards) == {0.0, 1.0}
             assert len(cls.draft.asked) == len(rewards)
