@@ -1,10 +1,17 @@
-"""Skips of LangChain's standard tests tell our reason along with the suite's."""
+"""What reports tell of LangChain's standard tests: the version, and for skips our reason along with the suite's."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from importlib.metadata import version
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def core(record_testsuite_property: Callable[[str, object], None]) -> None:
+    """Tells reports which langchain-core was tested."""
+    record_testsuite_property("langchain-core", version("langchain-core"))
 
 
 @pytest.hookimpl(wrapper=True)

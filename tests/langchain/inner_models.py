@@ -116,13 +116,13 @@ class CarefulModel(BaseChatModel):
 
 
 class HurriedModel(CarefulModel):
-    """Answers alike, but goes wrong on about every third question. Its asynchronous face is its own."""
+    """Answers alike, but goes wrong on about every fifth question. Its asynchronous face is its own."""
 
     model_name: str = "hurried"
 
     def _answer(self, last: BaseMessage, question: str, function: dict[str, Any] | None) -> AIMessage:
         reply = super()._answer(last, question, function)
-        if len(question) % 3 != 2:
+        if len(question) % 5 != 3:
             return reply
         for call in reply.tool_calls:
             wrong = {name: value + 1000 for name, value in call["args"].items() if isinstance(value, int)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import httpx
@@ -59,7 +59,9 @@ class TestIntegrationInTurns(Turns, ChatModelIntegrationTests):
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
-    def drafts_were_accepted_and_replaced(cls, request: pytest.FixtureRequest) -> Iterator[None]:
+    def drafts_were_accepted_and_replaced(
+        cls, request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]
+    ) -> Iterator[None]:
         """Over the whole suite, where it is run as a whole."""
         yield
         suite = {name for name in dir(cls) if name.startswith("test_")}
@@ -68,3 +70,5 @@ class TestIntegrationInTurns(Turns, ChatModelIntegrationTests):
             assert set(rewards) == {0.0, 1.0}
             assert len(cls.draft.asked) == len(rewards)
             assert len(cls.target.asked) == rewards.count(0.0)
+            record_testsuite_property("accepted", rewards.count(1.0))
+            record_testsuite_property("replaced", rewards.count(0.0))
