@@ -2,7 +2,7 @@
 
     python -m tests.langchain.conformance [--markdown docs/langchain-conformance.md]
 
-Exits with 1 where a test fails. Other versions of langchain-core go to `build/`, before the environment's own on the path.
+Exits with 1 where a test fails. Other versions of langchain-core go to `build/`, first on the path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESULTS = ("passed", "skipped", "xfailed", "failed")
 HEAD = """\
 # Conformance with LangChain
 
-Made by `make langchain-versions`: the standard tests of langchain-tests {tests} for `ChatRSD`, on the oldest and the newest
+Made by `make langchain-versions`: the standard tests of langchain-tests {tests} for `ChatRSD`, on the oldest and newest
 langchain-core of the declared range `{declared}`.
 
 In granularity `turn` the models are chat models that call tools, take media and answer by rules
