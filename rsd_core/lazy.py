@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import uuid
+import weakref
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from rsd_core.interfaces import Model
 from rsd_core.registry import load
@@ -46,7 +46,7 @@ class LoadedModels:
     __hash__ = None  # type: ignore[assignment]
 
 
-_identities: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+_identities: dict[int, str] = {}
 _lock = threading.Lock()
 
 
@@ -56,4 +56,7 @@ def identity(model: object) -> str:
     Two objects of the same name may hold other weights; a cache must never take one for the other.
     """
     with _lock:
-        return _identities.setdefault(model, f"{getattr(model, 'name', type(model).__name__)}#{uuid.uuid4().hex[:12]}")
+        if id(model) not in _identities:  # keyed on no object: what equals it is another one, and some have no hash
+            _identities[id(model)] = f"{getattr(model, 'name', type(model).__name__)}#{uuid.uuid4().hex[:12]}"
+            weakref.finalize(model, _identities.pop, id(model)).atexit = False
+        return _identities[id(model)]

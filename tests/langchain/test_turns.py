@@ -3,15 +3,17 @@
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from rsd_core import DraftOnly, TargetError
 from rsd_integrations.langchain import ChatRSD, LangChainDrafter, LangChainJudge, result_of
@@ -127,12 +129,13 @@ def test_usage_adds_up_and_inner_calls_are_not_counted_twice() -> None:
 
 
 def test_no_rejected_token_gets_into_the_event_stream_unless_inner_calls_are_traced() -> None:
-    async def told(**options: Any) -> str:
-        model = chat(always("a BAD draft"), **options)
-        chain = RunnableLambda(lambda x: x) | model
+    async def told(tools: Sequence[Any] = (), **options: Any) -> str:
+        model: Any = chat(always("a BAD draft"), **options)
+        chain = RunnableLambda(lambda x: x) | (model.bind_tools(tools) if tools else model)
         return str([event async for event in chain.astream_events("q", version="v2")])
 
     assert "BAD" not in asyncio.run(told())
+    assert "BAD" not in asyncio.run(told([add]))  # inner models are bindings then
     assert "BAD" in asyncio.run(told(trace_inner=True))
 
 
@@ -203,6 +206,17 @@ def test_identical_models_share_a_cache_and_others_do_not() -> None:
     assert first != key(always("x", model_name="a"), target=always("t", model_name="u"))
     assert first != key(always("x", model_name="a"), target=target, policy="constant:1")
     assert first != key(always("x", model_name="a"), target=target, temperature=0.2)
+
+
+def test_models_that_tell_nothing_of_themselves_share_no_cache() -> None:
+    class Nameless(FakeListChatModel):
+        responses: list[str] = Field(default=["x"], exclude=True)
+        _identifying_params = BaseChatModel._identifying_params  # type: ignore[assignment]
+
+    one, other = Nameless(), Nameless(responses=["y"])
+    keys = [str(chat(draft, always("t"), verifier="scripted:verifier").identity()["draft"]) for draft in (one, other)]
+    assert keys[0] != keys[1]
+    assert keys[0] == str(chat(one, verifier="scripted:verifier").identity()["draft"])
 
 
 def test_models_without_an_asynchronous_face_run_side_by_side() -> None:
