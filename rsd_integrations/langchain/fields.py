@@ -118,16 +118,15 @@ class RSDFields(BaseModel):
     def resolved(self) -> Settings:
         """The settings with the fields of LangChain's names worked in."""
         base = self.settings if self.decoder is None else self.decoder.settings
-        named = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "target_retries": self.max_retries,
-            "granularity": self.granularity or ("turn" if self._in_turns() else None),
-        }
-        limits = {"max_tokens": self.max_tokens, "max_seconds": self.timeout}
-        data = {**base.model_dump(), **_given(named), "limits": {**base.limits.model_dump(), **_given(limits)}}
-        return Settings.model_validate(data)
+        return base.updated(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            max_seconds=self.timeout,
+            target_retries=self.max_retries,
+            granularity=self.granularity or ("turn" if self._in_turns() else None),
+        )
 
     def with_options(self, options: dict[str, Any]) -> Self:
         """A copy with the fields of a single call, checked like those of the constructor."""
@@ -180,10 +179,6 @@ class RSDFields(BaseModel):
 
 def _default(name: str) -> Any:
     return RSDFields.model_fields[name].get_default(call_default_factory=True)
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _identity(model: Any) -> str:
