@@ -23,6 +23,12 @@ ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build"
 NEWEST = "1.8.1"
 """The newest langchain-core there is, as of the last change of this line."""
+LONG = (
+    "tests/langchain/test_loop.py",
+    "tests/langchain/test_chat.py::test_adapters_give_the_text_of_the_bare_decoder",
+    "tests/langchain/test_roles.py::test_rsd_over_langchain_models_equals_rsd_in_process",
+)
+"""Tests that decode for minutes and are left out here; the other ones run the same code of LangChain."""
 SUITES = {
     "TestUnitInTurns": ("ChatModelUnitTests", "turn"),
     "TestIntegrationInTurns": ("ChatModelIntegrationTests", "turn"),
@@ -55,6 +61,8 @@ the embedded models, `ChatRSD()` as it comes. What the suites are told of the mo
 ## The other tests of `tests/langchain`
 
 {others}
+
+Left out on these versions for their length: {long}.
 """
 
 
@@ -103,6 +111,7 @@ def run(core: str) -> Run:
     report = BUILD / f"langchain-core-{core}.xml"
     path = os.pathsep.join([str(installed(core)), str(ROOT)])
     options = ["--benchmark-disable", "-p", "no:cacheprovider", f"--junitxml={report}", "tests/langchain"]
+    options += [f"--deselect={test}" for test in LONG]
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     report.unlink(missing_ok=True)
     subprocess.run([sys.executable, "-m", "pytest", *options], cwd=ROOT, env=environment, check=False)
@@ -137,6 +146,7 @@ def markdown(runs: list[Run]) -> str:
         drafts="\n".join(f"Drafted turns on {core}: {told}." for core, told in drafts.items()),
         reasons="\n".join(reasons),
         others="\n".join(f"On {core}: {told}." for core, told in others.items()),
+        long=", ".join(f"`{test.rpartition('/')[2]}`" for test in LONG),
     )
 
 
