@@ -28,6 +28,7 @@ from rsd_core.policies import (
 from rsd_core.registry import backends, load
 from rsd_core.results import Degradation, Result, StepRecord, boxed
 from rsd_core.settings import Settings
+from rsd_core.stopping import TextStream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,6 +38,6 @@ __all__ = [
     "Policy", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result",
     "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "Step",
     "StepAccepted", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
-    "StepScored", "Target", "TargetError", "TargetOnly", "Usage", "Verifier", "VerifierError", "WeightingPolicy",
-    "as_prompt", "backends", "boxed", "load", "parse_policy",
+    "StepScored", "Target", "TargetError", "TargetOnly", "TextStream", "Usage", "Verifier", "VerifierError",
+    "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -20,6 +21,7 @@ from rsd_core.policies import BinaryStep, WeightingPolicy
 from rsd_core.request import Request
 from rsd_core.results import FinishReason, Result
 from rsd_core.settings import Settings
+from rsd_core.stopping import as_stop
 
 
 class RequestOptions(TypedDict, total=False):
@@ -31,6 +33,8 @@ class RequestOptions(TypedDict, total=False):
     """Tells several requests of the same prompt and seed apart: each gets other random numbers. 0 by default."""
     cancel: Cancellation
     """A button that ends the request early, keeping its text."""
+    stop: Sequence[str]
+    """The answer ends before the first of these strings."""
 
 
 class Decoder(ABC):
@@ -51,6 +55,12 @@ class Decoder(ABC):
     def target(self) -> Target | None:
         """The strong model, whose FLOPs a result is compared with."""
         return None
+
+    def with_settings(self, settings: Settings) -> Self:
+        """The same decoder over the same models, with other settings."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     @abstractmethod
     def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
@@ -174,13 +184,20 @@ class Decoder(ABC):
 
     def _request(self, prompt: Prompt, options: RequestOptions) -> Request:
         if unknown := set(options) - set(RequestOptions.__annotations__):
-            raise ConfigurationError(f"unknown options {sorted(unknown)}; a request takes seed, repeat and cancel")
+            known = ", ".join(RequestOptions.__annotations__)
+            raise ConfigurationError(f"unknown options {sorted(unknown)}; a request takes {known}")
         limits = self.settings.limits
         for limit, needed in ((limits.max_cost, "price"), (limits.max_flops, "flops_per_token")):
             if limit is not None and (missing := [m.name for m in self.models if getattr(m, needed) is None]):
                 raise ConfigurationError(f"a limit of {limit} needs the {needed} of every model; {missing} have none")
-        seed = options.get("seed", self.settings.seed)
-        return Request(prompt, self.settings, seed, options.get("repeat", 0), options.get("cancel"))
+        return Request(
+            prompt,
+            self.settings,
+            seed=options.get("seed", self.settings.seed),
+            repeat=options.get("repeat", 0),
+            cancel=options.get("cancel"),
+            stop=as_stop(options.get("stop")),
+        )
 
     def _result(self, request: Request, reason: FinishReason) -> Result:
         """The request's result, with the estimate of what the target alone would have cost."""

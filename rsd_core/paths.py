@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from rsd_core.errors import PromptError
 
@@ -12,21 +12,28 @@ Ending = Literal["delimiter", "end", "length"]
 """Why a model stopped writing: the step's delimiter, the end of the whole answer, or the token cap."""
 
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant", "tool", "tools")
 
 
-class Message(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Message:
     """One message of a prompt."""
 
     role: str
-    """One of `ROLES`."""
+    """One of `ROLES`. The content of `tools` defines what the model may call: a JSON list in the OpenAI form."""
     content: str
+    """The text; all that most models read."""
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Further fields as chat templates and servers know them: `tool_calls`, `tool_call_id`, `name`."""
+    native: object = field(default=None, compare=False, repr=False)
+    """The caller's own message object, for models of the same world: they take it as it is."""
 
 
 Prompt = tuple[Message, ...]
 """A normalised prompt: one or more messages."""
-PromptLike = str | Sequence[Message | Mapping[str, str] | tuple[str, str]]
+PromptLike = str | Sequence[Message | Mapping[str, Any] | tuple[str, str]]
 """What users may pass: a string (one user message) or messages as pairs, mappings or `Message`."""
+_EXTRA = ("tool_calls", "tool_call_id", "name")
 
 
 def as_prompt(prompt: PromptLike) -> Prompt:
@@ -39,15 +46,22 @@ def as_prompt(prompt: PromptLike) -> Prompt:
         messages: Prompt = (Message("user", prompt),)
     else:
         messages = tuple(_as_message(message) for message in prompt)
-    if not any(message.content.strip() for message in messages):
+    if not any(message.content.strip() or message.native for message in messages):
         raise PromptError(f"The prompt is empty ({prompt!r}). Pass a question, or messages with some text.")
     return messages
 
 
-def _as_message(message: Message | Mapping[str, str] | tuple[str, str]) -> Message:
+def _as_message(message: Message | Mapping[str, Any] | tuple[str, str]) -> Message:
     try:
-        made = Message(message["role"], message["content"]) if isinstance(message, Mapping) else Message(*message)
-    except (KeyError, TypeError) as error:
+        if isinstance(message, Message):
+            made = message
+        elif isinstance(message, Mapping):
+            extra = {key: message[key] for key in _EXTRA if key in message}
+            made = Message(message["role"], message["content"] or "", extra)
+        else:
+            role, content = message
+            made = Message(role, content)
+    except (KeyError, TypeError, ValueError) as error:
         raise PromptError(f"{message!r} is no message. Pass {{'role': …, 'content': …}} or (role, content).") from error
     if isinstance(message, str) or made.role not in ROLES or not isinstance(made.content, str):
         raise PromptError(f"{message!r} is no message: it takes a role, one of {', '.join(ROLES)}, and a text.")
@@ -68,6 +82,8 @@ class Step:
     """Identity of the vocabulary of `tokens`. Models of the same vocabulary exchange ids, others the text."""
     size: int = 0
     """Tokens generated to write the step, the end-of-answer token included; 0 when unknown."""
+    native: object = field(default=None, compare=False, repr=False)
+    """The message as the model gave it, where a turn is more than its text: tool calls, images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

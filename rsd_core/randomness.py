@@ -16,7 +16,7 @@ class Randomness:
     """
 
     def __init__(self, seed: int, prompt: Prompt, repeat: int = 0) -> None:
-        self._key = repr((seed, repeat, [tuple(message) for message in prompt])).encode()
+        self._key = repr((seed, repeat, [(message.role, message.content) for message in prompt])).encode()
 
     def seed(self, *labels: str | int) -> int:
         """An integer below 2**63 for a labelled purpose."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
@@ -15,6 +16,7 @@ from rsd_core.policies import WeightingPolicy
 from rsd_core.randomness import Randomness
 from rsd_core.results import Degradation, DegradationKind, FinishReason, Result, StepRecord
 from rsd_core.settings import Settings
+from rsd_core.stopping import stops_at
 
 Work = TypeVar("Work", Generation, Scores)
 
@@ -26,7 +28,15 @@ class Request:
     which the decoder's frame turns into the result's finish reason.
     """
 
-    def __init__(self, prompt: Prompt, settings: Settings, seed: int, repeat: int, cancel: Cancellation | None) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        settings: Settings,
+        seed: int,
+        repeat: int = 0,
+        cancel: Cancellation | None = None,
+        stop: tuple[str, ...] = (),
+    ) -> None:
         self.settings = settings
         self.path = Path(prompt)
         self.ledger = Ledger()
@@ -38,6 +48,7 @@ class Request:
         """Tokens of the answer so far."""
         self.prompt_tokens = 0
         """Length of the prompt as the model that read it first counts it."""
+        self._stop = stop
         self._told = 0
         self._random = Randomness(seed, prompt, repeat)
         self._guard = Guard(settings.limits, cancel)
@@ -144,13 +155,16 @@ class Request:
             accepted=author == "draft",
             discarded_draft=None if rejected is None else rejected.text,
             size=step.size,
+            native=step.native,
         )
         self.tokens += step.size
-        if step.text:
-            self.records.append(record)
-            self.path = self.path.extend(step)
-        self.finish = self._finish(step)
-        return record
+        if not step.text:
+            self.finish = self._finish(step)
+            return record
+        self.records.append(record)
+        self.path = self.path.extend(step)
+        self.finish = "stop" if self._cut() else self._finish(step)
+        return self.records[-1]
 
     def degrade(self, kind: DegradationKind, message: str) -> None:
         """Note a fault or limit that was got over."""
@@ -166,7 +180,7 @@ class Request:
         """The request as it stands."""
         return Result(
             prompt=self.path.prompt,
-            text=self.path.text,
+            text="".join(record.text for record in self.records),
             finish_reason=reason,
             steps=tuple(self.records),
             ledger=self.ledger,
@@ -208,6 +222,17 @@ class Request:
         """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
         if isinstance(error, ConfigurationError) and not self.records:
             raise error
+
+    def _cut(self) -> bool:
+        """End the text before the first stop string, which may have begun some steps ago; whether there was one."""
+        text = self.path.text if self._stop else ""
+        at = stops_at(text, self._stop)
+        if at is None:
+            return False
+        for i, record in enumerate(self.records):
+            self.records[i] = replace(record, text=record.text[:at])
+            at -= len(self.records[i].text)
+        return True
 
     def _finish(self, last: Step) -> FinishReason | None:
         """Why the answer ends with this step, if it does."""

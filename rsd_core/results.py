@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Literal
+
+from pydantic import TypeAdapter
 
 from rsd_core.ledger import Ledger
 from rsd_core.paths import Prompt
@@ -53,6 +57,8 @@ class StepRecord:
     """Text of the rejected draft."""
     size: int = 0
     """Tokens generated for the text."""
+    native: object = field(default=None, compare=False, repr=False)
+    """The model's own message, see `Step.native`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +91,13 @@ class Result:
         drafted = [step for step in self.steps if step.accepted or step.discarded_draft is not None]
         return sum(step.accepted for step in drafted) / len(drafted) if drafted else None
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Result:
+        """The result behind `to_dict`; its prompt is empty unless the data holds one."""
+        return _adapter().validate_python({"prompt": (), **data})
+
     def to_dict(self) -> dict[str, object]:
-        """Plain JSON data."""
+        """Plain JSON data, without the prompt."""
         return {
             "text": self.text,
             "answer": self.answer,
@@ -98,6 +109,7 @@ class Result:
                     "reward": step.reward,
                     "accepted": step.accepted,
                     "discarded_draft": step.discarded_draft,
+                    "size": step.size,
                 }
                 for step in self.steps
             ],
@@ -105,6 +117,11 @@ class Result:
             "seconds": self.seconds,
             "degradations": [asdict(item) for item in self.degradations],
         }
+
+
+@cache
+def _adapter() -> TypeAdapter[Result]:
+    return TypeAdapter(Result)
 
 
 def boxed(text: str) -> str | None:

@@ -32,6 +32,7 @@ class HuggingFaceGenerator(Drafter, Target):
         self.runner = Runner(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
         self.context = self.runner.context
         """Longest sequence in tokens."""
+        self.renders_tools = self.vocabulary.renders_tools
         self._ends = _end_ids(model, tokenizer)
         self._step_end = lru_cache(self._step_end_of)
 

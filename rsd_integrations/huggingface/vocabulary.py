@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
-from rsd_core import Message, Path, Prompt
+from rsd_core import Path, Prompt
 
 
 class Vocabulary:
@@ -51,6 +51,11 @@ class Vocabulary:
                 made.append(_sentencepiece(token) if spaced else _byte_level(token))
         return made
 
+    @cached_property
+    def renders_tools(self) -> bool:
+        """Whether the chat template shows the model the tools it may call."""
+        return "tools" in str(self.tokenizer.chat_template or "")
+
     def endings(self, delimiter: str) -> frozenset[int]:
         """All ids whose bytes contain the delimiter: a step ends after each of them."""
         mark = delimiter.encode()
@@ -71,11 +76,14 @@ class Vocabulary:
 
         A last message by the assistant is left open, to be continued.
         """
+        messages = [message for message in prompt if message.role != "tools"]
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer("\n\n".join(message.content for message in prompt))["input_ids"])
-        goes_on = prompt[-1].role == "assistant"
+            return list(self.tokenizer("\n\n".join(message.content for message in messages))["input_ids"])
+        tools = [tool for message in prompt if message.role == "tools" for tool in json.loads(message.content)]
+        goes_on = prompt[-1].role == "assistant" and not prompt[-1].extra
         text = self.tokenizer.apply_chat_template(
-            [Message(*message)._asdict() for message in prompt],
+            [{"role": message.role, "content": message.content, **message.extra} for message in messages],
+            tools=tools or None,
             tokenize=False,
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,

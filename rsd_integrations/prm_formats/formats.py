@@ -31,9 +31,10 @@ class PRMFormat:
 
     def messages(self, prompt: Prompt) -> Prompt:
         """The prompt as the model wants it."""
+        shown = tuple(message for message in prompt if message.role != "tools")
         if self.system is None:
-            return prompt
-        return (Message("system", self.system), *(message for message in prompt if message.role != "system"))
+            return shown
+        return (Message("system", self.system), *(message for message in shown if message.role != "system"))
 
     def step_text(self, step: str) -> str:
         """A step without the blank line that separates it from the next."""

@@ -36,7 +36,7 @@ def test_run_as_json_has_the_documented_fields() -> None:
     assert told["answer"] == "10"
     assert told["finish_reason"] == "stop"
     assert [step["author"] for step in told["steps"]] == ["draft", "target", "draft"]
-    assert set(told["steps"][1]) == {"text", "author", "reward", "accepted", "discarded_draft"}
+    assert set(told["steps"][1]) == {"text", "author", "reward", "accepted", "discarded_draft", "size"}
     assert told["steps"][1]["discarded_draft"] == "Two seats are taken: 12-2=9.\n\n"
     roles = {"calls", "computed", "reused", "generated", "discarded", "seconds", "flops"}
     assert all(roles <= set(told["ledger"][role]) for role in ("drafter", "verifier", "target", "total"))

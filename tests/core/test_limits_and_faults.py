@@ -334,7 +334,7 @@ def test_a_broken_policy_fails_its_request_with_the_text_so_far(weight: float | 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.5}, {"sed": 3}])
 def test_an_unknown_option_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="seed, repeat and cancel"):
+    with pytest.raises(ConfigurationError, match="seed, repeat, cancel, stop"):
         decoder().run("question", **options)
 
 
