@@ -107,6 +107,11 @@ class Call(ABC, Generic[Made]):
         self.rows.remove(row)
         if not self.rows:
             self.future.set_result(self.result())
+            self.forget()
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Let go of the rows, which know the call: paths should be freed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +206,9 @@ class Writing(Call[Generation]):
         size = sum(step.size for step in steps)
         usage = Usage(len(self._ids), self.computed, self.reused, size, seconds=self.seconds)
         return Generation(tuple(steps), usage)
+
+    def forget(self) -> None:
+        self._candidates.clear()
 
     def _add(self, sequence: Sequence, seed: int) -> WritingRow:
         row = WritingRow(self, sequence, list(self._ids), seed)
@@ -300,6 +308,9 @@ class Reading(Call[Scores]):
         rewards = tuple(row.reward for row in self._candidates)
         prefix = len(self._before) + max(len(layout.kept) for layout in self._layouts)
         return Scores(rewards, Usage(prefix, self.computed, self.reused, 0, self._scored, self.seconds))
+
+    def forget(self) -> None:
+        self._candidates.clear()
 
     def _add(self, sequence: Sequence, layout: Layout) -> None:
         begin = len(self._before)

@@ -15,6 +15,8 @@ from rsd_core import Generation, Interrupted, Scores
 from rsd_integrations.huggingface.calls import Call, Made
 from rsd_integrations.huggingface.runner import Runner
 
+PATIENCE = 32
+"""Forward passes of others that double the weight of a model's waiting rows."""
 _ALL = torch.get_num_threads()
 SMALL = 1e8
 """FLOPs per token below which one thread is fastest. Below some fifty million weights, waiting for each other costs
@@ -76,10 +78,11 @@ class Engine:
                 self._thread = threading.Thread(target=self._work, name="rsd-engine", daemon=True)
                 self._thread.start()
 
+    @torch.inference_mode()
     def _work(self) -> None:
         threads = 0
         while self._take_in():
-            runner = max(self._busy, key=lambda one: one.waiting * (1 + self._busy[one]))
+            runner = max(self._busy, key=lambda one: one.waiting * (1 + self._busy[one] / PATIENCE))
             if runner.threads != threads:
                 threads = runner.threads
                 torch.set_num_threads(threads)  # holds for this thread alone
@@ -103,8 +106,11 @@ class Engine:
             if arrived is None:
                 return False
             runner, call = arrived
-            runner.start(call)
             self._busy.setdefault(runner, 0)
+            try:
+                runner.start(call)
+            except Exception as error:
+                runner.fail(error)
 
 
 _engines: dict[torch.device, Engine] = {}

@@ -192,7 +192,8 @@ class KVStore:
             for i, tensor in enumerate(kept):
                 # Zeros: what is masked has no weight, but not even a weight of zero would take away a NaN.
                 moved = tensor.new_zeros(slots, tensor.shape[1], length, tensor.shape[3])
-                moved[: len(live), :, : self.length] = tensor[old]
+                both = min(self.length, length)
+                moved[: len(live), :, :both] = tensor[old, :, :both]
                 kept[i] = moved
         self._epoch += 1
         self._live = WeakValueDictionary()

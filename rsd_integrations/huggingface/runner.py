@@ -59,8 +59,8 @@ class Runner:
         self.passes = 0
         """Forward passes so far."""
         self._calls: list[Call[Any]] = []
-        self._given: list[tuple[WritingRow, Output]] = []
-        """Rows whose prefix is cached with what the model gave after it."""
+        self._given: list[Row] = []
+        """Rows that need no forward pass: all they ask for is cached."""
         self._head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         self._hidden: Tensor | None = None
         if self._head is not None:
@@ -86,21 +86,19 @@ class Runner:
         """Take a call in."""
         self._calls.append(call)
         call.start(self.cache, self.store)
-        for row in call.rows:
-            if isinstance(row, WritingRow) and not row.waiting:
-                self._given.append((row, row.sequence.last))
+        self._given += [row for row in call.rows if not row.waiting]
 
     def fail(self, error: Exception) -> None:
         """End all calls with an error."""
         calls, self._calls, self._given = self._calls, [], []
         for call in calls:
             call.rows.clear()
+            call.forget()
             if not call.future.done():
                 call.future.set_exception(error)
         self.cache = PathCache()
         self.store.clear()
 
-    @torch.inference_mode()
     def step(self) -> None:
         """One forward pass: a token for every row that writes, a prefix or a step for every row that reads."""
         self._end_cancelled()
@@ -126,10 +124,17 @@ class Runner:
                     drawing += [(twin, at) for twin in row.call.fork(row, self.store)]
                 at += run.reads
         given, self._given = self._given, []
-        for row, last in given:
-            if not row.waiting and last.logits is not None:
-                drawing += [(twin, sum(map(len, logits))) for twin in row.call.fork(row, self.store)]
-                logits.append(last.logits)
+        for row in given:
+            if row.waiting:  # thrown out in the meantime
+                continue
+            if isinstance(row, ReadingRow):
+                read.append(row)
+            elif isinstance(row, WritingRow):
+                at = sum(map(len, logits))
+                logits.append(row.sequence.last.logits)
+                drawing += [(twin, at) for twin in row.call.fork(row, self.store)]
+        if not (runs or drawing or read) and self._calls:
+            raise RuntimeError("rows wait, and none of them can run")
         tokens = self._draw(drawing, logits)
         self._judge([row for row in read if row.layout is not None])
         share = (time.perf_counter() - began) / max(1, sum(run.new for run in runs))
@@ -141,6 +146,7 @@ class Runner:
         for row in read:
             if row.layout is None:
                 row.call.fork(row, self.store)
+                self._given += [candidate for candidate in row.call.rows if not candidate.waiting]
             else:
                 row.call.finish(row, self.cache)
         self._calls = [call for call in self._calls if call.rows]
