@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence as Rows
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Rows
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -95,7 +96,7 @@ class Call(ABC, Generic[Made]):
     def result(self) -> Made:
         """What was made by now."""
 
-    def run(self, known: int, new: int, seconds: float) -> None:
+    def charge(self, known: int, new: int, seconds: float) -> None:  # noqa: ARG002 - known matters to those who read
         """Note that tokens of a row were run: `new` ones after `known` ones."""
         self.computed += new
         self.seconds += seconds
@@ -292,8 +293,8 @@ class Reading(Call[Scores]):
         for sequence, layout in zip((row.sequence, *copies), self._layouts, strict=True):
             self._add(sequence or Sequence(store), layout)
 
-    def run(self, known: int, new: int, seconds: float) -> None:
-        super().run(known, new, seconds)
+    def charge(self, known: int, new: int, seconds: float) -> None:
+        super().charge(known, new, seconds)
         self._scored += max(0, known + new - max(known, self._prompt))
 
     def finish(self, row: Row, cache: PathCache) -> None:

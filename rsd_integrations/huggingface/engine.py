@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rsd_core import Generation, Interrupted, Scores
+from rsd_core import Interrupted
 from rsd_integrations.huggingface.calls import Call, Made
 from rsd_integrations.huggingface.runner import Runner
 

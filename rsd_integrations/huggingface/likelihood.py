@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,8 +57,9 @@ class LikelihoodVerifier(Verifier):
     def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
         logits = torch.cat([output.logits[:-1] for output, _ in read if output.logits is not None])
         tokens = torch.tensor([id_ for _, layout in read for id_ in layout.feed], device=logits.device)
-        likely = logits.float().log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
-        return [float(part.min().exp().clamp(0, 1)) for part in likely.cpu().split([len(l.feed) for _, l in read])]
+        likely = logits.float().log_softmax(-1).gather(1, tokens[:, None]).squeeze(1).exp().tolist()
+        ends = accumulate(len(layout.feed) for _, layout in read)
+        return [min(1.0, *likely[end - len(layout.feed) : end]) for end, (_, layout) in zip(ends, read, strict=True)]
 
 
 def load_likelihood(

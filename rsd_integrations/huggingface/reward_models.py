@@ -1,4 +1,4 @@
-"""Process reward models from their checkpoints: a native language-model body, and a reward head that we load ourselves."""
+"""Process reward models from their checkpoints: a native body, and a reward head that we load ourselves."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,17 @@ class Run(NamedTuple):
     new: int
     reads: int
     """How many outputs it wants."""
+
+
+@dataclass(slots=True)
+class Harvest:
+    """What a forward pass and the cache gave."""
+
+    writers: list[tuple[WritingRow, int]] = field(default_factory=list)
+    """Rows that take a token, each with the place of its logits."""
+    logits: list[Tensor] = field(default_factory=list)
+    readers: list[ReadingRow] = field(default_factory=list)
+    """Rows that are read to their end."""
 
 
 class Runner:
@@ -104,52 +116,56 @@ class Runner:
         self._end_cancelled()
         began = time.perf_counter()
         runs = self._admit()
-        logits: list[Tensor] = []
-        drawing: list[tuple[WritingRow, int]] = []
-        read: list[ReadingRow] = []
-        if runs:
-            output = self._forward(runs)
-            if output.logits is not None:
-                logits.append(output.logits)
-            at = 0
-            for run in runs:
-                row = run.row
-                del row.reads[: run.reads]
-                if isinstance(row, ReadingRow):
-                    if run.reads:
-                        row.outputs.append(output.part(at, at + run.reads))
-                    if not row.waiting:
-                        read.append(row)
-                elif isinstance(row, WritingRow) and run.reads:
-                    drawing += [(twin, at) for twin in row.call.fork(row, self.store)]
-                at += run.reads
+        harvest = self._harvest(runs, self._forward(runs) if runs else None)
+        self._glean(harvest)
+        if not (runs or harvest.writers or harvest.readers) and self._calls:
+            raise RuntimeError("rows wait, and none of them can run")
+        tokens = _draw(harvest)
+        _judge([row for row in harvest.readers if row.layout is not None])
+        share = (time.perf_counter() - began) / max(1, sum(run.new for run in runs))
+        for run in runs:
+            run.row.call.charge(run.known, run.new, share * run.new)
+        for (writer, _), token in zip(harvest.writers, tokens, strict=True):
+            if writer.take(token, writer.call.end, writer.call.room):
+                writer.call.finish(writer, self.cache)
+        for reader in harvest.readers:
+            if reader.layout is None:
+                reader.call.fork(reader, self.store)
+                self._given += [row for row in reader.call.rows if not row.waiting]
+            else:
+                reader.call.finish(reader, self.cache)
+        self._calls = [call for call in self._calls if call.rows]
+
+    def _harvest(self, runs: list[Run], output: Output | None) -> Harvest:
+        """Hand out what a forward pass gave."""
+        harvest = Harvest()
+        if output is not None and output.logits is not None:
+            harvest.logits.append(output.logits)
+        at = 0
+        for row, _, _, reads in runs:
+            del row.reads[:reads]
+            if isinstance(row, WritingRow) and reads:
+                harvest.writers += [(twin, at) for twin in row.call.fork(row, self.store)]
+            elif isinstance(row, ReadingRow):
+                if reads and output is not None:
+                    row.outputs.append(output.part(at, at + reads))
+                if not row.waiting:
+                    harvest.readers.append(row)
+            at += reads
+        return harvest
+
+    def _glean(self, harvest: Harvest) -> None:
+        """Add the rows that need no forward pass."""
         given, self._given = self._given, []
         for row in given:
             if row.waiting:  # thrown out in the meantime
                 continue
             if isinstance(row, ReadingRow):
-                read.append(row)
+                harvest.readers.append(row)
             elif isinstance(row, WritingRow):
-                at = sum(map(len, logits))
-                logits.append(row.sequence.last.logits)
-                drawing += [(twin, at) for twin in row.call.fork(row, self.store)]
-        if not (runs or drawing or read) and self._calls:
-            raise RuntimeError("rows wait, and none of them can run")
-        tokens = self._draw(drawing, logits)
-        self._judge([row for row in read if row.layout is not None])
-        share = (time.perf_counter() - began) / max(1, sum(run.new for run in runs))
-        for run in runs:
-            run.row.call.run(run.known, run.new, share * run.new)
-        for (writer, _), token in zip(drawing, tokens, strict=True):
-            if writer.take(token, writer.call.end, writer.call.room):
-                writer.call.finish(writer, self.cache)
-        for row in read:
-            if row.layout is None:
-                row.call.fork(row, self.store)
-                self._given += [candidate for candidate in row.call.rows if not candidate.waiting]
-            else:
-                row.call.finish(row, self.cache)
-        self._calls = [call for call in self._calls if call.rows]
+                at = sum(map(len, harvest.logits))
+                harvest.logits.append(row.sequence.last.logits)
+                harvest.writers += [(twin, at) for twin in row.call.fork(row, self.store)]
 
     def _end_cancelled(self) -> None:
         for call in self._calls:
@@ -208,27 +224,6 @@ class Runner:
     def _catch(self, _head: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._hidden = args[0][0]
 
-    def _draw(self, drawing: list[tuple[WritingRow, int]], logits: list[Tensor]) -> list[int]:
-        """The next token of each row, given with the place of its logits."""
-        if not drawing:
-            return []
-        table = logits[0] if len(logits) == 1 else torch.cat(logits)
-        places = [at for _, at in drawing]
-        if places != list(range(len(table))):
-            table = table[places]
-        samplings = [row.call.request.sampling for row, _ in drawing]
-        return choose(table, samplings, [row.uniform() if row.call.request.sampling.temperature else 0.0 for row, _ in drawing])
-
-    def _judge(self, rows: list[ReadingRow]) -> None:
-        """Set the rewards of rows that were read, in one go for each verifier."""
-        groups = defaultdict(list)
-        for row in rows:
-            groups[row.call.judge].append(row)
-        for judge, group in groups.items():
-            rewards = judge([(Output.joined(row.outputs), row.layout) for row in group if row.layout is not None])
-            for row, reward in zip(group, rewards, strict=True):
-                row.reward = reward
-
     def _probe(self) -> Tensor:
         """The output after a few tokens, the last of them on its own."""
         sequence = Sequence(self.store)
@@ -242,15 +237,40 @@ class Runner:
         return found
 
 
+def _draw(harvest: Harvest) -> list[int]:
+    """The next token of each row that writes."""
+    if not harvest.writers:
+        return []
+    table = harvest.logits[0] if len(harvest.logits) == 1 else torch.cat(harvest.logits)
+    places = [at for _, at in harvest.writers]
+    if places != list(range(len(table))):
+        table = table[places]
+    samplings = [row.call.request.sampling for row, _ in harvest.writers]
+    return choose(
+        table,
+        samplings,
+        [row.uniform() if s.temperature else 0.0 for (row, _), s in zip(harvest.writers, samplings, strict=True)],
+    )
+
+
+def _judge(rows: list[ReadingRow]) -> None:
+    """Set the rewards of rows that were read, in one go for each verifier."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row.call.judge].append(row)
+    for judge, group in groups.items():
+        rewards = judge([(Output.joined(row.outputs), row.layout) for row in group if row.layout is not None])
+        for row, reward in zip(group, rewards, strict=True):
+            row.reward = reward
+
+
 def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], Tensor]:
     """Sizes of each layer's keys and values, and the output after a few tokens."""
     cache = DynamicCache(config=model.config)
-    output: Any = model(
-        input_ids=torch.tensor([PROBE], device=model.device), past_key_values=cache, use_cache=True
-    )
+    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), past_key_values=cache, use_cache=True)
     shapes = []
     for layer in cache.layers:
-        keys, values = layer.keys, layer.values
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None or keys.dim() != 4 or keys.shape[2] != len(PROBE):
             raise ConfigurationError(
                 f"{type(model).__name__} keeps more than keys and values ({type(layer).__name__}), which cannot be "

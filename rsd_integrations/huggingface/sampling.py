@@ -28,7 +28,7 @@ def choose(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float]) -> 
 
 def _sampled(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float], nucleus: bool) -> Tensor:
     wanted = torch.tensor([[s.temperature, s.top_p, u] for s, u in zip(samplings, uniforms, strict=True)])
-    temperature, top_p, uniform = wanted.to(logits.device).split(1, dim=-1)
+    temperature, top_p, uniform = wanted.to(logits.device).T.unsqueeze(-1)
     weights = torch.softmax(logits.float() / temperature, dim=-1)
     order = None
     if nucleus:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
-from rsd_core import Path, Prompt
+from rsd_core import Path, Prompt, Step
 
 
 class Vocabulary:

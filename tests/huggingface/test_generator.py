@@ -70,11 +70,7 @@ def target_answers(target: HuggingFaceGenerator, questions: list[str]) -> dict[s
 
 @pytest.mark.parametrize(("batch", "asked"), [(1, slice(0, 30)), (3, slice(30, 80)), (16, slice(80, 200))])
 def test_the_drafter_in_any_batch_equals_generate(
-    draft: HuggingFaceGenerator,
-    questions: list[str],
-    draft_answers: dict[str, list[int]],
-    batch: int,
-    asked: slice,
+    draft: HuggingFaceGenerator, questions: list[str], draft_answers: dict[str, list[int]], batch: int, asked: slice
 ) -> None:
     twin = load_generator(draft.name)
     coin = RewardGuidedDecoder(  # whatever is rejected, the same model writes it again
@@ -178,7 +174,7 @@ def test_a_delimiter_in_pieces_ends_the_step(checkpoint: Folder) -> None:
     script = [*model.vocabulary.encode("ab\n"), *model.vocabulary.encode("\n"), *model.vocabulary.encode("cd")]
     for delimiter, length in (("\n\n", 4), ("b\n", 3)):
         play = iter(script)
-        model.runner._run = scripted(model, play)  # type: ignore[method-assign]
+        model.runner._run = scripted(model, play)  # type: ignore[method-assign,assignment]
         made = asyncio.run(model.generate(Path(as_prompt(PROMPT)), StepRequest(seeds=(0,), delimiter=delimiter)))
         assert made.steps[0].tokens == tuple(script[:length])
         assert made.steps[0].ending == "delimiter"
