@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import Path, Scores, Step, Usage, Verifier, VerifierError
+from rsd_core import Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.cache import PathCache
+from rsd_integrations.huggingface.calls import Layout, Output, Reading
+from rsd_integrations.huggingface.engine import engine_of, threads_for
+from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import Vocabulary
-from rsd_integrations.huggingface.worker import in_worker, threads_for
 
 
 class LikelihoodVerifier(Verifier):
@@ -23,14 +23,16 @@ class LikelihoodVerifier(Verifier):
     with little freedom of wording, where an unlikely token is a mistake.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, cache_bytes: float | None = None
+    ) -> None:
         self.name = name
         self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-        self.context: int = model.config.max_position_embeddings
-        """Longest sequence in tokens."""
         self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
-        self._cache = PathCache()
+        self.runner = Runner(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
+        self.context = self.runner.context
+        """Longest sequence in tokens."""
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability of each candidate's least likely token, given the path.
@@ -38,40 +40,26 @@ class LikelihoodVerifier(Verifier):
         Raises:
             VerifierError: Path and step are longer than the model's context.
         """
-        return await in_worker(threads_for(self.flops_per_token), lambda stop: self._score(path, steps, stop))
-
-    @torch.inference_mode()
-    def _score(self, path: Path, steps: Sequence[Step], stop: threading.Event) -> Scores:
-        started = time.perf_counter()
         before, prompt = self.vocabulary.ids(path)
-        rewards: list[float] = []
-        computed = reused = scored = prefix = 0
-        for step in steps:
-            if stop.is_set():
-                break
-            ids = [*before, *self.vocabulary.ids(path.extend(step))[0][len(before) :]]
-            if len(ids) > self.context:
-                raise VerifierError(f"{len(ids)} tokens to score, the context of {self.name} is {self.context}")
-            # The last token before the step is run again: its logits are the first token's probabilities.
-            known = self._cache.take(path, ids, at_most=len(before) - 1)
-            kept = len(known.ids)
-            out = self.model(
-                input_ids=torch.tensor([ids[kept:]], device=self.model.device),
-                past_key_values=known.state,
-                use_cache=True,
-                logits_to_keep=len(ids) - len(before) + 1,
-            )
-            known.ids = ids
-            self._cache.put(path, known)
-            logits = out.logits[0, :-1].float()
-            tokens = torch.tensor(ids[len(before) :], device=logits.device)
-            log_probabilities = logits.log_softmax(-1).gather(1, tokens[:, None])
-            rewards.append(float(log_probabilities.min().exp().clamp(0, 1)))
-            computed += len(ids) - kept
-            reused += kept
-            scored += len(ids) - max(kept, prompt)
-            prefix = len(ids)
-        return Scores(tuple(rewards), Usage(prefix, computed, reused, 0, scored, seconds=time.perf_counter() - started))
+        layouts = [self._layout(self.vocabulary.step(step)) for step in steps]
+        longest = len(before) + max(len(layout.feed) for layout in layouts)
+        if longest > self.context:
+            raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
+        return await engine_of(self.model.device).perform(
+            self.runner, Reading(path, before, prompt, layouts, self._judge)
+        )
+
+    @staticmethod
+    def _layout(ids: Sequence[int]) -> Layout:
+        """What a model gives at a token is its opinion on the next; the last one's is of use to the next step."""
+        return Layout(tuple(ids), read=tuple(range(-1, len(ids))))
+
+    def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
+        logits = torch.cat([output.logits[:-1] for output, _ in read if output.logits is not None])
+        tokens = torch.tensor([id_ for _, layout in read for id_ in layout.feed], device=logits.device)
+        likely = logits.float().log_softmax(-1).gather(1, tokens[:, None]).squeeze(1).exp().tolist()
+        ends = accumulate(len(layout.feed) for _, layout in read)
+        return [min(1.0, *likely[end - len(layout.feed) : end]) for end, (_, layout) in zip(ends, read, strict=True)]
 
 
 def load_likelihood(
