@@ -6,9 +6,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from rsd_core.data import explain
 from rsd_core.decoder import RewardGuidedDecoder
 from rsd_core.errors import ConfigurationError
-from rsd_core.policies import BinaryStep, Policy, explain
+from rsd_core.policies import BinaryStep, Policy
 from rsd_core.registry import load, parse_spec
 from rsd_core.settings import Settings
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rsd_core.data import explain
 from rsd_core.errors import ConfigurationError
 from rsd_core.interfaces import Sampling
 from rsd_core.limits import Limits
-from rsd_core.policies import explain
 
 
 class Settings(BaseModel):

@@ -61,7 +61,24 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         return call
 
+    def watched_pair(original: Callable[..., Any]) -> Callable[..., Any]:
+        async def speculate(self: Any, path: Any, request: Any, drafter: Any) -> Any:
+            own, other = (
+                meters.setdefault(id(model.runner.model), Meter(model.name, model.runner.model))
+                for model in (self, drafter)
+            )
+            own.enter(), other.enter()
+            made, assistance = await original(self, path, request, drafter)
+            own.told += made.usage.computed
+            other.told += assistance.computed
+            own.leave(0), other.leave(0)
+            return made, assistance
+
+        return speculate
+
+    monkeypatch.setattr(HuggingFaceGenerator, "speculate", watched_pair(HuggingFaceGenerator.speculate))
     for kind, method in (
+        (HuggingFaceGenerator, "log_likelihoods"),
         (HuggingFaceGenerator, "generate"),
         (HuggingFaceVerifier, "score"),
         (LikelihoodVerifier, "score"),

@@ -8,7 +8,7 @@ and as text (`binary_step:0.7`, `first_steps:2/budget_aware:0.1`), and read back
 from rsd_core.policies.advantage import AdvantageAware
 from rsd_core.policies.base import Decision, Trace, WeightingPolicy
 from rsd_core.policies.budget import BudgetAware, RequestBudget
-from rsd_core.policies.parsing import Policy, explain, from_text, parse_policy
+from rsd_core.policies.parsing import Policy, parse_policy
 from rsd_core.policies.rules import FirstSteps, Retry, Rule, Takeover
 from rsd_core.policies.weights import BinaryStep, Clipping, Constant, Logistic, Sigmoid
 
@@ -29,7 +29,5 @@ __all__ = [
     "Takeover",
     "Trace",
     "WeightingPolicy",
-    "explain",
-    "from_text",
     "parse_policy",
 ]

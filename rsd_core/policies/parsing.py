@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from rsd_core.data import explain, from_text
 from rsd_core.errors import ConfigurationError
 from rsd_core.policies.advantage import AdvantageAware
 from rsd_core.policies.base import WeightingPolicy
@@ -79,35 +79,3 @@ def parse_policy(policy: str | Path | dict[str, Any] | WeightingPolicy) -> Weigh
         return _adapter.validate_python(policy)  # type: ignore[no-any-return]
     except ValidationError as error:
         raise ConfigurationError(f"{policy!r} is no valid policy: {explain(error)}") from error
-
-
-def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dict[str, Any]:
-    """Data behind `kind:value,name=value`, values in the order of the class's fields or by name.
-
-    Raises:
-        ConfigurationError: Unknown kind, or more values than parameters.
-    """
-    kind, _, rest = text.strip().partition(":")
-    if kind not in kinds:
-        raise ConfigurationError(f"unknown {what} {kind!r}; known are {', '.join(kinds)}")
-    own = [name for name in kinds[kind].model_fields if name not in ("kind", "then")]
-    data: dict[str, Any] = {"kind": kind}
-    for position, part in enumerate(filter(None, rest.split(","))):
-        name, equals, value = part.partition("=")
-        if not equals:
-            if position >= len(own):
-                raise ConfigurationError(f"{text!r} has more values than {kind} has parameters ({', '.join(own)})")
-            name, value = own[position], part
-        data[name.strip()] = value.strip()
-    return data
-
-
-def explain(error: ValidationError) -> str:
-    """The findings of pydantic in one line: where, what is wrong, and the value."""
-    found = []
-    for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"] if part not in KINDS)
-        found.append(
-            f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
-        )
-    return "; ".join(found)

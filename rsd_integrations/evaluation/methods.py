@@ -31,7 +31,7 @@ from rsd_core import (
     load,
 )
 from rsd_core.baselines.sampling import Aggregate
-from rsd_core.policies import explain, from_text
+from rsd_core.data import explain, from_text
 
 Count = Annotated[int, Field(ge=1, le=256)]
 Temperature = Annotated[float, Field(gt=0, le=5)]
@@ -117,7 +117,7 @@ class RSDMethod(Method):
             verifier=models.verifier(self.verifier),
             target=models.target,
             policy=(self.policy or models.config.policy).model_copy(deep=True),
-            settings=_with(models.config.settings, own),
+            settings=models.config.settings.updated(**own),
         )
 
     @property
@@ -133,7 +133,7 @@ class Sampled(Method):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
 
     def _settings(self, models: Models, **own: Any) -> Settings:
-        return _with(models.config.settings, {"temperature": self.temperature, "top_p": self.top_p, **own})
+        return models.config.settings.updated(temperature=self.temperature, top_p=self.top_p, **own)
 
 
 class MajorityMethod(Sampled):
@@ -286,10 +286,3 @@ def parse_method(method: str | Mapping[str, Any]) -> Method:
         return _adapter.validate_python(data)  # type: ignore[no-any-return]
     except ValidationError as error:
         raise ConfigurationError(f"{method!r} is no valid method: {explain(error)}") from error
-
-
-def _with(settings: Settings, own: dict[str, Any]) -> Settings:
-    try:
-        return Settings.model_validate({**settings.model_dump(), **own})
-    except ValidationError as error:
-        raise ConfigurationError(explain(error)) from error

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rsd_core import ConfigurationError, RSDConfig
-from rsd_core.policies import explain
+from rsd_core.data import explain
 from rsd_integrations.evaluation.methods import parse_method
 from rsd_integrations.evaluation.tasks import find_task
 

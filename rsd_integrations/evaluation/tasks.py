@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from rsd_core import ConfigurationError, MissingDependency, PromptLike
-from rsd_core.policies import explain, from_text
+from rsd_core.data import explain, from_text
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.evaluation.graders import GRADERS, LETTERS, GraderName

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from rsd_core import ConfigurationError, Decoder, MissingDependency, PromptLike, Result, RSDConfig
+from rsd_core import ConfigurationError, Decoder, MissingDependency, PromptLike, Result, RSDConfig, Settings
 from rsd_core.ledger import Account
 
 try:
@@ -69,7 +69,7 @@ class RSDModel(LM):  # type: ignore[misc]
         answers = [""] * len(requests)
         for kind, positions in alike.items():
             asked = json.loads(kind)
-            decoder = self.decoder.with_settings(_settings(self.decoder, asked))
+            decoder = self.decoder.with_settings(_settings(self.decoder.settings, asked))
             until = asked.get("until") or []
             results = decoder.run_many(
                 [_prompt(requests[i].args[0]) for i in positions],
@@ -116,12 +116,9 @@ def _prompt(context: str) -> PromptLike:
     return messages if is_chat else context
 
 
-def _settings(decoder: Decoder, asked: Mapping[str, Any]) -> Any:
+def _settings(settings: Settings, asked: Mapping[str, Any]) -> Settings:
     """The decoder's settings with a request's own length, temperature and top-p."""
-    settings = decoder.settings
-    length = asked.get("max_gen_toks") or asked.get("max_new_tokens") or asked.get("max_tokens")
-    limits = settings.limits if length is None else settings.limits.model_copy(update={"max_tokens": int(length)})
-    own: dict[str, Any] = {"limits": limits}
+    own = {"max_tokens": asked.get("max_gen_toks") or asked.get("max_new_tokens") or asked.get("max_tokens")}
     if asked.get("do_sample", True):
-        own |= {name: float(asked[name]) for name in ("temperature", "top_p") if asked.get(name) is not None}
-    return settings.model_copy(update=own)
+        own |= {"temperature": asked.get("temperature"), "top_p": asked.get("top_p")}
+    return settings.updated(**own)

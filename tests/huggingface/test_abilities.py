@@ -1,5 +1,6 @@
 """Likelihoods and standard speculative decoding against independent computations on the embedded models."""
 
+import asyncio
 import itertools
 from pathlib import Path as File
 
@@ -12,23 +13,18 @@ from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 
 
 def test_log_likelihoods_are_sums_of_token_log_probabilities(draft: HuggingFaceGenerator) -> None:
-    import asyncio
-
     path = Path(as_prompt(next(problems("test", 3)).question)).extend(Step("She buys 2 more.\n\n", "delimiter"))
     steps = [Step("She sells 9: 57-9=48.\n\n", "delimiter"), Step("The answer is \\boxed{48}.", "end")]
-    found = asyncio.run(draft.log_likelihoods(path, steps))
-    for step, value in zip(steps, found.values, strict=True):
-        before = draft.vocabulary.ids(path)[0]
-        ids = [*draft.vocabulary.ids(path.extend(step))[0]]
+    wanted = []
+    for step in steps:
+        before, ids = len(draft.vocabulary.ids(path)[0]), [*draft.vocabulary.ids(path.extend(step))[0]]
+        if step.ending == "end":
+            ids += sorted(draft._ends)
         with torch.inference_mode():  # one token at a time, without a cache
-            wanted = sum(
-                draft.model(torch.tensor([ids[:i]])).logits[0, -1].log_softmax(-1)[ids[i]].item()
-                for i in range(len(before), len(ids))
-            )
-            if step.ending == "end":
-                (end,) = draft._ends
-                wanted += draft.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[end].item()
-        assert value == pytest.approx(wanted, abs=1e-3)
+            rows = [draft.model(torch.tensor([ids[:i]])).logits[0, -1].log_softmax(-1) for i in range(before, len(ids))]
+        wanted.append(sum(row[token].item() for row, token in zip(rows, ids[before:], strict=True)))
+    found = asyncio.run(draft.log_likelihoods(path, steps))
+    assert found.values == pytest.approx(wanted, abs=1e-3)
     assert found.usage.computed > found.usage.scored > 0
 
 
