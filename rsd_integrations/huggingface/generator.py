@@ -70,7 +70,12 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
 
 
 def load_generator(
-    model: str, *, dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
+    model: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    allow_pickles: bool = False,
+    cache_bytes: float | None = None,
 ) -> HuggingFaceGenerator:
     """Load a causal language model as drafter or target.
 
@@ -79,6 +84,7 @@ def load_generator(
         dtype: `float32`, `bfloat16` or `float16`; by default fp32 on a CPU and bf16 elsewhere.
         device: As torch names it; by default a GPU where there is one.
         allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
+        cache_bytes: For keys and values; by default an eighth of the device's memory.
 
     Raises:
         ConfigurationError: No such checkpoint, or no safetensors in it.
@@ -88,5 +94,5 @@ def load_generator(
     folder = loading.find(model, allow_pickles)
     loading.shards(folder, model, allow_pickles)
     return HuggingFaceGenerator(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model
+        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, cache_bytes
     )

@@ -63,7 +63,12 @@ class LikelihoodVerifier(Verifier):
 
 
 def load_likelihood(
-    model: str, *, dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
+    model: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    allow_pickles: bool = False,
+    cache_bytes: float | None = None,
 ) -> LikelihoodVerifier:
     """Load a causal language model as likelihood verifier; arguments and errors as in `load_generator`."""
     where = loading.choose_device(device)
@@ -71,5 +76,5 @@ def load_likelihood(
     folder = loading.find(model, allow_pickles)
     loading.shards(folder, model, allow_pickles)
     return LikelihoodVerifier(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model
+        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, cache_bytes
     )

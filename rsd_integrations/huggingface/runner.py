@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import attention
-from rsd_integrations.huggingface.attention import Batch
+from rsd_integrations.huggingface.attention import Batch, Shapes
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
 from rsd_integrations.huggingface.kv_store import KVStore, LayerShape, Sequence
@@ -77,17 +79,14 @@ class Runner:
         self._hidden: Tensor | None = None
         if self._head is not None:
             self._head.register_forward_pre_hook(self._catch)
-        shapes, wanted = _probe(model)
-        try:
+        with _explained(model):
             model.set_attn_implementation(attention.NAME)
-            self.store = KVStore(shapes, model.dtype, model.device, budget or memory(model.device) / 8, self.context)
+            shapes, wanted = _probe(model)
+        self.store = KVStore(shapes, model.dtype, model.device, budget or memory(model.device) / 8, self.context)
+        with _explained(model):
             found = self._probe()
-        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise ConfigurationError(f"{type(model).__name__} cannot run in batches: {error}") from error
-        if not torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
-            raise ConfigurationError(
-                f"{type(model).__name__} gives other results in batches than alone: its attention is not transformers'"
-            )
+            if not torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
+                raise ValueError("its results in a batch are others than alone")
 
     @property
     def waiting(self) -> int:
@@ -265,17 +264,26 @@ def _judge(rows: list[ReadingRow]) -> None:
 
 
 def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], Tensor]:
-    """Sizes of each layer's keys and values, and the output after a few tokens."""
-    cache = DynamicCache(config=model.config)
-    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), past_key_values=cache, use_cache=True)
-    shapes = []
-    for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if keys is None or values is None or keys.dim() != 4 or keys.shape[2] != len(PROBE):
-            raise ConfigurationError(
-                f"{type(model).__name__} keeps more than keys and values ({type(layer).__name__}), which cannot be "
-                "rolled back when a step is rejected. Use a model with attention in every layer."
-            )
-        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3]))
+    """Sizes of each layer's keys and values, and the output after a few tokens.
+
+    Raises:
+        ValueError: Some layer has no attention, so it keeps something that cannot be rolled back.
+    """
+    shapes: dict[int, LayerShape] = {}
+    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), use_cache=False, batch=Shapes(shapes))
+    layers = model.config.num_hidden_layers
+    if sorted(shapes) != list(range(layers)):
+        raise ValueError(f"only {len(shapes)} of its {layers} layers have transformers' attention")
     last: Tensor = output.logits[:, -1] if "logits" in output else output.last_hidden_state[:, -1]
-    return shapes, last
+    return [shapes[layer] for layer in range(layers)], last
+
+
+@contextmanager
+def _explained(model: PreTrainedModel) -> Iterator[None]:
+    """Say what a model's failure in a first forward pass means."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{type(model).__name__} cannot run in process: {error}. Serve it, and use it as openai:MODEL@URL"
+        ) from error
