@@ -7,9 +7,11 @@ caller's own loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from rsd_core.errors import RunError
@@ -44,7 +46,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def iterate(source: AsyncGenerator[T, None]) -> Iterator[T]:
+def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     """Iterate over an async generator from blocking code; leaving early closes it."""
     try:
         while True:
@@ -55,6 +57,25 @@ def iterate(source: AsyncGenerator[T, None]) -> Iterator[T]:
             yield item
     finally:
         wait_for(_close(source))
+
+
+async def in_thread(work: Callable[[], T], context: contextvars.Context | None = None) -> T:
+    """Run blocking work in a thread of its own, in the caller's context or the one given.
+
+    Pools have a size, and work that waits for other work of the same pool can use it up and stand still for ever.
+    """
+    done: Future[T] = Future()
+
+    def run(context: contextvars.Context) -> None:
+        try:
+            done.set_result(context.run(work))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(
+        target=run, args=(context or contextvars.copy_context(),), name="rsd-blocking", daemon=True
+    ).start()
+    return await asyncio.wrap_future(done)
 
 
 async def _next(source: AsyncGenerator[T, None]) -> T:

@@ -7,7 +7,7 @@ import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from typing import Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
@@ -151,7 +151,7 @@ class Decoder(ABC):
         """Blocking twin of `arun`."""
         return wait_for(self.arun(prompt, **options))
 
-    def stream(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Iterator[Event]:
+    def stream(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Generator[Event, None, None]:
         """Blocking twin of `astream`."""
         return iterate(self.astream(prompt, **options))
 

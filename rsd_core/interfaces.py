@@ -31,6 +31,10 @@ class Usage:
     seconds: float = 0.0
     """Time the model worked, without waiting for its turn."""
 
+    def __add__(self, other: Usage) -> Usage:
+        """Work of two calls together."""
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in Usage.__slots__))
+
 
 class Interrupted(asyncio.CancelledError):
     """What a cancelled call may raise to tell the work it had done by then."""

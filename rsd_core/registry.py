@@ -63,6 +63,13 @@ BUILT_IN = (
         ("likelihood:Qwen/Qwen2.5-Math-7B-Instruct",),
     ),
     Backend(
+        "langchain",
+        "rsd_integrations.langchain.roles:load",
+        "agents",
+        "a chat model that LangChain's init_chat_model makes, as drafter or target, in turns",
+        ("langchain:openai:gpt-5-nano",),
+    ),
+    Backend(
         "scripted",
         "rsd_core.testing:load",
         "",

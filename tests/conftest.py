@@ -15,6 +15,7 @@ settings.load_profile("rsd")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 
 if TYPE_CHECKING:
+    from rsd_core import RewardGuidedDecoder
     from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 
 
@@ -124,6 +125,14 @@ def verifier() -> HuggingFaceVerifier:
     from rsd_integrations.huggingface import load_verifier
 
     return load_verifier(str(FOLDER / "prm"))
+
+
+@pytest.fixture(scope="session")
+def family() -> RewardGuidedDecoder:
+    """The embedded models as they come."""
+    from rsd_core import RSDConfig
+
+    return RSDConfig().build()
 
 
 @pytest.fixture(scope="session")

@@ -2,57 +2,60 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
-import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, closing
 from typing import Any
 
+from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.globals import get_llm_cache
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from pydantic import ConfigDict, Field, PrivateAttr
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_config_list
+from pydantic import Field
 
-from rsd_core import Decoder, Event, Finished, Result, RewardGuidedDecoder, RSDConfig, StepFinished, WeightingPolicy
+from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream
+from rsd_integrations.langchain.chat_text import as_asked, keep_messages
+from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
+from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG, RSDFields
+from rsd_integrations.langchain.trace import metadata, step_data, usage
 
-_building = threading.Lock()
 
-
-class RSDLLM(BaseLLM):
-    """Reward-guided speculative decoding wherever LangChain takes an LLM.
+class RSDLLM(RSDFields, BaseLLM):
+    r"""Reward-guided speculative decoding wherever LangChain takes an LLM.
 
     Instantiate:
         >>> llm = RSDLLM(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
 
-    or around a ready decoder, `RSDLLM(decoder=...)`. Chat prompts reach the models as messages through `prompt | llm`
-    only as text; a string is one user message.
+        or around a ready decoder, `RSDLLM(decoder=...)`. Models named by spec are loaded on first use.
 
-    A batch is decoded side by side. Every generation's `generation_info` holds its finish reason, token usage and the
-    trace of its steps. If some prompts of a batch fail, `BatchError` is raised once the others are finished, and holds
-    all results: a failed answer must not get into LangChain's cache. Models are loaded on first use.
+    Invoke:
+        >>> text = llm.invoke("Mia has 20 pens. Then she buys 12 more. How many pens does Mia have now?")
+        >>> "\\boxed{32}" in text
+        True
+
+        A string is one user message. Chat prompts reach the models as messages, each with its chat template.
+
+    Batch:
+        One `_generate` for all prompts, which are decoded side by side. A failed prompt takes no other down:
+        `batch(…, return_exceptions=True)` has its error in its place; without it `BatchError` is raised once the
+        others are finished, and holds all results. `generate` tells the error in the `generation_info`. Failed
+        answers never get into a cache.
+
+    Metadata:
+        `generation_info` of each generation holds its finish reason, token usage and trace.
+
+    Of one call: `stop` and the fields in `CALL_OPTIONS`.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = CONFIG
 
-    draft: str = "embedded:draft"
-    """Spec of the drafter, as `rsd models` lists them."""
-    target: str = "embedded:target"
-    """Spec of the target."""
-    verifier: str = "embedded:verifier"
-    """Spec of the verifier."""
-    policy: str | dict[str, Any] | WeightingPolicy = "binary_step:0.7"
-    """Weighting policy as text or data."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Fields of `rsd_core.Settings`, such as temperature, seed and limits."""
-    decoder: Decoder | None = Field(default=None, exclude=True, repr=False)
-    """A ready decoder, in place of the specs above."""
-
-    _built: tuple[RSDConfig, Decoder] | None = PrivateAttr(default=None)
-
-    def model_post_init(self, context: Any) -> None:  # noqa: ARG002
-        """Check the configuration before anything is loaded."""
-        self._config()
+    model_name: str = Field(default="rsd", alias="model")
+    """Reported in traces. Not the name of an inner model, which would be taken for that model's."""
 
     @property
     def _llm_type(self) -> str:
@@ -60,48 +63,76 @@ class RSDLLM(BaseLLM):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        """What tells two of these apart; LangChain's cache is keyed on it."""
-        if self.decoder is None:
-            return self._config().model_dump(mode="json")
-        described = {
-            "decoder": type(self.decoder).__name__,
-            "models": [model.name for model in self.decoder.models],
-            "settings": self.decoder.settings.model_dump(mode="json"),
-        }
-        if isinstance(self.decoder, RewardGuidedDecoder):
-            described["policy"] = self.decoder.policy.model_dump(mode="json")
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        return {**described, "fingerprint": digest[:16]}
+        return {"model_name": self.model_name, **self.identity()}
 
-    def _config(self) -> RSDConfig:
-        return RSDConfig.parse(
-            {
-                "drafter": self.draft,
-                "verifier": self.verifier,
-                "target": self.target,
-                "policy": self.policy,
-                "settings": self.settings,
-            }
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        settings = self.resolved()
+        return LangSmithParams(
+            ls_provider="rsd",
+            ls_model_name=kwargs.get("model", self.model_name),
+            ls_model_type="llm",
+            ls_temperature=settings.temperature,
+            ls_max_tokens=settings.limits.max_tokens,
+            ls_stop=stop or self.stop,
         )
 
-    def _decoder(self) -> Decoder:
-        if self.decoder is not None:
-            return self.decoder
-        config = self._config()
-        with _building:  # threads that come first load the models once
-            if self._built is None or self._built[0] != config:  # a copy with other fields is another decoder
-                self._built = (config, config.build())
-            return self._built[1]
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        return keep_messages(super()._convert_input(model_input))
+
+    def generate_prompt(self, prompts: list[PromptValue], *args: Any, **kwargs: Any) -> LLMResult:
+        return super().generate_prompt([keep_messages(prompt) for prompt in prompts], *args, **kwargs)
+
+    async def agenerate_prompt(self, prompts: list[PromptValue], *args: Any, **kwargs: Any) -> LLMResult:
+        return await super().agenerate_prompt([keep_messages(prompt) for prompt in prompts], *args, **kwargs)
+
+    def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        return super(RSDLLM, self._for_call(kwargs)).generate(prompts, *args, **kwargs)
+
+    async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        return await super(RSDLLM, self._for_call(kwargs)).agenerate(prompts, *args, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        if not inputs:
+            return []
+        prompts = [self._convert_input(one) for one in inputs]
+        return _answers(
+            self.generate_prompt(prompts, **_as_arguments(config, len(inputs)), **kwargs), return_exceptions
+        )
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        if not inputs:
+            return []
+        prompts = [self._convert_input(one) for one in inputs]
+        made = await self.agenerate_prompt(prompts, **_as_arguments(config, len(inputs)), **kwargs)
+        return _answers(made, return_exceptions)
 
     def _generate(
         self,
         prompts: list[str],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - tokens are told where they are streamed
         **kwargs: Any,
     ) -> LLMResult:
-        _refuse(kwargs)
-        return _result(self._decoder().run_many(prompts), stop)
+        call = _Call(self, stop, kwargs)
+        try:
+            results = self.make_decoder().run_many([as_asked(prompt) for prompt in prompts], **call.options)
+        except BatchError as error:
+            return call.made(error.results, error.errors)
+        return call.made(results)
 
     async def _agenerate(
         self,
@@ -110,9 +141,13 @@ class RSDLLM(BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> LLMResult:
-        _refuse(kwargs)
-        decoder = await asyncio.to_thread(self._decoder)  # loading weights would hold the event loop up
-        return _result(await decoder.arun_many(prompts), stop)
+        call = _Call(self, stop, kwargs)
+        decoder = await self.amake_decoder()
+        try:
+            results = await decoder.arun_many([as_asked(prompt) for prompt in prompts], **call.options)
+        except BatchError as error:
+            return call.made(error.results, error.errors)
+        return call.made(results)
 
     def _stream(
         self,
@@ -121,15 +156,13 @@ class RSDLLM(BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        _refuse(kwargs)
-        cutter = _Cutter(stop)
-        for event in self._decoder().stream(prompt):
-            for chunk in cutter.chunks(event):
-                if run_manager:
+        model = self._for_call(kwargs)
+        call = _Call(model, stop, kwargs)
+        with closing(model.make_decoder().stream(as_asked(prompt), stop=call.stop)) as events:
+            for chunk in filter(None, map(_Chunks(call).feed, events)):
+                if run_manager:  # before the consumer has it
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-            if cutter.done:
-                return
 
     async def _astream(
         self,
@@ -138,87 +171,116 @@ class RSDLLM(BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        _refuse(kwargs)
-        cutter = _Cutter(stop)
-        events = (await asyncio.to_thread(self._decoder)).astream(prompt)
-        try:
+        model = self._for_call(kwargs)
+        call = _Call(model, stop, kwargs)
+        chunks = _Chunks(call)
+        decoder = await model.amake_decoder()
+        async with aclosing(decoder.astream(as_asked(prompt), stop=call.stop)) as events:
             async for event in events:
-                for chunk in cutter.chunks(event):
-                    if run_manager:
-                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                    yield chunk
-                if cutter.done:
-                    return
-        finally:
-            await events.aclose()
+                chunk = chunks.feed(event)
+                if chunk is None:
+                    continue
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _for_call(self, kwargs: dict[str, Any]) -> RSDLLM:
+        """The model with the fields of this call, which are taken out of `kwargs`.
+
+        LangChain's cache does not see the options of a call: they have to be fields of the model that is asked.
+        """
+        model = self.with_options({name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs})
+        if unknown := set(kwargs) - _OF_LANGCHAIN:
+            raise ValueError(f"RSDLLM takes no {sorted(unknown)} with a call; it takes stop, {', '.join(CALL_OPTIONS)}")
+        cache = (
+            self.cache if isinstance(self.cache, BaseCache) else get_llm_cache() if self.cache is not False else None
+        )
+        return model if cache is None else model.model_copy(update={"cache": FinishedOnly(cache)})
 
 
-class _Cutter:
-    """Turns events into chunks and ends the text before the first stop string, which may straddle steps."""
+_OF_LANGCHAIN = {"stop", "callbacks", "tags", "metadata", "run_name", "run_id", "max_concurrency"}
 
-    def __init__(self, stop: list[str] | None) -> None:
-        self._stop = [text for text in stop or [] if text]
-        self._held = ""
-        self.done = False
 
-    def chunks(self, event: Event) -> Iterator[GenerationChunk]:
-        """The text that an event settles."""
+class _Call:
+    """What one call asks for."""
+
+    def __init__(self, model: RSDLLM, stop: list[str] | None, kwargs: dict[str, Any]) -> None:
+        self.stop = (model.stop if stop is None else stop) or []
+        self.options: Any = {"stop": self.stop}
+        self.rejected = model.trace_inner
+        if kwargs.get("max_concurrency"):
+            self.options["concurrency"] = kwargs["max_concurrency"]
+        self._keep_errors = "max_concurrency" in kwargs  # a batch, which tells errors in their places
+
+    def made(self, results: list[Result], errors: dict[int, Exception] | None = None) -> LLMResult:
+        """The results as LangChain has them; the error of a lone prompt is raised."""
+        errors = errors or {}
+        if errors and len(results) == 1 and not self._keep_errors:
+            raise errors[0]
+        generations = [[_generation(result, errors.get(i), self.rejected)] for i, result in enumerate(results)]
+        total: dict[str, int] = {}
+        for result in results:
+            for name, count in _openai_usage(result).items():
+                total[name] = total.get(name, 0) + count
+        return LLMResult(generations=generations, llm_output={"token_usage": total})
+
+
+class _Chunks:
+    """From the decoder's events to LangChain's chunks."""
+
+    def __init__(self, call: _Call) -> None:
+        self._text = TextStream(call.stop)
+        self._rejected = call.rejected
+        self._steps = 0
+
+    def feed(self, event: Event) -> GenerationChunk | None:
+        """The chunk that an event makes, if it makes one."""
+        text = self._text.feed(event)
         if isinstance(event, StepFinished):
-            self._held += event.record.text
-            text, found = _cut(self._held, self._stop)
-            # What could be the beginning of a stop string waits for the next step.
-            keep = 0 if found else max((_overlap(text, mark) for mark in self._stop), default=0)
-            ready, self._held = text[: len(text) - keep], text[len(text) - keep :]
-            self.done = found
-            if ready or found:
-                yield GenerationChunk(text=ready, generation_info={"finish_reason": "stop"} if found else None)
-        elif isinstance(event, Finished):
-            yield GenerationChunk(text=self._held, generation_info=_info(event.result))
+            self._steps += 1
+            return GenerationChunk(text=text, generation_info={"rsd_steps": [step_data(event.record, self._steps - 1)]})
+        if isinstance(event, Finished):
+            return GenerationChunk(text=text, generation_info=_info(event.result, self._rejected))
+        return None
 
 
-def _cut(text: str, stop: list[str]) -> tuple[str, bool]:
-    """The text before the first stop string, and whether there was one."""
-    found = [at for at in (text.find(mark) for mark in stop) if at >= 0]
-    return (text[: min(found)], True) if found else (text, False)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest beginning of `mark` that the text ends with."""
-    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
-
-
-def _info(result: Result) -> dict[str, Any]:
-    """Metadata of one answer: finish reason, usage over all models, and the trace."""
-    data = result.to_dict()
-    total = result.ledger.total
-    answer = sum(step.size for step in result.steps)
-    return {
-        "finish_reason": result.finish_reason,
-        "token_usage": {
-            "completion_tokens": answer,
-            "generated_tokens": total.generated,
-            "computed_tokens": total.computed,
-        },
-        "rsd": {key: data[key] for key in ("steps", "ledger", "degradations")},
+def _as_arguments(config: RunnableConfig | list[RunnableConfig] | None, count: int) -> dict[str, Any]:
+    """The configurations of a batch as `generate_prompt` takes them."""
+    configs = get_config_list(config, count)
+    names = ("callbacks", "tags", "metadata", "run_name")
+    return {name: [one.get(name) for one in configs] for name in names} | {
+        "max_concurrency": configs[0].get("max_concurrency")
     }
 
 
-def _result(results: list[Result], stop: list[str] | None) -> LLMResult:
-    generations = [
-        [Generation(text=_cut(result.text, [text for text in stop or [] if text])[0], generation_info=_info(result))]
-        for result in results
-    ]
-    usage: dict[str, int] = {}
-    for generation in generations:
-        for key, value in (generation[0].generation_info or {})["token_usage"].items():
-            usage[key] = usage.get(key, 0) + value
-    return LLMResult(generations=generations, llm_output={"token_usage": usage})
+def _answers(made: LLMResult, return_exceptions: bool) -> list[Any]:
+    """The texts of a batch, and errors in the places of failed prompts.
+
+    Raises:
+        BatchError: Some failed and errors are not to be returned.
+    """
+    generations = [generation[0] for generation in made.generations]
+    errors = {i: one.error for i, one in enumerate(generations) if isinstance(one, FailedGeneration)}
+    if errors and not return_exceptions:
+        raise BatchError([Result.from_dict((one.generation_info or {})["rsd"]) for one in generations], errors)
+    return [errors.get(i, one.text) for i, one in enumerate(generations)]
 
 
-def _refuse(kwargs: dict[str, Any]) -> None:
-    """Options of a single call would share LangChain's cache with calls without them, so there are none."""
-    if kwargs:
-        raise ValueError(
-            f"RSDLLM takes no options per call (got {', '.join(sorted(kwargs))}); set them on the model, "
-            "for example with llm.model_copy(update={...})"
-        )
+def _generation(result: Result, error: Exception | None, rejected: bool) -> Generation:
+    if error is None:
+        return Generation(text=result.text, generation_info=_info(result, rejected))
+    told = _info(result, rejected) | {"finish_reason": "error", "error": f"{type(error).__name__}: {error}"}
+    return FailedGeneration(text=result.text, generation_info=told, error=error)
+
+
+def _info(result: Result, rejected: bool) -> dict[str, Any]:
+    return metadata(result, rejected=rejected) | {"token_usage": _openai_usage(result)}
+
+
+def _openai_usage(result: Result) -> dict[str, int]:
+    told = usage(result)
+    return {
+        "prompt_tokens": told["input_tokens"],
+        "completion_tokens": told["output_tokens"],
+        "total_tokens": told["total_tokens"],
+    }

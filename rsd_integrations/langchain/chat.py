@@ -1,0 +1,210 @@
+"""RSD as a LangChain chat model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import model_validator
+
+from rsd_core import Model, __version__
+from rsd_core.errors import DISTRIBUTION
+from rsd_integrations.langchain.calls import RSDMessages, refuse_choice
+from rsd_integrations.langchain.fields import CONFIG
+
+
+class ChatRSD(RSDMessages, BaseChatModel):
+    r"""Reward-guided speculative decoding wherever LangChain takes a chat model.
+
+    Setup:
+        `pip install "rsd-decoding[langchain]"`, and `[huggingface]` for models in process.
+
+    Instantiate:
+        >>> model = ChatRSD(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
+
+        or over any LangChain models, which then write whole messages (granularity `turn`):
+        `ChatRSD(draft=ChatOpenAI(model="…"), target=ChatAnthropic(model="…"), verifier=ChatOpenAI(model="…"))`.
+        Models named by spec are loaded on first use.
+
+    Invoke:
+        >>> message = model.invoke("Mia has 20 pens. Then she buys 12 more. How many pens does Mia have now?")
+        >>> "\\boxed{32}" in message.text
+        True
+
+    Stream:
+        A chunk for each accepted or replaced step, never a rejected one. `additional_kwargs["rsd_steps"]` of a chunk
+        tells the step's author, reward and tokens.
+
+    Async:
+        Native. Concurrent calls share batches where the models can.
+
+    Tool calling:
+        In turn granularity through the inner models' own `bind_tools`. In step granularity tools are rendered by the
+        models' chat templates, and calls read from the text (Hermes and Qwen form); no call can be forced.
+
+    Token usage:
+        `usage_metadata` counts the tokens of all three models, rejected drafts included: what is paid for.
+
+    Response metadata:
+        `response_metadata["rsd"]` is the whole trace as data; `result_of(message)` makes it a `Result` again.
+
+    Of one call: `stop` and the fields in `CALL_OPTIONS`; in turn granularity everything else goes to the inner models.
+    """
+
+    model_config = CONFIG
+
+    streaming: bool = False
+    """Whether `invoke` streams as well, so that callbacks hear of each step."""
+
+    @model_validator(mode="after")
+    def _set_rsd_version(self) -> ChatRSD:
+        self._add_version(DISTRIBUTION, __version__)
+        return self
+
+    @property
+    def model(self) -> str:
+        """The model name, as LangChain's packages call it."""
+        return self.model_name
+
+    @property
+    def _llm_type(self) -> str:
+        return "rsd-chat"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {"model_name": self.model_name, **self.identity()}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        settings = self.resolved()
+        return LangSmithParams(
+            ls_provider="rsd",
+            ls_model_name=kwargs.get("model", self.model_name),
+            ls_model_type="chat",
+            ls_temperature=kwargs.get("temperature", settings.temperature),
+            ls_max_tokens=kwargs.get("max_tokens", settings.limits.max_tokens),
+            ls_stop=stop or self.stop,
+        )
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        """What can be honoured: in turns what both inner models can, in steps text."""
+        if self.resolved().granularity == "turn":
+            inner = [getattr(role.model, "profile", None) or {} for role in self.inner_models()]
+            return _common(inner) if len(inner) == 2 else None
+        tools = all(isinstance(model, Model) and model.renders_tools for model in (self.draft, self.target))
+        return ModelProfile(
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            pdf_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            tool_calling=tools and self.decoder is None,
+            tool_choice=False,
+            structured_output=False,
+        )
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the models call tools.
+
+        Args:
+            tools: Tools as LangChain takes them.
+            tool_choice: In turn granularity as the inner models take it; in step granularity only "auto".
+            **kwargs: In turn granularity for the inner models' `bind_tools`.
+
+        Raises:
+            ValueError: A call was to be forced in step granularity, or an inner model cannot call tools.
+        """
+        if self.resolved().granularity == "step":
+            refuse_choice(tool_choice)
+            if kwargs:
+                raise ValueError(f"bind_tools takes no {sorted(kwargs)} in step granularity")
+        for role in self.inner_models():
+            if getattr(type(role.model), "bind_tools", None) is BaseChatModel.bind_tools:
+                raise ValueError(f"{role.name} ({type(role.model).__name__}) cannot call tools: it has no bind_tools")
+        made = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
+        choice = {} if tool_choice is None else {"tool_choice": tool_choice}
+        return self.bind(tools=made, **choice, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        # The threads only wait: the models coalesce what is asked at once. LangChain's default is a few per core.
+        configs = config if isinstance(config, list) else [config or {}] * len(inputs)
+        wide: list[RunnableConfig] = [{"max_concurrency": 64, **given} for given in configs]
+        return super().batch(inputs, wide, return_exceptions=return_exceptions, **kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - tokens are told where they are streamed
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._chunks(messages, stop, kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await agenerate_from_stream(self._achunks(messages, stop, kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        for chunk in self._chunks(messages, stop, kwargs):
+            if run_manager:  # before the consumer has it
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
+        async with aclosing(self._achunks(messages, stop, kwargs)) as chunks:
+            async for chunk in chunks:
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+
+def _common(profiles: list[Any]) -> ModelProfile | None:
+    """What two profiles allow: the smaller number, and what both can."""
+    shared: dict[str, Any] = {}
+    for key in set(profiles[0]) & set(profiles[1]):
+        a, b = profiles[0][key], profiles[1][key]
+        if isinstance(a, bool):
+            shared[key] = a and b
+        elif isinstance(a, int):
+            shared[key] = min(a, b)
+    return ModelProfile(**shared) if shared else None  # type: ignore[typeddict-item]

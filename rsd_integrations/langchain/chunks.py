@@ -1,0 +1,87 @@
+"""From the decoder's events to LangChain's message chunks: the one way messages are made, streamed or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from rsd_core import Event, Finished, StepFinished, TextStream
+from rsd_integrations.langchain.tools import ToolCallStream
+from rsd_integrations.langchain.trace import metadata, step_data, usage
+
+
+class MessageChunks:
+    """Makes one chunk for each accepted or replaced step, and a last one with the metadata.
+
+    What merging would spoil is told once, on the last chunk: numbers are added, texts joined and unequal floats refused
+    when chunks are merged. The steps of the other chunks are a list in `additional_kwargs["rsd_steps"]`, which grows.
+
+    Args:
+        model_name: Told with the last chunk.
+        stop: Strings that end the answer.
+        tools: Whether the text may hold tool calls.
+        rejected: Whether to tell the texts of rejected drafts in the metadata.
+    """
+
+    def __init__(
+        self, model_name: str, stop: Sequence[str] = (), *, tools: bool = False, rejected: bool = False
+    ) -> None:
+        self._rejected = rejected
+        self._model_name = model_name
+        self._text = TextStream(stop)
+        self._calls = ToolCallStream() if tools else None
+        self._native: AIMessage | None = None
+        self._steps = 0
+
+    def feed(self, event: Event) -> ChatGenerationChunk | None:
+        """The chunk that an event makes, if it makes one."""
+        if isinstance(event, StepFinished):
+            step = {"rsd_steps": [step_data(event.record, self._steps)]}
+            self._steps += 1
+            if isinstance(event.record.native, AIMessage):
+                self._native = event.record.native
+                return ChatGenerationChunk(message=_as_chunk(self._native, step))
+            return self._chunk(event, additional_kwargs=step)
+        if isinstance(event, Finished):
+            called = bool(self._native.tool_calls) if self._native else bool(self._calls and self._calls.called)
+            told: dict[str, Any] = {"model_name": self._model_name, "model_provider": "rsd"}
+            if self._native is not None:  # blocks of content are read by the rules of their provider
+                inner = self._native.response_metadata
+                told |= {key: inner[key] for key in ("model_provider", "output_version") if key in inner}
+                told["inner"] = inner
+            chunk = self._chunk(
+                event,
+                response_metadata=told | metadata(event.result, tool_calls=called, rejected=self._rejected),
+                usage_metadata=usage(event.result),
+                chunk_position="last",
+            )
+            chunk.generation_info = {"finish_reason": chunk.message.response_metadata["finish_reason"]}
+            return chunk
+        return None
+
+    def _chunk(self, event: Event, **told: Any) -> ChatGenerationChunk:
+        content = "" if self._native is not None else self._text.feed(event)
+        calls: list[ToolCallChunk] = []
+        if self._calls is not None:
+            content, calls = self._calls.feed(content, last=isinstance(event, Finished))
+        return ChatGenerationChunk(message=AIMessageChunk(content=content, tool_call_chunks=calls, **told))
+
+
+def _as_chunk(message: AIMessage, step: dict[str, Any]) -> AIMessageChunk:
+    """A whole message as one chunk."""
+    calls = [
+        tool_call_chunk(name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"], index=i)
+        for i, call in enumerate(message.tool_calls)
+    ]
+    calls += [
+        tool_call_chunk(name=call["name"], args=call["args"], id=call["id"], index=len(calls) + i)
+        for i, call in enumerate(message.invalid_tool_calls)
+    ]
+    return AIMessageChunk(
+        content=message.content, additional_kwargs={**message.additional_kwargs, **step}, tool_call_chunks=calls
+    )

@@ -1,0 +1,185 @@
+"""The fields that `RSDLLM`, `ChatRSD` and `RSDRunnable` share, and the decoder they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from rsd_core import (
+    ConfigurationError,
+    Decoder,
+    Drafter,
+    Policy,
+    RewardGuidedDecoder,
+    Settings,
+    Target,
+    Verifier,
+    parse_policy,
+)
+from rsd_core.blocking import in_thread
+from rsd_core.lazy import LoadedModels, identity
+from rsd_core.policies import BinaryStep
+from rsd_core.registry import load, parse_spec
+from rsd_integrations.langchain.inner import LangChainRole
+from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
+from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
+
+CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
+"""Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""
+CALL_OPTIONS = ("policy", "temperature", "top_p", "max_tokens", "seed", "timeout", "max_retries")
+"""Fields that may be given with a single call as well."""
+_MODELS = ("draft", "target", "verifier")
+
+
+def as_drafter(value: Any) -> Any:
+    """What a user gave for the drafter: a spec as it is, else a model of the core."""
+    return _as_role(value, Drafter, LangChainDrafter)
+
+
+def as_target(value: Any) -> Any:
+    """The same for the target."""
+    return _as_role(value, Target, LangChainTarget)
+
+
+def as_verifier(value: Any) -> Any:
+    """The same for the verifier; functions serve as well."""
+    if callable(value) and not isinstance(value, Runnable | Verifier):
+        return FunctionVerifier(value)
+    return _as_role(value, Verifier, LangChainJudge)
+
+
+def _as_role(value: Any, kind: type[Any], wrap: Callable[[Any], Any]) -> Any:
+    if isinstance(value, str):
+        backend, _ = parse_spec(value)
+        if backend.kind != "langchain":
+            return value
+        value = load(value).model  # a client, made at once; no weights
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, Runnable):
+        return wrap(value)
+    also = ", or a function of (messages, reply)" if kind is Verifier else ""
+    raise ConfigurationError(
+        f"{value!r} is none of: a spec as `rsd models` lists them, a {kind.__name__}, a LangChain model{also}"
+    )
+
+
+class RSDFields(BaseModel):
+    """Which models, which policy, and how they work together."""
+
+    model_config = CONFIG
+
+    draft: Annotated[Any, BeforeValidator(as_drafter)] = "embedded:draft"
+    """The cheap model: a spec as `rsd models` lists them, a `Drafter`, or any LangChain model."""
+    target: Annotated[Any, BeforeValidator(as_target)] = "embedded:target"
+    """The strong model: a spec, a `Target`, or any LangChain model."""
+    verifier: Annotated[Any, BeforeValidator(as_verifier)] = "embedded:verifier"
+    """The judge: a spec, a `Verifier`, a LangChain model, or a function of (messages, reply) to a reward in [0, 1]."""
+    policy: Annotated[Policy, BeforeValidator(parse_policy)] = Field(default_factory=BinaryStep)
+    """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
+    decoder: Decoder | None = Field(default=None, repr=False)
+    """A ready decoder in place of the models and the policy, baselines included."""
+    granularity: Literal["step", "turn"] | None = None
+    """`step` for models that continue a prefix, `turn` for whole messages; by default `turn` where the drafter or the
+    target is a LangChain model without a prefix mode, else as the settings say."""
+    temperature: float | None = None
+    """0 takes the most likely token. By default as the settings say, and as LangChain models are set themselves."""
+    top_p: float | None = None
+    max_tokens: int | None = None
+    """Cap of the whole answer."""
+    seed: int | None = None
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    """The answer ends before the first of these strings."""
+    timeout: float | None = None
+    """Seconds an answer may take; what is written by then is the answer."""
+    max_retries: int | None = None
+    """How often a failed call of the target is tried again."""
+    settings: Settings = Settings()
+    """Everything else: step delimiter and length, candidates, limits, faults."""
+    trace_inner: bool = False
+    """Let traces and event streams of the surrounding run see the calls of LangChain models in the roles, rejected
+    drafts included."""
+    loaded: LoadedModels = Field(default_factory=LoadedModels, exclude=True, repr=False)
+    """Models loaded so far, shared by copies."""
+
+    @model_validator(mode="after")
+    def _check_roles(self) -> Self:
+        """Refuse what cannot work before anything is loaded."""
+        if self.decoder is not None:
+            given = [name for name in (*_MODELS, "policy") if getattr(self, name) != _default(name)]
+            if given:
+                raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(given)}")
+        self.resolved()
+        return self
+
+    def resolved(self) -> Settings:
+        """The settings with the fields of LangChain's names worked in."""
+        base = self.settings if self.decoder is None else self.decoder.settings
+        return base.updated(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            max_seconds=self.timeout,
+            target_retries=self.max_retries,
+            granularity=self.granularity or ("turn" if self._in_turns() else None),
+        )
+
+    def with_options(self, options: dict[str, Any]) -> Self:
+        """A copy with the fields of a single call, checked like those of the constructor."""
+        return type(self).model_validate({**dict(self), **options}) if options else self
+
+    def make_decoder(self, **inner: Any) -> Decoder:
+        """The decoder; models named by spec are loaded on first use.
+
+        Args:
+            inner: `options`, `tools` and such for LangChain models in the roles, see `LangChainGenerator.using`.
+        """
+        if self.decoder is not None:
+            return self.decoder.with_settings(self.resolved())
+        return RewardGuidedDecoder(
+            drafter=self._model("draft", inner),
+            verifier=self._model("verifier", inner),
+            target=self._model("target", inner),
+            policy=parse_policy(self.policy),  # text again in a copy made with model_copy
+            settings=self.resolved(),
+        )
+
+    async def amake_decoder(self, **inner: Any) -> Decoder:
+        """The same without blocking the event loop while weights are loaded."""
+        if self.decoder is not None or self.loaded.has(self.draft, self.verifier, self.target):
+            return self.make_decoder(**inner)
+        return await in_thread(lambda: self.make_decoder(**inner))
+
+    def identity(self) -> dict[str, Any]:
+        """What tells two of these apart, as plain data without secrets; LangChain's caches are keyed on it."""
+        known: dict[str, Any] = {"settings": self.resolved().model_dump(mode="json"), "stop": self.stop}
+        if self.decoder is not None:
+            return known | {"decoder": identity(self.decoder)}
+        models = {name: _identity(getattr(self, name)) for name in _MODELS}
+        return known | models | {"policy": parse_policy(self.policy).model_dump(mode="json")}
+
+    def _in_turns(self) -> bool:
+        """Whether a role is a LangChain model that only writes whole messages."""
+        roles = () if self.decoder is not None else (self.draft, self.target)
+        return any(isinstance(role, LangChainGenerator) and role.mode is None for role in roles)
+
+    def _model(self, name: str, inner: dict[str, Any]) -> Any:
+        model = self.loaded.get(getattr(self, name))
+        if isinstance(model, LangChainRole) and self.trace_inner:
+            model = model.using(trace_inner=True)
+        if isinstance(model, LangChainGenerator):
+            set_here = [field for field in SENDS if getattr(self, field) is not None]
+            return model.using(sends=(*model.sends, *set_here), **inner)
+        return model
+
+
+def _default(name: str) -> Any:
+    return RSDFields.model_fields[name].get_default(call_default_factory=True)
+
+
+def _identity(model: Any) -> str:
+    return model if isinstance(model, str) else getattr(model, "fingerprint", None) or identity(model)

@@ -1,0 +1,100 @@
+"""LangChain models and plain functions as verifiers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import Runnable
+
+from rsd_core import ConfigurationError, Path, Prompt, Scores, Step, Usage, Verifier, VerifierError
+from rsd_core.blocking import in_thread
+from rsd_integrations.langchain.inner import LangChainRole
+from rsd_integrations.langchain.messages import as_text, originals
+
+RUBRIC = (
+    "You judge the work of an assistant. Rate its latest step alone: is it correct, does it follow from what comes "
+    "before, and does it bring the answer closer? 9 means certainly right and useful, 5 undecided, 0 certainly wrong. "
+    "Think briefly, then end with one line of the form: Score: N"
+)
+"""The default instructions of `LangChainJudge`: scores from 0 to 9, as SpecReason (arXiv 2504.07891) asks for them."""
+_SCORE = re.compile(r"score\W{0,6}([0-9])(?![0-9.])", re.IGNORECASE)
+
+
+class LangChainJudge(LangChainRole, Verifier):
+    """A LangChain model that scores steps by a rubric; the reward is the score divided by 9.
+
+    Args:
+        model: A chat model or LLM.
+        rubric: Instructions that end in asking for a line `Score: N`, N from 0 to 9.
+        **base: `trace_inner`, `name`, `price` and `flops_per_token`.
+    """
+
+    role = "judge"
+
+    def __init__(self, model: Runnable[Any, Any], *, rubric: str = RUBRIC, **base: Any) -> None:
+        super().__init__(model, **base)
+        self.rubric = rubric
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """Ask for a score of each step.
+
+        Raises:
+            VerifierError: A reply holds no score.
+        """
+        made = await asyncio.gather(*(self._judge(path, step) for step in steps))
+        return Scores(tuple(reward for reward, _ in made), sum((usage for _, usage in made), Usage()))
+
+    async def _judge(self, path: Path, step: Step) -> tuple[float, Usage]:
+        asked = (
+            f"# Conversation\n{_conversation(path.prompt)}\n\n# The assistant's work so far\n{path.text or '(nothing)'}"
+            f"\n\n# The latest step\n{step.text}"
+        )
+        reply, usage = await self.call(self.model, [SystemMessage(self.rubric), HumanMessage(asked)])
+        text = reply if isinstance(reply, str) else str(reply.text)
+        found = _SCORE.findall(text) or re.findall(r"^\s*([0-9])\s*$", text)
+        if not found:
+            raise VerifierError(
+                f"the judge {self.name} gave no line 'Score: N' with N from 0 to 9, but {text[-200:]!r}"
+            )
+        return int(found[-1]) / 9, usage
+
+
+Scorer = Callable[[list[BaseMessage], AIMessage], float | Awaitable[float]]
+"""From the conversation and the answer, up to and including the step in question, to a reward in [0, 1]."""
+
+
+class FunctionVerifier(Verifier):
+    """A plain function as verifier: a rule, a heuristic, a call to a service. Blocking ones run in a thread.
+
+    Args:
+        function: See `Scorer`. In turn granularity it sees the reply with its tool calls, as the model gave it.
+    """
+
+    flops_per_token = 0.0
+
+    def __init__(self, function: Scorer) -> None:
+        if not callable(function):
+            raise ConfigurationError(f"{function!r} is no function of (messages, reply)")
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        messages = originals(path.prompt)
+        return Scores(tuple([await self._one(messages, path, step) for step in steps]), Usage())
+
+    async def _one(self, messages: list[BaseMessage], path: Path, step: Step) -> float:
+        reply = step.native if isinstance(step.native, AIMessage) else AIMessage(path.text + step.text)
+        if inspect.iscoroutinefunction(self.function):
+            return float(await self.function(messages, reply))
+        made = await in_thread(lambda: self.function(messages, reply))
+        return float(await made if inspect.isawaitable(made) else made)
+
+
+def _conversation(prompt: Prompt) -> str:
+    parts = [f"## tools\n{message.content}" for message in prompt if message.role == "tools"]
+    return "\n\n".join(parts + [f"## {message.type}\n{as_text(message)}" for message in originals(prompt)])

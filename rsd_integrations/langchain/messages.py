@@ -1,0 +1,90 @@
+"""LangChain messages as prompts of the core, and their text for those who read nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+)
+
+from rsd_core import Message, Prompt, PromptError
+
+_ROLES: dict[type[BaseMessage], str] = {
+    HumanMessage: "user",
+    AIMessage: "assistant",
+    SystemMessage: "system",
+    ToolMessage: "tool",
+    FunctionMessage: "tool",
+}
+
+
+def as_prompt(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+    """Messages, and the tools that may be called, as a prompt. Each message keeps its original as `native`."""
+    prompt = tuple(_as_message(message) for message in messages)
+    return (Message("tools", json.dumps(list(tools))), *prompt) if tools else prompt
+
+
+def originals(prompt: Prompt) -> list[BaseMessage]:
+    """A prompt as LangChain messages, without its tools: the caller's own messages where it came from LangChain."""
+    return [_original(message) for message in prompt if message.role != "tools"]
+
+
+def text_only(messages: Sequence[BaseMessage]) -> None:
+    """Raise `PromptError` for content that a model of text would not see."""
+    for message in messages:
+        for block in message.content if isinstance(message.content, list) else ():
+            kind = "text" if isinstance(block, str) else block.get("type")
+            if kind not in ("text", "reasoning", "thinking", "tool_use", "tool_call"):
+                raise PromptError(
+                    f"a message holds a block of type {kind!r}, and models that write step by step take text alone. "
+                    'Use chat models that take it, with granularity="turn": they get every message as it is.'
+                )
+
+
+def as_text(message: BaseMessage) -> str:
+    """The text of a message with its tool calls, in the form of Hermes and Qwen templates."""
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    written = (json.dumps({"name": call["name"], "arguments": call["args"]}) for call in calls)
+    if not message.text and not calls and message.content:
+        return json.dumps(message.content, default=str)
+    return "\n".join(filter(None, [str(message.text), *(f"<tool_call>\n{call}\n</tool_call>" for call in written)]))
+
+
+def _original(message: Message) -> BaseMessage:
+    if isinstance(message.native, BaseMessage):
+        return message.native
+    data: dict[str, Any] = {"role": message.role, "content": message.content, **message.extra}
+    if "tool_calls" in data:  # templates take arguments as objects, the OpenAI form as text
+        data["tool_calls"] = [
+            call | {"function": call["function"] | {"arguments": json.dumps(call["function"]["arguments"])}}
+            for call in data["tool_calls"]
+        ]
+    return convert_to_messages([data])[0]
+
+
+def _as_message(message: BaseMessage) -> Message:
+    extra: dict[str, Any] = {}
+    if isinstance(message, AIMessage) and message.tool_calls:
+        extra["tool_calls"] = [
+            {"type": "function", "id": call["id"], "function": {"name": call["name"], "arguments": call["args"]}}
+            for call in message.tool_calls
+        ]
+    if isinstance(message, ToolMessage):
+        extra["tool_call_id"] = message.tool_call_id
+    if message.name:
+        extra["name"] = message.name
+    if isinstance(message, ChatMessage):
+        role = message.role
+    else:  # a chunk counts as the message it is part of
+        role = next((role for kind, role in _ROLES.items() if isinstance(message, kind)), message.type)
+    return Message(role, str(message.text), extra, message)

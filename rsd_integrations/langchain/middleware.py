@@ -1,0 +1,199 @@
+"""RSD around the model call of a LangChain agent."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, NotRequired, cast
+
+from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.errors import GraphBubbleUp
+from langgraph.types import Command
+
+from rsd_core import (
+    ConfigurationError,
+    Drafter,
+    Generation,
+    Path,
+    Prompt,
+    Result,
+    RewardGuidedDecoder,
+    RunError,
+    Settings,
+    Step,
+    StepRequest,
+    Target,
+    TargetError,
+    Verifier,
+    WeightingPolicy,
+    parse_policy,
+)
+from rsd_core.blocking import in_thread
+from rsd_core.lazy import LoadedModels
+from rsd_integrations.langchain.fields import as_verifier
+from rsd_integrations.langchain.inner import told_usage
+from rsd_integrations.langchain.judges import Scorer
+from rsd_integrations.langchain.messages import as_prompt, as_text
+from rsd_integrations.langchain.trace import step_data
+
+
+class RSDState(AgentState[Any]):
+    """The agent's state with a record of each model call."""
+
+    rsd: NotRequired[Annotated[list[dict[str, Any]], operator.add]]
+    """For each call: `author` (`draft` or `target`), `reward`, `accepted`, `tokens`, and `degradations`."""
+
+
+class RSDMiddleware(AgentMiddleware[RSDState]):
+    """Reward-guided speculative decoding by turns, around the model calls of an agent.
+
+    The draft model answers each call, and the agent's own model, the target, answers it anew where the verifier's
+    reward is too low. Tool calls, structured output and multimodal messages need nothing special: both models are
+    called as the agent would call them. A rejected draft reaches neither the agent's state nor LangGraph's message
+    streams.
+
+    Order: the first middleware of a list is the outermost. Put `ModelRetryMiddleware` and `ModelFallbackMiddleware`
+    before this one: a fallback then takes the target's place, and what is tried again is the whole turn. Behind it
+    they would try each of the two calls again, and a fallback would also take the cheap draft's place.
+    A failing draft is no error: the target answers. A failing target raises its own exception.
+
+    Args:
+        draft: The cheap chat model.
+        verifier: A function of (messages, reply) to a reward in [0, 1], a LangChain model as judge, a `Verifier`, or
+            a spec.
+        policy: Weighting policy as object, data or text.
+        on_verifier_error: What a failed verifier means for the draft: `target`, `accept` or `raise`.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> rsd = RSDMiddleware(draft=cheap, verifier=judge, policy="binary_step:0.6")
+        >>> agent = create_agent(strong, tools=[search], middleware=[rsd])
+
+    Raises:
+        ConfigurationError: The draft is no chat model, or the verifier or policy are nothing that is known.
+    """
+
+    state_schema = RSDState
+
+    def __init__(
+        self,
+        draft: BaseChatModel,
+        verifier: str | Verifier | BaseChatModel | Scorer,
+        policy: str | dict[str, Any] | WeightingPolicy = "binary_step:0.7",
+        *,
+        on_verifier_error: str = "target",
+    ) -> None:
+        super().__init__()
+        if not isinstance(draft, BaseChatModel):
+            raise ConfigurationError(f"draft={draft!r} is no chat model. Pass one, such as init_chat_model('…').")
+        # LangGraph's message streams leave out what is tagged so.
+        self._draft = draft.model_copy(update={"tags": [*(draft.tags or []), "nostream", "rsd:draft"]})
+        self._verifier = as_verifier(verifier)
+        self._policy = parse_policy(policy)
+        self._settings = Settings.model_validate(
+            # Trying a model again is the business of the middleware around this one.
+            {"granularity": "turn", "target_retries": 0, "on_verifier_error": on_verifier_error}
+        )
+        self._loaded = LoadedModels()
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ExtendedModelResponse[Any]:
+        """The agent's model call, drafted first."""
+        turn = _Turn(self, request, lambda asked: in_thread(partial(handler, asked)))
+        try:
+            return turn.response(turn.decoder.run(turn.prompt))
+        except (TargetError, _Bubble) as error:
+            raise _origin(error) from error
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ExtendedModelResponse[Any]:
+        """The same, asynchronously."""
+        turn = _Turn(self, request, handler)
+        try:
+            return turn.response(await turn.decoder.arun(turn.prompt))
+        except (TargetError, _Bubble) as error:
+            raise _origin(error) from error
+
+
+class _Turn:
+    """One model call of an agent as a decoder with its prompt."""
+
+    def __init__(
+        self,
+        rsd: RSDMiddleware,
+        request: ModelRequest[Any],
+        ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> None:
+        self._drafter = _Caller(rsd._draft, request, ask)
+        self._target = _Caller(request.model, request, ask)
+        self.decoder = RewardGuidedDecoder(
+            drafter=self._drafter,
+            verifier=rsd._loaded.get(rsd._verifier),
+            target=self._target,
+            policy=rsd._policy,
+            settings=rsd._settings,
+        )
+
+    @property
+    def prompt(self) -> Prompt:
+        request = self._target.request
+        system = [request.system_message] if request.system_message else []
+        tools = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools]
+        return as_prompt([*system, *request.messages], tools)
+
+    def response(self, result: Result) -> ExtendedModelResponse[Any]:
+        """The chosen model's response, and a record of the choice for the state."""
+        response = self._target.response or self._drafter.response
+        assert response is not None
+        record = {key: value for key, value in _record(result).items() if key not in ("step", "text")}
+        degradations = [item.message for item in result.degradations]
+        return ExtendedModelResponse(response, Command(update={"rsd": [record | {"degradations": degradations}]}))
+
+
+class _Caller(Drafter, Target):
+    """A model as the agent calls it."""
+
+    def __init__(
+        self,
+        model: BaseChatModel,
+        request: ModelRequest[Any],
+        ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> None:
+        self.name = getattr(model, "model_name", None) or type(model).__name__
+        self.request = request.override(model=model)
+        self.response: ModelResponse[Any] | None = None
+        self._ask = ask
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:  # noqa: ARG002 - the request holds all
+        started = time.perf_counter()
+        try:
+            self.response = await self._ask(self.request)
+        except GraphBubbleUp as signal:
+            raise _Bubble(signal) from None
+        reply = next((message for message in self.response.result if isinstance(message, AIMessage)), None)
+        if reply is None:
+            raise RunError(f"{self.name} gave no message")
+        usage = told_usage(reply, cast("Sequence[BaseMessage]", self.request.messages), time.perf_counter() - started)
+        return Generation((Step(as_text(reply), "end", size=usage.generated, native=reply),), usage)
+
+
+class _Bubble(BaseException):
+    """A signal of LangGraph, such as an interrupt, on its way through the decoder: no fault of a role."""
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What was raised in the first place, for the middleware around this one to recognise."""
+    return cast("BaseException", error.args[0]) if isinstance(error, _Bubble) else error.__cause__ or error
+
+
+def _record(result: Result) -> dict[str, Any]:
+    if result.steps:
+        return step_data(result.steps[-1], 0)
+    return {"author": "target", "reward": None, "accepted": False, "tokens": 0}  # both wrote nothing

@@ -1,0 +1,141 @@
+"""How a LangChain model is asked to continue an answer that was begun, and how its reply is read.
+
+Facts about each provider: its API reference. A mode that a server ignores gives wrong text without an error, so
+`LangChainGenerator.probe` tries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langchain_core.language_models import BaseLLM
+from langchain_core.messages import AIMessage, BaseMessage
+
+from rsd_core import ConfigurationError, RunError, Step
+
+StopMode = Literal["kept", "told", "cut"]
+"""How the end of a step is told from the end of the answer. `kept`: the server is asked to leave the stop string in
+the text (vLLM, SGLang). `told`: the reply's metadata tell which it was (Anthropic). `cut`: no stop string is sent and
+the text is cut here; always right, and what was written beyond the step is paid for in vain."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMode:
+    """One way to hand over the beginning of an answer."""
+
+    name: str
+    summary: str
+    """Which models take it."""
+    stop: StopMode
+    """What goes with it unless another way is named."""
+    text: bool = False
+    """Whether the model is an LLM that continues plain text, rather than a chat model."""
+    exact: bool = True
+    """Whether the model sees the beginning character by character; else blanks at its end are lost."""
+    body: Mapping[str, Any] | None = None
+    """Fields to add to the request's body."""
+    flag: Mapping[str, Any] | None = None
+    """Fields to mark the last message with."""
+
+
+PREFIX_MODES = {
+    mode.name: mode
+    for mode in (
+        PrefixMode("completion", "LLMs behind /v1/completions and local ones: OpenAI, OllamaLLM, …", "kept", text=True),
+        PrefixMode(
+            "continue_final_message",
+            "chat models of vLLM and SGLang, through ChatOpenAI(base_url=…, use_responses_api=False)",
+            "kept",
+            body={"continue_final_message": True, "add_generation_prompt": False},
+        ),
+        PrefixMode("prefix_flag", "ChatMistralAI, DeepSeek's beta API", "cut", flag={"prefix": True}),
+        PrefixMode("trailing_assistant", "Claude before 4.6, many Ollama templates", "cut", exact=False),
+    )
+}
+
+
+def find_mode(name: str, model: object) -> PrefixMode:
+    """The mode of this name, where the model's class can use it.
+
+    Raises:
+        ConfigurationError: No such mode, or one for another kind of model.
+    """
+    if name not in PREFIX_MODES:
+        known = "; ".join(f"{mode.name} ({mode.summary})" for mode in PREFIX_MODES.values())
+        raise ConfigurationError(f"prefix={name!r} is no way to continue an answer. Ways: {known}")
+    mode = PREFIX_MODES[name]
+    if mode.text != isinstance(model, BaseLLM):
+        raise ConfigurationError(
+            f"prefix={name!r} is for {'LLMs' if mode.text else 'chat models'}, and {type(model).__name__} is none. "
+            "LLMs take completion, chat models the others."
+        )
+    if mode.body is not None and not takes_body(model):
+        raise ConfigurationError(
+            f"prefix={name!r} adds fields to the request's body, and {type(model).__name__} has no extra_body"
+        )
+    return mode
+
+
+def takes_body(model: object) -> bool:
+    """Whether a model's class can add fields to the body of a request."""
+    return "extra_body" in getattr(type(model), "model_fields", {})
+
+
+def with_beginning(messages: Sequence[BaseMessage], text: str, mode: PrefixMode) -> list[BaseMessage]:
+    """Messages that end in the beginning of the answer."""
+    if not text:
+        return list(messages)
+    shown = text if mode.exact else text.rstrip()
+    return [*messages, AIMessage(shown, additional_kwargs=dict(mode.flag or {}))]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model wrote."""
+
+    text: str
+    reason: str | None
+    """Its finish reason in the provider's words."""
+    generated: int
+    """Tokens, as told or estimated."""
+
+
+_LENGTH = {"length", "max_tokens", "MAX_TOKENS", "model_length"}
+_FAILED = {"abort", "error", "load"}
+
+
+def whole(reply: Reply, native: object = None) -> Step:
+    """A reply as a turn."""
+    _check(reply)
+    ending: Literal["length", "end"] = "length" if reply.reason in _LENGTH else "end"
+    return Step(reply.text, ending, size=reply.generated, native=native)
+
+
+def first_step(reply: Reply, begun: str, delimiter: str, mode: PrefixMode, stop: StopMode) -> Step:
+    """The first step of a reply that continues an answer.
+
+    Of a reply that goes on beyond the step only the step counts, and its tokens by their share of the characters.
+    """
+    _check(reply)
+    text = reply.text
+    if begun and text.startswith(begun):  # some APIs repeat what they were given
+        text = text[len(begun) :]
+    if begun and not mode.exact:
+        text = text.lstrip("\n")
+    at = text.find(delimiter)
+    if at < 0 and stop == "told" and reply.reason == "stop_sequence":
+        text, at = text + delimiter, len(text)
+    if at < 0:
+        return Step(text, "length" if reply.reason in _LENGTH else "end", size=reply.generated)
+    end = at + len(delimiter)
+    while text[end : end + 1] == "\n":
+        end += 1
+    share = end / len(text)
+    return Step(text[:end], "delimiter", size=max(1, round(share * reply.generated)))
+
+
+def _check(reply: Reply) -> None:
+    if reply.reason in _FAILED:
+        raise RunError(f"the model gave up: its finish reason is {reply.reason!r}")

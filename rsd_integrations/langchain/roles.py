@@ -1,0 +1,226 @@
+"""LangChain models as drafter and target."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from langchain_core.language_models import BaseLLM
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.prompt_values import PromptValue, StringPromptValue
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.config import ensure_config
+
+from rsd_core import (
+    ConfigurationError,
+    Drafter,
+    Generation,
+    Message,
+    MissingDependency,
+    Path,
+    Prompt,
+    RunError,
+    Step,
+    StepRequest,
+    Target,
+    Usage,
+)
+from rsd_integrations.langchain.inner import LangChainRole, estimate
+from rsd_integrations.langchain.messages import as_text, originals
+from rsd_integrations.langchain.prefixes import (
+    Reply,
+    StopMode,
+    find_mode,
+    first_step,
+    takes_body,
+    whole,
+    with_beginning,
+)
+
+SENDS = ("temperature", "top_p", "max_tokens", "seed")
+"""What of a step's request may be sent along with each call."""
+
+
+class LangChainGenerator(LangChainRole, Drafter, Target):
+    """A LangChain model that writes turns, or steps where it can continue an answer that was begun.
+
+    In turn granularity the model gets the caller's messages as they are, and may call tools.
+
+    Args:
+        model: See `LangChainRole`.
+        prefix: How the model is asked to continue, one of `PREFIX_MODES`; None for a model that cannot, which takes
+            part in turns.
+        stop: How the end of a step is told from the end of the answer, see `StopMode`. By default what goes with the
+            prefix, and `cut` where the model's class cannot ask for it.
+        render: Makes the text of a prompt for `completion`. Give the model's chat template here; by default the
+            messages follow each other with a blank line between them.
+        sends: What of each request is sent along, out of `SENDS`. Classes differ in what they take per call, so the
+            rest is up to the model's own settings; OpenAI's take all four.
+        options: Further keyword options of each call, such as `response_format`.
+        tools: Tools to bind before each call; `options` then are those of `bind_tools`.
+        **base: `trace_inner`, `name`, `price` and `flops_per_token`.
+
+    Raises:
+        ConfigurationError: The model's class cannot use the prefix mode or what is to be sent.
+    """
+
+    def __init__(
+        self,
+        model: Runnable[Any, Any],
+        *,
+        prefix: str | None = None,
+        stop: StopMode | None = None,
+        render: Callable[[Prompt], str] | None = None,
+        sends: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        tools: Sequence[Any] = (),
+        **base: Any,
+    ) -> None:
+        super().__init__(model, **base)
+        if unknown := set(sends) - set(SENDS):
+            raise ConfigurationError(f"sends={tuple(sends)!r}: {sorted(unknown)} is none of {', '.join(SENDS)}")
+        self.mode = None if prefix is None else find_mode(prefix, model)
+        default = None if self.mode is None else self.mode.stop
+        self.stop = stop or ("cut" if default == "kept" and not takes_body(model) else default)
+        self.render = render or _plain
+        self.sends = tuple(sends)
+        self.options = dict(options or {})
+        self.tools = list(tools)
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        """Write the turn or step that follows the path, once per seed.
+
+        Raises:
+            ConfigurationError: A step is asked for, and the model was given no way to continue a prefix.
+        """
+        made = await asyncio.gather(*(self._write(path, request, seed) for seed in request.seeds))
+        return Generation(tuple(step for step, _ in made), sum((usage for _, usage in made), Usage()))
+
+    async def probe(self) -> None:
+        """Have the model continue a short answer, to see that its server understands the prefix mode.
+
+        Raises:
+            RunError: It begins anew, or the end of its step cannot be told from the end of its answer.
+        """
+        question = "Write the words one, two, three and four, each followed by a blank line, and nothing else."
+        begun = (
+            Path((Message("user", question),)).extend(Step("one\n\n", "delimiter")).extend(Step("two\n\n", "delimiter"))
+        )
+        step, _ = await self._write(begun, StepRequest(seeds=(0,), max_tokens=50), 0)
+        if not step.text.strip().lower().startswith("three"):
+            raise RunError(
+                f"{self.name} does not continue an answer with prefix={self.mode and self.mode.name!r}: after "
+                f"{begun.text!r} it wrote {step.text!r}. Try another mode, or granularity='turn'."
+            )
+        if step.ending == "end":
+            raise RunError(
+                f"{self.name} ends steps like answers with stop={self.stop!r}: it wrote {step.text!r} and did not tell "
+                "that it was stopped. Use stop='cut'."
+            )
+
+    async def _write(self, path: Path, request: StepRequest, seed: int) -> tuple[Step, Usage]:
+        options = {**self.options, **self._sent(request, seed)}
+        if request.delimiter is None:
+            model = self.model
+            if self.tools:
+                model, options = self.model.bind_tools(self.tools, **options), {}  # type: ignore[attr-defined]
+            made, usage = await self.call(model, self._asked(path.prompt), **options)
+            native = made if isinstance(made, AIMessage) else None
+            return whole(_reply(made, usage), native), usage
+        if self.mode is None:
+            raise ConfigurationError(
+                f"{self.name} was given no way to continue an answer that was begun, which steps need. Name one, as in "
+                f"{type(self).__name__}(model, prefix='continue_final_message'), or use granularity='turn'."
+            )
+        body = {**(getattr(self.model, "extra_body", None) or {}), **options.get("extra_body", {})}
+        if path.text:
+            body.update(self.mode.body or {})
+        if self.stop != "cut":
+            options["stop"] = [request.delimiter]
+        if self.stop == "kept":
+            body["include_stop_str_in_output"] = True
+        if body:
+            options["extra_body"] = body  # what a call gives replaces what the model has
+        if self.mode.text:
+            reply, usage = await self._complete(self.render(path.prompt) + path.text, options)
+        else:
+            messages = with_beginning(originals(path.prompt), path.text, self.mode)
+            made, usage = await self.call(self.model, messages, **options)
+            reply = _reply(made, usage)
+        return first_step(reply, path.text, request.delimiter, self.mode, self.stop or "cut"), usage
+
+    def _sent(self, request: StepRequest, seed: int) -> dict[str, Any]:
+        known = {
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "max_tokens": request.max_tokens,
+            "seed": seed % 2**31,  # servers take 32 bits
+        }
+        return {name: known[name] for name in self.sends}
+
+    def _asked(self, prompt: Prompt) -> Any:
+        return self.render(prompt) if isinstance(self.model, BaseLLM) else originals(prompt)
+
+    async def _complete(self, text: str, options: dict[str, Any]) -> tuple[Reply, Usage]:
+        """Let an LLM continue a text; unlike `invoke` this tells why it stopped."""
+        assert isinstance(self.model, BaseLLM)
+        started = time.perf_counter()
+        config = ensure_config(self._config())
+        options |= {"callbacks": config.get("callbacks") or None, "tags": config.get("tags")}
+        value: list[PromptValue] = [StringPromptValue(text=text)]
+        made = await self._run(
+            self.model,
+            partial(self.model.generate_prompt, value, **options),
+            partial(self.model.agenerate_prompt, value, **options),
+        )
+        generation = made.generations[0][0]
+        spent = (made.llm_output or {}).get("token_usage") or {}
+        read = spent.get("prompt_tokens") or estimate(text)
+        wrote = spent.get("completion_tokens") or estimate(generation.text)
+        usage = Usage(read, read + wrote, 0, wrote, seconds=time.perf_counter() - started)
+        return Reply(generation.text, _reason(generation.generation_info or {}), wrote), usage
+
+
+class LangChainDrafter(LangChainGenerator):
+    """A LangChain model as drafter."""
+
+    role = "draft"
+
+
+class LangChainTarget(LangChainGenerator):
+    """A LangChain model as target."""
+
+    role = "target"
+
+
+def load(name: str, **options: Any) -> LangChainGenerator:
+    """The model behind `langchain:PROVIDER:MODEL`, as `init_chat_model` makes it; options as `LangChainGenerator`."""
+    try:
+        from langchain.chat_models import init_chat_model
+    except ModuleNotFoundError as error:
+        raise MissingDependency("langchain", "agents", f"'langchain:{name}'") from error
+    try:
+        model = init_chat_model(name)
+    except (ValueError, ImportError) as error:
+        raise ConfigurationError(f"langchain:{name} makes no chat model: {error}") from error
+    return LangChainGenerator(model, **options)
+
+
+def _plain(prompt: Prompt) -> str:
+    return "\n\n".join(message.content for message in prompt if message.role != "tools")
+
+
+def _reply(made: BaseMessage | str, usage: Usage) -> Reply:
+    if isinstance(made, BaseMessage):
+        return Reply(as_text(made), _reason(made.response_metadata), usage.generated)
+    return Reply(made, None, usage.generated)
+
+
+def _reason(metadata: Mapping[str, Any]) -> str | None:
+    for key in ("finish_reason", "stop_reason", "done_reason"):
+        if metadata.get(key):
+            return str(metadata[key])
+    return None

@@ -1,0 +1,195 @@
+"""RSD as a component of LangChain's chains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    CallbackManagerForChainRun,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+
+from rsd_core import PromptError
+from rsd_core.blocking import wait_for
+from rsd_integrations.langchain.calls import RSDMessages
+from rsd_integrations.langchain.fields import CONFIG
+
+STEP_EVENT = "rsd_step"
+"""Name of the custom event of each accepted or replaced step; its data are those of `step_data`."""
+
+
+class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessage]):
+    """Reward-guided speculative decoding as a component of a chain: a prompt in, the full result out.
+
+    The result is a message, so that output parsers can follow; `result_of(message)` gives its `Result` with steps,
+    rewards and ledger. Unlike a chat model it runs a batch as one, side by side, and tells every step as a custom
+    event `rsd_step` of the run it belongs to, for `astream_events` and for handlers' `on_custom_event`.
+
+    Example:
+        >>> from langchain_core.output_parsers import StrOutputParser
+        >>> from langchain_core.prompts import ChatPromptTemplate
+        >>> chain = ChatPromptTemplate.from_template("{problem}") | RSDRunnable() | StrOutputParser()
+
+    A failed prompt takes no other of its batch down: `return_exceptions=True` gives its error in its place.
+    """
+
+    model_config = CONFIG
+
+    @property
+    def InputType(self) -> Any:  # noqa: N802 - LangChain's word
+        return LanguageModelInput
+
+    @property
+    def OutputType(self) -> type[AIMessage]:  # noqa: N802
+        return AIMessage
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        return self._call_with_config(self._one, input, config, **kwargs)
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        return await self._acall_with_config(self._aone, input, config, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        return self._batch_with_config(self._many, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        return await self._abatch_with_config(
+            self._amany, inputs, config, return_exceptions=return_exceptions, **kwargs
+        )
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        return self.transform(iter([input]), config, **kwargs)
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        async def alone() -> AsyncIterator[LanguageModelInput]:
+            yield input
+
+        async for chunk in self.atransform(alone(), config, **kwargs):
+            yield chunk
+
+    def transform(
+        self, input: Iterator[LanguageModelInput], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        yield from self._transform_stream_with_config(input, self._transform, config, **kwargs)  # type: ignore[misc]
+
+    async def atransform(
+        self, input: AsyncIterator[LanguageModelInput], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        async for chunk in self._atransform_stream_with_config(input, self._atransform, config, **kwargs):
+            yield chunk  # type: ignore[misc]
+
+    def _one(self, input: LanguageModelInput, run_manager: CallbackManagerForChainRun, **kwargs: Any) -> AIMessage:
+        return _message(generate_from_stream(self._told(input, run_manager, kwargs)))
+
+    async def _aone(
+        self, input: LanguageModelInput, run_manager: AsyncCallbackManagerForChainRun, **kwargs: Any
+    ) -> AIMessage:
+        return _message(await agenerate_from_stream(self._atold(input, run_manager, kwargs)))
+
+    def _many(
+        self,
+        inputs: list[LanguageModelInput],
+        run_manager: list[CallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        **kwargs: Any,
+    ) -> list[AIMessage | Exception]:
+        return wait_for(self._amany(inputs, run_manager, config, **kwargs))
+
+    async def _amany(
+        self, inputs: list[LanguageModelInput], run_manager: list[Any], config: list[RunnableConfig], **kwargs: Any
+    ) -> list[AIMessage | Exception]:
+        slots = asyncio.Semaphore(config[0].get("max_concurrency") or 64)
+
+        async def one(input: LanguageModelInput, manager: Any) -> AIMessage | Exception:
+            async with slots:
+                try:
+                    return await self._aone(input, manager, **kwargs)
+                except Exception as error:  # LangChain raises it, or gives it back in its place
+                    return error
+
+        return await asyncio.gather(*map(one, inputs, run_manager))
+
+    def _transform(
+        self, input: Iterator[LanguageModelInput], run_manager: CallbackManagerForChainRun, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        for chunk in self._told(_whole(list(input)), run_manager, kwargs):
+            yield cast("AIMessageChunk", chunk.message)
+
+    async def _atransform(
+        self, input: AsyncIterator[LanguageModelInput], run_manager: AsyncCallbackManagerForChainRun, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        parts = [part async for part in input]
+        async with aclosing(self._atold(_whole(parts), run_manager, kwargs)) as chunks:
+            async for chunk in chunks:
+                yield cast("AIMessageChunk", chunk.message)
+
+    def _told(
+        self, input: LanguageModelInput, run_manager: CallbackManagerForChainRun, kwargs: dict[str, Any]
+    ) -> Generator[ChatGenerationChunk, None, None]:
+        """The chunks of an answer, each step told to the run's handlers before the consumer has it."""
+        child = RunnableConfig(callbacks=run_manager.get_child())
+        for chunk in self._chunks(_messages(input), kwargs.pop("stop", None), kwargs):
+            for step in chunk.message.additional_kwargs.get("rsd_steps", ()):
+                dispatch_custom_event(STEP_EVENT, step, config=child)
+            yield chunk
+
+    async def _atold(
+        self, input: LanguageModelInput, run_manager: Any, kwargs: dict[str, Any]
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
+        child = RunnableConfig(callbacks=run_manager.get_child())
+        async with aclosing(self._achunks(_messages(input), kwargs.pop("stop", None), kwargs)) as chunks:
+            async for chunk in chunks:
+                for step in chunk.message.additional_kwargs.get("rsd_steps", ()):
+                    await adispatch_custom_event(STEP_EVENT, step, config=child)
+                yield chunk
+
+
+def _messages(input: LanguageModelInput) -> list[BaseMessage]:
+    if isinstance(input, PromptValue):
+        return input.to_messages()
+    return convert_to_messages([input] if isinstance(input, str) else input)
+
+
+def _whole(parts: list[Any]) -> LanguageModelInput:
+    """An input that a chain handed over in parts."""
+    if not parts:
+        raise PromptError("the chain before RSD gave no prompt")
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole + part
+    return cast("LanguageModelInput", whole)
+
+
+def _message(made: ChatResult) -> AIMessage:
+    return cast("AIMessage", made.generations[0].message)

@@ -1,0 +1,64 @@
+"""What a result looks like in LangChain's metadata, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+
+from rsd_core import Result, StepRecord
+
+
+def usage(result: Result) -> UsageMetadata:
+    """Tokens of all models together, rejected drafts and the verifier's reading included: what is paid for.
+
+    Input is what was read, from caches or not; output what was written.
+    """
+    total = result.ledger.total
+    return UsageMetadata(
+        input_tokens=total.read,
+        output_tokens=total.generated,
+        total_tokens=total.read + total.generated,
+        input_token_details=InputTokenDetails(cache_read=total.reused),
+        output_token_details=OutputTokenDetails(rejected=result.ledger.drafter.discarded),  # type: ignore[typeddict-unknown-key]
+    )
+
+
+def metadata(result: Result, *, tool_calls: bool = False, rejected: bool = False) -> dict[str, Any]:
+    """The finish reason in the words of the OpenAI API, and the whole result under `rsd`.
+
+    Args:
+        result: What was decoded.
+        tool_calls: Whether it ends in calls of tools.
+        rejected: Whether to tell the texts of rejected drafts. Metadata reach users along with the answer.
+    """
+    reason = "tool_calls" if tool_calls else "stop" if result.finish_reason == "stop" else "length"
+    return {"finish_reason": reason, "rsd": result.to_dict(rejected=rejected)}
+
+
+def step_data(record: StepRecord, index: int) -> dict[str, Any]:
+    """A step as a streamed chunk and a step event tell it. Such dicts survive the merging of chunks as they are."""
+    return {
+        "step": index,
+        "author": record.author,
+        "reward": record.reward,
+        "accepted": record.accepted,
+        "tokens": record.size,
+        "text": record.text,
+    }
+
+
+def result_of(message: BaseMessage) -> Result:
+    """The full result behind a message of `ChatRSD` or `RSDRunnable`: steps, rewards, ledger, finish reason.
+
+    Raises:
+        ValueError: The message comes from elsewhere.
+    """
+    data = message.response_metadata.get("rsd")
+    if data is None:
+        raise ValueError(
+            f"this {type(message).__name__} holds no RSD trace: its response_metadata has "
+            f"{sorted(message.response_metadata)}, no 'rsd'. Pass a message of ChatRSD or RSDRunnable."
+        )
+    return Result.from_dict(data)
