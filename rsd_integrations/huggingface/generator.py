@@ -29,7 +29,7 @@ class HuggingFaceGenerator(Drafter, Target):
         self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
-        self.runner = Runner(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
+        self.runner = Runner.of(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
         self.context = self.runner.context
         """Longest sequence in tokens."""
         self.renders_tools = self.vocabulary.renders_tools
@@ -48,7 +48,7 @@ class HuggingFaceGenerator(Drafter, Target):
         room = min(request.max_tokens, self.context - len(ids))
         if room <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
-        call = Writing(path, ids, request, room, self._step_end(request.delimiter))
+        call = Writing(path, self.runner.cache, ids, request, room, self._step_end(request.delimiter))
         return await engine_of(self.model.device).perform(self.runner, call)
 
     def _step_end_of(self, delimiter: str | None) -> StepEnd:

@@ -1,13 +1,15 @@
-"""One model of an engine: its store, its cache, and the calls that wait for it."""
+"""One model of an engine: its store, and the calls that wait for it."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,11 @@ from rsd_integrations.huggingface.sampling import choose
 CHUNK = 512
 """Most tokens that reading adds to one forward pass; longer prefixes take several, with other work between them."""
 PROBE = [0, 1, 2, 3]
+
+
+_making = threading.Lock()
+_runners: WeakValueDictionary[int, Runner] = WeakValueDictionary()
+"""By the identity of the model, which a runner keeps alive."""
 
 
 class Run(NamedTuple):
@@ -54,6 +61,15 @@ class Runner:
     Used by the engine's thread only, once it is made.
     """
 
+    @classmethod
+    def of(cls, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> Runner:
+        """The runner of a model, shared by all who use it; arguments and errors as for a new one."""
+        with _making:
+            found = _runners.get(id(model))
+            if found is None:
+                found = _runners[id(model)] = cls(model, threads=threads, budget=budget)
+            return found
+
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> None:
         """Take over a model.
@@ -70,6 +86,7 @@ class Runner:
         self.model, self.threads = model, threads
         self.context = context_of(model.config)
         self.cache = PathCache()
+        """For all who read paths as their own tokens; a verifier with an input format has a cache of its own."""
         self.passes = 0
         """Forward passes so far."""
         self._calls: list[Call[Any]] = []
@@ -96,7 +113,7 @@ class Runner:
     def start(self, call: Call[Any]) -> None:
         """Take a call in."""
         self._calls.append(call)
-        call.start(self.cache, self.store)
+        call.start(self.store)
         self._given += [row for row in call.rows if not row.waiting]
 
     def fail(self, error: Exception) -> None:
@@ -107,7 +124,6 @@ class Runner:
             call.forget()
             if not call.future.done():
                 call.future.set_exception(error)
-        self.cache = PathCache()
         self.store.clear()
 
     def step(self) -> None:
@@ -126,13 +142,13 @@ class Runner:
             run.row.call.charge(run.known, run.new, share * run.new)
         for (writer, _), token in zip(harvest.writers, tokens, strict=True):
             if writer.take(token, writer.call.end, writer.call.room):
-                writer.call.finish(writer, self.cache)
+                writer.call.finish(writer)
         for reader in harvest.readers:
             if reader.layout is None:
                 reader.call.fork(reader, self.store)
                 self._given += [row for row in reader.call.rows if not row.waiting]
             else:
-                reader.call.finish(reader, self.cache)
+                reader.call.finish(reader)
         self._calls = [call for call in self._calls if call.rows]
 
     def _harvest(self, runs: list[Run], output: Output | None) -> Harvest:
@@ -170,7 +186,7 @@ class Runner:
         for call in self._calls:
             if call.cancelled:
                 for row in tuple(call.rows):
-                    call.finish(row, self.cache)
+                    call.finish(row)
         self._calls = [call for call in self._calls if call.rows]
 
     def _admit(self) -> list[Run]:
