@@ -21,6 +21,7 @@ class ToolCallStream:
     def __init__(self) -> None:
         self._buffer = ""
         self._calls = 0
+        self._closed = False
 
     @property
     def called(self) -> bool:
@@ -40,6 +41,9 @@ class ToolCallStream:
 
     def _pieces(self, last: bool) -> Iterator[str | ToolCallChunk]:
         while True:
+            if self._closed:  # blanks after a call are no content, and may come in pieces
+                self._buffer = self._buffer.lstrip()
+                self._closed = not self._buffer
             before, opened, rest = self._buffer.partition(_OPEN)
             if not opened:
                 # Blanks and the beginning of a tag wait: a call may follow, and its blanks are no content.
@@ -55,15 +59,17 @@ class ToolCallStream:
                 self._buffer = _OPEN + rest
                 return
             yield self._call(body)
-            self._buffer = after.lstrip()
+            self._buffer, self._closed = after, True
 
     def _call(self, body: str) -> ToolCallChunk:
-        """A call; one that is no JSON keeps its whole text, which LangChain files under `invalid_tool_calls`."""
+        """A call; one that is no JSON or names no tool keeps its whole text, for LangChain's `invalid_tool_calls`."""
         index, self._calls = self._calls, self._calls + 1
         try:
             data = json.loads(body)
-            name, args = data["name"], data.get("arguments", {})
-            written = args if isinstance(args, str) else json.dumps(args, ensure_ascii=False)
+            name, args = data["name"], data.get("arguments")
+            if not isinstance(name, str) or not name:
+                raise TypeError
+            written = args if isinstance(args, str) else json.dumps(args or {}, ensure_ascii=False)
         except (ValueError, TypeError, KeyError, AttributeError):
             name, written = None, _OPEN + body
         return tool_call_chunk(name=name, args=written, id=f"call_{uuid.uuid4().hex}", index=index)
