@@ -22,6 +22,7 @@ from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStre
 from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG, RSDFields
+from rsd_integrations.langchain.inner import estimate
 from rsd_integrations.langchain.trace import metadata, step_data, usage
 
 
@@ -64,6 +65,10 @@ class RSDLLM(RSDFields, BaseLLM):
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         return {"model_name": self.model_name, **self.identity()}
+
+    def get_num_tokens(self, text: str) -> int:
+        # LangChain's default is GPT-2's tokenizer, downloaded. The models here have one each.
+        return super().get_num_tokens(text) if self.custom_get_token_ids else estimate(text)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         settings = self.resolved()

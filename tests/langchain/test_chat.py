@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import pickle
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableParallel
@@ -238,6 +239,7 @@ def test_mistakes_are_refused_at_construction() -> None:
         ({"temperature": -1.0}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"settings": {"delimeter": "\n"}}, "delimeter"),
+        ({"stop": [""]}, "non-empty"),
     ):
         with pytest.raises(ValidationError, match=told):
             chat(**wrong)
@@ -331,6 +333,31 @@ def test_a_fan_out_shares_the_decoder_side_by_side() -> None:
     most = 0
     model.batch([str(i) for i in range(6)], {"max_concurrency": 2})
     assert most == 2
+
+
+def test_a_batch_takes_configurations_as_langchain_does() -> None:
+    runs: list[Any] = []
+
+    class Listener(BaseCallbackHandler):
+        def on_chat_model_start(self, *_: Any, run_id: Any, **__: Any) -> None:
+            runs.append(run_id)
+
+    first = uuid.uuid4()
+    with pytest.warns(RuntimeWarning, match="first element"):
+        chat().batch(["a", "b"], {"run_id": first, "callbacks": [Listener()]})
+    assert first in runs
+    assert len(set(runs)) == 2
+    assert len(chat().batch(["a", "b"], ({}, {}))) == 2  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="same length"):
+        chat().batch(["a", "b"], [{}])
+
+
+@pytest.mark.parametrize("kind", [ChatRSD, RSDLLM])
+def test_tokens_are_counted_without_a_download(kind: type[Any]) -> None:
+    assert kind(**SPECS).get_num_tokens("x" * 400) == 100
+    assert kind(**SPECS, custom_get_token_ids=lambda text: [0] * 7).get_num_tokens("x") == 7
+    long = [HumanMessage("x" * 400), AIMessage("y" * 400)]
+    assert trim_messages(long, max_tokens=150, token_counter=kind(**SPECS)) == long[1:]
 
 
 def test_identity_holds_no_secret_and_is_plain_data() -> None:
