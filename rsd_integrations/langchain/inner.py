@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -66,7 +66,11 @@ class LangChainRole(Model):
     @property
     def fingerprint(self) -> str:
         """Tells models and their settings apart, as LangChain's own cache does."""
-        return _fingerprint(self.model)
+        return _with_digest(_fingerprint(self.model), self._decisive())
+
+    def _decisive(self) -> dict[str, Any]:
+        """What decides about its answers besides the model."""
+        return {}
 
     def using(self, **changes: Any) -> Self:
         """A copy with other values of its attributes, such as `trace_inner` or `options`."""
@@ -186,9 +190,15 @@ def _name(model: Runnable[Any, Any]) -> str:
 
 def _fingerprint(model: Runnable[Any, Any]) -> str:
     if isinstance(model, RunnableBindingBase):
-        bound = json.dumps(model.kwargs, sort_keys=True, default=str)
-        return f"{_fingerprint(model.bound)}+{hashlib.sha256(bound.encode()).hexdigest()[:16]}"
+        return _with_digest(_fingerprint(model.bound), model.kwargs)
     if isinstance(model, BaseChatModel | BaseLLM) and (model.is_lc_serializable() or len(model.asdict()) > 1):
         known = model._get_llm_string() if isinstance(model, BaseChatModel) else str(sorted(model.asdict().items()))
         return f"{_name(model)}#{hashlib.sha256(known.encode()).hexdigest()[:16]}"
     return identity(model)  # the class tells nothing that could identify a model
+
+
+def _with_digest(name: str, options: Mapping[str, Any]) -> str:
+    if not options:
+        return name
+    known = json.dumps(options, sort_keys=True, default=str)
+    return f"{name}+{hashlib.sha256(known.encode()).hexdigest()[:16]}"

@@ -39,6 +39,9 @@ class LangChainJudge(LangChainRole, Verifier):
         super().__init__(model, **base)
         self.rubric = rubric
 
+    def _decisive(self) -> dict[str, Any]:
+        return {} if self.rubric == RUBRIC else {"rubric": self.rubric}
+
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Ask for a score of each step.
 

@@ -11,11 +11,13 @@ import langsmith
 import pytest
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import wait_for_all_tracers
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field, SecretStr
 
 from rsd_core import DraftOnly, TargetError
@@ -209,6 +211,26 @@ def test_identical_models_share_a_cache_and_others_do_not() -> None:
     assert first != key(always("x", model_name="a"), target=always("t", model_name="u"))
     assert first != key(always("x", model_name="a"), target=target, policy="constant:1")
     assert first != key(always("x", model_name="a"), target=target, temperature=0.2)
+
+
+def test_roles_that_answer_differently_share_no_cache() -> None:
+    model = always("x")
+    text = FakeListLLM(responses=["x"])
+    roles = [
+        LangChainJudge(model),
+        LangChainJudge(model, rubric="Be kind. Score: N"),
+        LangChainDrafter(model, options={"top_k": 1}),
+        LangChainDrafter(model, sends=["seed"]),
+        LangChainDrafter(model, tools=[convert_to_openai_tool(add)]),
+        LangChainDrafter(model, prefix="trailing_assistant"),
+        LangChainDrafter(model, prefix="trailing_assistant", stop="told"),
+        LangChainDrafter(text, prefix="completion"),
+        LangChainDrafter(text, prefix="completion", render=lambda prompt: prompt[0].content),
+        LangChainDrafter(text, prefix="completion", render=lambda prompt: prompt[-1].content),
+    ]
+    assert len({role.fingerprint for role in roles}) == len(roles)
+    assert LangChainJudge(model, rubric="R").fingerprint == LangChainJudge(always("x"), rubric="R").fingerprint
+    assert chat(model).identity() != chat(model, trace_inner=True).identity()
 
 
 def test_models_that_tell_nothing_of_themselves_share_no_cache() -> None:
