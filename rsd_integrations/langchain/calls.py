@@ -8,7 +8,6 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
-from pydantic import Field
 
 from rsd_core import Decoder, Drafter, Prompt, Target
 from rsd_core.stopping import as_stop
@@ -20,9 +19,6 @@ from rsd_integrations.langchain.roles import LangChainGenerator
 
 class RSDMessages(RSDFields):
     """The fields with the way from messages to chunks."""
-
-    model_name: str = Field(default="rsd", alias="model")
-    """Reported in metadata and traces. Not the name of an inner model, which would be taken for that model's."""
 
     def inner_models(self) -> list[LangChainGenerator]:
         """The LangChain models that draft and that replace."""

@@ -73,6 +73,8 @@ class RSDFields(BaseModel):
 
     model_config = CONFIG
 
+    model_name: str = Field(default="rsd", alias="model")
+    """Reported in metadata and traces. Not the name of an inner model, which would be taken for that model's."""
     draft: Annotated[Any, BeforeValidator(as_drafter)] = "embedded:draft"
     """The cheap model: a spec as `rsd models` lists them, a `Drafter`, or any LangChain model."""
     target: Annotated[Any, BeforeValidator(as_target)] = "embedded:target"
@@ -159,6 +161,7 @@ class RSDFields(BaseModel):
     def identity(self) -> dict[str, Any]:
         """What tells two of these apart, as plain data without secrets; LangChain's caches are keyed on it."""
         known: dict[str, Any] = {"settings": self.resolved().model_dump(mode="json"), "stop": self.stop}
+        known["trace_inner"] = self.trace_inner  # answers then hold the texts of rejected drafts
         if self.decoder is not None:
             return known | {"decoder": identity(self.decoder)}
         models = {name: _identity(getattr(self, name)) for name in _MODELS}

@@ -16,9 +16,10 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from pydantic import Field
+from pydantic import model_validator
 
-from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream
+from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream, __version__
+from rsd_core.errors import DISTRIBUTION
 from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG, RSDFields
@@ -55,8 +56,10 @@ class RSDLLM(RSDFields, BaseLLM):
 
     model_config = CONFIG
 
-    model_name: str = Field(default="rsd", alias="model")
-    """Reported in traces. Not the name of an inner model, which would be taken for that model's."""
+    @model_validator(mode="after")
+    def _set_rsd_version(self) -> RSDLLM:
+        self._add_version(DISTRIBUTION, __version__)
+        return self
 
     @property
     def _llm_type(self) -> str:

@@ -28,6 +28,7 @@ from rsd_core import (
     StepRequest,
     TargetError,
     TargetOnly,
+    __version__,
     registry,
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
@@ -354,10 +355,15 @@ def test_a_batch_takes_configurations_as_langchain_does() -> None:
 
 @pytest.mark.parametrize("kind", [ChatRSD, RSDLLM])
 def test_tokens_are_counted_without_a_download(kind: type[Any]) -> None:
-    assert kind(**SPECS).get_num_tokens("x" * 400) == 100
+    assert kind(**SPECS).get_num_tokens("x" * 400) == pytest.approx(100, abs=5)
     assert kind(**SPECS, custom_get_token_ids=lambda text: [0] * 7).get_num_tokens("x") == 7
     long = [HumanMessage("x" * 400), AIMessage("y" * 400)]
     assert trim_messages(long, max_tokens=150, token_counter=kind(**SPECS)) == long[1:]
+
+
+@pytest.mark.parametrize("kind", [ChatRSD, RSDLLM])
+def test_traces_tell_the_version(kind: type[Any]) -> None:
+    assert kind(**SPECS).metadata["lc_versions"]["rsd-decoding"] == __version__
 
 
 def test_identity_holds_no_secret_and_is_plain_data() -> None:

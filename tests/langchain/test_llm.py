@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
@@ -172,6 +172,15 @@ def test_chat_prompts_reach_the_models_as_messages() -> None:
     assert [path.prompt for path in target.calls] == [wanted] * 3
     model.invoke([HumanMessage("hi")])
     assert target.calls[-1].prompt == (Message("user", "hi"),)
+
+
+def test_histories_that_differ_in_their_tool_calls_alone_are_other_keys_in_the_cache() -> None:
+    target = ScriptedTarget(["one"])
+    model = RSDLLM(decoder=TargetOnly(target=target), cache=InMemoryCache())
+    for city in ("Rome", "Bonn", "Rome"):
+        call: Any = {"name": "weather", "args": {"city": city}, "id": "c"}
+        model.invoke([HumanMessage("q"), AIMessage("", tool_calls=[call]), ToolMessage("rain", tool_call_id="c")])
+    assert len(target.calls) == 2
 
 
 def test_an_option_of_a_call_is_another_key_in_the_cache() -> None:
