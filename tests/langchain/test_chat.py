@@ -182,6 +182,7 @@ def test_events_of_version_3_tell_the_text_and_the_metadata() -> None:
     assert message.usage_metadata == chat().invoke("q").usage_metadata
 
 
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
     heard: list[str] = []
 
@@ -192,6 +193,19 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
     for i, chunk in enumerate(chat().stream("q", config={"callbacks": [Listener()]})):
         assert heard[i] == chunk.content
     told = heard.copy()
+    heard.clear()
+    stream: Any = chat().stream_events("q", version="v3", config={"callbacks": [Listener()]})
+    for i, delta in enumerate(stream.text):  # here nobody but the model tells callbacks
+        assert heard[i] == delta
+    assert heard == told
+    heard.clear()
+
+    async def asynchronously() -> None:
+        stream = await chat().astream_events("q", version="v3", config={"callbacks": [Listener()]})
+        assert "".join([delta async for delta in stream.text]) == TEXT
+
+    asyncio.run(asynchronously())
+    assert heard == told
     heard.clear()
     chat(streaming=True).invoke("q", config={"callbacks": [Listener()]})
     assert heard == told

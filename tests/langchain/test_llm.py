@@ -92,6 +92,16 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
 
     for i, chunk in enumerate(llm().stream("q", config={"callbacks": [Listener()]})):
         assert heard[i] == chunk
+    told = heard.copy()
+    heard.clear()
+
+    async def asynchronously() -> None:
+        chunks = llm().astream("q", config={"callbacks": [Listener()]})
+        seen = [(chunk, heard[-1]) async for chunk in chunks]
+        assert all(chunk == last for chunk, last in seen)
+
+    asyncio.run(asynchronously())
+    assert heard == told
 
 
 class Breaking:
@@ -132,6 +142,12 @@ def test_a_failed_answer_gets_into_no_cache_and_a_good_one_does() -> None:
     source.broken = False
     asked = source.asked
     assert model.batch(["good", "bad"]) == ["fine", "fine"]
+    assert source.asked == asked + 1
+    source.broken = True
+    asyncio.run(model.agenerate(["good as well", "bad as well"]))
+    source.broken = False
+    asked = source.asked
+    assert asyncio.run(model.abatch(["good as well", "bad as well"])) == ["fine", "fine"]
     assert source.asked == asked + 1
 
 
@@ -189,6 +205,8 @@ def test_an_option_of_a_call_is_another_key_in_the_cache() -> None:
     assert "12-2=9" in always  # the slip is kept
     assert model.invoke("q") == TEXT
     assert model.bind(policy="constant:1").invoke("q") == always
+    assert asyncio.run(model.ainvoke("q", policy="constant:1")) == always
+    assert asyncio.run(model.ainvoke("q")) == TEXT
     assert "".join(model.stream("q", policy="constant:1")) == always
     with pytest.raises(ValueError, match="temprature"):
         model.invoke("q", temprature=0.5)
@@ -231,6 +249,7 @@ def test_what_differs_has_another_cache_key() -> None:
         llm(),
         llm(policy="binary_step:0.8"),
         llm(settings={"seed": 1}),
+        llm(stop=["x"]),
         llm(target="scripted:draft"),
         RSDLLM(decoder=decoder("a")),
         RSDLLM(decoder=decoder("b")),
