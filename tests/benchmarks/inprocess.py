@@ -88,13 +88,13 @@ def against_plain(family: Family, plain: Plain, items: list[Item], rounds: int) 
     spent: dict[str, list[float]] = {name: [] for name in methods}
     right = dict.fromkeys(methods, 0)
     for name, method in methods.items():
-        right[name] = sum(item.grade(method(item.prompt)) for item in items)  # also warms up
+        right[name] = sum(item.grade(method(str(item.prompt))) for item in items)  # also warms up
     for _ in range(rounds):
         total = dict.fromkeys(methods, 0.0)
         for item in items:
             for name, method in methods.items():
                 started = time.perf_counter()
-                method(item.prompt)
+                method(str(item.prompt))
                 total[name] += time.perf_counter() - started
         for name in methods:
             spent[name].append(total[name] / len(items))
