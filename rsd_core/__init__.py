@@ -17,7 +17,8 @@ from rsd_core.events import (
     Degraded, Event, Finished, StepAccepted, StepDrafted, StepFinished, StepRejected, StepReplaced, StepScored,
 )
 from rsd_core.interfaces import (
-    Drafter, Generation, Interrupted, Model, Price, Sampling, Scores, StepRequest, Target, Usage, Verifier,
+    Drafter, Explains, Explanation, Generation, Interrupted, Model, NextWord, PredictsWords, Price, Sampling, Scores,
+    StepRequest, Target, Usage, Verifier,
 )
 from rsd_core.ledger import Account, Ledger
 from rsd_core.limits import Cancellation, Limits
@@ -33,9 +34,9 @@ from rsd_core.stopping import TextStream
 __version__ = "0.1.0"
 __all__ = [
     "Account", "BatchError", "BinaryStep", "BudgetAware", "Cancellation", "Clipping", "ConfigurationError",
-    "Constant", "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event", "Finished",
-    "Generation", "Interrupted", "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "Path",
-    "Policy", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result",
+    "Constant", "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event", "Explains",
+    "Explanation", "Finished", "Generation", "Interrupted", "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "NextWord", "Path",
+    "Policy", "PredictsWords", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result",
     "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "Step",
     "StepAccepted", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
     "StepScored", "Target", "TargetError", "TargetOnly", "TextStream", "Usage", "Verifier", "VerifierError",

@@ -265,11 +265,11 @@ class RewardGuidedDecoder(Decoder):
             rewards = await request.score(self.verifier, drafts)
             if rewards:
                 yield StepScored(i, rewards)
-            best = max(range(len(rewards)), key=rewards.__getitem__, default=0)
+            best = request.best(rewards)
             draft = drafts[best] if drafts else None
             reward = rewards[best] if rewards else None
             request.discard(drafts[:best] + drafts[best + 1 :], scored=bool(rewards))
-            if draft and (request.accepts(self.policy, reward) or request.target_is_spent()):
+            if draft and (request.accepts(self.policy, reward, bool(rewards)) or request.target_is_spent()):
                 yield StepAccepted(i, request.extend(draft, "draft", reward))
                 continue
             if draft:

@@ -34,8 +34,12 @@ class Account:
     """Money; None when the model has no price."""
 
     def charge(self, model: Model, usage: Usage) -> None:
-        """Add one call."""
+        """Add one call; of a model made of others, the work of each at its own rate."""
         self.calls += 1
+        for worker, part in usage.parts or ((model, usage),):
+            self._add_work(worker, part)
+
+    def _add_work(self, model: Model, usage: Usage) -> None:
         self.computed += usage.computed
         self.reused += usage.reused
         self.generated += usage.generated

@@ -78,13 +78,14 @@ class Request:
             raise DrafterError(f"the drafter {drafter.name!r} failed: {self.degradations[-1].message}")
         return steps[0]
 
-    async def score(self, verifier: Verifier, candidates: Sequence[Step]) -> tuple[float, ...]:
+    async def score(self, verifier: Verifier, candidates: Sequence[Step]) -> tuple[float | None, ...]:
         """Rewards of the candidates; none when the verifier failed and the settings do not ask to raise.
 
-        A blank candidate adds nothing that could be judged: its reward is 0, and the verifier is not asked.
+        A reward is None where the verifier abstains. A blank candidate adds nothing that could be judged: its reward
+        is 0, and the verifier is not asked.
         """
         written = [step for step in candidates if step.text.strip()]
-        found: tuple[float, ...] = ()
+        found: tuple[float | None, ...] = ()
         if written:
             try:
                 scores = await self._call("verifier", verifier, verifier.score(self.path, written))
@@ -101,10 +102,18 @@ class Request:
         rewards = iter(found)
         return tuple(next(rewards) if step.text.strip() else 0.0 for step in candidates)
 
-    def accepts(self, policy: WeightingPolicy, reward: float | None) -> bool:
-        """Flip the policy's coin (Algorithm 2 of the paper); without a reward, follow `on_verifier_error`."""
+    def best(self, rewards: Sequence[float | None]) -> int:
+        """The candidate of the largest reward. One without a reward is the last choice, or a middling one if kept."""
+        unknown = 0.5 if self.settings.on_abstain == "accept" else -1.0
+        return max(range(len(rewards)), key=lambda i: unknown if (r := rewards[i]) is None else r, default=0)
+
+    def accepts(self, policy: WeightingPolicy, reward: float | None, scored: bool) -> bool:
+        """Flip the policy's coin (Algorithm 2 of the paper).
+
+        Without a reward, `on_abstain` decides where the verifier abstained, and `on_verifier_error` where it failed.
+        """
         if reward is None:
-            return self.settings.on_verifier_error == "accept"
+            return (self.settings.on_abstain if scored else self.settings.on_verifier_error) == "accept"
         weight = policy.weight(reward)
         if not 0 <= weight <= 1:
             raise RunError(f"the policy {policy!r} gave {weight!r} for the reward {reward!r}, no probability")
@@ -251,10 +260,10 @@ class Request:
         return "max_tokens" if self.settings.granularity == "turn" else None
 
 
-def _checked(rewards: tuple[float, ...], count: int) -> tuple[float, ...]:
+def _checked(rewards: tuple[float | None, ...], count: int) -> tuple[float | None, ...]:
     if len(rewards) != count:
         raise VerifierError(f"{len(rewards)} rewards for {count} steps")
     for reward in rewards:
-        if not 0 <= reward <= 1:  # NaN fails this as well
+        if reward is not None and not 0 <= reward <= 1:  # NaN fails this as well
             raise VerifierError(f"the reward {reward!r} is no number in [0, 1]")
-    return tuple(float(reward) for reward in rewards)
+    return tuple(None if reward is None else float(reward) for reward in rewards)

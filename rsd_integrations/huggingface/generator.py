@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import Drafter, Generation, Path, PromptError, Step, StepRequest, Target, Usage
+from rsd_core import Drafter, Generation, Message, NextWord, Path, PromptError, Step, StepRequest, Target, Usage
 from rsd_core.paths import Ending
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import Computed, PathCache
@@ -45,6 +46,30 @@ class HuggingFaceGenerator(Drafter, Target):
         """
         return await in_worker(threads_for(self.flops_per_token), lambda stop: self._generate(path, request, stop))
 
+    async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
+        """Log-probabilities of words as the next text; what was read of the path stays cached.
+
+        Raises:
+            PromptError: What is to be read is longer than the context.
+            ConfigurationError: Two words begin with the same token, or one joins with the text before it.
+        """
+        return await in_worker(threads_for(self.flops_per_token), lambda _: self._next_word(path, words, after))
+
+    @torch.inference_mode()
+    def _next_word(self, path: Path, words: Sequence[str], after: Sequence[Message]) -> NextWord:
+        started = time.perf_counter()
+        ids = self.vocabulary.ids(path)[0]
+        ids += self.vocabulary.after(path.prompt, after) if after else []
+        if len(ids) > self.context:
+            raise PromptError(f"{len(ids)} tokens to read, the context of {self.name} is {self.context}")
+        firsts = self.vocabulary.first_tokens(ids[-1], words)
+        known = self._cache.take(path, ids, at_most=len(ids) - 1)
+        reused = len(known.ids)
+        logprobs = self._forward(known, ids[reused:]).float().log_softmax(-1)
+        self._cache.put(path, known)
+        usage = Usage(len(ids), len(ids) - reused, reused, seconds=time.perf_counter() - started)
+        return NextWord(tuple(float(logprobs[first]) for first in firsts), usage)
+
     @torch.inference_mode()
     def _generate(self, path: Path, request: StepRequest, stop: threading.Event) -> Generation:
         started = time.perf_counter()
@@ -78,6 +103,7 @@ class HuggingFaceGenerator(Drafter, Target):
         pieces = self.vocabulary.pieces
         generator = torch.Generator(self.model.device).manual_seed(seed)
         written: list[int] = []
+        logprobs: list[float] = []
         tail = b""
         ending: Ending = "length"
         feed, size = ids[len(known.ids) :], 0
@@ -89,6 +115,7 @@ class HuggingFaceGenerator(Drafter, Target):
                 ending = "end"
                 break
             written.append(token)
+            logprobs.append(float(logits.float().log_softmax(-1)[token]))
             feed = [token]
             if mark is not None:
                 # The mark may also straddle tokens, where a model writes it in pieces.
@@ -96,7 +123,8 @@ class HuggingFaceGenerator(Drafter, Target):
                 if token in endings or mark in tail:
                     ending = "delimiter"
                     break
-        return Step(self.vocabulary.text(written), ending, tuple(written), self.vocabulary.identity, size)
+        text, known_as = self.vocabulary.text(written), self.vocabulary.identity
+        return Step(text, ending, tuple(written), known_as, size, tuple(logprobs))
 
     def _forward(self, known: Computed, feed: list[int]) -> Tensor:
         """Logits after the last of some tokens, which follow the known ones."""

@@ -1,30 +1,57 @@
-"""A verifier without reward training: how likely a language model finds the least likely token of a step."""
+"""A verifier without reward training: how likely a language model finds a step."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import Path, Scores, Step, Usage, Verifier, VerifierError
+from rsd_core import ConfigurationError, Path, Scores, Step, Usage, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from rsd_integrations.huggingface.worker import in_worker, threads_for
 
 
+How = Literal["min", "mean", "entropy"]
+
+
+def likelihood(logits: Tensor, tokens: Tensor, how: How) -> float:
+    """One number in [0, 1] for the tokens of a step.
+
+    Args:
+        logits: [tokens, vocabulary], from which each token was to be chosen.
+        tokens: The ids that were.
+        how: `min` is the least of their probabilities, `mean` their geometric mean, and `entropy` says how sure the
+            model was, whatever was chosen: exp(-H), with H the mean entropy in nats.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    if how == "entropy":
+        return float((logprobs.exp() * logprobs).sum(-1).mean().exp().clamp(0, 1))
+    own = logprobs.gather(1, tokens[:, None])
+    return float((own.min() if how == "min" else own.mean()).exp().clamp(0, 1))
+
+
 class LikelihoodVerifier(Verifier):
-    """Scores a step by the probability of its least likely token under a causal language model.
+    """Scores a step by its likelihood under a causal language model: by default, that of its least likely token.
 
     This is no trained process reward model: it says what its language model would not have written. It suits tasks
-    with little freedom of wording, where an unlikely token is a mistake.
+    with little freedom of wording, where an unlikely token is a mistake. The model may be the target, which then says
+    whether it would have written the step, or any other.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, how: How = "min"
+    ) -> None:
+        if how not in ("min", "mean", "entropy"):
+            raise ConfigurationError(f"how={how!r} is unknown; choose min, mean or entropy")
         self.name = name
+        self.how: How = how
         self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         self.context: int = model.config.max_position_embeddings
@@ -33,7 +60,7 @@ class LikelihoodVerifier(Verifier):
         self._cache = PathCache()
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Probability of each candidate's least likely token, given the path.
+        """Likelihood of each candidate, given the path.
 
         Raises:
             VerifierError: Path and step are longer than the model's context.
@@ -63,10 +90,8 @@ class LikelihoodVerifier(Verifier):
             )
             known.ids = ids
             self._cache.put(path, known)
-            logits = out.logits[0, :-1].float()
-            tokens = torch.tensor(ids[len(before) :], device=logits.device)
-            log_probabilities = logits.log_softmax(-1).gather(1, tokens[:, None])
-            rewards.append(float(log_probabilities.min().exp().clamp(0, 1)))
+            tokens = torch.tensor(ids[len(before) :], device=out.logits.device)
+            rewards.append(likelihood(out.logits[0, :-1], tokens, self.how))
             computed += len(ids) - kept
             reused += kept
             scored += len(ids) - max(kept, prompt)
@@ -75,13 +100,21 @@ class LikelihoodVerifier(Verifier):
 
 
 def load_likelihood(
-    model: str, *, dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
+    model: str, *, how: How = "min", dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
 ) -> LikelihoodVerifier:
-    """Load a causal language model as likelihood verifier; arguments and errors as in `load_generator`."""
+    """Load a causal language model as likelihood verifier.
+
+    Args:
+        model: Hub id or folder.
+        how: See `likelihood`.
+        dtype: As in `load_generator`, and so are the others and the errors.
+        device: The same.
+        allow_pickles: The same.
+    """
     where = loading.choose_device(device)
     kind = loading.choose_dtype(dtype, where)
     folder = loading.find(model, allow_pickles)
     loading.shards(folder, model, allow_pickles)
     return LikelihoodVerifier(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model
+        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, how
     )
