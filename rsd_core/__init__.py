@@ -34,11 +34,12 @@ from rsd_core.stopping import TextStream
 __version__ = "0.1.0"
 __all__ = [
     "Account", "BatchError", "BinaryStep", "BudgetAware", "Cancellation", "Clipping", "ConfigurationError",
-    "Constant", "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event", "Explains",
-    "Explanation", "Finished", "Generation", "Interrupted", "Ledger", "Limits", "Logistic", "Message", "MissingDependency", "Model", "NextWord", "Path",
-    "Policy", "PredictsWords", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result",
-    "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "Step",
-    "StepAccepted", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
-    "StepScored", "Target", "TargetError", "TargetOnly", "TextStream", "Usage", "Verifier", "VerifierError",
-    "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
+    "Constant", "Decoder", "Degradation", "Degraded", "DraftOnly", "Drafter", "DrafterError", "Event",
+    "Explains", "Explanation", "Finished", "Generation", "Interrupted", "Ledger", "Limits", "Logistic",
+    "Message", "MissingDependency", "Model", "NextWord", "Path", "Policy", "PredictsWords", "Price", "Prompt",
+    "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestOptions", "Result", "RewardGuidedDecoder",
+    "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "Step", "StepAccepted", "StepDrafted",
+    "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Target",
+    "TargetError", "TargetOnly", "TextStream", "Usage", "Verifier", "VerifierError", "WeightingPolicy",
+    "as_prompt", "backends", "boxed", "load", "parse_policy",
 ]

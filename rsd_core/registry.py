@@ -2,9 +2,11 @@
 
 A spec is `KIND:REST`, with options of the kind as `KIND,KEY=VALUE,…:REST`. Kinds that are made of other models take
 specs as their rest, with `|` between several of them and parentheses around one that has a `|` of its own:
-`judge:hf:ORG/MODEL`, `cascade,low=0.2:rule:arithmetic|(ensemble,how=min:prm:A|prm:B)`. Each kind belongs to a backend that is imported when it is first named, so that nothing is
-needed for the kinds one does not use. Other packages add kinds through entry points in the group `rsd.backends`;
-the entry's name is the kind, its object a function from the rest of the spec (and keyword options) to a model.
+`judge:hf:ORG/MODEL`, `cascade,low=0.2:rule:arithmetic|(ensemble,how=min:prm:A|prm:B)`.
+
+Each kind belongs to a backend that is imported when it is first named, so that nothing is needed for the kinds one
+does not use. Other packages add kinds through entry points in the group `rsd.backends`; the entry's name is the kind,
+its object a function from the rest of the spec (and keyword options) to a model.
 """
 
 from __future__ import annotations

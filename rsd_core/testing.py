@@ -19,7 +19,7 @@ from rsd_core.interfaces import Drafter, Generation, Scores, StepRequest, Target
 from rsd_core.paths import Path, Step
 
 StepScript = Sequence[str | Exception] | Callable[[Path, random.Random], str | Exception]
-RewardScript = Sequence[float | None | Exception] | Callable[[Path, Step], float | None | Exception]
+RewardScript = Sequence[float | Exception | None] | Callable[[Path, Step], float | Exception | None]
 
 
 class _Scripted:

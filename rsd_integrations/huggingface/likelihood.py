@@ -17,7 +17,6 @@ from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from rsd_integrations.huggingface.worker import in_worker, threads_for
 
-
 How = Literal["min", "mean", "entropy"]
 
 
@@ -45,9 +44,7 @@ class LikelihoodVerifier(Verifier):
     whether it would have written the step, or any other.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, how: How = "min"
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, how: How = "min") -> None:
         if how not in ("min", "mean", "entropy"):
             raise ConfigurationError(f"how={how!r} is unknown; choose min, mean or entropy")
         self.name = name

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.prm_formats import Head, PRMFormat, Reader, bind, find_format, fits
-
 
 
 class RewardHead(nn.Module):
@@ -91,8 +89,8 @@ class Weights:
 
 def load_parts(
     model: str, dtype: str | None, device: str | None, format: str | None, separator: str | None, pickles: bool
-) -> tuple[PreTrainedModel, RewardHead, Reader]:
-    """Body, head and reader of a reward model; arguments and errors as in `load_verifier`."""
+) -> tuple[PreTrainedModel, RewardHead, PreTrainedTokenizerBase, Reader]:
+    """Body, head, tokenizer and reader of a reward model; arguments and errors as in `load_verifier`."""
     where = loading.choose_device(device)
     kind = loading.choose_dtype(dtype, where)
     folder = loading.find(model, pickles)
@@ -104,7 +102,7 @@ def load_parts(
     reader = bind(form, tokenizer, model, separator)
     config = _config(raw, model)
     head = _head(form, reader, weights, folder, config, pickles).to(where)
-    return _body(folder, config, kind, where, weights, pickles), head.eval(), reader
+    return _body(folder, config, kind, where, weights, pickles), head.eval(), tokenizer, reader
 
 
 def _config(raw: dict[str, Any], model: str) -> PretrainedConfig:
@@ -128,9 +126,9 @@ def _body(
     folder: Path, config: PretrainedConfig, dtype: torch.dtype, where: torch.device, weights: Weights, pickles: bool
 ) -> PreTrainedModel:
     """The native body, checked to be whole: what is missing or not finite would make every score random."""
-    native = MODEL_MAPPING[type(config)]
+    native: Any = MODEL_MAPPING[type(config)]
     # The heads are none of the body's business.
-    body_class = type(native.__name__, (native,), {"_keys_to_ignore_on_load_unexpected": [".*"]})
+    body_class: Any = type(native.__name__, (native,), {"_keys_to_ignore_on_load_unexpected": [".*"]})
     with loading.quiet():
         body, told = body_class.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=None if pickles else True, output_loading_info=True
@@ -150,7 +148,9 @@ def _body(
             raise ConfigurationError(f"{model}: the buffer {name} holds no sensible numbers after loading")
     wrong = {str(p.dtype) for p in body.parameters() if p.dtype != dtype}
     if wrong:
-        raise ConfigurationError(f"{model}: loaded with weights of {', '.join(sorted(wrong))} where {dtype} was asked for")
+        raise ConfigurationError(
+            f"{model}: loaded with weights of {', '.join(sorted(wrong))} where {dtype} was asked for"
+        )
     loaded: PreTrainedModel = body
     return loaded
 
@@ -172,8 +172,8 @@ def _head(
     others = [name for name in weights.shapes if not name.startswith(("model.", "layers.", "lm_head.", "embed_tokens"))]
     raise ConfigurationError(
         f"{weights.model}: the reward head of the format {form.name} ({wanted}) is missing from its weights, or has "
-        f"another shape; a random one would score at random. Beside the body they hold: {', '.join(others[:8]) or 'nothing'}. "
-        "Is the download complete, and is this the model's format?"
+        f"another shape; a random one would score at random. Beside the body they hold: "
+        f"{', '.join(others[:8]) or 'nothing'}. Is the download complete, and is this the model's format?"
     )
 
 
@@ -206,8 +206,8 @@ def _word_head(words: tuple[int, int], weights: Weights, config: PretrainedConfi
 def _separate_head(file: Path, model: str, pickles: bool) -> RewardHead:
     if not pickles:
         raise ConfigurationError(
-            f"{model}: its reward head is the pickle {file.name}, and pickles can run code when they are read. Load the "
-            "model with allow_pickles=True if you trust it."
+            f"{model}: its reward head is the pickle {file.name}, and pickles can run code when they are read. Load "
+            "the model with allow_pickles=True if you trust it."
         )
     state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     if "weight" not in state or not all(torch.isfinite(tensor).all() for tensor in state.values()):

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rsd_core import Explanation, Path, PromptError, Scores, Step, Usage, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.reward_models import RewardHead, load_parts
-from rsd_integrations.huggingface.vocabulary import PathIds
+from rsd_integrations.huggingface.vocabulary import PathIds, Vocabulary
 from rsd_integrations.huggingface.worker import in_worker, threads_for
 from rsd_integrations.prm_formats import Layout, Reader
 
@@ -26,10 +26,17 @@ class HuggingFaceVerifier(Verifier):
     """
 
     def __init__(
-        self, body: PreTrainedModel, head: RewardHead, reader: Reader, name: str, context: int | None = None
+        self,
+        body: PreTrainedModel,
+        head: RewardHead,
+        tokenizer: PreTrainedTokenizerBase,
+        reader: Reader,
+        name: str,
+        context: int | None = None,
     ) -> None:
         self.name = name
         self.body, self.head, self.reader = body, head, reader
+        self.vocabulary = Vocabulary(tokenizer, body.config.vocab_size)
         self.context: int = context or body.config.max_position_embeddings
         """Longest sequence in tokens."""
         self.flops_per_token = loading.flops_per_token(body, head)
@@ -132,5 +139,5 @@ def load_verifier(
         ConfigurationError: No such checkpoint, no safetensors in it, no reward head that is known, a body that is not
             whole, or a tokenizer that does not know the format's separator or words.
     """
-    body, head, reader = load_parts(model, dtype, device, format, separator, allow_pickles)
-    return HuggingFaceVerifier(body, head, reader, model, context)
+    parts = load_parts(model, dtype, device, format, separator, allow_pickles)
+    return HuggingFaceVerifier(*parts, model, context)

@@ -122,7 +122,9 @@ class Vocabulary:
                 raise ConfigurationError(f"the tokenizer joins {before!r} and {word!r}; let the text end elsewhere")
             firsts.append(ids[len(anchor)])
         if len(set(firsts)) < len(firsts):
-            raise ConfigurationError(f"some of the words {list(words)} begin with the same token, and cannot be told apart")
+            raise ConfigurationError(
+                f"some of the words {list(words)} begin with the same token, and cannot be told apart"
+            )
         return firsts
 
     def _encode_node(self, node: Path) -> Sequence[int]:

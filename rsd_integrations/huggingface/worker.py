@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch
 
-from rsd_core import Generation, Interrupted, Scores
+from rsd_core import Generation, Interrupted, NextWord, Scores
 
-T = TypeVar("T", Generation, Scores)
+T = TypeVar("T", Generation, Scores, NextWord)
 _ALL = torch.get_num_threads()
 _worker: ThreadPoolExecutor
 

@@ -4,14 +4,17 @@ A format knows nothing of where a model runs; `rsd_integrations.huggingface` and
 """
 
 from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Turns, Words
+from rsd_integrations.prm_formats.generative import CRITICS, Critic
 from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, fits
-from rsd_integrations.prm_formats.layouts import Layout, Tokenizer
+from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
 from rsd_integrations.prm_formats.readers import Reader, bind
 
 __all__ = [
     "CONFIG_KEY",
+    "CRITICS",
     "FORMATS",
     "Chat",
+    "Critic",
     "Head",
     "Layout",
     "PRMFormat",
@@ -23,4 +26,5 @@ __all__ = [
     "bind",
     "find_format",
     "fits",
+    "problem",
 ]

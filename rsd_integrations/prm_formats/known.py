@@ -131,8 +131,17 @@ UNIVERSAL = PRMFormat(
         "You are a helpful assistant.",
         PROBLEM + "\n\n###\n\nThe reference answer is: There is no reference answer for this question.",
     ),
-    heads=tuple(Head((name,), 1) for name in ("v_head.summary", "v_head", "value_head", "reward_head", "score"))
-    + (Head(("score.0", "score.2"), 1),),
+    heads=tuple(
+        Head(layers, 1)
+        for layers in (
+            ("v_head.summary",),
+            ("v_head",),
+            ("value_head",),
+            ("reward_head",),
+            ("score",),
+            ("score.0", "score.2"),
+        )
+    ),
     separator="\n\n",
     read="at an end-of-text token after each step, which is then taken back",
     apart=False,

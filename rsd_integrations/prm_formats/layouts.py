@@ -72,8 +72,8 @@ def follow(tokenizer: Tokenizer, text: str, after: str, model: str) -> list[int]
     ids = encode(tokenizer, after + text)
     if ids[: len(anchor)] != anchor:
         raise ConfigurationError(
-            f"{model}: its tokenizer joins {after!r} with the beginning of {text[:20]!r}, so scores would be read at the "
-            "wrong place. Use the tokenizer that was published with the reward model."
+            f"{model}: its tokenizer joins {after!r} with the beginning of {text[:20]!r}, so scores would be read at "
+            "the wrong place. Use the tokenizer that was published with the reward model."
         )
     return ids[len(anchor) :]
 
@@ -102,16 +102,16 @@ def turn(tokenizer: Tokenizer, messages: Sequence[Message], model: str) -> list[
     """
     if not tokenizer.chat_template:
         raise ConfigurationError(
-            f"{model}: its tokenizer has no chat template, which the format needs. Use the tokenizer that was published "
-            "with the reward model."
+            f"{model}: its tokenizer has no chat template, which the format needs. Use the tokenizer that was "
+            "published with the reward model."
         )
     rows = [{"role": message.role, "content": message.content} for message in messages]
     text = str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=False))
     lost = [message for message in messages if message.content.strip() not in text]
     if lost:
         raise PromptError(
-            f"{model}: its chat template drops or cuts the {lost[0].role} message {lost[0].content[:60]!r}, so the model "
-            "would judge steps of a problem it cannot see. Use the template that was published with the reward model."
+            f"{model}: its chat template drops or cuts the {lost[0].role} message {lost[0].content[:60]!r}, so the "
+            "model would judge steps of a problem it cannot see. Use the template that was published with it."
         )
     return text.split(MARK)
 

@@ -7,7 +7,17 @@ from abc import ABC, abstractmethod
 
 from rsd_core import ConfigurationError, Message, Prompt
 from rsd_integrations.prm_formats.formats import PROBLEM, Chat, PRMFormat, Text, Turns, Words
-from rsd_integrations.prm_formats.layouts import MARK, Layout, Tokenizer, begin, encode, follow, one_token, problem, turn
+from rsd_integrations.prm_formats.layouts import (
+    MARK,
+    Layout,
+    Tokenizer,
+    begin,
+    encode,
+    follow,
+    one_token,
+    problem,
+    turn,
+)
 
 
 class Reader(ABC):
@@ -75,8 +85,8 @@ class StepReader(Reader):
             ids = follow(self.tokenizer, lead + text + self._separator, "a" if lead else "\n", self.model)
         if self._end is not None and ids[-1] != self._end:
             raise ConfigurationError(
-                f"{self.model}: its tokenizer joins the separator {self._separator!r} with the step {text[-40:]!r}, so its "
-                "score cannot be read. Use the tokenizer that was published with the reward model."
+                f"{self.model}: its tokenizer joins the separator {self._separator!r} with the step {text[-40:]!r}, so "
+                "its score cannot be read. Use the tokenizer that was published with the reward model."
             )
         return Layout((*ids, *self._closing), (len(ids) + len(self._closing) - 1,), len(ids))
 
@@ -103,7 +113,9 @@ class StepReader(Reader):
     def _only_token(self, separator: str) -> int:
         """The id that the separator ends in. A space before it may be a token of its own."""
         for text in (separator, separator.strip(" ")):
-            ids = follow(self.tokenizer, text, "a", self.model) if not self.format.apart else encode(self.tokenizer, text)
+            ids = (
+                follow(self.tokenizer, text, "a", self.model) if not self.format.apart else encode(self.tokenizer, text)
+            )
             if len(ids) == 1:
                 return ids[0]
         raise ConfigurationError(
@@ -154,8 +166,8 @@ def bind(format: PRMFormat, tokenizer: Tokenizer, model: str, separator: str | N
     """
     if separator is not None and not format.choose_separator:
         raise ConfigurationError(
-            f"{model}: the format {format.name} reads scores {format.read}; with the separator {separator!r} they would "
-            "be read elsewhere. Leave the separator out, or name the format the model was trained in."
+            f"{model}: the format {format.name} reads scores {format.read}; with the separator {separator!r} they "
+            "would be read elsewhere. Leave the separator out, or name the format the model was trained in."
         )
     chosen = format.separator if separator is None else separator
     if chosen is None or (format.choose_separator and not chosen):
