@@ -16,6 +16,7 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(str(MissingDependency(missing.name or "typer", "cli", "the rsd command"))) from None
 
+from rsd_integrations.cli.score import processbench, score
 from rsd_integrations.cli.show import RunView, eval_progress, eval_table
 from rsd_integrations.evaluation.runner import evaluate
 from rsd_integrations.evaluation.tasks import TASKS, find_task
@@ -84,12 +85,17 @@ def run(
 
 @app.command("eval")
 def eval_(
-    task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")] = "embedded",
+    task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}, processbench.")] = "embedded",
     methods: Annotated[
         str,
         typer.Option(help="Separated by `;` or spaces: rsd, target, draft, rsd@POLICY. Plain names also by commas."),
     ] = "rsd,target,draft",
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of problems.")] = 100,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", "-n", min=1, help="Number of problems, 100 by default; for processbench of each split, all."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws the problems and the random numbers.")] = 1,
     draft: Draft = None,
     target: TargetSpec = None,
@@ -98,6 +104,10 @@ def eval_(
     temperature: Temperature = None,
     config: ConfigFile = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="processbench: its files, or one of them.")] = None,
+    threshold: Annotated[
+        str, typer.Option(help="processbench: a step below it counts as wrong; `auto` chooses the best on gsm8k.")
+    ] = "0.5",
 ) -> None:
     """Compare methods over the same problems: accuracy, FLOPs, seconds, share of the target.
 
@@ -106,7 +116,10 @@ def eval_(
     made = _config(config, draft, target, verifier, policy, temperature, seed)
     if json_file is not None and not json_file.parent.is_dir():
         raise RSDError(f"--json {json_file}: the folder {json_file.parent} does not exist")
-    console = Console()
+    if task == "processbench":
+        processbench(data, made.verifier, _threshold(threshold), n, json_file)
+        return
+    console, n = Console(), n or 100
     with eval_progress(Console(stderr=True), n) as progress:
         report = evaluate(made, task, _split(methods), n, seed, progress)
     console.print(eval_table(report))
@@ -115,10 +128,13 @@ def eval_(
         console.print(f"written to {json_file}")
 
 
+app.command()(score)
+
+
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """List what a SPEC can name."""
-    from rsd_integrations.prm_formats import FORMATS
+    from rsd_integrations.prm_formats import CRITICS, FORMATS
 
     found = backends()
     if as_json:
@@ -130,10 +146,16 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
                 f.name: {
                     "models": list(f.models),
                     "separator": f.separator,
-                    "read_position": "at the separator",
+                    "read_position": f.read,
                     "threshold": f.threshold,
+                    "aggregation": f.aggregation,
+                    "source": f.source,
                 }
                 for f in FORMATS.values()
+            },
+            "critics": {
+                c.name: {"models": list(c.models), "threshold": c.threshold, "source": c.source}
+                for c in CRITICS.values()
             },
         }
         print(json.dumps(data, indent=2))
@@ -148,6 +170,17 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     console.print("\n[bold]Process reward models[/] are told by their weights; known formats:")
     for made in FORMATS.values():
         console.print(f"    {made.name}: {', '.join(made.models)}", highlight=False)
+    console.print("\n[bold]Generative reward models[/] judge as judge:hf:MODEL:")
+    for critic in CRITICS.values():
+        if critic.models:
+            console.print(f"    {critic.name}: {', '.join(critic.models)}", highlight=False)
+
+
+def _threshold(text: str) -> float | None:
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError as error:
+        raise RSDError(f"--threshold {text!r} is neither a number nor `auto`") from error
 
 
 def _split(methods: str) -> list[str]:

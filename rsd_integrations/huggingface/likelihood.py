@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import ConfigurationError, Path, Scores, Step, Usage, Verifier, VerifierError
+from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Usage, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.vocabulary import Vocabulary
@@ -63,6 +63,14 @@ class LikelihoodVerifier(Verifier):
             VerifierError: Path and step are longer than the model's context.
         """
         return await in_worker(threads_for(self.flops_per_token), lambda stop: self._score(path, steps, stop))
+
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
+        before, ids = self.vocabulary.ids(path)[0], self.vocabulary.ids(path.extend(step))[0]
+        tokenizer = self.vocabulary.tokenizer
+        names = tokenizer.convert_ids_to_tokens(ids)
+        read = tuple(range(len(before) - 1, len(ids) - 1))
+        return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
 
     @torch.inference_mode()
     def _score(self, path: Path, steps: Sequence[Step], stop: threading.Event) -> Scores:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from rsd_core import ConfigurationError, Path, Price, Scores, Step, Usage, Verifier
+from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
 
 
 class Confidence(Verifier):
@@ -28,6 +28,11 @@ class Confidence(Verifier):
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:  # noqa: ARG002 - the steps carry it
         """The confidence in each candidate."""
         return Scores(tuple(self._of(step.logprobs) for step in steps), Usage())
+
+    def explain(self, path: Path, step: Step) -> Explanation:  # noqa: ARG002 - the step carries it
+        """The probabilities that the step carries."""
+        told = ", ".join(f"{math.exp(logprob):.3f}" for logprob in step.logprobs)
+        return Explanation(told or "the step carries no probabilities of its tokens")
 
     def _of(self, logprobs: Sequence[float]) -> float | None:
         if not logprobs:

@@ -19,7 +19,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -33,6 +32,9 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
+Fast: Any = PreTrainedTokenizerFast
+TokenClassifier: Any = Qwen2ForTokenClassification
+SequenceClassifier: Any = Qwen2ForSequenceClassification
 WIDTH = 64
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 TEXT = (
@@ -93,7 +95,7 @@ def llama() -> PreTrainedTokenizerBase:
     bpe.post_processor = processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
     )
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
+    made: PreTrainedTokenizerBase = Fast(tokenizer_object=bpe, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
     made.chat_template = LLAMA3
     return made
 
@@ -124,7 +126,8 @@ def mistral() -> PreTrainedTokenizerBase:
     )
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     bpe.add_special_tokens([AddedToken(name, special=True) for name in ("<unk>", "<s>", "</s>")])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    made: PreTrainedTokenizerBase = Fast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return made
 
 
 def _options(tokenizer: PreTrainedTokenizerBase, **changes: Any) -> dict[str, Any]:
@@ -190,7 +193,8 @@ def _value() -> dict[str, Tensor]:
 
 def padded_hidden(folder: Path, sequences: Sequences) -> tuple[Tensor, Tensor]:
     """Last hidden states and logits at each position: all sequences in one batch, padded on the right."""
-    model = AutoModelForCausalLM.from_pretrained(folder, config=_native(folder), dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, config=_native(folder), dtype=torch.float32)
+    model.eval()
     length = max(len(ids) for ids, _ in sequences)
     batch = torch.zeros(len(sequences), length, dtype=torch.long)
     mask = torch.zeros_like(batch)
@@ -341,7 +345,7 @@ def openr_sequences(question: str, steps: list[str]) -> Sequences:
 
 
 def trl(folder: Path) -> Path:
-    made = Qwen2ForTokenClassification(Qwen2Config(**_options(qwen(), num_labels=2)))
+    made = TokenClassifier(Qwen2Config(**_options(qwen(), num_labels=2)))
     torch.nn.init.normal_(made.score.bias)
     save(made, qwen(), folder)
     return put_on(folder, {}, id2label=..., label2id=..., num_labels=...)
@@ -403,7 +407,7 @@ def reasonflux_sequences(question: str, steps: list[str]) -> Sequences:
 
 
 def outcome(folder: Path) -> Path:
-    return save(Qwen2ForSequenceClassification(Qwen2Config(**_options(qwen(), num_labels=1))), qwen(), folder)
+    return save(SequenceClassifier(Qwen2Config(**_options(qwen(), num_labels=1))), qwen(), folder)
 
 
 def outcome_sequences(question: str, steps: list[str]) -> Sequences:
@@ -435,11 +439,8 @@ class Case:
         """The rewards of all steps by the card's recipe."""
         sequences = self.sequences(question, steps)
         assert len(sequences) == len(steps)
-        hidden, logits = padded_hidden(self._safe(folder), sequences)
+        hidden, logits = padded_hidden(folder, sequences)
         return [float(p) for p in self.head(weights(folder) | self.extra(folder), hidden, logits)]
-
-    def _safe(self, folder: Path) -> Path:
-        return folder
 
 
 def _bias_head(prefix: str) -> Any:
@@ -488,9 +489,7 @@ CASES = {
         {"format": "universal-prm", "allow_pickles": True},
         _pickled,
     ),
-    "reasonflux-1.5b": Case(
-        reasonflux_small, reasonflux_sequences, _bias_head(""), {"allow_pickles": True}, _pickled
-    ),
+    "reasonflux-1.5b": Case(reasonflux_small, reasonflux_sequences, _bias_head(""), {"allow_pickles": True}, _pickled),
     "outcome": Case(outcome, outcome_sequences, _bias_head("score.")),
 }
 
@@ -498,6 +497,3 @@ CASES = {
 def make(name: str, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     return CASES[name].make(folder)
-
-
-__all__ = ["AutoTokenizer", "CASES", "Case", "make", "put_on", "weights"]
