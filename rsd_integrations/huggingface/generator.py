@@ -66,7 +66,8 @@ class HuggingFaceGenerator(Drafter, Target):
         known = self._cache.take(path, ids, at_most=len(ids) - 1)
         reused = len(known.ids)
         logprobs = self._forward(known, ids[reused:]).float().log_softmax(-1)
-        self._cache.put(path, known)
+        # A judged step is a path of its own that may not live on; the path before it does, and serves those after it.
+        self._cache.put(path.parent or path, known)
         usage = Usage(len(ids), len(ids) - reused, reused, seconds=time.perf_counter() - started)
         return NextWord(tuple(float(logprobs[first]) for first in firsts), usage)
 

@@ -13,11 +13,13 @@ class Head:
     """A reward head of its own: linear layers with ReLU between them, by the names of their tensors."""
 
     layers: tuple[str, ...]
-    """Each has a `.weight` and, mostly, a `.bias`."""
+    """Each has a `.weight`, and a `.bias` where `bias` says so."""
     outputs: int
     """1 for a value, 2 for the logits of wrong and right, in this order."""
     ensemble: bool = False
     """Several heads in one tensor, weights as [member, in, out]; the reward is their mean probability."""
+    bias: bool = True
+    """Whether a bias has to be there; one that is there counts in any case."""
     file: str | None = None
     """The file of the head, where it lies apart from the model's weights."""
 

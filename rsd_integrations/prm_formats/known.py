@@ -132,7 +132,7 @@ UNIVERSAL = PRMFormat(
         PROBLEM + "\n\n###\n\nThe reference answer is: There is no reference answer for this question.",
     ),
     heads=tuple(
-        Head(layers, 1)
+        Head(layers, 1, bias=False)
         for layers in (
             ("v_head.summary",),
             ("v_head",),
@@ -164,7 +164,7 @@ REASONFLUX_SMALL = PRMFormat(
 OUTCOME = PRMFormat(
     name="outcome",
     prompt=Chat(),
-    heads=(Head(("score",), 1), Head(("score.0", "score.2"), 1)),
+    heads=(Head(("score",), 1, bias=False), Head(("score.0", "score.2"), 1)),
     separator="",
     read="at the end of the assistant's turn, which is then taken back",
     closing="turn",
@@ -224,8 +224,8 @@ def fits(head: Head, tensors: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether a checkpoint holds this head: all of its tensors, with as many outputs as it should have."""
     if head.file is not None:
         return head.file in tensors
-    names = [f"{layer}.weight" for layer in head.layers]
-    if not all(name in tensors for name in names):
+    parts = ("weight", "bias") if head.bias else ("weight",)
+    if not all(f"{layer}.{part}" in tensors for layer in head.layers for part in parts):
         return False
-    shape = tensors[names[-1]]
+    shape = tensors[f"{head.layers[-1]}.weight"]
     return (len(shape) == 3 and shape[2] == head.outputs) if head.ensemble else shape[0] == head.outputs

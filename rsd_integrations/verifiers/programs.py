@@ -27,8 +27,9 @@ class Programs(Verifier):
     verifier abstains. Tests are Python statements, such as `assert add(2, 3) == 5`.
 
     The program runs in a process of its own with limits on time, memory, files and processes, without environment
-    variables, and without network where the system lets a process give it up (Linux with user namespaces). That stops
-    accidents and careless programs. It is no jail against a hostile one: run those in a container.
+    variables, and without network where the system lets a process give it up (Linux with user namespaces; the limit on
+    processes does not hold for root). That stops accidents and careless programs. It is no jail against a hostile
+    one, which could read files or forge its result: run those in a container.
 
     Args:
         tests: The tests of each problem, by the problem's text.

@@ -46,15 +46,16 @@ def main() -> None:
     sys.stdin = io.StringIO()
     out, sys.stdout, sys.stderr = sys.stdout, io.StringIO(), io.StringIO()
     give_up(job["seconds"], job["memory"])
-    passed = []
+    passed, own = [], os.getpid()
     for test in job["tests"]:
         try:
             exec(compile(f"{job['code']}\n\n{test}", "program", "exec"), {"__name__": "program"})  # noqa: S102
             passed.append(True)
         except BaseException:
             passed.append(False)
-    out.write(json.dumps(passed))
-    out.flush()
+    if os.getpid() == own:  # a process that the program started has nothing to say
+        out.write(json.dumps(passed))
+        out.flush()
     os._exit(0)
 
 

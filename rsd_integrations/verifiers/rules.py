@@ -109,7 +109,7 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
 
 def _unbalanced(text: str) -> str | None:
     """A brace outside of code that does not close, as in broken LaTeX; other brackets have honest uses alone."""
-    plain = re.sub(r"```.*?(?:```|\Z)|`[^`\n]*`|\\\\[{}]", "", text, flags=re.DOTALL)
+    plain = re.sub(r"```.*?(?:```|\Z)|`[^`\n]*`|\\[{}]", "", text, flags=re.DOTALL)
     depth = 0
     for char in plain:
         depth += (char == "{") - (char == "}")
