@@ -3,10 +3,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help run test check format train eval clean
+.PHONY: help run test check format langchain-versions train eval clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ check: .venv/ready  ## Lint, types and import rules
 format: .venv/ready  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+langchain-versions: .venv/ready  ## Test on the oldest and newest langchain-core, and write the table of the docs
+	$(BIN)/python -m tests.langchain.conformance --markdown docs/langchain-conformance.md
 
 eval: .venv/ready  ## Compare RSD with its models alone on 200 held-out problems
 	$(BIN)/rsd eval --n 200

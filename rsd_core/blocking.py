@@ -59,8 +59,8 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         wait_for(_close(source))
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work in a thread of its own, in the caller's context.
+async def in_thread(work: Callable[[], T], context: contextvars.Context | None = None) -> T:
+    """Run blocking work in a thread of its own, in the caller's context or the one given.
 
     Pools have a size, and work that waits for other work of the same pool can use it up and stand still for ever.
     """
@@ -72,7 +72,9 @@ async def in_thread(work: Callable[[], T]) -> T:
         except BaseException as error:
             done.set_exception(error)
 
-    threading.Thread(target=run, args=(contextvars.copy_context(),), name="rsd-blocking", daemon=True).start()
+    threading.Thread(
+        target=run, args=(context or contextvars.copy_context(),), name="rsd-blocking", daemon=True
+    ).start()
     return await asyncio.wrap_future(done)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+import weakref
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from rsd_core.interfaces import Model
 from rsd_core.registry import load
@@ -22,13 +21,13 @@ class LoadedModels:
         self._lock = threading.Lock()
         self._models: dict[str, Any] = {}
 
-    def get(self, model: str | Model, make: Callable[[str], Any] = load) -> Any:
+    def get(self, model: str | Model) -> Any:
         """The model behind a spec; a model is given back as it is. Threads that come first load it once."""
         if not isinstance(model, str):
             return model
         with self._lock:
             if model not in self._models:
-                self._models[model] = make(model)
+                self._models[model] = load(model)
             return self._models[model]
 
     def has(self, *models: str | Model) -> bool:
@@ -47,7 +46,7 @@ class LoadedModels:
     __hash__ = None  # type: ignore[assignment]
 
 
-_identities: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+_identities: dict[int, str] = {}
 _lock = threading.Lock()
 
 
@@ -57,4 +56,7 @@ def identity(model: object) -> str:
     Two objects of the same name may hold other weights; a cache must never take one for the other.
     """
     with _lock:
-        return _identities.setdefault(model, f"{getattr(model, 'name', type(model).__name__)}#{uuid.uuid4().hex[:12]}")
+        if id(model) not in _identities:  # keyed on no object: what equals it is another one, and some have no hash
+            _identities[id(model)] = f"{getattr(model, 'name', type(model).__name__)}#{uuid.uuid4().hex[:12]}"
+            weakref.finalize(model, _identities.pop, id(model)).atexit = False
+        return _identities[id(model)]

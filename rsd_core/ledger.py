@@ -33,6 +33,11 @@ class Account:
     cost: float | None = 0.0
     """Money; None when the model has no price."""
 
+    @property
+    def read(self) -> int:
+        """Tokens read: prompts and prefixes, from caches or not."""
+        return self.computed - self.generated + self.reused
+
     def charge(self, model: Model, usage: Usage) -> None:
         """Add one call; of a model made of others, the work of each at its own rate."""
         self.calls += 1

@@ -96,8 +96,12 @@ class Result:
         """The result behind `to_dict`; its prompt is empty unless the data holds one."""
         return _adapter().validate_python({"prompt": (), **data})
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain JSON data, without the prompt."""
+    def to_dict(self, *, rejected: bool = True) -> dict[str, object]:
+        """Plain JSON data, without the prompt.
+
+        Args:
+            rejected: Whether to tell the texts of rejected drafts; they are empty otherwise.
+        """
         return {
             "text": self.text,
             "answer": self.answer,
@@ -108,7 +112,7 @@ class Result:
                     "author": step.author,
                     "reward": step.reward,
                     "accepted": step.accepted,
-                    "discarded_draft": step.discarded_draft,
+                    "discarded_draft": step.discarded_draft if rejected else step.discarded_draft and "",
                     "size": step.size,
                 }
                 for step in self.steps

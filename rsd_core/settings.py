@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rsd_core.errors import ConfigurationError
 from rsd_core.interfaces import Sampling
 from rsd_core.limits import Limits
+from rsd_core.policies import explain
 
 
 class Settings(BaseModel):
@@ -46,3 +48,16 @@ class Settings(BaseModel):
     def sampling(self) -> Sampling:
         """How tokens are chosen."""
         return Sampling(self.temperature, self.top_p)
+
+    def updated(self, **values: Any) -> Settings:
+        """These settings with other values. Limits go by their own names; None leaves a value as it is.
+
+        Raises:
+            ConfigurationError: A name is unknown, or a value out of its range.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        limits = {name: given.pop(name) for name in Limits.model_fields if name in given}
+        try:
+            return Settings.model_validate({**dict(self), **given, "limits": {**dict(self.limits), **limits}})
+        except ValidationError as error:
+            raise ConfigurationError(f"invalid settings: {explain(error)}") from error

@@ -15,6 +15,7 @@ settings.load_profile("rsd")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 
 if TYPE_CHECKING:
+    from rsd_core import RewardGuidedDecoder
     from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 
 
@@ -28,33 +29,79 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In every test that runs models: the tokens a call reports are those that a hook saw go through the model."""
+    """In every test that runs models: the tokens that calls report are those that a hook saw go through the model.
+
+    No forward pass holds padding, so the sums agree to the token; a call that shared its model with no other agrees by
+    itself, also when it was cut short.
+    """
+    from rsd_core import Interrupted, Usage
     from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier, LikelihoodVerifier
 
+    meters: dict[int, Meter] = {}
     wrong: list[str] = []
 
-    def watched(original: Callable[..., Any], attribute: str) -> Callable[..., Any]:
-        def call(self: Any, *args: Any) -> Any:
-            counter = Counter()
-            counter.watch("call", getattr(self, attribute))
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(self: Any, *args: Any, **options: Any) -> Any:
+            module = self.runner.model
+            meter = meters.setdefault(id(module), Meter(self.name, module))
+            alone, before = meter.enter(), meter.seen
+            usage = Usage()
             try:
-                made = original(self, *args)
+                made = await original(self, *args, **options)
+                usage = made.usage
+            except Interrupted as cut:
+                usage = cut.usage
+                raise
             finally:
-                counter.close()
-            if made.usage.computed != counter.tokens["call"]:
-                wrong.append(f"{self.name}: told {made.usage.computed}, computed {counter.tokens['call']}")
+                meter.told += usage.computed
+                seen = meter.seen - before
+                if meter.leave(alone) and usage.computed != seen:
+                    wrong.append(f"{self.name}: told {usage.computed}, computed {seen}")
             return made
 
         return call
 
-    for kind, method, attribute in (
-        (HuggingFaceGenerator, "_generate", "model"),
-        (HuggingFaceVerifier, "_score", "body"),
-        (LikelihoodVerifier, "_score", "model"),
+    for kind, method in (
+        (HuggingFaceGenerator, "generate"),
+        (HuggingFaceGenerator, "next_word"),
+        (HuggingFaceVerifier, "score"),
+        (LikelihoodVerifier, "score"),
     ):
-        monkeypatch.setattr(kind, method, watched(getattr(kind, method), attribute))
+        monkeypatch.setattr(kind, method, watched(getattr(kind, method)))
     yield
+    for meter in meters.values():
+        meter.close()
     assert not wrong
+    assert [(meter.name, meter.told) for meter in meters.values()] == [(m.name, m.seen) for m in meters.values()]
+
+
+class Meter:
+    """Tokens that went through a model during a test, as told and as seen, and how many calls are in flight."""
+
+    def __init__(self, name: str, module: object) -> None:
+        self.name, self.told = name, 0
+        self._counter = Counter()
+        self._counter.watch("model", module)
+        self._inside = 0
+        self._crowd = 0
+
+    @property
+    def seen(self) -> int:
+        return self._counter.tokens["model"]
+
+    def enter(self) -> int:
+        """Number of calls so far, and of the one that begins."""
+        self._inside += 1
+        self._crowd += 1
+        return self._crowd if self._inside == 1 else 0
+
+    def leave(self, entered: int) -> bool:
+        """Whether no other call came near one that ends."""
+        self._inside -= 1
+        return self._crowd == entered
+
+    def close(self) -> None:
+        self._counter.close()
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +126,14 @@ def verifier() -> HuggingFaceVerifier:
     from rsd_integrations.huggingface import load_verifier
 
     return load_verifier(str(FOLDER / "prm"))
+
+
+@pytest.fixture(scope="session")
+def family() -> RewardGuidedDecoder:
+    """The embedded models as they come."""
+    from rsd_core import RSDConfig
+
+    return RSDConfig().build()
 
 
 @pytest.fixture(scope="session")

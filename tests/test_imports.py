@@ -4,12 +4,15 @@ import ast
 import subprocess
 import sys
 import venv
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
-import pydantic
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import rsd_core
+from rsd_core.errors import DISTRIBUTION
 
 ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "rsd_core"}
@@ -20,6 +23,7 @@ ROOMS = {
     "huggingface": {"prm_formats"},
     "embedded": {"huggingface"},
     "langchain": set(),
+    "llamaindex": set(),
     "evaluation": {"embedded"},
     "cli": {"evaluation", "prm_formats"},
 }
@@ -70,22 +74,40 @@ def test_the_core_stays_small() -> None:
     assert lines < 2600  # the whole of it should be readable in an hour
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the base installation's packages and nothing else."""
-    folder = tmp_path_factory.mktemp("bare")
+def required(extra: str = "") -> list[Distribution]:
+    """The distributions that `pip install "rsd-decoding[extra]"` brings, as their metadata say."""
+    names = {DISTRIBUTION}
+    todo = [Requirement(f"{DISTRIBUTION}[{extra}]")]
+    for requirement in todo:
+        for further in map(Requirement, distribution(requirement.name).requires or ()):
+            name, extras = canonicalize_name(further.name), requirement.extras or {""}
+            asked = further.marker is None or any(further.marker.evaluate({"extra": one}) for one in extras)
+            if asked and (name not in names or further.extras):
+                names.add(name)
+                todo.append(further)
+    return [distribution(name) for name in names - {DISTRIBUTION}]
+
+
+def environment(folder: Path, extra: str = "") -> Path:
+    """The interpreter of a virtual environment with what an installation brings and nothing else."""
     venv.create(folder, with_pip=False, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")
-    here = Path(pydantic.__file__).parent.parent
-    for name in ("pydantic", "pydantic_core", "annotated_types", "typing_inspection", "typing_extensions.py"):
-        (site / name).symlink_to(here / name)
+    for installed in required(extra):
+        for name in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
+            (site / name).symlink_to(str(installed.locate_file(name)))
     for name in ("rsd_core", "rsd_integrations"):
         (site / name).symlink_to(ROOT / name)
     return folder / "bin" / "python"
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the base installation."""
+    return environment(tmp_path_factory.mktemp("bare"))
+
+
 def python(bare: Path, code: str) -> str:
-    done = subprocess.run([bare, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([bare, "-I", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -109,6 +131,26 @@ def test_a_missing_extra_is_named_with_its_pip_line(bare: Path) -> None:
     failed = subprocess.run([bare, "-m", "rsd_integrations.cli"], capture_output=True, text=True, check=False)
     assert failed.returncode != 0
     assert 'pip install "rsd-decoding[cli]"' in failed.stderr
+
+
+def test_the_extra_langchain_brings_all_that_its_models_need(tmp_path: Path) -> None:
+    code = """
+import sys
+from langchain_core.language_models import FakeListChatModel
+from rsd_core import MissingDependency
+from rsd_integrations.langchain import RSDLLM, ChatRSD, RSDRunnable
+
+models = {"draft": "scripted:draft", "target": "scripted:target", "verifier": "scripted:verifier"}
+for model in (ChatRSD(**models), RSDRunnable(**models)):
+    assert "boxed{10}" in model.invoke("q").text
+assert "boxed{10}" in RSDLLM(**models).invoke("q")
+draft, target = FakeListChatModel(responses=["x"]), FakeListChatModel(responses=["y"])
+assert ChatRSD(draft=draft, target=target, verifier=lambda *_: 0).invoke("q").text == "y"
+assert not {"torch", "transformers", "langchain", "langgraph"} & set(sys.modules)
+try: from rsd_integrations.langchain import RSDMiddleware
+except MissingDependency as error: print(error)
+"""
+    assert 'pip install "rsd-decoding[agents]"' in python(environment(tmp_path, "langchain"), code)
 
 
 def test_the_core_imports_quickly(bare: Path) -> None:

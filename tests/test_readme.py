@@ -1,14 +1,24 @@
-"""Every Python block of the README runs, in order, as a reader would type it."""
+"""Every Python block of the README and the guides runs as a reader would type it and prints what stands under it."""
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/langchain.md", "docs/llamaindex.md")
+BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
+BLOCKS = [(page, *found) for page in PAGES for found in BLOCK.findall((ROOT / page).read_text())]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
-def test_block(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
+@pytest.mark.parametrize(
+    ("page", "block", "printed"), BLOCKS, ids=[f"{page}-{i}" for i, (page, *_) in enumerate(BLOCKS)]
+)
+def test_block(page: str, block: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with asyncio.Runner() as runner:
+        runner.get_loop()  # LlamaIndex's blocking methods would make one and leave it open
+        exec(compile(block, page, "exec"), {})
+    out = capsys.readouterr().out.strip()
+    assert out
+    assert not printed or out == printed.strip()

@@ -13,7 +13,8 @@ def row(form: PRMFormat) -> str:
     """A format's row of the table."""
     separator = "to be named" if form.separator is None else "–" if not form.separator else f"`{form.separator!r}`"
     models = "<br>".join(f"`{model}`" for model in form.models)
-    return f"| `{form.name}` | {models} | {separator} | {form.read} | {form.threshold} | {form.aggregation} | {form.source} |"
+    cells = (f"`{form.name}`", models, separator, form.read, form.threshold, form.aggregation, form.source)
+    return f"| {' | '.join(cells)} |"
 
 
 @pytest.mark.parametrize("name", FORMATS)

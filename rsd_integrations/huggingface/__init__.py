@@ -2,7 +2,8 @@
 
 from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.likelihood import LikelihoodVerifier, load_likelihood
-from rsd_integrations.huggingface.verifier import HuggingFaceVerifier, load_verifier
+from rsd_integrations.huggingface.reward_models import load_verifier
+from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 
 __all__ = [
     "HuggingFaceGenerator",

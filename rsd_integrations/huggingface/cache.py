@@ -1,57 +1,48 @@
-"""Keys and values of paths, kept between calls and rolled back when a step is rejected."""
+"""The computed sequences of paths, kept between calls and rolled back when a step is rejected."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from transformers import DynamicCache
-
 from rsd_core import Path
-
-
-@dataclass(slots=True)
-class Computed:
-    """Keys and values of some tokens."""
-
-    ids: list[int]
-    state: DynamicCache
-
-    def keep(self, count: int) -> None:
-        """Roll back to the first `count` tokens."""
-        if count < len(self.ids):
-            self.state.crop(count - len(self.ids))  # a negative count drops from the end in every version
-            del self.ids[count:]
+from rsd_integrations.huggingface.kv_store import Sequence
 
 
 class PathCache:
-    """The computed tokens of each path, freed with the path.
+    """The sequences that were computed for each path, freed with the path.
 
-    A call takes the entry of the nearest ancestor, rolls it back to what it shares with the wanted ids, and puts the
-    result under its own path. A rejected step, whose tokens follow the path in the entry, is dropped that way as
-    soon as the target's step takes its place. Used by one thread only.
+    A call takes the one that shares most with what it wants from the nearest ancestor, rolled back to what is shared,
+    and puts the result under its own path. A rejected step, whose tokens follow the path in its sequence, is dropped
+    that way as soon as the target's step takes its place. Of several candidates, the one that was chosen is found by
+    its tokens; the others are the first to go when room is needed. Used by one thread only.
     """
 
     def __init__(self) -> None:
-        self._entries: WeakKeyDictionary[Path, Computed] = WeakKeyDictionary()
+        self._sequences: WeakKeyDictionary[Path, list[Sequence]] = WeakKeyDictionary()
 
-    def take(self, path: Path, ids: list[int], at_most: int) -> Computed:
-        """The longest computed prefix of `ids` known for the path, of at most so many tokens."""
+    def take(self, path: Path, ids: list[int]) -> Sequence | None:
+        """A sequence with the longest computed prefix of `ids` known for the path."""
         for node in path.up():
-            found = self._entries.pop(node, None)
-            if found is not None:
-                found.keep(min(_shared(found.ids, ids), at_most))
-                return found
-        return Computed([], DynamicCache())
+            found = [sequence for sequence in self._sequences.pop(node, ()) if sequence.ids]
+            if found:
+                shared = [_shared(sequence.ids, ids) for sequence in found]
+                best = found.pop(max(range(len(found)), key=shared.__getitem__))
+                if found:
+                    for sequence in found:
+                        sequence.spare = True
+                    self._sequences[node] = found
+                best.truncate(max(shared))
+                best.spare = False
+                return best
+        return None
 
-    def put(self, path: Path, computed: Computed) -> None:
-        """Keep computed tokens under a path."""
-        self._entries[path] = computed
+    def put(self, path: Path, sequence: Sequence) -> None:
+        """Keep a sequence under a path."""
+        self._sequences.setdefault(path, []).append(sequence)
 
 
 def _shared(a: list[int], b: list[int]) -> int:
     """Length of the common prefix."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    if a == b[: len(a)]:
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
+from itertools import accumulate
+from math import exp
+from statistics import fmean
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Usage, Verifier, VerifierError
+from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.cache import PathCache
+from rsd_integrations.huggingface.calls import Output, Reading
+from rsd_integrations.huggingface.engine import engine_of, threads_for
+from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import Vocabulary
-from rsd_integrations.huggingface.worker import in_worker, threads_for
+from rsd_integrations.prm_formats import Layout
 
 How = Literal["min", "mean", "entropy"]
 
 
-def likelihood(logits: Tensor, tokens: Tensor, how: How) -> float:
-    """One number in [0, 1] for the tokens of a step.
+def likelihoods(logits: Tensor, tokens: Tensor, how: How) -> Tensor:
+    """For each token of some steps, its log-probability; for `entropy`, minus the entropy of the choice, in nats.
 
     Args:
         logits: [tokens, vocabulary], from which each token was to be chosen.
         tokens: The ids that were.
-        how: `min` is the least of their probabilities, `mean` their geometric mean, and `entropy` says how sure the
-            model was, whatever was chosen: exp(-H), with H the mean entropy in nats.
+        how: `min` takes the least probability of a step, `mean` the geometric mean, and `entropy` says how sure the
+            model was, whatever was chosen: exp(-H), with H the mean entropy.
     """
     logprobs = logits.float().log_softmax(-1)
     if how == "entropy":
-        return float((logprobs.exp() * logprobs).sum(-1).mean().exp().clamp(0, 1))
-    own = logprobs.gather(1, tokens[:, None])
-    return float((own.min() if how == "min" else own.mean()).exp().clamp(0, 1))
+        return (logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(1, tokens[:, None]).squeeze(1)
 
 
 class LikelihoodVerifier(Verifier):
@@ -44,17 +46,24 @@ class LikelihoodVerifier(Verifier):
     whether it would have written the step, or any other.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, how: How = "min") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        how: How = "min",
+        cache_bytes: float | None = None,
+    ) -> None:
         if how not in ("min", "mean", "entropy"):
             raise ConfigurationError(f"how={how!r} is unknown; choose min, mean or entropy")
         self.name = name
         self.how: How = how
         self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-        self.context: int = model.config.max_position_embeddings
-        """Longest sequence in tokens."""
         self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
-        self._cache = PathCache()
+        self.runner = Runner(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
+        self.context = self.runner.context
+        """Longest sequence in tokens."""
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Likelihood of each candidate, given the path.
@@ -62,7 +71,14 @@ class LikelihoodVerifier(Verifier):
         Raises:
             VerifierError: Path and step are longer than the model's context.
         """
-        return await in_worker(threads_for(self.flops_per_token), lambda stop: self._score(path, steps, stop))
+        before, prompt = self.vocabulary.ids(path)
+        layouts = [self._layout(self.vocabulary.step(step)) for step in steps]
+        longest = len(before) + max(len(layout.feed) for layout in layouts)
+        if longest > self.context:
+            raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
+        return await engine_of(self.model.device).perform(
+            self.runner, Reading(path, before, prompt, layouts, self._judge)
+        )
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
@@ -72,36 +88,20 @@ class LikelihoodVerifier(Verifier):
         read = tuple(range(len(before) - 1, len(ids) - 1))
         return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
 
-    @torch.inference_mode()
-    def _score(self, path: Path, steps: Sequence[Step], stop: threading.Event) -> Scores:
-        started = time.perf_counter()
-        before, prompt = self.vocabulary.ids(path)
-        rewards: list[float] = []
-        computed = reused = scored = prefix = 0
-        for step in steps:
-            if stop.is_set():
-                break
-            ids = [*before, *self.vocabulary.ids(path.extend(step))[0][len(before) :]]
-            if len(ids) > self.context:
-                raise VerifierError(f"{len(ids)} tokens to score, the context of {self.name} is {self.context}")
-            # The last token before the step is run again: its logits are the first token's probabilities.
-            known = self._cache.take(path, ids, at_most=len(before) - 1)
-            kept = len(known.ids)
-            out = self.model(
-                input_ids=torch.tensor([ids[kept:]], device=self.model.device),
-                past_key_values=known.state,
-                use_cache=True,
-                logits_to_keep=len(ids) - len(before) + 1,
-            )
-            known.ids = ids
-            self._cache.put(path, known)
-            tokens = torch.tensor(ids[len(before) :], device=out.logits.device)
-            rewards.append(likelihood(out.logits[0, :-1], tokens, self.how))
-            computed += len(ids) - kept
-            reused += kept
-            scored += len(ids) - max(kept, prompt)
-            prefix = len(ids)
-        return Scores(tuple(rewards), Usage(prefix, computed, reused, 0, scored, seconds=time.perf_counter() - started))
+    @staticmethod
+    def _layout(ids: Sequence[int]) -> Layout:
+        """What a model gives at a token is its opinion on the next; the last one's is of use to the next step."""
+        return Layout(tuple(ids), read=tuple(range(-1, len(ids))))
+
+    def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
+        logits = torch.cat([output.logits[:-1] for output, _ in read if output.logits is not None])
+        tokens = torch.tensor([id_ for _, layout in read for id_ in layout.feed], device=logits.device)
+        likely = likelihoods(logits, tokens, self.how).tolist()
+        ends = accumulate(len(layout.feed) for _, layout in read)
+        spans = [likely[end - len(layout.feed) : end] for end, (_, layout) in zip(ends, read, strict=True)]
+        # The logarithms of probabilities, or negative entropies; rounding may put them above 0.
+        fold = min if self.how == "min" else fmean
+        return [min(1.0, exp(fold(span))) for span in spans]
 
 
 def load_likelihood(

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.prm_formats import Head, PRMFormat, Reader, bind, find_format, fits
 
 
@@ -87,22 +88,44 @@ class Weights:
         return tensor.float()
 
 
-def load_parts(
-    model: str, dtype: str | None, device: str | None, format: str | None, separator: str | None, pickles: bool
-) -> tuple[PreTrainedModel, RewardHead, PreTrainedTokenizerBase, Reader]:
-    """Body, head, tokenizer and reader of a reward model; arguments and errors as in `load_verifier`."""
+def load_verifier(
+    model: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    format: str | None = None,
+    separator: str | None = None,
+    context: int | None = None,
+    allow_pickles: bool = False,
+) -> HuggingFaceVerifier:
+    """Load a process or outcome reward model by the tensors in its weights, without remote code.
+
+    Args:
+        model: Hub id or folder.
+        dtype: Of the body; by default fp32 on a CPU and bf16 elsewhere. The head is always fp32.
+        device: As torch names it; by default a GPU where there is one.
+        format: Name of its format, where its weights and its name do not tell; `rsd models` lists them.
+        separator: What it was trained to read scores at, where models of its format differ in that.
+        context: Longest sequence in tokens, in place of the checkpoint's `max_position_embeddings`.
+        allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
+
+    Raises:
+        ConfigurationError: No such checkpoint, no safetensors in it, no reward head that is known, a body that is not
+            whole, or a tokenizer that does not know the format's separator or words.
+    """
     where = loading.choose_device(device)
     kind = loading.choose_dtype(dtype, where)
-    folder = loading.find(model, pickles)
+    folder = loading.find(model, allow_pickles)
     raw = loading.read_config(folder)
-    weights = Weights(folder, model, pickles)
-    apart = {file.name: () for file in folder.glob("*.pt")}
+    weights = Weights(folder, model, allow_pickles)
+    apart: dict[str, tuple[int, ...]] = {file.name: () for file in folder.glob("*.pt")}
     form = find_format(raw, weights.shapes | apart, model, format)
     tokenizer = loading.load_tokenizer(folder)
     reader = bind(form, tokenizer, model, separator)
-    config = _config(raw, model)
-    head = _head(form, reader, weights, folder, config, pickles).to(where)
-    return _body(folder, config, kind, where, weights, pickles), head.eval(), tokenizer, reader
+    config = _config(raw | ({} if context is None else {"max_position_embeddings": context}), model)
+    head = _head(form, reader, weights, folder, config, allow_pickles).to(where).eval()
+    body = _body(folder, config, kind, where, weights, allow_pickles)
+    return HuggingFaceVerifier(body, head, tokenizer, reader, model)
 
 
 def _config(raw: dict[str, Any], model: str) -> PretrainedConfig:

@@ -63,6 +63,9 @@ class ChatRSD(RSDMessages, BaseChatModel):
 
     model_config = CONFIG
 
+    streaming: bool = False
+    """Whether `invoke` streams as well, so that callbacks hear of each step."""
+
     @model_validator(mode="after")
     def _set_rsd_version(self) -> ChatRSD:
         self._add_version(DISTRIBUTION, __version__)

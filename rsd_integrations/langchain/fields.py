@@ -23,8 +23,9 @@ from rsd_core.blocking import in_thread
 from rsd_core.lazy import LoadedModels, identity
 from rsd_core.policies import BinaryStep
 from rsd_core.registry import load, parse_spec
+from rsd_integrations.langchain.inner import LangChainRole
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
-from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainRole, LangChainTarget
+from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
 
 CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 """Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""
@@ -117,16 +118,15 @@ class RSDFields(BaseModel):
     def resolved(self) -> Settings:
         """The settings with the fields of LangChain's names worked in."""
         base = self.settings if self.decoder is None else self.decoder.settings
-        named = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "target_retries": self.max_retries,
-            "granularity": self.granularity or ("turn" if self._in_turns() else None),
-        }
-        limits = {"max_tokens": self.max_tokens, "max_seconds": self.timeout}
-        data = {**base.model_dump(), **_given(named), "limits": {**base.limits.model_dump(), **_given(limits)}}
-        return Settings.model_validate(data)
+        return base.updated(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            max_seconds=self.timeout,
+            target_retries=self.max_retries,
+            granularity=self.granularity or ("turn" if self._in_turns() else None),
+        )
 
     def with_options(self, options: dict[str, Any]) -> Self:
         """A copy with the fields of a single call, checked like those of the constructor."""
@@ -144,7 +144,7 @@ class RSDFields(BaseModel):
             drafter=self._model("draft", inner),
             verifier=self._model("verifier", inner),
             target=self._model("target", inner),
-            policy=self.policy,
+            policy=parse_policy(self.policy),  # text again in a copy made with model_copy
             settings=self.resolved(),
         )
 
@@ -160,7 +160,7 @@ class RSDFields(BaseModel):
         if self.decoder is not None:
             return known | {"decoder": identity(self.decoder)}
         models = {name: _identity(getattr(self, name)) for name in _MODELS}
-        return known | models | {"policy": self.policy.model_dump(mode="json")}
+        return known | models | {"policy": parse_policy(self.policy).model_dump(mode="json")}
 
     def _in_turns(self) -> bool:
         """Whether a role is a LangChain model that only writes whole messages."""
@@ -179,10 +179,6 @@ class RSDFields(BaseModel):
 
 def _default(name: str) -> Any:
     return RSDFields.model_fields[name].get_default(call_default_factory=True)
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _identity(model: Any) -> str:

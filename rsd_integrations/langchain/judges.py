@@ -13,8 +13,8 @@ from langchain_core.runnables import Runnable
 
 from rsd_core import ConfigurationError, Path, Prompt, Scores, Step, Usage, Verifier, VerifierError
 from rsd_core.blocking import in_thread
+from rsd_integrations.langchain.inner import LangChainRole
 from rsd_integrations.langchain.messages import as_text, originals
-from rsd_integrations.langchain.roles import LangChainRole
 
 RUBRIC = (
     "You judge the work of an assistant. Rate its latest step alone: is it correct, does it follow from what comes "

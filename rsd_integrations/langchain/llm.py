@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, closing
 from typing import Any
 
@@ -13,16 +12,16 @@ from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
-from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from langchain_core.prompt_values import PromptValue, StringPromptValue
+from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from rsd_core import BatchError, Event, Finished, Prompt, PromptLike, Result, StepFinished, TextStream
+from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream
+from rsd_integrations.langchain.chat_text import as_asked, keep_messages
+from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG, RSDFields
-from rsd_integrations.langchain.messages import as_prompt, text_only
 from rsd_integrations.langchain.trace import metadata, step_data, usage
 
 
@@ -78,13 +77,13 @@ class RSDLLM(RSDFields, BaseLLM):
         )
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
-        return _keep_messages(super()._convert_input(model_input))
+        return keep_messages(super()._convert_input(model_input))
 
     def generate_prompt(self, prompts: list[PromptValue], *args: Any, **kwargs: Any) -> LLMResult:
-        return super().generate_prompt([_keep_messages(prompt) for prompt in prompts], *args, **kwargs)
+        return super().generate_prompt([keep_messages(prompt) for prompt in prompts], *args, **kwargs)
 
     async def agenerate_prompt(self, prompts: list[PromptValue], *args: Any, **kwargs: Any) -> LLMResult:
-        return await super().agenerate_prompt([_keep_messages(prompt) for prompt in prompts], *args, **kwargs)
+        return await super().agenerate_prompt([keep_messages(prompt) for prompt in prompts], *args, **kwargs)
 
     def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         return super(RSDLLM, self._for_call(kwargs)).generate(prompts, *args, **kwargs)
@@ -130,7 +129,7 @@ class RSDLLM(RSDFields, BaseLLM):
     ) -> LLMResult:
         call = _Call(self, stop, kwargs)
         try:
-            results = self.make_decoder().run_many([_asked(prompt) for prompt in prompts], **call.options)
+            results = self.make_decoder().run_many([as_asked(prompt) for prompt in prompts], **call.options)
         except BatchError as error:
             return call.made(error.results, error.errors)
         return call.made(results)
@@ -145,7 +144,7 @@ class RSDLLM(RSDFields, BaseLLM):
         call = _Call(self, stop, kwargs)
         decoder = await self.amake_decoder()
         try:
-            results = await decoder.arun_many([_asked(prompt) for prompt in prompts], **call.options)
+            results = await decoder.arun_many([as_asked(prompt) for prompt in prompts], **call.options)
         except BatchError as error:
             return call.made(error.results, error.errors)
         return call.made(results)
@@ -159,7 +158,7 @@ class RSDLLM(RSDFields, BaseLLM):
     ) -> Iterator[GenerationChunk]:
         model = self._for_call(kwargs)
         call = _Call(model, stop, kwargs)
-        with closing(model.make_decoder().stream(_asked(prompt), stop=call.stop)) as events:
+        with closing(model.make_decoder().stream(as_asked(prompt), stop=call.stop)) as events:
             for chunk in filter(None, map(_Chunks(call).feed, events)):
                 if run_manager:  # before the consumer has it
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -176,7 +175,7 @@ class RSDLLM(RSDFields, BaseLLM):
         call = _Call(model, stop, kwargs)
         chunks = _Chunks(call)
         decoder = await model.amake_decoder()
-        async with aclosing(decoder.astream(_asked(prompt), stop=call.stop)) as events:
+        async with aclosing(decoder.astream(as_asked(prompt), stop=call.stop)) as events:
             async for event in events:
                 chunk = chunks.feed(event)
                 if chunk is None:
@@ -191,18 +190,15 @@ class RSDLLM(RSDFields, BaseLLM):
         LangChain's cache does not see the options of a call: they have to be fields of the model that is asked.
         """
         model = self.with_options({name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs})
+        if unknown := set(kwargs) - _OF_LANGCHAIN:
+            raise ValueError(f"RSDLLM takes no {sorted(unknown)} with a call; it takes stop, {', '.join(CALL_OPTIONS)}")
         cache = (
             self.cache if isinstance(self.cache, BaseCache) else get_llm_cache() if self.cache is not False else None
         )
-        return model if cache is None else model.model_copy(update={"cache": _FinishedOnly(cache)})
+        return model if cache is None else model.model_copy(update={"cache": FinishedOnly(cache)})
 
 
-class FailedGeneration(Generation):
-    """The place of a failed prompt in a result: its text so far, and its error."""
-
-    error: Exception = Field(exclude=True)
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+_OF_LANGCHAIN = {"stop", "callbacks", "tags", "metadata", "run_name", "run_id", "max_concurrency"}
 
 
 class _Call:
@@ -215,8 +211,6 @@ class _Call:
         if kwargs.get("max_concurrency"):
             self.options["concurrency"] = kwargs["max_concurrency"]
         self._keep_errors = "max_concurrency" in kwargs  # a batch, which tells errors in their places
-        if unknown := set(kwargs) - {"max_concurrency"}:
-            raise ValueError(f"RSDLLM takes no {sorted(unknown)} with a call; it takes stop, {', '.join(CALL_OPTIONS)}")
 
     def made(self, results: list[Result], errors: dict[int, Exception] | None = None) -> LLMResult:
         """The results as LangChain has them; the error of a lone prompt is raised."""
@@ -248,67 +242,6 @@ class _Chunks:
         if isinstance(event, Finished):
             return GenerationChunk(text=text, generation_info=_info(event.result, self._rejected))
         return None
-
-
-class _FinishedOnly(BaseCache):
-    """A cache that failed answers do not get into."""
-
-    def __init__(self, cache: BaseCache) -> None:
-        self._cache = cache
-
-    def lookup(self, prompt: str, llm_string: str) -> Any:
-        return self._cache.lookup(prompt, llm_string)
-
-    async def alookup(self, prompt: str, llm_string: str) -> Any:
-        return await self._cache.alookup(prompt, llm_string)
-
-    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        if not isinstance(return_val[0], FailedGeneration):
-            self._cache.update(prompt, llm_string, return_val)
-
-    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        if not isinstance(return_val[0], FailedGeneration):
-            await self._cache.aupdate(prompt, llm_string, return_val)
-
-    def clear(self, **kwargs: Any) -> None:
-        self._cache.clear(**kwargs)
-
-
-class _ChatText(str):
-    """Messages as one text, for LangChain, which passes texts around, and as they are, for the models."""
-
-    __slots__ = ("messages",)
-    messages: Prompt
-
-
-class _ChatPrompt(StringPromptValue):
-    """A prompt value whose text still holds its messages."""
-
-    value: PromptValue
-
-    def to_string(self) -> str:
-        messages = self.value.to_messages()
-        text_only(messages)
-        prompt = as_prompt(messages)
-        shown = _ChatText(json.dumps([[message.role, message.content] for message in prompt], ensure_ascii=False))
-        shown.messages = prompt
-        return shown
-
-    def to_messages(self) -> list[BaseMessage]:
-        return self.value.to_messages()
-
-
-def _keep_messages(value: PromptValue) -> PromptValue:
-    if isinstance(value, StringPromptValue):
-        return value
-    messages = value.to_messages()
-    if len(messages) == 1 and isinstance(messages[0], HumanMessage) and isinstance(messages[0].content, str):
-        return StringPromptValue(text=messages[0].content)  # what a plain string means, and in caches the same
-    return _ChatPrompt(text="", value=value)
-
-
-def _asked(prompt: str) -> PromptLike:
-    return prompt.messages if isinstance(prompt, _ChatText) else prompt
 
 
 def _as_arguments(config: RunnableConfig | list[RunnableConfig] | None, count: int) -> dict[str, Any]:

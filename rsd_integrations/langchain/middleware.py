@@ -36,9 +36,9 @@ from rsd_core import (
 from rsd_core.blocking import in_thread
 from rsd_core.lazy import LoadedModels
 from rsd_integrations.langchain.fields import as_verifier
+from rsd_integrations.langchain.inner import told_usage
 from rsd_integrations.langchain.judges import Scorer
 from rsd_integrations.langchain.messages import as_prompt, as_text
-from rsd_integrations.langchain.roles import told_usage
 from rsd_integrations.langchain.trace import step_data
 
 
@@ -53,8 +53,9 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
     """Reward-guided speculative decoding by turns, around the model calls of an agent.
 
     The draft model answers each call, and the agent's own model, the target, answers it anew where the verifier's
-    reward is too low. Tool calls, structured output and multimodal messages need nothing special: both models are called as the agent
-    would call them. A rejected draft reaches neither the agent's state nor LangGraph's message streams.
+    reward is too low. Tool calls, structured output and multimodal messages need nothing special: both models are
+    called as the agent would call them. A rejected draft reaches neither the agent's state nor LangGraph's message
+    streams.
 
     Order: the first middleware of a list is the outermost. Put `ModelRetryMiddleware` and `ModelFallbackMiddleware`
     before this one: a fallback then takes the target's place, and what is tried again is the whole turn. Behind it

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
-from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.language_models import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.prompt_values import PromptValue, StringPromptValue
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import ensure_config
 
 from rsd_core import (
@@ -24,9 +20,7 @@ from rsd_core import (
     Generation,
     Message,
     MissingDependency,
-    Model,
     Path,
-    Price,
     Prompt,
     RunError,
     Step,
@@ -34,8 +28,7 @@ from rsd_core import (
     Target,
     Usage,
 )
-from rsd_core.blocking import background_loop, in_thread
-from rsd_core.lazy import identity
+from rsd_integrations.langchain.inner import LangChainRole, estimate
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.prefixes import (
     Reply,
@@ -49,69 +42,6 @@ from rsd_integrations.langchain.prefixes import (
 
 SENDS = ("temperature", "top_p", "max_tokens", "seed")
 """What of a step's request may be sent along with each call."""
-
-
-class LangChainRole(Model):
-    """What LangChain models have in common, whatever their role.
-
-    Args:
-        model: A chat model or LLM; bindings and fallbacks of one as well.
-        trace_inner: Let callbacks and traces of the surrounding run see the calls of this model. Event streams then
-            show its tokens as well, rejected ones included: tell them by the tag `rsd:…`. LangGraph's message streams
-            stay clean.
-        name: Shown to people; by default the model's own.
-        price: What its tokens cost, for the ledger.
-        flops_per_token: Two per weight, where known, for the ledger.
-    """
-
-    role = "model"
-    """Tags the calls in traces, as `rsd:…`."""
-
-    def __init__(
-        self,
-        model: Runnable[Any, Any],
-        *,
-        trace_inner: bool = False,
-        name: str | None = None,
-        price: Price | None = None,
-        flops_per_token: float | None = None,
-    ) -> None:
-        if not isinstance(model, Runnable):
-            raise ConfigurationError(
-                f"{model!r} is no LangChain model. Pass a chat model or LLM, such as ChatOpenAI()."
-            )
-        self.model = model
-        self.trace_inner = trace_inner
-        self.name = name or _name(model)
-        self.price = price
-        self.flops_per_token = flops_per_token
-
-    @property
-    def fingerprint(self) -> str:
-        """Tells models and their settings apart, as LangChain's own cache does."""
-        return _fingerprint(self.model)
-
-    def using(self, **changes: Any) -> Self:
-        """A copy with other values of its attributes, such as `trace_inner` or `options`."""
-        other = copy.copy(self)
-        vars(other).update(changes)
-        return other
-
-    async def call(self, model: Runnable[Any, Any], value: Any, **options: Any) -> tuple[BaseMessage | str, Usage]:
-        """Ask a model, without callbacks of the surrounding run unless `trace_inner`."""
-        started = time.perf_counter()
-        config = self._config()
-        if _blocking(model):
-            made = await in_thread(partial(model.invoke, value, config, **options))
-        else:
-            made = await model.ainvoke(value, config, **options)
-        return made, told_usage(made, value, time.perf_counter() - started)
-
-    def _config(self) -> RunnableConfig:
-        # Callbacks of the surrounding run are inherited unless others are named. `nostream` is LangGraph's word.
-        if self.trace_inner:
-            return RunnableConfig(tags=["nostream", f"rsd:{self.role}"])
-        return RunnableConfig(callbacks=[])
 
 
 class LangChainGenerator(LangChainRole, Drafter, Target):
@@ -239,16 +169,17 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         assert isinstance(self.model, BaseLLM)
         started = time.perf_counter()
         config = ensure_config(self._config())
-        options |= {"callbacks": config.get("callbacks"), "tags": config.get("tags")}
+        options |= {"callbacks": config.get("callbacks") or None, "tags": config.get("tags")}
         value: list[PromptValue] = [StringPromptValue(text=text)]
-        if _blocking(self.model):
-            made = await in_thread(partial(self.model.generate_prompt, value, **options))
-        else:
-            made = await self.model.agenerate_prompt(value, **options)
+        made = await self._run(
+            self.model,
+            partial(self.model.generate_prompt, value, **options),
+            partial(self.model.agenerate_prompt, value, **options),
+        )
         generation = made.generations[0][0]
         spent = (made.llm_output or {}).get("token_usage") or {}
-        read = spent.get("prompt_tokens") or _estimate(text)
-        wrote = spent.get("completion_tokens") or _estimate(generation.text)
+        read = spent.get("prompt_tokens") or estimate(text)
+        wrote = spent.get("completion_tokens") or estimate(generation.text)
         usage = Usage(read, read + wrote, 0, wrote, seconds=time.perf_counter() - started)
         return Reply(generation.text, _reason(generation.generation_info or {}), wrote), usage
 
@@ -282,26 +213,6 @@ def _plain(prompt: Prompt) -> str:
     return "\n\n".join(message.content for message in prompt if message.role != "tools")
 
 
-def _blocking(model: Runnable[Any, Any]) -> bool:
-    """Whether to call the blocking face, in a thread of its own.
-
-    On the background loop the caller blocks as well, and clients of the asynchronous face belong to the caller's own
-    loops. Models without an asynchronous face would take theirs from a pool of few threads.
-    """
-    while isinstance(model, RunnableBinding):
-        model = model.bound
-    if asyncio.get_running_loop() is background_loop():
-        return True
-    if isinstance(model, BaseChatModel):
-        base: type[Any] = BaseChatModel
-    elif isinstance(model, BaseLLM):
-        base = BaseLLM
-    else:
-        return False
-    kind = type(model)
-    return kind._agenerate is base._agenerate and kind._astream is base._astream
-
-
 def _reply(made: BaseMessage | str, usage: Usage) -> Reply:
     if isinstance(made, BaseMessage):
         return Reply(as_text(made), _reason(made.response_metadata), usage.generated)
@@ -313,39 +224,3 @@ def _reason(metadata: Mapping[str, Any]) -> str | None:
         if metadata.get(key):
             return str(metadata[key])
     return None
-
-
-def told_usage(made: BaseMessage | str, asked: Any, seconds: float) -> Usage:
-    """Tokens as the provider tells them, else four characters each."""
-    told = made.usage_metadata if isinstance(made, AIMessage) else None
-    if told is not None:
-        read, wrote = told.get("input_tokens") or 0, told.get("output_tokens") or 0
-        reused = (told.get("input_token_details") or {}).get("cache_read") or 0
-    else:
-        read, wrote, reused = _estimate(asked), _estimate(made), 0
-    return Usage(read, read - reused + wrote, reused, wrote, seconds=seconds)
-
-
-def _estimate(value: Any) -> int:
-    messages = value if isinstance(value, list) else [value]
-    return count_tokens_approximately(messages, extra_tokens_per_message=0)
-
-
-def _name(model: Runnable[Any, Any]) -> str:
-    while isinstance(model, RunnableBinding):
-        model = model.bound
-    for attribute in ("model_name", "model", "model_id"):
-        named = getattr(model, attribute, None)
-        if isinstance(named, str):
-            return named
-    return type(model).__name__
-
-
-def _fingerprint(model: Runnable[Any, Any]) -> str:
-    if isinstance(model, RunnableBinding):
-        bound = json.dumps(model.kwargs, sort_keys=True, default=str)
-        return f"{_fingerprint(model.bound)}+{hashlib.sha256(bound.encode()).hexdigest()[:16]}"
-    if isinstance(model, BaseChatModel | BaseLLM) and (model.is_lc_serializable() or len(model.asdict()) > 1):
-        known = model._get_llm_string() if isinstance(model, BaseChatModel) else str(sorted(model.asdict().items()))
-        return f"{_name(model)}#{hashlib.sha256(known.encode()).hexdigest()[:16]}"
-    return identity(model)  # the class tells nothing that could identify a model

@@ -21,6 +21,7 @@ class ToolCallStream:
     def __init__(self) -> None:
         self._buffer = ""
         self._calls = 0
+        self._after_call = False
 
     @property
     def called(self) -> bool:
@@ -40,6 +41,9 @@ class ToolCallStream:
 
     def _pieces(self, last: bool) -> Iterator[str | ToolCallChunk]:
         while True:
+            if self._after_call:  # blanks that follow a call are no content, in whatever piece they come
+                self._buffer = self._buffer.lstrip()
+                self._after_call = not self._buffer
             before, opened, rest = self._buffer.partition(_OPEN)
             if not opened:
                 # Blanks and the beginning of a tag wait: a call may follow, and its blanks are no content.
@@ -55,7 +59,7 @@ class ToolCallStream:
                 self._buffer = _OPEN + rest
                 return
             yield self._call(body)
-            self._buffer = after.lstrip()
+            self._buffer, self._after_call = after, True
 
     def _call(self, body: str) -> ToolCallChunk:
         """A call; one that is no JSON keeps its whole text, which LangChain files under `invalid_tool_calls`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -17,11 +16,10 @@ def usage(result: Result) -> UsageMetadata:
     Input is what was read, from caches or not; output what was written.
     """
     total = result.ledger.total
-    read = total.computed - total.generated + total.reused
     return UsageMetadata(
-        input_tokens=read,
+        input_tokens=total.read,
         output_tokens=total.generated,
-        total_tokens=read + total.generated,
+        total_tokens=total.read + total.generated,
         input_token_details=InputTokenDetails(cache_read=total.reused),
         output_token_details=OutputTokenDetails(rejected=result.ledger.drafter.discarded),  # type: ignore[typeddict-unknown-key]
     )
@@ -36,10 +34,7 @@ def metadata(result: Result, *, tool_calls: bool = False, rejected: bool = False
         rejected: Whether to tell the texts of rejected drafts. Metadata reach users along with the answer.
     """
     reason = "tool_calls" if tool_calls else "stop" if result.finish_reason == "stop" else "length"
-    if not rejected:
-        steps = tuple(replace(step, discarded_draft=step.discarded_draft and "") for step in result.steps)
-        result = replace(result, steps=steps)
-    return {"finish_reason": reason, "rsd": result.to_dict()}
+    return {"finish_reason": reason, "rsd": result.to_dict(rejected=rejected)}
 
 
 def step_data(record: StepRecord, index: int) -> dict[str, Any]:

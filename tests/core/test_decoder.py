@@ -122,6 +122,7 @@ def test_the_ledger_adds_up() -> None:
     assert (ledger.drafter.generated, ledger.drafter.discarded) == (4, 1)
     assert ledger.total.calls == 7
     assert ledger.total.computed == ledger.drafter.computed + ledger.verifier.computed + ledger.target.computed
+    assert ledger.drafter.read + ledger.drafter.generated == ledger.drafter.computed + ledger.drafter.reused
     assert ledger.drafter.flops == 2.0 * ledger.drafter.computed
     assert ledger.drafter.flops_paper == 2.0 * ledger.drafter.generated
     assert ledger.total.cost is None  # nothing has a price

@@ -5,7 +5,18 @@ from typing import Any
 
 import pytest
 
-from rsd_core import BinaryStep, Clipping, ConfigurationError, RewardGuidedDecoder, RSDConfig, SpecError, backends, load
+from rsd_core import (
+    BinaryStep,
+    Clipping,
+    ConfigurationError,
+    Limits,
+    RewardGuidedDecoder,
+    RSDConfig,
+    Settings,
+    SpecError,
+    backends,
+    load,
+)
 from rsd_core.testing import ScriptedDrafter
 
 
@@ -80,3 +91,14 @@ def test_a_bad_configuration_names_field_value_and_remedy(data: dict[str, Any], 
     with pytest.raises(ConfigurationError) as caught:
         RSDConfig.parse(data)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_settings_are_updated_by_name_limits_included() -> None:
+    settings = Settings(seed=3, limits=Limits(max_steps=7))
+    other = settings.updated(temperature=0.5, max_tokens=9, seed=None, top_p=None)
+    assert other == Settings(seed=3, temperature=0.5, limits=Limits(max_steps=7, max_tokens=9))
+    assert settings == Settings(seed=3, limits=Limits(max_steps=7))
+    with pytest.raises(ConfigurationError, match="temprature"):
+        settings.updated(temprature=1)
+    with pytest.raises(ConfigurationError, match=r"limits.max_tokens: .*greater than or equal to 1 \(got 0\)"):
+        settings.updated(max_tokens=0)

@@ -56,3 +56,5 @@ def test_a_result_survives_json() -> None:
     again = Result.from_dict(json.loads(json.dumps(result.to_dict())))
     assert (again.text, again.steps, again.ledger) == (result.text, result.steps, result.ledger)
     assert Result.from_dict({**result.to_dict(), "prompt": result.prompt}) == result
+    told = json.dumps(result.to_dict(rejected=False))
+    assert [step.discarded_draft for step in Result.from_dict(json.loads(told)).steps] == ["", None]

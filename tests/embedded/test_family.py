@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path as Folder
 
 import pytest
@@ -107,7 +108,11 @@ def test_batches_of_real_models_change_nothing(
     alone = [decoder.run(question) for question in questions[:12]]
     together = decoder.run_many(questions[11::-1])[::-1]
     assert [result.text for result in together] == [result.text for result in alone]
-    assert [result.steps for result in together] == [result.steps for result in alone]
+    for one, other in zip(together, alone, strict=True):
+        for mine, its in zip(one.steps, other.steps, strict=True):
+            # Sums of other sizes are rounded otherwise.
+            assert mine.reward == pytest.approx(its.reward, abs=1e-5)
+            assert replace(mine, reward=None) == replace(its, reward=None)
 
 
 def test_target_only_solves_held_out_problems(target: HuggingFaceGenerator) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path as Folder
 
 import pytest
@@ -26,8 +27,8 @@ from rsd_core import (
 from rsd_core.limits import LimitReached
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
-from rsd_integrations.huggingface.cache import Computed
-from rsd_integrations.huggingface.generator import choose
+from rsd_integrations.huggingface.attention import Batch
+from rsd_integrations.huggingface.calls import Output
 from tests.conftest import Counter
 from tests.huggingface.tiny import copied, make_causal_lm
 
@@ -56,45 +57,65 @@ def tokens(path_text: str, model: HuggingFaceGenerator) -> list[int]:
     return model.vocabulary.encode(path_text)
 
 
-def test_draft_only_and_always_accepting_equal_generate(
-    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, questions: list[str]
+@pytest.fixture(scope="session")
+def draft_answers(draft: HuggingFaceGenerator, questions: list[str]) -> dict[str, list[int]]:
+    return dict(zip(questions, generated(draft, questions, 120), strict=True))
+
+
+@pytest.fixture(scope="session")
+def target_answers(target: HuggingFaceGenerator, questions: list[str]) -> dict[str, list[int]]:
+    asked = questions[:100]
+    return dict(zip(asked, generated(target, asked, 120), strict=True))
+
+
+@pytest.mark.parametrize(("batch", "asked"), [(1, slice(0, 30)), (3, slice(30, 80)), (16, slice(80, 200))])
+def test_the_drafter_in_any_batch_equals_generate(
+    draft: HuggingFaceGenerator, questions: list[str], draft_answers: dict[str, list[int]], batch: int, asked: slice
 ) -> None:
-    always = RewardGuidedDecoder(
-        drafter=draft, verifier=ScriptedVerifier([0.5]), target=target, policy=Constant(p=1), settings=ENDLESS
+    twin = load_generator(draft.name)
+    coin = RewardGuidedDecoder(  # whatever is rejected, the same model writes it again
+        drafter=draft, verifier=ScriptedVerifier([0.5]), target=twin, policy=Constant(p=0.5), settings=ENDLESS
     )
-    alone = DraftOnly(drafter=draft, settings=ENDLESS)
-    for question, wanted in zip(questions, generated(draft, questions, 120), strict=True):
-        for decoder in (always, alone):
-            assert sampled(decoder, question) == wanted
+    wanted = [draft_answers[question] for question in questions[asked]]
+    assert sampled(DraftOnly(drafter=draft, settings=ENDLESS), questions[asked], batch) == wanted
+    assert sampled(coin, questions[asked], batch) == wanted
 
 
-def test_target_only_and_never_accepting_equal_generate(
-    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, questions: list[str]
+@pytest.mark.parametrize(("batch", "asked"), [(1, slice(0, 8)), (3, slice(8, 20)), (16, slice(20, 100))])
+def test_the_target_in_any_batch_equals_generate(
+    draft: HuggingFaceGenerator,
+    target: HuggingFaceGenerator,
+    questions: list[str],
+    target_answers: dict[str, list[int]],
+    batch: int,
+    asked: slice,
 ) -> None:
     never = RewardGuidedDecoder(
         drafter=draft, verifier=ScriptedVerifier([0.5]), target=target, policy=Constant(p=0), settings=ENDLESS
     )
-    for question, wanted in zip(questions, generated(target, questions, 120), strict=True):
-        assert sampled(never, question) == wanted
-    alone = TargetOnly(target=target, settings=ENDLESS)
-    for question, wanted in zip(questions[:40], generated(target, questions[:40], 120), strict=True):
-        assert sampled(alone, question) == wanted
+    wanted = [target_answers[question] for question in questions[asked]]
+    assert sampled(never, questions[asked], batch) == wanted
+    assert sampled(TargetOnly(target=target, settings=ENDLESS), questions[asked][:20], batch) == wanted[:20]
 
 
-def sampled(decoder: DraftOnly | TargetOnly | RewardGuidedDecoder, question: str) -> list[int]:
-    """The ids of an answer as its author sampled them."""
-    request = decoder._request(as_prompt(question), {})
+def sampled(decoder: DraftOnly | TargetOnly | RewardGuidedDecoder, questions: list[str], batch: int) -> list[list[int]]:
+    """The ids of answers as their authors sampled them, so many questions side by side."""
+    slots = asyncio.Semaphore(batch)
 
-    async def decode() -> None:
-        events = decoder._decode(request)
-        try:
-            async for _ in events:
+    async def decode(question: str) -> list[int]:
+        request = decoder._request(as_prompt(question), {})
+        async with slots:
+            try:
+                async for _ in decoder._decode(request):
+                    pass
+            except LimitReached:
                 pass
-        except LimitReached:
-            pass
+        return [id_ for step in request.path.steps for id_ in step.tokens]
 
-    asyncio.run(decode())
-    return [id_ for step in request.path.steps for id_ in step.tokens]
+    async def decode_all() -> list[list[int]]:
+        return await asyncio.gather(*map(decode, questions))
+
+    return asyncio.run(decode_all())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -138,18 +159,6 @@ def test_candidates_are_seeded_and_differ(checkpoint: Folder) -> None:
     assert first != second
 
 
-def test_the_law_of_a_sampled_token() -> None:
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-    seen = torch.zeros(4)
-    for seed in range(4000):
-        seen[choose(logits, 0.7, 0.9, torch.Generator().manual_seed(seed))] += 1
-    law = torch.softmax(logits / 0.7, 0)
-    law[2:] = 0  # the nucleus of 0.9 holds the first two
-    law /= law.sum()
-    assert torch.allclose(seen / 4000, law, atol=0.03)
-    assert choose(logits, 0.0, 1.0, torch.Generator()) == 0
-
-
 def test_steps_end_at_every_token_that_holds_the_delimiter(draft: HuggingFaceGenerator) -> None:
     vocabulary = draft.vocabulary
     endings = vocabulary.endings("\n\n")
@@ -165,14 +174,21 @@ def test_a_delimiter_in_pieces_ends_the_step(checkpoint: Folder) -> None:
     script = [*model.vocabulary.encode("ab\n"), *model.vocabulary.encode("\n"), *model.vocabulary.encode("cd")]
     for delimiter, length in (("\n\n", 4), ("b\n", 3)):
         play = iter(script)
-        model._forward = lambda known, feed, play=play: one_hot(model, next(play))  # type: ignore[method-assign,misc]
+        model.runner._run = scripted(model, play)  # type: ignore[method-assign,assignment]
         made = asyncio.run(model.generate(Path(as_prompt(PROMPT)), StepRequest(seeds=(0,), delimiter=delimiter)))
         assert made.steps[0].tokens == tuple(script[:length])
         assert made.steps[0].ending == "delimiter"
 
 
-def one_hot(model: HuggingFaceGenerator, token: int) -> torch.Tensor:
-    return torch.nn.functional.one_hot(torch.tensor(token), model.model.config.vocab_size).float()
+def scripted(model: HuggingFaceGenerator, play: Iterator[int]) -> Callable[[Batch, list[int], list[int]], Output]:
+    """Forward passes as they are, with logits that ask for the tokens of a script."""
+    plain = type(model.runner)._run
+
+    def run(batch: Batch, ids: list[int], reads: list[int]) -> Output:
+        plain(model.runner, batch, ids, reads)
+        return Output(None, torch.nn.functional.one_hot(torch.tensor([next(play)]), model.model.config.vocab_size))
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -257,13 +273,13 @@ def test_a_generation_cut_short_is_charged_and_does_not_outlive_its_request(
 ) -> None:
     model = load_generator(str(checkpoint))
     counted.watch("model", model.model)
-    plain = model._forward
+    plain = model.runner._run
 
-    def slowly(known: Computed, feed: list[int]) -> torch.Tensor:
+    def slowly(batch: Batch, ids: list[int], reads: list[int]) -> Output:
         time.sleep(0.02)
-        return plain(known, feed)
+        return plain(batch, ids, reads)
 
-    model._forward = slowly  # type: ignore[method-assign]
+    model.runner._run = slowly  # type: ignore[method-assign]
     limits = Limits(max_seconds=0.3, max_repeats=None, max_steps=None)
     result = DraftOnly(drafter=model, settings=Settings(granularity="turn", limits=limits)).run(PROMPT)
     seen = counted.tokens["model"]

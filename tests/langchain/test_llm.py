@@ -6,10 +6,25 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompts import PromptTemplate
+from langchain_core.outputs import LLMResult
+from langchain_core.prompt_values import ChatPromptValue
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 
-from rsd_core import BatchError, Constant, Limits, Path, RewardGuidedDecoder, Settings, TargetOnly
+from rsd_core import (
+    BatchError,
+    Constant,
+    Generation,
+    Limits,
+    Message,
+    Path,
+    RewardGuidedDecoder,
+    Settings,
+    StepRequest,
+    TargetError,
+    TargetOnly,
+)
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.langchain import RSDLLM
 
@@ -62,6 +77,7 @@ def test_each_generation_tells_its_finish_usage_and_trace() -> None:
         assert info["finish_reason"] == "stop"
         assert [step["author"] for step in info["rsd"]["steps"]] == ["draft", "target", "draft"]
         assert info["token_usage"]["completion_tokens"] > 0
+        assert info["rsd"]["ledger"]["target"]["calls"] == 1
     assert result.llm_output is not None
     first = (result.generations[0][0].generation_info or {})["token_usage"]["completion_tokens"]
     assert result.llm_output["token_usage"]["completion_tokens"] == 2 * first
@@ -78,18 +94,104 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
         assert heard[i] == chunk
 
 
-def test_a_bad_prompt_loses_no_other_and_gets_into_no_cache() -> None:
-    broken = True
+class Breaking:
+    """A target that fails on bad prompts until it is mended."""
 
-    def target(path: Path, _: object) -> str | Exception:
-        return RuntimeError("gone") if broken and "bad" in path.prompt[0].content else "fine"
+    def __init__(self) -> None:
+        self.broken = True
+        self.asked = 0
 
-    model = RSDLLM(decoder=TargetOnly(target=ScriptedTarget(target)), cache=InMemoryCache())
+    def model(self, **options: Any) -> RSDLLM:
+        def target(path: Path, _: object) -> str | Exception:
+            self.asked += 1
+            return RuntimeError("gone") if self.broken and "bad" in path.prompt[0].content else "fine"
+
+        return RSDLLM(decoder=TargetOnly(target=ScriptedTarget(target)), max_retries=0, **options)
+
+
+def test_a_bad_prompt_takes_no_other_down() -> None:
+    model = Breaking().model()
+    answers: list[Any] = model.batch(["good", "bad", "good too"], return_exceptions=True)
+    assert (answers[0], answers[2]) == ("fine", "fine")
+    assert isinstance(answers[1], TargetError)
+    assert asyncio.run(model.abatch(["bad", "good"], return_exceptions=True))[1] == "fine"
     with pytest.raises(BatchError, match="gone") as caught:
-        model.generate(["good", "bad", "good too"])
+        model.batch(["good", "bad", "good too"])
     assert [result.text for result in caught.value.results] == ["fine", "", "fine"]
-    broken = False
-    assert model.invoke("bad") == "fine"
+    info = [generation.generation_info or {} for (generation,) in model.generate(["good", "bad"]).generations]
+    assert [one["finish_reason"] for one in info] == ["stop", "error"]
+    assert "gone" in info[1]["error"]
+    with pytest.raises(TargetError, match="gone"):
+        model.invoke("bad")
+
+
+def test_a_failed_answer_gets_into_no_cache_and_a_good_one_does() -> None:
+    source = Breaking()
+    model = source.model(cache=InMemoryCache())
+    model.generate(["good", "bad"])
+    source.broken = False
+    asked = source.asked
+    assert model.batch(["good", "bad"]) == ["fine", "fine"]
+    assert source.asked == asked + 1
+
+
+def test_a_batch_is_one_generate_decoded_side_by_side_at_most_so_many_at_once() -> None:
+    running = most = calls = 0
+
+    class Target(ScriptedTarget):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            nonlocal running, most
+            running, most = running + 1, max(most, running + 1)
+            try:
+                return await super().generate(path, request)
+            finally:
+                running -= 1
+
+    class Counting(RSDLLM):
+        def _generate(self, prompts: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> LLMResult:
+            nonlocal calls
+            calls += 1
+            return super()._generate(prompts, stop, run_manager, **kwargs)
+
+    model = Counting(decoder=TargetOnly(target=Target(["a"], delay=0.02)))
+    model.batch([str(i) for i in range(12)])
+    assert (calls, most) == (1, 12)
+    most = 0
+    (PromptTemplate.from_template("{x}") | model).batch([{"x": str(i)} for i in range(12)], {"max_concurrency": 3})
+    assert (calls, most) == (2, 3)
+
+
+def test_chat_prompts_reach_the_models_as_messages() -> None:
+    target = ScriptedTarget(["fine"])
+    model = RSDLLM(decoder=TargetOnly(target=target))
+    chain = ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "{q}")]) | model
+    assert chain.invoke({"q": "Human: hi"}) == "fine"
+    list(chain.stream({"q": "Human: hi"}))
+    model.generate_prompt([ChatPromptValue(messages=[SystemMessage("Be brief."), HumanMessage("Human: hi")])])
+    wanted = (Message("system", "Be brief."), Message("user", "Human: hi"))
+    assert [path.prompt for path in target.calls] == [wanted] * 3
+    model.invoke([HumanMessage("hi")])
+    assert target.calls[-1].prompt == (Message("user", "hi"),)
+
+
+def test_an_option_of_a_call_is_another_key_in_the_cache() -> None:
+    model = llm(cache=InMemoryCache())
+    always = model.invoke("q", policy="constant:1")
+    assert "12-2=9" in always  # the slip is kept
+    assert model.invoke("q") == TEXT
+    assert model.bind(policy="constant:1").invoke("q") == always
+    assert "".join(model.stream("q", policy="constant:1")) == always
+    with pytest.raises(ValueError, match="temprature"):
+        model.invoke("q", temprature=0.5)
+    with pytest.raises(ValueError, match="temperature"):
+        model.invoke("q", temperature=-1)
+
+
+def test_stop_given_to_the_model_holds_unless_the_call_says_otherwise() -> None:
+    model = llm(stop_sequences=["12-2=10"])
+    assert model.invoke("q") == TEXT[: TEXT.index("12-2=10")]
+    assert model.invoke("q", stop=["Two"]) == TEXT[: TEXT.index("Two")]
+    assert model.stop == ["12-2=10"]
 
 
 def test_a_copy_with_another_policy_is_another_decoder() -> None:
@@ -108,11 +210,6 @@ def test_mistakes_are_refused_at_construction() -> None:
         llm(policy="binary_stp:0.7")
     with pytest.raises(ValueError, match="nowhere"):
         llm(draft="nowhere:x")
-
-
-def test_options_per_call_are_refused_since_they_would_share_the_cache() -> None:
-    with pytest.raises(ValueError, match="temperature"):
-        llm().invoke("q", temperature=0.5)
 
 
 def test_what_differs_has_another_cache_key() -> None:

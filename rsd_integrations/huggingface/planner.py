@@ -1,0 +1,27 @@
+"""Memory: what a device has, what a model's cache takes, and how long its sequences may be."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from transformers import PreTrainedConfig
+
+
+def memory(device: torch.device) -> float:
+    """Bytes of memory that a device has."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def context_of(config: PreTrainedConfig) -> int:
+    """Longest sequence that a model reads, in tokens.
+
+    Rotary embeddings that change with the length of the longest sequence in a batch are held to the length up to
+    which they do not, so that no sequence depends on its neighbours.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    original = rope.get("original_max_position_embeddings")
+    longest: int = config.max_position_embeddings
+    return min(longest, original) if original and rope.get("rope_type") in ("dynamic", "longrope") else longest

@@ -1,0 +1,280 @@
+"""One model of an engine: its store, its cache, and the calls that wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from rsd_core import ConfigurationError
+from rsd_integrations.huggingface import attention
+from rsd_integrations.huggingface.attention import Batch
+from rsd_integrations.huggingface.cache import PathCache
+from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
+from rsd_integrations.huggingface.kv_store import KVStore, LayerShape, Sequence
+from rsd_integrations.huggingface.planner import context_of, memory
+from rsd_integrations.huggingface.sampling import choose
+
+CHUNK = 512
+"""Most tokens that reading adds to one forward pass; longer prefixes take several, with other work between them."""
+PROBE = [0, 1, 2, 3]
+
+
+class Run(NamedTuple):
+    """A row's part of a forward pass."""
+
+    row: Row
+    known: int
+    new: int
+    reads: int
+    """How many outputs it wants."""
+
+
+@dataclass(slots=True)
+class Harvest:
+    """What a forward pass and the cache gave."""
+
+    writers: list[tuple[WritingRow, int]] = field(default_factory=list)
+    """Rows that take a token, each with the place of its logits."""
+    logits: list[Tensor] = field(default_factory=list)
+    readers: list[ReadingRow] = field(default_factory=list)
+    """Rows that are read to their end."""
+
+
+class Runner:
+    """Runs one model for everybody who calls it: all rows that wait share each forward pass.
+
+    Used by the engine's thread only, once it is made.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> None:
+        """Take over a model.
+
+        Args:
+            model: A causal language model, or the body of one.
+            threads: For each operation on a CPU.
+            budget: Bytes for keys and values; by default an eighth of the device's memory.
+
+        Raises:
+            ConfigurationError: The model does not work this way: it keeps something other than keys and values, or
+                its attention is of its own making.
+        """
+        self.model, self.threads = model, threads
+        self.context = context_of(model.config)
+        self.cache = PathCache()
+        self.passes = 0
+        """Forward passes so far."""
+        self._calls: list[Call[Any]] = []
+        self._given: list[Row] = []
+        """Rows that need no forward pass: all they ask for is cached."""
+        self._head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        self._hidden: Tensor | None = None
+        if self._head is not None:
+            self._head.register_forward_pre_hook(self._catch)
+        shapes, wanted = _probe(model)
+        try:
+            model.set_attn_implementation(attention.NAME)
+            self.store = KVStore(shapes, model.dtype, model.device, budget or memory(model.device) / 8, self.context)
+            found = self._probe()
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise ConfigurationError(f"{type(model).__name__} cannot run in batches: {error}") from error
+        if not torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
+            raise ConfigurationError(
+                f"{type(model).__name__} gives other results in batches than alone: its attention is not transformers'"
+            )
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a forward pass."""
+        return sum(len(call.rows) for call in self._calls)
+
+    def start(self, call: Call[Any]) -> None:
+        """Take a call in."""
+        self._calls.append(call)
+        call.start(self.cache, self.store)
+        self._given += [row for row in call.rows if not row.waiting]
+
+    def fail(self, error: Exception) -> None:
+        """End all calls with an error."""
+        calls, self._calls, self._given = self._calls, [], []
+        for call in calls:
+            call.rows.clear()
+            call.forget()
+            if not call.future.done():
+                call.future.set_exception(error)
+        self.cache = PathCache()
+        self.store.clear()
+
+    def step(self) -> None:
+        """One forward pass: a token for every row that writes, a prefix or a step for every row that reads."""
+        self._end_cancelled()
+        began = time.perf_counter()
+        runs = self._admit()
+        harvest = self._harvest(runs, self._forward(runs) if runs else None)
+        self._glean(harvest)
+        if not (runs or harvest.writers or harvest.readers) and self._calls:
+            raise RuntimeError("rows wait, and none of them can run")
+        tokens = _draw(harvest)
+        _judge([row for row in harvest.readers if row.layout is not None])
+        share = (time.perf_counter() - began) / max(1, sum(run.new for run in runs))
+        for run in runs:
+            run.row.call.charge(run.known, run.new, share * run.new)
+        for (writer, _), token in zip(harvest.writers, tokens, strict=True):
+            if writer.take(*token, writer.call.end, writer.call.room):
+                writer.call.finish(writer, self.cache)
+        for reader in harvest.readers:
+            if reader.layout is None:
+                reader.call.fork(reader, self.store)
+                self._given += [row for row in reader.call.rows if not row.waiting]
+            else:
+                reader.call.finish(reader, self.cache)
+        self._calls = [call for call in self._calls if call.rows]
+
+    def _harvest(self, runs: list[Run], output: Output | None) -> Harvest:
+        """Hand out what a forward pass gave."""
+        harvest = Harvest()
+        if output is not None and output.logits is not None:
+            harvest.logits.append(output.logits)
+        at = 0
+        for row, _, _, reads in runs:
+            del row.reads[:reads]
+            if isinstance(row, WritingRow) and reads:
+                harvest.writers += [(twin, at) for twin in row.call.fork(row, self.store)]
+            elif isinstance(row, ReadingRow):
+                if reads and output is not None:
+                    row.outputs.append(output.part(at, at + reads))
+                if not row.waiting:
+                    harvest.readers.append(row)
+            at += reads
+        return harvest
+
+    def _glean(self, harvest: Harvest) -> None:
+        """Add the rows that need no forward pass."""
+        given, self._given = self._given, []
+        for row in given:
+            if row.waiting:  # thrown out in the meantime
+                continue
+            if isinstance(row, ReadingRow):
+                harvest.readers.append(row)
+            elif isinstance(row, WritingRow):
+                at = sum(map(len, harvest.logits))
+                harvest.logits.append(row.sequence.last.logits)
+                harvest.writers += [(twin, at) for twin in row.call.fork(row, self.store)]
+
+    def _end_cancelled(self) -> None:
+        for call in self._calls:
+            if call.cancelled:
+                for row in tuple(call.rows):
+                    call.finish(row, self.cache)
+        self._calls = [call for call in self._calls if call.rows]
+
+    def _admit(self) -> list[Run]:
+        """The rows of the next forward pass, oldest first as long as there is room; then in the order of a batch."""
+        runs: list[Run] = []
+        room = CHUNK
+        for row in sorted((row for call in self._calls for row in call.rows), key=lambda row: row.sequence.arrival):
+            new = row.waiting
+            if new > 1:
+                new = min(new, room)
+                room -= new
+            known = len(row.sequence.ids)
+            if new > 0 and self.store.reserve(row.sequence, known + new):
+                runs.append(Run(row, known, new, sum(at < known + new for at in row.reads)))
+        return sorted(runs, key=lambda run: (run.new > 1, run.row.sequence.slot))
+
+    def _forward(self, runs: list[Run]) -> Output:
+        """Outputs at all wanted positions, in the order of the runs."""
+        ids: list[int] = []
+        reads: list[int] = []
+        spans: list[tuple[int, int, int]] = []
+        for run in runs:
+            sequence = run.row.sequence
+            reads += [len(ids) + at - run.known for at in run.row.reads[: run.reads]]
+            fresh = run.row.ids[run.known : run.known + run.new]
+            ids += fresh
+            spans.append((sequence.slot or 0, run.known, run.new))
+            if sequence.last is not None:
+                sequence.last = None
+            sequence.ids += fresh
+        self.passes += 1
+        return self._run(Batch(self.store, spans), ids, reads)
+
+    def _run(self, batch: Batch, ids: list[int], reads: list[int]) -> Output:
+        device = self.store.keys[0].device
+        common = {
+            "input_ids": torch.tensor([ids], device=device),
+            "attention_mask": attention.PREPARED,
+            "position_ids": batch.positions[None],
+            "use_cache": False,
+            "batch": batch,
+        }
+        wanted = torch.tensor(reads, dtype=torch.long, device=device)
+        if self._head is None:
+            hidden: Tensor = self.model(**common).last_hidden_state
+            return Output(hidden[0].index_select(0, wanted), None)
+        logits: Tensor = self.model(**common, logits_to_keep=wanted).logits
+        return Output(self._hidden, logits[0])
+
+    def _catch(self, _head: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._hidden = args[0][0]
+
+    def _probe(self) -> Tensor:
+        """The output after a few tokens, the last of them on its own."""
+        sequence = Sequence(self.store)
+        sequence.begin()
+        self.store.reserve(sequence, len(PROBE))
+        slot, before = sequence.slot or 0, len(PROBE) - 1
+        self._run(Batch(self.store, [(slot, 0, before)]), PROBE[:before], [])
+        output = self._run(Batch(self.store, [(slot, before, 1)]), PROBE[before:], [0])
+        found = output.hidden if output.logits is None else output.logits
+        assert found is not None
+        return found
+
+
+def _draw(harvest: Harvest) -> list[tuple[int, float]]:
+    """The next token of each row that writes, with its log-probability."""
+    if not harvest.writers:
+        return []
+    table = harvest.logits[0] if len(harvest.logits) == 1 else torch.cat(harvest.logits)
+    places = [at for _, at in harvest.writers]
+    if places != list(range(len(table))):
+        table = table[places]
+    samplings = [row.call.request.sampling for row, _ in harvest.writers]
+    uniforms = [row.uniform() if s.temperature else 0.0 for (row, _), s in zip(harvest.writers, samplings, strict=True)]
+    tokens = choose(table, samplings, uniforms)
+    chosen = table.gather(1, torch.tensor(tokens, device=table.device)[:, None])[:, 0]
+    return list(zip(tokens, (chosen.float() - table.float().logsumexp(-1)).tolist(), strict=True))
+
+
+def _judge(rows: list[ReadingRow]) -> None:
+    """Set the rewards of rows that were read, in one go for each verifier."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row.call.judge].append(row)
+    for judge, group in groups.items():
+        rewards = judge([(Output.joined(row.outputs), row.layout) for row in group if row.layout is not None])
+        for row, reward in zip(group, rewards, strict=True):
+            row.reward = reward
+
+
+def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], Tensor]:
+    """Sizes of each layer's keys and values, and the output after a few tokens."""
+    cache = DynamicCache(config=model.config)
+    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), past_key_values=cache, use_cache=True)
+    shapes = []
+    for layer in cache.layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.dim() != 4 or keys.shape[2] != len(PROBE):
+            raise ConfigurationError(
+                f"{type(model).__name__} keeps more than keys and values ({type(layer).__name__}), which cannot be "
+                "rolled back when a step is rejected. Use a model with attention in every layer."
+            )
+        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3]))
+    last: Tensor = output.logits[:, -1] if "logits" in output else output.last_hidden_state[:, -1]
+    return shapes, last

@@ -1,0 +1,50 @@
+"""Sampled tokens: the right law, and nothing but a row's own numbers decides on its token."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rsd_core import Sampling
+from rsd_integrations.huggingface.sampling import choose
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_the_law_of_a_sampled_token(top_p: float) -> None:
+    logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
+    n = 4000
+    uniforms = [random.Random(seed).random() for seed in range(n)]
+    tokens = choose(logits.expand(n, 4), [Sampling(0.7, top_p)] * n, uniforms)
+    law = torch.softmax(logits / 0.7, 0)
+    if top_p < 1:
+        law[[1, 3]] = 0  # the nucleus of 0.9 holds the first two
+        law /= law.sum()
+    seen = torch.bincount(torch.tensor(tokens), minlength=4) / n
+    assert torch.allclose(seen, law, atol=0.03)
+    assert not ((seen > 0) & (law == 0)).any()
+
+
+def test_temperature_zero_takes_the_largest() -> None:
+    assert choose(torch.tensor([[0.0, 3.0, 1.0]]), [Sampling()], [0.99]) == [1]
+
+
+@given(st.data())
+def test_a_row_depends_on_itself_alone(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 6))
+    logits = torch.randn(count, 9, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99)))) * 3
+    samplings = [
+        Sampling(data.draw(st.sampled_from([0.0, 0.5, 1.3])), data.draw(st.sampled_from([0.3, 0.9, 1.0])))
+        for _ in range(count)
+    ]
+    uniforms = [data.draw(st.floats(0, 1, exclude_max=True)) for _ in range(count)]
+    alone = [choose(logits[i : i + 1], [samplings[i]], [uniforms[i]])[0] for i in range(count)]
+    assert choose(logits, samplings, uniforms) == alone
+
+
+@given(st.floats(0, 1, exclude_max=True), st.sampled_from([0.2, 1.0]))
+def test_a_token_without_weight_is_never_chosen(uniform: float, top_p: float) -> None:
+    logits = torch.full((1, 50_000), -torch.inf)
+    logits[0, [3, 40_000]] = torch.tensor([0.0, -1.0])
+    assert choose(logits, [Sampling(1.0, top_p)], [uniform])[0] in ({3} if top_p < 0.5 else {3, 40_000})

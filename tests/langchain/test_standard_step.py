@@ -1,0 +1,66 @@
+"""LangChain's standard tests of chat models, on the embedded models in step granularity."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from langchain_core.tools import tool
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
+
+from rsd_core.lazy import LoadedModels
+from rsd_integrations.langchain import ChatRSD
+from tests.langchain.standard import Declared, WithoutKey
+
+NO_TOOLS = "the embedded models were taught no tools, and their chat template renders none"
+NO_MEDIA = "the embedded models read text alone"
+
+
+class Steps(Declared):
+    """`ChatRSD()` as it comes, its weights loaded once for all tests."""
+
+    loaded: ClassVar = LoadedModels()
+    reasons: ClassVar = Declared.reasons | {
+        "Test requires tool calling.": NO_TOOLS,
+        "Test requires tool calling support.": NO_TOOLS,
+        "Test requires tool choice.": "in steps a call is the models' own choice, so that none can be forced",
+        "Test requires structured output.": NO_TOOLS + "; structured output is a call",
+        "Test requires json mode support.": NO_TOOLS + "; structured output is a call",
+        "Model does not support PDF inputs.": NO_MEDIA,
+        "Model does not support audio inputs.": NO_MEDIA,
+        "Model does not support image message.": NO_MEDIA,
+        "Model does not support image tool message.": NO_MEDIA,
+        "Model does not support PDF tool message.": NO_MEDIA,
+        "Model does not explicitly support Anthropic inputs.": NO_MEDIA + ", and call no tools",
+    }
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"loaded": self.loaded}
+
+
+class TestUnitInSteps(WithoutKey, Steps, ChatModelUnitTests): ...
+
+
+class TestIntegrationInSteps(Steps, ChatModelIntegrationTests):
+    @property
+    def standard_chat_model_params(self) -> dict[str, Any]:
+        return {"max_tokens": 48}  # the models know word problems, and ramble when one says hello
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def test_what_is_skipped_would_be_refused() -> None:
+    model = ChatRSD(loaded=Steps.loaded)
+    with pytest.raises(ValueError, match="cannot call tools"):
+        model.bind_tools([add]).invoke("What is 1 + 2?")
+    with pytest.raises(ValueError, match="cannot be honoured"):
+        model.with_structured_output(add.get_input_jsonschema())
+    for kind, mime in (("image", "image/png"), ("audio", "audio/wav"), ("file", "application/pdf")):
+        with pytest.raises(ValueError, match=f"'{kind}'"):
+            model.invoke([("user", [{"type": kind, "base64": "AAAA", "mime_type": mime}])])
