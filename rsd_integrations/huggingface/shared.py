@@ -15,9 +15,10 @@ from torch import nn
 
 from rsd_core import ConfigurationError, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.calls import Layout, Output, Reading
+from rsd_integrations.huggingface.calls import Output, Reading
 from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
+from rsd_integrations.prm_formats import Layout
 
 HEAD = "step_head.safetensors"
 """Linear layers `0`, `2`, … of the head, with ReLU between them, beside the weights of the language model."""
