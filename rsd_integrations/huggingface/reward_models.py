@@ -13,40 +13,9 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.prm_formats import Head, PRMFormat, Reader, bind, find_format, fits
-
-
-class RewardHead(nn.Module):
-    """From hidden states to the probability that a step is right, in fp32.
-
-    Args:
-        layers: Linear layers, ReLU between them. Two outputs are the logits of wrong and right; one is a value, whose
-            sigmoid is the probability; more dimensions are an ensemble's values, whose mean probability counts.
-    """
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Rewards [n] of hidden states [n, width]."""
-        out: Tensor = self.layers(hidden.float())
-        if out.shape[-1] == 2:
-            return out.softmax(-1)[..., 1]
-        return out[..., 0].sigmoid() if out.dim() == 2 else out[..., 0].sigmoid().mean(0)
-
-
-class EnsembleLinear(nn.Module):
-    """Linear layers side by side: weight [member, in, out], bias [member, out]."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, in] or [member, n, in] to [member, n, out]."""
-        return x @ self.weight + self.bias[:, None]
 
 
 class Weights:
@@ -210,7 +179,7 @@ def _linear_head(head: Head, weights: Weights) -> RewardHead:
         if head.ensemble:
             layers.append(EnsembleLinear(weight, torch.zeros_like(weight[:, 0]) if bias is None else bias))
         else:
-            layers.append(_linear(weight, bias))
+            layers.append(linear(weight, bias))
         layers.append(nn.ReLU())
     return RewardHead(nn.Sequential(*layers[:-1]))
 
@@ -225,7 +194,7 @@ def _word_head(words: tuple[int, int], weights: Weights, config: PretrainedConfi
             "config.json does not tie one to the embeddings. Is the download complete?"
         )
     right, wrong = words
-    return RewardHead(_linear(weights.rows(name, [wrong, right]), None))
+    return RewardHead(linear(weights.rows(name, [wrong, right]), None))
 
 
 def _separate_head(file: Path, model: str, pickles: bool) -> RewardHead:
@@ -237,10 +206,4 @@ def _separate_head(file: Path, model: str, pickles: bool) -> RewardHead:
     state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     if "weight" not in state or not all(torch.isfinite(tensor).all() for tensor in state.values()):
         raise ConfigurationError(f"{model}: {file.name} holds no finite linear layer, only {', '.join(state)}")
-    return RewardHead(_linear(state["weight"].float(), state["bias"].float() if "bias" in state else None))
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
-    return layer
+    return RewardHead(linear(state["weight"].float(), state["bias"].float() if "bias" in state else None))

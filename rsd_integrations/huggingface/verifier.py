@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rsd_core import Explanation, Path, PromptError, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import PathCache
-from rsd_integrations.huggingface.calls import Output, Reading
+from rsd_integrations.huggingface.calls import Reading
 from rsd_integrations.huggingface.engine import engine_of, threads_for
+from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import PathIds, Vocabulary
 from rsd_integrations.prm_formats import Layout, Reader
@@ -29,7 +28,7 @@ class HuggingFaceVerifier(Verifier):
     def __init__(
         self,
         body: PreTrainedModel,
-        head: nn.Module,
+        head: RewardHead,
         tokenizer: PreTrainedTokenizerBase,
         reader: Reader,
         name: str,
@@ -63,7 +62,7 @@ class HuggingFaceVerifier(Verifier):
                 f"{longest} tokens to score, the context of {self.name} is {self.context}. Limit the answer "
                 "(limits.max_tokens), or load the model with a larger context=… if its positions allow it"
             )
-        call = Reading(path, self.cache, before, prompt, layouts, self._judge)
+        call = Reading(path, self.cache, before, prompt, layouts, self.head.judge)
         scores = await engine_of(self.body.device).perform(self.runner, call)
         for reward in scores.rewards:
             if reward is None or not 0 <= reward <= 1:
@@ -92,8 +91,3 @@ class HuggingFaceVerifier(Verifier):
         if not step.text.strip():
             raise VerifierError(f"{self.name}: the step is blank, and reward models give a lone separator no meaning")
         return self._step(step.text, 1 + sum(bool(known.text.strip()) for known in path.steps))
-
-    def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
-        hidden = torch.cat([output.hidden for output, _ in read if output.hidden is not None])
-        rewards: list[float] = self.head(hidden).tolist()
-        return rewards
