@@ -123,13 +123,17 @@ class Calibration:
         """The cheapest threshold that is expected to be no less accurate than the target alone.
 
         Of many thresholds the one that looks best by chance would win, so the expected difference has to be at least
-        its own standard error, or there is no difference at all. Where answers are not known, or no threshold is that
-        good, the one that sends a fifth of the steps to the target. Of thresholds that do the same, the middle one.
+        its own standard error, or there is no difference at all. Of the good thresholds whose cost cannot be told from
+        the cheapest one's (by the interval of the target's share), the middle one is taken. Where answers are not
+        known, or no threshold is that good, it is the one that sends a fifth of the steps to the target.
         """
         curve = self.curve
         good = [row for row in curve if row.accuracy is not None and self._surplus(row.delta) >= 0]
-        chosen = good[0] if good else min(curve, key=lambda row: abs(row.target_share - 0.2))
-        alike = [row for row in good or curve if abs(row.target_share - chosen.target_share) <= 0.002]
+        if good:
+            alike = [row for row in good if row.target_share <= good[0].target_share_ci95[1]]
+        else:
+            nearest = min(abs(row.target_share - 0.2) for row in curve)
+            alike = [row for row in curve if abs(row.target_share - 0.2) <= nearest + 0.002]
         return BinaryStep(delta=alike[len(alike) // 2].delta)
 
     def _surplus(self, delta: float) -> float:
