@@ -46,8 +46,8 @@ class RSDState(AgentState[Any]):
     """The agent's state with a record of each model call."""
 
     rsd: NotRequired[Annotated[list[dict[str, Any]], operator.add]]
-    """For each call: `author` (`draft` or `target`), `reward`, `accepted`, `tokens` of the answer, `usage` of all models
-    together, the verifier included, and `degradations`."""
+    """For each call: `author` (`draft` or `target`), `reward`, `accepted`, `tokens` of the answer, `usage` of all
+    models together, the verifier included, and `degradations`."""
 
 
 class RSDMiddleware(AgentMiddleware[RSDState]):
