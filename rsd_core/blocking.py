@@ -7,11 +7,12 @@ caller's own loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
 from rsd_core.errors import RunError
@@ -68,9 +69,15 @@ async def in_thread(work: Callable[[], T], context: contextvars.Context | None =
 
     def run(context: contextvars.Context) -> None:
         try:
-            done.set_result(context.run(work))
+            made = context.run(work)
         except BaseException as error:
-            done.set_exception(error)
+            tell(done.set_exception, error)
+        else:
+            tell(done.set_result, made)
+
+    def tell(how: Callable[[Any], None], what: Any) -> None:
+        with contextlib.suppress(InvalidStateError):  # whoever asked has left meanwhile
+            how(what)
 
     threading.Thread(
         target=run, args=(context or contextvars.copy_context(),), name="rsd-blocking", daemon=True

@@ -63,6 +63,13 @@ BUILT_IN = (
         ("likelihood:Qwen/Qwen2.5-Math-7B-Instruct",),
     ),
     Backend(
+        "shared",
+        "rsd_integrations.huggingface:load_shared",
+        "huggingface",
+        "the reward head of a checkpoint that `rsd merge` made; with hf: of the same one, they share body and cache",
+        ("shared:./merged",),
+    ),
+    Backend(
         "langchain",
         "rsd_integrations.langchain.roles:load",
         "agents",

@@ -35,7 +35,12 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     itself, also when it was cut short.
     """
     from rsd_core import Interrupted, Usage
-    from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier, LikelihoodVerifier
+    from rsd_integrations.huggingface import (
+        HuggingFaceGenerator,
+        HuggingFaceVerifier,
+        LikelihoodVerifier,
+        SharedVerifier,
+    )
 
     meters: dict[int, Meter] = {}
     wrong: list[str] = []
@@ -82,6 +87,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (HuggingFaceGenerator, "generate"),
         (HuggingFaceVerifier, "score"),
         (LikelihoodVerifier, "score"),
+        (SharedVerifier, "score"),
     ):
         monkeypatch.setattr(kind, method, watched(getattr(kind, method)))
     yield

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rsd_integrations.huggingface.kv_store import KVStore
+from rsd_integrations.huggingface.kv_store import KVStore, LayerShape
 
 NAME = "rsd"
 GAP = 2
@@ -53,6 +53,19 @@ class Batch:
         values[self.slots, :, self.positions] = value[0].transpose(0, 1)
         found = [piece.attend(module, query, keys, values, options) for piece in self._pieces]
         return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+class Shapes:
+    """Notes what each layer attends to, in place of a batch."""
+
+    def __init__(self, found: dict[int, LayerShape]) -> None:
+        self._found = found
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
+        """Plain causal attention."""
+        self._found[module.layer_idx] = LayerShape(key.shape[1], key.shape[3], value.shape[3])  # type: ignore[index]
+        out: Tensor = sdpa_attention_forward(module, query, key, value, None, **options)[0]
+        return out
 
 
 class _Piece:
@@ -153,7 +166,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    batch: Batch | None = None,
+    batch: Batch | Shapes | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The function that transformers calls in every layer."""

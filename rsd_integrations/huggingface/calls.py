@@ -77,8 +77,8 @@ class Output:
 class Call(ABC, Generic[Made]):
     """One call of a model, from the caller's await to its future."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, cache: PathCache) -> None:
+        self.path, self.cache = path, cache
         self.future: Future[Made] = Future()
         self.future.set_running_or_notify_cancel()  # from now on only the engine ends it
         self.cancelled = False
@@ -89,7 +89,7 @@ class Call(ABC, Generic[Made]):
         self.seconds = 0.0
 
     @abstractmethod
-    def start(self, cache: PathCache, store: KVStore) -> None:
+    def start(self, store: KVStore) -> None:
         """Make the first row or rows."""
 
     @abstractmethod
@@ -101,10 +101,10 @@ class Call(ABC, Generic[Made]):
         self.computed += new
         self.seconds += seconds
 
-    def finish(self, row: Row, cache: PathCache) -> None:
+    def finish(self, row: Row) -> None:
         """Put a row's sequence into the cache; the call ends with its last row."""
         row.sequence.rest()
-        cache.put(self.path, row.sequence)
+        self.cache.put(self.path, row.sequence)
         self.rows.remove(row)
         if not self.rows:
             self.future.set_result(self.result())
@@ -172,14 +172,16 @@ class WritingRow(Row):
 class Writing(Call[Generation]):
     """Writes the step that follows a path, once per seed. The prefix is computed once for all of them."""
 
-    def __init__(self, path: Path, ids: list[int], request: StepRequest, room: int, end: StepEnd) -> None:
-        super().__init__(path)
+    def __init__(
+        self, path: Path, cache: PathCache, ids: list[int], request: StepRequest, room: int, end: StepEnd
+    ) -> None:
+        super().__init__(path, cache)
         self.request, self.room, self.end = request, room, end
         self._ids = ids
         self._candidates: list[WritingRow] = []
 
-    def start(self, cache: PathCache, store: KVStore) -> None:
-        sequence = cache.take(self.path, self._ids) or Sequence(store)
+    def start(self, store: KVStore) -> None:
+        sequence = self.cache.take(self.path, self._ids) or Sequence(store)
         sequence.truncate(len(self._ids) - (sequence.last is None))
         self.reused = len(sequence.ids)
         self._add(sequence, self.request.seeds[0])
@@ -263,16 +265,18 @@ Judge = Callable[[Rows[tuple[Output, Layout]]], Rows[float]]
 class Reading(Call[Scores]):
     """Scores candidates for the step that follows a path. What they share is computed once."""
 
-    def __init__(self, path: Path, before: list[int], prompt: int, layouts: Rows[Layout], judge: Judge) -> None:
-        super().__init__(path)
+    def __init__(
+        self, path: Path, cache: PathCache, before: list[int], prompt: int, layouts: Rows[Layout], judge: Judge
+    ) -> None:
+        super().__init__(path, cache)
         self.judge = judge
         self._before, self._prompt, self._layouts = before, prompt, layouts
         self._candidates: list[ReadingRow] = []
         self._scored = 0
 
-    def start(self, cache: PathCache, store: KVStore) -> None:
+    def start(self, store: KVStore) -> None:
         only = self._layouts[0].feed if len(self._layouts) == 1 else ()
-        sequence = cache.take(self.path, [*self._before, *only]) or Sequence(store)
+        sequence = self.cache.take(self.path, [*self._before, *only]) or Sequence(store)
         if only:
             self._add(sequence, self._layouts[0])
             self.reused = len(sequence.ids)
@@ -297,13 +301,13 @@ class Reading(Call[Scores]):
         super().charge(known, new, seconds)
         self._scored += max(0, known + new - max(known, self._prompt))
 
-    def finish(self, row: Row, cache: PathCache) -> None:
+    def finish(self, row: Row) -> None:
         assert isinstance(row, ReadingRow)
         assert row.layout is not None
         if row.outputs and row.layout.read[-1] == len(row.layout.feed) - 1:
             row.sequence.last = row.outputs[-1].last()
         row.sequence.truncate(len(self._before) + len(row.layout.kept))
-        super().finish(row, cache)
+        super().finish(row)
 
     def result(self) -> Scores:
         rewards = tuple(row.reward for row in self._candidates)

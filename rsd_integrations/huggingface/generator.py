@@ -30,7 +30,7 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
-        self.runner = Runner(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
+        self.runner = Runner.of(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
         self.context = self.runner.context
         """Longest sequence in tokens."""
         self.renders_tools = self.vocabulary.renders_tools
@@ -49,7 +49,7 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         room = min(request.max_tokens, self.context - len(ids))
         if room <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
-        call = Writing(path, ids, request, room, self._step_end(request.delimiter))
+        call = Writing(path, self.runner.cache, ids, request, room, self._step_end(request.delimiter))
         return await engine_of(self.model.device).perform(self.runner, call)
 
     def _step_end_of(self, delimiter: str | None) -> StepEnd:
@@ -71,7 +71,12 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
 
 
 def load_generator(
-    model: str, *, dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
+    model: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    allow_pickles: bool = False,
+    cache_bytes: float | None = None,
 ) -> HuggingFaceGenerator:
     """Load a causal language model as drafter or target.
 
@@ -80,6 +85,7 @@ def load_generator(
         dtype: `float32`, `bfloat16` or `float16`; by default fp32 on a CPU and bf16 elsewhere.
         device: As torch names it; by default a GPU where there is one.
         allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
+        cache_bytes: For keys and values; by default an eighth of the device's memory.
 
     Raises:
         ConfigurationError: No such checkpoint, or no safetensors in it.
@@ -89,5 +95,5 @@ def load_generator(
     folder = loading.find(model, allow_pickles)
     loading.shards(folder, model, allow_pickles)
     return HuggingFaceGenerator(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model
+        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, cache_bytes
     )

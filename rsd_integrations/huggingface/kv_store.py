@@ -101,7 +101,7 @@ class KVStore:
         self.freed: deque[tuple[int, int]] = deque()
         """Epochs and slots given back by any thread."""
         self.evicted = 0
-        """Sequences that were thrown out so far."""
+        """Sequences that were thrown out so far, rejected candidates aside."""
         self._epoch = 0
         self._free: list[int] = []
         self._live: WeakValueDictionary[int, Sequence] = WeakValueDictionary()
@@ -110,6 +110,11 @@ class KVStore:
     def bytes(self) -> int:
         """Size of the tensors."""
         return self.slots * self.length * self.token_bytes
+
+    @property
+    def live(self) -> list[Sequence]:
+        """All sequences that have a slot."""
+        return list(self._live.values())
 
     def reserve(self, sequence: Sequence, length: int) -> bool:
         """Make room for a sequence of so many tokens; False where older calls hold all there is."""
@@ -182,7 +187,7 @@ class KVStore:
         victim.evict()
         if slot is not None:
             self._live.pop(slot, None)
-        self.evicted += 1
+        self.evicted += not victim.spare
 
     def _resize(self, slots: int, length: int) -> None:
         """Move everything that lives into new tensors, side by side."""

@@ -30,7 +30,7 @@ class LikelihoodVerifier(Verifier):
         self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
-        self.runner = Runner(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
+        self.runner = Runner.of(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
         self.context = self.runner.context
         """Longest sequence in tokens."""
 
@@ -46,7 +46,7 @@ class LikelihoodVerifier(Verifier):
         if longest > self.context:
             raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
         return await engine_of(self.model.device).perform(
-            self.runner, Reading(path, before, prompt, layouts, self._judge)
+            self.runner, Reading(path, self.runner.cache, before, prompt, layouts, self._judge)
         )
 
     @staticmethod
@@ -59,11 +59,16 @@ class LikelihoodVerifier(Verifier):
         tokens = torch.tensor([id_ for _, layout in read for id_ in layout.feed], device=logits.device)
         likely = logits.float().log_softmax(-1).gather(1, tokens[:, None]).squeeze(1).exp().tolist()
         ends = accumulate(len(layout.feed) for _, layout in read)
-        return [min(1.0, *likely[end - len(layout.feed) : end]) for end, (_, layout) in zip(ends, read, strict=True)]
+        return [min((1.0, *likely[end - len(layout.feed) : end])) for end, (_, layout) in zip(ends, read, strict=True)]
 
 
 def load_likelihood(
-    model: str, *, dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
+    model: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    allow_pickles: bool = False,
+    cache_bytes: float | None = None,
 ) -> LikelihoodVerifier:
     """Load a causal language model as likelihood verifier; arguments and errors as in `load_generator`."""
     where = loading.choose_device(device)
@@ -71,5 +76,5 @@ def load_likelihood(
     folder = loading.find(model, allow_pickles)
     loading.shards(folder, model, allow_pickles)
     return LikelihoodVerifier(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model
+        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, cache_bytes
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from huggingface_hub import snapshot_download
@@ -20,6 +22,9 @@ from rsd_core import ConfigurationError
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
 """What is fetched of a repository: no code, and pickles only where they are asked for."""
+
+_loading = threading.Lock()
+_loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], PreTrainedModel] = WeakValueDictionary()
 
 
 def find(model: str, pickles: bool = False) -> Path:
@@ -123,14 +128,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickles: bool) -> PreTrainedModel:
-    """A causal language model, ready to run."""
-    with quiet():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickles else True
-        )
-    nn.Module.to(model, device)
-    nn.Module.eval(model)
-    return model
+    """A causal language model, ready to run; one that is loaded already is shared by all who use it."""
+    key = (folder.resolve(), dtype, device)
+    with _loading:
+        model: PreTrainedModel | None = _loaded.get(key)
+        if model is None:
+            with quiet():
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickles else True
+                )
+            nn.Module.to(model, device)
+            nn.Module.eval(model)
+            _loaded[key] = model
+        return model
 
 
 def output_head(model: PreTrainedModel) -> nn.Module:

@@ -20,13 +20,16 @@ class _Body(Qwen2Model):  # type: ignore[no-untyped-call]
     _keys_to_ignore_on_load_unexpected = [r"^score\.", r"^v_head\.", r"^lm_head\."]  # noqa: RUF012 - as the base has it
 
 
-def load_verifier(model: str, *, dtype: str | None = None, device: str | None = None) -> HuggingFaceVerifier:
+def load_verifier(
+    model: str, *, dtype: str | None = None, device: str | None = None, cache_bytes: float | None = None
+) -> HuggingFaceVerifier:
     """Load a process reward model by the tensors in its weights, without remote code.
 
     Args:
         model: Hub id or folder.
         dtype: Of the body; by default fp32 on a CPU and bf16 elsewhere. The head is always fp32.
         device: As torch names it; by default a GPU where there is one.
+        cache_bytes: For keys and values; by default an eighth of the device's memory.
 
     Raises:
         ConfigurationError: No such checkpoint, no safetensors in it, or no reward head that is known.
@@ -46,7 +49,7 @@ def load_verifier(model: str, *, dtype: str | None = None, device: str | None = 
     for name, buffer in body.named_buffers():
         if not torch.isfinite(buffer).all():
             raise ConfigurationError(f"{model}: the buffer {name} is not finite after loading")
-    return HuggingFaceVerifier(body, head, loading.load_tokenizer(folder), layout, model)
+    return HuggingFaceVerifier(body, head, loading.load_tokenizer(folder), layout, model, cache_bytes)
 
 
 def _load_head(names: dict[str, FilePath], format: PRMFormat, model: str) -> nn.Module:

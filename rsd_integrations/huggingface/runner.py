@@ -1,19 +1,23 @@
-"""One model of an engine: its store, its cache, and the calls that wait for it."""
+"""One model of an engine: its store, and the calls that wait for it."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import attention
-from rsd_integrations.huggingface.attention import Batch
+from rsd_integrations.huggingface.attention import Batch, Shapes
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
 from rsd_integrations.huggingface.kv_store import KVStore, LayerShape, Sequence
@@ -23,6 +27,11 @@ from rsd_integrations.huggingface.sampling import choose
 CHUNK = 512
 """Most tokens that reading adds to one forward pass; longer prefixes take several, with other work between them."""
 PROBE = [0, 1, 2, 3]
+
+
+_making = threading.Lock()
+_runners: WeakValueDictionary[int, Runner] = WeakValueDictionary()
+"""By the identity of the model, which a runner keeps alive."""
 
 
 class Run(NamedTuple):
@@ -52,6 +61,15 @@ class Runner:
     Used by the engine's thread only, once it is made.
     """
 
+    @classmethod
+    def of(cls, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> Runner:
+        """The runner of a model, shared by all who use it; arguments and errors as for a new one."""
+        with _making:
+            found = _runners.get(id(model))
+            if found is None:
+                found = _runners[id(model)] = cls(model, threads=threads, budget=budget)
+            return found
+
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> None:
         """Take over a model.
@@ -68,6 +86,7 @@ class Runner:
         self.model, self.threads = model, threads
         self.context = context_of(model.config)
         self.cache = PathCache()
+        """For all who read paths as their own tokens; a verifier with an input format has a cache of its own."""
         self.passes = 0
         """Forward passes so far."""
         self._calls: list[Call[Any]] = []
@@ -77,17 +96,14 @@ class Runner:
         self._hidden: Tensor | None = None
         if self._head is not None:
             self._head.register_forward_pre_hook(self._catch)
-        shapes, wanted = _probe(model)
-        try:
+        with _explained(model):
             model.set_attn_implementation(attention.NAME)
-            self.store = KVStore(shapes, model.dtype, model.device, budget or memory(model.device) / 8, self.context)
+            shapes, wanted = _probe(model)
+        self.store = KVStore(shapes, model.dtype, model.device, budget or memory(model.device) / 8, self.context)
+        with _explained(model):
             found = self._probe()
-        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise ConfigurationError(f"{type(model).__name__} cannot run in batches: {error}") from error
-        if not torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
-            raise ConfigurationError(
-                f"{type(model).__name__} gives other results in batches than alone: its attention is not transformers'"
-            )
+            if not torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
+                raise ValueError("its results in a batch are others than alone")
 
     @property
     def waiting(self) -> int:
@@ -97,7 +113,7 @@ class Runner:
     def start(self, call: Call[Any]) -> None:
         """Take a call in."""
         self._calls.append(call)
-        call.start(self.cache, self.store)
+        call.start(self.store)
         self._given += [row for row in call.rows if not row.waiting]
 
     def fail(self, error: Exception) -> None:
@@ -108,7 +124,6 @@ class Runner:
             call.forget()
             if not call.future.done():
                 call.future.set_exception(error)
-        self.cache = PathCache()
         self.store.clear()
 
     def step(self) -> None:
@@ -127,13 +142,13 @@ class Runner:
             run.row.call.charge(run.known, run.new, share * run.new)
         for (writer, _), token in zip(harvest.writers, tokens, strict=True):
             if writer.take(token, writer.call.end, writer.call.room):
-                writer.call.finish(writer, self.cache)
+                writer.call.finish(writer)
         for reader in harvest.readers:
             if reader.layout is None:
                 reader.call.fork(reader, self.store)
                 self._given += [row for row in reader.call.rows if not row.waiting]
             else:
-                reader.call.finish(reader, self.cache)
+                reader.call.finish(reader)
         self._calls = [call for call in self._calls if call.rows]
 
     def _harvest(self, runs: list[Run], output: Output | None) -> Harvest:
@@ -171,7 +186,7 @@ class Runner:
         for call in self._calls:
             if call.cancelled:
                 for row in tuple(call.rows):
-                    call.finish(row, self.cache)
+                    call.finish(row)
         self._calls = [call for call in self._calls if call.rows]
 
     def _admit(self) -> list[Run]:
@@ -265,17 +280,26 @@ def _judge(rows: list[ReadingRow]) -> None:
 
 
 def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], Tensor]:
-    """Sizes of each layer's keys and values, and the output after a few tokens."""
-    cache = DynamicCache(config=model.config)
-    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), past_key_values=cache, use_cache=True)
-    shapes = []
-    for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if keys is None or values is None or keys.dim() != 4 or keys.shape[2] != len(PROBE):
-            raise ConfigurationError(
-                f"{type(model).__name__} keeps more than keys and values ({type(layer).__name__}), which cannot be "
-                "rolled back when a step is rejected. Use a model with attention in every layer."
-            )
-        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3]))
+    """Sizes of each layer's keys and values, and the output after a few tokens.
+
+    Raises:
+        ValueError: Some layer has no attention, so it keeps something that cannot be rolled back.
+    """
+    shapes: dict[int, LayerShape] = {}
+    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), use_cache=False, batch=Shapes(shapes))
+    layers = model.config.num_hidden_layers
+    if sorted(shapes) != list(range(layers)):
+        raise ValueError(f"only {len(shapes)} of its {layers} layers have transformers' attention")
     last: Tensor = output.logits[:, -1] if "logits" in output else output.last_hidden_state[:, -1]
-    return shapes, last
+    return [shapes[layer] for layer in range(layers)], last
+
+
+@contextmanager
+def _explained(model: PreTrainedModel) -> Iterator[None]:
+    """Say what a model's failure in a first forward pass means."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{type(model).__name__} cannot run in process: {error}. Serve it, and use it as openai:MODEL@URL"
+        ) from error

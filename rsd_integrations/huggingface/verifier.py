@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rsd_core import ConfigurationError, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.calls import Layout, Output, Reading
 from rsd_integrations.huggingface.engine import engine_of, threads_for
 from rsd_integrations.huggingface.runner import Runner
@@ -45,7 +46,8 @@ class HuggingFaceVerifier(Verifier):
                 "at. Use the tokenizer that was published with the reward model."
             )
         self._separator = separator[0]
-        self.runner = Runner(body, threads=threads_for(self.flops_per_token), budget=cache_bytes)
+        self.runner = Runner.of(body, threads=threads_for(self.flops_per_token), budget=cache_bytes)
+        self.cache = PathCache()
         self.context = self.runner.context
         """Longest sequence in tokens."""
         self._step = lru_cache(4096)(self._step_layout)
@@ -62,7 +64,7 @@ class HuggingFaceVerifier(Verifier):
         longest = len(before) + max(len(layout.feed) for layout in layouts)
         if longest > self.context:
             raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
-        call = Reading(path, before, prompt, layouts, self._judge)
+        call = Reading(path, self.cache, before, prompt, layouts, self._judge)
         return await engine_of(self.body.device).perform(self.runner, call)
 
     def _step_layout(self, text: str) -> Layout:

@@ -8,9 +8,9 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
-from pydantic import Field
 
 from rsd_core import Decoder, Drafter, Prompt, Target
+from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.chunks import MessageChunks
 from rsd_integrations.langchain.fields import CALL_OPTIONS, RSDFields
 from rsd_integrations.langchain.messages import as_prompt, text_only
@@ -19,9 +19,6 @@ from rsd_integrations.langchain.roles import LangChainGenerator
 
 class RSDMessages(RSDFields):
     """The fields with the way from messages to chunks."""
-
-    model_name: str = Field(default="rsd", alias="model")
-    """Reported in metadata and traces. Not the name of an inner model, which would be taken for that model's."""
 
     def inner_models(self) -> list[LangChainGenerator]:
         """The LangChain models that draft and that replace."""
@@ -56,8 +53,10 @@ class _Call:
         own = {name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs}
         self.model = model.with_options(own)
         self.messages = messages
+        if "model" in kwargs:
+            raise ValueError("RSD takes no model with a call: two models write, which `draft` and `target` name")
         self.tools: list[dict[str, Any]] = kwargs.pop("tools", None) or []
-        self.stop = (self.model.stop if stop is None else stop) or []
+        self.stop = list(as_stop(self.model.stop if stop is None else stop))
         self.inner: dict[str, Any] = {}
         """What the inner models are told. They get messages, tools and options as they are, and stop by themselves."""
         self.passes = self.model.resolved().granularity == "turn" and len(self.model.inner_models()) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -13,6 +13,8 @@ from langchain_core.language_models.chat_models import agenerate_from_stream, ge
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables.utils import AnyConfigurableField
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import model_validator
@@ -20,7 +22,9 @@ from pydantic import model_validator
 from rsd_core import Model, __version__
 from rsd_core.errors import DISTRIBUTION
 from rsd_integrations.langchain.calls import RSDMessages, refuse_choice
+from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
+from rsd_integrations.langchain.inner import estimate
 
 
 class ChatRSD(RSDMessages, BaseChatModel):
@@ -84,6 +88,10 @@ class ChatRSD(RSDMessages, BaseChatModel):
     def _identifying_params(self) -> Mapping[str, Any]:
         return {"model_name": self.model_name, **self.identity()}
 
+    def get_num_tokens(self, text: str) -> int:
+        # LangChain's default is GPT-2's tokenizer, downloaded. The models here have one each.
+        return super().get_num_tokens(text) if self.custom_get_token_ids else estimate(text)
+
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         settings = self.resolved()
         return LangSmithParams(
@@ -135,11 +143,16 @@ class ChatRSD(RSDMessages, BaseChatModel):
             if kwargs:
                 raise ValueError(f"bind_tools takes no {sorted(kwargs)} in step granularity")
         for role in self.inner_models():
-            if getattr(type(role.model), "bind_tools", None) is BaseChatModel.bind_tools:
-                raise ValueError(f"{role.name} ({type(role.model).__name__}) cannot call tools: it has no bind_tools")
+            kind = type(role.model)
+            if not hasattr(role.model, "bind_tools") or getattr(kind, "bind_tools", None) is BaseChatModel.bind_tools:
+                raise ValueError(f"{role.name} ({kind.__name__}) cannot call tools: it has no bind_tools")
         made = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
         choice = {} if tool_choice is None else {"tool_choice": tool_choice}
         return self.bind(tools=made, **choice, **kwargs)
+
+    def configurable_fields(self, **kwargs: AnyConfigurableField) -> ConfigurableChat[Any, Any]:
+        """As LangChain's, and the fields stay configurable when tools are bound."""
+        return ConfigurableChat(default=self, fields=dict(super().configurable_fields(**kwargs).fields))  # type: ignore[attr-defined]
 
     def batch(
         self,
@@ -150,8 +163,7 @@ class ChatRSD(RSDMessages, BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         # The threads only wait: the models coalesce what is asked at once. LangChain's default is a few per core.
-        configs = config if isinstance(config, list) else [config or {}] * len(inputs)
-        wide: list[RunnableConfig] = [{"max_concurrency": 64, **given} for given in configs]
+        wide: list[RunnableConfig] = [{"max_concurrency": 64, **one} for one in get_config_list(config, len(inputs))]
         return super().batch(inputs, wide, return_exceptions=return_exceptions, **kwargs)
 
     def _generate(
@@ -179,10 +191,11 @@ class ChatRSD(RSDMessages, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in self._chunks(messages, stop, kwargs):
-            if run_manager:  # before the consumer has it
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+        with closing(self._chunks(messages, stop, kwargs)) as chunks:
+            for chunk in chunks:
+                if run_manager:  # before the consumer has it
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,

@@ -27,7 +27,8 @@ class _ChatPrompt(StringPromptValue):
         messages = self.value.to_messages()
         text_only(messages)
         prompt = as_prompt(messages)
-        shown = _ChatText(json.dumps([[message.role, message.content] for message in prompt], ensure_ascii=False))
+        told = [[message.role, message.content, *filter(None, [message.extra])] for message in prompt]
+        shown = _ChatText(json.dumps(told, ensure_ascii=False, default=str))
         shown.messages = prompt
         return shown
 

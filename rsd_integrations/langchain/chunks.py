@@ -11,6 +11,7 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from rsd_core import Event, Finished, StepFinished, TextStream
+from rsd_core.stopping import stops_at
 from rsd_integrations.langchain.tools import ToolCallStream
 from rsd_integrations.langchain.trace import metadata, step_data, usage
 
@@ -33,6 +34,7 @@ class MessageChunks:
     ) -> None:
         self._rejected = rejected
         self._model_name = model_name
+        self._stop = stop
         self._text = TextStream(stop)
         self._calls = ToolCallStream() if tools else None
         self._native: AIMessage | None = None
@@ -44,7 +46,7 @@ class MessageChunks:
             step = {"rsd_steps": [step_data(event.record, self._steps)]}
             self._steps += 1
             if isinstance(event.record.native, AIMessage):
-                self._native = event.record.native
+                self._native = _cut(event.record.native, self._stop)
                 return ChatGenerationChunk(message=_as_chunk(self._native, step))
             return self._chunk(event, additional_kwargs=step)
         if isinstance(event, Finished):
@@ -70,6 +72,26 @@ class MessageChunks:
         if self._calls is not None:
             content, calls = self._calls.feed(content, last=isinstance(event, Finished))
         return ChatGenerationChunk(message=AIMessageChunk(content=content, tool_call_chunks=calls, **told))
+
+
+def _cut(message: AIMessage, stop: Sequence[str]) -> AIMessage:
+    """A message that ends before the first stop string. Not every model that is told to stop does so."""
+    at = stops_at(str(message.text), stop)
+    if at is None:
+        return message
+    content: str | list[str | dict[str, Any]] = message.content
+    if isinstance(content, str):
+        content = content[:at]
+    else:
+        content = []
+        for block in message.content:
+            text = block if isinstance(block, str) else block.get("text", "") if block["type"] == "text" else ""
+            content.append(block)
+            if len(text) > at:
+                content[-1] = text[:at] if isinstance(block, str) else {**block, "text": text[:at]}
+                break
+            at -= len(text)
+    return message.model_copy(update={"content": content, "tool_calls": [], "invalid_tool_calls": []})
 
 
 def _as_chunk(message: AIMessage, step: dict[str, Any]) -> AIMessageChunk:

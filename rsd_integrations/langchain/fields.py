@@ -23,6 +23,7 @@ from rsd_core.blocking import in_thread
 from rsd_core.lazy import LoadedModels, identity
 from rsd_core.policies import BinaryStep
 from rsd_core.registry import load, parse_spec
+from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.inner import LangChainRole
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
@@ -72,6 +73,8 @@ class RSDFields(BaseModel):
 
     model_config = CONFIG
 
+    model_name: str = Field(default="rsd", alias="model")
+    """Reported in metadata and traces. Not the name of an inner model, which would be taken for that model's."""
     draft: Annotated[Any, BeforeValidator(as_drafter)] = "embedded:draft"
     """The cheap model: a spec as `rsd models` lists them, a `Drafter`, or any LangChain model."""
     target: Annotated[Any, BeforeValidator(as_target)] = "embedded:target"
@@ -112,6 +115,7 @@ class RSDFields(BaseModel):
             given = [name for name in (*_MODELS, "policy") if getattr(self, name) != _default(name)]
             if given:
                 raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(given)}")
+        as_stop(self.stop)
         self.resolved()
         return self
 
@@ -157,10 +161,16 @@ class RSDFields(BaseModel):
     def identity(self) -> dict[str, Any]:
         """What tells two of these apart, as plain data without secrets; LangChain's caches are keyed on it."""
         known: dict[str, Any] = {"settings": self.resolved().model_dump(mode="json"), "stop": self.stop}
+        known["trace_inner"] = self.trace_inner  # answers then hold the texts of rejected drafts
         if self.decoder is not None:
             return known | {"decoder": identity(self.decoder)}
         models = {name: _identity(getattr(self, name)) for name in _MODELS}
         return known | models | {"policy": parse_policy(self.policy).model_dump(mode="json")}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that shares the models: weights are not held twice, and clients cannot be copied."""
+        shared = {id(held): held for held in (self.draft, self.target, self.verifier, self.decoder)}
+        return super().__deepcopy__({**(memo or {}), **shared})
 
     def _in_turns(self) -> bool:
         """Whether a role is a LangChain model that only writes whole messages."""

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -16,8 +16,10 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import var_child_runnable_config
+from langsmith import tracing_context
 
 from rsd_core import ConfigurationError, Model, Price, Usage
 from rsd_core.blocking import background_loop, in_thread
@@ -64,7 +66,11 @@ class LangChainRole(Model):
     @property
     def fingerprint(self) -> str:
         """Tells models and their settings apart, as LangChain's own cache does."""
-        return _fingerprint(self.model)
+        return _with_digest(_fingerprint(self.model), self._decisive())
+
+    def _decisive(self) -> dict[str, Any]:
+        """What decides about its answers besides the model."""
+        return {}
 
     def using(self, **changes: Any) -> Self:
         """A copy with other values of its attributes, such as `trace_inner` or `options`."""
@@ -72,7 +78,7 @@ class LangChainRole(Model):
         vars(other).update(changes)
         return other
 
-    async def call(self, model: Runnable[Any, Any], value: Any, **options: Any) -> tuple[BaseMessage | str, Usage]:
+    async def call(self, model: Runnable[Any, Any], value: Any, /, **options: Any) -> tuple[BaseMessage | str, Usage]:
         """Ask a model, without callbacks of the surrounding run unless `trace_inner`."""
         started = time.perf_counter()
         config = self._config()
@@ -83,14 +89,9 @@ class LangChainRole(Model):
 
     async def _run(self, model: Runnable[Any, Any], blocking: Callable[[], T], native: Callable[[], Awaitable[T]]) -> T:
         """Call one of the two faces of a model."""
-        context = contextvars.copy_context() if self.trace_inner else _quiet()
         if _blocking(model):
-            return await in_thread(blocking, context)
-
-        async def call() -> T:
-            return await native()
-
-        return await asyncio.create_task(call(), context=context)
+            return await (in_thread(blocking) if self.trace_inner else silently_in_thread(blocking))
+        return await (native() if self.trace_inner else silently(native()))
 
     def _config(self) -> RunnableConfig:
         # Callbacks of the surrounding run are inherited unless others are named. `nostream` is LangGraph's word.
@@ -99,14 +100,33 @@ class LangChainRole(Model):
         return RunnableConfig(callbacks=[])
 
 
+async def silently(work: Awaitable[T]) -> T:
+    """Await work that callbacks and traces of the surrounding run do not see."""
+
+    async def untraced() -> T:
+        with tracing_context(enabled=False):  # LangSmith's, which no callback switches off
+            return await work
+
+    return await asyncio.create_task(untraced(), context=_quiet())
+
+
+async def silently_in_thread(work: Callable[[], T]) -> T:
+    """The same for blocking work."""
+
+    def untraced() -> T:
+        with tracing_context(enabled=False):
+            return work()
+
+    return await in_thread(untraced, _quiet())
+
+
 def _blocking(model: Runnable[Any, Any]) -> bool:
     """Whether to call the blocking face, in a thread of its own.
 
     On the background loop the caller blocks as well, and clients of the asynchronous face belong to the caller's own
     loops. Models without an asynchronous face would take theirs from a pool of few threads.
     """
-    while isinstance(model, RunnableBinding):
-        model = model.bound
+    model = unbound(model)
     if asyncio.get_running_loop() is background_loop():
         return True
     if isinstance(model, BaseChatModel):
@@ -152,9 +172,15 @@ def estimate(value: Any) -> int:
     return count_tokens_approximately(messages, extra_tokens_per_message=0)
 
 
-def _name(model: Runnable[Any, Any]) -> str:
-    while isinstance(model, RunnableBinding):
+def unbound(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """A model without what `bind`, `with_config` and `with_retry` put around it."""
+    while isinstance(model, RunnableBindingBase):
         model = model.bound
+    return model
+
+
+def _name(model: Runnable[Any, Any]) -> str:
+    model = unbound(model)
     for attribute in ("model_name", "model", "model_id"):
         named = getattr(model, attribute, None)
         if isinstance(named, str):
@@ -163,10 +189,16 @@ def _name(model: Runnable[Any, Any]) -> str:
 
 
 def _fingerprint(model: Runnable[Any, Any]) -> str:
-    if isinstance(model, RunnableBinding):
-        bound = json.dumps(model.kwargs, sort_keys=True, default=str)
-        return f"{_fingerprint(model.bound)}+{hashlib.sha256(bound.encode()).hexdigest()[:16]}"
+    if isinstance(model, RunnableBindingBase):
+        return _with_digest(_fingerprint(model.bound), model.kwargs)
     if isinstance(model, BaseChatModel | BaseLLM) and (model.is_lc_serializable() or len(model.asdict()) > 1):
         known = model._get_llm_string() if isinstance(model, BaseChatModel) else str(sorted(model.asdict().items()))
         return f"{_name(model)}#{hashlib.sha256(known.encode()).hexdigest()[:16]}"
     return identity(model)  # the class tells nothing that could identify a model
+
+
+def _with_digest(name: str, options: Mapping[str, Any]) -> str:
+    if not options:
+        return name
+    known = json.dumps(options, sort_keys=True, default=str)
+    return f"{name}+{hashlib.sha256(known.encode()).hexdigest()[:16]}"

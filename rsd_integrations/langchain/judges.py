@@ -12,8 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable
 
 from rsd_core import ConfigurationError, Path, Prompt, Scores, Step, Usage, Verifier, VerifierError
-from rsd_core.blocking import in_thread
-from rsd_integrations.langchain.inner import LangChainRole
+from rsd_integrations.langchain.inner import LangChainRole, silently, silently_in_thread
 from rsd_integrations.langchain.messages import as_text, originals
 
 RUBRIC = (
@@ -39,6 +38,9 @@ class LangChainJudge(LangChainRole, Verifier):
     def __init__(self, model: Runnable[Any, Any], *, rubric: str = RUBRIC, **base: Any) -> None:
         super().__init__(model, **base)
         self.rubric = rubric
+
+    def _decisive(self) -> dict[str, Any]:
+        return {} if self.rubric == RUBRIC else {"rubric": self.rubric}
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Ask for a score of each step.
@@ -71,6 +73,8 @@ Scorer = Callable[[list[BaseMessage], AIMessage], float | Awaitable[float]]
 class FunctionVerifier(Verifier):
     """A plain function as verifier: a rule, a heuristic, a call to a service. Blocking ones run in a thread.
 
+    Models that it calls are not seen by the surrounding run, whose stream would show what they say of a rejected draft.
+
     Args:
         function: See `Scorer`. In turn granularity it sees the reply with its tool calls, as the model gave it.
     """
@@ -89,10 +93,10 @@ class FunctionVerifier(Verifier):
 
     async def _one(self, messages: list[BaseMessage], path: Path, step: Step) -> float:
         reply = step.native if isinstance(step.native, AIMessage) else AIMessage(path.text + step.text)
-        if inspect.iscoroutinefunction(self.function):
-            return float(await self.function(messages, reply))
-        made = await in_thread(lambda: self.function(messages, reply))
-        return float(await made if inspect.isawaitable(made) else made)
+        made = await silently_in_thread(lambda: self.function(messages, reply))
+        if inspect.isawaitable(made):
+            made = await silently(made)
+        return float(made)
 
 
 def _conversation(prompt: Prompt) -> str:

@@ -16,12 +16,14 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from pydantic import Field
+from pydantic import model_validator
 
-from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream
+from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream, __version__
+from rsd_core.errors import DISTRIBUTION
 from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG, RSDFields
+from rsd_integrations.langchain.inner import estimate
 from rsd_integrations.langchain.trace import metadata, step_data, usage
 
 
@@ -54,8 +56,10 @@ class RSDLLM(RSDFields, BaseLLM):
 
     model_config = CONFIG
 
-    model_name: str = Field(default="rsd", alias="model")
-    """Reported in traces. Not the name of an inner model, which would be taken for that model's."""
+    @model_validator(mode="after")
+    def _set_rsd_version(self) -> RSDLLM:
+        self._add_version(DISTRIBUTION, __version__)
+        return self
 
     @property
     def _llm_type(self) -> str:
@@ -64,6 +68,10 @@ class RSDLLM(RSDFields, BaseLLM):
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         return {"model_name": self.model_name, **self.identity()}
+
+    def get_num_tokens(self, text: str) -> int:
+        # LangChain's default is GPT-2's tokenizer, downloaded. The models here have one each.
+        return super().get_num_tokens(text) if self.custom_get_token_ids else estimate(text)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         settings = self.resolved()

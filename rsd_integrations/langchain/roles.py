@@ -28,6 +28,7 @@ from rsd_core import (
     Target,
     Usage,
 )
+from rsd_core.lazy import identity
 from rsd_integrations.langchain.inner import LangChainRole, estimate
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.prefixes import (
@@ -89,6 +90,12 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         self.sends = tuple(sends)
         self.options = dict(options or {})
         self.tools = list(tools)
+
+    def _decisive(self) -> dict[str, Any]:
+        known: dict[str, Any] = {"prefix": self.mode and self.mode.name, "stop": self.stop, "sends": self.sends}
+        known |= {"options": self.options, "tools": self.tools}
+        known |= {"render": None if self.render is _plain else identity(self.render)}
+        return {name: value for name, value in known.items() if value}
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the turn or step that follows the path, once per seed.

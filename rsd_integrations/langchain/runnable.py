@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
 from typing import Any, cast
 
 from langchain_core.callbacks import (
@@ -143,8 +143,9 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
     def _transform(
         self, input: Iterator[LanguageModelInput], run_manager: CallbackManagerForChainRun, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
-        for chunk in self._told(_whole(list(input)), run_manager, kwargs):
-            yield cast("AIMessageChunk", chunk.message)
+        with closing(self._told(_whole(list(input)), run_manager, kwargs)) as chunks:
+            for chunk in chunks:
+                yield cast("AIMessageChunk", chunk.message)
 
     async def _atransform(
         self, input: AsyncIterator[LanguageModelInput], run_manager: AsyncCallbackManagerForChainRun, **kwargs: Any
@@ -159,10 +160,11 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
     ) -> Generator[ChatGenerationChunk, None, None]:
         """The chunks of an answer, each step told to the run's handlers before the consumer has it."""
         child = RunnableConfig(callbacks=run_manager.get_child())
-        for chunk in self._chunks(_messages(input), kwargs.pop("stop", None), kwargs):
-            for step in chunk.message.additional_kwargs.get("rsd_steps", ()):
-                dispatch_custom_event(STEP_EVENT, step, config=child)
-            yield chunk
+        with closing(self._chunks(_messages(input), kwargs.pop("stop", None), kwargs)) as chunks:
+            for chunk in chunks:
+                for step in chunk.message.additional_kwargs.get("rsd_steps", ()):
+                    dispatch_custom_event(STEP_EVENT, step, config=child)
+                yield chunk
 
     async def _atold(
         self, input: LanguageModelInput, run_manager: Any, kwargs: dict[str, Any]
@@ -178,6 +180,8 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
 def _messages(input: LanguageModelInput) -> list[BaseMessage]:
     if isinstance(input, PromptValue):
         return input.to_messages()
+    if not isinstance(input, Sequence):  # a dictionary's keys would pass for messages
+        raise PromptError(f"{input!r:.80} is no prompt. Pass a text, messages, or what a prompt template makes.")
     return convert_to_messages([input] if isinstance(input, str) else input)
 
 

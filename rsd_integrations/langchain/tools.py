@@ -62,12 +62,14 @@ class ToolCallStream:
             self._buffer, self._after_call = after, True
 
     def _call(self, body: str) -> ToolCallChunk:
-        """A call; one that is no JSON keeps its whole text, which LangChain files under `invalid_tool_calls`."""
+        """A call; one that is no JSON or names no tool keeps its whole text, for LangChain's `invalid_tool_calls`."""
         index, self._calls = self._calls, self._calls + 1
         try:
             data = json.loads(body)
-            name, args = data["name"], data.get("arguments", {})
-            written = args if isinstance(args, str) else json.dumps(args, ensure_ascii=False)
+            name, args = data["name"], data.get("arguments")
+            if not isinstance(name, str) or not name:
+                raise TypeError
+            written = args if isinstance(args, str) else json.dumps(args or {}, ensure_ascii=False)
         except (ValueError, TypeError, KeyError, AttributeError):
             name, written = None, _OPEN + body
         return tool_call_chunk(name=name, args=written, id=f"call_{uuid.uuid4().hex}", index=index)

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import pickle
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableParallel
@@ -27,6 +28,7 @@ from rsd_core import (
     StepRequest,
     TargetError,
     TargetOnly,
+    __version__,
     registry,
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
@@ -180,6 +182,7 @@ def test_events_of_version_3_tell_the_text_and_the_metadata() -> None:
     assert message.usage_metadata == chat().invoke("q").usage_metadata
 
 
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
     heard: list[str] = []
 
@@ -190,6 +193,19 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
     for i, chunk in enumerate(chat().stream("q", config={"callbacks": [Listener()]})):
         assert heard[i] == chunk.content
     told = heard.copy()
+    heard.clear()
+    stream: Any = chat().stream_events("q", version="v3", config={"callbacks": [Listener()]})
+    for i, delta in enumerate(stream.text):  # here nobody but the model tells callbacks
+        assert heard[i] == delta
+    assert heard == told
+    heard.clear()
+
+    async def asynchronously() -> None:
+        stream = await chat().astream_events("q", version="v3", config={"callbacks": [Listener()]})
+        assert "".join([delta async for delta in stream.text]) == TEXT
+
+    asyncio.run(asynchronously())
+    assert heard == told
     heard.clear()
     chat(streaming=True).invoke("q", config={"callbacks": [Listener()]})
     assert heard == told
@@ -238,6 +254,7 @@ def test_mistakes_are_refused_at_construction() -> None:
         ({"temperature": -1.0}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"settings": {"delimeter": "\n"}}, "delimeter"),
+        ({"stop": [""]}, "non-empty"),
     ):
         with pytest.raises(ValidationError, match=told):
             chat(**wrong)
@@ -331,6 +348,36 @@ def test_a_fan_out_shares_the_decoder_side_by_side() -> None:
     most = 0
     model.batch([str(i) for i in range(6)], {"max_concurrency": 2})
     assert most == 2
+
+
+def test_a_batch_takes_configurations_as_langchain_does() -> None:
+    runs: list[Any] = []
+
+    class Listener(BaseCallbackHandler):
+        def on_chat_model_start(self, *_: Any, run_id: Any, **__: Any) -> None:
+            runs.append(run_id)
+
+    first = uuid.uuid4()
+    with pytest.warns(RuntimeWarning, match="first element"):
+        chat().batch(["a", "b"], {"run_id": first, "callbacks": [Listener()]})
+    assert first in runs
+    assert len(set(runs)) == 2
+    assert len(chat().batch(["a", "b"], ({}, {}))) == 2  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="same length"):
+        chat().batch(["a", "b"], [{}])
+
+
+@pytest.mark.parametrize("kind", [ChatRSD, RSDLLM])
+def test_tokens_are_counted_without_a_download(kind: type[Any]) -> None:
+    assert kind(**SPECS).get_num_tokens("x" * 400) == pytest.approx(100, abs=5)
+    assert kind(**SPECS, custom_get_token_ids=lambda text: [0] * 7).get_num_tokens("x") == 7
+    long = [HumanMessage("x" * 400), AIMessage("y" * 400)]
+    assert trim_messages(long, max_tokens=150, token_counter=kind(**SPECS)) == long[1:]
+
+
+@pytest.mark.parametrize("kind", [ChatRSD, RSDLLM])
+def test_traces_tell_the_version(kind: type[Any]) -> None:
+    assert kind(**SPECS).metadata["lc_versions"]["rsd-decoding"] == __version__
 
 
 def test_identity_holds_no_secret_and_is_plain_data() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import ChatPromptValue
@@ -92,6 +92,16 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
 
     for i, chunk in enumerate(llm().stream("q", config={"callbacks": [Listener()]})):
         assert heard[i] == chunk
+    told = heard.copy()
+    heard.clear()
+
+    async def asynchronously() -> None:
+        chunks = llm().astream("q", config={"callbacks": [Listener()]})
+        seen = [(chunk, heard[-1]) async for chunk in chunks]
+        assert all(chunk == last for chunk, last in seen)
+
+    asyncio.run(asynchronously())
+    assert heard == told
 
 
 class Breaking:
@@ -132,6 +142,12 @@ def test_a_failed_answer_gets_into_no_cache_and_a_good_one_does() -> None:
     source.broken = False
     asked = source.asked
     assert model.batch(["good", "bad"]) == ["fine", "fine"]
+    assert source.asked == asked + 1
+    source.broken = True
+    asyncio.run(model.agenerate(["good as well", "bad as well"]))
+    source.broken = False
+    asked = source.asked
+    assert asyncio.run(model.abatch(["good as well", "bad as well"])) == ["fine", "fine"]
     assert source.asked == asked + 1
 
 
@@ -174,12 +190,23 @@ def test_chat_prompts_reach_the_models_as_messages() -> None:
     assert target.calls[-1].prompt == (Message("user", "hi"),)
 
 
+def test_histories_that_differ_in_their_tool_calls_alone_are_other_keys_in_the_cache() -> None:
+    target = ScriptedTarget(["one"])
+    model = RSDLLM(decoder=TargetOnly(target=target), cache=InMemoryCache())
+    for city in ("Rome", "Bonn", "Rome"):
+        call: Any = {"name": "weather", "args": {"city": city}, "id": "c"}
+        model.invoke([HumanMessage("q"), AIMessage("", tool_calls=[call]), ToolMessage("rain", tool_call_id="c")])
+    assert len(target.calls) == 2
+
+
 def test_an_option_of_a_call_is_another_key_in_the_cache() -> None:
     model = llm(cache=InMemoryCache())
     always = model.invoke("q", policy="constant:1")
     assert "12-2=9" in always  # the slip is kept
     assert model.invoke("q") == TEXT
     assert model.bind(policy="constant:1").invoke("q") == always
+    assert asyncio.run(model.ainvoke("q", policy="constant:1")) == always
+    assert asyncio.run(model.ainvoke("q")) == TEXT
     assert "".join(model.stream("q", policy="constant:1")) == always
     with pytest.raises(ValueError, match="temprature"):
         model.invoke("q", temprature=0.5)
@@ -222,6 +249,7 @@ def test_what_differs_has_another_cache_key() -> None:
         llm(),
         llm(policy="binary_step:0.8"),
         llm(settings={"seed": 1}),
+        llm(stop=["x"]),
         llm(target="scripted:draft"),
         RSDLLM(decoder=decoder("a")),
         RSDLLM(decoder=decoder("b")),

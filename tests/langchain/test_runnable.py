@@ -10,7 +10,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
 
-from rsd_core import Path, TargetError, TargetOnly
+from rsd_core import Path, PromptError, TargetError, TargetOnly
 from rsd_core.testing import ScriptedTarget
 from rsd_integrations.langchain import RSDRunnable, result_of
 from tests.langchain.fakes import always, good
@@ -143,3 +143,9 @@ def test_it_works_in_turns_as_well() -> None:
 
 def test_an_empty_batch_is_empty() -> None:
     assert runnable().batch([]) == []
+
+
+@pytest.mark.parametrize("wrong", [{"question": "q"}, None, HumanMessage("q")])
+def test_what_is_no_prompt_is_refused(wrong: Any) -> None:
+    with pytest.raises(PromptError, match="is no prompt"):
+        runnable().invoke(wrong)

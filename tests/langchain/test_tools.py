@@ -49,6 +49,10 @@ texts = st.lists(
 )
 
 
+def test_blanks_after_a_call_are_no_content_however_the_text_is_cut() -> None:
+    assert parsed([CALL + " ", "\n", " word"])[0] == parsed([CALL, "  \n word"])[0] == "word"
+
+
 @settings(max_examples=500)
 @given(texts.map("".join), st.data())
 def test_calls_are_found_however_the_text_is_cut(text: str, data: st.DataObject) -> None:
@@ -90,6 +94,19 @@ def test_a_call_that_is_no_json_is_told_as_invalid() -> None:
     message = chat("<tool_call>\n{'name': add}\n</tool_call>").bind_tools([add]).invoke("q")
     assert message.tool_calls == []
     assert "{'name': add}" in str(message.invalid_tool_calls[0]["args"])
+
+
+@pytest.mark.parametrize("body", ['{"name": 5}', '{"name": ""}', '{"name": null, "arguments": {}}', "[]", ""])
+def test_a_call_of_nothing_is_told_as_invalid(body: str) -> None:
+    message = chat(f"<tool_call>{body}</tool_call>").bind_tools([add]).invoke("q")
+    assert message.tool_calls == []
+    assert message.invalid_tool_calls[0]["args"] == f"<tool_call>{body}"
+
+
+@pytest.mark.parametrize("rest", ["", ', "arguments": null', ', "arguments": {}', ', "arguments": ""'])
+def test_a_call_may_have_no_arguments(rest: str) -> None:
+    message = chat(f'<tool_call>{{"name": "add"{rest}}}</tool_call>').bind_tools([add]).invoke("q")
+    assert [(call["name"], call["args"]) for call in message.tool_calls] == [("add", {})]
 
 
 def test_without_tools_the_text_stays_text() -> None:

@@ -1,22 +1,29 @@
 """ChatRSD in turn granularity: whole messages by any chat model, passed through as they are."""
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import langsmith
 import pytest
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import tool
+from langchain_core.tracers.langchain import wait_for_all_tracers
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, Field, SecretStr
 
 from rsd_core import DraftOnly, TargetError
 from rsd_integrations.langchain import ChatRSD, LangChainDrafter, LangChainJudge, result_of
+from rsd_integrations.langchain.inner import told_usage
 from tests.langchain.fakes import Inner, always, good
 
 CALL = {"name": "add", "args": {"a": 1, "b": 2}, "id": "call_1", "type": "tool_call"}
@@ -208,6 +215,26 @@ def test_identical_models_share_a_cache_and_others_do_not() -> None:
     assert first != key(always("x", model_name="a"), target=target, temperature=0.2)
 
 
+def test_roles_that_answer_differently_share_no_cache() -> None:
+    model = always("x")
+    text = FakeListLLM(responses=["x"])
+    roles = [
+        LangChainJudge(model),
+        LangChainJudge(model, rubric="Be kind. Score: N"),
+        LangChainDrafter(model, options={"top_k": 1}),
+        LangChainDrafter(model, sends=["seed"]),
+        LangChainDrafter(model, tools=[convert_to_openai_tool(add)]),
+        LangChainDrafter(model, prefix="trailing_assistant"),
+        LangChainDrafter(model, prefix="trailing_assistant", stop="told"),
+        LangChainDrafter(text, prefix="completion"),
+        LangChainDrafter(text, prefix="completion", render=lambda prompt: prompt[0].content),
+        LangChainDrafter(text, prefix="completion", render=lambda prompt: prompt[-1].content),
+    ]
+    assert len({role.fingerprint for role in roles}) == len(roles)
+    assert LangChainJudge(model, rubric="R").fingerprint == LangChainJudge(always("x"), rubric="R").fingerprint
+    assert chat(model).identity() != chat(model, trace_inner=True).identity()
+
+
 def test_models_that_tell_nothing_of_themselves_share_no_cache() -> None:
     class Nameless(FakeListChatModel):
         responses: list[str] = Field(default=["x"], exclude=True)
@@ -247,3 +274,139 @@ def test_nested_rsd_does_not_use_up_a_pool_of_threads() -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["one STOP two", [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "one "}, "STOP two"]],
+)
+def test_stop_holds_over_models_that_do_not_stop(content: Any) -> None:
+    model = chat(always(AIMessage(content, tool_calls=[CALL])))
+    streamed = list(model.stream("q", stop=["STOP"]))
+    whole: Any = sum(streamed[1:], streamed[0])
+    for message in (model.invoke("q", stop=["STOP"]), whole, chat(always("fine STOP"), stop=["STOP"]).invoke("q")):
+        assert message.text in ("one ", "fine ")
+        assert result_of(message).text == message.text
+        assert message.tool_calls == []
+    kinds = [
+        block if isinstance(block, str) else block["type"] for block in whole.content if not isinstance(content, str)
+    ]
+    assert kinds[:1] == ([] if isinstance(content, str) else ["reasoning"])
+
+
+def test_models_that_a_function_calls_are_silent_as_well() -> None:
+    judge = always("LEAK")
+
+    def blocking(_: Any, reply: AIMessage) -> float:
+        judge.invoke(str(reply.text))
+        return 0.1
+
+    async def asynchronous(_: Any, reply: AIMessage) -> float:
+        await judge.ainvoke(str(reply.text))
+        return 0.1
+
+    async def events(model: Any) -> str:
+        chain = RunnableLambda(lambda x: x) | model
+        return str([event async for event in chain.astream_events("q", version="v2")])
+
+    for verifier in (blocking, asynchronous):
+        model = chat(always("BAD"), verifier=verifier)
+        assert "LEAK" not in asyncio.run(events(model))
+        with get_usage_metadata_callback() as heard:
+            model.invoke("q")
+        assert set(heard.usage_metadata) == {"rsd"}
+    assert len(judge.asked) == 4
+
+
+def test_langsmith_sees_inner_calls_only_when_they_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Client(langsmith.Client):
+        def create_run(self, name: str, *_: Any, **__: Any) -> None:
+            seen.append(name)
+
+        def update_run(self, *_: Any, **__: Any) -> None: ...
+
+    client = Client(api_url="http://127.0.0.1:9", api_key="x", auto_batch_tracing=False)
+    for options, wanted in (({}, ["ChatRSD"]), ({"trace_inner": True}, ["ChatRSD", "Inner", "Inner"])):
+        model = chat(always("BAD"), **options)
+        for call in (model.invoke, lambda value, model=model: asyncio.run(model.ainvoke(value))):
+            with langsmith.tracing_context(enabled=True, client=client):
+                call("q")
+            wait_for_all_tracers()
+            assert sorted(seen) == wanted
+            seen.clear()
+
+
+def test_one_name_cannot_replace_two_models() -> None:
+    draft = always("fine")
+    with pytest.raises(ValueError, match="two models write"):
+        chat(draft).invoke("q", model="other")
+    assert draft.asked == []
+
+
+def test_options_are_never_mistaken_for_our_own_arguments() -> None:
+    draft = always("fine")
+    chat(draft).invoke("q", value="x")
+    assert draft.asked[-1][1] == {"value": "x"}
+
+
+def test_what_is_wrapped_around_a_model_is_seen_through() -> None:
+    retried = LangChainDrafter(always("x", model_name="a").with_retry())
+    assert retried.name == "a"
+    assert retried.fingerprint == LangChainDrafter(always("x", model_name="a").with_retry()).fingerprint
+    with pytest.raises(ValueError, match="cannot call tools"):
+        chat(always("x").with_retry()).bind_tools([add])
+
+
+def test_the_policy_stays_configurable_with_tools_bound() -> None:
+    bad, right = AIMessage("BAD", tool_calls=[CALL | {"args": {"a": 0, "b": 0}}]), AIMessage("", tool_calls=[CALL])
+    model: Any = chat(always(bad), always(right)).configurable_fields(policy=ConfigurableField(id="policy"))
+    sums: Any = chat(
+        *(always(AIMessage(one.content, tool_calls=[one.tool_calls[0] | {"name": "Sum"}])) for one in (bad, right))
+    )
+    sums = sums.configurable_fields(policy=ConfigurableField(id="policy")).with_structured_output(Sum)
+    for policy, wanted in (("constant:1", 0), ("constant:0", 1)):
+        config = {"configurable": {"policy": policy}}
+        assert model.bind_tools([add]).invoke("q", config).tool_calls[0]["args"]["a"] == wanted
+        assert model.with_config(config).bind_tools([add]).invoke("q").tool_calls[0]["args"]["a"] == wanted
+        assert sums.invoke("q", config).a == wanted
+
+
+def test_a_caller_that_leaves_lets_blocking_models_finish_in_peace() -> None:
+    class Slow(FakeListChatModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            time.sleep(0.2)
+            return super()._generate(*args, **kwargs)
+
+    message = chat(Slow(responses=["late"]), timeout=0.05).invoke("q")
+    assert result_of(message).finish_reason == "max_seconds"
+    time.sleep(0.3)  # an error in the thread that was left behind would fail this test
+
+
+def test_copies_share_the_models() -> None:
+    draft = always("fine")
+    draft.answer = threading.Lock().locked  # what cannot be copied, as in clients of providers
+    model = chat(draft)
+    assert copy.deepcopy(model).draft is model.draft
+
+
+def test_traced_inner_calls_stay_out_of_langgraphs_message_streams() -> None:
+    graph = StateGraph(MessagesState)
+    model = chat(always("a BAD draft"), trace_inner=True)
+    graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_edge(START, "model")
+    said = [part.text for part, _ in graph.compile().stream({"messages": [HumanMessage("q")]}, stream_mode="messages")]  # type: ignore[union-attr]
+    assert "".join(map(str, said)) == "from the target"
+
+
+@pytest.mark.parametrize("told", ["Score: 10", "Score: 8.5", "no score at all, 9 times"])
+def test_what_is_no_score_is_no_reward(told: str) -> None:
+    message = chat(always("x"), verifier=always(told)).invoke("q")
+    assert result_of(message).degradations[0].kind == "verifier_error"
+
+
+def test_tokens_read_from_a_providers_cache_are_told() -> None:
+    usage: Any = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12, "input_token_details": {"cache_read": 4}}
+    spent = told_usage(AIMessage("x", usage_metadata=usage), "q", 0.0)
+    assert (spent.prefix, spent.computed, spent.reused, spent.generated) == (10, 8, 4, 2)

@@ -1,0 +1,91 @@
+"""A verifier on the body of a model that also writes: one forward pass and one cache, so that a score costs a head.
+
+The head reads what the body gives at the last token of a step. The model that goes on from the step would have run
+that token next anyhow; it finds it cached, with what the body gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path as Folder
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from rsd_core import ConfigurationError, Path, Scores, Step, Verifier, VerifierError
+from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.calls import Layout, Output, Reading
+from rsd_integrations.huggingface.engine import engine_of
+from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
+
+HEAD = "step_head.safetensors"
+"""Linear layers `0`, `2`, … of the head, with ReLU between them, beside the weights of the language model."""
+
+
+class SharedVerifier(Verifier):
+    """A reward head on a language model's body.
+
+    Used with the same checkpoint as drafter or target, it shares its weights, its forward passes and its cache.
+    """
+
+    def __init__(self, generator: HuggingFaceGenerator, head: nn.Module, name: str) -> None:
+        self.name = name
+        self.head = head
+        self.runner, self.vocabulary, self.context = generator.runner, generator.vocabulary, generator.context
+        body = generator.model
+        self.flops_per_token = loading.flops_per_token(body.base_model, loading.output_head(body), head)
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """Probability that each candidate is right, given the path.
+
+        Raises:
+            VerifierError: Path and step are longer than the model's context.
+        """
+        before, prompt = self.vocabulary.ids(path)
+        written = [tuple(self.vocabulary.step(step)) for step in steps]
+        longest = len(before) + max(map(len, written))
+        if longest > self.context:
+            raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
+        layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in written]
+        call = Reading(path, self.runner.cache, before, prompt, layouts, self._judge)
+        return await engine_of(self.runner.model.device).perform(self.runner, call)
+
+    def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
+        hidden = torch.cat([output.hidden for output, _ in read if output.hidden is not None])
+        rewards: list[float] = torch.softmax(self.head(hidden.float()), -1)[:, 1].tolist()
+        return rewards
+
+
+def load_shared(
+    model: str, *, dtype: str | None = None, device: str | None = None, cache_bytes: float | None = None
+) -> SharedVerifier:
+    """Load the reward head of a merged checkpoint, as `rsd merge` makes it, with the body it shares.
+
+    Args:
+        model: Hub id or folder.
+        dtype: Of the body, as in `load_generator`; the head is always fp32.
+        device: As torch names it; by default a GPU where there is one.
+        cache_bytes: For keys and values; by default an eighth of the device's memory.
+
+    Raises:
+        ConfigurationError: No such checkpoint, or no reward head in it.
+    """
+    folder = loading.find(model)
+    file = folder / HEAD
+    if not file.exists():
+        raise ConfigurationError(f"{model} holds no {HEAD}; `rsd merge` makes a checkpoint that does")
+    generator = load_generator(model, dtype=dtype, device=device, cache_bytes=cache_bytes)
+    return SharedVerifier(generator, read_head(file).to(generator.model.device), model)
+
+
+def read_head(file: Folder) -> nn.Module:
+    """A head from its file."""
+    tensors = load_file(file)
+    layers: list[nn.Module] = []
+    for index in sorted(int(name.removesuffix(".weight")) for name in tensors if name.endswith(".weight")):
+        weight = tensors[f"{index}.weight"].float()
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear.load_state_dict({"weight": weight, "bias": tensors[f"{index}.bias"].float()})
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).eval()

@@ -1,0 +1,258 @@
+"""Speed of the in-process engine: `python -m tests.benchmarks.inprocess --json FILE [--markdown FILE]`.
+
+Everything is timed side by side, method by method on each problem in turn, on one thread; ratios are medians over
+rounds. What one would write today with transformers alone is in `tests/benchmarks/plain.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path as File
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+
+from rsd_core import BinaryStep, Path, RewardGuidedDecoder, StepRequest, TargetOnly, as_prompt, load
+from rsd_integrations.evaluation.tasks import Item, find_task
+from rsd_integrations.huggingface import load_generator, load_likelihood
+from rsd_integrations.huggingface.calls import StepEnd
+from rsd_integrations.huggingface.runner import Run, Runner
+from tests.benchmarks.plain import Plain
+from tests.huggingface.soak import Soak
+from tests.huggingface.tiny import make_causal_lm
+
+DELTA = 0.5
+CONCURRENT = 32
+
+
+def one_thread() -> None:
+    """Models this small lose time by sharing cores."""
+    torch.set_num_threads(1)
+
+
+class Family:
+    """The embedded models behind the engine, and how long their forward passes took."""
+
+    def __init__(self) -> None:
+        self.draft, self.verifier, self.target = (load(f"embedded:{n}") for n in ("draft", "verifier", "target"))
+        self.rsd = RewardGuidedDecoder(
+            drafter=self.draft, verifier=self.verifier, target=self.target, policy=BinaryStep(delta=DELTA)
+        )
+        self.target_only = TargetOnly(target=self.target)
+        self.forward_seconds = 0.0
+        for runner in self.runners:
+            runner.model.forward = self._timed(runner.model.forward)
+
+    @property
+    def runners(self) -> list[Runner]:
+        return [self.draft.runner, self.verifier.runner, self.target.runner]
+
+    def _timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return forward(*args, **options)
+            finally:
+                self.forward_seconds += time.perf_counter() - started
+
+        return timed
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long something takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def against_plain(family: Family, plain: Plain, items: list[Item], rounds: int) -> dict[str, Any]:
+    """Seconds and right answers of each method at batch 1, each problem by all methods in turn."""
+    methods: dict[str, Callable[[str], str]] = {
+        "rsd": lambda prompt: family.rsd.run(prompt).text,
+        "target_only": lambda prompt: family.target_only.run(prompt).text,
+        "target_generate": plain.target_generate,
+        "assisted": plain.assisted,
+        "naive_rsd": plain.naive_rsd,
+    }
+    spent: dict[str, list[float]] = {name: [] for name in methods}
+    right = dict.fromkeys(methods, 0)
+    for name, method in methods.items():
+        right[name] = sum(item.grade(method(str(item.prompt))) for item in items)  # also warms up
+    for _ in range(rounds):
+        total = dict.fromkeys(methods, 0.0)
+        for item in items:
+            for name, method in methods.items():
+                started = time.perf_counter()
+                method(str(item.prompt))
+                total[name] += time.perf_counter() - started
+        for name in methods:
+            spent[name].append(total[name] / len(items))
+    return {
+        "seconds_per_problem": {name: statistics.median(values) for name, values in spent.items()},
+        "accuracy": {name: right[name] / len(items) for name in methods},
+        "problems": len(items),
+        **{
+            f"vs_{name}": statistics.median(a / b for a, b in zip(spent[name], spent["rsd"], strict=True))
+            for name in ("target_generate", "assisted", "naive_rsd")
+        },
+    }
+
+
+def concurrency(family: Family, items: list[Item], rounds: int) -> dict[str, Any]:
+    """The same problems one after another and all at once; wall-clock over the time of the forward passes of both."""
+    prompts = [item.prompt for item in items]
+    ratios, alone, together = [], [], []
+    family.rsd.run_many(prompts)  # caches grow to their size once
+    for _ in range(rounds):
+        family.forward_seconds = 0.0
+        one_by_one = seconds(lambda: [family.rsd.run(prompt) for prompt in prompts])
+        alone.append(one_by_one / family.forward_seconds)
+        family.forward_seconds = 0.0
+        at_once = seconds(lambda: family.rsd.run_many(prompts))
+        together.append(at_once / family.forward_seconds)
+        ratios.append(one_by_one / at_once)
+    return {
+        f"concurrent{len(items)}_over_sequential": statistics.median(ratios),
+        "overhead_batch1": statistics.median(alone),
+        f"overhead_batch{len(items)}": statistics.median(together),
+    }
+
+
+def depth(family: Family, rounds: int) -> float:
+    """Time per token of drafting and scoring at step 40 over that at step 4, eight tokens a step."""
+    request = StepRequest((0,), max_tokens=8, delimiter=None)
+    plain, family.draft._step_end = family.draft._step_end, lambda _: StepEnd(family.draft.vocabulary, frozenset())
+
+    async def steps() -> list[float]:
+        path, spent = Path(as_prompt("Mia has 45 apples.")), []
+        for _ in range(41):
+            started = time.perf_counter()
+            made = await family.draft.generate(path, request)
+            await family.verifier.score(path, made.steps)
+            spent.append(time.perf_counter() - started)
+            path = path.extend(made.steps[0])
+        return spent
+
+    early, late = [], []
+    for _ in range(4 * rounds):
+        spent = asyncio.run(steps())
+        early.append(statistics.median(spent[2:6]))
+        late.append(statistics.median(spent[37:41]))
+    family.draft._step_end = plain
+    return statistics.median(late) / statistics.median(early)
+
+
+@contextmanager
+def recomputed(runners: list[Runner]) -> Iterator[list[int]]:
+    """Counts tokens that are run again after the same prefix; the problems of a run are all different."""
+    seen: set[tuple[int, int]] = set()
+    count = [0]
+
+    def watch(runner: Runner, original: Callable[[list[Run]], Any]) -> Callable[[list[Run]], Any]:
+        def forward(runs: list[Run]) -> Any:
+            for run in runs:
+                for at in range(run.known, run.known + run.new):
+                    place = (id(runner), hash(tuple(run.row.ids[: at + 1])))
+                    count[0] += place in seen
+                    seen.add(place)
+            return original(runs)
+
+        return forward
+
+    for runner in runners:
+        runner._forward = watch(runner, runner._forward)  # type: ignore[method-assign,assignment]
+    yield count
+    for runner in runners:
+        del runner._forward
+
+
+def soak(operations: int) -> dict[str, Any]:
+    """Random operations in memory for three sequences, each checked; raises where anything differs."""
+    with TemporaryDirectory() as folder:
+        checkpoint = str(make_causal_lm(File(folder)))
+        budget = 3.5 * 256 * 2 * 2 * 32 * 4
+        reference = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        work = Soak(
+            load_generator(checkpoint, cache_bytes=budget), load_likelihood(checkpoint, cache_bytes=budget), reference
+        )
+        took = seconds(lambda: asyncio.run(work.run(operations)))
+        return {"operations": operations, "seconds": took, "thrown_out": work.thrown_out, **work.done}
+
+
+GOALS = {
+    "vs_target_generate": ("≥", 2.0),
+    "vs_assisted": ("≥", 1.5),
+    "vs_naive_rsd": ("≥", 2.0),
+    "overhead_batch1": ("≤", 1.10),
+    "overhead_batch32": ("≤", 1.15),
+    "step40_over_step4": ("≤", 1.15),
+    "concurrent32_over_sequential": ("≥", 4.0),
+    "concurrent64_over_sequential": ("≥", 3.0),
+    "recomputed_tokens": ("≤", 0),
+}
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The figures as a section of a page."""
+    lines = [
+        f"Made by `python -m tests.benchmarks.inprocess`, {data['date']}, {data['machine']}, one thread, fp32.",
+        "",
+        "| figure | measured | goal | |",
+        "|---|---|---|---|",
+    ]
+    for name, (sign, goal) in GOALS.items():
+        met = data[name] >= goal if sign == "≥" else data[name] <= goal
+        lines.append(f"| `{name}` | {data[name]:.2f} | {sign} {goal:g} | {'met' if met else '**missed**'} |")
+    lines += ["", "| method, batch 1 | seconds per problem | accuracy |", "|---|---|---|"]
+    for name, spent in data["seconds_per_problem"].items():
+        lines.append(f"| {name} | {spent:.3f} | {data['accuracy'][name]:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=File, required=True)
+    parser.add_argument("--markdown", type=File)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--problems", type=int, default=16, help="for the comparison at batch 1")
+    parser.add_argument("--soak", type=int, default=10_000, help="operations of the soak; 0 leaves it out")
+    options = parser.parse_args()
+    one_thread()
+    started = time.monotonic()
+    family = Family()
+    items = find_task("embedded").draw(64, 1)
+    with recomputed(family.runners) as again:
+        family.rsd.run_many([item.prompt for item in items])
+    data: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores {platform.machine()}, no GPU, torch {torch.__version__}",
+        "load_before": os.getloadavg(),
+        "recomputed_tokens": again[0],
+        **concurrency(family, items, 3),
+        **concurrency(family, items[:CONCURRENT], options.rounds),
+        "step40_over_step4": depth(family, options.rounds),
+        **against_plain(family, Plain(DELTA), items[: options.problems], options.rounds),
+    }
+    if options.soak:
+        data["soak"] = soak(options.soak)
+    data |= {"took_seconds": time.monotonic() - started, "load_after": os.getloadavg()}
+    options.json.write_text(json.dumps(data, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(markdown(data))
+    print(json.dumps(data, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""A drafter that judges itself: `python -m tests.benchmarks.merged --json FILE [--work FOLDER]`.
+
+A copy of the family's four-layer language model learns to judge steps at their last token, from its own rollouts, in
+some minutes on one thread. It is merged with the language model it came from, linearly and by TIES, and the merged
+models draft and judge at once; beside them the same two models apart. Paper, Table 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from rsd_core import BinaryStep, RewardGuidedDecoder, load
+from rsd_integrations.embedded.language_model import IGNORE, Optimizer
+from rsd_integrations.embedded.models import FOLDER
+from rsd_integrations.embedded.reward_model import Example, RewardModel, RewardRecipe, _balanced, _batches
+from rsd_integrations.embedded.rollouts import Rollout, roll_out
+from rsd_integrations.evaluation.tasks import find_task
+from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
+from rsd_integrations.huggingface.loading import load_tokenizer
+from rsd_integrations.huggingface.merging import merge
+from rsd_integrations.huggingface.shared import HEAD, SharedVerifier, load_shared
+
+LANGUAGE_MODEL = FOLDER / "verifier"
+RECIPE = RewardRecipe(new_layers=0, steps=900, tokens=3600, muon_lr=0.005, adam_lr=1e-3, seed=5)
+ROLLOUTS = 4096
+THRESHOLDS = (0.3, 0.5, 0.7)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> Example:
+    """Lay a rollout out as the drafter wrote it; the last token of each step carries the verdict on it."""
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": rollout.problem.question}], tokenize=False, add_generation_prompt=True
+    )
+    ids: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    example = Example(ids, len(ids), [IGNORE] * len(ids), [IGNORE] * len(ids))
+    for step, verdict in zip(rollout.steps, rollout.verdicts, strict=False):
+        last = step == rollout.steps[-1]
+        written = tokenizer(step if last else step + "\n\n", add_special_tokens=False)["input_ids"]
+        right = len(written)
+        if not verdict.right:
+            wanted = tokenizer(verdict.reference, add_special_tokens=False)["input_ids"]
+            right = next((i for i, (a, b) in enumerate(zip(written, wanted, strict=False)) if a != b), len(written) - 1)
+        example.ids += written
+        rest: list[int] = [] if verdict.right else [0, *[IGNORE] * (len(written) - right - 1)]
+        example.tokens += [*[1] * right, *rest]
+        example.steps += [*[IGNORE] * (len(written) - 1), int(verdict.right)]
+    return example
+
+
+def train(folder: Path) -> None:
+    """Teach a copy of the language model to judge, and save it with its head."""
+    tokenizer = load_tokenizer(LANGUAGE_MODEL)
+    writer = AutoModelForCausalLM.from_pretrained(LANGUAGE_MODEL, dtype=torch.float32)
+    stream = roll_out(writer, tokenizer, "train", 91, temperatures=(0.0, 0.7, 1.0, 1.3))
+    examples = [encode(tokenizer, rollout) for rollout in itertools.islice(stream, ROLLOUTS)]
+    torch.manual_seed(RECIPE.seed)
+    model = RewardModel(LANGUAGE_MODEL, 0).to(torch.bfloat16)
+    optimizer = Optimizer(model, RECIPE.muon_lr, RECIPE.adam_lr, RECIPE.steps)
+    started = time.monotonic()
+    for step, (ids, tokens, ends, texts) in enumerate(_batches(RECIPE, examples, int(tokenizer.pad_token_id or 0), 0)):
+        scores, words = model(ids)
+        likely = torch.nn.functional.cross_entropy(
+            words[:, :-1].flatten(0, 1).float(), texts[:, 1:].flatten(), ignore_index=IGNORE
+        )
+        weight = min(1.0, step / RECIPE.steps / 0.3)
+        judged = (1.5 - weight) * _balanced(scores, tokens) + (0.3 + weight) * _balanced(scores, ends)
+        (judged + likely).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if step % 50 == 0:
+            print(f"step {step} of {RECIPE.steps}, {time.monotonic() - started:.0f} s, loss {judged:.3f}", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_file({name: value.contiguous() for name, value in model.score.state_dict().items()}, folder / HEAD)
+
+
+def measure(drafter: HuggingFaceGenerator, verifier: SharedVerifier, delta: float, n: int) -> dict[str, float]:
+    """Answer problems side by side."""
+    decoder = RewardGuidedDecoder(
+        drafter=drafter, verifier=verifier, target=load("embedded:target"), policy=BinaryStep(delta=delta)
+    )
+    items = find_task("embedded").draw(n, 1)
+    results = decoder.run_many([item.prompt for item in items])
+    return {
+        "accuracy": sum(item.grade(result.text) for item, result in zip(items, results, strict=True)) / n,
+        "target_share": sum(result.target_share for result in results) / n,
+        "flops_per_problem": sum(result.ledger.total.flops or 0 for result in results) / n,
+        "flops_per_problem_paper": sum(result.ledger.total.flops_paper or 0 for result in results) / n,
+        "drafter_tokens": sum(result.ledger.drafter.computed for result in results) / n,
+        "verifier_tokens": sum(result.ledger.verifier.computed for result in results) / n,
+    }
+
+
+def main() -> None:
+    """Train what is not trained yet, merge, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("build/merged"))
+    parser.add_argument("--n", type=int, default=300)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    reward = options.work / "reward"
+    if not (reward / HEAD).exists():
+        train(reward)
+    apart = load_generator(str(LANGUAGE_MODEL)), load_shared(str(reward))
+    rows: dict[str, Any] = {f"apart, δ = {delta}": measure(*apart, delta, options.n) for delta in THRESHOLDS}
+    for method in ("linear", "ties"):
+        folder = options.work / method
+        if not (folder / HEAD).exists():
+            base = str(FOLDER / "verifier")
+            merge(str(LANGUAGE_MODEL), str(reward), folder, method=method, base=base, density=0.5)
+        merged = load_generator(str(folder)), load_shared(str(folder))
+        rows |= {f"{method}, δ = {delta}": measure(*merged, delta, options.n) for delta in THRESHOLDS}
+    options.json.write_text(json.dumps({"n": options.n, "rows": rows}, indent=1) + "\n")
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
