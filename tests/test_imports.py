@@ -26,7 +26,7 @@ ROOMS = {
     "llamaindex": set(),
     "evaluation": {"embedded"},
     "lm_eval": set(),
-    "cli": {"evaluation", "prm_formats"},
+    "cli": {"embedded", "evaluation", "huggingface", "prm_formats"},
 }
 
 

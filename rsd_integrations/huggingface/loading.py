@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from rsd_core import ConfigurationError
+from rsd_integrations.huggingface import planner
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
 """What is fetched of a repository: no code, and pickles only where they are asked for."""
@@ -113,11 +114,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickles: bool) -> PreTrainedModel:
-    """A causal language model, ready to run; one that is loaded already is shared by all who use it."""
+    """A causal language model, ready to run; one that is loaded already is shared by all who use it.
+
+    Raises:
+        ConfigurationError: It does not fit into the device's free memory.
+    """
     key = (folder.resolve(), dtype, device)
     with _loading:
         model: PreTrainedModel | None = _loaded.get(key)
         if model is None:
+            planner.check([planner.need(str(folder), shards(folder, "", pickles), read_config(folder), dtype)], device)
             with quiet():
                 model = AutoModelForCausalLM.from_pretrained(
                     folder, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickles else True

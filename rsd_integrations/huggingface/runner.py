@@ -21,7 +21,7 @@ from rsd_integrations.huggingface.attention import Batch, Shapes
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
 from rsd_integrations.huggingface.kv_store import KVStore, LayerShape, Sequence
-from rsd_integrations.huggingface.planner import context_of, memory
+from rsd_integrations.huggingface.planner import CACHE_SHARE, context_of, memory
 from rsd_integrations.huggingface.sampling import choose
 
 CHUNK = 512
@@ -99,7 +99,9 @@ class Runner:
         with _explained(model):
             model.set_attn_implementation(attention.NAME)
             shapes, wanted = _probe(model)
-        self.store = KVStore(shapes, model.dtype, model.device, budget or memory(model.device) / 8, self.context)
+        self.store = KVStore(
+            shapes, model.dtype, model.device, budget or memory(model.device) / CACHE_SHARE, self.context
+        )
         with _explained(model):
             found = self._probe()
             if not torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):

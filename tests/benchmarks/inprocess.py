@@ -155,15 +155,18 @@ def depth(family: Family, rounds: int) -> float:
 
 @contextmanager
 def recomputed(runners: list[Runner]) -> Iterator[list[int]]:
-    """Counts tokens that are run again after the same prefix; the problems of a run are all different."""
-    seen: set[tuple[int, int]] = set()
+    """Counts tokens that are run again after the same prefix of the same request."""
+    seen: set[tuple[int, int, int]] = set()
+    roots: dict[int, Path] = {}  # kept alive, so that no two requests have one identity
     count = [0]
 
     def watch(runner: Runner, original: Callable[[list[Run]], Any]) -> Callable[[list[Run]], Any]:
         def forward(runs: list[Run]) -> Any:
             for run in runs:
+                *_, root = run.row.call.path.up()
+                roots[id(root)] = root
                 for at in range(run.known, run.known + run.new):
-                    place = (id(runner), hash(tuple(run.row.ids[: at + 1])))
+                    place = (id(runner), id(root), hash(tuple(run.row.ids[: at + 1])))
                     count[0] += place in seen
                     seen.add(place)
             return original(runs)

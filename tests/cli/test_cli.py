@@ -11,6 +11,8 @@ from rsd_core import RSDError
 from rsd_integrations.cli import main
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.evaluate import split_methods
+from tests.huggingface.test_shared import with_head
+from tests.huggingface.tiny import make_causal_lm
 
 SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
 
@@ -182,3 +184,16 @@ def test_methods_are_split_outside_of_policies() -> None:
     assert split_methods("rsd,target;rsd@logistic:alpha=20,delta=0.6 draft") == [
         *("rsd", "target", "rsd@logistic:alpha=20,delta=0.6", "draft")
     ]
+
+
+def test_plan_says_whether_models_fit() -> None:
+    shown = rsd("plan", "embedded:draft", "embedded:target", "embedded:target")
+    assert "They fit" in shown
+    assert shown.count("target") == 1
+
+
+def test_merge_makes_a_checkpoint_that_drafts_and_judges(tmp_path: Path) -> None:
+    a, b = make_causal_lm(tmp_path / "a", 1), with_head(make_causal_lm(tmp_path / "b", 2))
+    out = tmp_path / "out"
+    assert f"shared:{out}" in rsd("merge", str(a), str(b), str(out)).replace("\n", "")
+    assert json.loads(rsd("run", "q", "--draft", f"hf:{out}", "--verifier", f"shared:{out}", "--json"))["ledger"]

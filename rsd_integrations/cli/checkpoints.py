@@ -1,0 +1,81 @@
+"""Commands on checkpoints: whether they fit into memory, and two merged into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rsd_core import ConfigurationError, SpecError
+from rsd_core.registry import parse_spec
+
+
+def plan(
+    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Models of this process, such as hf:… prm:…")],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device runs.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="As torch names it; by default a GPU where there is one.")] = None,
+) -> None:
+    """Say whether models fit into a device's memory together, before any is loaded.
+
+    Example: `rsd plan hf:./draft prm:./reward hf:./target --device cuda --dtype bfloat16`
+    """
+    from rsd_integrations.huggingface import loading, planner
+
+    where = loading.choose_device(device)
+    kind = loading.choose_dtype(dtype, where)
+    needs = []
+    for model, spec in {_checkpoint(spec): spec for spec in specs}.items():  # one that plays two roles is loaded once
+        folder = loading.find(model)
+        needs.append(planner.need(spec, loading.shards(folder, model), loading.read_config(folder), kind))
+    table = Table("model", "weights", "a token", "context", "sequences in the cache's share")
+    for one in needs:
+        share = planner.memory(where) / planner.CACHE_SHARE
+        table.add_row(
+            one.name,
+            f"{one.weights / 2**20:,.1f} MiB",
+            f"{one.token / 2**10:,.1f} KiB",
+            str(one.context),
+            f"{share / (one.token * one.context):,.0f}",
+        )
+    Console().print(table)
+    room = planner.check(needs, where)
+    Console().print(f"They fit: {sum(one.least for one in needs) / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
+
+
+def merge(
+    writer: Annotated[str, typer.Argument(help="The drafter or target: hub id or folder.")],
+    rewarder: Annotated[str, typer.Argument(help="The reward model of the same base, with its step head.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the merged checkpoint.")],
+    method: Annotated[str, typer.Option(help="linear or ties.")] = "linear",
+    weight: Annotated[float, typer.Option(help="Of the reward model, in [0, 1].")] = 0.5,
+    base: Annotated[str | None, typer.Option(help="What both were trained from; needed by ties.")] = None,
+    density: Annotated[float, typer.Option(help="Share of its changes that each keeps under ties, in (0, 1].")] = 0.5,
+) -> None:
+    """Merge a language model and a reward model of the same base into one that plays both roles.
+
+    Example: `rsd merge ./draft ./reward ./merged`, then `rsd run --draft hf:./merged --verifier shared:./merged`
+    """
+    from rsd_integrations.huggingface import merging
+
+    if method not in ("linear", "ties"):
+        raise ConfigurationError(f"--method {method!r} is unknown; choose linear or ties")
+    chosen: Any = method
+    folder = merging.merge(writer, rewarder, out, method=chosen, weight=weight, base=base, density=density)
+    Console().print(f"written to {folder}: --draft hf:{folder} --verifier shared:{folder}", highlight=False)
+
+
+def _checkpoint(spec: str) -> str:
+    """The checkpoint behind a spec of a model in this process."""
+    backend, rest = parse_spec(spec)
+    if backend.kind == "embedded":
+        from rsd_integrations.embedded.models import FOLDER
+
+        return str(FOLDER / rest)
+    if backend.kind not in ("hf", "prm", "likelihood", "shared"):
+        raise SpecError(f"{spec} runs elsewhere and takes no memory here; give specs of hf, prm, likelihood, shared")
+    return rest

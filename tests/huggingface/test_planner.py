@@ -1,0 +1,50 @@
+"""What models take of a memory, told before any is loaded."""
+
+from pathlib import Path as Folder
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedConfig
+
+from rsd_core import ConfigurationError
+from rsd_integrations.huggingface import load_generator, loading, planner
+from tests.huggingface.tiny import make_causal_lm
+
+CPU = torch.device("cpu")
+
+
+def test_a_need_is_what_loading_takes(tmp_path: Folder) -> None:
+    folder = make_causal_lm(tmp_path / "lm", num_key_value_heads=2, tie_word_embeddings=False)
+    files, raw = loading.shards(folder, "lm"), loading.read_config(folder)
+    need = planner.need("lm", files, raw, torch.float32)
+    model = load_generator(str(folder))
+    assert need.weights == sum(p.numel() * 4 for p in model.model.parameters())
+    assert need.token == model.runner.store.token_bytes
+    assert need.context == model.context
+    assert planner.need("lm", files, raw, torch.bfloat16).weights == need.weights / 2
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(make_causal_lm(tmp_path / "lm"))
+    monkeypatch.setattr(planner, "available", lambda _: 1e5)
+    with pytest.raises(ConfigurationError, match=r"GiB are needed on cpu, 0.00 GiB are free.*bfloat16"):
+        load_generator(folder)
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
+        ({"rope_type": "yarn", "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "default"}, 256),
+    ],
+)
+def test_embeddings_that_look_at_the_longest_sequence_are_held_back(rope: dict[str, Any], context: int) -> None:
+    config = PreTrainedConfig()
+    config.max_position_embeddings, config.rope_parameters = 256, rope
+    assert planner.context_of(config) == context
+
+
+def test_memory_is_known() -> None:
+    assert 1e8 < planner.available(CPU) <= planner.memory(CPU)
