@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server around a model in process, with the habits that real servers have."""
+"""A small OpenAI-compatible server around an embedded model, with the habits that real servers have."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_integrations.huggingface import HuggingFaceGenerator
+from rsd_integrations.embedded.models import FOLDER
 
 
 class Server:
     """Answers like vLLM. `strips` and `forgets` make it strip stop strings although it was asked to keep them, and
     open a new turn where it was to continue one."""
 
-    def __init__(self, model: HuggingFaceGenerator) -> None:
-        self.model = model
+    def __init__(self, name: str) -> None:
+        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(FOLDER / name)
+        self.words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(FOLDER / name)
         self.strips = self.forgets = False
         self.requests: list[dict[str, Any]] = []
         self.url = ""
@@ -27,7 +29,7 @@ class Server:
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.requests.append(body)
-        words = self.model.vocabulary.tokenizer
+        words = self.words
         if path.endswith("/chat/completions"):
             goes_on = bool(body.get("continue_final_message")) and not self.forgets
             shown: Any = words.apply_chat_template(
@@ -38,12 +40,12 @@ class Server:
         ids = torch.tensor([words(shown, add_special_tokens=False)["input_ids"]])
         room = int(body.get("max_tokens") or body.get("max_completion_tokens") or 256)
         with self._lock, torch.inference_mode():
-            out: Any = self.model.model.generate(  # type: ignore[operator]
+            out: Any = self.model.generate(  # type: ignore[operator]
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False, pad_token_id=0
             )
         made = out[0, ids.shape[1] :].tolist()
         ended = made[-1] == words.eos_token_id
-        text = self.model.vocabulary.text([id_ for id_ in made if id_ != words.eos_token_id])
+        text = str(words.decode(made, skip_special_tokens=True))
         reason = "stop" if ended else "length"
         stops: Any = body.get("stop") or []
         for mark in [stops] if isinstance(stops, str) else stops:
@@ -59,9 +61,9 @@ class Server:
 
 
 @contextmanager
-def serving(model: HuggingFaceGenerator) -> Iterator[Server]:
-    """The server on a port of the loopback interface."""
-    server = Server(model)
+def serving(name: str) -> Iterator[Server]:
+    """An embedded model behind a port of the loopback interface, in a copy of its own."""
+    server = Server(name)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -25,7 +25,6 @@ from rsd_core import (
     load,
 )
 from rsd_core.blocking import wait_for
-from rsd_integrations.huggingface import HuggingFaceGenerator
 from rsd_integrations.langchain import ChatRSD, LangChainDrafter, LangChainTarget, result_of
 from rsd_integrations.langchain.prefixes import PREFIX_MODES, Reply, first_step
 from rsd_integrations.langchain.roles import LangChainGenerator
@@ -36,8 +35,8 @@ CONTINUE = "continue_final_message"
 
 
 @pytest.fixture(scope="module")
-def servers(draft: HuggingFaceGenerator, target: HuggingFaceGenerator) -> Iterator[tuple[Server, Server]]:
-    with serving(draft) as cheap, serving(target) as strong:
+def servers() -> Iterator[tuple[Server, Server]]:
+    with serving("draft") as cheap, serving("target") as strong:
         yield cheap, strong
 
 
@@ -46,9 +45,10 @@ def client(kind: Any, server: Server, **options: Any) -> Any:
     return kind(model="m", base_url=server.url, api_key=SecretStr("sk-secret"), temperature=0, **more, **options)
 
 
-def template(model: HuggingFaceGenerator) -> Any:
+def template(server: Server) -> Any:
     def render(prompt: Prompt) -> str:
-        return str(model.vocabulary.tokenizer.decode(model.vocabulary.prompt(prompt)))
+        messages = [{"role": message.role, "content": message.content} for message in prompt]
+        return str(server.words.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     return render
 
@@ -59,9 +59,7 @@ def test_rsd_over_langchain_models_equals_rsd_in_process(
 ) -> None:
     def role(made: type[LangChainGenerator], server: Server) -> LangChainGenerator:
         if kind is OpenAI:
-            return made(
-                client(OpenAI, server), prefix="completion", render=template(server.model), sends=["max_tokens"]
-            )
+            return made(client(OpenAI, server), prefix="completion", render=template(server), sends=["max_tokens"])
         return made(client(ChatOpenAI, server), prefix=CONTINUE, sends=["max_tokens"])
 
     draft, target = role(LangChainDrafter, servers[0]), role(LangChainTarget, servers[1])
