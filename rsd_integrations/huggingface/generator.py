@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rsd_core import Drafter, Generation, Path, PromptError, Step, StepRequest, Target, Usage
@@ -35,7 +33,7 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         """Longest sequence in tokens."""
         self.renders_tools = self.vocabulary.renders_tools
         self._ends = _end_ids(model, tokenizer)
-        self._step_end = lru_cache(self._step_end_of)
+        self._step_ends: dict[str | None, StepEnd] = {None: StepEnd(self.vocabulary, self._ends)}
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed.
@@ -52,10 +50,12 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         call = Writing(path, self.runner.cache, ids, request, room, self._step_end(request.delimiter))
         return await engine_of(self.model.device).perform(self.runner, call)
 
-    def _step_end_of(self, delimiter: str | None) -> StepEnd:
-        if delimiter is None:
-            return StepEnd(self.vocabulary, self._ends)
-        return StepEnd(self.vocabulary, self._ends, self.vocabulary.endings(delimiter), delimiter.encode())
+    def _step_end(self, delimiter: str | None) -> StepEnd:
+        if delimiter not in self._step_ends:
+            assert delimiter is not None
+            endings = self.vocabulary.endings(delimiter)
+            self._step_ends[delimiter] = StepEnd(self.vocabulary, self._ends, endings, delimiter.encode())
+        return self._step_ends[delimiter]
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
