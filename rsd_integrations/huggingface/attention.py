@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,15 +29,17 @@ PREPARED = torch.ones(1, 1, 1, 1)
 class Batch:
     """The sequences of one forward pass: where their tokens lie, and which attention calls cover them."""
 
-    def __init__(self, store: KVStore, spans: Rows[tuple[int, int, int]]) -> None:
-        """Arrange (slot, tokens known, tokens new) of each sequence; single tokens come first, by slot."""
+    def __init__(self, store: KVStore, spans: Rows[tuple[int, int, int]], ids: list[int]) -> None:
+        """Arrange (slot, tokens known, tokens new) of each sequence; single tokens come first, by slot.
+
+        The new tokens of all sequences are given end to end.
+        """
         self.store = store
         device = store.keys[0].device
         rows = [slot for slot, _, new in spans for _ in range(new)]
         places = [known + i for _, known, new in spans for i in range(new)]
-        self.slots, self.positions = torch.tensor([rows, places], device=device)
+        self.ids, self.slots, self.positions = torch.tensor([ids, rows, places], device=device)  # one trip
         singles = [(slot, known + 1) for slot, known, new in spans if new == 1]
-        assert all(a < b for a, b in pairwise(slot for slot, _ in singles)), "single tokens are not in order"
         self._pieces: list[_Piece] = _windows(singles, device)
         at = len(singles)
         for slot, known, new in spans[at:]:

@@ -43,9 +43,12 @@ class Engine:
         self._arriving: queue.SimpleQueue[tuple[Runner, Call[Any]] | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._threads = 0
+        """For each operation, as last set."""
         for runner in getattr(self, "_busy", {}):
             runner.fail(RuntimeError("the process was forked"))
         self._busy: dict[Runner, int] = {}
+        """Models with rows, and how many forward passes of others each was passed over for."""
 
     async def perform(self, runner: Runner, call: Call[Made]) -> Made:
         """Run a call.
@@ -80,21 +83,24 @@ class Engine:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        threads = 0
         while self._take_in():
-            runner = max(self._busy, key=lambda one: one.waiting * (1 + self._busy[one] / PATIENCE))
-            if runner.threads != threads:
-                threads = runner.threads
-                torch.set_num_threads(threads)  # holds for this thread alone
-            try:
-                runner.step()
-            except Exception as error:  # whatever it is, it is the callers' to hear
-                runner.fail(error)
-            for other in self._busy:
-                self._busy[other] += 1
-            self._busy[runner] = 0
-            if not runner.waiting:
-                del self._busy[runner]
+            self._advance()  # a call of its own, so that nothing idle holds the last model
+
+    def _advance(self) -> None:
+        """One forward pass of the model that is due."""
+        runner = max(self._busy, key=lambda one: one.waiting * (1 + self._busy[one] / PATIENCE))
+        if runner.threads != self._threads:
+            self._threads = runner.threads
+            torch.set_num_threads(self._threads)  # holds for this thread alone
+        try:
+            runner.step()
+        except Exception as error:  # whatever it is, it is the callers' to hear
+            runner.fail(error)
+        for other in self._busy:
+            self._busy[other] += 1
+        self._busy[runner] = 0
+        if not runner.waiting:
+            del self._busy[runner]
 
     def _take_in(self) -> bool:
         """Start the calls that have arrived, waiting for one where nothing is to be done; False to end."""
@@ -105,12 +111,15 @@ class Engine:
                 return True
             if arrived is None:
                 return False
-            runner, call = arrived
-            self._busy.setdefault(runner, 0)
-            try:
-                runner.start(call)
-            except Exception as error:
-                runner.fail(error)
+            self._begin(*arrived)
+            del arrived
+
+    def _begin(self, runner: Runner, call: Call[Any]) -> None:
+        self._busy.setdefault(runner, 0)
+        try:
+            runner.start(call)
+        except Exception as error:
+            runner.fail(error)
 
 
 _engines: dict[torch.device, Engine] = {}

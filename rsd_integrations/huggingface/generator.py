@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -37,7 +36,7 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         """Longest sequence in tokens."""
         self.renders_tools = self.vocabulary.renders_tools
         self._ends = _end_ids(model, tokenizer)
-        self._step_end = lru_cache(self._step_end_of)
+        self._step_ends: dict[str | None, StepEnd] = {None: StepEnd(self.vocabulary, self._ends)}
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed.
@@ -79,10 +78,12 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         scores = await engine_of(self.model.device).perform(self.runner, call)
         return NextWord(tuple(logprobs), scores.usage)
 
-    def _step_end_of(self, delimiter: str | None) -> StepEnd:
-        if delimiter is None:
-            return StepEnd(self.vocabulary, self._ends)
-        return StepEnd(self.vocabulary, self._ends, self.vocabulary.endings(delimiter), delimiter.encode())
+    def _step_end(self, delimiter: str | None) -> StepEnd:
+        if delimiter not in self._step_ends:
+            assert delimiter is not None
+            endings = self.vocabulary.endings(delimiter)
+            self._step_ends[delimiter] = StepEnd(self.vocabulary, self._ends, endings, delimiter.encode())
+        return self._step_ends[delimiter]
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -93,9 +93,10 @@ class Runner:
         self._given: list[Row] = []
         """Rows that need no forward pass: all they ask for is cached."""
         self._head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        self._hidden: Tensor | None = None
+        self._caught: list[Tensor] = []
+        """What the last forward pass gave to the output head."""
         if self._head is not None:
-            self._head.register_forward_pre_hook(self._catch)
+            self._head.register_forward_pre_hook(_catching(self._caught))
         with _explained(model):
             model.set_attn_implementation(attention.NAME)
             shapes, wanted = _probe(model)
@@ -220,26 +221,24 @@ class Runner:
                 sequence.last = None
             sequence.ids += fresh
         self.passes += 1
-        return self._run(Batch(self.store, spans), ids, reads)
+        return self._run(Batch(self.store, spans, ids), reads)
 
-    def _run(self, batch: Batch, ids: list[int], reads: list[int]) -> Output:
-        device = self.store.keys[0].device
+    def _run(self, batch: Batch, reads: list[int]) -> Output:
+        """One pass over a batch; outputs at some of its tokens."""
         common = {
-            "input_ids": torch.tensor([ids], device=device),
+            "input_ids": batch.ids[None],
             "attention_mask": attention.PREPARED,
             "position_ids": batch.positions[None],
             "use_cache": False,
             "batch": batch,
         }
-        wanted = torch.tensor(reads, dtype=torch.long, device=device)
+        everything = len(reads) == len(batch.ids)
+        wanted = None if everything else torch.tensor(reads, dtype=torch.long, device=batch.ids.device)
         if self._head is None:
-            hidden: Tensor = self.model(**common).last_hidden_state
-            return Output(hidden[0].index_select(0, wanted), None)
-        logits: Tensor = self.model(**common, logits_to_keep=wanted).logits
-        return Output(self._hidden, logits[0])
-
-    def _catch(self, _head: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._hidden = args[0][0]
+            hidden: Tensor = self.model(**common).last_hidden_state[0]
+            return Output(hidden if wanted is None else hidden.index_select(0, wanted), None)
+        logits: Tensor = self.model(**common, logits_to_keep=0 if wanted is None else wanted).logits
+        return Output(self._caught.pop(), logits[0])
 
     def _probe(self) -> Tensor:
         """The output after a few tokens, the last of them on its own."""
@@ -247,11 +246,20 @@ class Runner:
         sequence.begin()
         self.store.reserve(sequence, len(PROBE))
         slot, before = sequence.slot or 0, len(PROBE) - 1
-        self._run(Batch(self.store, [(slot, 0, before)]), PROBE[:before], [])
-        output = self._run(Batch(self.store, [(slot, before, 1)]), PROBE[before:], [0])
+        self._run(Batch(self.store, [(slot, 0, before)], PROBE[:before]), [])
+        output = self._run(Batch(self.store, [(slot, before, 1)], PROBE[before:]), [0])
         found = output.hidden if output.logits is None else output.logits
         assert found is not None
         return found
+
+
+def _catching(caught: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A hook that knows the list and not the runner: a model that nobody uses has to be freed at once."""
+
+    def catch(_head: nn.Module, args: tuple[Tensor, ...]) -> None:
+        caught[:] = [args[0][0]]
+
+    return catch
 
 
 def _draw(harvest: Harvest) -> list[tuple[int, float]]:

@@ -18,7 +18,7 @@ def choose(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float]) -> 
     """
     best = logits.argmax(-1)
     warm = [i for i, sampling in enumerate(samplings) if sampling.temperature > 0]
-    for nucleus in (False, True):
+    for nucleus in (False, True) if warm else ():
         rows = [i for i in warm if (samplings[i].top_p < 1) is nucleus]
         if rows:
             best[rows] = _sampled(logits[rows], [samplings[i] for i in rows], [uniforms[i] for i in rows], nucleus)

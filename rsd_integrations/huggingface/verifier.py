@@ -18,6 +18,29 @@ from rsd_integrations.huggingface.vocabulary import PathIds, Vocabulary
 from rsd_integrations.prm_formats import Layout, Reader
 
 
+class Layouts:
+    """How a reward model reads paths, each text encoded once. It holds nothing of the model, which is freed at once."""
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self._reader, self._name = reader, name
+        self._step = lru_cache(4096)(reader.step)
+        self.ids = PathIds(self._kept)
+        """Ids of a path."""
+
+    def step(self, path: Path, step: Step) -> Layout:
+        """The layout of a step after a path."""
+        if not step.text.strip():
+            raise VerifierError(f"{self._name}: the step is blank, and reward models give a lone separator no meaning")
+        return self._step(step.text, 1 + sum(bool(known.text.strip()) for known in path.steps))
+
+    def _kept(self, node: Path) -> Sequence[int]:
+        """The prompt, or what stays of a step; nothing of a blank one."""
+        if node.step is None:
+            return self._reader.prompt(node.prompt)
+        assert node.parent is not None
+        return self.step(node.parent, node.step).kept if node.step.text.strip() else ()
+
+
 class HuggingFaceVerifier(Verifier):
     """A reward model that reads every token of a path once.
 
@@ -42,8 +65,7 @@ class HuggingFaceVerifier(Verifier):
         self.cache = PathCache()
         self.context = self.runner.context
         """Longest sequence in tokens."""
-        self._step = lru_cache(4096)(reader.step)
-        self._ids = PathIds(self._kept)
+        self.layouts = Layouts(reader, name)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability that each candidate is right, given the path.
@@ -52,10 +74,10 @@ class HuggingFaceVerifier(Verifier):
             PromptError: The prompt alone fills the model's context.
             VerifierError: A step is blank, path and step are longer than the context, or the score is no number.
         """
-        before, prompt = self._ids(path)
+        before, prompt = self.layouts.ids(path)
         if prompt >= self.context:
             raise PromptError(f"the prompt has {prompt} tokens, the context of {self.name} is {self.context}")
-        layouts = [self._layout(path, step) for step in steps]
+        layouts = [self.layouts.step(path, step) for step in steps]
         longest = len(before) + max(len(layout.feed) for layout in layouts)
         if longest > self.context:
             raise VerifierError(
@@ -71,23 +93,11 @@ class HuggingFaceVerifier(Verifier):
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step, and where its score is."""
-        before, _ = self._ids(path)
-        layout = self._layout(path, step)
+        before, _ = self.layouts.ids(path)
+        layout = self.layouts.step(path, step)
         ids = [*before, *layout.feed]
         tokenizer = self.vocabulary.tokenizer
         names = tokenizer.convert_ids_to_tokens(ids)
         at = tuple(len(before) + offset for offset in layout.read)
         kept = len(before) + len(layout.kept)
         return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), at, kept)
-
-    def _kept(self, node: Path) -> Sequence[int]:
-        """The prompt, or what stays of a step; nothing of a blank one."""
-        if node.step is None:
-            return self.reader.prompt(node.prompt)
-        assert node.parent is not None
-        return self._layout(node.parent, node.step).kept if node.step.text.strip() else ()
-
-    def _layout(self, path: Path, step: Step) -> Layout:
-        if not step.text.strip():
-            raise VerifierError(f"{self.name}: the step is blank, and reward models give a lone separator no meaning")
-        return self._step(step.text, 1 + sum(bool(known.text.strip()) for known in path.steps))

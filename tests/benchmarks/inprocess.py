@@ -132,7 +132,7 @@ def concurrency(family: Family, items: list[Item], rounds: int) -> dict[str, Any
 def depth(family: Family, rounds: int) -> float:
     """Time per token of drafting and scoring at step 40 over that at step 4, eight tokens a step."""
     request = StepRequest((0,), max_tokens=8, delimiter=None)
-    plain, family.draft._step_end = family.draft._step_end, lambda _: StepEnd(family.draft.vocabulary, frozenset())
+    plain, family.draft._step_ends = family.draft._step_ends, {None: StepEnd(family.draft.vocabulary, frozenset())}
 
     async def steps() -> list[float]:
         path, spent = Path(as_prompt("Mia has 45 apples.")), []
@@ -149,7 +149,7 @@ def depth(family: Family, rounds: int) -> float:
         spent = asyncio.run(steps())
         early.append(statistics.median(spent[2:6]))
         late.append(statistics.median(spent[37:41]))
-    family.draft._step_end = plain
+    family.draft._step_ends = plain
     return statistics.median(late) / statistics.median(early)
 
 

@@ -5,6 +5,8 @@ import copy
 import gc
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path as Folder
 from typing import Any
 
@@ -13,9 +15,15 @@ import torch
 import transformers
 
 from rsd_core import ConfigurationError, Path, Sampling, Step, StepRequest, as_prompt
-from rsd_integrations.huggingface import HuggingFaceGenerator, LikelihoodVerifier, load_generator, load_likelihood
+from rsd_integrations.huggingface import (
+    HuggingFaceGenerator,
+    LikelihoodVerifier,
+    load_generator,
+    load_likelihood,
+    load_verifier,
+)
 from tests.huggingface.soak import KINDS, PROMPTS, Soak, check_store
-from tests.huggingface.tiny import make_causal_lm, tokenizer
+from tests.huggingface.tiny import make_causal_lm, make_prm, tokenizer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 640,
@@ -183,12 +191,32 @@ def test_a_path_takes_its_cache_with_it(checkpoint: Folder) -> None:
     gc.disable()  # at once, and not when the garbage is collected
     try:
         del path
-        deadline = time.monotonic() + 5
-        while model.runner.store.live and time.monotonic() < deadline:
-            time.sleep(0.01)  # the engine may still be leaving its last step
-        assert not model.runner.store.live
+        wait_until(lambda: not model.runner.store.live)
     finally:
         gc.enable()
+
+
+def test_a_model_that_nobody_uses_is_freed_at_once(checkpoint: Folder, tmp_path: Folder) -> None:
+    """Weights of gigabytes cannot wait for the garbage collector."""
+    models: list[Any] = [load_generator(str(checkpoint)), load_verifier(str(make_prm(tmp_path / "prm")))]
+    asyncio.run(models[0].generate(Path(as_prompt(PROMPTS[0])), StepRequest((0,), 5)))
+    asyncio.run(models[1].score(Path(as_prompt(PROMPTS[0])), [Step("No.\n\n", "delimiter")]))
+    alive = [weakref.ref(model.runner.model) for model in models]
+    gc.collect()
+    gc.disable()
+    try:
+        models.clear()
+        wait_until(lambda: not any(ref() for ref in alive))
+    finally:
+        gc.enable()
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    """The engine may still be leaving its last step."""
+    deadline = time.monotonic() + 5
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_fault_of_the_model_reaches_every_caller_and_ends_there(checkpoint: Folder) -> None:
