@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +45,18 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     meters: dict[int, Meter] = {}
     wrong: list[str] = []
+    making = threading.Lock()
+
+    def meter_of(name: str, module: object) -> Meter:
+        with making:  # a second meter would be a second hook, left on the model
+            if id(module) not in meters:
+                meters[id(module)] = Meter(name, module)
+            return meters[id(module)]
 
     def watched(original: Callable[..., Any]) -> Callable[..., Any]:
         async def call(self: Any, *args: Any, **options: Any) -> Any:
             module = self.runner.model
-            meter = meters.setdefault(id(module), Meter(self.name, module))
+            meter = meter_of(self.name, module)
             alone, before = meter.enter(), meter.seen
             usage = Usage()
             try:
@@ -68,10 +76,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def watched_pair(original: Callable[..., Any]) -> Callable[..., Any]:
         async def speculate(self: Any, path: Any, request: Any, drafter: Any) -> Any:
-            own, other = (
-                meters.setdefault(id(model.runner.model), Meter(model.name, model.runner.model))
-                for model in (self, drafter)
-            )
+            own, other = (meter_of(model.name, model.runner.model) for model in (self, drafter))
             own.enter(), other.enter()
             made, assistance = await original(self, path, request, drafter)
             own.told += made.usage.computed
