@@ -20,8 +20,8 @@ from rsd_core.events import (
     Degraded, Event, Finished, StepAccepted, StepDrafted, StepFinished, StepRejected, StepReplaced, StepScored,
 )
 from rsd_core.interfaces import (
-    Drafter, Generation, HasLikelihood, Interrupted, Likelihoods, Model, Price, Sampling, Scores, SpeculativeTarget,
-    StepRequest, Target, Usage, Verifier,
+    Drafter, Explains, Explanation, Generation, HasLikelihood, Interrupted, Likelihoods, Model, NextWord,
+    PredictsWords, Price, Sampling, Scores, SpeculativeTarget, StepRequest, Target, Usage, Verifier,
 )
 from rsd_core.ledger import Account, Ledger
 from rsd_core.limits import Cancellation, Limits
@@ -37,15 +37,15 @@ from rsd_core.stopping import TextStream
 
 __version__ = "0.1.0"
 __all__ = [
-    "Account", "AdvantageAware", "Backtracking", "BatchError", "BestOfN", "BinaryStep", "BudgetAware", "Cancellation",
-    "Clipping", "ConfigurationError", "Constant", "Decision", "Decoder", "Degradation", "Degraded", "DraftOnly",
-    "Drafter", "DrafterError", "Event", "Finished", "FirstSteps", "Generation", "HasLikelihood", "Interrupted",
-    "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote", "Message", "MissingDependency", "Model", "Path",
-    "Policy", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestBudget",
-    "RequestOptions", "Result", "Retry", "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings",
-    "Sigmoid", "SpecError", "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted",
-    "StepBeam", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
-    "StepScored", "Takeover", "Target", "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder",
-    "Trace", "Usage", "Verifier", "VerifierError", "WeightingPolicy", "as_prompt", "backends", "boxed", "load",
-    "parse_policy",
+    "Account", "AdvantageAware", "Backtracking", "BatchError", "BestOfN", "BinaryStep", "BudgetAware",
+    "Cancellation", "Clipping", "ConfigurationError", "Constant", "Decision", "Decoder", "Degradation", "Degraded",
+    "DraftOnly", "Drafter", "DrafterError", "Event", "Explains", "Explanation", "Finished", "FirstSteps",
+    "Generation", "HasLikelihood", "Interrupted", "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote",
+    "Message", "MissingDependency", "Model", "NextWord", "Path", "Policy", "PredictsWords", "Price", "Prompt",
+    "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestBudget", "RequestOptions", "Result", "Retry",
+    "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "SpecReason",
+    "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted", "StepBeam", "StepDrafted", "StepFinished",
+    "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Takeover", "Target", "TargetError",
+    "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder", "Trace", "Usage", "Verifier", "VerifierError",
+    "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
 ]

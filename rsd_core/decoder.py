@@ -290,7 +290,7 @@ class RewardGuidedDecoder(Decoder):
             draft = drafts[best] if drafts else None
             reward = rewards[best] if rewards else None
             request.discard(drafts[:best] + drafts[best + 1 :], scored=bool(rewards))
-            decision = request.decide(self.policy, draft, reward)
+            decision = request.decide(self.policy, draft, reward, scored=bool(rewards))
             if draft and (decision == "accept" or (decision == "target" and request.target_is_spent(self._target))):
                 yield StepAccepted(i, request.extend(draft, "draft", reward))
                 continue

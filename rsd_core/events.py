@@ -27,7 +27,8 @@ class StepDrafted(Event):
 class StepScored(Event):
     """The verifier scored them."""
 
-    rewards: tuple[float, ...]
+    rewards: tuple[float | None, ...]
+    """None for a candidate about which the verifier abstained."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from rsd_core.paths import Path, Step
+from rsd_core.paths import Message, Path, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Usage:
     """Tokens of the answer, prompt excluded, that a verifier computed in this call."""
     seconds: float = 0.0
     """Time the model worked, without waiting for its turn."""
+    parts: tuple[tuple[Model, Usage], ...] = ()
+    """Whose work it was, where a model is made of others; the ledger charges each at its own rate."""
 
     def __add__(self, other: Usage) -> Usage:
         """Work of two calls together."""
@@ -80,7 +82,8 @@ class Generation:
 class Scores:
     """Rewards in [0, 1], one per candidate in order, and the work of finding them."""
 
-    rewards: tuple[float, ...]
+    rewards: tuple[float | None, ...]
+    """None where the verifier abstains: it has nothing to say about this step."""
     usage: Usage
 
 
@@ -164,3 +167,49 @@ class Verifier(Model):
             path: Prompt and accepted steps.
             steps: One or more candidates; none of them is blank.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class NextWord:
+    """How likely some words are to come next."""
+
+    logprobs: tuple[float, ...]
+    """Natural logarithms of the probabilities, one per word in order; a word stands for its first token."""
+    usage: Usage
+
+
+@runtime_checkable
+class PredictsWords(Protocol):
+    """A generator that tells how likely given words are as its next text: what judges of one token need."""
+
+    async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
+        """Log-probabilities of words that differ in their first token.
+
+        Args:
+            path: What the model has written so far, and goes on with.
+            words: The words, with the space that comes before them where one does.
+            after: Messages that follow the path as a whole turn of the assistant's; the last one, by the assistant,
+                is gone on with.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a verifier reads for a step."""
+
+    text: str
+    """All of it, special tokens written out."""
+    tokens: tuple[tuple[int, str], ...] = ()
+    """The same as ids with their names; empty where the verifier knows none."""
+    read: tuple[int, ...] = ()
+    """Positions in `tokens` that the score is read at."""
+    kept: int = 0
+    """How many of the tokens stay for the next step; the others are only fed to read the score."""
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A verifier that can show what it reads."""
+
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """What is read to score a step that follows the path; nothing is run."""

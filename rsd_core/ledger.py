@@ -39,8 +39,12 @@ class Account:
         return self.computed - self.generated + self.reused
 
     def charge(self, model: Model, usage: Usage) -> None:
-        """Add one call."""
+        """Add one call; of a model made of others, the work of each at its own rate."""
         self.calls += 1
+        for worker, part in usage.parts or ((model, usage),):
+            self._add_work(worker, part)
+
+    def _add_work(self, model: Model, usage: Usage) -> None:
         self.computed += usage.computed
         self.reused += usage.reused
         self.generated += usage.generated

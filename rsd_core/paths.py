@@ -82,6 +82,8 @@ class Step:
     """Identity of the vocabulary of `tokens`. Models of the same vocabulary exchange ids, others the text."""
     size: int = 0
     """Tokens generated to write the step, the end-of-answer token included; 0 when unknown."""
+    logprobs: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    """Natural log-probabilities of `tokens` under the model that wrote them; empty when unknown."""
     native: object = field(default=None, compare=False, repr=False)
     """The message as the model gave it, where a turn is more than its text: tool calls, images."""
 

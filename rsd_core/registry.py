@@ -1,13 +1,19 @@
 """From a spec string to a model: `load("embedded:draft")`, `load("hf:ORG/MODEL")`.
 
-A spec is `KIND:REST`. Each kind belongs to a backend that is imported when it is first named, so that nothing is
-needed for the kinds one does not use. Other packages add kinds through entry points in the group `rsd.backends`;
-the entry's name is the kind, its object a function from the rest of the spec (and keyword options) to a model.
+A spec is `KIND:REST`, with options of the kind as `KIND,KEY=VALUE,…:REST`. Kinds that are made of other models take
+specs as their rest, with `|` between several of them and parentheses around one that has a `|` of its own:
+`judge:hf:ORG/MODEL`, `cascade,low=0.2:rule:arithmetic|(ensemble,how=min:prm:A|prm:B)`.
+
+Each kind belongs to a backend that is imported when it is first named, so that nothing is needed for the kinds one
+does not use. Other packages add kinds through entry points in the group `rsd.backends`; the entry's name is the kind,
+its object a function from the rest of the spec (and keyword options) to a model.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -31,6 +37,8 @@ class Backend:
     summary: str
     """What the rest of the spec says, for people."""
     examples: tuple[str, ...] = ()
+    nested: bool = False
+    """Whether the rest is made of specs."""
 
 
 BUILT_IN = (
@@ -52,14 +60,14 @@ BUILT_IN = (
         "prm",
         "rsd_integrations.huggingface:load_verifier",
         "huggingface",
-        "a process reward model, by hub id or folder, as verifier",
-        ("prm:Qwen/Qwen2.5-Math-PRM-7B",),
+        "a process or outcome reward model, by hub id or folder, as verifier",
+        ("prm:Qwen/Qwen2.5-Math-PRM-7B", "prm,format=trl,separator=\\n:./my-prm"),
     ),
     Backend(
         "likelihood",
         "rsd_integrations.huggingface:load_likelihood",
         "huggingface",
-        "a causal language model as verifier: the probability of a step's least likely token",
+        "a causal language model as verifier: the probability of a step's least likely token, or how=mean, entropy",
         ("likelihood:Qwen/Qwen2.5-Math-7B-Instruct",),
     ),
     Backend(
@@ -68,6 +76,59 @@ BUILT_IN = (
         "huggingface",
         "the reward head of a checkpoint that `rsd merge` made; with hf: of the same one, they share body and cache",
         ("shared:./merged",),
+    ),
+    Backend(
+        "judge",
+        "rsd_integrations.verifiers.loading:judge",
+        "",
+        "any generator as verifier; mode=digit (SpecReason), yes_no, rubric, thinkprm or genprm",
+        ("judge:hf:Qwen/Qwen2.5-7B-Instruct", "judge,mode=yes_no:hf:Qwen/Qwen2.5-7B-Instruct"),
+        nested=True,
+    ),
+    Backend(
+        "confidence",
+        "rsd_integrations.verifiers.loading:confidence",
+        "",
+        "the drafter's own probability of a step, where it tells it: min (of a token) or mean",
+        ("confidence:mean",),
+    ),
+    Backend(
+        "rule",
+        "rsd_integrations.verifiers.loading:rule",
+        "",
+        "a check without a model: arithmetic, format or repetition; it abstains where it has nothing to say",
+        ("rule:arithmetic", "rule,max_chars=2000:format", "rule:repetition"),
+    ),
+    Backend(
+        "code",
+        "rsd_integrations.verifiers.loading:code",
+        "",
+        "unit tests, run in a restricted process on the Python blocks of a step; the rest is a JSONL file of tests",
+        ("code:tests.jsonl",),
+    ),
+    Backend(
+        "cascade",
+        "rsd_integrations.verifiers.loading:cascade",
+        "",
+        "verifiers from cheap to dear: the next one is asked where a reward is between low and high, or missing",
+        ("cascade,low=0.1,high=0.9:rule:arithmetic|embedded:verifier",),
+        nested=True,
+    ),
+    Backend(
+        "ensemble",
+        "rsd_integrations.verifiers.loading:ensemble",
+        "",
+        "the mean, min or product of several verifiers' rewards",
+        ("ensemble,how=min:rule:arithmetic|embedded:verifier",),
+        nested=True,
+    ),
+    Backend(
+        "cached",
+        "rsd_integrations.verifiers.loading:cached",
+        "",
+        "a verifier whose rewards are kept: the same step after the same text is scored once",
+        ("cached:embedded:verifier",),
+        nested=True,
     ),
     Backend(
         "langchain",
@@ -98,10 +159,11 @@ def parse_spec(spec: str) -> tuple[Backend, str]:
     """Split a spec into its backend and the rest, importing nothing.
 
     Raises:
-        SpecError: The kind is unknown, or the rest is missing.
+        SpecError: The kind is unknown, an option is no `KEY=VALUE`, or the rest is missing; also of a spec inside.
     """
     known = backends()
-    kind, colon, rest = spec.partition(":")
+    head, colon, rest = spec.partition(":")
+    kind, *options = head.split(",")
     if kind not in known:
         raise SpecError(
             f"{spec!r} names no model: the part before the colon must be one of {', '.join(sorted(known))}. "
@@ -109,18 +171,50 @@ def parse_spec(spec: str) -> tuple[Backend, str]:
         )
     if not colon or not rest:
         raise SpecError(f"{spec!r} is incomplete: after {kind!r} and a colon comes {known[kind].summary}")
+    if wrong := [option for option in options if "=" not in option]:
+        raise SpecError(f"{spec!r}: {wrong[0]!r} is no option; options are written {kind},KEY=VALUE:{rest}")
+    if known[kind].nested:
+        for part in parts_of(rest):
+            parse_spec(part)
     return known[kind], rest
+
+
+def _options(spec: str) -> dict[str, Any]:
+    """The options that a spec names."""
+    pairs = (option.partition("=") for option in spec.partition(":")[0].split(",")[1:])
+    return {key: _value(value) for key, _, value in pairs}
+
+
+def parts_of(rest: str) -> list[str]:
+    """The specs that a spec is made of: split at every `|` that is not in parentheses."""
+    parts, depth = [""], 0
+    for char in rest:
+        depth += (char == "(") - (char == ")")
+        if char == "|" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part[1:-1] if part.startswith("(") and part.endswith(")") else part for part in parts]
+
+
+def _value(text: str) -> Any:
+    r"""The value of an option: a number, `true` or `false`, or a text in which `\n` is a line's end."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def load(spec: str, **options: Any) -> Any:
     """Make the model that a spec names.
 
     Args:
-        spec: `KIND:REST`; `rsd models` lists the kinds.
-        options: Passed to the backend, for example `dtype="float32"` or `device="cuda:0"` for `hf:`.
+        spec: `KIND:REST` or `KIND,KEY=VALUE:REST`; `rsd models` lists the kinds.
+        options: Passed to the backend, for example `dtype="float32"` or `device="cuda:0"` for `hf:`. They go before
+            those of the spec.
 
     Raises:
-        SpecError: The spec names nothing known.
+        SpecError: The spec names nothing known, or an option that the kind does not have.
         MissingDependency: The backend needs a package that is not installed.
     """
     backend, rest = parse_spec(spec)
@@ -132,4 +226,10 @@ def load(spec: str, **options: Any) -> Any:
         if not backend.extra or missing in ("", "rsd_core", "rsd_integrations"):
             raise
         raise MissingDependency(missing, backend.extra, f"{spec!r}") from error
+    options = _options(spec) | options
+    try:
+        inspect.signature(factory).bind(rest, **options)
+    except TypeError as error:
+        takes = list(inspect.signature(factory).parameters)[1:]
+        raise SpecError(f"{spec!r}: {error}; options of {backend.kind} are {', '.join(takes) or 'none'}") from error
     return factory(rest, **options)

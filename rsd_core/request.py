@@ -115,14 +115,14 @@ class Request:
 
     async def score(
         self, verifier: Verifier, candidates: Sequence[Step], path: Path | None = None
-    ) -> tuple[float, ...]:
+    ) -> tuple[float | None, ...]:
         """Rewards of the candidates; none when the verifier failed and the settings do not ask to raise.
 
-        A blank candidate adds nothing that could be judged: its reward is 0, and the verifier is not asked. The
-        candidates follow the path, by default the present one.
+        A reward is None where the verifier abstains. A blank candidate adds nothing that could be judged: its reward
+        is 0, and the verifier is not asked. The candidates follow the path, by default the present one.
         """
         written = [step for step in candidates if step.text.strip()]
-        found: tuple[float, ...] = ()
+        found: tuple[float | None, ...] = ()
         if written:
             try:
                 scores = await self._call("verifier", verifier, verifier.score(path or self.path, written))
@@ -139,23 +139,30 @@ class Request:
         rewards = iter(found)
         return tuple(next(rewards) if step.text.strip() else 0.0 for step in candidates)
 
-    def choose(self, rewards: Sequence[float]) -> int:
-        """Which candidate goes before the policy: the best, or one drawn by the softmax of the rewards."""
-        beta = self.settings.softmax_beta
-        if beta is None or len(rewards) < 2:
-            return max(range(len(rewards)), key=rewards.__getitem__, default=0)
-        best = max(rewards)
-        mass = list(itertools.accumulate(math.exp(beta * (reward - best)) for reward in rewards))
+    def choose(self, rewards: Sequence[float | None]) -> int:
+        """Which candidate goes before the policy: the best, or one drawn by the softmax of the rewards.
+
+        One about which the verifier abstained is the last choice, or a middling one where such steps are kept.
+        """
+        unknown = 0.5 if self.settings.on_abstain == "accept" else -math.inf
+        values = [unknown if reward is None else reward for reward in rewards]
+        best, beta = max(values, default=-math.inf), self.settings.softmax_beta
+        if beta is None or len(values) < 2 or best == -math.inf:
+            return values.index(best) if values else 0
+        mass = list(itertools.accumulate(math.exp(beta * (value - best)) for value in values))
         return bisect.bisect(mass, self._random.uniform("choice", self.index, self.attempt) * mass[-1])
 
-    def decide(self, policy: WeightingPolicy, draft: Step | None, reward: float | None) -> Decision:
-        """What becomes of the draft; without a reward, `on_verifier_error` says."""
-        if draft is None or reward is None:
-            if draft is not None and self.settings.on_verifier_error == "accept":
-                return "accept"
-            policy.forced()
-            return "target"
-        return policy.decide(draft, reward, self)
+    def decide(self, policy: WeightingPolicy, draft: Step | None, reward: float | None, *, scored: bool) -> Decision:
+        """What becomes of the draft.
+
+        Without a reward, `on_abstain` says it where the draft was scored, and `on_verifier_error` where that failed.
+        """
+        if draft is not None and reward is not None:
+            return policy.decide(draft, reward, self)
+        if draft is not None and (self.settings.on_abstain if scored else self.settings.on_verifier_error) == "accept":
+            return "accept"
+        policy.forced()
+        return "target"
 
     def target_is_spent(self, target: Target) -> bool:
         """Whether a limit took the target away, so that a rejected draft has to be kept; noted when it did."""
@@ -232,7 +239,7 @@ class Request:
         self.finish = "stop" if self._cut() else self._finish(step)
         return self.records[-1]
 
-    def rate(self, rewards: Sequence[float]) -> StepRecord:
+    def rate(self, rewards: Sequence[float | None]) -> StepRecord:
         """Note the reward of the last step itself, which the target wrote; none where the verifier failed."""
         if rewards:
             self.records[-1] = replace(self.records[-1], target_reward=rewards[0])
@@ -335,10 +342,10 @@ class Request:
         return "max_tokens" if self.settings.granularity == "turn" else None
 
 
-def _checked(rewards: tuple[float, ...], count: int) -> tuple[float, ...]:
+def _checked(rewards: tuple[float | None, ...], count: int) -> tuple[float | None, ...]:
     if len(rewards) != count:
         raise VerifierError(f"{len(rewards)} rewards for {count} steps")
     for reward in rewards:
-        if not 0 <= reward <= 1:  # NaN fails this as well
+        if reward is not None and not 0 <= reward <= 1:  # NaN fails this as well
             raise VerifierError(f"the reward {reward!r} is no number in [0, 1]")
-    return tuple(float(reward) for reward in rewards)
+    return tuple(None if reward is None else float(reward) for reward in rewards)

@@ -52,7 +52,7 @@ class StepRecord:
     text: str
     author: Literal["draft", "target"]
     reward: float | None
-    """Reward of the drafted step, whether it was accepted or not; None where nothing was scored."""
+    """Reward of the drafted step, accepted or not; None where nothing was scored or the verifier abstained."""
     accepted: bool
     """Whether the draft was accepted; False for steps by the target."""
     discarded_draft: str | None = None

@@ -33,6 +33,8 @@ class Settings(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     on_verifier_error: Literal["target", "accept", "raise"] = "target"
     """What a failed verifier means for the drafted step: let the target write it, keep it, or fail the request."""
+    on_abstain: Literal["target", "accept"] = "target"
+    """What a verifier that abstains means for the drafted step: let the target write it, or keep it."""
     target_retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a failed call of the target is tried again."""
     limits: Limits = Limits()

@@ -19,7 +19,7 @@ from rsd_core.interfaces import Drafter, Generation, Scores, StepRequest, Target
 from rsd_core.paths import Path, Step
 
 StepScript = Sequence[str | Exception] | Callable[[Path, random.Random], str | Exception]
-RewardScript = Sequence[float | Exception] | Callable[[Path, Step], float | Exception]
+RewardScript = Sequence[float | Exception | None] | Callable[[Path, Step], float | Exception | None]
 
 
 class _Scripted:
@@ -75,7 +75,10 @@ class ScriptedTarget(_Scripted, Target):
 
 
 class ScriptedVerifier(Verifier):
-    """A verifier that plays a script: a list of rewards by position, or a function of the path and the step."""
+    """A verifier that plays a script: a list of rewards by position, or a function of the path and the step.
+
+    None abstains.
+    """
 
     name = "scripted verifier"
 
@@ -90,7 +93,7 @@ class ScriptedVerifier(Verifier):
         self.calls.append(path)
         if self.delay:
             await asyncio.sleep(self.delay)
-        rewards = []
+        rewards: list[float | None] = []
         for step in steps:
             if callable(self.script):
                 entry = self.script(path, step)

@@ -46,13 +46,13 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     wrong: list[str] = []
 
     def watched(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def call(self: Any, *args: Any) -> Any:
+        async def call(self: Any, *args: Any, **options: Any) -> Any:
             module = self.runner.model
             meter = meters.setdefault(id(module), Meter(self.name, module))
             alone, before = meter.enter(), meter.seen
             usage = Usage()
             try:
-                made = await original(self, *args)
+                made = await original(self, *args, **options)
                 usage = made.usage
             except Interrupted as cut:
                 usage = cut.usage
@@ -85,6 +85,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for kind, method in (
         (HuggingFaceGenerator, "log_likelihoods"),
         (HuggingFaceGenerator, "generate"),
+        (HuggingFaceGenerator, "next_word"),
         (HuggingFaceVerifier, "score"),
         (LikelihoodVerifier, "score"),
         (SharedVerifier, "score"),

@@ -19,6 +19,7 @@ CORE_NEEDS = {"pydantic", "rsd_core"}
 ROOMS = {
     # Besides rsd_core, its own SDK and itself, a room may use these rooms only.
     "prm_formats": set(),
+    "verifiers": {"prm_formats"},
     "huggingface": {"prm_formats"},
     "embedded": {"huggingface"},
     "langchain": set(),

@@ -122,10 +122,11 @@ class BestOfN(MajorityVote):
         return branches[max(range(len(scores)), key=scores.__getitem__)]
 
     async def _score(self, request: Request, path: Path) -> float:
-        """The solution's score; below all others where the verifier failed or there is nothing to score."""
+        """The solution's score; below all others where the verifier failed, abstained or had nothing to score."""
         nodes = [node for node in path.up() if node.step is not None][::-1]
         rewards: list[float] = []
         for node in nodes[-1:] if self.aggregate == "last" else nodes:
             assert node.step is not None
-            rewards += await request.score(self.verifier, [node.step], node.parent)
+            found = await request.score(self.verifier, [node.step], node.parent)
+            rewards += [reward for reward in found if reward is not None]
         return AGGREGATES[self.aggregate](rewards) if rewards else -1.0

@@ -29,11 +29,12 @@ class GuidedSearch(Decoder):
         return (self.drafter, self.verifier)
 
     async def _candidates(self, branch: Request, count: int) -> tuple[tuple[Step, ...], tuple[float, ...]]:
-        """Drafted steps with their rewards; 0 for all where the verifier failed."""
+        """Drafted steps with their rewards; 0 where the verifier failed or abstained."""
         drafts = await branch.draft(self.drafter, count)
         if not drafts:
             raise DrafterError(f"the drafter {self.drafter.name!r} failed: {branch.degradations[-1].message}")
-        return drafts, await branch.score(self.verifier, drafts) or (0.0,) * len(drafts)
+        rewards = await branch.score(self.verifier, drafts) or (0.0,) * len(drafts)
+        return drafts, tuple(reward or 0.0 for reward in rewards)
 
 
 class StepBeam(GuidedSearch):

@@ -59,11 +59,16 @@ class TiltedDecoder(RewardGuidedDecoder):
                 yield StepScored(i, rewards)
                 likely = await request.likelihoods("target", self._target, drafts)
                 cheap = await request.likelihoods("drafter", self.drafter, drafts)
-                tilted = [r + (a - b) / self.beta for r, a, b in zip(rewards, likely, cheap, strict=True)]
+                tilted = [
+                    None if reward is None else reward + (a - b) / self.beta
+                    for reward, a, b in zip(rewards, likely, cheap, strict=True)
+                ]
                 chosen = request.choose(tilted)
                 request.discard(drafts[:chosen] + drafts[chosen + 1 :], scored=True)
                 rejected, reward = drafts[chosen], rewards[chosen]
-                if tilted[chosen] >= self.threshold or request.target_is_spent(self._target):
+                tilt = tilted[chosen]
+                kept = self.settings.on_abstain == "accept" if tilt is None else tilt >= self.threshold
+                if kept or request.target_is_spent(self._target):
                     yield StepAccepted(i, request.extend(rejected, "draft", reward))
                     continue
                 request.discard([rejected], scored=True)

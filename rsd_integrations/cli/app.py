@@ -27,6 +27,7 @@ from rsd_integrations.cli.options import (
     configured,
     read_mapping,
 )
+from rsd_integrations.cli.score import score
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.evaluation.tasks import find_task
 
@@ -75,6 +76,7 @@ def run(
 
 app.command("eval")(eval_)
 app.command("calibrate")(calibrate_)
+app.command()(score)
 app.command()(plan)
 app.command()(merge)
 
@@ -82,7 +84,7 @@ app.command()(merge)
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """List what a SPEC can name."""
-    from rsd_integrations.prm_formats import FORMATS
+    from rsd_integrations.prm_formats import CRITICS, FORMATS
 
     found = backends()
     if as_json:
@@ -94,10 +96,16 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
                 f.name: {
                     "models": list(f.models),
                     "separator": f.separator,
-                    "read_position": "at the separator",
+                    "read_position": f.read,
                     "threshold": f.threshold,
+                    "aggregation": f.aggregation,
+                    "source": f.source,
                 }
                 for f in FORMATS.values()
+            },
+            "critics": {
+                c.name: {"models": list(c.models), "threshold": c.threshold, "source": c.source}
+                for c in CRITICS.values()
             },
         }
         print(json.dumps(data, indent=2))
@@ -112,6 +120,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     console.print("\n[bold]Process reward models[/] are told by their weights; known formats:")
     for made in FORMATS.values():
         console.print(f"    {made.name}: {', '.join(made.models)}", highlight=False)
+    console.print("\n[bold]Generative reward models[/] judge as judge:hf:MODEL:")
+    for critic in CRITICS.values():
+        if critic.models:
+            console.print(f"    {critic.name}: {', '.join(critic.models)}", highlight=False)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from rsd_integrations.cli.options import (
     read_mapping,
     writable,
 )
+from rsd_integrations.cli.score import processbench
 from rsd_integrations.cli.show import eval_progress, eval_tables
 from rsd_integrations.evaluation import Calibration, calibrate, evaluate, find_task, markdown, plots
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
@@ -34,7 +35,7 @@ from rsd_integrations.evaluation.tasks import TASKS
 TaskName = Annotated[
     str,
     typer.Option(
-        help=f"One of {', '.join(TASKS)}; the path of a JSONL, CSV or Parquet file; or "
+        help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file; or "
         "`dataset:ORG/NAME,split=test,question=problem,answer=answer`."
     ),
 ]
@@ -74,6 +75,10 @@ def eval_(
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables there.")
     ] = None,
     plot: PlotFile = None,
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="processbench: its files, or one of them.")] = None,
+    threshold: Annotated[
+        str, typer.Option(help="processbench: a step below it counts as wrong; `auto` chooses the best on gsm8k.")
+    ] = "0.5",
 ) -> None:
     """Compare methods over the same problems: accuracy, FLOPs, seconds, share of the target.
 
@@ -82,12 +87,15 @@ def eval_(
     Words on the command line stand above a recipe's own: `rsd eval --recipe paper-math-7b --draft embedded:draft …`
     """
     made: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
-    data = read_mapping(config, "--config") if config is not None else made.get("config", {})
-    settings = configured(data, draft, target, verifier, policy, temperature, seed)
+    own = read_mapping(config, "--config") if config is not None else made.get("config", {})
+    settings = configured(own, draft, target, verifier, policy, temperature, seed)
     wanted = split_methods(methods) if methods is not None else made.get("methods", ["rsd", "target", "draft"])
     tasks = made.get("tasks", ["embedded"]) if task is None else [task]
     count = None if every else n or made.get("n", 100)
     writable(json=json_file, markdown=markdown_file, plot=plot, journal=journal)
+    if task == "processbench":
+        processbench(data, settings.verifier, _threshold(threshold), n, json_file)
+        return
     console, told, tables = Console(), [], []
     for i, one in enumerate(tasks):
         with eval_progress(Console(stderr=True), len(wanted)) as progress:
@@ -105,6 +113,14 @@ def eval_(
         markdown_file.write_text("\n".join(tables))
     for file in filter(None, (json_file, markdown_file, plot)):
         console.print(f"written to {file}")
+
+
+def _threshold(text: str) -> float | None:
+    """The threshold of ProcessBench; None where it is to be chosen."""
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError as error:
+        raise RSDError(f"--threshold {text!r} is neither a number nor `auto`") from error
 
 
 def _numbered(file: Path | None, i: int) -> Path | None:

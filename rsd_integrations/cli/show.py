@@ -129,7 +129,8 @@ def eval_tables(report: Report) -> Iterator[Table]:
     )
     for column in ("method", "accuracy (95 %)", "target", "paper's FLOPs", "all FLOPs", "s/problem"):
         first = column == "method"
-        table.add_column(column, justify="left" if first else "right", no_wrap=not first, overflow="fold")
+        width = 14 if first else None
+        table.add_column(column, justify="left" if first else "right", min_width=width, overflow="fold")
     alone, compared = report.methods[report.reference], report.comparisons()
     for name, method in report.methods.items():
         low, high = wilson(method.right, method.n)

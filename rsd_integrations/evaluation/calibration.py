@@ -122,15 +122,24 @@ class Calibration:
     def cheapest(self) -> BinaryStep:
         """The cheapest threshold that is expected to be no less accurate than the target alone.
 
-        Where answers are not known, or no threshold is, the one that sends a fifth of the steps to the target. Of
-        thresholds that do the same, the one in the middle.
+        Of many thresholds the one that looks best by chance would win, so the expected difference has to be at least
+        its own standard error, or there is no difference at all. Of the good thresholds whose cost cannot be told from
+        the cheapest one's (by the interval of the target's share), the middle one is taken. Where answers are not
+        known, or no threshold is that good, it is the one that sends a fifth of the steps to the target.
         """
-        curve, right = self.curve, [problem.target_right for problem in self.problems]
-        alone = right.count(True) / len(right)
-        good = [row for row in curve if row.accuracy is not None and row.accuracy >= alone]
-        chosen = good[0] if good else min(curve, key=lambda row: abs(row.target_share - 0.2))
-        alike = [row for row in good or curve if abs(row.target_share - chosen.target_share) <= 0.002]
+        curve = self.curve
+        good = [row for row in curve if row.accuracy is not None and self._surplus(row.delta) >= 0]
+        if good:
+            alike = [row for row in good if row.target_share <= good[0].target_share_ci95[1]]
+        else:
+            nearest = min(abs(row.target_share - 0.2) for row in curve)
+            alike = [row for row in curve if abs(row.target_share - 0.2) <= nearest + 0.002]
         return BinaryStep(delta=alike[len(alike) // 2].delta)
+
+    def _surplus(self, delta: float) -> float:
+        """Expected accuracy minus the target's, less one standard error of that difference."""
+        gaps = [self._count(problem, delta)[4] - bool(problem.target_right) for problem in self.problems]
+        return float(np.mean(gaps) - np.std(gaps, ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else min(gaps)
 
     def budget(self, target_rate: float) -> BudgetAware:
         """A budget-aware policy that begins with what was recorded."""

@@ -18,6 +18,7 @@ from rsd_core.paths import Ending
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.kv_store import KVStore, Sequence
 from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.prm_formats import Layout
 
 Made = TypeVar("Made", Generation, Scores)
 
@@ -138,6 +139,7 @@ class WritingRow(Row):
         self.call = call
         self._random = random.Random(seed)
         self.size = 0
+        self.logprobs: list[float] = []
         self.ending: Ending = "length"
         self._prefix = len(ids)
         self._tail = b""
@@ -151,13 +153,14 @@ class WritingRow(Row):
         """The sampled ids so far, without one that ends the answer."""
         return self.ids[self._prefix :]
 
-    def take(self, token: int, end: StepEnd, room: int) -> bool:
-        """Go on with a token; True when the step is over."""
+    def take(self, token: int, logprob: float, end: StepEnd, room: int) -> bool:
+        """Go on with a token and its log-probability; True when the step is over."""
         self.size += 1
         if token in end.ends:
             self.ending = "end"
             return True
         self.ids.append(token)
+        self.logprobs.append(logprob)
         self.reads = [len(self.ids) - 1]
         if end.mark is not None:
             # The mark may also straddle tokens, where a model writes it in pieces.
@@ -204,7 +207,7 @@ class Writing(Call[Generation]):
         for row in self._candidates:
             written = tuple(row.written)
             text = end.vocabulary.text(list(written))
-            steps.append(Step(text, row.ending, written, end.vocabulary.identity, row.size))
+            steps.append(Step(text, row.ending, written, end.vocabulary.identity, row.size, tuple(row.logprobs)))
         steps += [Step("", "length")] * (len(self.request.seeds) - len(steps))
         size = sum(step.size for step in steps)
         usage = Usage(len(self._ids), self.computed, self.reused, size, seconds=self.seconds)
@@ -218,23 +221,6 @@ class Writing(Call[Generation]):
         self._candidates.append(row)
         self.rows.append(row)
         return row
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A prompt or a step as a verifier reads it."""
-
-    feed: tuple[int, ...]
-    """Ids that are run through the model."""
-    read: tuple[int, ...] = ()
-    """Offsets in `feed` whose outputs make the score; -1 is the last kept token before it."""
-    keep: int | None = None
-    """How many ids of `feed` stay in front of what follows; None keeps all."""
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """The ids that stay."""
-        return self.feed[: self.keep]
 
 
 class ReadingRow(Row):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import Drafter, Generation, Path, PromptError, Step, StepRequest, Target, Usage
+from rsd_core import Drafter, Generation, Message, NextWord, Path, PromptError, Step, StepRequest, Target, Usage
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.abilities import Abilities
-from rsd_integrations.huggingface.calls import StepEnd, Writing
+from rsd_integrations.huggingface.calls import Output, Reading, StepEnd, Writing
 from rsd_integrations.huggingface.engine import engine_of, threads_for
 from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.prm_formats import Layout
 
 
 class HuggingFaceGenerator(Abilities, Drafter, Target):
@@ -49,6 +52,31 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
         call = Writing(path, self.runner.cache, ids, request, room, self._step_end(request.delimiter))
         return await engine_of(self.model.device).perform(self.runner, call)
+
+    async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
+        """Log-probabilities of words as the next text; what was read of the path stays cached.
+
+        Raises:
+            PromptError: What is to be read is longer than the context.
+            ConfigurationError: Two words begin with the same token, or one joins with the text before it.
+        """
+        ids, prompt = self.vocabulary.ids(path)
+        ids = [*ids, *self.vocabulary.after(path.prompt, after)] if after else ids
+        if len(ids) > self.context:
+            raise PromptError(f"{len(ids)} tokens to read, the context of {self.name} is {self.context}")
+        firsts = self.vocabulary.first_tokens(ids[-1], words)
+        logprobs: list[float] = []
+
+        def read(rows: Sequence[tuple[Output, Layout]]) -> list[float]:
+            ((output, _),) = rows
+            assert output.logits is not None
+            logprobs.extend(output.logits[-1].float().log_softmax(-1)[firsts].tolist())
+            return [0.0]
+
+        # A judged step is a path of its own that may not live on; the path before it does, and serves those after it.
+        call = Reading(path.parent or path, self.runner.cache, ids[:-1], prompt, [Layout((ids[-1],), read=(0,))], read)
+        scores = await engine_of(self.model.device).perform(self.runner, call)
+        return NextWord(tuple(logprobs), scores.usage)
 
     def _step_end(self, delimiter: str | None) -> StepEnd:
         if delimiter not in self._step_ends:

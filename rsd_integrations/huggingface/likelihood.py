@@ -1,32 +1,63 @@
-"""A verifier without reward training: how likely a language model finds the least likely token of a step."""
+"""A verifier without reward training: how likely a language model finds a step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import exp
+from statistics import fmean
+from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import Path, Scores, Step, Verifier, VerifierError
+from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.calls import Layout, Output, Reading
+from rsd_integrations.huggingface.calls import Output, Reading
 from rsd_integrations.huggingface.engine import engine_of, threads_for
 from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.prm_formats import Layout
+
+How = Literal["min", "mean", "entropy"]
+
+
+def likelihoods(logits: Tensor, tokens: Tensor, how: How) -> Tensor:
+    """For each token of some steps, its log-probability; for `entropy`, minus the entropy of the choice, in nats.
+
+    Args:
+        logits: [tokens, vocabulary], from which each token was to be chosen.
+        tokens: The ids that were.
+        how: `min` takes the least probability of a step, `mean` the geometric mean, and `entropy` says how sure the
+            model was, whatever was chosen: exp(-H), with H the mean entropy.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    if how == "entropy":
+        return (logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(1, tokens[:, None]).squeeze(1)
 
 
 class LikelihoodVerifier(Verifier):
-    """Scores a step by the probability of its least likely token under a causal language model.
+    """Scores a step by its likelihood under a causal language model: by default, that of its least likely token.
 
     This is no trained process reward model: it says what its language model would not have written. It suits tasks
-    with little freedom of wording, where an unlikely token is a mistake.
+    with little freedom of wording, where an unlikely token is a mistake. The model may be the target, which then says
+    whether it would have written the step, or any other.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, cache_bytes: float | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        how: How = "min",
+        cache_bytes: float | None = None,
     ) -> None:
+        if how not in ("min", "mean", "entropy"):
+            raise ConfigurationError(f"how={how!r} is unknown; choose min, mean or entropy")
         self.name = name
+        self.how: How = how
         self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
@@ -35,7 +66,7 @@ class LikelihoodVerifier(Verifier):
         """Longest sequence in tokens."""
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Probability of each candidate's least likely token, given the path.
+        """Likelihood of each candidate, given the path.
 
         Raises:
             VerifierError: Path and step are longer than the model's context.
@@ -49,6 +80,14 @@ class LikelihoodVerifier(Verifier):
             self.runner, Reading(path, self.runner.cache, before, prompt, layouts, self._judge)
         )
 
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
+        before, ids = self.vocabulary.ids(path)[0], self.vocabulary.ids(path.extend(step))[0]
+        tokenizer = self.vocabulary.tokenizer
+        names = tokenizer.convert_ids_to_tokens(ids)
+        read = tuple(range(len(before) - 1, len(ids) - 1))
+        return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
+
     @staticmethod
     def _layout(ids: Sequence[int]) -> Layout:
         """What a model gives at a token is its opinion on the next; the last one's is of use to the next step."""
@@ -57,24 +96,35 @@ class LikelihoodVerifier(Verifier):
     def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
         logits = torch.cat([output.logits[:-1] for output, _ in read if output.logits is not None])
         tokens = torch.tensor([id_ for _, layout in read for id_ in layout.feed], device=logits.device)
-        likely = logits.float().log_softmax(-1).gather(1, tokens[:, None]).squeeze(1).exp().tolist()
+        likely = likelihoods(logits, tokens, self.how).tolist()
         ends = accumulate(len(layout.feed) for _, layout in read)
-        return [min((1.0, *likely[end - len(layout.feed) : end])) for end, (_, layout) in zip(ends, read, strict=True)]
+        spans = [likely[end - len(layout.feed) : end] for end, (_, layout) in zip(ends, read, strict=True)]
+        # The logarithms of probabilities, or negative entropies; rounding may put them above 0.
+        fold = min if self.how == "min" else fmean
+        return [min(1.0, exp(fold(span))) for span in spans]
 
 
 def load_likelihood(
     model: str,
     *,
+    how: How = "min",
     dtype: str | None = None,
     device: str | None = None,
     allow_pickles: bool = False,
     cache_bytes: float | None = None,
 ) -> LikelihoodVerifier:
-    """Load a causal language model as likelihood verifier; arguments and errors as in `load_generator`."""
+    """Load a causal language model as likelihood verifier; arguments and errors as in `load_generator`.
+
+    `how` is that of `likelihoods`.
+    """
     where = loading.choose_device(device)
     kind = loading.choose_dtype(dtype, where)
     folder = loading.find(model, allow_pickles)
     loading.shards(folder, model, allow_pickles)
     return LikelihoodVerifier(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, cache_bytes
+        loading.load_causal_lm(folder, kind, where, allow_pickles),
+        loading.load_tokenizer(folder),
+        model,
+        how,
+        cache_bytes,
     )

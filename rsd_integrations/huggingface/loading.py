@@ -13,8 +13,7 @@ from weakref import WeakValueDictionary
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -37,12 +36,14 @@ def find(model: str, pickles: bool = False) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise ConfigurationError(f"the folder {model!r} holds no checkpoint: config.json is missing")
+            adapter = (folder / "adapter_config.json").exists()
+            hint = "; it is an adapter: merge it into its base first (merge_and_unload of peft)" if adapter else ""
+            raise ConfigurationError(f"the folder {model!r} holds no checkpoint: config.json is missing{hint}")
         return folder
     if model.startswith((".", "/", "~")):
         raise ConfigurationError(f"there is no folder {model!r}")
     try:
-        return Path(snapshot_download(model, allow_patterns=[*FILES, "*.bin"] if pickles else FILES))
+        return Path(snapshot_download(model, allow_patterns=[*FILES, "*.bin", "*.pt"] if pickles else FILES))
     except (RepositoryNotFoundError, HFValidationError, OSError) as error:
         raise ConfigurationError(
             f"{model!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: {error}). "
@@ -69,22 +70,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The checkpoint's config.json."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     return config
-
-
-def tensor_names(files: list[Path]) -> dict[str, Path]:
-    """All tensors of a checkpoint and the file that holds each."""
-    names: dict[str, Path] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            names.update(dict.fromkeys(opened.keys(), file))
-    return names
-
-
-def read_tensor(names: dict[str, Path], name: str) -> Tensor:
-    """One tensor, in fp32."""
-    with safe_open(names[name], framework="pt") as opened:
-        tensor: Tensor = opened.get_tensor(name)
-    return tensor.float()
 
 
 def choose_device(device: str | None) -> torch.device:

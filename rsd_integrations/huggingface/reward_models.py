@@ -1,67 +1,209 @@
-"""Process reward models from their checkpoints: a native body, and a reward head that we load ourselves."""
+"""Reward models from checkpoints: a native body, a head found by the names of its tensors, and checks of both."""
 
 from __future__ import annotations
 
-from pathlib import Path as FilePath
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import Qwen2Config, Qwen2Model
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
-from rsd_integrations.prm_formats import PRMFormat, find_format
+from rsd_integrations.prm_formats import Head, PRMFormat, Reader, bind, find_format, fits
 
 
-class _Body(Qwen2Model):  # type: ignore[no-untyped-call]
-    """The native body; heads are none of its business."""
+class Weights:
+    """The tensors of a checkpoint by name, read one at a time."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^score\.", r"^v_head\.", r"^lm_head\."]  # noqa: RUF012 - as the base has it
+    def __init__(self, folder: Path, model: str, pickles: bool) -> None:
+        self.model = model
+        self._files: dict[str, Path] = {}
+        self._pickled: dict[str, Tensor] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        files = loading.shards(folder, model, pickles)
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 - it is no dictionary
+                    self._files[name] = file
+                    self.shapes[name] = tuple(opened.get_slice(name).get_shape())
+        for file in [] if files else sorted(folder.glob("*.bin")):
+            # Restricted to tensors; the map keeps all but what is used on disk.
+            self._pickled |= torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        self.shapes |= {name: tuple(tensor.shape) for name, tensor in self._pickled.items()}
+
+    def rows(self, name: str, rows: list[int] | None = None) -> Tensor:
+        """A tensor, or some of its rows, in fp32.
+
+        Raises:
+            ConfigurationError: It holds something that is no number.
+        """
+        if name in self._pickled:
+            tensor = self._pickled[name] if rows is None else self._pickled[name][rows]
+        else:
+            with safe_open(self._files[name], framework="pt") as opened:
+                if rows is None:
+                    tensor = opened.get_tensor(name)
+                else:
+                    part = opened.get_slice(name)
+                    tensor = torch.cat([part[row : row + 1] for row in rows])
+        if not torch.isfinite(tensor).all():
+            raise ConfigurationError(f"{self.model}: the tensor {name} is not finite; is the download complete?")
+        return tensor.float()
 
 
 def load_verifier(
-    model: str, *, dtype: str | None = None, device: str | None = None, cache_bytes: float | None = None
+    model: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    format: str | None = None,
+    separator: str | None = None,
+    context: int | None = None,
+    allow_pickles: bool = False,
+    cache_bytes: float | None = None,
 ) -> HuggingFaceVerifier:
-    """Load a process reward model by the tensors in its weights, without remote code.
+    """Load a process or outcome reward model by the tensors in its weights, without remote code.
 
     Args:
         model: Hub id or folder.
         dtype: Of the body; by default fp32 on a CPU and bf16 elsewhere. The head is always fp32.
         device: As torch names it; by default a GPU where there is one.
+        format: Name of its format, where its weights and its name do not tell; `rsd models` lists them.
+        separator: What it was trained to read scores at, where models of its format differ in that.
+        context: Longest sequence in tokens, in place of the checkpoint's `max_position_embeddings`.
+        allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
         cache_bytes: For keys and values; by default an eighth of the device's memory.
 
     Raises:
-        ConfigurationError: No such checkpoint, no safetensors in it, or no reward head that is known.
+        ConfigurationError: No such checkpoint, no safetensors in it, no reward head that is known, a body that is not
+            whole, or a tokenizer that does not know the format's separator or words.
     """
     where = loading.choose_device(device)
     kind = loading.choose_dtype(dtype, where)
-    folder = loading.find(model)
-    names = loading.tensor_names(loading.shards(folder, model))
+    folder = loading.find(model, allow_pickles)
     raw = loading.read_config(folder)
-    layout = find_format(raw, names, model)
-    head = _load_head(names, layout, model).to(where)
-    config = Qwen2Config(**{key: value for key, value in raw.items() if key not in ("auto_map", "model_type")})
+    weights = Weights(folder, model, allow_pickles)
+    apart: dict[str, tuple[int, ...]] = {file.name: () for file in folder.glob("*.pt")}
+    form = find_format(raw, weights.shapes | apart, model, format)
+    tokenizer = loading.load_tokenizer(folder)
+    reader = bind(form, tokenizer, model, separator)
+    config = _config(raw | ({} if context is None else {"max_position_embeddings": context}), model)
+    head = _head(form, reader, weights, folder, config, allow_pickles).to(where).eval()
+    body = _body(folder, config, kind, where, weights, allow_pickles)
+    return HuggingFaceVerifier(body, head, tokenizer, reader, model, cache_bytes)
+
+
+def _config(raw: dict[str, Any], model: str) -> PretrainedConfig:
+    """The native configuration. Remote code is never needed: its classes only add the head that we load ourselves."""
+    kind = str(raw.get("model_type", ""))
+    kind = {"qwen2_rm": "qwen2"}.get(kind, kind)
+    try:
+        own = {key: value for key, value in raw.items() if key not in ("auto_map", "model_type")}
+        config = AutoConfig.for_model(kind, **own)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{model}: transformers has no native model of the type {kind!r}, and remote code is not run here. "
+            "Convert the checkpoint to the architecture that it was trained from."
+        ) from error
+    if type(config) not in MODEL_MAPPING:
+        raise ConfigurationError(f"{model}: {kind!r} is no language model that a reward head could be put on")
+    return config
+
+
+def _body(
+    folder: Path, config: PretrainedConfig, dtype: torch.dtype, where: torch.device, weights: Weights, pickles: bool
+) -> PreTrainedModel:
+    """The native body, checked to be whole: what is missing or not finite would make every score random."""
+    native: Any = MODEL_MAPPING[type(config)]
+    # The heads are none of the body's business.
+    body_class: Any = type(native.__name__, (native,), {"_keys_to_ignore_on_load_unexpected": [".*"]})
     with loading.quiet():
-        body = _Body.from_pretrained(folder, config=config, dtype=kind, use_safetensors=True)
+        body, told = body_class.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=None if pickles else True, output_loading_info=True
+        )
+    model = weights.model
+    if told["missing_keys"] or told.get("mismatched_keys"):
+        lost = sorted(str(key) for key in (*told["missing_keys"], *told.get("mismatched_keys", ())))
+        raise ConfigurationError(
+            f"{model}: {len(lost)} tensors of the body are not in its weights, {', '.join(lost[:3])} first. Is the "
+            "download complete, and does config.json belong to it?"
+        )
     nn.Module.to(body, where)
     nn.Module.eval(body)
     for name, buffer in body.named_buffers():
-        if not torch.isfinite(buffer).all():
-            raise ConfigurationError(f"{model}: the buffer {name} is not finite after loading")
-    return HuggingFaceVerifier(body, head, loading.load_tokenizer(folder), layout, model, cache_bytes)
+        # Frequencies of rotary embeddings are in (0, 1]; uninitialised memory is not.
+        if not torch.isfinite(buffer).all() or ("inv_freq" in name and not ((buffer > 0) & (buffer <= 1)).all()):
+            raise ConfigurationError(f"{model}: the buffer {name} holds no sensible numbers after loading")
+    wrong = {str(p.dtype) for p in body.parameters() if p.dtype != dtype}
+    if wrong:
+        raise ConfigurationError(
+            f"{model}: loaded with weights of {', '.join(sorted(wrong))} where {dtype} was asked for"
+        )
+    loaded: PreTrainedModel = body
+    return loaded
 
 
-def _load_head(names: dict[str, FilePath], format: PRMFormat, model: str) -> nn.Module:
+def _head(
+    form: PRMFormat, reader: Reader, weights: Weights, folder: Path, config: PretrainedConfig, pickles: bool
+) -> RewardHead:
+    """The reward head, from the weights and from nowhere else."""
+    words = reader.words()
+    if words is not None:
+        return _word_head(words, weights, config)
+    heads = [head for head in form.heads if isinstance(head, Head)]
+    for head in heads:
+        if head.file is not None and (folder / head.file).exists():
+            return _separate_head(folder / head.file, weights.model, pickles)
+        if fits(head, weights.shapes):
+            return _linear_head(head, weights)
+    wanted = " or ".join(head.file or ", ".join(head.layers) for head in heads)
+    others = [name for name in weights.shapes if not name.startswith(("model.", "layers.", "lm_head.", "embed_tokens"))]
+    raise ConfigurationError(
+        f"{weights.model}: the reward head of the format {form.name} ({wanted}) is missing from its weights, or has "
+        f"another shape; a random one would score at random. Beside the body they hold: "
+        f"{', '.join(others[:8]) or 'nothing'}. Is the download complete, and is this the model's format?"
+    )
+
+
+def _linear_head(head: Head, weights: Weights) -> RewardHead:
     layers: list[nn.Module] = []
-    for layer in format.head:
-        if f"{layer}.weight" not in names or f"{layer}.bias" not in names:
-            raise ConfigurationError(
-                f"{model}: the reward head {layer!r} of the format {format.name} is missing from its weights; "
-                "without it every score would be random. Is the download complete?"
-            )
-        weight, bias = (loading.read_tensor(names, f"{layer}.{part}") for part in ("weight", "bias"))
-        linear = nn.Linear(weight.shape[1], weight.shape[0])
-        linear.load_state_dict({"weight": weight, "bias": bias})
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1]).eval()
+    for layer in head.layers:
+        weight = weights.rows(f"{layer}.weight")
+        bias = weights.rows(f"{layer}.bias") if f"{layer}.bias" in weights.shapes else None
+        if head.ensemble:
+            layers.append(EnsembleLinear(weight, torch.zeros_like(weight[:, 0]) if bias is None else bias))
+        else:
+            layers.append(linear(weight, bias))
+        layers.append(nn.ReLU())
+    return RewardHead(nn.Sequential(*layers[:-1]))
+
+
+def _word_head(words: tuple[int, int], weights: Weights, config: PretrainedConfig) -> RewardHead:
+    """The language model's own head at two words, as a head with the logits of wrong and right."""
+    tied = "model.embed_tokens.weight"
+    name = "lm_head.weight" if "lm_head.weight" in weights.shapes else tied
+    if name not in weights.shapes or (name == tied and not getattr(config, "tie_word_embeddings", False)):
+        raise ConfigurationError(
+            f"{weights.model}: its weights hold no output head (lm_head.weight), whose words judge a step, and its "
+            "config.json does not tie one to the embeddings. Is the download complete?"
+        )
+    right, wrong = words
+    return RewardHead(linear(weights.rows(name, [wrong, right]), None))
+
+
+def _separate_head(file: Path, model: str, pickles: bool) -> RewardHead:
+    if not pickles:
+        raise ConfigurationError(
+            f"{model}: its reward head is the pickle {file.name}, and pickles can run code when they are read. Load "
+            "the model with allow_pickles=True if you trust it."
+        )
+    state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    if "weight" not in state or not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise ConfigurationError(f"{model}: {file.name} holds no finite linear layer, only {', '.join(state)}")
+    return RewardHead(linear(state["weight"].float(), state["bias"].float() if "bias" in state else None))

@@ -144,7 +144,7 @@ class Runner:
         for run in runs:
             run.row.call.charge(run.known, run.new, share * run.new)
         for (writer, _), token in zip(harvest.writers, tokens, strict=True):
-            if writer.take(token, writer.call.end, writer.call.room):
+            if writer.take(*token, writer.call.end, writer.call.room):
                 writer.call.finish(writer)
         for reader in harvest.readers:
             if reader.layout is None:
@@ -262,8 +262,8 @@ def _catching(caught: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]],
     return catch
 
 
-def _draw(harvest: Harvest) -> list[int]:
-    """The next token of each row that writes."""
+def _draw(harvest: Harvest) -> list[tuple[int, float]]:
+    """The next token of each row that writes, with its log-probability."""
     if not harvest.writers:
         return []
     table = harvest.logits[0] if len(harvest.logits) == 1 else torch.cat(harvest.logits)
@@ -271,11 +271,10 @@ def _draw(harvest: Harvest) -> list[int]:
     if places != list(range(len(table))):
         table = table[places]
     samplings = [row.call.request.sampling for row, _ in harvest.writers]
-    return choose(
-        table,
-        samplings,
-        [row.uniform() if s.temperature else 0.0 for (row, _), s in zip(harvest.writers, samplings, strict=True)],
-    )
+    uniforms = [row.uniform() if s.temperature else 0.0 for (row, _), s in zip(harvest.writers, samplings, strict=True)]
+    tokens = choose(table, samplings, uniforms)
+    chosen = table.gather(1, torch.tensor(tokens, device=table.device)[:, None])[:, 0]
+    return list(zip(tokens, (chosen.float() - table.float().logsumexp(-1)).tolist(), strict=True))
 
 
 def _judge(rows: list[ReadingRow]) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path as Folder
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from rsd_core import ConfigurationError, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.calls import Layout, Output, Reading
+from rsd_integrations.huggingface.calls import Reading
 from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
+from rsd_integrations.huggingface.heads import RewardHead, linear
+from rsd_integrations.prm_formats import Layout
 
 HEAD = "step_head.safetensors"
 """Linear layers `0`, `2`, … of the head, with ReLU between them, beside the weights of the language model."""
@@ -29,7 +30,7 @@ class SharedVerifier(Verifier):
     Used with the same checkpoint as drafter or target, it shares its weights, its forward passes and its cache.
     """
 
-    def __init__(self, generator: HuggingFaceGenerator, head: nn.Module, name: str) -> None:
+    def __init__(self, generator: HuggingFaceGenerator, head: RewardHead, name: str) -> None:
         self.name = name
         self.head = head
         self.runner, self.vocabulary, self.context = generator.runner, generator.vocabulary, generator.context
@@ -48,13 +49,8 @@ class SharedVerifier(Verifier):
         if longest > self.context:
             raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
         layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in written]
-        call = Reading(path, self.runner.cache, before, prompt, layouts, self._judge)
+        call = Reading(path, self.runner.cache, before, prompt, layouts, self.head.judge)
         return await engine_of(self.runner.model.device).perform(self.runner, call)
-
-    def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
-        hidden = torch.cat([output.hidden for output, _ in read if output.hidden is not None])
-        rewards: list[float] = torch.softmax(self.head(hidden.float()), -1)[:, 1].tolist()
-        return rewards
 
 
 def load_shared(
@@ -79,13 +75,10 @@ def load_shared(
     return SharedVerifier(generator, read_head(file).to(generator.model.device), model)
 
 
-def read_head(file: Folder) -> nn.Module:
+def read_head(file: Folder) -> RewardHead:
     """A head from its file."""
     tensors = load_file(file)
     layers: list[nn.Module] = []
     for index in sorted(int(name.removesuffix(".weight")) for name in tensors if name.endswith(".weight")):
-        weight = tensors[f"{index}.weight"].float()
-        linear = nn.Linear(weight.shape[1], weight.shape[0])
-        linear.load_state_dict({"weight": weight, "bias": tensors[f"{index}.bias"].float()})
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1]).eval()
+        layers += [linear(tensors[f"{index}.weight"].float(), tensors[f"{index}.bias"].float()), nn.ReLU()]
+    return RewardHead(nn.Sequential(*layers[:-1])).eval()

@@ -1,55 +1,52 @@
-"""Process reward models in process."""
+"""Reward models in process: every token of a path is read once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
 
-import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import ConfigurationError, Path, Scores, Step, Verifier, VerifierError
+from rsd_core import Explanation, Path, PromptError, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.cache import PathCache
-from rsd_integrations.huggingface.calls import Layout, Output, Reading
+from rsd_integrations.huggingface.calls import Reading
 from rsd_integrations.huggingface.engine import engine_of, threads_for
+from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import PathIds, Vocabulary
-from rsd_integrations.prm_formats import PRMFormat
+from rsd_integrations.prm_formats import Layout, Reader
 
 
 class Layouts:
-    """How a reward model of some format reads paths, each text encoded once."""
+    """How a reward model reads paths, each text encoded once."""
 
-    def __init__(self, vocabulary: Vocabulary, format: PRMFormat, name: str) -> None:
-        separator = vocabulary.encode(format.separator)
-        if len(separator) != 1:
-            raise ConfigurationError(
-                f"{name}: its tokenizer has no token {format.separator!r}, which the format {format.name} reads scores "
-                "at. Use the tokenizer that was published with the reward model."
-            )
-        self._separator = separator[0]
-        self._vocabulary, self._format = vocabulary, format
-        self.step = lru_cache(4096)(self._step)
-        """The layout of a step's text."""
+    def __init__(self, reader: Reader, name: str) -> None:
+        self._reader, self._name = reader, name
+        self._step = lru_cache(4096)(reader.step)
         self.ids = PathIds(self._kept)
-        """Ids of a path."""
+        """Ids of a path that stay, and how many of them are the prompt."""
 
-    def _step(self, text: str) -> Layout:
-        """A step with its separator, where its score is read."""
-        ids = self._vocabulary.encode(self._format.step_text(text))
-        return Layout((*ids, self._separator), read=(len(ids),))
+    def of(self, path: Path, step: Step) -> Layout:
+        """How a step after a path is read.
+
+        Raises:
+            VerifierError: It is blank.
+        """
+        if not step.text.strip():
+            raise VerifierError(f"{self._name}: the step is blank, and reward models give a lone separator no meaning")
+        return self._step(step.text, 1 + sum(bool(known.text.strip()) for known in path.steps))
 
     def _kept(self, node: Path) -> Sequence[int]:
-        """The prompt up to the open assistant turn, or an accepted step."""
+        """The prompt, or what stays of a step; nothing of a blank one."""
         if node.step is None:
-            return self._vocabulary.prompt(self._format.messages(node.prompt))
-        return self.step(node.step.text).kept if self._format.step_text(node.step.text) else ()
+            return self._reader.prompt(node.prompt)
+        assert node.parent is not None
+        return self.of(node.parent, node.step).kept if node.step.text.strip() else ()
 
 
 class HuggingFaceVerifier(Verifier):
-    """A process reward model that reads every token of a path once.
+    """A reward model that reads every token of a path once.
 
     The body runs in its own dtype, the head in fp32. A score depends only on what comes before it: reading order,
     rejected candidates and later steps never change it.
@@ -58,38 +55,53 @@ class HuggingFaceVerifier(Verifier):
     def __init__(
         self,
         body: PreTrainedModel,
-        head: nn.Module,
+        head: RewardHead,
         tokenizer: PreTrainedTokenizerBase,
-        format: PRMFormat,
+        reader: Reader,
         name: str,
         cache_bytes: float | None = None,
     ) -> None:
         self.name = name
-        self.body, self.head, self.format = body, head, format
+        self.body, self.head, self.reader = body, head, reader
         self.vocabulary = Vocabulary(tokenizer, body.config.vocab_size)
         self.flops_per_token = loading.flops_per_token(body, head)
-        self.layouts = Layouts(self.vocabulary, format, name)
         self.runner = Runner.of(body, threads=threads_for(self.flops_per_token), budget=cache_bytes)
         self.cache = PathCache()
         self.context = self.runner.context
         """Longest sequence in tokens."""
+        self._layouts = Layouts(reader, name)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability that each candidate is right, given the path.
 
         Raises:
-            VerifierError: Path and step are longer than the model's context.
+            PromptError: The prompt alone fills the model's context.
+            VerifierError: A step is blank, path and step are longer than the context, or the score is no number.
         """
-        before, prompt = self.layouts.ids(path)
-        layouts = [self.layouts.step(step.text) for step in steps]
+        before, prompt = self._layouts.ids(path)
+        if prompt >= self.context:
+            raise PromptError(f"the prompt has {prompt} tokens, the context of {self.name} is {self.context}")
+        layouts = [self._layouts.of(path, step) for step in steps]
         longest = len(before) + max(len(layout.feed) for layout in layouts)
         if longest > self.context:
-            raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
-        call = Reading(path, self.cache, before, prompt, layouts, self._judge)
-        return await engine_of(self.body.device).perform(self.runner, call)
+            raise VerifierError(
+                f"{longest} tokens to score, the context of {self.name} is {self.context}. Limit the answer "
+                "(limits.max_tokens), or load the model with a larger context=… if its positions allow it"
+            )
+        call = Reading(path, self.cache, before, prompt, layouts, self.head.judge)
+        scores = await engine_of(self.body.device).perform(self.runner, call)
+        for reward in scores.rewards:
+            if reward is None or not 0 <= reward <= 1:
+                raise VerifierError(f"{self.name} gave {reward} for a step; load it with dtype=float32 or bfloat16")
+        return scores
 
-    def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
-        hidden = torch.cat([output.hidden for output, _ in read if output.hidden is not None])
-        logits: Tensor = self.head(hidden.float())
-        rewards: list[float] = torch.softmax(logits, -1)[:, self.format.positive].tolist()
-        return rewards
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """What is read for a step, and where its score is."""
+        before, _ = self._layouts.ids(path)
+        layout = self._layouts.of(path, step)
+        ids = [*before, *layout.feed]
+        tokenizer = self.vocabulary.tokenizer
+        names = tokenizer.convert_ids_to_tokens(ids)
+        at = tuple(len(before) + offset for offset in layout.read)
+        kept = len(before) + len(layout.kept)
+        return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), at, kept)

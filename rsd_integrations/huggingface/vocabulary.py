@@ -12,7 +12,9 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
-from rsd_core import Path, Prompt, Step
+from rsd_core import ConfigurationError, Message, Path, Prompt, Step
+
+_ANSWER = "⟦answer⟧"
 
 
 class Vocabulary:
@@ -89,6 +91,42 @@ class Vocabulary:
             continue_final_message=goes_on,
         )
         return self.encode(str(text))
+
+    def after(self, prompt: Prompt, messages: Sequence[Message]) -> list[int]:
+        """Ids of messages that follow the answer to a prompt; the last one, by the assistant, stays open."""
+        if self.tokenizer.chat_template is None:
+            return self.encode("".join(f"\n\n{message.content}" for message in messages))
+        turns = [*(message for message in prompt if message.role != "tools"), Message("assistant", _ANSWER), *messages]
+        text = self.tokenizer.apply_chat_template(
+            [{"role": turn.role, "content": turn.content} for turn in turns],
+            tokenize=False,
+            continue_final_message=turns[-1].role == "assistant",
+            add_generation_prompt=turns[-1].role != "assistant",
+        )
+        _, answer, rest = str(text).rpartition(_ANSWER)
+        if not answer:
+            raise ConfigurationError("the chat template drops earlier turns of the assistant, so no step can be judged")
+        return self.encode(rest)
+
+    def first_tokens(self, last: int, words: Sequence[str]) -> list[int]:
+        """The first token of each word where the text so far ends with the token `last`.
+
+        Raises:
+            ConfigurationError: Two words share it, or the text and a word join to other tokens.
+        """
+        before = self.pieces[last].decode("utf-8", errors="replace")
+        anchor = self.encode(before)
+        firsts = []
+        for word in words:
+            ids = self.encode(before + word)
+            if ids[: len(anchor)] != anchor or len(ids) == len(anchor):
+                raise ConfigurationError(f"the tokenizer joins {before!r} and {word!r}; let the text end elsewhere")
+            firsts.append(ids[len(anchor)])
+        if len(set(firsts)) < len(firsts):
+            raise ConfigurationError(
+                f"some of the words {list(words)} begin with the same token, and cannot be told apart"
+            )
+        return firsts
 
     def _encode_node(self, node: Path) -> Sequence[int]:
         return self.prompt(node.prompt) if node.step is None else self.step(node.step)

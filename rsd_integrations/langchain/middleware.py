@@ -39,14 +39,15 @@ from rsd_integrations.langchain.fields import as_verifier
 from rsd_integrations.langchain.inner import told_usage
 from rsd_integrations.langchain.judges import Scorer
 from rsd_integrations.langchain.messages import as_prompt, as_text
-from rsd_integrations.langchain.trace import step_data
+from rsd_integrations.langchain.trace import step_data, usage
 
 
 class RSDState(AgentState[Any]):
     """The agent's state with a record of each model call."""
 
     rsd: NotRequired[Annotated[list[dict[str, Any]], operator.add]]
-    """For each call: `author` (`draft` or `target`), `reward`, `accepted`, `tokens`, and `degradations`."""
+    """For each call: `author` (`draft` or `target`), `reward`, `accepted`, `tokens` of the answer, `usage` of all
+    models together, the verifier included, and `degradations`."""
 
 
 class RSDMiddleware(AgentMiddleware[RSDState]):
@@ -154,7 +155,9 @@ class _Turn:
         assert response is not None
         record = {key: value for key, value in _record(result).items() if key not in ("step", "text")}
         degradations = [item.message for item in result.degradations]
-        return ExtendedModelResponse(response, Command(update={"rsd": [record | {"degradations": degradations}]}))
+        return ExtendedModelResponse(
+            response, Command(update={"rsd": [record | {"usage": usage(result), "degradations": degradations}]})
+        )
 
 
 class _Caller(Drafter, Target):

@@ -1,8 +1,30 @@
-"""How open process reward models want their input and where their scores are read, as data and pure functions.
+"""How open reward models want their input and where their scores are read, as data and pure functions.
 
 A format knows nothing of where a model runs; `rsd_integrations.huggingface` and server verifiers share it.
 """
 
-from rsd_integrations.prm_formats.formats import FORMATS, PRMFormat, find_format
+from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Turns, Words
+from rsd_integrations.prm_formats.generative import CRITICS, Critic
+from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, fits
+from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
+from rsd_integrations.prm_formats.readers import Reader, bind
 
-__all__ = ["FORMATS", "PRMFormat", "find_format"]
+__all__ = [
+    "CONFIG_KEY",
+    "CRITICS",
+    "FORMATS",
+    "Chat",
+    "Critic",
+    "Head",
+    "Layout",
+    "PRMFormat",
+    "Reader",
+    "Text",
+    "Tokenizer",
+    "Turns",
+    "Words",
+    "bind",
+    "find_format",
+    "fits",
+    "problem",
+]

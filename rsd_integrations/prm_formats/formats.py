@@ -1,88 +1,86 @@
-"""The formats known so far."""
+"""How a kind of reward model wants a problem and its steps, as data."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
-from rsd_core import ConfigurationError, Message, Prompt
+PROBLEM = "{problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A reward head of its own: linear layers with ReLU between them, by the names of their tensors."""
+
+    layers: tuple[str, ...]
+    """Each has a `.weight`, and a `.bias` where `bias` says so."""
+    outputs: int
+    """1 for a value, 2 for the logits of wrong and right, in this order."""
+    ensemble: bool = False
+    """Several heads in one tensor, weights as [member, in, out]; the reward is their mean probability."""
+    bias: bool = True
+    """Whether a bias has to be there; one that is there counts in any case."""
+    file: str | None = None
+    """The file of the head, where it lies apart from the model's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The language model's own head, at the words for a right and a wrong step."""
+
+    right: str
+    wrong: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """The prompt goes through the chat template; the steps are in the assistant's turn."""
+
+    system: str | None = None
+    """The system message that the model was trained with, in place of the prompt's own; None for none."""
+    user: str = PROBLEM
+    """What the user's turn says of the problem; `{problem}` alone keeps the prompt's own turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Each step is a turn of the user's, the first one together with the problem; the assistant's word judges it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The prompt is plain text, and so are the steps after it."""
+
+    template: str = PROBLEM
+    """Around `{problem}`; `{bos}` is the tokenizer's beginning of text, which is put there by itself otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class PRMFormat:
-    """The input layout and the head of one kind of discriminative process reward model.
-
-    The model reads the chat-templated prompt with the assistant's turn open, then every step followed by the
-    separator; a step's score is read at its separator. Nothing closes the turn, so that reading can go on.
-    """
+    """The input of a kind of reward model, where its score is read, and advice on its scores."""
 
     name: str
-    separator: str
-    """A token of its own in the model's tokenizer."""
-    head: tuple[str, ...]
-    """Names of the head's weight tensors (`….weight`, `….bias`), layer by layer with ReLU between them."""
-    positive: int
-    """Which of the head's outputs is the logit of "this step is right"."""
-    system: str | None
-    """System message the model was trained with; None leaves the prompt as it is."""
+    prompt: Chat | Turns | Text
+    heads: tuple[Head | Words, ...]
+    """The heads that such models are known to have; one of them must be in the weights."""
+    separator: str | None
+    """What follows each step; None where it was chosen in training and has to be named."""
+    read: str
+    """Where the score is read, for people."""
+    lead: tuple[str, str] = ("", "")
+    """What comes before the first step and before later ones; `{i}` is the step's number."""
+    apart: bool = True
+    """The separator is tokenised apart from its step; otherwise as one text with it."""
+    strict: bool = True
+    """The separator must be one token: the score is read at it."""
+    closing: Literal["", "eos", "turn"] = ""
+    """Fed only to read the score and rolled back: the end-of-text token, or the end of the assistant's turn."""
+    choose_separator: bool = False
+    """Models of this kind were trained with different separators, so that one may be named."""
     models: tuple[str, ...] = ()
     threshold: str = "none published, calibrate"
     """Where to start a threshold, with its source."""
-
-    def messages(self, prompt: Prompt) -> Prompt:
-        """The prompt as the model wants it."""
-        shown = tuple(message for message in prompt if message.role != "tools")
-        if self.system is None:
-            return shown
-        return (Message("system", self.system), *(message for message in shown if message.role != "system"))
-
-    def step_text(self, step: str) -> str:
-        """A step without the blank line that separates it from the next."""
-        return step.strip("\r\n")
-
-
-QWEN = PRMFormat(
-    # Layout: model card of Qwen/Qwen2.5-Math-PRM-7B; softmax over [wrong, right] at each <extra_0>.
-    name="qwen2.5-math-prm",
-    separator="<extra_0>",
-    head=("score.0", "score.2"),
-    positive=1,
-    system="Please reason step by step, and put your final answer within \\boxed{}.",
-    models=("Qwen/Qwen2.5-Math-PRM-7B", "Qwen/Qwen2.5-Math-PRM-72B", "Qwen/Qwen2.5-Math-7B-PRM800K"),
-)
-QWEN_BARE = PRMFormat(
-    # The same without a system message, as Gen-Verse/ReasonFlux-PRM-7B and the embedded verifier use it.
-    name="qwen2.5-math-prm-bare",
-    separator="<extra_0>",
-    head=("score.0", "score.2"),
-    positive=1,
-    system=None,
-    models=("Gen-Verse/ReasonFlux-PRM-7B", "embedded:prm"),
-)
-FORMATS = {made.name: made for made in (QWEN, QWEN_BARE)}
-CONFIG_KEY = "prm_format"
-"""A checkpoint's `config.json` may name its format under this key."""
-
-
-def find_format(config: dict[str, object], tensors: Collection[str], model: str) -> PRMFormat:
-    """The format of a checkpoint: named by its configuration, known for its hub id, or told by the head it holds.
-
-    Raises:
-        ConfigurationError: Unknown name, or a head that no known format has.
-    """
-    named = config.get(CONFIG_KEY)
-    if named is not None:
-        if named not in FORMATS:
-            raise ConfigurationError(f"{model}: unknown {CONFIG_KEY} {named!r}; known are {', '.join(FORMATS)}")
-        return FORMATS[str(named)]
-    for made in FORMATS.values():
-        if model in made.models:
-            return made
-    for made in FORMATS.values():
-        if all(f"{layer}.{part}" in tensors for layer in made.head for part in ("weight", "bias")):
-            return made
-    raise ConfigurationError(
-        f"{model} holds no reward head that is known. Known heads: "
-        + "; ".join(f"{made.name}: {', '.join(made.head)}" for made in FORMATS.values())
-        + ". Is this a plain language model? Then use it as drafter or target, or as likelihood:… verifier."
-    )
+    aggregation: str = "minimum or product"
+    """How the scores of steps make one of a solution."""
+    source: str = ""
+    """Where the layout is described."""

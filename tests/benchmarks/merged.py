@@ -31,7 +31,7 @@ from rsd_integrations.huggingface.merging import merge
 from rsd_integrations.huggingface.shared import HEAD, SharedVerifier, load_shared
 
 LANGUAGE_MODEL = FOLDER / "verifier"
-RECIPE = RewardRecipe(new_layers=0, steps=900, tokens=3600, muon_lr=0.005, adam_lr=1e-3, seed=5)
+RECIPE = RewardRecipe(new_layers=0, steps=900, tokens=3600, muon_lr=0.001, adam_lr=3e-4, seed=5)
 ROLLOUTS = 4096
 THRESHOLDS = (0.3, 0.5, 0.7)
 
@@ -54,6 +54,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> Example:
         rest: list[int] = [] if verdict.right else [0, *[IGNORE] * (len(written) - right - 1)]
         example.tokens += [*[1] * right, *rest]
         example.steps += [*[IGNORE] * (len(written) - 1), int(verdict.right)]
+    if rollout.ended and all(verdict.right for verdict in rollout.verdicts):  # it must not forget how to end
+        example.ids.append(int(tokenizer.eos_token_id or 0))
+        example.tokens.append(1)
+        example.steps.append(IGNORE)
     return example
 
 

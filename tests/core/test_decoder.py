@@ -110,7 +110,7 @@ def test_the_best_of_several_candidates_goes_before_the_policy() -> None:
     assert isinstance(scored, StepScored)
     assert isinstance(accepted, StepAccepted)
     assert len({step.text for step in drafted.candidates}) == 8
-    assert accepted.record.reward == max(scored.rewards)
+    assert accepted.record.reward == max(reward or 0 for reward in scored.rewards)
     assert isinstance(finished, Finished)
     ledger = finished.result.ledger
     assert (ledger.drafter.generated, ledger.drafter.discarded) == (24, 21)  # two words and an end each

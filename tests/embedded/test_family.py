@@ -72,7 +72,7 @@ def test_the_verifier_tells_right_steps_from_wrong_ones(
         for text, verdict in zip(rollout.steps, judge(rollout.problem, rollout.steps), strict=False):
             step = Step(text + "\n\n", "delimiter")
             (reward,) = asyncio.run(verifier.score(path, [step])).rewards
-            (right if verdict.right else wrong).append(reward)
+            (right if verdict.right else wrong).append(reward or 0)
             path = path.extend(step)
     auc = stats.mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong))
     assert auc >= 0.9

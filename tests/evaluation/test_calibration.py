@@ -2,6 +2,7 @@
 
 import pathlib
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -18,8 +19,8 @@ from rsd_core import (
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.embedded.models import load
-from rsd_integrations.evaluation import Item, calibrate, evaluate, find_task
-from rsd_integrations.evaluation.calibration import write_policy
+from rsd_integrations.evaluation import Calibration, Item, calibrate, evaluate, find_task
+from rsd_integrations.evaluation.calibration import Rates, Recorded, write_policy
 from rsd_integrations.evaluation.recipes import find_recipe, recipe_names
 from rsd_integrations.huggingface import HuggingFaceGenerator
 
@@ -112,3 +113,21 @@ def test_evaluation_takes_a_policy_file(tmp_path: pathlib.Path) -> None:
     }
     report = evaluate(RSDConfig.parse(config | {"policy": str(file)}), "embedded", ["rsd", f"rsd@{file}"], 2, 1)
     assert report.methods["rsd"].by_target == report.methods[f"rsd@{file}"].by_target == 2
+
+
+def test_the_threshold_chosen_is_safe_and_cheap() -> None:
+    """Wrong answers have one step of reward below 0.3, right ones none below 0.6."""
+    rng = random.Random(1)
+    problems = []
+    for i in range(200):
+        wrong = i % 4 == 0
+        rewards = [rng.uniform(0.6, 1) for _ in range(6)]
+        if wrong:
+            rewards[rng.randrange(6)] = rng.uniform(0.0, 0.3)
+        problems.append(Recorded(tuple(rewards), (0.8,) * 6, not wrong, i % 50 != 1, sizes=(10,) * 6, read=20))
+    rates = Rates(1.0, 1.0, 1.0)
+    delta = Calibration(tuple(problems), rates, rates).cheapest().delta
+    assert 0.3 <= delta <= 0.6
+    unknown = [replace(problem, draft_right=None, target_right=None) for problem in problems]
+    fifth = Calibration(tuple(unknown), rates, rates)
+    assert fifth.row(fifth.cheapest().delta).target_share == pytest.approx(0.2, abs=0.05)

@@ -84,6 +84,7 @@ class Soak:
             own = self.reader.vocabulary.step(step)
             likely = _logits(self.reference, [*before, *own]).softmax(-1)[len(before) - 1 : -1]
             wanted = min(float(likely[at, token]) for at, token in enumerate(own))
+            assert reward is not None
             assert abs(reward - wanted) < 1e-4, f"{reward} instead of {wanted}"
 
 

@@ -13,7 +13,7 @@ from rsd_core import BinaryStep, ConfigurationError, Path, RewardGuidedDecoder, 
 from rsd_core.testing import ScriptedTarget
 from rsd_integrations.huggingface import load_generator, load_shared
 from rsd_integrations.huggingface.merging import merge
-from rsd_integrations.huggingface.shared import HEAD, read_head
+from rsd_integrations.huggingface.shared import HEAD
 from tests.conftest import Counter
 from tests.huggingface.tiny import make_causal_lm
 
@@ -38,7 +38,9 @@ def reward(folder: Folder, ids: list[int]) -> float:
     """The head on what a plain pass gives at the last token."""
     body = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).model
     hidden = body(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]
-    return float(torch.softmax(read_head(folder / HEAD)(hidden), -1)[1])
+    head = load_file(folder / HEAD)
+    inner = torch.relu(head["0.weight"] @ hidden + head["0.bias"])
+    return float(torch.softmax(head["2.weight"] @ inner + head["2.bias"], -1)[1])
 
 
 def test_a_score_costs_a_head(shared: Folder, counted: Counter) -> None:

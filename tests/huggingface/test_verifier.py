@@ -57,7 +57,7 @@ def test_incremental_rewards_equal_a_full_pass(prm: Folder) -> None:
     path, rewards = Path(as_prompt(QUESTION)), []
     for text in WORDS:
         (reward,) = asyncio.run(model.score(path, [step(text)])).rewards
-        rewards.append(reward)
+        rewards.append(reward or 0)
         path = path.extend(step(text))
     assert rewards == pytest.approx(full(prm, WORDS), abs=1e-5)
     assert max(rewards) - min(rewards) > 1e-3

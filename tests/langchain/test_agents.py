@@ -106,6 +106,11 @@ def test_drafts_were_rejected_and_replaced_and_the_state_tells() -> None:
     wanted = [("target", 0.1), ("draft", 0.9), ("target", 0.1)]
     state = built["middleware"].invoke(QUESTION)
     assert [(one["author"], one["reward"]) for one in state["rsd"]] == wanted
+    assert [one["usage"]["input_tokens"] for one in state["rsd"]] == [
+        20,
+        10,
+        20,
+    ]  # a draft, and where rejected a target
     state = built["model"].invoke(QUESTION)
     steps = [result_of(message).steps[0] for message in state["messages"] if isinstance(message, AIMessage)]
     assert [(step.author, step.reward) for step in steps] == wanted

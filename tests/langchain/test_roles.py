@@ -209,3 +209,10 @@ def test_candidates_are_asked_for_side_by_side() -> None:
     assert [step.text for step in made.steps] == ["two\n\n"] * 4
     assert made.usage.seconds >= 0.4  # four calls of a tenth of a second, which overlapped
     assert made.usage.generated == 4
+
+
+def test_fields_of_a_models_own_body_are_sent_along(servers: tuple[Server, Server]) -> None:
+    own = client(ChatOpenAI, servers[0], extra_body={"top_k": 5})
+    step_of(LangChainDrafter(own, prefix=CONTINUE), counting(1))
+    asked = servers[0].requests[-1]
+    assert (asked["top_k"], asked["continue_final_message"]) == (5, True)

@@ -18,10 +18,12 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import wait_for_all_tracers
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, Field, SecretStr
 
 from rsd_core import DraftOnly, TargetError
 from rsd_integrations.langchain import ChatRSD, LangChainDrafter, LangChainJudge, result_of
+from rsd_integrations.langchain.inner import told_usage
 from tests.langchain.fakes import Inner, always, good
 
 CALL = {"name": "add", "args": {"a": 1, "b": 2}, "id": "call_1", "type": "tool_call"}
@@ -387,3 +389,24 @@ def test_copies_share_the_models() -> None:
     draft.answer = threading.Lock().locked  # what cannot be copied, as in clients of providers
     model = chat(draft)
     assert copy.deepcopy(model).draft is model.draft
+
+
+def test_traced_inner_calls_stay_out_of_langgraphs_message_streams() -> None:
+    graph = StateGraph(MessagesState)
+    model = chat(always("a BAD draft"), trace_inner=True)
+    graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_edge(START, "model")
+    said = [part.text for part, _ in graph.compile().stream({"messages": [HumanMessage("q")]}, stream_mode="messages")]  # type: ignore[union-attr]
+    assert "".join(map(str, said)) == "from the target"
+
+
+@pytest.mark.parametrize("told", ["Score: 10", "Score: 8.5", "no score at all, 9 times"])
+def test_what_is_no_score_is_no_reward(told: str) -> None:
+    message = chat(always("x"), verifier=always(told)).invoke("q")
+    assert result_of(message).degradations[0].kind == "verifier_error"
+
+
+def test_tokens_read_from_a_providers_cache_are_told() -> None:
+    usage: Any = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12, "input_token_details": {"cache_read": 4}}
+    spent = told_usage(AIMessage("x", usage_metadata=usage), "q", 0.0)
+    assert (spent.prefix, spent.computed, spent.reused, spent.generated) == (10, 8, 4, 2)

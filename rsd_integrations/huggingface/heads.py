@@ -1,0 +1,56 @@
+"""Reward heads: from what a body gives at one token to the reward of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rsd_integrations.huggingface.calls import Output
+from rsd_integrations.prm_formats import Layout
+
+
+class RewardHead(nn.Module):
+    """From hidden states to the probability that a step is right, in fp32.
+
+    Args:
+        layers: Linear layers, ReLU between them. Two outputs are the logits of wrong and right; one is a value, whose
+            sigmoid is the probability; more dimensions are an ensemble's values, whose mean probability counts.
+    """
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Rewards [n] of hidden states [n, width]."""
+        out: Tensor = self.layers(hidden.float())
+        if out.shape[-1] == 2:
+            return out.softmax(-1)[..., 1]
+        return out[..., 0].sigmoid() if out.dim() == 2 else out[..., 0].sigmoid().mean(0)
+
+    def judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
+        """Rewards of candidates, each by what was read of it at one place."""
+        hidden = torch.cat([output.hidden for output, _ in read if output.hidden is not None])
+        rewards: list[float] = self(hidden).tolist()
+        return rewards
+
+
+class EnsembleLinear(nn.Module):
+    """Linear layers side by side: weight [member, in, out], bias [member, out]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, in] or [member, n, in] to [member, n, out]."""
+        return x @ self.weight + self.bias[:, None]
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer of these numbers."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return layer

@@ -1,0 +1,231 @@
+"""The reward models people have, and how a checkpoint tells which of them it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from rsd_core import ConfigurationError
+from rsd_integrations.prm_formats.formats import PROBLEM, Chat, Head, PRMFormat, Text, Turns, Words
+
+REASON = "Please reason step by step, and put your final answer within \\boxed{}."
+
+SKYWORK = PRMFormat(
+    name="skywork-prm",
+    prompt=Text("{bos}{problem}\n"),
+    heads=(Head(("v_head.summary",), 1),),
+    separator="\n",
+    read="at the separator after each step",
+    choose_separator=True,
+    models=("Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B", "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-7B"),
+    threshold="0.7 in the RSD paper, which read these models at a blank line: separator=\\n\\n",
+    source="SkyworkAI/skywork-o1-prm-inference, model_utils",
+)
+QWEN = PRMFormat(
+    name="qwen2.5-math-prm",
+    prompt=Chat(system=REASON),
+    heads=(Head(("score.0", "score.2"), 2),),
+    separator="<extra_0>",
+    read="at <extra_0> after each step",
+    models=("Qwen/Qwen2.5-Math-PRM-7B", "Qwen/Qwen2.5-Math-PRM-72B", "Qwen/Qwen2.5-Math-7B-PRM800K"),
+    threshold="0.5 is the authors' on ProcessBench; 0.7 accepts 95 % of steps for RSD (GSI's measurement)",
+    source="model card of Qwen/Qwen2.5-Math-PRM-7B; arXiv 2501.07301",
+)
+QWEN_BARE = replace(
+    QWEN,
+    name="qwen2.5-math-prm-bare",
+    prompt=Chat(),
+    models=("Gen-Verse/ReasonFlux-PRM-7B", "embedded:prm"),
+    threshold="none published, calibrate",
+    source="Gen-Verse/ReasonFlux, utils/rm_utils.py",
+)
+ACTPRM = replace(
+    QWEN,
+    name="actprm",
+    heads=(Head(("score.model.nn1", "score.model.nn2", "score.model.nn_out"), 1, ensemble=True),),
+    models=("ActPRM/ActPRM", "ActPRM/ActPRM-X"),
+    threshold="0.5 (sail-sg/ActivePRM)",
+    source="sail-sg/ActivePRM, code_snippets.py",
+)
+SHEPHERD = PRMFormat(
+    name="math-shepherd",
+    prompt=Text(),
+    heads=(Words("+", "-"),),
+    separator=" ки",
+    read="at ки after each step",
+    lead=(" Step 1: ", "\nStep {i}: "),
+    apart=False,
+    models=("peiyi9979/math-shepherd-mistral-7b-prm",),
+    aggregation="last: its labels come from rollouts, as a value's",
+    source="model card of peiyi9979/math-shepherd-mistral-7b-prm",
+)
+OPENR = PRMFormat(
+    name="openr",
+    prompt=Text(),
+    heads=(Words(" +", " -"),),
+    separator=" \n\n\n\n\n",
+    read="at the five newlines after each step",
+    lead=(" ", " "),
+    apart=False,
+    models=("openreasoner/Math-psa",),
+    source="openreasoner/openr, prm",
+)
+VERSA = PRMFormat(
+    name="versaprm",
+    prompt=Text(PROBLEM + " \n\n"),
+    heads=(Words("+", "-"),),
+    separator=" \n\n\n\n",
+    read="at the four newlines after each step",
+    apart=False,
+    models=(
+        "UW-Madison-Lee-Lab/VersaPRM",
+        "UW-Madison-Lee-Lab/VersaPRM-Base-8B",
+        "UW-Madison-Lee-Lab/VersaPRM-Base-3B",
+        "UW-Madison-Lee-Lab/VersaPRM-Aug",
+        "UW-Madison-Lee-Lab/Llama-PRM800K",
+        "UW-Madison-Lee-Lab/Qwen-PRM800K",
+    ),
+    source="UW-Madison-Lee-Lab/VersaPRM, prm_llama.py",
+)
+RLHFLOW = PRMFormat(
+    name="rlhflow",
+    prompt=Turns(),
+    heads=(Words("+", "-"),),
+    separator="",
+    read="where the assistant's + or - follows each step",
+    models=("RLHFlow/Llama3.1-8B-PRM-Deepseek-Data", "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"),
+    threshold="0.5: ProcessBench's authors take the likelier of + and -",
+    aggregation="mean, as its authors",
+    source="RLHFlow/RLHF-Reward-Modeling, math-rm/prm_evaluate.py",
+)
+TRL = PRMFormat(
+    name="trl",
+    prompt=Text("{bos}" + PROBLEM),
+    heads=(Head(("score",), 2),),
+    separator=None,
+    read="at the last token of the separator after each step",
+    strict=False,
+    choose_separator=True,
+    models=("ZaandaTeika/SHARP-PRM",),
+    source="trl.experimental.prm.PRMTrainer",
+)
+H4 = replace(
+    TRL,
+    name="trl-blank-line",
+    separator="\n\n",
+    models=("HuggingFaceH4/Qwen2.5-Math-1.5B-Instruct-PRM-0.2", "HuggingFaceH4/Qwen2.5-Math-7B-Instruct-PRM-0.2"),
+    threshold="0.5: the likelier class on ProcessBench",
+    source="huggingface/search-and-learn, train.sh",
+)
+PURE = replace(
+    H4,
+    name="pure",
+    models=("jinachris/PURE-PRM-7B",),
+    threshold="0.5: the authors' 0 on P(right) - P(wrong)",
+    aggregation="minimum, which it was trained for",
+    source="sail-sg/ActivePRM, pure_prm.py",
+)
+UNIVERSAL = PRMFormat(
+    name="universal-prm",
+    prompt=Chat(
+        "You are a helpful assistant.",
+        PROBLEM + "\n\n###\n\nThe reference answer is: There is no reference answer for this question.",
+    ),
+    heads=tuple(
+        Head(layers, 1, bias=False)
+        for layers in (
+            ("v_head.summary",),
+            ("v_head",),
+            ("value_head",),
+            ("reward_head",),
+            ("score",),
+            ("score.0", "score.2"),
+        )
+    ),
+    separator="\n\n",
+    read="at an end-of-text token after each step, which is then taken back",
+    apart=False,
+    strict=False,
+    closing="eos",
+    models=("infly/Universal-PRM-7B",),
+    threshold="0.7 in SmartSwitch, where 0.71 was much worse: calibrate",
+    source="model card of infly/Universal-PRM-7B, by transcriptions of it",
+)
+REASONFLUX_SMALL = PRMFormat(
+    name="reasonflux-prm-1.5b",
+    prompt=Text(),
+    heads=(Head(("",), 1, file="reward_head.pt"),),
+    separator="",
+    read="at the last token of each step",
+    models=("Gen-Verse/ReasonFlux-PRM-1.5B",),
+    aggregation="last: it was trained on whole answers",
+    source="Gen-Verse/ReasonFlux, utils/rm_utils.py",
+)
+OUTCOME = PRMFormat(
+    name="outcome",
+    prompt=Chat(),
+    heads=(Head(("score",), 1, bias=False), Head(("score.0", "score.2"), 1)),
+    separator="",
+    read="at the end of the assistant's turn, which is then taken back",
+    closing="turn",
+    models=("Skywork/Skywork-Reward-Llama-3.1-8B", "Qwen/Qwen2.5-Math-RM-72B"),
+    threshold="none published: the sigmoid of an unbounded score, calibrate",
+    aggregation="last: it judges the answer as it stands",
+    source="AutoModelForSequenceClassification; arXiv 2501.19324, appendix",
+)
+FORMATS = {
+    made.name: made
+    for made in (
+        *(SKYWORK, QWEN, QWEN_BARE, SHEPHERD, RLHFLOW, VERSA, OPENR, TRL, H4, PURE),
+        *(UNIVERSAL, ACTPRM, REASONFLUX_SMALL, OUTCOME),
+    )
+}
+_TOLD_BY_HEAD = (SKYWORK, QWEN, TRL, ACTPRM, OUTCOME, REASONFLUX_SMALL)
+"""Formats whose head no other kind of model has."""
+CONFIG_KEY = "prm_format"
+"""A checkpoint's `config.json` may name its format under this key."""
+
+
+def find_format(
+    config: Mapping[str, object], tensors: Mapping[str, tuple[int, ...]], model: str, named: str | None = None
+) -> PRMFormat:
+    """The format of a checkpoint: as named, known for its hub id, or told by the head it holds.
+
+    Args:
+        config: The checkpoint's `config.json`; its class names and remote code do not matter.
+        tensors: Shapes of the tensors in its weights, by name. A file of a head lying apart is named with no shape.
+        model: Hub id or folder; a folder that is called as the model on the hub is known by that.
+        named: A format by name, above everything else.
+
+    Raises:
+        ConfigurationError: Unknown name, or no head that is known.
+    """
+    named = named or (str(config[CONFIG_KEY]) if CONFIG_KEY in config else None)
+    if named is not None:
+        if named not in FORMATS:
+            raise ConfigurationError(f"{model}: unknown format {named!r}; known are {', '.join(FORMATS)}")
+        return FORMATS[named]
+    called = model.rstrip("/").rpartition("/")[2].lower()
+    for made in FORMATS.values():
+        if called in {known.rpartition("/")[2].lower() for known in made.models}:
+            return made
+    for made in _TOLD_BY_HEAD:
+        if any(isinstance(head, Head) and fits(head, tensors) for head in made.heads):
+            return made
+    of_words = [made.name for made in FORMATS.values() if isinstance(made.heads[0], Words)]
+    raise ConfigurationError(
+        f"{model} holds no reward head that is known. If it judges by words of its language model, name its format "
+        f"({', '.join(of_words)}), as in prm,format={of_words[0]}:{model}. If it is a plain language model, use it as "
+        "drafter or target, or as likelihood:… or judge:… verifier. Otherwise: is the download complete?"
+    )
+
+
+def fits(head: Head, tensors: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a checkpoint holds this head: all of its tensors, with as many outputs as it should have."""
+    if head.file is not None:
+        return head.file in tensors
+    parts = ("weight", "bias") if head.bias else ("weight",)
+    if not all(f"{layer}.{part}" in tensors for layer in head.layers for part in parts):
+        return False
+    shape = tensors[f"{head.layers[-1]}.weight"]
+    return (len(shape) == 3 and shape[2] == head.outputs) if head.ensemble else shape[0] == head.outputs

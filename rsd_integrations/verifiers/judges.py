@@ -1,0 +1,177 @@
+"""A language model as verifier: one next word, or a critique with a verdict at its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rsd_core import (
+    ConfigurationError,
+    Drafter,
+    Explanation,
+    Message,
+    Path,
+    PredictsWords,
+    Sampling,
+    Scores,
+    Step,
+    StepRequest,
+    Target,
+    Usage,
+    Verifier,
+)
+from rsd_integrations.prm_formats import Critic, problem
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a judge is asked about the last step, answered by one word."""
+
+    ask: str
+    opening: str
+    """What its answer begins with."""
+    words: tuple[str, ...]
+    values: tuple[float, ...]
+    """The reward that each word stands for, in [0, 1]."""
+
+
+DIGIT = Question(
+    # SpecReason (arXiv 2504.07891) in its "average" form: the expected digit. Its threshold of 7 is 0.78 here.
+    ask="Evaluate the last reasoning step solely based on factual correctness and logical validity. Ignore style, "
+    "phrasing, or overall usefulness—only judge whether the step is objectively correct and logically follows from "
+    "prior steps. Assign a score from 0 to 9.",
+    opening="I think the quality score is: ",
+    words=tuple("0123456789"),
+    values=tuple(digit / 9 for digit in range(10)),
+)
+YES_NO = Question(
+    ask="Is the last reasoning step correct: true to the problem, and following from the steps before it? "
+    "Answer with Yes or No.",
+    opening="Answer:",
+    words=(" Yes", " No"),
+    values=(1.0, 0.0),
+)
+QUESTIONS = {"digit": DIGIT, "yes_no": YES_NO}
+
+
+class WordJudge(Verifier):
+    """Asks a generator for one word about the step, and takes the expected value over the possible words.
+
+    The question follows the path and the step as the generator has written or read them, so a target that judges
+    computes the step, which it needs anyway if the step is accepted, and the question.
+
+    Args:
+        model: A generator that tells probabilities of words.
+        question: What it is asked.
+        min_mass: The least probability that all the words together must have. Below it the model did not answer the
+            question, and the judge abstains.
+    """
+
+    def __init__(self, model: Drafter | Target, question: Question = DIGIT, min_mass: float = 0.1) -> None:
+        if not isinstance(model, PredictsWords):
+            raise ConfigurationError(
+                f"{model!r} does not tell probabilities of words, which this judge reads; use mode=rubric with it"
+            )
+        if not 0 <= min_mass < 1:
+            raise ConfigurationError(f"min_mass={min_mass} is out of range; it is a probability below 1")
+        self.name = f"judge {model.name}"
+        self.model: PredictsWords = model
+        self.question, self.min_mass = question, min_mass
+        self.flops_per_token, self.price = model.flops_per_token, model.price
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """The expected value of the judge's word for each candidate."""
+        rewards, usages = [], list[Usage]()
+        for step in steps:
+            answer = await self.model.next_word(path.extend(step), self.question.words, self._after())
+            rewards.append(expected(answer.logprobs, self.question.values, self.min_mass))
+            usages.append(replace(answer.usage, scored=min(step.size, answer.usage.computed)))
+        return Scores(tuple(rewards), total(usages))
+
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """The conversation up to the word."""
+        shown = [*path.prompt, Message("assistant", path.extend(step).text), *self._after()]
+        return Explanation("\n".join(f"[{message.role}] {message.content}" for message in shown))
+
+    def _after(self) -> tuple[Message, ...]:
+        return Message("user", self.question.ask), Message("assistant", self.question.opening)
+
+
+class CriticJudge(Verifier):
+    """Lets a generator write a critique of the step, then reads its verdict.
+
+    The verdict is a probability where the generator tells those of words, and what it wrote elsewhere. Where it says
+    neither right nor wrong, the judge abstains. Each step costs a critique: use it where it is worth that.
+
+    Args:
+        model: Any generator.
+        critic: Its prompt and its verdict.
+        samples: Critiques per step, whose verdicts are averaged.
+    """
+
+    def __init__(self, model: Drafter | Target, critic: Critic, samples: int = 1) -> None:
+        if samples < 1 or (samples > 1 and critic.temperature == 0):
+            raise ConfigurationError(f"samples={samples}: at least 1, and 1 for {critic.name}, which is greedy")
+        self.name = f"{critic.name} {model.name}"
+        self.model, self.critic, self.samples = model, critic, samples
+        self.flops_per_token, self.price = model.flops_per_token, model.price
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """The mean verdict over the critiques of each candidate."""
+        usages: list[Usage] = []
+        rewards = [await self._judge(path, step, usages) for step in steps]
+        return Scores(tuple(rewards), total(usages))
+
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """The conversation that the critique continues."""
+        shown = self._asked(path, step).prompt
+        return Explanation("\n".join(f"[{message.role}] {message.content}" for message in shown))
+
+    def _asked(self, path: Path, step: Step) -> Path:
+        texts = [made.text.strip() for made in (*path.steps, step) if made.text.strip()]
+        conversation = self.critic.messages(problem(path.prompt), texts)
+        opening = self.critic.opening.replace("{i}", str(len(texts)))
+        return Path((*conversation, Message("assistant", opening)) if opening else conversation)
+
+    async def _judge(self, path: Path, step: Step, usages: list[Usage]) -> float | None:
+        critic, asked = self.critic, self._asked(path, step)
+        by_word = isinstance(self.model, PredictsWords) and bool(critic.verdict)
+        made = await self.model.generate(
+            asked,
+            StepRequest(
+                tuple(range(self.samples)),
+                critic.max_tokens,
+                critic.until if by_word else None,
+                Sampling(critic.temperature, critic.top_p),
+            ),
+        )
+        usages.append(made.usage)
+        verdicts = []
+        for critique in made.steps:
+            if not by_word:
+                verdicts.append(critic.spoken_verdict(critique.text))
+                continue
+            assert isinstance(self.model, PredictsWords)
+            end = asked.extend(critique).extend(Step(critic.verdict, "length"))
+            answer = await self.model.next_word(end, critic.words)
+            usages.append(answer.usage)
+            verdicts.append(expected(answer.logprobs, (1.0, 0.0)))
+        known = [verdict for verdict in verdicts if verdict is not None]
+        return sum(known) / len(known) if known else None
+
+
+def expected(logprobs: Sequence[float], values: Sequence[float], min_mass: float = 0.0) -> float | None:
+    """The expected value over words, their probabilities renormalised; None where they have too little together."""
+    best = max(logprobs)
+    if best == -math.inf or math.fsum(math.exp(logprob) for logprob in logprobs) < min_mass:
+        return None
+    masses = [math.exp(logprob - best) for logprob in logprobs]
+    mean = math.fsum(mass * value for mass, value in zip(masses, values, strict=True)) / math.fsum(masses)
+    return min(1.0, max(0.0, mean))
+
+
+def total(usages: Sequence[Usage]) -> Usage:
+    """The work of several calls of one model."""
+    names = ("prefix", "computed", "reused", "generated", "scored", "seconds")
+    return Usage(**{name: sum(getattr(usage, name) for usage in usages) for name in names})

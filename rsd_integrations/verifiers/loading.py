@@ -1,0 +1,83 @@
+"""The specs of this room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rsd_core import ConfigurationError, SpecError, Verifier, load
+from rsd_core.registry import parts_of
+from rsd_integrations.prm_formats import CRITICS
+from rsd_integrations.verifiers.combine import Cached, Cascade, Ensemble, How
+from rsd_integrations.verifiers.confidence import Confidence
+from rsd_integrations.verifiers.judges import QUESTIONS, CriticJudge, WordJudge
+from rsd_integrations.verifiers.programs import Programs, read_tests
+from rsd_integrations.verifiers.rules import RULES, Rule
+
+
+def judge(spec: str, mode: str | None = None, min_mass: float = 0.1, samples: int = 1) -> WordJudge | CriticJudge:
+    """A judge over any generator.
+
+    Args:
+        spec: The generator's spec.
+        mode: `digit` or `yes_no` read one word; `rubric`, `thinkprm` and `genprm` let it write a critique. By default
+            what a generative reward model was trained for, and `digit` for all others.
+        min_mass: See `WordJudge`.
+        samples: See `CriticJudge`.
+    """
+    called = spec.rpartition("/")[2]
+    trained = (name for name, c in CRITICS.items() if called in {model.rpartition("/")[2] for model in c.models})
+    mode = mode or next(trained, "digit")
+    if mode not in (*QUESTIONS, *CRITICS):
+        raise SpecError(f"mode={mode} is unknown; a judge has the modes {', '.join((*QUESTIONS, *CRITICS))}")
+    model = load(spec)
+    return (
+        WordJudge(model, QUESTIONS[mode], min_mass) if mode in QUESTIONS else CriticJudge(model, CRITICS[mode], samples)
+    )
+
+
+def confidence(how: Any) -> Confidence:
+    """The drafter's confidence."""
+    return Confidence(how)
+
+
+def rule(name: str, **options: Any) -> Rule:
+    """A rule by name.
+
+    Raises:
+        SpecError: No such rule, or an option that it does not have.
+    """
+    if name not in RULES:
+        raise SpecError(f"rule:{name} is unknown; there are {', '.join(f'rule:{known}' for known in RULES)}")
+    try:
+        made: Rule = RULES[name](**options)
+    except TypeError as error:
+        raise SpecError(f"rule:{name}: {error}") from error
+    return made
+
+
+def code(file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4) -> Programs:
+    """Unit tests from a file; arguments as of `Programs`."""
+    return Programs(read_tests(file), seconds=seconds, memory=memory, parallel=parallel)
+
+
+def cascade(rest: str, low: float = 0.1, high: float = 0.9) -> Cascade:
+    """A cascade of specs."""
+    return Cascade(_members(rest), low, high)
+
+
+def ensemble(rest: str, how: How = "mean") -> Ensemble:
+    """An ensemble of specs."""
+    return Ensemble(_members(rest), how)
+
+
+def cached(spec: str, size: int = 100_000) -> Cached:
+    """A verifier with kept rewards."""
+    return Cached(load(parts_of(spec)[0]), size)
+
+
+def _members(rest: str) -> list[Verifier]:
+    members = [load(part) for part in parts_of(rest)]
+    for part, member in zip(parts_of(rest), members, strict=True):
+        if not isinstance(member, Verifier):
+            raise ConfigurationError(f"{part!r} is no verifier; a generator judges as judge:{part}")
+    return members

@@ -1,0 +1,136 @@
+"""Unit tests of the code that a step writes, run in a restricted process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+
+from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
+from rsd_integrations.prm_formats import problem
+
+_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_RUNNER = FilePath(__file__).with_name("restricted.py")
+
+
+class Programs(Verifier):
+    """The share of unit tests that the program passes, as it stands after a step.
+
+    The program is the last Python block of the answer. Where the step adds none, or the problem has no tests, the
+    verifier abstains. Tests are Python statements, such as `assert add(2, 3) == 5`.
+
+    The program runs in a process of its own with limits on time, memory, files and processes, without environment
+    variables, and without network where the system lets a process give it up (Linux with user namespaces; the limit on
+    processes does not hold for root). That stops accidents and careless programs. It is no jail against a hostile
+    one, which could read files or forge its result: run those in a container.
+
+    Args:
+        tests: The tests of each problem, by the problem's text.
+        seconds: Time for all tests of a step together.
+        memory: Megabytes of address space.
+        parallel: Programs that run at once.
+    """
+
+    name = "code"
+    flops_per_token = 0.0
+    price = Price(0, 0)
+
+    def __init__(
+        self, tests: Mapping[str, Sequence[str]], *, seconds: float = 5.0, memory: int = 512, parallel: int = 4
+    ) -> None:
+        if seconds <= 0 or memory < 64 or parallel < 1:
+            raise ConfigurationError(
+                f"seconds={seconds}, memory={memory}, parallel={parallel}: above 0, from 64 MB, and from 1"
+            )
+        self.tests = {" ".join(text.split()): list(own) for text, own in tests.items()}
+        self.seconds, self.memory = seconds, memory
+        self._slots = asyncio.Semaphore(parallel)
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """The share of passed tests for each candidate."""
+        started = time.perf_counter()
+        tests = self.tests.get(" ".join(problem(path.prompt).split()), [])
+        rewards = await asyncio.gather(*(self._run(path.text, step.text, tests) for step in steps))
+        return Scores(tuple(rewards), Usage(seconds=time.perf_counter() - started))
+
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """The program that would run."""
+        return Explanation(_program(path.text, step.text) or "the step adds no Python block")
+
+    async def _run(self, before: str, step: str, tests: Sequence[str]) -> float | None:
+        code = _program(before, step)
+        if code is None or not tests:
+            return None
+        passed = await self.run(code, tests)
+        return sum(passed) / len(tests)
+
+    async def run(self, code: str, tests: Sequence[str]) -> list[bool]:
+        """Which of the tests a program passes; none of them where it breaks a limit."""
+        job = {"code": code, "tests": list(tests), "seconds": int(self.seconds) + 1, "memory": self.memory << 20}
+        async with self._slots:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(_RUNNER)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={},
+                cwd="/" if os.name == "posix" else None,
+                start_new_session=True,
+            )
+            try:
+                told, _ = await asyncio.wait_for(process.communicate(json.dumps(job).encode()), self.seconds)
+            except TimeoutError:
+                told = b""
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+                await process.wait()
+        try:
+            passed = json.loads(told)
+        except ValueError:  # killed, or ended by the program itself
+            return [False] * len(tests)
+        ok = isinstance(passed, list) and len(passed) == len(tests)
+        return [entry is True for entry in passed] if ok else [False] * len(tests)
+
+
+def _program(before: str, step: str) -> str | None:
+    """The last block that ends in this step; it may have begun in an earlier one."""
+    last: str | None = None
+    for block in _BLOCK.finditer(before + step):
+        if block.end() > len(before):
+            last = block[1]
+    return last
+
+
+def read_tests(file: str) -> dict[str, list[str]]:
+    """Tests from a JSONL file with `problem` (or `question`, `prompt`) and `tests`, a list of statements.
+
+    Raises:
+        ConfigurationError: No such file, or a line that is none of this form.
+    """
+    tests: dict[str, list[str]] = {}
+    try:
+        lines = FilePath(file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"the tests {file!r} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text = next(row[key] for key in ("problem", "question", "prompt") if key in row)
+            tests[text] = [str(test) for test in row["tests"]]
+            for test in tests[text]:
+                compile(test, f"{file}:{number}", "exec")
+        except (ValueError, TypeError, KeyError, StopIteration, SyntaxError) as error:
+            raise ConfigurationError(
+                f'{file}, line {number}: {error!r}. Each line is {{"problem": "…", "tests": ["assert …"]}}'
+            ) from error
+    return tests

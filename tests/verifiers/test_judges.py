@@ -1,0 +1,211 @@
+"""Judges: what they ask, how they read the answer, and that they abstain where there is none."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from pathlib import Path as Folder
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rsd_core import (
+    ConfigurationError,
+    Generation,
+    Message,
+    NextWord,
+    Path,
+    SpecError,
+    Step,
+    StepRequest,
+    Target,
+    Usage,
+    as_prompt,
+    load,
+)
+from rsd_core.testing import ScriptedTarget
+from rsd_integrations.huggingface import HuggingFaceGenerator
+from rsd_integrations.prm_formats import CRITICS
+from rsd_integrations.verifiers import DIGIT, YES_NO, CriticJudge, WordJudge
+from tests.conftest import Counter
+from tests.huggingface.reward_models import _qwen_lm as make_lm
+from tests.huggingface.reward_models import plain, qwen
+
+START = Path(as_prompt("Mia has 45 apples."))
+STEP = Step("45+12=57.\n\n", "delimiter")
+
+
+class Talker(Target):
+    """Writes what it is told to, and tells the probabilities it is told to."""
+
+    name = "talker"
+
+    def __init__(self, text: str = "", logprobs: Sequence[float] = ()) -> None:
+        self.text, self.logprobs = text, tuple(logprobs)
+        self.asked: list[tuple[Path, Any]] = []
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        self.asked.append((path, request))
+        return Generation(tuple(Step(self.text, "end", size=3) for _ in request.seeds), Usage(5, 8, 0, 3))
+
+    async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
+        self.asked.append((path, (tuple(words), tuple(after))))
+        return NextWord(self.logprobs, Usage(7, 7))
+
+
+def score(judge: Any, *steps: Step) -> tuple[float | None, ...]:
+    rewards: tuple[float | None, ...] = asyncio.run(judge.score(START, steps or [STEP])).rewards
+    return rewards
+
+
+def test_the_digit_is_an_expectation_over_its_probabilities() -> None:
+    logprobs = [-math.inf] * 10
+    logprobs[7], logprobs[9] = math.log(0.6), math.log(0.2)  # the other 0.2 went to other words
+    (reward,) = score(WordJudge(Talker(logprobs=logprobs), DIGIT))
+    assert reward == pytest.approx((0.6 * 7 + 0.2 * 9) / 0.8 / 9)
+
+
+def test_yes_and_no_are_weighed_against_each_other() -> None:
+    talker = Talker(logprobs=[math.log(0.3), math.log(0.1)])
+    assert score(WordJudge(talker, YES_NO))[0] == pytest.approx(0.75)
+    path, (words, after) = talker.asked[0]
+    assert words == (" Yes", " No")
+    assert path.text == STEP.text
+    assert [message.role for message in after] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("logprobs", [[math.log(0.02), math.log(0.03)], [-math.inf, -math.inf]])
+def test_a_model_that_answers_something_else_is_no_judge_of_this_step(logprobs: list[float]) -> None:
+    assert score(WordJudge(Talker(logprobs=logprobs), YES_NO)) == (None,)
+
+
+def test_a_generator_without_probabilities_can_only_write_its_score() -> None:
+    with pytest.raises(ConfigurationError, match="mode=rubric"):
+        WordJudge(ScriptedTarget(["x"]))
+    judge = CriticJudge(ScriptedTarget(["It follows.\n**Score: 8**"]), CRITICS["rubric"])
+    assert score(judge) == (0.8,)
+
+
+@pytest.mark.parametrize("text", ["I cannot say.", "Score: 11", "Score: high"])
+def test_a_rubric_without_a_score_abstains(text: str) -> None:
+    assert score(CriticJudge(Talker(text), CRITICS["rubric"])) == (None,)
+
+
+def test_thinkprm_is_asked_as_it_was_trained() -> None:
+    talker = Talker("Step 1: fine.", [math.log(0.4), math.log(0.1)])
+    judge = CriticJudge(talker, CRITICS["thinkprm"])
+    path = START.extend(Step("Step 1: She has 45.\n\n", "delimiter"))
+    scores = asyncio.run(judge.score(path, [STEP]))
+    assert scores.rewards[0] == pytest.approx(0.8)
+    assert scores.usage == Usage(prefix=12, computed=15, generated=3)
+    (asked, request), (after, (words, _)) = talker.asked
+    assert "[Math Problem]\n\nMia has 45 apples.\n\n" in asked.prompt[0].content
+    assert "[Solution]\n\nStep 1: She has 45.\nStep 2: 45+12=57.\n\nReview and critique" in asked.prompt[0].content
+    assert request.delimiter == "</think>"
+    assert words == (" Yes", " No")
+    assert after.text == "Step 1: fine.\nIs the solution correct?"
+
+
+def test_genprm_is_asked_as_it_was_trained() -> None:
+    talker = Talker("Fine.</analyze>", [math.log(0.2), math.log(0.6)])
+    path = START.extend(Step("She has 45.\n\n", "delimiter"))
+    judge = CriticJudge(talker, CRITICS["genprm"], samples=2)
+    assert asyncio.run(judge.score(path, [STEP])).rewards[0] == pytest.approx(0.25)
+    (asked, request), (after, (words, _)) = talker.asked[:2]
+    assert [message.role for message in asked.prompt] == ["system", "user", "assistant", "user", "assistant"]
+    assert asked.prompt[1].content == "Question: Mia has 45 apples.\n\nShe has 45."
+    assert asked.prompt[4].content == "<analyze>\nLet's analyze the Paragraph 2 step by step: "
+    assert len(request.seeds) == 2
+    assert words == ("Yes", "No")
+    assert after.text.endswith("</analyze>\n<output>\n**Judgement**: $\\boxed{")
+
+
+@pytest.mark.parametrize(("text", "reward"), [("… $\\boxed{Yes}$", 1), ("\\boxed{No}", 0), ("no verdict", None)])
+def test_without_probabilities_the_written_verdict_counts(text: str, reward: float | None) -> None:
+    assert score(CriticJudge(ScriptedTarget([text]), CRITICS["genprm"])) == (reward,)
+
+
+def test_specs_of_judges() -> None:
+    judge = load("judge,mode=rubric:scripted:target")
+    assert isinstance(judge, CriticJudge)
+    with pytest.raises(SpecError, match="mode=haiku"):
+        load("judge,mode=haiku:scripted:target")
+    with pytest.raises(SpecError, match="options of judge are mode, min_mass, samples"):
+        load("judge,temperature=1:scripted:target")
+
+
+# -- on a real model ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    torch.manual_seed(0)
+    return make_lm(tmp_path_factory.mktemp("lm") / "lm")
+
+
+@pytest.fixture(scope="module")
+def generator(lm: Folder) -> HuggingFaceGenerator:
+    loaded = load(f"hf:{lm}")
+    assert isinstance(loaded, HuggingFaceGenerator)
+    return loaded
+
+
+def test_words_are_read_after_exactly_the_rendered_conversation(lm: Folder, generator: HuggingFaceGenerator) -> None:
+    judge = WordJudge(generator, DIGIT, min_mass=0)
+    path = START.extend(Step("She has 45.\n\n", "delimiter"))
+    reward = asyncio.run(judge.score(path, [STEP])).rewards[0]
+    tok = qwen()
+    text = (
+        "<|im_start|>user\nMia has 45 apples.<|im_end|>\n<|im_start|>assistant\n"
+        "She has 45.\n\n45+12=57.\n\n<|im_end|>\n"
+        f"<|im_start|>user\n{DIGIT.ask}<|im_end|>\n<|im_start|>assistant\nI think the quality score is: "
+    )
+    model: Any = AutoModelForCausalLM.from_pretrained(lm, dtype=torch.float32)
+    with torch.inference_mode():
+        logits = model(torch.tensor([plain(tok, text)])).logits[0, -1]
+    digits = [plain(tok, str(digit))[0] for digit in range(10)]
+    wanted = float((logits[digits].softmax(-1) * torch.arange(10)).sum() / 9)
+    assert reward == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_the_judge_read_of_the_path_is_not_read_again(generator: HuggingFaceGenerator, counted: Counter) -> None:
+    counted.watch("lm", generator.model)
+    path = Path(as_prompt("What is it?"))
+    first = asyncio.run(WordJudge(generator).score(path, [STEP])).usage
+    on = path.extend(STEP)
+    second = asyncio.run(WordJudge(generator).score(on, [STEP])).usage
+    assert second.reused >= len(generator.vocabulary.ids(on)[0])
+    made = asyncio.run(generator.generate(on, StepRequest((0,), max_tokens=2))).usage
+    assert made.reused >= len(generator.vocabulary.ids(on)[0]) - 1  # a target that judges has read the step for itself
+    assert counted.tokens["lm"] == first.computed + second.computed + made.computed
+
+
+def test_words_that_cannot_be_told_apart_are_refused(generator: HuggingFaceGenerator) -> None:
+    with pytest.raises(ConfigurationError, match="same token"):
+        asyncio.run(generator.next_word(START, ["1", "12"]))
+
+
+def test_a_template_that_drops_the_answer_is_refused(generator: HuggingFaceGenerator, monkeypatch: Any) -> None:
+    monkeypatch.setattr(generator.vocabulary.tokenizer, "chat_template", "{{ messages[-1].content }}")
+    with pytest.raises(ConfigurationError, match="drops earlier turns"):
+        asyncio.run(generator.next_word(START, ["1"], [Message("user", "?")]))
+
+
+def test_a_step_carries_the_probabilities_of_its_tokens(lm: Folder, generator: HuggingFaceGenerator) -> None:
+    (made,) = asyncio.run(generator.generate(START, StepRequest((0,), max_tokens=6))).steps
+    for how in ("mean", "min"):
+        (wanted,) = asyncio.run(load(f"likelihood,how={how}:{lm}").score(START, [made])).rewards
+        (reward,) = asyncio.run(load(f"confidence:{how}").score(START, [made])).rewards
+        assert reward == pytest.approx(wanted, rel=1e-4)
+
+
+def test_entropy_says_how_sure_the_model_was(lm: Folder, generator: HuggingFaceGenerator) -> None:
+    (reward,) = asyncio.run(load(f"likelihood,how=entropy:{lm}").score(START, [STEP])).rewards
+    before, ids = generator.vocabulary.ids(START)[0], generator.vocabulary.ids(START.extend(STEP))[0]
+    model: Any = AutoModelForCausalLM.from_pretrained(lm, dtype=torch.float32)
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids])).logits[0, len(before) - 1 : -1]
+    logprobs = logits.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1).mean()
+    assert reward == pytest.approx(float((-entropy).exp()), rel=1e-4)
