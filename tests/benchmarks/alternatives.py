@@ -11,9 +11,11 @@ import argparse
 import copy
 import json
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.evaluation.tasks import find_task
 from rsd_integrations.huggingface import load_generator
 from rsd_integrations.huggingface.loading import load_tokenizer
+from tests.benchmarks import pages
 
 TOKENS = 60
 
@@ -81,17 +84,71 @@ class Ways:
         self.model.generate_batch([self.ids(prompt) for prompt in prompts], generation_config=self.settings)
 
 
+@torch.inference_mode()
+def attention(rows: int, heads: int = 7, width: int = 32, length: int = 160, block: int = 16) -> dict[str, float]:
+    """Microseconds of one layer's attention, one new token a row: over neighbouring slots, row by row, over blocks."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    lengths = [length - 7 * i % 40 for i in range(rows)]
+    query, (keys, values) = torch.randn(rows, heads, 1, width), torch.randn(2, rows, heads, 512, width)
+    paged = torch.randn(2, 600 * rows // block, block * heads * width)
+    blocks = torch.randint(0, paged.shape[1], (rows * length // block,))
+    bias = torch.zeros(rows, 1, 1, length)
+    for row, known in enumerate(lengths):
+        bias[row, ..., known:] = -torch.inf
+
+    def gathered() -> None:
+        kept, given = (side.index_select(0, blocks).view(rows, length, heads, width).transpose(1, 2) for side in paged)
+        attend(query, kept, given, attn_mask=bias)
+
+    methods: dict[str, Callable[[], Any]] = {
+        "neighbouring slots": lambda: attend(query, keys[:, :, :length], values[:, :, :length], attn_mask=bias),
+        "row by row": lambda: [
+            attend(query[i : i + 1], keys[i : i + 1, :, :n], values[i : i + 1, :, :n]) for i, n in enumerate(lengths)
+        ],
+        "gathered blocks": gathered,
+    }
+    spent: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(30):
+        for name, method in methods.items():
+            started = time.perf_counter()
+            for _ in range(10):
+                method()
+            spent[name].append((time.perf_counter() - started) * 1e5)
+    return {f"{name}, {rows} rows": min(times) for name, times in spent.items()}
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The figures as a section of a page."""
+    lines = [
+        "## Ways to decode",
+        "",
+        f"Made by `python -m tests.benchmarks.alternatives`, {data['date']}, {os.cpu_count()} cores "
+        f"{platform.machine()}, no GPU, one thread, load average {data['load'][0]:.1f}: embedded:target, greedy, "
+        f"{TOKENS} tokens after each of 1 and 32 prompts.",
+        "",
+        "| way, batch | tokens per second | first two calls, seconds |",
+        "|---|---|---|",
+    ]
+    for name, rate in data["tokens_per_second"].items():
+        lines.append(f"| {name} | {rate:,.0f} | {data['first_calls'][name]:.1f} |")
+    lines += ["", "| one layer's attention | microseconds |", "|---|---|"]
+    lines += [f"| {name} | {spent:,.0f} |" for name, spent in data["attention"].items()]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--markdown", type=Path, help="page whose section is written anew")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     prompts = [str(item.prompt) for item in find_task("embedded").draw(32, 1)]
     ways = {"fp32": Ways("target", torch.float32), "bf16": Ways("target", torch.bfloat16)}
-    rows: dict[str, Any] = {}
+    rates: dict[str, float] = {}
+    first: dict[str, float] = {}
     for batch in (1, 32):
         methods: dict[str, Callable[[list[str]], None]] = {
             "engine": ways["fp32"].with_engine,
@@ -101,26 +158,29 @@ def main() -> None:
             "generate, static cache, compiled": ways["fp32"].compiled,
             "continuous batching manager": ways["fp32"].continuous,
         }
-        spent: dict[str, list[float]] = {}
         for name, method in methods.items():
             started = time.perf_counter()
-            try:
+            for _ in range(2):
                 method(prompts[:batch])
-                method(prompts[:batch])
-            except Exception as error:
-                rows[f"{name}, batch {batch}"] = f"failed: {type(error).__name__}: {error}"[:200]
-            else:
-                spent[name] = []
-                print(f"{name}, batch {batch}: first two calls {time.perf_counter() - started:.1f} s", flush=True)
+            first[f"{name}, {batch}"] = time.perf_counter() - started
+            print(f"{name}, {batch}: {first[f'{name}, {batch}']:.1f} s", flush=True)
+        spent: dict[str, list[float]] = {name: [] for name in methods}
         for i in range(options.rounds):
-            for name in spent:
-                asked = prompts[i : i + 1] if batch == 1 else prompts
+            for name, method in methods.items():
                 started = time.perf_counter()
-                methods[name](asked)
-                spent[name].append(batch * TOKENS / (time.perf_counter() - started))
-        rows |= {f"{name}, batch {batch}": statistics.median(rates) for name, rates in spent.items()}
-    data = {"tokens_per_second": rows, "load": os.getloadavg()}
+                method(prompts[i : i + 1] if batch == 1 else prompts)
+                spent[name].append(time.perf_counter() - started)
+        rates |= {f"{name}, {batch}": batch * TOKENS / statistics.median(times) for name, times in spent.items()}
+    data = {
+        "date": date.today().isoformat(),
+        "tokens_per_second": rates,
+        "first_calls": first,
+        "attention": attention(1) | attention(32),
+        "load": os.getloadavg(),
+    }
     options.json.write_text(json.dumps(data, indent=1) + "\n")
+    if options.markdown:
+        pages.put(options.markdown, "alternatives", markdown(data))
     print(json.dumps(data, indent=1))
 
 

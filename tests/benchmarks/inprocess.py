@@ -212,8 +212,8 @@ def markdown(data: dict[str, Any]) -> str:
     lines = [
         "## The in-process engine",
         "",
-        f"Made by `python -m tests.benchmarks.inprocess`, {data['date']}, {data['machine']}, one thread, fp32; load average "
-        f"{data['load_before'][0]:.1f} before and {data['load_after'][0]:.1f} after, 1 being this benchmark alone.",
+        f"Made by `python -m tests.benchmarks.inprocess`, {data['date']}, {data['machine']}, one thread, fp32; load "
+        f"average {data['load_before'][0]:.1f} before and {data['load_after'][0]:.1f} after (alone it is 1).",
         "",
         "| figure | measured | goal | |",
         "|---|---|---|---|",
