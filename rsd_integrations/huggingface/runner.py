@@ -98,8 +98,9 @@ class Runner:
         if self._head is not None:
             self._head.register_forward_pre_hook(_catching(self._caught))
         with _explained(model):
+            wanted = _probe(model)  # with the attention it was made for
             model.set_attn_implementation(attention.NAME)
-            shapes, wanted = _probe(model)
+            shapes = _shapes(model)
         self.store = KVStore(
             shapes, model.dtype, model.device, budget or memory(model.device) / CACHE_SHARE, self.context
         )
@@ -288,19 +289,25 @@ def _judge(rows: list[ReadingRow]) -> None:
             row.reward = reward
 
 
-def _probe(model: PreTrainedModel) -> tuple[list[LayerShape], Tensor]:
-    """Sizes of each layer's keys and values, and the output after a few tokens.
+def _probe(model: PreTrainedModel, **options: Any) -> Tensor:
+    """The output after a few tokens by a plain pass."""
+    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), use_cache=False, **options)
+    last: Tensor = output.logits[:, -1] if "logits" in output else output.last_hidden_state[:, -1]
+    return last
+
+
+def _shapes(model: PreTrainedModel) -> list[LayerShape]:
+    """Sizes of each layer's keys and values.
 
     Raises:
         ValueError: Some layer has no attention, so it keeps something that cannot be rolled back.
     """
     shapes: dict[int, LayerShape] = {}
-    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), use_cache=False, batch=Shapes(shapes))
+    _probe(model, batch=Shapes(shapes))
     layers = model.config.num_hidden_layers
     if sorted(shapes) != list(range(layers)):
         raise ValueError(f"only {len(shapes)} of its {layers} layers have transformers' attention")
-    last: Tensor = output.logits[:, -1] if "logits" in output else output.last_hidden_state[:, -1]
-    return [shapes[layer] for layer in range(layers)], last
+    return [shapes[layer] for layer in range(layers)]
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from rsd_integrations.evaluation.tasks import Item, find_task
 from rsd_integrations.huggingface import load_generator, load_likelihood
 from rsd_integrations.huggingface.calls import StepEnd
 from rsd_integrations.huggingface.runner import Run, Runner
+from tests.benchmarks import pages
 from tests.benchmarks.plain import Plain
 from tests.huggingface.soak import Soak
 from tests.huggingface.tiny import make_causal_lm
@@ -209,7 +210,10 @@ GOALS = {
 def markdown(data: dict[str, Any]) -> str:
     """The figures as a section of a page."""
     lines = [
-        f"Made by `python -m tests.benchmarks.inprocess`, {data['date']}, {data['machine']}, one thread, fp32.",
+        "## The in-process engine",
+        "",
+        f"Made by `python -m tests.benchmarks.inprocess`, {data['date']}, {data['machine']}, one thread, fp32; load "
+        f"average {data['load_before'][0]:.1f} before and {data['load_after'][0]:.1f} after (alone it is 1).",
         "",
         "| figure | measured | goal | |",
         "|---|---|---|---|",
@@ -227,7 +231,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File)
+    parser.add_argument("--markdown", type=File, help="page whose section is written anew")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--problems", type=int, default=16, help="for the comparison at batch 1")
     parser.add_argument("--soak", type=int, default=10_000, help="operations of the soak; 0 leaves it out")
@@ -253,7 +257,7 @@ def main() -> None:
     data |= {"took_seconds": time.monotonic() - started, "load_after": os.getloadavg()}
     options.json.write_text(json.dumps(data, indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text(markdown(data))
+        pages.put(options.markdown, "inprocess", markdown(data))
     print(json.dumps(data, indent=1))
 
 

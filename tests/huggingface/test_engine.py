@@ -96,7 +96,7 @@ def test_any_architecture_gives_what_generate_gives(kind: str, changes: dict[str
         assert check_store(engine, model) > 24 * len(paths)
 
 
-@pytest.mark.parametrize("kind", ["Mamba", "Bloom"])
+@pytest.mark.parametrize("kind", ["Mamba", "Bloom", "Gemma2", "GptOss"])
 def test_a_model_that_cannot_run_in_batches_is_refused(kind: str) -> None:
     config = getattr(transformers, f"{kind}Config")(**SIZES)
     with pytest.raises(ConfigurationError, match=f"^{kind}"):

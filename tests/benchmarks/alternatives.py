@@ -1,0 +1,188 @@
+"""transformers' own ways of decoding beside the engine: `python -m tests.benchmarks.alternatives --json FILE`.
+
+The target writes greedy answers, as plain decoding: what reward-guided decoding needs besides (rolling back, branching,
+scoring, three models that share a device) none of the others offers. Tokens per second, medians over rounds, all
+methods in turn. The compiled one is compiled before it is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+from rsd_core import Limits, Settings, TargetOnly
+from rsd_integrations.embedded.models import FOLDER
+from rsd_integrations.evaluation.tasks import find_task
+from rsd_integrations.huggingface import load_generator
+from rsd_integrations.huggingface.loading import load_tokenizer
+from tests.benchmarks import pages
+
+TOKENS = 60
+
+
+class Ways:
+    """Ways to write the first sixty tokens of answers; the answers end nowhere before, so all write the same number."""
+
+    def __init__(self, name: str, dtype: torch.dtype) -> None:
+        folder = FOLDER / name
+        self.tokenizer: Any = load_tokenizer(folder)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self.model.generation_config.eos_token_id = None
+        self.settings: Any = copy.deepcopy(self.model.generation_config)
+        self.settings.max_new_tokens, self.settings.eos_token_id = TOKENS, -1
+        engine = load_generator(str(folder), dtype=str(dtype).removeprefix("torch."))
+        engine._ends = frozenset()
+        engine._step_ends.clear()
+        limits = Limits(max_tokens=TOKENS, max_repeats=None)
+        self.engine = TargetOnly(target=engine, settings=Settings(limits=limits))
+
+    def ids(self, prompt: str) -> list[int]:
+        """A prompt as the models read it."""
+        messages = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def with_engine(self, prompts: list[str]) -> None:
+        """This project."""
+        self.engine.run_many(prompts)
+
+    def padded(self, prompts: list[str], **options: Any) -> None:
+        """`generate()` on one padded batch."""
+        rows = [self.ids(prompt) for prompt in prompts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        self.model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0, **options)
+
+    def static(self, prompts: list[str]) -> None:
+        """`generate()` with a static cache, not compiled."""
+        self.padded(prompts, cache_implementation="static", disable_compile=True)
+
+    def compiled(self, prompts: list[str]) -> None:
+        """`generate()` with a static cache and a decoding step compiled for this batch."""
+        from transformers import CompileConfig
+
+        config: Any = CompileConfig(fullgraph=False, mode="default", dynamic=False)
+        config._compile_all_devices = True
+        self.padded(prompts, cache_implementation="static", compile_config=config)
+
+    def continuous(self, prompts: list[str]) -> None:
+        """transformers' manager of continuous batching."""
+        self.model.generate_batch([self.ids(prompt) for prompt in prompts], generation_config=self.settings)
+
+
+@torch.inference_mode()
+def attention(rows: int, heads: int = 7, width: int = 32, length: int = 160, block: int = 16) -> dict[str, float]:
+    """Microseconds of one layer's attention, one new token a row: over neighbouring slots, row by row, over blocks."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    lengths = [length - 7 * i % 40 for i in range(rows)]
+    query, (keys, values) = torch.randn(rows, heads, 1, width), torch.randn(2, rows, heads, 512, width)
+    paged = torch.randn(2, 600 * rows // block, block * heads * width)
+    blocks = torch.randint(0, paged.shape[1], (rows * length // block,))
+    bias = torch.zeros(rows, 1, 1, length)
+    for row, known in enumerate(lengths):
+        bias[row, ..., known:] = -torch.inf
+
+    def gathered() -> None:
+        kept, given = (side.index_select(0, blocks).view(rows, length, heads, width).transpose(1, 2) for side in paged)
+        attend(query, kept, given, attn_mask=bias)
+
+    methods: dict[str, Callable[[], Any]] = {
+        "neighbouring slots": lambda: attend(query, keys[:, :, :length], values[:, :, :length], attn_mask=bias),
+        "row by row": lambda: [
+            attend(query[i : i + 1], keys[i : i + 1, :, :n], values[i : i + 1, :, :n]) for i, n in enumerate(lengths)
+        ],
+        "gathered blocks": gathered,
+    }
+    spent: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(30):
+        for name, method in methods.items():
+            started = time.perf_counter()
+            for _ in range(10):
+                method()
+            spent[name].append((time.perf_counter() - started) * 1e5)
+    return {f"{name}, {rows} rows": min(times) for name, times in spent.items()}
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The figures as a section of a page."""
+    lines = [
+        "## Ways to decode",
+        "",
+        f"Made by `python -m tests.benchmarks.alternatives`, {data['date']}, {os.cpu_count()} cores "
+        f"{platform.machine()}, no GPU, one thread, load average {data['load'][0]:.1f}: embedded:target, greedy, "
+        f"{TOKENS} tokens after each of 1 and 32 prompts.",
+        "",
+        "| way, batch | tokens per second | first two calls, seconds |",
+        "|---|---|---|",
+    ]
+    for name, rate in data["tokens_per_second"].items():
+        lines.append(f"| {name} | {rate:,.0f} | {data['first_calls'][name]:.1f} |")
+    lines += ["", "| one layer's attention | microseconds |", "|---|---|"]
+    lines += [f"| {name} | {spent:,.0f} |" for name, spent in data["attention"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--markdown", type=Path, help="page whose section is written anew")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    prompts = [str(item.prompt) for item in find_task("embedded").draw(32, 1)]
+    ways = {"fp32": Ways("target", torch.float32), "bf16": Ways("target", torch.bfloat16)}
+    rates: dict[str, float] = {}
+    first: dict[str, float] = {}
+    for batch in (1, 32):
+        methods: dict[str, Callable[[list[str]], None]] = {
+            "engine": ways["fp32"].with_engine,
+            "engine, bf16": ways["bf16"].with_engine,
+            "generate, padded": ways["fp32"].padded,
+            "generate, static cache": ways["fp32"].static,
+            "generate, static cache, compiled": ways["fp32"].compiled,
+            "continuous batching manager": ways["fp32"].continuous,
+        }
+        for name, method in methods.items():
+            started = time.perf_counter()
+            for _ in range(2):
+                method(prompts[:batch])
+            first[f"{name}, {batch}"] = time.perf_counter() - started
+            print(f"{name}, {batch}: {first[f'{name}, {batch}']:.1f} s", flush=True)
+        spent: dict[str, list[float]] = {name: [] for name in methods}
+        for i in range(options.rounds):
+            for name, method in methods.items():
+                started = time.perf_counter()
+                method(prompts[i : i + 1] if batch == 1 else prompts)
+                spent[name].append(time.perf_counter() - started)
+        rates |= {f"{name}, {batch}": batch * TOKENS / statistics.median(times) for name, times in spent.items()}
+    data = {
+        "date": date.today().isoformat(),
+        "tokens_per_second": rates,
+        "first_calls": first,
+        "attention": attention(1) | attention(32),
+        "load": os.getloadavg(),
+    }
+    options.json.write_text(json.dumps(data, indent=1) + "\n")
+    if options.markdown:
+        pages.put(options.markdown, "alternatives", markdown(data))
+    print(json.dumps(data, indent=1))
+
+
+if __name__ == "__main__":
+    main()
