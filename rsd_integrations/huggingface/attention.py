@@ -56,15 +56,18 @@ class Batch:
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
-class Shapes:
-    """Notes what each layer attends to, in place of a batch."""
+class Survey:
+    """Notes what each layer asks of attention, in place of a batch."""
 
-    def __init__(self, found: dict[int, LayerShape]) -> None:
-        self._found = found
+    def __init__(self) -> None:
+        self.shapes: dict[int, LayerShape] = {}
+        self.options: dict[int, dict[str, Any]] = {}
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
         """Plain causal attention."""
-        self._found[module.layer_idx] = LayerShape(key.shape[1], key.shape[3], value.shape[3])  # type: ignore[index]
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        self.options[layer] = {name: options.get(name) for name in ("scaling", "dropout", "sliding_window")}
         out: Tensor = sdpa_attention_forward(module, query, key, value, None, **options)[0]
         return out
 
@@ -167,7 +170,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    batch: Batch | Shapes | None = None,
+    batch: Batch | Survey | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The function that transformers calls in every layer."""

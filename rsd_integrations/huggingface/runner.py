@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import attention
-from rsd_integrations.huggingface.attention import Batch, Shapes
+from rsd_integrations.huggingface.attention import Batch, Survey
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
-from rsd_integrations.huggingface.kv_store import KVStore, LayerShape, Sequence
+from rsd_integrations.huggingface.kv_store import KVStore, Sequence
 from rsd_integrations.huggingface.planner import CACHE_SHARE, context_of, memory
 from rsd_integrations.huggingface.sampling import choose
 
@@ -100,7 +100,8 @@ class Runner:
         with _explained(model):
             wanted = _probe(model)  # with the attention it was made for
             model.set_attn_implementation(attention.NAME)
-            shapes = _shapes(model)
+            survey = _survey(model)
+        shapes = [survey.shapes[layer] for layer in sorted(survey.shapes)]
         self.store = KVStore(
             shapes, model.dtype, model.device, budget or memory(model.device) / CACHE_SHARE, self.context
         )
@@ -296,18 +297,22 @@ def _probe(model: PreTrainedModel, **options: Any) -> Tensor:
     return last
 
 
-def _shapes(model: PreTrainedModel) -> list[LayerShape]:
-    """Sizes of each layer's keys and values.
+def _survey(model: PreTrainedModel) -> Survey:
+    """What each layer asks of attention.
 
     Raises:
-        ValueError: Some layer has no attention, so it keeps something that cannot be rolled back.
+        ValueError: Something else than attention, which could not be rolled back, or of a kind that is not known here.
     """
-    shapes: dict[int, LayerShape] = {}
-    _probe(model, batch=Shapes(shapes))
-    layers = model.config.num_hidden_layers
-    if sorted(shapes) != list(range(layers)):
-        raise ValueError(f"only {len(shapes)} of its {layers} layers have transformers' attention")
-    return [shapes[layer] for layer in range(layers)]
+    survey = Survey()
+    _probe(model, batch=survey)
+    count = model.config.num_hidden_layers
+    if sorted(survey.shapes) != list(range(count)):
+        raise ValueError(f"only {len(survey.shapes)} of its {count} layers have transformers' attention")
+    for layer, kind in enumerate(getattr(model.config, "layer_types", None) or []):
+        windowed = survey.options[layer]["sliding_window"] is not None
+        if kind not in ("full_attention", "sliding_attention") or (kind == "sliding_attention" and not windowed):
+            raise ValueError(f"its layer {layer} has {kind}, which is not known here")
+    return survey
 
 
 @contextmanager
