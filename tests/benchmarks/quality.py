@@ -25,7 +25,7 @@ from rsd_integrations.evaluation.calibration import plot as plot_calibration
 from rsd_integrations.evaluation.plots import accuracy_against_cost
 from tests.benchmarks.pages import put
 
-SEED = 1
+SEED = 3
 VERIFIERS = ("verifier", "prm")
 BASELINES = ("target", "draft", "speculative", "backtracking:0.5", "beam:8,width=2", "gsi:2")
 STEEPNESS = 20.0

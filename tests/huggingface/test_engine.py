@@ -105,8 +105,9 @@ def test_a_model_that_cannot_run_in_batches_is_refused(kind: str) -> None:
 
 def test_attention_of_an_unknown_kind_is_refused() -> None:
     """A short probe cannot tell chunked from full attention, so the configuration has to."""
-    kinds: dict[str, Any] = {"layer_types": ["chunked_attention"] * 3, "num_local_experts": 2, "intermediate_size_mlp": 96}
-    model = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**SIZES, **kinds)).eval()
+    chunked: dict[str, Any] = {"layer_types": ["chunked_attention"] * 3}
+    experts: dict[str, Any] = {"num_local_experts": 2, "intermediate_size_mlp": 96}
+    model = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**SIZES, **chunked, **experts)).eval()
     with pytest.raises(ConfigurationError, match="its layer 0 has chunked_attention"):
         HuggingFaceGenerator(model, tokenizer(), "llama4")
 
