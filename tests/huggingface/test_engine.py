@@ -107,9 +107,9 @@ def test_attention_of_an_unknown_kind_is_refused() -> None:
     """A short probe cannot tell chunked from full attention, so the configuration has to."""
     chunked: dict[str, Any] = {"layer_types": ["chunked_attention"] * 3}
     experts: dict[str, Any] = {"num_local_experts": 2, "intermediate_size_mlp": 96}
-    model = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**SIZES, **chunked, **experts)).eval()
+    model: Any = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**SIZES, **chunked, **experts))
     with pytest.raises(ConfigurationError, match="its layer 0 has chunked_attention"):
-        HuggingFaceGenerator(model, tokenizer(), "llama4")
+        HuggingFaceGenerator(model.eval(), tokenizer(), "llama4")
 
 
 def plain(model: Any, prompt: str, count: int) -> list[int]:
