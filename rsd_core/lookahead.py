@@ -8,12 +8,11 @@ the same with and without. What nobody came to need is cancelled, and is on the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rsd_core.interfaces import Drafter, Interrupted, Model, StepRequest, Target, Verifier
+from rsd_core.interfaces import Drafter, Interrupted, Model, StepRequest, Target, Usage, Verifier
 from rsd_core.ledger import Ledger, Role
 from rsd_core.paths import Path, Step
 
@@ -139,11 +138,13 @@ class Lookahead:
 
     def _charge(self, role: Role, call: _Call) -> None:
         account = self._ledger.account(role)
-        with contextlib.suppress(Exception, asyncio.CancelledError):  # a failed call costs nothing, as everywhere
-            try:
-                usage = call.task.result().usage
-                scored = call.asked if role == "verifier" else ()
-            except Interrupted as cut:
-                usage, scored = cut.usage, ()
-            account.charge(call.model, usage)
-            account.discarded += sum(step.size for step in scored) if role == "verifier" else usage.generated
+        scored: tuple[Step, ...] = ()
+        try:
+            usage: Usage = call.task.result().usage
+            scored = call.asked if isinstance(call.asked, tuple) else ()
+        except Interrupted as cut:
+            usage = cut.usage
+        except (Exception, asyncio.CancelledError):  # a call that failed costs nothing, as everywhere
+            return
+        account.charge(call.model, usage)
+        account.discarded += usage.generated + sum(step.size for step in scored)

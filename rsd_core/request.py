@@ -310,7 +310,7 @@ class Request:
     async def _generate(self, role: Role, model: Drafter | Target, count: int, at_most: float = math.inf) -> Generation:
         asked = self.asks(role, count, at_most)
         work = self._early.take(role, self.path, asked) or model.generate(self.path, asked)
-        made = await self._call(role, model, work)
+        made: Generation = await self._call(role, model, work)
         self._count_prompt(made)
         if len(made.steps) != count:
             raise RunError(f"{model.name!r} gave {len(made.steps)} steps where {count} were asked for")

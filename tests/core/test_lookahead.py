@@ -5,7 +5,7 @@ import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +35,7 @@ from rsd_core import (
     StepRequest,
     Takeover,
     Target,
+    Trace,
     Usage,
     Verifier,
     WeightingPolicy,
@@ -49,7 +50,7 @@ TEXTS = ("a\n\n", "b b\n\n", "wait c\n\n", "d d d\n\n", "\n\n", "", "the end")
 class Worker:
     """Works for some ticks of the loop and keeps its own books."""
 
-    flops_per_token = 2.0
+    flops_per_token: float | None = 2.0
 
     def __init__(self, world: int, faults: float) -> None:
         self.world, self.faults = world, faults
@@ -90,6 +91,16 @@ class Reader(Worker, Verifier):
         return Scores((reward,), Usage(computed=steps[0].size, scored=steps[0].size))
 
 
+class EveryThird(WeightingPolicy):
+    """Gives every third step to the target before anything is drafted."""
+
+    def weight(self, reward: float) -> float:
+        return reward
+
+    def route(self, request: Trace) -> Literal["draft", "target"]:
+        return "target" if request.index % 3 == 2 else "draft"
+
+
 POLICIES: tuple[WeightingPolicy, ...] = (
     BinaryStep(),
     Constant(p=0.9),
@@ -100,6 +111,7 @@ POLICIES: tuple[WeightingPolicy, ...] = (
     AdvantageAware(),
     RequestBudget(calls=2),
     RequestBudget(tokens=5),
+    EveryThird(),
 )
 LIMITS = st.builds(
     Limits,
@@ -138,11 +150,12 @@ async def run(
     cancel, error = Cancellation(), ""
     if presses is not None:
         _after(presses, cancel.cancel)
+    result: Result | None
     try:
         result = await made.arun("question", stop=stop, cancel=cancel)
     except RunError as failed:
-        assert failed.partial is not None
         result, error = failed.partial, str(failed)
+    assert result is not None
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     ledger = result.ledger
@@ -264,6 +277,33 @@ def test_what_is_thrown_away_is_on_the_ledger() -> None:
     assert ledger.drafter.generated == ledger.drafter.discarded + 4 * 2 + 3
 
 
+def test_what_is_not_needed_ends_before_the_target_is_asked() -> None:
+    ended: list[int] = []
+
+    class Slow(ScriptedDrafter):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            if path.depth == 1 and path.text == "one\n\n":
+                try:
+                    await asyncio.sleep(30)
+                finally:
+                    ended.append(path.depth)
+            return await super().generate(path, request)
+
+    class After(ScriptedTarget):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            await asyncio.sleep(0)
+            assert ended == [1]
+            return await super().generate(path, request)
+
+    made = RewardGuidedDecoder(
+        drafter=Slow(["one\n\n", "two"]),
+        verifier=ScriptedVerifier([0.1, 0.9], delay=0.001),
+        target=After(["ONE\n\n"]),
+        settings=Settings(lookahead=1),
+    )
+    assert made.run("question").text == "ONE\n\ntwo"
+
+
 def test_it_rests_while_drafts_are_rejected() -> None:
     rewards = [0.1] * 5 + [0.9] * 20
     made = decoder(rewards, (0, 0.002, 0), steps=25, lookahead=1)
@@ -274,7 +314,7 @@ def test_it_rests_while_drafts_are_rejected() -> None:
 
 
 def test_a_failed_look_ahead_is_told_at_its_own_step() -> None:
-    script = ["one\n\n", RuntimeError("out of memory"), "the end"]
+    script: list[str | Exception] = ["one\n\n", RuntimeError("out of memory"), "the end"]
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(script),
         verifier=ScriptedVerifier([0.9], delay=0.005),
