@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rsd_core import RSDError
+from rsd_core import RSDError, SpecError
 from rsd_integrations.cli import main
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.evaluate import split_methods
@@ -190,6 +190,10 @@ def test_plan_says_whether_models_fit() -> None:
     shown = rsd("plan", "embedded:draft", "embedded:target", "embedded:target")
     assert "They fit" in shown
     assert shown.count("target") == 1
+    nested = rsd("plan", "cascade:rule:arithmetic|(ensemble:embedded:draft|judge:embedded:target)", "embedded:draft")
+    assert nested.count("draft") == nested.count("target") == 1
+    with pytest.raises(SpecError, match="langchain:x:y runs elsewhere"):
+        rsd("plan", "judge:langchain:x:y")
 
 
 def test_merge_makes_a_checkpoint_that_drafts_and_judges(tmp_path: Path) -> None:
