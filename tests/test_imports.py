@@ -25,9 +25,10 @@ ROOMS = {
     "embedded": {"huggingface"},
     "langchain": set(),
     "llamaindex": set(),
-    "evaluation": {"batch", "embedded"},
+    "display": set(),
+    "evaluation": {"batch", "display", "embedded"},
     "lm_eval": set(),
-    "cli": {"batch", "embedded", "evaluation", "huggingface", "prm_formats"},
+    "cli": {"batch", "display", "embedded", "evaluation", "huggingface", "prm_formats"},
 }
 
 
