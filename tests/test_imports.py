@@ -23,6 +23,7 @@ ROOMS = {
     "huggingface": {"prm_formats"},
     "embedded": {"huggingface"},
     "langchain": set(),
+    "openai_compatible": {"huggingface", "prm_formats"},
     "llamaindex": set(),
     "evaluation": {"embedded"},
     "lm_eval": set(),
