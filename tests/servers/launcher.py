@@ -43,7 +43,7 @@ ENVIRONMENT = {
 }
 
 
-class ServerFailed(RuntimeError):
+class ServerError(RuntimeError):
     """A server ended, or did not answer in time."""
 
 
@@ -86,7 +86,7 @@ class Server:
     def start(self) -> None:
         """Start the server; `wait` says when it answers."""
         if not PYTHON.exists():
-            raise ServerFailed(f"there is no vLLM in {PYTHON.parent.parent}: `make servers` installs it")
+            raise ServerError(f"there is no vLLM in {PYTHON.parent.parent}: `make servers` installs it")
         LOGS.mkdir(parents=True, exist_ok=True)
         command = [
             *(str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
@@ -115,14 +115,14 @@ class Server:
         """Wait until the server computes something: its health alone promises nothing.
 
         Raises:
-            ServerFailed: It ended, or was silent for so long.
+            ServerError: It ended, or was silent for so long.
         """
         assert self._guard is not None
         patience = time.monotonic() + seconds
         while not self.answers():
             if self._guard.poll() is not None or time.monotonic() > patience:
                 why = "did not answer in time" if self._guard.poll() is None else "ended"
-                raise ServerFailed(f"the server {self.name} {why}; {self.log} ends in\n{self.log.read_text()[-3000:]}")
+                raise ServerError(f"the server {self.name} {why}; {self.log} ends in\n{self.log.read_text()[-3000:]}")
             time.sleep(0.5)
 
     def answers(self) -> bool:
@@ -202,4 +202,4 @@ def free_port() -> int:
             if port not in _taken and probe.connect_ex(("127.0.0.1", port)) != 0:
                 _taken.add(port)
                 return port
-    raise ServerFailed(f"all ports from {PORTS.start} to {PORTS.stop - 1} are in use")
+    raise ServerError(f"all ports from {PORTS.start} to {PORTS.stop - 1} are in use")

@@ -1,0 +1,331 @@
+"""Reward models behind servers. They are sent token ids, so that nothing is tokenised a second time."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path as Folder
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from rsd_core import ConfigurationError, Explanation, Path, Scores, SpecError, Step, Usage, Verifier, VerifierError
+from rsd_integrations.openai_compatible.endpoint import Endpoint
+from rsd_integrations.openai_compatible.faults import Refused
+from rsd_integrations.prm_formats import FORMATS, Head, Layouts, PRMFormat, Reader, bind, find_format
+
+_ROUNDING = 0.02
+"""How far two probabilities may be from 1 together: a server may compute them in bf16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a server reads to score one step."""
+
+    ids: tuple[int, ...]
+    at: int
+    """Position in `ids` where the score is read."""
+    prompt: int
+    """How many of the ids come before the first step."""
+
+
+class RewardServer(Verifier):
+    """A reward model behind a URL. It is sent the whole path with every step, and reads what it has not cached.
+
+    Args:
+        endpoint: The server and the model's name there.
+        reader: The model's format, bound to its tokenizer.
+    """
+
+    def __init__(self, endpoint: Endpoint, reader: Reader) -> None:
+        self.name = endpoint.model
+        self.endpoint, self.reader = endpoint, reader
+        self.layouts = Layouts(reader)
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """Probability that each candidate is right, given the path.
+
+        Raises:
+            VerifierError: A step is blank, or path and step are longer than the server's context.
+            EndpointError: The server failed, or gave rows that are no scores of these steps.
+            Refused: The server does not take such requests.
+        """
+        before, prompt = self.layouts.ids(path)
+        asked = []
+        for step in steps:
+            layout = self.layouts.step(path, step)
+            asked.append(Scored((*before, *layout.feed), len(before) + layout.read[-1], prompt))
+        started = time.perf_counter()
+        try:
+            rewards, usage = await self._ask(asked)
+        except Refused as error:
+            if not error.overlong:
+                raise
+            raise VerifierError(
+                f"{self.name}: {max(len(one.ids) for one in asked)} tokens to score, and the server takes no more than "
+                f"its context: {error.told}. Limit the answer (limits.max_tokens), or give the server a longer context"
+            ) from None
+        computed = sum(len(one.ids) for one in asked) - usage.reused
+        return Scores(
+            tuple(rewards),
+            Usage(
+                prefix=len(before),
+                computed=computed + usage.generated,
+                reused=usage.reused,
+                generated=usage.generated,
+                scored=min(computed, sum(len(one.ids) - one.prompt for one in asked)),
+                seconds=time.perf_counter() - started,
+            ),
+        )
+
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """What the server is sent for a step, and where the score is."""
+        return self.layouts.explain(path, step)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.endpoint.aclose()
+
+    @abstractmethod
+    async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
+        """The rewards, and what the server reused and generated."""
+
+
+class PoolingVerifier(RewardServer):
+    """A reward model behind vLLM's /pooling, which gives a row at each step's separator, or one at each token.
+
+    Raises:
+        ConfigurationError: The model of this format is none that /pooling could give rows of.
+    """
+
+    def __init__(self, endpoint: Endpoint, reader: Reader) -> None:
+        super().__init__(endpoint, reader)
+        form = reader.format
+        heads = [head for head in form.heads if isinstance(head, Head)]
+        if not heads:
+            raise ConfigurationError(
+                f"{self.name}: models of the format {form.name} judge by words, for which /pooling gives nothing or "
+                f"hidden states. Serve it as a language model and use token_logits,format={form.name}:…"
+            )
+        if heads[0].ensemble:
+            raise ConfigurationError(
+                f"{self.name}: models of the format {form.name} have several heads, which no server reads. Load it in "
+                "process: prm:…"
+            )
+        self._pair = heads[0].outputs == 2
+
+    async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
+        body = {
+            "model": self.endpoint.model,
+            "input": [one.ids for one in asked],
+            # Servers differ in what they do by themselves. Of a pair the softmax is taken, as every version does, and
+            # checked; of a value the plain one, since a sigmoid taken twice could not be told from one.
+            "use_activation": self._pair,
+        }
+
+        def read(answer: Mapping[str, Any]) -> list[float]:
+            _all_read(answer, asked)
+            data = {entry["index"]: entry["data"] for entry in answer["data"]}
+            return [self._reward(self._row(data[i], one)) for i, one in enumerate(asked)]
+
+        return await self.endpoint.post("/pooling", body, read), Usage()
+
+    def _row(self, rows: Sequence[Any], one: Scored) -> Sequence[float]:
+        """The row of the step: of one per token, or of one per separator."""
+        if rows and not isinstance(rows[0], list):
+            raise VerifierError(
+                f"a vector of {len(rows)} numbers is no list of step rewards. The server runs the model as one of "
+                "embeddings; start vLLM with --runner pooling and the model's own architecture in its config.json"
+            )
+        if len(rows) == len(one.ids):
+            return list(rows[one.at])
+        mark = one.ids[one.at]
+        marks = [at for at, id_ in enumerate(one.ids) if id_ == mark]
+        if len(rows) != len(marks):
+            tag = json.dumps({"pooling_type": "STEP", "step_tag_id": mark})
+            raise VerifierError(
+                f"{len(rows)} rows for {len(marks)} steps. The server must give one at each token {mark}, where the "
+                f"format {self.reader.format.name} is read: start vLLM with --runner pooling --pooler-config '{tag}', "
+                "and check that tokenizer=… and format=… are the model's"
+            )
+        return list(rows[marks.index(one.at)])
+
+    def _reward(self, row: Sequence[float]) -> float:
+        """The probability that the step is right."""
+        if len(row) != 1 + self._pair:
+            raise VerifierError(
+                f"rows of {len(row)} numbers, where the format {self.reader.format.name} has {1 + self._pair}. "
+                "Is it the model's format?"
+            )
+        if not all(math.isfinite(value) for value in row):
+            raise VerifierError(f"the row {list(row)} is no score; serve the model with --dtype bfloat16 or float32")
+        if not self._pair:
+            return _sigmoid(row[0])
+        wrong, right = row
+        if not (wrong >= 0 <= right and abs(wrong + right - 1) <= _ROUNDING):
+            raise VerifierError(f"the row {list(row)} is no pair of probabilities; the server ignores use_activation")
+        return min(1.0, right)
+
+
+class TokenLogitsVerifier(RewardServer):
+    """A reward model that judges by words of its language model, behind /v1/completions with log-probabilities.
+
+    Args:
+        endpoint: The server and the model's name there.
+        reader: The model's format, bound to its tokenizer.
+
+    Raises:
+        ConfigurationError: Models of this format have a head of their own.
+    """
+
+    def __init__(self, endpoint: Endpoint, reader: Reader) -> None:
+        super().__init__(endpoint, reader)
+        words = reader.words()
+        if words is None:
+            raise ConfigurationError(
+                f"{self.name}: models of the format {reader.format.name} have a reward head, which completions do not "
+                "show. Use pooling:… with a server that runs the head"
+            )
+        self._words = words
+
+    async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
+        body = {
+            "model": self.endpoint.model,
+            "prompt": [one.ids[: one.at + 1] for one in asked],
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": 1,
+            "logprob_token_ids": self._words,
+            "return_tokens_as_token_ids": True,
+        }
+
+        def read(answer: Mapping[str, Any]) -> tuple[list[float], Usage]:
+            _all_read(answer, asked)
+            choices = {choice["index"]: choice for choice in answer["choices"]}
+            told = answer.get("usage") or {}
+            usage = Usage(
+                reused=(told.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+                generated=told.get("completion_tokens", len(asked)),
+            )
+            return [self._reward(choices[i]) for i in range(len(asked))], usage
+
+        return await self.endpoint.post("completions", body, read)
+
+    def _reward(self, choice: Mapping[str, Any]) -> float:
+        """The probability of the word for right, of the two."""
+        logprobs = ((choice["logprobs"] or {}).get("top_logprobs") or [{}])[0]
+        right, wrong = (logprobs.get(f"token_id:{word}") for word in self._words)
+        if right is None or wrong is None:
+            raise VerifierError(
+                f"no log-probabilities of the tokens {self._words}, which say right and wrong. The server must know "
+                "logprob_token_ids, as vLLM does"
+            )
+        if math.isnan(right - wrong):
+            raise VerifierError(f"log-probabilities {right} and {wrong} are no score; serve the model in bfloat16")
+        return _sigmoid(right - wrong)
+
+
+def _all_read(answer: Mapping[str, Any], asked: Sequence[Scored]) -> None:
+    """Check that the server read what it was sent: some cut it without a word."""
+    read = (answer.get("usage") or {}).get("prompt_tokens")
+    sent = sum(len(one.ids) for one in asked)
+    if read is not None and read != sent:
+        raise VerifierError(f"the server read {read} of {sent} tokens; give it a longer context and no truncation")
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value >= 0 else 1 - 1 / (1 + math.exp(value))
+
+
+def load_pooling(
+    spec: str,
+    *,
+    format: str | None = None,
+    tokenizer: str | None = None,
+    separator: str | None = None,
+    concurrency: int = 64,
+    timeout: float = 120.0,
+    retries: int = 2,
+    patience: float = 0.0,
+    key_env: str | None = None,
+) -> PoolingVerifier:
+    """A reward model behind vLLM's /pooling.
+
+    Args:
+        spec: `MODEL@BASE_URL`.
+        format: Name of its format, where neither the model's name nor its config.json beside the tokenizer tells.
+        tokenizer: Folder or hub id of its tokenizer; by default the hub id that the model is called by.
+        separator: What it was trained to read scores at, where models of its format differ in that.
+        concurrency: As of `Endpoint`, like the others.
+        timeout: As of `Endpoint`.
+        retries: As of `Endpoint`.
+        patience: As of `Endpoint`.
+        key_env: As of `Endpoint`.
+
+    Raises:
+        SpecError: The spec names no URL.
+        ConfigurationError: The format is unknown or not for such servers, or its tokenizer cannot be had.
+    """
+    endpoint = _endpoint(spec, key_env, timeout, retries, patience, concurrency)
+    return PoolingVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator))
+
+
+def load_token_logits(
+    spec: str,
+    *,
+    format: str | None = None,
+    tokenizer: str | None = None,
+    separator: str | None = None,
+    concurrency: int = 64,
+    timeout: float = 120.0,
+    retries: int = 2,
+    patience: float = 0.0,
+    key_env: str | None = None,
+) -> TokenLogitsVerifier:
+    """A reward model that judges by words of its language model, behind completions; arguments as `load_pooling`."""
+    endpoint = _endpoint(spec, key_env, timeout, retries, patience, concurrency)
+    return TokenLogitsVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator))
+
+
+def _endpoint(
+    spec: str, key_env: str | None, timeout: float, retries: int, patience: float, concurrency: int
+) -> Endpoint:
+    model, at, url = spec.rpartition("@")
+    if not (model and at and url):
+        raise SpecError(f"{spec!r} names no server; write MODEL@BASE_URL, such as my-prm@http://127.0.0.1:8000/v1")
+    return Endpoint(
+        model, url, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
+    )
+
+
+def _reader(model: str, format: str | None, tokenizer: str | None, separator: str | None) -> Reader:
+    """The format that is named or known, bound to the tokenizer."""
+    where = tokenizer or model
+    form = _format(model, where, format)
+    try:
+        made: Any = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{model}: no tokenizer in {where!r} ({type(error).__name__}). Name the folder or the hub id that the "
+            "model was published under: tokenizer=…"
+        ) from error
+    return bind(form, made, model, separator)
+
+
+def _format(model: str, where: str, named: str | None) -> PRMFormat:
+    if named is not None:
+        return find_format({}, {}, model, named)
+    config = Folder(where).expanduser() / "config.json"
+    raw = json.loads(config.read_text()) if config.exists() else {}
+    for name in (model, where):
+        with suppress(ConfigurationError):
+            return find_format(raw, {}, name)
+    raise ConfigurationError(
+        f"{model}: a server does not tell what kind of reward model it runs. Name the format: format=…, one of "
+        f"{', '.join(FORMATS)}"
+    )
