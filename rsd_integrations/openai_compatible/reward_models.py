@@ -7,17 +7,13 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path as Folder
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from rsd_core import ConfigurationError, Explanation, Path, Scores, SpecError, Step, Usage, Verifier, VerifierError
+from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Usage, Verifier, VerifierError
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.faults import Refused
-from rsd_integrations.prm_formats import FORMATS, Head, Layouts, PRMFormat, Reader, bind, find_format
+from rsd_integrations.prm_formats import Head, Layouts, Reader
 
 _ROUNDING = 0.02
 """How far two probabilities may be from 1 together: a server may compute them in bf16."""
@@ -240,92 +236,3 @@ def _all_read(answer: Mapping[str, Any], asked: Sequence[Scored]) -> None:
 
 def _sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value)) if value >= 0 else 1 - 1 / (1 + math.exp(value))
-
-
-def load_pooling(
-    spec: str,
-    *,
-    format: str | None = None,
-    tokenizer: str | None = None,
-    separator: str | None = None,
-    concurrency: int = 64,
-    timeout: float = 120.0,
-    retries: int = 2,
-    patience: float = 0.0,
-    key_env: str | None = None,
-) -> PoolingVerifier:
-    """A reward model behind vLLM's /pooling.
-
-    Args:
-        spec: `MODEL@BASE_URL`.
-        format: Name of its format, where neither the model's name nor its config.json beside the tokenizer tells.
-        tokenizer: Folder or hub id of its tokenizer; by default the hub id that the model is called by.
-        separator: What it was trained to read scores at, where models of its format differ in that.
-        concurrency: As of `Endpoint`, like the others.
-        timeout: As of `Endpoint`.
-        retries: As of `Endpoint`.
-        patience: As of `Endpoint`.
-        key_env: As of `Endpoint`.
-
-    Raises:
-        SpecError: The spec names no URL.
-        ConfigurationError: The format is unknown or not for such servers, or its tokenizer cannot be had.
-    """
-    endpoint = _endpoint(spec, key_env, timeout, retries, patience, concurrency)
-    return PoolingVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator))
-
-
-def load_token_logits(
-    spec: str,
-    *,
-    format: str | None = None,
-    tokenizer: str | None = None,
-    separator: str | None = None,
-    concurrency: int = 64,
-    timeout: float = 120.0,
-    retries: int = 2,
-    patience: float = 0.0,
-    key_env: str | None = None,
-) -> TokenLogitsVerifier:
-    """A reward model that judges by words of its language model, behind completions; arguments as `load_pooling`."""
-    endpoint = _endpoint(spec, key_env, timeout, retries, patience, concurrency)
-    return TokenLogitsVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator))
-
-
-def _endpoint(
-    spec: str, key_env: str | None, timeout: float, retries: int, patience: float, concurrency: int
-) -> Endpoint:
-    model, at, url = spec.rpartition("@")
-    if not (model and at and url):
-        raise SpecError(f"{spec!r} names no server; write MODEL@BASE_URL, such as my-prm@http://127.0.0.1:8000/v1")
-    return Endpoint(
-        model, url, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
-    )
-
-
-def _reader(model: str, format: str | None, tokenizer: str | None, separator: str | None) -> Reader:
-    """The format that is named or known, bound to the tokenizer."""
-    where = tokenizer or model
-    form = _format(model, where, format)
-    try:
-        made: Any = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"{model}: no tokenizer in {where!r} ({type(error).__name__}). Name the folder or the hub id that the "
-            "model was published under: tokenizer=…"
-        ) from error
-    return bind(form, made, model, separator)
-
-
-def _format(model: str, where: str, named: str | None) -> PRMFormat:
-    if named is not None:
-        return find_format({}, {}, model, named)
-    config = Folder(where).expanduser() / "config.json"
-    raw = json.loads(config.read_text()) if config.exists() else {}
-    for name in (model, where):
-        with suppress(ConfigurationError):
-            return find_format(raw, {}, name)
-    raise ConfigurationError(
-        f"{model}: a server does not tell what kind of reward model it runs. Name the format: format=…, one of "
-        f"{', '.join(FORMATS)}"
-    )

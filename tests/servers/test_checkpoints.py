@@ -94,7 +94,7 @@ def test_a_server_without_rows_at_the_separator_is_told_what_it_needs(served: di
 
 def test_a_server_of_the_other_kind_is_refused(served: dict[str, Served]) -> None:
     with pytest.raises(Refused, match="404"):
-        asyncio.run(served["math-shepherd"].behind_server("pooling", format="outcome").score(extended([]), [step("a")]))
+        asyncio.run(served["rlhflow"].behind_server("pooling", format="outcome").score(extended([]), [step("a")]))
 
 
 def test_an_overlong_path_is_the_verifiers_fault_and_not_the_end(served: dict[str, Served]) -> None:
