@@ -80,8 +80,9 @@ class Server:
 
     @property
     def spec(self) -> str:
-        """What `rsd_core.load` takes."""
-        return f"{'pooling' if self.pooling else 'openai'}:{self.name}@{self.url}"
+        """What `rsd_core.load` takes; prompts are rendered and tokenised by the checkpoint's own tokenizer."""
+        kind = "pooling" if self.pooling else "openai"
+        return f"{kind},tokenizer={self.folder}:{self.name}@{self.url}"
 
     def start(self) -> None:
         """Start the server; `wait` says when it answers."""
