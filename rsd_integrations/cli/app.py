@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(str(MissingDependency(missing.name or "typer", "cli", "the rsd command"))) from None
 
-from rsd_integrations.cli.checkpoints import merge, plan
+from rsd_integrations.cli.checkpoints import export, merge, plan
 from rsd_integrations.cli.evaluate import calibrate_, eval_
 from rsd_integrations.cli.options import (
     ConfigFile,
@@ -79,6 +79,7 @@ app.command("calibrate")(calibrate_)
 app.command()(score)
 app.command()(plan)
 app.command()(merge)
+app.command()(export)
 
 
 @app.command()
