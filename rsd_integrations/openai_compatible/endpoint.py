@@ -49,6 +49,9 @@ class Reader(Protocol):
         """Whether the answer is whole, so that the stream may end here."""
 
 
+R = TypeVar("R", bound=Reader)
+
+
 class Endpoint:
     """A model behind a URL.
 
@@ -66,7 +69,7 @@ class Endpoint:
         retries: Attempts after a failed one, with jittered back-off; `Retry-After` is honoured.
         patience: Seconds that a call goes on trying beyond its retries and while the breaker is open. 0 suits
             drafters and verifiers, which the target stands in for; a target that may be restarted deserves a minute.
-        concurrency: Requests in flight at once; others wait for their turn.
+        concurrency: Requests in flight at once; others wait for their turn. By default 64, or what suits the server.
 
     Raises:
         ConfigurationError: A value is out of its range, or the key is missing.
@@ -81,16 +84,18 @@ class Endpoint:
         timeout: float = 120.0,
         retries: int = 2,
         patience: float = 0.0,
-        concurrency: int = 64,
+        concurrency: int | None = None,
     ) -> None:
         for name, value, least in (("retries", retries, 0), ("patience", patience, 0), ("concurrency", concurrency, 1)):
-            if not value >= least:
+            if value is not None and not value >= least:
                 raise ConfigurationError(f"{name}={value} is out of range; it is at least {least}")
         if not timeout > 0:
             raise ConfigurationError(f"timeout={timeout} is out of range; it is a number of seconds above 0")
         self.model = model
         self.base_url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)
-        self.timeout, self.retries, self.patience, self.concurrency = timeout, retries, patience, concurrency
+        self.timeout, self.retries, self.patience = timeout, retries, patience
+        self.concurrency = concurrency or 64
+        self._suggestible = concurrency is None
         self.breaker = Breaker()
         self._key = _find_key(self.base_url, key_env)
         self._channel: _Channel | None = None
@@ -103,9 +108,9 @@ class Endpoint:
         """The URL without the version, where routes beyond the OpenAI API are: `/tokenize`, `/pooling`, `/health`."""
         return self.base_url.removesuffix("/v1")
 
-    async def get(self, path: str) -> dict[str, Any]:
-        """The answer to a GET request; arguments and errors as in `post`."""
-        return await self._on_loop(self._answer("GET", path, None, _as_it_is))
+    async def get(self, path: str, read: Callable[[dict[str, Any]], T]) -> T:
+        """What is read of the answer to a GET request; arguments and errors as in `post`."""
+        return await self.run(self._answer("GET", path, None, read))
 
     @overload
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]: ...
@@ -120,16 +125,17 @@ class Endpoint:
             path: Below the base URL (`completions`), or below the server's root where it begins with a slash
                 (`/pooling`).
             body: What to send.
-            read: Makes the result of the answer; by default the answer itself. What it raises on a wrong shape (`KeyError`, `IndexError`,
-                `TypeError`, `ValueError` or a `RunError`) is a fault of the server, and tried again like others.
+            read: Makes the result of the answer; by default the answer itself. What it raises on a wrong shape
+                (`KeyError`, `IndexError`, `TypeError`, `ValueError` or a `RunError`) is a fault of the server, and
+                tried again like others.
 
         Raises:
             EndpointError: The server failed, after all retries.
             Refused: The server is well and does not take the request.
         """
-        return await self._on_loop(self._answer("POST", path, body, read or _as_it_is))
+        return await self.run(self._answer("POST", path, body, read or _as_it_is))
 
-    async def stream(self, path: str, body: Mapping[str, Any], make: Callable[[], Reader]) -> Reader:
+    async def stream(self, path: str, body: Mapping[str, Any], make: Callable[[], R]) -> R:
         """Send JSON and read server-sent events until the reader has enough; the connection is then closed.
 
         Args:
@@ -145,7 +151,7 @@ class Endpoint:
             Refused: The server is well and does not take the request.
         """
 
-        async def read(response: aiohttp.ClientResponse) -> Reader:
+        async def read(response: aiohttp.ClientResponse) -> R:
             reader = make()
             async for line in response.content:
                 data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
@@ -157,13 +163,20 @@ class Endpoint:
                 raise EndpointError(f"{self} cut its stream short: it ended without a finish reason")
             return reader
 
-        return await self._on_loop(self._send("POST", path, {**body, "stream": True}, read))
+        return await self.run(self._send("POST", path, {**body, "stream": True}, read))
+
+    def suggest(self, concurrency: int) -> None:
+        """Work with so many requests at once from now on, unless the user has said how many."""
+        if self._suggestible and concurrency != self.concurrency:
+            self.concurrency = concurrency
+            if self._channel is not None:
+                self._channel.slots = asyncio.Semaphore(concurrency)
 
     async def aclose(self) -> None:
         """Close all connections; the next call opens new ones."""
         channel, self._channel = self._channel, None
         if channel is not None:
-            await self._on_loop(channel.aclose())
+            await self.run(channel.aclose())
 
     async def _answer(
         self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[dict[str, Any]], T]
@@ -225,6 +238,8 @@ class Endpoint:
                 if response.status == 200:
                     return await take(response)
                 self._refuse(response.status, response.headers, await response.text(errors="replace"))
+        except ConfigurationError:  # is a ValueError as well
+            raise
         except TimeoutError:
             why = f"no answer within {self.timeout:g} s; a longer timeout=… may help, or a server that works"
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a line longer than any event
@@ -235,9 +250,8 @@ class Endpoint:
         told = self._clean(_message(text))
         if status in _SPARED or status >= 500:
             wait = retry_after(headers)
-            raise EndpointError(
-                f"{self} answered HTTP {status}: {told}", alive=status == 429 or wait is not None, retry_after=wait
-            )
+            spared = status == 429 or wait is not None
+            raise EndpointError(f"{self} answered HTTP {status}: {told}", status=status, alive=spared, retry_after=wait)
         remedy = {
             401: "check the API key; key_env=NAME names the variable that holds it",
             403: "check the API key; key_env=NAME names the variable that holds it",
@@ -289,7 +303,8 @@ class Endpoint:
             weakref.finalize(self, self._channel.close)
         return self._channel
 
-    async def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run work on the loop that all requests are sent from, whatever loop asks."""
         loop = background_loop()
         if asyncio.get_running_loop() is loop:
             return await work
@@ -352,7 +367,7 @@ def _is_local(url: str) -> bool:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for the world outside; aiohttp's own way would also send what is in .netrc."""
+    """The proxy that the environment names. aiohttp's own way of finding it would also send what is in .netrc."""
     parts = urlsplit(url)
     if _is_local(url) or proxy_bypass(parts.netloc):
         return None

@@ -18,8 +18,12 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
 class EndpointError(RunError):
     """A server failed, did not answer in time, or gave what is no answer: a fault of its role."""
 
-    def __init__(self, message: str, *, alive: bool = False, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, alive: bool = False, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
+        self.status = status
+        """The HTTP status, where the server answered with an error."""
         self.alive = alive
         """Whether the server only asked to be spared for a while."""
         self.retry_after = retry_after

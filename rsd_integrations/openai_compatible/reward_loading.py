@@ -6,8 +6,8 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from rsd_core import ConfigurationError, MissingDependency, SpecError
-from rsd_integrations.openai_compatible.endpoint import Endpoint
+from rsd_core import ConfigurationError, MissingDependency
+from rsd_integrations.openai_compatible.loading import open_endpoint
 from rsd_integrations.openai_compatible.reward_models import PoolingVerifier, TokenLogitsVerifier
 from rsd_integrations.prm_formats import FORMATS, PRMFormat, Reader, Tokenizer, bind, find_format
 
@@ -18,20 +18,22 @@ def load_pooling(
     format: str | None = None,
     tokenizer: str | None = None,
     separator: str | None = None,
-    concurrency: int = 64,
+    flops_per_token: float | None = None,
+    concurrency: int | None = None,
     timeout: float = 120.0,
     retries: int = 2,
     patience: float = 0.0,
     key_env: str | None = None,
 ) -> PoolingVerifier:
-    """A reward model behind vLLM's /pooling.
+    """A reward model behind vLLM's /pooling, as `MODEL@BASE_URL`; other arguments as of `Endpoint`.
 
     Args:
-        spec: `MODEL@BASE_URL`.
-        format: Name of its format, where neither the model's name nor its config.json beside the tokenizer tells.
+        spec: The model's name there, and where.
+        format: Name of its format, where neither the model's name nor the config.json beside the tokenizer tells.
         tokenizer: Folder or hub id of its tokenizer; by default the hub id that the model is called by.
         separator: What it was trained to read scores at, where models of its format differ in that.
-        concurrency: As of `Endpoint`, like the others.
+        flops_per_token: Two per weight, for the ledger.
+        concurrency: As of `Endpoint`.
         timeout: As of `Endpoint`.
         retries: As of `Endpoint`.
         patience: As of `Endpoint`.
@@ -41,8 +43,10 @@ def load_pooling(
         SpecError: The spec names no URL.
         ConfigurationError: The format is unknown or not for such servers, or its tokenizer cannot be had.
     """
-    endpoint = _endpoint(spec, key_env, timeout, retries, patience, concurrency)
-    return PoolingVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator))
+    endpoint = open_endpoint(
+        spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
+    )
+    return PoolingVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator), flops_per_token)
 
 
 def load_token_logits(
@@ -51,26 +55,18 @@ def load_token_logits(
     format: str | None = None,
     tokenizer: str | None = None,
     separator: str | None = None,
-    concurrency: int = 64,
+    flops_per_token: float | None = None,
+    concurrency: int | None = None,
     timeout: float = 120.0,
     retries: int = 2,
     patience: float = 0.0,
     key_env: str | None = None,
 ) -> TokenLogitsVerifier:
-    """A reward model that judges by words of its language model, behind completions; arguments as `load_pooling`."""
-    endpoint = _endpoint(spec, key_env, timeout, retries, patience, concurrency)
-    return TokenLogitsVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator))
-
-
-def _endpoint(
-    spec: str, key_env: str | None, timeout: float, retries: int, patience: float, concurrency: int
-) -> Endpoint:
-    model, at, url = spec.rpartition("@")
-    if not (model and at and url):
-        raise SpecError(f"{spec!r} names no server; write MODEL@BASE_URL, such as my-prm@http://127.0.0.1:8000/v1")
-    return Endpoint(
-        model, url, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
+    """A reward model that judges by words of its language model, behind completions; all as for `load_pooling`."""
+    endpoint = open_endpoint(
+        spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
     )
+    return TokenLogitsVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator), flops_per_token)
 
 
 def _reader(model: str, format: str | None, tokenizer: str | None, separator: str | None) -> Reader:

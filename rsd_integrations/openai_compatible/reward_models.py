@@ -10,9 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Usage, Verifier, VerifierError
+from rsd_core import (
+    ConfigurationError,
+    Explanation,
+    Path,
+    RunError,
+    Scores,
+    Step,
+    Usage,
+    Verifier,
+    VerifierError,
+    as_prompt,
+)
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.faults import Refused
+from rsd_integrations.openai_compatible.probe import Finding
+from rsd_integrations.openai_compatible.profiles import PROFILES
+from rsd_integrations.openai_compatible.server import learn
 from rsd_integrations.prm_formats import Head, Layouts, Reader
 
 _ROUNDING = 0.02
@@ -36,10 +50,11 @@ class RewardServer(Verifier):
     Args:
         endpoint: The server and the model's name there.
         reader: The model's format, bound to its tokenizer.
+        flops_per_token: Two per weight, for the ledger.
     """
 
-    def __init__(self, endpoint: Endpoint, reader: Reader) -> None:
-        self.name = endpoint.model
+    def __init__(self, endpoint: Endpoint, reader: Reader, flops_per_token: float | None = None) -> None:
+        self.name, self.flops_per_token = endpoint.model, flops_per_token
         self.endpoint, self.reader = endpoint, reader
         self.layouts = Layouts(reader)
 
@@ -83,6 +98,31 @@ class RewardServer(Verifier):
         """What the server is sent for a step, and where the score is."""
         return self.layouts.explain(path, step)
 
+    async def examine(self) -> list[Finding]:
+        """What a server shows in some short requests, for `rsd doctor`. Nothing is raised: what fails is a finding."""
+        try:
+            server = await self.endpoint.run(learn(self.endpoint, PROFILES["vllm"], None))
+        except (ConfigurationError, RunError) as error:
+            return [Finding("reachable", False, str(error))]
+        there = self.endpoint.model in server.models if server.models else None
+        return [
+            Finding("reachable", True, f"format {self.reader.format.name}, scores {self.reader.format.read}"),
+            Finding("model", there, ", ".join(server.models[:8]) or "the server lists none"),
+            await self._try_out(),
+        ]
+
+    async def _try_out(self) -> Finding:
+        """Two candidates after a step, together and each alone: a reward for each, the same both ways."""
+        path = Path(as_prompt("What is 1+2+3?")).extend(Step("First 1+2=3.\n\n", "delimiter"))
+        steps = [Step("Then 3+3=6.\n\n", "delimiter"), Step("Then 3+3=7.\n\n", "delimiter")]
+        try:
+            together = (await self.score(path, steps)).rewards
+            alone = [(await self.score(path, [step])).rewards[0] for step in steps]
+        except (ConfigurationError, RunError) as error:
+            return Finding("step rewards", False, str(error))
+        same = all(abs((a or 0.0) - (b or 0.0)) < _ROUNDING for a, b in zip(together, alone, strict=True))
+        return Finding("step rewards", same, f"two candidates got {together} together, {tuple(alone)} one by one")
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self.endpoint.aclose()
@@ -99,8 +139,8 @@ class PoolingVerifier(RewardServer):
         ConfigurationError: The model of this format is none that /pooling could give rows of.
     """
 
-    def __init__(self, endpoint: Endpoint, reader: Reader) -> None:
-        super().__init__(endpoint, reader)
+    def __init__(self, endpoint: Endpoint, reader: Reader, flops_per_token: float | None = None) -> None:
+        super().__init__(endpoint, reader, flops_per_token)
         form = reader.format
         heads = [head for head in form.heads if isinstance(head, Head)]
         if not heads:
@@ -179,8 +219,8 @@ class TokenLogitsVerifier(RewardServer):
         ConfigurationError: Models of this format have a head of their own.
     """
 
-    def __init__(self, endpoint: Endpoint, reader: Reader) -> None:
-        super().__init__(endpoint, reader)
+    def __init__(self, endpoint: Endpoint, reader: Reader, flops_per_token: float | None = None) -> None:
+        super().__init__(endpoint, reader, flops_per_token)
         words = reader.words()
         if words is None:
             raise ConfigurationError(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rsd_core import ConfigurationError, Explains, SpecError, VerifierError, load
+from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.faults import Refused
 from rsd_integrations.openai_compatible.reward_models import PoolingVerifier, TokenLogitsVerifier
@@ -28,6 +29,9 @@ class Scripted(Endpoint):
     def __init__(self, answer: Answer) -> None:
         super().__init__("prm", "http://127.0.0.1:9/v1")
         self.answer, self.asked = answer, list[tuple[str, Mapping[str, Any]]]()
+
+    async def get(self, path: str, read: Any) -> Any:
+        return read({"data": [{"id": "prm", "owned_by": "vllm"}]})
 
     async def post(self, path: str, body: Mapping[str, Any], read: Any = dict) -> Any:
         self.asked.append((path, body))
@@ -173,5 +177,20 @@ def test_specs_find_the_format_by_name_folder_or_option(tmp_path: Folder) -> Non
         load(f"pooling,format=no,tokenizer={tmp_path}:prm@{url}")
     with pytest.raises(ConfigurationError, match="tokenizer="):
         load(f"pooling,format=trl,separator=\\n,tokenizer={tmp_path / 'none'}:prm@{url}")
-    with pytest.raises(SpecError, match="MODEL@BASE_URL"):
-        load(f"pooling,tokenizer={tmp_path}:prm")
+    with pytest.raises(SpecError, match="no model at a URL"):
+        load(f"pooling,tokenizer={tmp_path}:@{url}")
+    with pytest.raises(SpecError, match="options of pooling are"):
+        load(f"pooling,nonsense=1,tokenizer={tmp_path}:prm@{url}")
+    with pytest.raises(ConfigurationError, match="timeout=0 is out of range"):
+        load(f"token_logits,timeout=0,format=rlhflow,tokenizer={tmp_path}:prm@{url}")
+
+
+def test_the_doctor_tells_whether_steps_get_their_rewards() -> None:
+    def answer(body: Mapping[str, Any]) -> dict[str, Any]:
+        return rows(*[GOOD[1:]] * len(body["input"]))(body)
+
+    well = wait_for(pooled(answer).examine())
+    assert [(one.name, one.ok) for one in well] == [("reachable", True), ("model", True), ("step rewards", True)]
+    sick = wait_for(pooled(rows([])).examine())
+    assert sick[-1].ok is False
+    assert "step_tag_id" in sick[-1].told
