@@ -25,9 +25,10 @@ ROOMS = {
     "langchain": set(),
     "openai_compatible": {"huggingface", "prm_formats"},
     "llamaindex": set(),
-    "evaluation": {"embedded"},
+    "display": set(),
+    "evaluation": {"display", "embedded"},
     "lm_eval": set(),
-    "cli": {"embedded", "evaluation", "huggingface", "openai_compatible", "prm_formats"},
+    "cli": {"display", "embedded", "evaluation", "huggingface", "openai_compatible", "prm_formats"},
 }
 
 
