@@ -70,7 +70,6 @@ def merge(
     Console().print(f"written to {folder}: --draft hf:{folder} --verifier shared:{folder}", highlight=False)
 
 
-<<<<<<< HEAD
 def export(
     model: Annotated[str, typer.Argument(help="A Qwen2 reward model: hub id or folder.")],
     out: Annotated[Path, typer.Argument(help="Folder of the checkpoint for vLLM.")],
@@ -90,12 +89,8 @@ def export(
     )
 
 
-def _checkpoint(spec: str) -> str:
-    """The checkpoint behind a spec of a model in this process."""
-=======
 def _checkpoints(spec: str) -> list[tuple[str, str]]:
     """The checkpoints behind a spec of this process with the specs that name them, those of specs inside included."""
->>>>>>> main
     backend, rest = parse_spec(spec)
     if backend.nested:
         return [found for part in parts_of(rest) for found in _checkpoints(part)]

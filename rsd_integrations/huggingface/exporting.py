@@ -53,7 +53,7 @@ def export(model: str, out: Path, *, format: str | None = None) -> Path:
         for file in folder.glob(pattern):
             if not file.name.endswith(".index.json"):
                 shutil.copy(file, out)
-    index = {}
+    index: dict[str, str] = {}
     for file in loading.shards(folder, model):
         names = _without(file, owned, out)
         index |= dict.fromkeys(names, file.name)
