@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/langchain.md", "docs/llamaindex.md")
+PAGES = ("README.md", "docs/langchain.md", "docs/llamaindex.md", "docs/scheduling.md")
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 BLOCKS = [(page, *found) for page in PAGES for found in BLOCK.findall((ROOT / page).read_text())]
 

@@ -11,13 +11,16 @@ import asyncio
 import json
 import platform
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path as File
+from types import SimpleNamespace
 from typing import Any
 
 from rsd_core import BinaryStep, Prompt, RewardGuidedDecoder, Settings, as_prompt, load
+from rsd_core.blocking import in_thread
 from rsd_integrations.evaluation import find_task
 from tests.benchmarks import pages
 from tests.benchmarks.lockstep import Score, Write, lock_step
@@ -132,6 +135,43 @@ def ratio(a: Sequence[Answers], b: Sequence[Answers]) -> float:
     return statistics.median(x.seconds / y.seconds for x, y in zip(a, b, strict=True))
 
 
+async def real(rounds: int, problems: int) -> dict[str, Any]:
+    """Both clients on three vLLM servers on this machine, which share its cores."""
+    from tests.benchmarks.loopback import batched
+    from tests.servers.equality import DELTA, equal_to_inprocess
+    from tests.servers.launcher import family
+
+    prompts = [as_prompt(item.prompt) for item in find_task("embedded").draw(CONCURRENT, 1)]
+    with family() as servers:
+        equal = await in_thread(lambda: equal_to_inprocess(servers, problems))
+        models = SimpleNamespace(
+            drafter=load(servers["draft"].spec), verifier=load(servers["prm"].spec), target=load(servers["target"].spec)
+        )
+        together = batched(models.drafter, models.verifier, models.target)
+        runs: defaultdict[str, list[Answers]] = defaultdict(list)
+        for turn in range(rounds + 1):
+            few = prompts[:ALONE]
+            made = {
+                "lock-step, 1": await theirs(together, few, DELTA, 1),
+                **{f"{name}, 1": await ours(models, few, DELTA, early, 1) for name, early in EARLY.items()},
+                "lock-step, 32": await theirs(together, prompts, DELTA, CONCURRENT),
+                "rsd, 32": await ours(models, prompts, DELTA, Settings(), CONCURRENT),
+            }
+            for name, answers in made.items():
+                if turn:  # the first round warms the servers up
+                    runs[name].append(answers)
+        for model in (models.drafter, models.verifier, models.target):
+            await model.aclose()
+    lock = runs["lock-step, 32"][0].texts
+    return {
+        "equal_to_inprocess": equal,
+        "seconds_per_problem_lock_step": statistics.median(run.seconds for run in runs["lock-step, 1"]) / ALONE,
+        "latency_ratio": {name: ratio(runs[f"{name}, 1"], runs["lock-step, 1"]) for name in EARLY},
+        "throughput_32_of_32": ratio(runs["lock-step, 32"], runs["rsd, 32"]),
+        "same_answers": sum(a == b for a, b in zip(lock, runs["rsd, 32"][0].texts, strict=True)),
+    }
+
+
 def compared(setup: Setup, said: Record, delta: float, rounds: int) -> dict[str, Any]:
     """All clients on one setup, round by round; every one gives the same answers."""
 
@@ -227,7 +267,10 @@ def main() -> None:
     parser.add_argument("--json", type=File)
     parser.add_argument("--markdown", type=File, help="a page whose section is written anew")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--real", action="store_true", help="also on three vLLM servers here (`make servers`)")
+    parser.add_argument("--problems", type=int, default=200, help="problems that are compared with in-process answers")
     options = parser.parse_args()
+    here = asyncio.run(real(options.rounds, options.problems)) if options.real else None
     cases = simulated(options.rounds)
     found = {
         "date": f"{date.today()}",
@@ -235,7 +278,9 @@ def main() -> None:
         "rounds": options.rounds,
         "throughput_over_lockstep_32": cases[0]["throughput_32_of_32"],
         "lookahead_latency_ratio_1": cases[0]["latency_ratio"]["lookahead 2"],
+        "equal_to_inprocess": None if here is None else here["equal_to_inprocess"],
         "simulated": cases,
+        "real": here,
     }
     text = json.dumps(found, indent=1)
     print(text)
