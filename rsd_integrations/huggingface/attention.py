@@ -38,7 +38,7 @@ class Batch:
         device = store.keys[0].device
         rows = [slot for slot, _, new in spans for _ in range(new)]
         places = [known + i for _, known, new in spans for i in range(new)]
-        self.ids, self.slots, self.positions = torch.tensor([ids, rows, places], device=device)  # one trip
+        self.ids, self.slots, self.positions = torch.tensor([ids, rows, places], device=device).unbind()  # one trip
         singles = [(slot, known + 1) for slot, known, new in spans if new == 1]
         self._pieces: list[_Piece] = _windows(singles, device)
         self._pieces += [_Piece(slot, [known + new], new, None, device) for slot, known, new in spans[len(singles) :]]
@@ -64,7 +64,7 @@ class Batch:
         values[self.slots, :, self.positions] = value
         if len(self._pieces) == 1:
             return self._pieces[0].attend(query, keys, values, scaling, window)
-        parts = query.split([piece.tokens for piece in self._pieces])
+        parts = query.split_with_sizes([piece.tokens for piece in self._pieces])
         pairs = zip(self._pieces, parts, strict=True)
         return torch.cat([piece.attend(part, keys, values, scaling, window) for piece, part in pairs])
 
@@ -130,7 +130,7 @@ class _Piece:
         if self._busy is not None:
             query = query.index_select(0, self._asked)
         # Heads that share keys ask as several tokens of one head would.
-        query = query.unflatten(1, (-1, groups)) if groups > 1 else query.unsqueeze(2)
+        query = query.reshape(len(query), -1, groups, query.shape[-1]) if groups > 1 else query.unsqueeze(2)
         out = scaled_dot_product_attention(query, keys, values, mask, scale=scaling).flatten(1, 2)
         return out if self._busy is None else out.index_select(0, self._busy)
 
@@ -177,8 +177,8 @@ def attend(
         out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return out
     layer: int = module.layer_idx  # type: ignore[assignment]
-    packed = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return batch.attend(layer, *packed, options.get("scaling"), options.get("sliding_window"))[None], None
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return batch.attend(layer, query, key, value, options.get("scaling"), options.get("sliding_window"))[None], None
 
 
 AttentionInterface.register(NAME, attend)

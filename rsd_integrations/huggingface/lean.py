@@ -8,6 +8,7 @@ and a runner compares both ways before it uses this one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any, Self
 
 import torch
@@ -30,12 +31,12 @@ class Norm:
 
     def __init__(self, weight: Tensor, epsilon: float) -> None:
         width = weight.shape[-1]
-        self._weight = weight.float() * width**0.5
-        self._least = torch.tensor((width * epsilon) ** 0.5, device=weight.device)
+        self._weight = weight.float() * sqrt(width)
+        self._least = torch.tensor(sqrt(width * epsilon), device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return (x / torch.hypot(length, self._least) * self._weight).to(x.dtype)
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return (x / length.hypot(self._least) * self._weight).to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,11 @@ class LeanDecoder:
         rotated = sum(heads)
         for index, layer in enumerate(self._layers):
             packed = linear(layer.before_attention(x), layer.project, layer.bias).view(count, -1, self._width)
-            turned, value = packed.split((rotated, heads[1]), 1)
+            turned, value = packed.split_with_sizes((rotated, heads[1]), 1)
             if layer.norm_heads is not None:
                 turned = layer.norm_heads(turned)
             turned = torch.addcmul(turned * cos, turned.roll(self._width // 2, -1), sin)
-            query, key = turned.split(heads, 1)
+            query, key = turned.split_with_sizes(heads, 1)
             seen = batch.attend(index, query, key, value, layer.scaling, layer.window)
             x = torch.addmm(x, seen.reshape(count, -1), layer.out)
             gate, up = linear(layer.before_mlp(x), layer.gate_up).chunk(2, -1)
@@ -106,7 +107,7 @@ class LeanDecoder:
             cos, sin = self._rotary(x, torch.arange(batch.store.length, device=x.device)[None])
             sin = sin * torch.where(torch.arange(self._width, device=x.device) < self._width // 2, -1, 1)
             self._turns = torch.stack((cos[0], sin[0])).unsqueeze(2)
-        cos, sin = self._turns.index_select(1, batch.positions)
+        cos, sin = self._turns.index_select(1, batch.positions).unbind()
         return cos, sin
 
 
@@ -161,6 +162,6 @@ def _fused(name: str, *layers: nn.Linear) -> Tensor:
     """The weights or biases of some layers as one tensor, of which the layers keep views: nothing is held twice."""
     parts = [getattr(layer, name) for layer in layers]
     whole = torch.cat(parts)
-    for part, view in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+    for part, view in zip(parts, whole.split_with_sizes([len(part) for part in parts]), strict=True):
         part.data = view
     return whole
