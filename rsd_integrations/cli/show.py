@@ -11,17 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from rsd_core import (
-    Degraded,
-    Event,
-    Finished,
-    Ledger,
-    Result,
-    StepAccepted,
-    StepRejected,
-    StepReplaced,
-    WeightingPolicy,
-)
+from rsd_core import Degraded, Event, Finished, Result, StepAccepted, StepRejected, StepReplaced, WeightingPolicy
 from rsd_integrations.batch import Progress as BatchProgress
 from rsd_integrations.display import Reading, read
 from rsd_integrations.display.reading import MARKS, amount, threshold_of
