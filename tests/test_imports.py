@@ -24,9 +24,10 @@ ROOMS = {
     "embedded": {"huggingface"},
     "langchain": set(),
     "llamaindex": set(),
-    "evaluation": {"embedded"},
+    "display": set(),
+    "evaluation": {"display", "embedded"},
     "lm_eval": set(),
-    "cli": {"embedded", "evaluation", "huggingface", "prm_formats"},
+    "cli": {"display", "embedded", "evaluation", "huggingface", "prm_formats"},
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from rsd_core import Finished, MissingDependency, RSDError, as_prompt, backends
@@ -26,9 +27,11 @@ from rsd_integrations.cli.options import (
     VerifierSpec,
     configured,
     read_mapping,
+    writable,
 )
 from rsd_integrations.cli.score import score
 from rsd_integrations.cli.show import RunView
+from rsd_integrations.display import to_html
 from rsd_integrations.evaluation.tasks import find_task
 
 DEMO_SEED = 2
@@ -55,6 +58,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Draws the default problem and the random numbers.")] = None,
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the trace there, as a page for a browser.")
+    ] = None,
 ) -> None:
     """Solve one problem and watch it happen, step by step.
 
@@ -65,13 +71,17 @@ def run(
     item = None if question is not None else find_task("embedded").draw(1, DEMO_SEED if seed is None else seed)[0]
     asked = item.question if item is not None else str(question)
     as_prompt(asked)  # a mistake is told before any model is loaded
-    view = None if as_json else RunView(Console(), asked, item.reference if item is not None else None)
+    writable(html=html)
+    view = None if as_json else RunView(Console(), asked, made.policy, None if item is None else item.reference)
     with made.build() as decoder:
         for event in decoder.stream(asked):
             if view is not None:
                 view.show(event)
-            elif isinstance(event, Finished):
-                print(json.dumps(event.result.to_dict(), indent=2))
+            if isinstance(event, Finished):
+                if html is not None:
+                    html.write_text(to_html(event.result, decoder), encoding="utf-8")
+                if as_json:
+                    print(json.dumps(event.result.to_dict(), indent=2))
 
 
 app.command("eval")(eval_)

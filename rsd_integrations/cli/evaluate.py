@@ -94,6 +94,7 @@ def eval_(
     count = None if every else n or made.get("n", 100)
     writable(json=json_file, markdown=markdown_file, plot=plot, journal=journal)
     if task == "processbench":
+        _refuse_for_processbench(methods=methods, markdown=markdown_file, plot=plot, journal=journal, recipe=recipe)
         processbench(data, settings.verifier, _threshold(threshold), n, json_file)
         return
     console, told, tables = Console(), [], []
@@ -113,6 +114,15 @@ def eval_(
         markdown_file.write_text("\n".join(tables))
     for file in filter(None, (json_file, markdown_file, plot)):
         console.print(f"written to {file}")
+
+
+def _refuse_for_processbench(**options: object) -> None:
+    """What compares methods has no meaning where one verifier is measured."""
+    if given := [f"--{name}" for name, value in options.items() if value is not None]:
+        raise RSDError(
+            f"processbench measures a verifier; {', '.join(given)} {'is' if len(given) == 1 else 'are'} for the other "
+            "tasks. It takes --data, --verifier, --threshold, --n and --json"
+        )
 
 
 def _threshold(text: str) -> float | None:
