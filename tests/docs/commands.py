@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 
 from rsd_core import parse_policy
@@ -79,7 +80,8 @@ def run_rsd(words: list[str], where: str) -> str:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as err:
             cli.main()
     except SystemExit as end:
-        assert not end.code, f"{where}: rsd {' '.join(words)} ended with {end.code}: {err.getvalue()}"
+        if end.code:
+            pytest.fail(f"{where}: rsd {' '.join(words)} ended with {end.code}: {err.getvalue()}")
     finally:
         sys.argv = arguments
     return out.getvalue()
@@ -142,5 +144,3 @@ def check_rsd(words: list[str], where: str) -> None:
             parse_spec(value)
         if option == "--policy" and not value.endswith(".json"):
             parse_policy(value)
-
-
