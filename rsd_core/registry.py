@@ -131,6 +131,16 @@ BUILT_IN = (
         nested=True,
     ),
     Backend(
+        "openai",
+        "rsd_integrations.openai_compatible:load_generator",
+        "openai",
+        "a model behind a URL as drafter or target: vLLM, SGLang, llama.cpp, Ollama, hosted APIs; MODEL@BASE_URL",
+        (
+            "openai,tokenizer=Qwen/Qwen2.5-Math-7B-Instruct:Qwen/Qwen2.5-Math-7B-Instruct@http://127.0.0.1:8000/v1",
+            "openai,profile=ollama:qwen2.5:0.5b@http://127.0.0.1:11434/v1",
+        ),
+    ),
+    Backend(
         "langchain",
         "rsd_integrations.langchain.roles:load",
         "agents",

@@ -18,6 +18,7 @@ except ModuleNotFoundError as missing:
 
 from rsd_integrations.cli.batch import batch
 from rsd_integrations.cli.checkpoints import merge, plan
+from rsd_integrations.cli.doctor import doctor
 from rsd_integrations.cli.evaluate import calibrate_, eval_
 from rsd_integrations.cli.options import (
     ConfigFile,
@@ -93,6 +94,7 @@ app.command()(batch)
 app.command("eval")(eval_)
 app.command("calibrate")(calibrate_)
 app.command()(score)
+app.command()(doctor)
 app.command()(plan)
 app.command()(merge)
 

@@ -78,9 +78,15 @@ class Vocabulary:
 
         A last message by the assistant is left open, to be continued.
         """
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer(self.prompt_text(prompt))["input_ids"])
+        return self.encode(self.prompt_text(prompt))
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The text whose ids `prompt` gives, special tokens of the template written out."""
         messages = [message for message in prompt if message.role != "tools"]
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer("\n\n".join(message.content for message in messages))["input_ids"])
+            return "\n\n".join(message.content for message in messages)
         tools = [tool for message in prompt if message.role == "tools" for tool in json.loads(message.content)]
         goes_on = prompt[-1].role == "assistant" and not prompt[-1].extra
         text = self.tokenizer.apply_chat_template(
@@ -90,7 +96,7 @@ class Vocabulary:
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,
         )
-        return self.encode(str(text))
+        return str(text)
 
     def after(self, prompt: Prompt, messages: Sequence[Message]) -> list[int]:
         """Ids of messages that follow the answer to a prompt; the last one, by the assistant, stays open."""
