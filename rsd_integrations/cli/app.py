@@ -17,7 +17,7 @@ except ModuleNotFoundError as missing:
     raise SystemExit(str(MissingDependency(missing.name or "typer", "cli", "the rsd command"))) from None
 
 from rsd_integrations.cli.batch import batch
-from rsd_integrations.cli.checkpoints import merge, plan
+from rsd_integrations.cli.checkpoints import export, merge, plan
 from rsd_integrations.cli.doctor import doctor
 from rsd_integrations.cli.evaluate import calibrate_, eval_
 from rsd_integrations.cli.options import (
@@ -97,6 +97,7 @@ app.command()(score)
 app.command()(doctor)
 app.command()(plan)
 app.command()(merge)
+app.command()(export)
 
 
 @app.command()
