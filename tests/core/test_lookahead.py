@@ -297,18 +297,16 @@ def test_a_target_that_is_likely_to_be_needed_begins_with_the_drafter() -> None:
 
 
 def test_lock_step_gives_the_same_answers_later() -> None:
-    prompts = [as_prompt(f"question {i}") for i in range(6)]
+    def step(i: int, j: int, words: str, size: int) -> Step:
+        last = j == 2 + i
+        return Step(f"{i} {j}{words}" + "\n\n" * (not last), "end" if last else "delimiter", size=size)
+
     said = {
-        prompt: [
-            Position(
-                Step(f"{i} {j}{end}", ending, size=5 + (i + j) % 7),
-                (i * j % 4) / 4,
-                Step(f"{i} {j} by target{end}", ending, size=9),
-            )
+        as_prompt(f"question {i}"): [
+            Position(step(i, j, "", 5 + (i + j) % 7), (i * j % 4) / 4, step(i, j, " by target", 9))
             for j in range(3 + i)
-            for end, ending in [("", "end") if j == 2 + i else ("\n\n", "delimiter")]
         ]
-        for i, prompt in enumerate(prompts)
+        for i in range(6)
     }
     runs = {
         at_once: [simulate(JUDGE, said, 0.5, 1, early, at_once) for early in (None, Settings(), Settings(lookahead=2))]
