@@ -99,6 +99,7 @@ class Server:
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--max-model-len", "512", "--dtype", "float32", "--enforce-eager"),
             *("--kv-cache-memory-bytes", str(KEYS_AND_VALUES), "--shutdown-timeout", "5"),
+            *("--uvicorn-log-level", "warning"),
             *(("--runner", "pooling") if self.pooling else ("--enable-prompt-tokens-details",)),
             *self.arguments,
         ]
