@@ -10,7 +10,6 @@ import asyncio
 import json
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -176,8 +175,10 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL: connections break, and nobody is told."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.communicate()
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
 
     def counts(self) -> dict[str, Any]:
         """Faults, and requests by problem, of the running process."""
