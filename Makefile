@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help run test check format langchain-versions train eval clean
+.PHONY: help run test check format cookbook langchain-versions train eval clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -28,6 +28,9 @@ check: .venv/ready  ## Lint, types and import rules
 format: .venv/ready  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+cookbook: .venv/ready  ## Run the cookbook's sources and write its notebooks
+	$(BIN)/python -m tests.cookbook.build
 
 langchain-versions: .venv/ready  ## Test on the oldest and newest langchain-core, and write the table of the docs
 	$(BIN)/python -m tests.langchain.conformance --markdown docs/langchain-conformance.md
