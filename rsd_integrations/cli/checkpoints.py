@@ -1,4 +1,4 @@
-"""Commands on checkpoints: whether they fit into memory, and two merged into one."""
+"""Commands on checkpoints: whether they fit into memory, two merged into one, one written for a server."""
 
 from __future__ import annotations
 
@@ -68,6 +68,25 @@ def merge(
     chosen: Any = method
     folder = merging.merge(writer, rewarder, out, method=chosen, weight=weight, base=base, density=density)
     Console().print(f"written to {folder}: --draft hf:{folder} --verifier shared:{folder}", highlight=False)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A Qwen2 reward model: hub id or folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the checkpoint for vLLM.")],
+    format: Annotated[str | None, typer.Option(help="Its format, where weights and name do not tell.")] = None,
+) -> None:
+    """Write a reward model in a layout that vLLM serves by itself, with exactly its own scores.
+
+    Example: `rsd export Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B ./skywork`
+    """
+    from rsd_integrations.huggingface import exporting
+
+    folder = exporting.export(model, out, format=format)
+    Console().print(
+        f"written to {folder}. Serve it: vllm serve {folder} --runner pooling "
+        """--pooler-config '{"pooling_type": "ALL"}'""",
+        highlight=False,
+    )
 
 
 def _checkpoints(spec: str) -> list[tuple[str, str]]:
