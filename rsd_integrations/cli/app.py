@@ -16,12 +16,19 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(str(MissingDependency(missing.name or "typer", "cli", "the rsd command"))) from None
 
+<<<<<<< HEAD
 from rsd_integrations.cli.checkpoints import export, merge, plan
 from rsd_integrations.cli.doctor import doctor
+=======
+from rsd_integrations.cli.batch import batch
+from rsd_integrations.cli.checkpoints import merge, plan
+>>>>>>> main
 from rsd_integrations.cli.evaluate import calibrate_, eval_
 from rsd_integrations.cli.options import (
     ConfigFile,
     Draft,
+    Hedge,
+    Lookahead,
     PolicyText,
     TargetSpec,
     Temperature,
@@ -57,6 +64,8 @@ def run(
     policy: PolicyText = None,
     temperature: Temperature = None,
     seed: Annotated[int | None, typer.Option(help="Draws the default problem and the random numbers.")] = None,
+    lookahead: Lookahead = None,
+    hedge: Hedge = None,
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
     html: Annotated[
@@ -68,7 +77,7 @@ def run(
     Example: `rsd run "Mia has 45 apples. On Monday she buys 12 more. How many apples does Mia have now?"`
     """
     data = read_mapping(config, "--config") if config is not None else {}
-    made = configured(data, draft, target, verifier, policy, temperature, seed)
+    made = configured(data, draft, target, verifier, policy, temperature, seed, lookahead=lookahead, hedge=hedge)
     item = None if question is not None else find_task("embedded").draw(1, DEMO_SEED if seed is None else seed)[0]
     asked = item.question if item is not None else str(question)
     as_prompt(asked)  # a mistake is told before any model is loaded
@@ -85,6 +94,7 @@ def run(
                     print(json.dumps(event.result.to_dict(), indent=2))
 
 
+app.command()(batch)
 app.command("eval")(eval_)
 app.command("calibrate")(calibrate_)
 app.command()(score)

@@ -16,6 +16,8 @@ from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
     Draft,
+    Hedge,
+    Lookahead,
     PolicyText,
     TargetSpec,
     Temperature,
@@ -60,6 +62,8 @@ def eval_(
     verifier: VerifierSpec = None,
     policy: PolicyText = None,
     temperature: Temperature = None,
+    lookahead: Lookahead = None,
+    hedge: Hedge = None,
     config: ConfigFile = None,
     recipe: Annotated[
         str | None,
@@ -88,7 +92,7 @@ def eval_(
     """
     made: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
     own = read_mapping(config, "--config") if config is not None else made.get("config", {})
-    settings = configured(own, draft, target, verifier, policy, temperature, seed)
+    settings = configured(own, draft, target, verifier, policy, temperature, seed, lookahead=lookahead, hedge=hedge)
     wanted = split_methods(methods) if methods is not None else made.get("methods", ["rsd", "target", "draft"])
     tasks = made.get("tasks", ["embedded"]) if task is None else [task]
     count = None if every else n or made.get("n", 100)

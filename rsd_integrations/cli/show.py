@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsd_core import Degraded, Event, Finished, Result, StepAccepted, StepRejected, StepReplaced, WeightingPolicy
+from rsd_integrations.batch import Progress as BatchProgress
 from rsd_integrations.display import Reading, read
 from rsd_integrations.display.reading import MARKS, amount, threshold_of
 from rsd_integrations.evaluation.report import Report
@@ -130,6 +131,20 @@ def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report],
     finally:
         if progress.tasks:
             progress.stop()
+
+
+@contextlib.contextmanager
+def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
+    """A progress bar over a batch, with what failed or was degraded so far."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("")
+
+        def update(told: BatchProgress) -> None:
+            live = "".join(f"  {n} {word}" for n, word in ((told.failed, "failed"), (told.degraded, "degraded")) if n)
+            progress.update(bar, total=told.total, completed=told.found + told.done + told.failed, description=live)
+
+        yield update
 
 
 def _live(report: Report, name: str) -> str:
