@@ -62,8 +62,10 @@ for event in decoder.stream(question):
 # %%
 for role in ("drafter", "verifier", "target"):
     account = result.ledger.account(role)
-    print(f"{role:9} {account.calls} calls, {account.computed:4} tokens computed, {account.reused:4} reused, "
-          f"{account.discarded:3} discarded, {account.flops / 1e6:7.1f} MFLOPs")
+    print(
+        f"{role:9} {account.calls} calls, {account.computed:4} tokens computed, {account.reused:4} reused, "
+        f"{account.discarded:3} discarded, {account.flops / 1e6:7.1f} MFLOPs"
+    )
 alone, spent = result.ledger.target_only_flops, result.ledger.total.flops
 print(f"the target alone would need {alone / spent:.2f} times as many FLOPs:", result.ledger.target_only_basis)
 

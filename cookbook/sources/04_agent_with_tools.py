@@ -38,8 +38,12 @@ def call(tool: str, **args) -> AIMessage:
     return AIMessage("", tool_calls=[{"name": tool, "args": args, "id": f"{tool}-1"}])
 
 
-strong = Scripted(replies=[call("stock", item="pens"), call("price", item="pens", count=40), AIMessage("They cost 60 €.")])
-cheap = Scripted(replies=[call("stock", item="pins"), call("price", item="pens", count=40), AIMessage("They cost 50 €.")])
+strong = Scripted(
+    replies=[call("stock", item="pens"), call("price", item="pens", count=40), AIMessage("They cost 60 €.")]
+)
+cheap = Scripted(
+    replies=[call("stock", item="pins"), call("price", item="pens", count=40), AIMessage("They cost 50 €.")]
+)
 
 # %% [markdown]
 # ## Tools and a verifier

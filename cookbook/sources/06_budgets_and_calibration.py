@@ -86,7 +86,10 @@ plt.show()
 from rsd_core import parse_policy
 
 strict = RewardGuidedDecoder(
-    drafter=decoder.drafter, verifier=decoder.verifier, target=decoder.target, policy=parse_policy("request_budget:calls=1")
+    drafter=decoder.drafter,
+    verifier=decoder.verifier,
+    target=decoder.target,
+    policy=parse_policy("request_budget:calls=1"),
 )
 calls = [strict.run(prompt).ledger.target.calls for prompt in tests[:8]]
 print("calls of the target, request by request:", calls)

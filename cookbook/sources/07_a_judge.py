@@ -6,11 +6,6 @@
 # No reward model for your field? A language model can judge. It may be asked for one word (quick), for a score after
 # some thought (dearer), or be a LangChain model with a rubric of yours.
 
-# %%
-from rsd_core import load
-from rsd_integrations.embedded.checker import judge
-from rsd_integrations.embedded.task import problems
-
 # %% [markdown]
 # ## First: measure
 #
@@ -19,10 +14,11 @@ from rsd_integrations.embedded.task import problems
 # a coin, 1.0 is perfect.
 
 # %%
-import asyncio
 import itertools
 
-from rsd_core import DraftOnly, Path, Settings, Step, as_prompt
+from rsd_core import DraftOnly, Path, Settings, Step, as_prompt, load
+from rsd_integrations.embedded.checker import judge
+from rsd_integrations.embedded.task import problems
 
 tasks = list(itertools.islice(problems("test", 11), 20))
 drafter = DraftOnly(drafter=load("embedded:draft"), settings=Settings(temperature=1.0))  # warm: it errs more often
@@ -104,7 +100,7 @@ rubric = (
 )
 careful = LangChainJudge(CarefulStandIn(), rubric=rubric)
 rewards = await rewards_of(careful)
-print(f"AUC {auc(rewards):.3f}; scores given: {sorted(set(round(reward, 2) for reward in rewards))}")
+print(f"AUC {auc(rewards):.3f}; scores given: {sorted({round(reward, 2) for reward in rewards})}")
 
 # %% [markdown]
 # It sees slips in the arithmetic and nothing else: a draft that takes a wrong number from the story is past it. That is

@@ -85,14 +85,20 @@ from rsd_integrations.evaluation import find_task
 items = find_task("embedded").draw(24, seed=3)
 for name, verifier in verifiers.items():
     decoder = RewardGuidedDecoder(
-        drafter=drafter, verifier=verifier, target=target, policy=BinaryStep(delta=0.3), settings=Settings(on_abstain="accept")
+        drafter=drafter,
+        verifier=verifier,
+        target=target,
+        policy=BinaryStep(delta=0.3),
+        settings=Settings(on_abstain="accept"),
     )
     results = decoder.run_many([item.prompt for item in items])
     right = sum(item.grade(result.text) for item, result in zip(items, results))
     steps = [step for result in results for step in result.steps]
     by_target = sum(step.author == "target" for step in steps) / len(steps)
     flops = sum(result.ledger.verifier.flops for result in results) / len(results) / 1e6
-    print(f"{name:25} {right}/{len(items)} right, {by_target:4.0%} of steps by the target, verifier {flops:3.0f} MFLOPs")
+    print(
+        f"{name:25} {right}/{len(items)} right, {by_target:4.0%} of steps by the target, verifier {flops:3.0f} MFLOPs"
+    )
 
 # %% [markdown]
 # Two dozen problems are a demonstration, not a measurement: the [evaluation](10_evaluating.ipynb) notebook compares with

@@ -50,9 +50,7 @@ import matplotlib.pyplot as plt
 
 from rsd_integrations.evaluation.plots import pareto
 
-points = [
-    (name, m.flops_paper / m.n / 1e6, m.accuracy, wilson(m.right, m.n)) for name, m in report.methods.items()
-]
+points = [(name, m.flops_paper / m.n / 1e6, m.accuracy, wilson(m.right, m.n)) for name, m in report.methods.items()]
 figure, panel = plt.subplots(figsize=(7, 4), layout="constrained", dpi=70)
 for marker, (name, cost, accuracy, (low, high)) in zip("osD^v", points):
     bars = [[max(0, accuracy - low)], [max(0, high - accuracy)]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 package = Path("rsd-brevity")
 package.mkdir()
-metadata = '''\
+metadata = """\
 [build-system]
 requires = ["setuptools"]
 build-backend = "setuptools.build_meta"
@@ -29,7 +29,7 @@ brevity = "rsd_brevity:load"
 
 [tool.setuptools]
 py-modules = ["rsd_brevity"]
-'''
+"""
 module = '''\
 """A verifier that wants short steps."""
 
@@ -72,11 +72,9 @@ for name, text in {"pyproject.toml": metadata, "rsd_brevity.py": module}.items()
 import subprocess
 import sys
 
-done = subprocess.run(
-    [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation",
-     "--disable-pip-version-check", "--root-user-action=ignore", "--target", "plugins", f"./{package}"],
-    capture_output=True, text=True, check=True,
-)
+flags = "--quiet --no-index --no-deps --no-build-isolation --disable-pip-version-check --root-user-action=ignore"
+pip = [sys.executable, "-m", "pip", "install", *flags.split(), "--target", "plugins", f"./{package}"]
+subprocess.run(pip, capture_output=True, check=True)
 print(sorted(path.name for path in Path("plugins").iterdir() if path.name[0] != "_"))
 
 # %% [markdown]
@@ -97,15 +95,30 @@ def python(*words: str) -> str:
     return (done.stdout + done.stderr).strip()
 
 
-print(python("-c", '''
+print(
+    python(
+        "-c",
+        """
 from rsd_core import backends, load
 print(backends()["brevity"].module)
 print(load("brevity,scale=2:20"))
-'''))
+""",
+    )
+)
 
 # %%
 scripted = ["--draft", "scripted:draft", "--target", "scripted:target"]
-shown = python("-m", "rsd_integrations.cli", "run", "How many seats?", *scripted, "--verifier", "brevity:20", "--policy", "binary_step:0.5")
+shown = python(
+    "-m",
+    "rsd_integrations.cli",
+    "run",
+    "How many seats?",
+    *scripted,
+    "--verifier",
+    "brevity:20",
+    "--policy",
+    "binary_step:0.5",
+)
 print("\n".join(line.rstrip() for line in shown.splitlines()[:8]))
 
 # %% [markdown]

@@ -16,13 +16,9 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(str(MissingDependency(missing.name or "typer", "cli", "the rsd command"))) from None
 
-<<<<<<< HEAD
+from rsd_integrations.cli.batch import batch
 from rsd_integrations.cli.checkpoints import export, merge, plan
 from rsd_integrations.cli.doctor import doctor
-=======
-from rsd_integrations.cli.batch import batch
-from rsd_integrations.cli.checkpoints import merge, plan
->>>>>>> main
 from rsd_integrations.cli.evaluate import calibrate_, eval_
 from rsd_integrations.cli.options import (
     ConfigFile,

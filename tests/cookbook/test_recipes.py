@@ -40,10 +40,9 @@ def test_every_file_is_told_of_and_serving_files_name_the_models_of_the_configur
     page = (RECIPES / "README.md").read_text()
     assert all(f"]({file.name})" in page for file in (*CONFIGURATIONS, *SERVING))
     replicas = RSDConfig.parse(yaml.safe_load((RECIPES / "replicas.yaml").read_text()))
-    kinds = [one["kind"] for one in yaml.safe_load_all((RECIPES / "kubernetes.yaml").read_text())]
-    assert kinds == ["Deployment", "Service"] * 3
-    deployed = [one for one in yaml.safe_load_all((RECIPES / "kubernetes.yaml").read_text()) if "template" in one["spec"]]
-    for spec, deployment in zip((replicas.drafter, replicas.target, replicas.verifier), deployed, strict=True):
+    cluster = list(yaml.safe_load_all((RECIPES / "kubernetes.yaml").read_text()))
+    assert [one["kind"] for one in cluster] == ["Deployment", "Service"] * 3
+    for spec, deployment in zip((replicas.drafter, replicas.target, replicas.verifier), cluster[::2], strict=True):
         model, _, url = spec.partition(":")[2].partition("@")
         assert model in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
         assert url == f"http://{deployment['metadata']['name']}/v1"
