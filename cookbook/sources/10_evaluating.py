@@ -9,7 +9,7 @@ from rsd_core import RSDConfig
 from rsd_integrations.evaluation import evaluate
 
 methods = ["rsd@binary_step:0.5", "rsd@budget_aware:0.1", "target", "draft", "majority:4"]
-report = evaluate(RSDConfig(), "embedded", methods, n=20, seed=1)
+report = evaluate(RSDConfig(), "embedded", methods, n=12, seed=1)
 
 # %% [markdown]
 # ## The table
@@ -33,7 +33,7 @@ for name, method in report.methods.items():
 # ## Paired comparison
 #
 # All methods answered the same problems, so differences are compared in pairs: bootstrap intervals, and McNemar's exact
-# test. With 20 problems the intervals are wide; an interval that contains 0 is no proof of equality.
+# test. With 12 problems the intervals are wide; an interval that contains 0 is no proof of equality.
 
 # %%
 for name, found in report.comparisons().items():

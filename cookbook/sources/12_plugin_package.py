@@ -85,47 +85,31 @@ print(sorted(path.name for path in Path("plugins").iterdir() if path.name[0] != 
 
 # %%
 import os
+import shlex
 
 plain = {name: value for name, value in os.environ.items() if "COLOR" not in name}
 surroundings = plain | {"PYTHONPATH": os.pathsep.join(filter(None, ["plugins", os.environ.get("PYTHONPATH")]))}
 
 
-def python(*words: str) -> str:
-    done = subprocess.run([sys.executable, *words], env=surroundings, capture_output=True, text=True)
+def run(command: str) -> str:
+    words = [sys.executable, *shlex.split(command)]
+    done = subprocess.run(words, env=surroundings, capture_output=True, text=True)
     return (done.stdout + done.stderr).strip()
 
 
-print(
-    python(
-        "-c",
-        """
-from rsd_core import backends, load
-print(backends()["brevity"].module)
-print(load("brevity,scale=2:20"))
-""",
-    )
-)
+code = "from rsd_core import backends, load; print(backends()['brevity'].module, load('brevity,scale=2:20'))"
+print(run(f'-c "{code}"'))
 
 # %%
-scripted = ["--draft", "scripted:draft", "--target", "scripted:target"]
-shown = python(
-    "-m",
-    "rsd_integrations.cli",
-    "run",
-    "How many seats?",
-    *scripted,
-    "--verifier",
-    "brevity:20",
-    "--policy",
-    "binary_step:0.5",
-)
+models = "--draft scripted:draft --target scripted:target --verifier brevity:20 --policy binary_step:0.5"
+shown = run(f"-m rsd_integrations.cli run 'How many seats?' {models}")  # `rsd run …` in a shell
 print("\n".join(line.rstrip() for line in shown.splitlines()[:8]))
 
 # %% [markdown]
 # Mistakes are told as those of the built-in kinds are:
 
 # %%
-print(python("-m", "rsd_integrations.cli", "run", "q", "--verifier", "brevity:soon"))
+print(run("-m rsd_integrations.cli run q --verifier brevity:soon"))
 
 # %% [markdown]
 # ## Test it

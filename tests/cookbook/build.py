@@ -64,7 +64,7 @@ def run(made: Any, kernel: AsyncKernelManager, folder: Path) -> Any:
         CellExecutionError: A cell failed.
     """
     made.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {folder}"))
-    NotebookClient(made, km=kernel, timeout=120, record_timing=False, coalesce_streams=True).execute()
+    NotebookClient(made, km=kernel, timeout=400, record_timing=False, coalesce_streams=True).execute()
     made.cells.pop(0)
     for cell in made.cells:
         if cell.cell_type == "code":
