@@ -3,14 +3,14 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help run test check servers format cookbook langchain-versions train eval clean
+.PHONY: help run test check servers cookbook docs docs-serve format langchain-versions train eval clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 .venv-servers/ready: constraints-servers.txt
@@ -30,6 +30,15 @@ check: .venv/ready  ## Lint, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_imports.py
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/ready  ## Build the documentation, warnings being errors
+	$(BIN)/mkdocs build --quiet --strict
+	@echo "written to build/site: open build/site/index.html"
+
+docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs-serve: .venv/ready  ## Show the documentation at http://127.0.0.1:8000, anew after every change
+	$(BIN)/mkdocs serve
 
 servers: .venv/ready .venv-servers/ready  ## Run the tests that need real servers: three of vLLM, started and stopped here
 	$(BIN)/pytest -m servers --durations=5 tests/servers

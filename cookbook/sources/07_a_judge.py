@@ -61,9 +61,9 @@ print(f"rewards between {min(known):.2f} and {max(known):.2f}, {len(rewards) - l
 print(f"AUC {auc(rewards):.3f}")
 
 # %% [markdown]
-# It answers with digits, since numbers are all it knows, and they tell little. Nothing about the rewards themselves
-# gives that away; the measurement does. An instruction-tuned model of some size is another matter:
-# `judge:hf:Qwen/Qwen2.5-7B-Instruct`. Measure it as above before you rely on it.
+# It answers with digits, since numbers are all it knows. Nothing about the rewards tells how far to trust them; the
+# measurement does, and it is well below both models above. (Ten wrong steps make a rough figure. Take hundreds before
+# you decide.) An instruction-tuned model is asked in the same way: `judge:hf:Qwen/Qwen2.5-7B-Instruct`.
 #
 # ## A LangChain model with your rubric
 #
@@ -113,7 +113,11 @@ from rsd_core import BinaryStep, RewardGuidedDecoder
 from rsd_integrations.display import show
 
 decoder = RewardGuidedDecoder(
-    drafter=load("embedded:draft"), verifier=careful, target=load("embedded:target"), policy=BinaryStep(delta=0.5)
+    drafter=load("embedded:draft"),
+    verifier=careful,
+    target=load("embedded:target"),
+    policy=BinaryStep(delta=0.5),
+    settings=Settings(temperature=1.0),
 )
 slip = next(task for task, answer in zip(tasks, answers) if any(not r for _, r in equations(answer.text)))
 show(decoder.run(slip.question), decoder)

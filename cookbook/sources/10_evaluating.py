@@ -82,7 +82,8 @@ rows = [
     },
 ]
 Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-own = evaluate(RSDConfig(), "mine.jsonl", ["rsd", "draft"], n=None, seed=0)
+task = {"kind": "dataset", "path": "mine.jsonl", "system": ""}  # these models know no system prompt
+own = evaluate(RSDConfig(), task, ["rsd", "draft"], n=None, seed=0)
 print({name: method.accuracy for name, method in own.methods.items()})
 
 # %% [markdown]

@@ -44,6 +44,8 @@ class Writer:
             stop = next((mark for mark in stops if mark in text), None)
             if stop or feed[0] == self.tokenizer.eos_token_id:
                 reason = "stop"
+        if stop:  # the client asks for the stop string to be kept, and for nothing behind it
+            text = text[: text.index(stop) + len(stop)]
         choice = {"index": 0, "text": text, "token_ids": made, "finish_reason": reason, "stop_reason": stop}
         return {"choices": [choice], "usage": {"prompt_tokens": len(read), "completion_tokens": len(made)}}
 
@@ -167,9 +169,10 @@ for role in ("drafter", "target", "verifier"):
 #     ollama pull qwen2.5:1.5b-instruct && ollama pull qwen2.5:14b-instruct
 #     llama-server -m draft.gguf --port 8080
 #
-# The [recipes](recipes/README.md) hold whole configurations for one GPU and three, for hosted APIs and for replicas.
+# The folder `recipes` beside this notebook holds whole configurations for one GPU and three, for hosted APIs and for
+# replicas.
 #
 # ## What next
 #
-# - [Recipes with real servers](recipes/README.md)
+# - [Swapping providers](05_swapping_providers.ipynb)
 # - [Limits and faults](13_limits_and_faults.ipynb): servers fail, answers stay

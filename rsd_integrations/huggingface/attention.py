@@ -8,11 +8,11 @@ takes its attention from there runs unchanged. Without a batch it is transformer
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -38,22 +38,35 @@ class Batch:
         device = store.keys[0].device
         rows = [slot for slot, _, new in spans for _ in range(new)]
         places = [known + i for _, known, new in spans for i in range(new)]
-        self.ids, self.slots, self.positions = torch.tensor([ids, rows, places], device=device)  # one trip
+        self.ids, self.slots, self.positions = torch.tensor([ids, rows, places], device=device).unbind()  # one trip
         singles = [(slot, known + 1) for slot, known, new in spans if new == 1]
         self._pieces: list[_Piece] = _windows(singles, device)
-        at = len(singles)
-        for slot, known, new in spans[at:]:
-            self._pieces.append(_Piece(slot, [known + new], at, new, None, device))
-            at += new
+        self._pieces += [_Piece(slot, [known + new], new, None, device) for slot, known, new in spans[len(singles) :]]
 
-    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
-        """Keep the new keys and values, and attend to all there are of each sequence."""
-        layer: int = module.layer_idx  # type: ignore[assignment]
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
+    ) -> Tensor:
+        """Keep the new keys and values, and attend to all there are of each sequence.
+
+        Args:
+            layer: Its index.
+            query: [tokens, heads, width], as are key and value, which may have fewer heads.
+            key: See query.
+            value: See query.
+            scaling: Of the products of queries and keys.
+            window: How many tokens each token sees, itself among them; None for all.
+
+        Returns:
+            [tokens, heads, width].
+        """
         keys, values = self.store.keys[layer], self.store.values[layer]
-        keys[self.slots, :, self.positions] = key[0].transpose(0, 1)
-        values[self.slots, :, self.positions] = value[0].transpose(0, 1)
-        found = [piece.attend(module, query, keys, values, options) for piece in self._pieces]
-        return found[0] if len(found) == 1 else torch.cat(found, 1)
+        keys[self.slots, :, self.positions] = key
+        values[self.slots, :, self.positions] = value
+        if len(self._pieces) == 1:
+            return self._pieces[0].attend(query, keys, values, scaling, window)
+        parts = query.split_with_sizes([piece.tokens for piece in self._pieces])
+        pairs = zip(self._pieces, parts, strict=True)
+        return torch.cat([piece.attend(part, keys, values, scaling, window) for piece, part in pairs])
 
 
 class Survey:
@@ -61,91 +74,75 @@ class Survey:
 
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
-        self.options: dict[int, dict[str, Any]] = {}
+        self.scalings: dict[int, float | None] = {}
+        self.windows: dict[int, int | None] = {}
 
-    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
-        """Plain causal attention."""
+    def note(self, module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
+        """Note a layer's call.
+
+        Raises:
+            ValueError: It asks for more than scaled products in a window.
+        """
+        if options.get("position_bias") is not None:
+            raise ValueError("its attention has a bias of positions, which is not known here")
         layer: int = module.layer_idx  # type: ignore[assignment]
         self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
-        self.options[layer] = {name: options.get(name) for name in ("scaling", "dropout", "sliding_window")}
-        out: Tensor = sdpa_attention_forward(module, query, key, value, None, **options)[0]
-        return out
+        self.scalings[layer] = options.get("scaling")
+        self.windows[layer] = options.get("sliding_window")
 
 
 class _Piece:
     """One attention call: neighbouring slots with one new token each, or one slot with several."""
 
-    def __init__(
-        self, first: int, lengths: list[int], at: int, new: int, busy: list[int] | None, device: torch.device
-    ) -> None:
+    def __init__(self, first: int, lengths: list[int], new: int, busy: list[int] | None, device: torch.device) -> None:
         self._slots = slice(first, first + len(lengths))
         self._lengths, self._longest = lengths, max(lengths)
         self._new = new
         self._device = device
-        count = len(lengths) if busy is None else len(busy)
-        self._tokens = slice(at, at + count * new)
-        # Gaps ask with some other sequence's query; what they get is left out again.
-        asked, self._busy = [at] * len(lengths), None
+        self.tokens = new * (len(lengths) if busy is None else len(busy))
+        self._busy = None
         if busy is not None:
+            # Gaps ask with some other sequence's query; what they get is left out again.
+            asked = [0] * len(lengths)
             for i, place in enumerate(busy):
-                asked[place] = at + i
+                asked[place] = i
             self._asked, self._busy = torch.tensor([asked, [*busy, *[0] * (len(asked) - len(busy))]], device=device)
             self._busy = self._busy[: len(busy)]
+        self._masks: dict[int | None, Tensor | None] = {}
+        """By window."""
 
-    def attend(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
-        """Attention output [1, tokens, heads, width]."""
-        window: int | None = options.get("sliding_window")
-        start = 0
-        if window is not None and window < self._longest and len(self._lengths) == 1 and self._new == 1:
-            start = self._longest - window  # a lone token sees the window and nothing else: no mask is needed
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, window: int | None) -> Tensor:
+        """Attention output for its own tokens, as in `Batch.attend`."""
+        longest, start = self._longest, 0
+        if window is not None and window >= longest:
+            window = None
+        if window is not None and self._new == 1 and len(self._lengths) == 1:
+            start, window = longest - window, None  # a lone token sees the window and nothing else: no mask is needed
+        if window not in self._masks:
+            self._masks[window] = self._mask(window, query.dtype)
+        keys, values = keys[self._slots, :, start:longest], values[self._slots, :, start:longest]
+        mask, groups = self._masks[window], query.shape[1] // keys.shape[1]
         if self._new > 1:
-            asking = query[:, :, self._tokens]
-        elif self._busy is None:
-            asking = query[0, :, self._tokens].transpose(0, 1).unsqueeze(2)
-        else:
-            asking = query[0].index_select(1, self._asked).transpose(0, 1).unsqueeze(2)
-        seen = keys[self._slots, :, start : self._longest], values[self._slots, :, start : self._longest]
-        mask = None if start else self._mask(window, query.dtype)
-        out: Tensor = sdpa_attention_forward(module, asking, *seen, mask, **options)[0]
+            out = scaled_dot_product_attention(
+                query.transpose(0, 1)[None], keys, values, mask, 0.0, mask is None, scale=scaling, enable_gqa=groups > 1
+            )
+            return out[0].transpose(0, 1)
         if self._busy is not None:
-            out = out.index_select(0, self._busy)
-        return out.flatten(0, 1).unsqueeze(0)
+            query = query.index_select(0, self._asked)
+        # Heads that share keys ask as several tokens of one head would.
+        query = query.reshape(len(query), -1, groups, query.shape[-1]) if groups > 1 else query.unsqueeze(2)
+        out = scaled_dot_product_attention(query, keys, values, mask, scale=scaling).flatten(1, 2)
+        return out if self._busy is None else out.index_select(0, self._busy)
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        if window is not None and window < self._longest:
-            return _as_bias(self._seen & (self._distance < window), dtype)
-        return self._bias(dtype)
-
-    def _bias(self, dtype: torch.dtype) -> Tensor | None:
-        if self._plain:
+        """What each token sees, as a bias [slots, 1, tokens, keys]; None where causal attention is told by its kind."""
+        if window is None and (min(self._lengths) == self._longest if self._new == 1 else self._new == self._longest):
             return None
-        if self._made is None:
-            self._made = _as_bias(self._seen, dtype)
-        return self._made
-
-    _made: Tensor | None = None
-
-    @property
-    def _plain(self) -> bool:
-        """Whether no mask is needed: all of one length and one token each, or a sequence from its beginning."""
-        if self._new == 1:
-            return min(self._lengths) == self._longest
-        return self._new == self._longest
-
-    @cached_property
-    def _distance(self) -> Tensor:
-        """How far each key lies before each query [slots, 1, queries, keys]; negative after it."""
         ends = torch.tensor(self._lengths, device=self._device)[:, None] - self._new
         places = ends + torch.arange(self._new, device=self._device)
-        return (places[..., None] - torch.arange(self._longest, device=self._device))[:, None]
-
-    @property
-    def _seen(self) -> Tensor:
-        return self._distance >= 0
-
-
-def _as_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+        before = (places[..., None] - torch.arange(self._longest, device=self._device))[:, None]
+        unseen = before < 0 if window is None else (before < 0) | (before >= window)
+        return torch.zeros(unseen.shape, dtype=dtype, device=self._device).masked_fill_(unseen, -torch.inf)
 
 
 def _windows(singles: list[tuple[int, int]], device: torch.device) -> list[_Piece]:
@@ -159,7 +156,7 @@ def _windows(singles: list[tuple[int, int]], device: torch.device) -> list[_Piec
             for slot, length in singles[begin:i]:
                 lengths[slot - first] = length
             busy = None if len(lengths) == i - begin else [slot - first for slot, _ in singles[begin:i]]
-            pieces.append(_Piece(first, lengths, begin, 1, busy, device))
+            pieces.append(_Piece(first, lengths, 1, busy, device))
             begin = i
     return pieces
 
@@ -173,11 +170,15 @@ def attend(
     batch: Batch | Survey | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The function that transformers calls in every layer."""
-    if batch is None:
+    """The function that transformers calls in every layer, with [1, heads, tokens, width]."""
+    if not isinstance(batch, Batch):
+        if batch is not None:
+            batch.note(module, key, value, options)
         out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return out
-    return batch.attend(module, query, key, value, options), None
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return batch.attend(layer, query, key, value, options.get("scaling"), options.get("sliding_window"))[None], None
 
 
 AttentionInterface.register(NAME, attend)

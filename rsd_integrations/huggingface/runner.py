@@ -21,6 +21,7 @@ from rsd_integrations.huggingface.attention import Batch, Survey
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
 from rsd_integrations.huggingface.kv_store import KVStore, Sequence
+from rsd_integrations.huggingface.lean import LeanDecoder
 from rsd_integrations.huggingface.planner import CACHE_SHARE, context_of, memory
 from rsd_integrations.huggingface.sampling import choose
 
@@ -92,11 +93,6 @@ class Runner:
         self._calls: list[Call[Any]] = []
         self._given: list[Row] = []
         """Rows that need no forward pass: all they ask for is cached."""
-        self._head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        self._caught: list[Tensor] = []
-        """What the last forward pass gave to the output head."""
-        if self._head is not None:
-            self._head.register_forward_pre_hook(_catching(self._caught))
         with _explained(model):
             wanted = _probe(model)  # with the attention it was made for
             model.set_attn_implementation(attention.NAME)
@@ -105,10 +101,20 @@ class Runner:
         self.store = KVStore(
             shapes, model.dtype, model.device, budget or memory(model.device) / CACHE_SHARE, self.context
         )
-        with _explained(model):
-            found = self._probe()
-            if not torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
-                raise ValueError("its results in a batch are others than alone")
+        self.lean = LeanDecoder.of(model, survey)
+        """Runs the model where it is of a plain kind; None where its own modules do."""
+        if self.lean is not None and not _close(self._probe(), wanted):
+            self.lean = None
+        self._head: nn.Module | None = None
+        self._caught: list[Tensor] = []
+        """What the last forward pass by the modules gave to the output head."""
+        if self.lean is None:
+            self._head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+            if self._head is not None:
+                self._head.register_forward_pre_hook(_catching(self._caught))
+            with _explained(model):
+                if not _close(self._probe(), wanted):
+                    raise ValueError("its results in a batch are others than alone")
 
     @property
     def waiting(self) -> int:
@@ -227,6 +233,10 @@ class Runner:
 
     def _run(self, batch: Batch, reads: list[int]) -> Output:
         """One pass over a batch; outputs at some of its tokens."""
+        everything = len(reads) == len(batch.ids)
+        wanted = None if everything else torch.tensor(reads, dtype=torch.long, device=batch.ids.device)
+        if self.lean is not None:
+            return Output(*self.lean(batch, wanted))
         common = {
             "input_ids": batch.ids[None],
             "attention_mask": attention.PREPARED,
@@ -234,8 +244,6 @@ class Runner:
             "use_cache": False,
             "batch": batch,
         }
-        everything = len(reads) == len(batch.ids)
-        wanted = None if everything else torch.tensor(reads, dtype=torch.long, device=batch.ids.device)
         if self._head is None:
             hidden: Tensor = self.model(**common).last_hidden_state[0]
             return Output(hidden if wanted is None else hidden.index_select(0, wanted), None)
@@ -297,6 +305,11 @@ def _probe(model: PreTrainedModel, **options: Any) -> Tensor:
     return last
 
 
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two results differ by rounding alone, of whatever dtype."""
+    return torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
+
+
 def _survey(model: PreTrainedModel) -> Survey:
     """What each layer asks of attention.
 
@@ -309,7 +322,7 @@ def _survey(model: PreTrainedModel) -> Survey:
     if sorted(survey.shapes) != list(range(count)):
         raise ValueError(f"only {len(survey.shapes)} of its {count} layers have transformers' attention")
     for layer, kind in enumerate(getattr(model.config, "layer_types", None) or []):
-        windowed = survey.options[layer]["sliding_window"] is not None
+        windowed = survey.windows[layer] is not None
         if kind not in ("full_attention", "sliding_attention") or (kind == "sliding_attention" and not windowed):
             raise ValueError(f"its layer {layer} has {kind}, which is not known here")
     return survey

@@ -20,6 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from pydantic import SecretStr
+from yarl import URL
 
 from rsd_core import ConfigurationError, RunError
 from rsd_core.blocking import background_loop
@@ -99,6 +100,7 @@ class Endpoint:
         self.breaker = Breaker()
         self._key = _find_key(self.base_url, key_env)
         self._channel: _Channel | None = None
+        self._urls: dict[str, URL] = {}
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.model!r} at {self.base_url}>"
@@ -194,8 +196,8 @@ class Endpoint:
         take: Callable[[aiohttp.ClientResponse], Awaitable[T]],
     ) -> T:
         """Send until it works, or until neither retries nor patience are left."""
-        url = f"{self.root}{path}" if path.startswith("/") else f"{self.base_url}/{path}"
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        url = self._urls.get(path) or self._urls.setdefault(path, self._url(path))
+        data = None if body is None else _encode(body).encode()
         channel = self._open()
         end, attempt = time.monotonic() + self.patience, 0
         while True:
@@ -223,11 +225,14 @@ class Endpoint:
                 raise fault
             await asyncio.sleep(delay)
 
+    def _url(self, path: str) -> URL:
+        return URL(f"{self.root}{path}" if path.startswith("/") else f"{self.base_url}/{path}")
+
     async def _attempt(
         self,
         session: aiohttp.ClientSession,
         method: str,
-        url: str,
+        url: URL,
         data: bytes | None,
         take: Callable[[aiohttp.ClientResponse], Awaitable[T]],
     ) -> T:
@@ -262,7 +267,7 @@ class Endpoint:
 
     def _parsed(self, data: bytes) -> dict[str, Any]:
         try:
-            found = json.loads(data)
+            found = json.loads(data.decode())
         except ValueError:
             raise EndpointError(f"{self} gave what is no JSON: {self._clean(repr(data[:80]))}") from None
         if not isinstance(found, dict):
@@ -321,6 +326,7 @@ class _Channel:
             connector=aiohttp.TCPConnector(limit=0),  # the places bound them
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout)),
             proxy=proxy,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     async def aclose(self) -> None:
@@ -333,6 +339,9 @@ class _Channel:
         done: Future[None] = asyncio.run_coroutine_threadsafe(self.aclose(), self.loop)
         with suppress(TimeoutError):
             done.result(0 if asyncio._get_running_loop() is self.loop else 1)
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _as_it_is(data: dict[str, Any]) -> dict[str, Any]:

@@ -96,10 +96,10 @@ class Habits:
             )
         else:
             text = body["prompt"]
-            if isinstance(text, list):
+            if not isinstance(text, str):
                 if self.kind not in ("vllm", "sglang"):
                     raise Refusal(400, {"detail": "prompt must be a string."})
-                return list(text)
+                return [int(id_) for id_ in text]
             if self.kind == "ollama":
                 text = self.words.apply_chat_template(
                     [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
