@@ -33,7 +33,7 @@ check: .venv/ready  ## Lint, types and import rules
 
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: .venv/ready  ## Build the documentation, warnings being errors
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 	@echo "written to build/site: open build/site/index.html"
 
 docs-serve: export NO_MKDOCS_2_WARNING = 1
