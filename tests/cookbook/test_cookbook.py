@@ -13,6 +13,7 @@ import pytest
 
 from tests.cookbook.build import FOLDER, ROOT, SOURCES, SURROUNDINGS, notebook, told
 
+pytestmark = pytest.mark.timeout(1200)  # a minute and a half of work, which a crowded machine stretches
 NAMES = [source.stem for source in SOURCES]
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
@@ -23,7 +24,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cookbook")
     words = [sys.executable, "-m", "tests.cookbook.build", "--one-kernel", "--into", str(folder)]
     done = subprocess.run(
-        words, cwd=ROOT, env=os.environ | SURROUNDINGS, capture_output=True, text=True, check=False, timeout=540
+        words, cwd=ROOT, env=os.environ | SURROUNDINGS, capture_output=True, text=True, check=False, timeout=1100
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
