@@ -296,6 +296,25 @@ def test_a_target_that_is_likely_to_be_needed_begins_with_the_drafter() -> None:
     assert with_ == pytest.approx(7 + 5 * (2 + 2))  # nothing is known at the first step
 
 
+def test_a_step_given_to_the_target_unseen_leaves_its_draft_behind() -> None:
+    def length(path: Path, rng: random.Random) -> str:
+        return "the end" if path.depth == 9 else f"after {len(path.text)}\n\n"
+
+    def made(depth: int) -> RewardGuidedDecoder:
+        return RewardGuidedDecoder(
+            drafter=ScriptedDrafter(length, delay=1.0),
+            verifier=ScriptedVerifier([0.9], delay=8.0),
+            target=ScriptedTarget(["by the target\n\n"]),
+            policy=EveryThird(),
+            settings=Settings(lookahead=depth, seed=1),
+        )
+
+    plain, _ = clocked(made(0))
+    ahead, _ = clocked(made(4))
+    assert ahead.steps == plain.steps
+    assert ahead.ledger.drafter.discarded > plain.ledger.drafter.discarded
+
+
 def test_lock_step_gives_the_same_answers_later() -> None:
     def step(i: int, j: int, words: str, size: int) -> Step:
         last = j == 2 + i
