@@ -91,6 +91,11 @@ def _output(output: Any) -> Any:
     return output.output_type, pictures or plain, _DECIMAL.sub("#", data.get("text/html", ""))
 
 
+async def stop(kernel: AsyncKernelManager) -> None:
+    """End a kernel."""
+    await kernel.shutdown_kernel(now=True)
+
+
 def build(sources: Sequence[Path], into: Path, workplace: Path, one_kernel: bool) -> None:
     """Run sources, each in a folder of its own, and write their notebooks."""
     os.environ.update(SURROUNDINGS)
@@ -102,7 +107,7 @@ def build(sources: Sequence[Path], into: Path, workplace: Path, one_kernel: bool
         folder.mkdir()
         made = run(notebook(source), kernel, folder)
         if not one_kernel or source is sources[-1]:
-            asyncio.run(kernel.shutdown_kernel(now=True))
+            asyncio.run(stop(kernel))
             kernel = None
         nbformat.write(made, into / f"{source.stem}.ipynb")
         print(f"{source.stem:32} {time.monotonic() - started:5.1f} s", flush=True)
