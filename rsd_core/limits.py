@@ -65,6 +65,13 @@ class Limits(BaseModel):
             return "max_cost"
         return None
 
+    def allow_waste(self, of_target: bool = False) -> bool:
+        """Whether work may be thrown away: not where it would be missing later, and the result be another one."""
+        hard = [self.max_flops, self.max_cost]
+        if of_target:
+            hard += [self.max_target_calls, self.max_target_tokens, self.max_target_flops, self.max_target_cost]
+        return all(limit is None for limit in hard)
+
     def target_room(self, target: Model, spent: Account, prefix: int) -> tuple[float, FinishReason | None]:
         """Tokens that the target may still write in one call, and the limit that says so.
 

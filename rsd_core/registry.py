@@ -78,6 +78,20 @@ BUILT_IN = (
         ("shared:./merged",),
     ),
     Backend(
+        "pooling",
+        "rsd_integrations.openai_compatible.reward_loading:load_pooling",
+        "openai",
+        "a reward model behind vLLM's /pooling, as MODEL@BASE_URL; format=, tokenizer= and separator= as for prm:",
+        ("pooling:Qwen/Qwen2.5-Math-PRM-7B@http://127.0.0.1:8000/v1",),
+    ),
+    Backend(
+        "token_logits",
+        "rsd_integrations.openai_compatible.reward_loading:load_token_logits",
+        "openai",
+        "a reward model that judges by words of its language model, behind /v1/completions, as MODEL@BASE_URL",
+        ("token_logits:peiyi9979/math-shepherd-mistral-7b-prm@http://127.0.0.1:8000/v1",),
+    ),
+    Backend(
         "judge",
         "rsd_integrations.verifiers.loading:judge",
         "",
@@ -129,6 +143,16 @@ BUILT_IN = (
         "a verifier whose rewards are kept: the same step after the same text is scored once",
         ("cached:embedded:verifier",),
         nested=True,
+    ),
+    Backend(
+        "openai",
+        "rsd_integrations.openai_compatible:load_generator",
+        "openai",
+        "a model behind a URL as drafter or target: vLLM, SGLang, llama.cpp, Ollama, hosted APIs; MODEL@BASE_URL",
+        (
+            "openai,tokenizer=Qwen/Qwen2.5-Math-7B-Instruct:Qwen/Qwen2.5-Math-7B-Instruct@http://127.0.0.1:8000/v1",
+            "openai,profile=ollama:qwen2.5:0.5b@http://127.0.0.1:11434/v1",
+        ),
     ),
     Backend(
         "langchain",

@@ -26,6 +26,7 @@ from rsd_core.interfaces import (
 )
 from rsd_core.ledger import Ledger, Role
 from rsd_core.limits import Cancellation, Guard, LimitReached
+from rsd_core.lookahead import Lookahead
 from rsd_core.paths import Path, Prompt, Step
 from rsd_core.policies import Decision, WeightingPolicy
 from rsd_core.randomness import Randomness
@@ -69,6 +70,7 @@ class Request:
         self._told = 0
         self._random = Randomness(seed, prompt, repeat)
         self._guard = Guard(settings.limits, cancel)
+        self._early = Lookahead(self.ledger, settings.lookahead if settings.limits.allow_waste() else 0)
 
     @property
     def index(self) -> int:
@@ -79,6 +81,13 @@ class Request:
     def coin(self) -> float:
         """A number in [0, 1) for the decision about the present draft."""
         return self._random.uniform("coin", self.index, self.attempt)
+
+    @property
+    def odds(self) -> float:
+        """How likely a drafted step is to stay, by this answer's own steps (Laplace's rule of succession)."""
+        kept = sum(record.accepted for record in self.records)
+        drafted = kept + sum(record.discarded_draft is not None for record in self.records)
+        return (kept + 1) / (drafted + 2)
 
     def branch(self, label: int) -> Request:
         """Another answer from here on, with random numbers of its own, on the same ledger and under the same limits."""
@@ -92,6 +101,24 @@ class Request:
         self.path, self.tokens, self.finish = branch.path, branch.tokens, branch.finish
         self.records = list(branch.records)
         return list(branch.records)
+
+    def assuming(self, step: Step) -> Request:
+        """The request as it will be when a drafted step stays."""
+        other = copy.copy(self)
+        other.records, other._early = list(self.records), Lookahead(self.ledger, 0)
+        other.extend(step, "draft", None)
+        return other
+
+    def hedge(self, target: Target) -> None:
+        """Let the target begin the step at once where its draft is likely to be rejected, see `Settings.hedge`."""
+        threshold = self.settings.hedge
+        if threshold is not None and 1 - self.odds > threshold and self.settings.limits.allow_waste(of_target=True):
+            self._early.hedge(self, target, self.asks("target", 1))
+
+    def look_ahead(self, drafter: Drafter, verifier: Verifier, drafts: Sequence[Step]) -> None:
+        """Let the drafter go on while its step is scored, see `Settings.lookahead`."""
+        if len(drafts) == 1:
+            self._early.follow(self, drafts[0], drafter, verifier)
 
     async def draft(self, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted."""
@@ -125,7 +152,9 @@ class Request:
         found: tuple[float | None, ...] = ()
         if written:
             try:
-                scores = await self._call("verifier", verifier, verifier.score(path or self.path, written))
+                at, asked = path or self.path, tuple(written)
+                work = self._early.take("verifier", at, asked) or verifier.score(at, asked)
+                scores = await self._call("verifier", verifier, work)
                 found = _checked(scores.rewards, len(written))
             except Exception as error:
                 self._pass_configuration(error)
@@ -202,7 +231,7 @@ class Request:
         assert isinstance(target, SpeculativeTarget)
         room = self.settings.limits.max_tokens
         asked = replace(
-            self._asks("target", 1), delimiter=None, max_tokens=2**31 if room is None else room - self.tokens
+            self.asks("target", 1), delimiter=None, max_tokens=2**31 if room is None else room - self.tokens
         )
         made, assistance = await self._guard.call(target.speculate(self.path, asked, drafter))
         self.ledger.target.charge(target, made.usage)
@@ -211,7 +240,9 @@ class Request:
         return made.steps[0]
 
     def discard(self, rejected: Sequence[Step], scored: bool) -> None:
-        """Note rejected drafts on the ledger."""
+        """Note rejected drafts on the ledger; what was begun after them is dropped."""
+        if rejected:
+            self._early.falls()
         self.ledger.drafter.discarded += sum(step.size for step in rejected)
         if scored:
             self.ledger.verifier.discarded += sum(step.size for step in rejected if step.text.strip())
@@ -235,7 +266,7 @@ class Request:
             self.finish = self._finish(step)
             return record
         self.records.append(record)
-        self.path = self.path.extend(step)
+        self.path = self._early.stays(self.path, step)
         self.finish = "stop" if self._cut() else self._finish(step)
         return self.records[-1]
 
@@ -267,19 +298,26 @@ class Request:
             degradations=tuple(self.degradations),
         )
 
+    async def aclose(self) -> None:
+        """End what was begun early and is not needed; its work is on the ledger then."""
+        await self._early.aclose()
+
     def _target_room(self, target: Target) -> tuple[float, FinishReason | None]:
         # Before any model has counted the prompt: no tokenizer makes more tokens than there are bytes.
         read = self.prompt_tokens or sum(len(message.content.encode()) for message in self.path.prompt)
         return self.settings.limits.target_room(target, self.ledger.target, read + self.tokens)
 
     async def _generate(self, role: Role, model: Drafter | Target, count: int, at_most: float = math.inf) -> Generation:
-        made = await self._call(role, model, model.generate(self.path, self._asks(role, count, at_most)))
+        asked = self.asks(role, count, at_most)
+        work = self._early.take(role, self.path, asked) or model.generate(self.path, asked)
+        made: Generation = await self._call(role, model, work)
         self._count_prompt(made)
         if len(made.steps) != count:
             raise RunError(f"{model.name!r} gave {len(made.steps)} steps where {count} were asked for")
         return made
 
-    def _asks(self, role: Role, count: int, at_most: float = math.inf) -> StepRequest:
+    def asks(self, role: Role, count: int, at_most: float = math.inf) -> StepRequest:
+        """What a model is asked for at the present step."""
         settings, sampling, first = self.settings, self.settings.sampling, self.attempt * count
         room = settings.max_step_tokens
         if settings.limits.max_tokens is not None:

@@ -37,14 +37,26 @@ class Settings(BaseModel):
     """What a verifier that abstains means for the drafted step: let the target write it, or keep it."""
     target_retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a failed call of the target is tried again."""
+    lookahead: Annotated[int, Field(ge=0, le=16)] = 0
+    """How many steps ahead of the one that is being scored the drafter may write, as if it stayed; 0 is off. Answers
+    are the same. With 2 or more, steps ahead are scored ahead as well. It rests while drafts are rejected more often
+    than not, and under a limit on FLOPs or money, where wasted work would be missing."""
+    hedge: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Above which chance of rejection, by the answer's own steps so far, the target begins with the drafter; None is
+    never. Answers are the same. It rests under a limit on the target, FLOPs or money."""
     limits: Limits = Limits()
 
     @model_validator(mode="after")
-    def _candidates_need_sampling(self) -> Self:
+    def _candidates_fit(self) -> Self:
         if self.candidates > 1 and self.temperature == 0:
             raise ValueError(
                 f"candidates={self.candidates} with temperature=0 would draft the same step {self.candidates} times; "
                 "set a temperature above 0 (0.7 is common), or candidates=1"
+            )
+        if self.candidates > 1 and self.lookahead:
+            raise ValueError(
+                f"lookahead={self.lookahead} with candidates={self.candidates}: which candidate goes on is not known "
+                "before they are scored; set lookahead=0, or candidates=1"
             )
         return self
 

@@ -19,14 +19,17 @@ CORE_NEEDS = {"pydantic", "rsd_core"}
 ROOMS = {
     # Besides rsd_core, its own SDK and itself, a room may use these rooms only.
     "prm_formats": set(),
+    "batch": set(),
     "verifiers": {"prm_formats"},
     "huggingface": {"prm_formats"},
     "embedded": {"huggingface"},
     "langchain": set(),
+    "openai_compatible": {"huggingface", "prm_formats"},
     "llamaindex": set(),
-    "evaluation": {"embedded"},
+    "display": set(),
+    "evaluation": {"batch", "display", "embedded"},
     "lm_eval": set(),
-    "cli": {"embedded", "evaluation", "huggingface", "prm_formats"},
+    "cli": {"batch", "display", "embedded", "evaluation", "huggingface", "openai_compatible", "prm_formats"},
 }
 
 
@@ -74,7 +77,7 @@ def test_the_core_stays_small() -> None:
     def lines(folder: str) -> int:
         return sum(len(file.read_text().splitlines()) for file in (ROOT / "rsd_core" / folder).glob("*.py"))
 
-    assert lines("") < 2600  # the algorithm should be readable in an hour
+    assert lines("") < 2700  # the algorithm should be readable in an hour
     assert lines("policies") < 1000  # and each of its two collections in half of one
     assert lines("baselines") < 1000
 
@@ -133,6 +136,9 @@ def test_a_missing_extra_is_named_with_its_pip_line(bare: Path) -> None:
         "except MissingDependency as error: print(error)"
     )
     assert 'pip install "rsd-decoding[huggingface]"' in python(bare, code)
+    assert 'pip install "rsd-decoding[openai]"' in python(
+        bare, code.replace("embedded:draft", "openai:m@http://[::1]:1")
+    )
     failed = subprocess.run([bare, "-m", "rsd_integrations.cli"], capture_output=True, text=True, check=False)
     assert failed.returncode != 0
     assert 'pip install "rsd-decoding[cli]"' in failed.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from rsd_core import Finished, MissingDependency, RSDError, as_prompt, backends
@@ -15,20 +16,26 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(str(MissingDependency(missing.name or "typer", "cli", "the rsd command"))) from None
 
-from rsd_integrations.cli.checkpoints import merge, plan
+from rsd_integrations.cli.batch import batch
+from rsd_integrations.cli.checkpoints import export, merge, plan
+from rsd_integrations.cli.doctor import doctor
 from rsd_integrations.cli.evaluate import calibrate_, eval_
 from rsd_integrations.cli.options import (
     ConfigFile,
     Draft,
+    Hedge,
+    Lookahead,
     PolicyText,
     TargetSpec,
     Temperature,
     VerifierSpec,
     configured,
     read_mapping,
+    writable,
 )
 from rsd_integrations.cli.score import score
 from rsd_integrations.cli.show import RunView
+from rsd_integrations.display import to_html
 from rsd_integrations.evaluation.tasks import find_task
 
 DEMO_SEED = 2
@@ -53,32 +60,44 @@ def run(
     policy: PolicyText = None,
     temperature: Temperature = None,
     seed: Annotated[int | None, typer.Option(help="Draws the default problem and the random numbers.")] = None,
+    lookahead: Lookahead = None,
+    hedge: Hedge = None,
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the trace there, as a page for a browser.")
+    ] = None,
 ) -> None:
     """Solve one problem and watch it happen, step by step.
 
     Example: `rsd run "Mia has 45 apples. On Monday she buys 12 more. How many apples does Mia have now?"`
     """
     data = read_mapping(config, "--config") if config is not None else {}
-    made = configured(data, draft, target, verifier, policy, temperature, seed)
+    made = configured(data, draft, target, verifier, policy, temperature, seed, lookahead=lookahead, hedge=hedge)
     item = None if question is not None else find_task("embedded").draw(1, DEMO_SEED if seed is None else seed)[0]
     asked = item.question if item is not None else str(question)
     as_prompt(asked)  # a mistake is told before any model is loaded
-    view = None if as_json else RunView(Console(), asked, item.reference if item is not None else None)
+    writable(html=html)
+    view = None if as_json else RunView(Console(), asked, made.policy, None if item is None else item.reference)
     with made.build() as decoder:
         for event in decoder.stream(asked):
             if view is not None:
                 view.show(event)
-            elif isinstance(event, Finished):
-                print(json.dumps(event.result.to_dict(), indent=2))
+            if isinstance(event, Finished):
+                if html is not None:
+                    html.write_text(to_html(event.result, decoder), encoding="utf-8")
+                if as_json:
+                    print(json.dumps(event.result.to_dict(), indent=2))
 
 
+app.command()(batch)
 app.command("eval")(eval_)
 app.command("calibrate")(calibrate_)
 app.command()(score)
+app.command()(doctor)
 app.command()(plan)
 app.command()(merge)
+app.command()(export)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands on checkpoints: whether they fit into memory, and two merged into one."""
+"""Commands on checkpoints: whether they fit into memory, two merged into one, one written for a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsd_core import ConfigurationError, SpecError
-from rsd_core.registry import parse_spec
+from rsd_core.registry import parse_spec, parts_of
 
 
 def plan(
@@ -29,7 +29,8 @@ def plan(
     where = loading.choose_device(device)
     kind = loading.choose_dtype(dtype, where)
     needs = []
-    for model, spec in {_checkpoint(spec): spec for spec in specs}.items():  # one that plays two roles is loaded once
+    # One that plays two roles is loaded once.
+    for model, spec in {model: spec for given in specs for model, spec in _checkpoints(given)}.items():
         folder = loading.find(model)
         needs.append(planner.need(spec, loading.shards(folder, model), loading.read_config(folder), kind))
     table = Table("model", "weights", "a token", "context", "sequences in the cache's share")
@@ -69,13 +70,36 @@ def merge(
     Console().print(f"written to {folder}: --draft hf:{folder} --verifier shared:{folder}", highlight=False)
 
 
-def _checkpoint(spec: str) -> str:
-    """The checkpoint behind a spec of a model in this process."""
+def export(
+    model: Annotated[str, typer.Argument(help="A Qwen2 reward model: hub id or folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the checkpoint for vLLM.")],
+    format: Annotated[str | None, typer.Option(help="Its format, where weights and name do not tell.")] = None,
+) -> None:
+    """Write a reward model in a layout that vLLM serves by itself, with exactly its own scores.
+
+    Example: `rsd export Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B ./skywork`
+    """
+    from rsd_integrations.huggingface import exporting
+
+    folder = exporting.export(model, out, format=format)
+    Console().print(
+        f"written to {folder}. Serve it: vllm serve {folder} --runner pooling "
+        """--pooler-config '{"pooling_type": "ALL"}'""",
+        highlight=False,
+    )
+
+
+def _checkpoints(spec: str) -> list[tuple[str, str]]:
+    """The checkpoints behind a spec of this process with the specs that name them, those of specs inside included."""
     backend, rest = parse_spec(spec)
+    if backend.nested:
+        return [found for part in parts_of(rest) for found in _checkpoints(part)]
+    if backend.kind in ("rule", "code", "confidence"):  # no model, or the drafter itself
+        return []
     if backend.kind == "embedded":
         from rsd_integrations.embedded.models import FOLDER
 
-        return str(FOLDER / rest)
+        return [(str(FOLDER / rest), spec)]
     if backend.kind not in ("hf", "prm", "likelihood", "shared"):
         raise SpecError(f"{spec} runs elsewhere and takes no memory here; give specs of hf, prm, likelihood, shared")
-    return rest
+    return [(rest, spec)]

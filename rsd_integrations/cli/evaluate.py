@@ -16,6 +16,8 @@ from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
     Draft,
+    Hedge,
+    Lookahead,
     PolicyText,
     TargetSpec,
     Temperature,
@@ -60,6 +62,8 @@ def eval_(
     verifier: VerifierSpec = None,
     policy: PolicyText = None,
     temperature: Temperature = None,
+    lookahead: Lookahead = None,
+    hedge: Hedge = None,
     config: ConfigFile = None,
     recipe: Annotated[
         str | None,
@@ -88,12 +92,13 @@ def eval_(
     """
     made: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
     own = read_mapping(config, "--config") if config is not None else made.get("config", {})
-    settings = configured(own, draft, target, verifier, policy, temperature, seed)
+    settings = configured(own, draft, target, verifier, policy, temperature, seed, lookahead=lookahead, hedge=hedge)
     wanted = split_methods(methods) if methods is not None else made.get("methods", ["rsd", "target", "draft"])
     tasks = made.get("tasks", ["embedded"]) if task is None else [task]
     count = None if every else n or made.get("n", 100)
     writable(json=json_file, markdown=markdown_file, plot=plot, journal=journal)
     if task == "processbench":
+        _refuse_for_processbench(methods=methods, markdown=markdown_file, plot=plot, journal=journal, recipe=recipe)
         processbench(data, settings.verifier, _threshold(threshold), n, json_file)
         return
     console, told, tables = Console(), [], []
@@ -113,6 +118,15 @@ def eval_(
         markdown_file.write_text("\n".join(tables))
     for file in filter(None, (json_file, markdown_file, plot)):
         console.print(f"written to {file}")
+
+
+def _refuse_for_processbench(**options: object) -> None:
+    """What compares methods has no meaning where one verifier is measured."""
+    if given := [f"--{name}" for name, value in options.items() if value is not None]:
+        raise RSDError(
+            f"processbench measures a verifier; {', '.join(given)} {'is' if len(given) == 1 else 'are'} for the other "
+            "tasks. It takes --data, --verifier, --threshold, --n and --json"
+        )
 
 
 def _threshold(text: str) -> float | None:

@@ -26,6 +26,13 @@ PolicyText = Annotated[
     ),
 ]
 Temperature = Annotated[float | None, typer.Option(help="0 takes the most likely token.")]
+Lookahead = Annotated[
+    int | None, typer.Option(min=0, help="Steps that are drafted ahead of the verifier; answers stay the same.")
+]
+Hedge = Annotated[
+    float | None,
+    typer.Option(metavar="CHANCE", help="The target begins early where rejection is likelier than this, in (0, 1)."),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML or JSON with drafter, verifier, target, policy, settings."),
@@ -56,13 +63,17 @@ def configured(
     policy: str | None,
     temperature: float | None,
     seed: int | None,
+    **further: Any,
 ) -> RSDConfig:
-    """The configuration of a command: a file's, with the command line's own words on top."""
+    """The configuration of a command: a file's, with the command line's own words on top.
+
+    Further settings go by their names; None leaves them to the file.
+    """
     data = dict(data)
     for key, value in (("drafter", draft), ("target", target), ("verifier", verifier), ("policy", policy)):
         if value is not None:
             data[key] = value
-    own = {"seed": seed, "temperature": temperature}
+    own = {"seed": seed, "temperature": temperature, **further}
     settings = data.get("settings") or {}
     if isinstance(settings, dict):
         settings = settings | {key: value for key, value in own.items() if value is not None}

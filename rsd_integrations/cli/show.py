@@ -11,44 +11,74 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from rsd_core import Degraded, Event, Finished, Ledger, Result, StepAccepted, StepRejected, StepReplaced
+from rsd_core import Degraded, Event, Finished, Result, StepAccepted, StepRejected, StepReplaced, WeightingPolicy
+from rsd_integrations.batch import Progress as BatchProgress
+from rsd_integrations.display import Reading, read
+from rsd_integrations.display.reading import MARKS, amount, threshold_of
 from rsd_integrations.evaluation.report import Report
 from rsd_integrations.evaluation.statistics import wilson
-from rsd_integrations.evaluation.tables import times
 
-DRAFT, TARGET = "green", "magenta"
+STYLES = {"draft": "green", "target": "magenta", "rejected": "dim green"}
+BAR = 8
+"""Cells of a reward's bar."""
 
 
 class RunView:
-    """Prints the events of one run: steps coloured by author with their rewards, rejected drafts dimmed."""
+    """Prints the events of one run: steps by author with their rewards, rejected drafts folded into a line."""
 
-    def __init__(self, console: Console, question: str, reference: str | None = None) -> None:
+    def __init__(
+        self, console: Console, question: str, policy: WeightingPolicy | None = None, reference: str | None = None
+    ) -> None:
         self.console = console
         self.reference = reference
+        self._threshold = None if policy is None else threshold_of(policy)
         console.print(Text(question, style="bold"))
         console.print()
 
     def show(self, event: Event) -> None:
         """Print what an event says."""
-        if isinstance(event, StepAccepted):
-            self._step("draft", event.record.reward, event.record.text, DRAFT)
+        if isinstance(event, StepAccepted | StepReplaced):
+            self._step(event.index, event.record.author, event.record.own_reward, event.record.text)
         elif isinstance(event, StepRejected):
-            self._step("draft", event.reward, event.step.text, "dim strike")
-        elif isinstance(event, StepReplaced):
-            self._step("target", None, event.record.text, TARGET)
+            self._step(event.index, "rejected", event.reward, _folded(event.step.text))
         elif isinstance(event, Degraded):
             item = event.degradation
-            self.console.print(Text(f"  ! {item.kind}: {item.message}", style="yellow"))
+            self.console.print(Text(f"    ! {item.kind}: {item.message}", style="yellow"))
         elif isinstance(event, Finished):
             self._summary(event.result)
 
-    def _step(self, author: str, reward: float | None, text: str, style: str) -> None:
-        shown = "    " if reward is None else f"{reward:.2f}"
-        line = Text(f"{author:>6} {shown}  ", style=DRAFT if author == "draft" else TARGET)
-        line.append(text.strip().replace("\n", "\n" + " " * 13) or "(nothing)", style=style)
-        self.console.print(line)
+    def _step(self, index: int, fate: str, reward: float | None, text: str) -> None:
+        grid = Table.grid(padding=(0, 1))
+        widths = (2, 1, 8, 4, BAR if self.console.width >= 60 else 0)
+        for width in widths:
+            grid.add_column(width=width, no_wrap=True)
+        left = self.console.width - sum(widths) - len(widths) - 1
+        grid.add_column(width=left, overflow="ellipsis" if fate == "rejected" else "fold", no_wrap=fate == "rejected")
+        style = STYLES[fate]
+        body = Text().append(text.strip() or "(nothing)", style="dim strike" if fate == "rejected" else style)
+        shown = "" if reward is None else f"{reward:.2f}"
+        mark = {"draft": "+", "target": ">", "rejected": "x"}[fate] if self._ascii else MARKS[fate]
+        told = (Text(word, style=style) for word in (f"{index + 1:>2}", mark, fate, shown))
+        grid.add_row(*told, self._bar(reward, style), body)
+        self.console.print(grid)
+
+    def _bar(self, reward: float | None, style: str) -> Text:
+        """The reward as a bar, with the threshold as a notch."""
+        if reward is None:
+            return Text()
+        full, rest, notch = "=-|" if self._ascii else "━─┃"
+        bar = Text(full * round(reward * BAR), style=style).append(rest * (BAR - round(reward * BAR)), style="dim")
+        if self._threshold is None:
+            return bar
+        at = min(BAR - 1, int(self._threshold * BAR))
+        return Text.assemble(bar[:at], (notch, "bold"), bar[at + 1 :])
+
+    @property
+    def _ascii(self) -> bool:
+        return self.console.options.ascii_only
 
     def _summary(self, result: Result) -> None:
+        reading = read(result)
         answer = result.answer if result.answer is not None else "none found"
         self.console.print()
         line = Text.assemble("Answer: ", (answer, "bold"), f"   ({result.finish_reason})")
@@ -56,39 +86,31 @@ class RunView:
             right = answer == self.reference
             line.append("  right" if right else f"  wrong: it is {self.reference}", style="green" if right else "red")
         self.console.print(line)
-        rate = result.acceptance_rate
-        accepted = "" if rate is None else f", {rate:.0%} of drafts accepted"
-        self.console.print(
-            f"{len(result.steps)} steps, {result.target_share:.0%} by the target{accepted}, {result.seconds:.2f} s"
-        )
-        self.console.print(_ledger_table(result.ledger))
-        saved = _saved(result.ledger)
-        if saved:
-            self.console.print(saved)
+        self.console.print(reading.summary, highlight=False)
+        self.console.print()
+        self.console.print(_ledger_table(reading))
+        self.console.print()
+        if reading.savings:
+            self.console.print("FLOPs against the target alone (estimated)", style="dim", highlight=False)
+        for saving in reading.savings:
+            self.console.print(f"  {saving.convention}: [bold]{saving.times}[/]", highlight=False)
 
 
-def _ledger_table(ledger: Ledger) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("role", "calls", "computed", "cached", "generated", "discarded", "seconds", "MFLOPs"):
+def _folded(text: str) -> str:
+    """The first line of a text, and how many follow."""
+    first, *more = text.strip().splitlines() or [""]
+    return f"{first}  (and {len(more)} more lines)" if more else first
+
+
+def _ledger_table(reading: Reading) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for column in ("role", "calls", "computed", "reused", "generated", "discarded", "seconds", "FLOPs", "paper's"):
         table.add_column(column, justify="left" if column == "role" else "right")
-    rows = {"drafter": ledger.drafter, "verifier": ledger.verifier, "target": ledger.target, "total": ledger.total}
-    for role, account in rows.items():
-        flops = "?" if account.flops is None else f"{account.flops / 1e6:,.0f}"
+    for role, account in reading.accounts.items():
         counts = (account.calls, account.computed, account.reused, account.generated, account.discarded)
-        table.add_row(role, *(f"{count:,}" for count in counts), f"{account.seconds:.3f}", flops)
+        flops = (amount(account.flops), amount(account.flops_paper))
+        table.add_row(role, *(f"{count:,}" for count in counts), f"{account.seconds:.3f}", *flops)
     return table
-
-
-def _saved(ledger: Ledger) -> str | None:
-    """The comparison with the target alone, called the estimate that it is."""
-    alone, total = ledger.target_only_flops, ledger.total
-    alone_paper = ledger.target_only_flops_paper
-    if not alone or not alone_paper or not total.flops or not total.flops_paper:
-        return None
-    return (
-        f"FLOPs against the target alone (estimated): {times(alone / total.flops)} with everything charged, "
-        f"{times(alone_paper / total.flops_paper)} by the paper's convention"
-    )
 
 
 @contextlib.contextmanager
@@ -109,6 +131,20 @@ def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report],
     finally:
         if progress.tasks:
             progress.stop()
+
+
+@contextlib.contextmanager
+def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
+    """A progress bar over a batch, with what failed or was degraded so far."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("")
+
+        def update(told: BatchProgress) -> None:
+            live = "".join(f"  {n} {word}" for n, word in ((told.failed, "failed"), (told.degraded, "degraded")) if n)
+            progress.update(bar, total=told.total, completed=told.found + told.done + told.failed, description=live)
+
+        yield update
 
 
 def _live(report: Report, name: str) -> str:

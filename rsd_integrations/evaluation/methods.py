@@ -229,7 +229,7 @@ class GSIMethod(Sampled):
             target=models.target,
             threshold=self.threshold,
             beta=self.beta,
-            settings=self._settings(models, candidates=self.n),
+            settings=self._settings(models, candidates=self.n, lookahead=0),
         )
 
 

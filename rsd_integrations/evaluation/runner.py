@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rsd_core import ConfigurationError, Decoder, Ledger, PromptError, Result, RSDConfig, RunError
 from rsd_core.blocking import iterate
-from rsd_integrations.evaluation.journal import Journal
+from rsd_integrations.batch import Journal
 from rsd_integrations.evaluation.methods import Method, Models, parse_method
 from rsd_integrations.evaluation.report import Outcome, Report
 from rsd_integrations.evaluation.tasks import Item, Task, find_task
@@ -58,9 +59,9 @@ def evaluate(
     report = Report(
         told, seed, concurrency, [(item.question, item.reference) for item in items], {m: {} for m in parsed}
     )
-    for name, problem, outcome in kept.rows if kept else ():
-        if name in parsed:
-            report.add(name, problem, outcome)
+    for row in kept.rows if kept else ():
+        if row["method"] in parsed:
+            report.add(row["method"], row["problem"], Outcome(**row["outcome"]))
     progress(report)
     models = Models(config)
     decoders = {name: method.build(models) for name, method in parsed.items()}
@@ -77,7 +78,7 @@ def evaluate(
                 outcome = Outcome.of(result, items[i].grade(result.text))
                 report.add(name, i, outcome)
                 if kept and outcome.finish_reason != "error":  # a resumed run tries failures again
-                    kept.add(name, i, outcome)
+                    kept.add({"method": name, "problem": i, "outcome": asdict(outcome)})
                 progress(report)
     finally:
         if kept:
@@ -89,9 +90,9 @@ def _journal(file: Path, config: RSDConfig, items: list[Item], seed: int, method
     asked = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
     about = {"journal": 1, "config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": asked}
     journal = Journal(file, about)
-    whole = {name for name in methods if sum(method == name for method, *_ in journal.rows) == len(items)}
+    whole = {name for name in methods if sum(row["method"] == name for row in journal.rows) == len(items)}
     known = {name: method.learns or config.policy.learns for name, method in methods.items()}
-    journal.keep(lambda method, _: method in whole or not known.get(method, False))
+    journal.keep(lambda row: row["method"] in whole or not known.get(row["method"], False))
     return journal
 
 

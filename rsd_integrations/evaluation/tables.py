@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+from rsd_integrations.display.reading import times
 from rsd_integrations.evaluation.report import Report
 from rsd_integrations.evaluation.statistics import wilson
-
-
-def times(ratio: float) -> str:
-    """A ratio of costs in words."""
-    return f"{ratio:.2f}x fewer" if ratio >= 1 else f"{1 / ratio:.2f}x more"
 
 
 def flops(amount: float | None, n: int, alone: float | None) -> str:

@@ -161,6 +161,7 @@ TASKS: dict[str, Task] = {
     "embedded-dev": EmbeddedTask(split="dev"),
     "gsm8k": DatasetTask(path="openai/gsm8k", config="main", answer_after="####"),
     "math500": DatasetTask(path="HuggingFaceH4/MATH-500", question="problem"),
+    "gaokao2023en": DatasetTask(path="MARIO-Math-Reasoning/Gaokao2023-Math-En", split="train"),
     "olympiadbench": DatasetTask(
         path="Hothan/OlympiadBench", config="OE_TO_maths_en_COMP", split="train", answer="final_answer"
     ),

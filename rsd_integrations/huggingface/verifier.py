@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,31 +13,8 @@ from rsd_integrations.huggingface.calls import Reading
 from rsd_integrations.huggingface.engine import engine_of, threads_for
 from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.runner import Runner
-from rsd_integrations.huggingface.vocabulary import PathIds, Vocabulary
-from rsd_integrations.prm_formats import Layout, Reader
-
-
-class Layouts:
-    """How a reward model reads paths, each text encoded once. It holds nothing of the model, which is freed at once."""
-
-    def __init__(self, reader: Reader, name: str) -> None:
-        self._reader, self._name = reader, name
-        self._step = lru_cache(4096)(reader.step)
-        self.ids = PathIds(self._kept)
-        """Ids of a path."""
-
-    def step(self, path: Path, step: Step) -> Layout:
-        """The layout of a step after a path."""
-        if not step.text.strip():
-            raise VerifierError(f"{self._name}: the step is blank, and reward models give a lone separator no meaning")
-        return self._step(step.text, 1 + sum(bool(known.text.strip()) for known in path.steps))
-
-    def _kept(self, node: Path) -> Sequence[int]:
-        """The prompt, or what stays of a step; nothing of a blank one."""
-        if node.step is None:
-            return self._reader.prompt(node.prompt)
-        assert node.parent is not None
-        return self.step(node.parent, node.step).kept if node.step.text.strip() else ()
+from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.prm_formats import Layouts, Reader
 
 
 class HuggingFaceVerifier(Verifier):
@@ -65,7 +41,7 @@ class HuggingFaceVerifier(Verifier):
         self.cache = PathCache()
         self.context = self.runner.context
         """Longest sequence in tokens."""
-        self.layouts = Layouts(reader, name)
+        self.layouts = Layouts(reader)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability that each candidate is right, given the path.
@@ -93,11 +69,4 @@ class HuggingFaceVerifier(Verifier):
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step, and where its score is."""
-        before, _ = self.layouts.ids(path)
-        layout = self.layouts.step(path, step)
-        ids = [*before, *layout.feed]
-        tokenizer = self.vocabulary.tokenizer
-        names = tokenizer.convert_ids_to_tokens(ids)
-        at = tuple(len(before) + offset for offset in layout.read)
-        kept = len(before) + len(layout.kept)
-        return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), at, kept)
+        return self.layouts.explain(path, step)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step
+from rsd_integrations.prm_formats import PathIds
 
 _ANSWER = "⟦answer⟧"
 
@@ -78,9 +77,15 @@ class Vocabulary:
 
         A last message by the assistant is left open, to be continued.
         """
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer(self.prompt_text(prompt))["input_ids"])
+        return self.encode(self.prompt_text(prompt))
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The text whose ids `prompt` gives, special tokens of the template written out."""
         messages = [message for message in prompt if message.role != "tools"]
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer("\n\n".join(message.content for message in messages))["input_ids"])
+            return "\n\n".join(message.content for message in messages)
         tools = [tool for message in prompt if message.role == "tools" for tool in json.loads(message.content)]
         goes_on = prompt[-1].role == "assistant" and not prompt[-1].extra
         text = self.tokenizer.apply_chat_template(
@@ -90,7 +95,7 @@ class Vocabulary:
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,
         )
-        return self.encode(str(text))
+        return str(text)
 
     def after(self, prompt: Prompt, messages: Sequence[Message]) -> list[int]:
         """Ids of messages that follow the answer to a prompt; the last one, by the assistant, stays open."""
@@ -134,26 +139,6 @@ class Vocabulary:
     def step(self, step: Step) -> Sequence[int]:
         """Ids of a step: those that were sampled where its model has this vocabulary, else those of its text."""
         return step.tokens if step.tokens and step.vocabulary == self.identity else self.encode(step.text)
-
-
-class PathIds:
-    """Ids of paths, each node encoded once and forgotten with it."""
-
-    def __init__(self, encode: Callable[[Path], Sequence[int]]) -> None:
-        self._encode = encode
-        self._known: WeakKeyDictionary[Path, tuple[int, ...]] = WeakKeyDictionary()
-        self._lock = threading.Lock()
-
-    def __call__(self, path: Path) -> tuple[list[int], int]:
-        """Ids of a whole path, and how many of them are the prompt."""
-        parts = []
-        with self._lock:  # tokenizers are not made for several threads at once
-            for node in path.up():
-                own = self._known.get(node)
-                if own is None:
-                    own = self._known[node] = tuple(self._encode(node))
-                parts.append(own)
-        return [id_ for part in reversed(parts) for id_ in part], len(parts[-1])
 
 
 def _byte_table() -> dict[str, int]:

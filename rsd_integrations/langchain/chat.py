@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
-from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -17,17 +16,15 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.utils import AnyConfigurableField
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import model_validator
 
-from rsd_core import Model, __version__
-from rsd_core.errors import DISTRIBUTION
+from rsd_core import Model
 from rsd_integrations.langchain.calls import RSDMessages, refuse_choice
 from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
-from rsd_integrations.langchain.inner import estimate
+from rsd_integrations.langchain.language_model import RSDLanguageModel
 
 
-class ChatRSD(RSDMessages, BaseChatModel):
+class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
     r"""Reward-guided speculative decoding wherever LangChain takes a chat model.
 
     Setup:
@@ -66,14 +63,10 @@ class ChatRSD(RSDMessages, BaseChatModel):
     """
 
     model_config = CONFIG
+    _kind: ClassVar[Literal["llm", "chat"]] = "chat"
 
     streaming: bool = False
     """Whether `invoke` streams as well, so that callbacks hear of each step."""
-
-    @model_validator(mode="after")
-    def _set_rsd_version(self) -> ChatRSD:
-        self._add_version(DISTRIBUTION, __version__)
-        return self
 
     @property
     def model(self) -> str:
@@ -83,25 +76,6 @@ class ChatRSD(RSDMessages, BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "rsd-chat"
-
-    @property
-    def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model_name": self.model_name, **self.identity()}
-
-    def get_num_tokens(self, text: str) -> int:
-        # LangChain's default is GPT-2's tokenizer, downloaded. The models here have one each.
-        return super().get_num_tokens(text) if self.custom_get_token_ids else estimate(text)
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        settings = self.resolved()
-        return LangSmithParams(
-            ls_provider="rsd",
-            ls_model_name=kwargs.get("model", self.model_name),
-            ls_model_type="chat",
-            ls_temperature=kwargs.get("temperature", settings.temperature),
-            ls_max_tokens=kwargs.get("max_tokens", settings.limits.max_tokens),
-            ls_stop=stop or self.stop,
-        )
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         """What can be honoured: in turns what both inner models can, in steps text."""

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from pydantic import model_validator
 
-from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream, __version__
-from rsd_core.errors import DISTRIBUTION
+from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream
 from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
-from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG, RSDFields
-from rsd_integrations.langchain.inner import estimate
+from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG
+from rsd_integrations.langchain.language_model import RSDLanguageModel
 from rsd_integrations.langchain.trace import metadata, step_data, usage
 
 
-class RSDLLM(RSDFields, BaseLLM):
+class RSDLLM(RSDLanguageModel, BaseLLM):
     r"""Reward-guided speculative decoding wherever LangChain takes an LLM.
 
     Instantiate:
@@ -55,34 +52,11 @@ class RSDLLM(RSDFields, BaseLLM):
     """
 
     model_config = CONFIG
-
-    @model_validator(mode="after")
-    def _set_rsd_version(self) -> RSDLLM:
-        self._add_version(DISTRIBUTION, __version__)
-        return self
+    _kind: ClassVar[Literal["llm", "chat"]] = "llm"
 
     @property
     def _llm_type(self) -> str:
         return "rsd"
-
-    @property
-    def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model_name": self.model_name, **self.identity()}
-
-    def get_num_tokens(self, text: str) -> int:
-        # LangChain's default is GPT-2's tokenizer, downloaded. The models here have one each.
-        return super().get_num_tokens(text) if self.custom_get_token_ids else estimate(text)
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        settings = self.resolved()
-        return LangSmithParams(
-            ls_provider="rsd",
-            ls_model_name=kwargs.get("model", self.model_name),
-            ls_model_type="llm",
-            ls_temperature=settings.temperature,
-            ls_max_tokens=settings.limits.max_tokens,
-            ls_stop=stop or self.stop,
-        )
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         return keep_messages(super()._convert_input(model_input))

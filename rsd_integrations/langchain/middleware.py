@@ -72,8 +72,12 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
 
     Example:
         >>> from langchain.agents import create_agent
-        >>> rsd = RSDMiddleware(draft=cheap, verifier=judge, policy="binary_step:0.6")
-        >>> agent = create_agent(strong, tools=[search], middleware=[rsd])
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> cheap, strong = FakeListChatModel(responses=["Hm."]), FakeListChatModel(responses=["Paris."])
+        >>> rsd = RSDMiddleware(draft=cheap, verifier=lambda messages, reply: len(reply.text) / 9)
+        >>> agent = create_agent(strong, tools=[], middleware=[rsd])
+        >>> agent.invoke({"messages": [("user", "The capital of France?")]})["messages"][-1].text
+        'Paris.'
 
     Raises:
         ConfigurationError: The draft is no chat model, or the verifier or policy are nothing that is known.

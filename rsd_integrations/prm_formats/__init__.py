@@ -8,6 +8,7 @@ from rsd_integrations.prm_formats.generative import CRITICS, Critic
 from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, fits
 from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
 from rsd_integrations.prm_formats.readers import Reader, bind
+from rsd_integrations.prm_formats.sequences import Layouts, PathIds
 
 __all__ = [
     "CONFIG_KEY",
@@ -17,7 +18,9 @@ __all__ = [
     "Critic",
     "Head",
     "Layout",
+    "Layouts",
     "PRMFormat",
+    "PathIds",
     "Reader",
     "Text",
     "Tokenizer",

@@ -113,8 +113,8 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=1000, help="held-out problems")
-    parser.add_argument("--dev", type=int, default=250, help="problems of the development split")
-    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--dev", type=int, default=500, help="problems of the development split")
+    parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--json", type=File, required=True)
     parser.add_argument("--markdown", type=File, help="page to put the section into; plots go beside it, into plots/")
     options = parser.parse_args()
@@ -130,7 +130,7 @@ def main() -> None:
     chosen = {name: found[name].cheapest() for name in VERIFIERS}
     rsd = {name: f"rsd:verifier=embedded:{name}@{text(policy)}" for name, policy in chosen.items()}
 
-    def run(methods: list[str], part: str) -> Report:
+    def run(methods: list[str]) -> Report:
         return evaluate(
             RSDConfig(),
             "embedded",
@@ -138,7 +138,7 @@ def main() -> None:
             options.n,
             SEED,
             concurrency=options.concurrency,
-            journal=options.json.with_suffix(f".{part}.jsonl"),
+            journal=options.json.with_suffix(".jsonl"),
         )
 
     share = found["verifier"].row(chosen["verifier"].delta).target_share
@@ -148,15 +148,15 @@ def main() -> None:
         f"rsd@advantage_aware:{share:.3g}",
         "rsd@request_budget:calls=1",
     ]
-    first = run([*BASELINES, *rsd.values(), *budgets, *others], "methods")
+    first = run([*BASELINES, *rsd.values(), *budgets, *others])
     sampled = at_equal_flops(first, rsd["verifier"], found["verifier"])
-    report = run([*BASELINES, *rsd.values(), *budgets, *others, *sampled], "methods")
+    report = run([*BASELINES, *rsd.values(), *budgets, *others, *sampled])
     weights = [
         f"rsd:verifier=embedded:prm@{text(policy)}"
         for fixed in (Clipping(), Sigmoid())
         for policy in matched(found["prm"], fixed)
     ]
-    five = run(["target", "draft", *weights], "weights")
+    five = run(["target", "draft", *weights])
     pairs = [(method, "target") for method in (*rsd.values(), *budgets, *others)]
     pairs += [(rsd["verifier"], method) for method in (*sampled, "speculative", "backtracking:0.5")]
     data = {

@@ -1,16 +1,19 @@
 """The `rsd` command as a user types it."""
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from rsd_core import RSDError
+from rsd_core import RSDConfig, RSDError, SpecError, Step, StepRejected
 from rsd_integrations.cli import main
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.evaluate import split_methods
+from rsd_integrations.cli.show import RunView
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm
 
@@ -27,11 +30,36 @@ def rsd(*words: str) -> str:
 
 def test_run_shows_every_step_with_author_and_reward() -> None:
     shown = rsd("run", "How many seats are free?", *SCRIPTED)
-    assert re.search(r"draft 0\.95\s+There are 3 rows", shown)
-    assert re.search(r"draft 0\.10\s+Two seats are taken: 12-2=9", shown)
-    assert re.search(r"target\s+Two seats are taken: 12-2=10", shown)
+    assert re.search(r"1 ● draft +0\.95 ━━━━━┃━━ There are 3 rows", shown)
+    assert re.search(r"2 ✕ rejected 0\.10 ━────┃── Two seats are taken: 12-2=9", shown)
+    assert re.search(r"2 ▲ target +Two seats are taken: 12-2=10", shown)
     assert "Answer: 10" in shown
     assert "estimated" in shown
+
+
+@pytest.mark.parametrize(("width", "encoding"), [(30, "utf-8"), (50, "utf-8"), (100, "ascii")])
+def test_a_run_can_be_read_in_any_terminal(width: int, encoding: str) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    with RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target").build() as made:
+        view = RunView(Console(file=out, width=width, legacy_windows=False), "How many?", made.policy)
+        for event in made.stream("How many?"):
+            view.show(event)
+    out.seek(0)
+    shown = out.read()
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert re.search(r"1 . draft +0\.95.* There", shown)
+    assert "".join(re.findall(r"[\d+*=-]*=12\.", shown)).endswith("3*4=12.")
+    assert (encoding == "ascii") == shown.isascii()
+
+
+def test_a_long_rejected_draft_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    view = RunView(Console(width=80), "q")
+    view.show(StepRejected(0, Step("Let me see.\n" * 9, "delimiter"), None))
+    view.show(StepRejected(1, Step("very " * 50, "delimiter"), 0.2))
+    _, _, first, second, *more = capsys.readouterr().out.splitlines()
+    assert first.rstrip().endswith("Let me see.  (and 8 more lines)")
+    assert second.endswith("…")
+    assert not more
 
 
 def test_run_as_json_has_the_documented_fields() -> None:
@@ -190,6 +218,10 @@ def test_plan_says_whether_models_fit() -> None:
     shown = rsd("plan", "embedded:draft", "embedded:target", "embedded:target")
     assert "They fit" in shown
     assert shown.count("target") == 1
+    nested = rsd("plan", "cascade:rule:arithmetic|(ensemble:embedded:draft|judge:embedded:target)", "embedded:draft")
+    assert nested.count("draft") == nested.count("target") == 1
+    with pytest.raises(SpecError, match="langchain:x:y runs elsewhere"):
+        rsd("plan", "judge:langchain:x:y")
 
 
 def test_merge_makes_a_checkpoint_that_drafts_and_judges(tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def test_wrong_files_are_told(tmp_path: Folder, line: str, told: str) -> None:
 def test_processbench_needs_its_data() -> None:
     with pytest.raises(RSDError, match="--data"):
         rsd("eval", "--task", "processbench")
+    with pytest.raises(RSDError, match="--methods, --plot are for the other tasks"):
+        rsd("eval", "--task", "processbench", "--data", "x.json", "--methods", "rsd", "--plot", "x.png")
 
 
 # -- rsd score ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,89 @@
+"""Notebooks of the cookbook as pages, with the outputs they were committed with; nothing is run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+COOKBOOK = Path(__file__).parent.parent.parent / "cookbook"
+
+
+def on_config(config: Any) -> Any:
+    """List the notebooks in the navigation, behind the guides."""
+    pages = [{title(notebook): page(notebook)} for notebook in notebooks()]
+    if pages:
+        at = next(i for i, section in enumerate(config.nav) if "Guides" in section)
+        config.nav.insert(at + 1, {"Cookbook": pages})
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Write a page for each notebook, and files for its pictures."""
+    for notebook in notebooks():
+        pictures: dict[str, bytes] = {}
+        text = "\n\n".join(shown(cell, notebook.stem, pictures) for cell in cells(notebook))
+        files.append(File.generated(config, page(notebook), content=text + "\n"))
+        for name, data in pictures.items():
+            files.append(File.generated(config, f"cookbook/{name}", content=data))
+    return files
+
+
+def notebooks() -> list[Path]:
+    """The notebooks in order."""
+    return sorted(COOKBOOK.glob("*.ipynb"))
+
+
+def page(notebook: Path) -> str:
+    """The path of a notebook's page."""
+    return f"cookbook/{notebook.stem}.md"
+
+
+def cells(notebook: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook."""
+    found: list[dict[str, Any]] = json.loads(notebook.read_text())["cells"]
+    return found
+
+
+def title(notebook: Path) -> str:
+    """The first heading."""
+    for cell in cells(notebook):
+        if heading := re.search(r"^# (.+)$", "".join(cell["source"]), re.MULTILINE):
+            return heading[1]
+    return notebook.stem
+
+
+def shown(cell: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> str:
+    """A cell as Markdown."""
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return re.sub(r"\]\(([\w-]+)\.ipynb\)", r"](\1.md)", source.replace("](../docs/", "](../"))
+    if cell["cell_type"] != "code":
+        return source
+    parts = [f"```python\n{source}\n```"] if source else []
+    return "\n\n".join([*parts, *(printed(output, stem, pictures) for output in cell["outputs"])])
+
+
+def printed(output: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> str:
+    """What a cell showed."""
+    if output["output_type"] == "stream":
+        return _text("".join(output["text"]))
+    data = {kind: "".join(value) for kind, value in output.get("data", {}).items()}
+    if "image/png" in data:
+        name = f"{stem}-{len(pictures) + 1}.png"
+        pictures[name] = base64.b64decode(data["image/png"])
+        return f"![What the cell draws]({name})"
+    for kind in ("text/html", "image/svg+xml"):
+        if kind in data:
+            whole = re.sub(r"\n\s*\n", "\n", data[kind])  # a blank line would end the block
+            return f'<div class="notebook-output">{whole}</div>'
+    return data["text/markdown"] if "text/markdown" in data else _text(data.get("text/plain", ""))
+
+
+def _text(text: str) -> str:
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip("\n")
+    return f"```text\n{plain}\n```" if plain else ""

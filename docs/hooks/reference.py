@@ -1,0 +1,71 @@
+"""Pages of the reference: one for each module of rsd_core, one for each room of rsd_integrations, and the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def on_config(config: Any) -> Any:
+    """List the pages under Reference."""
+    for section in config.nav:
+        if "Reference" in section:
+            section["Reference"] = [
+                {"The rsd command": "reference/cli.md"},
+                {"rsd_core": [{name: page} for name, page, _ in core()]},
+                {"rsd_integrations": [{name: page} for name, page, _ in rooms()]},
+            ]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Write the pages; mkdocstrings fills them from docstrings."""
+    for name, page, modules in [*core(), *rooms()]:
+        body = "".join(f"::: {module}\n{SHOWN if len(modules) > 1 else ''}\n" for module in modules)
+        files.append(File.generated(config, page, content=f"# {name}\n\n{body}"))
+    files.append(File.generated(config, "reference/cli.md", content=commands()))
+    return files
+
+
+SHOWN = "    options: { show_root_heading: true, show_root_full_path: true, show_root_toc_entry: true }\n"
+Entry = tuple[str, str, list[str]]
+
+
+def core() -> list[Entry]:
+    """Modules of the core: name, page, and what is on it."""
+    return [_entry(path) for path in _public(ROOT / "rsd_core")]
+
+
+def rooms() -> list[Entry]:
+    """Rooms of the integrations."""
+    return [_entry(path) for path in _public(ROOT / "rsd_integrations") if path.is_dir()]
+
+
+def _public(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
+
+
+def _entry(path: Path) -> Entry:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    inner = [f"{name}.{one.stem}" for one in _public(path)] if path.is_dir() else []
+    return name.partition(".")[2], f"reference/{name}.md", [name, *inner]
+
+
+def commands() -> str:
+    """The `rsd` command as its own help tells it."""
+    import typer
+    from typer.cli import get_docs_for_click
+
+    from rsd_integrations.cli.app import app
+
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="rsd", title="The rsd command")
+    return text.replace("```console\n$ rsd", "```text\nrsd")

@@ -1,0 +1,150 @@
+"""Work begun before it is known to be needed: drafts ahead of the verifier, the target ahead of a rejection.
+
+A step's seeds depend on the request, the role, the step's index and the attempt, never on when it is asked for. So a
+call that is begun early is the very call that would have been made later: whoever needs it finds it, and a result is
+the same with and without. What nobody came to need is cancelled, and is on the ledger as discarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rsd_core.interfaces import Drafter, Interrupted, Model, StepRequest, Target, Usage, Verifier
+from rsd_core.ledger import Ledger, Role
+from rsd_core.paths import Path, Step
+
+if TYPE_CHECKING:
+    from rsd_core.request import Request
+
+WORTHWHILE = 0.5
+"""A draft ahead saves up to the time that the verifier takes where its step stays, and wastes as much of the drafter's
+where not; so it pays where it is as likely as not to be used."""
+
+Asked = StepRequest | tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    model: Model
+    asked: Asked
+    task: asyncio.Task[Any]
+
+
+class Lookahead:
+    """The early calls of one request, each by its role and the path that it goes on from.
+
+    Args:
+        ledger: Where work that was thrown away is charged.
+        depth: How many steps after the one that is being decided are drafted; from 2 on they are scored as well.
+    """
+
+    def __init__(self, ledger: Ledger, depth: int) -> None:
+        self._ledger, self._depth = ledger, depth
+        self._begun: dict[tuple[Role, Path], _Call] = {}
+        self._dropped: list[tuple[Role, _Call]] = []
+        self._guesses: dict[Path, Request] = {}
+        """By path: the request as it will be when the step drafted there stays."""
+        self._go_on: Callable[[], None] = lambda: None
+
+    def take(self, role: Role, path: Path, asked: Asked) -> Coroutine[Any, Any, Any] | None:
+        """The result of this very call, if it was begun."""
+        call = self._begun.get((role, path))
+        return self._result(role, path) if call is not None and call.asked == asked else None
+
+    def follow(self, request: Request, step: Step, drafter: Drafter, verifier: Verifier) -> None:
+        """Let the drafter go on after a step that is being scored, as far as depth and odds allow.
+
+        Goes on by itself when a draft is ready, until the step stays or falls.
+        """
+        if self._depth:
+            self._go_on = lambda: self._follow(request, step, drafter, verifier)
+            self._go_on()
+
+    def hedge(self, request: Request, target: Target, asked: StepRequest) -> None:
+        """Let the target write the present step, in case its draft is rejected."""
+        self._begin("target", target, request.path, asked, target.generate)
+
+    def stays(self, path: Path, step: Step) -> Path:
+        """A step becomes part of the answer: the path that goes on with it. What was begun elsewhere is dropped."""
+        guess = self._guesses.pop(path, None)
+        self._go_on = lambda: None
+        if guess is not None and guess.path.step is step:
+            self._drop(lambda _, at: at is path)
+            return guess.path
+        self._guesses.clear()
+        self._drop(lambda *_: True)
+        return path.extend(step)
+
+    def falls(self) -> None:
+        """The drafted step is rejected: what was begun after it is dropped."""
+        self._go_on = lambda: None
+        self._guesses.clear()
+        self._drop(lambda role, _: role != "target")
+
+    async def aclose(self) -> None:
+        """Cancel what nobody needs any more, wait for its end, and charge it."""
+        self.falls()
+        self._drop(lambda *_: True)
+        if self._dropped:
+            await asyncio.wait({call.task for _, call in self._dropped})
+        while self._dropped:
+            self._charge(*self._dropped.pop())
+
+    def _follow(self, request: Request, step: Step, drafter: Drafter, verifier: Verifier) -> None:
+        odds = request.odds
+        for level in range(1, self._depth + 1):
+            if odds**level < WORTHWHILE:
+                return
+            if level > 1 and step.text.strip():
+                self._begin("verifier", verifier, request.path, (step,), verifier.score)
+            if request.path not in self._guesses:
+                self._guesses[request.path] = request.assuming(step)
+            request = self._guesses[request.path]
+            if request.finish is not None:
+                return
+            made = self._begin("drafter", drafter, request.path, request.asks("drafter", 1), drafter.generate).task
+            if not made.done() or made.cancelled() or made.exception() or len(made.result().steps) != 1:
+                return
+            (step,) = made.result().steps
+
+    def _begin(
+        self, role: Role, model: Model, path: Path, asked: Any, work: Callable[[Path, Any], Coroutine[Any, Any, Any]]
+    ) -> _Call:
+        call = self._begun.get((role, path))
+        if call is not None and call.asked == asked:
+            return call
+        self._drop(lambda *key: key == (role, path))
+
+        async def run() -> Any:
+            return await work(path, asked)
+
+        call = _Call(model, asked, asyncio.ensure_future(run()))
+        call.task.add_done_callback(lambda _: self._go_on())
+        self._begun[role, path] = call
+        return call
+
+    async def _result(self, role: Role, path: Path) -> Any:
+        # Taken out only here: a coroutine that is closed before it runs leaves its call to be charged as dropped.
+        return await self._begun.pop((role, path)).task
+
+    def _drop(self, unwanted: Callable[[Role, Path], bool]) -> None:
+        for key in [key for key in self._begun if unwanted(*key)]:
+            call = self._begun.pop(key)
+            call.task.cancel()
+            self._dropped.append((key[0], call))
+
+    def _charge(self, role: Role, call: _Call) -> None:
+        account = self._ledger.account(role)
+        scored: tuple[Step, ...] = ()
+        try:
+            usage: Usage = call.task.result().usage
+            scored = call.asked if isinstance(call.asked, tuple) else ()
+        except Interrupted as cut:
+            usage = cut.usage
+        except (Exception, asyncio.CancelledError):  # a call that failed costs nothing, as everywhere
+            return
+        account.charge(call.model, usage)
+        account.discarded += usage.generated + sum(step.size for step in scored)

@@ -1,0 +1,61 @@
+"""`rsd doctor`: whether the servers behind specs can do what they are wanted for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rsd_core import load
+from rsd_core.blocking import wait_for
+
+if TYPE_CHECKING:
+    from rsd_integrations.openai_compatible import Finding
+
+_SIGNS = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("–", "yellow")}
+
+
+def doctor(
+    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Models behind URLs, such as openai:… judge:…")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
+) -> None:
+    """Try servers out before a run: reachable, continues a prefix exactly, tells the end of a step, counts tokens.
+
+    The exit code is 1 where something that is needed does not work.
+
+    Example: `rsd doctor openai:draft@http://127.0.0.1:8000/v1 pooling:prm@http://127.0.0.1:8002/v1`
+    """
+    found = {spec: wait_for(_examine(spec)) for spec in specs}
+    if as_json:
+        print(json.dumps({spec: [asdict(one) for one in findings] for spec, findings in found.items()}, indent=2))
+    else:
+        for spec, findings in found.items():
+            _show(spec, findings)
+    if any(one.ok is False for findings in found.values() for one in findings):
+        raise typer.Exit(1)
+
+
+async def _examine(spec: str) -> list[Finding]:
+    model: Any = load(spec)
+    try:
+        behind = model
+        while not hasattr(behind, "examine") and hasattr(behind, "model"):
+            behind = behind.model  # a judge is as good as the model it asks
+        return list(await behind.examine()) if hasattr(behind, "examine") else []
+    finally:
+        await model.aclose()
+
+
+def _show(spec: str, findings: list[Finding]) -> None:
+    table = Table("", "", "", title=Text(spec), title_justify="left", show_header=False)
+    for one in findings:
+        sign, style = _SIGNS[one.ok]
+        table.add_row(one.name, Text(sign, style), Text(one.told))
+    if not findings:
+        table.add_row("in this process", Text("–", "yellow"), Text("no server to examine"))
+    Console().print(table)

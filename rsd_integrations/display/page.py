@@ -1,0 +1,193 @@
+"""A run as HTML: one file that needs no network, no font and no script, and a fragment of it for notebooks.
+
+Whatever models and users wrote is escaped, and the page's own policy forbids scripts and requests on top of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+from rsd_core import Account, Decoder, Message, Result, StepRecord
+from rsd_integrations.display.reading import MARKS, Reading, amount, read
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+COLUMNS = ("calls", "computed", "reused", "generated", "discarded", "seconds", "FLOPs", "FLOPs, paper")
+
+
+def to_html(results: Result | Sequence[Result], decoder: Decoder | None = None, title: str = "RSD trace") -> str:
+    """A page that shows one result or several.
+
+    Args:
+        results: What to show; several get a table of contents.
+        decoder: What made them, for the threshold and the names of the models.
+        title: Heading of the page.
+    """
+    readings = [read(result, decoder) for result in ([results] if isinstance(results, Result) else results)]
+    several = len(readings) > 1
+    contents = _contents(readings) if several else ""
+    runs = "\n".join(_run(reading, i if several else None) for i, reading in enumerate(readings, 1))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{_safe(title)}</title>
+<style>{_css()}</style>
+</head>
+<body class="rsd-page">
+<main class="rsd">
+<h1 dir="auto">{_safe(title)}</h1>
+{contents}
+{runs}
+</main>
+</body>
+</html>
+"""
+
+
+def fragment(reading: Reading) -> str:
+    """One result for a notebook's output cell, with its style."""
+    return f'<style>{_css()}</style>\n<div class="rsd rsd-cell">{_run(reading)}</div>'
+
+
+@cache
+def _css() -> str:
+    return files("rsd_integrations.display").joinpath("trace.css").read_text("utf-8")
+
+
+def _safe(text: str) -> str:
+    """Text for HTML: escaped, and without what no UTF-8 file can hold."""
+    return escape(text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
+def _text(text: str, kind: str = "text") -> str:
+    """A block of somebody's text; its direction and its marks of direction end with it."""
+    return f'<div class="{kind}" dir="auto">{_safe(text.strip(chr(10))) or "<em>(nothing)</em>"}</div>'
+
+
+def _contents(readings: Sequence[Reading]) -> str:
+    rows = "".join(
+        f'<tr><th scope="row"><a href="#run-{i}">{i}</a></th><td>{_safe(reading.result.answer or "–")}</td>'
+        f"<td>{_safe(reading.result.finish_reason)}</td><td>{len(reading.result.steps)}</td>"
+        f"<td>{reading.result.target_share:.0%}</td><td>{reading.result.seconds:.2f}</td></tr>"
+        for i, reading in enumerate(readings, 1)
+    )
+    names = ("run", "answer", "ended by", "steps", "by the target", "seconds")
+    return _table("Runs", names, rows)
+
+
+def _run(reading: Reading, number: int | None = None) -> str:
+    """One run; with a number where it is one of several on a page."""
+    result, h = reading.result, "h2" if number is None else "h3"
+    answer = "none found" if result.answer is None else result.answer
+    steps = "\n".join(_step(reading, i, step) for i, step in enumerate(result.steps, 1))
+    prompt = "".join(_message(message) for message in result.prompt)
+    head = '<article aria-label="Run">' if number is None else f'<article id="run-{number}"><h2>Run {number}</h2>'
+    return f"""{head}
+{f"<section><{h}>Prompt</{h}>{prompt}</section>" if prompt else ""}
+<section><{h}>Steps</{h}>
+{_legend(reading)}
+<ol class="steps">
+{steps or "<li>(no step)</li>"}
+</ol></section>
+<section><{h}>Answer</{h}>
+<p class="answer"><strong dir="auto">{_safe(answer)}</strong>
+<span class="quiet">ended by {_safe(result.finish_reason)}</span></p>
+<p>{_safe(reading.summary)}</p>
+{_degradations(reading)}</section>
+<section><{h}>Cost</{h}>
+{_ledger(reading)}
+{_savings(reading)}</section>
+</article>"""
+
+
+def _message(message: Message) -> str:
+    if message.role == "tools":
+        return f"<details><summary>tools</summary>{_text(message.content)}</details>"
+    return f'<div class="message"><span class="quiet">{_safe(message.role)}</span>{_text(message.content)}</div>'
+
+
+def _legend(reading: Reading) -> str:
+    threshold = reading.threshold
+    told = "" if threshold is None else f" The line in a bar is the threshold {threshold:.2f}."
+    return (
+        f'<p class="quiet"><span class="draft author">{MARKS["draft"]} draft</span> written by the drafter and '
+        f'accepted, <span class="target author">{MARKS["target"]} target</span> written by the target.{told}</p>'
+    )
+
+
+def _step(reading: Reading, number: int, step: StepRecord) -> str:
+    rejected = ""
+    if step.discarded_draft is not None:
+        summary = f"{MARKS['rejected']} rejected draft, {_safe(reading.verdict(step))}"
+        bar = _bar(step.reward, reading.threshold, "draft")
+        rejected = f"<details><summary>{summary} {bar}</summary>{_text(step.discarded_draft, 'text gone')}</details>"
+    reward = step.own_reward
+    told = "" if reward is None else f'<span class="reward">{reward:.2f}</span>{_bar(reward, reading.threshold)}'
+    size = f'<span class="quiet">{step.size} tokens</span>' if step.size else ""
+    return (
+        f'<li class="step {step.author}"><div class="head"><span class="number">{number}</span> '
+        f'<span class="author">{MARKS[step.author]} {step.author}</span> {told} {size}</div>'
+        f"{_text(step.text)}{rejected}</li>"
+    )
+
+
+def _bar(reward: float | None, threshold: float | None, kind: str = "") -> str:
+    """A reward as a bar, the threshold as a line in it; the number stands beside it in the text."""
+    if reward is None:
+        return ""
+    mark = "" if threshold is None else f'<i class="threshold" style="left:{100 * threshold:.1f}%"></i>'
+    fill = f'<i class="fill" style="width:{100 * reward:.1f}%"></i>'
+    return f'<span class="bar {kind}" aria-hidden="true">{fill}{mark}</span>'
+
+
+def _degradations(reading: Reading) -> str:
+    found = reading.result.degradations
+    rows = "".join(
+        f"<li>step {item.step + 1}, {_safe(item.kind)}: <bdi>{_safe(item.message)}</bdi></li>" for item in found
+    )
+    return f'<div class="warning"><strong>Got over on the way</strong><ul>{rows}</ul></div>' if found else ""
+
+
+def _ledger(reading: Reading) -> str:
+    rows = "".join(_account(reading, role, account) for role, account in reading.accounts.items())
+    priced = reading.result.ledger.total.cost
+    return _table("Ledger, in tokens", ("role", *COLUMNS, *(["cost"] if priced else [])), rows)
+
+
+def _account(reading: Reading, role: str, account: Account) -> str:
+    counts = (account.calls, account.computed, account.reused, account.generated, account.discarded)
+    cells = [f"{count:,}" for count in counts]
+    cells += [f"{account.seconds:.3f}", amount(account.flops), amount(account.flops_paper)]
+    if reading.result.ledger.total.cost:
+        cells.append("unknown" if account.cost is None else f"{account.cost:.6g}")
+    name = reading.names.get(role)
+    told = _safe(role) + (f' <span class="quiet">{_safe(name)}</span>' if name else "")
+    return f'<tr><th scope="row">{told}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _savings(reading: Reading) -> str:
+    if not reading.savings:
+        return '<p class="quiet">Savings are not known: a model does not tell its FLOPs.</p>'
+    rows = "".join(
+        f'<tr><th scope="row">{_safe(saving.convention)}</th><td>{amount(saving.spent)}</td>'
+        f"<td>{amount(saving.alone)}</td><td><strong>{saving.times}</strong></td></tr>"
+        for saving in reading.savings
+    )
+    basis = reading.result.ledger.target_only_basis
+    table = _table("FLOPs against the target alone", ("convention", "this run", "target alone", "that is"), rows)
+    return table + (f'<p class="quiet">Target alone: {_safe(basis)}.</p>' if basis else "")
+
+
+def _table(caption: str, columns: Sequence[str], rows: str) -> str:
+    """A table that scrolls by itself where the window is narrow, by keyboard as well."""
+    head = "".join(f'<th scope="col">{_safe(column)}</th>' for column in columns)
+    return (
+        f'<div class="scroll" role="region" aria-label="{_safe(caption)}" tabindex="0"><table><caption>{_safe(caption)}'
+        f"</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )

@@ -1,0 +1,142 @@
+"""From what a server sends to a step: where it ends, why, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rsd_core import Usage
+from rsd_core.paths import Ending
+from rsd_integrations.openai_compatible.faults import EndpointError
+from rsd_integrations.openai_compatible.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server wrote."""
+
+    text: str
+    ending: Ending
+    ids: tuple[int, ...] = ()
+    """The sampled ids, an end-of-answer token included; empty where the server does not tell them."""
+    logprobs: tuple[float, ...] = ()
+    """Of the ids, where they were asked for."""
+    read: int | None = None
+    """Tokens of the prompt, in the server's count; None where it tells none."""
+    cached: int = 0
+    """Those of them that it found in a cache."""
+    wrote: int | None = None
+    """Tokens generated, in the server's count."""
+
+
+def whole(data: Mapping[str, Any], delimiter: str | None, profile: Profile) -> Answer:
+    """The answer in the body of a response.
+
+    Raises:
+        EndpointError: It has no finish reason, or one that is no end of a step.
+    """
+    (choice,) = data["choices"]
+    text = _text(choice)
+    ending = _ending(choice, delimiter, profile)
+    if ending == "end" and delimiter is not None and profile.stop != "kept":
+        text, found = first_step(text, delimiter)
+        ending = "delimiter" if found else "end"
+    elif ending == "delimiter" and delimiter is not None and not text.endswith(delimiter):
+        text += delimiter  # it named the stop string and stripped it all the same
+    logprobs = choice.get("logprobs") or {}
+    return Answer(
+        text, ending, tuple(choice.get("token_ids") or ()), tuple(logprobs.get("token_logprobs") or ()), **_usage(data)
+    )
+
+
+class StreamedStep:
+    """Takes the events of a stream until the step is over, or the answer."""
+
+    def __init__(self, delimiter: str) -> None:
+        self._delimiter = delimiter
+        self._text = ""
+        self._ending: Ending | None = None
+        self._told: dict[str, Any] = {}
+
+    def take(self, event: Mapping[str, Any]) -> bool:
+        """Take an event; True when the step has ended by its delimiter and the rest is not wanted."""
+        if event.get("usage"):
+            self._told = _usage(event)
+        for choice in event["choices"]:
+            self._text += _text(choice)
+            self._text, found = first_step(self._text, self._delimiter)
+            if found:  # newlines of the same event are kept; those that follow begin the next step
+                self._ending, self._told = "delimiter", {}
+                return True
+            if choice.get("finish_reason") is not None:
+                self._ending = _reason(choice)
+        return False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stream may end here."""
+        return self._ending is not None
+
+    @property
+    def answer(self) -> Answer:
+        """What was written."""
+        assert self._ending is not None
+        return Answer(self._text, self._ending, **self._told)
+
+
+def usage_of(data: Mapping[str, Any], seconds: float) -> Usage:
+    """The work that a body tells; nothing where it tells none."""
+    told = _usage(data)
+    read, cached, wrote = told.get("read", 0), told.get("cached", 0), told.get("wrote", 0)
+    return Usage(read, max(0, read - cached) + wrote, cached, wrote, seconds=seconds)
+
+
+def first_step(text: str, delimiter: str) -> tuple[str, bool]:
+    """The text up to the end of its first step, newlines after the delimiter included; whether there is one."""
+    at = text.find(delimiter)
+    if at < 0:
+        return text, False
+    end = at + len(delimiter)
+    while text[end : end + 1] == "\n":
+        end += 1
+    return text[:end], True
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    """The text of a choice of any of the four shapes: of completions or chats, whole or streamed."""
+    if "text" in choice:
+        found = choice["text"]
+    else:
+        found = (choice["delta"] if "delta" in choice else choice["message"]).get("content")
+    if not isinstance(found, str | None):
+        raise TypeError(f"the text is {type(found).__name__}")
+    return found or ""
+
+
+def _reason(choice: Mapping[str, Any]) -> Ending:
+    """What a finish reason means. Of what is neither an end nor a length, no step can be made."""
+    reason = choice.get("finish_reason")
+    if reason is None:
+        raise EndpointError("the answer has no finish reason: it was cut short")
+    if reason not in ("stop", "length"):
+        raise EndpointError(f"the server gave up: its finish reason is {reason!r}")
+    return "length" if reason == "length" else "end"
+
+
+def _ending(choice: Mapping[str, Any], delimiter: str | None, profile: Profile) -> Ending:
+    ending = _reason(choice)
+    named = profile.reason is not None and choice.get(profile.reason) == delimiter is not None
+    return "delimiter" if ending == "end" and named else ending
+
+
+def _usage(data: Mapping[str, Any]) -> dict[str, Any]:
+    told = data.get("usage")
+    if not told:
+        return {}
+    details = told.get("prompt_tokens_details") or {}
+    return {
+        "read": int(told["prompt_tokens"]),
+        "wrote": int(told.get("completion_tokens") or 0),
+        "cached": int(details.get("cached_tokens") or 0),
+    }

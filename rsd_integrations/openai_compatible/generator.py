@@ -1,0 +1,239 @@
+"""Models behind URLs as drafter and target."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from rsd_core import (
+    ConfigurationError,
+    Drafter,
+    Generation,
+    Likelihoods,
+    Message,
+    NextWord,
+    Path,
+    Price,
+    PromptError,
+    Step,
+    StepRequest,
+    Target,
+    Usage,
+)
+from rsd_integrations.openai_compatible import likelihoods
+from rsd_integrations.openai_compatible.answers import Answer, StreamedStep, whole
+from rsd_integrations.openai_compatible.endpoint import Endpoint
+from rsd_integrations.openai_compatible.faults import Refused
+from rsd_integrations.openai_compatible.probe import Finding, Probe
+from rsd_integrations.openai_compatible.profiles import Profile, find_profile
+from rsd_integrations.openai_compatible.prompts import Asked, Mode, OverlongError, Prompts
+from rsd_integrations.openai_compatible.server import Server, goes_on, learn
+
+T = TypeVar("T")
+BEGUN = Path((Message("user", "Count."),)).extend(Step("1\n\n", "delimiter"))
+"""A short answer that was begun."""
+SEEDS = 2**31
+"""Seeds are taken modulo this: some servers take 32 bits, with a sign."""
+
+
+class OpenAIGenerator(Drafter, Target):
+    """A model behind an endpoint of the OpenAI API that writes steps.
+
+    In `completions` mode the server continues the exact text or, where it takes them, the exact ids, which the
+    tokenizer makes here: ids that were sampled are never tokenised again. In `chat` mode it continues the assistant's
+    last message, where it can; where it cannot, it writes turns.
+
+    Args:
+        endpoint: Where the model is.
+        tokenizer: Folder or hub id of the model's tokenizer, whose chat template renders the prompt.
+        mode: `completions` or `chat`; by default `completions` where a tokenizer is given.
+        profile: What kind of server it is, a name out of `PROFILES`; by default it is asked at first use.
+        context: Longest sequence in tokens; by default what the server says.
+        logprobs: Whether steps come with the log-probabilities of their tokens.
+        flops_per_token: Two per weight, for the ledger.
+        price: Money per million tokens, for the ledger.
+
+    Raises:
+        ConfigurationError: A value is unknown, or the tokenizer cannot be had.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        tokenizer: str | None = None,
+        mode: Mode | None = None,
+        profile: str | None = None,
+        context: int | None = None,
+        logprobs: bool = False,
+        flops_per_token: float | None = None,
+        price: Price | None = None,
+    ) -> None:
+        if mode not in (None, "completions", "chat"):
+            raise ConfigurationError(f"mode={mode!r} is unknown; choose completions or chat")
+        self.endpoint = endpoint
+        self.name = endpoint.model
+        self.flops_per_token, self.price = flops_per_token, price
+        self.prompts = Prompts(tokenizer, mode or ("completions" if tokenizer else "chat"))
+        self.renders_tools = self.prompts.renders_tools
+        self.logprobs = logprobs
+        self._profile = None if profile is None else find_profile(profile)
+        self._context = context
+        self._learning: asyncio.Task[Server] | None = None
+        self._begun: asyncio.Task[None] | None = None
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        """Write the step that follows the path, once per seed, each by a request of its own.
+
+        Raises:
+            PromptError: The prompt alone fills the model's context.
+            ConfigurationError: The server refuses the request, or cannot go on with a prefix.
+            EndpointError: The server failed, after all retries.
+        """
+        return await self.endpoint.run(self._generate(path, request))
+
+    async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
+        """Log-probabilities of words as the next text, one token of it generated.
+
+        Raises:
+            ConfigurationError: The server tells no log-probabilities, or two words begin with the same token.
+        """
+        return await self.endpoint.run(likelihoods.next_word(self, path, words, after))
+
+    async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
+        """Log-probability of each step after the path, the end of the answer included where the step ends it.
+
+        Raises:
+            ConfigurationError: The server does not tell log-probabilities of a prompt, or no tokenizer was given.
+        """
+        return await self.endpoint.run(likelihoods.log_likelihoods(self, path, steps))
+
+    async def server(self) -> Server:
+        """What the server says about itself; asked once. To be awaited on the endpoint's loop."""
+        if self._learning is None or _failed(self._learning):
+            self._learning = asyncio.ensure_future(learn(self.endpoint, self._profile, self._context))
+        server = await asyncio.shield(self._learning)
+        self.endpoint.suggest(server.profile.concurrency)
+        return server
+
+    async def examine(self) -> list[Finding]:
+        """Try the server out; what fails is found, and not raised."""
+        return await self.endpoint.run(Probe(self).findings())
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.endpoint.aclose()
+
+    async def _generate(self, path: Path, request: StepRequest) -> Generation:
+        server = await self.server()
+        if request.delimiter is not None:
+            await self._check_steps(server)
+        asked = self.prompts.ask(path, server.profile)
+        room = request.max_tokens
+        try:
+            if server.context is not None and asked.size is not None:
+                room = min(room, server.context - asked.size)
+                if room <= 0:
+                    raise OverlongError(f"{asked.size} tokens fill the context of {server.context}")
+            made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
+        except OverlongError as error:
+            if path.step is None:
+                raise PromptError(f"the prompt is too long for {self.name}: {error}") from None
+            return Generation((Step("", "length"),) * len(request.seeds), Usage(asked.estimate))
+        usages = [usage for _, usage in made]
+        usage = usages[0]
+        if len(usages) > 1:  # one prefix; what was read of it, and is paid for, are as many as there are candidates
+            usage = replace(sum(usages, Usage()), prefix=usage.prefix, parts=tuple((self, one) for one in usages))
+        return Generation(tuple(step for step, _ in made), usage)
+
+    async def _check_steps(self, server: Server) -> None:
+        """Try out, once, whether the server goes on with an answer that was begun.
+
+        Where it answers in one piece, every completion tells whether it read exactly what was sent; a stream that is
+        cut tells nothing.
+        """
+        if self.prompts.mode == "completions" and (server.profile.stop != "streamed" or not self.prompts.vocabulary):
+            return
+        if self._begun is None or _failed(self._begun):
+            self._begun = asyncio.ensure_future(self._try_beginning(server))
+        await asyncio.shield(self._begun)
+
+    async def _try_beginning(self, server: Server) -> None:
+        if self.prompts.mode == "completions":
+            asked = self.prompts.ask(BEGUN, server.profile)
+            once = self._body(server.profile, asked, StepRequest((0,), delimiter=None), 0, 1)
+            answer = await self.endpoint.post(asked.route, once, lambda data: whole(data, None, server.profile))
+            asked.check_read(answer.read, server.context)
+        elif wrong := await goes_on(self.endpoint, server.profile):
+            raise ConfigurationError(
+                f"{self.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with "
+                "which it continues the exact text; a profile=… whose chats go on (vllm, sglang); granularity='turn'."
+            )
+
+    async def _write(
+        self, server: Server, asked: Asked, request: StepRequest, seed: int, room: int
+    ) -> tuple[Step, Usage]:
+        started = time.monotonic()
+        body = self._body(server.profile, asked, request, seed, room)
+        delimiter, profile = request.delimiter, server.profile
+        try:
+            if delimiter is not None and profile.stop == "streamed":
+                if profile.stream_usage:
+                    body["stream_options"] = {"include_usage": True}
+                answer = (await self.endpoint.stream(asked.route, body, lambda: StreamedStep(delimiter))).answer
+            else:
+                answer = await self.endpoint.post(asked.route, body, lambda data: whole(data, delimiter, profile))
+        except Refused as refusal:
+            if refusal.overlong:
+                raise OverlongError(refusal.told) from None
+            raise
+        asked.check_read(answer.read, server.context)
+        return self._step(asked, answer, time.monotonic() - started)
+
+    def _body(self, profile: Profile, asked: Asked, request: StepRequest, seed: int, room: int) -> dict[str, Any]:
+        body = {
+            "model": self.endpoint.model,
+            **asked.fields,
+            "max_tokens": room,
+            "temperature": request.sampling.temperature,
+            **profile.plain,
+        }
+        if request.sampling.temperature > 0:
+            body |= {"top_p": request.sampling.top_p, "seed": seed % SEEDS}
+        if request.delimiter is not None and profile.stop != "streamed":
+            body |= {"stop": [request.delimiter], **profile.keep}
+        if self.prompts.vocabulary is not None:
+            body |= profile.give_ids
+        if self.logprobs:
+            body |= {"logprobs": True, "top_logprobs": 0} if "messages" in body else {"logprobs": 0}
+        return body
+
+    def _step(self, asked: Asked, answer: Answer, seconds: float) -> tuple[Step, Usage]:
+        text, ids = self.prompts.written(answer)
+        vocabulary = self.prompts.vocabulary.identity if ids and self.prompts.vocabulary else ""
+        wrote = answer.wrote
+        if wrote is None:
+            wrote = self.prompts.count(text) + (answer.ending == "end")
+        read = asked.estimate if answer.read is None else answer.read
+        step = Step(text, answer.ending, ids, vocabulary, wrote, answer.logprobs[: len(ids)])
+        return step, Usage(read, max(0, read - answer.cached) + wrote, answer.cached, wrote, seconds=seconds)
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    """Whether a task is to be begun anew: it failed, or was cancelled."""
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+async def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Results of calls side by side; when one fails, the others are cancelled."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,78 @@
+"""The specs of this room: `MODEL@BASE_URL` with options."""
+
+from __future__ import annotations
+
+import re
+
+from rsd_core import Price, SpecError
+from rsd_integrations.openai_compatible.endpoint import Endpoint
+from rsd_integrations.openai_compatible.generator import OpenAIGenerator
+from rsd_integrations.openai_compatible.prompts import Mode
+
+_SPEC = re.compile(r"(?P<model>.+?)(?:@(?P<url>https?://.*))?", re.DOTALL)
+
+
+def open_endpoint(
+    spec: str,
+    *,
+    key_env: str | None = None,
+    timeout: float = 120.0,
+    retries: int = 2,
+    patience: float = 0.0,
+    concurrency: int | None = None,
+) -> Endpoint:
+    """The endpoint that `MODEL@BASE_URL` names, or `MODEL` at OPENAI_BASE_URL; arguments as of `Endpoint`.
+
+    Raises:
+        SpecError: It names no model, or something else than a URL follows the `@`.
+    """
+    found = _SPEC.fullmatch(spec)
+    if found is None or "://" in found["model"]:
+        raise SpecError(f"{spec!r} names no model at a URL; it looks like draft@http://127.0.0.1:8000/v1")
+    return Endpoint(
+        found["model"],
+        found["url"],
+        key_env=key_env,
+        timeout=timeout,
+        retries=retries,
+        patience=patience,
+        concurrency=concurrency,
+    )
+
+
+def load_generator(
+    spec: str,
+    *,
+    profile: str | None = None,
+    mode: Mode | None = None,
+    tokenizer: str | None = None,
+    context: int | None = None,
+    logprobs: bool = False,
+    concurrency: int | None = None,
+    timeout: float = 120.0,
+    retries: int = 2,
+    patience: float = 0.0,
+    key_env: str | None = None,
+    flops_per_token: float | None = None,
+    prompt_price: float | None = None,
+    generated_price: float | None = None,
+    cached_price: float | None = None,
+) -> OpenAIGenerator:
+    """A model behind a URL, as `MODEL@BASE_URL`; arguments as of `Endpoint` and `OpenAIGenerator`.
+
+    Prices are money per million tokens; one that is not given is that of the prompt, or 0.
+    """
+    endpoint = open_endpoint(
+        spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
+    )
+    priced = prompt_price is not None or generated_price is not None
+    return OpenAIGenerator(
+        endpoint,
+        tokenizer=tokenizer,
+        mode=mode,
+        profile=profile,
+        context=context,
+        logprobs=logprobs,
+        flops_per_token=flops_per_token,
+        price=Price(prompt_price or 0.0, generated_price or 0.0, cached_price) if priced else None,
+    )

@@ -1,0 +1,207 @@
+"""A batch in a file: every result once, whatever ended the run."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rsd_core import ConfigurationError, PromptError, RewardGuidedDecoder, RSDConfig, RSDError, Settings
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+from rsd_integrations.batch import arun_journaled, as_problems, read_problems, read_results, read_rows, run_journaled
+from rsd_integrations.cli.app import app
+
+SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
+
+
+def write(file: Path, *lines: Any) -> Path:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def test_results_come_back_as_they_were(tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    problems = as_problems(["one", [("system", "be brief"), ("user", "two")], "one"], ["a", None, None])
+    told = run_journaled(SCRIPTED, problems, out)
+    assert (told.total, told.found, told.done, told.failed, told.degraded) == (3, 0, 3, 0, 0)
+    expected = SCRIPTED.build().run("one")
+    results = read_results(out)
+    assert list(results) == [problem.id for problem in problems]
+    assert results["a"].steps == expected.steps
+    assert results["a"].ledger.drafter.generated == expected.ledger.drafter.generated
+
+
+def test_the_same_prompt_again_is_another_problem() -> None:
+    first, again = as_problems(["same", "same"])
+    assert (first.repeat, again.repeat) == (0, 1)
+    assert first.key != again.key
+    assert as_problems(["other", "same"])[1].key == first.key  # wherever it stands in the file
+
+
+def test_more_prompts_may_be_added_and_changed_ones_are_solved_anew(tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    run_journaled(SCRIPTED, as_problems(["one", "two"], ["a", "b"]), out)
+    told = run_journaled(SCRIPTED, as_problems(["one", "two, changed", "three"], ["a", "b", "c"]), out)
+    assert (told.found, told.done) == (1, 2)
+
+
+def test_nothing_is_loaded_where_nothing_is_left_to_do(tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    run_journaled(SCRIPTED, as_problems(["one"]), out)
+
+    def build() -> RewardGuidedDecoder:
+        raise AssertionError("not needed")
+
+    about = {"config": SCRIPTED.model_dump(mode="json")}
+    assert asyncio.run(arun_journaled(build, as_problems(["one"]), out, about)).found == 1
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    run_journaled(SCRIPTED, as_problems(["one"]), out)
+    other = SCRIPTED.model_copy(update={"settings": Settings(temperature=0.7)})
+    with pytest.raises(ConfigurationError, match="about another run: its config is"):
+        run_journaled(other, as_problems(["one"]), out)
+
+
+@pytest.mark.parametrize("torn", ['{"id": "b", "key": "x", "res', "\x00\x00\x00"])
+def test_a_torn_line_is_no_result_and_no_error(tmp_path: Path, torn: str) -> None:
+    out = tmp_path / "results.jsonl"
+    run_journaled(SCRIPTED, as_problems(["one"], ["a"]), out)
+    whole = out.read_text()
+    out.write_text(whole + torn)
+    told = run_journaled(SCRIPTED, as_problems(["one", "two"], ["a", "b"]), out)
+    assert (told.found, told.done) == (1, 1)
+    assert out.read_text().startswith(whole)
+    assert set(read_results(out)) == {"a", "b"}
+
+
+def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    out.write_text("my notes\n")
+    with pytest.raises(ConfigurationError, match="line 1, is no JSON object"):
+        run_journaled(SCRIPTED, as_problems(["one"]), out)
+    assert out.read_text() == "my notes\n"
+
+
+def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path) -> None:
+    out, broken = tmp_path / "results.jsonl", [True]
+
+    def target(path: Any, rng: Any) -> str | Exception:
+        return RuntimeError("gone") if broken[0] and path.prompt[0].content == "bad" else "end"
+
+    def build() -> RewardGuidedDecoder:
+        return RewardGuidedDecoder(
+            drafter=ScriptedDrafter(["fine\n\n", "no"]),
+            verifier=ScriptedVerifier([0.9, 0.1]),
+            target=ScriptedTarget(target),
+            settings=Settings(target_retries=0),
+        )
+
+    problems = as_problems(["good", "bad"], ["good", "bad"])
+
+    def go(**options: Any) -> tuple[int, int, int]:
+        told = asyncio.run(arun_journaled(build, problems, out, {}, **options))
+        return told.found, told.done, told.failed
+
+    assert go() == (0, 1, 1)
+    (failed,) = [row for row in read_rows(out) if "error" in row]
+    assert "gone" in failed["error"]
+    assert read_results(out)["bad"].text == "fine\n\n"
+    assert read_results(out)["bad"].finish_reason == "error"
+    assert go(retry_failed=False) == (2, 0, 0)
+    assert go() == (1, 0, 1)
+    broken[0] = False
+    assert go() == (1, 1, 0)
+    assert read_results(out)["bad"].text == "fine\n\nend"
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([{"question": "one"}], "line 1: 'prompt'"),
+        (["one", 3], "line 2"),
+        (["one", "  "], "empty"),
+        ([{"prompt": "one", "id": "a"}, {"prompt": "two", "id": "a"}], "'a' stands for several"),
+    ],
+)
+def test_bad_prompts_are_told_with_their_line(tmp_path: Path, lines: list[Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        read_problems(write(tmp_path / "prompts.jsonl", *lines))
+    with pytest.raises(PromptError):
+        as_problems([""])
+
+
+def test_the_command(tmp_path: Path) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", "one", {"prompt": "two", "id": 2})
+    out = tmp_path / "results.jsonl"
+    words = ["batch", str(prompts), "--out", str(out), "--draft", "scripted:draft", "--lookahead", "1"]
+    words += ["--verifier", "scripted:verifier", "--target", "scripted:target"]
+    for told in ("0 found, 2 done (0 of them degraded), 0 failed", "2 found, 0 done"):
+        shown = CliRunner().invoke(app, words)
+        assert shown.exit_code == 0, shown.output
+        assert told in " ".join(shown.output.split())
+    assert read_results(out)["2"].answer == "10"
+    refused = CliRunner().invoke(app, [*words, "--hedge", "0.5"])
+    assert isinstance(refused.exception, RSDError)
+
+
+SLOW = """
+import sys
+from pathlib import Path
+from rsd_core import RewardGuidedDecoder
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+from rsd_integrations.batch import arun_journaled, as_problems
+import asyncio
+
+log = open(sys.argv[2], "a", buffering=1)
+
+class Logged(ScriptedDrafter):
+    async def generate(self, path, request):
+        made = await super().generate(path, request)
+        if path.depth == 1:
+            log.write(path.prompt[0].content + "\\n")
+        return made
+
+def build():
+    return RewardGuidedDecoder(drafter=Logged(["one\\n\\n", "two"], delay=0.01),
+        verifier=ScriptedVerifier([0.9], delay=0.01), target=ScriptedTarget(["x"]))
+
+problems = as_problems([f"question {i}" for i in range(200)])
+print(asyncio.run(arun_journaled(build, problems, Path(sys.argv[1]), {}, concurrency=8)))
+"""
+
+
+def test_a_killed_run_goes_on_and_repeats_nothing_finished(tmp_path: Path) -> None:
+    out, log = tmp_path / "results.jsonl", tmp_path / "log"
+    command = [sys.executable, "-c", SLOW, str(out), str(log)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    kills = 0
+    for wanted in (30, 100):
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not out.exists() or out.read_bytes().count(b"\n") < wanted:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        finished = {row["id"] for row in read_rows(out)[1:]}
+        assert wanted - 1 <= len(finished) < 200
+        before = Counter(log.read_text().split("\n"))
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    rows = read_rows(out)[1:]
+    assert len(rows) == len({row["id"] for row in rows}) == 200
+    # Written twice are at most those that were in flight when a run was killed.
+    written = Counter(log.read_text().split("\n"))
+    assert sum(written[name] > 1 for name in written if name) <= 8 * kills
+    assert sum(before.values()) < sum(written.values())

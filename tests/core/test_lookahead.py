@@ -1,0 +1,369 @@
+"""Work begun early changes when things happen, and nothing of what happens."""
+
+import asyncio
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsd_core import (
+    AdvantageAware,
+    BinaryStep,
+    BudgetAware,
+    Cancellation,
+    ConfigurationError,
+    Constant,
+    Drafter,
+    FirstSteps,
+    Generation,
+    Interrupted,
+    Limits,
+    Path,
+    RequestBudget,
+    Result,
+    Retry,
+    RewardGuidedDecoder,
+    RunError,
+    Scores,
+    Settings,
+    Step,
+    StepRequest,
+    Takeover,
+    Target,
+    Trace,
+    Usage,
+    Verifier,
+    WeightingPolicy,
+    load,
+)
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+from rsd_integrations.evaluation import find_task
+
+TEXTS = ("a\n\n", "b b\n\n", "wait c\n\n", "d d d\n\n", "\n\n", "", "the end")
+
+
+class Worker:
+    """Works for some ticks of the loop and keeps its own books."""
+
+    flops_per_token: float | None = 2.0
+
+    def __init__(self, world: int, faults: float) -> None:
+        self.world, self.faults = world, faults
+        self.computed = 0
+
+    def dice(self, *key: object) -> random.Random:
+        return random.Random(repr((type(self).__name__, self.world, *key)))
+
+    async def work(self, dice: random.Random, tokens: int) -> None:
+        try:
+            for _ in range(dice.choice((0, 0, 1, 2, 5, 9))):
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.computed += 1
+            raise Interrupted(Usage(computed=1, generated=1)) from None
+        if dice.random() < self.faults:
+            raise RuntimeError("broken")
+        self.computed += tokens
+
+
+class Writer(Worker, Drafter, Target):
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        dice = self.dice(path.text, path.depth, request.seeds)
+        text = " ".join(dice.choices(TEXTS, (6, 6, 3, 6, 1, 1, 2))[0].split(" ")[: request.max_tokens])
+        size = min(len(text.split()) + 1, request.max_tokens)
+        await self.work(dice, size)
+        return Generation(
+            (Step(text, "delimiter" if text.endswith("\n\n") else "end", size=size),),
+            Usage(prefix=1, computed=size, generated=size),
+        )
+
+
+class Reader(Worker, Verifier):
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        dice = self.dice(path.text, path.depth, steps[0].text)
+        await self.work(dice, steps[0].size)
+        reward = dice.choice((None, 0.0, 0.3, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0))
+        return Scores((reward,), Usage(computed=steps[0].size, scored=steps[0].size))
+
+
+class EveryThird(WeightingPolicy):
+    """Gives every third step to the target before anything is drafted."""
+
+    def weight(self, reward: float) -> float:
+        return reward
+
+    def route(self, request: Trace) -> Literal["draft", "target"]:
+        return "target" if request.index % 3 == 2 else "draft"
+
+
+POLICIES: tuple[WeightingPolicy, ...] = (
+    BinaryStep(),
+    Constant(p=0.9),
+    Retry(n=2),
+    FirstSteps(n=2),
+    Takeover(steps=3, then=Constant(p=0.8)),
+    BudgetAware(target_rate=0.3),
+    AdvantageAware(),
+    RequestBudget(calls=2),
+    RequestBudget(tokens=5),
+    EveryThird(),
+)
+LIMITS = st.builds(
+    Limits,
+    max_steps=st.integers(1, 12),
+    max_tokens=st.none() | st.integers(1, 30),
+    max_target_calls=st.none() | st.integers(0, 4),
+    max_target_tokens=st.none() | st.integers(0, 9),
+    max_target_flops=st.none() | st.integers(1, 20),
+    max_flops=st.none() | st.integers(1, 60),
+    max_repeats=st.none() | st.integers(2, 3),
+)
+
+
+@dataclass
+class Run:
+    """A result with what the models say of themselves."""
+
+    result: Result
+    error: str
+    computed: tuple[int, int, int]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        told = asdict(self.result)
+        return {name: told[name] for name in told if name not in ("ledger", "seconds")} | {"error": self.error}
+
+
+async def run(
+    world: int, faults: float, policy: WeightingPolicy, settings: Settings, stop: list[str], presses: int | None = None
+) -> Run:
+    """A request in a world; its models have spent what the ledger says, and nothing goes on after its end."""
+    drafter, verifier, target = Writer(world, faults), Reader(world, faults), Writer(world + 1, faults)
+    made = RewardGuidedDecoder(
+        drafter=drafter, verifier=verifier, target=target, policy=copy.deepcopy(policy), settings=settings
+    )
+    cancel, error = Cancellation(), ""
+    if presses is not None:
+        _after(presses, cancel.cancel)
+    result: Result | None
+    try:
+        result = await made.arun("question", stop=stop, cancel=cancel)
+    except RunError as failed:
+        result, error = failed.partial, str(failed)
+    assert result is not None
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    ledger = result.ledger
+    computed = (drafter.computed, verifier.computed, target.computed)
+    assert (ledger.drafter.computed, ledger.verifier.computed, ledger.target.computed) == computed
+    return Run(result, error, computed)
+
+
+def _after(ticks: int, what: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(*((_after, ticks - 1, what) if ticks else (what,)))
+
+
+WORLD = {
+    "world": st.integers(0, 2**32),
+    "faults": st.sampled_from((0.0, 0.1, 0.3)),
+    "policy": st.sampled_from(POLICIES),
+    "limits": LIMITS | st.just(Limits(max_steps=12)),
+    "stop": st.sampled_from(([], ["b b\n\nb"], ["d d"], ["\n\na"])),
+    "on_error": st.sampled_from(("target", "accept", "raise")),
+    "depth": st.integers(0, 4),
+    "hedge": st.none() | st.sampled_from((0.1, 0.4, 0.6)),
+}
+
+
+def both(limits: Limits, on_error: Any, depth: int, hedge: float | None) -> tuple[Settings, Settings]:
+    plain = Settings(limits=limits, on_verifier_error=on_error, target_retries=1)
+    return plain, plain.model_copy(update={"lookahead": depth, "hedge": hedge})
+
+
+@settings(max_examples=600, deadline=None)
+@given(**WORLD)
+def test_results_are_the_same_with_and_without(
+    world: int,
+    faults: float,
+    policy: WeightingPolicy,
+    limits: Limits,
+    stop: list[str],
+    on_error: str,
+    depth: int,
+    hedge: float | None,
+) -> None:
+    plain, early = both(limits, on_error, depth, hedge)
+    before = asyncio.run(run(world, faults, policy, plain, stop))
+    after = asyncio.run(run(world, faults, policy, early, stop))
+    assert after.told == before.told
+    was, now = before.result.ledger, after.result.ledger
+    assert now.drafter.generated - now.drafter.discarded == was.drafter.generated - was.drafter.discarded
+    assert now.target.generated - now.target.discarded == was.target.generated
+    hard = limits.tightened(policy.limits)
+    assert now.target.calls <= (99 if hard.max_target_calls is None else hard.max_target_calls)
+    assert now.target.generated <= (99 if hard.max_target_tokens is None else hard.max_target_tokens)
+    if hard.max_flops is not None:
+        assert now == was  # where wasted work counts, nothing is begun early
+
+
+@settings(max_examples=200, deadline=None)
+@given(**WORLD, presses=st.integers(0, 40))
+def test_a_cancelled_request_leaves_nothing_running_and_nothing_uncharged(
+    world: int,
+    faults: float,
+    policy: WeightingPolicy,
+    limits: Limits,
+    stop: list[str],
+    on_error: str,
+    depth: int,
+    hedge: float | None,
+    presses: int,
+) -> None:
+    _, early = both(limits, on_error, depth, hedge)
+    whole = asyncio.run(run(world, faults, policy, early, stop))
+    cut = asyncio.run(run(world, faults, policy, early, stop, presses))
+    if cut.result.finish_reason == "cancelled":
+        assert whole.result.text.startswith(cut.result.text) or stop
+    else:
+        assert cut.told == whole.told
+
+
+def decoder(rewards: Any, delays: tuple[float, float, float], steps: int = 6, **options: Any) -> RewardGuidedDecoder:
+    draft, score, target = delays
+    script = [f"step {i}\n\n" for i in range(steps - 1)] + ["the end"]
+    return RewardGuidedDecoder(
+        drafter=ScriptedDrafter(script, delay=draft),
+        verifier=ScriptedVerifier(rewards, delay=score),
+        target=ScriptedTarget(script, delay=target),
+        settings=Settings(**options),
+    )
+
+
+def test_the_next_draft_is_written_while_a_step_is_scored() -> None:
+    without = decoder([0.9], (0.02, 0.02, 0)).run("question").seconds
+    ahead = decoder([0.9], (0.02, 0.02, 0), lookahead=1).run("question").seconds
+    assert without > 12 * 0.02
+    assert ahead < without - 3 * 0.02  # of five drafts that could be hidden
+
+
+def test_from_depth_two_on_steps_ahead_are_scored_ahead() -> None:
+    one = decoder([0.9], (0.005, 0.04, 0), steps=9, lookahead=1).run("question")
+    more = decoder([0.9], (0.005, 0.04, 0), steps=9, lookahead=4).run("question")
+    assert more.seconds < 0.75 * one.seconds
+    assert more.ledger.verifier.calls == one.ledger.verifier.calls
+    assert more.ledger.total.discarded == 0
+
+
+def test_a_target_that_is_likely_to_be_needed_begins_with_the_drafter() -> None:
+    without = decoder([0.1], (0.02, 0.02, 0.04)).run("question")
+    hedged = decoder([0.1], (0.02, 0.02, 0.04), hedge=0.6).run("question")
+    assert hedged.steps == without.steps
+    assert hedged.seconds < without.seconds - 3 * 0.04
+    assert hedged.ledger.target == without.ledger.target  # every hedge was needed
+
+
+def test_what_is_thrown_away_is_on_the_ledger() -> None:
+    made = decoder([0.9, 0.1, 0.9, 0.9, 0.9], (0, 0.01, 0), lookahead=1)
+    ledger = made.run("question").ledger
+    drafter = made.drafter
+    assert isinstance(drafter, ScriptedDrafter)
+    assert ledger.drafter.calls == len(drafter.calls) == 7
+    assert ledger.drafter.discarded == 2 + 2  # the rejected draft, and the one that was written after it
+    assert ledger.drafter.generated == ledger.drafter.discarded + 4 * 2 + 3
+
+
+def test_what_is_not_needed_ends_before_the_target_is_asked() -> None:
+    ended: list[int] = []
+
+    class Slow(ScriptedDrafter):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            if path.depth == 1 and path.text == "one\n\n":
+                try:
+                    await asyncio.sleep(30)
+                finally:
+                    ended.append(path.depth)
+            return await super().generate(path, request)
+
+    class After(ScriptedTarget):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            await asyncio.sleep(0)
+            assert ended == [1]
+            return await super().generate(path, request)
+
+    made = RewardGuidedDecoder(
+        drafter=Slow(["one\n\n", "two"]),
+        verifier=ScriptedVerifier([0.1, 0.9], delay=0.001),
+        target=After(["ONE\n\n"]),
+        settings=Settings(lookahead=1),
+    )
+    assert made.run("question").text == "ONE\n\ntwo"
+
+
+def test_it_rests_while_drafts_are_rejected() -> None:
+    rewards = [0.1] * 5 + [0.9] * 20
+    made = decoder(rewards, (0, 0.002, 0), steps=25, lookahead=1)
+    ledger = made.run("question").ledger
+    assert ledger.drafter.calls - 25 == 1  # one look at the start; then odds are below one half
+    spent = decoder(rewards[::-1], (0, 0.002, 0), steps=25, lookahead=1).run("question").ledger.drafter.calls
+    assert spent - 25 == 4  # the last of the five would have ended the answer
+
+
+def test_a_failed_look_ahead_is_told_at_its_own_step() -> None:
+    script: list[str | Exception] = ["one\n\n", RuntimeError("out of memory"), "the end"]
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(script),
+        verifier=ScriptedVerifier([0.9], delay=0.005),
+        target=ScriptedTarget(["ONE\n\n", "TWO\n\n"]),
+        settings=Settings(lookahead=2),
+    )
+    result = made.run("question")
+    assert result.text == "one\n\nTWO\n\nthe end"
+    assert [(item.step, item.kind) for item in result.degradations] == [(1, "drafter_error")]
+
+
+def test_time_that_is_up_ends_what_was_begun_early() -> None:
+    async def go() -> Result:
+        made = decoder([0.9], (0.001, 30, 30), lookahead=3, hedge=0.1, limits=Limits(max_seconds=0.05))
+        result = await made.arun("question")
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return result
+
+    assert asyncio.run(go()).finish_reason == "max_seconds"
+
+
+def test_a_caller_that_leaves_takes_everything_along() -> None:
+    async def go() -> None:
+        made = decoder([0.9], (0.001, 30, 30), lookahead=3, hedge=0.1)
+        task = asyncio.create_task(made.arun("question"))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(go())
+
+
+def test_several_candidates_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="which candidate goes on"):
+        Settings().updated(candidates=2, temperature=0.7, lookahead=1)
+    with pytest.raises(ConfigurationError, match="less than 1"):
+        Settings().updated(hedge=1.0)
+
+
+def test_real_models_answer_the_same() -> None:
+    draft, verifier, target = (load(f"embedded:{name}") for name in ("draft", "verifier", "target"))
+    prompts = [item.prompt for item in find_task("embedded").draw(6, 5)]
+    answers = []
+    for early in (Settings(), Settings(lookahead=1, hedge=0.4), Settings(lookahead=3, hedge=0.2)):
+        made = RewardGuidedDecoder(
+            drafter=draft, verifier=verifier, target=target, policy=BinaryStep(delta=0.9), settings=early
+        )
+        answers.append([[(s.text, s.author) for s in result.steps] for result in made.run_many(prompts)])
+    assert answers[0] == answers[1] == answers[2]

@@ -1,0 +1,51 @@
+"""Links of the pages that the site does not build, the figures of the README, and names that pages mention."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import ROOT
+
+TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "rsd_integrations/embedded/MODEL_CARD.md")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_relative_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for link in LINK.findall(page.read_text()):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{name} links to {link}"
+        assert not anchor or anchor in anchors(file), f"{name} links to {link}, and there is no such heading"
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as their links name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_tells_the_figures_of_the_benchmarks() -> None:
+    table = re.search(r"\| method \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert table is not None
+    rows = [line.strip("| ").split(" | ") for line in table[0].splitlines()[2:] if line]
+    measured = {cells[0]: cells for cells in benchmark_rows()}
+    assert len(rows) >= 4
+    for method, accuracy, share, paper, charged in rows:
+        own = measured[method]
+        assert accuracy == f"{own[1]} ({own[2]})", method
+        assert share == own[3], method
+        assert f"({paper} fewer)" in own[4], method
+        assert f"({charged} fewer)" in own[5], method
+
+
+def benchmark_rows() -> list[list[str]]:
+    """The main table of the benchmarks."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.count(" | ") == 5]

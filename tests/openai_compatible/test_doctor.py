@@ -1,0 +1,70 @@
+"""`rsd doctor` says what works and what does not, before anything depends on it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rsd_core.blocking import wait_for
+from rsd_integrations.cli.app import app
+from rsd_integrations.openai_compatible import OpenAIGenerator
+from tests.openai_compatible.conftest import TOKENIZER
+from tests.openai_compatible.server import Habits
+
+Connect = Callable[..., OpenAIGenerator]
+
+
+def examined(model: OpenAIGenerator) -> dict[str, bool | None]:
+    return {one.name: one.ok for one in wait_for(model.examine())}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "without"),
+    [
+        ("vllm", {}, set()),
+        ("vllm", {"tokenizer": None}, set()),
+        ("sglang", {}, set()),
+        ("ollama", {"tokenizer": None}, {"context", "log-probabilities"}),
+        ("llamacpp", {}, {"context"}),
+        ("transformers", {"profile": "transformers"}, {"context", "log-probabilities"}),
+    ],
+)
+def test_a_server_that_serves_is_well(
+    servers: dict[str, Habits], connect: Connect, kind: str, options: dict[str, Any], without: set[str]
+) -> None:
+    found = examined(connect(servers[kind], **options))
+    assert {name for name, ok in found.items() if ok is None} == without
+    assert {name for name, ok in found.items() if ok} == set(found) - without
+    assert len(found) == 8
+
+
+def test_each_fault_is_found_by_its_name(vllm: Habits, servers: dict[str, Habits], connect: Connect) -> None:
+    def faults(model: OpenAIGenerator) -> set[str]:
+        return {name for name, ok in examined(model).items() if ok is False}
+
+    assert faults(connect(servers["generic"], None)) == {"prefix", "steps"}
+    assert faults(connect(servers["llamacpp"], None, profile="vllm", mode="completions")) == {"steps"}
+    vllm.fault = lambda number: "http500"
+    assert faults(connect(vllm, retries=0)) == {"answers"}
+    vllm.fault = lambda number: None
+    vllm.name, name = "other", vllm.name
+    assert faults(connect(vllm, retries=0)) == {"model", "answers"}
+    vllm.name = name
+
+
+def test_the_command_prints_a_table_or_json_and_tells_by_its_exit_code(vllm: Habits) -> None:
+    runner = CliRunner()
+    spec = f"openai,tokenizer={TOKENIZER}:draft@{vllm.url}"
+    good = runner.invoke(app, ["doctor", f"judge:{spec}", "embedded:draft"])
+    assert good.exit_code == 0, good.output
+    assert "exact ids" in " ".join(good.output.split())
+    assert "no server to examine" in good.output
+    bad = runner.invoke(app, ["doctor", "--json", spec, "openai,retries=0:m@http://127.0.0.1:9"])
+    assert bad.exit_code == 1
+    told = json.loads(bad.output)
+    assert all(one["ok"] for one in told[spec])
+    (only,) = told["openai,retries=0:m@http://127.0.0.1:9"]
+    assert (only["name"], only["ok"]) == ("reachable", False)
+    assert "is the server up" in only["told"]

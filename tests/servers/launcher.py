@@ -1,0 +1,206 @@
+"""vLLM on loopback: a server is handed over when it really answers, and is gone when it is not needed any more.
+
+with family() as servers:
+    decoder = RewardGuidedDecoder(drafter=load(servers["draft"].spec), …)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tokenizers import Tokenizer
+
+from rsd_integrations.embedded.models import FOLDER
+from rsd_integrations.embedded.vocabulary import STEP_END
+
+ROOT = Path(__file__).parent.parent.parent
+PYTHON = ROOT / ".venv-servers" / "bin" / "python"
+LOGS = ROOT / "build" / "servers"
+PORTS = range(18400, 18500)
+PATIENCE = 420.0
+"""Seconds until a server must have answered; on an idle machine with two cores it takes half a minute."""
+KEYS_AND_VALUES = 256 * 2**20
+"""Bytes for keys and values of each server: 18,000 tokens of the embedded target, 32 requests of its whole context."""
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TORCH_COMPILE_DISABLE": "1",  # else the first log-probabilities wait 20 s for a compiler
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class ServerError(RuntimeError):
+    """A server ended, or did not answer in time."""
+
+
+class Server:
+    """One vLLM server in a session of its own.
+
+    Args:
+        name: What the model is called in requests.
+        folder: Its checkpoint. vLLM needs attention heads of a size its CPU kernels know, such as 32.
+        pooling: Whether it is a reward model, read through /pooling.
+        arguments: Further arguments of vLLM.
+        port: On loopback; a free one by default.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        pooling: bool = False,
+        arguments: tuple[str, ...] = (),
+        port: int | None = None,
+    ) -> None:
+        self.name, self.folder, self.pooling, self.arguments = name, folder, pooling, arguments
+        self.port = port or free_port()
+        self.log = LOGS / f"{name}-{self.port}.log"
+        self._guard: subprocess.Popen[str] | None = None
+        self._group = 0
+
+    @property
+    def url(self) -> str:
+        """The base URL, as OpenAI's client takes it."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def spec(self) -> str:
+        """What `rsd_core.load` takes; prompts are rendered and tokenised by the checkpoint's own tokenizer."""
+        kind = "pooling" if self.pooling else "openai"
+        return f"{kind},tokenizer={self.folder}:{self.name}@{self.url}"
+
+    def start(self) -> None:
+        """Start the server; `wait` says when it answers."""
+        if not PYTHON.exists():
+            raise ServerError(f"there is no vLLM in {PYTHON.parent.parent}: `make servers` installs it")
+        LOGS.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(self.folder), "--served-model-name", self.name),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--max-model-len", "512", "--dtype", "float32", "--enforce-eager"),
+            *("--kv-cache-memory-bytes", str(KEYS_AND_VALUES), "--shutdown-timeout", "5"),
+            *(("--runner", "pooling") if self.pooling else ("--enable-prompt-tokens-details",)),
+            *self.arguments,
+        ]
+        with self.log.open("w") as log:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-m", "tests.servers.guard", *command],
+                cwd=ROOT,
+                env=os.environ | ENVIRONMENT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        assert self._guard.stdout is not None
+        self._group = int(self._guard.stdout.readline())
+
+    def wait(self, seconds: float = PATIENCE) -> None:
+        """Wait until the server computes something: its health alone promises nothing.
+
+        Raises:
+            ServerError: It ended, or was silent for so long.
+        """
+        assert self._guard is not None
+        patience = time.monotonic() + seconds
+        while not self.answers():
+            if self._guard.poll() is not None or time.monotonic() > patience:
+                why = "did not answer in time" if self._guard.poll() is None else "ended"
+                raise ServerError(f"the server {self.name} {why}; {self.log} ends in\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.5)
+
+    def answers(self) -> bool:
+        """Whether one token is computed."""
+        root = self.url.removesuffix("/v1")
+        body: dict[str, Any] = {"model": self.name}
+        path, more = (
+            ("/pooling", {"input": [5]}) if self.pooling else ("/v1/completions", {"prompt": [5], "max_tokens": 1})
+        )
+        try:
+            return httpx.post(root + path, json=body | more, timeout=60).is_success
+        except httpx.HTTPError:
+            return False
+
+    def kill(self) -> None:
+        """End the server as a crash would; `start` and `wait` bring it back."""
+        os.killpg(self._group, signal.SIGKILL)
+        self.stop()
+
+    def let_go(self) -> None:
+        """Have the server and everything it started end, without waiting for it."""
+        if self._guard is not None:
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+
+    def stop(self) -> None:
+        """End the server and everything it started."""
+        if self._guard is not None:
+            self.let_go()
+            self._guard.wait()
+            assert self._guard.stdout is not None
+            self._guard.stdout.close()
+            self._guard = None
+
+
+@contextmanager
+def running(*servers: Server) -> Iterator[None]:
+    """Servers side by side: all answer when the block begins, all are gone when it ends."""
+    try:
+        for server in servers:
+            server.start()
+        for server in servers:
+            server.wait()
+        yield
+    finally:
+        for server in servers:
+            server.let_go()
+        for server in servers:
+            server.stop()
+
+
+@contextmanager
+def family() -> Iterator[dict[str, Server]]:
+    """The embedded drafter, target and reward model, by their names `draft`, `target` and `prm`."""
+    servers = {
+        "draft": Server("draft", FOLDER / "draft"),
+        "target": Server("target", FOLDER / "target"),
+        "prm": Server("prm", FOLDER / "prm", pooling=True, arguments=step_tag(FOLDER / "prm", STEP_END)),
+    }
+    with running(*servers.values()):
+        yield servers
+
+
+def step_tag(folder: Path, separator: str) -> tuple[str, ...]:
+    """Arguments that make vLLM give a row at each separator, which it looks for at Qwen2.5-Math-PRM's id otherwise."""
+    tag = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(separator)
+    return "--pooler-config", json.dumps({"pooling_type": "STEP", "step_tag_id": tag})
+
+
+_taken: set[int] = set()
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    for port in PORTS:
+        with socket.socket() as probe:
+            if port not in _taken and probe.connect_ex(("127.0.0.1", port)) != 0:
+                _taken.add(port)
+                return port
+    raise ServerError(f"all ports from {PORTS.start} to {PORTS.stop - 1} are in use")
