@@ -60,11 +60,10 @@ class Family:
         )
         self.target_only = TargetOnly(target=self.target)
         for runner in self.runners:
-            assert (runner.lean is None) is modules
-            if modules:
+            if runner.lean is None:
                 runner.model.forward = self._timed(runner.model.forward)
             else:
-                runner.lean = self._timed(runner.lean)
+                runner.lean = self._timed(runner.lean)  # type: ignore[assignment]
 
     @property
     def runners(self) -> list[Runner]:
