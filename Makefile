@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help run test check servers docs docs-serve format langchain-versions train eval clean
+.PHONY: help run test check servers cookbook docs docs-serve format langchain-versions train eval clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -33,7 +33,7 @@ check: .venv/ready  ## Lint, types and import rules
 
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: .venv/ready  ## Build the documentation, warnings being errors
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 	@echo "written to build/site: open build/site/index.html"
 
 docs-serve: export NO_MKDOCS_2_WARNING = 1
@@ -46,6 +46,9 @@ servers: .venv/ready .venv-servers/ready  ## Run the tests that need real server
 format: .venv/ready  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+cookbook: .venv/ready  ## Run the cookbook's sources and write its notebooks
+	$(BIN)/python -m tests.cookbook.build
 
 langchain-versions: .venv/ready  ## Test on the oldest and newest langchain-core, and write the table of the docs
 	$(BIN)/python -m tests.langchain.conformance --markdown docs/langchain-conformance.md

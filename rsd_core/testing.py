@@ -1,13 +1,15 @@
 r"""Scripted models: public fakes to try a pipeline, a policy or an adapter with no model at all.
 
->>> from rsd_core import RewardGuidedDecoder
->>> decoder = RewardGuidedDecoder(
-...     drafter=ScriptedDrafter(["2+2=5.\n\n", "The answer is \\boxed{4}."]),
-...     verifier=ScriptedVerifier([0.1, 0.9]),
-...     target=ScriptedTarget(["2+2=4.\n\n"]),
-... )
->>> [step.author for step in decoder.run("What is 2+2?").steps]
-['target', 'draft']
+```python
+from rsd_core import RewardGuidedDecoder
+
+decoder = RewardGuidedDecoder(
+    drafter=ScriptedDrafter(["2+2=5.\n\n", "The answer is \\boxed{4}."]),
+    verifier=ScriptedVerifier([0.1, 0.9]),
+    target=ScriptedTarget(["2+2=4.\n\n"]),
+)
+assert [step.author for step in decoder.run("What is 2+2?").steps] == ["target", "draft"]
+```
 """
 
 from __future__ import annotations

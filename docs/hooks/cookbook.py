@@ -1,4 +1,4 @@
-"""Notebooks of the cookbook as pages, with the outputs they were committed with; nothing is run."""
+"""The cookbook as pages: notebooks with the outputs they were committed with, nothing being run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ def on_config(config: Any) -> Any:
     pages = [{title(notebook): page(notebook)} for notebook in notebooks()]
     if pages:
         at = next(i for i, section in enumerate(config.nav) if "Guides" in section)
-        config.nav.insert(at + 1, {"Cookbook": pages})
+        config.nav.insert(at + 1, {"Cookbook": ["cookbook/index.md", *pages]})
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Write a page for each notebook, and files for its pictures."""
+    """Write a page for each notebook and each text beside them, and files for their pictures."""
+    for text in COOKBOOK.rglob("*.md"):
+        name = page(text).replace("cookbook/README", "cookbook/index")
+        files.append(File.generated(config, name, content=linked(text.read_text(), text)))
     for notebook in notebooks():
         pictures: dict[str, bytes] = {}
-        text = "\n\n".join(shown(cell, notebook.stem, pictures) for cell in cells(notebook))
+        text = "\n\n".join(shown(cell, notebook, pictures) for cell in cells(notebook))
         files.append(File.generated(config, page(notebook), content=text + "\n"))
         for name, data in pictures.items():
             files.append(File.generated(config, f"cookbook/{name}", content=data))
@@ -38,9 +41,27 @@ def notebooks() -> list[Path]:
     return sorted(COOKBOOK.glob("*.ipynb"))
 
 
-def page(notebook: Path) -> str:
-    """The path of a notebook's page."""
-    return f"cookbook/{notebook.stem}.md"
+def page(file: Path) -> str:
+    """The path of a file's page."""
+    return file.relative_to(COOKBOOK.parent).with_suffix(".md").as_posix()
+
+
+def linked(text: str, file: Path) -> str:
+    """A text whose links lead to pages; of what is no page, the name stays."""
+
+    def lead(found: re.Match[str]) -> str:
+        label, target = found.groups()
+        path, _, anchor = target.partition("#")
+        if not path or "://" in target:
+            return found[0]
+        there = (file.parent / path).resolve()
+        if there.is_relative_to(COOKBOOK.parent / "docs") and there.suffix == ".md":
+            return f"[{label}](../{path.partition('docs/')[2]}{'#' * bool(anchor)}{anchor})"
+        if there.is_relative_to(COOKBOOK) and there.suffix in (".ipynb", ".md") and there.exists():
+            return f"[{label}]({path.replace('.ipynb', '.md')}{'#' * bool(anchor)}{anchor})"
+        return label
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", lead, text)
 
 
 def cells(notebook: Path) -> list[dict[str, Any]]:
@@ -57,15 +78,15 @@ def title(notebook: Path) -> str:
     return notebook.stem
 
 
-def shown(cell: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> str:
+def shown(cell: dict[str, Any], notebook: Path, pictures: dict[str, bytes]) -> str:
     """A cell as Markdown."""
     source = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
-        return re.sub(r"\]\(([\w-]+)\.ipynb\)", r"](\1.md)", source.replace("](../docs/", "](../"))
+        return linked(source, notebook)
     if cell["cell_type"] != "code":
         return source
     parts = [f"```python\n{source}\n```"] if source else []
-    return "\n\n".join([*parts, *(printed(output, stem, pictures) for output in cell["outputs"])])
+    return "\n\n".join([*parts, *(printed(output, notebook.stem, pictures) for output in cell["outputs"])])
 
 
 def printed(output: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,18 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, config: Any) -> Files:
     """Write the pages; mkdocstrings fills them from docstrings."""
     for name, page, modules in [*core(), *rooms()]:
-        body = "".join(f"::: {module}\n{SHOWN if len(modules) > 1 else ''}\n" for module in modules)
+        whole, *parts = modules
+        body = f"::: {whole}\n" + (ROOM + exported(whole) if parts else "\n")
+        body += "".join(f"::: {part}\n{PART}\n" for part in parts)
         files.append(File.generated(config, page, content=f"# {name}\n\n{body}"))
     files.append(File.generated(config, "reference/cli.md", content=commands()))
     return files
 
 
-SHOWN = "    options: { show_root_heading: true, show_root_full_path: true, show_root_toc_entry: true }\n"
+ROOM = "    options: { members: false }\n"
+PART = "    options: { show_root_heading: true, show_root_full_path: true, show_root_toc_entry: true }\n"
+TABLE = "(?!RSD)[A-Z_]+"
+"""Names of constants."""
 Entry = tuple[str, str, list[str]]
 
 
@@ -57,6 +64,22 @@ def _entry(path: Path) -> Entry:
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     inner = [f"{name}.{one.stem}" for one in _public(path)] if path.is_dir() else []
     return name.partition(".")[2], f"reference/{name}.md", [name, *inner]
+
+
+def exported(package: str) -> str:
+    """What a package exports, with links to where it is documented."""
+    source = (ROOT / package.replace(".", "/") / "__init__.py").read_text()
+    names = {
+        alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}.")
+        for alias in node.names
+    }
+    # Tables of data explain themselves and have no entry to link to.
+    links = ", ".join(
+        f"`{name}`" if re.fullmatch(TABLE, name) else f"[`{name}`][{names[name]}]" for name in sorted(names)
+    )
+    return f"\nImport from `{package}`: {links}.\n\n" if links else "\n"
 
 
 def commands() -> str:

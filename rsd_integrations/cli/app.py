@@ -150,7 +150,8 @@ def main() -> None:
     try:
         app()
     except RSDError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        told = f"[bold red]Error:[/] {_escape(str(error))}"
+        Console(stderr=True, emoji=False, highlight=False).print(told, soft_wrap=True)  # `mine:soon:` is a spec
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

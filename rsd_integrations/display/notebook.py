@@ -38,7 +38,8 @@ class Shown:
 
 def _line(number: int, author: str, reward: float | None, text: str) -> str:
     shown = "    " if reward is None else f"{reward:.2f}"
-    return f"{number:>3} {MARKS[author]} {author:<8} {shown}  " + text.strip().replace("\n", "\n" + " " * 21)
+    head = f"{number:>3} {MARKS[author]} {author:<8} {shown}  "
+    return head + (text.strip() or "(no text)").replace("\n", "\n" + " " * len(head))
 
 
 def show(result: Result, decoder: Decoder | None = None) -> Shown:

@@ -67,7 +67,7 @@ def _safe(text: str) -> str:
 
 def _text(text: str, kind: str = "text") -> str:
     """A block of somebody's text; its direction and its marks of direction end with it."""
-    return f'<div class="{kind}" dir="auto">{_safe(text.strip(chr(10))) or "<em>(nothing)</em>"}</div>'
+    return f'<div class="{kind}" dir="auto">{_safe(text.strip(chr(10))) or "<em>(no text)</em>"}</div>'
 
 
 def _contents(readings: Sequence[Reading]) -> str:

@@ -31,16 +31,19 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         `pip install "rsd-decoding[langchain]"`, and `[huggingface]` for models in process.
 
     Instantiate:
-        >>> model = ChatRSD(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
+        ```python
+        model = ChatRSD(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
+        ```
 
         or over any LangChain models, which then write whole messages (granularity `turn`):
         `ChatRSD(draft=ChatOpenAI(model="…"), target=ChatAnthropic(model="…"), verifier=ChatOpenAI(model="…"))`.
         Models named by spec are loaded on first use.
 
     Invoke:
-        >>> message = model.invoke("Mia has 20 pens. Then she buys 12 more. How many pens does Mia have now?")
-        >>> "\\boxed{32}" in message.text
-        True
+        ```python
+        message = model.invoke("Mia has 20 pens. Then she buys 12 more. How many pens does Mia have now?")
+        assert "\\boxed{32}" in message.text
+        ```
 
     Stream:
         A chunk for each accepted or replaced step, never a rejected one. `additional_kwargs["rsd_steps"]` of a chunk

@@ -28,14 +28,17 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
     r"""Reward-guided speculative decoding wherever LangChain takes an LLM.
 
     Instantiate:
-        >>> llm = RSDLLM(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
+        ```python
+        llm = RSDLLM(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
+        ```
 
         or around a ready decoder, `RSDLLM(decoder=...)`. Models named by spec are loaded on first use.
 
     Invoke:
-        >>> text = llm.invoke("Mia has 20 pens. Then she buys 12 more. How many pens does Mia have now?")
-        >>> "\\boxed{32}" in text
-        True
+        ```python
+        text = llm.invoke("Mia has 20 pens. Then she buys 12 more. How many pens does Mia have now?")
+        assert "\\boxed{32}" in text
+        ```
 
         A string is one user message. Chat prompts reach the models as messages, each with its chat template.
 

@@ -71,13 +71,16 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         on_verifier_error: What a failed verifier means for the draft: `target`, `accept` or `raise`.
 
     Example:
-        >>> from langchain.agents import create_agent
-        >>> from langchain_core.language_models import FakeListChatModel
-        >>> cheap, strong = FakeListChatModel(responses=["Hm."]), FakeListChatModel(responses=["Paris."])
-        >>> rsd = RSDMiddleware(draft=cheap, verifier=lambda messages, reply: len(reply.text) / 9)
-        >>> agent = create_agent(strong, tools=[], middleware=[rsd])
-        >>> agent.invoke({"messages": [("user", "The capital of France?")]})["messages"][-1].text
-        'Paris.'
+        ```python
+        from langchain.agents import create_agent
+        from langchain_core.language_models import FakeListChatModel
+
+        cheap, strong = FakeListChatModel(responses=["Hm."]), FakeListChatModel(responses=["Paris."])
+        rsd = RSDMiddleware(draft=cheap, verifier=lambda messages, reply: len(reply.text) / 9)
+        agent = create_agent(strong, tools=[], middleware=[rsd])
+        state = agent.invoke({"messages": [("user", "The capital of France?")]})
+        assert state["messages"][-1].text == "Paris."
+        ```
 
     Raises:
         ConfigurationError: The draft is no chat model, or the verifier or policy are nothing that is known.

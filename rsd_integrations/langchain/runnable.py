@@ -37,9 +37,12 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
     event `rsd_step` of the run it belongs to, for `astream_events` and for handlers' `on_custom_event`.
 
     Example:
-        >>> from langchain_core.output_parsers import StrOutputParser
-        >>> from langchain_core.prompts import ChatPromptTemplate
-        >>> chain = ChatPromptTemplate.from_template("{problem}") | RSDRunnable() | StrOutputParser()
+        ```python
+        from langchain_core.output_parsers import StrOutputParser
+        from langchain_core.prompts import ChatPromptTemplate
+
+        chain = ChatPromptTemplate.from_template("{problem}") | RSDRunnable() | StrOutputParser()
+        ```
 
     A failed prompt takes no other of its batch down: `return_exceptions=True` gives its error in its place.
     """

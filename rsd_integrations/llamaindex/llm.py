@@ -86,7 +86,9 @@ class RSDLLM(CustomLLM):
     """Reward-guided speculative decoding wherever LlamaIndex takes an LLM.
 
     Instantiate:
-        >>> llm = RSDLLM(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
+        ```python
+        llm = RSDLLM(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
+        ```
 
     or around a ready decoder, `RSDLLM(decoder=...)`. Everything is checked at once; models given by spec are loaded on
     first use, and shared by copies.

@@ -202,8 +202,8 @@ class Endpoint:
         end, attempt = time.monotonic() + self.patience, 0
         while True:
             async with channel.slots:
-                delay = self.breaker.closed_for()
-                if delay:
+                left_alone = delay = self.breaker.closed_for()
+                if left_alone:
                     fault = EndpointError(
                         f"{self} is left alone for {delay:.1f} s after {self.breaker.limit} faults in a row, "
                         f"the last one: {self.breaker.last}"
@@ -220,8 +220,8 @@ class Endpoint:
                     if not fault.alive:
                         self.breaker.failed(str(fault))
                     delay = backoff(attempt) if fault.retry_after is None else fault.retry_after
-            out_of_retries = attempt > self.retries or not attempt
-            if delay > LONGEST_WAIT or (out_of_retries and time.monotonic() + delay > end):
+            retried = attempt <= self.retries and not left_alone  # while the breaker is open, patience alone waits
+            if delay > LONGEST_WAIT or (not retried and time.monotonic() + delay > end):
                 raise fault
             await asyncio.sleep(delay)
 

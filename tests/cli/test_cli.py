@@ -165,6 +165,7 @@ def test_a_configuration_file_with_words_on_top(tmp_path: Path) -> None:
         (["run", "q", "--draft", "embeded:draft"], ["embeded:draft", "embedded"]),
         (["run", "q", "--draft", "embedded:drafter"], ["embedded:drafter", "embedded:draft"]),
         (["run", "q", "--draft", "hf:"], ["hf", "incomplete"]),
+        (["run", "q", "--draft", "mine:soon:x"], ["'mine:soon:x' names no model"]),  # and no picture of a clock
         (["run", "q", "--policy", "binary_step:70"], ["70", "less than or equal to 1"]),
         (["run", "", *SCRIPTED], ["empty"]),
         (["run", "q", "--temperature", "-1"], ["temperature", "greater than or equal to 0"]),

@@ -39,10 +39,13 @@ from rsd_core import (
     Usage,
     Verifier,
     WeightingPolicy,
+    as_prompt,
     load,
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation import find_task
+from tests.benchmarks.servers import simulate
+from tests.benchmarks.simulated import JUDGE, Clock, Position
 
 TEXTS = ("a\n\n", "b b\n\n", "wait c\n\n", "d d d\n\n", "\n\n", "", "the end")
 
@@ -244,27 +247,97 @@ def decoder(rewards: Any, delays: tuple[float, float, float], steps: int = 6, **
     )
 
 
-def test_the_next_draft_is_written_while_a_step_is_scored() -> None:
-    without = decoder([0.9], (0.02, 0.02, 0)).run("question").seconds
-    ahead = decoder([0.9], (0.02, 0.02, 0), lookahead=1).run("question").seconds
-    assert without > 12 * 0.02
-    assert ahead < without - 3 * 0.02  # of five drafts that could be hidden
+def clocked(made: RewardGuidedDecoder) -> tuple[Result, float]:
+    """The result, and the seconds that it took on a clock that only waiting moves."""
+
+    async def go() -> tuple[Result, float]:
+        clock = asyncio.get_running_loop()
+        started = clock.time()
+        return await made.arun("question"), clock.time() - started
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        return runner.run(go())
+
+
+@pytest.mark.parametrize(("draft", "score"), [(2.0, 2.0), (3.0, 1.0), (1.0, 3.0)])
+def test_drafting_and_scoring_take_the_longer_of_both_where_steps_stay(draft: float, score: float) -> None:
+    plain, without = clocked(decoder([0.9], (draft, score, 0)))
+    ahead, with_ = clocked(decoder([0.9], (draft, score, 0), lookahead=1))
+    assert ahead.steps == plain.steps
+    assert ahead.ledger == plain.ledger
+    assert without == pytest.approx(6 * (draft + score))
+    assert with_ == pytest.approx(draft + 5 * max(draft, score) + score)
+
+
+def test_a_rejected_step_takes_as_long_as_without() -> None:
+    rewards = [0.9, 0.9, 0.1, 0.9, 0.9, 0.9]
+    _, without = clocked(decoder(rewards, (3.0, 2.0, 5.0)))
+    result, ahead = clocked(decoder(rewards, (3.0, 2.0, 5.0), lookahead=1))
+    assert [step.author for step in result.steps].count("target") == 1
+    assert without - ahead == pytest.approx(4 * 2.0)  # the last draft, and the one after the rejection, hide nothing
 
 
 def test_from_depth_two_on_steps_ahead_are_scored_ahead() -> None:
-    one = decoder([0.9], (0.005, 0.04, 0), steps=9, lookahead=1).run("question")
-    more = decoder([0.9], (0.005, 0.04, 0), steps=9, lookahead=4).run("question")
-    assert more.seconds < 0.75 * one.seconds
-    assert more.ledger.verifier.calls == one.ledger.verifier.calls
-    assert more.ledger.total.discarded == 0
+    one, seconds = clocked(decoder([0.9], (1.0, 8.0, 0), steps=9, lookahead=1))
+    assert seconds == pytest.approx(1 + 9 * 8)
+    for depth, limit in ((2, 0.7), (4, 0.6)):  # less than 1/2 and 1/4: odds have to grow first
+        more, less = clocked(decoder([0.9], (1.0, 8.0, 0), steps=9, lookahead=depth))
+        assert less < limit * seconds
+        assert more.steps == one.steps
+        assert more.ledger == one.ledger
 
 
 def test_a_target_that_is_likely_to_be_needed_begins_with_the_drafter() -> None:
-    without = decoder([0.1], (0.02, 0.02, 0.04)).run("question")
-    hedged = decoder([0.1], (0.02, 0.02, 0.04), hedge=0.6).run("question")
-    assert hedged.steps == without.steps
-    assert hedged.seconds < without.seconds - 3 * 0.04
-    assert hedged.ledger.target == without.ledger.target  # every hedge was needed
+    plain, without = clocked(decoder([0.1], (2.0, 2.0, 3.0)))
+    hedged, with_ = clocked(decoder([0.1], (2.0, 2.0, 3.0), hedge=0.6))
+    assert hedged.steps == plain.steps
+    assert hedged.ledger.target == plain.ledger.target  # every hedge was needed
+    assert without == pytest.approx(6 * (2 + 2 + 3))
+    assert with_ == pytest.approx(7 + 5 * (2 + 2))  # nothing is known at the first step
+
+
+def test_a_step_given_to_the_target_unseen_leaves_its_draft_behind() -> None:
+    def length(path: Path, rng: random.Random) -> str:
+        return "the end" if path.depth == 9 else f"after {len(path.text)}\n\n"
+
+    def made(depth: int) -> RewardGuidedDecoder:
+        return RewardGuidedDecoder(
+            drafter=ScriptedDrafter(length, delay=1.0),
+            verifier=ScriptedVerifier([0.9], delay=8.0),
+            target=ScriptedTarget(["by the target\n\n"]),
+            policy=EveryThird(),
+            settings=Settings(lookahead=depth, seed=1),
+        )
+
+    plain, _ = clocked(made(0))
+    ahead, _ = clocked(made(4))
+    assert ahead.steps == plain.steps
+    assert ahead.ledger.drafter.discarded > plain.ledger.drafter.discarded
+
+
+def test_lock_step_gives_the_same_answers_later() -> None:
+    def step(i: int, j: int, words: str, size: int) -> Step:
+        last = j == 2 + i
+        return Step(f"{i} {j}{words}" + "\n\n" * (not last), "end" if last else "delimiter", size=size)
+
+    said = {
+        as_prompt(f"question {i}"): [
+            Position(step(i, j, "", 5 + (i + j) % 7), (i * j % 4) / 4, step(i, j, " by target", 9))
+            for j in range(3 + i)
+        ]
+        for i in range(6)
+    }
+    runs = {
+        at_once: [simulate(JUDGE, said, 0.5, 1, early, at_once) for early in (None, Settings(), Settings(lookahead=2))]
+        for at_once in (1, 6)
+    }
+    lock, rsd, ahead = runs[1]
+    assert rsd.seconds == pytest.approx(lock.seconds, rel=0.02)  # the same requests; latencies are drawn anew
+    assert ahead.seconds < rsd.seconds
+    lock, rsd, ahead = runs[6]
+    assert rsd.seconds < lock.seconds
+    assert "by target" in lock.texts[1]
+    assert len({tuple(run.texts) for methods in runs.values() for run in methods}) == 1
 
 
 def test_what_is_thrown_away_is_on_the_ledger() -> None:

@@ -1,46 +1,43 @@
-"""Examples in docstrings run: interactive ones as doctests, fenced ones as the blocks of pages."""
+"""Python blocks in docstrings run in the namespace of their module, those of one docstring after each other."""
 
 from __future__ import annotations
 
-import doctest
+import ast
 import importlib
-import pkgutil
-from types import ModuleType
+import inspect
 
 import pytest
 
-import rsd_core
-import rsd_integrations
+from tests.docs.blocks import FENCE, ROOT, Block
+from tests.docs.test_blocks import run_python
 
-OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def examples() -> list[doctest.DocTest]:
-    """All examples of all public modules, found without importing what has none."""
-    finder = doctest.DocTestFinder(exclude_empty=True)
+def examples() -> list[list[Block]]:
+    """The Python blocks of each docstring that has some."""
     found = []
-    for package in (rsd_core, rsd_integrations):
-        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not info.name.endswith("__main__") and has_example(info.name):
-                found += [test for test in finder.find(module(info.name)) if test.examples]
+    for file in sorted([*(ROOT / "rsd_core").rglob("*.py"), *(ROOT / "rsd_integrations").rglob("*.py")]):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text())):
+            docstring = ast.get_docstring(node, clean=False) if isinstance(node, DOCUMENTED) else None
+            blocks = [
+                Block(module, getattr(node, "lineno", 1), "python", "", inspect.cleandoc("\n" + match["body"]) + "\n")
+                for match in FENCE.finditer(docstring or "")
+                if match["info"].startswith("python")
+            ]
+            found += [blocks] if blocks else []
     return found
 
 
-def has_example(name: str) -> bool:
-    """Whether a module's source holds an example."""
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    assert spec.origin is not None
-    with open(spec.origin) as file:
-        return ">>> " in file.read()
+@pytest.mark.parametrize("blocks", examples(), ids=lambda blocks: blocks[0].where)
+def test_docstring(blocks: list[Block]) -> None:
+    shared = dict(vars(importlib.import_module(blocks[0].page)))
+    for block in blocks:
+        run_python(block, shared)
 
 
-def module(name: str) -> ModuleType:
-    return importlib.import_module(name)
-
-
-@pytest.mark.parametrize("test", examples(), ids=lambda test: test.name)
-def test_example(test: doctest.DocTest) -> None:
-    failed, tried = doctest.DocTestRunner(optionflags=OPTIONS).run(test)
-    assert tried
-    assert not failed
+def test_no_example_is_written_in_a_form_that_nobody_runs() -> None:
+    for folder in ("rsd_core", "rsd_integrations"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert ">>> " not in file.read_text(), f"{file}: write a ```python block"

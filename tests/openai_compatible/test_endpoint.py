@@ -39,6 +39,10 @@ def ask(endpoint: Endpoint, **body: Any) -> Any:
     return wait_for(endpoint.post("completions", {**BODY, **body}))
 
 
+async def gathered(calls: list[Any]) -> list[Any]:
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
 @pytest.mark.parametrize("fault", ["http500", "429", "malformed", "cut"])
 def test_passing_faults_are_tried_again(vllm: Habits, connected: Callable[..., Endpoint], fault: str) -> None:
     vllm.fault = lambda number: fault if number < 2 else None
@@ -147,10 +151,20 @@ def test_calls_fail_at_once_while_the_breaker_is_open_and_patient_ones_wait(
         ask(endpoint)
     assert time.monotonic() - started < 0.2
     assert len(vllm.requests) == 5
+    endpoint.retries = 5  # a call that was under way when the breaker opened fails at once as well
+    endpoint.breaker.succeeded()
+    endpoint.breaker.cooldown = 5
+    crowd = [endpoint.post("completions", BODY) for _ in range(6)]
+    started = time.monotonic()
+    assert all(isinstance(made, EndpointError) for made in wait_for(gathered(crowd)))
+    assert time.monotonic() - started < 2
+    endpoint.breaker.cooldown = 0.3
+    endpoint.breaker.failed("it broke")
+    before = len(vllm.requests)
     endpoint.patience = 10
     down = False
     assert ask(endpoint)["choices"]
-    assert len(vllm.requests) == 6
+    assert len(vllm.requests) == before + 1
 
 
 def test_a_restart_is_waited_for(vllm: Habits) -> None:

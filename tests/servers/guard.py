@@ -24,7 +24,10 @@ def main() -> None:
     """Start the command, wait for its end or that of the holder, and leave nothing of it behind."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # only the pipe counts
         signal.signal(name, signal.SIG_IGN)
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_default)
+    # The command's output goes where the guard's errors go: nobody reads the pipe beyond the first line.
+    child = subprocess.Popen(
+        sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True, preexec_fn=_default
+    )
     print(child.pid, flush=True)
     threading.Thread(target=_hold, args=(child.pid,), daemon=True).start()
     status = child.wait()

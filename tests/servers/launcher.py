@@ -6,15 +6,18 @@ with family() as servers:
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,7 @@ class Server:
         self.log = LOGS / f"{name}-{self.port}.log"
         self._guard: subprocess.Popen[str] | None = None
         self._group = 0
+        self._alias = f"{name}-{uuid.uuid4().hex[:8]}"  # only this server knows it: another one may have taken the port
 
     @property
     def url(self) -> str:
@@ -91,10 +95,11 @@ class Server:
         LOGS.mkdir(parents=True, exist_ok=True)
         command = [
             *(str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", str(self.folder), "--served-model-name", self.name),
+            *("--model", str(self.folder), "--served-model-name", self.name, self._alias),
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--max-model-len", "512", "--dtype", "float32", "--enforce-eager"),
             *("--kv-cache-memory-bytes", str(KEYS_AND_VALUES), "--shutdown-timeout", "5"),
+            *("--uvicorn-log-level", "warning"),
             *(("--runner", "pooling") if self.pooling else ("--enable-prompt-tokens-details",)),
             *self.arguments,
         ]
@@ -129,7 +134,7 @@ class Server:
     def answers(self) -> bool:
         """Whether one token is computed."""
         root = self.url.removesuffix("/v1")
-        body: dict[str, Any] = {"model": self.name}
+        body: dict[str, Any] = {"model": self._alias}
         path, more = (
             ("/pooling", {"input": [5]}) if self.pooling else ("/v1/completions", {"prompt": [5], "max_tokens": 1})
         )
@@ -193,14 +198,18 @@ def step_tag(folder: Path, separator: str) -> tuple[str, ...]:
     return "--pooler-config", json.dumps({"pooling_type": "STEP", "step_tag_id": tag})
 
 
-_taken: set[int] = set()
+_locks: list[int] = []
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A port that nobody listens at, and that no other launcher on this machine takes while this process lives."""
     for port in PORTS:
-        with socket.socket() as probe:
-            if port not in _taken and probe.connect_ex(("127.0.0.1", port)) != 0:
-                _taken.add(port)
-                return port
+        lock = os.open(Path(tempfile.gettempdir()) / f"rsd-server-{port}.lock", os.O_CREAT | os.O_RDWR, 0o666)
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    _locks.append(lock)
+                    return port
+        os.close(lock)
     raise ServerError(f"all ports from {PORTS.start} to {PORTS.stop - 1} are in use")

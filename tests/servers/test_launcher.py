@@ -64,6 +64,21 @@ def test_a_server_ends_with_its_holder(held: tuple[subprocess.Popen[str], int, i
     assert gone(server, worker)
 
 
+def test_a_server_may_say_a_lot() -> None:
+    loud = "import sys; sys.stdout.write('x' * 10**6); sys.stderr.write('y' * 10**6); sys.exit(7)"
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "tests.servers.guard", sys.executable, "-c", loud],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert guard.wait(30) == 7  # a pipe that nobody reads would have stopped it
+    for pipe in (guard.stdin, guard.stdout):
+        assert pipe is not None
+        pipe.close()
+
+
 def test_workers_end_with_a_server_that_was_killed(held: tuple[subprocess.Popen[str], int, int]) -> None:
     holder, server, worker = held
     os.kill(server, signal.SIGKILL)

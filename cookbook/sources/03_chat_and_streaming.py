@@ -1,0 +1,82 @@
+# %% [markdown]
+# # Chat and streaming
+#
+# You learn how `ChatRSD` stands where a chat model stood, how a stream grows by accepted step, and where usage and
+# trace travel.
+
+# %%
+from rsd_integrations.langchain import ChatRSD
+
+chat = ChatRSD(policy="binary_step:0.7")  # the embedded models are the default
+question = (
+    "Lea has 71 pens. Later she buys 56 more. Later she gets 36 as a gift. After that the sun shines. Then she buys 4 "
+    "bags of 4. After that she buys 4 more. Next she walks 39 miles. How many pens does Lea have now?"
+)
+message = chat.invoke(question)
+print(message.text)
+
+# %% [markdown]
+# ## What is paid for
+#
+# `usage_metadata` counts the tokens of all three models, rejected drafts included. Counters and LangSmith find it where
+# they look for it.
+
+# %%
+print(message.usage_metadata)
+print(message.response_metadata["finish_reason"], message.response_metadata["model_name"])
+
+# %% [markdown]
+# ## A stream grows by accepted step
+#
+# What was rejected never reaches the reader, so nothing is ever taken back. Each chunk brings the steps it is made of.
+
+# %%
+for chunk in chat.stream(question):
+    for step in chunk.additional_kwargs.get("rsd_steps", []):
+        print(f"{step['author']:6} | {chunk.text.strip()}")
+
+# %% [markdown]
+# The same from asynchronous code, here three conversations at once.
+
+# %%
+import asyncio
+
+
+async def ask(name: str) -> str:
+    story = f"{name} has 30 pens. Later {name} wins 14. How many pens does {name} have now?"
+    return "".join([chunk.text async for chunk in chat.astream(story)])
+
+
+for text in await asyncio.gather(*(ask(name) for name in ("Zoe", "Ben", "Mia"))):
+    print(text.splitlines()[-1])
+
+# %% [markdown]
+# ## The trace travels with the message
+#
+# Also through a cache, a checkpoint or a history. The texts of rejected drafts are in it only with `trace_inner=True`,
+# since metadata travel to users along with the answer.
+
+# %%
+from rsd_integrations.display import show
+from rsd_integrations.langchain import result_of
+
+show(result_of(ChatRSD(policy="binary_step:0.7", trace_inner=True).invoke(question)))
+
+# %% [markdown]
+# ## Steps as events of a chain
+#
+# `RSDRunnable` tells every step as an event, for user interfaces that show progress.
+
+# %%
+from rsd_integrations.langchain import RSDRunnable
+
+async for event in RSDRunnable().astream_events(question, version="v2"):
+    if event["name"] == "rsd_step":
+        print(event["data"]["author"], event["data"]["reward"] and round(event["data"]["reward"], 3))
+
+# %% [markdown]
+# ## What next
+#
+# - [An agent with tools](04_agent_with_tools.ipynb)
+# - [Swapping providers](05_swapping_providers.ipynb)
+# - [Budgets](06_budgets_and_calibration.ipynb): change the policy from call to call

@@ -1,0 +1,235 @@
+"""What becomes of answers when servers fail: `python -m tests.benchmarks.faults --json FILE [--n 1000]`.
+
+Three scripted servers in processes of their own (`tests.benchmarks.faulty`) fail in one way at a time. What the answers
+should be without faults is known, so each result tells whether it is lost (it does not hold every step), misattributed
+(a step of another problem, at another place, or by another author than recorded), or differs from the answer without
+faults, which its `degradations` must then say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path as File
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rsd_core import BatchError, Result, RSDConfig
+from rsd_integrations.batch import read_results, read_rows
+from tests.benchmarks.faulty import PRM, STEPS, Process, question, rejected, step_text
+from tests.benchmarks.pages import put
+
+RATE = 0.05
+OPTIONS = "timeout=1"
+PATIENT = f"{OPTIONS},patience=60"
+"""The target has nobody to stand in for it, so its calls wait until it is back."""
+Found = dict[str, Any]
+
+
+class Servers:
+    """Drafter, verifier and target, each a process."""
+
+    def __init__(self, fault: str = "", roles: tuple[str, ...] = ("draft", "reward", "target")) -> None:
+        self.draft, self.reward, self.target = (
+            Process(role, fault if role in roles else "", RATE) for role in ("draft", "reward", "target")
+        )
+
+    @property
+    def all(self) -> tuple[Process, Process, Process]:
+        return self.draft, self.reward, self.target
+
+    def specs(self, profile: str = "vllm") -> dict[str, str]:
+        """The three roles by spec."""
+        form = f"mode=completions,profile={profile}"
+        return {
+            "drafter": f"openai,{form},{OPTIONS}:draft@{self.draft.url}",
+            "verifier": f"pooling,tokenizer={PRM},{OPTIONS}:reward@{self.reward.url}",
+            "target": f"openai,{form},{PATIENT}:target@{self.target.url}",
+        }
+
+
+@contextmanager
+def serving(fault: str = "", roles: tuple[str, ...] = ("draft", "reward", "target")) -> Iterator[Servers]:
+    """Three servers, killed in the end."""
+    servers = Servers(fault, roles)
+    try:
+        yield servers
+    finally:
+        for process in servers.all:
+            process.kill()
+
+
+def judged(results: dict[int, Result]) -> Found:
+    """What is wrong with the results, by problem."""
+    lost = misattributed = unmarked = degraded = 0
+    for problem, result in results.items():
+        lost += len(result.steps) != STEPS or result.finish_reason != "stop"
+        right = [
+            step.text == step_text(problem, i, "draft" if step.author == "draft" else "target")
+            for i, step in enumerate(result.steps, 1)
+        ]
+        misattributed += not all(right)
+        wanted = [step_text(problem, i, "target" if rejected(problem, i) else "draft") for i in range(1, STEPS + 1)]
+        unmarked += result.text != "".join(wanted) and not result.degradations
+        degraded += bool(result.degradations)
+    return {
+        "problems": len(results),
+        "lost": lost,
+        "misattributed": misattributed,
+        "degraded": degraded,
+        "degraded_unmarked": unmarked,
+    }
+
+
+def run(servers: Servers, n: int, profile: str = "vllm", meanwhile: Callable[[], None] = lambda: None) -> Found:
+    """Solve the problems while something happens to the servers."""
+    started = time.monotonic()
+    happening = threading.Thread(target=meanwhile)
+    with RSDConfig(**servers.specs(profile)).build() as decoder:
+        happening.start()
+        try:
+            results = decoder.run_many([question(problem) for problem in range(n)], concurrency=64)
+        except BatchError as error:
+            results = error.results
+        happening.join()
+    return judged(dict(enumerate(results))) | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def injected(
+    fault: str, n: int, profile: str = "vllm", roles: tuple[str, ...] = ("draft", "reward", "target")
+) -> Found:
+    """A fault in 5 % of the answers of some servers."""
+    with serving(fault, roles) as servers:
+        found = run(servers, n, profile)
+        return found | {"faults": sum(process.counts()["faults"] for process in servers.all)}
+
+
+def killed(role: str, n: int, down: float | None = 2.0) -> Found:
+    """One server killed with SIGKILL in the middle, and started again after some seconds or never."""
+    with serving() as servers:
+        process: Process = getattr(servers, role)
+
+        def kill() -> None:
+            process.wait_for_requests(n // 4)
+            process.kill()
+            if down is not None:
+                time.sleep(down)
+                process.start()
+
+        return run(servers, n, meanwhile=kill)
+
+
+def resumed(n: int) -> Found:
+    """`rsd batch` killed with SIGKILL in the middle and run again."""
+    started = time.monotonic()
+    with serving() as servers, TemporaryDirectory() as folder:
+        prompts, out = File(folder) / "prompts.jsonl", File(folder) / "results.jsonl"
+        prompts.write_text("".join(json.dumps({"id": str(i), "prompt": question(i)}) + "\n" for i in range(n)))
+        specs = servers.specs()
+        options = ["--draft", specs["drafter"], "--verifier", specs["verifier"], "--target", specs["target"]]
+        command = [sys.executable, "-m", "rsd_integrations.cli", "batch", str(prompts), "--out", str(out), *options]
+        client = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        while client.poll() is None and _lines(out) < n // 3:
+            time.sleep(0.02)
+        os.killpg(client.pid, signal.SIGKILL)
+        client.wait()
+        before = _by_problem(servers)
+        finished = [int(row["id"]) for row in read_rows(out)[1:]]
+        subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
+        after = _by_problem(servers)
+        results = {int(name): result for name, result in read_results(out).items()}
+        repeated = sum(after[problem] != before[problem] for problem in finished)
+    missing = n - len(results)
+    found = judged(results)
+    found |= {"problems": n, "lost": found["lost"] + missing, "finished_before": len(finished), "repeated": repeated}
+    return found | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _lines(file: File) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def _by_problem(servers: Servers) -> dict[int, list[int]]:
+    """Requests of each problem, server by server."""
+    counts = [process.counts()["served"] for process in servers.all]
+    problems = {int(problem) for count in counts for problem in count}
+    return {problem: [count.get(str(problem), 0) for count in counts] for problem in problems}
+
+
+SCENARIOS: dict[str, Callable[[int], Found]] = {
+    "http_500": lambda n: injected("http_500", n),
+    "hung_calls": lambda n: injected("hang", n),
+    "cut_bodies": lambda n: injected("cut", n),
+    "cut_streams": lambda n: injected("cut", n, profile="generic"),
+    "429_retry_after": lambda n: injected("429", n),
+    "malformed_json": lambda n: injected("malformed", n),
+    "aborted": lambda n: injected("aborted", n, roles=("draft", "target")),
+    "empty_reward_rows": lambda n: injected("empty_rows", n, roles=("reward",)),
+    "nan_reward": lambda n: injected("nan_reward", n, roles=("reward",)),
+    "drafter_killed_and_restarted": lambda n: killed("draft", n),
+    "verifier_killed_and_restarted": lambda n: killed("reward", n),
+    "target_killed_and_restarted": lambda n: killed("target", n),
+    "verifier_gone": lambda n: killed("reward", n, down=None),
+    "client_killed_and_resumed": resumed,
+}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The section of docs/benchmarks.md."""
+    rows = [
+        f"| {name.replace('_', ' ')} | {one['problems']} | {one['lost']} | {one['misattributed']} | "
+        f"{one['degraded']} | {one['degraded_unmarked']} | {one['seconds']:.0f} |"
+        for name, one in found["faults"].items()
+    ]
+    resumed = found["faults"].get("client_killed_and_resumed")
+    last = ""
+    if resumed:
+        last = (
+            f"\nWhen the client was killed, {resumed['finished_before']} problems were finished; the second run asked "
+            f"for {resumed['repeated']} of them again."
+        )
+    lines = "\n".join(rows)
+    return f"""## Faults
+
+Measured {found["date"]} with `python -m tests.benchmarks.faults`: three scripted servers in processes of their own, 64
+problems in flight, a timeout of 1 s, 2 retries, and a target that is waited for (`patience=60`). A fault of the first
+nine kinds hits {RATE:.0%} of the answers; a killed server is down for 2 s. Lost: not every step is there.
+Misattributed: a step of another problem, place or author. Degraded: a fault was got over, and the result says so;
+unmarked: the answer is another one than without faults, and the result does not say so.
+
+| fault | problems | lost | misattributed | degraded | unmarked | seconds |
+|---|---|---|---|---|---|---|
+{lines}
+{last}
+"""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=1000, help="problems for each fault")
+    parser.add_argument("--fault", action="append", choices=SCENARIOS, help="only this one; may be given several times")
+    parser.add_argument("--json", type=File, help="write the figures there")
+    parser.add_argument("--markdown", type=File, help="write the section of a page there")
+    args = parser.parse_args()
+    found: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "faults": {}}
+    for name in args.fault or SCENARIOS:
+        found["faults"][name] = SCENARIOS[name](args.n)
+        print(name, json.dumps(found["faults"][name]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    if args.markdown:
+        put(args.markdown, "faults", page(found))
+
+
+if __name__ == "__main__":
+    main()

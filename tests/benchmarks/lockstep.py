@@ -1,0 +1,53 @@
+"""A client in lock-step, as the published reference works: what there is to be faster than.
+
+Each round sends one request to the drafter for the next step of every live problem, one to the verifier with all of
+their texts, and one to the target for those that were rejected; then the round is over for everybody. Whole texts are
+sent again every time. Written to the behaviour, with the same acceptance rule; of the reference's faults, the patience
+that counts for all problems together is left out, since it cuts answers off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from rsd_core import Prompt, Step
+
+
+@dataclass(slots=True)
+class Live:
+    """A problem that is being solved."""
+
+    prompt: Prompt
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(step.text for step in self.steps)
+
+
+Write = Callable[[Sequence[Live]], Awaitable[Sequence[Step]]]
+"""One request for the next step of each."""
+Score = Callable[[Sequence[tuple[Live, Step]]], Awaitable[Sequence[float]]]
+"""One request for the reward of each drafted step."""
+
+
+async def lock_step(
+    prompts: Sequence[Prompt], draft: Write, score: Score, target: Write, *, delta: float, max_steps: int = 100
+) -> list[str]:
+    """Answer all prompts together; the texts in order."""
+    problems = [Live(prompt) for prompt in prompts]
+    live = problems
+    while live:
+        drafts = await draft(live)
+        rewards = await score(list(zip(live, drafts, strict=True)))
+        rejected = [i for i, reward in enumerate(rewards) if reward < delta]
+        steps = list(drafts)
+        if rejected:
+            for i, step in zip(rejected, await target([live[i] for i in rejected]), strict=True):
+                steps[i] = step
+        for problem, step in zip(live, steps, strict=True):
+            problem.steps.append(step)
+        live = [problem for problem in live if problem.steps[-1].ending != "end" and len(problem.steps) < max_steps]
+    return [problem.text for problem in problems]

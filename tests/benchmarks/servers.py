@@ -1,0 +1,309 @@
+"""RSD over model servers against a client in lock-step: `python -m tests.benchmarks.servers --json FILE`.
+
+Side by side over servers on machines of their own, simulated (`tests/benchmarks/simulated.py`), and with `--real`
+over three vLLM servers on this machine (`make servers` installs them). Ratios are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path as File
+from types import SimpleNamespace
+from typing import Any
+
+from rsd_core import BinaryStep, Prompt, RewardGuidedDecoder, Settings, as_prompt, load
+from rsd_core.blocking import in_thread
+from rsd_integrations.evaluation import find_task
+from tests.benchmarks import pages
+from tests.benchmarks.lockstep import Score, Write, lock_step
+from tests.benchmarks.simulated import (
+    BIG,
+    BIG_TARGET,
+    JUDGE,
+    PAPER,
+    REMOTE,
+    SCALE,
+    TWICE,
+    Clock,
+    Record,
+    Setup,
+    longer,
+    record,
+    start,
+)
+
+CONCURRENT, ALONE, PROBLEMS = 32, 16, 64
+FEW, MANY = "few", "many"
+PATTERNS = {FEW: ("embedded:verifier", 0.5), MANY: ("embedded:prm", 0.9)}
+"""Reward models and thresholds of the embedded family whose recorded answers are replayed."""
+USUAL, LONG = 3, 12
+"""Recorded answers in one: as long as worked solutions, and as long as chains of thought."""
+CASES = (
+    *((setup, pattern, USUAL) for pattern in (FEW, MANY) for setup in (PAPER, TWICE, BIG_TARGET, BIG, REMOTE, JUDGE)),
+    *((setup, FEW, LONG) for setup in (PAPER, JUDGE)),
+)
+"""The first one is the paper's own: its models, with servers next to each other."""
+EARLY: dict[str, Settings] = {
+    "rsd": Settings(),
+    "lookahead 1": Settings(lookahead=1),
+    "lookahead 2": Settings(lookahead=2),
+    "lookahead 4": Settings(lookahead=4),
+    "lookahead 2, hedge 0.3": Settings(lookahead=2, hedge=0.3),
+}
+
+
+def recorded(problems: int, verifier: str, delta: float) -> Record:
+    """What the embedded family says about some problems."""
+    made = RewardGuidedDecoder(
+        drafter=load("embedded:draft"),
+        verifier=load(verifier),
+        target=load("embedded:target"),
+        policy=BinaryStep(delta=delta),
+    )
+    prompts = [as_prompt(item.prompt) for item in find_task("embedded").draw(problems, 1)]
+    return asyncio.run(record(made, prompts))
+
+
+def rejected(said: Record, delta: float) -> float:
+    """Share of the steps that the target wrote."""
+    steps = [position for answer in said.values() for position in answer]
+    return sum(position.reward < delta for position in steps) / len(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a client made of some problems."""
+
+    seconds: float
+    texts: list[str]
+    computed: int = 0
+    """Tokens that its models computed."""
+
+
+async def ours(models: Any, prompts: Sequence[Prompt], delta: float, settings: Settings, concurrency: int) -> Answers:
+    """Answers by this library, by the loop's own clock."""
+    made = RewardGuidedDecoder(
+        drafter=models.drafter,
+        verifier=models.verifier,
+        target=models.target,
+        policy=BinaryStep(delta=delta),
+        settings=settings,
+    )
+    clock = asyncio.get_running_loop()
+    started = clock.time()
+    asked = [[(message.role, message.content) for message in prompt] for prompt in prompts]
+    results = await made.arun_many(asked, concurrency=concurrency)
+    return Answers(
+        clock.time() - started,
+        [result.text for result in results],
+        sum(result.ledger.drafter.computed + result.ledger.target.computed for result in results),
+    )
+
+
+async def theirs(batched: tuple[Write, Score, Write], prompts: Sequence[Prompt], delta: float, at_once: int) -> Answers:
+    """Answers in lock-step, so many problems at a time."""
+    clock = asyncio.get_running_loop()
+    started, texts = clock.time(), []
+    for first in range(0, len(prompts), at_once):
+        texts += await lock_step(prompts[first : first + at_once], *batched, delta=delta)
+    return Answers(clock.time() - started, texts)
+
+
+def simulate(setup: Setup, said: Record, delta: float, seed: int, early: Settings | None, at_once: int) -> Answers:
+    """One client on fresh machines; None is the one in lock-step."""
+
+    async def run() -> Answers:
+        servers = start(setup, said, seed)
+        if early is None:
+            return await theirs(servers.batched, list(said), delta, at_once)
+        return await ours(servers, list(said), delta, early, at_once)
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        return runner.run(run())
+
+
+def ratio(a: Sequence[Answers], b: Sequence[Answers]) -> float:
+    """Median over rounds of a's seconds over b's."""
+    return statistics.median(x.seconds / y.seconds for x, y in zip(a, b, strict=True))
+
+
+async def real(rounds: int, problems: int) -> dict[str, Any]:
+    """Both clients on three vLLM servers on this machine, which share its cores."""
+    from tests.benchmarks.loopback import batched
+    from tests.servers.equality import DELTA, equal_to_inprocess
+    from tests.servers.launcher import family
+
+    prompts = [as_prompt(item.prompt) for item in find_task("embedded").draw(CONCURRENT, 1)]
+    with family() as servers:
+        equal = await in_thread(lambda: equal_to_inprocess(servers, problems))
+        models = SimpleNamespace(
+            drafter=load(servers["draft"].spec), verifier=load(servers["prm"].spec), target=load(servers["target"].spec)
+        )
+        together = batched(models.drafter, models.verifier, models.target)
+        runs: defaultdict[str, list[Answers]] = defaultdict(list)
+        few, methods = prompts[: ALONE // 2], ("rsd", "lookahead 1")
+        for turn in range(rounds + 1):
+            made = {
+                "lock-step, 1": await theirs(together, few, DELTA, 1),
+                **{f"{name}, 1": await ours(models, few, DELTA, EARLY[name], 1) for name in methods},
+                "lock-step, 32": await theirs(together, prompts, DELTA, CONCURRENT),
+                "rsd, 32": await ours(models, prompts, DELTA, Settings(), CONCURRENT),
+            }
+            for name, answers in made.items():
+                if turn:  # the first round warms the servers up
+                    runs[name].append(answers)
+        for model in (models.drafter, models.verifier, models.target):
+            await model.aclose()
+    lock = runs["lock-step, 32"][0].texts
+    return {
+        "equal_to_inprocess": equal,
+        "seconds_per_problem_lock_step": statistics.median(run.seconds for run in runs["lock-step, 1"]) / len(few),
+        "latency_ratio": {name: ratio(runs[f"{name}, 1"], runs["lock-step, 1"]) for name in methods},
+        "throughput_32_of_32": ratio(runs["lock-step, 32"], runs["rsd, 32"]),
+        "same_answers": sum(a == b for a, b in zip(lock, runs["rsd, 32"][0].texts, strict=True)),
+    }
+
+
+def compared(setup: Setup, said: Record, delta: float, rounds: int) -> dict[str, Any]:
+    """All clients on one setup, round by round; every one gives the same answers."""
+
+    def go(early: Settings | None, at_once: int, problems: int) -> list[Answers]:
+        some = dict(list(said.items())[:problems])
+        return [simulate(setup, some, delta, seed, early, at_once) for seed in range(rounds)]
+
+    def same(*runs: list[Answers]) -> None:
+        assert all(run.texts == runs[0][0].texts for method in runs for run in method), "answers differ"
+
+    lock = go(None, 1, ALONE)
+    alone = {name: go(early, 1, ALONE) for name, early in EARLY.items()}
+    same(lock, *alone.values())
+    found: dict[str, Any] = {
+        "seconds_per_problem_lock_step": statistics.median(run.seconds for run in lock) / ALONE,
+        "latency_ratio": {name: ratio(runs, lock) for name, runs in alone.items()},
+        "computed_ratio": {name: runs[0].computed / alone["rsd"][0].computed for name, runs in alone.items()},
+    }
+    for problems in (CONCURRENT, len(said)):
+        together = go(None, CONCURRENT, problems)
+        rsd = go(EARLY["rsd"], CONCURRENT, problems)
+        same(together, rsd)
+        found[f"throughput_32_of_{problems}"] = ratio(together, rsd)
+    return found
+
+
+def simulated(rounds: int) -> list[dict[str, Any]]:
+    """Every case, with what it is made of."""
+    short = {name: (recorded(PROBLEMS, *pattern), pattern[1]) for name, pattern in PATTERNS.items()}
+    cases = []
+    for setup, pattern, times in CASES:
+        said, delta = short[pattern]
+        answers = longer(dict(list(said.items())[: PROBLEMS if times < LONG else CONCURRENT]), times)
+        sizes = [SCALE * sum((p.draft if p.reward >= delta else p.target).size for p in a) for a in answers.values()]
+        cases.append(
+            {
+                "setup": setup.name,
+                "pattern": pattern,
+                "rejected": rejected(answers, delta),
+                "steps": statistics.mean(map(len, answers.values())),
+                "tokens": statistics.mean(sizes),
+                **compared(setup, answers, delta, rounds),
+            }
+        )
+    return cases
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The section of docs/benchmarks.md."""
+    rows = [
+        f"| {case['setup']} | {case['steps']:.0f} / {case['tokens']:,.0f} | {case['rejected']:.0%} | "
+        f"{case['seconds_per_problem_lock_step']:.1f} s | "
+        + " | ".join(f"{case['latency_ratio'][name]:.2f}" for name in list(EARLY)[1:])
+        + f" | {case['throughput_32_of_32']:.2f}x | "
+        + (f"{case['throughput_32_of_64']:.2f}x |" if "throughput_32_of_64" in case else "|")
+        for case in found["simulated"]
+    ]
+    names = " | ".join(list(EARLY)[1:])
+    return f"""
+## Model servers against a client in lock-step
+
+Made by `python -m tests.benchmarks.servers`, {found["date"]}. The other client works as the published reference does:
+each round one request per role for all problems, whole texts sent again, everybody waits for the slowest. Same servers,
+same problems, same acceptance rule, and the answers of both are checked to be the same.
+
+**Simulated machines.** A drafter of 1.5B, the verifier and the target named, each on A100s of its own. An iteration
+takes 1/183 s (1.5B), 1/84 s (7B), 1/31 s (72B on four), as [published](https://qwen.readthedocs.io/en/v2.5/benchmark/speed_benchmark.html)
+for vLLM 0.6.3, or as long as its tokens need at half of the data sheet's FLOP/s; prefill in chunks of 8,192 tokens,
+continuous batches, prefixes cached by generators and not by reward models. Round trips have a median of 1 ms, 60 ms to
+another region, and each request 5 ms of overhead at the server; both are lognormal (σ = 0.3). Answers, rewards and
+lengths are recorded ones of the embedded family: tokens count twice, and answers are three (the long ones twelve) in a
+row, to have the lengths of worked solutions and of chains of thought. The clock jumps over waiting, so the clients' own
+work takes no time. Medians over {found["rounds"]} rounds.
+
+Wall-clock over lock-step's for one problem at a time (without lookahead it is 1.00: the requests are the same), and
+throughput over lock-step's with 32 problems in flight: 32 all begun together, and 64 of which 32 are in flight.
+
+| verifier, target | steps / tokens | rejected | lock-step | {names} | 32 of 32 | 32 of 64 |
+|---|---|---|---|{"---|" * (len(EARLY) - 1)}---|---|
+{chr(10).join(rows)}
+
+In the first case, tokens computed by drafter and target over those without anything begun early: {
+        ", ".join(
+            f"{name} {value:.2f}" for name, value in found["simulated"][0]["computed_ratio"].items() if name != "rsd"
+        )
+    }.
+{here(found["real"])}"""
+
+
+def here(real: dict[str, Any] | None) -> str:
+    """What was measured on this machine's own servers."""
+    if real is None:
+        return ""
+    equal = real["equal_to_inprocess"]
+    return f"""
+**Three vLLM servers on this machine.** The embedded family on two cores that the servers share with both clients and
+with whatever else runs: what one role gains the others lose, so little of the above can show. {equal["equal"]} of
+{equal["problems"]} answers are those of the models in process, step by step. One problem at a time takes
+{real["seconds_per_problem_lock_step"]:.2f} s in lock-step, {real["latency_ratio"]["rsd"]:.2f} of that here, and
+{real["latency_ratio"]["lookahead 1"]:.2f} with lookahead; 32 at once have {real["throughput_32_of_32"]:.2f}x the
+throughput of lock-step. {real["same_answers"]} of {CONCURRENT} answers are the same by both clients.
+"""
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=File)
+    parser.add_argument("--markdown", type=File, help="a page whose section is written anew")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--real", action="store_true", help="also on three vLLM servers here (`make servers`)")
+    parser.add_argument("--problems", type=int, default=200, help="problems that are compared with in-process answers")
+    options = parser.parse_args()
+    here = asyncio.run(real(options.rounds, options.problems)) if options.real else None
+    cases = simulated(options.rounds)
+    found = {
+        "date": f"{date.today()}",
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "rounds": options.rounds,
+        "throughput_over_lockstep_32": cases[0]["throughput_32_of_32"],
+        "lookahead_latency_ratio_1": cases[0]["latency_ratio"]["lookahead 2"],
+        "equal_to_inprocess": None if here is None else here["equal_to_inprocess"],
+        "simulated": cases,
+        "real": here,
+    }
+    text = json.dumps(found, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+    if options.markdown:
+        pages.put(options.markdown, "servers", markdown(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""Three model servers on machines of their own, simulated: a clock that jumps, and latencies that are documented.
+
+The clock moves only while everybody waits, so what the clients compute themselves takes no time (that is measured by
+`tests.benchmarks.client`), a run does not depend on the machine it is made on, and minutes pass in seconds.
+
+A machine works as vLLM does: iterations over a running batch, prefill in chunks beside it, an iteration taking as long
+as reading the weights or as computing its tokens, whichever is longer. Generators keep the prefixes they have read;
+reward models read every text from its beginning, as vLLM's pooling runner was seen to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rsd_core import (
+    Drafter,
+    Generation,
+    Interrupted,
+    Path,
+    Prompt,
+    Scores,
+    Step,
+    StepDrafted,
+    StepReplaced,
+    StepRequest,
+    StepScored,
+    Target,
+    Usage,
+    Verifier,
+)
+from rsd_core.decoder import RewardGuidedDecoder
+from tests.benchmarks.lockstep import Live, Score, Write
+
+A100 = 312e12 * 0.5
+"""FLOP/s of prefill: half of the data sheet's bf16 peak."""
+CHUNK = 8192
+"""Most tokens of prefill in one iteration: vLLM's default for a server."""
+BLOCK = 16
+"""Tokens in a block of vLLM's prefix cache."""
+SCALE = 2
+"""Tokens for each token of the embedded family: its steps have 21, paragraphs of worked solutions about twice that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """How fast a machine runs its model."""
+
+    token: float
+    """Seconds of an iteration of a small batch: one over the published tokens per second at batch 1."""
+    prefill: float
+    """Seconds to compute one more token."""
+
+
+# Tokens per second: Qwen2.5 Speed Benchmark (vLLM 0.6.3, A100 80GB, BF16, batch 1, input length 1).
+SMALL = Hardware(1 / 183.33, 2 * 1.5e9 / A100)
+MIDDLE = Hardware(1 / 84.28, 2 * 7.6e9 / A100)
+LARGE = Hardware(1 / 31.37, 2 * 72.7e9 / (4 * A100))  # on four GPUs
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What lies between the client and each machine."""
+
+    trip: float
+    """Median seconds of a round trip."""
+    overhead: float = 0.005
+    """Seconds that a server spends on HTTP, tokens and its queue for each request, whatever its size."""
+    spread: float = 0.3
+    """Standard deviation of the logarithm of both: they are lognormal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Who runs where."""
+
+    name: str
+    drafter: Hardware
+    verifier: Hardware
+    target: Hardware
+    network: Network
+    reasoning: int = 0
+    """Tokens that a generative reward model writes about each step."""
+    verifiers: int = 1
+    """Replicas of the verifier behind one URL; a request goes to the one with the fewest sequences."""
+
+
+NEAR, FAR = Network(0.001), Network(0.060)
+PAPER = Setup("7B PRM, 7B", SMALL, MIDDLE, MIDDLE, NEAR)
+TWICE = Setup("two 7B PRMs behind one URL, 7B", SMALL, MIDDLE, MIDDLE, NEAR, verifiers=2)
+BIG_TARGET = Setup("7B PRM, 72B", SMALL, MIDDLE, LARGE, NEAR)
+BIG = Setup("72B PRM, 72B", SMALL, LARGE, LARGE, NEAR)
+REMOTE = Setup("7B PRM, 7B, in another region", SMALL, MIDDLE, MIDDLE, FAR)
+JUDGE = Setup("7B judge writing 40 tokens, 72B", SMALL, MIDDLE, LARGE, NEAR, reasoning=40)
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only while it waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        super().__init__(_Jump(self))
+
+    def time(self) -> float:
+        return self.now
+
+
+class _Jump(selectors.DefaultSelector):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise RuntimeError("everybody waits for something outside of the simulation")
+        self._clock.now += max(0.0, timeout)
+        return super().select(0)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A sequence that a machine works on."""
+
+    prefill: int
+    decode: int
+    done: asyncio.Event
+    written: int = 0
+
+
+class Machine:
+    """A model server: requests of one or more sequences, in continuous batches."""
+
+    def __init__(self, hardware: Hardware, network: Network, seed: str) -> None:
+        self.hardware, self.network = hardware, network
+        self._random = random.Random(seed)
+        self.jobs: list[Job] = []
+        self._worker: asyncio.Task[None] | None = None
+        self._known: set[tuple[object, ...]] = set()
+
+    def fresh(self, prompt: Prompt, steps: Sequence[Step]) -> int:
+        """Tokens of a text that are in no cached prefix; the text is cached from now on."""
+        keys = [(prompt, *(step.text for step in steps[:n])) for n in range(len(steps) + 1)]
+        sizes = [tokens_of(prompt, steps[:n]) for n in range(len(steps) + 1)]
+        cached = max((size for key, size in zip(keys, sizes, strict=True) if key in self._known), default=0)
+        self._known.update(keys)
+        return sizes[-1] - cached // BLOCK * BLOCK
+
+    async def serve(self, sequences: Iterable[tuple[int, int]]) -> None:
+        """One request: for each sequence, tokens to prefill and tokens to write."""
+        jobs = [Job(prefill, decode, asyncio.Event()) for prefill, decode in sequences]
+        await asyncio.sleep(self._lasts(self.network.trip) / 2 + self._lasts(self.network.overhead))
+        self.jobs += jobs
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.ensure_future(self._work())
+        try:
+            for job in jobs:
+                await job.done.wait()
+        finally:
+            self.jobs = [job for job in self.jobs if job not in jobs]
+        await asyncio.sleep(self._lasts(self.network.trip) / 2)
+
+    async def _work(self) -> None:
+        while self.jobs:
+            room, computed, batch = CHUNK, 0, []
+            for job in self.jobs:
+                if job.prefill:
+                    taken = min(job.prefill, room)
+                    job.prefill -= taken
+                    room -= taken
+                    computed += taken
+                else:
+                    computed += 1
+                if not job.prefill:
+                    batch.append(job)
+            lasts = max(self.hardware.token, computed * self.hardware.prefill)
+            await asyncio.sleep(lasts)
+            for job in batch:
+                job.written += 1
+                if job.written >= job.decode:
+                    job.done.set()
+            self.jobs = [job for job in self.jobs if not job.done.is_set()]
+
+    def _lasts(self, median: float) -> float:
+        return median * self._random.lognormvariate(0, self.network.spread)
+
+
+def tokens_of(prompt: Prompt, steps: Sequence[Step]) -> int:
+    """Length of a text: a word is a token and a third, steps are as long as they were."""
+    return SCALE * (sum(len(message.content.split()) * 4 // 3 for message in prompt) + sum(step.size for step in steps))
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What the models said at one step of a recorded answer."""
+
+    draft: Step
+    reward: float
+    target: Step
+
+
+Record = Mapping[Prompt, Sequence[Position]]
+
+
+async def record(decoder: RewardGuidedDecoder, prompts: Sequence[Prompt]) -> Record:
+    """Decode, and keep what each role said. Where the target was not asked, it would say as much as the draft."""
+
+    async def one(prompt: Prompt) -> list[Position]:
+        found: list[Position] = []
+        async for event in decoder.astream([(message.role, message.content) for message in prompt]):
+            if isinstance(event, StepDrafted):
+                found.append(Position(event.candidates[0], 0.0, event.candidates[0]))
+            elif isinstance(event, StepScored):
+                found[-1] = Position(found[-1].draft, event.rewards[0] or 0.0, found[-1].target)
+            elif isinstance(event, StepReplaced):
+                text = event.record.text
+                step = Step(text, "delimiter" if text.endswith("\n\n") else "end", size=event.record.size)
+                found[-1] = Position(found[-1].draft, found[-1].reward, step)
+        return found
+
+    return dict(zip(prompts, await asyncio.gather(*map(one, prompts)), strict=True))
+
+
+def longer(said: Record, times: int, seed: int = 0) -> Record:
+    """Answers as long as so many recorded ones: each goes on with others, drawn by chance."""
+    draw = random.Random(seed)
+    prompts = list(said)
+
+    def chain(prompt: Prompt) -> list[Position]:
+        parts = [said[prompt], *(said[other] for other in draw.choices(prompts, k=times - 1))]
+        before = [
+            Position(_goes_on(position.draft), position.reward, _goes_on(position.target))
+            for part in parts[:-1]
+            for position in part
+        ]
+        return [*before, *parts[-1]]
+
+    return {prompt: chain(prompt) for prompt in prompts}
+
+
+def _goes_on(step: Step) -> Step:
+    return step if step.ending == "delimiter" else Step(step.text + "\n\n", "delimiter", size=step.size)
+
+
+def at(record: Record, prompt: Prompt, depth: int) -> Position:
+    """What was said at a step; beyond the end of the answer, what was said last."""
+    return record[prompt][min(depth, len(record[prompt]) - 1)]
+
+
+class Writer(Drafter, Target):
+    """A role that writes, on its machine."""
+
+    def __init__(self, machine: Machine, record: Record, target: bool) -> None:
+        self._machine, self._record, self._target = machine, record, target
+
+    def says(self, prompt: Prompt, depth: int) -> Step:
+        found = at(self._record, prompt, depth)
+        return found.target if self._target else found.draft
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        step = self.says(path.prompt, path.depth)
+        fresh = self._machine.fresh(path.prompt, path.steps)
+        try:
+            await self._machine.serve([(fresh, SCALE * step.size)])
+        except asyncio.CancelledError:
+            raise Interrupted(Usage(computed=fresh)) from None
+        written = SCALE * step.size
+        return Generation((step,), Usage(computed=fresh + written, generated=written))
+
+    async def write(self, live: Sequence[Live]) -> Sequence[Step]:
+        steps = [self.says(problem.prompt, len(problem.steps)) for problem in live]
+        texts = [self._machine.fresh(problem.prompt, problem.steps) for problem in live]
+        await self._machine.serve([(fresh, SCALE * step.size) for fresh, step in zip(texts, steps, strict=True)])
+        return steps
+
+
+class Reader(Verifier):
+    """The role that scores, on its machines: every text from its beginning."""
+
+    def __init__(self, replicas: Sequence[Machine], record: Record, reasoning: int) -> None:
+        self._replicas, self._record, self._reasoning = replicas, record, reasoning
+
+    @property
+    def _machine(self) -> Machine:
+        return min(self._replicas, key=lambda machine: len(machine.jobs))
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        (step,) = steps
+        length = tokens_of(path.prompt, [*path.steps, step])
+        await self._machine.serve([(length, 1 + self._reasoning)])
+        return Scores((at(self._record, path.prompt, path.depth).reward,), Usage(computed=length, scored=length))
+
+    async def read(self, drafts: Sequence[tuple[Live, Step]]) -> Sequence[float]:
+        texts = [tokens_of(problem.prompt, [*problem.steps, step]) for problem, step in drafts]
+        await self._machine.serve([(length, 1 + self._reasoning) for length in texts])
+        return [at(self._record, problem.prompt, len(problem.steps)).reward for problem, _ in drafts]
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Three machines, for both kinds of clients."""
+
+    drafter: Writer
+    verifier: Reader
+    target: Writer
+
+    @property
+    def batched(self) -> tuple[Write, Score, Write]:
+        """The three, as a client in lock-step asks them."""
+        return self.drafter.write, self.verifier.read, self.target.write
+
+
+def start(setup: Setup, record: Record, seed: int) -> Servers:
+    """Machines that have read nothing yet."""
+
+    def machine(hardware: Hardware, name: str) -> Machine:
+        return Machine(hardware, setup.network, f"{seed} {name}")
+
+    readers = [machine(setup.verifier, f"verifier {i}") for i in range(setup.verifiers)]
+    return Servers(
+        Writer(machine(setup.drafter, "drafter"), record, target=False),
+        Reader(readers, record, setup.reasoning),
+        Writer(machine(setup.target, "target"), record, target=True),
+    )
