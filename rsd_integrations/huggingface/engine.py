@@ -104,15 +104,13 @@ class Engine:
 
     def _take_in(self) -> bool:
         """Start the calls that have arrived, waiting for one where nothing is to be done; False to end."""
-        while True:
-            try:
-                arrived = self._arriving.get(block=not self._busy)
-            except queue.Empty:
-                return True
+        while not self._busy or not self._arriving.empty():
+            arrived = self._arriving.get()
             if arrived is None:
                 return False
             self._begin(*arrived)
             del arrived
+        return True
 
     def _begin(self, runner: Runner, call: Call[Any]) -> None:
         self._busy.setdefault(runner, 0)

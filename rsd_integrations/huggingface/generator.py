@@ -51,7 +51,7 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         if room <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
         call = Writing(path, self.runner.cache, ids, request, room, self._step_end(request.delimiter))
-        return await engine_of(self.model.device).perform(self.runner, call)
+        return await engine_of(self.runner.device).perform(self.runner, call)
 
     async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
         """Log-probabilities of words as the next text; what was read of the path stays cached.
@@ -75,7 +75,7 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
 
         # A judged step is a path of its own that may not live on; the path before it does, and serves those after it.
         call = Reading(path.parent or path, self.runner.cache, ids[:-1], prompt, [Layout((ids[-1],), read=(0,))], read)
-        scores = await engine_of(self.model.device).perform(self.runner, call)
+        scores = await engine_of(self.runner.device).perform(self.runner, call)
         return NextWord(tuple(logprobs), scores.usage)
 
     def _step_end(self, delimiter: str | None) -> StepEnd:

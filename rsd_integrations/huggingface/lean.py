@@ -85,20 +85,21 @@ class LeanDecoder:
         """Hidden states and logits at the wanted tokens of a batch, or at all."""
         x: Tensor = self._embed(batch.ids)
         cos, sin = self._angles(batch, x)
-        heads, count = self._heads, len(x)
-        rotated = sum(heads)
+        heads, rotated = self._heads, sum(self._heads)
         for index, layer in enumerate(self._layers):
-            packed = linear(layer.before_attention(x), layer.project, layer.bias).view(count, -1, self._width)
+            packed = linear(layer.before_attention(x), layer.project, layer.bias).view(x.shape[0], -1, self._width)
             turned, value = packed.split_with_sizes((rotated, heads[1]), 1)
             if layer.norm_heads is not None:
                 turned = layer.norm_heads(turned)
             turned = torch.addcmul(turned * cos, turned.roll(self._width // 2, -1), sin)
             query, key = turned.split_with_sizes(heads, 1)
             seen = batch.attend(index, query, key, value, layer.scaling, layer.window)
-            x = torch.addmm(x, seen.reshape(count, -1), layer.out)
+            if wanted is not None and layer is self._layers[-1]:  # the others have left what is read of them
+                x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
+            x = torch.addmm(x, seen.flatten(1), layer.out)
             gate, up = linear(layer.before_mlp(x), layer.gate_up).chunk(2, -1)
             x = torch.addmm(x, silu(gate).mul_(up), layer.down)
-        hidden = self._norm(x if wanted is None else x.index_select(0, wanted))
+        hidden = self._norm(x)
         return hidden, None if self._head is None else linear(hidden, self._head.weight, self._head.bias)
 
     def _angles(self, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:

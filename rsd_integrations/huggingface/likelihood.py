@@ -76,7 +76,7 @@ class LikelihoodVerifier(Verifier):
         longest = len(before) + max(len(layout.feed) for layout in layouts)
         if longest > self.context:
             raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
-        return await engine_of(self.model.device).perform(
+        return await engine_of(self.runner.device).perform(
             self.runner, Reading(path, self.runner.cache, before, prompt, layouts, self._judge)
         )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -84,7 +86,7 @@ class Runner:
             ConfigurationError: The model does not work this way: it keeps something other than keys and values, or
                 its attention is of its own making.
         """
-        self.model, self.threads = model, threads
+        self.model, self.device, self.threads = model, model.device, threads
         self.context = context_of(model.config)
         self.cache = PathCache()
         """For all who read paths as their own tokens; a verifier with an input format has a cache of its own."""
@@ -189,7 +191,7 @@ class Runner:
             if isinstance(row, ReadingRow):
                 harvest.readers.append(row)
             elif isinstance(row, WritingRow):
-                at = sum(map(len, harvest.logits))
+                at = sum(part.shape[0] for part in harvest.logits)
                 harvest.logits.append(row.sequence.last.logits)
                 harvest.writers += [(twin, at) for twin in row.call.fork(row, self.store)]
 
@@ -204,14 +206,14 @@ class Runner:
         """The rows of the next forward pass, oldest first as long as there is room; then in the order of a batch."""
         runs: list[Run] = []
         room = CHUNK
-        for row in sorted((row for call in self._calls for row in call.rows), key=lambda row: row.sequence.arrival):
+        for row in sorted((row for call in self._calls for row in call.rows), key=attrgetter("sequence.arrival")):
             new = row.waiting
             if new > 1:
                 new = min(new, room)
                 room -= new
             known = len(row.sequence.ids)
             if new > 0 and self.store.reserve(row.sequence, known + new):
-                runs.append(Run(row, known, new, sum(at < known + new for at in row.reads)))
+                runs.append(Run(row, known, new, bisect_left(row.reads, known + new)))
         return sorted(runs, key=lambda run: (run.new > 1, run.row.sequence.slot))
 
     def _forward(self, runs: list[Run]) -> Output:
@@ -278,13 +280,14 @@ def _draw(harvest: Harvest) -> list[tuple[int, float]]:
         return []
     table = harvest.logits[0] if len(harvest.logits) == 1 else torch.cat(harvest.logits)
     places = [at for _, at in harvest.writers]
-    if places != list(range(len(table))):
+    if places != list(range(table.shape[0])):
         table = table[places]
     samplings = [row.call.request.sampling for row, _ in harvest.writers]
     uniforms = [row.uniform() if s.temperature else 0.0 for (row, _), s in zip(harvest.writers, samplings, strict=True)]
-    tokens = choose(table, samplings, uniforms)
-    chosen = table.gather(1, torch.tensor(tokens, device=table.device)[:, None])[:, 0]
-    return list(zip(tokens, (chosen.float() - table.float().logsumexp(-1)).tolist(), strict=True))
+    chosen = choose(table, samplings, uniforms)
+    likely = table.log_softmax(-1, dtype=torch.float32).gather(1, chosen[:, None])[:, 0]
+    tokens, logprobs = torch.stack((chosen, likely)).tolist()  # ids below 2²⁴ are whole numbers in fp32 as well
+    return list(zip(map(int, tokens), logprobs, strict=True))
 
 
 def _judge(rows: list[ReadingRow]) -> None:

@@ -1,4 +1,4 @@
-"""Choosing the next tokens of a batch: one decision on the device, one trip to the host."""
+"""Choosing the next tokens of a batch: one decision on the device, whatever its rows ask for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from rsd_core import Sampling
 
 
-def choose(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float]) -> list[int]:
-    """A token for each row of logits.
+def choose(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float]) -> Tensor:
+    """A token for each row of logits [rows, vocabulary], left on the device.
 
     Temperature 0 takes the largest. Otherwise the row's own random number in [0, 1) is looked up in its cumulative
     distribution, so that a row's token depends on nothing else in the batch.
@@ -22,8 +22,7 @@ def choose(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float]) -> 
         rows = [i for i in warm if (samplings[i].top_p < 1) is nucleus]
         if rows:
             best[rows] = _sampled(logits[rows], [samplings[i] for i in rows], [uniforms[i] for i in rows], nucleus)
-    tokens: list[int] = best.tolist()
-    return tokens
+    return best
 
 
 def _sampled(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float], nucleus: bool) -> Tensor:

@@ -50,7 +50,7 @@ class SharedVerifier(Verifier):
             raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
         layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in written]
         call = Reading(path, self.runner.cache, before, prompt, layouts, self.head.judge)
-        return await engine_of(self.runner.model.device).perform(self.runner, call)
+        return await engine_of(self.runner.device).perform(self.runner, call)
 
 
 def load_shared(

@@ -61,7 +61,7 @@ class HuggingFaceVerifier(Verifier):
                 "(limits.max_tokens), or load the model with a larger context=… if its positions allow it"
             )
         call = Reading(path, self.cache, before, prompt, layouts, self.head.judge)
-        scores = await engine_of(self.body.device).perform(self.runner, call)
+        scores = await engine_of(self.runner.device).perform(self.runner, call)
         for reward in scores.rewards:
             if reward is None or not 0 <= reward <= 1:
                 raise VerifierError(f"{self.name} gave {reward} for a step; load it with dtype=float32 or bfloat16")
