@@ -19,7 +19,8 @@ time.sleep(600)
 """
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 HOLDER = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 guard = subprocess.Popen([sys.executable, "-m", "tests.servers.guard", sys.executable, "-c", {tree!r}],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 print(guard.stdout.readline().strip(), flush=True)
@@ -60,7 +61,7 @@ def test_a_server_ends_with_its_holder(held: tuple[subprocess.Popen[str], int, i
     assert alive(server)
     assert alive(worker)
     holder.send_signal(how)
-    holder.wait()
+    holder.wait(30)
     assert gone(server, worker)
 
 
