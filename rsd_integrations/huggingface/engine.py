@@ -1,12 +1,13 @@
-"""The engine of a device: one thread that runs its models, for callers of any thread and event loop."""
+"""The engine of a device: threads that run its models, for callers of any thread and event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
 import os
-import queue
 import threading
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,27 +29,41 @@ def threads_for(flops_per_token: float) -> int:
     return 1 if flops_per_token < SMALL else _ALL
 
 
+@dataclass(slots=True)
+class _Due:
+    """What waits for a model."""
+
+    arrived: list[Call[Any]] = field(default_factory=list)
+    """Calls that it has not taken in yet."""
+    passed: int = 0
+    """Forward passes of others since its last one."""
+    running: bool = False
+
+
 class Engine:
-    """Runs whichever model of a device has most rows waiting, one forward pass at a time.
+    """Runs the models of a device: whichever has most rows waiting, one forward pass at a time.
 
     A forward pass costs nearly the same for one row as for several, so the fullest batch moves most work. A model
-    that is passed over gains weight with each forward pass of others, so that nobody waits for ever.
+    that is passed over gains weight with each forward pass of others, so that nobody waits for ever. On a CPU the
+    cores are shared out: as many models run side by side as there are threads for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        """Make the engine of a device that so many threads can work on at once."""
+        self._threads = threads
         self.reset()
 
     def reset(self) -> None:
         """Start from nothing, as in a forked process, which inherits no threads."""
-        self._arriving: queue.SimpleQueue[tuple[Runner, Call[Any]] | None] = queue.SimpleQueue()
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._threads = 0
-        """For each operation, as last set."""
-        for runner in getattr(self, "_busy", {}):
+        for runner in getattr(self, "_due", {}):
             runner.fail(RuntimeError("the process was forked"))
-        self._busy: dict[Runner, int] = {}
-        """Models with rows, and how many forward passes of others each was passed over for."""
+        self._lock = threading.Lock()
+        self._due: dict[Runner, _Due] = {}
+        self._free = self._threads
+        self._workers: list[threading.Thread] = []
+        self._asleep: list[threading.Semaphore] = []
+        """One for each worker without work; the last to fall asleep is woken first, for its core knows the models."""
+        self._closed = False
 
     async def perform(self, runner: Runner, call: Call[Made]) -> Made:
         """Run a call.
@@ -56,9 +71,9 @@ class Engine:
         Raises:
             Interrupted: The caller was cancelled after some work; nothing of the call outlives it.
         """
-        self._arriving.put((runner, call))
-        if self._thread is None:
-            self._start()
+        with self._lock:
+            self._due.setdefault(runner, _Due()).arrived.append(call)
+            self._wake()
         waiting = asyncio.wrap_future(call.future)
         try:
             return await asyncio.shield(waiting)
@@ -70,54 +85,71 @@ class Engine:
             raise Interrupted(made.usage) from None
 
     def close(self) -> None:
-        """End the thread."""
-        if self._thread is not None:
-            self._arriving.put(None)
-            self._thread.join(5)
-
-    def _start(self) -> None:
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="rsd-engine", daemon=True)
-                self._thread.start()
+        """End the threads."""
+        with self._lock:
+            self._closed = True
+            for bed in self._asleep:
+                bed.release()
+        for worker in self._workers:
+            worker.join(5)
 
     @torch.inference_mode()
     def _work(self) -> None:
-        while self._take_in():
-            self._advance()  # a call of its own, so that nothing idle holds the last model
+        bed = threading.Semaphore(0)
+        while self._advance():
+            with self._lock:
+                if self._next() is not None or self._closed:
+                    continue
+                self._asleep.append(bed)
+            bed.acquire()
 
-    def _advance(self) -> None:
-        """One forward pass of the model that is due."""
-        runner = max(self._busy, key=lambda one: one.waiting * (1 + self._busy[one] / PATIENCE))
-        if runner.threads != self._threads:
-            self._threads = runner.threads
-            torch.set_num_threads(self._threads)  # holds for this thread alone
-        try:
-            runner.step()
-        except Exception as error:  # whatever it is, it is the callers' to hear
-            runner.fail(error)
-        for other in self._busy:
-            self._busy[other] += 1
-        self._busy[runner] = 0
-        if not runner.waiting:
-            del self._busy[runner]
-
-    def _take_in(self) -> bool:
-        """Start the calls that have arrived, waiting for one where nothing is to be done; False to end."""
-        while not self._busy or not self._arriving.empty():
-            arrived = self._arriving.get()
-            if arrived is None:
-                return False
-            self._begin(*arrived)
-            del arrived
+    def _advance(self) -> bool:
+        """One forward pass of the model that is due; False to end. Nothing idle holds the last model."""
+        with self._lock:
+            runner = self._next()
+            if runner is None:
+                return not self._closed
+            due, threads = self._due[runner], min(runner.threads, self._threads)
+            due.running, self._free = True, self._free - threads
+            arrived, due.arrived = due.arrived, []
+            self._wake()
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)  # holds for this thread alone
+        for work in (*(partial(runner.start, call) for call in arrived), runner.step):
+            try:
+                work()
+            except Exception as error:  # whatever it is, it is the callers' to hear
+                runner.fail(error)
+        with self._lock:
+            for other in self._due.values():
+                other.passed += 1
+            due.running, due.passed, self._free = False, 0, self._free + threads
+            if not runner.waiting and not due.arrived:
+                del self._due[runner]
         return True
 
-    def _begin(self, runner: Runner, call: Call[Any]) -> None:
-        self._busy.setdefault(runner, 0)
-        try:
-            runner.start(call)
-        except Exception as error:
-            runner.fail(error)
+    def _next(self) -> Runner | None:
+        """The model that is due; None where there is none, or where it waits for threads."""
+        idle = [runner for runner, due in self._due.items() if not due.running]
+        if not idle or not self._free:
+            return None
+        runner = max(idle, key=self._weight)
+        return runner if min(runner.threads, self._threads) <= self._free else None
+
+    def _weight(self, runner: Runner) -> float:
+        due = self._due[runner]
+        return (runner.waiting + len(due.arrived)) * (1 + due.passed / PATIENCE)
+
+    def _wake(self) -> None:
+        """Let somebody run what is due."""
+        if self._next() is None:
+            return
+        if self._asleep:
+            self._asleep.pop().release()
+        elif len(self._workers) < self._threads:
+            worker = threading.Thread(target=self._work, name=f"rsd-engine-{len(self._workers)}", daemon=True)
+            self._workers.append(worker)
+            worker.start()
 
 
 _engines: dict[torch.device, Engine] = {}
@@ -125,7 +157,7 @@ _engines: dict[torch.device, Engine] = {}
 
 def engine_of(device: torch.device) -> Engine:
     """The engine that all models of a device share."""
-    return _engines.setdefault(device, Engine())
+    return _engines.setdefault(device, Engine(_ALL if device.type == "cpu" else 1))
 
 
 def _after_fork() -> None:

@@ -13,11 +13,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 from transformers import LlamaModel, MistralModel, PreTrainedModel, Qwen2Model, Qwen3Model
 from transformers.activations import SiLUActivation
 
 from rsd_integrations.huggingface.attention import Batch, Survey
+from rsd_integrations.huggingface.linear import Linear
+from rsd_integrations.huggingface.planner import copies
 
 FAMILIES = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
 ROTATIONS = ("default", "linear", "llama3", "yarn")
@@ -44,16 +46,14 @@ class Layer:
     """The weights of a decoder layer, those that read the same input fused."""
 
     before_attention: Norm
-    project: Tensor
-    bias: Tensor | None
-    """Of queries, keys and values."""
+    project: Linear
+    """Queries, keys and values."""
     norm_heads: Norm | None
     """Of the heads of queries and keys (Qwen3)."""
-    out: Tensor
-    """Transposed, as is `down`."""
+    out: Linear
     before_mlp: Norm
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Linear
+    down: Linear
     scaling: float | None
     window: int | None
 
@@ -77,9 +77,11 @@ class LeanDecoder:
         """Cosines and sines of each position, the sines signed as `_rotated` wants them."""
         self._width: int = body.layers[0].self_attn.head_dim
         self._heads = config.num_attention_heads, config.num_key_value_heads
-        self._layers = [_layer(layer, survey) for layer in body.layers]
+        copy = model.num_parameters() * model.dtype.itemsize < copies(model.device)
+        self._layers = [_layer(layer, survey, copy) for layer in body.layers]
         self._norm = _norm(body.norm)
-        self._head: Any = None if model is body else model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        head: Any = None if model is body else model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        self._head = None if head is None else Linear(head, copy=copy)
 
     def __call__(self, batch: Batch, wanted: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Hidden states and logits at the wanted tokens of a batch, or at all."""
@@ -87,7 +89,7 @@ class LeanDecoder:
         cos, sin = self._angles(batch, x)
         heads, rotated = self._heads, sum(self._heads)
         for index, layer in enumerate(self._layers):
-            packed = linear(layer.before_attention(x), layer.project, layer.bias).view(x.shape[0], -1, self._width)
+            packed = layer.project(layer.before_attention(x)).view(x.shape[0], -1, self._width)
             turned, value = packed.split_with_sizes((rotated, heads[1]), 1)
             if layer.norm_heads is not None:
                 turned = layer.norm_heads(turned)
@@ -96,11 +98,11 @@ class LeanDecoder:
             seen = batch.attend(index, query, key, value, layer.scaling, layer.window)
             if wanted is not None and layer is self._layers[-1]:  # the others have left what is read of them
                 x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
-            x = torch.addmm(x, seen.flatten(1), layer.out)
-            gate, up = linear(layer.before_mlp(x), layer.gate_up).chunk(2, -1)
-            x = torch.addmm(x, silu(gate).mul_(up), layer.down)
+            x = layer.out.onto(x, seen.flatten(1))
+            gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2, -1)
+            x = layer.down.onto(x, silu(gate).mul_(up))
         hidden = self._norm(x)
-        return hidden, None if self._head is None else linear(hidden, self._head.weight, self._head.bias)
+        return hidden, None if self._head is None else self._head(hidden)
 
     def _angles(self, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines [tokens, 1, width]: rotating by halves is x · cos + roll(x) · sin."""
@@ -133,7 +135,7 @@ def _own(kind: type) -> type:
     return next(base for base in kind.__mro__ if "forward" in vars(base))
 
 
-def _layer(layer: Any, survey: Survey) -> Layer:
+def _layer(layer: Any, survey: Survey, copy: bool) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     index = attention.layer_idx
     heads = None
@@ -143,13 +145,12 @@ def _layer(layer: Any, survey: Survey) -> Layer:
         heads = Norm(torch.cat((queries, keys)), attention.q_norm.variance_epsilon)
     return Layer(
         _norm(layer.input_layernorm),
-        _fused("weight", attention.q_proj, attention.k_proj, attention.v_proj),
-        None if attention.q_proj.bias is None else _fused("bias", attention.q_proj, attention.k_proj, attention.v_proj),
+        Linear(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy),
         heads,
-        attention.o_proj.weight.t(),
+        Linear(attention.o_proj, copy=copy),
         _norm(layer.post_attention_layernorm),
-        _fused("weight", mlp.gate_proj, mlp.up_proj),
-        mlp.down_proj.weight.t(),
+        Linear(mlp.gate_proj, mlp.up_proj, copy=copy),
+        Linear(mlp.down_proj, copy=copy),
         survey.scalings[index],
         survey.windows[index],
     )
@@ -157,12 +158,3 @@ def _layer(layer: Any, survey: Survey) -> Layer:
 
 def _norm(module: Any) -> Norm:
     return Norm(module.weight, module.variance_epsilon)
-
-
-def _fused(name: str, *layers: nn.Linear) -> Tensor:
-    """The weights or biases of some layers as one tensor, of which the layers keep views: nothing is held twice."""
-    parts = [getattr(layer, name) for layer in layers]
-    whole = torch.cat(parts)
-    for part, view in zip(parts, whole.split_with_sizes([len(part) for part in parts]), strict=True):
-        part.data = view
-    return whole

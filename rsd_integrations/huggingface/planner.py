@@ -17,6 +17,8 @@ from rsd_core import ConfigurationError
 
 CACHE_SHARE = 8
 """A model's keys and values may take one part in so many of the device's memory."""
+COPY_SHARE = 16
+"""Weights that take less than one part in so many of a CPU's memory are held a second time, in a faster layout."""
 
 
 def memory(device: torch.device) -> float:
@@ -24,6 +26,11 @@ def memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def copies(device: torch.device) -> float:
+    """Most bytes of a model's weights of which a second copy is held."""
+    return memory(device) / COPY_SHARE if device.type == "cpu" else 0.0
 
 
 def available(device: torch.device) -> float:

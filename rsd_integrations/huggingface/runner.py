@@ -286,7 +286,9 @@ def _draw(harvest: Harvest) -> list[tuple[int, float]]:
     uniforms = [row.uniform() if s.temperature else 0.0 for (row, _), s in zip(harvest.writers, samplings, strict=True)]
     chosen = choose(table, samplings, uniforms)
     likely = table.log_softmax(-1, dtype=torch.float32).gather(1, chosen[:, None])[:, 0]
-    tokens, logprobs = torch.stack((chosen, likely)).tolist()  # ids below 2²⁴ are whole numbers in fp32 as well
+    if table.is_cpu:
+        return list(zip(chosen.tolist(), likely.tolist(), strict=True))
+    tokens, logprobs = torch.stack((chosen, likely)).tolist()  # one trip; ids below 2²⁴ are whole numbers in fp32 too
     return list(zip(map(int, tokens), logprobs, strict=True))
 
 

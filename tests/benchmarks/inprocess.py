@@ -60,10 +60,7 @@ class Family:
         )
         self.target_only = TargetOnly(target=self.target)
         for runner in self.runners:
-            if runner.lean is None:
-                runner.model.forward = self._timed(runner.model.forward)
-            else:
-                runner.lean = self._timed(runner.lean)  # type: ignore[assignment]
+            runner._forward = self._timed(runner._forward)  # type: ignore[method-assign]
 
     @property
     def runners(self) -> list[Runner]:
@@ -185,11 +182,12 @@ def recomputed(runners: list[Runner]) -> Iterator[list[int]]:
 
         return forward
 
-    for runner in runners:
-        runner._forward = watch(runner, runner._forward)  # type: ignore[method-assign,assignment]
+    before = [runner._forward for runner in runners]
+    for runner, forward in zip(runners, before, strict=True):
+        runner._forward = watch(runner, forward)  # type: ignore[method-assign,assignment]
     yield count
-    for runner in runners:
-        del runner._forward
+    for runner, forward in zip(runners, before, strict=True):
+        runner._forward = forward  # type: ignore[method-assign]
 
 
 def soak(operations: int) -> dict[str, Any]:
@@ -236,8 +234,9 @@ def markdown(data: dict[str, Any]) -> str:
         lines.append(f"| `{name}` | {data[name]:.2f} | {sign} {goal:g} | {'met' if met else '**missed**'} |")
     lines += [
         "",
-        "Overhead is wall-clock over the time in forward passes: of the lean pass, and of transformers' own modules in "
-        "its place (`by_modules`), which models of other families run by. The same work weighs more beside less.",
+        "Overhead is wall-clock over the time in forward passes, which make their positions and masks as transformers' "
+        "do: by the lean pass, and by transformers' own modules in its place (`by_modules`), which models of other "
+        "families run by. The same work weighs more beside less.",
     ]
     lines += ["", "| method, batch 1 | seconds per problem | accuracy |", "|---|---|---|"]
     for name, spent in data["seconds_per_problem"].items():

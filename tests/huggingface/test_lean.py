@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from rsd_integrations.huggingface import linear
 from rsd_integrations.huggingface.attention import Batch
 from rsd_integrations.huggingface.kv_store import Sequence
 from rsd_integrations.huggingface.lean import LeanDecoder
@@ -59,6 +60,7 @@ def packed(runner: Runner, texts: list[list[int]]) -> list[Tensor]:
     return [torch.cat(rows).float() for rows in found]
 
 
+@pytest.mark.parametrize("blocks", [False, True])
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -72,7 +74,10 @@ def packed(runner: Runner, texts: list[list[int]]) -> list[Tensor]:
         ("Qwen3", {"head_dim": 16, "num_key_value_heads": 4}),
     ],
 )  # fmt: skip
-def test_it_gives_what_the_model_gives(kind: str, changes: dict[str, Any]) -> None:
+def test_it_gives_what_the_model_gives(
+    kind: str, changes: dict[str, Any], blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "LARGE", 0 if blocks else 10**9)
     model = make(kind, **changes)
     texts = some_texts()
     exact, rough = torch.cat(alone(model, texts)), torch.cat(alone(copy.deepcopy(model).bfloat16(), texts))
