@@ -25,8 +25,8 @@ WORTHWHILE = 0.5
 where not; so it pays where it is as likely as not to be used.
 
 With a verifier that scores runs, a draft that stays saves one whole call, and one that does not wastes itself alone.
-Where the drafter is k steps ahead, about k drafts fit into a call; so the k-th pays where p k >= 1 - p, with odds p that
-it is used: from 1 / (1 + k) on."""
+Where the drafter is k steps ahead, about k drafts fit into a call. So with odds p that it is used, the k-th pays where
+p k >= 1 - p: from 1 / (1 + k) on."""
 
 Asked = StepRequest | tuple[Step, ...]
 
@@ -83,7 +83,6 @@ class Lookahead:
             ready = self._follow(request, step, drafter, verifier)
             if isinstance(verifier, ScoresRuns) and ("verifier", request.path) not in self._begun:
                 self._begin_run(verifier, ready, verifier.score_run)
-                self._go_on()
 
     def hedge(self, request: Request, target: Target, asked: StepRequest) -> None:
         """Let the target write the present step, in case its draft is rejected."""
@@ -117,9 +116,8 @@ class Lookahead:
 
     def _follow(self, request: Request, step: Step, drafter: Drafter, verifier: Verifier) -> list[tuple[Path, Step]]:
         """Draft ahead; the present step and the drafts that are ready, each with the path before it."""
-        odds, present, ready = request.odds, request.path, [(request.path, step)]
-        runs = isinstance(verifier, ScoresRuns)
-        scored = sum(runs and role == "verifier" and path is not present for role, path in self._begun)
+        odds, ready, runs = request.odds, [(request.path, step)], isinstance(verifier, ScoresRuns)
+        scored = sum(runs and role == "verifier" for role, _ in self._begun)
         for level in range(1, scored + self._depth + 1):
             if odds**level < (1 / (1 + level) if runs else WORTHWHILE):
                 break
@@ -159,7 +157,10 @@ class Lookahead:
         ready: Sequence[tuple[Path, Step]],
         work: Callable[[Path, Sequence[Step]], Coroutine[Any, Any, Sequence[Scores]]],
     ) -> None:
-        """One call for steps that follow each other, up to a blank one; none where it is a single step."""
+        """One call for steps that follow each other, up to a blank one; none where it is a single step.
+
+        The present step is the first of them and waits for the call, so while it runs they are only dropped together.
+        """
         run = list(itertools.takewhile(lambda one: one[1].text.strip(), ready))
 
         async def score() -> list[Scores]:
@@ -188,8 +189,7 @@ class Lookahead:
     def _drop(self, unwanted: Callable[[Role, Path], bool]) -> None:
         for key in [key for key in self._begun if unwanted(*key)]:
             call = self._begun.pop(key)
-            if all(other.task is not call.task for other in self._begun.values()):
-                call.task.cancel()
+            call.task.cancel()
             self._dropped.append((key[0], call))
 
     def _charge(self, role: Role, call: _Call) -> None:

@@ -95,6 +95,8 @@ class Reader(Worker, Verifier):
         super().__init__(world, faults)
         self.inside = self.crowd = 0
         """Calls at work, and the most there were."""
+        self.blank = 0
+        """Steps that nothing can be said about."""
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         (scores,) = await self.read(path, steps)
@@ -105,6 +107,7 @@ class Reader(Worker, Verifier):
         for step in steps:
             verdicts.append(self.verdict(at, step))
             at = at.extend(step)
+        self.blank += sum(not step.text.strip() for step in steps)
         self.inside += 1
         self.crowd = max(self.crowd, self.inside)
         try:
@@ -126,7 +129,6 @@ class RunReader(Reader):
     """Reads steps that follow each other in one call, which fails where one of them does and sometimes by itself."""
 
     async def score_run(self, path: Path, steps: Sequence[Step]) -> Sequence[Scores]:
-        assert all(step.text.strip() for step in steps)
         return await self.read(path, steps)
 
 
@@ -206,6 +208,7 @@ async def run(
     ledger = result.ledger
     computed = (drafter.computed, verifier.computed, target.computed)
     assert (ledger.drafter.computed, ledger.verifier.computed, ledger.target.computed) == computed
+    assert verifier.blank == 0
     assert verifier.crowd <= 1 or reader is Reader
     return Run(result, error, computed)
 
