@@ -35,11 +35,11 @@ _ROUNDING = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a server reads to score one step."""
+    """A text that a server reads to score its last steps."""
 
     ids: tuple[int, ...]
-    at: int
-    """Position in `ids` where the score is read."""
+    at: tuple[int, ...]
+    """Positions in `ids` where the scores are read, one for each of the steps."""
     prompt: int
     """How many of the ids come before the first step."""
 
@@ -70,17 +70,9 @@ class RewardServer(Verifier):
         asked = []
         for step in steps:
             layout = self.layouts.step(path, step)
-            asked.append(Scored((*before, *layout.feed), len(before) + layout.read[-1], prompt))
+            asked.append(Scored((*before, *layout.feed), (len(before) + layout.read[-1],), prompt))
         started = time.perf_counter()
-        try:
-            rewards, usage = await self._ask(asked)
-        except Refused as error:
-            if not error.overlong:
-                raise
-            raise VerifierError(
-                f"{self.name}: {max(len(one.ids) for one in asked)} tokens to score, and the server takes no more than "
-                f"its context: {error.told}. Limit the answer (limits.max_tokens), or give the server a longer context"
-            ) from None
+        rewards, usage = await self._rewards(asked)
         computed = sum(len(one.ids) for one in asked) - usage.reused
         return Scores(
             tuple(rewards),
@@ -127,9 +119,21 @@ class RewardServer(Verifier):
         """Close the connections."""
         await self.endpoint.aclose()
 
+    async def _rewards(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
+        """The rewards of all steps in order, and what the server reused and generated."""
+        try:
+            return await self._ask(asked)
+        except Refused as error:
+            if not error.overlong:
+                raise
+            raise VerifierError(
+                f"{self.name}: {max(len(one.ids) for one in asked)} tokens to score, and the server takes no more than "
+                f"its context: {error.told}. Limit the answer (limits.max_tokens), or give the server a longer context"
+            ) from None
+
     @abstractmethod
     async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
-        """The rewards, and what the server reused and generated."""
+        """The same, as the server answers."""
 
 
 class PoolingVerifier(RewardServer):
@@ -167,20 +171,20 @@ class PoolingVerifier(RewardServer):
         def read(answer: Mapping[str, Any]) -> list[float]:
             _all_read(answer, asked)
             data = {entry["index"]: entry["data"] for entry in answer["data"]}
-            return [self._reward(self._row(data[i], one)) for i, one in enumerate(asked)]
+            return [self._reward(row) for i, one in enumerate(asked) for row in self._rows(data[i], one)]
 
         return await self.endpoint.post("/pooling", body, read), Usage()
 
-    def _row(self, rows: Sequence[Any], one: Scored) -> Sequence[float]:
-        """The row of the step: of one per token, or of one per separator."""
+    def _rows(self, rows: Sequence[Any], one: Scored) -> list[Sequence[float]]:
+        """The rows of the steps: of one per token, or of one per separator."""
         if rows and not isinstance(rows[0], list):
             raise VerifierError(
                 f"a vector of {len(rows)} numbers is no list of step rewards. The server runs the model as one of "
                 "embeddings; start vLLM with --runner pooling and the model's own architecture in its config.json"
             )
         if len(rows) == len(one.ids):
-            return list(rows[one.at])
-        mark = one.ids[one.at]
+            return [rows[at] for at in one.at]
+        mark = one.ids[one.at[-1]]
         marks = [at for at, id_ in enumerate(one.ids) if id_ == mark]
         if len(rows) != len(marks):
             tag = json.dumps({"pooling_type": "STEP", "step_tag_id": mark})
@@ -189,7 +193,7 @@ class PoolingVerifier(RewardServer):
                 f"format {self.reader.format.name} is read: start vLLM with --runner pooling --pooler-config '{tag}', "
                 "and check that tokenizer=… and format=… are the model's"
             )
-        return list(rows[marks.index(one.at)])
+        return [rows[marks.index(at)] for at in one.at]
 
     def _reward(self, row: Sequence[float]) -> float:
         """The probability that the step is right."""
@@ -206,6 +210,30 @@ class PoolingVerifier(RewardServer):
         if not (wrong >= 0 <= right and abs(wrong + right - 1) <= _ROUNDING):
             raise VerifierError(f"the row {list(row)} is no pair of probabilities; the server ignores use_activation")
         return min(1.0, right)
+
+
+class PoolingRunVerifier(PoolingVerifier):
+    """One whose format has all scores in the text itself, so that one reading gives the rewards of many steps."""
+
+    async def score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
+        """As `score` of one step after the other, in one request.
+
+        Raises:
+            VerifierError: As `score`; so do the others.
+        """
+        before, prompt = self.layouts.ids(path)
+        ids, at, sizes = before, list[int](), list[int]()
+        for step in steps:
+            layout = self.layouts.step(path, step)
+            at.append(len(ids) + layout.read[-1])
+            ids, path = [*ids, *layout.feed], path.extend(step)
+            sizes.append(len(layout.feed))
+        started = time.perf_counter()
+        rewards, _ = await self._rewards([Scored(tuple(ids), tuple(at), prompt)])
+        shares = [Usage(computed=size, scored=size) for size in sizes]
+        read, seconds = len(before), time.perf_counter() - started
+        shares[0] += Usage(prefix=read, computed=read, scored=read - prompt, seconds=seconds)
+        return [Scores((reward,), usage) for reward, usage in zip(rewards, shares, strict=True)]
 
 
 class TokenLogitsVerifier(RewardServer):
@@ -232,7 +260,7 @@ class TokenLogitsVerifier(RewardServer):
     async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
         body = {
             "model": self.endpoint.model,
-            "prompt": [one.ids[: one.at + 1] for one in asked],
+            "prompt": [one.ids[: one.at[-1] + 1] for one in asked],
             "max_tokens": 1,
             "temperature": 0,
             "logprobs": 1,

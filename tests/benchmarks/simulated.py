@@ -318,6 +318,13 @@ class Reader(Judge):
         ]
 
 
+class Free(Judge):
+    """One that takes no time: what is left then is the writing."""
+
+    async def _serve(self, length: int) -> None:
+        return
+
+
 @dataclass(frozen=True, slots=True)
 class Servers:
     """Three machines, for both kinds of clients."""
