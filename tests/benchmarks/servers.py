@@ -270,9 +270,9 @@ row, to have the lengths of worked solutions and of chains of thought. The clock
 work takes no time. Medians over {found["rounds"]} rounds.
 
 **One problem at a time.** Wall-clock over lock-step's. Without lookahead it is 1.00: the requests are the same. The
-last column is what would be left if scores took no time at all, with nothing begun early: the writing of drafts and
-replacements, one after the other. Lookahead cannot do better, since it begins drafts early and writes none faster; where
-it is nearly there already, only a faster drafter is left, or hedging, which lets the target begin with the drafter.
+last column is what would be left if scores took no time at all and nothing were begun early: drafts and replacements,
+one after the other. Lookahead begins drafts sooner and writes none faster, so it cannot go below; where it is nearly
+there, only a faster drafter helps, or a hedge, with which the target writes beside the drafter.
 
 | verifier, target | steps / tokens | rejected | lock-step | {names} | scores at once |
 |---|---|---|---|{"---|" * len(EARLY)}
@@ -284,11 +284,12 @@ In the first case, tokens computed by drafter and target over those without anyt
         )
     }.
 
-**32 problems in flight.** Throughput over lock-step's: 32 all begun together, and 64 of which 32 are in flight. Here the
-verifier is what everybody waits for, since it reads the whole text anew for each step. With lookahead the drafts that
-wait for it are scored in one reading ([runs of steps](scheduling.md#runs-of-steps)), which a judge that writes about each
-step cannot do. The last columns are tokens computed with lookahead 4 over those without: by drafter and target, and by the
-verifier (32 of 32).
+**32 problems in flight.** Throughput over lock-step's: 32 all begun together, and 64 of which 32 are in flight. Here
+everybody waits for the verifier, which reads the whole text anew for each step. With lookahead the drafts that wait for
+it are scored in one reading, as [runs of steps](scheduling.md#runs-of-steps). The gain is smaller where more is
+rejected, since what follows a rejected step was drafted and scored in vain. There is little or none with a judge, which
+has to write about each step. The last two columns are the tokens computed by drafter and target, and by the verifier,
+with lookahead 4 over those without (32 of 32).
 
 | verifier, target | steps / tokens | rejected | 32 of 32 | lookahead 4 | 32 of 64 | lookahead 4 | written | scored |
 |---|---|---|---|---|---|---|---|---|

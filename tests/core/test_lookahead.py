@@ -4,7 +4,7 @@ import asyncio
 import copy
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pytest
@@ -45,7 +45,7 @@ from rsd_core import (
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation import find_task
 from tests.benchmarks.servers import simulate
-from tests.benchmarks.simulated import JUDGE, Clock, Position
+from tests.benchmarks.simulated import BIG, JUDGE, PAPER, Clock, Position
 
 TEXTS = ("a\n\n", "b b\n\n", "wait c\n\n", "d d d\n\n", "\n\n", "", "the end")
 
@@ -478,6 +478,19 @@ def test_lock_step_gives_the_same_answers_later() -> None:
     assert rsd.seconds < lock.seconds
     assert "by target" in lock.texts[1]
     assert len({tuple(run.texts) for methods in runs.values() for run in methods}) == 1
+
+
+def test_a_verifier_that_everybody_waits_for_reads_less_and_everybody_is_done_sooner() -> None:
+    def position(i: int, j: int) -> Position:
+        step = Step(f"{i} {j}\n\n", "delimiter", size=20) if j < 9 else Step("end", "end", size=2)
+        return Position(step, 0.2 if (i, j) == (2, 5) else 0.9, step)
+
+    said = {as_prompt(f"question {i}"): [position(i, j) for j in range(10)] for i in range(8)}
+    slow = replace(PAPER, verifier=BIG.verifier)
+    plain, ahead = (simulate(slow, said, 0.5, 1, Settings(lookahead=depth), 8) for depth in (0, 4))
+    assert ahead.texts == plain.texts
+    assert ahead.read < 0.7 * plain.read
+    assert ahead.seconds < 0.7 * plain.seconds
 
 
 def test_what_is_thrown_away_is_on_the_ledger() -> None:
