@@ -33,6 +33,11 @@ _ROUNDING = 0.02
 """How far two probabilities may be from 1 together: a server may compute them in bf16."""
 
 
+_FIRST = Path(as_prompt("What is 1+2+3?")).extend(Step("First 1+2=3.\n\n", "delimiter"))
+_RIGHT, _WRONG = Step("Then 3+3=6.\n\n", "delimiter"), Step("Then 3+3=7.\n\n", "delimiter")
+"""What a server is tried out with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A text that a server reads to score its last steps."""
@@ -100,20 +105,18 @@ class RewardServer(Verifier):
         return [
             Finding("reachable", True, f"format {self.reader.format.name}, scores {self.reader.format.read}"),
             Finding("model", there, ", ".join(server.models[:8]) or "the server lists none"),
-            await self._try_out(),
+            *await self._try_out(),
         ]
 
-    async def _try_out(self) -> Finding:
+    async def _try_out(self) -> list[Finding]:
         """Two candidates after a step, together and each alone: a reward for each, the same both ways."""
-        path = Path(as_prompt("What is 1+2+3?")).extend(Step("First 1+2=3.\n\n", "delimiter"))
-        steps = [Step("Then 3+3=6.\n\n", "delimiter"), Step("Then 3+3=7.\n\n", "delimiter")]
         try:
-            together = (await self.score(path, steps)).rewards
-            alone = [(await self.score(path, [step])).rewards[0] for step in steps]
+            together = (await self.score(_FIRST, [_RIGHT, _WRONG])).rewards
+            alone = [(await self.score(_FIRST, [step])).rewards[0] for step in (_RIGHT, _WRONG)]
         except (ConfigurationError, RunError) as error:
-            return Finding("step rewards", False, str(error))
-        same = all(abs((a or 0.0) - (b or 0.0)) < _ROUNDING for a, b in zip(together, alone, strict=True))
-        return Finding("step rewards", same, f"two candidates got {together} together, {tuple(alone)} one by one")
+            return [Finding("step rewards", False, str(error))]
+        told = f"two candidates got {together} together, {tuple(alone)} one by one"
+        return [Finding("step rewards", _alike(together, alone), told)]
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -235,6 +238,20 @@ class PoolingRunVerifier(PoolingVerifier):
         shares[0] += Usage(prefix=read, computed=read, scored=read - prompt, seconds=seconds)
         return [Scores((reward,), usage) for reward, usage in zip(rewards, shares, strict=True)]
 
+    async def _try_out(self) -> list[Finding]:
+        """Also two steps in one reading and each by itself: what follows a step must not change its reward."""
+        found = await super()._try_out()
+        if not found[-1].ok:
+            return found
+        try:
+            run = [scores.rewards[0] for scores in await self.score_run(_FIRST, [_WRONG, _RIGHT])]
+            alone = [*(await self.score(_FIRST, [_WRONG])).rewards]
+            alone += (await self.score(_FIRST.extend(_WRONG), [_RIGHT])).rewards
+        except (ConfigurationError, RunError) as error:
+            return [*found, Finding("runs of steps", False, str(error))]
+        told = f"two steps got {tuple(run)} in one reading, {tuple(alone)} one by one"
+        return [*found, Finding("runs of steps", _alike(run, alone), told)]
+
 
 class TokenLogitsVerifier(RewardServer):
     """A reward model that judges by words of its language model, behind /v1/completions with log-probabilities.
@@ -300,6 +317,10 @@ def _all_read(answer: Mapping[str, Any], asked: Sequence[Scored]) -> None:
     sent = sum(len(one.ids) for one in asked)
     if read is not None and read != sent:
         raise VerifierError(f"the server read {read} of {sent} tokens; give it a longer context and no truncation")
+
+
+def _alike(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
+    return all(abs((x or 0.0) - (y or 0.0)) < _ROUNDING for x, y in zip(a, b, strict=True))
 
 
 def _sigmoid(value: float) -> float:

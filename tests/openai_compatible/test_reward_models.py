@@ -266,6 +266,18 @@ def test_the_doctor_tells_whether_steps_get_their_rewards() -> None:
 
     well = wait_for(pooled(answer).examine())
     assert [(one.name, one.ok) for one in well] == [("reachable", True), ("model", True), ("step rewards", True)]
+    runs = wait_for(in_a_run(causal(False)).examine())
+    assert [one.name for one in runs] == ["reachable", "model", "step rewards", "runs of steps"]
+    assert all(one.ok for one in runs)
     sick = wait_for(pooled(rows([])).examine())
     assert sick[-1].ok is False
     assert "step_tag_id" in sick[-1].told
+
+
+def test_the_doctor_finds_rewards_that_change_with_what_follows() -> None:
+    def looks_ahead(body: Mapping[str, Any]) -> dict[str, Any]:
+        marks = body["input"][0].count(qwen().convert_tokens_to_ids("<extra_0>"))
+        return rows(*[[[1 - marks / 10, marks / 10]] * marks for _ in body["input"]])(body)
+
+    found = wait_for(in_a_run(looks_ahead).examine())
+    assert [(one.name, one.ok) for one in found[2:]] == [("step rewards", True), ("runs of steps", False)]
