@@ -21,7 +21,7 @@ from rsd_core.events import (
 )
 from rsd_core.interfaces import (
     Drafter, Explains, Explanation, Generation, HasLikelihood, Interrupted, Likelihoods, Model, NextWord,
-    PredictsWords, Price, Sampling, Scores, SpeculativeTarget, StepRequest, Target, Usage, Verifier,
+    PredictsWords, Price, Sampling, Scores, ScoresRuns, SpeculativeTarget, StepRequest, Target, Usage, Verifier,
 )
 from rsd_core.ledger import Account, Ledger
 from rsd_core.limits import Cancellation, Limits
@@ -43,9 +43,9 @@ __all__ = [
     "Generation", "HasLikelihood", "Interrupted", "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote",
     "Message", "MissingDependency", "Model", "NextWord", "Path", "Policy", "PredictsWords", "Price", "Prompt",
     "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestBudget", "RequestOptions", "Result", "Retry",
-    "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "Settings", "Sigmoid", "SpecError", "SpecReason",
-    "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted", "StepBeam", "StepDrafted", "StepFinished",
-    "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Takeover", "Target", "TargetError",
-    "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder", "Trace", "Usage", "Verifier", "VerifierError",
-    "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
+    "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "ScoresRuns", "Settings", "Sigmoid", "SpecError",
+    "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted", "StepBeam", "StepDrafted",
+    "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Takeover", "Target",
+    "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder", "Trace", "Usage", "Verifier",
+    "VerifierError", "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
 ]

@@ -169,6 +169,25 @@ class Verifier(Model):
         """
 
 
+@runtime_checkable
+class ScoresRuns(Protocol):
+    """An ability of some verifiers: to score steps that follow each other in one pass, as causal models can.
+
+    What comes after a step must not change its reward.
+    """
+
+    async def score_run(self, path: Path, steps: Sequence[Step]) -> Sequence[Scores]:
+        """As `score` of one step after the other, each alone and on the path of those before it.
+
+        Args:
+            path: What the first step follows.
+            steps: One or more; none of them is blank.
+
+        Returns:
+            The reward of each step with its share of the work: what is read before the first step belongs to that one.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class NextWord:
     """How likely some words are to come next."""

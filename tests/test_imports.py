@@ -77,7 +77,7 @@ def test_the_core_stays_small() -> None:
     def lines(folder: str) -> int:
         return sum(len(file.read_text().splitlines()) for file in (ROOT / "rsd_core" / folder).glob("*.py"))
 
-    assert lines("") < 2700  # the algorithm should be readable in an hour
+    assert lines("") < 2750  # the algorithm should be readable in an hour
     assert lines("policies") < 1000  # and each of its two collections in half of one
     assert lines("baselines") < 1000
 

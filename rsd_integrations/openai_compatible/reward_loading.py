@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.openai_compatible.loading import open_endpoint
-from rsd_integrations.openai_compatible.reward_models import PoolingVerifier, TokenLogitsVerifier
+from rsd_integrations.openai_compatible.reward_models import PoolingRunVerifier, PoolingVerifier, TokenLogitsVerifier
 from rsd_integrations.prm_formats import FORMATS, PRMFormat, Reader, Tokenizer, bind, find_format
 
 
@@ -46,7 +46,9 @@ def load_pooling(
     endpoint = open_endpoint(
         spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
     )
-    return PoolingVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator), flops_per_token)
+    reader = _reader(endpoint.model, format, tokenizer, separator)
+    kind = PoolingVerifier if reader.format.closing else PoolingRunVerifier
+    return kind(endpoint, reader, flops_per_token)
 
 
 def load_token_logits(

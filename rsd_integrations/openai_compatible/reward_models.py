@@ -33,13 +33,18 @@ _ROUNDING = 0.02
 """How far two probabilities may be from 1 together: a server may compute them in bf16."""
 
 
+_FIRST = Path(as_prompt("What is 1+2+3?")).extend(Step("First 1+2=3.\n\n", "delimiter"))
+_RIGHT, _WRONG = Step("Then 3+3=6.\n\n", "delimiter"), Step("Then 3+3=7.\n\n", "delimiter")
+"""What a server is tried out with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a server reads to score one step."""
+    """A text that a server reads to score its last steps."""
 
     ids: tuple[int, ...]
-    at: int
-    """Position in `ids` where the score is read."""
+    at: tuple[int, ...]
+    """Positions in `ids` where the scores are read, one for each of the steps."""
     prompt: int
     """How many of the ids come before the first step."""
 
@@ -70,17 +75,9 @@ class RewardServer(Verifier):
         asked = []
         for step in steps:
             layout = self.layouts.step(path, step)
-            asked.append(Scored((*before, *layout.feed), len(before) + layout.read[-1], prompt))
+            asked.append(Scored((*before, *layout.feed), (len(before) + layout.read[-1],), prompt))
         started = time.perf_counter()
-        try:
-            rewards, usage = await self._ask(asked)
-        except Refused as error:
-            if not error.overlong:
-                raise
-            raise VerifierError(
-                f"{self.name}: {max(len(one.ids) for one in asked)} tokens to score, and the server takes no more than "
-                f"its context: {error.told}. Limit the answer (limits.max_tokens), or give the server a longer context"
-            ) from None
+        rewards, usage = await self._rewards(asked)
         computed = sum(len(one.ids) for one in asked) - usage.reused
         return Scores(
             tuple(rewards),
@@ -108,28 +105,38 @@ class RewardServer(Verifier):
         return [
             Finding("reachable", True, f"format {self.reader.format.name}, scores {self.reader.format.read}"),
             Finding("model", there, ", ".join(server.models[:8]) or "the server lists none"),
-            await self._try_out(),
+            *await self._try_out(),
         ]
 
-    async def _try_out(self) -> Finding:
+    async def _try_out(self) -> list[Finding]:
         """Two candidates after a step, together and each alone: a reward for each, the same both ways."""
-        path = Path(as_prompt("What is 1+2+3?")).extend(Step("First 1+2=3.\n\n", "delimiter"))
-        steps = [Step("Then 3+3=6.\n\n", "delimiter"), Step("Then 3+3=7.\n\n", "delimiter")]
         try:
-            together = (await self.score(path, steps)).rewards
-            alone = [(await self.score(path, [step])).rewards[0] for step in steps]
+            together = (await self.score(_FIRST, [_RIGHT, _WRONG])).rewards
+            alone = [(await self.score(_FIRST, [step])).rewards[0] for step in (_RIGHT, _WRONG)]
         except (ConfigurationError, RunError) as error:
-            return Finding("step rewards", False, str(error))
-        same = all(abs((a or 0.0) - (b or 0.0)) < _ROUNDING for a, b in zip(together, alone, strict=True))
-        return Finding("step rewards", same, f"two candidates got {together} together, {tuple(alone)} one by one")
+            return [Finding("step rewards", False, str(error))]
+        told = f"two candidates got {together} together, {tuple(alone)} one by one"
+        return [Finding("step rewards", _alike(together, alone), told)]
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self.endpoint.aclose()
 
+    async def _rewards(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
+        """The rewards of all steps in order, and what the server reused and generated."""
+        try:
+            return await self._ask(asked)
+        except Refused as error:
+            if not error.overlong:
+                raise
+            raise VerifierError(
+                f"{self.name}: {max(len(one.ids) for one in asked)} tokens to score, and the server takes no more than "
+                f"its context: {error.told}. Limit the answer (limits.max_tokens), or give the server a longer context"
+            ) from None
+
     @abstractmethod
     async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
-        """The rewards, and what the server reused and generated."""
+        """The same, as the server answers."""
 
 
 class PoolingVerifier(RewardServer):
@@ -167,20 +174,20 @@ class PoolingVerifier(RewardServer):
         def read(answer: Mapping[str, Any]) -> list[float]:
             _all_read(answer, asked)
             data = {entry["index"]: entry["data"] for entry in answer["data"]}
-            return [self._reward(self._row(data[i], one)) for i, one in enumerate(asked)]
+            return [self._reward(row) for i, one in enumerate(asked) for row in self._rows(data[i], one)]
 
         return await self.endpoint.post("/pooling", body, read), Usage()
 
-    def _row(self, rows: Sequence[Any], one: Scored) -> Sequence[float]:
-        """The row of the step: of one per token, or of one per separator."""
+    def _rows(self, rows: Sequence[Any], one: Scored) -> list[Sequence[float]]:
+        """The rows of the steps: of one per token, or of one per separator."""
         if rows and not isinstance(rows[0], list):
             raise VerifierError(
                 f"a vector of {len(rows)} numbers is no list of step rewards. The server runs the model as one of "
                 "embeddings; start vLLM with --runner pooling and the model's own architecture in its config.json"
             )
         if len(rows) == len(one.ids):
-            return list(rows[one.at])
-        mark = one.ids[one.at]
+            return [rows[at] for at in one.at]
+        mark = one.ids[one.at[-1]]
         marks = [at for at, id_ in enumerate(one.ids) if id_ == mark]
         if len(rows) != len(marks):
             tag = json.dumps({"pooling_type": "STEP", "step_tag_id": mark})
@@ -189,7 +196,7 @@ class PoolingVerifier(RewardServer):
                 f"format {self.reader.format.name} is read: start vLLM with --runner pooling --pooler-config '{tag}', "
                 "and check that tokenizer=… and format=… are the model's"
             )
-        return list(rows[marks.index(one.at)])
+        return [rows[marks.index(at)] for at in one.at]
 
     def _reward(self, row: Sequence[float]) -> float:
         """The probability that the step is right."""
@@ -206,6 +213,44 @@ class PoolingVerifier(RewardServer):
         if not (wrong >= 0 <= right and abs(wrong + right - 1) <= _ROUNDING):
             raise VerifierError(f"the row {list(row)} is no pair of probabilities; the server ignores use_activation")
         return min(1.0, right)
+
+
+class PoolingRunVerifier(PoolingVerifier):
+    """One whose format has all scores in the text itself, so that one reading gives the rewards of many steps."""
+
+    async def score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
+        """As `score` of one step after the other, in one request.
+
+        Raises:
+            VerifierError: As `score`; so do the others.
+        """
+        before, prompt = self.layouts.ids(path)
+        ids, at, sizes = before, list[int](), list[int]()
+        for step in steps:
+            layout = self.layouts.step(path, step)
+            at.append(len(ids) + layout.read[-1])
+            ids, path = [*ids, *layout.feed], path.extend(step)
+            sizes.append(len(layout.feed))
+        started = time.perf_counter()
+        rewards, _ = await self._rewards([Scored(tuple(ids), tuple(at), prompt)])
+        shares = [Usage(computed=size, scored=size) for size in sizes]
+        read, seconds = len(before), time.perf_counter() - started
+        shares[0] += Usage(prefix=read, computed=read, scored=read - prompt, seconds=seconds)
+        return [Scores((reward,), usage) for reward, usage in zip(rewards, shares, strict=True)]
+
+    async def _try_out(self) -> list[Finding]:
+        """Also two steps in one reading and each by itself: what follows a step must not change its reward."""
+        found = await super()._try_out()
+        if not found[-1].ok:
+            return found
+        try:
+            run = [scores.rewards[0] for scores in await self.score_run(_FIRST, [_WRONG, _RIGHT])]
+            alone = [*(await self.score(_FIRST, [_WRONG])).rewards]
+            alone += (await self.score(_FIRST.extend(_WRONG), [_RIGHT])).rewards
+        except (ConfigurationError, RunError) as error:
+            return [*found, Finding("runs of steps", False, str(error))]
+        told = f"two steps got {tuple(run)} in one reading, {tuple(alone)} one by one"
+        return [*found, Finding("runs of steps", _alike(run, alone), told)]
 
 
 class TokenLogitsVerifier(RewardServer):
@@ -232,7 +277,7 @@ class TokenLogitsVerifier(RewardServer):
     async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
         body = {
             "model": self.endpoint.model,
-            "prompt": [one.ids[: one.at + 1] for one in asked],
+            "prompt": [one.ids[: one.at[-1] + 1] for one in asked],
             "max_tokens": 1,
             "temperature": 0,
             "logprobs": 1,
@@ -272,6 +317,10 @@ def _all_read(answer: Mapping[str, Any], asked: Sequence[Scored]) -> None:
     sent = sum(len(one.ids) for one in asked)
     if read is not None and read != sent:
         raise VerifierError(f"the server read {read} of {sent} tokens; give it a longer context and no truncation")
+
+
+def _alike(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
+    return all(abs((x or 0.0) - (y or 0.0)) < _ROUNDING for x, y in zip(a, b, strict=True))
 
 
 def _sigmoid(value: float) -> float:

@@ -277,7 +277,7 @@ class Writer(Drafter, Target):
         return steps
 
 
-class Reader(Verifier):
+class Judge(Verifier):
     """The role that scores, on its machines: every text from its beginning."""
 
     def __init__(self, replicas: Sequence[Machine], record: Record, reasoning: int) -> None:
@@ -290,8 +290,14 @@ class Reader(Verifier):
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         (step,) = steps
         length = tokens_of(path.prompt, [*path.steps, step])
-        await self._machine.serve([(length, 1 + self._reasoning)])
+        await self._serve(length)
         return Scores((at(self._record, path.prompt, path.depth).reward,), Usage(computed=length, scored=length))
+
+    async def _serve(self, length: int) -> None:
+        try:
+            await self._machine.serve([(length, 1 + self._reasoning)])
+        except asyncio.CancelledError:
+            raise Interrupted(Usage(computed=length)) from None
 
     async def read(self, drafts: Sequence[tuple[Live, Step]]) -> Sequence[float]:
         texts = [tokens_of(problem.prompt, [*problem.steps, step]) for problem, step in drafts]
@@ -299,12 +305,32 @@ class Reader(Verifier):
         return [at(self._record, problem.prompt, len(problem.steps)).reward for problem, _ in drafts]
 
 
+class Reader(Judge):
+    """One that writes nothing, and so finds the rewards of all steps of a text when it reads it."""
+
+    async def score_run(self, path: Path, steps: Sequence[Step]) -> Sequence[Scores]:
+        await self._serve(tokens_of(path.prompt, [*path.steps, *steps]))
+        new = [SCALE * step.size for step in steps]
+        new[0] += tokens_of(path.prompt, path.steps)
+        return [
+            Scores((at(self._record, path.prompt, path.depth + i).reward,), Usage(computed=size, scored=size))
+            for i, size in enumerate(new)
+        ]
+
+
+class Free(Judge):
+    """One that takes no time: what is left then is the writing."""
+
+    async def _serve(self, length: int) -> None:
+        return
+
+
 @dataclass(frozen=True, slots=True)
 class Servers:
     """Three machines, for both kinds of clients."""
 
     drafter: Writer
-    verifier: Reader
+    verifier: Judge
     target: Writer
 
     @property
@@ -322,6 +348,6 @@ def start(setup: Setup, record: Record, seed: int) -> Servers:
     readers = [machine(setup.verifier, f"verifier {i}") for i in range(setup.verifiers)]
     return Servers(
         Writer(machine(setup.drafter, "drafter"), record, target=False),
-        Reader(readers, record, setup.reasoning),
+        (Judge if setup.reasoning else Reader)(readers, record, setup.reasoning),
         Writer(machine(setup.target, "target"), record, target=True),
     )

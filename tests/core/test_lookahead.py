@@ -4,7 +4,7 @@ import asyncio
 import copy
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pytest
@@ -45,7 +45,7 @@ from rsd_core import (
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation import find_task
 from tests.benchmarks.servers import simulate
-from tests.benchmarks.simulated import JUDGE, Clock, Position
+from tests.benchmarks.simulated import BIG, JUDGE, PAPER, Clock, Position
 
 TEXTS = ("a\n\n", "b b\n\n", "wait c\n\n", "d d d\n\n", "\n\n", "", "the end")
 
@@ -54,6 +54,8 @@ class Worker:
     """Works for some ticks of the loop and keeps its own books."""
 
     flops_per_token: float | None = 2.0
+    written = 0
+    """Tokens written by a call when it is cut."""
 
     def __init__(self, world: int, faults: float) -> None:
         self.world, self.faults = world, faults
@@ -62,24 +64,26 @@ class Worker:
     def dice(self, *key: object) -> random.Random:
         return random.Random(repr((type(self).__name__, self.world, *key)))
 
-    async def work(self, dice: random.Random, tokens: int) -> None:
+    async def work(self, dice: random.Random, tokens: int, broken: bool) -> None:
         try:
             for _ in range(dice.choice((0, 0, 1, 2, 5, 9))):
                 await asyncio.sleep(0)
         except asyncio.CancelledError:
             self.computed += 1
-            raise Interrupted(Usage(computed=1, generated=1)) from None
-        if dice.random() < self.faults:
+            raise Interrupted(Usage(computed=1, generated=self.written)) from None
+        if broken:
             raise RuntimeError("broken")
         self.computed += tokens
 
 
 class Writer(Worker, Drafter, Target):
+    written = 1
+
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         dice = self.dice(path.text, path.depth, request.seeds)
         text = " ".join(dice.choices(TEXTS, (6, 6, 3, 6, 1, 1, 2))[0].split(" ")[: request.max_tokens])
         size = min(len(text.split()) + 1, request.max_tokens)
-        await self.work(dice, size)
+        await self.work(dice, size, dice.random() < self.faults)
         return Generation(
             (Step(text, "delimiter" if text.endswith("\n\n") else "end", size=size),),
             Usage(prefix=1, computed=size, generated=size),
@@ -87,11 +91,45 @@ class Writer(Worker, Drafter, Target):
 
 
 class Reader(Worker, Verifier):
+    def __init__(self, world: int, faults: float) -> None:
+        super().__init__(world, faults)
+        self.inside = self.crowd = 0
+        """Calls at work, and the most there were."""
+        self.blank = 0
+        """Steps that nothing can be said about."""
+
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        dice = self.dice(path.text, path.depth, steps[0].text)
-        await self.work(dice, steps[0].size)
-        reward = dice.choice((None, 0.0, 0.3, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0))
-        return Scores((reward,), Usage(computed=steps[0].size, scored=steps[0].size))
+        (scores,) = await self.read(path, steps)
+        return scores
+
+    async def read(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
+        verdicts, at = [], path
+        for step in steps:
+            verdicts.append(self.verdict(at, step))
+            at = at.extend(step)
+        self.blank += sum(not step.text.strip() for step in steps)
+        self.inside += 1
+        self.crowd = max(self.crowd, self.inside)
+        try:
+            dice = self.dice(path.text, path.depth, *(step.text for step in steps))
+            broken = any(broken for broken, _ in verdicts) or (len(steps) > 1 and dice.random() < self.faults)
+            await self.work(dice, sum(step.size for step in steps), broken)
+        finally:
+            self.inside -= 1
+        sizes = [Usage(computed=step.size, scored=step.size) for step in steps]
+        return [Scores((reward,), usage) for (_, reward), usage in zip(verdicts, sizes, strict=True)]
+
+    def verdict(self, path: Path, step: Step) -> tuple[bool, float | None]:
+        """Whether the step breaks whoever reads it, and its reward."""
+        dice = self.dice("verdict", path.text, path.depth, step.text)
+        return dice.random() < self.faults, dice.choice((None, 0.0, 0.3, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0))
+
+
+class RunReader(Reader):
+    """Reads steps that follow each other in one call, which fails where one of them does and sometimes by itself."""
+
+    async def score_run(self, path: Path, steps: Sequence[Step]) -> Sequence[Scores]:
+        return await self.read(path, steps)
 
 
 class EveryThird(WeightingPolicy):
@@ -143,10 +181,16 @@ class Run:
 
 
 async def run(
-    world: int, faults: float, policy: WeightingPolicy, settings: Settings, stop: list[str], presses: int | None = None
+    world: int,
+    faults: float,
+    reader: type[Reader],
+    policy: WeightingPolicy,
+    settings: Settings,
+    stop: list[str],
+    presses: int | None = None,
 ) -> Run:
     """A request in a world; its models have spent what the ledger says, and nothing goes on after its end."""
-    drafter, verifier, target = Writer(world, faults), Reader(world, faults), Writer(world + 1, faults)
+    drafter, verifier, target = Writer(world, faults), reader(world, faults), Writer(world + 1, faults)
     made = RewardGuidedDecoder(
         drafter=drafter, verifier=verifier, target=target, policy=copy.deepcopy(policy), settings=settings
     )
@@ -164,6 +208,8 @@ async def run(
     ledger = result.ledger
     computed = (drafter.computed, verifier.computed, target.computed)
     assert (ledger.drafter.computed, ledger.verifier.computed, ledger.target.computed) == computed
+    assert verifier.blank == 0
+    assert verifier.crowd <= 1 or reader is Reader
     return Run(result, error, computed)
 
 
@@ -174,6 +220,7 @@ def _after(ticks: int, what: Callable[[], None]) -> None:
 WORLD = {
     "world": st.integers(0, 2**32),
     "faults": st.sampled_from((0.0, 0.1, 0.3)),
+    "reader": st.sampled_from((Reader, RunReader)),
     "policy": st.sampled_from(POLICIES),
     "limits": LIMITS | st.just(Limits(max_steps=12)),
     "stop": st.sampled_from(([], ["b b\n\nb"], ["d d"], ["\n\na"])),
@@ -193,6 +240,7 @@ def both(limits: Limits, on_error: Any, depth: int, hedge: float | None) -> tupl
 def test_results_are_the_same_with_and_without(
     world: int,
     faults: float,
+    reader: type[Reader],
     policy: WeightingPolicy,
     limits: Limits,
     stop: list[str],
@@ -201,11 +249,12 @@ def test_results_are_the_same_with_and_without(
     hedge: float | None,
 ) -> None:
     plain, early = both(limits, on_error, depth, hedge)
-    before = asyncio.run(run(world, faults, policy, plain, stop))
-    after = asyncio.run(run(world, faults, policy, early, stop))
+    before = asyncio.run(run(world, faults, reader, policy, plain, stop))
+    after = asyncio.run(run(world, faults, reader, policy, early, stop))
     assert after.told == before.told
     was, now = before.result.ledger, after.result.ledger
     assert now.drafter.generated - now.drafter.discarded == was.drafter.generated - was.drafter.discarded
+    assert now.verifier.scored - now.verifier.discarded == was.verifier.scored - was.verifier.discarded
     assert now.target.generated - now.target.discarded == was.target.generated
     hard = limits.tightened(policy.limits)
     assert now.target.calls <= (99 if hard.max_target_calls is None else hard.max_target_calls)
@@ -219,6 +268,7 @@ def test_results_are_the_same_with_and_without(
 def test_a_cancelled_request_leaves_nothing_running_and_nothing_uncharged(
     world: int,
     faults: float,
+    reader: type[Reader],
     policy: WeightingPolicy,
     limits: Limits,
     stop: list[str],
@@ -228,8 +278,8 @@ def test_a_cancelled_request_leaves_nothing_running_and_nothing_uncharged(
     presses: int,
 ) -> None:
     _, early = both(limits, on_error, depth, hedge)
-    whole = asyncio.run(run(world, faults, policy, early, stop))
-    cut = asyncio.run(run(world, faults, policy, early, stop, presses))
+    whole = asyncio.run(run(world, faults, reader, policy, early, stop))
+    cut = asyncio.run(run(world, faults, reader, policy, early, stop, presses))
     if cut.result.finish_reason == "cancelled":
         assert whole.result.text.startswith(cut.result.text) or stop
     else:
@@ -287,6 +337,96 @@ def test_from_depth_two_on_steps_ahead_are_scored_ahead() -> None:
         assert more.ledger == one.ledger
 
 
+class Scans(ScriptedVerifier):
+    """A scripted verifier that scores steps that follow each other in one call."""
+
+    def __init__(self, rewards: Any, delay: float, broken: Exception | None = None, short: int = 0) -> None:
+        super().__init__(rewards, delay=delay)
+        self.broken, self.short = broken, short
+        self.asked: list[tuple[int, ...]] = []
+        """The depths of the steps of each call."""
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        self.asked.append((path.depth,))
+        return await super().score(path, steps)
+
+    async def score_run(self, path: Path, steps: Sequence[Step]) -> Sequence[Scores]:
+        self.asked.append(tuple(range(path.depth, path.depth + len(steps))))
+        try:
+            await asyncio.sleep(self.delay)
+        except asyncio.CancelledError:
+            raise Interrupted(Usage(computed=100)) from None
+        if self.broken is not None:
+            raise self.broken
+        found = []
+        for step in steps[self.short :]:
+            found.append(await ScriptedVerifier(self.script).score(path, [step]))
+            path = path.extend(step)
+        return found
+
+
+def scanned(verifier: Scans, depth: int, steps: int = 13, **options: Any) -> RewardGuidedDecoder:
+    made = decoder([], (1.0, 0, 1.0), steps, lookahead=depth, **options)
+    made.verifier = verifier
+    return made
+
+
+def test_drafts_that_wait_for_a_slow_verifier_are_scored_in_one_call() -> None:
+    plain, without = clocked(scanned(Scans([0.9], 8.0), 0))
+    verifier = Scans([0.9], 8.0)
+    result, seconds = clocked(scanned(verifier, 4))
+    # As far ahead as the odds allow: 1/2, then 2/3, and 3/4 from the third step on; then to the depth.
+    assert verifier.asked == [(0,), (1,), (2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)]
+    assert seconds == pytest.approx(1 + 5 * 8)
+    assert without == pytest.approx(13 * (1 + 8))
+    assert result.steps == plain.steps
+    assert result.ledger == plain.ledger  # each step bears its own share of a call
+
+
+@pytest.mark.parametrize(("depth", "delay"), [(1, 8.0), (4, 0.5)])
+def test_where_no_drafts_wait_every_step_is_a_call(depth: int, delay: float) -> None:
+    verifier = Scans([0.9], delay)
+    clocked(scanned(verifier, depth))
+    assert verifier.asked == [(i,) for i in range(13)]
+
+
+def test_a_step_that_is_rejected_in_the_middle_of_a_run_drops_those_after_it() -> None:
+    rewards = [0.9, 0.9, 0.9, 0.1, *[0.9] * 9]
+    plain, _ = clocked(scanned(Scans(rewards, 8.0), 0))
+    verifier = Scans(rewards, 8.0)
+    result, _ = clocked(scanned(verifier, 4))
+    assert verifier.asked[:4] == [(0,), (1,), (2, 3, 4), (4,)]
+    assert result.steps == plain.steps
+    assert result.ledger.verifier.discarded - plain.ledger.verifier.discarded == 2  # the two words of step 4
+    assert result.ledger.verifier.scored - plain.ledger.verifier.scored == 2
+
+
+@pytest.mark.parametrize("fault", [{"broken": RuntimeError("too long")}, {"short": 1}])
+def test_steps_of_a_run_that_fails_are_asked_for_alone(fault: Any) -> None:
+    plain, _ = clocked(scanned(Scans([0.9], 8.0), 0))
+    verifier = Scans([0.9], 8.0, **fault)
+    result, _ = clocked(scanned(verifier, 4))
+    assert verifier.asked[2:6] == [(2, 3, 4), (2,), (3,), (4,)]
+    assert result.steps == plain.steps
+    assert result.degradations == ()
+    assert result.ledger == plain.ledger
+
+
+def test_a_run_that_is_cut_is_charged_once() -> None:
+    verifier = Scans([0.9], 8.0)
+    made, cancel = scanned(verifier, 4), Cancellation()
+
+    async def go() -> Result:
+        asyncio.get_running_loop().call_later(20, cancel.cancel)
+        return await made.arun("question", cancel=cancel)
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        result = runner.run(go())
+    assert verifier.asked == [(0,), (1,), (2, 3, 4)]
+    assert result.finish_reason == "cancelled"
+    assert result.ledger.verifier.computed == 2 + 2 + 100
+
+
 def test_a_target_that_is_likely_to_be_needed_begins_with_the_drafter() -> None:
     plain, without = clocked(decoder([0.1], (2.0, 2.0, 3.0)))
     hedged, with_ = clocked(decoder([0.1], (2.0, 2.0, 3.0), hedge=0.6))
@@ -338,6 +478,19 @@ def test_lock_step_gives_the_same_answers_later() -> None:
     assert rsd.seconds < lock.seconds
     assert "by target" in lock.texts[1]
     assert len({tuple(run.texts) for methods in runs.values() for run in methods}) == 1
+
+
+def test_a_verifier_that_everybody_waits_for_reads_less_and_everybody_is_done_sooner() -> None:
+    def position(i: int, j: int) -> Position:
+        step = Step(f"{i} {j}\n\n", "delimiter", size=20) if j < 9 else Step("end", "end", size=2)
+        return Position(step, 0.2 if (i, j) == (2, 5) else 0.9, step)
+
+    said = {as_prompt(f"question {i}"): [position(i, j) for j in range(10)] for i in range(8)}
+    slow = replace(PAPER, verifier=BIG.verifier)
+    plain, ahead = (simulate(slow, said, 0.5, 1, Settings(lookahead=depth), 8) for depth in (0, 4))
+    assert ahead.texts == plain.texts
+    assert ahead.read < 0.7 * plain.read
+    assert ahead.seconds < 0.7 * plain.seconds
 
 
 def test_what_is_thrown_away_is_on_the_ledger() -> None:

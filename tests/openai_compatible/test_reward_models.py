@@ -6,16 +6,17 @@ Real servers are in `tests/servers`. Here answers are scripted, since no server 
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path as Folder
 from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, Explains, SpecError, VerifierError, load
+from rsd_core import ConfigurationError, Explains, ScoresRuns, SpecError, Usage, VerifierError, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.faults import Refused
-from rsd_integrations.openai_compatible.reward_models import PoolingVerifier, TokenLogitsVerifier
+from rsd_integrations.openai_compatible.reward_models import PoolingRunVerifier, PoolingVerifier, TokenLogitsVerifier
 from rsd_integrations.prm_formats import FORMATS, bind
 from tests.huggingface.reward_models import llama, mistral, qwen
 from tests.huggingface.test_reward_models import STEPS, extended, step
@@ -81,6 +82,71 @@ def test_a_row_per_token_is_read_at_the_separator() -> None:
     assert score(model) == (pytest.approx(1 / (1 + math.exp(-told.read[0] / 100))),)
     assert isinstance(model.endpoint, Scripted)
     assert model.endpoint.asked[0][1]["use_activation"] is False
+
+
+def in_a_run(answer: Answer, name: str = "qwen2.5-math-prm", separator: str | None = None) -> PoolingRunVerifier:
+    return PoolingRunVerifier(Scripted(answer), bind(FORMATS[name], qwen(), "prm", separator))
+
+
+def causal(every: bool) -> Answer:
+    """Rows that depend on the text up to them: at each token, or at each separator."""
+    mark = qwen().convert_tokens_to_ids("<extra_0>")
+
+    def of(ids: list[int], pair: bool) -> list[list[float]]:
+        texts = [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if every or id_ == mark]
+        values = [hash(text) % 997 / 1000 for text in texts]
+        return [[1 - value, value] if pair else [value] for value in values]
+
+    def answer(body: Mapping[str, Any]) -> dict[str, Any]:
+        return rows(*(of(ids, body["use_activation"]) for ids in body["input"]))(body)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "every"),
+    [
+        ("qwen2.5-math-prm", None, False),
+        ("skywork-prm", "\n\n", True),
+        ("trl", "\n\n", True),
+        ("reasonflux-prm-1.5b", None, True),
+    ],
+)
+@pytest.mark.parametrize("known", [0, 1])
+def test_one_reading_gives_what_reading_step_by_step_does(
+    name: str, separator: str | None, every: bool, known: int
+) -> None:
+    alone, run = (in_a_run(causal(every), name, separator) for _ in range(2))
+    steps, path = [step(text) for text in STEPS], extended([])
+    for before in steps[:known]:
+        path = path.extend(before)
+    found = asyncio.run(run.score_run(path, steps[known:]))
+    assert isinstance(run.endpoint, Scripted)
+    ((_, body),) = run.endpoint.asked
+    (ids,) = body["input"]
+    assert sum(scores.usage.computed for scores in found) == len(ids)
+    assert found[0].usage.prefix == len(run.layouts.ids(path)[0])
+    for scores, one in zip(found, steps[known:], strict=True):
+        by_itself = asyncio.run(alone.score(path, [one]))
+        assert scores.rewards == by_itself.rewards
+        if path.depth == known:
+            assert replace(scores.usage, seconds=0) == replace(by_itself.usage, seconds=0)
+        else:
+            assert scores.usage == Usage(computed=scores.usage.scored, scored=scores.usage.scored)
+        path = path.extend(one)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (rows(GOOD[:2]), "2 rows for 3 steps"),
+        (rows([GOOD[0], [0.2, 0.3], GOOD[2]]), "ignores use_activation"),
+        (rows(GOOD, read=5), r"read 5 of \d+ tokens"),
+    ],
+)
+def test_what_is_no_score_of_a_run_is_an_error(answer: Answer, told: str) -> None:
+    with pytest.raises(VerifierError, match=told):
+        asyncio.run(in_a_run(answer).score_run(extended(STEPS[:1]), [step(text) for text in STEPS[1:3]]))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +234,7 @@ def test_specs_find_the_format_by_name_folder_or_option(tmp_path: Folder) -> Non
     hub = load(f"pooling,tokenizer={tmp_path}:Qwen/Qwen2.5-Math-PRM-7B@{url}")
     assert hub.reader.format.name == "qwen2.5-math-prm"
     assert isinstance(hub, Explains)
+    assert isinstance(hub, ScoresRuns)
     assert load(f"pooling,format=trl,separator=\\n,tokenizer={tmp_path}:prm@{url}").reader.format.name == "trl"
     with pytest.raises(ConfigurationError, match="Name the format: format="):
         load(f"pooling,tokenizer={tmp_path}:prm@{url}")
@@ -185,12 +252,32 @@ def test_specs_find_the_format_by_name_folder_or_option(tmp_path: Folder) -> Non
         load(f"token_logits,timeout=0,format=rlhflow,tokenizer={tmp_path}:prm@{url}")
 
 
+@pytest.mark.parametrize(
+    "spec", ["pooling,format=outcome", "pooling,format=universal-prm", "token_logits,format=rlhflow"]
+)
+def test_verifiers_whose_scores_are_not_all_in_one_text_score_no_runs(spec: str, tmp_path: Folder) -> None:
+    llama().save_pretrained(tmp_path)
+    assert not isinstance(load(f"{spec},tokenizer={tmp_path}:prm@http://127.0.0.1:9/v1"), ScoresRuns)
+
+
 def test_the_doctor_tells_whether_steps_get_their_rewards() -> None:
     def answer(body: Mapping[str, Any]) -> dict[str, Any]:
         return rows(*[GOOD[1:]] * len(body["input"]))(body)
 
     well = wait_for(pooled(answer).examine())
     assert [(one.name, one.ok) for one in well] == [("reachable", True), ("model", True), ("step rewards", True)]
+    runs = wait_for(in_a_run(causal(False)).examine())
+    assert [one.name for one in runs] == ["reachable", "model", "step rewards", "runs of steps"]
+    assert all(one.ok for one in runs)
     sick = wait_for(pooled(rows([])).examine())
     assert sick[-1].ok is False
     assert "step_tag_id" in sick[-1].told
+
+
+def test_the_doctor_finds_rewards_that_change_with_what_follows() -> None:
+    def looks_ahead(body: Mapping[str, Any]) -> dict[str, Any]:
+        marks = body["input"][0].count(qwen().convert_tokens_to_ids("<extra_0>"))
+        return rows(*[[[1 - marks / 10, marks / 10]] * marks for _ in body["input"]])(body)
+
+    found = wait_for(in_a_run(looks_ahead).examine())
+    assert [(one.name, one.ok) for one in found[2:]] == [("step rewards", True), ("runs of steps", False)]

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from rsd_core import BinaryStep, Result, RSDConfig, StepRecord
+from rsd_core import BinaryStep, Result, RSDConfig, Settings, StepRecord
 from rsd_integrations.evaluation.tasks import find_task
 from tests.servers.launcher import Server, family
 
@@ -21,7 +21,7 @@ DELTA = 0.3
 
 
 def equal_to_inprocess(
-    servers: Mapping[str, Server], problems: int = 200, *, seed: int = 11, concurrency: int = 8
+    servers: Mapping[str, Server], problems: int = 200, *, seed: int = 11, concurrency: int = 8, lookahead: int = 0
 ) -> dict[str, Any]:
     """Decode held-out problems both ways and compare every step.
 
@@ -30,6 +30,7 @@ def equal_to_inprocess(
         problems: How many.
         seed: Which ones.
         concurrency: Requests in flight at the servers.
+        lookahead: How far ahead the drafter writes there.
 
     Returns:
         `problems`, `equal` (same steps by the same authors, in the same words), `steps`, `target_steps`, the largest
@@ -38,7 +39,11 @@ def equal_to_inprocess(
     policy = BinaryStep(delta=DELTA)
     local = RSDConfig(drafter="embedded:draft", verifier="embedded:prm", target="embedded:target", policy=policy)
     remote = RSDConfig(
-        drafter=servers["draft"].spec, verifier=servers["prm"].spec, target=servers["target"].spec, policy=policy
+        drafter=servers["draft"].spec,
+        verifier=servers["prm"].spec,
+        target=servers["target"].spec,
+        policy=policy,
+        settings=Settings(lookahead=lookahead),
     )
     prompts = [item.prompt for item in find_task("embedded").draw(problems, seed)]
     with local.build() as decoder:

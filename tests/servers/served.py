@@ -48,6 +48,9 @@ class Served:
             path = path.extend(step(text))
         assert read == pytest.approx(CASES[self.case].rewards(self.checkpoint, QUESTION, STEPS), abs=1e-4)
         assert max(read) - min(read) > 1e-3
+        if self.server.pooling:
+            run = asyncio.run(remote.score_run(extended([]), [step(text) for text in STEPS]))
+            assert [scores.rewards[0] for scores in run] == pytest.approx(read, abs=1e-4)
 
 
 @contextmanager

@@ -2,24 +2,38 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import pytest
 from typer.testing import CliRunner
 
-from rsd_core import Path, Step, as_prompt, load
+from rsd_core import Path, Scores, Step, as_prompt, load
 from rsd_integrations.cli.app import app
+from rsd_integrations.openai_compatible.reward_models import PoolingRunVerifier
 from tests.servers.equality import equal_to_inprocess
 from tests.servers.launcher import Server
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
 
-def test_greedy_rsd_through_servers_equals_rsd_in_process(family_servers: dict[str, Server]) -> None:
-    found = equal_to_inprocess(family_servers, 40)
+@pytest.mark.parametrize("lookahead", [0, 4])
+def test_greedy_rsd_through_servers_equals_rsd_in_process(
+    family_servers: dict[str, Server], lookahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    score_run = PoolingRunVerifier.score_run
+
+    async def counted(model: PoolingRunVerifier, path: Path, steps: Sequence[Step]) -> list[Scores]:
+        runs.append(len(steps))
+        return await score_run(model, path, steps)
+
+    monkeypatch.setattr(PoolingRunVerifier, "score_run", counted)
+    found = equal_to_inprocess(family_servers, 40, lookahead=lookahead)
     assert found["differing"] == []
     assert found["degraded"] == 0
     assert found["target_steps"] > 5
     assert found["largest_reward_difference"] < 1e-4
+    assert bool(runs) is bool(lookahead)
 
 
 def test_a_judge_behind_a_server_reads_the_same_word(family_servers: dict[str, Server]) -> None:
