@@ -1,6 +1,7 @@
 """What models in process can do beyond writing steps, for the baselines that ask for it.
 
-Both abilities run the plain model apart from the caches of step generation: they serve comparisons, not production.
+Log-likelihoods share the caches and batches of step generation. Speculative decoding is transformers' own, and runs
+apart from them: it serves comparisons.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from transformers import PreTrainedModel
 
 from rsd_core import ConfigurationError, Drafter, Generation, Likelihoods, Path, PromptError, Step, StepRequest, Usage
 from rsd_core.paths import Ending
+from rsd_integrations.huggingface.calls import Output, Reading
+from rsd_integrations.huggingface.engine import engine_of
+from rsd_integrations.prm_formats import Layout
 
 if TYPE_CHECKING:
+    from rsd_integrations.huggingface.runner import Runner
     from rsd_integrations.huggingface.vocabulary import Vocabulary
 
 GUESSES = 5
@@ -32,29 +37,36 @@ class Abilities:
     name: str
     model: PreTrainedModel
     vocabulary: Vocabulary
+    runner: Runner
     context: int
     _ends: frozenset[int]
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
-        """Log-probability of each step after the path, the end of the answer included where the step ends it."""
-        return await asyncio.to_thread(self._log_likelihoods, path, steps)
+        """Log-probability of each step after the path, the end of the answer included where the step ends it.
 
-    @torch.inference_mode()
-    def _log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
-        started, values, computed = time.perf_counter(), list[float](), 0
-        start = len(self.vocabulary.ids(path)[0])
-        for step in steps:
-            ids = list(self.vocabulary.ids(path.extend(step))[0])
-            out = self.model(input_ids=torch.tensor([ids], device=self.model.device))
-            logits = out.logits[0, start - 1 :].float().log_softmax(-1)
-            tokens = torch.tensor(ids[start:], device=logits.device)
-            value = float(logits[:-1].gather(1, tokens[:, None]).sum())
-            if step.ending == "end" and self._ends:
-                value += float(logits[-1, sorted(self._ends)].logsumexp(0))
-            values.append(value)
-            computed += len(ids)
-        scored = computed - start * len(steps)
-        return Likelihoods(tuple(values), Usage(computed, computed, 0, 0, scored, time.perf_counter() - started))
+        Raises:
+            PromptError: Path and step are longer than the model's context.
+        """
+        before, prompt = self.vocabulary.ids(path)
+        written = [tuple(self.vocabulary.step(step)) for step in steps]
+        if (longest := len(before) + max(map(len, written))) > self.context:
+            raise PromptError(f"{longest} tokens to read, the context of {self.name} is {self.context}")
+        layouts = [Layout(ids, read=tuple(range(-1, len(ids)))) for ids in written]
+        ended = {id(layout) for layout, step in zip(layouts, steps, strict=True) if step.ending == "end" and self._ends}
+
+        def judge(read: Sequence[tuple[Output, Layout]]) -> list[float]:
+            return [self._log_likelihood(output, layout, id(layout) in ended) for output, layout in read]
+
+        call = Reading(path, self.runner.cache, before, prompt, layouts, judge)
+        made = await engine_of(self.runner.device).perform(self.runner, call)
+        return Likelihoods(tuple(value or 0.0 for value in made.rewards), made.usage)
+
+    def _log_likelihood(self, output: Output, layout: Layout, ended: bool) -> float:
+        assert output.logits is not None
+        logprobs = output.logits.float().log_softmax(-1)
+        tokens = torch.tensor(layout.feed, dtype=torch.long, device=logprobs.device)
+        value = float(logprobs[:-1].gather(1, tokens[:, None]).sum())
+        return value + float(logprobs[-1, sorted(self._ends)].logsumexp(0)) if ended else value
 
     async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
         """The rest of the answer, with the drafter as assistant.

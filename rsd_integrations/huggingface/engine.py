@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -115,7 +116,8 @@ class Engine:
             self._wake()
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)  # holds for this thread alone
-        for work in (*(partial(runner.start, call) for call in arrived), runner.step):
+        works: list[Callable[[], None]] = [*(partial(runner.start, call) for call in arrived), runner.step]
+        for work in works:
             try:
                 work()
             except Exception as error:  # whatever it is, it is the callers' to hear

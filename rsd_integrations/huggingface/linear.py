@@ -37,14 +37,14 @@ class Linear:
         if self._blocks is not None:
             found: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._blocks, self.bias, "none", [], "")
             return found
-        return x @ self._columns if self.bias is None else torch.addmm(self.bias, x, self._columns)
+        return torch.mm(x, self._columns) if self.bias is None else torch.addmm(self.bias, x, self._columns)
 
     def onto(self, sum_: Tensor, x: Tensor) -> Tensor:
         """What it gives, added to something; for layers without bias."""
         return torch.addmm(sum_, x, self._columns) if self._blocks is None else self(x).add_(sum_)
 
 
-def _fused(parts: Rows[nn.Parameter]) -> Tensor:
+def _fused(parts: Rows[Tensor]) -> Tensor:
     """Weights or biases of some layers as one tensor, of which the layers keep views."""
     whole = torch.cat([part.detach() for part in parts])
     for part, view in zip(parts, whole.split_with_sizes([len(part) for part in parts]), strict=True):

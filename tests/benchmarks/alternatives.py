@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -27,6 +28,7 @@ from rsd_core import Limits, Settings, TargetOnly
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.evaluation.tasks import find_task
 from rsd_integrations.huggingface import load_generator
+from rsd_integrations.huggingface.linear import Linear
 from rsd_integrations.huggingface.loading import load_tokenizer
 from tests.benchmarks import pages
 
@@ -117,6 +119,27 @@ def attention(rows: int, heads: int = 7, width: int = 32, length: int = 160, blo
     return {f"{name}, {rows} rows": min(times) for name, times in spent.items()}
 
 
+@torch.no_grad()
+def layers() -> dict[str, float]:
+    """Microseconds of a linear layer by torch and by the engine; so many weights that no cache holds them all."""
+    found = {}
+    for outputs, inputs in ((1216, 224), (9728, 896)):
+        many = [nn.Linear(inputs, outputs, bias=False) for _ in range(max(4, 24_000_000 // (4 * outputs * inputs)))]
+        ways: dict[str, list[Any]] = {"torch": many, "engine": [Linear(layer, copy=True) for layer in many]}
+        for rows in (1, 4, 32):
+            x = torch.randn(rows, inputs)
+            spent: dict[str, list[float]] = {name: [] for name in ways}
+            for _ in range(15):
+                for name, some in ways.items():
+                    started = time.perf_counter()
+                    for layer in some:
+                        layer(x)
+                    spent[name].append((time.perf_counter() - started) / len(some) * 1e6)
+            for name, times in spent.items():
+                found[f"[{outputs}, {inputs}], {rows} rows, {name}"] = statistics.median(times)
+    return found
+
+
 def markdown(data: dict[str, Any]) -> str:
     """The figures as a section of a page."""
     lines = [
@@ -133,6 +156,8 @@ def markdown(data: dict[str, Any]) -> str:
         lines.append(f"| {name} | {rate:,.0f} | {data['first_calls'][name]:.1f} |")
     lines += ["", "| one layer's attention | microseconds |", "|---|---|"]
     lines += [f"| {name} | {spent:,.0f} |" for name, spent in data["attention"].items()]
+    lines += ["", "| a linear layer | microseconds |", "|---|---|"]
+    lines += [f"| {name} | {spent:,.0f} |" for name, spent in data["layers"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -176,6 +201,7 @@ def main() -> None:
         "tokens_per_second": rates,
         "first_calls": first,
         "attention": attention(1) | attention(32),
+        "layers": layers(),
         "load": os.getloadavg(),
     }
     options.json.write_text(json.dumps(data, indent=1) + "\n")

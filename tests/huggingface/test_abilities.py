@@ -7,7 +7,17 @@ from pathlib import Path as File
 import pytest
 import torch
 
-from rsd_core import ConfigurationError, Limits, Path, Settings, SpeculativeDecoding, Step, TargetOnly, as_prompt
+from rsd_core import (
+    ConfigurationError,
+    Limits,
+    Path,
+    PromptError,
+    Settings,
+    SpeculativeDecoding,
+    Step,
+    TargetOnly,
+    as_prompt,
+)
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 
@@ -26,6 +36,16 @@ def test_log_likelihoods_are_sums_of_token_log_probabilities(draft: HuggingFaceG
     found = asyncio.run(draft.log_likelihoods(path, steps))
     assert found.values == pytest.approx(wanted, abs=1e-3)
     assert found.usage.computed > found.usage.scored > 0
+    alone = [asyncio.run(draft.log_likelihoods(path, [step])) for step in (*steps, Step("", "end"))]
+    assert [one.values[0] for one in alone[:2]] == pytest.approx(found.values, abs=1e-4)
+    assert alone[0].usage.reused >= len(draft.vocabulary.ids(path)[0]) - 1  # the path was read before
+    assert alone[2].values[0] < 0
+
+
+def test_a_step_longer_than_the_context_is_refused(draft: HuggingFaceGenerator) -> None:
+    path = Path(as_prompt("How much?"))
+    with pytest.raises(PromptError, match=rf"4014 tokens to read, the context of .*draft is {draft.context}"):
+        asyncio.run(draft.log_likelihoods(path, [Step("1 " * 2000, "delimiter")]))
 
 
 def test_speculative_decoding_writes_what_the_target_writes(

@@ -36,7 +36,7 @@ def test_it_gives_what_the_layers_give(
 
 
 def test_blocks_are_known_to_this_build() -> None:
-    assert linear._has_blocks(torch.float32) == torch.backends.mkldnn.is_available()
+    assert linear._has_blocks(torch.float32) == torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def test_no_copy_is_made_unless_asked_for() -> None:

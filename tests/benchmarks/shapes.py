@@ -1,0 +1,279 @@
+"""The engine on models of published shapes: `python -m tests.benchmarks.shapes --json FILE [--markdown FILE]`.
+
+The weights are random, so what the models write means nothing. How long each step is, and whether it is accepted, is
+replayed from answers of the embedded family, and every token is computed. On a CPU the shapes are those of SmolLM2, in
+fp32; on a GPU those of the paper's models, in bf16. Everything is timed side by side in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
+from pathlib import Path as File
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from rsd_core import (
+    BinaryStep,
+    Drafter,
+    Generation,
+    Path,
+    Prompt,
+    RewardGuidedDecoder,
+    Scores,
+    Step,
+    StepRequest,
+    Target,
+    TargetOnly,
+    Verifier,
+    as_prompt,
+)
+from rsd_integrations.embedded.models import FOLDER
+from rsd_integrations.huggingface import HuggingFaceGenerator
+from rsd_integrations.huggingface.heads import RewardHead
+from rsd_integrations.huggingface.loading import load_tokenizer
+from rsd_integrations.huggingface.shared import SharedVerifier
+from tests.benchmarks import pages
+from tests.benchmarks.inprocess import one_at_a_time, seconds, timed
+from tests.benchmarks.servers import recorded
+from tests.benchmarks.simulated import Record, at
+
+CONCURRENT = 32
+DELTA = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a published model."""
+
+    name: str
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    vocabulary: int
+
+    def make(self, device: torch.device, dtype: torch.dtype) -> HuggingFaceGenerator:
+        """Such a model with random weights, every id of its vocabulary a word."""
+        config = Qwen2Config(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.key_value_heads,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+        )
+        with device:
+            model: Any = Qwen2ForCausalLM(config)
+            model = model.to(dtype).eval()
+        made = HuggingFaceGenerator(model, load_tokenizer(FOLDER / "target"), self.name)
+        made.vocabulary.pieces = [f" {id_}".encode() for id_ in range(made.vocabulary.size)]
+        made._ends = frozenset()  # an answer ends where the recorded one did
+        return made
+
+
+SMALL = Shape("SmolLM2-135M", 576, 1536, 30, 9, 3, 49152)
+SMALL_TARGET = Shape("SmolLM2-360M", 960, 2560, 32, 15, 5, 49152)
+PAPER = Shape("Qwen2.5-Math-1.5B", 1536, 8960, 28, 12, 2, 151936)
+PAPER_TARGET = Shape("Qwen2.5-Math-7B", 3584, 18944, 28, 28, 4, 151936)
+
+
+class Replayed(Drafter, Target):
+    """Writes steps as long as recorded ones."""
+
+    def __init__(self, inner: HuggingFaceGenerator, record: Record, shorter: int) -> None:
+        self.name, self.inner = inner.name, inner
+        self._record, self._shorter = record, shorter
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        said = at(self._record, path.prompt, path.depth).target
+        asked = replace(request, max_tokens=max(1, said.size // self._shorter))
+        made = await self.inner.generate(path, asked)
+        return replace(made, steps=tuple(replace(step, ending=said.ending) for step in made.steps))
+
+
+class Judged(Verifier):
+    """Reads every step, and gives the recorded reward."""
+
+    def __init__(self, inner: Verifier, record: Record) -> None:
+        self.name, self._inner, self._record = inner.name, inner, record
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        found = await self._inner.score(path, steps)
+        return replace(found, rewards=(at(self._record, path.prompt, path.depth).reward,) * len(steps))
+
+
+class Plain:
+    """The same with transformers alone: a `generate()` per step, and a full pass of the verifier per step."""
+
+    def __init__(self, draft: Replayed, verifier: HuggingFaceGenerator, target: Replayed, record: Record) -> None:
+        self._draft, self._verifier, self._target = draft.inner.model, verifier.model, target.inner.model
+        self._vocabulary, self._record, self._shorter = draft.inner.vocabulary, record, target._shorter
+
+    def _write(self, model: Any, ids: torch.Tensor, tokens: int) -> torch.Tensor:
+        written: torch.Tensor = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        return written
+
+    def _sizes(self, prompt: Prompt) -> list[int]:
+        return [max(1, position.target.size // self._shorter) for position in self._record[prompt]]
+
+    def _ids(self, prompt: Prompt) -> torch.Tensor:
+        return torch.tensor([self._vocabulary.prompt(prompt)], device=self._draft.device)
+
+    def target_generate(self, prompt: Prompt) -> None:
+        """The target alone."""
+        self._write(self._target, self._ids(prompt), sum(self._sizes(prompt)))
+
+    @torch.inference_mode()
+    def naive_rsd(self, prompt: Prompt) -> None:
+        """A plain loop."""
+        ids = self._ids(prompt)
+        for position, size in zip(self._record[prompt], self._sizes(prompt), strict=True):
+            step = self._write(self._draft, ids, size)
+            self._verifier(step, logits_to_keep=1)
+            ids = step if position.reward >= DELTA else self._write(self._target, ids, size)
+
+
+def each(method: Callable[[Prompt], Any], prompts: Sequence[Prompt]) -> None:
+    """One problem after another."""
+    for prompt in prompts:
+        method(prompt)
+
+
+def measure(device: torch.device, rounds: int, problems: int, shorter: int) -> dict[str, Any]:
+    """All figures."""
+    small, big = (PAPER, PAPER_TARGET) if device.type == "cuda" else (SMALL, SMALL_TARGET)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    record = {
+        as_prompt(prompt): positions for prompt, positions in recorded(CONCURRENT, "embedded:verifier", DELTA).items()
+    }
+    torch.manual_seed(0)
+    draft, reader, target = small.make(device, dtype), small.make(device, dtype), big.make(device, dtype)
+    head = RewardHead(nn.Linear(small.hidden, 2)).to(device).eval()
+    writers = Replayed(draft, record, shorter), Replayed(target, record, shorter)
+    rsd = RewardGuidedDecoder(
+        drafter=writers[0],
+        verifier=Judged(SharedVerifier(reader, head, small.name), record),
+        target=writers[1],
+        policy=BinaryStep(delta=DELTA),
+    )
+    alone = TargetOnly(target=writers[1])
+    plain = Plain(writers[0], reader, writers[1], record)
+    forward = timed([model.runner for model in (draft, reader, target)])
+    prompts, found = list(record), dict[str, list[float]]()
+
+    def note(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+
+    def run(prompt: Prompt) -> None:
+        rsd.run([(message.role, message.content) for message in prompt])
+
+    asked = [[(message.role, message.content) for message in prompt] for prompt in prompts]
+    methods: dict[str, Callable[[Prompt], Any]] = {
+        "rsd": run,
+        "target_only": lambda prompt: alone.run([(message.role, message.content) for message in prompt]),
+        "target_generate": plain.target_generate,
+        "naive_rsd": plain.naive_rsd,
+    }
+    for method in methods.values():
+        method(prompts[0])
+    rsd.run_many(asked)  # caches grow to their size once
+    for _ in range(rounds):
+        spent = {name: seconds(partial(each, method, prompts[:problems])) for name, method in methods.items()}
+        for name, value in spent.items():
+            note(f"seconds_{name}", value / problems)
+            note(f"vs_{name}", value / spent["rsd"])
+        forward[0] = 0.0
+        one_by_one = seconds(partial(each, run, prompts))
+        note("overhead_batch1", one_by_one / forward[0])
+        note("concurrent32_over_sequential", one_by_one / seconds(lambda: rsd.run_many(asked)))
+        with one_at_a_time(device):
+            forward[0] = 0.0
+            note("overhead_batch32", seconds(lambda: rsd.run_many(asked)) / forward[0])
+    return {
+        "models": {"drafter": small.name, "verifier": small.name, "target": big.name},
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "problems": problems,
+        "rounds": rounds,
+        **{name: statistics.median(values) for name, values in found.items() if name != "vs_rsd"},
+    }
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The figures as a section of a page."""
+    rows = "\n".join(
+        f"| `{name}` | {data[name]:.2f} |"
+        for name in (
+            "vs_target_generate", "vs_naive_rsd", "overhead_batch1", "overhead_batch32", "concurrent32_over_sequential"
+        )
+    )  # fmt: skip
+    times = "\n".join(
+        f"| {name} | {data[f'seconds_{name}']:.2f} |" for name in ("rsd", "target_only", "target_generate", "naive_rsd")
+    )
+    return f"""
+## The engine on published shapes
+
+Made by `python -m tests.benchmarks.shapes`, {data["date"]}, {data["machine"]}, {data["dtype"]}: a drafter and a reward
+model of the shape of {data["models"]["drafter"]}, a target of that of {data["models"]["target"]}. Their weights are
+random; lengths of steps and decisions are replayed from answers of the embedded family. `vs_…` are times of a problem
+alone over RSD's. Medians over {data["rounds"]} rounds.
+
+| figure | measured |
+|---|---|
+{rows}
+
+| method, batch 1 | seconds per problem |
+|---|---|
+{times}
+"""
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=File, required=True)
+    parser.add_argument("--markdown", type=File, help="page whose section is written anew")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--problems", type=int, default=4, help="for the comparison at batch 1")
+    parser.add_argument("--shorter", type=int, default=1, help="steps have one token for so many of the recorded ones")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    started = time.monotonic()
+    data = {
+        "date": date.today().isoformat(),
+        "machine": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{os.cpu_count()} cores {platform.machine()}",
+        **measure(device, options.rounds, options.problems, options.shorter),
+        "took_seconds": time.monotonic() - started,
+    }
+    options.json.write_text(json.dumps(data, indent=1) + "\n")
+    if options.markdown:
+        pages.put(options.markdown, "shapes", markdown(data))
+    print(json.dumps(data, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The threads of an engine, with models that only take time: who runs beside whom, and that nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rsd_core import Usage
+from rsd_integrations.huggingface.engine import Engine
+
+
+@dataclass(eq=False)
+class Work:
+    """A call that takes some forward passes."""
+
+    passes: int
+    future: Future[Any] = field(default_factory=Future)
+    cancelled: bool = False
+
+
+class Machine:
+    """What happens on the threads: who is at work, and the most threads in use at once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.threads = self.most = 0
+
+
+class Model:
+    """A runner whose forward passes sleep."""
+
+    def __init__(self, machine: Machine, threads: int = 1, meet: threading.Barrier | None = None) -> None:
+        self.machine, self.threads, self.meet = machine, threads, meet
+        self.calls: list[Work] = []
+        self.alone = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        return len(self.calls)
+
+    def start(self, work: Work) -> None:
+        self.calls.append(work)
+        if work.passes < 0:
+            raise ValueError("no such work")
+
+    def fail(self, error: Exception) -> None:
+        calls, self.calls = self.calls, []
+        for work in calls:
+            work.future.set_exception(error)
+
+    def step(self) -> None:
+        assert self.alone.acquire(blocking=False), "two threads run one model"
+        with self.machine.lock:
+            self.machine.threads += self.threads
+            self.machine.most = max(self.machine.most, self.machine.threads)
+        if self.meet is not None:
+            self.meet.wait(5)
+        time.sleep(0.0005)
+        for work in list(self.calls):
+            work.passes -= 1
+            if work.passes <= 0:
+                self.calls.remove(work)
+                work.future.set_result(SimpleNamespace(usage=Usage()))
+        with self.machine.lock:
+            self.machine.threads -= self.threads
+        self.alone.release()
+
+
+async def perform(engine: Engine, model: Model, passes: int) -> None:
+    await engine.perform(model, Work(passes))  # type: ignore[arg-type]
+
+
+def test_small_models_run_side_by_side() -> None:
+    engine, machine, meet = Engine(2), Machine(), threading.Barrier(2)
+    models = [Model(machine, meet=meet) for _ in range(2)]
+
+    async def both() -> None:  # each forward pass waits for one of the other model
+        await asyncio.gather(*(perform(engine, model, 3) for model in models))
+
+    asyncio.run(both())
+    assert machine.most == 2
+    engine.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_no_more_threads_are_used_than_there_are_and_everybody_has_a_turn(threads: int) -> None:
+    engine, machine, draw = Engine(threads), Machine(), random.Random(threads)
+    models = [Model(machine, size) for size in (1, 1, 1, 2)]
+
+    async def many() -> None:
+        async def one() -> None:
+            await asyncio.sleep(draw.random() / 20)
+            await perform(engine, draw.choice(models), draw.randint(1, 6))
+
+        await asyncio.wait_for(asyncio.gather(*(one() for _ in range(200))), 60)
+
+    asyncio.run(many())
+    engine.close()
+    assert not any(worker.is_alive() for worker in engine._workers)
+    assert machine.threads == 0
+    assert min(threads, 2) <= machine.most <= max(threads, 2)  # one that wants more than there are gets them all
+
+
+def test_a_call_that_cannot_start_takes_no_later_one_along() -> None:
+    engine, model = Engine(1), Model(Machine())
+
+    async def bad_and_good() -> list[object]:
+        asked = [engine.perform(model, Work(passes)) for passes in (-1, 1, 1)]  # type: ignore[arg-type]
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+
+    bad, *good = asyncio.run(bad_and_good())
+    assert isinstance(bad, ValueError)
+    assert not any(isinstance(made, Exception) for made in good)
+    engine.close()
