@@ -238,7 +238,9 @@ def markdown(data: dict[str, Any]) -> str:
 Made by `python -m tests.benchmarks.shapes`, {data["date"]}, {data["machine"]}, {data["dtype"]}: a drafter and a reward
 model of the shape of {data["models"]["drafter"]}, a target of that of {data["models"]["target"]}. Their weights are
 random; lengths of steps and decisions are replayed from answers of the embedded family. `vs_…` are times of a problem
-alone over RSD's. Medians over {data["rounds"]} rounds.
+alone over RSD's. {"One round" if data["rounds"] == 1 else f"Medians over {data['rounds']} rounds"}, {
+        CONCURRENT
+    } problems, {data["problems"]} of them for `vs_…`.
 
 | figure | measured |
 |---|---|
