@@ -3,12 +3,11 @@
 A forward pass gets the new tokens of all its sequences end to end, as one row. Linear layers neither know nor care.
 Attention is told apart here, by a function registered with transformers under `rsd`, so that any architecture that
 takes its attention from there runs unchanged. Without a batch it is transformers' own scaled-dot-product attention.
+TorchScript reads this file too; it wants annotations that are evaluated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence as Rows
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,99 @@ PREPARED = torch.ones(1, 1, 1, 1)
 """Given as mask, so that transformers makes none: one of four dimensions is taken to be ready-made."""
 
 
+class Piece(NamedTuple):
+    """One attention call: neighbouring slots with one new token each, or one slot with several."""
+
+    first: int
+    end: int
+    """The slots from the first one to before this."""
+    start: int
+    longest: int
+    """The positions that are seen."""
+    new: int
+    """New tokens of each sequence."""
+    tokens: int
+    """New tokens of all of them."""
+    mask: Tensor | None
+    """What each token sees, as a bias [slots, 1, tokens, keys]; None where causal attention is told by its kind."""
+    asked: Tensor | None
+    """Where idle slots lie between: whose query each slot asks with. What those get is left out again."""
+    busy: Tensor | None
+    """The slots among them that have a query of their own."""
+
+
+class Places(NamedTuple):
+    """Where the new keys and values of a batch go."""
+
+    slots: Tensor
+    positions: Tensor
+    """Of each token."""
+    slot: int
+    known: int
+    new: int
+    """Of a batch of one sequence: its slot, and its tokens before and now. No new ones where there are several."""
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    places: Places,
+    pieces: list[Piece],
+    scaling: float | None,
+) -> Tensor:
+    """Keep a layer's new keys and values, and attend to all there are of each sequence.
+
+    Args:
+        query: [tokens, heads, width], as are key and value, which may have fewer heads.
+        key: See query.
+        value: See query.
+        keys: Those kept, [slots, heads, length, width], as are values.
+        values: See keys.
+        places: Where the new ones go.
+        pieces: The attention calls that cover the batch.
+        scaling: Of the products of queries and keys.
+
+    Returns:
+        [tokens, heads, width].
+    """
+    if places.new == 0:
+        keys.transpose(1, 2)[places.slots, places.positions] = key
+        values.transpose(1, 2)[places.slots, places.positions] = value
+    else:  # the same in less time
+        end = places.known + places.new
+        keys[places.slot, :, places.known : end] = key.transpose(0, 1)
+        values[places.slot, :, places.known : end] = value.transpose(0, 1)
+    if len(pieces) == 1:
+        return _attend(query, keys, values, pieces[0], scaling)
+    parts: list[Tensor] = []
+    begin = 0
+    for piece in pieces:
+        parts.append(_attend(query[begin : begin + piece.tokens], keys, values, piece, scaling))
+        begin += piece.tokens
+    return torch.cat(parts)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, piece: Piece, scaling: float | None) -> Tensor:
+    keys = keys[piece.first : piece.end, :, piece.start : piece.longest]
+    values = values[piece.first : piece.end, :, piece.start : piece.longest]
+    mask, groups = piece.mask, query.shape[1] // keys.shape[1]
+    if piece.new > 1:
+        out = scaled_dot_product_attention(
+            query.transpose(0, 1)[None], keys, values, mask, 0.0, mask is None, scale=scaling, enable_gqa=groups > 1
+        )
+        return out[0].transpose(0, 1)
+    asked, busy = piece.asked, piece.busy
+    if asked is not None:
+        query = query.index_select(0, asked)
+    # Heads that share keys ask as several tokens of one head would.
+    query = query.reshape(len(query), -1, groups, query.shape[-1]) if groups > 1 else query.unsqueeze(2)
+    out = scaled_dot_product_attention(query, keys, values, mask, scale=scaling).flatten(1, 2)
+    return out if busy is None else out.index_select(0, busy)
+
+
 class Batch:
     """The sequences of one forward pass: where their tokens lie, and which attention calls cover them."""
 
@@ -36,43 +128,33 @@ class Batch:
         """
         self.store = store
         device = store.keys[0].device
-        rows = [slot for slot, _, new in spans for _ in range(new)]
-        places = [known + i for _, known, new in spans for i in range(new)]
-        self.ids, self.slots, self.positions = torch.tensor([ids, rows, places], device=device).unbind()  # one trip
+        if len(spans) == 1:
+            ((slot, known, new),) = only = spans
+            rows, places = [slot] * new, list(range(known, known + new))
+        else:
+            only = [(0, 0, 0)]
+            rows = [slot for slot, _, new in spans for _ in range(new)]
+            places = [known + i for _, known, new in spans for i in range(new)]
+        self.ids, slots, self.positions = torch.tensor([ids, rows, places], device=device).unbind()  # one trip
+        self.places = Places(slots, self.positions, *only[0])
         singles = [(slot, known + 1) for slot, known, new in spans if new == 1]
-        self._pieces: list[_Piece] = _windows(singles, device)
-        self._pieces += [_Piece(slot, [known + new], new, None, device) for slot, known, new in spans[len(singles) :]]
-        self._only = spans[0] if len(spans) == 1 else None
+        self._spans = _neighbours(singles)
+        self._spans += [_Span(slot, [known + new], new, None) for slot, known, new in spans[len(singles) :]]
+        self._pieces: dict[int | None, list[Piece]] = {}
+
+    def pieces(self, window: int | None) -> list[Piece]:
+        """The attention calls, where each token sees so many tokens, itself among them; None for all."""
+        if window not in self._pieces:
+            like = self.store.keys[0]
+            self._pieces[window] = [span.piece(window, like.dtype, like.device) for span in self._spans]
+        return self._pieces[window]
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
     ) -> Tensor:
-        """Keep the new keys and values, and attend to all there are of each sequence.
-
-        Args:
-            layer: Its index.
-            query: [tokens, heads, width], as are key and value, which may have fewer heads.
-            key: See query.
-            value: See query.
-            scaling: Of the products of queries and keys.
-            window: How many tokens each token sees, itself among them; None for all.
-
-        Returns:
-            [tokens, heads, width].
-        """
+        """Attention of a layer, by its index; see the function of this name."""
         keys, values = self.store.keys[layer], self.store.values[layer]
-        if self._only is None:
-            keys[self.slots, :, self.positions] = key
-            values[self.slots, :, self.positions] = value
-        else:  # the same in less time
-            slot, known, new = self._only
-            keys[slot, :, known : known + new] = key.transpose(0, 1)
-            values[slot, :, known : known + new] = value.transpose(0, 1)
-        if len(self._pieces) == 1:
-            return self._pieces[0].attend(query, keys, values, scaling, window)
-        parts = query.split_with_sizes([piece.tokens for piece in self._pieces])
-        pairs = zip(self._pieces, parts, strict=True)
-        return torch.cat([piece.attend(part, keys, values, scaling, window) for piece, part in pairs])
+        return attend(query, key, value, keys, values, self.places, self.pieces(window), scaling)
 
 
 class Survey:
@@ -97,63 +179,56 @@ class Survey:
         self.windows[layer] = options.get("sliding_window")
 
 
-class _Piece:
-    """One attention call: neighbouring slots with one new token each, or one slot with several."""
+class _Span(NamedTuple):
+    """What one attention call runs over: neighbouring slots with one new token each, or one slot with several."""
 
-    def __init__(self, first: int, lengths: list[int], new: int, busy: list[int] | None, device: torch.device) -> None:
-        self._slots = slice(first, first + len(lengths))
-        self._lengths, self._longest = lengths, max(lengths)
-        self._new = new
-        self._device = device
-        self.tokens = new * (len(lengths) if busy is None else len(busy))
-        self._busy = None
-        if busy is not None:
-            # Gaps ask with some other sequence's query; what they get is left out again.
-            asked = [0] * len(lengths)
-            for i, place in enumerate(busy):
-                asked[place] = i
-            self._asked, self._busy = torch.tensor([asked, [*busy, *[0] * (len(asked) - len(busy))]], device=device)
-            self._busy = self._busy[: len(busy)]
-        self._masks: dict[int | None, Tensor | None] = {}
-        """By window."""
+    first: int
+    lengths: list[int]
+    """Of the sequence in each slot, the new tokens among them; 1 where it is idle."""
+    new: int
+    busy: list[int] | None
+    """Which of the slots are not idle; None for all."""
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, window: int | None) -> Tensor:
-        """Attention output for its own tokens, as in `Batch.attend`."""
-        longest, start = self._longest, 0
+    def piece(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Piece:
+        """The call, for layers with such a window."""
+        longest, start = max(self.lengths), 0
         if window is not None and window >= longest:
             window = None
-        if window is not None and self._new == 1 and len(self._lengths) == 1:
+        if window is not None and self.new == 1 and len(self.lengths) == 1:
             start, window = longest - window, None  # a lone token sees the window and nothing else: no mask is needed
-        if window not in self._masks:
-            self._masks[window] = self._mask(window, query.dtype)
-        keys, values = keys[self._slots, :, start:longest], values[self._slots, :, start:longest]
-        mask, groups = self._masks[window], query.shape[1] // keys.shape[1]
-        if self._new > 1:
-            out = scaled_dot_product_attention(
-                query.transpose(0, 1)[None], keys, values, mask, 0.0, mask is None, scale=scaling, enable_gqa=groups > 1
-            )
-            return out[0].transpose(0, 1)
-        if self._busy is not None:
-            query = query.index_select(0, self._asked)
-        # Heads that share keys ask as several tokens of one head would.
-        query = query.reshape(len(query), -1, groups, query.shape[-1]) if groups > 1 else query.unsqueeze(2)
-        out = scaled_dot_product_attention(query, keys, values, mask, scale=scaling).flatten(1, 2)
-        return out if self._busy is None else out.index_select(0, self._busy)
+        asked = busy = None
+        if self.busy is not None:
+            queries = [0] * len(self.lengths)
+            for i, place in enumerate(self.busy):
+                queries[place] = i
+            rest = len(queries) - len(self.busy)
+            asked, busy = torch.tensor([queries, [*self.busy, *[0] * rest]], device=device).unbind()
+            busy = busy[: len(self.busy)]
+        return Piece(
+            self.first,
+            self.first + len(self.lengths),
+            start,
+            longest,
+            self.new,
+            self.new * len(self.lengths if self.busy is None else self.busy),
+            self._mask(longest, window, dtype, device),
+            asked,
+            busy,
+        )
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """What each token sees, as a bias [slots, 1, tokens, keys]; None where causal attention is told by its kind."""
-        if window is None and (min(self._lengths) == self._longest if self._new == 1 else self._new == self._longest):
+    def _mask(self, longest: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        if window is None and (min(self.lengths) == longest if self.new == 1 else self.new == longest):
             return None
-        ends = torch.tensor(self._lengths, device=self._device)[:, None] - self._new
-        places = ends + torch.arange(self._new, device=self._device)
-        before = (places[..., None] - torch.arange(self._longest, device=self._device))[:, None]
+        ends = torch.tensor(self.lengths, device=device)[:, None] - self.new
+        places = ends + torch.arange(self.new, device=device)
+        before = (places[..., None] - torch.arange(longest, device=device))[:, None]
         unseen = before < 0 if window is None else (before < 0) | (before >= window)
-        return torch.zeros(unseen.shape, dtype=dtype, device=self._device).masked_fill_(unseen, -torch.inf)
+        return torch.zeros(unseen.shape, dtype=dtype, device=device).masked_fill_(unseen, -torch.inf)
 
 
-def _windows(singles: list[tuple[int, int]], device: torch.device) -> list[_Piece]:
-    """Attention calls over single tokens, given as (slot, length) in order of their slots."""
-    pieces: list[_Piece] = []
+def _neighbours(singles: list[tuple[int, int]]) -> list[_Span]:
+    """What attention calls over single tokens run over, given as (slot, length) in order of their slots."""
+    spans: list[_Span] = []
     begin = 0
     for i in range(1, len(singles) + 1):
         if i == len(singles) or singles[i][0] - singles[i - 1][0] > GAP + 1:
@@ -162,12 +237,12 @@ def _windows(singles: list[tuple[int, int]], device: torch.device) -> list[_Piec
             for slot, length in singles[begin:i]:
                 lengths[slot - first] = length
             busy = None if len(lengths) == i - begin else [slot - first for slot, _ in singles[begin:i]]
-            pieces.append(_Piece(first, lengths, 1, busy, device))
+            spans.append(_Span(first, lengths, 1, busy))
             begin = i
-    return pieces
+    return spans
 
 
-def attend(
+def forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -187,5 +262,5 @@ def attend(
     return batch.attend(layer, query, key, value, options.get("scaling"), options.get("sliding_window"))[None], None
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(NAME, forward)
 AttentionMaskInterface.register(NAME, sdpa_mask)

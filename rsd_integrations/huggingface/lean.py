@@ -1,13 +1,15 @@
 """The forward pass of plain decoders over their own weights, without the cost of calling module by module.
 
 A small model's forward pass is mostly Python: on a CPU, three quarters of a token's time. The families below share one
-layer, which is written out here. Where anything about a model is other than expected it runs through its own modules,
-and a runner compares both ways before it uses this one.
+layer, which is written out here, in the part of Python that TorchScript runs: without the interpreter, and above all
+without its lock, so that models run side by side. Where anything about a model is other than expected it runs through
+its own modules, and a runner compares both ways before it uses this one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+import warnings
 from math import sqrt
 from typing import Any, Self
 
@@ -17,7 +19,7 @@ from torch.nn.functional import silu
 from transformers import LlamaModel, MistralModel, PreTrainedModel, Qwen2Model, Qwen3Model
 from transformers.activations import SiLUActivation
 
-from rsd_integrations.huggingface.attention import Batch, Survey
+from rsd_integrations.huggingface.attention import Batch, Piece, Places, Survey, attend
 from rsd_integrations.huggingface.linear import Linear
 from rsd_integrations.huggingface.planner import copies
 
@@ -26,36 +28,99 @@ ROTATIONS = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position alone, and not on the length of the text."""
 PARTS = (nn.Linear, nn.Embedding, nn.Module, SiLUActivation)
 """Whose forward passes such models use beside those of their own file; a list of modules has none of its own."""
+SCRIPTED = sys.version_info < (3, 14)
+"""Whether TorchScript runs the pass: torch has no successor to it that needs no compiler, and none for later Pythons,
+where the same code runs as it stands."""
 
 
-class Norm:
+class Norm(nn.Module):
     """RMS normalisation, x / √(mean(x²) + ε) · weight, in the few operations that a CPU takes least time for."""
 
     def __init__(self, weight: Tensor, epsilon: float) -> None:
+        super().__init__()
         width = weight.shape[-1]
-        self._weight = weight.float() * sqrt(width)
-        self._least = torch.tensor(sqrt(width * epsilon), device=weight.device)
+        self.weight = weight.float() * sqrt(width)
+        self.least = torch.tensor(sqrt(width * epsilon), device=weight.device)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return (x / length.hypot(self._least) * self._weight).to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the last dimension of x."""
+        length = torch.linalg.vector_norm(x, dim=[-1], keepdim=True, dtype=torch.float32)
+        return (x / length.hypot(self.least) * self.weight).to(x.dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """The weights of a decoder layer, those that read the same input fused."""
+class Layer(nn.Module):
+    """A decoder layer, its weights that read the same input fused."""
 
-    before_attention: Norm
-    project: Linear
-    """Queries, keys and values."""
-    norm_heads: Norm | None
-    """Of the heads of queries and keys (Qwen3)."""
-    out: Linear
-    before_mlp: Norm
-    gate_up: Linear
-    down: Linear
-    scaling: float | None
-    window: int | None
+    def __init__(self, layer: Any, heads: tuple[int, int], scaling: float | None, window: int, copy: bool) -> None:
+        """Take over a layer of so many heads of queries and of keys; its window is the index of a list of pieces."""
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.heads, self.width, self.window, self.scaling = heads, attention.head_dim, window, scaling
+        self.before_attention, self.before_mlp = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self.project = Linear(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy)
+        self.norm_heads: Norm | None = None
+        if hasattr(attention, "q_norm"):  # of the heads of queries and keys (Qwen3)
+            norms = attention.q_norm, attention.k_norm
+            weights = [norm.weight.expand(count, -1) for norm, count in zip(norms, heads, strict=True)]
+            self.norm_heads = Norm(torch.cat(weights), attention.q_norm.variance_epsilon)
+        self.out = Linear(attention.o_proj, copy=copy)
+        self.gate_up = Linear(mlp.gate_proj, mlp.up_proj, copy=copy)
+        self.down = Linear(mlp.down_proj, copy=copy)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        places: Places,
+        pieces: list[list[Piece]],
+        wanted: Tensor | None,
+    ) -> Tensor:
+        """Hidden states [tokens, width], of the wanted tokens alone where some are."""
+        queries, shared = self.heads
+        packed = self.project(self.before_attention(x)).view(x.shape[0], -1, self.width)
+        turned, value = packed.split_with_sizes([queries + shared, shared], 1)
+        if self.norm_heads is not None:
+            turned = self.norm_heads(turned)
+        turned = torch.addcmul(turned * cos, turned.roll(self.width // 2, -1), sin)
+        query, key = turned.split_with_sizes([queries, shared], 1)
+        seen = attend(query, key, value, keys, values, places, pieces[self.window], self.scaling)
+        if wanted is not None:  # the others have left what is read of them
+            x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
+        x = self.out.onto(x, seen.flatten(1))
+        gate, up = self.gate_up(self.before_mlp(x)).chunk(2, -1)
+        return self.down.onto(x, silu(gate).mul_(up))
+
+
+class Decoder(nn.Module):
+    """All layers, the last norm and the output head, where there is one."""
+
+    def __init__(self, layers: list[Layer], norm: Norm, head: Linear | None) -> None:
+        super().__init__()
+        self.layers, self.norm, self.head = nn.ModuleList(layers), norm, head
+
+    def forward(
+        self,
+        x: Tensor,
+        turns: Tensor,
+        keys: list[Tensor],
+        values: list[Tensor],
+        places: Places,
+        pieces: list[list[Piece]],
+        wanted: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Hidden states and logits at the wanted tokens, or at all."""
+        cos, sin = turns.index_select(1, places.positions).unbind()
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, keys[i], values[i], places, pieces, wanted if i == last else None)
+        hidden = self.norm(x)
+        logits: Tensor | None = None
+        if self.head is not None:
+            logits = self.head(hidden)
+        return hidden, logits
 
 
 class LeanDecoder:
@@ -70,48 +135,46 @@ class LeanDecoder:
     @torch.no_grad()
     def __init__(self, model: PreTrainedModel, survey: Survey) -> None:
         body: Any = model.base_model
-        config: Any = body.config
+        heads = body.config.num_attention_heads, body.config.num_key_value_heads
+        copy = model.num_parameters() * model.dtype.itemsize < copies(model.device)
         self._embed: nn.Embedding = body.embed_tokens  # called as a module: whoever counts tokens does it there
         self._rotary: nn.Module = body.rotary_emb
         self._turns = torch.empty(2, 0)
-        """Cosines and sines of each position, the sines signed as `_rotated` wants them."""
-        self._width: int = body.layers[0].self_attn.head_dim
-        self._heads = config.num_attention_heads, config.num_key_value_heads
-        copy = model.num_parameters() * model.dtype.itemsize < copies(model.device)
-        self._layers = [_layer(layer, survey, copy) for layer in body.layers]
-        self._norm = _norm(body.norm)
+        """Cosines and sines of each position [2, positions, 1, width], the sines signed: rotating by halves is
+        x · cos + roll(x) · sin."""
+        self._windows = list(dict.fromkeys(survey.windows.values()))
+        layers = []
+        for layer in body.layers:
+            index = layer.self_attn.layer_idx
+            window = self._windows.index(survey.windows[index])
+            layers.append(Layer(layer, heads, survey.scalings[index], window, copy))
         head: Any = None if model is body else model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        self._head = None if head is None else Linear(head, copy=copy)
+        self._decoder = _scripted(Decoder(layers, _norm(body.norm), None if head is None else Linear(head, copy=copy)))
 
     def __call__(self, batch: Batch, wanted: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Hidden states and logits at the wanted tokens of a batch, or at all."""
         x: Tensor = self._embed(batch.ids)
-        cos, sin = self._angles(batch, x)
-        heads, rotated = self._heads, sum(self._heads)
-        for index, layer in enumerate(self._layers):
-            packed = layer.project(layer.before_attention(x)).view(x.shape[0], -1, self._width)
-            turned, value = packed.split_with_sizes((rotated, heads[1]), 1)
-            if layer.norm_heads is not None:
-                turned = layer.norm_heads(turned)
-            turned = torch.addcmul(turned * cos, turned.roll(self._width // 2, -1), sin)
-            query, key = turned.split_with_sizes(heads, 1)
-            seen = batch.attend(index, query, key, value, layer.scaling, layer.window)
-            if wanted is not None and layer is self._layers[-1]:  # the others have left what is read of them
-                x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
-            x = layer.out.onto(x, seen.flatten(1))
-            gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2, -1)
-            x = layer.down.onto(x, silu(gate).mul_(up))
-        hidden = self._norm(x)
-        return hidden, None if self._head is None else self._head(hidden)
-
-    def _angles(self, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines [tokens, 1, width]: rotating by halves is x · cos + roll(x) · sin."""
-        if self._turns.shape[1] < batch.store.length:
-            cos, sin = self._rotary(x, torch.arange(batch.store.length, device=x.device)[None])
-            sin = sin * torch.where(torch.arange(self._width, device=x.device) < self._width // 2, -1, 1)
+        store = batch.store
+        if self._turns.shape[1] < store.length:
+            cos, sin = self._rotary(x, torch.arange(store.length, device=x.device)[None])
+            sin = sin * torch.where(torch.arange(cos.shape[-1], device=x.device) < cos.shape[-1] // 2, -1, 1)
             self._turns = torch.stack((cos[0], sin[0])).unsqueeze(2)
-        cos, sin = self._turns.index_select(1, batch.positions).unbind()
-        return cos, sin
+        pieces = [batch.pieces(window) for window in self._windows]
+        with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+            found: tuple[Tensor, Tensor | None] = self._decoder(
+                x, self._turns, store.keys, store.values, batch.places, pieces, wanted
+            )
+        return found
+
+
+def _scripted(decoder: Decoder) -> nn.Module:
+    """The decoder as TorchScript, where there is one."""
+    if not SCRIPTED:
+        return decoder
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        script: nn.Module = torch.jit.script(decoder)  # type: ignore[no-untyped-call]
+        return script
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
@@ -133,27 +196,6 @@ def _is_plain(model: PreTrainedModel) -> bool:
 def _own(kind: type) -> type:
     """The class that a module's forward pass is from."""
     return next(base for base in kind.__mro__ if "forward" in vars(base))
-
-
-def _layer(layer: Any, survey: Survey, copy: bool) -> Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    index = attention.layer_idx
-    heads = None
-    if hasattr(attention, "q_norm"):
-        queries = attention.q_norm.weight.expand(attention.q_proj.out_features // attention.head_dim, -1)
-        keys = attention.k_norm.weight.expand(attention.k_proj.out_features // attention.head_dim, -1)
-        heads = Norm(torch.cat((queries, keys)), attention.q_norm.variance_epsilon)
-    return Layer(
-        _norm(layer.input_layernorm),
-        Linear(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy),
-        heads,
-        Linear(attention.o_proj, copy=copy),
-        _norm(layer.post_attention_layernorm),
-        Linear(mlp.gate_proj, mlp.up_proj, copy=copy),
-        Linear(mlp.down_proj, copy=copy),
-        survey.scalings[index],
-        survey.windows[index],
-    )
 
 
 def _norm(module: Any) -> Norm:

@@ -15,7 +15,7 @@ _HINT = 8
 """Rows that the blocks are chosen for."""
 
 
-class Linear:
+class Linear(nn.Module):
     """x · Wᵀ + b, of one layer or of several that read the same input: what they give lies side by side.
 
     Layers keep views of the fused weight. A CPU's matrix library is slow at the few rows that decoding has, by how
@@ -24,24 +24,27 @@ class Linear:
 
     def __init__(self, *layers: nn.Linear, copy: bool) -> None:
         """Take over layers; with `copy`, spend memory on a layout of its own."""
+        super().__init__()
         self.bias = None if layers[0].bias is None else _fused([layer.bias for layer in layers])
         weight = layers[0].weight.detach() if len(layers) == 1 else _fused([layer.weight for layer in layers])
-        self._blocks: Any = None
-        self._columns = weight.t()
+        self.blocks: Tensor | None = None
+        self.columns = weight.t()
         if copy and weight.numel() >= LARGE and _has_blocks(weight.dtype):
-            self._blocks = torch.ops.mkldnn._reorder_linear_weight.default(weight, _HINT)
+            self.blocks = torch.ops.mkldnn._reorder_linear_weight.default(weight, _HINT)
         elif copy:
-            self._columns = self._columns.contiguous()
+            self.columns = self.columns.contiguous()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._blocks is not None:
-            found: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._blocks, self.bias, "none", [], "")
+    def forward(self, x: Tensor) -> Tensor:
+        """For every row of x."""
+        blocks, bias = self.blocks, self.bias
+        if blocks is not None:
+            found: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
             return found
-        return torch.mm(x, self._columns) if self.bias is None else torch.addmm(self.bias, x, self._columns)
+        return torch.mm(x, self.columns) if bias is None else torch.addmm(bias, x, self.columns)
 
     def onto(self, sum_: Tensor, x: Tensor) -> Tensor:
         """What it gives, added to something; for layers without bias."""
-        return torch.addmm(sum_, x, self._columns) if self._blocks is None else self(x).add_(sum_)
+        return torch.addmm(sum_, x, self.columns) if self.blocks is None else self.forward(x).add_(sum_)
 
 
 def _fused(parts: Rows[Tensor]) -> Tensor:

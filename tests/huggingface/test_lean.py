@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from rsd_integrations.huggingface import linear
+from rsd_integrations.huggingface import lean, linear
 from rsd_integrations.huggingface.attention import Batch
 from rsd_integrations.huggingface.kv_store import Sequence
 from rsd_integrations.huggingface.lean import LeanDecoder
@@ -60,7 +60,7 @@ def packed(runner: Runner, texts: list[list[int]]) -> list[Tensor]:
     return [torch.cat(rows).float() for rows in found]
 
 
-@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize(("scripted", "blocks"), [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -75,8 +75,9 @@ def packed(runner: Runner, texts: list[list[int]]) -> list[Tensor]:
     ],
 )  # fmt: skip
 def test_it_gives_what_the_model_gives(
-    kind: str, changes: dict[str, Any], blocks: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, changes: dict[str, Any], scripted: bool, blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lean, "SCRIPTED", scripted and lean.SCRIPTED)
     monkeypatch.setattr(linear, "LARGE", 0 if blocks else 10**9)
     model = make(kind, **changes)
     texts = some_texts()

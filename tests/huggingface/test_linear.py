@@ -23,7 +23,7 @@ def test_it_gives_what_the_layers_give(
     monkeypatch.setattr(linear, "LARGE", 0 if layout == "blocks" else 10**9)
     layers = some_layers(bias, dtype)
     made = Linear(*layers, copy=layout != "plain")
-    assert (made._blocks is not None) == (layout == "blocks" and linear._has_blocks(dtype))
+    assert (made.blocks is not None) == (layout == "blocks" and linear._has_blocks(dtype))
     near = 1e-5 if dtype is torch.float32 else 0.02
     for rows in (1, 2, 7, 33):
         x, onto = torch.randn(rows, 40, dtype=dtype), torch.randn(rows, 88, dtype=dtype)
@@ -42,4 +42,4 @@ def test_blocks_are_known_to_this_build() -> None:
 def test_no_copy_is_made_unless_asked_for() -> None:
     layers = some_layers(False, torch.float32)
     made = Linear(*layers, copy=False)
-    assert made._columns.data_ptr() == layers[0].weight.data_ptr()
+    assert made.columns.data_ptr() == layers[0].weight.data_ptr()
