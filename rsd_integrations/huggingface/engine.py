@@ -159,7 +159,8 @@ _engines: dict[torch.device, Engine] = {}
 
 def engine_of(device: torch.device) -> Engine:
     """The engine that all models of a device share."""
-    return _engines.setdefault(device, Engine(_ALL if device.type == "cpu" else 1))
+    engine = _engines.get(device)
+    return engine or _engines.setdefault(device, Engine(_ALL if device.type == "cpu" else 1))
 
 
 def _after_fork() -> None:
