@@ -46,7 +46,8 @@ class Engine:
 
     A forward pass costs nearly the same for one row as for several, so the fullest batch moves most work. A model
     that is passed over gains weight with each forward pass of others, so that nobody waits for ever. On a CPU the
-    cores are shared out: as many models run side by side as there are threads for.
+    cores are shared out: as many models run side by side as there are threads for. Then the one with most seconds of
+    work waiting goes first, since the others will end up waiting for it.
     """
 
     def __init__(self, threads: int) -> None:
@@ -140,7 +141,8 @@ class Engine:
 
     def _weight(self, runner: Runner) -> float:
         due = self._due[runner]
-        return (runner.waiting + len(due.arrived)) * (1 + due.passed / PATIENCE)
+        rows = (runner.waiting + len(due.arrived)) * (1 + due.passed / PATIENCE)
+        return rows if self._threads == 1 else rows * runner.pace
 
     def _wake(self) -> None:
         """Let somebody run what is due."""

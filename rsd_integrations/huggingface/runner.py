@@ -29,6 +29,8 @@ from rsd_integrations.huggingface.sampling import choose
 
 CHUNK = 512
 """Most tokens that reading adds to one forward pass; longer prefixes take several, with other work between them."""
+SMOOTH = 8
+"""Forward passes that the time of one is averaged over."""
 PROBE = [0, 1, 2, 3]
 
 
@@ -92,6 +94,8 @@ class Runner:
         """For all who read paths as their own tokens; a verifier with an input format has a cache of its own."""
         self.passes = 0
         """Forward passes so far."""
+        self.pace = 1e-3
+        """Seconds that a forward pass took lately."""
         self._calls: list[Call[Any]] = []
         self._given: list[Row] = []
         """Rows that need no forward pass: all they ask for is cached."""
@@ -150,7 +154,9 @@ class Runner:
             raise RuntimeError("rows wait, and none of them can run")
         tokens = _draw(harvest)
         _judge([row for row in harvest.readers if row.layout is not None])
-        share = (time.perf_counter() - began) / max(1, sum(run.new for run in runs))
+        took = time.perf_counter() - began
+        self.pace += (took - self.pace) / SMOOTH
+        share = took / max(1, sum(run.new for run in runs))
         for run in runs:
             run.row.call.charge(run.known, run.new, share * run.new)
         for (writer, _), token in zip(harvest.writers, tokens, strict=True):

@@ -39,6 +39,7 @@ class Model:
 
     def __init__(self, machine: Machine, threads: int = 1, meet: threading.Barrier | None = None) -> None:
         self.machine, self.threads, self.meet = machine, threads, meet
+        self.pace = 1.0
         self.calls: list[Work] = []
         self.alone = threading.Lock()
 
