@@ -291,11 +291,12 @@ def _draw(harvest: Harvest) -> list[tuple[int, float]]:
     samplings = [row.call.request.sampling for row, _ in harvest.writers]
     uniforms = [row.uniform() if s.temperature else 0.0 for (row, _), s in zip(harvest.writers, samplings, strict=True)]
     chosen = choose(table, samplings, uniforms)
-    likely = table.log_softmax(-1, dtype=torch.float32).gather(1, chosen[:, None])[:, 0]
+    likely = table.log_softmax(-1, dtype=torch.float32).gather(1, chosen)
     if table.is_cpu:
-        return list(zip(chosen.tolist(), likely.tolist(), strict=True))
-    tokens, logprobs = torch.stack((chosen, likely)).tolist()  # one trip; ids below 2²⁴ are whole numbers in fp32 too
-    return list(zip(map(int, tokens), logprobs, strict=True))
+        tokens, logprobs = chosen.tolist(), likely.tolist()
+    else:
+        tokens, logprobs = torch.stack((chosen, likely)).tolist()  # one trip; ids below 2²⁴ are whole numbers in fp32
+    return [(int(token), logprob) for (token,), (logprob,) in zip(tokens, logprobs, strict=True)]
 
 
 def _judge(rows: list[ReadingRow]) -> None:

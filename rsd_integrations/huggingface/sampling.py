@@ -11,12 +11,12 @@ from rsd_core import Sampling
 
 
 def choose(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float]) -> Tensor:
-    """A token for each row of logits [rows, vocabulary], left on the device.
+    """A token for each row of logits [rows, vocabulary], left on the device as [rows, 1].
 
     Temperature 0 takes the largest. Otherwise the row's own random number in [0, 1) is looked up in its cumulative
     distribution, so that a row's token depends on nothing else in the batch.
     """
-    best = logits.argmax(-1)
+    best = logits.argmax(-1, keepdim=True)
     warm = [i for i, sampling in enumerate(samplings) if sampling.temperature > 0]
     for nucleus in (False, True) if warm else ():
         rows = [i for i in warm if (samplings[i].top_p < 1) is nucleus]
@@ -38,4 +38,4 @@ def _sampled(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float], n
     # Below the total, however it was rounded: a token without weight is never chosen.
     point = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     at = torch.searchsorted(rising, point, right=True)
-    return (at if order is None else order.gather(-1, at)).squeeze(-1)
+    return at if order is None else order.gather(-1, at)
