@@ -307,7 +307,7 @@ class RewardGuidedDecoder(Decoder):
     async def _replace(self, request: Request, draft: Step | None = None, reward: float | None = None) -> StepReplaced:
         """The target writes the step, and the policy learns from it what it wants to."""
         before = request.path
-        (step,) = await request.replace(self._target)
+        (step,) = await request.replace(self._target, rejected=draft)
         record = request.extend(step, "target", reward, rejected=draft)
         if request.path is not before:
             if self.policy.scores_target:

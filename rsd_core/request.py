@@ -200,8 +200,8 @@ class Request:
             self.degrade("target_limit", f"{limit} is reached: the draft is kept whatever its reward")
         return room < 1
 
-    async def replace(self, target: Target, count: int = 1) -> tuple[Step, ...]:
-        """The target's step, or several candidates for it, tried again after a fault.
+    async def replace(self, target: Target, count: int = 1, rejected: Step | None = None) -> tuple[Step, ...]:
+        """The target's step in place of a rejected one, or several candidates for it, tried again after a fault.
 
         Raises:
             TargetError: It failed once more than `target_retries` allows.
@@ -209,12 +209,14 @@ class Request:
         room, limit = self._target_room(target)
         if room < count and limit is not None:
             raise LimitReached(limit)
-        for attempt in range(self.settings.target_retries + 1):
+        settings = self.settings
+        guess = rejected if settings.reuse_rejected and settings.limits.allow_waste(of_target=True) else None
+        for attempt in range(settings.target_retries + 1):
             try:
-                return (await self._generate("target", target, count, room / count)).steps
+                return (await self._generate("target", target, count, room / count, guess)).steps
             except Exception as error:
                 self._pass_configuration(error)
-                if attempt == self.settings.target_retries:
+                if attempt == settings.target_retries:
                     raise TargetError(
                         f"the target {target.name!r} failed {attempt + 1} times at step {self.index}: {error}"
                     ) from error
@@ -307,9 +309,11 @@ class Request:
         read = self.prompt_tokens or sum(len(message.content.encode()) for message in self.path.prompt)
         return self.settings.limits.target_room(target, self.ledger.target, read + self.tokens)
 
-    async def _generate(self, role: Role, model: Drafter | Target, count: int, at_most: float = math.inf) -> Generation:
+    async def _generate(
+        self, role: Role, model: Drafter | Target, count: int, at_most: float = math.inf, guess: Step | None = None
+    ) -> Generation:
         asked = self.asks(role, count, at_most)
-        work = self._early.take(role, self.path, asked) or model.generate(self.path, asked)
+        work = self._early.take(role, self.path, asked) or model.generate(self.path, replace(asked, guess=guess))
         made: Generation = await self._call(role, model, work)
         self._count_prompt(made)
         if len(made.steps) != count:

@@ -38,14 +38,14 @@ def plan(
         share = planner.memory(where) / planner.CACHE_SHARE
         table.add_row(
             one.name,
-            f"{one.weights / 2**20:,.1f} MiB",
+            f"{one.held(where) / 2**20:,.1f} MiB",
             f"{one.token / 2**10:,.1f} KiB",
             str(one.context),
             f"{share / (one.token * one.context):,.0f}",
         )
     Console().print(table)
     room = planner.check(needs, where)
-    Console().print(f"They fit: {sum(one.least for one in needs) / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
+    Console().print(f"They fit: {sum(one.least(where) for one in needs) / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
 
 
 def merge(

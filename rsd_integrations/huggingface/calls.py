@@ -134,34 +134,56 @@ class WritingRow(Row):
 
     call: Writing
 
-    def __init__(self, call: Writing, sequence: Sequence, ids: list[int], seed: int) -> None:
-        super().__init__(sequence, ids, [len(ids) - 1])
+    def __init__(self, call: Writing, sequence: Sequence, ids: list[int], seed: int, guess: Rows[int] = ()) -> None:
+        super().__init__(sequence, [*ids, *guess], range(len(ids) - 1, len(ids) + len(guess)))
         self.call = call
         self._random = random.Random(seed)
+        self._uniforms: list[float] = []
+        """Random numbers that were drawn and are not used yet."""
         self.size = 0
         self.logprobs: list[float] = []
         self.ending: Ending = "length"
         self._prefix = len(ids)
         self._tail = b""
 
-    def uniform(self) -> float:
-        """The row's own next random number, in [0, 1)."""
-        return self._random.random()
+    def uniforms(self, count: int) -> list[float]:
+        """The row's own next random numbers, in [0, 1), of which each token that is taken uses one up."""
+        self._uniforms += [self._random.random() for _ in range(count - len(self._uniforms))]
+        return self._uniforms[:count]
 
     @property
     def written(self) -> list[int]:
         """The sampled ids so far, without one that ends the answer."""
-        return self.ids[self._prefix :]
+        return self.ids[self._prefix : self._prefix + len(self.logprobs)]
 
-    def take(self, token: int, logprob: float, end: StepEnd, room: int) -> bool:
-        """Go on with a token and its log-probability; True when the step is over."""
+    def take(self, choices: Iterable[tuple[int, float]]) -> bool:
+        """Go on with tokens and their log-probabilities; True when the step is over.
+
+        The first is the next token, each of the others the one after another guessed token. They count as long as
+        the guess was right.
+        """
+        for token, logprob in choices:
+            at = self._prefix + len(self.logprobs)
+            guessed = self.ids[at : at + 1] == [token]
+            over = self._is_over(token, logprob)
+            if over or not guessed:
+                known = at + (guessed and self.ending != "end")
+                del self.ids[known:]
+                self.sequence.truncate(known)
+                if not guessed and self.ending != "end":
+                    self.ids.append(token)
+                self.reads = [len(self.ids) - 1]
+                return over
+        return False
+
+    def _is_over(self, token: int, logprob: float) -> bool:
+        end = self.call.end
         self.size += 1
+        del self._uniforms[:1]
         if token in end.ends:
             self.ending = "end"
             return True
-        self.ids.append(token)
         self.logprobs.append(logprob)
-        self.reads = [len(self.ids) - 1]
         if end.mark is not None:
             # The mark may also straddle tokens, where a model writes it in pieces.
             piece = end.vocabulary.pieces[token]
@@ -169,25 +191,35 @@ class WritingRow(Row):
             if token in end.endings or end.mark in self._tail:
                 self.ending = "delimiter"
                 return True
-        return self.size >= room
+        return self.size >= self.call.room
 
 
 class Writing(Call[Generation]):
-    """Writes the step that follows a path, once per seed. The prefix is computed once for all of them."""
+    """Writes the step that follows a path, once per seed. The prefix is computed once for all of them.
+
+    Of a guess, the tokens that it would have written are kept: they are read at once and not one after another.
+    """
 
     def __init__(
-        self, path: Path, cache: PathCache, ids: list[int], request: StepRequest, room: int, end: StepEnd
+        self,
+        path: Path,
+        cache: PathCache,
+        ids: list[int],
+        request: StepRequest,
+        room: int,
+        end: StepEnd,
+        guess: Rows[int] = (),
     ) -> None:
         super().__init__(path, cache)
         self.request, self.room, self.end = request, room, end
-        self._ids = ids
+        self._ids, self._guess = ids, guess
         self._candidates: list[WritingRow] = []
 
     def start(self, store: KVStore) -> None:
         sequence = self.cache.take(self.path, self._ids) or Sequence(store)
-        sequence.truncate(len(self._ids) - (sequence.last is None))
+        sequence.truncate(len(self._ids) - (sequence.last is None or bool(self._guess)))
         self.reused = len(sequence.ids)
-        self._add(sequence, self.request.seeds[0])
+        self._add(sequence, self.request.seeds[0], self._guess)
 
     def fork(self, row: WritingRow, store: KVStore) -> list[WritingRow]:
         """The rows that may choose their first token now that the prefix is computed: the first one and its twins.
@@ -216,8 +248,8 @@ class Writing(Call[Generation]):
     def forget(self) -> None:
         self._candidates.clear()
 
-    def _add(self, sequence: Sequence, seed: int) -> WritingRow:
-        row = WritingRow(self, sequence, list(self._ids), seed)
+    def _add(self, sequence: Sequence, seed: int, guess: Rows[int] = ()) -> WritingRow:
+        row = WritingRow(self, sequence, self._ids, seed, guess)
         self._candidates.append(row)
         self.rows.append(row)
         return row

@@ -50,7 +50,9 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         room = min(request.max_tokens, self.context - len(ids))
         if room <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
-        call = Writing(path, self.runner.cache, ids, request, room, self._step_end(request.delimiter))
+        guess = () if request.guess is None or len(request.seeds) > 1 else self.vocabulary.step(request.guess)
+        end = self._step_end(request.delimiter)
+        call = Writing(path, self.runner.cache, ids, request, room, end, guess[: room - 1])
         return await engine_of(self.runner.device).perform(self.runner, call)
 
     async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:

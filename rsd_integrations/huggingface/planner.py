@@ -72,10 +72,13 @@ class Need:
     """Bytes of one token's keys and values."""
     context: int
 
-    @property
-    def least(self) -> float:
+    def held(self, device: torch.device) -> float:
+        """Bytes of the weights, with the second copy that a CPU holds of small ones."""
+        return self.weights * (2 if self.weights < copies(device) else 1)
+
+    def least(self, device: torch.device) -> float:
         """Bytes without which it does not run: weights, and one sequence as long as the context."""
-        return self.weights + self.token * self.context
+        return self.held(device) + self.token * self.context
 
 
 def need(name: str, files: Sequence[Path], raw: dict[str, Any], dtype: torch.dtype) -> Need:
@@ -102,11 +105,11 @@ def check(needs: Sequence[Need], device: torch.device) -> float:
     Raises:
         ConfigurationError: They do not; the message says what each takes, and what can be changed.
     """
-    wanted, room = sum(one.least for one in needs), available(device)
+    wanted, room = sum(one.least(device) for one in needs), available(device)
     if wanted <= room:
         return room
     parts = "; ".join(
-        f"{one.name}: weights {_gb(one.weights)}, a sequence of {one.context} tokens {_gb(one.token * one.context)}"
+        f"{one.name}: weights {_gb(one.held(device))}, a sequence of {one.context} tokens {_gb(one.token * one.context)}"
         for one in needs
     )
     raise ConfigurationError(

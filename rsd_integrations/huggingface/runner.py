@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from bisect import bisect_left
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rsd_core import ConfigurationError
+from rsd_core import ConfigurationError, Sampling
 from rsd_integrations.huggingface import attention
 from rsd_integrations.huggingface.attention import Batch, Survey
 from rsd_integrations.huggingface.cache import PathCache
@@ -53,8 +54,8 @@ class Run(NamedTuple):
 class Harvest:
     """What a forward pass and the cache gave."""
 
-    writers: list[tuple[WritingRow, int]] = field(default_factory=list)
-    """Rows that take a token, each with the place of its logits."""
+    writers: list[tuple[WritingRow, range]] = field(default_factory=list)
+    """Rows that take tokens, each with the places of its logits: several where tokens were guessed."""
     logits: list[Tensor] = field(default_factory=list)
     readers: list[ReadingRow] = field(default_factory=list)
     """Rows that are read to their end."""
@@ -152,15 +153,15 @@ class Runner:
         self._glean(harvest)
         if not (runs or harvest.writers or harvest.readers) and self._calls:
             raise RuntimeError("rows wait, and none of them can run")
-        tokens = _draw(harvest)
+        tokens = iter(_draw(harvest))
         _judge([row for row in harvest.readers if row.layout is not None])
         took = time.perf_counter() - began
         self.pace += (took - self.pace) / SMOOTH
         share = took / max(1, sum(run.new for run in runs))
         for run in runs:
             run.row.call.charge(run.known, run.new, share * run.new)
-        for (writer, _), token in zip(harvest.writers, tokens, strict=True):
-            if writer.take(*token, writer.call.end, writer.call.room):
+        for writer, places in harvest.writers:
+            if writer.take(list(itertools.islice(tokens, len(places)))):
                 writer.call.finish(writer)
         for reader in harvest.readers:
             if reader.layout is None:
@@ -179,7 +180,7 @@ class Runner:
         for row, _, _, reads in runs:
             del row.reads[:reads]
             if isinstance(row, WritingRow) and reads:
-                harvest.writers += [(twin, at) for twin in row.call.fork(row, self.store)]
+                harvest.writers += [(twin, range(at, at + reads)) for twin in row.call.fork(row, self.store)]
             elif isinstance(row, ReadingRow):
                 if reads and output is not None:
                     row.outputs.append(output.part(at, at + reads))
@@ -199,7 +200,7 @@ class Runner:
             elif isinstance(row, WritingRow):
                 at = sum(part.shape[0] for part in harvest.logits)
                 harvest.logits.append(row.sequence.last.logits)
-                harvest.writers += [(twin, at) for twin in row.call.fork(row, self.store)]
+                harvest.writers += [(twin, range(at, at + 1)) for twin in row.call.fork(row, self.store)]
 
     def _end_cancelled(self) -> None:
         for call in self._calls:
@@ -281,15 +282,19 @@ def _catching(caught: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]],
 
 
 def _draw(harvest: Harvest) -> list[tuple[int, float]]:
-    """The next token of each row that writes, with its log-probability."""
+    """What each row that writes chooses at its places: tokens with their log-probabilities."""
     if not harvest.writers:
         return []
     table = harvest.logits[0] if len(harvest.logits) == 1 else torch.cat(harvest.logits)
-    places = [at for _, at in harvest.writers]
-    if places != list(range(table.shape[0])):
-        table = table[places]
-    samplings = [row.call.request.sampling for row, _ in harvest.writers]
-    uniforms = [row.uniform() if s.temperature else 0.0 for (row, _), s in zip(harvest.writers, samplings, strict=True)]
+    wanted = [at for _, places in harvest.writers for at in places]
+    if wanted != list(range(table.shape[0])):
+        table = table[wanted]
+    samplings: list[Sampling] = []
+    uniforms: list[float] = []
+    for row, places in harvest.writers:
+        count, sampling = len(places), row.call.request.sampling
+        samplings += [sampling] * count
+        uniforms += row.uniforms(count) if sampling.temperature else [0.0] * count
     chosen = choose(table, samplings, uniforms)
     likely = table.log_softmax(-1, dtype=torch.float32).gather(1, chosen)
     if table.is_cpu:

@@ -1,6 +1,7 @@
 """The lean forward pass: what its model gives, over the same weights, and only where nothing about the model is new."""
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path as Folder
 from typing import Any
@@ -90,6 +91,12 @@ def test_it_gives_what_the_model_gives(
             assert torch.allclose(found, exact, rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
         else:  # as near to the exact numbers as the model's own modules in this dtype
             assert (found - exact).norm() < 1.3 * (rough - exact).norm()
+
+
+def test_it_runs_without_the_interpreter_where_torch_can() -> None:
+    lean = Runner(make(), threads=1).lean
+    assert lean is not None
+    assert isinstance(lean._decoder, torch.jit.ScriptModule) == (sys.version_info < (3, 14))
 
 
 def hooked(model: Any) -> None:

@@ -25,6 +25,15 @@ def test_a_need_is_what_loading_takes(tmp_path: Folder) -> None:
     assert planner.need("lm", files, raw, torch.bfloat16).weights == need.weights / 2
 
 
+def test_the_second_copy_of_small_weights_is_counted(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_causal_lm(tmp_path / "lm")
+    need = planner.need("lm", loading.shards(folder, "lm"), loading.read_config(folder), torch.float32)
+    assert need.held(CPU) == 2 * need.weights
+    assert need.least(CPU) == need.held(CPU) + need.token * need.context
+    monkeypatch.setattr(planner, "memory", lambda _: need.weights)
+    assert need.held(CPU) == need.weights
+
+
 def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(make_causal_lm(tmp_path / "lm"))
     monkeypatch.setattr(planner, "available", lambda _: 1e5)
