@@ -45,7 +45,7 @@ class Settings(BaseModel):
     hedge: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Above which chance of rejection, by the answer's own steps so far, the target begins with the drafter; None is
     never. Answers are the same. It rests under a limit on the target, FLOPs or money."""
-    reuse_rejected: bool = False
+    reuse_rejected: bool = True
     """Whether the target reads a rejected draft and keeps its beginning, as far as it would have written the same.
     Answers are the same, and sooner where the target is in process; what it reads in vain is on the ledger. It rests
     under a limit on the target, FLOPs or money."""

@@ -217,13 +217,19 @@ class _Span(NamedTuple):
         )
 
     def _mask(self, longest: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        if window is None and (min(self.lengths) == longest if self.new == 1 else self.new == longest):
+        known = longest - self.new
+        if self.new > 1:
+            if window is None and known == 0:
+                return None
+            mask = torch.full((self.new, longest), -torch.inf, dtype=dtype, device=device).triu_(known + 1)
+            if window is not None:
+                mask += torch.full_like(mask, -torch.inf).tril_(known - window)
+            return mask[None, None]
+        if window is None and min(self.lengths) == longest:
             return None
-        ends = torch.tensor(self.lengths, device=device)[:, None] - self.new
-        places = ends + torch.arange(self.new, device=device)
-        before = (places[..., None] - torch.arange(longest, device=device))[:, None]
-        unseen = before < 0 if window is None else (before < 0) | (before >= window)
-        return torch.zeros(unseen.shape, dtype=dtype, device=device).masked_fill_(unseen, -torch.inf)
+        ends, places = torch.tensor(self.lengths, device=device)[:, None], torch.arange(longest, device=device)
+        seen = places < ends if window is None else (places < ends) & (places >= ends - window)
+        return torch.where(seen, 0.0, -torch.inf).to(dtype)[:, None, None]
 
 
 def _neighbours(singles: list[tuple[int, int]]) -> list[_Span]:
