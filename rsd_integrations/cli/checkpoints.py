@@ -45,7 +45,9 @@ def plan(
         )
     Console().print(table)
     room = planner.check(needs, where)
-    Console().print(f"They fit: {sum(one.least(where) for one in needs) / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
+    Console().print(
+        f"They fit: {sum(one.least(where) for one in needs) / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}."
+    )
 
 
 def merge(

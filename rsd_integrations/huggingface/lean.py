@@ -44,7 +44,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the last dimension of x."""
-        length = torch.linalg.vector_norm(x, dim=[-1], keepdim=True, dtype=torch.float32)
+        length: Tensor = torch.linalg.vector_norm(x, dim=[-1], keepdim=True, dtype=torch.float32)
         return (x / length.hypot(self.least) * self.weight).to(x.dtype)
 
 
@@ -160,7 +160,7 @@ class LeanDecoder:
             sin = sin * torch.where(torch.arange(cos.shape[-1], device=x.device) < cos.shape[-1] // 2, -1, 1)
             self._turns = torch.stack((cos[0], sin[0])).unsqueeze(2)
         pieces = [batch.pieces(window) for window in self._windows]
-        with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             found: tuple[Tensor, Tensor | None] = self._decoder(
                 x, self._turns, store.keys, store.values, batch.places, pieces, wanted
             )
@@ -173,7 +173,7 @@ def _scripted(decoder: Decoder) -> nn.Module:
         return decoder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        script: nn.Module = torch.jit.script(decoder)  # type: ignore[no-untyped-call]
+        script: nn.Module = torch.jit.script(decoder)
         return script
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn

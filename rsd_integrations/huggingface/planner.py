@@ -109,7 +109,8 @@ def check(needs: Sequence[Need], device: torch.device) -> float:
     if wanted <= room:
         return room
     parts = "; ".join(
-        f"{one.name}: weights {_gb(one.held(device))}, a sequence of {one.context} tokens {_gb(one.token * one.context)}"
+        f"{one.name}: weights {_gb(one.held(device))}, "
+        f"a sequence of {one.context} tokens {_gb(one.token * one.context)}"
         for one in needs
     )
     raise ConfigurationError(

@@ -1,9 +1,9 @@
 """The engine on models of published shapes: `python -m tests.benchmarks.shapes --json FILE [--markdown FILE]`.
 
 The weights are random, so what the models write means nothing. How long each step is, and whether it is accepted, is
-replayed from answers of the embedded family, as `tests.benchmarks.servers` does it: tokens count twice, and some answers
-in a row make one, to have the lengths of worked solutions. Every token is computed. On a CPU the shapes are those of SmolLM2, in
-fp32; on a GPU those of the paper's models, in bf16. Everything is timed side by side in one run.
+replayed from answers of the embedded family, as in `tests.benchmarks.servers`: tokens count twice, and some answers in
+a row make one, to have the lengths of worked solutions. Every token is computed. On a CPU the shapes are those of
+SmolLM2, in fp32; on a GPU those of the paper's models, in bf16. Everything is timed side by side in one run.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from rsd_core import (
     Prompt,
     RewardGuidedDecoder,
     Scores,
+    Settings,
     Step,
     StepRequest,
     Target,
@@ -176,6 +177,7 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int) -> d
         verifier=Judged(SharedVerifier(reader, head, small.name), record),
         target=writers[1],
         policy=BinaryStep(delta=DELTA),
+        settings=Settings(reuse_rejected=False),  # random weights agree on no token
     )
     alone = TargetOnly(target=writers[1])
     plain = Plain(writers[0], reader, writers[1], record)
@@ -237,11 +239,10 @@ def markdown(data: dict[str, Any]) -> str:
 
 Made by `python -m tests.benchmarks.shapes`, {data["date"]}, {data["machine"]}, {data["dtype"]}: a drafter and a reward
 model of the shape of {data["models"]["drafter"]}, a target of that of {data["models"]["target"]}. Their weights are
-random; lengths of steps and decisions are replayed from answers of the embedded family, {data["tokens"]:.0f} tokens each
-as in *Model servers against a client in lock-step*. `vs_…` are times of a problem
-alone over RSD's. {"One round" if data["rounds"] == 1 else f"Medians over {data['rounds']} rounds"}, {
-        CONCURRENT
-    } problems, {data["problems"]} of them for `vs_…`.
+random; lengths of steps and decisions are replayed from answers of the embedded family, as in *Model servers against a
+client in lock-step*: {data["tokens"]:.0f} tokens each. `vs_…` are times of a problem alone over RSD's. {
+        "One round" if data["rounds"] == 1 else f"Medians over {data['rounds']} rounds"
+    }, {CONCURRENT} problems, {data["problems"]} of them for `vs_…`.
 
 | figure | measured |
 |---|---|

@@ -593,3 +593,31 @@ def test_real_models_answer_the_same() -> None:
         )
         answers.append([[(s.text, s.author) for s in result.steps] for result in made.run_many(prompts)])
     assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "reused"),
+    [
+        ({}, True),
+        ({"reuse_rejected": False}, False),
+        ({"limits": Limits(max_target_tokens=100)}, False),
+        ({"limits": Limits(max_target_calls=9)}, False),
+        ({"limits": Limits(max_tokens=100)}, True),
+    ],
+)
+def test_the_target_is_shown_the_draft_that_it_replaces(options: dict[str, Any], reused: bool) -> None:
+    seen: list[str | None] = []
+
+    class Watched(ScriptedTarget):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            seen.append(None if request.guess is None else request.guess.text)
+            return await super().generate(path, request)
+
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["a\n\n", "b\n\n", "c"]),
+        verifier=ScriptedVerifier([0.1, 0.9, 0.1]),
+        target=Watched(["A\n\n", "B\n\n", "C"]),
+        settings=Settings(**options),
+    )
+    assert made.run("?").text == "A\n\nb\n\nC"
+    assert seen == (["a\n\n", "c"] if reused else [None, None])

@@ -1,0 +1,137 @@
+"""A rejected draft as the target's guess: the same steps as without, read where they would have been written."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from dataclasses import replace
+from pathlib import Path as Folder
+
+import pytest
+
+from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Sampling, Settings, Step, StepRequest, as_prompt, load
+from rsd_core.testing import ScriptedDrafter, ScriptedVerifier
+from rsd_integrations.embedded.task import problems
+from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator, runner
+from tests.conftest import Counter
+
+ROOM = 24
+
+
+def write(model: HuggingFaceGenerator, request: StepRequest, prompt: str = "Mia has 45 apples.") -> Step:
+    return asyncio.run(model.generate(Path(as_prompt(prompt)), request)).steps[0]
+
+
+def guesses(step: Step, model: HuggingFaceGenerator) -> list[Step]:
+    """Steps that begin as one does, for longer and shorter, and go on otherwise or end."""
+    rng, own = random.Random(0), list(step.tokens)
+    made = [own, own[:5], [*own[:9], 7, *own[10:]], [7, 8, 9], [*own, *own], []]
+    made += [[*own[: rng.randrange(len(own))], *rng.choices(range(3, 200), k=9)] for _ in range(6)]
+    return [Step(model.vocabulary.text(ids), "length", tuple(ids), step.vocabulary, len(ids)) for ids in made]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8), Sampling(1.2, 0.9)])
+@pytest.mark.parametrize("chunk", [512, 7])
+def test_a_step_is_the_same_whatever_is_guessed(
+    checkpoint: Folder, sampling: Sampling, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "CHUNK", chunk)
+    model = load_generator(str(checkpoint))
+    plain = StepRequest((5,), ROOM, delimiter=None, sampling=sampling)
+    wanted = write(model, plain)
+    assert wanted.size == ROOM
+    for guess in guesses(wanted, model):
+        made = write(model, replace(plain, guess=guess))
+        assert made.tokens == wanted.tokens
+        assert (made.text, made.ending, made.size) == (wanted.text, wanted.ending, wanted.size)
+        assert made.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
+
+
+def test_a_step_ends_within_a_guess_where_it_would_have_ended() -> None:
+    model: HuggingFaceGenerator = load("embedded:target")
+    plain = StepRequest((0,))
+    wanted = write(model, plain)
+    assert wanted.ending == "delimiter"
+    longer = replace(wanted, tokens=(*wanted.tokens, *wanted.tokens), text=2 * wanted.text)
+    whole = write(model, replace(plain, delimiter=None))
+    assert whole.ending == "end"
+    assert write(model, replace(plain, guess=longer)).tokens == wanted.tokens
+    made = write(model, StepRequest((0,), delimiter=None, guess=replace(whole, tokens=(*whole.tokens, 7, 7))))
+    assert (made.tokens, made.ending) == (whole.tokens, "end")
+
+
+def test_what_was_guessed_right_takes_one_pass_and_is_computed_once(checkpoint: Folder, counted: Counter) -> None:
+    model = load_generator(str(checkpoint))
+    counted.watch("target", model.model)
+    plain = StepRequest((0,), ROOM, delimiter=None)
+    path = Path(as_prompt("Mia has 45 apples."))
+    wanted = asyncio.run(model.generate(path, plain)).steps[0]
+    before, passes = counted.tokens["target"], model.runner.passes
+    fresh = Path(as_prompt("Mia has 45 apples."))
+    made = asyncio.run(model.generate(fresh, replace(plain, guess=wanted)))
+    assert model.runner.passes - passes == 1
+    assert counted.tokens["target"] - before == made.usage.computed == made.usage.prefix + ROOM - 1
+    wrong = replace(wanted, tokens=(*wanted.tokens[:10], 7, *wanted.tokens[11:]))
+    before, passes = counted.tokens["target"], model.runner.passes
+    made = asyncio.run(model.generate(Path(as_prompt("Mia has 45 apples.")), replace(plain, guess=wrong)))
+    assert made.steps[0].tokens == wanted.tokens
+    assert model.runner.passes - passes == 1 + ROOM - 11  # ten tokens and the one after them in the first
+    in_vain = ROOM - 1 - 10
+    assert counted.tokens["target"] - before == made.usage.computed == made.usage.prefix + ROOM - 1 + in_vain
+    going_on = fresh.extend(wanted)
+    before = counted.tokens["target"]
+    asyncio.run(model.generate(going_on, plain))
+    assert counted.tokens["target"] - before == ROOM  # the last token of the step, and all but one of the next
+
+
+def test_a_guess_of_another_vocabulary_is_read_by_its_text() -> None:
+    model: HuggingFaceGenerator = load("embedded:target")
+    plain = StepRequest((0,))
+    wanted = write(model, plain)
+    passes = model.runner.passes
+    foreign = Step(wanted.text, "delimiter", (1, 2, 3), "another", 3)
+    assert write(model, replace(plain, guess=foreign)).tokens == wanted.tokens
+    assert model.runner.passes - passes == 1
+
+
+def test_answers_are_the_same_and_the_target_runs_less_often() -> None:
+    drafter, verifier = load("embedded:draft"), load("embedded:prm")
+    target: HuggingFaceGenerator = load("embedded:target")
+    plain, reusing = (
+        RewardGuidedDecoder(
+            drafter=drafter,
+            verifier=verifier,
+            target=target,
+            policy=BinaryStep(delta=0.9),
+            settings=Settings(reuse_rejected=reuse),
+        )
+        for reuse in (False, True)
+    )
+    questions = [problem.question for problem in itertools.islice(problems("test", 11), 24)]
+    before = target.runner.passes
+    was = [plain.run(question) for question in questions]
+    between = target.runner.passes
+    now = [reusing.run(question) for question in questions]
+    assert [result.steps for result in now] == [result.steps for result in was]
+    assert target.runner.passes - between < (between - before) / 2
+    for old, new in zip(was, now, strict=True):
+        assert new.ledger.target.generated == old.ledger.target.generated
+        in_vain = new.ledger.target.computed - old.ledger.target.computed
+        assert 0 <= in_vain <= old.ledger.drafter.discarded
+
+
+def test_a_rejected_draft_of_scripts_is_read_by_a_real_target(checkpoint: Folder) -> None:
+    target = load_generator(str(checkpoint))
+    texts = [
+        RewardGuidedDecoder(
+            drafter=ScriptedDrafter(["Mia has 45.\n\n", "So 7."]),
+            verifier=ScriptedVerifier([0.1, 0.1]),
+            target=target,
+            settings=Settings(max_step_tokens=12, reuse_rejected=reuse).updated(max_steps=3),
+        )
+        .run("How many?")
+        .text
+        for reuse in (False, True)
+    ]
+    assert texts[0] == texts[1]
