@@ -24,7 +24,7 @@ from unittest import mock
 import torch
 import transformers
 
-from rsd_core import BinaryStep, Path, RewardGuidedDecoder, StepRequest, TargetOnly, as_prompt, load
+from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Settings, StepRequest, TargetOnly, as_prompt, load
 from rsd_integrations.evaluation.tasks import Item, find_task
 from rsd_integrations.huggingface import load_generator, load_likelihood, loading
 from rsd_integrations.huggingface.calls import StepEnd
@@ -55,8 +55,15 @@ class Family:
                 loading._loaded.clear()
                 changed.enter_context(mock.patch.object(LeanDecoder, "of", return_value=None))
             self.draft, self.verifier, self.target = (load(f"embedded:{n}") for n in ("draft", "verifier", "target"))
-        self.rsd = RewardGuidedDecoder(
-            drafter=self.draft, verifier=self.verifier, target=self.target, policy=BinaryStep(delta=DELTA)
+        self.rsd, self.without_guesses = (
+            RewardGuidedDecoder(
+                drafter=self.draft,
+                verifier=self.verifier,
+                target=self.target,
+                policy=BinaryStep(delta=DELTA),
+                settings=Settings(reuse_rejected=reuse),
+            )
+            for reuse in (True, False)
         )
         self.target_only = TargetOnly(target=self.target)
         self.forward = timed(self.runners)
@@ -106,6 +113,7 @@ def against_plain(family: Family, by_modules: Family, plain: Plain, items: list[
     """Seconds and right answers of each method at batch 1, each problem by all methods in turn."""
     methods: dict[str, Callable[[str], str]] = {
         "rsd": lambda prompt: family.rsd.run(prompt).text,
+        "rsd_without_guesses": lambda prompt: family.without_guesses.run(prompt).text,
         "rsd_by_modules": lambda prompt: by_modules.rsd.run(prompt).text,
         "target_only": lambda prompt: family.target_only.run(prompt).text,
         "target_generate": plain.target_generate,

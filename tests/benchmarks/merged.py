@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from rsd_core import BinaryStep, RewardGuidedDecoder, load
+from rsd_core import BinaryStep, RewardGuidedDecoder, Settings, load
 from rsd_integrations.embedded.language_model import IGNORE, Optimizer
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.reward_model import Example, RewardModel, RewardRecipe, _balanced, _batches
@@ -98,7 +98,11 @@ def train(folder: Path) -> None:
 def measure(drafter: HuggingFaceGenerator, verifier: SharedVerifier, delta: float, n: int) -> dict[str, float]:
     """Answer problems side by side."""
     decoder = RewardGuidedDecoder(
-        drafter=drafter, verifier=verifier, target=load("embedded:target"), policy=BinaryStep(delta=delta)
+        drafter=drafter,
+        verifier=verifier,
+        target=load("embedded:target"),
+        policy=BinaryStep(delta=delta),
+        settings=Settings(reuse_rejected=False),
     )
     items = find_task("embedded").draw(n, 1)
     results = decoder.run_many([item.prompt for item in items])

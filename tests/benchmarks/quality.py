@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path as File
 from typing import Any
 
-from rsd_core import BinaryStep, Clipping, Constant, Logistic, RSDConfig, Sigmoid, WeightingPolicy
+from rsd_core import BinaryStep, Clipping, Constant, Logistic, RSDConfig, Settings, Sigmoid, WeightingPolicy
 from rsd_integrations.evaluation import Calibration, Report, calibrate, evaluate, find_task, markdown
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
 from rsd_integrations.evaluation.plots import accuracy_against_cost
@@ -132,7 +132,7 @@ def main() -> None:
 
     def run(methods: list[str]) -> Report:
         return evaluate(
-            RSDConfig(),
+            RSDConfig(settings=Settings(reuse_rejected=False)),  # as in the paper
             "embedded",
             list(dict.fromkeys(methods)),
             options.n,
