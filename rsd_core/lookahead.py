@@ -63,7 +63,7 @@ class Lookahead:
         self._ledger, self._depth = ledger, depth
         self._begun: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
-        self._guesses: dict[Path, Request] = {}
+        self._assumed: dict[Path, Request] = {}
         """By path: the request as it will be when the step drafted there stays."""
         self._go_on: Callable[[], object] = lambda: None
 
@@ -90,19 +90,19 @@ class Lookahead:
 
     def stays(self, path: Path, step: Step) -> Path:
         """A step becomes part of the answer: the path that goes on with it. What was begun elsewhere is dropped."""
-        guess = self._guesses.pop(path, None)
+        assumed = self._assumed.pop(path, None)
         self._go_on = lambda: None
-        if guess is not None and guess.path.step is step:
+        if assumed is not None and assumed.path.step is step:
             self._drop(lambda _, at: at is path)
-            return guess.path
-        self._guesses.clear()
+            return assumed.path
+        self._assumed.clear()
         self._drop(lambda *_: True)
         return path.extend(step)
 
     def falls(self) -> None:
         """The drafted step is rejected: what was begun after it is dropped."""
         self._go_on = lambda: None
-        self._guesses.clear()
+        self._assumed.clear()
         self._drop(lambda role, _: role != "target")
 
     async def aclose(self) -> None:
@@ -123,9 +123,9 @@ class Lookahead:
                 break
             if level > 1 and not runs and step.text.strip():
                 self._begin("verifier", verifier, request.path, (step,), verifier.score)
-            if request.path not in self._guesses:
-                self._guesses[request.path] = request.assuming(step)
-            request = self._guesses[request.path]
+            if request.path not in self._assumed:
+                self._assumed[request.path] = request.assuming(step)
+            request = self._assumed[request.path]
             if request.finish is not None:
                 break
             made = self._begin("drafter", drafter, request.path, request.asks("drafter", 1), drafter.generate)

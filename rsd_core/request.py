@@ -210,9 +210,10 @@ class Request:
         if room < count and limit is not None:
             raise LimitReached(limit)
         settings = self.settings
-        guess = rejected if settings.reuse_rejected and settings.limits.allow_waste(of_target=True) else None
+        reused = settings.reuse_rejected and settings.limits.allow_waste(of_target=True)
         for attempt in range(settings.target_retries + 1):
             try:
+                guess = rejected if reused and attempt == 0 else None  # which a fault may come from
                 return (await self._generate("target", target, count, room / count, guess)).steps
             except Exception as error:
                 self._pass_configuration(error)

@@ -38,16 +38,18 @@ class _Due:
     """Calls that it has not taken in yet."""
     passed: int = 0
     """Forward passes of others since its last one."""
+    waited: float = 0.0
+    """Seconds that those are known to take."""
     running: bool = False
 
 
 class Engine:
-    """Runs the models of a device: whichever has most rows waiting, one forward pass at a time.
+    """Runs the models of a device, one forward pass at a time: whichever has most work waiting.
 
     A forward pass costs nearly the same for one row as for several, so the fullest batch moves most work. A model
     that is passed over gains weight with each forward pass of others, so that nobody waits for ever. On a CPU the
-    cores are shared out: as many models run side by side as there are threads for. Then the one with most seconds of
-    work waiting goes first, since the others will end up waiting for it.
+    cores are shared out: as many models run side by side as there are threads for. Then rows count by the time that
+    their model takes: the others will end up waiting for the one with most seconds of work.
     """
 
     def __init__(self, threads: int) -> None:
@@ -126,7 +128,8 @@ class Engine:
         with self._lock:
             for other in self._due.values():
                 other.passed += 1
-            due.running, due.passed, self._free = False, 0, self._free + threads
+                other.waited += runner.pace
+            due.running, due.passed, due.waited, self._free = False, 0, 0.0, self._free + threads
             if not runner.waiting and not due.arrived:
                 del self._due[runner]
         return True
@@ -136,13 +139,14 @@ class Engine:
         idle = [runner for runner, due in self._due.items() if not due.running]
         if not idle or not self._free:
             return None
-        runner = max(idle, key=self._weight)
+        side_by_side = all(runner.threads < self._threads for runner in self._due)
+        runner = max(idle, key=partial(self._weight, side_by_side))
         return runner if min(runner.threads, self._threads) <= self._free else None
 
-    def _weight(self, runner: Runner) -> float:
+    def _weight(self, side_by_side: bool, runner: Runner) -> float:
         due = self._due[runner]
-        rows = (runner.waiting + len(due.arrived)) * (1 + due.passed / PATIENCE)
-        return rows if self._threads == 1 else rows * runner.pace
+        rows = runner.waiting + len(due.arrived)
+        return rows * (runner.pace + due.waited / PATIENCE if side_by_side else 1 + due.passed / PATIENCE)
 
     def _wake(self) -> None:
         """Let somebody run what is due."""

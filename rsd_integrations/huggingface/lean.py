@@ -168,12 +168,15 @@ class LeanDecoder:
 
 
 def _scripted(decoder: Decoder) -> nn.Module:
-    """The decoder as TorchScript, where there is one."""
+    """The decoder as TorchScript, where there is one, and the sources that it is made from."""
     if not SCRIPTED:
         return decoder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        script: nn.Module = torch.jit.script(decoder)
+        try:
+            script: nn.Module = torch.jit.script(decoder)
+        except (OSError, RuntimeError):  # a frozen application, functions that an import hook has changed
+            return decoder
         return script
 
 

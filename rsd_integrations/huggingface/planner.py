@@ -73,7 +73,7 @@ class Need:
     context: int
 
     def held(self, device: torch.device) -> float:
-        """Bytes of the weights, with the second copy that a CPU holds of small ones."""
+        """Most bytes of the weights, with the second copy that a CPU holds of small ones where it runs them lean."""
         return self.weights * (2 if self.weights < copies(device) else 1)
 
     def least(self, device: torch.device) -> float:

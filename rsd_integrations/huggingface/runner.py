@@ -30,6 +30,8 @@ from rsd_integrations.huggingface.sampling import choose
 
 CHUNK = 512
 """Most tokens that reading adds to one forward pass; longer prefixes take several, with other work between them."""
+DRAWN = 64
+"""Most tokens that are chosen at once, which takes memory for some copies of their logits."""
 SMOOTH = 8
 """Forward passes that the time of one is averaged over."""
 PROBE = [0, 1, 2, 3]
@@ -156,7 +158,8 @@ class Runner:
         tokens = iter(_draw(harvest))
         _judge([row for row in harvest.readers if row.layout is not None])
         took = time.perf_counter() - began
-        self.pace += (took - self.pace) / SMOOTH
+        if runs:
+            self.pace += (took - self.pace) / SMOOTH
         share = took / max(1, sum(run.new for run in runs))
         for run in runs:
             run.row.call.charge(run.known, run.new, share * run.new)
@@ -295,13 +298,17 @@ def _draw(harvest: Harvest) -> list[tuple[int, float]]:
         count, sampling = len(places), row.call.request.sampling
         samplings += [sampling] * count
         uniforms += row.uniforms(count) if sampling.temperature else [0.0] * count
-    chosen = choose(table, samplings, uniforms)
-    likely = table.log_softmax(-1, dtype=torch.float32).gather(1, chosen)
-    if table.is_cpu:
-        tokens, logprobs = chosen.tolist(), likely.tolist()
-    else:
-        tokens, logprobs = torch.stack((chosen, likely)).tolist()  # one trip; ids below 2²⁴ are whole numbers in fp32
-    return [(int(token), logprob) for (token,), (logprob,) in zip(tokens, logprobs, strict=True)]
+    drawn: list[tuple[int, float]] = []
+    for part in table.split(DRAWN):  # type: ignore[no-untyped-call]
+        begin, end = len(drawn), len(drawn) + len(part)
+        chosen = choose(part, samplings[begin:end], uniforms[begin:end])
+        likely = part.log_softmax(-1, dtype=torch.float32).gather(1, chosen)
+        if part.is_cpu:
+            tokens, logprobs = chosen.tolist(), likely.tolist()
+        else:
+            tokens, logprobs = torch.stack((chosen, likely)).tolist()  # one trip; ids are whole numbers in fp32 too
+        drawn += [(int(token), logprob) for (token,), (logprob,) in zip(tokens, logprobs, strict=True)]
+    return drawn
 
 
 def _judge(rows: list[ReadingRow]) -> None:

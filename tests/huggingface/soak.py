@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,7 +69,12 @@ class Soak:
                 path = Path(as_prompt(rng.choice(PROMPTS)))
 
     async def _write(self, rng: random.Random, path: Path, count: int) -> Path:
-        made = await self.writer.generate(path, StepRequest(tuple(range(count)), rng.randint(1, 6)))
+        asked = StepRequest(tuple(range(count)), rng.randint(1, 6))
+        made = await self.writer.generate(path, asked)
+        if rng.random() < 0.3:  # once more, with a guess that is right up to some token
+            (first, *_), cut = made.steps, rng.randint(0, 6)
+            tokens = (*first.tokens[:cut], *rng.choices(range(3, 200), k=rng.randint(0, 3)))
+            made = await self.writer.generate(path, replace(asked, guess=replace(first, tokens=tokens)))
         before = self.writer.vocabulary.ids(path)[0]
         for step in made.steps:
             logits = _logits(self.reference, [*before, *step.tokens])[len(before) - 1 :]

@@ -6,15 +6,21 @@ import asyncio
 import itertools
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path as Folder
 
 import pytest
 
 from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Sampling, Settings, Step, StepRequest, as_prompt, load
 from rsd_core.testing import ScriptedDrafter, ScriptedVerifier
+from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator, runner
+from rsd_integrations.huggingface.calls import StepEnd
+from rsd_integrations.huggingface.lean import LeanDecoder
+from rsd_integrations.huggingface.loading import load_tokenizer
 from tests.conftest import Counter
+from tests.huggingface.test_lean import make
 
 ROOM = 24
 
@@ -32,17 +38,42 @@ def guesses(step: Step, model: HuggingFaceGenerator) -> list[Step]:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8), Sampling(1.2, 0.9)])
-@pytest.mark.parametrize("chunk", [512, 7])
+@pytest.mark.parametrize(("chunk", "drawn"), [(512, 64), (7, 3)])
 def test_a_step_is_the_same_whatever_is_guessed(
-    checkpoint: Folder, sampling: Sampling, chunk: int, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Folder, sampling: Sampling, chunk: int, drawn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "CHUNK", chunk)
-    model = load_generator(str(checkpoint))
+    monkeypatch.setattr(runner, "DRAWN", drawn)
+    check(load_generator(str(checkpoint)), sampling)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("window", [12, 40])
+def test_guesses_are_read_through_a_window(lean: bool, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not lean:
+        monkeypatch.setattr(LeanDecoder, "of", lambda *_: None)
+    made = HuggingFaceGenerator(make("Mistral", sliding_window=window), load_tokenizer(FOLDER / "target"), "windowed")
+    made._step_ends = {None: StepEnd(made.vocabulary, frozenset())}
+    check(made, Sampling())
+
+
+def check(model: HuggingFaceGenerator, sampling: Sampling) -> None:
+    """Guesses change nothing, one at a time, side by side, and beside a cancelled one."""
     plain = StepRequest((5,), ROOM, delimiter=None, sampling=sampling)
     wanted = write(model, plain)
     assert wanted.size == ROOM
-    for guess in guesses(wanted, model):
-        made = write(model, replace(plain, guess=guess))
+    asked = [plain, *(replace(plain, guess=guess) for guess in guesses(wanted, model))]
+
+    async def together() -> list[Step]:
+        async def one(request: StepRequest) -> Step:
+            return (await model.generate(Path(as_prompt("Mia has 45 apples.")), request)).steps[0]
+
+        cancelled = asyncio.ensure_future(one(asked[1]))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        return await asyncio.gather(*map(one, asked))
+
+    for made in (*map(partial(write, model), asked), *asyncio.run(together())):
         assert made.tokens == wanted.tokens
         assert (made.text, made.ending, made.size) == (wanted.text, wanted.ending, wanted.size)
         assert made.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rsd_core import Usage
-from rsd_integrations.huggingface.engine import Engine
+from rsd_integrations.huggingface.engine import PATIENCE, Engine, _Due
 
 
 @dataclass(eq=False)
@@ -108,6 +108,26 @@ def test_no_more_threads_are_used_than_there_are_and_everybody_has_a_turn(thread
     assert not any(worker.is_alive() for worker in engine._workers)
     assert machine.threads == 0
     assert min(threads, 2) <= machine.most <= max(threads, 2)  # one that wants more than there are gets them all
+
+
+def test_most_work_goes_first_and_nobody_waits_for_ever() -> None:
+    cheap, dear = Model(Machine()), Model(Machine())
+    cheap.pace, dear.pace = 0.001, 1.0
+
+    def due(threads: int) -> Any:
+        engine: Any = Engine(threads)
+        engine._due = {model: _Due([Work(1)] * rows) for model, rows in ((cheap, 5), (dear, 4))}  # type: ignore[list-item]
+        return engine
+
+    assert due(1)._next() is cheap  # alone, the fullest batch moves most work
+    engine = due(2)
+    passes = 0
+    while engine._next() is dear:
+        engine._due[cheap].waited += dear.pace
+        passes += 1
+    assert 0 < passes < 4 * PATIENCE
+    cheap.threads = 2  # with one that takes all threads nobody runs side by side
+    assert due(2)._next() is cheap
 
 
 def test_a_call_that_cannot_start_takes_no_later_one_along() -> None:
