@@ -69,8 +69,7 @@ class StepRequest:
     """A step ends after this text, further newlines in the same token included. None asks for the whole answer."""
     sampling: Sampling = Sampling()
     guess: Step | None = None
-    """A step that may begin as the wanted one does. Who reads faster than it writes can read it and keep the tokens
-    that it would have written itself; the result is the same without."""
+    """A step that may begin as the wanted one: who reads faster than it writes keeps what it would write as well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,15 +209,14 @@ class Request:
         room, limit = self._target_room(target)
         if room < count and limit is not None:
             raise LimitReached(limit)
-        settings = self.settings
-        reused = settings.reuse_rejected and settings.limits.allow_waste(of_target=True)
-        for attempt in range(settings.target_retries + 1):
+        reused = self.settings.reuse_rejected and self.settings.limits.allow_waste(of_target=True)
+        for attempt in range(self.settings.target_retries + 1):
             try:
                 guess = rejected if reused and attempt == 0 else None  # which a fault may come from
                 return (await self._generate("target", target, count, room / count, guess)).steps
             except Exception as error:
                 self._pass_configuration(error)
-                if attempt == settings.target_retries:
+                if attempt == self.settings.target_retries:
                     raise TargetError(
                         f"the target {target.name!r} failed {attempt + 1} times at step {self.index}: {error}"
                     ) from error

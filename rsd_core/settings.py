@@ -46,9 +46,8 @@ class Settings(BaseModel):
     """Above which chance of rejection, by the answer's own steps so far, the target begins with the drafter; None is
     never. Answers are the same. It rests under a limit on the target, FLOPs or money."""
     reuse_rejected: bool = True
-    """Whether the target reads a rejected draft and keeps its beginning, as far as it would have written the same.
-    Answers are the same up to rounding, and sooner where the target is in process; what it reads in vain is on the
-    ledger. It rests under a limit on the target, FLOPs or money."""
+    """Whether a target in process reads a rejected draft and keeps what it would have written itself. Answers are the
+    same up to rounding, and sooner. It rests under a limit on the target, FLOPs or money."""
     limits: Limits = Limits()
 
     @model_validator(mode="after")
