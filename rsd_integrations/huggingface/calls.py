@@ -165,7 +165,7 @@ class WritingRow(Row):
         for token, logprob in choices:
             at = self._prefix + len(self.logprobs)
             guessed = self.ids[at : at + 1] == [token]
-            over = self._is_over(token, logprob)
+            over = self._note(token, logprob)
             if over or not guessed:
                 known = at + (guessed and self.ending != "end")
                 del self.ids[known:]
@@ -176,7 +176,8 @@ class WritingRow(Row):
                 return over
         return False
 
-    def _is_over(self, token: int, logprob: float) -> bool:
+    def _note(self, token: int, logprob: float) -> bool:
+        """Count a token as written; True when the step is over with it."""
         end = self.call.end
         self.size += 1
         del self._uniforms[:1]

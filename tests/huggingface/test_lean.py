@@ -99,6 +99,20 @@ def test_it_runs_without_the_interpreter_where_torch_can() -> None:
     assert isinstance(lean._decoder, torch.jit.ScriptModule) == (sys.version_info < (3, 14))
 
 
+def test_what_cannot_be_scripted_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_sources(*_: object) -> None:
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr(torch.jit, "script", no_sources)
+    model = make()
+    texts = some_texts()
+    wanted = alone(model, texts)
+    runner = Runner(model, threads=1)
+    assert runner.lean is not None
+    for found, logits in zip(packed(runner, texts), wanted, strict=True):
+        assert torch.allclose(found, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+
+
 def hooked(model: Any) -> None:
     model.model.layers[1].register_forward_hook(lambda _module, _args, out: out * 2)
 
