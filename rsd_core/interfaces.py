@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from rsd_core.paths import Message, Path, Step
@@ -70,6 +70,8 @@ class StepRequest:
     sampling: Sampling = Sampling()
     guess: Step | None = None
     """A step that may begin as the wanted one: who reads faster than it writes keeps what it would write as well."""
+    ahead: int = field(default=0, compare=False)
+    """How many steps after this one are likely to be asked for next: who writes on need not wait for that."""
 
 
 @dataclass(frozen=True, slots=True)

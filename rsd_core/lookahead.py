@@ -24,9 +24,8 @@ WORTHWHILE = 0.5
 """A draft ahead saves up to the time that the verifier takes where its step stays, and wastes as much of the drafter's
 where not; so it pays where it is as likely as not to be used.
 
-With a verifier that scores runs, a draft that stays saves one whole call, and one that does not wastes itself alone.
-Where the drafter is k steps ahead, about k drafts fit into a call. So with odds p that it is used, the k-th pays where
-p k >= 1 - p: from 1 / (1 + k) on."""
+With a verifier that scores runs, a draft that stays saves one whole call, and one that does not wastes itself alone. Of
+those k steps ahead, about k fit into a call; so with odds p, the k-th pays where p k >= 1 - p: from 1 / (1 + k) on."""
 
 Asked = StepRequest | tuple[Step, ...]
 
@@ -60,7 +59,7 @@ class Lookahead:
     """
 
     def __init__(self, ledger: Ledger, depth: int) -> None:
-        self._ledger, self._depth = ledger, depth
+        self._ledger, self.depth = ledger, depth
         self._begun: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
         self._assumed: dict[Path, Request] = {}
@@ -78,7 +77,7 @@ class Lookahead:
         Goes on by itself when a draft is ready, until the step stays or falls. A verifier that scores runs is asked
         about the step and the drafts after it in one call, unless its last one was about the step as well.
         """
-        if self._depth:
+        if self.depth:
             self._go_on = lambda: self._follow(request, step, drafter, verifier)
             ready = self._follow(request, step, drafter, verifier)
             if isinstance(verifier, ScoresRuns) and ("verifier", request.path) not in self._begun:
@@ -118,7 +117,7 @@ class Lookahead:
         """Draft ahead; the present step and the drafts that are ready, each with the path before it."""
         odds, ready, runs = request.odds, [(request.path, step)], isinstance(verifier, ScoresRuns)
         scored = sum(runs and role == "verifier" for role, _ in self._begun)
-        for level in range(1, scored + self._depth + 1):
+        for level in range(1, scored + self.depth + 1):
             if odds**level < (1 / (1 + level) if runs else WORTHWHILE):
                 break
             if level > 1 and not runs and step.text.strip():

@@ -26,7 +26,7 @@ from rsd_core.interfaces import (
 )
 from rsd_core.ledger import Ledger, Role
 from rsd_core.limits import Cancellation, Guard, LimitReached
-from rsd_core.lookahead import Lookahead
+from rsd_core.lookahead import WORTHWHILE, Lookahead
 from rsd_core.paths import Path, Prompt, Step
 from rsd_core.policies import Decision, WeightingPolicy
 from rsd_core.randomness import Randomness
@@ -105,7 +105,7 @@ class Request:
     def assuming(self, step: Step) -> Request:
         """The request as it will be when a drafted step stays."""
         other = copy.copy(self)
-        other.records, other._early = list(self.records), Lookahead(self.ledger, 0)
+        other.records, other._early = list(self.records), Lookahead(self.ledger, self._early.depth)
         other.extend(step, "draft", None)
         return other
 
@@ -158,12 +158,11 @@ class Request:
                 found = _checked(scores.rewards, len(written))
             except Exception as error:
                 self._pass_configuration(error)
-                message = f"{type(error).__name__}: {error}"
                 if self.settings.on_verifier_error == "raise":
                     raise VerifierError(
                         f"the verifier {verifier.name!r} failed at step {self.index}: {error}"
                     ) from error
-                self.degrade("verifier_error", message)
+                self.degrade("verifier_error", f"{type(error).__name__}: {error}")
                 return ()
         rewards = iter(found)
         return tuple(next(rewards) if step.text.strip() else 0.0 for step in candidates)
@@ -334,6 +333,7 @@ class Request:
             max_tokens=int(min(room, at_most)),
             delimiter=settings.delimiter if settings.granularity == "step" else None,
             sampling=sampling,
+            ahead=self._early.depth if role == "drafter" and count == 1 and self.odds >= WORTHWHILE else 0,
         )
 
     def _count_prompt(self, made: Generation) -> None:

@@ -39,9 +39,8 @@ class Settings(BaseModel):
     """How often a failed call of the target is tried again."""
     lookahead: Annotated[int, Field(ge=0, le=16)] = 0
     """How many steps ahead of the one that is being scored the drafter may write, as if it stayed; 0 is off. Answers
-    are the same. With 2 or more, steps ahead are scored ahead as well. A verifier that scores runs takes all that wait
-    in one call, and the depth counts from the last of them. It rests while drafts are rejected more often than not,
-    and under a limit on FLOPs or money, where wasted work would be missing."""
+    are the same. From 2 on, steps are scored ahead too; a verifier of runs takes all that wait in one call, the depth
+    counting from the last. It rests while drafts are likelier to fall than stay, and under limits on FLOPs or money."""
     hedge: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Above which chance of rejection, by the answer's own steps so far, the target begins with the drafter; None is
     never. Answers are the same. It rests under a limit on the target, FLOPs or money."""

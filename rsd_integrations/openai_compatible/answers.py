@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,55 @@ class StreamedStep:
         """What was written."""
         assert self._ending is not None
         return Answer(self._text, self._ending, **self._told)
+
+
+class StreamedSteps:
+    """Takes the events of a stream that tells ids, and cuts it into steps.
+
+    Args:
+        delimiter: What a step ends after, with the rest of the token that completes it.
+        pieces: The bytes of every id.
+        most: Cap of one step, in tokens.
+        put: Takes each step; True when no more is wanted.
+    """
+
+    def __init__(self, delimiter: str, pieces: Sequence[bytes], most: int, put: Callable[[Answer], bool]) -> None:
+        self._mark, self._pieces, self._most, self._put = delimiter.encode(), pieces, most, put
+        self.begun: list[int] = []
+        """Ids of the step that is being written."""
+        self._logprobs: list[float] = []
+        self._written = b""
+        self._text: str | None = ""
+        """What the server calls the first step; None beyond it."""
+        self.complete = False
+        """Whether the stream may end here."""
+
+    def take(self, event: Mapping[str, Any]) -> bool:
+        """Take an event; True when no more is wanted."""
+        enough = False
+        for choice in event["choices"]:
+            ids, told = choice.get("token_ids") or (), choice.get("logprobs") or {}
+            ended = None if choice.get("finish_reason") is None else _reason(choice)
+            self._text = None if self._text is None else self._text + _text(choice)
+            self._logprobs += told.get("token_logprobs") or ()
+            for at, id_ in enumerate(ids, 1):
+                self.begun.append(id_)
+                self._written += self._pieces[id_]
+                if self._mark in self._written:
+                    enough = self._cut("delimiter", at == len(ids))
+                elif len(self.begun) == self._most and not (ended and at == len(ids)):
+                    enough = self._cut("length", at == len(ids))
+            if ended == "end" or (ended and self.begun):
+                self._cut(ended, True)
+            self.complete = ended is not None
+        return enough
+
+    def _cut(self, ending: Ending, at_end: bool) -> bool:
+        """End a step; the server's text of the first one is that step's where no more tokens came with it."""
+        ids, self.begun, self._written = tuple(self.begun), [], b""
+        logprobs, self._logprobs = tuple(self._logprobs[: len(ids)]), self._logprobs[len(ids) :]
+        text, self._text = self._text if at_end and self._text else "", None
+        return self._put(Answer(text, ending, ids, logprobs, wrote=len(ids)))
 
 
 def usage_of(data: Mapping[str, Any], seconds: float) -> Usage:

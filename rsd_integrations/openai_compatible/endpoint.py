@@ -66,7 +66,7 @@ class Endpoint:
             default OPENAI_BASE_URL, or OpenAI's own.
         key_env: The environment variable that holds the API key. By default OPENAI_API_KEY, which is sent to OpenAI,
             to OPENAI_BASE_URL and to this machine, and nowhere else.
-        timeout: Seconds that one attempt may take.
+        timeout: Seconds that one attempt may take; of a stream, that it may be silent.
         retries: Attempts after a failed one, with jittered back-off; `Retry-After` is honoured.
         patience: Seconds that a call goes on trying beyond its retries and while the breaker is open. 0 suits
             drafters and verifiers, which the target stands in for; a target that may be restarted deserves a minute.
@@ -165,7 +165,7 @@ class Endpoint:
                 raise EndpointError(f"{self} cut its stream short: it ended without a finish reason")
             return reader
 
-        return await self.run(self._send("POST", path, {**body, "stream": True}, read))
+        return await self.run(self._send("POST", path, {**body, "stream": True}, read, streamed=True))
 
     def suggest(self, concurrency: int) -> None:
         """Work with so many requests at once from now on, unless the user has said how many."""
@@ -194,6 +194,7 @@ class Endpoint:
         path: str,
         body: Mapping[str, Any] | None,
         take: Callable[[aiohttp.ClientResponse], Awaitable[T]],
+        streamed: bool = False,
     ) -> T:
         """Send until it works, or until neither retries nor patience are left."""
         url = self._urls.get(path) or self._urls.setdefault(path, self._url(path))
@@ -210,7 +211,7 @@ class Endpoint:
                     )
                 else:
                     try:
-                        made = await self._attempt(channel.session, method, url, data, take)
+                        made = await self._attempt(channel, method, url, data, take, streamed)
                     except EndpointError as error:
                         fault = error
                     else:
@@ -230,15 +231,21 @@ class Endpoint:
 
     async def _attempt(
         self,
-        session: aiohttp.ClientSession,
+        channel: _Channel,
         method: str,
         url: URL,
         data: bytes | None,
         take: Callable[[aiohttp.ClientResponse], Awaitable[T]],
+        streamed: bool,
     ) -> T:
         try:
-            async with session.request(
-                method, url, data=data, headers=self._headers(), allow_redirects=False
+            async with channel.session.request(
+                method,
+                url,
+                data=data,
+                headers=self._headers(),
+                allow_redirects=False,
+                timeout=channel.silence if streamed else channel.whole,
             ) as response:
                 if response.status == 200:
                     return await take(response)
@@ -313,7 +320,23 @@ class Endpoint:
         loop = background_loop()
         if asyncio.get_running_loop() is loop:
             return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+        begun: list[asyncio.Task[T]] = []
+        done: Future[asyncio.Task[T]] = Future()
+
+        def begin() -> None:
+            begun.append(loop.create_task(work))
+            begun[0].add_done_callback(done.set_result)
+
+        loop.call_soon_threadsafe(begin)
+        try:
+            await asyncio.shield(asyncio.wrap_future(done))
+        except asyncio.CancelledError:
+            loop.call_soon_threadsafe(lambda: begun[0].cancel())
+            await asyncio.shield(asyncio.wrap_future(done))  # it may tell what it had done by then
+            if not begun[0].cancelled():
+                begun[0].exception()
+                raise
+        return done.result().result()
 
 
 class _Channel:
@@ -322,9 +345,10 @@ class _Channel:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float, concurrency: int, proxy: str | None) -> None:
         self.loop = loop
         self.slots = asyncio.Semaphore(concurrency)
+        self.whole = aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout))
+        self.silence = aiohttp.ClientTimeout(sock_read=timeout, sock_connect=min(10.0, timeout))
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # the places bound them
-            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout)),
             proxy=proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
         )

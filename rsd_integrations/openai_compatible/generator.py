@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from rsd_core import (
@@ -24,13 +25,14 @@ from rsd_core import (
     Usage,
 )
 from rsd_integrations.openai_compatible import likelihoods
-from rsd_integrations.openai_compatible.answers import Answer, StreamedStep, whole
+from rsd_integrations.openai_compatible.answers import Answer, StreamedStep, StreamedSteps, whole
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.faults import Refused
 from rsd_integrations.openai_compatible.probe import Finding, Probe
 from rsd_integrations.openai_compatible.profiles import Profile, find_profile
 from rsd_integrations.openai_compatible.prompts import Asked, Mode, OverlongError, Prompts
 from rsd_integrations.openai_compatible.server import Server, goes_on, learn
+from rsd_integrations.openai_compatible.streams import Stream, Streams
 
 T = TypeVar("T")
 BEGUN = Path((Message("user", "Count."),)).extend(Step("1\n\n", "delimiter"))
@@ -84,6 +86,7 @@ class OpenAIGenerator(Drafter, Target):
         self._context = context
         self._learning: asyncio.Task[Server] | None = None
         self._begun: asyncio.Task[None] | None = None
+        self._streams = Streams()
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed, each by a request of its own.
@@ -125,6 +128,7 @@ class OpenAIGenerator(Drafter, Target):
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self._streams.close()
         await self.endpoint.aclose()
 
     async def _generate(self, path: Path, request: StepRequest) -> Generation:
@@ -138,11 +142,16 @@ class OpenAIGenerator(Drafter, Target):
                 room = min(room, server.context - asked.size)
                 if room <= 0:
                     raise OverlongError(f"{asked.size} tokens fill the context of {server.context}")
-            made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
+            if self._writes_on(server, request):
+                made = [await self._streams.step(path, request, partial(self._write_on, server, asked))]
+            else:
+                made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
+        except Refused as refusal:
+            if not refusal.overlong:
+                raise
+            return self._overlong(path, request, asked, refusal.told)
         except OverlongError as error:
-            if path.step is None:
-                raise PromptError(f"the prompt is too long for {self.name}: {error}") from None
-            return Generation((Step("", "length"),) * len(request.seeds), Usage(asked.estimate))
+            return self._overlong(path, request, asked, str(error))
         usages = [usage for _, usage in made]
         usage = usages[0]
         if len(usages) > 1:  # one prefix; what was read of it, and is paid for, are as many as there are candidates
@@ -179,19 +188,58 @@ class OpenAIGenerator(Drafter, Target):
         started = time.monotonic()
         body = self._body(server.profile, asked, request, seed, room)
         delimiter, profile = request.delimiter, server.profile
-        try:
-            if delimiter is not None and profile.stop == "streamed":
-                if profile.stream_usage:
-                    body["stream_options"] = {"include_usage": True}
-                answer = (await self.endpoint.stream(asked.route, body, lambda: StreamedStep(delimiter))).answer
-            else:
-                answer = await self.endpoint.post(asked.route, body, lambda data: whole(data, delimiter, profile))
-        except Refused as refusal:
-            if refusal.overlong:
-                raise OverlongError(refusal.told) from None
-            raise
+        if delimiter is not None and profile.stop == "streamed":
+            if profile.stream_usage:
+                body["stream_options"] = {"include_usage": True}
+            answer = (await self.endpoint.stream(asked.route, body, lambda: StreamedStep(delimiter))).answer
+        else:
+            answer = await self.endpoint.post(asked.route, body, lambda data: whole(data, delimiter, profile))
         asked.check_read(answer.read, server.context)
         return self._step(asked, answer, time.monotonic() - started)
+
+    def _writes_on(self, server: Server, request: StepRequest) -> bool:
+        """Whether the step is one of a stream: drawn steps have seeds of their own, and one request has one seed."""
+        return (
+            request.ahead > 0
+            and request.delimiter is not None
+            and not request.sampling.temperature
+            and self.prompts.vocabulary is not None
+            and bool(server.profile.give_ids)
+            and self.prompts.mode == "completions"
+            and server.context is not None
+        )
+
+    async def _write_on(self, server: Server, asked: Asked, stream: Stream) -> None:
+        """Let the server write from here to the end of the answer, and put every step into the stream."""
+        request, words, read = stream.asked, self.prompts.vocabulary, asked.size
+        delimiter, most = request.delimiter, request.max_tokens
+        assert delimiter is not None and words is not None and read is not None and server.context is not None  # noqa: PT018
+        body = self._body(server.profile, asked, replace(request, delimiter=None), 0, server.context - read)
+        size, since = read, time.monotonic()
+
+        def put(answer: Answer) -> bool:
+            nonlocal size, since
+            now, cached = time.monotonic(), 0 if size == read else size
+            step, usage = self._step(asked, replace(answer, read=size, cached=cached), now - since)
+            size, since = size + len(answer.ids), now
+            return stream.put(step, usage)
+
+        def steps() -> StreamedSteps:
+            nonlocal size
+            stream.again()
+            size, reader = read, StreamedSteps(delimiter, words.pieces, most, put)
+            stream.begun = lambda: Usage(
+                computed=len(reader.begun) + read * (size == read), generated=len(reader.begun)
+            )
+            return reader
+
+        await self.endpoint.stream(asked.route, body, steps)
+
+    def _overlong(self, path: Path, request: StepRequest, asked: Asked, told: str) -> Generation:
+        """What follows a path that is as long as the context: nothing."""
+        if path.step is None:
+            raise PromptError(f"the prompt is too long for {self.name}: {told}") from None
+        return Generation((Step("", "length"),) * len(request.seeds), Usage(asked.estimate))
 
     def _body(self, profile: Profile, asked: Asked, request: StepRequest, seed: int, room: int) -> dict[str, Any]:
         body = {

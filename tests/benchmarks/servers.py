@@ -28,6 +28,7 @@ from tests.benchmarks.simulated import (
     BIG,
     BIG_TARGET,
     JUDGE,
+    NOWHERE,
     PAPER,
     REMOTE,
     SCALE,
@@ -106,12 +107,7 @@ async def ours(models: Any, prompts: Sequence[Prompt], delta: float, settings: S
     started = clock.time()
     asked = [[(message.role, message.content) for message in prompt] for prompt in prompts]
     results = await made.arun_many(asked, concurrency=concurrency)
-    return Answers(
-        clock.time() - started,
-        [result.text for result in results],
-        sum(result.ledger.drafter.computed + result.ledger.target.computed for result in results),
-        sum(result.ledger.verifier.computed for result in results),
-    )
+    return Answers(clock.time() - started, [result.text for result in results])
 
 
 async def theirs(batched: tuple[Write, Score, Write], prompts: Sequence[Prompt], delta: float, at_once: int) -> Answers:
@@ -124,17 +120,23 @@ async def theirs(batched: tuple[Write, Score, Write], prompts: Sequence[Prompt],
 
 
 def simulate(
-    setup: Setup, said: Record, delta: float, seed: int, early: Settings | None, at_once: int, free: bool = False
+    setup: Setup, said: Record, delta: float, seed: int, early: Settings | None, at_once: int, writing: bool = False
 ) -> Answers:
-    """One client on fresh machines; None is the one in lock-step. Scores take no time where they are free."""
+    """One client on fresh machines; None is the one in lock-step. Where asked, only writing takes time."""
 
     async def run() -> Answers:
-        servers = start(setup, said, seed)
-        if free:
+        servers = start(replace(setup, network=NOWHERE) if writing else setup, said, seed)
+        if writing:
             servers = replace(servers, verifier=Free([], said, 0))
         if early is None:
-            return await theirs(servers.batched, list(said), delta, at_once)
-        return await ours(servers, list(said), delta, early, at_once)
+            made = await theirs(servers.batched, list(said), delta, at_once)
+        else:
+            made = await ours(servers, list(said), delta, early, at_once)
+        return replace(
+            made,
+            computed=servers.drafter.machine.computed + servers.target.machine.computed,
+            read=sum(machine.computed for machine in servers.verifier.replicas),
+        )
 
     with asyncio.Runner(loop_factory=Clock) as runner:
         return runner.run(run())
@@ -188,9 +190,9 @@ async def real(rounds: int, problems: int) -> dict[str, Any]:
 def compared(setup: Setup, said: Record, delta: float, rounds: int) -> dict[str, Any]:
     """All clients on one setup, round by round; every one gives the same answers."""
 
-    def go(early: Settings | None, at_once: int, problems: int, free: bool = False) -> list[Answers]:
+    def go(early: Settings | None, at_once: int, problems: int, writing: bool = False) -> list[Answers]:
         some = dict(list(said.items())[:problems])
-        return [simulate(setup, some, delta, seed, early, at_once, free) for seed in range(rounds)]
+        return [simulate(setup, some, delta, seed, early, at_once, writing) for seed in range(rounds)]
 
     def same(*runs: list[Answers]) -> None:
         assert all(run.texts == runs[0][0].texts for method in runs for run in method), "answers differ"
@@ -201,7 +203,7 @@ def compared(setup: Setup, said: Record, delta: float, rounds: int) -> dict[str,
     found: dict[str, Any] = {
         "seconds_per_problem_lock_step": statistics.median(run.seconds for run in lock) / ALONE,
         "latency_ratio": {name: ratio(runs, lock) for name, runs in alone.items()},
-        "latency_ratio_free_scores": ratio(go(Settings(), 1, ALONE, free=True), lock),
+        "latency_ratio_writing_alone": ratio(go(Settings(), 1, ALONE, writing=True), lock),
         "computed_ratio": {name: runs[0].computed / alone["rsd"][0].computed for name, runs in alone.items()},
     }
     for problems in (CONCURRENT, len(said)):
@@ -241,7 +243,7 @@ def markdown(found: dict[str, Any]) -> str:
     alone, together = [], []
     for case in found["simulated"]:
         what = f"| {case['setup']} | {case['steps']:.0f} / {case['tokens']:,.0f} | {case['rejected']:.0%} | "
-        ratios = [case["latency_ratio"][name] for name in list(EARLY)[1:]] + [case["latency_ratio_free_scores"]]
+        ratios = [case["latency_ratio"][name] for name in list(EARLY)[1:]] + [case["latency_ratio_writing_alone"]]
         alone.append(
             f"{what}{case['seconds_per_problem_lock_step']:.1f} s | " + " | ".join(f"{x:.2f}" for x in ratios) + " |"
         )
@@ -267,14 +269,17 @@ continuous batches, prefixes cached by generators and not by reward models. Roun
 another region, and each request 5 ms of overhead at the server; both are lognormal (σ = 0.3). Answers, rewards and
 lengths are recorded ones of the embedded family: tokens count twice, and answers are three (the long ones twelve) in a
 row, to have the lengths of worked solutions and of chains of thought. The clock jumps over waiting, so the clients' own
-work takes no time. Medians over {found["rounds"]} rounds.
+work takes no time. A stream's client hears of each token as late as of an answer. Medians over {
+        found["rounds"]
+    } rounds.
 
-**One problem at a time.** Wall-clock over lock-step's. Without lookahead it is 1.00: the requests are the same. The
-last column is what would be left if scores took no time at all and nothing were begun early: drafts and replacements,
-one after the other. Lookahead begins drafts sooner and writes none faster, so it cannot go below; where it is nearly
-there, only a faster drafter helps, or a hedge, with which the target writes beside the drafter.
+**One problem at a time.** Wall-clock over lock-step's. Without lookahead it is 1.00: the requests are the same. With it
+a draft stands in [one request with those before it](scheduling.md#one-request-for-many-steps). The last column is what
+would be left if requests and scores took no time at all: drafts and replacements, written one after the other.
+Lookahead writes none of them faster, so it cannot go below; where it is nearly there, only a faster drafter helps, or a
+hedge, with which the target writes beside the drafter.
 
-| verifier, target | steps / tokens | rejected | lock-step | {names} | scores at once |
+| verifier, target | steps / tokens | rejected | lock-step | {names} | writing alone |
 |---|---|---|---|{"---|" * len(EARLY)}
 {chr(10).join(alone)}
 

@@ -38,7 +38,6 @@ from rsd_core import (
     Target,
     TargetOnly,
     Verifier,
-    as_prompt,
 )
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.huggingface import HuggingFaceGenerator
@@ -47,8 +46,8 @@ from rsd_integrations.huggingface.loading import load_tokenizer
 from rsd_integrations.huggingface.shared import SharedVerifier
 from tests.benchmarks import pages
 from tests.benchmarks.inprocess import one_at_a_time, seconds, timed
-from tests.benchmarks.servers import recorded
-from tests.benchmarks.simulated import Record, at
+from tests.benchmarks.servers import USUAL, recorded
+from tests.benchmarks.simulated import SCALE, Record, at, longer
 
 CONCURRENT = 32
 DELTA = 0.5
@@ -96,13 +95,12 @@ PAPER_TARGET = Shape("Qwen2.5-Math-7B", 3584, 18944, 28, 28, 4, 151936)
 class Replayed(Drafter, Target):
     """Writes steps as long as recorded ones."""
 
-    def __init__(self, inner: HuggingFaceGenerator, record: Record, shorter: int) -> None:
-        self.name, self.inner = inner.name, inner
-        self._record, self._shorter = record, shorter
+    def __init__(self, inner: HuggingFaceGenerator, record: Record) -> None:
+        self.name, self.inner, self._record = inner.name, inner, record
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         said = at(self._record, path.prompt, path.depth).target
-        asked = replace(request, max_tokens=max(1, said.size // self._shorter))
+        asked = replace(request, max_tokens=SCALE * said.size)
         made = await self.inner.generate(path, asked)
         return replace(made, steps=tuple(replace(step, ending=said.ending) for step in made.steps))
 
@@ -123,7 +121,7 @@ class Plain:
 
     def __init__(self, draft: Replayed, verifier: HuggingFaceGenerator, target: Replayed, record: Record) -> None:
         self._draft, self._verifier, self._target = draft.inner.model, verifier.model, target.inner.model
-        self._vocabulary, self._record, self._shorter = draft.inner.vocabulary, record, target._shorter
+        self._vocabulary, self._record = draft.inner.vocabulary, record
 
     def _write(self, model: Any, ids: torch.Tensor, tokens: int) -> torch.Tensor:
         written: torch.Tensor = model.generate(
@@ -137,7 +135,7 @@ class Plain:
         return written
 
     def _sizes(self, prompt: Prompt) -> list[int]:
-        return [max(1, position.target.size // self._shorter) for position in self._record[prompt]]
+        return [SCALE * position.target.size for position in self._record[prompt]]
 
     def _ids(self, prompt: Prompt) -> torch.Tensor:
         return torch.tensor([self._vocabulary.prompt(prompt)], device=self._draft.device)
@@ -162,17 +160,15 @@ def each(method: Callable[[Prompt], Any], prompts: Sequence[Prompt]) -> None:
         method(prompt)
 
 
-def measure(device: torch.device, rounds: int, problems: int, shorter: int) -> dict[str, Any]:
+def measure(device: torch.device, rounds: int, problems: int, answers: int) -> dict[str, Any]:
     """All figures."""
     small, big = (PAPER, PAPER_TARGET) if device.type == "cuda" else (SMALL, SMALL_TARGET)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    record = {
-        as_prompt(prompt): positions for prompt, positions in recorded(CONCURRENT, "embedded:verifier", DELTA).items()
-    }
+    record = longer(recorded(CONCURRENT, "embedded:verifier", DELTA), answers)
     torch.manual_seed(0)
     draft, reader, target = small.make(device, dtype), small.make(device, dtype), big.make(device, dtype)
     head = RewardHead(nn.Linear(small.hidden, 2)).to(device).eval()
-    writers = Replayed(draft, record, shorter), Replayed(target, record, shorter)
+    writers = Replayed(draft, record), Replayed(target, record)
     rsd = RewardGuidedDecoder(
         drafter=writers[0],
         verifier=Judged(SharedVerifier(reader, head, small.name), record),
@@ -219,6 +215,8 @@ def measure(device: torch.device, rounds: int, problems: int, shorter: int) -> d
         "threads": torch.get_num_threads(),
         "problems": problems,
         "rounds": rounds,
+        "steps": statistics.mean(map(len, record.values())),
+        "tokens": statistics.mean(SCALE * sum(position.target.size for position in said) for said in record.values()),
         **{name: statistics.median(values) for name, values in found.items() if name != "vs_rsd"},
     }
 
@@ -239,10 +237,10 @@ def markdown(data: dict[str, Any]) -> str:
 
 Made by `python -m tests.benchmarks.shapes`, {data["date"]}, {data["machine"]}, {data["dtype"]}: a drafter and a reward
 model of the shape of {data["models"]["drafter"]}, a target of that of {data["models"]["target"]}. Their weights are
-random; lengths of steps and decisions are replayed from answers of the embedded family. `vs_…` are times of a problem
-alone over RSD's. {"One round" if data["rounds"] == 1 else f"Medians over {data['rounds']} rounds"}, {
-        CONCURRENT
-    } problems, {data["problems"]} of them for `vs_…`.
+random; lengths of steps and decisions are replayed from answers of the embedded family, lengthened to worked solutions
+of {data["tokens"]:.0f} tokens in {data["steps"]:.0f} steps. `vs_…` are times of a problem alone over RSD's. {
+        "One round" if data["rounds"] == 1 else f"Medians over {data['rounds']} rounds"
+    }, {CONCURRENT} problems, {data["problems"]} of them for `vs_…`.
 
 | figure | measured |
 |---|---|
@@ -261,7 +259,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=File, help="page whose section is written anew")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--problems", type=int, default=4, help="for the comparison at batch 1")
-    parser.add_argument("--shorter", type=int, default=1, help="steps have one token for so many of the recorded ones")
+    parser.add_argument("--answers", type=int, default=USUAL, help="recorded answers in one")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.monotonic()
@@ -270,7 +268,7 @@ def main() -> None:
         "machine": torch.cuda.get_device_name()
         if device.type == "cuda"
         else f"{os.cpu_count()} cores {platform.machine()}",
-        **measure(device, options.rounds, options.problems, options.shorter),
+        **measure(device, options.rounds, options.problems, options.answers),
         "took_seconds": time.monotonic() - started,
     }
     options.json.write_text(json.dumps(data, indent=1) + "\n")

@@ -11,10 +11,12 @@ reward models read every text from its beginning, as vLLM's pooling runner was s
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import selectors
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rsd_core import (
@@ -34,6 +36,7 @@ from rsd_core import (
     Verifier,
 )
 from rsd_core.decoder import RewardGuidedDecoder
+from rsd_integrations.openai_compatible.streams import Stream, Streams
 from tests.benchmarks.lockstep import Live, Score, Write
 
 A100 = 312e12 * 0.5
@@ -89,7 +92,7 @@ class Setup:
     """Replicas of the verifier behind one URL; a request goes to the one with the fewest sequences."""
 
 
-NEAR, FAR = Network(0.001), Network(0.060)
+NEAR, FAR, NOWHERE = Network(0.001), Network(0.060), Network(0.0, overhead=0.0)
 PAPER = Setup("7B PRM, 7B", SMALL, MIDDLE, MIDDLE, NEAR)
 TWICE = Setup("two 7B PRMs behind one URL, 7B", SMALL, MIDDLE, MIDDLE, NEAR, verifiers=2)
 BIG_TARGET = Setup("7B PRM, 72B", SMALL, MIDDLE, LARGE, NEAR)
@@ -126,9 +129,11 @@ class Job:
     """A sequence that a machine works on."""
 
     prefill: int
-    decode: int
+    decode: float
     done: asyncio.Event
     written: int = 0
+    tell: Callable[[int], object] | None = None
+    """Told of each token that is written."""
 
 
 class Machine:
@@ -138,6 +143,8 @@ class Machine:
         self.hardware, self.network = hardware, network
         self._random = random.Random(seed)
         self.jobs: list[Job] = []
+        self.computed = 0
+        """Tokens run through the model, for whatever became of them."""
         self._worker: asyncio.Task[None] | None = None
         self._known: set[tuple[object, ...]] = set()
 
@@ -151,7 +158,22 @@ class Machine:
 
     async def serve(self, sequences: Iterable[tuple[int, int]]) -> None:
         """One request: for each sequence, tokens to prefill and tokens to write."""
-        jobs = [Job(prefill, decode, asyncio.Event()) for prefill, decode in sequences]
+        await self._serve([Job(prefill, decode, asyncio.Event()) for prefill, decode in sequences])
+        await asyncio.sleep(self._lasts(self.network.trip) / 2)
+
+    async def stream(self, prefill: int, token: Callable[[int], bool]) -> None:
+        """One request that is told of each token as it comes, until that says that it is enough."""
+        back = self._lasts(self.network.trip) / 2
+        clock = asyncio.get_running_loop()
+
+        def arrives(written: int) -> None:
+            if token(written):
+                clock.call_later(back, job.done.set)
+
+        job = Job(prefill, math.inf, asyncio.Event(), tell=lambda written: clock.call_later(back, arrives, written))
+        await self._serve([job])
+
+    async def _serve(self, jobs: Sequence[Job]) -> None:
         await asyncio.sleep(self._lasts(self.network.trip) / 2 + self._lasts(self.network.overhead))
         self.jobs += jobs
         if self._worker is None or self._worker.done():
@@ -161,7 +183,6 @@ class Machine:
                 await job.done.wait()
         finally:
             self.jobs = [job for job in self.jobs if job not in jobs]
-        await asyncio.sleep(self._lasts(self.network.trip) / 2)
 
     async def _work(self) -> None:
         while self.jobs:
@@ -178,8 +199,11 @@ class Machine:
                     batch.append(job)
             lasts = max(self.hardware.token, computed * self.hardware.prefill)
             await asyncio.sleep(lasts)
+            self.computed += computed
             for job in batch:
                 job.written += 1
+                if job.tell is not None:
+                    job.tell(job.written)
                 if job.written >= job.decode:
                     job.done.set()
             self.jobs = [job for job in self.jobs if not job.done.is_set()]
@@ -254,38 +278,69 @@ class Writer(Drafter, Target):
     """A role that writes, on its machine."""
 
     def __init__(self, machine: Machine, record: Record, target: bool) -> None:
-        self._machine, self._record, self._target = machine, record, target
+        self.machine, self._record, self._target = machine, record, target
+        self._streams = Streams()
 
     def says(self, prompt: Prompt, depth: int) -> Step:
         found = at(self._record, prompt, depth)
         return found.target if self._target else found.draft
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
+        if request.ahead:
+            step, usage = await self._streams.step(path, request, partial(self._write_on, path))
+            return Generation((step,), usage)
         step = self.says(path.prompt, path.depth)
-        fresh = self._machine.fresh(path.prompt, path.steps)
+        fresh = self.machine.fresh(path.prompt, path.steps)
         try:
-            await self._machine.serve([(fresh, SCALE * step.size)])
+            await self.machine.serve([(fresh, SCALE * step.size)])
         except asyncio.CancelledError:
             raise Interrupted(Usage(computed=fresh)) from None
+        self._wrote(path.prompt, (*path.steps, step))
         written = SCALE * step.size
         return Generation((step,), Usage(computed=fresh + written, generated=written))
 
+    async def _write_on(self, path: Path, stream: Stream) -> None:
+        """Step after step in one request, as the library's own drafters over vLLM write them."""
+        fresh, begun, enough = self.machine.fresh(path.prompt, path.steps), 0, False
+
+        def token(written: int) -> bool:
+            nonlocal path, fresh, begun, enough
+            if enough:
+                return True
+            step = self.says(path.prompt, path.depth)
+            size = SCALE * step.size
+            if written < begun + size:
+                return False
+            begun, usage, fresh = begun + size, Usage(computed=fresh + size, generated=size), 0
+            path = path.extend(step)
+            self._wrote(path.prompt, path.steps)
+            enough = stream.put(step, usage) or step.ending == "end"
+            return enough
+
+        await self.machine.stream(fresh, token)
+
     async def write(self, live: Sequence[Live]) -> Sequence[Step]:
         steps = [self.says(problem.prompt, len(problem.steps)) for problem in live]
-        texts = [self._machine.fresh(problem.prompt, problem.steps) for problem in live]
-        await self._machine.serve([(fresh, SCALE * step.size) for fresh, step in zip(texts, steps, strict=True)])
+        texts = [self.machine.fresh(problem.prompt, problem.steps) for problem in live]
+        await self.machine.serve([(fresh, SCALE * step.size) for fresh, step in zip(texts, steps, strict=True)])
+        for problem, step in zip(live, steps, strict=True):
+            self._wrote(problem.prompt, (*problem.steps, step))
         return steps
+
+    def _wrote(self, prompt: Prompt, steps: Sequence[Step]) -> None:
+        """What a generator wrote is in its cache, as what it read."""
+        self.machine.fresh(prompt, steps)
 
 
 class Judge(Verifier):
     """The role that scores, on its machines: every text from its beginning."""
 
     def __init__(self, replicas: Sequence[Machine], record: Record, reasoning: int) -> None:
-        self._replicas, self._record, self._reasoning = replicas, record, reasoning
+        self.replicas, self._record, self._reasoning = replicas, record, reasoning
 
     @property
     def _machine(self) -> Machine:
-        return min(self._replicas, key=lambda machine: len(machine.jobs))
+        return min(self.replicas, key=lambda machine: len(machine.jobs))
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         (step,) = steps

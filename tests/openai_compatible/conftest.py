@@ -32,7 +32,7 @@ def servers(every_kind: dict[str, Habits]) -> dict[str, Habits]:
     """The same, as they come."""
     for server in every_kind.values():
         server.requests.clear()
-        server.key, server.dropped, server.crowd, server.context = None, 0, 0, 512
+        server.key, server.dropped, server.crowd, server.context, server.pace = None, 0, 0, 512, 0.0
         server.fault = lambda number: None
     return every_kind
 

@@ -67,6 +67,8 @@ class Habits:
         """Requests whose client went away before the answer was written."""
         self.inside = self.crowd = 0
         """Requests at work, and the most there were."""
+        self.pace = 0.0
+        """Seconds that a streamed token takes at least."""
         self.url = ""
         self.lock = threading.Lock()
 
@@ -214,14 +216,19 @@ class Habits:
         return {"id": "1", "object": "x", "model": self.name, "choices": [choice], "usage": self.usage(ids, made)}
 
     def events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        ids, told, made = self.checked(body), "", Written()
+        ids, told, made, sent = self.checked(body), "", Written(), 0
+        last: dict[str, Any] = {}
         for made in self.write(ids, body):
+            time.sleep(self.pace)
             text = self.shown(made, body)
             fresh, told = text[len(told) :], text
-            content = {"delta": {"content": fresh}} if "messages" in body else {"text": fresh}
-            yield {"choices": [{"index": 0, **content, "finish_reason": None}]}
-        last: dict[str, Any] = {"delta": {}} if "messages" in body else {"text": ""}
-        yield {"choices": [{"index": 0, **last, **self.ended(made, body)}]}
+            content: dict[str, Any] = {"delta": {"content": fresh}} if "messages" in body else {"text": fresh}
+            if self.kind == "vllm" and body.get("return_token_ids"):
+                content["token_ids"], sent = made.ids[sent:], len(made.ids)
+            if last:
+                yield {"choices": [{"index": 0, **last, "finish_reason": None}]}
+            last = content
+        yield {"choices": [{"index": 0, **self.ended(made, body), **last}]}
         if (body.get("stream_options") or {}).get("include_usage") and self.kind != "llamacpp":
             yield {"choices": [], "usage": self.usage(ids, made)}
 
