@@ -19,8 +19,8 @@ from transformers.masking_utils import sdpa_mask
 from rsd_integrations.huggingface.kv_store import KVStore, LayerShape
 
 NAME = "rsd"
-GAP = 2
-"""Idle slots between two busy ones that attention runs over as well, since that is cheaper than another call."""
+CALL, CALL_GPU = 4e5, 2e7
+"""Bytes of keys and values that attention reads in the time that one more call of it takes to begin."""
 PREPARED = torch.ones(1, 1, 1, 1)
 """Given as mask, so that transformers makes none: one of four dimensions is taken to be ready-made."""
 
@@ -138,7 +138,8 @@ class Batch:
         self.ids, slots, self.positions = torch.tensor([ids, rows, places], device=device).unbind()  # one trip
         self.places = Places(slots, self.positions, *only[0])
         singles = [(slot, known + 1) for slot, known, new in spans if new == 1]
-        self._spans = _neighbours(singles)
+        call = CALL if device.type == "cpu" else CALL_GPU
+        self._spans = _neighbours(singles, call * len(store.keys) / store.token_bytes)
         self._spans += [_Span(slot, [known + new], new, None) for slot, known, new in spans[len(singles) :]]
         self._pieces: dict[int | None, list[Piece]] = {}
 
@@ -232,20 +233,35 @@ class _Span(NamedTuple):
         return torch.where(seen, 0.0, -torch.inf).to(dtype)[:, None, None]
 
 
-def _neighbours(singles: list[tuple[int, int]]) -> list[_Span]:
-    """What attention calls over single tokens run over, given as (slot, length) in order of their slots."""
+def _neighbours(singles: list[tuple[int, int]], call: float) -> list[_Span]:
+    """What attention calls over single tokens run over, given as (slot, length) in order of their slots.
+
+    A call reads as much of every slot as of its longest one, and the idle slots in between as well. So a sequence has
+    a call with those before it where that reads less than they and it apart, and one more call, worth so many tokens.
+    """
     spans: list[_Span] = []
-    begin = 0
-    for i in range(1, len(singles) + 1):
-        if i == len(singles) or singles[i][0] - singles[i - 1][0] > GAP + 1:
-            first, last = singles[begin][0], singles[i - 1][0]
-            lengths = [1] * (last - first + 1)
-            for slot, length in singles[begin:i]:
-                lengths[slot - first] = length
-            busy = None if len(lengths) == i - begin else [slot - first for slot, _ in singles[begin:i]]
-            spans.append(_Span(first, lengths, 1, busy))
-            begin = i
-    return spans
+    group: list[tuple[int, int]] = []
+    first = last = longest = 0
+    for slot, length in singles:
+        most = max(longest, length)
+        if group and (slot - first + 1) * most > (last - first + 1) * longest + length + call:
+            spans.append(_together(group))
+            group, most = [], length
+        if not group:
+            first = slot
+        group.append((slot, length))
+        last, longest = slot, most
+    return [*spans, _together(group)] if group else spans
+
+
+def _together(group: list[tuple[int, int]]) -> _Span:
+    """One call for some sequences, given as in `_neighbours`."""
+    first, last = group[0][0], group[-1][0]
+    lengths = [1] * (last - first + 1)
+    for slot, length in group:
+        lengths[slot - first] = length
+    busy = None if len(lengths) == len(group) else [slot - first for slot, _ in group]
+    return _Span(first, lengths, 1, busy)
 
 
 def forward(

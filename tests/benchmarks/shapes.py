@@ -28,6 +28,7 @@ from rsd_core import (
     BinaryStep,
     Drafter,
     Generation,
+    Limits,
     Path,
     Prompt,
     RewardGuidedDecoder,
@@ -196,7 +197,10 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int) -> d
     }
     for method in methods.values():
         method(prompts[0])
-    rsd.run_many(asked)  # caches grow to their size once
+    begin = RewardGuidedDecoder(
+        drafter=rsd.drafter, verifier=rsd.verifier, target=rsd.target, settings=Settings(limits=Limits(max_steps=2))
+    )
+    begin.run_many(asked)  # caches grow once
     for _ in range(rounds):
         spent = {name: seconds(partial(each, method, prompts[:problems])) for name, method in methods.items()}
         for name, value in spent.items():
