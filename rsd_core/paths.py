@@ -11,7 +11,6 @@ from rsd_core.errors import PromptError
 Ending = Literal["delimiter", "end", "length"]
 """Why a model stopped writing: the step's delimiter, the end of the whole answer, or the token cap."""
 
-
 ROLES = ("system", "user", "assistant", "tool", "tools")
 
 

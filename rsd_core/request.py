@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import copy
 import itertools
@@ -16,6 +17,7 @@ from rsd_core.interfaces import (
     Drafter,
     Generation,
     HasLikelihood,
+    Interrupted,
     Likelihoods,
     Model,
     Scores,
@@ -344,10 +346,10 @@ class Request:
         """Await a call of a model and charge it, also when it is cut short."""
         try:
             made = await self._guard.call(work)
-        except LimitReached as limit:
-            if limit.usage is not None:
-                self.ledger.account(role).charge(model, limit.usage)
-            raise
+        except (LimitReached, Interrupted) as cut:
+            if cut.usage is not None:
+                self.ledger.account(role).charge(model, cut.usage)
+            raise (cut if isinstance(cut, LimitReached) else asyncio.CancelledError()) from None  # what timeouts know
         self.ledger.account(role).charge(model, made.usage)
         return made
 
@@ -380,8 +382,7 @@ class Request:
         texts = [record.text.strip() for record in self.records[-(limits.max_repeats or 0) :]]
         if len(texts) == limits.max_repeats and len(set(texts)) == 1:
             return "repetition" if texts[0] else "empty_step"
-        # A turn that did not end by itself was cut at its cap.
-        return "max_tokens" if self.settings.granularity == "turn" else None
+        return "max_tokens" if self.settings.granularity == "turn" else None  # a turn was cut at its cap
 
 
 def _checked(rewards: tuple[float | None, ...], count: int) -> tuple[float | None, ...]:

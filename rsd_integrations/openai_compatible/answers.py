@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd_core import Usage
+from rsd_core import ConfigurationError, Usage
 from rsd_core.paths import Ending
 from rsd_integrations.openai_compatible.faults import EndpointError
 from rsd_integrations.openai_compatible.profiles import Profile
+from rsd_integrations.openai_compatible.streams import NoIdsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +104,39 @@ class StreamedSteps:
         self._written = b""
         self._text: str | None = ""
         """What the server calls the first step; None beyond it."""
+        self.read: int | None = None
+        """Tokens of the prompt, in the server's count; None where it tells none."""
         self.complete = False
         """Whether the stream may end here."""
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """Take an event; True when no more is wanted."""
+        """Take an event; True when no more is wanted.
+
+        Raises:
+            NoIdsError: It has text and no ids.
+            ConfigurationError: It has ids of another vocabulary.
+        """
         enough = False
         for choice in event["choices"]:
             ids, told = choice.get("token_ids") or (), choice.get("logprobs") or {}
             ended = None if choice.get("finish_reason") is None else _reason(choice)
             self._text = None if self._text is None else self._text + _text(choice)
             self._logprobs += told.get("token_logprobs") or ()
+            if choice.get("prompt_token_ids"):
+                self.read = len(choice["prompt_token_ids"])
+            if _text(choice) and not (ids or self.begun):
+                raise NoIdsError("the server streams text without the ids of its tokens")
             for at, id_ in enumerate(ids, 1):
+                if id_ >= len(self._pieces):
+                    raise ConfigurationError(f"the server wrote the token {id_}, which is not in the tokenizer given")
                 self.begun.append(id_)
                 self._written += self._pieces[id_]
                 if self._mark in self._written:
                     enough = self._cut("delimiter", at == len(ids))
-                elif len(self.begun) == self._most and not (ended and at == len(ids)):
+                elif len(self.begun) == self._most and not (ended == "end" and at == len(ids)):
                     enough = self._cut("length", at == len(ids))
-            if ended == "end" or (ended and self.begun):
+            # A cap of the server's own may be above that of a step: what it cut in the middle is written anew.
+            if ended == "end" or (ended and self.begun and self._text is not None):
                 self._cut(ended, True)
             self.complete = ended is not None
         return enough

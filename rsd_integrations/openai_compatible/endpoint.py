@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import SecretStr
 from yarl import URL
 
@@ -35,6 +36,8 @@ from rsd_integrations.openai_compatible.faults import (
 
 T = TypeVar("T")
 OPENAI = "https://api.openai.com/v1"
+LONGEST_LINE = 2**23
+"""Bytes: streams that tell ids begin with those of the whole prompt."""
 _SPARED = (408, 409, 425, 429)
 """Statuses that ask to come again; like all from 500 on, they are no refusal."""
 
@@ -66,7 +69,7 @@ class Endpoint:
             default OPENAI_BASE_URL, or OpenAI's own.
         key_env: The environment variable that holds the API key. By default OPENAI_API_KEY, which is sent to OpenAI,
             to OPENAI_BASE_URL and to this machine, and nowhere else.
-        timeout: Seconds that one attempt may take; of a stream, that it may be silent.
+        timeout: Seconds that one attempt may take; of a stream that lasts, that it may be silent.
         retries: Attempts after a failed one, with jittered back-off; `Retry-After` is honoured.
         patience: Seconds that a call goes on trying beyond its retries and while the breaker is open. 0 suits
             drafters and verifiers, which the target stands in for; a target that may be restarted deserves a minute.
@@ -137,13 +140,16 @@ class Endpoint:
         """
         return await self.run(self._answer("POST", path, body, read or _as_it_is))
 
-    async def stream(self, path: str, body: Mapping[str, Any], make: Callable[[], R]) -> R:
+    async def stream(
+        self, path: str, body: Mapping[str, Any], make: Callable[[], R], again: Callable[[], bool] | None = None
+    ) -> R:
         """Send JSON and read server-sent events until the reader has enough; the connection is then closed.
 
         Args:
             path: As in `post`.
             body: What to send; `stream` is added.
             make: Makes a reader for each attempt. It runs on the background loop.
+            again: Whether to begin anew after a fault. Given for streams that last: the timeout is one of silence then.
 
         Returns:
             The reader that got a whole answer.
@@ -154,18 +160,24 @@ class Endpoint:
         """
 
         async def read(response: aiohttp.ClientResponse) -> R:
-            reader = make()
+            reader, heard = make(), False
             async for line in response.content:
                 data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
                 if data == b"[DONE]":
                     break
-                if data and self._read(reader.take, self._parsed(data)):
+                if not data:
+                    continue
+                enough = self._read(reader.take, self._parsed(data))
+                if not heard:
+                    heard = True
+                    self.breaker.succeeded()  # a stream may last, or be left before its end
+                if enough:
                     return reader
             if not reader.complete:
                 raise EndpointError(f"{self} cut its stream short: it ended without a finish reason")
             return reader
 
-        return await self.run(self._send("POST", path, {**body, "stream": True}, read, streamed=True))
+        return await self.run(self._send("POST", path, {**body, "stream": True}, read, again))
 
     def suggest(self, concurrency: int) -> None:
         """Work with so many requests at once from now on, unless the user has said how many."""
@@ -194,7 +206,7 @@ class Endpoint:
         path: str,
         body: Mapping[str, Any] | None,
         take: Callable[[aiohttp.ClientResponse], Awaitable[T]],
-        streamed: bool = False,
+        again: Callable[[], bool] | None = None,
     ) -> T:
         """Send until it works, or until neither retries nor patience are left."""
         url = self._urls.get(path) or self._urls.setdefault(path, self._url(path))
@@ -211,7 +223,7 @@ class Endpoint:
                     )
                 else:
                     try:
-                        made = await self._attempt(channel, method, url, data, take, streamed)
+                        made = await self._attempt(channel, method, url, data, take, again is not None)
                     except EndpointError as error:
                         fault = error
                     else:
@@ -222,7 +234,7 @@ class Endpoint:
                         self.breaker.failed(str(fault))
                     delay = backoff(attempt) if fault.retry_after is None else fault.retry_after
             retried = attempt <= self.retries and not left_alone  # while the breaker is open, patience alone waits
-            if delay > LONGEST_WAIT or (not retried and time.monotonic() + delay > end):
+            if delay > LONGEST_WAIT or (not retried and time.monotonic() + delay > end) or (again and not again()):
                 raise fault
             await asyncio.sleep(delay)
 
@@ -236,7 +248,7 @@ class Endpoint:
         url: URL,
         data: bytes | None,
         take: Callable[[aiohttp.ClientResponse], Awaitable[T]],
-        streamed: bool,
+        lasts: bool,
     ) -> T:
         try:
             async with channel.session.request(
@@ -245,7 +257,8 @@ class Endpoint:
                 data=data,
                 headers=self._headers(),
                 allow_redirects=False,
-                timeout=channel.silence if streamed else channel.whole,
+                timeout=channel.silence if lasts else channel.whole,
+                read_bufsize=LONGEST_LINE if lasts else None,
             ) as response:
                 if response.status == 200:
                     return await take(response)
@@ -254,7 +267,12 @@ class Endpoint:
             raise
         except TimeoutError:
             why = f"no answer within {self.timeout:g} s; a longer timeout=… may help, or a server that works"
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a line longer than any event
+        except (
+            aiohttp.ClientError,
+            OSError,
+            ValueError,
+            HttpProcessingError,
+        ) as error:  # the last two: too long a line
             why = f"{self._clean(str(error) or type(error).__name__)}; is the server up? `rsd doctor` tells more"
         raise EndpointError(f"{self}: {why}") from None  # causes hold requests, and those hold the key
 

@@ -32,7 +32,7 @@ from rsd_integrations.openai_compatible.probe import Finding, Probe
 from rsd_integrations.openai_compatible.profiles import Profile, find_profile
 from rsd_integrations.openai_compatible.prompts import Asked, Mode, OverlongError, Prompts
 from rsd_integrations.openai_compatible.server import Server, goes_on, learn
-from rsd_integrations.openai_compatible.streams import Stream, Streams
+from rsd_integrations.openai_compatible.streams import NoIdsError, Stream, Streams
 
 T = TypeVar("T")
 BEGUN = Path((Message("user", "Count."),)).extend(Step("1\n\n", "delimiter"))
@@ -87,6 +87,8 @@ class OpenAIGenerator(Drafter, Target):
         self._learning: asyncio.Task[Server] | None = None
         self._begun: asyncio.Task[None] | None = None
         self._streams = Streams()
+        self._streams_ids = True
+        """Whether streams come with ids, as far as is known."""
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed, each by a request of its own.
@@ -128,7 +130,7 @@ class OpenAIGenerator(Drafter, Target):
 
     async def aclose(self) -> None:
         """Close all connections."""
-        self._streams.close()
+        await self.endpoint.run(self._streams.aclose())
         await self.endpoint.aclose()
 
     async def _generate(self, path: Path, request: StepRequest) -> Generation:
@@ -142,9 +144,8 @@ class OpenAIGenerator(Drafter, Target):
                 room = min(room, server.context - asked.size)
                 if room <= 0:
                     raise OverlongError(f"{asked.size} tokens fill the context of {server.context}")
-            if self._writes_on(server, request):
-                made = [await self._streams.step(path, request, partial(self._write_on, server, asked))]
-            else:
+            made = await self._stream(server, path, asked, request)
+            if made is None:
                 made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
         except Refused as refusal:
             if not refusal.overlong:
@@ -197,17 +198,22 @@ class OpenAIGenerator(Drafter, Target):
         asked.check_read(answer.read, server.context)
         return self._step(asked, answer, time.monotonic() - started)
 
-    def _writes_on(self, server: Server, request: StepRequest) -> bool:
-        """Whether the step is one of a stream: drawn steps have seeds of their own, and one request has one seed."""
-        return (
-            request.ahead > 0
-            and request.delimiter is not None
-            and not request.sampling.temperature
-            and self.prompts.vocabulary is not None
-            and bool(server.profile.give_ids)
-            and self.prompts.mode == "completions"
-            and server.context is not None
-        )
+    async def _stream(
+        self, server: Server, path: Path, asked: Asked, request: StepRequest
+    ) -> list[tuple[Step, Usage]] | None:
+        """The step from a stream that goes on after it; None where it is to be a request of its own.
+
+        Drawn steps have seeds of their own, and one request has one seed.
+        """
+        greedy = not request.sampling.temperature and len(request.seeds) == 1 and request.delimiter is not None
+        ids = self._streams_ids and bool(server.profile.give_ids) and asked.size is not None
+        if not (request.ahead and greedy and ids and server.context and self.prompts.mode == "completions"):
+            return None
+        try:
+            return [await self._streams.step(path, request, partial(self._write_on, server, asked))]
+        except NoIdsError:
+            self._streams_ids = False
+            return None
 
     async def _write_on(self, server: Server, asked: Asked, stream: Stream) -> None:
         """Let the server write from here to the end of the answer, and put every step into the stream."""
@@ -215,25 +221,25 @@ class OpenAIGenerator(Drafter, Target):
         delimiter, most = request.delimiter, request.max_tokens
         assert delimiter is not None and words is not None and read is not None and server.context is not None  # noqa: PT018
         body = self._body(server.profile, asked, replace(request, delimiter=None), 0, server.context - read)
-        size, since = read, time.monotonic()
+        reader: StreamedSteps
+        unread, since = read, time.monotonic()  # the prompt is read once, for the first step
 
         def put(answer: Answer) -> bool:
-            nonlocal size, since
-            now, cached = time.monotonic(), 0 if size == read else size
-            step, usage = self._step(asked, replace(answer, read=size, cached=cached), now - since)
-            size, since = size + len(answer.ids), now
+            nonlocal unread, since
+            if unread:
+                asked.check_read(reader.read, server.context)
+            now = time.monotonic()
+            step, usage = self._step(asked, replace(answer, read=unread), now - since)
+            unread, since = 0, now
             return stream.put(step, usage)
 
         def steps() -> StreamedSteps:
-            nonlocal size
-            stream.again()
-            size, reader = read, StreamedSteps(delimiter, words.pieces, most, put)
-            stream.begun = lambda: Usage(
-                computed=len(reader.begun) + read * (size == read), generated=len(reader.begun)
-            )
+            nonlocal reader, unread
+            unread, reader = read, StreamedSteps(delimiter, words.pieces, most, put)
+            stream.begun = lambda: Usage(computed=unread + len(reader.begun), generated=len(reader.begun))
             return reader
 
-        await self.endpoint.stream(asked.route, body, steps)
+        await self.endpoint.stream(asked.route, body, steps, stream.again)
 
     def _overlong(self, path: Path, request: StepRequest, asked: Asked, told: str) -> Generation:
         """What follows a path that is as long as the context: nothing."""

@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from rsd_core import Interrupted, Path, RunError, Step, StepRequest, Usage
+from rsd_core import ConfigurationError, Interrupted, Path, RunError, Step, StepRequest, Usage
 
 
-class StreamError(RunError):
-    """A stream broke after a step of it was taken: the next step takes a new one."""
+class NoIdsError(ConfigurationError):
+    """A server streams text without ids, so that its steps cannot be told apart at tokens."""
 
 
 class Stream:
@@ -43,15 +43,11 @@ class Stream:
         self._task = asyncio.ensure_future(work(self))
         self._task.add_done_callback(self._over)
 
-    def again(self) -> None:
-        """The request is sent anew, so its steps will come once more.
-
-        Raises:
-            StreamError: One of them was taken already.
-        """
-        if self.last is not None:
-            raise StreamError("a stream broke between two steps")
-        self._ready.clear()
+    def again(self) -> bool:
+        """Whether the request may be sent anew after a fault: not once a step was taken, since it would come again."""
+        if self.last is None:
+            self._ready.clear()
+        return self.last is None
 
     def put(self, step: Step, usage: Usage) -> bool:
         """Hand a step over; True where so many are left over that the stream is to end."""
@@ -78,16 +74,18 @@ class Stream:
         self.last = step
         return step, usage
 
-    @property
-    def unused(self) -> Usage:
-        """The work that was done for nobody so far."""
-        return sum((usage for _, usage in self._ready), self.begun())
+    def close(self) -> Usage:
+        """End the request; the work that was done for nobody, told once."""
+        unused = sum((usage for _, usage in self._ready), self.begun())
+        self._ready.clear()
+        self.begun = Usage
+        self._task.cancel()
+        return unused
 
-    def close(self) -> None:
-        """End the request, from any thread."""
-        if not self._task.done():
-            with suppress(RuntimeError):  # its loop is closed
-                self._loop.call_soon_threadsafe(self._task.cancel)
+    def abandon(self) -> None:
+        """End the request, from any thread; its work is told when it is closed."""
+        with suppress(RuntimeError):  # its loop is closed
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
     def _over(self, task: asyncio.Task[object]) -> None:
         self._changed.set()
@@ -106,7 +104,7 @@ class Streams:
     ) -> tuple[Step, Usage]:
         """The step after a path, from the stream that wrote the step before it, else from a new one.
 
-        What a stream wrote and nobody came for is work of the step that is written in its place.
+        What a stream wrote and nobody came for is work of the draft that is written in its place.
 
         Raises:
             Interrupted: The call was cancelled; the stream is ended.
@@ -116,34 +114,37 @@ class Streams:
         stream = stream or Stream(asked, work)
         try:
             taken = await stream.take()
-            if taken is None:
+            if taken is None or taken[0].size > asked.max_tokens:  # it is over, or was asked for longer steps
+                wasted += stream.close() if taken is None else taken[1] + stream.close()
                 stream = Stream(asked, work)
                 taken = await stream.take()
         except asyncio.CancelledError:
-            stream.close()
-            raise Interrupted(stream.unused + wasted) from None
+            raise Interrupted(stream.close() + wasted) from None
         if taken is None:
             raise RunError("a stream ended before its first step")
         self._by_path[path] = stream
-        weakref.finalize(path, stream.close).atexit = False
+        weakref.finalize(path, stream.abandon).atexit = False
         step, usage = taken
-        return step, replace(usage, computed=usage.computed + wasted.computed)
+        return step, replace(
+            usage, computed=usage.computed + wasted.computed, generated=usage.generated + wasted.generated
+        )
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """End all of them."""
         for stream in list(self._by_path.values()):
             stream.close()
 
     def _that_goes_on(self, path: Path, asked: StepRequest) -> tuple[Stream | None, Usage]:
         """The stream that wrote the step before, if it does as asked; and the work of one that does not."""
-        stream = None if path.parent is None else self._by_path.pop(path.parent, None)
+        stream = None if path.parent is None else self._by_path.get(path.parent)
         if stream is None:
             return None, Usage()
-        if stream.last is path.step and _alike(stream.asked, asked):
+        if stream.last is path.step and _includes(stream.asked, asked):
             return stream, Usage()
-        stream.close()
-        return None, stream.unused
+        return None, stream.close()
 
 
-def _alike(one: StepRequest, other: StepRequest) -> bool:
-    return (one.max_tokens, one.delimiter, one.sampling) == (other.max_tokens, other.delimiter, other.sampling)
+def _includes(one: StepRequest, other: StepRequest) -> bool:
+    """Whether the steps of one request serve another, but for those that are too long for it."""
+    same = (one.delimiter, one.sampling) == (other.delimiter, other.sampling)
+    return same and other.max_tokens <= one.max_tokens

@@ -280,14 +280,28 @@ def test_a_cancelled_task_stops_its_models() -> None:
     assert ended == [True]
 
 
-def test_a_call_cut_short_is_charged_where_its_model_can_tell() -> None:
-    class Telling(ScriptedDrafter):
-        async def generate(self, path, request):  # type: ignore[no-untyped-def]
-            try:
-                await asyncio.sleep(30)
-            except asyncio.CancelledError:
-                raise Interrupted(Usage(computed=17, generated=5)) from None
+class Telling(ScriptedDrafter):
+    """Never ends, and tells what it had done when it is cut short."""
 
+    async def generate(self, path, request):  # type: ignore[no-untyped-def]
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            raise Interrupted(Usage(computed=17, generated=5)) from None
+
+
+def test_a_callers_timeout_is_a_timeout() -> None:
+    """Whatever a model tells when it is cancelled: asyncio takes a plain cancellation alone for its own."""
+
+    async def go() -> None:
+        async with asyncio.timeout(0.05):
+            await DraftOnly(drafter=Telling(["x"])).arun("question")
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(go())
+
+
+def test_a_call_cut_short_is_charged_where_its_model_can_tell() -> None:
     made = DraftOnly(drafter=Telling(["x"]), settings=Settings(limits=Limits(max_seconds=0.05)))
     result = made.run("question")
     assert (result.finish_reason, result.ledger.drafter.computed) == ("max_seconds", 17)

@@ -12,7 +12,7 @@ from rsd_core import load
 from rsd_core.blocking import wait_for
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.openai_compatible import OpenAIGenerator
-from tests.openai_compatible.server import OWNERS, Habits, listening
+from tests.openai_compatible.server import OWNERS, Habits, listening, wait_until
 
 TOKENIZER = str(FOLDER / "draft")
 
@@ -31,8 +31,10 @@ def every_kind() -> Iterator[dict[str, Habits]]:
 def servers(every_kind: dict[str, Habits]) -> dict[str, Habits]:
     """The same, as they come."""
     for server in every_kind.values():
+        assert wait_until(lambda server=server: server.inside == 0), "clients of other tests are still there"  # type: ignore[misc]
         server.requests.clear()
         server.key, server.dropped, server.crowd, server.context, server.pace = None, 0, 0, 512, 0.0
+        server.streams_ids, server.most = True, 10**9
         server.fault = lambda number: None
     return every_kind
 

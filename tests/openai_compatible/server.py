@@ -67,6 +67,10 @@ class Habits:
         """Requests whose client went away before the answer was written."""
         self.inside = self.crowd = 0
         """Requests at work, and the most there were."""
+        self.streams_ids = True
+        """Whether streams tell ids, as old versions and some proxies do not."""
+        self.most = 10**9
+        """Cap on the tokens of any answer."""
         self.pace = 0.0
         """Seconds that a streamed token takes at least."""
         self.url = ""
@@ -128,7 +132,7 @@ class Habits:
     def write(self, ids: list[int], body: dict[str, Any]) -> Iterator[Written]:
         """The tokens one by one, as they come."""
         made, cache, feed = Written(), None, ids
-        room = min(int(body.get("max_tokens", 16)), max(1, self.context - len(ids)))
+        room = min(int(body.get("max_tokens", 16)), self.most, max(1, self.context - len(ids)))
         stops = body.get("stop") or []
         stops = [stops] if isinstance(stops, str) else stops
         random = torch.Generator().manual_seed(int(body.get("seed") or 0))
@@ -223,12 +227,20 @@ class Habits:
             text = self.shown(made, body)
             fresh, told = text[len(told) :], text
             content: dict[str, Any] = {"delta": {"content": fresh}} if "messages" in body else {"text": fresh}
-            if self.kind == "vllm" and body.get("return_token_ids"):
-                content["token_ids"], sent = made.ids[sent:], len(made.ids)
+            if self.kind == "vllm" and body.get("return_token_ids") and self.streams_ids:
+                content["token_ids"] = made.ids[sent:]
+                content["prompt_token_ids"] = None if sent else ids
+                sent = len(made.ids)
             if last:
                 yield {"choices": [{"index": 0, **last, "finish_reason": None}]}
             last = content
-        yield {"choices": [{"index": 0, **self.ended(made, body), **last}]}
+        if self.kind == "vllm":  # tells the reason with the last token
+            ended = {key: value for key, value in self.ended(made, body).items() if key != "token_ids"}
+            yield {"choices": [{"index": 0, **ended, **last}]}
+        else:
+            yield {"choices": [{"index": 0, **last, "finish_reason": None}]}
+            last = {"delta": {}} if "messages" in body else {"text": ""}
+            yield {"choices": [{"index": 0, **self.ended(made, body), **last}]}
         if (body.get("stream_options") or {}).get("include_usage") and self.kind != "llamacpp":
             yield {"choices": [], "usage": self.usage(ids, made)}
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rsd_core import (
     BinaryStep,
     DraftOnly,
+    Interrupted,
     Limits,
     Path,
     PromptError,
@@ -23,6 +24,7 @@ from rsd_core import (
     Settings,
     Step,
     StepRequest,
+    Usage,
     as_prompt,
 )
 from rsd_core.blocking import wait_for
@@ -30,6 +32,7 @@ from rsd_core.testing import ScriptedTarget, ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator
 from rsd_integrations.openai_compatible import OpenAIGenerator
 from rsd_integrations.openai_compatible.answers import Answer, StreamedSteps
+from rsd_integrations.openai_compatible.streams import Stream, Streams
 from tests.openai_compatible.server import Habits, wait_until
 
 Connect = Callable[..., OpenAIGenerator]
@@ -76,7 +79,7 @@ def test_an_answer_that_stays_is_one_request(vllm: Habits, connect: Connect, que
     plain = rsd(model, [0.9], questions[0])
     apart = len(vllm.requests)
     vllm.requests.clear()
-    ahead = rsd(model, [0.9], questions[0], lookahead=1)
+    ahead = rsd(model, [0.9], questions[0], lookahead=8)
     assert ahead.steps == plain.steps
     assert apart == len(plain.steps) > 2
     assert streams(vllm) == [True]
@@ -119,13 +122,20 @@ def test_a_step_is_cut_at_its_cap(vllm: Habits, connect: Connect, questions: lis
     assert {step.ending for step in wanted} > {"length"}
 
 
-def test_a_stream_serves_as_long_as_the_same_is_asked(vllm: Habits, connect: Connect, questions: list[str]) -> None:
+def test_a_stream_serves_as_long_as_its_steps_fit(vllm: Habits, connect: Connect, questions: list[str]) -> None:
+    """Near the end of an answer's budget each step may have fewer tokens than the one before."""
     model = connect(vllm)
-    other = StepRequest((0,), max_tokens=59, ahead=8)
-    wanted = steps_of(model, questions[0], *[PLAIN] * 4)
+    wanted = steps_of(model, questions[0], *[PLAIN] * 3)
     vllm.requests.clear()
-    assert steps_of(model, questions[0], AHEAD, AHEAD, other, other) == wanted
-    assert streams(vllm) == [True, True]
+    less = [StepRequest((0,), max_tokens=60 - n, ahead=8) for n in range(3)]
+    assert steps_of(model, questions[0], *less) == wanted
+    assert streams(vllm) == [True]
+    few = [StepRequest((0,), max_tokens=n, ahead=8) for n in (60, 3, 60)]
+    plain = [StepRequest((0,), max_tokens=n) for n in (60, 3, 60)]
+    wanted = steps_of(model, questions[0], *plain)
+    vllm.requests.clear()
+    assert steps_of(model, questions[0], *few) == wanted
+    assert streams(vllm) == [True, True, True]
 
 
 def test_drawn_steps_have_seeds_of_their_own(vllm: Habits, connect: Connect, questions: list[str]) -> None:
@@ -138,9 +148,32 @@ def test_drawn_steps_have_seeds_of_their_own(vllm: Habits, connect: Connect, que
 def test_servers_that_tell_no_ids_are_asked_step_by_step(
     servers: dict[str, Habits], connect: Connect, questions: list[str], kind: str
 ) -> None:
-    model = connect(servers[kind])
+    model, server = connect(servers[kind]), servers[kind]
     wanted = [step.text for step in steps_of(model, questions[0], PLAIN, PLAIN)]
+    before = len(server.requests)
     assert [step.text for step in steps_of(model, questions[0], AHEAD, AHEAD)] == wanted
+    assert len(server.requests) == before + 2
+
+
+def test_a_server_that_keeps_its_ids_to_itself_is_found_out(
+    vllm: Habits, connect: Connect, questions: list[str]
+) -> None:
+    model = connect(vllm)
+    wanted = steps_of(model, questions[0], *[PLAIN] * 3)
+    vllm.requests.clear()
+    vllm.streams_ids = False
+    assert steps_of(model, questions[0], *[AHEAD] * 3) == wanted
+    assert streams(vllm) == [True, False, False, False]
+
+
+def test_a_cap_of_the_servers_own_cuts_no_step(vllm: Habits, connect: Connect, questions: list[str]) -> None:
+    plain, ahead = (StepRequest((0,), max_tokens=5, ahead=depth) for depth in (0, 8))
+    vllm.most = 13
+    model = connect(vllm)
+    wanted = steps_of(model, questions[0], *[plain] * 12)
+    vllm.requests.clear()
+    assert steps_of(model, questions[0], *[ahead] * 12) == wanted
+    assert 3 < len(vllm.requests) < len(wanted)
 
 
 def test_nobody_asks_and_the_stream_ends(slow: Habits, connect: Connect, questions: list[str]) -> None:
@@ -150,7 +183,7 @@ def test_nobody_asks_and_the_stream_ends(slow: Habits, connect: Connect, questio
     assert wait_until(lambda: slow.dropped == 1), "two steps wait to be taken, which is enough"
     wanted = steps_of(model, questions[0], *[StepRequest((0,), max_tokens=4)] * 30)
     made = [first]
-    while made[-1].ending != "end":  # those that wait are taken first, and then a new stream goes on
+    while len(made) < len(wanted):  # those that wait are taken first, and then a new stream goes on
         path = path.extend(made[-1])
         made += wait_for(model.generate(path, asked)).steps
     assert made == wanted
@@ -159,7 +192,8 @@ def test_nobody_asks_and_the_stream_ends(slow: Habits, connect: Connect, questio
 def test_a_stream_ends_with_the_request(slow: Habits, connect: Connect, questions: list[str]) -> None:
     """Also where nobody cancels: the path is freed."""
     model, path = connect(slow), Path(as_prompt(questions[0]))
-    wait_for(model.generate(path, StepRequest((0,), max_tokens=4, ahead=50)))
+    slow.pace = 0.2
+    wait_for(model.generate(path, StepRequest((0,), max_tokens=1, ahead=50)))
     del path
     gc.collect()
     assert wait_until(lambda: slow.dropped == 1)
@@ -181,18 +215,19 @@ def test_whoever_goes_on_with_another_step_ends_the_stream(
 
 def test_a_cancelled_step_ends_the_stream(slow: Habits, connect: Connect, questions: list[str]) -> None:
     model, path = connect(slow), Path(as_prompt(questions[0]))
-    (first,) = wait_for(model.generate(path, AHEAD)).steps
+    slow.pace = 0.1
+    few = StepRequest((0,), max_tokens=2, ahead=50)
+    (first,) = wait_for(model.generate(path, few)).steps
 
     async def cancelled() -> None:
-        call = asyncio.ensure_future(model.generate(path.extend(first), AHEAD))
-        await asyncio.sleep(0)
+        call = asyncio.ensure_future(model.generate(path.extend(first), few))
+        await asyncio.sleep(0.05)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
 
     asyncio.run(cancelled())
-    assert wait_until(lambda: slow.inside == 0)
-    assert slow.dropped == 1
+    assert wait_until(lambda: slow.dropped == 1)
 
 
 @pytest.mark.parametrize("fault", ["http500", "429", "cut"])
@@ -216,9 +251,88 @@ def test_a_stream_that_breaks_after_a_step_goes_on_with_a_new_one(
     first = len(vllm.requests)
     vllm.fault = lambda number: "cut" if number == first else None  # after three tokens
     assert steps_of(model, questions[0], *[few] * 6) == wanted
+    assert len(vllm.requests) == first + 2
     vllm.fault = lambda number: "cut"
     with pytest.raises(RunError, match="without a finish reason"):
         steps_of(connect(vllm, retries=1), questions[1], *[AHEAD] * 6)
+
+
+def test_what_streams_say_closes_the_breaker(slow: Habits, connect: Connect, questions: list[str]) -> None:
+    """Also where they are left before their end."""
+    model = connect(slow)
+    steps_of(model, questions[0], PLAIN)
+    for _ in range(model.endpoint.breaker.limit - 1):
+        model.endpoint.breaker.failed("a fault")
+    steps_of(model, questions[0], StepRequest((0,), max_tokens=4, ahead=50))
+    model.endpoint.breaker.failed("another one")
+    assert not model.endpoint.breaker.closed_for()
+
+
+def test_a_silent_stream_times_out(vllm: Habits, connect: Connect, questions: list[str]) -> None:
+    model = connect(vllm, timeout=1.0, retries=0)
+    steps_of(model, questions[0], PLAIN)
+    vllm.fault = lambda number: "hang"
+    with pytest.raises(RunError, match="no answer within 1 s"):
+        steps_of(model, questions[0], AHEAD)
+    vllm.fault = lambda number: None
+    vllm.pace = 0.05  # the whole answer takes longer than the timeout, and no token does
+    assert [step.text for step in steps_of(model, questions[0], *[AHEAD] * 9)]
+    assert streams(vllm).count(True) == 2
+
+
+def test_what_a_call_had_done_is_told_across_event_loops(vllm: Habits, connect: Connect) -> None:
+    endpoint = connect(vllm).endpoint
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            raise Interrupted(Usage(computed=7)) from None
+
+    async def cancelled() -> None:
+        call = asyncio.ensure_future(endpoint.run(work()))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(Interrupted) as cut:
+            await call
+        assert cut.value.usage.computed == 7
+
+    asyncio.run(cancelled())
+
+
+def scripted(*steps: str) -> Callable[[Stream], Any]:
+    """A request that writes steps of a token each at once, and then the half of another."""
+
+    async def work(stream: Stream) -> None:
+        for text in steps:
+            if stream.put(Step(text, "delimiter", size=1), Usage(computed=1, generated=1)):
+                return
+        stream.begun = lambda: Usage(computed=5, generated=5)
+        await asyncio.sleep(9)
+
+    return work
+
+
+def test_what_nobody_came_for_is_work_of_the_draft_in_its_place() -> None:
+    async def go() -> None:
+        streams, asked = Streams(), StepRequest((0,), ahead=8)
+        root = Path(as_prompt("?"))
+        first, _ = await streams.step(root, asked, scripted("a", "b", "c"))
+        after = root.extend(first)
+        second, usage = await streams.step(after, asked, scripted("never"))
+        assert (second.text, usage.generated) == ("b", 1)
+        del after  # the second step falls: "b" was charged, "c" and the half after it were not
+        other, usage = await streams.step(root.extend(Step("x", "delimiter")), asked, scripted("y"))
+        assert (other.text, usage.computed, usage.generated) == ("y", 1 + 1 + 5, 1 + 1 + 5)
+        call = asyncio.ensure_future(streams.step(root.extend(other), asked, scripted()))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(Interrupted) as cut:
+            await call
+        assert cut.value.usage.computed == 5
+        await streams.aclose()
+
+    asyncio.run(go())
 
 
 def test_a_context_that_is_full_ends_the_answer(
@@ -252,7 +366,7 @@ def test_steps_do_not_depend_on_where_events_fall(ids: list[int], cuts: set[int]
         if whole or (len(step) == most and not (ends and at == len(ids) - 1)):
             wanted.append((tuple(step), "delimiter" if whole else "length"))
             step = []
-    if step or ends:
+    if ends or (step and not wanted):  # what a cap of the server's own cuts in the middle is written anew
         wanted.append((tuple(step), "end" if ends else "length"))
     made = list[Answer]()
 
