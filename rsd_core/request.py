@@ -335,7 +335,7 @@ class Request:
             max_tokens=int(min(room, at_most)),
             delimiter=settings.delimiter if settings.granularity == "step" else None,
             sampling=sampling,
-            ahead=self._early.depth if role == "drafter" and count == 1 and self.odds >= WORTHWHILE else 0,
+            ahead=self._early.depth * bool(self._early.depth and role == "drafter" and self.odds >= WORTHWHILE),
         )
 
     def _count_prompt(self, made: Generation) -> None:

@@ -144,7 +144,7 @@ class OpenAIGenerator(Drafter, Target):
                 room = min(room, server.context - asked.size)
                 if room <= 0:
                     raise OverlongError(f"{asked.size} tokens fill the context of {server.context}")
-            made = await self._stream(server, path, asked, request)
+            made = await self._stream(server, path, asked, request) if request.ahead else None
             if made is None:
                 made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
         except Refused as refusal:
@@ -207,7 +207,7 @@ class OpenAIGenerator(Drafter, Target):
         """
         greedy = not request.sampling.temperature and len(request.seeds) == 1 and request.delimiter is not None
         ids = self._streams_ids and bool(server.profile.give_ids) and asked.size is not None
-        if not (request.ahead and greedy and ids and server.context and self.prompts.mode == "completions"):
+        if not (greedy and ids and server.context and self.prompts.mode == "completions"):
             return None
         try:
             return [await self._streams.step(path, request, partial(self._write_on, server, asked))]
