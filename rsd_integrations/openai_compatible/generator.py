@@ -28,6 +28,7 @@ from rsd_integrations.openai_compatible import likelihoods
 from rsd_integrations.openai_compatible.answers import Answer, StreamedStep, StreamedSteps, whole
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.faults import Refused
+from rsd_integrations.openai_compatible.guesses import Guess
 from rsd_integrations.openai_compatible.probe import Finding, Probe
 from rsd_integrations.openai_compatible.profiles import Profile, find_profile
 from rsd_integrations.openai_compatible.prompts import Asked, Mode, OverlongError, Prompts
@@ -55,11 +56,13 @@ class OpenAIGenerator(Drafter, Target):
         profile: What kind of server it is, a name out of `PROFILES`; by default it is asked at first use.
         context: Longest sequence in tokens; by default what the server says.
         logprobs: Whether steps come with the log-probabilities of their tokens.
+        guesses: Whether a target reads the draft that it replaces, and writes on from the first token that it would not
+            have chosen, where decoding is greedy. Saves time and costs FLOPs: vLLM reads all of the text for that.
         flops_per_token: Two per weight, for the ledger.
         price: Money per million tokens, for the ledger.
 
     Raises:
-        ConfigurationError: A value is unknown, or the tokenizer cannot be had.
+        ConfigurationError: A value is unknown, the tokenizer cannot be had, or there is none for guesses.
     """
 
     def __init__(
@@ -71,17 +74,20 @@ class OpenAIGenerator(Drafter, Target):
         profile: str | None = None,
         context: int | None = None,
         logprobs: bool = False,
+        guesses: bool = False,
         flops_per_token: float | None = None,
         price: Price | None = None,
     ) -> None:
         if mode not in (None, "completions", "chat"):
             raise ConfigurationError(f"mode={mode!r} is unknown; choose completions or chat")
+        if guesses and (tokenizer is None or mode == "chat"):
+            raise ConfigurationError("guesses=true takes a tokenizer=… and mode=completions: drafts are read as ids")
         self.endpoint = endpoint
         self.name = endpoint.model
         self.flops_per_token, self.price = flops_per_token, price
         self.prompts = Prompts(tokenizer, mode or ("completions" if tokenizer else "chat"))
         self.renders_tools = self.prompts.renders_tools
-        self.logprobs = logprobs
+        self.logprobs, self.guesses = logprobs, guesses
         self._profile = None if profile is None else find_profile(profile)
         self._context = context
         self._learning: asyncio.Task[Server] | None = None
@@ -144,20 +150,49 @@ class OpenAIGenerator(Drafter, Target):
                 room = min(room, server.context - asked.size)
                 if room <= 0:
                     raise OverlongError(f"{asked.size} tokens fill the context of {server.context}")
-            made = await self._stream(server, path, asked, request) if request.ahead else None
-            if made is None:
-                made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
+            steps, usages = await self._steps(server, path, asked, request, room)
         except Refused as refusal:
             if not refusal.overlong:
                 raise
             return self._overlong(path, request, asked, refusal.told)
         except OverlongError as error:
             return self._overlong(path, request, asked, str(error))
-        usages = [usage for _, usage in made]
         usage = usages[0]
-        if len(usages) > 1:  # one prefix; what was read of it, and is paid for, are as many as there are candidates
+        if len(usages) > 1:  # one prefix; what was read of it, and is paid for, are as many as there are requests
             usage = replace(sum(usages, Usage()), prefix=usage.prefix, parts=tuple((self, one) for one in usages))
-        return Generation(tuple(step for step, _ in made), usage)
+        return Generation(tuple(steps), usage)
+
+    async def _steps(
+        self, server: Server, path: Path, asked: Asked, request: StepRequest, room: int
+    ) -> tuple[Sequence[Step], Sequence[Usage]]:
+        """The steps, and the work of each request that they took."""
+        # Drawn steps have seeds of their own, and one request has one seed.
+        greedy = not request.sampling.temperature and len(request.seeds) == 1
+        if greedy and request.ahead and request.delimiter is not None and self._can_stream(server, asked):
+            try:
+                step, usage = await self._streams.step(path, request, partial(self._write_on, server, asked))
+            except NoIdsError:
+                self._streams_ids = False
+            else:
+                return [step], [usage]
+        if greedy and self.guesses and request.guess is not None:
+            assert self.prompts.vocabulary is not None
+            guess = Guess(self.prompts.vocabulary, request.guess, request.delimiter, room - 1)
+            if guess.ids:
+                return await self._from_guess(server, asked, request, guess, room)
+        made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
+        return [self._step(answer) for answer, _ in made], [usage for _, usage in made]
+
+    async def _from_guess(
+        self, server: Server, asked: Asked, request: StepRequest, guess: Guess, room: int
+    ) -> tuple[Sequence[Step], Sequence[Usage]]:
+        """The step, with as much of a guess as it would have: read in one request, written on in another."""
+        kept, ended, reading = await guess.read(self.endpoint, server, asked)
+        if ended:
+            return [self._step(kept)], [reading]
+        goes_on = asked.longer(kept.ids)
+        rest, usage = await self._write(server, goes_on, request, request.seeds[0], room - len(kept.ids))
+        return [self._step(kept.then(rest))], [reading, usage]
 
     async def _check_steps(self, server: Server) -> None:
         """Try out, once, whether the server goes on with an answer that was begun.
@@ -185,7 +220,7 @@ class OpenAIGenerator(Drafter, Target):
 
     async def _write(
         self, server: Server, asked: Asked, request: StepRequest, seed: int, room: int
-    ) -> tuple[Step, Usage]:
+    ) -> tuple[Answer, Usage]:
         started = time.monotonic()
         body = self._body(server.profile, asked, request, seed, room)
         delimiter, profile = request.delimiter, server.profile
@@ -196,24 +231,12 @@ class OpenAIGenerator(Drafter, Target):
         else:
             answer = await self.endpoint.post(asked.route, body, lambda data: whole(data, delimiter, profile))
         asked.check_read(answer.read, server.context)
-        return self._step(asked, answer, time.monotonic() - started)
+        return answer, self._usage(asked, answer, time.monotonic() - started)
 
-    async def _stream(
-        self, server: Server, path: Path, asked: Asked, request: StepRequest
-    ) -> list[tuple[Step, Usage]] | None:
-        """The step from a stream that goes on after it; None where it is to be a request of its own.
-
-        Drawn steps have seeds of their own, and one request has one seed.
-        """
-        greedy = not request.sampling.temperature and len(request.seeds) == 1 and request.delimiter is not None
+    def _can_stream(self, server: Server, asked: Asked) -> bool:
+        """Whether steps can be cut from one stream."""
         ids = self._streams_ids and bool(server.profile.give_ids) and asked.size is not None
-        if not (greedy and ids and server.context and self.prompts.mode == "completions"):
-            return None
-        try:
-            return [await self._streams.step(path, request, partial(self._write_on, server, asked))]
-        except NoIdsError:
-            self._streams_ids = False
-            return None
+        return ids and server.context is not None and self.prompts.mode == "completions"
 
     async def _write_on(self, server: Server, asked: Asked, stream: Stream) -> None:
         """Let the server write from here to the end of the answer, and put every step into the stream."""
@@ -229,9 +252,9 @@ class OpenAIGenerator(Drafter, Target):
             if unread:
                 asked.check_read(reader.read, server.context)
             now = time.monotonic()
-            step, usage = self._step(asked, replace(answer, read=unread), now - since)
+            usage = self._usage(asked, replace(answer, read=unread), now - since)
             unread, since = 0, now
-            return stream.put(step, usage)
+            return stream.put(self._step(answer), usage)
 
         def steps() -> StreamedSteps:
             nonlocal reader, unread
@@ -265,15 +288,19 @@ class OpenAIGenerator(Drafter, Target):
             body |= {"logprobs": True, "top_logprobs": 0} if "messages" in body else {"logprobs": 0}
         return body
 
-    def _step(self, asked: Asked, answer: Answer, seconds: float) -> tuple[Step, Usage]:
+    def _step(self, answer: Answer) -> Step:
         text, ids = self.prompts.written(answer)
         vocabulary = self.prompts.vocabulary.identity if ids and self.prompts.vocabulary else ""
-        wrote = answer.wrote
-        if wrote is None:
-            wrote = self.prompts.count(text) + (answer.ending == "end")
-        read = asked.estimate if answer.read is None else answer.read
-        step = Step(text, answer.ending, ids, vocabulary, wrote, answer.logprobs[: len(ids)])
-        return step, Usage(read, max(0, read - answer.cached) + wrote, answer.cached, wrote, seconds=seconds)
+        return Step(text, answer.ending, ids, vocabulary, self._wrote(answer), answer.logprobs[: len(ids)])
+
+    def _usage(self, asked: Asked, answer: Answer, seconds: float) -> Usage:
+        read, wrote = asked.estimate if answer.read is None else answer.read, self._wrote(answer)
+        return Usage(read, max(0, read - answer.cached) + wrote, answer.cached, wrote, seconds=seconds)
+
+    def _wrote(self, answer: Answer) -> int:
+        if answer.wrote is not None:
+            return answer.wrote
+        return self.prompts.count(self.prompts.written(answer)[0]) + (answer.ending == "end")
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:

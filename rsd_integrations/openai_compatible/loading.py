@@ -48,6 +48,7 @@ def load_generator(
     tokenizer: str | None = None,
     context: int | None = None,
     logprobs: bool = False,
+    guesses: bool = False,
     concurrency: int | None = None,
     timeout: float = 120.0,
     retries: int = 2,
@@ -73,6 +74,7 @@ def load_generator(
         profile=profile,
         context=context,
         logprobs=logprobs,
+        guesses=guesses,
         flops_per_token=flops_per_token,
         price=Price(prompt_price or 0.0, generated_price or 0.0, cached_price) if priced else None,
     )

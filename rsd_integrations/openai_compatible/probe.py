@@ -53,6 +53,7 @@ class Probe:
             ("steps", self._steps),
             ("token accounting", self._accounting),
             ("log-probabilities", self._logprobs),
+            *([("guesses", self._guesses)] if self.model.guesses else ()),
         ):
             found.append(await _tried(name, check))
             if name == "answers" and not found[-1].ok:
@@ -102,6 +103,13 @@ class Probe:
         except ConfigurationError as error:
             return Finding("log-probabilities", None, str(error))
         return Finding("log-probabilities", True, "judges can read the likely words")
+
+    async def _guesses(self) -> Finding:
+        """An answer that is read is the answer that was written."""
+        made = await self.model.generate(self._path, StepRequest((0,), 2 * HALF, None, guess=self._whole))
+        same = made.steps[0].text == self._whole.text
+        told = f"read as a guess, {self._whole.text!r} became {made.steps[0].text!r}"
+        return Finding("guesses", same, "rejected drafts are read, and their right beginnings kept" if same else told)
 
     async def _write(self, path: Path, tokens: int, delimiter: str) -> Step:
         return (await self.model.generate(path, StepRequest((0,), tokens, delimiter))).steps[0]

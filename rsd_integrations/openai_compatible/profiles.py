@@ -44,6 +44,8 @@ class Profile:
     """Whether the log-probabilities of tokens named by their ids can be asked for."""
     echo: bool = False
     """Whether it tells log-probabilities of the prompt's tokens."""
+    ranks: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that ask for the rank of each token of the prompt among all that might stand there."""
     stream_usage: bool = True
     """Whether streams end with the usage where `stream_options` ask for it; refused or ignored elsewhere."""
     concurrency: int = 64
@@ -67,6 +69,7 @@ PROFILES = {
             logprobs=20,
             named_logprobs=True,
             echo=True,
+            ranks={"prompt_logprobs": 0},
         ),
         Profile(
             "sglang",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsd_core import ConfigurationError, Message, MissingDependency, Path, PromptError
@@ -36,6 +36,13 @@ class Asked:
     def estimate(self) -> int:
         """Its length in tokens: counted, or four characters each."""
         return self.characters // 4 if self.size is None else self.size
+
+    def longer(self, ids: Sequence[int]) -> Asked:
+        """The same with more ids at its end; for servers that take ids."""
+        assert self.size is not None
+        return replace(
+            self, fields={**self.fields, "prompt": [*self.fields["prompt"], *ids]}, size=self.size + len(ids)
+        )
 
     def check_read(self, read: int | None, context: int | None) -> None:
         """Compare what the server says it read with what it was sent.

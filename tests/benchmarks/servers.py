@@ -37,6 +37,7 @@ from tests.benchmarks.simulated import (
     Free,
     Record,
     Setup,
+    common,
     longer,
     record,
     start,
@@ -53,15 +54,35 @@ CASES = (
     *((setup, FEW, LONG) for setup in (PAPER, JUDGE)),
 )
 """The first one is the paper's own: its models, with servers next to each other."""
-EARLY: dict[str, Settings] = {
-    "rsd": Settings(),
-    "lookahead 1": Settings(lookahead=1),
-    "lookahead 2": Settings(lookahead=2),
-    "lookahead 4": Settings(lookahead=4),
-    "lookahead 2, hedge 0.3": Settings(lookahead=2, hedge=0.3),
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How this library is set."""
+
+    settings: Settings = Settings()  # noqa: RUF009 - frozen
+    guesses: bool = False
+    """Whether the target reads the drafts that it replaces."""
+
+
+WAYS = {
+    "rsd": Way(),
+    "lookahead 1": Way(Settings(lookahead=1)),
+    "lookahead 2": Way(Settings(lookahead=2)),
+    "lookahead 4": Way(Settings(lookahead=4)),
+    "lookahead 2, hedge 0.3": Way(Settings(lookahead=2, hedge=0.3)),
+    "lookahead 4, guesses": Way(Settings(lookahead=4), guesses=True),
 }
-TOGETHER = ("rsd", "lookahead 4")
+FASTEST = "lookahead 4, guesses"
+"""For one problem at a time."""
+TOGETHER = ("rsd", "lookahead 4", "lookahead 4, guesses")
 """What is shown with many problems in flight."""
+IN_FLIGHT = [
+    f"{what}, {CONCURRENT} of {n}" for n in (CONCURRENT, PROBLEMS) for what in ("rsd", "lookahead 4", "and guesses")
+]
+HERE = ("rsd", "lookahead 1", "lookahead 4", "lookahead 4, guesses")
+"""What is shown on this machine's own servers, one problem at a time."""
+LOCK_STEP = "lock-step"
 
 
 def recorded(problems: int, verifier: str, delta: float) -> Record:
@@ -120,18 +141,19 @@ async def theirs(batched: tuple[Write, Score, Write], prompts: Sequence[Prompt],
 
 
 def simulate(
-    setup: Setup, said: Record, delta: float, seed: int, early: Settings | None, at_once: int, writing: bool = False
+    setup: Setup, said: Record, delta: float, seed: int, way: Way | None, at_once: int, writing: bool = False
 ) -> Answers:
     """One client on fresh machines; None is the one in lock-step. Where asked, only writing takes time."""
 
     async def run() -> Answers:
-        servers = start(replace(setup, network=NOWHERE) if writing else setup, said, seed)
+        guesses = way is not None and way.guesses
+        servers = start(replace(setup, network=NOWHERE) if writing else setup, said, seed, guesses)
         if writing:
             servers = replace(servers, verifier=Free([], said, 0))
-        if early is None:
+        if way is None:
             made = await theirs(servers.batched, list(said), delta, at_once)
         else:
-            made = await ours(servers, list(said), delta, early, at_once)
+            made = await ours(servers, list(said), delta, way.settings, at_once)
         return replace(
             made,
             computed=servers.drafter.machine.computed + servers.target.machine.computed,
@@ -148,7 +170,7 @@ def ratio(a: Sequence[Answers], b: Sequence[Answers]) -> float:
 
 
 async def real(rounds: int, problems: int) -> dict[str, Any]:
-    """Both clients on three vLLM servers on this machine, which share its cores."""
+    """Both clients on three vLLM servers on this machine, which share its cores; one problem by all of them in turn."""
     from tests.benchmarks.loopback import batched
     from tests.servers.equality import DELTA, equal_to_inprocess
     from tests.servers.launcher import family
@@ -156,32 +178,43 @@ async def real(rounds: int, problems: int) -> dict[str, Any]:
     prompts = [as_prompt(item.prompt) for item in find_task("embedded").draw(CONCURRENT, 1)]
     with family() as servers:
         equal = await in_thread(lambda: equal_to_inprocess(servers, problems))
-        models = SimpleNamespace(
-            drafter=load(servers["draft"].spec), verifier=load(servers["prm"].spec), target=load(servers["target"].spec)
-        )
-        together = batched(models.drafter, models.verifier, models.target)
-        runs: defaultdict[str, list[Answers]] = defaultdict(list)
-        few, methods = prompts[: ALONE // 2], ("rsd", "lookahead 1", "lookahead 4")
+        fastest = await in_thread(lambda: equal_to_inprocess(servers, problems, lookahead=4, guesses=True))
+        drafter, verifier = load(servers["draft"].spec), load(servers["prm"].spec)
+        targets = {guesses: load(servers["target"].spec, guesses=guesses) for guesses in (False, True)}
+        together = batched(drafter, verifier, targets[False])
+
+        async def answers(name: str, asked: Sequence[Prompt]) -> Answers:
+            if name == LOCK_STEP:
+                return await theirs(together, asked, DELTA, CONCURRENT)
+            way = WAYS[name]
+            models = SimpleNamespace(drafter=drafter, verifier=verifier, target=targets[way.guesses])
+            return await ours(models, asked, DELTA, way.settings, CONCURRENT)
+
+        alone: defaultdict[str, list[float]] = defaultdict(list)
+        many: defaultdict[str, list[Answers]] = defaultdict(list)
         for turn in range(rounds + 1):
-            made = {
-                "lock-step, 1": await theirs(together, few, DELTA, 1),
-                **{f"{name}, 1": await ours(models, few, DELTA, EARLY[name], 1) for name in methods},
-                "lock-step, 32": await theirs(together, prompts, DELTA, CONCURRENT),
-                **{f"{name}, 32": await ours(models, prompts, DELTA, EARLY[name], CONCURRENT) for name in TOGETHER},
-            }
-            for name, answers in made.items():
-                if turn:  # the first round warms the servers up
-                    runs[name].append(answers)
-        for model in (models.drafter, models.verifier, models.target):
+            spent = dict.fromkeys((LOCK_STEP, *HERE), 0.0)
+            for prompt in prompts[:ALONE]:
+                for name in spent:
+                    spent[name] += (await answers(name, [prompt])).seconds
+            made = {name: await answers(name, prompts) for name in (LOCK_STEP, *TOGETHER)}
+            if turn:  # the first round warms the servers up
+                for name, seconds in spent.items():
+                    alone[name].append(seconds)
+                for name, run in made.items():
+                    many[name].append(run)
+        for model in (drafter, verifier, *targets.values()):
             await model.aclose()
-    lock = runs["lock-step, 32"]
     return {
         "equal_to_inprocess": equal,
-        "seconds_per_problem_lock_step": statistics.median(run.seconds for run in runs["lock-step, 1"]) / len(few),
-        "latency_ratio": {name: ratio(runs[f"{name}, 1"], runs["lock-step, 1"]) for name in methods},
-        "throughput_32_of_32": {name: ratio(lock, runs[f"{name}, 32"]) for name in TOGETHER},
+        "equal_to_inprocess_fastest": fastest,
+        "seconds_per_problem_lock_step": statistics.median(alone[LOCK_STEP]) / ALONE,
+        "latency_ratio": {
+            name: statistics.median(a / b for a, b in zip(alone[name], alone[LOCK_STEP], strict=True)) for name in HERE
+        },
+        "throughput_32_of_32": {name: ratio(many[LOCK_STEP], many[name]) for name in TOGETHER},
         "same_answers": {
-            name: sum(a == b for a, b in zip(lock[0].texts, runs[f"{name}, 32"][0].texts, strict=True))
+            name: sum(a == b for a, b in zip(many[LOCK_STEP][0].texts, many[name][0].texts, strict=True))
             for name in TOGETHER
         },
     }
@@ -190,36 +223,45 @@ async def real(rounds: int, problems: int) -> dict[str, Any]:
 def compared(setup: Setup, said: Record, delta: float, rounds: int) -> dict[str, Any]:
     """All clients on one setup, round by round; every one gives the same answers."""
 
-    def go(early: Settings | None, at_once: int, problems: int, writing: bool = False) -> list[Answers]:
+    def go(way: Way | None, at_once: int, problems: int, writing: bool = False) -> list[Answers]:
         some = dict(list(said.items())[:problems])
-        return [simulate(setup, some, delta, seed, early, at_once, writing) for seed in range(rounds)]
+        return [simulate(setup, some, delta, seed, way, at_once, writing) for seed in range(rounds)]
 
     def same(*runs: list[Answers]) -> None:
         assert all(run.texts == runs[0][0].texts for method in runs for run in method), "answers differ"
 
     lock = go(None, 1, ALONE)
-    alone = {name: go(early, 1, ALONE) for name, early in EARLY.items()}
+    alone = {name: go(way, 1, ALONE) for name, way in WAYS.items()}
     same(lock, *alone.values())
     found: dict[str, Any] = {
         "seconds_per_problem_lock_step": statistics.median(run.seconds for run in lock) / ALONE,
         "latency_ratio": {name: ratio(runs, lock) for name, runs in alone.items()},
-        "latency_ratio_writing_alone": ratio(go(Settings(), 1, ALONE, writing=True), lock),
+        "latency_ratio_writing_alone": ratio(go(Way(), 1, ALONE, writing=True), lock),
         "computed_ratio": {name: runs[0].computed / alone["rsd"][0].computed for name, runs in alone.items()},
     }
     for problems in (CONCURRENT, len(said)):
         lock = go(None, CONCURRENT, problems)
-        made = {name: go(EARLY[name], CONCURRENT, problems) for name in TOGETHER}
+        made = {name: go(WAYS[name], CONCURRENT, problems) for name in TOGETHER}
         same(lock, *made.values())
         found[f"throughput_32_of_{problems}"] = {name: ratio(lock, runs) for name, runs in made.items()}
         if problems == CONCURRENT:
-            plain, ahead = (made[name][0] for name in TOGETHER)
-            found["tokens_ratio_32"] = {"written": ahead.computed / plain.computed, "scored": ahead.read / plain.read}
+            plain, ahead, guessed = (made[name][0] for name in TOGETHER)
+            found["tokens_ratio_32"] = {
+                "written": ahead.computed / plain.computed,
+                "guessed": guessed.computed / plain.computed,
+                "scored": ahead.read / plain.read,
+            }
     return found
 
 
-def simulated(rounds: int) -> list[dict[str, Any]]:
+def agreed(said: Record, delta: float) -> float:
+    """Share of the tokens of the target's steps that the drafts which they replace begin with."""
+    replaced = [(position.draft, position.target) for a in said.values() for position in a if position.reward < delta]
+    return sum(common(*pair) for pair in replaced) / sum(target.size for _, target in replaced)
+
+
+def simulated(short: dict[str, tuple[Record, float]], rounds: int) -> list[dict[str, Any]]:
     """Every case, with what it is made of."""
-    short = {name: (recorded(PROBLEMS, *pattern), pattern[1]) for name, pattern in PATTERNS.items()}
     cases = []
     for setup, pattern, times in CASES:
         said, delta = short[pattern]
@@ -243,7 +285,7 @@ def markdown(found: dict[str, Any]) -> str:
     alone, together = [], []
     for case in found["simulated"]:
         what = f"| {case['setup']} | {case['steps']:.0f} / {case['tokens']:,.0f} | {case['rejected']:.0%} | "
-        ratios = [case["latency_ratio"][name] for name in list(EARLY)[1:]] + [case["latency_ratio_writing_alone"]]
+        ratios = [case["latency_ratio"][name] for name in list(WAYS)[1:]] + [case["latency_ratio_writing_alone"]]
         alone.append(
             f"{what}{case['seconds_per_problem_lock_step']:.1f} s | " + " | ".join(f"{x:.2f}" for x in ratios) + " |"
         )
@@ -253,8 +295,9 @@ def markdown(found: dict[str, Any]) -> str:
             for name in TOGETHER
         ]
         more = case["tokens_ratio_32"]
-        together.append(f"{what}{' | '.join(cells)} | {more['written']:.2f} | {more['scored']:.2f} |")
-    names = " | ".join(list(EARLY)[1:])
+        tokens = " | ".join(f"{more[key]:.2f}" for key in ("written", "guessed", "scored"))
+        together.append(f"{what}{' | '.join(cells)} | {tokens} |")
+    names = " | ".join(list(WAYS)[1:])
     return f"""
 ## Model servers against a client in lock-step
 
@@ -280,7 +323,7 @@ Lookahead writes none of them faster, so it cannot go below; where it is nearly 
 hedge, with which the target writes beside the drafter.
 
 | verifier, target | steps / tokens | rejected | lock-step | {names} | writing alone |
-|---|---|---|---|{"---|" * len(EARLY)}
+|---|---|---|---|{"---|" * len(WAYS)}
 {chr(10).join(alone)}
 
 In the first case, tokens computed by drafter and target over those without anything begun early: {
@@ -293,11 +336,11 @@ In the first case, tokens computed by drafter and target over those without anyt
 everybody waits for the verifier, which reads the whole text anew for each step. With lookahead the drafts that wait for
 it are scored in one reading, as [runs of steps](scheduling.md#runs-of-steps). The gain is smaller where more is
 rejected, since what follows a rejected step was drafted and scored in vain. There is little or none with a judge, which
-has to write about each step. The last two columns are the tokens computed by drafter and target, and by the verifier,
-with lookahead 4 over those without (32 of 32).
+has to write about each step. The last three columns are tokens computed over those without anything begun early (32 of
+32): by drafter and target with lookahead 4, and with guesses too; and by the verifier with lookahead 4.
 
-| verifier, target | steps / tokens | rejected | 32 of 32 | lookahead 4 | 32 of 64 | lookahead 4 | written | scored |
-|---|---|---|---|---|---|---|---|---|
+| verifier, target | steps / tokens | rejected | {" | ".join((*IN_FLIGHT, "written", "with guesses", "scored"))} |
+|---|---|---|{"---|" * (len(IN_FLIGHT) + 3)}
 {chr(10).join(together)}
 {here(found["real"])}"""
 
@@ -307,15 +350,18 @@ def here(real: dict[str, Any] | None) -> str:
     if real is None:
         return ""
     equal = real["equal_to_inprocess"]
+    alone, many = real["latency_ratio"], real["throughput_32_of_32"]
     return f"""
-**Three vLLM servers on this machine.** The embedded family on two cores that the servers share with both clients and
-with whatever else runs: what one role gains the others lose, so little of the above can show. {equal["equal"]} of
-{equal["problems"]} answers are those of the models in process, step by step. One problem at a time takes
-{real["seconds_per_problem_lock_step"]:.2f} s in lock-step, {real["latency_ratio"]["rsd"]:.2f} of that here, and
-{real["latency_ratio"]["lookahead 1"]:.2f} with lookahead 1 and {real["latency_ratio"]["lookahead 4"]:.2f} with
-lookahead 4; 32 at once have {real["throughput_32_of_32"]["rsd"]:.2f}x the throughput of lock-step, and
-{real["throughput_32_of_32"]["lookahead 4"]:.2f}x with lookahead 4. Of the {CONCURRENT} answers,
-{" and ".join(str(real["same_answers"][name]) for name in TOGETHER)} are the same as in lock-step.
+**Three vLLM servers on this machine.** The embedded family on two cores that the servers share with both clients. Each
+server's engine and worker are one process (`tests/servers/launcher.py`): as two, the workers spin for a second after
+each request and take the cores from each other. {equal["equal"]} of {equal["problems"]} answers are those of the models
+in process, step by step, and {real["equal_to_inprocess_fastest"]["equal"]} of
+{real["equal_to_inprocess_fastest"]["problems"]} with lookahead 4 and guesses. One problem at a time, each by all in
+turn, takes {real["seconds_per_problem_lock_step"]:.2f} s in lock-step; {alone["rsd"]:.2f} of that here,
+{alone["lookahead 1"]:.2f} with lookahead 1, {alone["lookahead 4"]:.2f} with lookahead 4, and **{alone[FASTEST]:.2f}**
+with lookahead 4 and guesses. With 32 at once all of them want the same two cores: {many["rsd"]:.2f}x the throughput of
+lock-step, {many["lookahead 4"]:.2f}x with lookahead 4, and {many[FASTEST]:.2f}x with guesses too. Of the {CONCURRENT}
+answers, {" and ".join(str(real["same_answers"][name]) for name in TOGETHER)} are the same as in lock-step.
 """
 
 
@@ -329,7 +375,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=200, help="problems that are compared with in-process answers")
     options = parser.parse_args()
     here = asyncio.run(real(options.rounds, options.problems)) if options.real else None
-    cases = simulated(options.rounds)
+    short = {name: (recorded(PROBLEMS, *pattern), pattern[1]) for name, pattern in PATTERNS.items()}
+    cases = simulated(short, options.rounds)
     throughput = cases[0]["throughput_32_of_32"]
     best = max(TOGETHER, key=throughput.__getitem__)
     found = {
@@ -338,8 +385,12 @@ def main() -> None:
         "rounds": options.rounds,
         "throughput_over_lockstep_32": throughput[best],
         "throughput_over_lockstep_32_with": best,
-        "lookahead_latency_ratio_1": cases[0]["latency_ratio"]["lookahead 2"],
+        "lookahead_latency_ratio_1": (here or cases[0])["latency_ratio"][FASTEST],
+        "lookahead_latency_ratio_1_on": "simulated machines" if here is None else "three vLLM servers here",
+        "lookahead_latency_ratio_1_simulated": cases[0]["latency_ratio"][FASTEST],
+        "lookahead_latency_ratio_1_with": FASTEST,
         "equal_to_inprocess": None if here is None else here["equal_to_inprocess"],
+        "agreed": {name: agreed(*answers) for name, answers in short.items()},
         "simulated": cases,
         "real": here,
     }

@@ -11,6 +11,7 @@ reward models read every text from its beginning, as vLLM's pooling runner was s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 import selectors
@@ -212,6 +213,15 @@ class Machine:
         return median * self._random.lognormvariate(0, self.network.spread)
 
 
+def common(one: Step, other: Step) -> int:
+    """Tokens that two steps begin with in common, by their texts: a share of the text is that share of the tokens."""
+    if one.text == other.text:
+        return other.size
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one.text, other.text, strict=False))
+    characters = sum(1 for _ in alike)
+    return min(other.size - 1, other.size * characters // max(1, len(other.text)))
+
+
 def tokens_of(prompt: Prompt, steps: Sequence[Step]) -> int:
     """Length of a text: a word is a token and a third, steps are as long as they were."""
     return SCALE * (sum(len(message.content.split()) * 4 // 3 for message in prompt) + sum(step.size for step in steps))
@@ -275,10 +285,10 @@ def at(record: Record, prompt: Prompt, depth: int) -> Position:
 
 
 class Writer(Drafter, Target):
-    """A role that writes, on its machine."""
+    """A role that writes, on its machine; with guesses, it reads the draft that it replaces as vLLM does: anew."""
 
-    def __init__(self, machine: Machine, record: Record, target: bool) -> None:
-        self.machine, self._record, self._target = machine, record, target
+    def __init__(self, machine: Machine, record: Record, target: bool, guesses: bool = False) -> None:
+        self.machine, self._record, self._target, self._guesses = machine, record, target, guesses
         self._streams = Streams()
 
     def says(self, prompt: Prompt, depth: int) -> Step:
@@ -290,14 +300,20 @@ class Writer(Drafter, Target):
             step, usage = await self._streams.step(path, request, partial(self._write_on, path))
             return Generation((step,), usage)
         step = self.says(path.prompt, path.depth)
+        written, read, kept, size = SCALE * step.size, 0, 0, tokens_of(path.prompt, path.steps)
         fresh = self.machine.fresh(path.prompt, path.steps)
-        try:
-            await self.machine.serve([(fresh, SCALE * step.size)])
-        except asyncio.CancelledError:
-            raise Interrupted(Usage(computed=fresh)) from None
+        if self._guesses and request.guess is not None:
+            read, kept = size + SCALE * request.guess.size, SCALE * common(request.guess, step)
+            await self.machine.serve([(read, 1)])
+            fresh = (size + kept) % BLOCK
+        if kept < written:
+            read += fresh
+            try:
+                await self.machine.serve([(fresh, written - kept)])
+            except asyncio.CancelledError:
+                raise Interrupted(Usage(computed=read)) from None
         self._wrote(path.prompt, (*path.steps, step))
-        written = SCALE * step.size
-        return Generation((step,), Usage(computed=fresh + written, generated=written))
+        return Generation((step,), Usage(computed=read + written - kept, generated=written))
 
     async def _write_on(self, path: Path, stream: Stream) -> None:
         """Step after step in one request, as the library's own drafters over vLLM write them."""
@@ -394,7 +410,7 @@ class Servers:
         return self.drafter.write, self.verifier.read, self.target.write
 
 
-def start(setup: Setup, record: Record, seed: int) -> Servers:
+def start(setup: Setup, record: Record, seed: int, guesses: bool = False) -> Servers:
     """Machines that have read nothing yet."""
 
     def machine(hardware: Hardware, name: str) -> Machine:
@@ -404,5 +420,5 @@ def start(setup: Setup, record: Record, seed: int) -> Servers:
     return Servers(
         Writer(machine(setup.drafter, "drafter"), record, target=False),
         (Judge if setup.reasoning else Reader)(readers, record, setup.reasoning),
-        Writer(machine(setup.target, "target"), record, target=True),
+        Writer(machine(setup.target, "target"), record, target=True, guesses=guesses),
     )

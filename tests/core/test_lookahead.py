@@ -44,7 +44,7 @@ from rsd_core import (
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation import find_task
-from tests.benchmarks.servers import simulate
+from tests.benchmarks.servers import Way, simulate
 from tests.benchmarks.simulated import BIG, JUDGE, PAPER, Clock, Position
 
 TEXTS = ("a\n\n", "b b\n\n", "wait c\n\n", "d d d\n\n", "\n\n", "", "the end")
@@ -467,14 +467,12 @@ def test_lock_step_gives_the_same_answers_later() -> None:
         ]
         for i in range(6)
     }
-    runs = {
-        at_once: [simulate(JUDGE, said, 0.5, 1, early, at_once) for early in (None, Settings(), Settings(lookahead=2))]
-        for at_once in (1, 6)
-    }
-    lock, rsd, ahead = runs[1]
+    ways = (None, Way(), Way(Settings(lookahead=2)), Way(Settings(lookahead=2), guesses=True))
+    runs = {at_once: [simulate(JUDGE, said, 0.5, 1, way, at_once) for way in ways] for at_once in (1, 6)}
+    lock, rsd, ahead, reading = runs[1]
     assert rsd.seconds == pytest.approx(lock.seconds, rel=0.02)  # the same requests; latencies are drawn anew
-    assert ahead.seconds < rsd.seconds
-    lock, rsd, ahead = runs[6]
+    assert reading.seconds < ahead.seconds < rsd.seconds
+    lock, rsd, *_ = runs[6]
     assert rsd.seconds < lock.seconds
     assert "by target" in lock.texts[1]
     assert len({tuple(run.texts) for methods in runs.values() for run in methods}) == 1
@@ -487,7 +485,7 @@ def test_a_verifier_that_everybody_waits_for_reads_less_and_everybody_is_done_so
 
     said = {as_prompt(f"question {i}"): [position(i, j) for j in range(10)] for i in range(8)}
     slow = replace(PAPER, verifier=BIG.verifier)
-    plain, ahead = (simulate(slow, said, 0.5, 1, Settings(lookahead=depth), 8) for depth in (0, 4))
+    plain, ahead = (simulate(slow, said, 0.5, 1, Way(Settings(lookahead=depth)), 8) for depth in (0, 4))
     assert ahead.texts == plain.texts
     assert ahead.read < 0.7 * plain.read
     assert ahead.seconds < 0.7 * plain.seconds

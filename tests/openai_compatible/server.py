@@ -203,6 +203,19 @@ class Habits:
         likely = {f"token_id:{i}" if named else self.text([i]): float(here[i]) for i in top}
         return {"token_logprobs": made.logprobs, "top_logprobs": [likely]}
 
+    @torch.inference_mode()
+    def ranked(self, ids: list[int]) -> list[dict[str, Any] | None]:
+        with self.lock:
+            out: Any = self.model(input_ids=torch.tensor([ids]))
+        logprobs = out.logits[0].float().log_softmax(-1)
+        return [
+            None,
+            *(
+                {str(id_): {"logprob": float(here[id_]), "rank": int((here >= here[id_]).sum()), "decoded_token": "?"}}
+                for here, id_ in zip(logprobs, ids[1:], strict=False)
+            ),
+        ]
+
     def usage(self, ids: list[int], made: Written) -> dict[str, Any]:
         return {
             "prompt_tokens": len(ids), "completion_tokens": len(made.ids),
@@ -217,6 +230,8 @@ class Habits:
         text = self.shown(made, body)
         content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         choice = {"index": 0, **content, **self.ended(made, body), "logprobs": self.likely(ids, made, body)}
+        if self.kind == "vllm" and body.get("prompt_logprobs") is not None:
+            choice["prompt_logprobs"] = self.ranked(ids)
         return {"id": "1", "object": "x", "model": self.name, "choices": [choice], "usage": self.usage(ids, made)}
 
     def events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:

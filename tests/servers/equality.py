@@ -21,7 +21,13 @@ DELTA = 0.3
 
 
 def equal_to_inprocess(
-    servers: Mapping[str, Server], problems: int = 200, *, seed: int = 11, concurrency: int = 8, lookahead: int = 0
+    servers: Mapping[str, Server],
+    problems: int = 200,
+    *,
+    seed: int = 11,
+    concurrency: int = 8,
+    lookahead: int = 0,
+    guesses: bool = False,
 ) -> dict[str, Any]:
     """Decode held-out problems both ways and compare every step.
 
@@ -31,6 +37,7 @@ def equal_to_inprocess(
         seed: Which ones.
         concurrency: Requests in flight at the servers.
         lookahead: How far ahead the drafter writes there.
+        guesses: Whether the target there reads the drafts that it replaces.
 
     Returns:
         `problems`, `equal` (same steps by the same authors, in the same words), `steps`, `target_steps`, the largest
@@ -41,7 +48,7 @@ def equal_to_inprocess(
     remote = RSDConfig(
         drafter=servers["draft"].spec,
         verifier=servers["prm"].spec,
-        target=servers["target"].spec,
+        target=servers["target"].spec.replace("openai,", "openai,guesses=true,") if guesses else servers["target"].spec,
         policy=policy,
         settings=Settings(lookahead=lookahead),
     )

@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # lets the worker be in the engine's process: of its own, it spins
 }
 
 
@@ -99,7 +100,7 @@ class Server:
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--max-model-len", "512", "--dtype", "float32", "--enforce-eager"),
             *("--kv-cache-memory-bytes", str(KEYS_AND_VALUES), "--shutdown-timeout", "5"),
-            *("--uvicorn-log-level", "warning"),
+            *("--uvicorn-log-level", "warning", "--distributed-executor-backend", "uni"),
             *(("--runner", "pooling") if self.pooling else ("--enable-prompt-tokens-details",)),
             *self.arguments,
         ]

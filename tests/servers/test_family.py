@@ -16,9 +16,9 @@ from tests.servers.launcher import Server
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("lookahead", [0, 4])
+@pytest.mark.parametrize(("lookahead", "guesses"), [(0, False), (4, True)])
 def test_greedy_rsd_through_servers_equals_rsd_in_process(
-    family_servers: dict[str, Server], lookahead: int, monkeypatch: pytest.MonkeyPatch
+    family_servers: dict[str, Server], lookahead: int, guesses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
     score_run = PoolingRunVerifier.score_run
@@ -28,7 +28,7 @@ def test_greedy_rsd_through_servers_equals_rsd_in_process(
         return await score_run(model, path, steps)
 
     monkeypatch.setattr(PoolingRunVerifier, "score_run", counted)
-    found = equal_to_inprocess(family_servers, 40, lookahead=lookahead)
+    found = equal_to_inprocess(family_servers, 40, lookahead=lookahead, guesses=guesses)
     assert found["differing"] == []
     assert found["degraded"] == 0
     assert found["target_steps"] > 5

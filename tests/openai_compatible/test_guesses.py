@@ -1,0 +1,238 @@
+"""A target that reads the draft it replaces writes the very step that it would have written without."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rsd_core import (
+    BinaryStep,
+    ConfigurationError,
+    Generation,
+    Limits,
+    Path,
+    Result,
+    RewardGuidedDecoder,
+    Sampling,
+    Settings,
+    Step,
+    StepRequest,
+    as_prompt,
+)
+from rsd_core.blocking import wait_for
+from rsd_core.paths import Ending
+from rsd_core.testing import ScriptedDrafter, ScriptedVerifier
+from rsd_integrations.huggingface import HuggingFaceGenerator
+from rsd_integrations.openai_compatible import OpenAIGenerator
+from rsd_integrations.openai_compatible.guesses import Guess
+from tests.openai_compatible.server import Habits
+
+Connect = Callable[..., OpenAIGenerator]
+
+
+def asked(guess: Step | None = None, *, seeds: tuple[int, ...] = (0,), **more: Any) -> StepRequest:
+    return StepRequest(seeds, **{"max_tokens": 60, **more}, guess=guess)
+
+
+def made(model: OpenAIGenerator, path: Path, guess: Step | None = None, **more: Any) -> Generation:
+    return wait_for(model.generate(path, asked(guess, **more)))
+
+
+def answer(model: OpenAIGenerator, question: str) -> list[tuple[Path, Step]]:
+    """The steps of an answer without guesses, each with the path before it."""
+    path, found = Path(as_prompt(question)), list[tuple[Path, Step]]()
+    while not found or found[-1][1].ending != "end":
+        (step,) = made(model, path).steps
+        found.append((path, step))
+        path = path.extend(step)
+    return found
+
+
+def text(step: Step) -> Step:
+    """A step as a model of another vocabulary hands it over."""
+    return Step(step.text, step.ending, size=step.size)
+
+
+@pytest.fixture
+def target(vllm: Habits, connect: Connect) -> OpenAIGenerator:
+    return connect(vllm, guesses=True)
+
+
+def test_a_guess_that_is_right_is_one_reading(vllm: Habits, target: OpenAIGenerator, questions: list[str]) -> None:
+    for path, step in answer(target, questions[0]):
+        for guess in (step, text(step)):
+            vllm.requests.clear()
+            found = made(target, path, guess)
+            assert found.steps == (step,)
+            (request,) = vllm.requests
+            assert request["max_tokens"] == 1
+            length, size = len(request["prompt"]), step.size
+            assert (found.usage.prefix, found.usage.generated) == (length - size, size)
+            assert found.usage.reused == min(length // 2, length - size)  # half of it is what this server has cached
+            assert found.usage.computed == length - length // 2 + 1
+
+
+def test_of_a_wrong_guess_the_beginning_is_kept(vllm: Habits, target: OpenAIGenerator, questions: list[str]) -> None:
+    path, step = answer(target, questions[0])[0]
+    ids = step.tokens
+    wrong = Step("", "delimiter", (*ids[:4], (ids[4] + 1) % 300, *ids[5:]), step.vocabulary)
+    vllm.requests.clear()
+    found = made(target, path, wrong)
+    assert found.steps == (step,)
+    reading, writing = vllm.requests
+    assert writing["prompt"] == reading["prompt"][: found.usage.prefix + 4]
+    assert writing["max_tokens"] == 60 - 4
+    assert found.usage.generated == step.size
+    read, wrote = (usage for _, usage in found.usage.parts)
+    assert (read.generated, wrote.generated) == (4, step.size - 4)
+    assert read.computed + wrote.computed == found.usage.computed
+    assert read.prefix == found.usage.prefix
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_step_is_the_one_without_a_guess(data: st.DataObject, target: OpenAIGenerator) -> None:
+    """Whatever the guess: cut, longer, other tokens in its midst, newlines anywhere, an end or none; and any cap."""
+    words = target.prompts.vocabulary
+    assert words is not None
+    path = Path(as_prompt("Mia has 45 apples. Then she buys 12 more. How many apples does Mia have now?"))
+    for _ in range(data.draw(st.integers(0, 1))):
+        path = path.extend(made(target, path).steps[0])
+    most = data.draw(st.sampled_from([1, 2, 9, 60]))
+    (wanted,) = made(target, path, max_tokens=most).steps
+    newlines = [id_ for id_, piece in enumerate(words.pieces) if piece and not piece.strip(b"\n")]
+    others = st.lists(st.sampled_from([*newlines, 5, 50, 200]), max_size=3)
+    begins, ends = sorted(data.draw(st.integers(0, wanted.size)) for _ in range(2))
+    ids = (*wanted.tokens[:begins], *data.draw(others), *wanted.tokens[ends:], *data.draw(others))
+    ending: Ending = data.draw(st.sampled_from(["delimiter", "end", "length"]))
+    found = made(target, path, Step(words.text(list(ids)), ending, ids, words.identity), max_tokens=most)
+    assert found.steps == (wanted,)
+    assert found.usage.generated == wanted.size
+
+
+@pytest.mark.parametrize("room", [1, 2, 12, 30])
+def test_no_guess_is_longer_than_the_context(vllm: Habits, connect: Connect, questions: list[str], room: int) -> None:
+    plain = connect(vllm)
+    path, step = answer(plain, questions[0])[0]
+    vllm.context = made(plain, path).usage.prefix + room
+    vllm.requests.clear()
+    assert made(connect(vllm, guesses=True), path, step).steps == made(connect(vllm), path).steps
+    assert max(len(request["prompt"]) for request in vllm.requests) < vllm.context
+    assert ("prompt_logprobs" in vllm.requests[0]) == (room > 1)
+
+
+def test_a_delimiter_that_begins_in_the_guess_ends_the_step(target: OpenAIGenerator) -> None:
+    """The server looks for it in what it writes alone, so no beginning of it may be left in the prompt."""
+    words = target.prompts.vocabulary
+    assert words is not None
+    guess = Guess(words, Step("So 4\n", "length"), "\n\n", 60)
+    told: list[Any] = [None, *({str(id_): {"rank": 1, "logprob": -0.5}} for id_ in guess.ids)]
+    kept, ended = guess.kept(told)
+    assert not ended
+    assert words.text(list(kept.ids)) == "So 4"
+    assert len(kept.logprobs) == len(kept.ids)
+    assert Guess(words, Step("So 4\n", "length"), None, 60).kept(told)[0].ids == tuple(guess.ids)
+
+
+def test_log_probabilities_are_those_of_what_was_written(vllm: Habits, connect: Connect, questions: list[str]) -> None:
+    plain, target = connect(vllm, logprobs=True), connect(vllm, logprobs=True, guesses=True)
+    path, step = answer(plain, questions[0])[0]
+    for guess in (step, Step("", "length", step.tokens[:5], step.vocabulary)):
+        (found,) = made(target, path, guess).steps
+        assert found.tokens == step.tokens
+        assert found.logprobs == pytest.approx(step.logprobs, abs=1e-4)
+
+
+def test_only_greedy_steps_are_guessed(vllm: Habits, target: OpenAIGenerator, questions: list[str]) -> None:
+    path, step = answer(target, questions[0])[0]
+    vllm.requests.clear()
+    made(target, path, step, sampling=Sampling(temperature=0.7))
+    made(target, path, step, seeds=(1, 2))
+    made(target, path, Step("", "length"))  # nothing to read
+    assert not [request for request in vllm.requests if "prompt_logprobs" in request]
+
+
+def rsd(drafter: Any, target: Any, question: str, rewards: Sequence[float], **options: Any) -> Result:
+    return RewardGuidedDecoder(
+        drafter=drafter,
+        verifier=ScriptedVerifier(list(rewards)),
+        target=target,
+        policy=BinaryStep(delta=0.5),
+        settings=Settings(limits=Limits(max_steps=8), **options),
+    ).run(question)
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_answers_are_the_same_with_and_without(
+    vllm: Habits, connect: Connect, questions: list[str], lookahead: int
+) -> None:
+    drafter = ScriptedDrafter(["She buys 12 more: 45+12=57.\n\n", "First, 3 times 4 is 12.\n\n"])
+    rewards = [0.1, 0.9, 0.2, 0.1, 0.9]
+    for question in questions[:4]:
+        plain = rsd(drafter, connect(vllm), question, rewards, lookahead=lookahead)
+        vllm.requests.clear()
+        off = rsd(drafter, connect(vllm, guesses=True), question, rewards, reuse_rejected=False)
+        assert not [request for request in vllm.requests if "prompt_logprobs" in request]
+        read = rsd(drafter, connect(vllm, guesses=True), question, rewards, lookahead=lookahead)
+        assert [request for request in vllm.requests if "prompt_logprobs" in request]
+        assert read.steps == plain.steps == off.steps
+        assert read.ledger.target.generated == plain.ledger.target.generated
+        assert not read.degradations
+
+
+def test_the_model_in_process_makes_the_same_of_a_guess(
+    target: OpenAIGenerator, draft: HuggingFaceGenerator, questions: list[str]
+) -> None:
+    for question in questions[:2]:
+        path = Path(as_prompt(question))
+        guess = Step("She buys 12 more: 45+12=57.\n\n", "delimiter")
+        (inside,) = wait_for(draft.generate(path, asked(guess))).steps
+        (over,) = made(target, path, guess).steps
+        assert (over.text, over.tokens, over.ending) == (inside.text, inside.tokens, inside.ending)
+
+
+@pytest.mark.parametrize("fault", ["http500", "429", "malformed"])
+def test_a_fault_while_reading_is_got_over(
+    vllm: Habits, target: OpenAIGenerator, questions: list[str], fault: str
+) -> None:
+    path, step = answer(target, questions[0])[0]
+    first = len(vllm.requests)
+    vllm.fault = lambda number: fault if number == first else None
+    assert made(target, path, step).steps == (step,)
+    assert len(vllm.requests) == first + 2
+
+
+def test_where_reading_fails_the_target_writes_without(
+    vllm: Habits, connect: Connect, questions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter, rewards = ScriptedDrafter(["First, 3 times 4 is 12.\n\n"]), [0.1, 0.9]
+    plain = rsd(drafter, connect(vllm), questions[0], rewards)
+    monkeypatch.setattr(Habits, "ranked", lambda server, ids: None)  # as a proxy that hands on what it knows
+    read = rsd(drafter, connect(vllm, guesses=True, retries=0), questions[0], rewards)
+    assert [step.text for step in read.steps] == [step.text for step in plain.steps]
+    assert {note.kind for note in read.degradations} == {"target_error"}
+
+
+def test_guesses_need_ids_and_ranks(servers: dict[str, Habits], connect: Connect, questions: list[str]) -> None:
+    for options in ({"mode": "chat"}, {"tokenizer": None}):
+        with pytest.raises(ConfigurationError, match="guesses=true takes a tokenizer"):
+            connect(servers["vllm"], guesses=True, **options)
+    target, path = connect(servers["sglang"], guesses=True), Path(as_prompt(questions[0]))
+    with pytest.raises(ConfigurationError, match=r"SGLang.*Leave guesses=true out"):
+        made(target, path, Step("So it is.\n\n", "delimiter"))
+
+
+@pytest.mark.parametrize(("kind", "well"), [("vllm", True), ("sglang", False)])
+def test_the_doctor_tries_a_guess(servers: dict[str, Habits], connect: Connect, kind: str, well: bool) -> None:
+    found = wait_for(connect(servers[kind], guesses=True).examine())
+    assert {finding.name: finding.ok for finding in found}["guesses"] is well
+
+
+def test_whole_answers_are_guessed_too(vllm: Habits, target: OpenAIGenerator, questions: list[str]) -> None:
+    path = Path(as_prompt(questions[0]))
+    (whole,) = made(target, path, delimiter=None, max_tokens=200).steps
+    vllm.requests.clear()
+    assert made(target, path, whole, delimiter=None, max_tokens=200).steps == (whole,)
+    assert len(vllm.requests) == 1
