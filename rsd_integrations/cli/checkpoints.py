@@ -26,13 +26,14 @@ def plan(
     """
     from rsd_integrations.huggingface import loading, planner
 
-    where = loading.choose_device(device)
-    kind = loading.choose_dtype(dtype, where)
+    where, wanted = loading.choose_device(device), loading.named_dtype(dtype)
     needs = []
     # One that plays two roles is loaded once.
     for model, spec in {model: spec for given in specs for model, spec in _checkpoints(given)}.items():
         folder = loading.find(model)
-        needs.append(planner.need(spec, loading.shards(folder, model), loading.read_config(folder), kind))
+        files = loading.shards(folder, model)
+        kind = wanted or loading.default_dtype(where, files)
+        needs.append(planner.need(spec, files, loading.read_config(folder), kind))
     table = Table("model", "weights", "a token", "context", "sequences in the cache's share")
     for one in needs:
         share = planner.memory(where) / planner.CACHE_SHARE

@@ -112,7 +112,8 @@ def load_generator(
 
     Args:
         model: Hub id or folder.
-        dtype: `float32`, `bfloat16` or `float16`; by default fp32 on a CPU and bf16 elsewhere.
+        dtype: `float32`, `bfloat16` or `float16`; by default bf16; on a CPU fp32 below 50 million
+            weights, and where bf16 is no faster.
         device: As torch names it; by default a GPU where there is one.
         allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
         cache_bytes: For keys and values; by default an eighth of the device's memory.
@@ -120,10 +121,10 @@ def load_generator(
     Raises:
         ConfigurationError: No such checkpoint, or no safetensors in it.
     """
-    where = loading.choose_device(device)
-    kind = loading.choose_dtype(dtype, where)
+    where, kind = loading.choose_device(device), loading.named_dtype(dtype)
     folder = loading.find(model, allow_pickles)
-    loading.shards(folder, model, allow_pickles)
+    files = loading.shards(folder, model, allow_pickles)
+    kind = kind or loading.default_dtype(where, files)
     return HuggingFaceGenerator(
         loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, cache_bytes
     )

@@ -117,10 +117,10 @@ def load_likelihood(
 
     `how` is that of `likelihoods`.
     """
-    where = loading.choose_device(device)
-    kind = loading.choose_dtype(dtype, where)
+    where, kind = loading.choose_device(device), loading.named_dtype(dtype)
     folder = loading.find(model, allow_pickles)
-    loading.shards(folder, model, allow_pickles)
+    files = loading.shards(folder, model, allow_pickles)
+    kind = kind or loading.default_dtype(where, files)
     return LikelihoodVerifier(
         loading.load_causal_lm(folder, kind, where, allow_pickles),
         loading.load_tokenizer(folder),

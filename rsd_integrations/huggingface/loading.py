@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -22,6 +24,10 @@ from rsd_integrations.huggingface import planner
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
 """What is fetched of a repository: no code, and pickles only where they are asked for."""
+
+LARGE = 50_000_000
+"""Weights from which a CPU may run a model in bf16. A token of a large model takes as long as reading its weights, and
+bf16 has half the bytes; a small one has them at hand, and preparing a call in bf16 takes longer."""
 
 _loading = threading.Lock()
 _loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], PreTrainedModel] = WeakValueDictionary()
@@ -81,18 +87,44 @@ def choose_device(device: str | None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """The wanted dtype; else fp32 on a CPU and bf16 elsewhere.
+def named_dtype(dtype: str | None) -> torch.dtype | None:
+    """The dtype of this name; None is left to `default_dtype`.
 
     Raises:
         ConfigurationError: Not one of float32, bfloat16, float16.
     """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype not in known:
+    if dtype is not None and dtype not in known:
         raise ConfigurationError(f"dtype {dtype!r} is unknown; choose one of {', '.join(known)}")
-    return known[dtype]
+    return None if dtype is None else known[dtype]
+
+
+def default_dtype(device: torch.device, files: Sequence[Path]) -> torch.dtype:
+    """What a model runs in where nobody says: bf16; on a CPU fp32 where the model is small or bf16 is no faster.
+
+    Args:
+        device: Where it is to run.
+        files: Its safetensors, which tell how large it is.
+    """
+    slower = device.type == "cpu" and (planner.count(files) < LARGE or not _bf16_is_faster())
+    return torch.float32 if slower else torch.bfloat16
+
+
+@cache
+def _bf16_is_faster() -> bool:
+    """Whether this CPU multiplies a token by a large matrix faster in bf16; told by trying, in a tenth of a second."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        x, weight = torch.ones(1, 4096, dtype=dtype), torch.ones(8192, 4096, dtype=dtype)  # larger than most caches
+
+        def once() -> float:
+            started = time.perf_counter()
+            nn.functional.linear(x, weight)
+            return time.perf_counter() - started
+
+        return min(once() for _ in range(4))
+
+    return seconds(torch.bfloat16) < seconds(torch.float32)
 
 
 @contextlib.contextmanager

@@ -81,15 +81,21 @@ class Need:
         return self.held(device) + self.token * self.context
 
 
+def count(files: Sequence[Path]) -> int:
+    """Weights in safetensors files, by their headers."""
+    weights = 0
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            weights += sum(prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118
+    return weights
+
+
 def need(name: str, files: Sequence[Path], raw: dict[str, Any], dtype: torch.dtype) -> Need:
     """What a checkpoint will take in a dtype, by its weights' headers and its config.json.
 
     Keys and values are those of plain grouped attention.
     """
-    weights, config = 0, PreTrainedConfig(**raw)
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            weights += sum(prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118
+    weights, config = count(files), PreTrainedConfig(**raw)
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize

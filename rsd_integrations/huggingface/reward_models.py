@@ -72,7 +72,7 @@ def load_verifier(
 
     Args:
         model: Hub id or folder.
-        dtype: Of the body; by default fp32 on a CPU and bf16 elsewhere. The head is always fp32.
+        dtype: Of the body, by default as in `load_generator`. The head is always fp32.
         device: As torch names it; by default a GPU where there is one.
         format: Name of its format, where its weights and its name do not tell; `rsd models` lists them.
         separator: What it was trained to read scores at, where models of its format differ in that.
@@ -84,9 +84,10 @@ def load_verifier(
         ConfigurationError: No such checkpoint, no safetensors in it, no reward head that is known, a body that is not
             whole, or a tokenizer that does not know the format's separator or words.
     """
-    where = loading.choose_device(device)
-    kind = loading.choose_dtype(dtype, where)
+    where, kind = loading.choose_device(device), loading.named_dtype(dtype)
     folder = loading.find(model, allow_pickles)
+    files = loading.shards(folder, model, allow_pickles)
+    kind = kind or loading.default_dtype(where, files)
     raw = loading.read_config(folder)
     weights = Weights(folder, model, allow_pickles)
     apart: dict[str, tuple[int, ...]] = {file.name: () for file in folder.glob("*.pt")}

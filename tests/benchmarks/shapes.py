@@ -1,8 +1,8 @@
 """The engine on models of published shapes: `python -m tests.benchmarks.shapes --json FILE [--markdown FILE]`.
 
 The weights are random, so what the models write means nothing. How long each step is, and whether it is accepted, is
-replayed from answers of the embedded family, and every token is computed. On a CPU the shapes are those of SmolLM2, in
-fp32; on a GPU those of the paper's models, in bf16. Everything is timed side by side in one run.
+replayed from answers of the embedded family, and every token is computed. On a CPU the shapes are those of Qwen2.5-0.5B
+and 1.5B, on a GPU those of the paper's models. Everything is timed side by side in one run.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import partial
 from pathlib import Path as File
 from typing import Any
 
@@ -37,21 +37,22 @@ from rsd_core import (
     Step,
     StepRequest,
     Target,
-    TargetOnly,
     Verifier,
 )
 from rsd_integrations.embedded.models import FOLDER
-from rsd_integrations.huggingface import HuggingFaceGenerator
+from rsd_integrations.huggingface import HuggingFaceGenerator, loading
 from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.loading import load_tokenizer
 from rsd_integrations.huggingface.shared import SharedVerifier
 from tests.benchmarks import pages
-from tests.benchmarks.inprocess import one_at_a_time, seconds, timed
-from tests.benchmarks.servers import USUAL, recorded
-from tests.benchmarks.simulated import SCALE, Record, at, longer
+from tests.benchmarks.clocks import seconds, timed
+from tests.benchmarks.servers import recorded
+from tests.benchmarks.simulated import Record, at, longer
 
 CONCURRENT = 32
 DELTA = 0.5
+OF_THE_ENGINE = ("overhead_batch1", "overhead_batch32", "concurrent32_over_sequential")
+OF_RSD = ("vs_target_generate", "vs_naive_rsd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ class Shape:
         return made
 
 
-SMALL = Shape("SmolLM2-135M", 576, 1536, 30, 9, 3, 49152)
-SMALL_TARGET = Shape("SmolLM2-360M", 960, 2560, 32, 15, 5, 49152)
+SMALL = Shape("Qwen2.5-0.5B", 896, 4864, 24, 14, 2, 151936)
+SMALL_TARGET = Shape("Qwen2.5-1.5B", 1536, 8960, 28, 12, 2, 151936)
 PAPER = Shape("Qwen2.5-Math-1.5B", 1536, 8960, 28, 12, 2, 151936)
 PAPER_TARGET = Shape("Qwen2.5-Math-7B", 3584, 18944, 28, 28, 4, 151936)
 
@@ -101,7 +102,7 @@ class Replayed(Drafter, Target):
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         said = at(self._record, path.prompt, path.depth).target
-        asked = replace(request, max_tokens=SCALE * said.size)
+        asked = replace(request, max_tokens=said.size)
         made = await self.inner.generate(path, asked)
         return replace(made, steps=tuple(replace(step, ending=said.ending) for step in made.steps))
 
@@ -136,7 +137,7 @@ class Plain:
         return written
 
     def _sizes(self, prompt: Prompt) -> list[int]:
-        return [SCALE * position.target.size for position in self._record[prompt]]
+        return [position.target.size for position in self._record[prompt]]
 
     def _ids(self, prompt: Prompt) -> torch.Tensor:
         return torch.tensor([self._vocabulary.prompt(prompt)], device=self._draft.device)
@@ -161,58 +162,65 @@ def each(method: Callable[[Prompt], Any], prompts: Sequence[Prompt]) -> None:
         method(prompt)
 
 
-def measure(device: torch.device, rounds: int, problems: int, answers: int) -> dict[str, Any]:
-    """All figures."""
+def measure(device: torch.device, rounds: int, problems: int = 1, answers: int = 1) -> dict[str, Any]:
+    """All figures.
+
+    Args:
+        device: Where everything runs.
+        rounds: Of which medians are taken.
+        problems: How many are compared one at a time.
+        answers: Recorded answers in one.
+    """
+    torch.set_num_threads(os.cpu_count() or 1)
     small, big = (PAPER, PAPER_TARGET) if device.type == "cuda" else (SMALL, SMALL_TARGET)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device.type == "cuda" or loading._bf16_is_faster() else torch.float32
     record = longer(recorded(CONCURRENT, "embedded:verifier", DELTA), answers)
     torch.manual_seed(0)
     draft, reader, target = small.make(device, dtype), small.make(device, dtype), big.make(device, dtype)
     head = RewardHead(nn.Linear(small.hidden, 2)).to(device).eval()
     writers = Replayed(draft, record), Replayed(target, record)
-    rsd = RewardGuidedDecoder(
-        drafter=writers[0],
-        verifier=Judged(SharedVerifier(reader, head, small.name), record),
-        target=writers[1],
-        policy=BinaryStep(delta=DELTA),
-        settings=Settings(reuse_rejected=False),  # random weights agree on no token
+    verifier = Judged(SharedVerifier(reader, head, small.name), record)
+    rsd, begin = (
+        RewardGuidedDecoder(
+            drafter=writers[0], verifier=verifier, target=writers[1], policy=BinaryStep(delta=DELTA), settings=settings
+        )
+        for settings in (
+            Settings(reuse_rejected=False),  # random weights agree on no token
+            Settings(reuse_rejected=False, limits=Limits(max_steps=2)),
+        )
     )
-    alone = TargetOnly(target=writers[1])
     plain = Plain(writers[0], reader, writers[1], record)
     forward = timed([model.runner for model in (draft, reader, target)])
     prompts, found = list(record), dict[str, list[float]]()
+    asked = [[(message.role, message.content) for message in prompt] for prompt in prompts]
+    methods: dict[str, Callable[[int], Any]] = {
+        "rsd": lambda i: rsd.run(asked[i]),
+        "target_generate": lambda i: plain.target_generate(prompts[i]),
+        "naive_rsd": lambda i: plain.naive_rsd(prompts[i]),
+    }
 
     def note(name: str, value: float) -> None:
         found.setdefault(name, []).append(value)
 
-    def run(prompt: Prompt) -> None:
-        rsd.run([(message.role, message.content) for message in prompt])
+    def each(method: Callable[[int], Any], count: int) -> float:
+        return seconds(lambda: [method(i) for i in range(count)])
 
-    asked = [[(message.role, message.content) for message in prompt] for prompt in prompts]
-    methods: dict[str, Callable[[Prompt], Any]] = {
-        "rsd": run,
-        "target_only": lambda prompt: alone.run([(message.role, message.content) for message in prompt]),
-        "target_generate": plain.target_generate,
-        "naive_rsd": plain.naive_rsd,
-    }
     for method in methods.values():
-        method(prompts[0])
-    begin = RewardGuidedDecoder(
-        drafter=rsd.drafter, verifier=rsd.verifier, target=rsd.target, settings=Settings(limits=Limits(max_steps=2))
-    )
+        method(0)
     begin.run_many(asked)  # caches grow once
     for _ in range(rounds):
-        spent = {name: seconds(partial(each, method, prompts[:problems])) for name, method in methods.items()}
+        spent = {name: each(method, problems) for name, method in methods.items()}
         for name, value in spent.items():
             note(f"seconds_{name}", value / problems)
             note(f"vs_{name}", value / spent["rsd"])
         forward[0] = 0.0
-        one_by_one = seconds(partial(each, run, prompts))
+        one_by_one = each(methods["rsd"], CONCURRENT)
         note("overhead_batch1", one_by_one / forward[0])
-        note("concurrent32_over_sequential", one_by_one / seconds(lambda: rsd.run_many(asked)))
-        with one_at_a_time(device):
-            forward[0] = 0.0
-            note("overhead_batch32", seconds(lambda: rsd.run_many(asked)) / forward[0])
+        forward[0] = 0.0
+        together = seconds(lambda: rsd.run_many(asked))  # models of this size take all cores, one at a time
+        note("overhead_batch32", together / forward[0])
+        note("concurrent32_over_sequential", one_by_one / together)
+        print({name: round(values[-1], 3) for name, values in found.items()}, file=sys.stderr, flush=True)
     return {
         "models": {"drafter": small.name, "verifier": small.name, "target": big.name},
         "dtype": str(dtype).removeprefix("torch."),
@@ -220,31 +228,32 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int) -> d
         "problems": problems,
         "rounds": rounds,
         "steps": statistics.mean(map(len, record.values())),
-        "tokens": statistics.mean(SCALE * sum(position.target.size for position in said) for said in record.values()),
+        "tokens": statistics.mean(sum(position.target.size for position in said) for said in record.values()),
         **{name: statistics.median(values) for name, values in found.items() if name != "vs_rsd"},
+        "all_rounds": {name: found[name] for name in OF_THE_ENGINE},
     }
+
+
+def described(data: dict[str, Any]) -> str:
+    """What was measured, as a sentence."""
+    models = data["models"]
+    return (
+        f"a drafter and a reward model of the shape of {models['drafter']}, a target of that of {models['target']}, in "
+        f"{data['dtype']} on {data['threads']} threads, with random weights; lengths of steps and decisions are "
+        f"replayed from {CONCURRENT} answers of the embedded family, {data['tokens']:.0f} tokens in "
+        f"{data['steps']:.1f} steps each."
+    )
 
 
 def markdown(data: dict[str, Any]) -> str:
     """The figures as a section of a page."""
-    rows = "\n".join(
-        f"| `{name}` | {data[name]:.2f} |"
-        for name in (
-            "vs_target_generate", "vs_naive_rsd", "overhead_batch1", "overhead_batch32", "concurrent32_over_sequential"
-        )
-    )  # fmt: skip
-    times = "\n".join(
-        f"| {name} | {data[f'seconds_{name}']:.2f} |" for name in ("rsd", "target_only", "target_generate", "naive_rsd")
-    )
+    rows = "\n".join(f"| `{name}` | {data[name]:.2f} |" for name in (*OF_RSD, *OF_THE_ENGINE))
+    times = "\n".join(f"| {name} | {data[f'seconds_{name}']:.2f} |" for name in ("rsd", "target_generate", "naive_rsd"))
     return f"""
 ## The engine on published shapes
 
-Made by `python -m tests.benchmarks.shapes`, {data["date"]}, {data["machine"]}, {data["dtype"]}: a drafter and a reward
-model of the shape of {data["models"]["drafter"]}, a target of that of {data["models"]["target"]}. Their weights are
-random; lengths of steps and decisions are replayed from answers of the embedded family, lengthened to worked solutions
-of {data["tokens"]:.0f} tokens in {data["steps"]:.0f} steps. `vs_…` are times of a problem alone over RSD's. {
-        "One round" if data["rounds"] == 1 else f"Medians over {data['rounds']} rounds"
-    }, {CONCURRENT} problems, {data["problems"]} of them for `vs_…`.
+Made by `python -m tests.benchmarks.shapes`, {data["date"]}, {data["machine"]}: {described(data)} `vs_…` are times of a
+problem alone over RSD's. Medians over {data["rounds"]} rounds, {data["problems"]} of the problems for `vs_…`.
 
 | figure | measured |
 |---|---|
@@ -261,9 +270,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=File, required=True)
     parser.add_argument("--markdown", type=File, help="page whose section is written anew")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--problems", type=int, default=4, help="for the comparison at batch 1")
-    parser.add_argument("--answers", type=int, default=USUAL, help="recorded answers in one")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--problems", type=int, default=1, help="for the comparison at batch 1")
+    parser.add_argument("--answers", type=int, default=1, help="recorded answers in one")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.monotonic()

@@ -1,0 +1,48 @@
+"""How long things take: by the clock, and in the forward passes of models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from rsd_integrations.huggingface.engine import engine_of
+from rsd_integrations.huggingface.runner import Run, Runner
+
+
+def timed(runners: list[Runner]) -> list[float]:
+    """Add up the time of the forward passes of some runners: the only element of the list."""
+    spent = [0.0]
+
+    def watch(forward: Callable[[list[Run]], Any]) -> Callable[[list[Run]], Any]:
+        def run(runs: list[Run]) -> Any:
+            started = time.perf_counter()
+            try:
+                return forward(runs)
+            finally:
+                spent[0] += time.perf_counter() - started
+
+        return run
+
+    for runner in runners:
+        runner._forward = watch(runner._forward)  # type: ignore[method-assign,assignment]
+    return spent
+
+
+@contextmanager
+def one_at_a_time(device: torch.device) -> Iterator[None]:
+    """No two models run at once, so that the time of forward passes can be compared with that of the clock."""
+    engine = engine_of(device)
+    threads, engine._threads, engine._free = engine._threads, 1, 1
+    yield
+    engine._threads = engine._free = threads
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long something takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,66 @@
+"""In what models run where nobody says."""
+
+import time
+from pathlib import Path as Folder
+from typing import Any
+
+import pytest
+import torch
+
+from rsd_core import ConfigurationError, Path, Step, StepRequest, as_prompt
+from rsd_core.blocking import wait_for
+from rsd_integrations.huggingface import load_generator, load_likelihood, load_verifier, loading
+from tests.huggingface.tiny import make_causal_lm, make_prm
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is large."""
+    monkeypatch.setattr(loading, "LARGE", 1000)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.usefixtures("large")
+def test_large_models_run_in_what_is_faster(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
+    monkeypatch.setattr(loading, "_bf16_is_faster", lambda: faster)
+    wanted = torch.bfloat16 if faster else torch.float32
+    writer, reader = str(make_causal_lm(tmp_path / "lm")), str(make_prm(tmp_path / "prm"))
+    model, verifier = load_generator(writer), load_verifier(reader)
+    runners = [one.runner for one in (model, verifier, load_likelihood(writer))]
+    assert {runner.model.dtype for runner in runners} == {wanted}
+    path = Path(as_prompt("Mia has 45 apples."))
+    (step,) = wait_for(model.generate(path, StepRequest((0,), max_tokens=8))).steps
+    assert step.size == 8 or step.ending != "length"
+    (reward,) = wait_for(verifier.score(path, [Step("She buys 12.\n\n", "delimiter")])).rewards
+    exact = load_verifier(reader, dtype="float32")
+    assert reward == pytest.approx(
+        wait_for(exact.score(path, [Step("She buys 12.\n\n", "delimiter")])).rewards[0], abs=0.05 if faster else 1e-6
+    )
+
+
+def test_small_models_run_in_fp32_on_a_cpu(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_bf16_is_faster", lambda: True)
+    folder = make_causal_lm(tmp_path / "lm")
+    assert load_generator(str(folder)).model.dtype == torch.float32
+    assert load_generator(str(folder), dtype="bfloat16").model.dtype == torch.bfloat16
+    assert loading.default_dtype(torch.device("cuda"), loading.shards(folder, "lm")) == torch.bfloat16
+
+
+@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
+def test_what_is_faster_is_measured(monkeypatch: pytest.MonkeyPatch, slow: torch.dtype) -> None:
+    linear = torch.nn.functional.linear
+
+    def delayed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.3 * (x.dtype == slow))
+        return linear(x, weight)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", delayed)
+    assert loading._bf16_is_faster.__wrapped__() is (slow == torch.float32)
+
+
+@pytest.mark.parametrize("load", [load_generator, load_likelihood, load_verifier])
+def test_an_unknown_dtype_is_refused_before_anything_is_fetched(load: Any) -> None:
+    with pytest.raises(ConfigurationError, match="dtype 'int4' is unknown; choose one of float32, bfloat16, float16"):
+        load("no/such-model", dtype="int4")
