@@ -45,8 +45,8 @@ class Settings(BaseModel):
     """Above which chance of rejection, by the answer's own steps so far, the target begins with the drafter; None is
     never. Answers are the same. It rests under a limit on the target, FLOPs or money."""
     reuse_rejected: bool = True
-    """Whether a target in process reads a rejected draft and keeps what it would have written itself. Answers are the
-    same up to rounding, and sooner. It rests under a limit on the target, FLOPs or money."""
+    """Whether targets that can (in process, and servers told to) read a rejected draft and keep what they would have
+    written. Answers are the same up to rounding, and sooner. It rests under a limit on the target, FLOPs or money."""
     limits: Limits = Limits()
 
     @model_validator(mode="after")

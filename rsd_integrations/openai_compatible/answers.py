@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rsd_core import ConfigurationError, Usage
@@ -29,11 +29,6 @@ class Answer:
     """Those of them that it found in a cache."""
     wrote: int | None = None
     """Tokens generated, in the server's count."""
-
-    def then(self, rest: Answer) -> Answer:
-        """This one, which tells ids, and what another request wrote after it."""
-        ids, wrote = (*self.ids, *rest.ids), None if rest.wrote is None else len(self.ids) + rest.wrote
-        return replace(rest, text="", ids=ids, logprobs=(*self.logprobs, *rest.logprobs), wrote=wrote)
 
 
 def whole(data: Mapping[str, Any], delimiter: str | None, profile: Profile) -> Answer:

@@ -13,6 +13,7 @@ from rsd_core import (
     ConfigurationError,
     Drafter,
     Generation,
+    Interrupted,
     Likelihoods,
     Message,
     NextWord,
@@ -28,7 +29,7 @@ from rsd_integrations.openai_compatible import likelihoods
 from rsd_integrations.openai_compatible.answers import Answer, StreamedStep, StreamedSteps, whole
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.faults import Refused
-from rsd_integrations.openai_compatible.guesses import Guess
+from rsd_integrations.openai_compatible.guesses import Guess, NoRanksError
 from rsd_integrations.openai_compatible.probe import Finding, Probe
 from rsd_integrations.openai_compatible.profiles import Profile, find_profile
 from rsd_integrations.openai_compatible.prompts import Asked, Mode, OverlongError, Prompts
@@ -95,9 +96,11 @@ class OpenAIGenerator(Drafter, Target):
         self._streams = Streams()
         self._streams_ids = True
         """Whether streams come with ids, as far as is known."""
+        self._tells_ranks = True
+        """Whether what it reads comes with ranks, as far as is known."""
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
-        """Write the step that follows the path, once per seed, each by a request of its own.
+        """Write the step that follows the path, once per seed.
 
         Raises:
             PromptError: The prompt alone fills the model's context.
@@ -141,6 +144,11 @@ class OpenAIGenerator(Drafter, Target):
 
     async def _generate(self, path: Path, request: StepRequest) -> Generation:
         server = await self.server()
+        if self.guesses and not server.profile.ranks:
+            raise ConfigurationError(
+                f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): of servers, only vLLM "
+                "ranks the tokens of a prompt. Leave guesses=true out."
+            )
         if request.delimiter is not None:
             await self._check_steps(server)
         asked = self.prompts.ask(path, server.profile)
@@ -150,22 +158,16 @@ class OpenAIGenerator(Drafter, Target):
                 room = min(room, server.context - asked.size)
                 if room <= 0:
                     raise OverlongError(f"{asked.size} tokens fill the context of {server.context}")
-            steps, usages = await self._steps(server, path, asked, request, room)
+            return await self._answer(server, path, asked, request, room)
         except Refused as refusal:
             if not refusal.overlong:
                 raise
             return self._overlong(path, request, asked, refusal.told)
         except OverlongError as error:
             return self._overlong(path, request, asked, str(error))
-        usage = usages[0]
-        if len(usages) > 1:  # one prefix; what was read of it, and is paid for, are as many as there are requests
-            usage = replace(sum(usages, Usage()), prefix=usage.prefix, parts=tuple((self, one) for one in usages))
-        return Generation(tuple(steps), usage)
 
-    async def _steps(
-        self, server: Server, path: Path, asked: Asked, request: StepRequest, room: int
-    ) -> tuple[Sequence[Step], Sequence[Usage]]:
-        """The steps, and the work of each request that they took."""
+    async def _answer(self, server: Server, path: Path, asked: Asked, request: StepRequest, room: int) -> Generation:
+        """The steps by the fewest tokens written: from a stream, from a guess, or by a request for each."""
         # Drawn steps have seeds of their own, and one request has one seed.
         greedy = not request.sampling.temperature and len(request.seeds) == 1
         if greedy and request.ahead and request.delimiter is not None and self._can_stream(server, asked):
@@ -174,25 +176,51 @@ class OpenAIGenerator(Drafter, Target):
             except NoIdsError:
                 self._streams_ids = False
             else:
-                return [step], [usage]
-        if greedy and self.guesses and request.guess is not None:
+                return Generation((step,), usage)
+        if greedy and self._tells_ranks and self.guesses and request.guess is not None:
             assert self.prompts.vocabulary is not None
             guess = Guess(self.prompts.vocabulary, request.guess, request.delimiter, room - 1)
             if guess.ids:
-                return await self._from_guess(server, asked, request, guess, room)
+                try:
+                    return await self._from_guess(server, asked, request, guess, room)
+                except NoRanksError:
+                    self._tells_ranks = False
         made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
-        return [self._step(answer) for answer, _ in made], [usage for _, usage in made]
+        usages = [usage for _, usage in made]
+        usage = self._total(usages[0].prefix, usages) if len(usages) > 1 else usages[0]
+        return Generation(tuple(self._step(answer) for answer, _ in made), usage)
 
     async def _from_guess(
         self, server: Server, asked: Asked, request: StepRequest, guess: Guess, room: int
-    ) -> tuple[Sequence[Step], Sequence[Usage]]:
-        """The step, with as much of a guess as it would have: read in one request, written on in another."""
+    ) -> Generation:
+        """The step, with as much of a guess as it would have: read in one request, written on in another.
+
+        Raises:
+            NoRanksError: The server told nothing of the guess.
+        """
+        words, size = self.prompts.vocabulary, asked.size
+        assert words is not None
+        assert size is not None
         kept, ended, reading = await guess.read(self.endpoint, server, asked)
+        if not self.logprobs:
+            kept = replace(kept, logprobs=())
         if ended:
-            return [self._step(kept)], [reading]
-        goes_on = asked.longer(kept.ids)
-        rest, usage = await self._write(server, goes_on, request, request.seeds[0], room - len(kept.ids))
-        return [self._step(kept.then(rest))], [reading, usage]
+            return Generation((self._step(kept),), self._total(size, [reading]))
+        goes_on, begun = asked.longer(kept.ids), len(kept.ids)
+        try:
+            rest, writing = await self._write(server, goes_on, request, request.seeds[0], room - begun)
+        except asyncio.CancelledError:
+            raise Interrupted(reading) from None
+        if rest.ids:
+            answer = replace(rest, text="", ids=kept.ids + rest.ids, logprobs=kept.logprobs + rest.logprobs)
+        else:  # what it gave is text
+            answer = replace(rest, text=words.text(list(kept.ids)) + rest.text)
+        answer = replace(answer, wrote=begun + (rest.wrote or 0))
+        return Generation((self._step(answer),), self._total(size, [reading, writing]))
+
+    def _total(self, prefix: int, usages: Sequence[Usage]) -> Usage:
+        """The work of requests about one prefix: each read it, and is paid for."""
+        return replace(sum(usages, Usage()), prefix=prefix, parts=tuple((self, one) for one in usages))
 
     async def _check_steps(self, server: Server) -> None:
         """Try out, once, whether the server goes on with an answer that was begun.
@@ -231,6 +259,9 @@ class OpenAIGenerator(Drafter, Target):
         else:
             answer = await self.endpoint.post(asked.route, body, lambda data: whole(data, delimiter, profile))
         asked.check_read(answer.read, server.context)
+        if answer.wrote is None:
+            written = self.prompts.written(answer)[0]
+            answer = replace(answer, wrote=self.prompts.count(written) + (answer.ending == "end"))
         return answer, self._usage(asked, answer, time.monotonic() - started)
 
     def _can_stream(self, server: Server, asked: Asked) -> bool:
@@ -291,16 +322,11 @@ class OpenAIGenerator(Drafter, Target):
     def _step(self, answer: Answer) -> Step:
         text, ids = self.prompts.written(answer)
         vocabulary = self.prompts.vocabulary.identity if ids and self.prompts.vocabulary else ""
-        return Step(text, answer.ending, ids, vocabulary, self._wrote(answer), answer.logprobs[: len(ids)])
+        return Step(text, answer.ending, ids, vocabulary, answer.wrote or 0, answer.logprobs[: len(ids)])
 
     def _usage(self, asked: Asked, answer: Answer, seconds: float) -> Usage:
-        read, wrote = asked.estimate if answer.read is None else answer.read, self._wrote(answer)
+        read, wrote = asked.estimate if answer.read is None else answer.read, answer.wrote or 0
         return Usage(read, max(0, read - answer.cached) + wrote, answer.cached, wrote, seconds=seconds)
-
-    def _wrote(self, answer: Answer) -> int:
-        if answer.wrote is not None:
-            return answer.wrote
-        return self.prompts.count(self.prompts.written(answer)[0]) + (answer.ending == "end")
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from rsd_integrations.huggingface.vocabulary import Vocabulary
 
 
+class NoRanksError(ConfigurationError):
+    """A server reads a prompt and tells no ranks of its tokens, as a proxy that hands on what it knows."""
+
+
 class Guess:
     """A draft, in the tokens of the model that is to write in its place.
 
@@ -32,7 +37,8 @@ class Guess:
         self._end, self._pieces = words.tokenizer.eos_token_id, words.pieces
         self._mark = b"" if delimiter is None else delimiter.encode()
         end = [self._end] if draft.ending == "end" and isinstance(self._end, int) else []
-        self.ids = [*words.step(draft), *end][:most]
+        plain = itertools.takewhile(lambda id_: words.pieces[id_], words.step(draft))  # others may end the answer
+        self.ids = [*plain, *end][:most]
 
     async def read(self, endpoint: Endpoint, server: Server, asked: Asked) -> tuple[Answer, bool, Usage]:
         """Let a server read it after what else is asked.
@@ -41,26 +47,22 @@ class Guess:
             Its beginning that greedy decoding would have written, whether the step ends with it, and the work.
 
         Raises:
-            ConfigurationError: The server does not rank the tokens of a prompt.
+            NoRanksError: The server tells nothing of the tokens that it read.
         """
-        ranks, started = server.profile.ranks, time.monotonic()
-        if not ranks:
-            raise ConfigurationError(
-                f"{endpoint} cannot read drafts as guesses ({server.profile.summary}): of servers, only vLLM ranks the "
-                "tokens of a prompt. Leave guesses=true out."
-            )
-        assert asked.size is not None
-        reading = asked.longer(self.ids)
-        body = {"model": endpoint.model, **reading.fields, "max_tokens": 1, "temperature": 0, **ranks}
+        started, reading = time.monotonic(), asked.longer(self.ids)
+        body = {"model": endpoint.model, **reading.fields, "max_tokens": 1, "temperature": 0, **server.profile.ranks}
 
         def take(data: Mapping[str, Any]) -> tuple[Answer, bool, Usage]:
             (choice,) = data["choices"]
+            if not choice.get("prompt_logprobs"):
+                raise NoRanksError("the server tells no ranks of a prompt's tokens")
             return *self.kept(choice["prompt_logprobs"]), usage_of(data, time.monotonic() - started)
 
-        kept, ended, usage = await endpoint.post(asked.route, body, take)
-        reading.check_read(usage.prefix or None, server.context)
-        reused = min(usage.reused, asked.size)
-        return kept, ended, replace(usage, prefix=asked.size, reused=reused, generated=len(kept.ids))
+        kept, ended, told = await endpoint.post(asked.route, body, take)
+        reading.check_read(told.prefix or None, server.context)
+        read = told.prefix or reading.estimate
+        usage = replace(told, prefix=read, computed=max(0, read - told.reused) + 1, generated=len(kept.ids))
+        return kept, ended, usage
 
     def kept(self, told: Sequence[Mapping[str, Any] | None]) -> tuple[Answer, bool]:
         """What stays of it, and whether the step ends with it.

@@ -107,6 +107,8 @@ class Probe:
     async def _guesses(self) -> Finding:
         """An answer that is read is the answer that was written."""
         made = await self.model.generate(self._path, StepRequest((0,), 2 * HALF, None, guess=self._whole))
+        if not made.usage.parts:
+            return Finding("guesses", False, "the server does not tell the ranks of the tokens that it reads")
         same = made.steps[0].text == self._whole.text
         told = f"read as a guess, {self._whole.text!r} became {made.steps[0].text!r}"
         return Finding("guesses", same, "rejected drafts are read, and their right beginnings kept" if same else told)

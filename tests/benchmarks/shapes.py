@@ -40,7 +40,7 @@ from rsd_core import (
     Verifier,
 )
 from rsd_integrations.embedded.models import FOLDER
-from rsd_integrations.huggingface import HuggingFaceGenerator, loading
+from rsd_integrations.huggingface import HuggingFaceGenerator, engine, loading
 from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.loading import load_tokenizer
 from rsd_integrations.huggingface.shared import SharedVerifier
@@ -156,12 +156,6 @@ class Plain:
             ids = step if position.reward >= DELTA else self._write(self._target, ids, size)
 
 
-def each(method: Callable[[Prompt], Any], prompts: Sequence[Prompt]) -> None:
-    """One problem after another."""
-    for prompt in prompts:
-        method(prompt)
-
-
 def measure(device: torch.device, rounds: int, problems: int = 1, answers: int = 1) -> dict[str, Any]:
     """All figures.
 
@@ -171,7 +165,7 @@ def measure(device: torch.device, rounds: int, problems: int = 1, answers: int =
         problems: How many are compared one at a time.
         answers: Recorded answers in one.
     """
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(engine._ALL)  # as the engine has for models of this size
     small, big = (PAPER, PAPER_TARGET) if device.type == "cuda" else (SMALL, SMALL_TARGET)
     dtype = torch.bfloat16 if device.type == "cuda" or loading._bf16_is_faster() else torch.float32
     record = longer(recorded(CONCURRENT, "embedded:verifier", DELTA), answers)
@@ -241,7 +235,7 @@ def described(data: dict[str, Any]) -> str:
         f"a drafter and a reward model of the shape of {models['drafter']}, a target of that of {models['target']}, in "
         f"{data['dtype']} on {data['threads']} threads, with random weights; lengths of steps and decisions are "
         f"replayed from {CONCURRENT} answers of the embedded family, {data['tokens']:.0f} tokens in "
-        f"{data['steps']:.1f} steps each."
+        f"{data['steps']:.1f} steps each, rounds: {data['rounds']}."
     )
 
 
@@ -253,7 +247,7 @@ def markdown(data: dict[str, Any]) -> str:
 ## The engine on published shapes
 
 Made by `python -m tests.benchmarks.shapes`, {data["date"]}, {data["machine"]}: {described(data)} `vs_…` are times of a
-problem alone over RSD's. Medians over {data["rounds"]} rounds, {data["problems"]} of the problems for `vs_…`.
+problem alone over RSD's. Medians; {data["problems"]} of the problems for `vs_…`.
 
 | figure | measured |
 |---|---|

@@ -48,7 +48,7 @@ def equal_to_inprocess(
     remote = RSDConfig(
         drafter=servers["draft"].spec,
         verifier=servers["prm"].spec,
-        target=servers["target"].spec.replace("openai,", "openai,guesses=true,") if guesses else servers["target"].spec,
+        target=reading(servers["target"].spec) if guesses else servers["target"].spec,
         policy=policy,
         settings=Settings(lookahead=lookahead),
     )
@@ -71,6 +71,12 @@ def equal_to_inprocess(
         "largest_reward_difference": max(abs((a.reward or 0.0) - (b.reward or 0.0)) for a, b in records),
         "differing": differing,
     }
+
+
+def reading(spec: str) -> str:
+    """The spec of the same target that reads the drafts which it replaces."""
+    assert spec.startswith("openai,"), spec
+    return spec.replace("openai,", "openai,guesses=true,", 1)
 
 
 def shape(result: Result) -> list[object]:

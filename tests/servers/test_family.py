@@ -16,7 +16,7 @@ from tests.servers.launcher import Server
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize(("lookahead", "guesses"), [(0, False), (4, True)])
+@pytest.mark.parametrize(("lookahead", "guesses"), [(0, False), (4, False), (4, True)])
 def test_greedy_rsd_through_servers_equals_rsd_in_process(
     family_servers: dict[str, Server], lookahead: int, guesses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
