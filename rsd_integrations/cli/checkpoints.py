@@ -35,20 +35,19 @@ def plan(
         kind = wanted or loading.default_dtype(where, files)
         needs.append(planner.need(spec, files, loading.read_config(folder), kind))
     table = Table("model", "weights", "a token", "context", "sequences in the cache's share")
-    for one in needs:
-        share = planner.memory(where) / planner.CACHE_SHARE
+    weights, share = planner.held(needs, where), planner.memory(where) / planner.CACHE_SHARE
+    for one, size in zip(needs, weights, strict=True):
         table.add_row(
             one.name,
-            f"{one.held(where) / 2**20:,.1f} MiB",
+            f"{size / 2**20:,.1f} MiB",
             f"{one.token / 2**10:,.1f} KiB",
             str(one.context),
-            f"{share / (one.token * one.context):,.0f}",
+            f"{share / one.sequence:,.0f}",
         )
     Console().print(table)
     room = planner.check(needs, where)
-    Console().print(
-        f"They fit: {sum(one.least(where) for one in needs) / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}."
-    )
+    needed = sum(weights) + sum(one.sequence for one in needs)
+    Console().print(f"They fit: {needed / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
 
 
 def merge(

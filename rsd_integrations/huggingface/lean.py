@@ -21,7 +21,6 @@ from transformers.activations import SiLUActivation
 
 from rsd_integrations.huggingface.attention import Batch, Piece, Places, Survey, attend
 from rsd_integrations.huggingface.linear import Linear
-from rsd_integrations.huggingface.planner import copies
 
 FAMILIES = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
 ROTATIONS = ("default", "linear", "llama3", "yarn")
@@ -127,16 +126,15 @@ class LeanDecoder:
     """A decoder of a known family: RMS norms, rotary attention, gated MLPs."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, survey: Survey) -> Self | None:
-        """The lean form of a model; None where it is not known to have one."""
-        return cls(model, survey) if _is_plain(model) else None
+    def of(cls, model: PreTrainedModel, survey: Survey, copy: bool) -> Self | None:
+        """The lean form of a model, with or without a copy of its weights; None where it is not known to have one."""
+        return cls(model, survey, copy) if _is_plain(model) else None
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def __init__(self, model: PreTrainedModel, survey: Survey) -> None:
+    def __init__(self, model: PreTrainedModel, survey: Survey, copy: bool) -> None:
         body: Any = model.base_model
         heads = body.config.num_attention_heads, body.config.num_key_value_heads
-        copy = model.num_parameters() * model.dtype.itemsize < copies(model.device)
         self._embed: nn.Embedding = body.embed_tokens  # called as a module: whoever counts tokens does it there
         self._rotary: nn.Module = body.rotary_emb
         self._turns = torch.empty(2, 0)

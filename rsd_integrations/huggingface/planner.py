@@ -17,8 +17,8 @@ from rsd_core import ConfigurationError
 
 CACHE_SHARE = 8
 """A model's keys and values may take one part in so many of the device's memory."""
-COPY_SHARE = 16
-"""Weights that take less than one part in so many of a CPU's memory are held a second time, in a faster layout."""
+COPY_SHARE = 4
+"""Weights that take less than one part in so many of a CPU's free memory are held a second time, in a faster layout."""
 
 
 def memory(device: torch.device) -> float:
@@ -26,11 +26,6 @@ def memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def copies(device: torch.device) -> float:
-    """Most bytes of a model's weights of which a second copy is held."""
-    return memory(device) / COPY_SHARE if device.type == "cpu" else 0.0
 
 
 def available(device: torch.device) -> float:
@@ -72,13 +67,32 @@ class Need:
     """Bytes of one token's keys and values."""
     context: int
 
-    def held(self, device: torch.device) -> float:
-        """Most bytes of the weights, with the second copy that a CPU holds of small ones where it runs them lean."""
-        return self.weights * (2 if self.weights < copies(device) else 1)
+    @property
+    def sequence(self) -> float:
+        """Bytes of the keys and values of one sequence as long as the context, without which it does not run."""
+        return self.token * self.context
 
-    def least(self, device: torch.device) -> float:
-        """Bytes without which it does not run: weights, and one sequence as long as the context."""
-        return self.held(device) + self.token * self.context
+
+def copied(weights: float, room: float, device: torch.device) -> bool:
+    """Whether weights are held a second time.
+
+    Args:
+        weights: Their bytes.
+        room: Bytes that are free beside them and a sequence as long as the context.
+        device: Where they are; a GPU has no use for it.
+    """
+    return device.type == "cpu" and COPY_SHARE * weights < room
+
+
+def held(needs: Sequence[Need], device: torch.device) -> list[float]:
+    """Most bytes of the weights of each model, loaded in this order: with second copies, as if all were run lean."""
+    room, found = available(device), []
+    for one in needs:
+        room -= one.weights + one.sequence
+        copy = one.weights if copied(one.weights, room, device) else 0.0
+        room -= copy
+        found.append(one.weights + copy)
+    return found
 
 
 def count(files: Sequence[Path]) -> int:
@@ -111,13 +125,13 @@ def check(needs: Sequence[Need], device: torch.device) -> float:
     Raises:
         ConfigurationError: They do not; the message says what each takes, and what can be changed.
     """
-    wanted, room = sum(one.least(device) for one in needs), available(device)
+    weights, room = held(needs, device), available(device)
+    wanted = sum(weights) + sum(one.sequence for one in needs)
     if wanted <= room:
         return room
     parts = "; ".join(
-        f"{one.name}: weights {_gb(one.held(device))}, "
-        f"a sequence of {one.context} tokens {_gb(one.token * one.context)}"
-        for one in needs
+        f"{one.name}: weights {_gb(size)}, a sequence of {one.context} tokens {_gb(one.sequence)}"
+        for one, size in zip(needs, weights, strict=True)
     )
     raise ConfigurationError(
         f"{_gb(wanted)} are needed on {device}, {_gb(room)} are free ({parts}). Load in bfloat16 (half of float32), "

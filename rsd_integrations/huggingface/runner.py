@@ -25,7 +25,7 @@ from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
 from rsd_integrations.huggingface.kv_store import KVStore, Sequence
 from rsd_integrations.huggingface.lean import LeanDecoder
-from rsd_integrations.huggingface.planner import CACHE_SHARE, context_of, memory
+from rsd_integrations.huggingface.planner import CACHE_SHARE, available, context_of, copied, memory
 from rsd_integrations.huggingface.sampling import choose
 
 CHUNK = 512
@@ -110,7 +110,9 @@ class Runner:
         self.store = KVStore(
             shapes, model.dtype, model.device, budget or memory(model.device) / CACHE_SHARE, self.context
         )
-        self.lean = LeanDecoder.of(model, survey)
+        weights = float(model.num_parameters() * model.dtype.itemsize)
+        room = available(model.device) - self.store.token_bytes * self.context
+        self.lean = LeanDecoder.of(model, survey, copied(weights, room, model.device))
         """Runs the model where it is of a plain kind; None where its own modules do."""
         if self.lean is not None and not _close(self._probe(), wanted):
             self.lean = None

@@ -16,7 +16,7 @@ def choose(logits: Tensor, samplings: Rows[Sampling], uniforms: Rows[float]) -> 
     Temperature 0 takes the largest. Otherwise the row's own random number in [0, 1) is looked up in its cumulative
     distribution, so that a row's token depends on nothing else in the batch.
     """
-    best = logits.argmax(-1, keepdim=True)
+    best = logits.max(-1, keepdim=True).indices  # several times faster than argmax in bf16 on a CPU, and the same
     warm = [i for i, sampling in enumerate(samplings) if sampling.temperature > 0]
     for nucleus in (False, True) if warm else ():
         rows = [i for i in warm if (samplings[i].top_p < 1) is nucleus]

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from rsd_core import ConfigurationError
-from rsd_integrations.huggingface import load_generator, loading, planner
+from rsd_integrations.huggingface import load_generator, loading, planner, runner
 from tests.huggingface.tiny import make_causal_lm
 
 CPU = torch.device("cpu")
@@ -25,13 +25,46 @@ def test_a_need_is_what_loading_takes(tmp_path: Folder) -> None:
     assert planner.need("lm", files, raw, torch.bfloat16).weights == need.weights / 2
 
 
-def test_the_second_copy_of_small_weights_is_counted(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_copy_is_held_of_weights_that_leave_room_for_others(
+    tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_causal_lm(tmp_path / "lm")
     need = planner.need("lm", loading.shards(folder, "lm"), loading.read_config(folder), torch.float32)
-    assert need.held(CPU) == 2 * need.weights
-    assert need.least(CPU) == need.held(CPU) + need.token * need.context
-    monkeypatch.setattr(planner, "memory", lambda _: need.weights)
-    assert need.held(CPU) == need.weights
+    one = need.weights + need.sequence
+    monkeypatch.setattr(planner, "available", lambda _: one + 5 * need.weights)
+    assert planner.held([need], CPU) == [2 * need.weights]
+    # The copy of the first takes room that the second would have to leave.
+    assert planner.held([need, need], CPU) == [2 * need.weights, need.weights]
+    assert planner.held([need], torch.device("cuda")) == [need.weights]
+    monkeypatch.setattr(planner, "available", lambda _: one + 3 * need.weights)
+    assert planner.held([need], CPU) == [need.weights]
+
+
+def test_models_that_fit_alone_and_not_together_are_refused(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_causal_lm(tmp_path / "lm")
+    need = planner.need("lm", loading.shards(folder, "lm"), loading.read_config(folder), torch.float32)
+    room = need.weights + need.sequence
+    monkeypatch.setattr(planner, "available", lambda _: room)
+    assert planner.check([need], CPU) == room
+    with pytest.raises(ConfigurationError, match="are needed on cpu"):
+        planner.check([need, need], CPU)
+
+
+@pytest.mark.parametrize(("room", "copied"), [(4.5, False), (5.5, True)])
+def test_loading_holds_the_copies_that_were_planned(
+    room: float, copied: bool, tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_causal_lm(tmp_path / "lm")
+    need = planner.need("lm", loading.shards(folder, "lm"), loading.read_config(folder), torch.float32)
+    before = room * need.weights + need.sequence
+    monkeypatch.setattr(planner, "available", lambda _: before)
+    assert planner.held([need], CPU) == [need.weights * (1 + copied)]
+    monkeypatch.setattr(runner, "available", lambda _: before - need.weights)  # they are loaded by then
+    model = load_generator(str(folder))
+    lean: Any = model.runner.lean
+    layer = lean._decoder.layers[0].project
+    plain = model.model.get_parameter("model.layers.0.self_attn.q_proj.weight")
+    assert (layer.blocks is not None or layer.columns.data_ptr() != plain.data_ptr()) is copied
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,12 @@ def test_temperature_zero_takes_the_largest() -> None:
     assert choose(torch.tensor([[0.0, 3.0, 1.0]]), [Sampling()], [0.99]).tolist() == [[1]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equals_the_first_is_taken_as_argmax_does(dtype: torch.dtype) -> None:
+    logits = torch.randint(0, 5, (16, 3000), generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(choose(logits, [Sampling()] * 16, [0.0] * 16), logits.argmax(-1, keepdim=True))
+
+
 @given(st.data())
 def test_a_row_depends_on_itself_alone(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 6))
