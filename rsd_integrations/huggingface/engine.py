@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import sqrt
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from rsd_integrations.huggingface.calls import Call, Made
 from rsd_integrations.huggingface.runner import Runner
 
 PATIENCE = 32
-"""Forward passes of others that double the weight of a model's waiting rows."""
+"""What a model has waited counts as one part in so many of the time that it takes itself."""
 _ALL = torch.get_num_threads()
 SMALL = 1e8
 """FLOPs per token below which one thread is fastest. Below some fifty million weights, waiting for each other costs
@@ -36,20 +37,20 @@ class _Due:
 
     arrived: list[Call[Any]] = field(default_factory=list)
     """Calls that it has not taken in yet."""
-    passed: int = 0
-    """Forward passes of others since its last one."""
     waited: float = 0.0
-    """Seconds that those are known to take."""
+    """Seconds that the forward passes of others since its last one are known to take."""
     running: bool = False
 
 
 class Engine:
     """Runs the models of a device, one forward pass at a time: whichever has most work waiting.
 
-    A forward pass costs nearly the same for one row as for several, so the fullest batch moves most work. A model
-    that is passed over gains weight with each forward pass of others, so that nobody waits for ever. On a CPU the
-    cores are shared out: as many models run side by side as there are threads for. Then rows count by the time that
-    their model takes: the others will end up waiting for the one with most seconds of work.
+    A forward pass costs nearly the same for one row as for several, so the fullest batch moves most work. But rows
+    that wait for a slow model are missing from the batches of the fast one, and end up in small ones. So a row counts
+    by the square root of the time that its model takes, between not at all and in full; and what a model has waited
+    adds to that time, so that nobody waits for ever. On a CPU the cores are shared out: as many models run side by
+    side as there are threads for. Then the time counts in full: the others will end up waiting for the model with most
+    seconds of work.
     """
 
     def __init__(self, threads: int) -> None:
@@ -127,9 +128,8 @@ class Engine:
                 runner.fail(error)
         with self._lock:
             for other in self._due.values():
-                other.passed += 1
                 other.waited += runner.pace
-            due.running, due.passed, due.waited, self._free = False, 0, 0.0, self._free + threads
+            due.running, due.waited, self._free = False, 0.0, self._free + threads
             if not runner.waiting and not due.arrived:
                 del self._due[runner]
         return True
@@ -146,7 +146,8 @@ class Engine:
     def _weight(self, side_by_side: bool, runner: Runner) -> float:
         due = self._due[runner]
         rows = runner.waiting + len(due.arrived)
-        return rows * (runner.pace + due.waited / PATIENCE if side_by_side else 1 + due.passed / PATIENCE)
+        time = runner.pace + due.waited / PATIENCE
+        return rows * (time if side_by_side else sqrt(time))
 
     def _wake(self) -> None:
         """Let somebody run what is due."""

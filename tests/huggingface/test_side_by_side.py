@@ -112,22 +112,26 @@ def test_no_more_threads_are_used_than_there_are_and_everybody_has_a_turn(thread
 
 def test_most_work_goes_first_and_nobody_waits_for_ever() -> None:
     cheap, dear = Model(Machine()), Model(Machine())
-    cheap.pace, dear.pace = 0.001, 1.0
+    cheap.pace, dear.pace = 0.1, 1.0
 
-    def due(threads: int) -> Any:
+    def due(threads: int, rows: int) -> Any:
+        """Work for both: so many rows for the cheap one, four for the dear one."""
         engine: Any = Engine(threads)
-        engine._due = {model: _Due([Work(1)] * rows) for model, rows in ((cheap, 5), (dear, 4))}  # type: ignore[list-item]
+        engine._due = {model: _Due([Work(1)] * count) for model, count in ((cheap, rows), (dear, 4))}  # type: ignore[list-item]
         return engine
 
-    assert due(1)._next() is cheap  # alone, the fullest batch moves most work
-    engine = due(2)
-    passes = 0
-    while engine._next() is dear:
-        engine._due[cheap].waited += dear.pace
-        passes += 1
-    assert 0 < passes < 4 * PATIENCE
+    for engine, rows in ((due(1, 13), 13), (due(2, 41), 41)):  # by the root of the ratio alone, by all of it otherwise
+        assert engine._next() is cheap
+        del engine._due[cheap].arrived[rows - 2 :]
+        assert engine._next() is dear
+    for engine in (due(1, 5), due(2, 5)):
+        passes = 0
+        while engine._next() is dear:
+            engine._due[cheap].waited += dear.pace
+            passes += 1
+        assert 0 < passes < 4 * PATIENCE
     cheap.threads = 2  # with one that takes all threads nobody runs side by side
-    assert due(2)._next() is cheap
+    assert due(2, 13)._next() is cheap
 
 
 def test_a_call_that_cannot_start_takes_no_later_one_along() -> None:
