@@ -19,7 +19,7 @@ from rsd_integrations.huggingface.calls import Call, Made
 from rsd_integrations.huggingface.runner import Runner
 
 PATIENCE = 32
-"""What a model has waited counts as one part in so many of the time that it takes itself."""
+"""One part in so many of what a model has waited is added to the time that it takes."""
 _ALL = torch.get_num_threads()
 SMALL = 1e8
 """FLOPs per token below which one thread is fastest. Below some fifty million weights, waiting for each other costs

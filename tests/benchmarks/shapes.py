@@ -245,9 +245,8 @@ def described(data: dict[str, Any]) -> str:
 
 def markdown(data: dict[str, Any]) -> str:
     """The figures as a section of a page."""
-    rows = "\n".join(f"| `{name}` | {data[name]:.2f} |" for name in (*OF_RSD, *OF_THE_ENGINE) if name in data)
-    spent = {name: data.get(f"seconds_{name}") for name in ("rsd", "target_generate", "naive_rsd")}
-    times = "\n".join(f"| {name} | {value:.2f} |" for name, value in spent.items() if value is not None)
+    rows = "\n".join(f"| `{name}` | {data[name]:.2f} |" for name in (*OF_RSD, *OF_THE_ENGINE))
+    times = "\n".join(f"| {name} | {data[f'seconds_{name}']:.2f} |" for name in ("rsd", "target_generate", "naive_rsd"))
     return f"""
 ## The engine on published shapes
 
@@ -270,9 +269,11 @@ def main() -> None:
     parser.add_argument("--json", type=File, required=True)
     parser.add_argument("--markdown", type=File, help="page whose section is written anew")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--problems", type=int, default=1, help="for the comparison at batch 1; 0 leaves it out")
+    parser.add_argument("--problems", type=int, default=1, help="for the comparison at batch 1, at least 1")
     parser.add_argument("--answers", type=int, default=ANSWERS, help="recorded answers in one")
     options = parser.parse_args()
+    if options.problems < 1:
+        parser.error(f"--problems {options.problems} is below 1: the page compares at least one problem")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.monotonic()
     data = {

@@ -50,7 +50,7 @@ def test_models_that_fit_alone_and_not_together_are_refused(tmp_path: Folder, mo
         planner.check([need, need], CPU)
 
 
-@pytest.mark.parametrize(("room", "copied"), [(4.5, False), (5.5, True)])
+@pytest.mark.parametrize(("room", "copied"), [(4.99, False), (5.01, True)])
 def test_loading_holds_the_copies_that_were_planned(
     room: float, copied: bool, tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
