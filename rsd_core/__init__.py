@@ -22,14 +22,16 @@ from rsd_core.events import (
 from rsd_core.interfaces import (
     Drafter, Explains, Explanation, Generation, HasLikelihood, Interrupted, Likelihoods, Model, NextWord,
     PredictsWords, Price, Sampling, Scores, ScoresRuns, SpeculativeTarget, StepRequest, Target, Usage, Verifier,
+    add_usage, usage_of,
 )
 from rsd_core.ledger import Account, Ledger
 from rsd_core.limits import Cancellation, Limits
-from rsd_core.paths import Message, Path, Prompt, PromptLike, Step, as_prompt
+from rsd_core.paths import Message, Path, Prompt, Step
 from rsd_core.policies import (
     AdvantageAware, BinaryStep, BudgetAware, Clipping, Constant, Decision, FirstSteps, Logistic, Policy, RequestBudget,
     Retry, Sigmoid, Takeover, Trace, WeightingPolicy, parse_policy,
 )
+from rsd_core.prompts import PromptLike, as_prompt
 from rsd_core.registry import backends, load
 from rsd_core.results import Degradation, Result, StepRecord, boxed
 from rsd_core.settings import Settings
@@ -47,5 +49,6 @@ __all__ = [
     "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted", "StepBeam", "StepDrafted",
     "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Takeover", "Target",
     "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder", "Trace", "Usage", "Verifier",
-    "VerifierError", "WeightingPolicy", "as_prompt", "backends", "boxed", "load", "parse_policy",
+    "VerifierError", "WeightingPolicy", "add_usage", "as_prompt", "backends", "boxed", "load", "parse_policy",
+    "usage_of",
 ]

@@ -12,10 +12,11 @@ import contextvars
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from rsd_core.errors import RunError
+from rsd_core.interfaces import Interrupted, usage_of
 
 T = TypeVar("T")
 _lock = threading.Lock()
@@ -34,16 +35,29 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the background loop and wait for its result; an interrupt cancels it."""
+    """Run a coroutine on the background loop and wait for its result.
+
+    An interrupt cancels it and waits for its end, so that nothing works on and what was done is charged; a second
+    interrupt leaves at once.
+    """
     loop = background_loop()
     if threading.current_thread().name == "rsd-loop":
         work.close()
         raise RunError("a blocking method was called from a model or callback of a running request; use its async twin")
-    future = asyncio.run_coroutine_threadsafe(work, loop)
+    done: Future[T] = Future()
+    tasks: list[asyncio.Task[T]] = []
+
+    def begin() -> None:
+        tasks.append(loop.create_task(_guarded(work)))
+        tasks[0].add_done_callback(lambda task: _pass_on(task, done))
+
+    loop.call_soon_threadsafe(begin)
     try:
-        return future.result()
+        return done.result()
     except BaseException:
-        future.cancel()
+        if not done.done():
+            loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            wait([done])
         raise
 
 
@@ -63,26 +77,49 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
 async def in_thread(work: Callable[[], T], context: contextvars.Context | None = None) -> T:
     """Run blocking work in a thread of its own, in the caller's context or the one given.
 
-    Pools have a size, and work that waits for other work of the same pool can use it up and stand still for ever.
+    Pools have a size, and work that waits for other work of the same pool can use it up and stand still for ever. No
+    thread can be ended from outside, so a caller who is cancelled waits for the work to return: it is to have a
+    time-out of its own, or to be told by other means.
+
+    Raises:
+        Interrupted: The caller was cancelled, and the work told by its result or its error what it had done.
     """
     done: Future[T] = Future()
 
     def run(context: contextvars.Context) -> None:
         try:
-            made = context.run(work)
+            done.set_result(context.run(work))
         except BaseException as error:
-            tell(done.set_exception, error)
-        else:
-            tell(done.set_result, made)
-
-    def tell(how: Callable[[Any], None], what: Any) -> None:
-        with contextlib.suppress(InvalidStateError):  # whoever asked has left meanwhile
-            how(what)
+            done.set_exception(error)
 
     threading.Thread(
         target=run, args=(context or contextvars.copy_context(),), name="rsd-blocking", daemon=True
     ).start()
-    return await asyncio.wrap_future(done)
+    waiting = asyncio.wrap_future(done)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError as cancelled:
+        while not waiting.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([waiting])
+        error = waiting.exception()
+        usage = usage_of(error) if error is not None else getattr(waiting.result(), "usage", None)
+        raise cancelled if usage is None else Interrupted(usage) from None
+
+
+async def _guarded(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:  # would end the loop's thread, and all would wait for ever
+        raise RunError(f"{type(error).__name__} was raised inside a request: {error}") from error
+
+
+def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:
+    error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    if error is None:
+        done.set_result(task.result())
+    else:
+        done.set_exception(error)
 
 
 async def _next(source: AsyncGenerator[T, None]) -> T:

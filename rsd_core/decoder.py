@@ -17,8 +17,9 @@ from rsd_core.events import Event, Finished, StepAccepted, StepDrafted, StepReje
 from rsd_core.interfaces import Drafter, Model, Target, Verifier
 from rsd_core.ledger import Role
 from rsd_core.limits import Cancellation, LimitReached, Limits
-from rsd_core.paths import Prompt, PromptLike, Step, as_prompt
+from rsd_core.paths import Prompt, Step
 from rsd_core.policies import BinaryStep, WeightingPolicy
+from rsd_core.prompts import PromptLike, as_prompt
 from rsd_core.request import Request
 from rsd_core.results import FinishReason, Result
 from rsd_core.settings import Settings

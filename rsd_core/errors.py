@@ -15,10 +15,9 @@ RSDError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rsd_core.results import Result
+from rsd_core.interfaces import Usage
+from rsd_core.results import Result
 
 DISTRIBUTION = "rsd-decoding"
 """Name of the distribution on the package index, used in the pip lines of messages."""
@@ -52,10 +51,19 @@ class PromptError(ConfigurationError):
 
 
 class RunError(RSDError):
-    """A request failed while it was running."""
+    """A request failed while it was running.
+
+    Args:
+        message: What failed.
+        usage: The work of the model call that failed, where it had done some: it is charged all the same.
+    """
 
     partial: Result | None = None
     """What had been generated when the request failed, with its ledger; None when raised outside a decoder."""
+
+    def __init__(self, message: str = "", *, usage: Usage | None = None) -> None:
+        super().__init__(message)
+        self.usage = usage
 
 
 class DrafterError(RunError):

@@ -1,7 +1,8 @@
 """The three roles of the algorithm. Each asks one coroutine of a backend.
 
 A backend raises `DrafterError`, `VerifierError` or `TargetError`, or anything else: the decoder treats every
-exception of a role alike, by that role's rule.
+exception of a role alike, by that role's rule. Work that was done before the failure is charged where the error tells
+it: `VerifierError("no digit in the reply", usage=usage)`, or `add_usage(error, usage)` for any other type.
 """
 
 from __future__ import annotations
@@ -45,6 +46,20 @@ class Interrupted(asyncio.CancelledError):
     def __init__(self, usage: Usage) -> None:
         self.usage = usage
         super().__init__("interrupted")
+
+
+def usage_of(error: BaseException) -> Usage | None:
+    """The work that a failed or cancelled call had done, where its error tells."""
+    for name in ("usage", "rsd_usage"):
+        usage = getattr(error, name, None)
+        if isinstance(usage, Usage):  # other libraries have errors with a `usage` of their own kind
+            return usage
+    return None
+
+
+def add_usage(error: Exception, usage: Usage) -> None:
+    """Let an error of any type carry the work of the call that failed, in place of what it carried."""
+    setattr(error, "usage" if isinstance(getattr(error, "usage", None), Usage) else "rsd_usage", usage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,10 @@
-"""Prompts, steps and paths: the values that travel between the decoder and the models."""
+"""Messages, steps and paths: the values that travel between the decoder and the models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from rsd_core.errors import PromptError
 
 Ending = Literal["delimiter", "end", "length"]
 """Why a model stopped writing: the step's delimiter, the end of the whole answer, or the token cap."""
@@ -30,41 +28,6 @@ class Message:
 
 Prompt = tuple[Message, ...]
 """A normalised prompt: one or more messages."""
-PromptLike = str | Sequence[Message | Mapping[str, Any] | tuple[str, str]]
-"""What users may pass: a string (one user message) or messages as pairs, mappings or `Message`."""
-_EXTRA = ("tool_calls", "tool_call_id", "name")
-
-
-def as_prompt(prompt: PromptLike) -> Prompt:
-    """Normalise a prompt.
-
-    Raises:
-        PromptError: The prompt is empty, or a message is not a role with a text.
-    """
-    if isinstance(prompt, str):
-        messages: Prompt = (Message("user", prompt),)
-    else:
-        messages = tuple(_as_message(message) for message in prompt)
-    if not any(message.content.strip() or message.native for message in messages):
-        raise PromptError(f"The prompt is empty ({prompt!r}). Pass a question, or messages with some text.")
-    return messages
-
-
-def _as_message(message: Message | Mapping[str, Any] | tuple[str, str]) -> Message:
-    try:
-        if isinstance(message, Message):
-            made = message
-        elif isinstance(message, Mapping):
-            extra = {key: message[key] for key in _EXTRA if key in message}
-            made = Message(message["role"], message["content"] or "", extra)
-        else:
-            role, content = message
-            made = Message(role, content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise PromptError(f"{message!r} is no message. Pass {{'role': …, 'content': …}} or (role, content).") from error
-    if isinstance(message, str) or made.role not in ROLES or not isinstance(made.content, str):
-        raise PromptError(f"{message!r} is no message: it takes a role, one of {', '.join(ROLES)}, and a text.")
-    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,151 @@
+"""Structured concurrency: calls run side by side, and none of them outlives whoever started it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Collection, Coroutine, Iterable
+from typing import Any, Self, TypeVar
+
+from rsd_core.interfaces import Interrupted, Usage, add_usage, usage_of
+
+T = TypeVar("T")
+
+
+async def run_all(works: Iterable[Coroutine[Any, Any, T]], at_once: int | None = None) -> list[T]:
+    """Run coroutines side by side and return their results in order.
+
+    When one of them raises, or the caller is cancelled, all others are cancelled and awaited before anything is
+    raised; those that had not begun are closed.
+
+    Args:
+        works: The coroutines.
+        at_once: How many run at a time; None is all of them.
+
+    Raises:
+        BaseException: What the first one to fail raised.
+    """
+    todo = deque(enumerate(works))
+    if len(todo) == 1:  # most calls are alone, and need no task
+        return [await todo.pop()[1]]
+    results: dict[int, T] = {}
+
+    async def work() -> None:
+        while todo:
+            position, one = todo.popleft()
+            results[position] = await one
+
+    workers = [asyncio.ensure_future(work()) for _ in range(min(at_once or len(todo), len(todo)))]
+    try:
+        await _all_or_first_error(workers)
+    finally:
+        for _, left in todo:
+            left.close()
+    return [results[position] for position in range(len(results))]
+
+
+async def run_calls(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run the calls of one model that is made of others, side by side: `run_all` that loses no charge.
+
+    Every result has a `usage`. Where one of the calls fails, its error carries the work of all of them; where the
+    caller is cancelled, `Interrupted` does (see `usage_of`).
+    """
+    spent: list[Usage] = []
+
+    async def noted(call: Coroutine[Any, Any, T]) -> T:
+        try:
+            made = await call
+        except BaseException as error:
+            if (usage := usage_of(error)) is not None:
+                spent.append(usage)
+            raise
+        spent.append(made.usage)  # type: ignore[attr-defined]
+        return made
+
+    try:
+        return await run_all([noted(call) for call in works])
+    except asyncio.CancelledError:
+        raise Interrupted(sum(spent, Usage())) from None
+    except Exception as error:
+        add_usage(error, sum(spent, Usage()))
+        raise
+
+
+async def settle(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel tasks and wait for their ends, whatever those are; a cancellation meanwhile is raised afterwards."""
+    pending = [task for task in tasks if not task.done()]
+    for task in pending:
+        task.cancel()
+    cancelled: asyncio.CancelledError | None = None
+    while pending:
+        try:
+            _, still = await asyncio.wait(pending)
+            pending = list(still)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _all_or_first_error(tasks: Collection[asyncio.Future[None]]) -> None:
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION) if tasks else (set(), set())
+        failed = [task for task in tasks if task in done and (task.cancelled() or task.exception())]
+    finally:
+        await settle(tasks)
+    if failed:
+        failed[0].result()
+
+
+class Slots:
+    """A number of places to work at, shared by callers of any threads and event loops.
+
+    asyncio's semaphore belongs to one loop: used from a second one, it waits for ever.
+
+    Args:
+        count: Places, at least 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._lock = threading.Lock()
+        self._free = count
+        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
+
+    async def __aenter__(self) -> Self:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return self
+            loop = asyncio.get_running_loop()
+            place: asyncio.Future[None] = loop.create_future()
+            self._waiting.append((loop, place))
+        try:
+            await place
+        except asyncio.CancelledError:
+            with self._lock:
+                if (loop, place) in self._waiting:
+                    self._waiting.remove((loop, place))
+                    raise
+            self._hand_on()  # the place was given just now
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        with self._lock:
+            while self._waiting:
+                loop, place = self._waiting.popleft()
+                try:
+                    loop.call_soon_threadsafe(_give, place)
+                except RuntimeError:  # its loop was closed meanwhile, and nobody waits there any more
+                    continue
+                return
+            self._free += 1
+
+
+def _give(place: asyncio.Future[None]) -> None:
+    if not place.done():
+        place.set_result(None)
