@@ -29,7 +29,7 @@ from rsd_core.limits import Cancellation, Limits
 from rsd_core.paths import Message, Path, Prompt, Step
 from rsd_core.policies import (
     AdvantageAware, BinaryStep, BudgetAware, Clipping, Constant, Decision, FirstSteps, Logistic, Policy, RequestBudget,
-    Retry, Sigmoid, Takeover, Trace, WeightingPolicy, parse_policy,
+    RequestView, Retry, Sigmoid, Takeover, WeightingPolicy, parse_policy,
 )
 from rsd_core.prompts import PromptLike, as_prompt
 from rsd_core.registry import backends, load
@@ -39,16 +39,15 @@ from rsd_core.stopping import TextStream
 
 __version__ = "0.1.0"
 __all__ = [
-    "Account", "AdvantageAware", "Backtracking", "BatchError", "BestOfN", "BinaryStep", "BudgetAware",
-    "Cancellation", "Clipping", "ConfigurationError", "Constant", "Decision", "Decoder", "Degradation", "Degraded",
-    "DraftOnly", "Drafter", "DrafterError", "Event", "Explains", "Explanation", "Finished", "FirstSteps",
-    "Generation", "HasLikelihood", "Interrupted", "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote",
-    "Message", "MissingDependency", "Model", "NextWord", "Path", "Policy", "PredictsWords", "Price", "Prompt",
-    "PromptError", "PromptLike", "RSDConfig", "RSDError", "RequestBudget", "RequestOptions", "Result", "Retry",
+    "Account", "AdvantageAware", "Backtracking", "BatchError", "BestOfN", "BinaryStep", "BudgetAware", "Cancellation",
+    "Clipping", "ConfigurationError", "Constant", "Decision", "Decoder", "Degradation", "Degraded", "DraftOnly",
+    "Drafter", "DrafterError", "Event", "Explains", "Explanation", "Finished", "FirstSteps", "Generation",
+    "HasLikelihood", "Interrupted", "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote", "Message",
+    "MissingDependency", "Model", "NextWord", "Path", "Policy", "PredictsWords", "Price", "Prompt", "PromptError",
+    "PromptLike", "RSDConfig", "RSDError", "RequestBudget", "RequestOptions", "RequestView", "Result", "Retry",
     "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "ScoresRuns", "Settings", "Sigmoid", "SpecError",
     "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted", "StepBeam", "StepDrafted",
     "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Takeover", "Target",
-    "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder", "Trace", "Usage", "Verifier",
-    "VerifierError", "WeightingPolicy", "add_usage", "as_prompt", "backends", "boxed", "load", "parse_policy",
-    "usage_of",
+    "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder", "Usage", "Verifier", "VerifierError",
+    "WeightingPolicy", "add_usage", "as_prompt", "backends", "boxed", "load", "parse_policy", "usage_of",
 ]

@@ -278,7 +278,7 @@ class RewardGuidedDecoder(Decoder):
         while request.finish is None:
             i = request.index
             if self.policy.route(request) == "target" and not request.target_is_spent(self._target):
-                self.policy.forced()
+                self.policy.on_target_forced()
                 yield await self._replace(request)
                 continue
             request.hedge(self._target)

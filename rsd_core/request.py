@@ -191,7 +191,7 @@ class Request:
             return policy.decide(draft, reward, self)
         if draft is not None and (self.settings.on_abstain if scored else self.settings.on_verifier_error) == "accept":
             return "accept"
-        policy.forced()
+        policy.on_target_forced()
         return "target"
 
     def target_is_spent(self, target: Target) -> bool:

@@ -6,7 +6,7 @@ and as text (`binary_step:0.7`, `first_steps:2/budget_aware:0.1`), and read back
 """
 
 from rsd_core.policies.advantage import AdvantageAware
-from rsd_core.policies.base import Decision, Trace, WeightingPolicy
+from rsd_core.policies.base import Decision, RequestView, WeightingPolicy
 from rsd_core.policies.budget import BudgetAware, RequestBudget
 from rsd_core.policies.parsing import Policy, parse_policy
 from rsd_core.policies.rules import FirstSteps, Retry, Rule, Takeover
@@ -23,11 +23,11 @@ __all__ = [
     "Logistic",
     "Policy",
     "RequestBudget",
+    "RequestView",
     "Retry",
     "Rule",
     "Sigmoid",
     "Takeover",
-    "Trace",
     "WeightingPolicy",
     "parse_policy",
 ]

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from rsd_core.paths import Step
-from rsd_core.policies.base import Decision, Probability, Trace, WeightingPolicy
-from rsd_core.policies.memory import Budget, Learned
+from rsd_core.policies.base import Decision, Probability, RequestView, WeightingPolicy
+from rsd_core.policies.online_quantile import Budget, Learned
 from rsd_core.results import StepRecord
 
 
@@ -56,20 +56,20 @@ class AdvantageAware(WeightingPolicy):
             return 1 - self._exploration
         return 0.0 if self.target_rate is None else self._budget.weight(-advantage)
 
-    def decide(self, step: Step, reward: float, request: Trace) -> Decision:  # noqa: ARG002
+    def decide(self, step: Step, reward: float, request: RequestView) -> Decision:  # noqa: ARG002
         advantage = self.expected(reward, request.records) - reward
         if advantage <= 0 and request.coin < self._exploration:
             self._budget.force()
             return "target"
         if self.target_rate is None:
             return "accept" if advantage <= 0 else "target"
-        return "accept" if self._budget.take(-advantage, request.coin, surely=advantage <= 0) else "target"
+        return "accept" if self._budget.decide(-advantage, request.coin, surely=advantage <= 0) else "target"
 
     @property
     def _exploration(self) -> float:
         return self.explore if self.target_rate is None else min(self.explore, self.target_rate)
 
-    def forced(self) -> None:
+    def on_target_forced(self) -> None:
         self._budget.force()
 
     @property
@@ -80,7 +80,7 @@ class AdvantageAware(WeightingPolicy):
     def scores_target(self) -> bool:
         return True
 
-    def learn(self, reward: float | None, request: Trace) -> None:
+    def learn(self, reward: float | None, request: RequestView) -> None:
         *before, last = request.records
         if reward is not None and last.reward is not None:
             self._expected.add(_features(last.reward, before), reward)

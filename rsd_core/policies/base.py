@@ -20,7 +20,7 @@ Decision = Literal["accept", "retry", "target"]
 """What becomes of a drafted step: it stays, another one is drafted in its place, or the target writes the step."""
 
 
-class Trace(Protocol):
+class RequestView(Protocol):
     """A request as policies see it: the whole answer so far and its ledger, to be read only."""
 
     @property
@@ -68,21 +68,21 @@ class WeightingPolicy(BaseModel):
         For a policy that learns, ω as it stands. Asking changes nothing.
         """
 
-    def route(self, request: Trace) -> Literal["draft", "target"]:  # noqa: ARG002
+    def route(self, request: RequestView) -> Literal["draft", "target"]:  # noqa: ARG002
         """Who writes the next step, asked before anything is drafted."""
         return "draft"
 
-    def decide(self, step: Step, reward: float, request: Trace) -> Decision:  # noqa: ARG002
+    def decide(self, step: Step, reward: float, request: RequestView) -> Decision:  # noqa: ARG002
         """What becomes of a drafted step: Algorithm 2 of the paper, unless a policy knows better."""
         weight = self.weight(reward)
         if not 0 <= weight <= 1:
             raise RunError(f"the policy {self!r} gave {weight!r} for the reward {reward!r}, no probability")
         return "accept" if request.coin < weight else "target"
 
-    def forced(self) -> None:
+    def on_target_forced(self) -> None:
         """The target writes a step that this policy was not asked about: a routing rule or a fault sent it there."""
 
-    def learn(self, reward: float | None, request: Trace) -> None:
+    def learn(self, reward: float | None, request: RequestView) -> None:
         """The target wrote the last step of the answer.
 
         Args:

@@ -10,8 +10,8 @@ from pydantic import Field, PrivateAttr, model_validator
 from rsd_core.ledger import Account
 from rsd_core.limits import Amount, Limits
 from rsd_core.paths import Step
-from rsd_core.policies.base import Decision, Probability, Trace, WeightingPolicy
-from rsd_core.policies.memory import Budget, Learned, Recent
+from rsd_core.policies.base import Decision, Probability, RequestView, WeightingPolicy
+from rsd_core.policies.online_quantile import Budget, Learned, Recent
 
 Memory = Annotated[int, Field(ge=2)]
 Rewards = tuple[Probability, ...]
@@ -53,10 +53,10 @@ class BudgetAware(WeightingPolicy):
     def weight(self, reward: float) -> float:
         return self._budget.weight(reward)
 
-    def decide(self, step: Step, reward: float, request: Trace) -> Decision:  # noqa: ARG002
-        return "accept" if self._budget.take(reward, request.coin) else "target"
+    def decide(self, step: Step, reward: float, request: RequestView) -> Decision:  # noqa: ARG002
+        return "accept" if self._budget.decide(reward, request.coin) else "target"
 
-    def forced(self) -> None:
+    def on_target_forced(self) -> None:
         self._budget.force()
 
 
@@ -114,7 +114,7 @@ class RequestBudget(WeightingPolicy):
         with self._plan.lock:
             return self._plan.seen.weight(reward, self._rate(0, Account()))
 
-    def decide(self, step: Step, reward: float, request: Trace) -> Decision:  # noqa: ARG002
+    def decide(self, step: Step, reward: float, request: RequestView) -> Decision:  # noqa: ARG002
         with self._plan.lock:
             self._plan.reach(request.index)
             rate = self._rate(request.index, request.ledger.target)
@@ -122,7 +122,7 @@ class RequestBudget(WeightingPolicy):
             self._plan.seen.add(reward)
         return "accept" if accepted else "target"
 
-    def learn(self, reward: float | None, request: Trace) -> None:  # noqa: ARG002
+    def learn(self, reward: float | None, request: RequestView) -> None:  # noqa: ARG002
         with self._plan.lock:
             self._plan.paid(request.ledger.target)
 

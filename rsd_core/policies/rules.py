@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from rsd_core.limits import Limits
 from rsd_core.paths import Step
-from rsd_core.policies.base import Decision, Trace, WeightingPolicy
+from rsd_core.policies.base import Decision, RequestView, WeightingPolicy
 from rsd_core.policies.weights import BinaryStep
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ class Rule(WeightingPolicy):
     def weight(self, reward: float) -> float:
         return self.then.weight(reward)
 
-    def route(self, request: Trace) -> Literal["draft", "target"]:
+    def route(self, request: RequestView) -> Literal["draft", "target"]:
         return self.then.route(request)
 
-    def decide(self, step: Step, reward: float, request: Trace) -> Decision:
+    def decide(self, step: Step, reward: float, request: RequestView) -> Decision:
         return self.then.decide(step, reward, request)
 
-    def forced(self) -> None:
-        self.then.forced()
+    def on_target_forced(self) -> None:
+        self.then.on_target_forced()
 
-    def learn(self, reward: float | None, request: Trace) -> None:
+    def learn(self, reward: float | None, request: RequestView) -> None:
         self.then.learn(reward, request)
 
     @property
@@ -55,7 +55,7 @@ class FirstSteps(Rule):
     kind: Literal["first_steps"] = "first_steps"
     n: Annotated[int, Field(ge=0)] = 1
 
-    def route(self, request: Trace) -> Literal["draft", "target"]:
+    def route(self, request: RequestView) -> Literal["draft", "target"]:
         return "target" if request.index < self.n else super().route(request)
 
 
@@ -77,15 +77,15 @@ class Takeover(Rule):
     steps: Annotated[int, Field(ge=1)] = 1
     """Steps that the target writes in a row."""
 
-    def route(self, request: Trace) -> Literal["draft", "target"]:
+    def route(self, request: RequestView) -> Literal["draft", "target"]:
         # The step with the cue was the target's first; n - 1 more follow.
         latest = request.records[-(self.steps - 1) :] if self.steps > 1 else ()
         taken = any(self._doubts(record.discarded_draft or "") for record in latest)
         return "target" if taken else super().route(request)
 
-    def decide(self, step: Step, reward: float, request: Trace) -> Decision:
+    def decide(self, step: Step, reward: float, request: RequestView) -> Decision:
         if self._doubts(step.text):
-            self.then.forced()
+            self.then.on_target_forced()
             return "target"
         return super().decide(step, reward, request)
 
@@ -103,7 +103,7 @@ class Retry(Rule):
     kind: Literal["retry"] = "retry"
     n: Annotated[int, Field(ge=1)] = 1
 
-    def decide(self, step: Step, reward: float, request: Trace) -> Decision:
+    def decide(self, step: Step, reward: float, request: RequestView) -> Decision:
         if request.attempt < self.n and request.coin >= self.then.weight(reward):
             return "retry"
         return super().decide(step, reward, request)

@@ -11,12 +11,12 @@ from rsd_core import (
     BinaryStep,
     Likelihoods,
     Path,
+    RequestView,
     RewardGuidedDecoder,
     Settings,
     Step,
     StepBeam,
     TiltedDecoder,
-    Trace,
     Usage,
     VerifierError,
     as_prompt,
@@ -102,7 +102,7 @@ def test_a_policy_that_scores_the_target_learns_of_no_reward() -> None:
         def scores_target(self) -> bool:
             return True
 
-        def learn(self, reward: float | None, request: Trace) -> None:
+        def learn(self, reward: float | None, request: RequestView) -> None:
             learned.append(reward)
 
     made = RewardGuidedDecoder(

@@ -24,7 +24,7 @@ from rsd_core import (
     Step,
     WeightingPolicy,
 )
-from rsd_core.policies.memory import Budget
+from rsd_core.policies.online_quantile import Budget
 from rsd_core.request import Request
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from tests.benchmarks.budget import GAMMAS, LAWS, measure
@@ -107,7 +107,7 @@ def test_steps_forced_on_the_target_are_paid_from_the_budget() -> None:
     written = 0
     for i in range(1000):
         if i % 10 == 0:  # a routing rule takes every tenth step
-            policy.forced()
+            policy.on_target_forced()
             written += 1
         else:
             written += policy.decide(STEP, rng.random(), moment(i)) == "target"

@@ -25,6 +25,7 @@ from rsd_core import (
     Limits,
     Path,
     RequestBudget,
+    RequestView,
     Result,
     Retry,
     RewardGuidedDecoder,
@@ -35,7 +36,6 @@ from rsd_core import (
     StepRequest,
     Takeover,
     Target,
-    Trace,
     Usage,
     Verifier,
     WeightingPolicy,
@@ -138,7 +138,7 @@ class EveryThird(WeightingPolicy):
     def weight(self, reward: float) -> float:
         return reward
 
-    def route(self, request: Trace) -> Literal["draft", "target"]:
+    def route(self, request: RequestView) -> Literal["draft", "target"]:
         return "target" if request.index % 3 == 2 else "draft"
 
 

@@ -24,7 +24,7 @@ from rsd_core import (
     Takeover,
     WeightingPolicy,
 )
-from rsd_core.policies import Decision, Trace
+from rsd_core.policies import Decision, RequestView
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 DRAFTS = ["a\n\n", "wait, b\n\n", "c\n\n", "d\n\n", "e"]
@@ -165,7 +165,7 @@ def test_a_policy_of_ones_own_sees_the_whole_request() -> None:
         def weight(self, reward: float) -> float:
             return 1.0
 
-        def decide(self, step: Step, reward: float, request: Trace) -> Decision:
+        def decide(self, step: Step, reward: float, request: RequestView) -> Decision:
             seen.append((request.index, request.path.text, request.ledger.drafter.calls, step.text))
             latest = [record.author for record in request.records[-3:]]
             return "target" if latest == ["draft"] * 3 else "accept"

@@ -1,4 +1,4 @@
-"""What policies remember: the latest rewards, and how far spending is from its budget."""
+"""The quantile of the latest rewards, kept online, and how far spending is from its budget."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Budget(Learned):
         with self.lock:
             return self._seen.weight(value, self._rate + self._debt / self._horizon)
 
-    def take(self, value: float, coin: float, surely: bool = False) -> bool:
+    def decide(self, value: float, coin: float, surely: bool = False) -> bool:
         """Decide on a value, all in one: whether it is accepted, `surely` or by the coin."""
         with self.lock:
             accepted = surely or coin < self.weight(value)
