@@ -70,12 +70,13 @@ def evaluate(
             todo = [i for i in range(len(items)) if i not in report.outcomes[name]]
             at_once = 1 if method.learns or (name == "rsd" and config.policy.learns) else concurrency
             for i, result in iterate(_answers(decoders[name], items, todo, seed, at_once)):
+                error = None if isinstance(result, Result) else result
                 if not isinstance(result, Result):
                     partial = result.partial if isinstance(result, RunError) else None
                     if not report.outcomes[name] and not (partial and partial.steps):
                         raise result  # nothing has worked yet: the set-up is broken
                     result = partial or Result((), "", "error", (), Ledger(), 0.0)
-                outcome = Outcome.of(result, items[i].grade(result.text))
+                outcome = Outcome.of(result, items[i].grade(result.text), error)
                 report.add(name, i, outcome)
                 if kept and outcome.finish_reason != "error":  # a resumed run tries failures again
                     kept.add({"method": name, "problem": i, "outcome": asdict(outcome)})
