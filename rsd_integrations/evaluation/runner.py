@@ -14,6 +14,7 @@ from rsd_core.blocking import iterate
 from rsd_integrations.batch import Journal
 from rsd_integrations.evaluation.methods import Method, Models, parse_method
 from rsd_integrations.evaluation.report import Outcome, Report
+from rsd_integrations.evaluation.statistics import binomial_test
 from rsd_integrations.evaluation.tasks import Item, Task, find_task
 
 Found = Result | RunError | PromptError
@@ -52,6 +53,7 @@ def evaluate(
     """
     if not methods or concurrency < 1:
         raise ConfigurationError(f"evaluate takes methods and concurrency ≥ 1 (got {methods!r}, {concurrency})")
+    binomial_test(1, 1)  # a missing package is told before anything is computed
     parsed = {name: parse_method(name) for name in methods}
     items = find_task(task).draw(n, seed)
     told = task if isinstance(task, str) else find_task(task).model_dump_json()
