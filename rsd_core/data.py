@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from rsd_core.errors import ConfigurationError
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that means nothing: the nearest one that does, then all."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1)
+    return f"unknown {what} {name!r}{f', did you mean {near[0]!r}?' if near else ';'} known are {', '.join(known)}"
 
 
 def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dict[str, Any]:
@@ -18,7 +26,7 @@ def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dic
     """
     kind, _, rest = text.strip().partition(":")
     if kind not in kinds:
-        raise ConfigurationError(f"unknown {what} {kind!r}; known are {', '.join(kinds)}")
+        raise ConfigurationError(unknown(what, kind, kinds))
     own = [name for name in kinds[kind].model_fields if name not in ("kind", "then")]
     data: dict[str, Any] = {"kind": kind}
     for position, part in enumerate(filter(None, rest.split(","))):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,10 +28,14 @@ class Outcome:
     cost: float | None
     seconds: float
     text: str
+    degradations: Mapping[str, int] = field(default_factory=dict)
+    """What went wrong and was got over on the way, by `DegradationKind`: how often."""
+    messages: Mapping[str, str] = field(default_factory=dict)
+    """By the same kinds: the last message. Under `error`, why the answer failed."""
 
     @classmethod
-    def of(cls, result: Result, correct: bool) -> Outcome:
-        """The outcome of a graded result."""
+    def of(cls, result: Result, correct: bool, error: Exception | None = None) -> Outcome:
+        """The outcome of a graded result; of a request that failed, with its error."""
         total, steps = result.ledger.total, result.steps
         return cls(
             answer=result.answer,
@@ -44,7 +50,22 @@ class Outcome:
             cost=total.cost,
             seconds=result.seconds,
             text=result.text,
+            degradations=dict(Counter(degradation.kind for degradation in result.degradations)),
+            messages={degradation.kind: degradation.message for degradation in result.degradations}
+            | ({"error": str(error)} if error is not None else {}),
         )
+
+
+@dataclass(slots=True)
+class Faults:
+    """What went wrong in one way over the answers of a method."""
+
+    count: int = 0
+    """How often."""
+    answers: int = 0
+    """In how many answers."""
+    last: str = ""
+    """The last message."""
 
 
 @dataclass(slots=True)
@@ -59,6 +80,11 @@ class MethodReport:
     drafted: int = 0
     accepted: int = 0
     errors: int = 0
+    """Answers that failed."""
+    degraded: int = 0
+    """Answers in which something went wrong and was got over."""
+    faults: dict[str, Faults] = field(default_factory=dict)
+    """What went wrong, by `DegradationKind`, and under `error` for answers that failed."""
     flops: float | None = 0.0
     flops_paper: float | None = 0.0
     cost: float | None = 0.0
@@ -68,6 +94,13 @@ class MethodReport:
         self.n += 1
         self.right += outcome.correct
         self.errors += outcome.finish_reason == "error"
+        self.degraded += bool(outcome.degradations)
+        counts = {**outcome.degradations, **({"error": 1} if outcome.finish_reason == "error" else {})}
+        for kind, count in counts.items():
+            faults = self.faults.setdefault(kind, Faults())
+            faults.count += count
+            faults.answers += 1
+            faults.last = outcome.messages.get(kind, faults.last)
         for name in ("seconds", "steps", "by_target", "drafted", "accepted", "flops", "flops_paper", "cost"):
             mine, more = getattr(self, name), getattr(outcome, name)
             setattr(self, name, None if mine is None or more is None else mine + more)
@@ -89,6 +122,8 @@ class MethodReport:
             "seconds_per_problem": self.seconds / n,
             "target_share": self.by_target / max(1, self.steps),
             "errors": self.errors,
+            "degraded": self.degraded,
+            "faults": {kind: asdict(faults) for kind, faults in self.faults.items()},
             "acceptance_rate": self.accepted / self.drafted if self.drafted else None,
         }
 
@@ -108,10 +143,10 @@ class Report:
     """The sums so far."""
 
     def __post_init__(self) -> None:
-        for name, found in self.outcomes.items():
+        for name, outcomes in self.outcomes.items():
             self.methods[name] = MethodReport()
-            for problem in sorted(found):  # the order makes sums the same to the last digit, however they came about
-                self.methods[name].add(found[problem])
+            for problem in sorted(outcomes):  # the order makes sums the same to the last digit, however they came about
+                self.methods[name].add(outcomes[problem])
 
     @property
     def n(self) -> int:
@@ -128,7 +163,7 @@ class Report:
     @property
     def done(self) -> int:
         """Answers so far, of all methods."""
-        return sum(len(found) for found in self.outcomes.values())
+        return sum(len(outcomes) for outcomes in self.outcomes.values())
 
     def add(self, method: str, problem: int, outcome: Outcome) -> None:
         """Count one answer."""
@@ -139,6 +174,16 @@ class Report:
     def reference(self) -> str:
         """The method that others are compared with: the target alone where it was run, else the first."""
         return "target" if "target" in self.outcomes else next(iter(self.outcomes))
+
+    @property
+    def faults(self) -> list[str]:
+        """What went wrong, in a line for each method and way; none where all went well."""
+        return [
+            f"{name}: {_SAID.get(kind, kind)} {faults.count} times in {faults.answers} of {method.n} answers"
+            + (f", at last with {faults.last[:200]!r}" if faults.last else "")
+            for name, method in self.methods.items()
+            for kind, faults in method.faults.items()
+        ]
 
     def compare(self, method: str, other: str) -> Comparison:
         """A method against another over the problems that both answered."""
@@ -167,13 +212,22 @@ class Report:
                 {
                     "prompt": question,
                     "reference": answer,
-                    "methods": {name: self._told(found[i]) for name, found in self.outcomes.items() if i in found},
+                    "methods": {name: self._row(own[i]) for name, own in self.outcomes.items() if i in own},
                 }
                 for i, (question, answer) in enumerate(self.problems)
             ],
         }
 
-    def _told(self, outcome: Outcome) -> dict[str, Any]:
-        told = asdict(outcome) | {"target_share": outcome.by_target / max(1, outcome.steps)}
-        del told["text"]
-        return told
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        row = asdict(outcome) | {"target_share": outcome.by_target / max(1, outcome.steps)}
+        del row["text"]
+        return row
+
+
+_SAID = {
+    "drafter_error": "the drafter failed",
+    "verifier_error": "the verifier failed",
+    "target_error": "the target failed and was tried again",
+    "target_limit": "a limit on the target was reached",
+    "error": "the request failed",
+}

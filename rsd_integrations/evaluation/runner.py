@@ -13,6 +13,7 @@ from rsd_integrations.evaluation.journal import EvaluationJournal
 from rsd_integrations.evaluation.methods import Method, Models, RSDMethod, parse_method
 from rsd_integrations.evaluation.report import Outcome, Report
 from rsd_integrations.evaluation.side_by_side import as_ready
+from rsd_integrations.evaluation.statistics import binomial_test
 from rsd_integrations.evaluation.tasks import Item, Task, find_task
 
 Found = Result | RunError | PromptError
@@ -51,6 +52,7 @@ def evaluate(
     """
     if not methods or concurrency < 1:
         raise ConfigurationError(f"evaluate takes methods and concurrency ≥ 1 (got {methods!r}, {concurrency})")
+    binomial_test(1, 1)  # a missing package is told before anything is computed
     parsed = {name: parse_method(name) for name in methods}
     items = find_task(task).draw(n, seed)
     told = task if isinstance(task, str) else find_task(task).model_dump_json()
@@ -93,12 +95,13 @@ def _outcome(found: Found, item: Item, *, alone: bool) -> Outcome:
     Raises:
         RunError: Nothing has worked yet, so that the set-up is broken.
     """
+    error = None if isinstance(found, Result) else found
     if not isinstance(found, Result):
         partial = found.partial if isinstance(found, RunError) else None
         if alone and not (partial and partial.steps):
             raise found
         found = partial or Result((), "", "error", (), Ledger(), 0.0)
-    return Outcome.of(found, item.grade(found.text))
+    return Outcome.of(found, item.grade(found.text), error)
 
 
 async def _answers(

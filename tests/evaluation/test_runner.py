@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, RSDConfig, RunError, Settings
+from rsd_core import ConfigurationError, MissingDependency, RSDConfig, RunError, Settings
 from rsd_core.testing import ScriptedDrafter
 from rsd_integrations.evaluation import Item, Report, Task, evaluate, parse_method
 from rsd_integrations.evaluation.methods import KINDS
@@ -76,6 +76,12 @@ def test_a_bad_method_is_told_before_anything_is_loaded(method: str, words: list
     with pytest.raises(ConfigurationError) as caught:
         evaluate(RSDConfig(drafter="hf:no/such"), "embedded", [method], 1, 1)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_a_missing_package_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(MissingDependency, match=r"pip install \"rsd-decoding\[eval\]\""):
+        evaluate(RSDConfig(drafter="hf:no/such"), "embedded", ["draft"], 1, 1)
 
 
 def test_a_journal_goes_on_where_it_was_and_takes_more_methods(tmp_path: Path) -> None:
