@@ -31,7 +31,7 @@ class Backend:
     """The package that brings it, if it is none of the built-in ones."""
 
 
-BUILT_IN = (
+_ALL = (
     Backend(
         "embedded",
         "rsd_integrations.embedded.models:load",
@@ -174,3 +174,5 @@ BUILT_IN = (
         ("scripted:draft", "scripted:target", "scripted:verifier"),
     ),
 )
+BUILT_IN: dict[str, Backend] = {backend.kind: backend for backend in _ALL}
+"""The kinds by name."""

@@ -33,7 +33,7 @@ def _of_package(plugin: Plugin) -> Backend:
     return Backend(plugin.name, plugin.value, "", f"plugin of the package {plugin.package}", plugin=plugin)
 
 
-BACKENDS = Registry("kind of model", GROUP, {backend.kind: backend for backend in BUILT_IN}, _of_package)
+BACKENDS = Registry("kind of model", GROUP, BUILT_IN, _of_package)
 """All known kinds, those of installed packages included."""
 
 
@@ -56,7 +56,7 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     head, colon, rest = spec.partition(":")
     kind, *options = head.split(",")
     if kind not in BACKENDS:
-        examples = ", ".join(backend.examples[0] for backend in BUILT_IN[:3])
+        examples = ", ".join(BUILT_IN[kind].examples[0] for kind in ("embedded", "hf", "prm"))
         what = unknown("kind", kind, sorted(BACKENDS))
         raise SpecError(f"{spec!r} names no model: {what}. Examples: {examples}; `rsd models` lists all")
     backend = BACKENDS[kind]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rsd_integrations.evaluation.methods import KINDS
 
 from rsd_core import ConfigurationError, RSDConfig, RunError, Settings
 from rsd_core.testing import ScriptedDrafter
 from rsd_integrations.evaluation import Item, Report, Task, evaluate, parse_method
-from rsd_integrations.evaluation.methods import KINDS
 
 SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
 METHODS = ("rsd", "target", "draft", "rsd@budget_aware:0.3", "rsd@binary_step:0.9", "majority:2")
