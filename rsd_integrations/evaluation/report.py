@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -58,6 +58,17 @@ class Outcome:
             | ({"error": str(error)} if error is not None else {}),
             scored=scored(result),
         )
+
+    @property
+    def failed(self) -> bool:
+        """Whether this is no answer of the method: it failed, or a role failed at every one of its calls."""
+        return self.finish_reason == "error" or bool(_idle(self.drafted, self.scored, self.degradations))
+
+
+def _idle(drafted: int, scored: int, faults: Container[str]) -> list[Helper]:
+    """The roles that failed and did nothing else."""
+    counts: dict[Helper, int] = {"drafter": drafted, "verifier": scored}
+    return [role for role, worked in counts.items() if not worked and f"{role}_error" in faults]
 
 
 @dataclass(slots=True)
@@ -118,12 +129,9 @@ class MethodReport:
     @property
     def never_worked(self) -> list[str]:
         """What to tell about each role that failed at every one of its calls; empty where there is none."""
-        worked: dict[Helper, int] = {"drafter": self.drafted, "verifier": self.scored}
-        failed = {role: self.faults.get(f"{role}_error", Faults()) for role in worked}
         return [
-            never_worked(role, faults.count, faults.last)
-            for role, faults in failed.items()
-            if faults.count and not worked[role]
+            never_worked(role, self.faults[f"{role}_error"].count, self.faults[f"{role}_error"].last)
+            for role in _idle(self.drafted, self.scored, self.faults)
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, aclosing, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rsd_core import ConfigurationError, Decoder, Ledger, PromptError, Result, RSDConfig, RunError
+from rsd_core import ConfigurationError, Decoder, Ledger, Method, PromptError, Result, RSDConfig, RunError, parse_method
 from rsd_core.blocking import iterate
+from rsd_core.methods import RSDMethod
 from rsd_integrations.evaluation.journal import EvaluationJournal
-from rsd_integrations.evaluation.methods import Method, Models, RSDMethod, parse_method
 from rsd_integrations.evaluation.report import Outcome, Report
 from rsd_integrations.evaluation.side_by_side import as_ready
 from rsd_integrations.evaluation.statistics import binomial_test
@@ -69,8 +69,8 @@ def evaluate(
                 for problem, outcome in noted.outcomes(name, in_order=name in learners).items():
                     report.add(name, problem, outcome)
         progress(report)
-        models = Models(config)
-        decoders = {name: method.build(models) for name, method in parsed.items()}
+        setup = config.setup()
+        decoders = {name: method.build(setup.afresh()) for name, method in parsed.items()}
         for name, decoder in decoders.items():
             todo = [i for i in range(len(items)) if i not in report.outcomes[name]]
             at_once = 1 if name in learners else concurrency
@@ -78,7 +78,7 @@ def evaluate(
                 for i, found in answers:
                     outcome = _outcome(found, items[i], alone=not report.outcomes[name])
                     report.add(name, i, outcome)
-                    if noted is not None and outcome.finish_reason != "error":  # a resumed run tries failures again
+                    if noted is not None and not outcome.failed:  # a resumed run tries failures again
                         noted.add_outcome(name, i, outcome)
                     progress(report)
     return Report(report.task, seed, concurrency, report.problems, report.outcomes)

@@ -197,7 +197,7 @@ def test_nothing_is_loaded_before_a_mistake_is_found(monkeypatch: pytest.MonkeyP
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("rsd_core.config.load", never)
-    monkeypatch.setattr("rsd_integrations.evaluation.methods.load", never)
+    monkeypatch.setattr("rsd_core.methods.load", never)
     for words in (["run", "q", "--policy", "x"], ["eval", "--methods", "x"], ["eval", "--task", "x"]):
         with pytest.raises(RSDError):
             CliRunner().invoke(app, words, catch_exceptions=False)

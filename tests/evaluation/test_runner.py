@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rsd_core.methods import METHODS as KINDS
 
 from rsd_core import ConfigurationError, MissingDependency, RSDConfig, RunError, Settings
 from rsd_core.testing import ScriptedDrafter
 from rsd_integrations.evaluation import Item, Report, Task, evaluate, parse_method
-from rsd_integrations.evaluation.methods import KINDS
 
 SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
 METHODS = ("rsd", "target", "draft", "rsd@budget_aware:0.3", "rsd@binary_step:0.9", "majority:2")
@@ -124,7 +124,7 @@ def test_a_failed_problem_is_counted_and_tried_again_on_resumption(
             raise RuntimeError("gone")
         return "\\boxed{10}"
 
-    monkeypatch.setattr("rsd_integrations.evaluation.methods.load", lambda spec: ScriptedDrafter(draft))
+    monkeypatch.setattr("rsd_core.methods.load", lambda spec: ScriptedDrafter(draft))
     file = tmp_path / "journal.jsonl"
     first = evaluate(SCRIPTED, Seats(), ["draft"], 4, 1, journal=file)
     assert (first.methods["draft"].errors, first.methods["draft"].right) == (1, 2)
@@ -134,7 +134,7 @@ def test_a_failed_problem_is_counted_and_tried_again_on_resumption(
 
 def test_a_broken_set_up_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = ScriptedDrafter([RuntimeError("no such server")])
-    monkeypatch.setattr("rsd_integrations.evaluation.methods.load", lambda spec: broken)
+    monkeypatch.setattr("rsd_core.methods.load", lambda spec: broken)
     with pytest.raises(RunError, match="no such server"):
         evaluate(SCRIPTED, Seats(), ["draft"], 4, 1)
 

@@ -17,16 +17,7 @@ from llama_index.core.llms import ChatMessage, CompletionResponse, ImageBlock, M
 from llama_index.core.llms.llm import LLM
 from llama_index.core.rate_limiter import BaseRateLimiter
 
-from rsd_core import (
-    ConfigurationError,
-    Constant,
-    PromptError,
-    RewardGuidedDecoder,
-    RunError,
-    Settings,
-    TargetOnly,
-    registry,
-)
+from rsd_core import ConfigurationError, Constant, PromptError, RewardGuidedDecoder, RunError, Settings, TargetOnly
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.llamaindex import RSDLLM, RSDStepEvent, result_of
 from tests.llamaindex import worlds
@@ -156,8 +147,8 @@ async def test_concurrent_calls_overlap(face: str) -> None:
 
 @pytest.mark.parametrize("face", ASYNC)
 async def test_loading_does_not_hold_the_event_loop_up(face: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = registry.Backend("slow", "tests.llamaindex.worlds:load", "", "")
-    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, slow))
+    slow = catalogue.Backend("slow", "tests.llamaindex.worlds:load", "", "")
+    monkeypatch.setitem(catalogue.BUILT_IN, "slow", slow)
     late = 0.0
 
     async def beat() -> None:
