@@ -8,7 +8,6 @@ from typing import Annotated
 
 try:
     import typer
-    from rich.console import Console
 except ModuleNotFoundError as missing:
     from rsd_core import MissingDependency
 
@@ -53,17 +52,11 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         from rsd_core import RSDError  # a command that failed has imported it; `rsd --help` does without
+        from rsd_integrations.cli.terminal import say
 
         if not isinstance(error, RSDError):
             raise
-        told = f"[bold red]Error:[/] {_escape(str(error))}"
-        Console(stderr=True, emoji=False, highlight=False).print(told, soft_wrap=True)  # `mine:soon:` is a spec
+        say(f"Error: {error}", "bold red")
         sys.exit(2)
     finally:
         gc.freeze()  # the system takes the memory back as it is: a last search for garbage would only take time
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from rsd_core import RSDError
 from rsd_integrations.batch import Progress, read_problems, run_journaled
 from rsd_integrations.batch.runs import FORM

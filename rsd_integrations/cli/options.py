@@ -42,7 +42,7 @@ ConfigFile = Annotated[
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight at once.")]
 
 
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a file with a bad line; it is a row with an error else.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a file with a bad line, else a row with an error.")]
 
 
 def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
@@ -97,10 +97,8 @@ def configured(
         source: How the user named the file, for what is wrong in it.
         further: More settings by their names.
     """
-    own = dict(data)
-    for key, value in (("drafter", draft), ("target", target), ("verifier", verifier), ("policy", policy)):
-        if value is not None:
-            own[key] = value
+    given = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy}
+    own = data | {key: value for key, value in given.items() if value is not None}
     words = {"seed": seed, "temperature": temperature, **further}
     settings = own.get("settings") or {}
     if isinstance(settings, dict):

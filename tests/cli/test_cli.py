@@ -96,7 +96,7 @@ def test_eval_compares_methods_and_writes_tables_and_plots(tmp_path: Path) -> No
     assert set(told["methods"]) == {"rsd", "target", "draft", "rsd@constant:0"}
     fields = {
         *("accuracy", "ci95", "flops_per_problem", "flops_per_problem_paper", "seconds_per_problem"),
-        *("target_share", "acceptance_rate", "errors", "cost_per_problem"),
+        *("target_share", "acceptance_rate", "errors", "degraded", "faults", "cost_per_problem"),
     }
     assert all(set(method) == fields for method in told["methods"].values())
     assert told["methods"]["target"]["target_share"] == 1
@@ -196,7 +196,6 @@ def test_nothing_is_loaded_before_a_mistake_is_found(monkeypatch: pytest.MonkeyP
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("rsd_core.config.load", never)
     monkeypatch.setattr("rsd_core.methods.load", never)
     for words in (["run", "q", "--policy", "x"], ["eval", "--methods", "x"], ["eval", "--task", "x"]):
         with pytest.raises(RSDError):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from rsd_core import Decoder, Limits, RewardGuidedDecoder, RSDConfig, Settings
+from rsd_core.methods import RSDMethod
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation import Item, Outcome, Task, evaluate, markdown
-from rsd_core.methods import RSDMethod
 
 SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rsd_core.methods import METHODS as KINDS
 
 from rsd_core import ConfigurationError, MissingDependency, RSDConfig, RunError, Settings
+from rsd_core.methods import METHODS as KINDS
 from rsd_core.testing import ScriptedDrafter
 from rsd_integrations.evaluation import Item, Report, Task, evaluate, parse_method
 
