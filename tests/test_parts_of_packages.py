@@ -79,8 +79,8 @@ def packages(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
     return folder
 
 
-def install(*args: Any, **groups: dict[str, str]) -> None:
-    plugin_packages.install(*args, **groups)
+def install(folder: Folder, package: str, module: str, **groups: dict[str, str]) -> None:
+    plugin_packages.install(folder, package, module, **groups)
     importlib.invalidate_caches()
 
 
@@ -157,7 +157,7 @@ def test_a_task_of_a_package_is_evaluated() -> None:
     assert [question for question, _ in report.problems] == ["2 rows of 4 seats?", "3 rows of 4 seats?"]
     assert report.methods["rsd"].accuracy == 1
     for task, rows in (("halls", 3), ("halls:5", 5), ("halls:rows=6", 6), ({"kind": "halls", "rows": 7}, 7)):
-        assert find_task(task).draw(1, 0)[0].question == f"{rows} rows of 4 seats?"  # type: ignore[arg-type]
+        assert find_task(task).draw(1, 0)[0].question == f"{rows} rows of 4 seats?"
     assert {"embedded", "gsm8k", "halls", "two-rows"} <= set(TASKS)
 
 
