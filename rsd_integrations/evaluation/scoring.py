@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from rsd_core import ConfigurationError, Path, Prompt, RSDError, Step, Verifier, as_prompt
+from rsd_core import ConfigurationError, Path, Prompt, RSDError, Step, Verifier, VerifierError, as_prompt
+from rsd_core.concurrency import settle
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,19 @@ def _solution(row: Any, where: str) -> Solution:
 
 
 async def score_steps(verifier: Verifier, solution: Solution) -> list[float | None]:
-    """The reward of each step, in order; None where the verifier abstains."""
-    return [(await verifier.score(path, [step])).rewards[0] for path, step in solution.paths()]
+    """The reward of each step, in order; None where the verifier abstains.
+
+    Raises:
+        VerifierError: The verifier did not give one reward in [0, 1].
+    """
+    return [await _score(verifier, path, step) for path, step in solution.paths()]
+
+
+async def _score(verifier: Verifier, path: Path, step: Step) -> float | None:
+    rewards = (await verifier.score(path, [step])).rewards
+    if len(rewards) != 1 or not (rewards[0] is None or 0 <= rewards[0] <= 1):  # NaN fails this as well
+        raise VerifierError(f"{verifier.name!r} gave {rewards} for one step, and no reward in [0, 1]")
+    return rewards[0]
 
 
 async def score_all(
@@ -94,15 +109,16 @@ async def score_all(
                 return await score_steps(verifier, solution)
             except RSDError as error:
                 return error
+            except Exception as error:
+                logger.debug("a verifier failed", exc_info=error)
+                return VerifierError(f"{verifier.name!r} failed: {type(error).__name__}: {error}")
 
     tasks = [asyncio.ensure_future(one(solution)) for solution in solutions]
     try:
         for i, task in enumerate(tasks):
             yield i, await task
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await settle(tasks)
 
 
 def aggregates(rewards: Sequence[float | None]) -> dict[str, float | None]:
