@@ -16,16 +16,16 @@ LETTERS = "ABCDEFGHIJ"
 
 def exact(reference: str, text: str) -> bool:
     r"""Whether the content of `\boxed{…}`, or the whole text where there is none, is the reference."""
-    found = boxed(text)
-    return (text if found is None else found).strip() == reference.strip()
+    answer = boxed(text)
+    return (text if answer is None else answer).strip() == reference.strip()
 
 
 def choice(reference: str, text: str) -> bool:
     r"""Whether the letter chosen is the reference: in `\boxed{…}`, else after the last "answer is"."""
-    found = boxed(text)
-    if found is None:
-        found = (re.findall(r"answer is:?\s*(.{1,12})", text, re.IGNORECASE) or [""])[-1]
-    letter = re.search(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])", re.sub(r"\\(text|mathrm|textbf)", " ", found))
+    answer = boxed(text)
+    if answer is None:
+        answer = (re.findall(r"answer is:?\s*(.{1,12})", text, re.IGNORECASE) or [""])[-1]
+    letter = re.search(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])", re.sub(r"\\(text|mathrm|textbf)", " ", answer))
     return letter is not None and letter[0] == reference.strip()
 
 
@@ -38,8 +38,8 @@ def math(reference: str, text: str) -> bool:
     # Its time-outs are signals, which only the main thread can receive.
     seconds = 5 if threading.current_thread() is threading.main_thread() else None
     gold = parse(f"\\boxed{{{reference}}}", parsing_timeout=seconds)
-    found = boxed(text)
-    answer = parse(text if found is None else f"\\boxed{{{found}}}", parsing_timeout=seconds)
+    own = boxed(text)
+    answer = parse(text if own is None else f"\\boxed{{{own}}}", parsing_timeout=seconds)
     return bool(verify(gold, answer, timeout_seconds=seconds))
 
 

@@ -49,10 +49,10 @@ def rule(name: str, **options: Any) -> Rule:
     if name not in RULES:
         raise SpecError(f"rule:{name} is unknown; there are {', '.join(f'rule:{known}' for known in RULES)}")
     try:
-        made: Rule = RULES[name](**options)
+        loaded: Rule = RULES[name](**options)
     except TypeError as error:
         raise SpecError(f"rule:{name}: {error}") from error
-    return made
+    return loaded
 
 
 def code(file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4) -> Programs:
