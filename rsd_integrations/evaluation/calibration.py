@@ -92,7 +92,7 @@ class Calibration:
         """The share of steps that a policy without memory is expected to send to the target."""
         steps = replaced = 0.0
         for problem in self.problems:
-            length, by_target = _expected(problem, lambda reward: self._kept(reward, policy.weight))
+            length, by_target = _expected(problem, lambda reward: self._accepts(reward, policy.weight))
             steps, replaced = steps + length, replaced + by_target
         return replaced / steps
 
@@ -133,8 +133,8 @@ class Calibration:
     def _rejects(self, reward: float | None, delta: float) -> bool:
         return self.on_abstain == "target" if reward is None else reward < delta
 
-    def _kept(self, reward: float | None, weight: Callable[[float], float]) -> float:
-        """The probability that a draft stays."""
+    def _accepts(self, reward: float | None, weight: Callable[[float], float]) -> float:
+        """The probability that a draft is accepted."""
         return float(self.on_abstain == "accept") if reward is None else weight(reward)
 
     def _count(self, problem: Recorded, delta: float) -> tuple[float, ...]:
@@ -158,12 +158,12 @@ class Calibration:
         return problem.drafted
 
 
-def _expected(problem: Recorded, kept: Callable[[float | None], float]) -> tuple[float, float]:
+def _expected(problem: Recorded, accepted: Callable[[float | None], float]) -> tuple[float, float]:
     """Expected steps and replaced steps: the drafter's answer up to the first rejection, wherever that is."""
     stands, steps, replaced = 1.0, 0.0, 0.0
     for i, reward in enumerate(problem.drafted):
-        leaves = stands * (1 - kept(reward))
-        later = [1 - kept(other) for other in problem.beside[i + 1 :]]
+        leaves = stands * (1 - accepted(reward))
+        later = [1 - accepted(other) for other in problem.beside[i + 1 :]]
         steps += leaves * max(len(problem.beside), i + 1)
         replaced += leaves * (1 + sum(later))
         stands -= leaves

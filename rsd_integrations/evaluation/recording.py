@@ -169,8 +169,8 @@ def record(
         logger.warning(
             "%d of %d problems are left out, the last because %s", len(left_out), len(pairs), left_out[-1].reason
         )
-    kept = [pair for _, pair in usable]
-    return Recording(problems, left_out, _rates(kept, "flops"), _rates(kept, "flops_paper"))
+    whole = [pair for _, pair in usable]
+    return Recording(problems, left_out, _rates(whole, "flops"), _rates(whole, "flops_paper"))
 
 
 def _recorder(decoder: RewardGuidedDecoder, policy: WeightingPolicy, rule: str) -> RewardGuidedDecoder:

@@ -214,7 +214,7 @@ class Report:
         mine, theirs = self.outcomes[method], self.outcomes[other]
         both = sorted(mine.keys() & theirs.keys())
         first, second = (
-            [(o.correct, o.flops, o.flops_paper) for o in (found[i] for i in both)] for found in (mine, theirs)
+            [(o.correct, o.flops, o.flops_paper) for o in (outcomes[i] for i in both)] for outcomes in (mine, theirs)
         )
         return compare(first, second)
 
@@ -231,7 +231,7 @@ class Report:
             "concurrency": self.concurrency,
             "methods": {name: method.to_dict() for name, method in self.methods.items()},
             "compared_with": self.reference,
-            "comparisons": {name: asdict(found) for name, found in self.comparisons().items()},
+            "comparisons": {name: asdict(comparison) for name, comparison in self.comparisons().items()},
             "problems": [
                 {
                     "prompt": question,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from rsd_core import ConfigurationError, Path, Prompt, RSDError, Step, Verifier, as_prompt
+from rsd_core import ConfigurationError, Path, Prompt, RSDError, Step, Verifier, VerifierError, as_prompt
 from rsd_integrations.evaluation.side_by_side import as_ready
 from rsd_integrations.jsonl import read_lines
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,19 @@ def _cut(solution: str) -> list[str]:
 
 
 async def score_steps(verifier: Verifier, solution: Solution) -> list[float | None]:
-    """The reward of each step, in order; None where the verifier abstains."""
-    return [(await verifier.score(path, [step])).rewards[0] for path, step in solution.paths()]
+    """The reward of each step, in order; None where the verifier abstains.
+
+    Raises:
+        VerifierError: The verifier did not give one reward in [0, 1].
+    """
+    return [await _score(verifier, path, step) for path, step in solution.paths()]
+
+
+async def _score(verifier: Verifier, path: Path, step: Step) -> float | None:
+    rewards = (await verifier.score(path, [step])).rewards
+    if len(rewards) != 1 or not (rewards[0] is None or 0 <= rewards[0] <= 1):  # NaN fails this as well
+        raise VerifierError(f"{verifier.name!r} gave {rewards} for one step, and no reward in [0, 1]")
+    return rewards[0]
 
 
 async def score_all(
@@ -127,6 +141,9 @@ async def score_all(
             return await score_steps(verifier, solutions[i])
         except RSDError as error:
             return error
+        except Exception as error:
+            logger.debug("a verifier failed", exc_info=error)
+            return VerifierError(f"{verifier.name!r} failed: {type(error).__name__}: {error}")
 
     early: dict[int, list[float | None] | RSDError] = {}
     following = 0

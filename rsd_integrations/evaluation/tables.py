@@ -43,11 +43,11 @@ def markdown(report: Report) -> str:
             "| method | difference in accuracy | 95 % | p | only it right | only the other right |",
             "|---|---|---|---|---|---|",
         ]
-    for name, found in compared.items():
-        low, high = found.ci95
+    for name, comparison in compared.items():
+        low, high = comparison.ci95
         lines.append(
-            f"| {name} | {found.difference:+.3f} | {low:+.3f} to {high:+.3f} | {found.p_value:.3g} "
-            f"| {found.only_first} | {found.only_second} |"
+            f"| {name} | {comparison.difference:+.3f} | {low:+.3f} to {high:+.3f} | {comparison.p_value:.3g} "
+            f"| {comparison.only_first} | {comparison.only_second} |"
         )
     if report.faults:
         lines += ["", "What went wrong on the way:", "", *(f"- {line}" for line in report.faults)]

@@ -138,14 +138,14 @@ class Cached(Combined):
             raise ConfigurationError(f"size={size}: a cache holds at least one reward")
         super().__init__("cached", (member,))
         self._size = size
-        self._rewards: OrderedDict[object, float | None] = OrderedDict()
+        self._rewards: OrderedDict[tuple[object, ...], float | None] = OrderedDict()
         self._lock = threading.Lock()
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The remembered reward of each candidate, or the verifier's."""
         texts = tuple(step.text for step in path.steps)
         # The ending counts: models read how an answer ends, and rules see where a step was cut off.
-        keys = [(path.prompt, texts, step.text, step.ending) for step in steps]
+        keys: list[tuple[object, ...]] = [(path.prompt, texts, step.text, step.ending) for step in steps]
         with self._lock:
             rewards = {key: self._rewards[key] for key in keys if key in self._rewards}
         usage = Usage()

@@ -133,6 +133,10 @@ class CriticJudge(Verifier):
         self.name = f"{critic.name} {model.name}"
         self.model, self.critic, self.samples = model, critic, samples
         self.flops_per_token, self.price = model.flops_per_token, model.price
+        if not self._by_word and not critic.spoken:
+            raise ConfigurationError(
+                f"{model!r} does not tell probabilities of words, which the critic {critic.name} reads its verdict from"
+            )
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The mean verdict over the critiques of each candidate."""

@@ -6,7 +6,7 @@ from pathlib import Path as Folder
 import pytest
 from typer.testing import CliRunner
 
-from rsd_core import ConfigurationError, RSDError
+from rsd_core import ConfigurationError, RSDError, RunError
 from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.cli.app import app
@@ -89,6 +89,13 @@ def test_what_cannot_be_scored_is_not_solved_and_is_told(tmp_path: Folder) -> No
     assert report.splits[0].failed == 1
     assert report.splits[0].correct_accuracy == 0.5
     assert report.errors == ("too long",)
+
+
+def test_a_verifier_that_fails_at_every_solution_has_no_score(tmp_path: Folder) -> None:
+    splits = read_splits(write(tmp_path, gsm8k=GSM8K, math=MATH))
+    broken = ScriptedVerifier([RuntimeError("401 no such key")])
+    with pytest.raises(RunError, match=r"no solution could be scored: .* failed at all 9, .*RuntimeError: 401 no such"):
+        wait_for(evaluate_processbench(broken, splits, 0.5))
 
 
 def test_the_command_prints_what_the_authors_would(tmp_path: Folder) -> None:
