@@ -151,8 +151,9 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
 
 
 def _wrong_role(spec: str, role: Role, plays: Sequence[Role]) -> SpecError:
-    fix = f"; a generator judges as judge:{spec}" if role == "verifier" else "; `rsd models` lists kinds for each role"
-    return SpecError(f"{spec!r} cannot be the {role}: it makes a {' or a '.join(plays)}{fix}")
+    fitting = [kind for kind, backend in BUILT_IN.items() if not backend.roles or role in backend.roles]
+    fix = f"a generator judges as judge:{spec}" if role == "verifier" else f"kinds for it are {', '.join(fitting)}"
+    return SpecError(f"{spec!r} cannot be the {role}: it makes a {' or a '.join(plays)}; {fix}")
 
 
 def _factory(backend: Backend, spec: str) -> Callable[..., Model]:
