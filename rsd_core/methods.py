@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError
 
+from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.baselines import (
     Backtracking,
     BestOfN,
@@ -27,7 +28,7 @@ from rsd_core.baselines import (
 )
 from rsd_core.baselines.sampling import Aggregate
 from rsd_core.data import Data, explain, from_text, of_kind
-from rsd_core.decoder import Decoder, RewardGuidedDecoder
+from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.interfaces import Drafter, Model, Target, Verifier
 from rsd_core.ledger import Role

@@ -61,7 +61,7 @@ def test_a_decoder_as_text_is_made_of_the_models_beside_it(
     face: type[Any], decoder: Any, kind: type, loaded: set[str]
 ) -> None:
     model = face(**SPECS, decoder=decoder, seed=3, max_tokens=70, settings={"limits": {"max_steps": 9}})
-    made = model.make_decoder()
+    made: Any = model.make_decoder()
     assert type(made) is kind
     assert {f"scripted:{inner.name.partition(' ')[2].replace('drafter', 'draft')}" for inner in made.models} == loaded
     assert (made.settings.seed, made.settings.limits.max_tokens, made.settings.limits.max_steps) == (3, 70, 9)
