@@ -27,6 +27,8 @@ class Backend:
     """What its models may be; empty where that depends on the rest of the spec, or is not known."""
     nested: bool = False
     """Whether the rest is made of specs."""
+    inside: Role | None = None
+    """What the models of those specs have to be, if they cannot be any."""
     plugin: Plugin | None = None
     """The package that brings it, if it is none of the built-in ones."""
 
@@ -128,6 +130,7 @@ _ALL = (
         ("cascade,low=0.1,high=0.9:rule:arithmetic|embedded:verifier",),
         roles=_JUDGES,
         nested=True,
+        inside="verifier",
     ),
     Backend(
         "ensemble",
@@ -137,6 +140,7 @@ _ALL = (
         ("ensemble,how=min:rule:arithmetic|embedded:verifier",),
         roles=_JUDGES,
         nested=True,
+        inside="verifier",
     ),
     Backend(
         "cached",
@@ -146,6 +150,7 @@ _ALL = (
         ("cached:embedded:verifier",),
         roles=_JUDGES,
         nested=True,
+        inside="verifier",
     ),
     Backend(
         "openai",

@@ -34,14 +34,11 @@ class Data(BaseModel):
         try:
             return handler(data)
         except ValidationError as error:
+            findings = [_with_nearest(cls, item) for item in error.errors(include_url=False)]
+            better = ValidationError.from_exception_data(error.title, findings)
             if newer:
-                raise PydanticCustomError("newer_version", _literally(f"{newer} ({explain(error)})")) from error
-            findings = error.errors(include_url=False)
-            if not {"extra_forbidden", "literal_error"} & {item["type"] for item in findings}:
-                raise
-            raise ValidationError.from_exception_data(
-                error.title, [_with_nearest(cls, item) for item in findings]
-            ) from None
+                raise PydanticCustomError("newer_version", _literally(f"{newer} ({explain(better)})")) from error
+            raise better from None
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -113,9 +110,10 @@ def explain(error: ValidationError) -> str:
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        value = repr(item["input"])
-        # Whole objects say less than the message does; many messages have the value already.
-        got = "" if isinstance(item["input"], Mapping | BaseModel) or value in message else f" (got {value:.80})"
+        value = item["input"]
+        # Whole objects say less than the message does; many messages have the text already.
+        shown = isinstance(value, Mapping | BaseModel) or (isinstance(value, str) and repr(value) in message)
+        got = "" if shown else f" (got {value!r:.80})"
         found.append(f"{where + ': ' if where else ''}{message}{got}")
     return "; ".join(found)
 

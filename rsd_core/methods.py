@@ -172,7 +172,7 @@ class RSDMethod(Method):
     def settings(self, base: Settings) -> Settings:
         return base.updated(candidates=self.candidates, softmax_beta=self.softmax_beta, temperature=self.temperature)
 
-    def build(self, setup: Setup) -> Decoder:
+    def build(self, setup: Setup) -> RewardGuidedDecoder:
         return RewardGuidedDecoder(
             drafter=setup.drafter,
             verifier=setup.verifier(self.verifier),

@@ -15,7 +15,7 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from rsd_core.catalogue import BUILT_IN, Backend
@@ -68,14 +68,10 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise SpecError(f"{spec!r} gives {twice[0]} twice")
     if role is not None and backend.roles and role not in backend.roles:
-        others = ", ".join(name for name, other in BACKENDS.items() if role in other.roles)
-        raise SpecError(
-            f"{spec!r} cannot be the {role}: {kind} makes models for {' and '.join(backend.roles)}; "
-            f"kinds for the {role} are {others}"
-        )
+        raise _wrong_role(spec, role, backend.roles)
     if backend.nested:
         for part in parts_of(rest):
-            parse_spec(part)
+            parse_spec(part, backend.inside)
     return backend, rest
 
 
@@ -150,8 +146,14 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     if not plays:
         raise SpecError(f"{spec!r} made {model!r}, which is no drafter, verifier or target ({backend.summary})")
     if role is not None and role not in plays:
-        raise SpecError(f"{spec!r} cannot be the {role}: it makes {model!r}, for {' and '.join(plays)}")
+        raise _wrong_role(spec, role, plays)
     return model
+
+
+def _wrong_role(spec: str, role: Role, plays: Sequence[Role]) -> SpecError:
+    fitting = [kind for kind, backend in BUILT_IN.items() if not backend.roles or role in backend.roles]
+    fix = f"a generator judges as judge:{spec}" if role == "verifier" else f"kinds for it are {', '.join(fitting)}"
+    return SpecError(f"{spec!r} cannot be the {role}: it makes a {' or a '.join(plays)}; {fix}")
 
 
 def _factory(backend: Backend, spec: str) -> Callable[..., Model]:

@@ -13,7 +13,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from rsd_core import BudgetAware, RewardGuidedDecoder, RSDConfig, RSDError, WeightingPolicy
+from rsd_core import BudgetAware, RSDConfig, RSDError, WeightingPolicy
+from rsd_core.methods import RSDMethod
 from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
@@ -225,6 +226,8 @@ def calibrate_(
         check_format(plot)
     words = (draft, target, verifier, None, temperature, seed)
     made = configured(read_mapping(config, "--config"), *words, source=f"--config {config}")
+    if not isinstance(made.method, RSDMethod):
+        raise RSDError("rsd calibrate finds a threshold of RSD; leave the method out of the configuration")
     items = find_task(task).draw(count_of(n, every, 200), seed)
     done = 0
 

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from rsd_core import Explains, Explanation, RSDError, Verifier, load
 from rsd_core.blocking import wait_for
-from rsd_core.registry import parse_spec
 from rsd_integrations.batch.faults import never_worked
 from rsd_integrations.cli.options import Strict
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
@@ -73,11 +72,7 @@ def score(
 
 def load_judge(spec: str) -> Verifier:
     """The verifier of a spec, everything that can be checked before weights are read checked first."""
-    parse_spec(spec)
-    model = load(spec)
-    if not isinstance(model, Verifier):
-        raise RSDError(f"{spec!r} is no verifier; a generator judges as judge:{spec}")
-    return model
+    return load(spec, role="verifier")
 
 
 async def _score(

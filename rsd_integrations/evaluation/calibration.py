@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rsd_core import BinaryStep, BudgetAware, RewardGuidedDecoder, WeightingPolicy
+from rsd_core import BinaryStep, BudgetAware, RewardGuidedDecoder, WeightingPolicy, __version__
 from rsd_integrations.evaluation.plots import check_format, figure
 from rsd_integrations.evaluation.recording import LeftOut, Rates, Recorded, record
 from rsd_integrations.evaluation.statistics import Interval, bootstrap, interval
@@ -219,4 +219,5 @@ def plot(calibration: Calibration, file: Path) -> None:
 
 def write_policy(policy: WeightingPolicy, file: Path) -> None:
     """Write a policy file, which every `policy` option reads."""
-    write_output(file, json.dumps(policy.model_dump(mode="json"), indent=1) + "\n")
+    data = {"version": __version__, **policy.model_dump(mode="json")}
+    write_output(file, json.dumps(data, indent=1) + "\n")

@@ -8,24 +8,13 @@ from typing import Annotated, Any, Literal, Self
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rsd_core import (
-    ConfigurationError,
-    Decoder,
-    Drafter,
-    Method,
-    Policy,
-    Settings,
-    Setup,
-    Target,
-    Verifier,
-    parse_policy,
-)
+from rsd_core import ConfigurationError, Decoder, Method, Policy, Settings, Setup, Verifier, parse_policy
 from rsd_core.blocking import in_thread
 from rsd_core.lazy import LoadedModels, identity
 from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.policies import BinaryStep
-from rsd_core.registry import load, parse_spec
+from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.inner import LangChainRole
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
@@ -40,32 +29,34 @@ _MODELS: dict[str, Role] = {"draft": "drafter", "target": "target", "verifier": 
 
 def as_drafter(value: Any) -> Any:
     """What a user gave for the drafter: a spec as it is, else a model of the core."""
-    return _as_role(value, Drafter, LangChainDrafter)
+    return _as_role(value, "drafter", LangChainDrafter)
 
 
 def as_target(value: Any) -> Any:
     """The same for the target."""
-    return _as_role(value, Target, LangChainTarget)
+    return _as_role(value, "target", LangChainTarget)
 
 
 def as_verifier(value: Any) -> Any:
     """The same for the verifier; functions serve as well."""
     if callable(value) and not isinstance(value, Runnable | Verifier):
         return FunctionVerifier(value)
-    return _as_role(value, Verifier, LangChainJudge)
+    return _as_role(value, "verifier", LangChainJudge)
 
 
-def _as_role(value: Any, kind: type[Any], wrap: Callable[[Any], Any]) -> Any:
+def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
     if isinstance(value, str):
         backend, _ = parse_spec(value)
         if backend.kind != "langchain":
+            parse_spec(value, role)
             return value
         value = load(value).model  # a client, made at once; no weights
+    kind = ROLES[role]
     if isinstance(value, kind):
         return value
     if isinstance(value, Runnable):
         return wrap(value)
-    also = ", or a function of (messages, reply)" if kind is Verifier else ""
+    also = ", or a function of (messages, reply)" if role == "verifier" else ""
     raise ConfigurationError(
         f"{value!r} is none of: a spec as `rsd models` lists them, a {kind.__name__}, a LangChain model{also}"
     )

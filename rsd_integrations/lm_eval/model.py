@@ -47,7 +47,12 @@ class RSDModel(LM):  # type: ignore[misc]
                 raise ConfigurationError(f"a decoder brings its own models and settings; leave out {', '.join(config)}")
             self.decoder = decoder
         else:
-            self.decoder = RSDConfig.parse(config | ({"method": decoder} if decoder is not None else {})).build()
+            if decoder is not None:
+                if "method" in config:
+                    method = config["method"]
+                    raise ConfigurationError(f"{decoder=} and {method=} say the same thing twice; leave one out")
+                config["method"] = decoder
+            self.decoder = RSDConfig.parse(config).build()
         self.concurrency = int(concurrency)
         self.results: list[Result] = []
         """Of all requests so far, with their ledgers."""

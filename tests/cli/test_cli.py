@@ -40,9 +40,10 @@ def test_run_shows_every_step_with_author_and_reward() -> None:
 @pytest.mark.parametrize(("width", "encoding"), [(30, "utf-8"), (50, "utf-8"), (100, "ascii")])
 def test_a_run_can_be_read_in_any_terminal(width: int, encoding: str) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding)
-    with RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target").build() as made:
-        view = RunView(Console(file=out, width=width, legacy_windows=False), "How many?", made.policy)
-        for event in made.stream("How many?"):
+    config = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
+    with config.build() as decoder:
+        view = RunView(Console(file=out, width=width, legacy_windows=False), "How many?", config.policy)
+        for event in decoder.stream("How many?"):
             view.show(event)
     out.seek(0)
     shown = out.read()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rsd_core import ConfigurationError, MissingDependency, RSDConfig, RunError, Settings
-from rsd_core.methods import METHODS as KINDS
+from rsd_core.methods import METHODS as KNOWN
 from rsd_core.testing import ScriptedDrafter
 from rsd_integrations.evaluation import Item, Report, Task, evaluate, parse_method
 
@@ -55,8 +55,8 @@ def test_every_method_answers_every_problem_and_figures_add_up() -> None:
 
 
 def test_every_kind_of_method_can_be_named() -> None:
-    for kind in KINDS:
-        assert parse_method(kind) == KINDS[kind]()
+    for kind in KNOWN:
+        assert parse_method(kind) == KNOWN[kind]()
     assert parse_method("best_of_n:4,aggregate=min").model_dump()["aggregate"] == "min"
     made: Any = parse_method("rsd:candidates=4,temperature=0.7@first_steps:1/binary_step:0.5")
     assert (made.candidates, made.temperature, made.policy.n, made.policy.then.delta) == (4, 0.7, 1, 0.5)

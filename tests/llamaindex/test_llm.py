@@ -17,7 +17,16 @@ from llama_index.core.llms import ChatMessage, CompletionResponse, ImageBlock, M
 from llama_index.core.llms.llm import LLM
 from llama_index.core.rate_limiter import BaseRateLimiter
 
-from rsd_core import ConfigurationError, Constant, PromptError, RewardGuidedDecoder, RunError, Settings, TargetOnly
+from rsd_core import (
+    ConfigurationError,
+    Constant,
+    PromptError,
+    RewardGuidedDecoder,
+    RunError,
+    Settings,
+    TargetOnly,
+    catalogue,
+)
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.llamaindex import RSDLLM, RSDStepEvent, result_of
 from tests.llamaindex import worlds
