@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from rich.console import Console
 from rich.progress import Progress
