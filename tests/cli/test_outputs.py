@@ -229,3 +229,37 @@ def test_score_and_batch_read_json_lines_as_they_are_defined(tmp_path: Path, mon
         rsd(*score, "--strict")
     with pytest.raises(ConfigurationError, match=r"line 2 is no prompt: .* \(and 2 lines more\)"):
         rsd("batch", str(file), "--out", str(out), *SCRIPTED, "--strict")
+
+
+def test_a_checkpoint_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "new" / "out"
+
+    def filled_up(*words: object, **_: object) -> None:
+        folder = next(word for word in words if isinstance(word, Path))
+        (folder / "config.json").write_text("{}")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def whole(*words: object, **_: object) -> None:
+        folder = next(word for word in words if isinstance(word, Path))
+        (folder / "config.json").write_text("{}")
+
+    for place, words in (("merging.merge", ["merge", "a", "b"]), ("exporting.export", ["export", "a"])):
+        monkeypatch.setattr(f"rsd_integrations.huggingface.{place}", filled_up)
+        with pytest.raises(
+            RSDError, match=r"out cannot be written: No space left on device; make room, then run again"
+        ):
+            rsd(*words, str(out))
+        assert not list((tmp_path / "new").iterdir())
+        monkeypatch.setattr(f"rsd_integrations.huggingface.{place}", whole)
+        shown = rsd(*words, str(out))
+        assert f"written to {out}" in shown.replace("\n", "")
+        assert os.listdir(out) == ["config.json"]
+        with pytest.raises(ConfigurationError, match="holds a checkpoint already"):
+            rsd(*words, str(out))
+        (out / "config.json").unlink()
+        out.rmdir()
+    monkeypatch.undo()
+    monkeypatch.setattr("rsd_integrations.huggingface.merging.merge", filled_up)
+    for folder, told in (("/proc/no/x", "cannot be written"), (__file__, "is no empty folder")):
+        with pytest.raises(ConfigurationError, match=told):
+            rsd("merge", "a", "b", folder)
