@@ -192,8 +192,8 @@ def page(data: Mapping[str, Any]) -> str:
         "## The core's own speed",
         "",
         f"Made by `python -m tests.benchmarks.core`, {data['date']}, {data['machine']}, medians of "
-        f"{data['rounds']} rounds in which this build and {BASE} take turns; CPU time, load average {data['load'][0]:.1f}. "
-        "Models answer at once.",
+        f"{data['rounds']} rounds in which this build and {BASE} take turns; CPU time, "
+        f"load average {data['load'][0]:.1f}. Models answer at once.",
         "",
         f"| | this build / {BASE} | at most |",
         "|---|---|---|",
