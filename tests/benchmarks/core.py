@@ -161,6 +161,7 @@ def measure(builds: Sequence[Build], rounds: int) -> dict[str, dict[str, Any]]:
         for name in COMMANDS:
             cpu, peak = zip(*commands[build.name][name], strict=True)
             figures |= {f"{name}_cpu_seconds": statistics.median(cpu), f"{name}_peak_mib": statistics.median(peak)}
+            figures[f"{name}_cpu_seconds_by_round"] = cpu
         found[build.name] = figures
     return found
 
@@ -191,7 +192,8 @@ def page(data: Mapping[str, Any]) -> str:
         "## The core's own speed",
         "",
         f"Made by `python -m tests.benchmarks.core`, {data['date']}, {data['machine']}, medians of "
-        f"{data['rounds']} rounds in which this build and {BASE} take turns; CPU time. Models answer at once.",
+        f"{data['rounds']} rounds in which this build and {BASE} take turns; CPU time, "
+        f"load average {data['load'][0]:.1f}. Models answer at once.",
         "",
         f"| | this build / {BASE} | at most |",
         "|---|---|---|",
