@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -25,9 +25,7 @@ from rsd_integrations.cli.options import (
 )
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
-
-if TYPE_CHECKING:
-    from rsd_integrations.evaluation import Item
+from rsd_integrations.embedded.task import problems
 
 DEMO_SEED = 2
 """Draws the default problem: a held-out one in which a draft is replaced."""
@@ -55,11 +53,11 @@ def run(
     """
     data = read_mapping(config, "--config") if config is not None else {}
     made = configured(data, draft, target, verifier, policy, temperature, seed, lookahead=lookahead, hedge=hedge)
-    item = None if question is not None else _problem(DEMO_SEED if seed is None else seed)
+    item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
     asked = item.question if item is not None else str(question)
     as_prompt(asked)  # a mistake is told before any model is loaded
     writable(html=html)
-    view = None if as_json else RunView(Console(), asked, made.policy, None if item is None else item.reference)
+    view = None if as_json else RunView(Console(), asked, made.policy, None if item is None else str(item.answer))
     with without_collection():
         decoder = made.build()
     with decoder:
@@ -73,10 +71,3 @@ def run(
                     html.write_text(to_html(event.result, decoder), encoding="utf-8")
                 if as_json:
                     print(json.dumps(event.result.to_dict(), indent=2))
-
-
-def _problem(seed: int) -> Item:
-    """A problem of the embedded task."""
-    from rsd_integrations.evaluation.tasks import find_task
-
-    return find_task("embedded").draw(1, seed)[0]
