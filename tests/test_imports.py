@@ -16,7 +16,7 @@ from rsd_core.errors import DISTRIBUTION
 
 ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
-SHARED = {"jsonl", "output_files"}
+SHARED = {"jsonl", "output_files", "role_faults"}
 """Modules beside the rooms that any of them may use; they import rsd_core and no room."""
 ROOMS = {
     # Besides rsd_core, its own SDK and itself, a room may use these rooms only.

@@ -13,9 +13,9 @@ from typing import Any
 from rsd_core import ConfigurationError, Decoder, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
 from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
-from rsd_integrations.batch.faults import RoleFaults
 from rsd_integrations.batch.journal import Journal, read_rows
 from rsd_integrations.jsonl import Line, read_lines
+from rsd_integrations.role_faults import RoleFaults
 
 FORM = 'a line is "TEXT" or {"prompt": TEXT or MESSAGES, "id": NAME}'
 
