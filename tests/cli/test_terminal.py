@@ -117,9 +117,7 @@ def test_errors_show_control_characters(
     assert not controls(printed)
 
 
-@pytest.mark.parametrize(
-    "words", [["run", "q", EVIL], ["run", f"--{EVIL}"], ["eval", "--n", EVIL], [EVIL], [f"--{EVIL}"]]
-)
+@pytest.mark.parametrize("words", [["run", "q", EVIL], ["run", f"--{EVIL}"], [EVIL], [f"--{EVIL}"]])
 def test_mistakes_on_the_command_line_show_control_characters(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
