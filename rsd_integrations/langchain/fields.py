@@ -20,13 +20,13 @@ from rsd_core import (
     parse_policy,
 )
 from rsd_core.blocking import in_thread
-from rsd_core.lazy import LoadedModels, identity
 from rsd_core.policies import BinaryStep
 from rsd_core.registry import load, parse_spec
 from rsd_core.stopping import as_stop
-from rsd_integrations.langchain.inner import LangChainRole
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.wrapped_model import LangChainRole
+from rsd_integrations.loaded_models import LoadedModels, identity
 
 CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 """Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""

@@ -49,12 +49,12 @@ from rsd_core import (
 )
 from rsd_core.blocking import in_thread
 from rsd_core.decoder import require
-from rsd_core.lazy import LoadedModels
 from rsd_core.ledger import Role
 from rsd_core.registry import parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.llamaindex.answers import Answer
 from rsd_integrations.llamaindex.messages import as_prompt
+from rsd_integrations.loaded_models import LoadedModels
 
 R = TypeVar("R", CompletionResponse, ChatResponse)
 Stop = tuple[str, ...]

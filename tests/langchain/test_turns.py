@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from rsd_core import DraftOnly, TargetError
 from rsd_integrations.langchain import ChatRSD, LangChainDrafter, LangChainJudge, result_of
-from rsd_integrations.langchain.inner import told_usage
+from rsd_integrations.langchain.tokens import usage_of_reply
 from tests.langchain.fakes import Inner, always, good
 
 CALL = {"name": "add", "args": {"a": 1, "b": 2}, "id": "call_1", "type": "tool_call"}
@@ -408,5 +408,5 @@ def test_what_is_no_score_is_no_reward(told: str) -> None:
 
 def test_tokens_read_from_a_providers_cache_are_told() -> None:
     usage: Any = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12, "input_token_details": {"cache_read": 4}}
-    spent = told_usage(AIMessage("x", usage_metadata=usage), "q", 0.0)
+    spent = usage_of_reply(AIMessage("x", usage_metadata=usage), "q", 0.0)
     assert (spent.prefix, spent.computed, spent.reused, spent.generated) == (10, 8, 4, 2)

@@ -1,4 +1,4 @@
-"""Models that adapters hold: given by spec or as objects, loaded on first use, told apart for caches."""
+"""Models that adapters hold: given by spec or as objects, loaded on first use, told apart in caches."""
 
 from __future__ import annotations
 
