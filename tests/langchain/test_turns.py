@@ -373,17 +373,6 @@ def test_the_policy_stays_configurable_with_tools_bound() -> None:
         assert sums.invoke("q", config).a == wanted
 
 
-def test_a_caller_that_leaves_lets_blocking_models_finish_in_peace() -> None:
-    class Slow(FakeListChatModel):
-        def _generate(self, *args: Any, **kwargs: Any) -> Any:
-            time.sleep(0.2)
-            return super()._generate(*args, **kwargs)
-
-    message = chat(Slow(responses=["late"]), timeout=0.05).invoke("q")
-    assert result_of(message).finish_reason == "max_seconds"
-    time.sleep(0.3)  # an error in the thread that was left behind would fail this test
-
-
 def test_copies_share_the_models() -> None:
     draft = always("fine")
     draft.answer = threading.Lock().locked  # what cannot be copied, as in clients of providers

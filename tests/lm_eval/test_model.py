@@ -111,7 +111,7 @@ def test_a_failed_request_costs_no_other_its_answer() -> None:
     model = RSDModel(TargetOnly(target=ScriptedTarget(write), settings=Settings(target_retries=0)))
     model.cache_hook = cache = Cache()
     requests: Any = [Request("good"), Request("bad", max_gen_toks=5), Request("also good"), Request("bad")]
-    with pytest.raises(BatchError, match="2 of 4 requests failed, the first at position 1: .*gone") as caught:
+    with pytest.raises(BatchError, match=r"2 of 4 requests failed, the first at position 1: .*gone") as caught:
         model.generate_until(requests)
     assert [result.text for result in caught.value.results] == ["fine", "", "fine", ""]
     assert cache.answers == {"good": "fine", "also good": "fine"}
@@ -123,5 +123,5 @@ def test_what_was_got_over_is_in_the_report() -> None:
         drafter=ScriptedDrafter([RuntimeError("401")]), verifier=ScriptedVerifier([1]), target=ScriptedTarget(["fine"])
     )
     model = RSDModel(decoder)
-    model.generate_until([Request("q"), Request("r")])  # type: ignore[list-item]
+    model.generate_until([Request("q"), Request("r")])
     assert model.get_model_info()["degradations"] == {"drafter_error": 2}
