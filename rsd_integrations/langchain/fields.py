@@ -144,13 +144,14 @@ class RSDFields(BaseModel):
         """
         if self.decoder is not None:
             return self.decoder.with_settings(self.resolved())
-        return RewardGuidedDecoder(
+        decoder = RewardGuidedDecoder(
             drafter=self._model("draft", inner),
             verifier=self._model("verifier", inner),
             target=self._model("target", inner),
             policy=parse_policy(self.policy),  # text again in a copy made with model_copy
             settings=self.resolved(),
         )
+        return self.loaded.watched(decoder)
 
     async def amake_decoder(self, **inner: Any) -> Decoder:
         """The same without blocking the event loop while weights are loaded."""

@@ -141,13 +141,14 @@ class _Turn:
     def __init__(self, rsd: RSDMiddleware, request: ModelRequest[Any], handler: _Handler, *, blocking: bool) -> None:
         self._drafter = _Caller(rsd._draft, request, handler, blocking=blocking)
         self._target = _Caller(request.model, request, handler, blocking=blocking)
-        self.decoder = RewardGuidedDecoder(
+        decoder = RewardGuidedDecoder(
             drafter=self._drafter,
             verifier=rsd._loaded.get(rsd._verifier),
             target=self._target,
             policy=rsd._policy,
             settings=rsd._settings,
         )
+        self.decoder = rsd._loaded.watched(decoder)
 
     @property
     def prompt(self) -> Prompt:

@@ -78,8 +78,8 @@ def _role(role: Role, kind: type[Model]) -> PlainValidator:
     return PlainValidator(check)
 
 
-_TOLD = PlainSerializer(lambda value: value if value is None or isinstance(value, str) else repr(value))
-"""An object is no data: it is told by its name, in a form that cannot be taken for a spec when it is read back."""
+_BY_NAME = PlainSerializer(lambda value: value if value is None or isinstance(value, str) else repr(value))
+"""An object is no data: it is written by its name, in a form that cannot be taken for a spec when it is read back."""
 
 
 class RSDLLM(CustomLLM):
@@ -109,17 +109,17 @@ class RSDLLM(CustomLLM):
     # Values are kept out of pydantic's messages, since a secret may be among them.
     model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
 
-    draft: Annotated[str | Drafter, _role("drafter", Drafter), _TOLD] = "embedded:draft"
+    draft: Annotated[str | Drafter, _role("drafter", Drafter), _BY_NAME] = "embedded:draft"
     """The cheap model: a spec as `rsd models` lists them, or a `Drafter`."""
-    target: Annotated[str | Target, _role("target", Target), _TOLD] = "embedded:target"
+    target: Annotated[str | Target, _role("target", Target), _BY_NAME] = "embedded:target"
     """The strong model: a spec, or a `Target`."""
-    verifier: Annotated[str | Verifier, _role("verifier", Verifier), _TOLD] = "embedded:verifier"
+    verifier: Annotated[str | Verifier, _role("verifier", Verifier), _BY_NAME] = "embedded:verifier"
     """The judge: a spec, or a `Verifier`."""
     policy: Annotated[SerializeAsAny[WeightingPolicy], BeforeValidator(parse_policy)] = Field(
         default_factory=BinaryStep
     )
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
-    decoder: Annotated[Decoder | None, _TOLD] = None
+    decoder: Annotated[Decoder | None, _BY_NAME] = None
     """A ready decoder in place of the models, the policy and the settings, baselines included."""
     settings: Settings = Settings()
     """Everything else: step delimiter and length, candidates, limits, faults."""
@@ -256,7 +256,7 @@ class RSDLLM(CustomLLM):
             policy=self.policy,
             settings=settings,
         )
-        return decoder, stop
+        return self._loaded.watched(decoder), stop
 
     async def _adecoder(self, options: dict[str, Any]) -> tuple[Decoder, Stop]:
         """The same without holding the event loop up while weights are loaded."""

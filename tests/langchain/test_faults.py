@@ -1,6 +1,7 @@
 """What goes wrong inside LangChain models and functions: nothing hangs, nothing paid is lost, nothing works on."""
 
 import asyncio
+import logging
 import math
 import pickle
 import threading
@@ -27,6 +28,7 @@ from rsd_core import (
     DrafterError,
     Path,
     RewardGuidedDecoder,
+    RoleWarning,
     RunError,
     Settings,
     Step,
@@ -473,7 +475,7 @@ def test_a_joined_error_has_what_both_have_and_pickles_as_ours() -> None:
         adapter(ChatRSD, always(original)).invoke("q")
     error: Any = caught.value
     assert isinstance(error, TargetError)
-    assert str(error) == "the target 'inner' failed 1 times at step 0: slow down"
+    assert str(error) == "the target 'inner' failed once at step 0: slow down"
     assert error.__cause__ is original
     assert error.partial.ledger.drafter.calls == 1
     assert error.response.headers["retry-after"] == "7"
@@ -489,3 +491,39 @@ def test_an_error_that_no_provider_caused_is_as_it_was() -> None:
         adapter(ChatRSD, replying(reply)).invoke("q")
     assert type(caught.value) is TargetError
     assert not isinstance(caught.value, DrafterError)
+
+
+# Nothing is silent
+
+
+@pytest.mark.parametrize("kind", [ChatRSD, RSDRunnable, RSDLLM])
+def test_a_drafter_that_never_works_is_told_once_over_all_calls(kind: Any) -> None:
+    broken = always(ConnectionError("401"))
+    options: dict[str, Any] = {"draft": broken, "target": always("fine"), "verifier": good}
+    if kind is RSDLLM:  # a text model's prompt reaches chat models as well
+        options["granularity"] = "turn"
+    model = kind(**options)
+    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401") as told:
+        for _ in range(6):
+            model.invoke("q")
+            model.model_copy(update={"seed": 1}).invoke("q")
+    assert len(told) == 1
+
+
+def test_an_agents_draft_that_never_works_is_told_once_over_all_turns() -> None:
+    rsd = RSDMiddleware(always(ConnectionError("401")), good)
+    agent: Any = create_agent(always("fine"), [], middleware=[rsd])
+    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401") as told:
+        for _ in range(12):
+            agent.invoke({"messages": [HumanMessage("q")]})
+    assert len(told) == 1
+
+
+def test_what_is_paid_in_vain_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "rsd_integrations.langchain"):
+        ChatRSD(draft=Slow(), target=always("t"), verifier=good, timeout=0.05).invoke("q")
+        LangChainDrafter(SlowText(), prefix="completion")
+    late, beyond = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert late[0] == beyond[0] == "INFO"
+    assert "the blocking call of Slow was over later than its request" in late[1]
+    assert "SlowText cannot ask its server to keep stop strings" in beyond[1]
