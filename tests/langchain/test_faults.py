@@ -306,6 +306,11 @@ class Leaving(Slow):
 EXITS = [SystemExit(3), KeyboardInterrupt(), StopIteration()]
 
 
+def ask_in_time(model: Any, asynchronous: bool = False) -> Any:
+    """The answer of a model, or its error."""
+    return finished_in_time(lambda: asyncio.run(model.ainvoke("q")) if asynchronous else model.invoke("q"))
+
+
 def finished_in_time(work: Callable[[], Any]) -> Any:
     """The result of work that must not hang."""
     results: list[Any] = []
@@ -335,7 +340,7 @@ def test_an_exit_inside_a_model_is_a_clear_error(
 
     def ask(**roles: Any) -> Any:
         model = ChatRSD(**(models | roles), max_retries=0, trace_inner=trace_inner, **limits)
-        return finished_in_time(lambda: asyncio.run(model.ainvoke("q")) if asynchronous else model.invoke("q"))
+        return ask_in_time(model, asynchronous)
 
     name = type(exit_).__name__
     error = ask(target=leaving)
@@ -360,7 +365,7 @@ def test_an_exit_inside_a_function_is_a_clear_error(exit_: BaseException, asynch
     settings = Settings(on_verifier_error="raise")
     for function in (blocking, native):
         model = ChatRSD(draft=always("x"), target=always("y"), verifier=function, settings=settings)
-        error = finished_in_time(lambda m=model: asyncio.run(m.ainvoke("q")) if asynchronous else m.invoke("q"))
+        error = ask_in_time(model, asynchronous)
         assert isinstance(error, VerifierError)
         assert f"{function.__name__} raised {type(exit_).__name__}" in str(error)
 
@@ -374,7 +379,7 @@ def test_an_exit_behind_the_middleware_is_a_clear_error() -> None:
 
 def test_a_fake_whose_messages_are_used_up_is_an_error_and_no_hang() -> None:
     model = ChatRSD(draft=GenericFakeChatModel(messages=iter([])), target=always("fine"), verifier=good)
-    message = finished_in_time(lambda: model.invoke("q"))
+    message = ask_in_time(model)
     assert message.text == "fine"
     assert "StopIteration" in result_of(message).degradations[0].message
 
@@ -387,8 +392,8 @@ def test_an_exit_on_the_callers_own_loop_ends_that_loop_and_no_other() -> None:
 
     for exit_ in (SystemExit(3), KeyboardInterrupt()):
         model = ChatRSD(draft=Native(raises=exit_), target=always("fine"), verifier=good)
-        assert finished_in_time(lambda m=model: asyncio.run(m.ainvoke("q"))) is exit_
-        assert finished_in_time(lambda m=model: m.invoke("q")).text == "fine"
+        assert ask_in_time(model, asynchronous=True) is exit_
+        assert ask_in_time(model).text == "fine"
 
 
 @pytest.mark.parametrize("reward", ["yes", "0.9", b"1", math.nan, 1.5, -0.1, None, [1.0], 1j], ids=repr)
@@ -415,7 +420,7 @@ def test_numbers_of_any_library_are_rewards() -> None:
 
 
 def limit_error() -> openai.RateLimitError:
-    response = httpx.Response(429, request=httpx.Request("POST", "http://127.0.0.1"), headers={"retry-after": "7"})
+    response: Any = httpx.Response(429, request=httpx.Request("POST", "http://127.0.0.1"), headers={"retry-after": "7"})
     return openai.RateLimitError("slow down", response=response, body=None)
 
 
@@ -451,16 +456,17 @@ def text(answer: Any) -> str:
 def test_retries_and_fallbacks_match_the_providers_own_type(kind: Any, error: Exception) -> None:
     wanted = type(error)
     options: Any = {"retry_if_exception_type": (wanted,), "wait_exponential_jitter": False, "stop_after_attempt": 3}
-    for ask in (
+    asks: list[Callable[[Any], Any]] = [
         lambda model: model.invoke("q"),
         lambda model: asyncio.run(model.ainvoke("q")),
         lambda model: model.batch(["q"])[0],
         lambda model: asyncio.run(model.abatch(["q"]))[0],
-    ):
+    ]
+    for ask in asks:
         target = Recovering(error)
         assert text(ask(adapter(kind, Inner(answer=target)).with_retry(**options))) == "fine"
         assert target.asked == 3
-        spare = RunnableLambda(lambda _: "spare")
+        spare: Any = RunnableLambda(lambda _: "spare")
         model = adapter(kind, always(error))
         assert text(ask(model.with_fallbacks([spare], exceptions_to_handle=(wanted,)))) == "spare"
         with pytest.raises((TargetError, BatchError)):
@@ -474,13 +480,13 @@ def test_a_joined_error_has_what_both_have_and_pickles_as_ours() -> None:
     with pytest.raises(openai.RateLimitError) as caught:
         adapter(ChatRSD, always(original)).invoke("q")
     error: Any = caught.value
-    assert isinstance(error, TargetError)
+    assert TargetError in type(error).__mro__
     assert str(error) == "the target 'inner' failed once at step 0: slow down"
     assert error.__cause__ is original
     assert error.partial.ledger.drafter.calls == 1
     assert error.response.headers["retry-after"] == "7"
     assert error.status_code == 429
-    again = pickle.loads(pickle.dumps(error))
+    again: Any = pickle.loads(pickle.dumps(error))
     assert type(again) is TargetError
     assert (str(again), again.partial.finish_reason) == (str(error), "error")
 
@@ -503,20 +509,24 @@ def test_a_drafter_that_never_works_is_told_once_over_all_calls(kind: Any) -> No
     if kind is RSDLLM:  # a text model's prompt reaches chat models as well
         options["granularity"] = "turn"
     model = kind(**options)
-    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401") as told:
-        for _ in range(6):
-            model.invoke("q")
-            model.model_copy(update={"seed": 1}).invoke("q")
-    assert len(told) == 1
+    for _ in range(7):
+        model.invoke("q")
+    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401"):
+        model.model_copy(update={"seed": 1}).invoke("q")
+    for _ in range(9):
+        model.invoke("q")  # another warning would be an error here
 
 
 def test_an_agents_draft_that_never_works_is_told_once_over_all_turns() -> None:
     rsd = RSDMiddleware(always(ConnectionError("401")), good)
     agent: Any = create_agent(always("fine"), [], middleware=[rsd])
-    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401") as told:
-        for _ in range(12):
-            agent.invoke({"messages": [HumanMessage("q")]})
-    assert len(told) == 1
+    question: Any = {"messages": [HumanMessage("q")]}
+    for _ in range(7):
+        agent.invoke(question)
+    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401"):
+        agent.invoke(question)
+    for _ in range(9):
+        agent.invoke(question)
 
 
 def test_what_is_paid_in_vain_is_logged(caplog: pytest.LogCaptureFixture) -> None:
