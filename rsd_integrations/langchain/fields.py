@@ -57,7 +57,8 @@ def _as_role(value: Any, kind: type[Any], wrap: Callable[[Any], Any]) -> Any:
         backend, _ = parse_spec(value)
         if backend.kind != "langchain":
             return value
-        value = load(value).model  # a client, made at once; no weights
+        named = load(value)  # a client, made at once; no weights
+        return wrap(named.model) if kind is Verifier else wrap(named.model).using(**vars(named))
     if isinstance(value, kind):
         return value
     if isinstance(value, Runnable):

@@ -487,15 +487,29 @@ def test_a_joined_error_has_what_both_have_and_pickles_as_ours() -> None:
     assert error.response.headers["retry-after"] == "7"
     assert error.status_code == 429
     again: Any = pickle.loads(pickle.dumps(error))
-    assert type(again) is TargetError
+    assert [type(again)] == [TargetError]
     assert (str(again), again.partial.finish_reason) == (str(error), "error")
+
+
+def test_where_both_errors_have_an_attribute_it_is_ours() -> None:
+    class TheirError(Exception):
+        partial = usage = "theirs"
+
+    original = TheirError("no")
+    original.partial = original.usage = "theirs"
+    with pytest.raises(TheirError) as caught:
+        adapter(ChatRSD, always(original)).invoke("q")
+    error: Any = caught.value
+    assert error.partial.finish_reason == "error"
+    assert error.usage is None
+    assert original.usage == "theirs"
 
 
 def test_an_error_that_no_provider_caused_is_as_it_was() -> None:
     reply = paid("", finish_reason="error")
     with pytest.raises(TargetError, match="the model gave up") as caught:
         adapter(ChatRSD, replying(reply)).invoke("q")
-    assert type(caught.value) is TargetError
+    assert [type(caught.value)] == [TargetError]
     assert not isinstance(caught.value, DrafterError)
 
 

@@ -186,6 +186,20 @@ async def test_the_blocking_faces_work_inside_a_running_loop_too(face: str) -> N
     assert text((await ask(llm(), face))[-1]) == TEXT
 
 
+def test_a_zero_of_a_call_goes_before_the_models_own_value() -> None:
+    seen: list[float] = []
+
+    class Drafter(ScriptedDrafter):
+        async def generate(self, path: Any, request: Any) -> Any:
+            seen.append(request.sampling.temperature)
+            return await super().generate(path, request)
+
+    model = llm(draft=Drafter(["x"]), verifier=ScriptedVerifier([1]), temperature=0.5)
+    model.complete("q", temperature=0)
+    model.complete("q")
+    assert seen == [0.0, 0.5]
+
+
 @pytest.mark.parametrize("face", ASYNC)
 def test_one_llm_answers_two_loops_and_a_thread_at_once(face: str) -> None:
     # Models by spec are loaded by whoever comes first, and shared.

@@ -9,7 +9,16 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-from rsd_core import BatchError, ConfigurationError, DraftOnly, RewardGuidedDecoder, Settings, TargetOnly
+from rsd_core import (
+    BatchError,
+    ConfigurationError,
+    DraftOnly,
+    Generation,
+    RewardGuidedDecoder,
+    Settings,
+    StepRequest,
+    TargetOnly,
+)
 from rsd_core import Path as CorePath
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.embedded.task import problems
@@ -92,6 +101,24 @@ def test_likelihood_tasks_are_refused_with_the_way_out() -> None:
         model.loglikelihood([])
     with pytest.raises(ConfigurationError, match="treshold"):
         RSDModel(policy="treshold:1")
+
+
+def test_options_of_a_request_are_read_as_the_harness_means_them() -> None:
+    seen: list[tuple[float, int]] = []
+
+    class Drafter(ScriptedDrafter):
+        async def generate(self, path: CorePath, request: StepRequest) -> Generation:
+            seen.append((request.sampling.temperature, request.max_tokens))
+            return await super().generate(path, request)
+
+    model = RSDModel(DraftOnly(drafter=Drafter(["one two three"])))
+    made: Any = [
+        Request("a", temperature=0.5, max_gen_toks=9, max_tokens=8),
+        Request("b", temperature=0.5, do_sample=False, max_new_tokens=7, max_tokens=6),
+        Request("c", until=["never", "two"]),
+    ]
+    assert model.generate_until(made)[2] == "one "
+    assert seen[:2] == [(0.5, 9), (0.0, 7)]
 
 
 class Cache:
