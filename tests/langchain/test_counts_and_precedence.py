@@ -100,7 +100,7 @@ def test_calls_that_are_no_json_come_through_beside_the_others() -> None:
     broken: Any = {"name": "add", "args": "not json", "id": "c2", "error": None, "type": "invalid_tool_call"}
     chunk = _as_chunk(AIMessage("", tool_calls=[CALL], invalid_tool_calls=[broken]), {})
     assert [(call["index"], call["id"]) for call in chunk.tool_call_chunks] == [(0, "call_1"), (1, "c2")]
-    merged = chunk + AIMessageChunk("")
+    merged = chunk + AIMessageChunk(content="")
     assert [call["id"] for call in merged.tool_calls] == ["call_1"]
     assert [call["args"] for call in merged.invalid_tool_calls] == ["not json"]
 
