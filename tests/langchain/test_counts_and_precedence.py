@@ -123,7 +123,10 @@ def test_no_stop_strings_of_a_call_are_none() -> None:
     for model in (ChatRSD(decoder=decoder, stop=["STOP"]), RSDRunnable(decoder=decoder, stop=["STOP"])):
         assert model.invoke("q").text == "one "
         assert model.invoke("q", stop=[]).text == "one STOP two"
-    llm = RSDLLM(decoder=decoder, stop=["STOP"])
+
+
+def test_no_stop_strings_of_a_call_of_the_llm_are_none() -> None:
+    llm = RSDLLM(decoder=TargetOnly(target=ScriptedTarget(["one STOP two"])), stop=["STOP"])
     assert (llm.invoke("q"), llm.invoke("q", stop=[])) == ("one ", "one STOP two")
 
 
@@ -196,7 +199,7 @@ def test_the_error_of_a_batch_of_one_is_in_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "reward"), [("Score: 3. No: Score: 7", 7 / 9), ("Score: 0", 0.0), ("9", 1.0), ("**Score:** 5", 5 / 9)]
+    ("reply", "reward"), [("Score: 3, no: Score: 7", 7 / 9), ("Score: 0", 0.0), ("9", 1.0), ("**Score:** 5", 5 / 9)]
 )
 def test_the_last_score_of_a_judge_counts_in_ninths(reply: str, reward: float) -> None:
     scores = wait_for(LangChainJudge(always(reply)).score(PATH, [Step("one", "end")]))

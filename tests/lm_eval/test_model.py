@@ -9,6 +9,7 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
+<<<<<<< HEAD
 from rsd_core import (
     BatchError,
     ConfigurationError,
@@ -21,6 +22,10 @@ from rsd_core import (
 )
 from rsd_core import Path as CorePath
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+=======
+from rsd_core import ConfigurationError, DraftOnly, MajorityVote, RewardGuidedDecoder, Settings, TargetOnly
+from rsd_core.testing import ScriptedDrafter
+>>>>>>> main
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 from rsd_integrations.lm_eval import RSDModel
@@ -103,6 +108,7 @@ def test_likelihood_tasks_are_refused_with_the_way_out() -> None:
         RSDModel(policy="treshold:1")
 
 
+<<<<<<< HEAD
 def test_options_of_a_request_are_read_as_the_harness_means_them() -> None:
     seen: list[tuple[float, int]] = []
 
@@ -152,3 +158,17 @@ def test_what_was_got_over_is_in_the_report() -> None:
     model = RSDModel(decoder)
     model.generate_until([Request("q"), Request("r")])
     assert model.get_model_info()["degradations"] == {"drafter_error": 2}
+=======
+def test_a_method_as_text_is_made_of_the_configuration() -> None:
+    specs: dict[str, Any] = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
+    model = RSDModel("majority:3", **specs, settings={"seed": 4})
+    assert isinstance(model.decoder, MajorityVote)
+    assert (model.decoder.n, model.decoder.settings.seed) == (3, 4)
+    assert isinstance(RSDModel(**specs, method="target").decoder, TargetOnly)
+    with pytest.raises(ConfigurationError, match="method: unknown method 'majorty', did you mean 'majority'"):
+        RSDModel("majorty:3", **specs)
+    with pytest.raises(ConfigurationError, match="decoder='target' and method='draft' say the same thing twice"):
+        RSDModel("target", method="draft")
+    with pytest.raises(ConfigurationError, match="a decoder brings its own models and settings; leave out policy"):
+        RSDModel(DraftOnly(drafter=ScriptedDrafter(["x"])), policy="constant:0")
+>>>>>>> main
