@@ -15,13 +15,9 @@ import rsd_core
 from rsd_core.errors import DISTRIBUTION
 
 ROOT = Path(__file__).parent.parent
-<<<<<<< HEAD
-CORE_NEEDS = {"pydantic", "rsd_core"}
+CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
 SHARED = {"loaded_models"}
 """Modules beside the rooms, which every room may use. They import the core alone."""
-=======
-CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
->>>>>>> main
 ROOMS = {
     # Besides rsd_core, its own SDK and itself, a room may use these rooms only.
     "prm_formats": set(),

@@ -64,19 +64,11 @@ class _Call:
         self.tools: list[dict[str, Any]] = kwargs.pop("tools", None) or []
         self.stop = list(as_stop(self.model.stop if stop is None else stop))
         self.inner: dict[str, Any] = {}
-<<<<<<< HEAD:rsd_integrations/langchain/chat_calls.py
         """What inner models are called with. They get messages, tools and options as they are, and stop themselves."""
-        self.passes_on = self.model.resolved().granularity == "turn" and len(self.model.inner_models()) == 2
+        self.passes_on = self.model.resolved().granularity == "turn" and self.model.all_inner()
         if self.passes_on:
             stop_option = {"stop": self.stop} if self.stop else {}
             self.inner = {"options": kwargs | stop_option, "tools": self.tools}
-=======
-        """What the inner models are told. They get messages, tools and options as they are, and stop by themselves."""
-        self.passes = self.model.resolved().granularity == "turn" and self.model.all_inner()
-        if self.passes:
-            told = {"stop": self.stop} if self.stop else {}
-            self.inner = {"options": kwargs | told, "tools": self.tools}
->>>>>>> main:rsd_integrations/langchain/calls.py
         else:
             text_only(messages)
             refuse_choice(kwargs.pop("tool_choice", None))

@@ -10,12 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from rsd_core import ConfigurationError, Decoder, Method, Policy, Settings, Setup, Verifier, parse_policy
 from rsd_core.blocking import in_thread
-<<<<<<< HEAD
-=======
-from rsd_core.lazy import LoadedModels, identity
 from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
->>>>>>> main
 from rsd_core.policies import BinaryStep
 from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
@@ -54,13 +50,9 @@ def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
         if backend.kind != "langchain":
             parse_spec(value, role)
             return value
-<<<<<<< HEAD
         named = load(value)  # a client, made at once; no weights
-        return wrap(named.model) if kind is Verifier else wrap(named.model).using(**vars(named))
-=======
-        value = load(value).model  # a client, made at once; no weights
+        return wrap(named.model) if role == "verifier" else wrap(named.model).using(**vars(named))
     kind = ROLES[role]
->>>>>>> main
     if isinstance(value, kind):
         return value
     if isinstance(value, Runnable):
@@ -150,23 +142,10 @@ class RSDFields(BaseModel):
         Args:
             inner: `options`, `tools` and such for LangChain models in the roles, see `LangChainGenerator.using`.
         """
-<<<<<<< HEAD
-        if self.decoder is not None:
-            return self.decoder.with_settings(self.resolved())
-        decoder = RewardGuidedDecoder(
-            drafter=self._model("draft", inner),
-            verifier=self._model("verifier", inner),
-            target=self._model("target", inner),
-            policy=parse_policy(self.policy),  # text again in a copy made with model_copy
-            settings=self.resolved(),
-        )
-        return self.loaded.watched(decoder)
-=======
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
             return decoder.with_settings(settings)
-        return decoder.build(self._setup(settings, inner))
->>>>>>> main
+        return self.loaded.watched(decoder.build(self._setup(settings, inner)))
 
     async def amake_decoder(self, **inner: Any) -> Decoder:
         """The same without blocking the event loop while weights are loaded."""

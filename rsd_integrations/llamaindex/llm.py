@@ -70,19 +70,14 @@ def _role(role: Role, kind: type[Model]) -> PlainValidator:
     return PlainValidator(check)
 
 
-<<<<<<< HEAD
-_BY_NAME = PlainSerializer(lambda value: value if value is None or isinstance(value, str) else repr(value))
-"""An object is no data: it is written by its name, in a form that cannot be taken for a spec when it is read back."""
-=======
-def _told(value: Any) -> Any:
+def _named(value: Any) -> Any:
     if isinstance(value, Method):
         return value.model_dump(mode="json")
     return value if value is None or isinstance(value, str) else repr(value)
 
 
-_TOLD = PlainSerializer(_told)
-"""An object is no data: it is told by its name, in a form that cannot be taken for a spec when it is read back."""
->>>>>>> main
+_BY_NAME = PlainSerializer(_named)
+"""An object is no data: it is written by its name, in a form that cannot be taken for a spec when it is read back."""
 
 
 class RSDLLM(CustomLLM):
@@ -120,14 +115,9 @@ class RSDLLM(CustomLLM):
     """The judge: a spec, or a `Verifier`."""
     policy: Policy = Field(default_factory=BinaryStep)
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
-<<<<<<< HEAD
-    decoder: Annotated[Decoder | None, _BY_NAME] = None
-    """A ready decoder in place of the models, the policy and the settings, baselines included."""
-=======
-    decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), _TOLD] = None
+    decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), _BY_NAME] = None
     """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
     by default. Or a ready decoder in place of the models, the policy and the settings."""
->>>>>>> main
     settings: Settings = Settings()
     """Everything else: step delimiter and length, candidates, limits, faults."""
     temperature: float | None = None
@@ -256,18 +246,7 @@ class RSDLLM(CustomLLM):
         settings, stop = self._resolve(options)
         if isinstance(self.decoder, Decoder):
             return self.decoder.with_settings(settings), stop
-<<<<<<< HEAD
-        decoder = RewardGuidedDecoder(
-            drafter=self._loaded.get(self.draft),
-            verifier=self._loaded.get(self.verifier),
-            target=self._loaded.get(self.target),
-            policy=self.policy,
-            settings=settings,
-        )
-        return self._loaded.watched(decoder), stop
-=======
-        return self._method().build(self._setup(settings)), stop
->>>>>>> main
+        return self._loaded.watched(self._method().build(self._setup(settings))), stop
 
     async def _adecoder(self, options: dict[str, Any]) -> tuple[Decoder, Stop]:
         """The same without holding the event loop up while weights are loaded."""

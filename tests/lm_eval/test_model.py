@@ -9,12 +9,12 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-<<<<<<< HEAD
 from rsd_core import (
     BatchError,
     ConfigurationError,
     DraftOnly,
     Generation,
+    MajorityVote,
     RewardGuidedDecoder,
     Settings,
     StepRequest,
@@ -22,10 +22,6 @@ from rsd_core import (
 )
 from rsd_core import Path as CorePath
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
-=======
-from rsd_core import ConfigurationError, DraftOnly, MajorityVote, RewardGuidedDecoder, Settings, TargetOnly
-from rsd_core.testing import ScriptedDrafter
->>>>>>> main
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 from rsd_integrations.lm_eval import RSDModel
@@ -108,7 +104,6 @@ def test_likelihood_tasks_are_refused_with_the_way_out() -> None:
         RSDModel(policy="treshold:1")
 
 
-<<<<<<< HEAD
 def test_options_of_a_request_are_read_as_the_harness_means_them() -> None:
     seen: list[tuple[float, int]] = []
 
@@ -158,7 +153,8 @@ def test_what_was_got_over_is_in_the_report() -> None:
     model = RSDModel(decoder)
     model.generate_until([Request("q"), Request("r")])
     assert model.get_model_info()["degradations"] == {"drafter_error": 2}
-=======
+
+
 def test_a_method_as_text_is_made_of_the_configuration() -> None:
     specs: dict[str, Any] = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
     model = RSDModel("majority:3", **specs, settings={"seed": 4})
@@ -171,4 +167,3 @@ def test_a_method_as_text_is_made_of_the_configuration() -> None:
         RSDModel("target", method="draft")
     with pytest.raises(ConfigurationError, match="a decoder brings its own models and settings; leave out policy"):
         RSDModel(DraftOnly(drafter=ScriptedDrafter(["x"])), policy="constant:0")
->>>>>>> main
