@@ -85,10 +85,10 @@ class Prompts:
         """The request for what follows a path."""
         if self.mode == "chat":
             messages = conversation(path)
-            goes_on = messages[-1].role == "assistant"
+            continued = messages[-1].role == "assistant"
             return Asked(
                 "chat/completions",
-                {"messages": as_json(messages), **((profile.continues or {}) if goes_on else {})},
+                {"messages": as_json(messages), **((profile.continues or {}) if continued else {})},
                 sum(len(message.content) for message in messages),
             )
         if self.vocabulary is None:
@@ -109,15 +109,15 @@ class Prompts:
         Raises:
             ConfigurationError: The ids are not those of this vocabulary.
         """
-        words = self.vocabulary
-        if words is None or not answer.ids:
+        vocabulary = self.vocabulary
+        if vocabulary is None or not answer.ids:
             return answer.text, ()
         ids = answer.ids
-        if max(ids) >= len(words.pieces):
+        if max(ids) >= len(vocabulary.pieces):
             raise ConfigurationError(f"the server wrote the token {max(ids)}, which is not in the tokenizer given")
-        if answer.ending == "end" and not words.pieces[ids[-1]]:
+        if answer.ending == "end" and not vocabulary.pieces[ids[-1]]:
             ids = ids[:-1]
-        text = words.text(list(ids))
+        text = vocabulary.text(list(ids))
         if not text.lstrip().startswith(answer.text.rstrip("\ufffd").strip()):
             raise ConfigurationError(
                 f"the server wrote {answer.text!r}, which in the tokenizer given reads {text!r}: it is another model's"

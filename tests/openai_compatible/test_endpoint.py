@@ -15,7 +15,9 @@ from rsd_core import ConfigurationError, RunError, SpecError, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import Endpoint, EndpointError, Refused, open_endpoint
 from rsd_integrations.openai_compatible.answers import StreamedStep
-from rsd_integrations.openai_compatible.faults import Breaker, backoff, retry_after
+from rsd_integrations.openai_compatible.base_url import proxy_of
+from rsd_integrations.openai_compatible.breaker import Breaker
+from rsd_integrations.openai_compatible.retry import backoff, retry_after
 from tests.openai_compatible.server import Habits, wait_until
 
 BODY = {"model": "draft", "prompt": "Count.", "max_tokens": 4, "temperature": 0}
@@ -118,22 +120,22 @@ def test_back_off_grows_and_is_jittered() -> None:
 
 def test_the_breaker_spares_a_failing_server(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("rsd_integrations.openai_compatible.faults.time.monotonic", lambda: clock[0])
-    breaker = Breaker(faults=3, cooldown=5)
+    monkeypatch.setattr("rsd_integrations.openai_compatible.breaker.time.monotonic", lambda: clock[0])
+    breaker = Breaker("a server", faults=3, cooldown=5)
     for _ in range(3):
-        assert breaker.closed_for() == 0
+        assert breaker.open_for() == 0
         breaker.failed("it broke")
-    assert breaker.closed_for() == 5
+    assert breaker.open_for() == 5
     clock[0] += 5
-    assert breaker.closed_for() == 0  # one call may try
-    assert breaker.closed_for() > 0  # the next one waits for its outcome
+    assert breaker.open_for() == 0  # one call may try
+    assert breaker.open_for() > 0  # the next one waits for its outcome
     breaker.failed("still")
     clock[0] += 4
-    assert breaker.closed_for() > 0
+    assert breaker.open_for() > 0
     clock[0] += 1
-    assert breaker.closed_for() == 0
+    assert breaker.open_for() == 0
     breaker.succeeded()
-    assert breaker.closed_for() == breaker.closed_for() == 0
+    assert breaker.open_for() == breaker.open_for() == 0
 
 
 def test_calls_fail_at_once_while_the_breaker_is_open_and_patient_ones_wait(
@@ -291,10 +293,8 @@ def test_specs_name_a_model_at_a_url() -> None:
 
 
 def test_proxies_are_for_the_world_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rsd_integrations.openai_compatible.endpoint import _proxy
-
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "near.example")
-    assert _proxy("https://api.openai.com/v1") == "http://proxy.example:3128"
-    assert _proxy("https://near.example/v1") is None
-    assert _proxy("https://127.0.0.1:8000/v1") is None
+    assert proxy_of("https://api.openai.com/v1") == "http://proxy.example:3128"
+    assert proxy_of("https://near.example/v1") is None
+    assert proxy_of("https://127.0.0.1:8000/v1") is None
