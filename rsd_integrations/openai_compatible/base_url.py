@@ -16,17 +16,18 @@ def checked_url(url: str) -> str:
     Raises:
         ConfigurationError: It is no http URL, or holds a password or a query, which would be in logs.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or " " in url or not url.isprintable():
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # half an IPv6 address, a port that is no number
+        raise ConfigurationError(f"{url!r} is no base URL ({error}); it looks like http://127.0.0.1:8000/v1") from None
+    readable = url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not readable:
         raise ConfigurationError(f"{url!r} is no base URL; it looks like http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.password is not None or parts.query:
         raise ConfigurationError(
             f"the base URL of {parts.hostname} must hold no password and no query; name the key's variable by key_env=…"
         )
-    try:
-        _ = parts.port
-    except ValueError:
-        raise ConfigurationError(f"{url!r} names no port; ports are numbers from 0 to 65535") from None
     return url.rstrip("/") if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1"
 
 

@@ -146,8 +146,7 @@ class Streams:
 
     async def aclose(self) -> None:
         """End all of them, and wait for their ends."""
-        while self._open:
-            await settle([stream.task for stream in self._open])
+        await settle([stream.task for stream in self._open])
 
     def _begun(self, request: StepRequest, write: Write) -> Stream:
         stream = Stream(request, write)
