@@ -12,6 +12,7 @@ from rsd_core import (
     Interrupted,
     Path,
     PromptError,
+    RewardGuidedDecoder,
     RunError,
     Sampling,
     Step,
@@ -22,9 +23,10 @@ from rsd_core import (
     usage_of,
 )
 from rsd_core.blocking import wait_for
-from rsd_core.testing import ScriptedDrafter
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.openai_compatible import EndpointError, OpenAIGenerator
 from rsd_integrations.openai_compatible.charges import Charges
+from rsd_integrations.openai_compatible.reward_models import PoolingVerifier
 from tests.huggingface.test_reward_models import STEPS, extended, step
 from tests.openai_compatible.server import Habits, wait_until
 from tests.openai_compatible.test_reward_models import GOOD, choice, in_a_run, pooled, rows, worded
@@ -190,16 +192,15 @@ def refuse(answer: object) -> Any:
     raise ConfigurationError("another model's")
 
 
-def test_a_server_that_reads_another_prompt_has_read_one(vllm: Habits, connect: Connect, path: Path) -> None:
+def test_a_server_that_reads_another_prompt_has_read_one(
+    vllm: Habits, connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = connect(vllm)
     wait_for(model.generate(path, StepRequest((0,))))
     read = len(vllm.requests[0]["prompt"]) + 9
-    answered = vllm.usage
-    vllm.usage = lambda ids, made: answered([0] * read, made)  # type: ignore[method-assign]
-    try:
-        usage = cost_of(model.generate(path, StepRequest((0,), max_tokens=3, delimiter="never")))
-    finally:
-        del vllm.usage  # type: ignore[method-assign]
+    answered = Habits.usage
+    monkeypatch.setattr(Habits, "usage", lambda server, ids, made: answered(server, [0] * read, made))
+    usage = cost_of(model.generate(path, StepRequest((0,), max_tokens=3, delimiter="never")))
     assert counts(usage) == (read, read - read // 2 + 3, read // 2, 3)
 
 
@@ -245,9 +246,8 @@ def test_words_and_likelihoods_that_cannot_be_read_are_charged(
 ) -> None:
     model = connect(vllm, retries=0)
     steps = [Step("45\n\n", "delimiter"), Step("So 57.", "end")]
-    word, likely = (
-        wait_for(call).usage for call in (model.next_word(path, ("4", "5")), model.log_likelihoods(path, steps))
-    )
+    word = wait_for(model.next_word(path, ("4", "5"))).usage
+    likely = wait_for(model.log_likelihoods(path, steps)).usage
     monkeypatch.setattr(Habits, "likely", lambda *about: {})
     assert counts(cost_of(model.next_word(path, ("4", "5")))) == counts(word)
     assert word.generated == 1
@@ -259,12 +259,14 @@ def test_words_and_likelihoods_that_cannot_be_read_are_charged(
     "body", [rows([]), rows(GOOD[:2]), rows([*GOOD[:2], [0.2, 0.3]]), lambda body: {"data": [], "usage": None}]
 )
 def test_rows_that_are_no_scores_are_charged(body: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
-    for model, call in (
-        (pooled(body), lambda model: model.score(extended(STEPS[:2]), [step(STEPS[2])])),
-        (in_a_run(body), lambda model: model.score_run(extended(STEPS[:1]), [step(text) for text in STEPS[1:3]])),
-    ):
+    alone, run = pooled(body), in_a_run(body)
+    calls: list[tuple[PoolingVerifier, Coroutine[Any, Any, Any]]] = [
+        (alone, alone.score(extended(STEPS[:2]), [step(STEPS[2])])),
+        (run, run.score_run(extended(STEPS[:1]), [step(text) for text in STEPS[1:3]])),
+    ]
+    for model, call in calls:
         with pytest.raises((VerifierError, KeyError)) as caught:
-            asyncio.run(call(model))
+            asyncio.run(call)
         ((_, sent),) = model.endpoint.asked  # type: ignore[attr-defined]
         usage = usage_of(caught.value)
         assert usage is not None
@@ -310,3 +312,25 @@ def test_charges_of_several_replies_are_priced_one_by_one() -> None:
     with pytest.raises(asyncio.CancelledError) as plain, Charges(drafter).carried_by_errors():
         raise asyncio.CancelledError
     assert usage_of(plain.value) is None
+
+
+def test_the_ledger_of_a_result_has_the_work_of_roles_that_failed(
+    vllm: Habits, connect: Connect, questions: list[str]
+) -> None:
+    """Every draft is paid for and refused, so the target writes; and then the rows of its verifier are no scores."""
+    drafter = connect(vllm, retries=0, **PRICES)
+    vllm.fault = lambda number: "no choices"
+    target, scores = ScriptedTarget(["So 57.\n\n", "The end."]), ScriptedVerifier([0.9])
+    result = RewardGuidedDecoder(drafter=drafter, verifier=scores, target=target).run(questions[0])
+    assert [step.author for step in result.steps] == ["target"] * 2
+    account = result.ledger.drafter
+    prompts = [len(request["prompt"]) for request in vllm.requests]
+    assert account.read == sum(prompts)
+    assert account.generated > 2
+    assert account.cost is not None
+    assert account.cost >= 10.0 * account.generated / 1e6
+    refused = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["So 57."]), verifier=in_a_run(rows([])), target=ScriptedTarget(["The end."])
+    ).run(questions[0])
+    assert [step.author for step in refused.steps] == ["target"]
+    assert refused.ledger.verifier.computed > 0

@@ -323,7 +323,7 @@ def test_work_that_is_done_once() -> None:
         results = await asyncio.gather(*(once.result() for _ in range(3)), return_exceptions=True)
         assert [str(result) for result in results] == ["not yet"] * 3
         fails = False
-        assert await asyncio.gather(once.result(), once.result()) == [1, 1]
+        assert list(await asyncio.gather(once.result(), once.result())) == [1, 1]
         assert await once.result() == 1
         await once.aclose()
         first, second = (asyncio.ensure_future(once.result()) for _ in range(2))
