@@ -12,7 +12,7 @@ from rsd_core.paths import Ending
 from rsd_integrations.openai_compatible.answers import Answer
 from rsd_integrations.openai_compatible.charges import Charges, token_counts, usage_in
 from rsd_integrations.openai_compatible.endpoint import Endpoint
-from rsd_integrations.openai_compatible.prompts import Asked
+from rsd_integrations.openai_compatible.prompts import SentPath
 from rsd_integrations.openai_compatible.server import Server
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ class Guess:
         plain = itertools.takewhile(lambda id_: self._pieces[id_], vocabulary.step(draft))  # others may end the answer
         self.ids = [*plain, *end][:most]
 
-    async def verify(self, endpoint: Endpoint, server: Server, asked: Asked, charges: Charges) -> Accepted:
-        """Let a server read it after what else is asked.
+    async def verify(self, endpoint: Endpoint, server: Server, sent: SentPath, charges: Charges) -> Accepted:
+        """Let a server read it after what else is sent.
 
         Raises:
             NoRanksError: The server tells nothing of the tokens that it read.
         """
-        reading = asked.longer(self.ids)
+        reading = sent.longer(self.ids)
         body = {"model": endpoint.model, **reading.fields, "max_tokens": 1, "temperature": 0, **server.profile.ranks}
 
         def read(reply: Mapping[str, Any]) -> Accepted:
@@ -72,7 +72,7 @@ class Guess:
             computed = max(0, length - usage.reused) + 1  # what is accepted was read, and one token written after it
             charges.add(replace(usage, prefix=length, computed=computed, generated=generated))
 
-        return await endpoint.post(asked.route, body, read, charge)
+        return await endpoint.post(sent.route, body, read, charge)
 
     def accepted(self, ranked: Sequence[Mapping[str, Any] | None]) -> Accepted:
         """The beginning of it that stays.

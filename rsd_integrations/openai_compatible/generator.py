@@ -34,7 +34,7 @@ from rsd_integrations.openai_compatible.errors import Refused
 from rsd_integrations.openai_compatible.likelihoods import LogProbabilities
 from rsd_integrations.openai_compatible.probe import Finding, Probe
 from rsd_integrations.openai_compatible.profiles import Profile, find_profile
-from rsd_integrations.openai_compatible.prompts import Asked, Mode, OverlongError, Prompts
+from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath
 from rsd_integrations.openai_compatible.server import Server, continues_chats, learn
 from rsd_integrations.openai_compatible.streams import NoIdsError, Stream, Streams
 
@@ -174,9 +174,9 @@ class OpenAIGenerator(Drafter, Target):
             streamed = server.profile.stop == "streamed" and self.prompts.vocabulary is not None
             if request.delimiter is not None and (self.prompts.mode == "chat" or streamed):
                 await self._step_check.result()
-            asked = self.prompts.ask(path, server.profile)
+            sent = self.prompts.render(path, server.profile)
             try:
-                steps = await self._steps(server, path, asked, request, charges)
+                steps = await self._steps(server, path, sent, request, charges)
             except (Refused, OverlongError) as error:
                 if isinstance(error, Refused) and not error.overlong:
                     raise
@@ -186,22 +186,22 @@ class OpenAIGenerator(Drafter, Target):
                 # Nothing follows a path that is as long as the context.
                 return Generation((Step("", "length"),) * len(request.seeds), charges.total(0))
             # What was read of a guess is no part of the prefix.
-            return Generation(steps, charges.total(None if request.guess is None else asked.size))
+            return Generation(steps, charges.total(None if request.guess is None else sent.size))
 
     async def _steps(
-        self, server: Server, path: Path, asked: Asked, request: StepRequest, charges: Charges
+        self, server: Server, path: Path, sent: SentPath, request: StepRequest, charges: Charges
     ) -> tuple[Step, ...]:
         """The steps by the fewest tokens written: from a stream, from a guess, or by a request for each."""
         room = request.max_tokens
-        if server.context is not None and asked.size is not None:
-            room = min(room, server.context - asked.size)
+        if server.context is not None and sent.size is not None:
+            room = min(room, server.context - sent.size)
             if room <= 0:
-                raise OverlongError(f"{asked.size} tokens fill the context of {server.context}")
+                raise OverlongError(f"{sent.size} tokens fill the context of {server.context}")
         # Drawn steps have seeds of their own, and one request has one seed.
         greedy = not request.sampling.temperature and len(request.seeds) == 1
-        if greedy and request.ahead and request.delimiter is not None and self._can_stream(server, asked):
+        if greedy and request.ahead and request.delimiter is not None and self._can_stream(server, sent):
             try:
-                write = partial(self._write_on, server, asked)
+                write = partial(self._write_on, server, sent)
                 return (await self._streams.step(path, request, write, charges.add),)
             except NoIdsError as error:
                 self._streams_ids = False
@@ -211,11 +211,11 @@ class OpenAIGenerator(Drafter, Target):
             guess = Guess(self.prompts.vocabulary, request.guess, request.delimiter, room - 1)
             if guess.ids:
                 try:
-                    return (await self._from_guess(server, asked, request, guess, room, charges),)
+                    return (await self._from_guess(server, sent, request, guess, room, charges),)
                 except NoRanksError as error:
                     self.tells_ranks = False
                     self._log_fallback(error, "rejected drafts are not read any more")
-        answers = await run_all([self._write(server, asked, request, seed, room, charges) for seed in request.seeds])
+        answers = await run_all([self._write(server, sent, request, seed, room, charges) for seed in request.seeds])
         return tuple(self._step(answer) for answer in answers)
 
     def _log_fallback(self, error: Exception, consequence: str) -> None:
@@ -223,7 +223,7 @@ class OpenAIGenerator(Drafter, Target):
         logger.debug("%s", self.endpoint, exc_info=error)
 
     async def _from_guess(
-        self, server: Server, asked: Asked, request: StepRequest, guess: Guess, room: int, charges: Charges
+        self, server: Server, sent: SentPath, request: StepRequest, guess: Guess, room: int, charges: Charges
     ) -> Step:
         """The step, with as much of a guess as it would have: read in one request, written on in another.
 
@@ -232,12 +232,12 @@ class OpenAIGenerator(Drafter, Target):
         """
         vocabulary = self.prompts.vocabulary
         assert vocabulary is not None
-        accepted = await guess.verify(self.endpoint, server, asked, charges)
+        accepted = await guess.verify(self.endpoint, server, sent, charges)
         prefix = accepted.answer if self.logprobs else replace(accepted.answer, logprobs=())
         if accepted.ended:
             return self._step(prefix)
         size = len(prefix.ids)
-        rest = await self._write(server, asked.longer(prefix.ids), request, request.seeds[0], room - size, charges)
+        rest = await self._write(server, sent.longer(prefix.ids), request, request.seeds[0], room - size, charges)
         if rest.ids:
             answer = replace(rest, text="", ids=prefix.ids + rest.ids, logprobs=prefix.logprobs + rest.logprobs)
         else:  # what it gave is text
@@ -248,10 +248,10 @@ class OpenAIGenerator(Drafter, Target):
         """Try out whether the server goes on with an answer that was begun."""
         server = await self.server()
         if self.prompts.mode == "completions":
-            asked = self.prompts.ask(BEGUN, server.profile)
-            body = self._body(server.profile, asked, StepRequest((0,), delimiter=None), 0, 1)
-            answer = await self.endpoint.post(asked.route, body, lambda reply: read_answer(reply, None, server.profile))
-            asked.check_read(answer.read, server.context)
+            sent = self.prompts.render(BEGUN, server.profile)
+            body = self._body(server.profile, sent, StepRequest((0,), delimiter=None), 0, 1)
+            answer = await self.endpoint.post(sent.route, body, lambda reply: read_answer(reply, None, server.profile))
+            sent.check_read(answer.read, server.context)
         elif wrong := await continues_chats(self.endpoint, server.profile):
             raise ConfigurationError(
                 f"{self.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with "
@@ -259,42 +259,42 @@ class OpenAIGenerator(Drafter, Target):
             )
 
     async def _write(
-        self, server: Server, asked: Asked, request: StepRequest, seed: int, room: int, charges: Charges
+        self, server: Server, sent: SentPath, request: StepRequest, seed: int, room: int, charges: Charges
     ) -> Answer:
         """One answer by one request."""
-        body = self._body(server.profile, asked, request, seed, room)
+        body = self._body(server.profile, sent, request, seed, room)
         delimiter, profile = request.delimiter, server.profile
         if delimiter is not None and profile.stop == "streamed":
             if profile.stream_usage:
                 body["stream_options"] = {"include_usage": True}
             reader = await self.endpoint.stream(
-                asked.route,
+                sent.route,
                 body,
                 lambda: StreamedStep(delimiter),
-                charge=lambda reader, seconds: charges.add(self._usage(asked, reader.answer, seconds)),
+                charge=lambda reader, seconds: charges.add(self._usage(sent, reader.answer, seconds)),
             )
             answer = reader.answer
         else:
             answer = await self.endpoint.post(
-                asked.route,
+                sent.route,
                 body,
                 lambda reply: read_answer(reply, delimiter, profile),
-                lambda reply, answer, seconds: charges.add(self._usage(asked, answer or received(reply), seconds)),
+                lambda reply, answer, seconds: charges.add(self._usage(sent, answer or received(reply), seconds)),
             )
-        asked.check_read(answer.read, server.context)
+        sent.check_read(answer.read, server.context)
         return replace(answer, wrote=self._written(answer))
 
-    def _can_stream(self, server: Server, asked: Asked) -> bool:
+    def _can_stream(self, server: Server, sent: SentPath) -> bool:
         """Whether steps can be cut from one stream."""
-        ids = self._streams_ids and bool(server.profile.give_ids) and asked.size is not None
+        ids = self._streams_ids and bool(server.profile.give_ids) and sent.size is not None
         return ids and server.context is not None and self.prompts.mode == "completions"
 
-    async def _write_on(self, server: Server, asked: Asked, stream: Stream) -> None:
+    async def _write_on(self, server: Server, sent: SentPath, stream: Stream) -> None:
         """Let the server write from here to the end of the answer, and put every step into the stream."""
-        request, vocabulary, length = stream.request, self.prompts.vocabulary, asked.size
+        request, vocabulary, length = stream.request, self.prompts.vocabulary, sent.size
         delimiter, most = request.delimiter, request.max_tokens
         assert delimiter is not None and vocabulary is not None and length is not None and server.context is not None  # noqa: PT018
-        body = self._body(server.profile, asked, replace(request, delimiter=None), 0, server.context - length)
+        body = self._body(server.profile, sent, replace(request, delimiter=None), 0, server.context - length)
 
         def attempt() -> StreamedSteps:
             unpaid, since = length, time.monotonic()  # the prompt is read once, for the first step
@@ -302,10 +302,10 @@ class OpenAIGenerator(Drafter, Target):
             def put(answer: Answer) -> bool:
                 nonlocal unpaid, since
                 now = time.monotonic()
-                usage = self._usage(asked, replace(answer, read=unpaid), now - since)
+                usage = self._usage(sent, replace(answer, read=unpaid), now - since)
                 stream.unfinished = lambda: usage  # where it is refused here
                 if unpaid:
-                    asked.check_read(reader.read, server.context)
+                    sent.check_read(reader.read, server.context)
                 step = self._step(answer)
                 stream.unfinished, unpaid, since = unfinished, 0, now
                 return stream.put(step, usage)
@@ -318,12 +318,12 @@ class OpenAIGenerator(Drafter, Target):
             stream.unfinished = unfinished
             return reader
 
-        await self.endpoint.stream(asked.route, body, attempt, stream.again)
+        await self.endpoint.stream(sent.route, body, attempt, stream.again)
 
-    def _body(self, profile: Profile, asked: Asked, request: StepRequest, seed: int, room: int) -> dict[str, Any]:
+    def _body(self, profile: Profile, sent: SentPath, request: StepRequest, seed: int, room: int) -> dict[str, Any]:
         body = {
             "model": self.endpoint.model,
-            **asked.fields,
+            **sent.fields,
             "max_tokens": room,
             "temperature": request.sampling.temperature,
             **profile.plain,
@@ -349,6 +349,6 @@ class OpenAIGenerator(Drafter, Target):
             return answer.wrote
         return len(answer.ids) or self.prompts.count(answer.text) + (answer.ending == "end")
 
-    def _usage(self, asked: Asked, answer: Answer, seconds: float) -> Usage:
-        read, wrote = asked.estimate if answer.read is None else answer.read, self._written(answer)
+    def _usage(self, sent: SentPath, answer: Answer, seconds: float) -> Usage:
+        read, wrote = sent.estimate if answer.read is None else answer.read, self._written(answer)
         return Usage(read, max(0, read - answer.cached) + wrote, answer.cached, wrote, seconds=seconds)

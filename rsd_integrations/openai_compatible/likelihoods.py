@@ -90,22 +90,22 @@ class LogProbabilities:
                 else:
                     fields |= profile.continues
             return "chat/completions", fields | {"messages": as_json(messages)}, None
-        asked = prompts.ask(path, profile)
-        fields = {"logprobs": profile.logprobs, **asked.fields}
+        sent = prompts.render(path, profile)
+        fields = {"logprobs": profile.logprobs, **sent.fields}
         vocabulary = prompts.vocabulary
         if after and vocabulary is None:
             fields["prompt"] += "".join(f"\n\n{message.content}" for message in after)
         elif after and vocabulary is not None and not profile.token_ids:
             fields["prompt"] = vocabulary.prompt_text(tuple(conversation(path, after)))
         if vocabulary is None or not profile.token_ids:
-            return asked.route, fields, None
-        ids = [*asked.fields["prompt"], *(vocabulary.after(path.prompt, after) if after else ())]
+            return sent.route, fields, None
+        ids = [*sent.fields["prompt"], *(vocabulary.after(path.prompt, after) if after else ())]
         fields["prompt"] = ids
         if not profile.named_logprobs:
-            return asked.route, fields, None
+            return sent.route, fields, None
         first_ids = vocabulary.first_tokens(ids[-1], words)
         named = {"logprobs": 1, "logprob_token_ids": first_ids, "return_tokens_as_token_ids": True}
-        return asked.route, fields | named, first_ids
+        return sent.route, fields | named, first_ids
 
 
 def _without_opening(messages: Sequence[Message]) -> list[Message]:

@@ -21,7 +21,7 @@ class OverlongError(PromptError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SentPath:
     """The part of a request that stands for a path."""
 
     route: str
@@ -37,7 +37,7 @@ class Asked:
         """Its length in tokens: counted, or four characters each."""
         return self.characters // 4 if self.size is None else self.size
 
-    def longer(self, ids: Sequence[int]) -> Asked:
+    def longer(self, ids: Sequence[int]) -> SentPath:
         """The same with more ids at its end; for servers that take ids."""
         assert self.size is not None
         return replace(
@@ -81,24 +81,24 @@ class Prompts:
         """Whether the model sees the definitions of tools."""
         return self.mode == "completions" and self.vocabulary is not None and self.vocabulary.renders_tools
 
-    def ask(self, path: Path, profile: Profile) -> Asked:
+    def render(self, path: Path, profile: Profile) -> SentPath:
         """The request for what follows a path."""
         if self.mode == "chat":
             messages = conversation(path)
             continued = messages[-1].role == "assistant"
-            return Asked(
+            return SentPath(
                 "chat/completions",
                 {"messages": as_json(messages), **((profile.continues or {}) if continued else {})},
                 sum(len(message.content) for message in messages),
             )
         if self.vocabulary is None:
             text = "\n\n".join(message.content for message in path.prompt if message.role != "tools") + path.text
-            return Asked("completions", {"prompt": text}, len(text))
+            return SentPath("completions", {"prompt": text}, len(text))
         ids, _ = self.vocabulary.ids(path)
         if profile.token_ids:
-            return Asked("completions", {"prompt": ids}, 0, len(ids))
+            return SentPath("completions", {"prompt": ids}, 0, len(ids))
         text = self.vocabulary.prompt_text(path.prompt) + path.text
-        return Asked("completions", {"prompt": text}, len(text), len(ids), slack=path.depth + 1)
+        return SentPath("completions", {"prompt": text}, len(text), len(ids), slack=path.depth + 1)
 
     def written(self, answer: Answer) -> tuple[str, tuple[int, ...]]:
         """Text and ids of an answer, without the token that ends it all.

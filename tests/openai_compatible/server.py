@@ -319,8 +319,11 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.1)  # and the answers are read
         if fault in ("http500", "http500 last"):
             return self.send_json(500, {"error": {"message": "EngineCore encountered an issue."}})
-        if fault == "429":
-            return self.send_json(429, {"error": {"message": "slow down"}}, **{"Retry-After": "0.05"})
+        if fault and fault[:3] in ("429", "503"):
+            times = {" without a time": None, " in a second": "1", " in an hour": "3600"}
+            later = times.get(fault[3:], "0.05")
+            headers = {} if later is None else {"Retry-After": later}
+            return self.send_json(int(fault[:3]), {"error": {"message": "slow down"}}, **headers)
         try:
             if body.get("stream"):
                 return self.send_stream(body, fault)

@@ -104,6 +104,7 @@ def test_retry_after_is_honoured(vllm: Habits, connected: Callable[..., Endpoint
     assert retry_after({}) is None
     assert retry_after({"Retry-After": "soon"}) is None
     assert retry_after({"Retry-After": "nan"}) is None
+    assert retry_after({"Retry-After": "-3"}) == retry_after({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 25 < (retry_after({"Retry-After": date}) or 0) <= 30
     vllm.fault = lambda number: "429" if number < 1 else None
@@ -167,6 +168,51 @@ def test_calls_fail_at_once_while_the_breaker_is_open_and_patient_ones_wait(
     down = False
     assert ask(endpoint)["choices"]
     assert len(vllm.requests) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "counted"),
+    [("429", False), ("429 without a time", False), ("503", False), ("503 without a time", True), ("malformed", True)],
+)
+def test_a_server_that_asks_for_patience_opens_no_breaker(
+    vllm: Habits, connected: Callable[..., Endpoint], fault: str, counted: bool
+) -> None:
+    vllm.fault = lambda number: fault
+    endpoint = connected(retries=0)
+    for _ in range(endpoint.breaker.limit):
+        with pytest.raises(EndpointError, match=r"slow down|no JSON"):
+            ask(endpoint)
+    assert bool(endpoint.breaker.open_for()) is counted
+
+
+def test_a_refusal_shows_that_a_server_is_well(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+    endpoint = connected(retries=0)
+    for _ in range(endpoint.breaker.limit - 1):
+        endpoint.breaker.failed("a fault")
+    with pytest.raises(Refused):
+        ask(endpoint, model="nope")
+    endpoint.breaker.failed("another one, and none in a row")
+    assert not endpoint.breaker.open_for()
+
+
+def test_who_asks_for_too_much_patience_has_failed(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+    endpoint = connected(retries=5, patience=9)
+    vllm.fault = lambda number: "503 in an hour"
+    started = time.monotonic()
+    with pytest.raises(EndpointError, match="HTTP 503"):
+        ask(endpoint)
+    assert time.monotonic() - started < 2
+    assert len(vllm.requests) == 1
+
+
+def test_patience_is_not_exceeded(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+    """A pause that would end after it is not begun."""
+    vllm.fault = lambda number: "503 in a second"
+    started = time.monotonic()
+    with pytest.raises(EndpointError, match="HTTP 503"):
+        ask(connected(retries=0, patience=0.5))
+    assert time.monotonic() - started < 0.5
+    assert len(vllm.requests) == 1
 
 
 def test_a_restart_is_waited_for(vllm: Habits) -> None:
