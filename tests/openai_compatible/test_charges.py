@@ -157,6 +157,19 @@ def test_a_step_that_is_cancelled_midway_is_charged_as_far_as_it_came(
     assert wait_until(lambda: server.inside == 0)
 
 
+def test_a_step_that_takes_too_long_is_charged_as_far_as_it_came(
+    servers: dict[str, Habits], connect: Connect, path: Path
+) -> None:
+    server = servers["generic"]
+    model = connect(server, retries=0, timeout=0.5)
+    wait_for(model.generate(path, StepRequest((0,), max_tokens=1)))
+    server.pace = 0.05
+    usage = cost_of(model.generate(path, StepRequest((0,), max_tokens=40, delimiter="never")))
+    assert model.prompts.vocabulary is not None
+    assert usage.prefix == len(model.prompts.vocabulary.ids(path)[0])
+    assert 0 < usage.generated < 20
+
+
 def test_a_stream_that_is_begun_anew_is_charged_for_both(vllm: Habits, connect: Connect, path: Path) -> None:
     model, request = connect(vllm), StepRequest((0,), max_tokens=60, ahead=8)
     plain = wait_for(model.generate(path, StepRequest((0,), max_tokens=60))).usage

@@ -341,6 +341,28 @@ def test_what_nobody_came_for_is_work_of_the_draft_in_its_place() -> None:
     asyncio.run(go())
 
 
+def test_two_calls_for_the_same_step_get_the_same_step() -> None:
+    """The stream that goes on has one next step: the other call begins a stream of its own."""
+
+    def write(begin: int) -> Callable[[Stream], Any]:
+        async def work(stream: Stream) -> None:
+            for number in range(begin, begin + 4):
+                await asyncio.sleep(0.05)
+                stream.put(Step(str(number), "delimiter", size=1), Usage(computed=1, generated=1))
+
+        return work
+
+    async def go() -> None:
+        streams, asked, charged = Streams(), StepRequest((0,), ahead=8), list[Usage]()
+        root = Path(as_prompt("?"))
+        path = root.extend(await streams.step(root, asked, write(0), charged.append))
+        steps = await asyncio.gather(*(streams.step(path, asked, write(1), charged.append) for _ in range(2)))
+        assert [step.text for step in steps] == ["1", "1"]
+        await streams.aclose()
+
+    asyncio.run(go())
+
+
 def test_a_context_that_is_full_ends_the_answer(
     vllm: Habits, connect: Connect, draft: HuggingFaceGenerator, questions: list[str]
 ) -> None:
