@@ -364,6 +364,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Connection", "close")
                 self.end_headers()
                 started = True
+                if fault == "silent":
+                    return self.hang()
             if fault == "cut" and number == 3:
                 break
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())

@@ -190,6 +190,15 @@ def test_a_stream_that_fails_is_charged(vllm: Habits, connect: Connect, path: Pa
     assert counts(usage) == (2 * prompt, 2 * (prompt + 3), 0, 2 * 3)
 
 
+def test_a_stream_that_says_nothing_is_not_charged(vllm: Habits, connect: Connect, path: Path) -> None:
+    model = connect(vllm, retries=0, timeout=0.5)
+    wait_for(model.generate(path, StepRequest((0,))))
+    vllm.fault = lambda number: "silent"
+    with pytest.raises(EndpointError, match="no answer within") as caught:
+        wait_for(model.generate(path, StepRequest((0,), ahead=8)))
+    assert usage_of(caught.value) is None
+
+
 def test_what_a_stream_wrote_is_charged_where_its_ids_are_wrong(
     vllm: Habits, connect: Connect, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,10 +269,11 @@ def test_words_and_likelihoods_that_cannot_be_read_are_charged(
     model = connect(vllm, retries=0)
     steps = [Step("45\n\n", "delimiter"), Step("So 57.", "end")]
     word = wait_for(model.next_word(path, ("4", "5"))).usage
+    read = len(vllm.requests[-1]["prompt"])
+    assert counts(word) == (read, read - read // 2 + 1, read // 2, 1)
     likely = wait_for(model.log_likelihoods(path, steps)).usage
     monkeypatch.setattr(Habits, "likely", lambda *about: {})
     assert counts(cost_of(model.next_word(path, ("4", "5")))) == counts(word)
-    assert word.generated == 1
     usage = cost_of(model.log_likelihoods(path, steps))
     assert 0 < usage.computed <= likely.computed
 

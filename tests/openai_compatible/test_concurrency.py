@@ -185,6 +185,7 @@ def test_closing_fails_requests_in_flight_at_once(
     vllm: Habits, connect: Connect, questions: list[str], request_: StepRequest
 ) -> None:
     model, path = connect(vllm, timeout=30, retries=5), Path(as_prompt(questions[0]))
+    model.endpoint.breaker.limit = 1
     wait_for(model.generate(path, PLAIN))
     vllm.fault = lambda number: "hang"
     before = len(vllm.requests)
