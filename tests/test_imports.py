@@ -15,7 +15,7 @@ import rsd_core
 from rsd_core.errors import DISTRIBUTION
 
 ROOT = Path(__file__).parent.parent
-CORE_NEEDS = {"pydantic", "rsd_core"}
+CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
 ROOMS = {
     # Besides rsd_core, its own SDK and itself, a room may use these rooms only.
     "prm_formats": set(),

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsd_core import BudgetAware, RSDConfig, RSDError, WeightingPolicy
+from rsd_core.methods import RSDMethod
 from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
@@ -182,7 +183,9 @@ def calibrate_(
     )
     items = find_task(task).draw(None if every else n or 200, seed)
     console = Console()
-    with made.build() as decoder, Console(stderr=True).status("recording") as status:
+    if not isinstance(made.method, RSDMethod):
+        raise RSDError("rsd calibrate finds a threshold of RSD; leave the method out of the configuration")
+    with made.method.build(made.setup()) as decoder, Console(stderr=True).status("recording") as status:
         found = calibrate(
             decoder,
             items,

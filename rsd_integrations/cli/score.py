@@ -15,7 +15,6 @@ from rich.text import Text
 
 from rsd_core import Explains, Explanation, RSDError, Verifier, load
 from rsd_core.blocking import wait_for
-from rsd_core.registry import parse_spec
 from rsd_integrations.evaluation.processbench import ProcessBenchReport, evaluate_processbench, read_splits
 from rsd_integrations.evaluation.scoring import Solution, aggregates, read_solutions, score_all
 
@@ -42,11 +41,7 @@ def score(
 
 def load_judge(spec: str) -> Verifier:
     """The verifier of a spec, everything that can be checked before weights are read checked first."""
-    parse_spec(spec)
-    model = load(spec)
-    if not isinstance(model, Verifier):
-        raise RSDError(f"{spec!r} is no verifier; a generator judges as judge:{spec}")
-    return model
+    return load(spec, role="verifier")
 
 
 async def _score(model: Verifier, solutions: list[Solution], explain: bool, as_json: bool) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rsd_core import BinaryStep, BudgetAware, Constant, Result, RewardGuidedDecoder, WeightingPolicy
+from rsd_core import BinaryStep, BudgetAware, Constant, Result, RewardGuidedDecoder, WeightingPolicy, __version__
 from rsd_integrations.evaluation.plots import figure
 from rsd_integrations.evaluation.statistics import Interval, bootstrap, interval
 from rsd_integrations.evaluation.tasks import Item
@@ -274,4 +274,5 @@ def plot(calibration: Calibration, file: Path) -> None:
 
 def write_policy(policy: WeightingPolicy, file: Path) -> None:
     """Write a policy file, which every `policy` option reads."""
-    file.write_text(json.dumps(policy.model_dump(mode="json"), indent=1) + "\n")
+    data = {"version": __version__, **policy.model_dump(mode="json")}
+    file.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -9,10 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rsd_core import ConfigurationError, Decoder, Ledger, PromptError, Result, RSDConfig, RunError
+from rsd_core import (
+    ConfigurationError,
+    Decoder,
+    Ledger,
+    Method,
+    PromptError,
+    Result,
+    RSDConfig,
+    RunError,
+    WeightingPolicy,
+    parse_method,
+)
 from rsd_core.blocking import iterate
 from rsd_integrations.batch import Journal
-from rsd_integrations.evaluation.methods import Method, Models, parse_method
 from rsd_integrations.evaluation.report import Outcome, Report
 from rsd_integrations.evaluation.tasks import Item, Task, find_task
 
@@ -63,12 +73,12 @@ def evaluate(
         if row["method"] in parsed:
             report.add(row["method"], row["problem"], Outcome(**row["outcome"]))
     progress(report)
-    models = Models(config)
-    decoders = {name: method.build(models) for name, method in parsed.items()}
+    setup = config.setup()
+    decoders = {name: method.build(setup.afresh()) for name, method in parsed.items()}
     try:
         for name, method in parsed.items():
             todo = [i for i in range(len(items)) if i not in report.outcomes[name]]
-            at_once = 1 if method.learns or (name == "rsd" and config.policy.learns) else concurrency
+            at_once = 1 if method.learns or _learns(decoders[name]) else concurrency
             for i, result in iterate(_answers(decoders[name], items, todo, seed, at_once)):
                 if not isinstance(result, Result):
                     partial = result.partial if isinstance(result, RunError) else None
@@ -84,6 +94,11 @@ def evaluate(
         if kept:
             kept.close()
     return Report(report.task, seed, concurrency, report.problems, report.outcomes)
+
+
+def _learns(decoder: Decoder) -> bool:
+    policy = getattr(decoder, "policy", None)
+    return isinstance(policy, WeightingPolicy) and policy.learns
 
 
 def _journal(file: Path, config: RSDConfig, items: list[Item], seed: int, methods: dict[str, Method]) -> Journal:
