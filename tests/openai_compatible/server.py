@@ -365,7 +365,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 started = True
                 if fault == "silent":
-                    return self.hang()
+                    self.hang()
             if fault == "cut" and number == 3:
                 break
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())

@@ -29,7 +29,7 @@ from rsd_integrations.openai_compatible.charges import Charges
 from rsd_integrations.openai_compatible.reward_models import PoolingVerifier
 from tests.huggingface.test_reward_models import STEPS, extended, step
 from tests.openai_compatible.server import Habits, wait_until
-from tests.openai_compatible.test_reward_models import GOOD, choice, in_a_run, pooled, rows, worded
+from tests.openai_compatible.test_reward_models import GOOD, causal, choice, in_a_run, pooled, rows, worded
 
 Connect = Callable[..., OpenAIGenerator]
 PRICES = {"prompt_price": 2.0, "generated_price": 10.0, "cached_price": 1.0}
@@ -296,6 +296,19 @@ def test_rows_that_are_no_scores_are_charged(body: Callable[[Mapping[str, Any]],
         (ids,) = sent["input"]
         assert usage.computed == len(ids)
         assert 0 < usage.scored < usage.computed
+
+
+def test_what_a_reward_model_had_cached_is_neither_computed_nor_scored() -> None:
+    def cached(body: Mapping[str, Any]) -> dict[str, Any]:
+        sent = sum(len(ids) for ids in body["input"])
+        counts = {"prompt_tokens": sent, "prompt_tokens_details": {"cached_tokens": sent - 3}}
+        return {**causal(False)(body), "usage": counts}
+
+    alone = asyncio.run(pooled(cached).score(extended(STEPS[:2]), [step(STEPS[2])])).usage
+    assert (alone.computed, alone.scored) == (3, 3)
+    shares = asyncio.run(in_a_run(cached).score_run(extended(STEPS[:1]), [step(text) for text in STEPS[1:3]]))
+    assert (shares[0].usage.computed, shares[0].usage.scored) == (0, 0)
+    assert shares[1].usage.computed > 3
 
 
 def test_missing_words_are_charged() -> None:

@@ -244,6 +244,14 @@ def test_a_stream_is_cut_after_the_delimiter_wherever_events_fall() -> None:
     assert not unfinished.complete
 
 
+def test_counts_that_came_before_the_end_of_a_step_are_not_its_counts() -> None:
+    reader = StreamedStep("\n\n")
+    assert not reader.take({"choices": [{"text": "So"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
+    assert (reader.answer.read, reader.answer.wrote) == (3, 1)
+    assert reader.take({"choices": [{"text": " it is.\n\n"}]})
+    assert (reader.answer.read, reader.answer.wrote) == (None, None)
+
+
 def test_a_judge_reads_the_same_word_probabilities_as_in_process(
     vllm: Habits, connect: Connect, draft: HuggingFaceGenerator, questions: list[str]
 ) -> None:

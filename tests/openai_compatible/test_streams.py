@@ -363,6 +363,32 @@ def test_two_calls_for_the_same_step_get_the_same_step() -> None:
     asyncio.run(go())
 
 
+def test_a_stream_that_is_waited_for_outlives_another_call_for_its_first_step() -> None:
+    begun = list[str]()
+
+    def write(name: str, pause: float) -> Callable[[Stream], Any]:
+        async def work(stream: Stream) -> None:
+            begun.append(name)
+            for number in range(4):
+                await asyncio.sleep(pause)
+                stream.put(Step(str(number), "delimiter", size=1), Usage(computed=1, generated=1))
+
+        return work
+
+    async def go() -> None:
+        streams, asked, charged = Streams(), StepRequest((0,), ahead=8), list[Usage]()
+        root = Path(as_prompt("?"))
+        path = root.extend(await streams.step(root, asked, write("slow", 0.2), charged.append))
+        call = asyncio.ensure_future(streams.step(path, asked, write("never", 0.2), charged.append))
+        await asyncio.sleep(0.01)
+        await streams.step(root, asked, write("quick", 0.0), charged.append)
+        assert (await call).text == "1"
+        assert begun == ["slow", "quick"]
+        await streams.aclose()
+
+    asyncio.run(go())
+
+
 def test_a_context_that_is_full_ends_the_answer(
     vllm: Habits, connect: Connect, draft: HuggingFaceGenerator, questions: list[str]
 ) -> None:
