@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from rsd_core import ConfigurationError
-from rsd_integrations.huggingface import planner
+from rsd_integrations.huggingface import memory
 from rsd_integrations.huggingface.linear import Linear
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
@@ -109,7 +109,7 @@ def default_dtype(device: torch.device, files: Sequence[Path]) -> torch.dtype:
         device: Where it is to run.
         files: Its safetensors, which tell how large it is; without any it counts as small.
     """
-    slower = device.type == "cpu" and (planner.count(files) < LARGE or not _bf16_is_faster())
+    slower = device.type == "cpu" and (memory.count_weights(files) < LARGE or not _bf16_is_faster())
     return torch.float32 if slower else torch.bfloat16
 
 
@@ -164,7 +164,9 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
     with _loading:
         model: PreTrainedModel | None = _loaded.get(key)
         if model is None:
-            planner.check([planner.need(str(folder), shards(folder, "", pickles), read_config(folder), dtype)], device)
+            memory.check_fit(
+                [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), dtype)], device
+            )
             with quiet():
                 model = AutoModelForCausalLM.from_pretrained(
                     folder, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickles else True

@@ -9,7 +9,7 @@ from rsd_integrations.huggingface import attention
 from rsd_integrations.huggingface.attention import Batch, _neighbours, _Span
 from rsd_integrations.huggingface.kv_store import Sequence
 from rsd_integrations.huggingface.runner import Runner
-from tests.huggingface.test_lean import alone, make
+from tests.huggingface.test_fused_decoder import alone, make
 
 
 def read(spans: list[_Span], call: float) -> float:
@@ -29,7 +29,7 @@ def test_calls_cover_every_sequence_once_and_read_no_more_than_a_call_for_each(
     covered = [
         (span.first + at, span.lengths[at])
         for span in spans
-        for at in (range(len(span.lengths)) if span.busy is None else span.busy)
+        for at in (range(len(span.lengths)) if span.active is None else span.active)
     ]
     assert covered == singles
     assert read(spans, call) <= sum(call + length for _, length in singles)

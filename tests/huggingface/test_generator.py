@@ -161,9 +161,7 @@ def test_candidates_are_seeded_and_differ(checkpoint: Folder) -> None:
 
 def test_steps_end_at_every_token_that_holds_the_delimiter(draft: HuggingFaceGenerator) -> None:
     vocabulary = draft.vocabulary
-    endings = vocabulary.endings("\n\n")
-    assert vocabulary.encode(".\n\n")[0] in endings
-    assert all(b"\n\n" in vocabulary.pieces[id_] for id_ in endings)
+    assert vocabulary.pieces[vocabulary.encode(".\n\n")[0]] == b".\n\n"  # one token
     made = asyncio.run(draft.generate(Path(as_prompt(PROMPT + " She buys 4 more.")), StepRequest(seeds=(0,))))
     assert made.steps[0].ending in ("delimiter", "end")
 

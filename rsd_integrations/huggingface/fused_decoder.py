@@ -1,4 +1,4 @@
-"""The forward pass of plain decoders over their own weights, without the cost of calling module by module.
+"""The forward pass of plain decoders over their own weights, fused: without the cost of calling module by module.
 
 A small model's forward pass is mostly Python: on a CPU, three quarters of a token's time. The families below share one
 layer, which is written out here, in the part of Python that TorchScript runs: without the interpreter, and above all
@@ -8,6 +8,7 @@ its own modules, and a runner compares both ways before it uses this one.
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from math import sqrt
@@ -22,6 +23,7 @@ from transformers.activations import SiLUActivation
 from rsd_integrations.huggingface.attention import Batch, Piece, Places, Survey, attend
 from rsd_integrations.huggingface.linear import Linear
 
+logger = logging.getLogger(__name__)
 FAMILIES = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
 ROTATIONS = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position alone, and not on the length of the text."""
@@ -39,7 +41,7 @@ class Norm(nn.Module):
         super().__init__()
         width = weight.shape[-1]
         self.weight = weight.float() * sqrt(width)
-        self.least = torch.tensor(sqrt(width * epsilon), device=weight.device)
+        self.least = torch.tensor(sqrt(width * epsilon), dtype=torch.float32, device=weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the last dimension of x."""
@@ -80,15 +82,15 @@ class Layer(nn.Module):
         """Hidden states [tokens, width], of the wanted tokens alone where some are."""
         queries, shared = self.heads
         packed = self.project(self.before_attention(x)).view(x.shape[0], -1, self.width)
-        turned, value = packed.split_with_sizes([queries + shared, shared], 1)
+        rotated, value = packed.split_with_sizes([queries + shared, shared], 1)
         if self.norm_heads is not None:
-            turned = self.norm_heads(turned)
-        turned = torch.addcmul(turned * cos, turned.roll(self.width // 2, -1), sin)
-        query, key = turned.split_with_sizes([queries, shared], 1)
-        seen = attend(query, key, value, keys, values, places, pieces[self.window], self.scaling)
-        if wanted is not None:  # the others have left what is read of them
-            x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
-        x = self.out.onto(x, seen.flatten(1))
+            rotated = self.norm_heads(rotated)
+        rotated = torch.addcmul(rotated * cos, rotated.roll(self.width // 2, -1), sin)
+        query, key = rotated.split_with_sizes([queries, shared], 1)
+        attended = attend(query, key, value, keys, values, places, pieces[self.window], self.scaling)
+        if wanted is not None:  # the last layer: of the other tokens only keys and values were needed
+            x, attended = x.index_select(0, wanted), attended.index_select(0, wanted)
+        x = self.out.onto(x, attended.flatten(1))
         gate, up = self.gate_up(self.before_mlp(x)).chunk(2, -1)
         return self.down.onto(x, silu(gate).mul_(up))
 
@@ -103,7 +105,7 @@ class Decoder(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turns: Tensor,
+        rotations: Tensor,
         keys: list[Tensor],
         values: list[Tensor],
         places: Places,
@@ -111,7 +113,7 @@ class Decoder(nn.Module):
         wanted: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Hidden states and logits at the wanted tokens, or at all."""
-        cos, sin = turns.index_select(1, places.positions).unbind()
+        cos, sin = rotations.index_select(1, places.positions).unbind()
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin, keys[i], values[i], places, pieces, wanted if i == last else None)
@@ -122,12 +124,12 @@ class Decoder(nn.Module):
         return hidden, logits
 
 
-class LeanDecoder:
+class FusedDecoder:
     """A decoder of a known family: RMS norms, rotary attention, gated MLPs."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, survey: Survey, copy: bool) -> Self | None:
-        """The lean form of a model, with or without a copy of its weights; None where it is not known to have one."""
+        """The fused form of a model, with or without a copy of its weights; None where it is not known to have one."""
         return cls(model, survey, copy) if _is_plain(model) else None
 
     @torch.inference_mode(False)
@@ -137,7 +139,7 @@ class LeanDecoder:
         heads = body.config.num_attention_heads, body.config.num_key_value_heads
         self._embed: nn.Embedding = body.embed_tokens  # called as a module: whoever counts tokens does it there
         self._rotary: nn.Module = body.rotary_emb
-        self._turns = torch.empty(2, 0)
+        self._rotations = torch.empty(2, 0)
         """Cosines and sines of each position [2, positions, 1, width], the sines signed: rotating by halves is
         x · cos + roll(x) · sin."""
         self._windows = list(dict.fromkeys(survey.windows.values()))
@@ -153,16 +155,16 @@ class LeanDecoder:
         """Hidden states and logits at the wanted tokens of a batch, or at all."""
         x: Tensor = self._embed(batch.ids)
         store = batch.store
-        if self._turns.shape[1] < store.length:
+        if self._rotations.shape[1] < store.length:
             cos, sin = self._rotary(x, torch.arange(store.length, device=x.device)[None])
             sin = sin * torch.where(torch.arange(cos.shape[-1], device=x.device) < cos.shape[-1] // 2, -1, 1)
-            self._turns = torch.stack((cos[0], sin[0])).unsqueeze(2)
+            self._rotations = torch.stack((cos[0], sin[0])).unsqueeze(2)
         pieces = [batch.pieces(window) for window in self._windows]
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            found: tuple[Tensor, Tensor | None] = self._decoder(
-                x, self._turns, store.keys, store.values, batch.places, pieces, wanted
+            output: tuple[Tensor, Tensor | None] = self._decoder(
+                x, self._rotations, store.keys, store.values, batch.places, pieces, wanted
             )
-        return found
+        return output
 
 
 def _scripted(decoder: Decoder) -> nn.Module:
@@ -173,7 +175,9 @@ def _scripted(decoder: Decoder) -> nn.Module:
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             script: nn.Module = torch.jit.script(decoder)
-        except (OSError, RuntimeError):  # a frozen application, functions that an import hook has changed
+        except (OSError, RuntimeError) as error:  # a frozen application, functions that an import hook has changed
+            logger.warning("the fused pass runs in Python and not in TorchScript, more slowly: %s", error)
+            logger.debug("why it cannot be scripted", exc_info=error)
             return decoder
         return script
 
@@ -181,20 +185,20 @@ def _scripted(decoder: Decoder) -> nn.Module:
 def _is_plain(model: PreTrainedModel) -> bool:
     """Whether a model is of a known family, and nobody changed anything about it."""
     body: Any = model.base_model
-    family = _own(type(body))
+    family = _forward_class(type(body))
     if family not in FAMILIES or body.config.rope_parameters.get("rope_type") not in ROTATIONS:
         return False
-    if model is not body and _own(type(model)).__name__ != family.__name__.replace("Model", "ForCausalLM"):
+    if model is not body and _forward_class(type(model)).__name__ != family.__name__.replace("Model", "ForCausalLM"):
         return False
     biased = any(part.bias is not None for one in body.layers for part in (one.self_attn.o_proj, one.mlp.down_proj))
     return not biased and all(
-        (_own(type(module)) in PARTS or _own(type(module)).__module__ == family.__module__)
+        (_forward_class(type(module)) in PARTS or _forward_class(type(module)).__module__ == family.__module__)
         and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
         for module in model.modules()
     )
 
 
-def _own(kind: type) -> type:
+def _forward_class(kind: type) -> type:
     """The class that a module's forward pass is from."""
     return next(base for base in kind.__mro__ if "forward" in vars(base))
 
