@@ -163,18 +163,16 @@ class Runner:
         began = time.perf_counter()
         scheduled = self._schedule()
         cached = [row for call in self._calls for row in call.rows if not row.pending]
-        result = self._collect(scheduled, self._forward(scheduled) if scheduled else None)
-        self._collect_cached(cached, result)
-        if not (scheduled or result.generating or result.scored) and self._calls:
-            raise RuntimeError("rows wait, and none of them can run")
-        sampled = iter(_sample(result))
-        faulty = _set_rewards([row for row in result.scored if row.layout is not None])
-        seconds = time.perf_counter() - began
-        if scheduled:
-            self.pass_seconds += (seconds - self.pass_seconds) / AVERAGED_PASSES
-        share = seconds / max(1, sum(part.new for part in scheduled))
-        for part in scheduled:
-            part.row.call.charge(part.cached, part.new, share * part.new)
+        output = self._forward(scheduled) if scheduled else None
+        try:
+            result = self._collect(scheduled, output)
+            self._collect_cached(cached, result)
+            if not (scheduled or result.generating or result.scored) and self._calls:
+                raise RuntimeError("rows wait, and none of them can run")
+            sampled = iter(_sample(result))
+            faulty = _set_rewards([row for row in result.scored if row.layout is not None])
+        finally:  # whatever fails after the forward pass, its tokens were computed
+            self._charge(scheduled, time.perf_counter() - began)
         for row, places in result.generating:
             if row.extend(list(itertools.islice(sampled, len(places)))):
                 row.call.finish(row)
@@ -188,6 +186,14 @@ class Runner:
             else:
                 reader.call.finish(reader)
         self._drop_ended()
+
+    def _charge(self, scheduled: list[ScheduledRow], seconds: float) -> None:
+        """Share out the time of a pass by the tokens that each row computed."""
+        if scheduled:
+            self.pass_seconds += (seconds - self.pass_seconds) / AVERAGED_PASSES
+        share = seconds / max(1, sum(part.new for part in scheduled))
+        for row, cached, new, _ in scheduled:
+            row.call.charge(cached, new, share * new)
 
     def _drop_ended(self) -> None:
         self._calls = [call for call in self._calls if call.rows]

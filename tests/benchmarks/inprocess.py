@@ -197,7 +197,7 @@ def soak(operations: int) -> dict[str, Any]:
             load_generator(checkpoint, cache_bytes=budget), load_likelihood(checkpoint, cache_bytes=budget), reference
         )
         took = seconds(lambda: asyncio.run(work.run(operations)))
-        return {"operations": operations, "seconds": took, "thrown_out": work.thrown_out, **work.done}
+        return {"operations": operations, "seconds": took, "evicted": work.evicted, **work.done}
 
 
 GOALS = {
