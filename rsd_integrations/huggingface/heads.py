@@ -50,7 +50,7 @@ class EnsembleLinear(nn.Module):
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A layer of these numbers."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    """A layer of these numbers, in their dtype."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
     layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     return layer

@@ -33,6 +33,7 @@ CLEARLY = 0.8
 """Time in bf16 over time in fp32 below which it is worth the rounding, and no matter of chance."""
 
 _loading = threading.Lock()
+_one_at_a_time = threading.Lock()
 _loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], PreTrainedModel] = WeakValueDictionary()
 
 
@@ -138,14 +139,19 @@ def _bf16_is_faster() -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' loading bars off the terminal."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    """Load by transformers, its bars kept off the terminal, and by one thread at a time.
+
+    It changes settings of the whole process meanwhile, such as torch's default dtype: two that overlap would leave
+    them changed.
+    """
+    with _one_at_a_time:
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            if shown:
+                logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
