@@ -187,9 +187,8 @@ class KVStore:
 
     def _evict(self, victim: CachedSequence) -> None:
         if victim.arrival < inf:
-            logger.info(
-                "preempted a row of %d tokens: the KV cache's %.0f MB are full", len(victim.ids), self.budget / 1e6
-            )
+            size = self.budget / 1e6
+            logger.info("preempted a row of %d tokens: %.4g MB are full (cache_bytes)", len(victim.ids), size)
         else:
             logger.debug("evicted a sequence of %d tokens", len(victim.ids))
         slot = victim.slot
