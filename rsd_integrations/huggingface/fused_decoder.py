@@ -77,9 +77,9 @@ class Layer(nn.Module):
         values: Tensor,
         places: Places,
         pieces: list[list[Piece]],
-        wanted: Tensor | None,
+        output_indices: Tensor | None,
     ) -> Tensor:
-        """Hidden states [tokens, width], of the wanted tokens alone where some are."""
+        """Hidden states [tokens, width], of some tokens alone where they are given."""
         queries, shared = self.heads
         packed = self.project(self.before_attention(x)).view(x.shape[0], -1, self.width)
         rotated, value = packed.split_with_sizes([queries + shared, shared], 1)
@@ -88,8 +88,8 @@ class Layer(nn.Module):
         rotated = torch.addcmul(rotated * cos, rotated.roll(self.width // 2, -1), sin)
         query, key = rotated.split_with_sizes([queries, shared], 1)
         attended = attend(query, key, value, keys, values, places, pieces[self.window], self.scaling)
-        if wanted is not None:  # the last layer: of the other tokens only keys and values were needed
-            x, attended = x.index_select(0, wanted), attended.index_select(0, wanted)
+        if output_indices is not None:  # the last layer: of the other tokens only keys and values were needed
+            x, attended = x.index_select(0, output_indices), attended.index_select(0, output_indices)
         x = self.out.onto(x, attended.flatten(1))
         gate, up = self.gate_up(self.before_mlp(x)).chunk(2, -1)
         return self.down.onto(x, silu(gate).mul_(up))
@@ -110,13 +110,13 @@ class Decoder(nn.Module):
         values: list[Tensor],
         places: Places,
         pieces: list[list[Piece]],
-        wanted: Tensor | None,
+        output_indices: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states and logits at the wanted tokens, or at all."""
+        """Hidden states and logits at some tokens, or at all."""
         cos, sin = rotations.index_select(1, places.positions).unbind()
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, keys[i], values[i], places, pieces, wanted if i == last else None)
+            x = layer(x, cos, sin, keys[i], values[i], places, pieces, output_indices if i == last else None)
         hidden = self.norm(x)
         logits: Tensor | None = None
         if self.head is not None:
@@ -151,8 +151,8 @@ class FusedDecoder:
         head: Any = None if model is body else model.get_output_embeddings()  # type: ignore[no-untyped-call]
         self._decoder = _scripted(Decoder(layers, _norm(body.norm), None if head is None else Linear(head, copy=copy)))
 
-    def __call__(self, batch: Batch, wanted: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Hidden states and logits at the wanted tokens of a batch, or at all."""
+    def __call__(self, batch: Batch, output_indices: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Hidden states and logits at some tokens of a batch, or at all."""
         x: Tensor = self._embed(batch.ids)
         store = batch.store
         if self._rotations.shape[1] < store.length:
@@ -162,7 +162,7 @@ class FusedDecoder:
         pieces = [batch.pieces(window) for window in self._windows]
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             output: tuple[Tensor, Tensor | None] = self._decoder(
-                x, self._rotations, store.keys, store.values, batch.places, pieces, wanted
+                x, self._rotations, store.keys, store.values, batch.places, pieces, output_indices
             )
         return output
 

@@ -113,15 +113,15 @@ def check_fit(models: Sequence[ModelMemory], device: torch.device) -> float:
         ConfigurationError: They do not; the message says what each takes, and what can be changed.
     """
     weights, room = weight_bytes(models, device), free_memory(device)
-    wanted = sum(weights) + sum(one.sequence for one in models)
-    if wanted <= room:
+    needed = sum(weights) + sum(one.sequence for one in models)
+    if needed <= room:
         return room
     parts = "; ".join(
         f"{one.name}: weights {_gb(size)}, a sequence of {one.context} tokens {_gb(one.sequence)}"
         for one, size in zip(models, weights, strict=True)
     )
     raise ConfigurationError(
-        f"{_gb(wanted)} are needed on {device}, {_gb(room)} are free ({parts}). Load in bfloat16 (half of float32), "
+        f"{_gb(needed)} are needed on {device}, {_gb(room)} are free ({parts}). Load in bfloat16 (half of float32), "
         "take smaller models, put one on another device (device=), or serve one and use it as openai:MODEL@URL"
     )
 

@@ -247,10 +247,10 @@ class Runner:
     def _forward(self, scheduled: list[ScheduledRow]) -> Output:
         """Outputs at all wanted positions, in the order of the rows."""
         ids: list[int] = []
-        wanted: list[int] = []
+        indices: list[int] = []
         spans: list[tuple[int, int, int]] = []
         for row, cached, new, outputs in scheduled:
-            wanted += [len(ids) + position - cached for position in row.output_positions[:outputs]]
+            indices += [len(ids) + position - cached for position in row.output_positions[:outputs]]
             new_ids = row.ids[cached : cached + new]
             ids += new_ids
             spans.append((row.sequence.slot or 0, cached, new))
@@ -258,14 +258,15 @@ class Runner:
                 row.sequence.last_output = None
             row.sequence.ids += new_ids
         self.passes += 1
-        return self._run(Batch(self.store, spans, ids), wanted)
+        return self._run(Batch(self.store, spans, ids), indices)
 
-    def _run(self, batch: Batch, wanted: list[int]) -> Output:
+    def _run(self, batch: Batch, indices: list[int]) -> Output:
         """One pass over a batch; outputs at some of its tokens."""
-        everything = len(wanted) == len(batch.ids)
-        indices = None if everything else torch.tensor(wanted, dtype=torch.long, device=batch.ids.device)
+        output_indices: Tensor | None = None  # where all are, nothing has to be picked
+        if len(indices) < len(batch.ids):
+            output_indices = torch.tensor(indices, dtype=torch.long, device=batch.ids.device)
         if self.fused is not None:
-            return Output(*self.fused(batch, indices))
+            return Output(*self.fused(batch, output_indices))
         common = {
             "input_ids": batch.ids[None],
             "attention_mask": attention.READY_MASK,
@@ -275,8 +276,8 @@ class Runner:
         }
         if self._head is None:
             hidden: Tensor = self.model(**common).last_hidden_state[0]
-            return Output(hidden if indices is None else hidden.index_select(0, indices), None)
-        logits: Tensor = self.model(**common, logits_to_keep=0 if indices is None else indices).logits
+            return Output(hidden if output_indices is None else hidden.index_select(0, output_indices), None)
+        logits: Tensor = self.model(**common, logits_to_keep=0 if output_indices is None else output_indices).logits
         return Output(self._head_inputs.pop(), logits[0])
 
     def _probe(self) -> Tensor:
@@ -306,9 +307,9 @@ def _sample(result: PassResult) -> list[tuple[int, float]]:
     if not result.generating:
         return []
     logits = result.logits[0] if len(result.logits) == 1 else torch.cat(result.logits)
-    wanted = [place for _, places in result.generating for place in places]
-    if wanted != list(range(logits.shape[0])):
-        logits = logits[wanted]
+    order = [place for _, places in result.generating for place in places]
+    if order != list(range(logits.shape[0])):  # twins sample from the same logits
+        logits = logits[order]
     samplings: list[Sampling] = []
     uniforms: list[float] = []
     for row, places in result.generating:
