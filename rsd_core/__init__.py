@@ -6,14 +6,17 @@ to the strong target (arXiv 2501.19324).
 
 # fmt: off
 # isort: off
+from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.baselines import (
     Backtracking, BestOfN, DraftOnly, MajorityVote, SpecReason, SpeculativeDecoding, StepBeam, TargetJudge, TargetOnly,
     TiltedDecoder,
 )
 from rsd_core.config import RSDConfig
-from rsd_core.decoder import Decoder, RequestOptions, RewardGuidedDecoder
+from rsd_core.calls import Calls
+from rsd_core.decoder import Decoder, RequestOptions
 from rsd_core.errors import (
-    BatchError, ConfigurationError, DrafterError, MissingDependency, PromptError, RSDError, RunError, SpecError,
+    BatchError, ConfigurationError, DrafterError, MissingDependency, PromptError, RSDError, RoleWarning, RunError,
+    SpecError,
     TargetError, VerifierError,
 )
 from rsd_core.events import (
@@ -24,8 +27,9 @@ from rsd_core.interfaces import (
     PredictsWords, Price, Sampling, Scores, ScoresRuns, SpeculativeTarget, StepRequest, Target, Usage, Verifier,
     add_usage, usage_of,
 )
+from rsd_core.guard import Cancellation
 from rsd_core.ledger import Account, Ledger
-from rsd_core.limits import Cancellation, Limits
+from rsd_core.limits import Limits
 from rsd_core.paths import Message, Path, Prompt, Step
 from rsd_core.policies import (
     AdvantageAware, BinaryStep, BudgetAware, Clipping, Constant, Decision, FirstSteps, Logistic, Policy, RequestBudget,
@@ -33,21 +37,23 @@ from rsd_core.policies import (
 )
 from rsd_core.prompts import PromptLike, as_prompt
 from rsd_core.registry import backends, load
+from rsd_core.request import Request
 from rsd_core.results import Degradation, Result, StepRecord, boxed
 from rsd_core.settings import Settings
 from rsd_core.stopping import TextStream
 
 __version__ = "0.1.0"
 __all__ = [
-    "Account", "AdvantageAware", "Backtracking", "BatchError", "BestOfN", "BinaryStep", "BudgetAware", "Cancellation",
-    "Clipping", "ConfigurationError", "Constant", "Decision", "Decoder", "Degradation", "Degraded", "DraftOnly",
-    "Drafter", "DrafterError", "Event", "Explains", "Explanation", "Finished", "FirstSteps", "Generation",
+    "Account", "AdvantageAware", "Backtracking", "BatchError", "BestOfN", "BinaryStep", "BudgetAware", "Calls",
+    "Cancellation", "Clipping", "ConfigurationError", "Constant", "Decision", "Decoder", "Degradation", "Degraded",
+    "DraftOnly", "Drafter", "DrafterError", "Event", "Explains", "Explanation", "Finished", "FirstSteps", "Generation",
     "HasLikelihood", "Interrupted", "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote", "Message",
     "MissingDependency", "Model", "NextWord", "Path", "Policy", "PredictsWords", "Price", "Prompt", "PromptError",
-    "PromptLike", "RSDConfig", "RSDError", "RequestBudget", "RequestOptions", "RequestView", "Result", "Retry",
-    "RewardGuidedDecoder", "RunError", "Sampling", "Scores", "ScoresRuns", "Settings", "Sigmoid", "SpecError",
-    "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted", "StepBeam", "StepDrafted",
-    "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Takeover", "Target",
-    "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder", "Usage", "Verifier", "VerifierError",
-    "WeightingPolicy", "add_usage", "as_prompt", "backends", "boxed", "load", "parse_policy", "usage_of",
+    "PromptLike", "RSDConfig", "RSDError", "Request", "RequestBudget", "RequestOptions", "RequestView", "Result",
+    "Retry", "RewardGuidedDecoder", "RoleWarning", "RunError", "Sampling", "Scores", "ScoresRuns", "Settings",
+    "Sigmoid", "SpecError", "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted",
+    "StepBeam", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
+    "StepScored", "Takeover", "Target", "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder",
+    "Usage", "Verifier", "VerifierError", "WeightingPolicy", "add_usage", "as_prompt", "backends", "boxed", "load",
+    "parse_policy", "usage_of",
 ]

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+from rsd_core.concurrency import contained
 from rsd_core.errors import RunError
 from rsd_core.interfaces import Interrupted, usage_of
 
@@ -48,7 +49,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     tasks: list[asyncio.Task[T]] = []
 
     def begin() -> None:
-        tasks.append(loop.create_task(_guarded(work)))
+        tasks.append(loop.create_task(contained("a request", work)))
         tasks[0].add_done_callback(lambda task: _pass_on(task, done))
 
     loop.call_soon_threadsafe(begin)
@@ -105,13 +106,6 @@ async def in_thread(work: Callable[[], T], context: contextvars.Context | None =
         error = waiting.exception()
         usage = usage_of(error) if error is not None else getattr(waiting.result(), "usage", None)
         raise cancelled if usage is None else Interrupted(usage) from None
-
-
-async def _guarded(work: Coroutine[Any, Any, T]) -> T:
-    try:
-        return await work
-    except (SystemExit, KeyboardInterrupt) as error:  # would end the loop's thread, and all would wait for ever
-        raise RunError(f"{type(error).__name__} was raised inside a request: {error}") from error
 
 
 def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Coroutine, Iterable
 from typing import Any, Self, TypeVar
 
+from rsd_core.errors import RunError
 from rsd_core.interfaces import Interrupted, Usage, add_usage, usage_of
 
 T = TypeVar("T")
@@ -96,6 +97,26 @@ async def _all_or_first_error(tasks: Collection[asyncio.Future[None]]) -> None:
         await settle(tasks)
     if failed:
         failed[0].result()
+
+
+async def contained(owner: object, work: Coroutine[Any, Any, T]) -> T:
+    """Await work of somebody else's code, the owner's, in a task: see `ended_process`."""
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise ended_process(owner, error) from error
+
+
+def ended_process(owner: object, error: SystemExit | KeyboardInterrupt) -> BaseException:
+    """What to raise where somebody else's code, the owner's, tried to end the process: an error of that code.
+
+    asyncio lets these two out of a task and so ends the loop, on which everybody else waits for ever.
+    """
+    if isinstance(error, SystemExit):
+        return RunError(f"{owner!r} called sys.exit({error.code!r})", usage=usage_of(error))
+    if threading.current_thread() is threading.main_thread():
+        return error  # the user's own
+    return RunError(f"{owner!r} raised KeyboardInterrupt", usage=usage_of(error))
 
 
 class Slots:

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.data import explain
-from rsd_core.decoder import RewardGuidedDecoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.policies import BinaryStep, Policy
 from rsd_core.registry import load, parse_spec

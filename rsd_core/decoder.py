@@ -1,24 +1,27 @@
-"""The algorithm: reward-guided speculative decoding, and the frame it shares with the baselines."""
+"""What every decoder has in common: the facade of `run`, `stream` and `run_many` over one stream of events."""
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
+from rsd_core.calls import Calls
+from rsd_core.concurrency import run_all
 from rsd_core.errors import BatchError, ConfigurationError, RunError
-from rsd_core.events import Event, Finished, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
-from rsd_core.interfaces import Drafter, Model, Target, Verifier
+from rsd_core.events import Event, Finished
+from rsd_core.guard import Cancellation, Guard
+from rsd_core.health import Health
+from rsd_core.interfaces import Model, Target
 from rsd_core.ledger import Role
-from rsd_core.limits import Cancellation, LimitReached, Limits
-from rsd_core.paths import Prompt, Step
-from rsd_core.policies import BinaryStep, WeightingPolicy
+from rsd_core.limits import LimitReached, Limits
+from rsd_core.lookahead import Lookahead
+from rsd_core.paths import Prompt
 from rsd_core.prompts import PromptLike, as_prompt
 from rsd_core.request import Request
 from rsd_core.results import FinishReason, Result
@@ -43,10 +46,14 @@ class Decoder(ABC):
     """Turns prompts into results. Subclasses write one loop, `_decode`; every face below is built on its events.
 
     A decoder holds no state of its requests: any number of them may run at once, from any threads and event loops.
+
+    Args:
+        settings: How it works; `check` has the last word on them.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+        self.settings = self.check(settings or Settings())
+        self._health = Health(self.consequences)
 
     @property
     @abstractmethod
@@ -61,12 +68,30 @@ class Decoder(ABC):
     def with_settings(self, settings: Settings) -> Self:
         """The same decoder over the same models, with other settings."""
         other = copy.copy(self)
-        other.settings = settings
+        other.settings = other.check(settings)
         return other
 
+    def check(self, settings: Settings) -> Settings:
+        """The settings as this decoder works with them; called by the constructor and by `with_settings`.
+
+        Raises:
+            ConfigurationError: It cannot work with them.
+        """
+        return settings
+
+    @property
+    def consequences(self) -> Mapping[Role, str]:
+        """What it means for the answers when a role never works."""
+        return {}
+
     @abstractmethod
-    def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Write the answer step by step until the request is finished."""
+    def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
+        """Write the answer step by step until the request is finished.
+
+        Args:
+            request: Path, records, ledger and finish, to be read; extended by `commit` of the calls.
+            calls: What calls models, guarded and charged.
+        """
 
     async def astream(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> AsyncGenerator[Event, None]:
         """Decode one prompt and yield what happens; the last event is `Finished` with the result.
@@ -79,32 +104,24 @@ class Decoder(ABC):
             PromptError: The prompt is empty, or longer than a model's context.
             RunError: A role failed for good; `partial` of the error holds what was generated.
         """
-        request = self._request(as_prompt(prompt), options)
-        try:
-            async with aclosing(request), aclosing(self._decode(request)) as events:
-                async for event in events:
-                    for notice in request.news():
+        request, calls, guard = self._begin(as_prompt(prompt), options)
+        async with self._running(request, calls, guard) as events:
+            async for event in events:
+                if request.has_notices:
+                    for notice in request.pop_notices():
                         yield notice
-                    yield event
-        except LimitReached as limit:
-            request.finish = limit.reason
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            failed = error if isinstance(error, RunError) else RunError(f"step {request.index} failed: {error!r}")
-            failed.partial = self._result(request, "error")
-            raise failed from error.__cause__ if failed is error else error
-        for notice in request.news():
+                yield event
+        for notice in request.pop_notices():
             yield notice
-        yield Finished(request.index, self._result(request, request.finish or "stop"))
+        yield Finished(request.index, self._result(request, request.finish or "stop", guard.elapsed))
 
     async def arun(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Result:
         """Decode one prompt; arguments and errors as in `astream`."""
-        async with aclosing(self.astream(prompt, **options)) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    return event.result
-        raise AssertionError("a stream ended without its result")
+        request, calls, guard = self._begin(as_prompt(prompt), options)
+        async with self._running(request, calls, guard) as events:
+            async for _ in events:
+                pass
+        return self._result(request, request.finish or "stop", guard.elapsed)
 
     async def arun_many(
         self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[RequestOptions]
@@ -127,23 +144,21 @@ class Decoder(ABC):
             raise ConfigurationError(
                 f"run_many takes a list of prompts and concurrency ≥ 1 (got {prompts!r:.40}, {concurrency})"
             )
-        made = [as_prompt(prompt) for prompt in prompts]
+        normalised = [as_prompt(prompt) for prompt in prompts]
         numbers: defaultdict[Prompt, Iterator[int]] = defaultdict(itertools.count)
-        repeats = [next(numbers[prompt]) for prompt in made]
+        repeats = [next(numbers[prompt]) for prompt in normalised]
         errors: dict[int, Exception] = {}
-        slots = asyncio.Semaphore(concurrency)
 
         async def one(position: int) -> Result:
             own = options | RequestOptions(repeat=options.get("repeat", 0) + repeats[position])
-            async with slots:
-                try:
-                    return await self.arun(made[position], **own)
-                except (RunError, ConfigurationError) as error:
-                    errors[position] = error
-                    partial = error.partial if isinstance(error, RunError) else None
-                    return partial or self._request(made[position], own).result("error")
+            try:
+                return await self.arun(normalised[position], **own)
+            except (RunError, ConfigurationError) as error:
+                errors[position] = error
+                partial = error.partial if isinstance(error, RunError) else None
+                return partial or self._begin(normalised[position], own)[0].result("error", 0.0)
 
-        results = await asyncio.gather(*(one(i) for i in range(len(made))))
+        results = await run_all([one(i) for i in range(len(normalised))], concurrency)
         if errors:
             raise BatchError(results, errors)
         return results
@@ -188,7 +203,12 @@ class Decoder(ABC):
         """The hard limits of each request."""
         return self.settings.limits
 
-    def _request(self, prompt: Prompt, options: RequestOptions) -> Request:
+    def _begin(self, prompt: Prompt, options: RequestOptions) -> tuple[Request, Calls, Guard]:
+        """The state of a request, what calls models for it, and its deadline.
+
+        Raises:
+            ConfigurationError: An unknown option, or a limit that cannot be kept.
+        """
         if unknown := set(options) - set(RequestOptions.__annotations__):
             known = ", ".join(RequestOptions.__annotations__)
             raise ConfigurationError(f"unknown options {sorted(unknown)}; a request takes {known}")
@@ -204,114 +224,49 @@ class Decoder(ABC):
                 raise ConfigurationError(
                     f"a limit of {limit} needs the {needed} of every model concerned; {missing} have none"
                 )
-        return Request(
-            prompt,
-            self.settings if limits is self.settings.limits else self.settings.model_copy(update={"limits": limits}),
-            seed=options.get("seed", self.settings.seed),
-            repeat=options.get("repeat", 0),
-            cancel=options.get("cancel"),
-            stop=as_stop(options.get("stop")),
-        )
+        settings = self.settings
+        if limits is not settings.limits:
+            settings = settings.model_copy(update={"limits": limits})
+        seed, stop = options.get("seed", settings.seed), as_stop(options.get("stop"))
+        request = Request(prompt, settings, seed, options.get("repeat", 0), stop)
+        guard = Guard(limits.max_seconds, options.get("cancel"))
+        early = Lookahead(request.ledger, settings.lookahead if limits.allow_waste() else 0)
+        return request, Calls(guard, early, self._health), guard
 
-    def _result(self, request: Request, reason: FinishReason) -> Result:
+    @asynccontextmanager
+    async def _running(
+        self, request: Request, calls: Calls, guard: Guard
+    ) -> AsyncGenerator[AsyncGenerator[Event, None], None]:
+        """The events of a request; whatever ends them, nothing of the request is left running."""
+        try:
+            with guard:
+                async with aclosing(calls), aclosing(self._decode(request, calls)) as events:
+                    yield events
+        except LimitReached as limit:
+            request.finish = limit.reason
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            failed = error if isinstance(error, RunError) else RunError(f"step {request.index} failed: {error!r}")
+            failed.partial = self._result(request, "error", guard.elapsed)
+            raise failed from error.__cause__ if failed is error else error
+
+    def _result(self, request: Request, reason: FinishReason, seconds: float) -> Result:
         """The request's result, with the estimate of what the target alone would have cost."""
+        request.discard(request.undecided, scored=False)
         rate = None if self.target is None else self.target.flops_per_token
         if rate is not None:
-            answer = request.tokens
-            request.ledger.target_only_flops = rate * (request.prompt_tokens + answer)
-            request.ledger.target_only_flops_paper = rate * answer
+            tokens = request.progress.tokens
+            request.ledger.target_only_flops = rate * (request.prompt_tokens + tokens)
+            request.ledger.target_only_flops_paper = rate * tokens
             request.ledger.target_only_basis = (
                 "estimate: the target reads this prompt and writes an answer as long as this one "
-                f"({request.prompt_tokens} + {answer} tokens)"
+                f"({request.prompt_tokens} + {tokens} tokens)"
             )
-        return request.result(reason)
+        return request.result(reason, seconds)
 
 
 def require(role: Role, model: Model, kind: type[Model]) -> None:
     """Raise `ConfigurationError` unless the model can play the role."""
     if not isinstance(model, kind):
         raise ConfigurationError(f"{model!r} cannot be the {role}. Make one with load(SPEC); `rsd models` lists specs.")
-
-
-class RewardGuidedDecoder(Decoder):
-    """Reward-guided speculative decoding (RSD, arXiv 2501.19324).
-
-    Args:
-        drafter: The cheap model that proposes each step.
-        verifier: The reward model that scores it.
-        target: The strong model that writes the steps whose drafts are rejected.
-        policy: From reward to probability of acceptance; the paper's δ = 0.7 by default. Calibrate it: a threshold
-            belongs to one reward model.
-        settings: Everything else.
-    """
-
-    def __init__(
-        self,
-        *,
-        drafter: Drafter,
-        verifier: Verifier,
-        target: Target,
-        policy: WeightingPolicy | None = None,
-        settings: Settings | None = None,
-    ) -> None:
-        super().__init__(settings)
-        require("drafter", drafter, Drafter)
-        require("verifier", verifier, Verifier)
-        require("target", target, Target)
-        self.drafter, self.verifier, self._target = drafter, verifier, target
-        self.policy = policy or BinaryStep()
-
-    @property
-    def models(self) -> tuple[Model, ...]:
-        return (self.drafter, self.verifier, self._target)
-
-    @property
-    def target(self) -> Target:
-        return self._target
-
-    @property
-    def limits(self) -> Limits:
-        return self.settings.limits.tightened(self.policy.limits)
-
-    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Algorithm 1 of the paper, one step per turn of the loop."""
-        while request.finish is None:
-            i = request.index
-            if self.policy.route(request) == "target" and not request.target_is_spent(self._target):
-                self.policy.on_target_forced()
-                yield await self._replace(request)
-                continue
-            request.hedge(self._target)
-            drafts = await request.draft(self.drafter)
-            request.look_ahead(self.drafter, self.verifier, drafts)
-            if drafts:
-                yield StepDrafted(i, drafts)
-            rewards = await request.score(self.verifier, drafts)
-            if rewards:
-                yield StepScored(i, rewards)
-            best = request.choose(rewards)
-            draft = drafts[best] if drafts else None
-            reward = rewards[best] if rewards else None
-            request.discard(drafts[:best] + drafts[best + 1 :], scored=bool(rewards))
-            decision = request.decide(self.policy, draft, reward, scored=bool(rewards))
-            if draft and (decision == "accept" or (decision == "target" and request.target_is_spent(self._target))):
-                yield StepAccepted(i, request.extend(draft, "draft", reward))
-                continue
-            if draft:
-                request.discard([draft], scored=bool(rewards))
-                yield StepRejected(i, draft, reward)
-            if decision == "retry":
-                request.attempt += 1
-                continue
-            yield await self._replace(request, draft, reward)
-
-    async def _replace(self, request: Request, draft: Step | None = None, reward: float | None = None) -> StepReplaced:
-        """The target writes the step, and the policy learns from it what it wants to."""
-        before = request.path
-        (step,) = await request.replace(self._target, rejected=draft)
-        record = request.extend(step, "target", reward, rejected=draft)
-        if request.path is not before:
-            if self.policy.scores_target:
-                record = request.rate(await request.score(self.verifier, [step], before))
-            self.policy.learn(record.target_reward, request)
-        return StepReplaced(before.depth, record)

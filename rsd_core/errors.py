@@ -10,6 +10,8 @@ RSDError
     ├── VerifierError        a verifier failed or gave something that is no reward in [0, 1]
     ├── TargetError          the target failed after its retries
     └── BatchError           some requests of a batch failed; `results` holds all of them
+
+RoleWarning is a Python warning, once per decoder: a role has failed at every one of its first calls.
 """
 
 from __future__ import annotations
@@ -76,6 +78,10 @@ class VerifierError(RunError):
 
 class TargetError(RunError):
     """The target could not write a step."""
+
+
+class RoleWarning(UserWarning):
+    """A drafter, verifier or target has failed at every call so far: answers are not what they should be."""
 
 
 class BatchError(RunError):

@@ -15,6 +15,9 @@ class Account:
     """The work of one role."""
 
     calls: int = 0
+    """Calls that were begun, failed and cancelled ones included."""
+    failed: int = 0
+    """Those of the calls that failed or were cut short."""
     computed: int = 0
     """Tokens run through the model, prefill and later discarded work included."""
     reused: int = 0
@@ -38,9 +41,10 @@ class Account:
         """Tokens read: prompts and prefixes, from caches or not."""
         return self.computed - self.generated + self.reused
 
-    def charge(self, model: Model, usage: Usage) -> None:
+    def charge(self, model: Model, usage: Usage, *, failed: bool = False) -> None:
         """Add one call; of a model made of others, the work of each at its own rate."""
         self.calls += 1
+        self.failed += failed
         for worker, part in usage.parts or ((model, usage),):
             self._add_work(worker, part)
 
@@ -88,7 +92,8 @@ class Ledger:
 
     def account(self, role: Role) -> Account:
         """The account of a role."""
-        return {"drafter": self.drafter, "verifier": self.verifier, "target": self.target}[role]
+        account: Account = getattr(self, role)
+        return account
 
     @property
     def total(self) -> Account:
@@ -97,6 +102,13 @@ class Ledger:
         for account in (self.drafter, self.verifier, self.target):
             total.add(account)
         return total
+
+    def sum_of(self, name: Literal["flops", "cost"]) -> float | None:
+        """FLOPs or money of all roles together; None when those of a used role are."""
+        spent: float | None = 0.0
+        for account in (self.drafter, self.verifier, self.target):
+            spent = _plus(spent, getattr(account, name))
+        return spent
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON data."""

@@ -1,21 +1,16 @@
-"""Hard limits of a request, and the guard that enforces them while models work."""
+"""Hard limits of a request."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-import threading
-import time
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rsd_core.interfaces import Interrupted, Model, Usage
+from rsd_core.interfaces import Target, Usage
 from rsd_core.ledger import Account, Ledger
 from rsd_core.results import FinishReason
 
-T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -53,15 +48,19 @@ class Limits(BaseModel):
     max_repeats: Annotated[int, Field(ge=2)] | None = 4
     """End an answer that says the same step this many times in a row."""
 
-    def reached(self, ledger: Ledger, steps: int, tokens: int) -> FinishReason | None:
-        """The limit that ends the answer now, if any."""
+    def reached(self, steps: int, tokens: int) -> FinishReason | None:
+        """The limit on length that ends an answer of so many steps and tokens, if any."""
         if self.max_steps is not None and steps >= self.max_steps:
             return "max_steps"
         if self.max_tokens is not None and tokens >= self.max_tokens:
             return "max_tokens"
-        if self.max_flops is not None and (ledger.total.flops or 0) >= self.max_flops:
+        return None
+
+    def exhausted(self, ledger: Ledger) -> FinishReason | None:
+        """The limit on FLOPs or money that ends the answer now, if any."""
+        if self.max_flops is not None and (ledger.sum_of("flops") or 0) >= self.max_flops:
             return "max_flops"
-        if self.max_cost is not None and (ledger.total.cost or 0) >= self.max_cost:
+        if self.max_cost is not None and (ledger.sum_of("cost") or 0) >= self.max_cost:
             return "max_cost"
         return None
 
@@ -72,7 +71,7 @@ class Limits(BaseModel):
             hard += [self.max_target_calls, self.max_target_tokens, self.max_target_flops, self.max_target_cost]
         return all(limit is None for limit in hard)
 
-    def target_room(self, target: Model, spent: Account, prefix: int) -> tuple[float, FinishReason | None]:
+    def target_room(self, target: Target, spent: Account, prefix: int) -> tuple[float, FinishReason | None]:
         """Tokens that the target may still write in one call, and the limit that says so.
 
         Args:
@@ -93,50 +92,15 @@ class Limits(BaseModel):
             left -= prefix * max(target.price.prompt, target.price.cached or 0)
             free = math.inf if left >= 0 else 0.0
             room.append((left // target.price.generated if target.price.generated else free, "max_target_cost"))
-        return min(room, key=lambda found: found[0])
+        return min(room, key=lambda limit: limit[0])
 
     def tightened(self, other: Limits | None) -> Limits:
         """The smaller limit of the two, for each kind."""
         if other is None:
             return self
-        both = other.model_dump(exclude_none=True, exclude_defaults=True)
+        both = other.model_dump(exclude_none=True, exclude_unset=True)  # a limit that was given may equal the default
         own = self.model_dump(exclude_none=True)
         return self.model_copy(update={name: min(value, own.get(name, value)) for name, value in both.items()})
-
-
-class Cancellation:
-    """A button that ends a request from any thread; its result keeps the text so far."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pressed = False
-        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the button was pressed."""
-        return self._pressed
-
-    def cancel(self) -> None:
-        """End the request; a model call in progress is cut short."""
-        with self._lock:
-            self._pressed = True
-            for loop, event in self._waiting:
-                loop.call_soon_threadsafe(event.set)
-
-    async def wait(self) -> None:
-        """Return once the button is pressed."""
-        event = asyncio.Event()
-        entry = (asyncio.get_running_loop(), event)
-        with self._lock:
-            if self._pressed:
-                return
-            self._waiting.add(entry)
-        try:
-            await event.wait()
-        finally:
-            with self._lock:
-                self._waiting.discard(entry)
 
 
 class LimitReached(BaseException):  # a signal inside the decoder that no role's fault rule may catch
@@ -145,50 +109,5 @@ class LimitReached(BaseException):  # a signal inside the decoder that no role's
     def __init__(self, reason: FinishReason, usage: Usage | None = None) -> None:
         self.reason = reason
         self.usage = usage
-        """Work of the call that was cut short, where its model could tell."""
+        """Work of the call that was cut short, where its model tells."""
         super().__init__(reason)
-
-
-class Guard:
-    """Runs the model calls of one request under its deadline and its cancellation."""
-
-    def __init__(self, limits: Limits, cancel: Cancellation | None) -> None:
-        self.started = time.monotonic()
-        self._seconds = limits.max_seconds
-        self._cancel = cancel
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the request started."""
-        return time.monotonic() - self.started
-
-    async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await a model call, cutting it short when time is up or the request is cancelled.
-
-        Raises:
-            LimitReached: With `cancelled` or `max_seconds`; nothing of the call outlives it.
-        """
-        if self._seconds is None and self._cancel is None:
-            return await work
-        left = None if self._seconds is None else self._seconds - self.elapsed
-        if (self._cancel is not None and self._cancel.cancelled) or (left is not None and left <= 0):
-            work.close()
-            raise LimitReached("max_seconds" if self._cancel is None or not self._cancel.cancelled else "cancelled")
-        task = asyncio.ensure_future(work)
-        tasks: set[asyncio.Future[Any]] = {task}
-        if self._cancel is not None:
-            tasks.add(asyncio.ensure_future(self._cancel.wait()))
-        try:
-            done, _ = await asyncio.wait(tasks, timeout=left, return_when="FIRST_COMPLETED")
-        finally:
-            for pending in tasks:
-                pending.cancel()
-            await asyncio.wait(tasks)
-        if task in done:
-            return task.result()
-        try:
-            await task
-        except asyncio.CancelledError as cut:
-            usage = cut.usage if isinstance(cut, Interrupted) else None
-            raise LimitReached("cancelled" if done else "max_seconds", usage) from None
-        return task.result()  # done after all, before it could be cancelled

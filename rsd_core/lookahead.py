@@ -1,8 +1,8 @@
 """Work begun before it is known to be needed: drafts ahead of the verifier, the target ahead of a rejection.
 
 A step's seeds depend on the request, the role, the step's index and the attempt, never on when it is asked for. So a
-call that is begun early is the very call that would have been made later: whoever needs it finds it, and a result is
-the same with and without. What nobody came to need is cancelled, and is on the ledger as discarded.
+call that is begun early is the very call that would have been made later: whoever needs it claims it, and a result is
+the same with and without. What nobody came to claim is cancelled, and is on the ledger as discarded.
 """
 
 from __future__ import annotations
@@ -11,41 +11,113 @@ import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import Any, Protocol, Self, cast
 
-from rsd_core.interfaces import Drafter, Interrupted, Model, Scores, ScoresRuns, StepRequest, Target, Usage, Verifier
+from rsd_core.concurrency import contained, settle
+from rsd_core.errors import VerifierError
+from rsd_core.interfaces import (
+    Drafter,
+    Interrupted,
+    Model,
+    Scores,
+    ScoresRuns,
+    StepRequest,
+    Target,
+    Usage,
+    Verifier,
+    usage_of,
+)
 from rsd_core.ledger import Ledger, Role
 from rsd_core.paths import Path, Step
-
-if TYPE_CHECKING:
-    from rsd_core.request import Request
+from rsd_core.results import FinishReason
 
 WORTHWHILE = 0.5
-"""A draft ahead saves up to the time that the verifier takes where its step stays, and wastes as much of the drafter's
-where not; so it pays where it is as likely as not to be used.
+"""A draft ahead saves up to the time that the verifier takes where its step is accepted, and wastes as much of the
+drafter's where not; so it pays where it is as likely as not to be used.
 
-With a verifier that scores runs, a draft that stays saves one whole call, and one that does not wastes itself alone. Of
-those k steps ahead, about k fit into a call; so with odds p, the k-th pays where p k >= 1 - p: from 1 / (1 + k) on."""
+With a verifier that scores runs, an accepted draft saves one whole call, and a rejected one wastes itself alone. Of
+those k steps ahead, about k fit into a call; so with an acceptance estimate p, the k-th pays where p k >= 1 - p: from
+1 / (1 + k) on."""
 
 Asked = StepRequest | tuple[Step, ...]
+
+
+@cache
+def _scores_runs(kind: type[Verifier]) -> bool:
+    """Whether verifiers of a class score runs; looked up once, since a protocol is slow to ask."""
+    return issubclass(kind, ScoresRuns)
+
+
+class Position(Protocol):
+    """What lookahead needs to know of a response: where it is, whether it goes on, and how it would with a step."""
+
+    @property
+    def path(self) -> Path:
+        """The steps so far."""
+
+    @property
+    def finish(self) -> FinishReason | None:
+        """Why the response ends here, if it does."""
+
+    def extend(self, step: Step) -> Self:
+        """The response as it will be when the step is accepted."""
+
+    def step_request(self, role: Role, *, ahead: int) -> StepRequest:
+        """What a model is asked for here."""
+
+
+@dataclass(slots=True)
+class AcceptanceEstimate:
+    """How likely a drafted step is to be accepted, by this response's own steps (Laplace's rule of succession)."""
+
+    accepted: int = 0
+    drafted: int = 0
+
+    def add(self, accepted: bool) -> None:
+        """Count a drafted step that was decided."""
+        self.accepted += accepted
+        self.drafted += 1
+
+    @property
+    def value(self) -> float:
+        """The probability, in (0, 1)."""
+        return (self.accepted + 1) / (self.drafted + 2)
+
+
+class _Work:
+    """A call at work; the steps of a run share one."""
+
+    def __init__(self, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self.begun = False
+        """Whether it has reached its model: a call that was cancelled before costs nothing."""
+        self.charged = False
+        """Whether a run that failed or was cut is on the ledger."""
+        self.task: asyncio.Task[Any] = asyncio.ensure_future(self._run(model, work))
+
+    async def _run(self, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        self.begun = True
+        return await contained(model, work())
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     model: Model
     asked: Asked
-    task: asyncio.Task[Any]
+    work: _Work
     at: int | None = None
     """Which step of a run this is about; None where the call is about nothing else."""
 
     @property
     def result(self) -> Any:
-        return self.task.result() if self.at is None else self.task.result()[self.at]
+        result = self.work.task.result()
+        return result if self.at is None else result[self.at]
 
     @property
     def draft(self) -> tuple[Step, ...]:
         """The step that a drafter wrote; none while it writes, and none if it failed."""
-        ready = self.task.done() and not self.task.cancelled() and not self.task.exception()
+        task = self.work.task
+        ready = task.done() and not task.cancelled() and not task.exception()
         return self.result.steps if ready and len(self.result.steps) == 1 else ()
 
 
@@ -60,78 +132,94 @@ class Lookahead:
 
     def __init__(self, ledger: Ledger, depth: int) -> None:
         self._ledger, self.depth = ledger, depth
+        self.estimate = AcceptanceEstimate()
         self._begun: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
-        self._assumed: dict[Path, Request] = {}
-        """By path: the request as it will be when the step drafted there stays."""
-        self._go_on: Callable[[], object] = lambda: None
+        self._assumed: dict[Path, Any] = {}
+        """By path: the position as it will be when the step drafted there is accepted."""
+        self._go_on: Callable[[], object] | None = None
 
-    def take(self, role: Role, path: Path, asked: Asked) -> Coroutine[Any, Any, Any] | None:
+    @property
+    def ahead(self) -> int:
+        """How many steps after the present one are likely to be asked for next."""
+        return self.depth if self.depth and self.estimate.value >= WORTHWHILE else 0
+
+    def claim(self, role: Role, path: Path, asked: Asked) -> Coroutine[Any, Any, Any] | None:
         """The result of this very call, if it was begun."""
-        call = self._begun.get((role, path))
+        call = self._begun.get((role, path)) if self._begun else None
         return self._result(role, path) if call is not None and call.asked == asked else None
 
-    def follow(self, request: Request, step: Step, drafter: Drafter, verifier: Verifier) -> None:
-        """Let the drafter go on after a step that is being scored, as far as depth and odds allow.
+    def follow(self, position: Position, step: Step, drafter: Drafter, verifier: Verifier) -> None:
+        """Let the drafter go on after a step that is being scored, as far as depth and the acceptance estimate allow.
 
-        Goes on by itself when a draft is ready, until the step stays or falls. A verifier that scores runs is asked
-        about the step and the drafts after it in one call, unless its last one was about the step as well.
+        Goes on by itself when a draft is ready, until the step is decided. A verifier that scores runs is asked about
+        the step and the drafts after it in one call, unless its last one was about the step as well.
         """
-        if self.depth:
-            self._go_on = lambda: self._follow(request, step, drafter, verifier)
-            ready = self._follow(request, step, drafter, verifier)
-            if isinstance(verifier, ScoresRuns) and ("verifier", request.path) not in self._begun:
-                self._begin_run(verifier, ready, verifier.score_run)
+        self._go_on = lambda: self._follow(position, step, drafter, verifier)
+        ready = self._follow(position, step, drafter, verifier)
+        if _scores_runs(type(verifier)) and ("verifier", position.path) not in self._begun:
+            self._begin_run(verifier, ready, cast("ScoresRuns", verifier).score_run)
 
-    def hedge(self, request: Request, target: Target, asked: StepRequest) -> None:
+    def hedge(self, path: Path, target: Target, asked: StepRequest) -> None:
         """Let the target write the present step, in case its draft is rejected."""
-        self._begin("target", target, request.path, asked, target.generate)
+        self._begin("target", target, path, asked, target.generate)
 
-    def stays(self, path: Path, step: Step) -> Path:
-        """A step becomes part of the answer: the path that goes on with it. What was begun elsewhere is dropped."""
+    def on_accept(self, path: Path, step: Step) -> Any:
+        """A step becomes part of the response: the position after it, where that was assumed.
+
+        What was begun elsewhere is dropped. The assumed position's path is the one that early calls, and the caches
+        of their models, are keyed on.
+        """
+        if not self._begun and not self._assumed:
+            return None
         assumed = self._assumed.pop(path, None)
-        self._go_on = lambda: None
+        self._go_on = None
         if assumed is not None and assumed.path.step is step:
             self._drop(lambda _, at: at is path)
-            return assumed.path
+            return assumed
         self._assumed.clear()
         self._drop(lambda *_: True)
-        return path.extend(step)
+        return None
 
-    def falls(self) -> None:
-        """The drafted step is rejected: what was begun after it is dropped."""
-        self._go_on = lambda: None
+    def on_reject(self) -> None:
+        """The drafted step is rejected: what was begun after it is dropped, but for the target's hedge."""
+        self._go_on = None
         self._assumed.clear()
-        self._drop(lambda role, _: role != "target")
+        if self._begun:
+            self._drop(lambda role, _: role != "target")
 
     async def aclose(self) -> None:
         """Cancel what nobody needs any more, wait for its end, and charge it."""
-        self.falls()
+        self.on_reject()
         self._drop(lambda *_: True)
-        if self._dropped:
-            await asyncio.wait({call.task for _, call in self._dropped})
-        while self._dropped:
-            self._charge(*self._dropped.pop())
+        try:
+            await settle(call.work.task for _, call in self._dropped)
+        finally:
+            while self._dropped:
+                self._charge(*self._dropped.pop())
 
-    def _follow(self, request: Request, step: Step, drafter: Drafter, verifier: Verifier) -> list[tuple[Path, Step]]:
+    def _follow(self, position: Position, step: Step, drafter: Drafter, verifier: Verifier) -> list[tuple[Path, Step]]:
         """Draft ahead; the present step and the drafts that are ready, each with the path before it."""
-        odds, ready, runs = request.odds, [(request.path, step)], isinstance(verifier, ScoresRuns)
+        estimate, ready, runs = self.estimate.value, [(position.path, step)], _scores_runs(type(verifier))
+        # The depth of a verifier of runs counts from the last step that it is scoring: drafts gather for its next call.
         scored = sum(runs and role == "verifier" for role, _ in self._begun)
         for level in range(1, scored + self.depth + 1):
-            if odds**level < (1 / (1 + level) if runs else WORTHWHILE):
+            if estimate**level < (1 / (1 + level) if runs else WORTHWHILE):
                 break
+            path = position.path
             if level > 1 and not runs and step.text.strip():
-                self._begin("verifier", verifier, request.path, (step,), verifier.score)
-            if request.path not in self._assumed:
-                self._assumed[request.path] = request.assuming(step)
-            request = self._assumed[request.path]
-            if request.finish is not None:
+                self._begin("verifier", verifier, path, (step,), verifier.score)
+            if path not in self._assumed:
+                self._assumed[path] = position.extend(step)
+            position = self._assumed[path]
+            if position.finish is not None:
                 break
-            made = self._begin("drafter", drafter, request.path, request.asks("drafter", 1), drafter.generate)
-            if not made.draft:
+            asked = position.step_request("drafter", ahead=self.ahead)
+            call = self._begin("drafter", drafter, position.path, asked, drafter.generate)
+            if not call.draft:
                 break
-            (step,) = made.draft
-            ready.append((request.path, step))
+            (step,) = call.draft
+            ready.append((position.path, step))
         return ready
 
     def _begin(
@@ -141,12 +229,8 @@ class Lookahead:
         if call is not None and call.asked == asked:
             return call
         self._drop(lambda *key: key == (role, path))
-
-        async def run() -> Any:
-            return await work(path, asked)
-
-        call = _Call(model, asked, asyncio.ensure_future(run()))
-        call.task.add_done_callback(lambda _: self._go_on())
+        call = _Call(model, asked, _Work(model, lambda: work(path, asked)))
+        call.work.task.add_done_callback(lambda _: self._go_on and self._go_on())
         self._begun[role, path] = call
         return call
 
@@ -163,23 +247,33 @@ class Lookahead:
         run = list(itertools.takewhile(lambda one: one[1].text.strip(), ready))
 
         async def score() -> list[Scores]:
-            steps = [step for _, step in run]
-            return [scores for scores, _ in zip(await work(run[0][0], steps), steps, strict=True)]
+            replies = await work(run[0][0], [step for _, step in run])
+            if len(replies) != len(run):
+                read = sum([scores.usage for scores in replies], Usage())
+                raise VerifierError(f"{model!r} scored {len(replies)} steps of a run of {len(run)}", usage=read)
+            return list(replies)
 
         if len(run) > 1:
-            task = asyncio.ensure_future(score())
+            shared = _Work(model, score)
             for at, (path, step) in enumerate(run):
-                self._begun["verifier", path] = _Call(model, (step,), task, at)
+                self._begun["verifier", path] = _Call(model, (step,), shared, at)
 
     async def _result(self, role: Role, path: Path) -> Any:
         # Taken out only here: a coroutine that is closed before it runs leaves its call to be charged as dropped.
         call = self._begun.pop((role, path))
         try:
-            await call.task
+            await call.work.task
             return call.result
-        except Exception:
+        except Exception as error:
             if call.at is None:
                 raise
+            self._charge_run(role, call, error)
+        except asyncio.CancelledError:
+            call.work.charged = True  # by whoever claimed it
+            task = call.work.task
+            if task.done() and not task.cancelled() and not task.exception():  # just before it could be cancelled
+                raise Interrupted(call.result.usage) from None
+            raise
         # A run may have failed because of another of its steps, so this one is asked for alone.
         assert isinstance(call.model, Verifier)
         assert isinstance(call.asked, tuple)
@@ -188,20 +282,29 @@ class Lookahead:
     def _drop(self, unwanted: Callable[[Role, Path], bool]) -> None:
         for key in [key for key in self._begun if unwanted(*key)]:
             call = self._begun.pop(key)
-            call.task.cancel()
+            call.work.task.cancel()
             self._dropped.append((key[0], call))
 
     def _charge(self, role: Role, call: _Call) -> None:
+        if not call.work.begun:
+            return None
         account = self._ledger.account(role)
         scored: tuple[Step, ...] = ()
-        if call.at and call.task.cancelled():  # what a run had done by then is charged with its first step
-            return
         try:
             usage: Usage = call.result.usage
+        except (Exception, asyncio.CancelledError) as error:
+            if call.at is not None:
+                return self._charge_run(role, call, error)
+            usage = usage_of(error) or Usage()
+            account.charge(call.model, usage, failed=True)
+        else:
+            account.charge(call.model, usage)
             scored = call.asked if isinstance(call.asked, tuple) else ()
-        except Interrupted as cut:
-            usage = cut.usage
-        except (Exception, asyncio.CancelledError):  # a call that failed costs nothing, as everywhere
-            return
-        account.charge(call.model, usage)
         account.discarded += usage.generated + sum(step.size for step in scored)
+        return None
+
+    def _charge_run(self, role: Role, call: _Call, error: BaseException) -> None:
+        """Charge a run that failed or was cut, once for all of its steps."""
+        if not call.work.charged:
+            call.work.charged = True
+            self._ledger.account(role).charge(call.model, usage_of(error) or Usage(), failed=True)

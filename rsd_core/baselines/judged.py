@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from rsd_core.decoder import RewardGuidedDecoder, require
+from rsd_core.algorithm import RewardGuidedDecoder
+from rsd_core.concurrency import run_calls
+from rsd_core.decoder import require
 from rsd_core.errors import VerifierError
 from rsd_core.interfaces import Drafter, Sampling, Scores, StepRequest, Target, Usage, Verifier
 from rsd_core.paths import Message, Path, Step
@@ -36,23 +38,23 @@ class TargetJudge(Verifier):
             VerifierError: A reply holds no digit.
         """
         request = StepRequest(seeds=(0,), max_tokens=8, delimiter=None, sampling=Sampling())
-        asked = [self._prompt(path, step) for step in steps]
-        made = await asyncio.gather(*(self._target.generate(question, request) for question in asked))
-        rewards = []
-        for generation in made:
-            digit = re.search(r"\d", generation.steps[0].text)
-            if digit is None:
-                raise VerifierError(f"{self.name} replied {generation.steps[0].text!r} where a digit was asked for")
-            rewards.append(int(digit[0]) / 9)
-        fields = ("prefix", "computed", "reused", "generated", "seconds")
-        sums = {name: sum(getattr(generation.usage, name) for generation in made) for name in fields}
+        questions = [self._prompt(path, step) for step in steps]
+        replies = await run_calls([self._target.generate(question, request) for question in questions])
         # Short replies to long prompts: by the paper's convention of counting, a judge scores what it reads of answers.
-        return Scores(tuple(rewards), Usage(**sums, scored=sum(step.size for step in steps)))
+        usage = replace(sum((reply.usage for reply in replies), Usage()), scored=sum(step.size for step in steps))
+        rewards = []
+        for reply in replies:
+            digit = re.search(r"\d", reply.steps[0].text)
+            if digit is None:
+                message = f"{self.name} replied {reply.steps[0].text!r} where a digit was asked for"
+                raise VerifierError(message, usage=usage)
+            rewards.append(int(digit[0]) / 9)
+        return Scores(tuple(rewards), usage)
 
     def _prompt(self, path: Path, step: Step) -> Path:
         *before, last = path.prompt
-        told = JUDGE.format(question=last.content, solution=f"{path.text}{step.text}".strip())
-        return Path((*before, Message(last.role, told)))
+        question = JUDGE.format(question=last.content, solution=f"{path.text}{step.text}".strip())
+        return Path((*before, Message(last.role, question)))
 
     async def aclose(self) -> None:
         """The target is closed by whoever uses it as target."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import ClassVar, Literal, get_args
 
+from rsd_core.calls import Calls
+from rsd_core.concurrency import run_all
 from rsd_core.decoder import Decoder, require
 from rsd_core.errors import ConfigurationError, DrafterError
 from rsd_core.events import Event, StepAccepted
@@ -43,42 +44,56 @@ class MajorityVote(Decoder):
     _scores: ClassVar[bool] = False
 
     def __init__(self, *, drafter: Drafter, n: int = 16, settings: Settings | None = None) -> None:
-        super().__init__(settings)
         require("drafter", drafter, Drafter)
-        if n < 1 or (n > 1 and self.settings.temperature == 0):
-            raise ConfigurationError(
-                f"{type(self).__name__} takes n ≥ 1 and a temperature above 0 (got n={n}, "
-                f"temperature={self.settings.temperature}): greedy decoding would write the same answer n times"
-            )
         self.drafter, self.n = drafter, n
+        super().__init__(settings)
+
+    def check(self, settings: Settings) -> Settings:
+        if self.n < 1 or (self.n > 1 and settings.temperature == 0):
+            raise ConfigurationError(
+                f"{type(self).__name__} takes n ≥ 1 and a temperature above 0 (got n={self.n}, "
+                f"temperature={settings.temperature}): greedy decoding would write the same answer n times"
+            )
+        return settings
 
     @property
     def models(self) -> tuple[Model, ...]:
         return (self.drafter,)
 
-    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         branches = [request.branch(i) for i in range(self.n)]
-        await asyncio.gather(*(self._write(branch) for branch in branches))
+        await run_all([self._write(branch, calls) for branch in branches])
         written = [branch for branch in branches if branch.finish != "error"]
         if not written:
             raise DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
-        best = await self._choose(request, written)
+        scores = [-1.0] * len(written)
+        limit: LimitReached | None = None
+        try:
+            await self._score(request, calls, written, scores)
+        except LimitReached as reached:
+            limit = reached
+        best = self._choose(written, scores)
         for branch in branches:
             if branch is not best:
                 request.discard(branch.path.steps, scored=self._scores)
         for i, record in enumerate(request.adopt(best)):
             yield StepAccepted(i, record)
+        if limit is not None:
+            raise limit
 
-    async def _write(self, branch: Request) -> None:
+    async def _write(self, branch: Request, calls: Calls) -> None:
         try:
             while branch.finish is None:
-                branch.extend(await branch.draft_or_fail(self.drafter), "draft", None)
+                branch.extend(await calls.draft_or_fail(branch, self.drafter), "draft")
         except LimitReached as limit:
             branch.finish = limit.reason
         except DrafterError:
             branch.finish = "error"
 
-    async def _choose(self, request: Request, branches: Sequence[Request]) -> Request:  # noqa: ARG002
+    async def _score(self, request: Request, calls: Calls, branches: Sequence[Request], scores: list[float]) -> None:
+        """Write down what the solutions are worth, each as soon as it is known; votes need no scores."""
+
+    def _choose(self, branches: Sequence[Request], scores: Sequence[float]) -> Request:  # noqa: ARG002
         answers = [boxed(branch.path.text) for branch in branches]
         votes = Counter(answer for answer in answers if answer is not None)
         return branches[answers.index(votes.most_common(1)[0][0])] if votes else branches[0]
@@ -107,26 +122,31 @@ class BestOfN(MajorityVote):
         aggregate: Aggregate = "last",
         settings: Settings | None = None,
     ) -> None:
-        super().__init__(drafter=drafter, n=n, settings=settings)
         require("verifier", verifier, Verifier)
         if aggregate not in AGGREGATES:
             raise ConfigurationError(f"aggregate {aggregate!r} is none of {', '.join(get_args(Aggregate))}")
         self.verifier, self.aggregate = verifier, aggregate
+        super().__init__(drafter=drafter, n=n, settings=settings)
 
     @property
     def models(self) -> tuple[Model, ...]:
         return (self.drafter, self.verifier)
 
-    async def _choose(self, request: Request, branches: Sequence[Request]) -> Request:
-        scores = await asyncio.gather(*(self._score(request, branch.path) for branch in branches))
+    async def _score(self, request: Request, calls: Calls, branches: Sequence[Request], scores: list[float]) -> None:
+        async def one(i: int) -> None:
+            scores[i] = await self._worth(request, calls, branches[i].path)
+
+        await run_all([one(i) for i in range(len(branches))])
+
+    def _choose(self, branches: Sequence[Request], scores: Sequence[float]) -> Request:
         return branches[max(range(len(scores)), key=scores.__getitem__)]
 
-    async def _score(self, request: Request, path: Path) -> float:
+    async def _worth(self, request: Request, calls: Calls, path: Path) -> float:
         """The solution's score; below all others where the verifier failed, abstained or had nothing to score."""
         nodes = [node for node in path.up() if node.step is not None][::-1]
         rewards: list[float] = []
         for node in nodes[-1:] if self.aggregate == "last" else nodes:
             assert node.step is not None
-            found = await request.score(self.verifier, [node.step], node.parent)
-            rewards += [reward for reward in found if reward is not None]
+            scored = await calls.score(request, self.verifier, [node.step], node.parent)
+            rewards += [reward for reward in scored if reward is not None]
         return AGGREGATES[self.aggregate](rewards) if rewards else -1.0

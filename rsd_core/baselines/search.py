@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 
+from rsd_core.calls import Calls
+from rsd_core.concurrency import run_all
 from rsd_core.decoder import Decoder, require
-from rsd_core.errors import ConfigurationError, DrafterError
+from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepScored
 from rsd_core.interfaces import Drafter, Model, Verifier
 from rsd_core.limits import LimitReached
@@ -19,21 +20,25 @@ class GuidedSearch(Decoder):
     """Base of the searches: a drafter and a verifier, and an answer that is settled at the end only."""
 
     def __init__(self, *, drafter: Drafter, verifier: Verifier, settings: Settings | None = None) -> None:
-        super().__init__(settings)
         require("drafter", drafter, Drafter)
         require("verifier", verifier, Verifier)
         self.drafter, self.verifier = drafter, verifier
+        super().__init__(settings)
 
     @property
     def models(self) -> tuple[Model, ...]:
         return (self.drafter, self.verifier)
 
-    async def _candidates(self, branch: Request, count: int) -> tuple[tuple[Step, ...], tuple[float, ...]]:
+    async def _candidates(
+        self, branch: Request, calls: Calls, count: int
+    ) -> tuple[tuple[Step, ...], tuple[float, ...]]:
         """Drafted steps with their rewards; 0 where the verifier failed or abstained."""
-        drafts = await branch.draft(self.drafter, count)
-        if not drafts:
-            raise DrafterError(f"the drafter {self.drafter.name!r} failed: {branch.degradations[-1].message}")
-        rewards = await branch.score(self.verifier, drafts) or (0.0,) * len(drafts)
+        drafts = await calls.drafts_or_fail(branch, self.drafter, count)
+        try:
+            rewards = await calls.score(branch, self.verifier, drafts) or (0.0,) * len(drafts)
+        except BaseException:
+            branch.discard(drafts, scored=False)  # written and paid, and nobody will know what they were worth
+            raise
         return drafts, tuple(reward or 0.0 for reward in rewards)
 
 
@@ -53,34 +58,37 @@ class StepBeam(GuidedSearch):
     def __init__(
         self, *, drafter: Drafter, verifier: Verifier, width: int = 4, expand: int = 4, settings: Settings | None = None
     ) -> None:
-        super().__init__(drafter=drafter, verifier=verifier, settings=settings)
-        if width < 1 or expand < 1 or (expand > 1 and self.settings.temperature == 0):
-            raise ConfigurationError(
-                f"StepBeam takes width ≥ 1, expand ≥ 1 and a temperature above 0 (got width={width}, "
-                f"expand={expand}, temperature={self.settings.temperature})"
-            )
         self.width, self.expand = width, expand
+        super().__init__(drafter=drafter, verifier=verifier, settings=settings)
 
-    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
-        beams, written = [request.branch(0)], list[Step]()
+    def check(self, settings: Settings) -> Settings:
+        if self.width < 1 or self.expand < 1 or (self.expand > 1 and settings.temperature == 0):
+            raise ConfigurationError(
+                f"StepBeam takes width ≥ 1, expand ≥ 1 and a temperature above 0 (got width={self.width}, "
+                f"expand={self.expand}, temperature={settings.temperature})"
+            )
+        return settings
+
+    async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
+        beams, scored = [request.branch(0)], list[Step]()
         try:
             while any(beam.finish is None for beam in beams):
                 live = [beam for beam in beams if beam.finish is None]
                 # A single root drafts for all, so that as many beams may live on from the start.
                 count = self.expand if len(beams) > 1 or self.expand == 1 else self.expand * self.width
-                grown = await asyncio.gather(*(self._grow(beam, count) for beam in live))
-                found = [beam for beam in beams if beam.finish is not None] + [new for news in grown for new in news]
-                written += [new.path.steps[-1] for news in grown for new in news]
-                beams = sorted(found, key=_last_reward, reverse=True)[: self.width]
+                grown = await run_all([self._grow(beam, calls, count, scored) for beam in live])
+                rivals = [beam for beam in beams if beam.finish is not None] + [new for news in grown for new in news]
+                beams = sorted(rivals, key=_last_reward, reverse=True)[: self.width]
         except LimitReached as limit:
             beams[0].finish = beams[0].finish or limit.reason
         kept = {id(step) for step in beams[0].path.steps}
-        request.discard([step for step in written if id(step) not in kept], scored=True)
+        request.discard([step for step in scored if id(step) not in kept], scored=True)
         for i, record in enumerate(request.adopt(beams[0])):
             yield StepAccepted(i, record)
 
-    async def _grow(self, beam: Request, count: int) -> list[Request]:
-        drafts, rewards = await self._candidates(beam, count)
+    async def _grow(self, beam: Request, calls: Calls, count: int, scored: list[Step]) -> list[Request]:
+        drafts, rewards = await self._candidates(beam, calls, count)
+        scored += drafts
         grown = [beam.branch(i) for i in range(len(drafts))]
         for new, step, reward in zip(grown, drafts, rewards, strict=True):
             new.extend(step, "draft", reward)
@@ -117,19 +125,19 @@ class Backtracking(GuidedSearch):
         backtracks: int = 5,
         settings: Settings | None = None,
     ) -> None:
-        super().__init__(drafter=drafter, verifier=verifier, settings=settings)
         if not 0 <= delta <= 1 or tries < 1 or backtracks < 0:
             raise ConfigurationError(
                 f"Backtracking takes delta in [0, 1], tries ≥ 1 and backtracks ≥ 0 (got {delta}, {tries}, {backtracks})"
             )
         self.delta, self.tries, self.backtracks = delta, tries, backtracks
+        super().__init__(drafter=drafter, verifier=verifier, settings=settings)
 
-    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         branch, before, left = request.branch(0), list[Request](), self.backtracks
         best: tuple[float, Step] | None = None
         try:
             while branch.finish is None:
-                drafts, (reward,) = await self._candidates(branch, 1)
+                drafts, (reward,) = await self._candidates(branch, calls, 1)
                 step: Step | None = drafts[0]
                 yield StepDrafted(branch.index, drafts)
                 yield StepScored(branch.index, (reward,))

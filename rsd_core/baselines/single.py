@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from rsd_core.calls import Calls
 from rsd_core.decoder import Decoder, require
 from rsd_core.events import Event, StepAccepted, StepReplaced
 from rsd_core.interfaces import Drafter, Model, Target
@@ -15,28 +16,28 @@ class DraftOnly(Decoder):
     """The drafter writes every step; nothing is scored. A fault of the drafter ends the answer with an error."""
 
     def __init__(self, *, drafter: Drafter, settings: Settings | None = None) -> None:
-        super().__init__(settings)
         require("drafter", drafter, Drafter)
         self.drafter = drafter
+        super().__init__(settings)
 
     @property
     def models(self) -> tuple[Model, ...]:
         return (self.drafter,)
 
-    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         while request.finish is None:
             i = request.index
-            step = await request.draft_or_fail(self.drafter)
-            yield StepAccepted(i, request.extend(step, "draft", None))
+            step = await calls.draft_or_fail(request, self.drafter)
+            yield StepAccepted(i, request.extend(step, "draft"))
 
 
 class TargetOnly(Decoder):
     """The target writes every step."""
 
     def __init__(self, *, target: Target, settings: Settings | None = None) -> None:
-        super().__init__(settings)
         require("target", target, Target)
         self._target = target
+        super().__init__(settings)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -46,8 +47,8 @@ class TargetOnly(Decoder):
     def target(self) -> Target:
         return self._target
 
-    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         while request.finish is None:
             i = request.index
-            (step,) = await request.replace(self._target)
-            yield StepReplaced(i, request.extend(step, "target", None))
+            (step,) = await calls.replace(request, self._target)
+            yield StepReplaced(i, request.extend(step, "target"))

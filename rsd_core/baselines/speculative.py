@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from rsd_core.calls import Calls
 from rsd_core.decoder import Decoder, require
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepReplaced
@@ -24,7 +25,6 @@ class SpeculativeDecoding(Decoder):
     """
 
     def __init__(self, *, drafter: Drafter, target: Target, settings: Settings | None = None) -> None:
-        super().__init__(settings)
         require("drafter", drafter, Drafter)
         require("target", target, Target)
         if not isinstance(target, SpeculativeTarget):
@@ -33,6 +33,7 @@ class SpeculativeDecoding(Decoder):
                 "settings, and is measured as the target alone."
             )
         self.drafter, self._target = drafter, target
+        super().__init__(settings)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -42,8 +43,8 @@ class SpeculativeDecoding(Decoder):
     def target(self) -> Target:
         return self._target
 
-    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         while request.finish is None:
             i = request.index
-            step = await request.speculate(self._target, self.drafter)
-            yield StepReplaced(i, request.extend(step, "target", None))
+            step = await calls.speculate(request, self._target, self.drafter)
+            yield StepReplaced(i, request.extend(step, "target"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
-from rsd_core.decoder import RewardGuidedDecoder
+from rsd_core.algorithm import RewardGuidedDecoder
+from rsd_core.calls import Calls
+from rsd_core.decisions import choose
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
 from rsd_core.interfaces import Drafter, HasLikelihood, Target, Verifier
@@ -37,42 +39,51 @@ class TiltedDecoder(RewardGuidedDecoder):
         beta: float = 20.0,
         settings: Settings | None = None,
     ) -> None:
-        made = (settings or Settings()).model_copy(update={"softmax_beta": beta})
-        super().__init__(drafter=drafter, verifier=verifier, target=target, settings=made)
         if beta <= 0:
             raise ConfigurationError(f"beta must be above 0 (got {beta})")
         for model in (drafter, target):
             if not isinstance(model, HasLikelihood):
                 raise ConfigurationError(f"{model!r} tells no log-likelihoods, which GSI needs of drafter and target")
         self.threshold, self.beta = threshold, beta
+        super().__init__(drafter=drafter, verifier=verifier, target=target, settings=settings)
 
-    async def _decode(self, request: Request) -> AsyncGenerator[Event, None]:
+    def check(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"softmax_beta": self.beta})
+
+    async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         while request.finish is None:
             i = request.index
-            drafts = await request.draft(self.drafter)
+            drafts = await calls.draft(request, self.drafter)
             if drafts:
                 yield StepDrafted(i, drafts)
-            rewards = await request.score(self.verifier, drafts)
+            rewards = await calls.score(request, self.verifier, drafts)
             rejected: Step | None = None
             reward: float | None = None
             if rewards:
                 yield StepScored(i, rewards)
-                likely = await request.likelihoods("target", self._target, drafts)
-                cheap = await request.likelihoods("drafter", self.drafter, drafts)
-                tilted = [
-                    None if reward is None else reward + (a - b) / self.beta
-                    for reward, a, b in zip(rewards, likely, cheap, strict=True)
-                ]
-                chosen = request.choose(tilted)
+                tilted = await self._tilted(request, calls, drafts, rewards)
+                chosen = choose(request, tilted)
                 request.discard(drafts[:chosen] + drafts[chosen + 1 :], scored=True)
                 rejected, reward = drafts[chosen], rewards[chosen]
                 tilt = tilted[chosen]
                 kept = self.settings.on_abstain == "accept" if tilt is None else tilt >= self.threshold
-                if kept or request.target_is_spent(self._target):
-                    yield StepAccepted(i, request.extend(rejected, "draft", reward))
+                if kept or calls.target_is_spent(request, self._target):
+                    yield StepAccepted(i, calls.commit(request, rejected, "draft", reward))
                     continue
-                request.discard([rejected], scored=True)
+                calls.reject(request, rejected, scored=True)
                 yield StepRejected(i, rejected, reward)
-            steps = await request.replace(self._target, self.settings.candidates)
-            step = steps[request.choose(await request.score(self.verifier, steps) or (0.0,) * len(steps))]
-            yield StepReplaced(i, request.extend(step, "target", reward, rejected=rejected))
+            steps = await calls.replace(request, self._target, self.settings.candidates)
+            step = steps[choose(request, await calls.score(request, self.verifier, steps) or (0.0,) * len(steps))]
+            request.ledger.target.discarded += sum(other.size for other in steps if other is not step)
+            yield StepReplaced(i, calls.commit(request, step, "target", reward, rejected))
+
+    async def _tilted(
+        self, request: Request, calls: Calls, drafts: Sequence[Step], rewards: Sequence[float | None]
+    ) -> list[float | None]:
+        """R + (log P_M − log P_m) / β of each draft; None where the verifier abstained."""
+        likely = await calls.log_likelihoods(request, "target", self._target, drafts)
+        cheap = await calls.log_likelihoods(request, "drafter", self.drafter, drafts)
+        return [
+            None if reward is None else reward + (a - b) / self.beta
+            for reward, a, b in zip(rewards, likely, cheap, strict=True)
+        ]

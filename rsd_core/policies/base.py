@@ -77,7 +77,8 @@ class WeightingPolicy(BaseModel):
         weight = self.weight(reward)
         if not 0 <= weight <= 1:
             raise RunError(f"the policy {self!r} gave {weight!r} for the reward {reward!r}, no probability")
-        return "accept" if request.coin < weight else "target"
+        # The coin is in [0, 1): it need not be drawn where it cannot matter.
+        return "accept" if weight == 1 or (weight > 0 and request.coin < weight) else "target"
 
     def on_target_forced(self) -> None:
         """The target writes a step that this policy was not asked about: a routing rule or a fault sent it there."""

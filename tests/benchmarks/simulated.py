@@ -36,7 +36,7 @@ from rsd_core import (
     Usage,
     Verifier,
 )
-from rsd_core.decoder import RewardGuidedDecoder
+from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_integrations.openai_compatible.streams import Stream, Streams
 from tests.benchmarks.lockstep import Live, Score, Write
 

@@ -21,6 +21,7 @@ from rsd_core import (
     VerifierError,
     as_prompt,
 )
+from rsd_core.decisions import choose
 from rsd_core.request import Request
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
@@ -91,7 +92,7 @@ def test_the_softmax_draws_among_known_rewards(
 ) -> None:
     settings = Settings.model_validate({"on_abstain": on_abstain, "softmax_beta": 1.0})
     requests = [Request(as_prompt("q"), settings, seed) for seed in range(40)]
-    assert {"ab"[request.choose([rewards["a"], rewards["b"]])] for request in requests} == chosen
+    assert {"ab"[choose(request, [rewards["a"], rewards["b"]])] for request in requests} == chosen
 
 
 def test_a_policy_that_scores_the_target_learns_of_no_reward() -> None:

@@ -38,6 +38,7 @@ from rsd_core import (
     Target,
     Usage,
     Verifier,
+    VerifierError,
     WeightingPolicy,
     as_prompt,
     load,
@@ -401,15 +402,25 @@ def test_a_step_that_is_rejected_in_the_middle_of_a_run_drops_those_after_it() -
     assert result.ledger.verifier.scored - plain.ledger.verifier.scored == 2
 
 
-@pytest.mark.parametrize("fault", [{"broken": RuntimeError("too long")}, {"short": 1}])
-def test_steps_of_a_run_that_fails_are_asked_for_alone(fault: Any) -> None:
+@pytest.mark.parametrize(
+    ("fault", "read"),
+    [
+        ({"broken": RuntimeError("too long")}, 0),
+        ({"broken": VerifierError("too long", usage=Usage(computed=7))}, 3 * 7),
+        ({"short": 1}, 2 * 2 + 3 * 2 + 3 * 2 + 1),
+    ],
+)
+def test_steps_of_a_run_that_fails_are_asked_for_alone_and_the_run_is_charged_once(fault: Any, read: int) -> None:
     plain, _ = clocked(scanned(Scans([0.9], 8.0), 0))
     verifier = Scans([0.9], 8.0, **fault)
     result, _ = clocked(scanned(verifier, 4))
     assert verifier.asked[2:6] == [(2, 3, 4), (2,), (3,), (4,)]
     assert result.steps == plain.steps
     assert result.degradations == ()
-    assert result.ledger == plain.ledger
+    assert result.ledger.drafter == plain.ledger.drafter
+    spent = result.ledger.verifier
+    assert (spent.calls - spent.failed, spent.failed) == (plain.ledger.verifier.calls, 3)
+    assert spent.computed - plain.ledger.verifier.computed == read
 
 
 def test_a_run_that_is_cut_is_charged_once() -> None:

@@ -1,0 +1,303 @@
+"""The calls of one request: the one place that guards them, charges them and applies the rules for faults."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
+from rsd_core.concurrency import ended_process
+from rsd_core.errors import ConfigurationError, DrafterError, TargetError, VerifierError
+from rsd_core.guard import Guard
+from rsd_core.health import Health
+from rsd_core.interfaces import (
+    Drafter,
+    Generation,
+    HasLikelihood,
+    Interrupted,
+    Likelihoods,
+    Model,
+    Scores,
+    SpeculativeTarget,
+    Target,
+    Usage,
+    Verifier,
+    usage_of,
+)
+from rsd_core.ledger import Account, Role
+from rsd_core.limits import LimitReached
+from rsd_core.lookahead import Lookahead
+from rsd_core.paths import Path, Step
+from rsd_core.request import Request
+from rsd_core.results import DegradationKind, FinishReason, StepRecord
+
+logger = logging.getLogger(__name__)
+Reply = TypeVar("Reply", Generation, Scores, Likelihoods)
+_NOTHING = Usage()
+
+
+class Calls:
+    """Calls models for a request and its branches.
+
+    A call that may not be made, or is cut short, raises `LimitReached`, which the decoder's facade turns into the
+    result's finish reason. Whatever ends a call, its work is on the ledger before anything is raised.
+
+    Args:
+        guard: Deadline and cancellation.
+        early: Work begun before it is known to be needed.
+        health: Which of the decoder's models ever worked.
+    """
+
+    def __init__(self, guard: Guard, early: Lookahead, health: Health) -> None:
+        self._guard, self._early, self._health = guard, early, health
+
+    async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
+        """Candidates for the next step; none when the drafter failed, which is noted."""
+        try:
+            drafts = await self._generate(request, "drafter", drafter, count or request.settings.candidates)
+        except Exception as error:
+            self._fault(request, "drafter", error)
+            return ()
+        request.undecided = drafts
+        return drafts
+
+    async def draft_or_fail(self, request: Request, drafter: Drafter) -> Step:
+        """The drafter's step where there is no target to fall back on.
+
+        Raises:
+            DrafterError: The drafter failed.
+        """
+        return (await self.drafts_or_fail(request, drafter, 1))[0]
+
+    async def drafts_or_fail(self, request: Request, drafter: Drafter, count: int) -> tuple[Step, ...]:
+        """Candidates where there is no target to fall back on.
+
+        Raises:
+            DrafterError: The drafter failed.
+        """
+        drafts = await self.draft(request, drafter, count)
+        if not drafts:
+            raise DrafterError(f"the drafter {drafter.name!r} failed: {request.degradations[-1].message}")
+        return drafts
+
+    async def score(
+        self, request: Request, verifier: Verifier, candidates: Sequence[Step], path: Path | None = None
+    ) -> tuple[float | None, ...]:
+        """Rewards of the candidates; none when the verifier failed and the settings do not ask to raise.
+
+        A reward is None where the verifier abstains. A blank candidate adds nothing that could be judged: its reward
+        is 0, and the verifier is not asked. The candidates follow the path, by default the request's.
+
+        Raises:
+            VerifierError: The verifier failed, and `on_verifier_error` is `raise`.
+        """
+        asked = tuple([step for step in candidates if step.text.strip()])
+        if not asked:
+            return (0.0,) * len(candidates)
+        at = path or request.path
+        try:
+            if self._guard.watches:
+                self._guard.check()
+            work = self._early.claim("verifier", at, asked) or verifier.score(at, asked)
+            scores = await self._call(
+                request, "verifier", verifier, work, lambda made: checked_scores(verifier, made, len(asked))
+            )
+        except Exception as error:
+            if request.settings.on_verifier_error == "raise":
+                self._pass_configuration(request, error)
+                message = f"the verifier {verifier.name!r} failed at step {request.index}: {error}"
+                raise VerifierError(message) from error
+            self._fault(request, "verifier", error)
+            return ()
+        if len(asked) == len(candidates):
+            return scores.rewards
+        rewards = iter(scores.rewards)
+        return tuple(next(rewards) if step.text.strip() else 0.0 for step in candidates)
+
+    def target_is_spent(self, request: Request, target: Target) -> bool:
+        """Whether a limit took the target away, so that a rejected draft has to be kept; noted when it did."""
+        room, limit = self._target_room(request, target)
+        if room < 1:
+            self._degrade(request, "target_limit", f"{limit} is reached: the draft is kept whatever its reward")
+        return room < 1
+
+    async def replace(
+        self, request: Request, target: Target, count: int = 1, rejected: Step | None = None
+    ) -> tuple[Step, ...]:
+        """The target's step in place of a rejected one, or several candidates for it, tried again after a fault.
+
+        Raises:
+            TargetError: It failed once more than `target_retries` allows.
+        """
+        settings = request.settings
+        reused = settings.reuse_rejected and request.terms.wastes_target
+        for attempt in range(settings.target_retries + 1):
+            room, limit = self._target_room(request, target)
+            if limit is not None and room < count:
+                raise LimitReached(limit)
+            try:
+                guess = rejected if reused and attempt == 0 else None  # which a fault may come from
+                return await self._generate(request, "target", target, count, room / count, guess)
+            except Exception as error:
+                self._pass_configuration(request, error)
+                if attempt == settings.target_retries:
+                    times = f"{attempt + 1} times" if attempt else "once"
+                    message = f"the target {target.name!r} failed {times} at step {request.index}: {error}"
+                    raise TargetError(message) from error
+                self._fault(request, "target", error, "; trying again")
+                logger.info("step %d: the target %r is tried again (%d)", request.index, target.name, attempt + 1)
+        raise AssertionError("unreachable")
+
+    async def log_likelihoods(
+        self, request: Request, role: Role, model: Drafter | Target, candidates: Sequence[Step]
+    ) -> tuple[float, ...]:
+        """Log-probabilities of the candidates by a drafter or target that tells them."""
+        assert isinstance(model, HasLikelihood)
+        self._guard.check()
+        work = model.log_likelihoods(request.path, candidates)
+        return (
+            await self._call(
+                request, role, model, work, lambda reply: checked_likelihoods(model, reply, len(candidates))
+            )
+        ).values
+
+    async def speculate(self, request: Request, target: Target, drafter: Drafter) -> Step:
+        """The rest of the response by the target, with the drafter as its assistant, as far as limits allow."""
+        assert isinstance(target, SpeculativeTarget)
+        room, limit = self._target_room(request, target)
+        if limit is not None and room < 1:
+            raise LimitReached(limit)
+        self._guard.check()
+        left = request.settings.limits.max_tokens
+        at_most = min(room, 2**31 if left is None else left - request.progress.tokens)
+        asked = replace(request.progress.step_request("target"), delimiter=None, max_tokens=int(at_most))
+        assistance: list[Usage] = []
+
+        async def work() -> Generation:
+            generation, usage = await target.speculate(request.path, asked, drafter)
+            assistance.append(checked_usage(drafter, usage))
+            return generation
+
+        generation = await self._call(
+            request, "target", target, work(), lambda made: checked_steps(target, made, 1, asked)
+        )
+        request.ledger.drafter.charge(drafter, assistance[0])
+        self._count_prompt(request, generation)
+        return generation.steps[0]
+
+    def hedge(self, request: Request, target: Target) -> None:
+        """Let the target begin the step at once where its draft is likely to be rejected, see `Settings.hedge`."""
+        threshold = request.settings.hedge
+        if threshold is None or 1 - self._early.estimate.value <= threshold:
+            return
+        if request.terms.wastes_target:
+            self._early.hedge(request.path, target, request.progress.step_request("target"))
+
+    def look_ahead(self, request: Request, drafter: Drafter, verifier: Verifier, drafts: Sequence[Step]) -> None:
+        """Let the drafter go on while its step is scored, see `Settings.lookahead`."""
+        if self._early.depth and len(drafts) == 1:
+            self._early.follow(request.progress, drafts[0], drafter, verifier)
+
+    def reject(self, request: Request, draft: Step, *, scored: bool) -> None:
+        """Throw a draft away, and what was begun after it."""
+        self._early.on_reject()
+        request.discard([draft], scored=scored)
+
+    def commit(
+        self,
+        request: Request,
+        step: Step,
+        author: Literal["draft", "target"],
+        reward: float | None = None,
+        rejected: Step | None = None,
+    ) -> StepRecord:
+        """Make a step part of the response, and keep of the early work what goes on from it."""
+        if author == "draft" or rejected is not None:
+            self._early.estimate.add(author == "draft")
+        return request.extend(step, author, reward, rejected, self._early.on_accept(request.path, step))
+
+    async def aclose(self) -> None:
+        """End what was begun early and is not needed; its work is on the ledger then."""
+        await self._early.aclose()
+
+    async def _generate(
+        self,
+        request: Request,
+        role: Literal["drafter", "target"],
+        model: Drafter | Target,
+        count: int,
+        at_most: float = math.inf,
+        guess: Step | None = None,
+    ) -> tuple[Step, ...]:
+        if self._guard.watches:
+            self._guard.check()
+        ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
+        asked = request.progress.step_request(role, count, attempt=request.attempt, at_most=at_most, ahead=ahead)
+        work = self._early.claim(role, request.path, asked)
+        if work is None:
+            work = model.generate(request.path, asked if guess is None else replace(asked, guess=guess))
+        generation = await self._call(request, role, model, work, lambda made: checked_steps(model, made, count, asked))
+        self._count_prompt(request, generation)
+        return generation.steps
+
+    async def _call(
+        self,
+        request: Request,
+        role: Role,
+        model: Model,
+        work: Coroutine[Any, Any, Reply],
+        check: Callable[[Reply], Reply],
+    ) -> Reply:
+        """Await a call of a model and charge it, whatever its end."""
+        account: Account = getattr(request.ledger, role)
+        try:
+            reply = check(await (self._guard.call(work) if self._guard.watches else work))
+        except BaseException as error:
+            account.charge(model, usage_of(error) or _NOTHING, failed=True)
+            if isinstance(error, Interrupted):
+                raise asyncio.CancelledError from None  # what timeouts know
+            if isinstance(error, SystemExit | KeyboardInterrupt):
+                raise ended_process(model, error) from error
+            if isinstance(error, Exception):
+                self._health.failed(role, error)
+            raise
+        account.charge(model, reply.usage)
+        if role in self._health.unproven:
+            self._health.worked(role)
+        return reply
+
+    def _target_room(self, request: Request, target: Target) -> tuple[float, FinishReason | None]:
+        if request.terms.wastes_target:
+            return math.inf, None
+        # Before any model has counted the prompt: no tokenizer makes more tokens than there are bytes.
+        read = request.prompt_tokens or sum(len(message.content.encode()) for message in request.path.prompt)
+        return request.settings.limits.target_room(target, request.ledger.target, read + request.progress.tokens)
+
+    def _count_prompt(self, request: Request, generation: Generation) -> None:
+        if not request.prompt_tokens and not request.index:
+            request.prompt_tokens = generation.usage.prefix
+
+    def _fault(self, request: Request, role: Role, error: Exception, then: str = "") -> None:
+        """Note a fault of a role that is got over."""
+        self._pass_configuration(request, error)
+        kinds: dict[Role, DegradationKind] = {
+            "drafter": "drafter_error",
+            "verifier": "verifier_error",
+            "target": "target_error",
+        }
+        self._degrade(request, kinds[role], f"{type(error).__name__}: {error}{then}", error)
+
+    def _degrade(self, request: Request, kind: DegradationKind, message: str, error: Exception | None = None) -> None:
+        request.degrade(kind, message)
+        logger.warning("step %d: %s: %s", request.index, kind, message)
+        if error is not None:
+            logger.debug("step %d: %s", request.index, kind, exc_info=error)
+
+    def _pass_configuration(self, request: Request, error: Exception) -> None:
+        """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
+        if isinstance(error, ConfigurationError) and not request.records:
+            raise error

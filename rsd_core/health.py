@@ -1,0 +1,40 @@
+"""Which models of a decoder ever worked: one that never does is told once, and not only in logs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+from rsd_core.errors import RoleWarning
+from rsd_core.ledger import Role
+
+FIRST_CALLS = 8
+"""A role that failed at as many calls, its first ones, is taken to be broken."""
+
+
+class Health:
+    """Counts the first calls of each role; all requests of a decoder share it.
+
+    Args:
+        consequence: What it means for answers when a role does not work.
+    """
+
+    def __init__(self, consequence: Mapping[Role, str]) -> None:
+        self._consequence = consequence
+        self.unproven: dict[Role, int] = {"drafter": 0, "verifier": 0, "target": 0}
+        """Failed calls of the roles that have not worked yet and were not told of."""
+
+    def worked(self, role: Role) -> None:
+        """A call gave what it should."""
+        self.unproven.pop(role, None)
+
+    def failed(self, role: Role, error: Exception) -> None:
+        """A call failed; warns where none before it was any better."""
+        if role not in self.unproven:
+            return
+        self.unproven[role] += 1
+        if self.unproven[role] == FIRST_CALLS:
+            del self.unproven[role]
+            then = self._consequence.get(role, "no answer can be written")
+            message = f"the {role} has failed {FIRST_CALLS} times of {FIRST_CALLS}: {error}; {then}"
+            warnings.warn(message, RoleWarning, stacklevel=2)

@@ -1,0 +1,117 @@
+"""How far a response is, and what decides whether it goes on: stop strings, ends, limits on length, repetition."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from rsd_core.interfaces import Sampling, StepRequest
+from rsd_core.ledger import Role
+from rsd_core.paths import Path, Step
+from rsd_core.randomness import Randomness
+from rsd_core.results import FinishReason
+from rsd_core.settings import Settings
+from rsd_core.stopping import stops_at
+
+
+class Terms:
+    """What a request was made with: the same at all of its steps.
+
+    Args:
+        settings: The decoder's settings, the policy's limits worked in.
+        stop: The response ends before the first of these strings.
+        randomness: The request's own random numbers.
+    """
+
+    def __init__(self, settings: Settings, stop: tuple[str, ...], randomness: Randomness) -> None:
+        self.settings, self.limits, self.sampling = settings, settings.limits, settings.sampling
+        self.wastes_target = self.limits.allow_waste(of_target=True)
+        """Whether no limit counts what the target does."""
+        self.in_turns = settings.granularity == "turn"
+        self.delimiter = None if self.in_turns else settings.delimiter
+        limited = settings.limits.max_tokens is not None
+        self.cap: float = math.inf if self.in_turns and limited else settings.max_step_tokens
+        """Tokens of a step; a turn is bounded by the limit on the response, where there is one."""
+        self.stop = stop
+        self.overlap = max(map(len, stop), default=1) - 1
+        """Characters of a text that may begin a stop string which the next step completes."""
+        self.randomness = randomness
+
+    def branch(self, label: int) -> Terms:
+        """The terms of another answer to the same request, with random numbers of its own."""
+        return Terms(self.settings, self.stop, self.randomness.branch(label))
+
+
+@dataclass(slots=True)  # immutable by agreement: frozen ones take four times as long to make, at every step
+class Progress:
+    """A response up to some step. Extending it costs as much as the step is long, however long it is."""
+
+    terms: Terms
+    path: Path
+    tokens: int = 0
+    """Tokens of the response so far."""
+    finish: FinishReason | None = None
+    """Why the response ends here; None while it goes on."""
+    excess: int = 0
+    """Characters at the end of the text that go because of a stop string, that one included."""
+    tail: str = ""
+    """End of the text that may begin a stop string."""
+    said: str = ""
+    """What the last step said, without space around it."""
+    repeats: int = 0
+    """How many times in a row that was said."""
+
+    def extend(self, step: Step, exhausted: FinishReason | None = None) -> Progress:
+        """The response with one more step.
+
+        Args:
+            step: The step; one without text does not become part of the path.
+            exhausted: The limit on FLOPs or money that the step has reached, if any.
+        """
+        terms, tokens, text = self.terms, self.tokens + step.size, step.text
+        if not text:  # nothing was written; if nothing ended either, the next try would be the same
+            reasons: dict[str, FinishReason] = {"end": "stop", "length": "context"}
+            finish = reasons.get(step.ending, "empty_step")
+            return Progress(terms, self.path, tokens, finish, 0, self.tail, self.said, self.repeats)
+        path, said, tail, excess = self.path.extend(step), text.strip(), "", 0
+        repeats = self.repeats + 1 if said == self.said else 1
+        stopped: FinishReason | None = "stop" if step.ending == "end" else None
+        if terms.stop:
+            text = self.tail + text
+            if (at := stops_at(text, terms.stop)) is not None:
+                stopped, excess = "stop", len(text) - at
+            tail = text[-terms.overlap :] if terms.overlap else ""
+        finish = stopped or terms.limits.reached(path.depth, tokens) or exhausted or self._stuck(said, repeats)
+        return Progress(terms, path, tokens, finish, excess, tail, said, repeats)
+
+    def _stuck(self, said: str, repeats: int) -> FinishReason | None:
+        if repeats == self.terms.limits.max_repeats:
+            return "repetition" if said else "empty_step"
+        return "max_tokens" if self.terms.in_turns else None  # a turn was cut at its cap
+
+    def step_request(
+        self, role: Role, count: int = 1, *, attempt: int = 0, at_most: float = math.inf, ahead: int = 0
+    ) -> StepRequest:
+        """What a model is asked for here.
+
+        Args:
+            role: Whose random numbers are used.
+            count: Candidates.
+            attempt: Drafts of this step that were retried before; the target's step does not depend on them.
+            at_most: A cap on the step's tokens besides those of the settings.
+            ahead: How many steps after this one are likely to be asked for next.
+        """
+        terms, index = self.terms, self.path.depth
+        room = min(terms.cap, at_most)
+        if terms.limits.max_tokens is not None:
+            room = min(room, terms.limits.max_tokens - self.tokens)
+        first, sampling = 0, terms.sampling
+        if attempt and role == "drafter":
+            first, sampling = attempt * count, _warmed(sampling, terms.settings.retry_temperature)
+        seed = terms.randomness.seed
+        seeds = (seed(role, index, first),) if count == 1 else tuple(seed(role, index, first + i) for i in range(count))
+        return StepRequest(seeds, int(room), terms.delimiter, sampling, None, ahead)
+
+
+def _warmed(sampling: Sampling, temperature: float) -> Sampling:
+    return replace(sampling, temperature=max(sampling.temperature, temperature))
