@@ -73,30 +73,36 @@ def test_no_more_tokens_are_written_than_were_asked_for(
             assert made.usage.computed == assistance.computed == 0
 
 
-@pytest.fixture
-def slow(target: HuggingFaceGenerator) -> Iterator[threading.Event]:
-    """A target whose forward passes take a tenth of a second; set once the first one has begun."""
-    began = threading.Event()
+class Passes:
+    """The forward passes of a slow target."""
 
-    def wait(*_: Any) -> None:
-        began.set()
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.count = 0
+
+    def note(self, *_: Any) -> None:
+        self.count += 1
+        self.began.set()
         time.sleep(0.1)
 
-    handle = target.model.get_submodule("model.layers.0").register_forward_hook(wait)
-    yield began
+    def have_ended(self) -> bool:
+        """Whether none is added while two more could be."""
+        before = self.count
+        time.sleep(0.25)
+        return self.count == before
+
+
+@pytest.fixture
+def slow(target: HuggingFaceGenerator) -> Iterator[Passes]:
+    """A target whose forward passes take a tenth of a second."""
+    passes = Passes()
+    handle = target.model.get_submodule("model.layers.0").register_forward_hook(passes.note)
+    yield passes
     handle.remove()
 
 
-def at_work() -> list[threading.Thread]:
-    """Threads of blocking calls that have more to do than to end."""
-    threads = [thread for thread in threading.enumerate() if thread.name == "rsd-blocking"]
-    for thread in threads:
-        thread.join(0.05)
-    return [thread for thread in threads if thread.is_alive()]
-
-
 def test_speculation_ends_with_its_caller_and_tells_the_work_of_both(
-    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, slow: threading.Event
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, slow: Passes
 ) -> None:
     """Whole, the answer takes a dozen passes."""
     path = Path(as_prompt(QUESTIONS[0]))
@@ -104,7 +110,7 @@ def test_speculation_ends_with_its_caller_and_tells_the_work_of_both(
 
     async def cancelled_twice() -> tuple[Interrupted, float]:
         task = asyncio.ensure_future(target.speculate(path, WHOLE, draft))
-        await asyncio.to_thread(slow.wait, 5)
+        await asyncio.to_thread(slow.began.wait, 5)
         await asyncio.sleep(0.15)
         before = time.monotonic()
         task.cancel()
@@ -116,7 +122,7 @@ def test_speculation_ends_with_its_caller_and_tells_the_work_of_both(
 
     cut, seconds = asyncio.run(cancelled_twice())
     assert seconds < 0.5
-    assert not at_work()
+    assert slow.have_ended()
     (own, mine), (other, assistance) = cut.usage.parts
     assert (own, other) == (target, draft)
     assert mine.computed > tokens
@@ -126,14 +132,14 @@ def test_speculation_ends_with_its_caller_and_tells_the_work_of_both(
 
 
 def test_who_is_cancelled_before_its_turn_leaves_at_once(
-    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, slow: threading.Event
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, slow: Passes
 ) -> None:
     async def second_is_cancelled() -> None:
         first, second = (
             asyncio.ensure_future(target.speculate(Path(as_prompt(question)), WHOLE, draft))
             for question in QUESTIONS[:2]
         )
-        await asyncio.to_thread(slow.wait, 5)
+        await asyncio.to_thread(slow.began.wait, 5)
         second.cancel()
         await asyncio.wait([second], timeout=0.05)
         assert second.cancelled()
@@ -145,17 +151,17 @@ def test_who_is_cancelled_before_its_turn_leaves_at_once(
         await asyncio.wait([first])
 
     asyncio.run(second_is_cancelled())
-    assert not at_work()
+    assert slow.have_ended()
 
 
 def test_a_request_after_one_that_timed_out_takes_its_own_time(
-    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, slow: threading.Event
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, slow: Passes
 ) -> None:
     limited = Settings(limits=Limits(max_seconds=0.25))
     late = SpeculativeDecoding(drafter=draft, target=target, settings=limited).run(QUESTIONS[0])
     assert late.finish_reason == "max_seconds"
-    assert slow.is_set()
-    assert not at_work()
+    assert slow.count > 0
+    assert slow.have_ended()
 
 
 def test_callers_of_two_loops_take_turns(draft: HuggingFaceGenerator, target: HuggingFaceGenerator) -> None:
