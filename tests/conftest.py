@@ -100,9 +100,10 @@ def _watched_pair(meter_of: Callable[[str, object], Meter], original: Callable[.
     async def speculate(self: Any, path: Any, request: Any, drafter: Any) -> Any:
         own, other = (meter_of(model.name, model.runner.model) for model in (self, drafter))
         own.enter(), other.enter()
+        parts: tuple[Any, ...] = ()
         try:
             made, assistance = await original(self, path, request, drafter)
-            parts = ((self, made.usage), (drafter, assistance))
+            parts = (self, made.usage), (drafter, assistance)
         except BaseException as error:
             parts = (usage_of(error) or Usage()).parts
             raise

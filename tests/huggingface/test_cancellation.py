@@ -113,7 +113,8 @@ async def cancel_before(passes: int, begin: Begin, models: Models, path: Path) -
 
     used.step = watched  # type: ignore[method-assign]
     try:
-        _, others = await run_all([asyncio.wait([task]), models.neighbours()])
+        others = await models.neighbours()
+        await asyncio.wait([task])
     finally:
         used.step = step  # type: ignore[method-assign]
     return task, others

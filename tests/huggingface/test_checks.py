@@ -24,7 +24,8 @@ def load(tmp_path: Folder) -> Any:
         if kind == "prm":
             return load_verifier(str(make_prm(tmp_path / "prm")))
         lm = str(with_head(make_causal_lm(tmp_path / "lm")))
-        return {"likelihood": load_likelihood, "shared": load_shared, "generator": load_generator}[kind](lm)
+        loads: dict[str, Any] = {"likelihood": load_likelihood, "shared": load_shared, "generator": load_generator}
+        return loads[kind](lm)
 
     return one
 

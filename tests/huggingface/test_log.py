@@ -33,7 +33,8 @@ def test_sequences_that_make_room_are_logged(caplog: pytest.LogCaptureFixture) -
     shape = LayerShape(1, 8, 8)
     store = KVStore([shape], torch.float32, torch.device("cpu"), budget=16 * 4 * 32, context=32)  # one sequence
     early, late = CachedSequence(store), CachedSequence(store)
-    early.activate(), late.activate()
+    early.activate()
+    late.activate()
     assert store.reserve(late, 20)
     late.ids = list(range(20))
     assert store.reserve(early, 5)

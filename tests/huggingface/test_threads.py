@@ -63,7 +63,7 @@ def test_models_are_loaded_in_the_dtype_that_each_caller_asked_for(tmp_path: Fol
     """transformers makes a dtype the process's default while it loads: two that overlap would leave the wrong one."""
     folders = [str(make_causal_lm(tmp_path / f"lm{i}")) for i in range(2)]
     folders += [str(make_prm(tmp_path / f"prm{i}")) for i in range(2)]
-    loads = [load_generator, load_likelihood, load_verifier, load_verifier]
+    loads: list[Callable[..., Any]] = [load_generator, load_likelihood, load_verifier, load_verifier]
     for _ in range(4):
         works = [
             partial(load, folder, dtype=dtype)
@@ -77,7 +77,8 @@ def test_models_are_loaded_in_the_dtype_that_each_caller_asked_for(tmp_path: Fol
 
 def test_a_checkpoint_that_several_threads_load_is_loaded_once(tmp_path: Folder) -> None:
     folder = str(with_head(make_causal_lm(tmp_path / "lm")))
-    works = [partial(load, folder) for load in (load_generator, load_likelihood, load_shared) * 3]
+    loads: tuple[Callable[..., Any], ...] = load_generator, load_likelihood, load_shared
+    works = [partial(load, folder) for load in loads * 3]
     assert len({id(model.runner) for model in at_once(*works)}) == 1
 
 
