@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from rsd_core import RSDConfig, RSDError
 
@@ -46,6 +45,8 @@ def read_mapping(file: Path, option: str) -> dict[str, Any]:
     Raises:
         RSDError: The file cannot be read, or holds something else.
     """
+    import yaml
+
     try:
         data = yaml.safe_load(file.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from rsd_core import Degraded, Event, Finished, Result, StepAccepted, StepRejected, StepReplaced, WeightingPolicy
-from rsd_integrations.batch import Progress as BatchProgress
 from rsd_integrations.display import Reading, read
 from rsd_integrations.display.reading import MARKS, amount, threshold_of
-from rsd_integrations.evaluation.report import Report
-from rsd_integrations.evaluation.statistics import wilson
+
+if TYPE_CHECKING:  # a single run needs none of them
+    from rich.progress import Progress
+
+    from rsd_integrations.batch import Progress as BatchProgress
+    from rsd_integrations.evaluation.report import Report
 
 STYLES = {"draft": "green", "target": "magenta", "rejected": "dim green"}
 BAR = 8
@@ -113,11 +116,17 @@ def _ledger_table(reading: Reading) -> Table:
     return table
 
 
+def _progress(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=console)
+
+
 @contextlib.contextmanager
 def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
     """A progress bar with each method's live accuracy and savings."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    progress = Progress(*columns, console=console)
+    progress = _progress(console)
 
     def update(report: Report) -> None:
         if not progress.tasks:  # nothing is drawn before there is something to tell
@@ -136,8 +145,7 @@ def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report],
 @contextlib.contextmanager
 def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
     """A progress bar over a batch, with what failed or was degraded so far."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress:
+    with _progress(console) as progress:
         bar = progress.add_task("")
 
         def update(told: BatchProgress) -> None:
@@ -157,6 +165,8 @@ def _live(report: Report, name: str) -> str:
 
 def eval_tables(report: Report) -> Iterator[Table]:
     """All methods side by side, and each of them against the target, where that was run."""
+    from rsd_integrations.evaluation.statistics import wilson
+
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1),

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from rsd_core import ConfigurationError, Drafter, Generation, Interrupted, Path, Step, StepRequest, Usage
 from rsd_core.blocking import in_thread
@@ -26,6 +25,9 @@ from rsd_core.paths import Ending
 from rsd_integrations.huggingface.causal_lm import CausalLM
 from rsd_integrations.huggingface.checks import check_prompt
 from rsd_integrations.huggingface.waiting import outlast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DRAFT_LENGTH = 5
 """Tokens that the assistant drafts at a time."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.engine import threads_for
 from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 
 class CausalLM:
@@ -17,7 +23,11 @@ class CausalLM:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, cache_bytes: float | None = None
+        self,
+        model: PreTrainedModel | BareModel,
+        tokenizer: PreTrainedTokenizerBase | BareTokenizer,
+        name: str,
+        cache_bytes: float | None = None,
     ) -> None:
         """Take over a model.
 
@@ -31,9 +41,8 @@ class CausalLM:
             ConfigurationError: The model cannot run in batches in process.
         """
         self.name = name
-        self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-        flops = loading.flops_per_token(model.base_model, loading.output_head(model))
+        flops = loading.flops_of(model)
         self.flops_per_token: float | None = flops
         self.runner = Runner.of(model, threads=threads_for(flops), budget=cache_bytes)
         self.context = self.runner.context
@@ -41,8 +50,13 @@ class CausalLM:
         self.eos_ids = _eos_ids(model, tokenizer)
         """Every id that ends an answer."""
 
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model of transformers; made when it is first asked for, where its weights were read without."""
+        return loading.of_transformers(self.runner.model)
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+
+def _eos_ids(model: PreTrainedModel | BareModel, tokenizer: PreTrainedTokenizerBase | BareTokenizer) -> frozenset[int]:
     """Those of the generation defaults, the configuration and the tokenizer."""
     ids: set[int] = set()
     for value in (

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface.attention import Survey
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE_IDS = [0, 1, 2, 3]
 """Ids that every vocabulary has."""

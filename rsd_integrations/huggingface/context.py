@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedConfig
-
 from rsd_core import ConfigurationError
 
 
-def context_of(config: PreTrainedConfig) -> int:
-    """Longest sequence that a model reads, in tokens.
+def context_of(config: object) -> int:
+    """Longest sequence that a model of this configuration reads, in tokens.
 
     Rotary embeddings that change with the length of the longest sequence in a batch are held to the length up to
     which they do not, so that no sequence depends on its neighbours.

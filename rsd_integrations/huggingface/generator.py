@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rsd_core import Drafter, Generation, Message, NextWord, Path, PromptError, Step, StepRequest, Target, Usage
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.assisted_generation import AssistedGeneration
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Output
 from rsd_integrations.huggingface.checks import check_prompt
 from rsd_integrations.huggingface.engine import engine_of
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.generate_call import GenerateCall
 from rsd_integrations.huggingface.log_likelihoods import LogLikelihoods
 from rsd_integrations.huggingface.score_call import ScoreCall
 from rsd_integrations.huggingface.step_end import StepEnd
 from rsd_integrations.prm_formats import Layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 
 class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
@@ -28,7 +34,11 @@ class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, cache_bytes: float | None = None
+        self,
+        model: PreTrainedModel | BareModel,
+        tokenizer: PreTrainedTokenizerBase | BareTokenizer,
+        name: str,
+        cache_bytes: float | None = None,
     ) -> None:
         super().__init__(model, tokenizer, name, cache_bytes)
         self.renders_tools = self.vocabulary.renders_tools
@@ -103,5 +113,5 @@ def load_generator(
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or loading.default_dtype(where, files)
     return HuggingFaceGenerator(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, cache_bytes
+        loading.load_causal_lm(folder, kind, where, allow_pickles), load_tokenizer(folder), model, cache_bytes
     )

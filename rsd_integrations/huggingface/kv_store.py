@@ -159,7 +159,7 @@ class KVStore:
             return heapq.heappop(self._free)
         victim = self._victim(wanted_by)
         if (victim is None or not victim.passed_over) and self.slots < self._most_slots(self.length):
-            self._resize(min(max(4, 2 * self.slots), self._most_slots(self.length)), self.length)
+            self._resize(min(max(1, 2 * self.slots), self._most_slots(self.length)), self.length)
         elif victim is None:
             return None
         else:
@@ -174,7 +174,7 @@ class KVStore:
             if victim is None:
                 return False
             self._evict(victim)
-        self._resize(min(slots, max(4, self.slots)), longer)
+        self._resize(min(slots, max(1, self.slots)), longer)
         return True
 
     def _most_slots(self, length: int) -> int:

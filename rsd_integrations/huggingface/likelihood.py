@@ -6,20 +6,26 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import exp, isnan, nan
 from statistics import fmean
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Verifier
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Output
 from rsd_integrations.huggingface.causal_lm import CausalLM
 from rsd_integrations.huggingface.checks import check_rewards, check_scored
 from rsd_integrations.huggingface.engine import engine_of
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.score_call import ScoreCall
 from rsd_integrations.prm_formats import Layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 How = Literal["min", "mean", "entropy"]
 
@@ -49,8 +55,8 @@ class LikelihoodVerifier(CausalLM, Verifier):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | BareModel,
+        tokenizer: PreTrainedTokenizerBase | BareTokenizer,
         name: str,
         how: How = "min",
         cache_bytes: float | None = None,
@@ -77,7 +83,7 @@ class LikelihoodVerifier(CausalLM, Verifier):
         """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
         before, ids = self.vocabulary.ids(path)[0], self.vocabulary.ids(path.extend(step))[0]
         tokenizer = self.vocabulary.tokenizer
-        names = tokenizer.convert_ids_to_tokens(ids)
+        names: Any = tokenizer.convert_ids_to_tokens(ids)
         read = tuple(range(len(before) - 1, len(ids) - 1))
         return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
 
@@ -116,9 +122,5 @@ def load_likelihood(
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or loading.default_dtype(where, files)
     return LikelihoodVerifier(
-        loading.load_causal_lm(folder, kind, where, allow_pickles),
-        loading.load_tokenizer(folder),
-        model,
-        how,
-        cache_bytes,
+        loading.load_causal_lm(folder, kind, where, allow_pickles), load_tokenizer(folder), model, how, cache_bytes
     )

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from rsd_core import ConfigurationError
-from rsd_integrations.huggingface import memory
+from rsd_integrations.huggingface import from_pretrained, memory
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.linear import Linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
 """What is fetched of a repository: no code, and pickles only where they are asked for."""
@@ -33,7 +32,6 @@ CLEARLY = 0.8
 """Time in bf16 over time in fp32 below which it is worth the rounding, and no matter of chance."""
 
 _loading = threading.Lock()
-_one_at_a_time = threading.Lock()
 _loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], PreTrainedModel] = WeakValueDictionary()
 
 
@@ -52,6 +50,9 @@ def find(model: str, pickles: bool = False) -> Path:
         return folder
     if model.startswith((".", "/", "~")):
         raise ConfigurationError(f"there is no folder {model!r}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
     try:
         return Path(snapshot_download(model, allow_patterns=[*FILES, "*.bin", "*.pt"] if pickles else FILES))
     except (RepositoryNotFoundError, HFValidationError, OSError) as error:
@@ -137,29 +138,6 @@ def _bf16_is_faster() -> bool:
         return max(ratio(1), ratio(64)) < CLEARLY
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Load by transformers, its bars kept off the terminal, and by one thread at a time.
-
-    It changes settings of the whole process meanwhile, such as torch's default dtype: two that overlap would leave
-    them changed.
-    """
-    with _one_at_a_time:
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
-            yield
-        finally:
-            if shown:
-                logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return tokenizer
-
-
 def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickles: bool) -> PreTrainedModel:
     """A causal language model, ready to run; one that is loaded already is shared by all who use it.
 
@@ -173,20 +151,21 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
             memory.check_fit(
                 [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), dtype)], device
             )
-            with quiet():
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickles else True
-                )
-            nn.Module.to(model, device)
-            nn.Module.eval(model)
-            _loaded[key] = model
+            model = _loaded[key] = from_pretrained.load_causal_lm(folder, dtype, device, pickles)
         return model
 
 
-def output_head(model: PreTrainedModel) -> nn.Module:
-    """The layer from hidden states to logits."""
+def of_transformers(model: PreTrainedModel | BareModel) -> PreTrainedModel:
+    """A model as transformers makes it."""
+    return model.transformers if isinstance(model, BareModel) else model
+
+
+def flops_of(model: PreTrainedModel | BareModel) -> float:
+    """FLOPs per token of a language model, its output head included."""
+    if isinstance(model, BareModel):
+        return model.flops_per_token
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return head
+    return flops_per_token(model.base_model, head)
 
 
 def flops_per_token(body: nn.Module, *heads: nn.Module) -> float:

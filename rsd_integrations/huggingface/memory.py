@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedConfig
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface.context import context_of
@@ -96,6 +95,8 @@ def model_memory(name: str, files: Sequence[Path], raw: dict[str, Any], dtype: t
 
     Keys and values are those of plain grouped attention.
     """
+    from transformers import PreTrainedConfig
+
     weights, config = count_weights(files), PreTrainedConfig(**raw)
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

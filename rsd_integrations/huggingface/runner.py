@@ -11,16 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from rsd_core import Sampling
 from rsd_integrations.huggingface import attention
 from rsd_integrations.huggingface.attention import Batch
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Call, Output, Row
 from rsd_integrations.huggingface.compatibility import PROBE_IDS, close, explained, plain_output, survey_attention
 from rsd_integrations.huggingface.context import context_of
@@ -31,6 +31,9 @@ from rsd_integrations.huggingface.memory import CACHE_SHARE, free_memory, has_we
 from rsd_integrations.huggingface.path_cache import PathCache
 from rsd_integrations.huggingface.sampling import choose
 from rsd_integrations.huggingface.score_call import ScoreRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 PREFILL_CHUNK = 512
@@ -74,7 +77,7 @@ class Runner:
     """
 
     @classmethod
-    def of(cls, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> Runner:
+    def of(cls, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None) -> Runner:
         """The runner of a model, shared by all who use it; arguments and errors as for a new one."""
         with _creation:
             runner = _runners.get(id(model))
@@ -83,7 +86,7 @@ class Runner:
             return runner
 
     @torch.inference_mode()
-    def __init__(self, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> None:
+    def __init__(self, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None) -> None:
         """Take over a model.
 
         Args:
@@ -104,10 +107,15 @@ class Runner:
         self.pass_seconds = 1e-3
         """Seconds that a forward pass took lately."""
         self._calls: list[Call[Any]] = []
-        with explained(model):
-            expected = plain_output(model)  # with the attention it was made for
-            model.set_attn_implementation(attention.NAME)
-            survey = survey_attention(model)
+        expected: Tensor | None = None
+        if isinstance(model, BareModel):
+            survey = model.survey()
+        else:
+            with explained(model):
+                expected = plain_output(model)  # with the attention it was made for
+                attention.register()
+                model.set_attn_implementation(attention.NAME)
+                survey = survey_attention(model)
         shapes = [survey.shapes[layer] for layer in sorted(survey.shapes)]
         self.store = KVStore(
             shapes, model.dtype, model.device, budget or total_memory(model.device) / CACHE_SHARE, self.context
@@ -116,7 +124,7 @@ class Runner:
         room = free_memory(model.device) - self.store.token_bytes * self.context
         self.fused = FusedDecoder.of(model, survey, has_weight_copy(weights, room, model.device))
         """Runs the model where it is of a plain kind; None where its own modules do."""
-        if self.fused is not None and not close(self._probe(), expected):
+        if self.fused is not None and expected is not None and not close(self._probe(), expected):
             logger.warning(
                 "%s runs by its own modules, more slowly: fused, it gives other results", type(model).__name__
             )
@@ -125,6 +133,8 @@ class Runner:
         self._head_inputs: list[Tensor] = []
         """What the last forward pass by the modules gave to the output head."""
         if self.fused is None:
+            assert expected is not None
+            assert not isinstance(model, BareModel)
             self._head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
             if self._head is not None:
                 self._head.register_forward_pre_hook(_capturing(self._head_inputs))
@@ -274,10 +284,11 @@ class Runner:
             "use_cache": False,
             "batch": batch,
         }
+        modules: Any = self.model
         if self._head is None:
-            hidden: Tensor = self.model(**common).last_hidden_state[0]
+            hidden: Tensor = modules(**common).last_hidden_state[0]
             return Output(hidden if output_indices is None else hidden.index_select(0, output_indices), None)
-        logits: Tensor = self.model(**common, logits_to_keep=0 if output_indices is None else output_indices).logits
+        logits: Tensor = modules(**common, logits_to_keep=0 if output_indices is None else output_indices).logits
         return Output(self._head_inputs.pop(), logits[0])
 
     def _probe(self) -> Tensor:

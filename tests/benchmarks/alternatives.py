@@ -28,8 +28,8 @@ from rsd_core import Limits, Settings, TargetOnly
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.evaluation.tasks import find_task
 from rsd_integrations.huggingface import load_generator
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.linear import Linear
-from rsd_integrations.huggingface.loading import load_tokenizer
 from tests.benchmarks import pages
 
 TOKENS = 60

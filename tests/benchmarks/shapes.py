@@ -41,8 +41,8 @@ from rsd_core import (
 )
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.huggingface import HuggingFaceGenerator, engine, loading
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.heads import RewardHead
-from rsd_integrations.huggingface.loading import load_tokenizer
 from rsd_integrations.huggingface.shared import SharedVerifier
 from tests.benchmarks import pages
 from tests.benchmarks.clocks import seconds, timed

@@ -17,7 +17,7 @@ from rsd_core import Path, Sampling, Step, StepRequest, as_prompt
 from rsd_core.concurrency import run_all
 from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier
 from rsd_integrations.huggingface.engine import Engine, engine_of
-from rsd_integrations.huggingface.loading import load_tokenizer
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm, make_prm
