@@ -15,7 +15,9 @@ import torch
 
 from rsd_core import Path, Sampling, Step, StepRequest, as_prompt
 from rsd_core.concurrency import run_all
+from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.engine import Engine, engine_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.vocabulary import Vocabulary
@@ -80,6 +82,11 @@ def test_a_checkpoint_that_several_threads_load_is_loaded_once(tmp_path: Folder)
     loads: tuple[Callable[..., Any], ...] = load_generator, load_likelihood, load_shared
     works = [partial(load, folder) for load in loads * 3]
     assert len({id(model.runner) for model in at_once(*works)}) == 1
+
+
+def test_a_model_read_without_transformers_is_made_by_it_once() -> None:
+    for model in (BareModel(FOLDER / "draft", torch.float32, torch.device("cpu")) for _ in range(3)):
+        assert len({id(made) for made in at_once(*[partial(getattr, model, "transformers")] * 4)}) == 1
 
 
 def test_a_tokenizer_that_comes_with_truncation_reads_in_several_threads(tmp_path: Folder) -> None:
