@@ -103,7 +103,7 @@ class Calls:
             if self._guard.watches:
                 self._guard.check()
             work = self._early.claim("verifier", at, asked) or verifier.score(at, asked)
-            scores = await self._call(
+            scores: Scores = await self._call(
                 request, "verifier", verifier, work, lambda made: checked_scores(verifier, made, len(asked))
             )
         except Exception as error:
@@ -240,7 +240,9 @@ class Calls:
         work = self._early.claim(role, request.path, asked)
         if work is None:
             work = model.generate(request.path, asked if guess is None else replace(asked, guess=guess))
-        generation = await self._call(request, role, model, work, lambda made: checked_steps(model, made, count, asked))
+        generation: Generation = await self._call(
+            request, role, model, work, lambda made: checked_steps(model, made, count, asked)
+        )
         self._count_prompt(request, generation)
         return generation.steps
 

@@ -214,8 +214,10 @@ class Lookahead:
             position = self._assumed[path]
             if position.finish is not None:
                 break
-            asked = position.step_request("drafter", ahead=self.ahead)
-            call = self._begin("drafter", drafter, position.path, asked, drafter.generate)
+            call = self._begun.get(("drafter", position.path))
+            if call is None:
+                asked = position.step_request("drafter", ahead=self.ahead)
+                call = self._begin("drafter", drafter, position.path, asked, drafter.generate)
             if not call.draft:
                 break
             (step,) = call.draft

@@ -70,9 +70,8 @@ class Progress:
         """
         terms, tokens, text = self.terms, self.tokens + step.size, step.text
         if not text:  # nothing was written; if nothing ended either, the next try would be the same
-            reasons: dict[str, FinishReason] = {"end": "stop", "length": "context"}
-            finish = reasons.get(step.ending, "empty_step")
-            return Progress(terms, self.path, tokens, finish, 0, self.tail, self.said, self.repeats)
+            reasons: dict[str, FinishReason] = {"end": "stop", "length": "context", "delimiter": "empty_step"}
+            return replace(self, tokens=tokens, finish=reasons[step.ending], excess=0)
         path, said, tail, excess = self.path.extend(step), text.strip(), "", 0
         repeats = self.repeats + 1 if said == self.said else 1
         stopped: FinishReason | None = "stop" if step.ending == "end" else None
