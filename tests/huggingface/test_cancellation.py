@@ -19,6 +19,7 @@ from rsd_core import Generation, Interrupted, Path, Sampling, Step, StepRequest,
 from rsd_core.concurrency import run_all
 from rsd_core.interfaces import usage_of
 from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier, runner
+from rsd_integrations.huggingface.score_call import ScoreCall
 from tests.huggingface.soak import check_store
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import copied, make_causal_lm, make_prm
@@ -139,6 +140,27 @@ def test_a_call_cancelled_before_any_pass_harms_nobody(models: Models, name: str
         if not task.cancelled():
             break
     assert passes >= (1 if warm else 3)
+
+
+@torch.inference_mode()
+def test_a_row_that_was_preempted_and_is_cancelled_leaves_no_output_of_another_place(models: Models) -> None:
+    """It had read more than is computed again by then."""
+    model, path = models.reader, copied(PATH)
+    prefix, prompt = model.vocabulary.ids(path)
+    layout = model._layout(model.vocabulary.encode("She buys 12 more apples. " * 6))
+    call = ScoreCall(path, model.runner.cache, prefix, prompt, [layout], model._rewards)
+    model.runner.start(call)
+    row: Any = call.rows[0]
+    while not row.outputs:
+        model.runner.step()
+    row.sequence.evict()
+    model.runner.step()
+    assert len(row.sequence.ids) == 16
+    call.cancelled = True
+    model.runner.step()
+    assert call.future.done()
+    assert row.sequence.last_output is None
+    check_store(model, models.reference)
 
 
 def test_who_cancels_twice_waits_as_well_and_is_told_the_work(models: Models) -> None:
