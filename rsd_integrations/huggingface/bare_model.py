@@ -182,9 +182,8 @@ class BareModel:
         with self._making:  # whoever asks first, all have the same one
             if self._transformers is None:
                 self._transformers = load_causal_lm(self.folder, self.dtype, self.device)
-                self._transformers.set_input_embeddings(
-                    self.embed_tokens
-                )  # who counts tokens there counts those of both
+                # Who counts tokens there counts those of both.
+                self._transformers.set_input_embeddings(self.embed_tokens)
             return self._transformers
 
     def _opened(self) -> Any:

@@ -167,7 +167,7 @@ class KVStore:
         return self._claim_slot(wanted_by)
 
     def _lengthen(self, wanted_by: CachedSequence, length: int) -> bool:
-        longer = min(self.context, max(256, 1 << (length - 1).bit_length()))
+        longer = min(self.context, max(64, 1 << (length - 1).bit_length()))
         slots = self._most_slots(longer)
         while len(self._live) > slots:
             victim = self._victim(wanted_by)
