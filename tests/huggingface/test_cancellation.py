@@ -139,7 +139,7 @@ def test_a_call_cancelled_before_any_pass_harms_nobody(models: Models, name: str
         assert same(numbers(asyncio.run(begin(models, path))), wanted)
         if not task.cancelled():
             break
-    assert passes >= (1 if warm else 3)
+    assert passes >= (1 if warm else 2)
 
 
 @torch.inference_mode()
