@@ -25,19 +25,19 @@ def plan(
 
     Example: `rsd plan hf:./draft prm:./reward hf:./target --device cuda --dtype bfloat16`
     """
-    from rsd_integrations.huggingface import loading, planner
+    from rsd_integrations.huggingface import loading, memory
 
     where, wanted = loading.choose_device(device), loading.named_dtype(dtype)
-    needs = []
+    models = []
     # One that plays two roles is loaded once.
     for model, spec in {model: spec for given in specs for model, spec in _checkpoints(given)}.items():
         folder = loading.find(model)
         files = loading.shards(folder, model)
         kind = wanted or loading.default_dtype(where, files)
-        needs.append(planner.need(spec, files, loading.read_config(folder), kind))
+        models.append(memory.model_memory(spec, files, loading.read_config(folder), kind))
     table = Table("model", "weights", "a token", "context", "sequences in the cache's share")
-    weights, share = planner.held(needs, where), planner.memory(where) / planner.CACHE_SHARE
-    for one, size in zip(needs, weights, strict=True):
+    weights, share = memory.weight_bytes(models, where), memory.total_memory(where) / memory.CACHE_SHARE
+    for one, size in zip(models, weights, strict=True):
         table.add_row(
             plain(one.name),
             f"{size / 2**20:,.1f} MiB",
@@ -46,8 +46,8 @@ def plan(
             f"{share / one.sequence:,.0f}",
         )
     Terminal().print(table)
-    room = planner.check(needs, where)
-    needed = sum(weights) + sum(one.sequence for one in needs)
+    room = memory.check_fit(models, where)
+    needed = sum(weights) + sum(one.sequence for one in models)
     Terminal().print(f"They fit: {needed / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
 
 

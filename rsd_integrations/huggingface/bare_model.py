@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface.attention import Survey
+from rsd_integrations.huggingface.from_pretrained import load_causal_lm
 from rsd_integrations.huggingface.kv_store import LayerShape
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ class BareModel:
             self.norm = self._norm(file, "model.norm")
         self.embed_tokens: nn.Embedding = nn.Embedding.from_pretrained(embeddings)  # type: ignore[no-untyped-call]
         self._head = Weights(head)
+        self._making = threading.Lock()
+        self._transformers: PreTrainedModel | None = None
 
     @property
     def base_model(self) -> BareModel:
@@ -173,14 +176,15 @@ class BareModel:
             survey.scalings[layer], survey.windows[layer] = config.head_dim**-0.5, None
         return survey
 
-    @cached_property
+    @property
     def transformers(self) -> PreTrainedModel:
         """The same model as transformers makes it, with weights of its own, for what only transformers does."""
-        from rsd_integrations.huggingface import loading
-
-        model = loading.read_causal_lm(self.folder, self.dtype, self.device)
-        model.set_input_embeddings(self.embed_tokens)  # whoever counts tokens there counts those of both
-        return model
+        with self._making:  # whoever asks first, all have the same one
+            if self._transformers is None:
+                self._transformers = load_causal_lm(self.folder, self.dtype, self.device)
+                # Who counts tokens there counts those of both.
+                self._transformers.set_input_embeddings(self.embed_tokens)
+            return self._transformers
 
     def _opened(self) -> Any:
         return safe_open(self.folder / "model.safetensors", framework="pt")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer
 
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -49,9 +51,7 @@ class BareTokenizer:
     @cached_property
     def transformers(self) -> PreTrainedTokenizerBase:
         """The same tokenizer as transformers makes it."""
-        from rsd_integrations.huggingface import loading
-
-        return loading.load_tokenizer(self._folder)
+        return load_tokenizer(self._folder)
 
     @property
     def bos_token_id(self) -> int | None:

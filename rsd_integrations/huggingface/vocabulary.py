@@ -46,25 +46,20 @@ class Vocabulary:
         special = set(tokenizer.all_special_ids)
         added = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
         spaced = any(token is not None and token.startswith("▁") for token in tokens)
-        made = []
+        pieces = []
         for id_, token in enumerate(tokens):
             if id_ in special or token is None:
-                made.append(b"")
+                pieces.append(b"")
             elif id_ in added:
-                made.append(added[id_].encode())
+                pieces.append(added[id_].encode())
             else:
-                made.append(_sentencepiece(token) if spaced else _byte_level(token))
-        return made
+                pieces.append(_sentencepiece(token) if spaced else _byte_level(token))
+        return pieces
 
     @cached_property
     def renders_tools(self) -> bool:
         """Whether the chat template shows the model the tools it may call."""
         return "tools" in str(self.tokenizer.chat_template or "")
-
-    def endings(self, delimiter: str) -> frozenset[int]:
-        """All ids whose bytes contain the delimiter: a step ends after each of them."""
-        mark = delimiter.encode()
-        return frozenset(id_ for id_, piece in enumerate(self.pieces) if mark in piece)
 
     def text(self, ids: list[int]) -> str:
         """The text of some ids, special tokens left out."""

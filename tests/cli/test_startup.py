@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import subprocess
 import sys
 
@@ -21,17 +20,27 @@ UNUSED = (
 )
 
 
-def process(code: str) -> tuple[str, float, float]:
-    """What a Python process prints, the seconds of processor time it takes, and its peak of memory in MiB."""
-    program = [sys.executable, "-c", code]
-    started = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert started.stdout is not None
-    with started.stdout as out:
-        told = out.read().decode()
+MEASURE = """
+import json, os, subprocess, sys
+program = [sys.executable, "-c", sys.argv[1]]
+with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
+    told = started.stdout.read().decode()
     _, status, used = os.wait4(started.pid, 0)
     started.returncode = os.waitstatus_to_exitcode(status)
-    assert started.returncode == 0
-    return told, used.ru_utime + used.ru_stime, used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+unit = 2**20 if sys.platform == "darwin" else 2**10
+print(json.dumps([started.returncode, told, used.ru_utime + used.ru_stime, used.ru_maxrss / unit]))
+"""
+
+
+def process(code: str) -> tuple[str, float, float]:
+    """What a Python process prints, the seconds of processor time it takes, and its peak of memory in MiB.
+
+    It is started by a small one: a process's peak is never below what its parent held.
+    """
+    done = subprocess.run([sys.executable, "-c", MEASURE, code], capture_output=True, text=True, check=True)
+    status, told, seconds, peak = json.loads(done.stdout)
+    assert status == 0
+    return told, seconds, peak
 
 
 def command(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""The forward pass of plain decoders over their own weights, without the cost of calling module by module.
+"""The forward pass of plain decoders over their own weights, fused: without the cost of calling module by module.
 
 A small model's forward pass is mostly Python: on a CPU, three quarters of a token's time. The families below share one
 layer, which is written out here, in the part of Python that TorchScript runs: without the interpreter, and above all
@@ -8,6 +8,7 @@ its own modules, and a runner compares both ways before it uses this one.
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from rsd_integrations.huggingface.linear import Linear
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+logger = logging.getLogger(__name__)
 ROTATIONS = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position alone, and not on the length of the text."""
 SCRIPTED = sys.version_info < (3, 14)
@@ -42,7 +44,7 @@ class Norm(nn.Module):
         super().__init__()
         width = weight.shape[-1]
         self.weight = weight.float() * sqrt(width)
-        self.least = torch.tensor(sqrt(width * epsilon), device=weight.device)
+        self.least = torch.tensor(sqrt(width * epsilon), dtype=torch.float32, device=weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the last dimension of x."""
@@ -78,20 +80,20 @@ class Layer(nn.Module):
         values: Tensor,
         places: Places,
         pieces: list[list[Piece]],
-        wanted: Tensor | None,
+        output_indices: Tensor | None,
     ) -> Tensor:
-        """Hidden states [tokens, width], of the wanted tokens alone where some are."""
+        """Hidden states [tokens, width], of some tokens alone where they are given."""
         queries, shared = self.heads
         packed = self.project(self.before_attention(x)).view(x.shape[0], -1, self.width)
-        turned, value = packed.split_with_sizes([queries + shared, shared], 1)
+        rotated, value = packed.split_with_sizes([queries + shared, shared], 1)
         if self.norm_heads is not None:
-            turned = self.norm_heads(turned)
-        turned = torch.addcmul(turned * cos, turned.roll(self.width // 2, -1), sin)
-        query, key = turned.split_with_sizes([queries, shared], 1)
-        seen = attend(query, key, value, keys, values, places, pieces[self.window], self.scaling)
-        if wanted is not None:  # the others have left what is read of them
-            x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
-        x = self.out.onto(x, seen.flatten(1))
+            rotated = self.norm_heads(rotated)
+        rotated = torch.addcmul(rotated * cos, rotated.roll(self.width // 2, -1), sin)
+        query, key = rotated.split_with_sizes([queries, shared], 1)
+        attended = attend(query, key, value, keys, values, places, pieces[self.window], self.scaling)
+        if output_indices is not None:  # the last layer: of the other tokens only keys and values were needed
+            x, attended = x.index_select(0, output_indices), attended.index_select(0, output_indices)
+        x = self.out.onto(x, attended.flatten(1))
         gate, up = self.gate_up(self.before_mlp(x)).chunk(2, -1)
         return self.down.onto(x, silu(gate).mul_(up))
 
@@ -106,18 +108,18 @@ class Decoder(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turns: Tensor,
+        rotations: Tensor,
         keys: list[Tensor],
         values: list[Tensor],
         places: Places,
         pieces: list[list[Piece]],
-        wanted: Tensor | None,
+        output_indices: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states and logits at the wanted tokens, or at all."""
-        cos, sin = turns.index_select(1, places.positions).unbind()
+        """Hidden states and logits at some tokens, or at all."""
+        cos, sin = rotations.index_select(1, places.positions).unbind()
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, keys[i], values[i], places, pieces, wanted if i == last else None)
+            x = layer(x, cos, sin, keys[i], values[i], places, pieces, output_indices if i == last else None)
         hidden = self.norm(x)
         logits: Tensor | None = None
         if self.head is not None:
@@ -125,12 +127,12 @@ class Decoder(nn.Module):
         return hidden, logits
 
 
-class LeanDecoder:
+class FusedDecoder:
     """A decoder of a known family: RMS norms, rotary attention, gated MLPs."""
 
     @classmethod
     def of(cls, model: PreTrainedModel | BareModel, survey: Survey, copy: bool) -> Self | None:
-        """The lean form of a model, with or without a copy of its weights; None where it is not known to have one."""
+        """The fused form of a model, with or without a copy of its weights; None where it is not known to have one."""
         return cls(model, survey, copy) if isinstance(model, BareModel) or _is_plain(model) else None
 
     @torch.inference_mode(False)
@@ -140,7 +142,7 @@ class LeanDecoder:
         heads = body.config.num_attention_heads, body.config.num_key_value_heads
         self._embed: nn.Embedding = body.embed_tokens  # called as a module: whoever counts tokens does it there
         self._rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = body.rotary_emb
-        self._turns = torch.empty(2, 0)
+        self._rotations = torch.empty(2, 0)
         """Cosines and sines of each position [2, positions, 1, width], the sines signed: rotating by halves is
         x · cos + roll(x) · sin."""
         self._windows = list(dict.fromkeys(survey.windows.values()))
@@ -155,23 +157,23 @@ class LeanDecoder:
         self._decoder: nn.Module = Decoder(layers, _norm(body.norm), head)
         self._passes = 0
 
-    def __call__(self, batch: Batch, wanted: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Hidden states and logits at the wanted tokens of a batch, or at all."""
+    def __call__(self, batch: Batch, output_indices: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Hidden states and logits at some tokens of a batch, or at all."""
         if self._passes == SCRIPT_AFTER:
             self._decoder = _scripted(self._decoder)
         self._passes += 1
         x: Tensor = self._embed(batch.ids)
         store = batch.store
-        if self._turns.shape[1] < store.length:
+        if self._rotations.shape[1] < store.length:
             cos, sin = self._rotary(x, torch.arange(store.length, device=x.device)[None])
             sin = sin * torch.where(torch.arange(cos.shape[-1], device=x.device) < cos.shape[-1] // 2, -1, 1)
-            self._turns = torch.stack((cos[0], sin[0])).unsqueeze(2)
+            self._rotations = torch.stack((cos[0], sin[0])).unsqueeze(2)
         pieces = [batch.pieces(window) for window in self._windows]
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            found: tuple[Tensor, Tensor | None] = self._decoder(
-                x, self._turns, store.keys, store.values, batch.places, pieces, wanted
+            output: tuple[Tensor, Tensor | None] = self._decoder(
+                x, self._rotations, store.keys, store.values, batch.places, pieces, output_indices
             )
-        return found
+        return output
 
 
 @torch.inference_mode(False)
@@ -183,7 +185,9 @@ def _scripted(decoder: nn.Module) -> nn.Module:
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             script: nn.Module = torch.jit.script(decoder)
-        except (OSError, RuntimeError):  # a frozen application, functions that an import hook has changed
+        except (OSError, RuntimeError) as error:  # a frozen application, functions that an import hook has changed
+            logger.warning("the fused pass runs in Python and not in TorchScript, more slowly: %s", error)
+            logger.debug("why it cannot be scripted", exc_info=error)
             return decoder
         return script
 
@@ -197,20 +201,20 @@ def _is_plain(model: PreTrainedModel) -> bool:
     # Whose forward passes such models use beside those of their own file; a list of modules has none of its own.
     parts = (nn.Linear, nn.Embedding, nn.Module, SiLUActivation)
     body: Any = model.base_model
-    family = _own(type(body))
+    family = _forward_class(type(body))
     if family not in families or body.config.rope_parameters.get("rope_type") not in ROTATIONS:
         return False
-    if model is not body and _own(type(model)).__name__ != family.__name__.replace("Model", "ForCausalLM"):
+    if model is not body and _forward_class(type(model)).__name__ != family.__name__.replace("Model", "ForCausalLM"):
         return False
     biased = any(part.bias is not None for one in body.layers for part in (one.self_attn.o_proj, one.mlp.down_proj))
     return not biased and all(
-        (_own(type(module)) in parts or _own(type(module)).__module__ == family.__module__)
+        (_forward_class(type(module)) in parts or _forward_class(type(module)).__module__ == family.__module__)
         and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
         for module in model.modules()
     )
 
 
-def _own(kind: type) -> type:
+def _forward_class(kind: type) -> type:
     """The class that a module's forward pass is from."""
     return next(base for base in kind.__mro__ if "forward" in vars(base))
 

@@ -1,4 +1,4 @@
-"""The lean forward pass: what its model gives, over the same weights, and only where nothing about the model is new."""
+"""The fused forward pass: what its model gives, over the same weights, and only where its modules are as expected."""
 
 import copy
 import sys
@@ -11,10 +11,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from rsd_integrations.huggingface import lean, linear
+from rsd_integrations.huggingface import fused_decoder, linear
 from rsd_integrations.huggingface.attention import Batch
-from rsd_integrations.huggingface.kv_store import Sequence
-from rsd_integrations.huggingface.lean import LeanDecoder
+from rsd_integrations.huggingface.fused_decoder import FusedDecoder
+from rsd_integrations.huggingface.kv_store import CachedSequence
 from rsd_integrations.huggingface.runner import Runner
 from tests.huggingface.test_engine import SIZES
 
@@ -41,9 +41,9 @@ def alone(model: Any, texts: list[list[int]]) -> list[Tensor]:
 @torch.inference_mode()
 def packed(runner: Runner, texts: list[list[int]]) -> list[Tensor]:
     """Logits of texts read side by side, all but the last three tokens at once and those one by one."""
-    sequences = [Sequence(runner.store) for _ in texts]
+    sequences = [CachedSequence(runner.store) for _ in texts]
     for sequence, text in zip(sequences, texts, strict=True):
-        sequence.begin()
+        sequence.activate()
         assert runner.store.reserve(sequence, len(text))
     spans = [(0, len(text) - 3) for text in texts], *([(len(text) - 3 + i, 1) for text in texts] for i in range(3))
     found: list[list[Tensor]] = [[] for _ in texts]
@@ -78,14 +78,14 @@ def packed(runner: Runner, texts: list[list[int]]) -> list[Tensor]:
 def test_it_gives_what_the_model_gives(
     kind: str, changes: dict[str, Any], scripted: bool, blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean, "SCRIPT_AFTER", 0 if scripted else 10**9)
-    monkeypatch.setattr(linear, "LARGE", 0 if blocks else 10**9)
+    monkeypatch.setattr(fused_decoder, "SCRIPT_AFTER", 0 if scripted else 10**9)
+    monkeypatch.setattr(linear, "BLOCKS_FROM", 0 if blocks else 10**9)
     model = make(kind, **changes)
     texts = some_texts()
     exact, rough = torch.cat(alone(model, texts)), torch.cat(alone(copy.deepcopy(model).bfloat16(), texts))
     for dtype in (torch.float32, torch.bfloat16):
         runner = Runner(copy.deepcopy(model).to(dtype), threads=1)
-        assert runner.lean is not None
+        assert runner.fused is not None
         found = torch.cat(packed(runner, texts))
         if dtype is torch.float32:
             assert torch.allclose(found, exact, rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
@@ -94,12 +94,12 @@ def test_it_gives_what_the_model_gives(
 
 
 def test_it_runs_without_the_interpreter_where_torch_can_once_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean, "SCRIPT_AFTER", 10**9)
+    monkeypatch.setattr(fused_decoder, "SCRIPT_AFTER", 10**9)
     runner, texts = Runner(make(), threads=1), some_texts()
-    decoder: Any = runner.lean
+    decoder: Any = runner.fused
     before = packed(runner, texts)
     assert not isinstance(decoder._decoder, torch.jit.ScriptModule)
-    monkeypatch.setattr(lean, "SCRIPT_AFTER", decoder._passes + 1)
+    monkeypatch.setattr(fused_decoder, "SCRIPT_AFTER", decoder._passes + 1)
     after = packed(runner, texts)
     assert isinstance(decoder._decoder, torch.jit.ScriptModule) == (sys.version_info < (3, 14))
     assert all(map(torch.equal, before, after))  # to the bit: a result does not depend on how many came before it
@@ -109,13 +109,13 @@ def test_what_cannot_be_scripted_runs_as_it_stands(monkeypatch: pytest.MonkeyPat
     def no_sources(*_: object) -> None:
         raise OSError("could not get source code")
 
-    monkeypatch.setattr(lean, "SCRIPT_AFTER", 0)
+    monkeypatch.setattr(fused_decoder, "SCRIPT_AFTER", 0)
     monkeypatch.setattr(torch.jit, "script", no_sources)
     model = make()
     texts = some_texts()
     wanted = alone(model, texts)
     runner = Runner(model, threads=1)
-    assert runner.lean is not None
+    assert runner.fused is not None
     for found, logits in zip(packed(runner, texts), wanted, strict=True):
         assert torch.allclose(found, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
 
@@ -148,7 +148,7 @@ def test_a_model_that_was_changed_runs_through_its_modules(change: Callable[[Any
     texts = some_texts()
     wanted = alone(model, texts)
     runner = Runner(model, threads=1)
-    assert runner.lean is None
+    assert runner.fused is None
     for found, logits in zip(packed(runner, texts), wanted, strict=True):
         assert torch.allclose(found, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
 
@@ -163,18 +163,18 @@ def test_a_model_that_was_changed_runs_through_its_modules(change: Callable[[Any
     ],
 )
 def test_what_is_not_known_runs_through_its_modules(kind: str, changes: dict[str, Any]) -> None:
-    assert Runner(make(kind, **changes), threads=1).lean is None
+    assert Runner(make(kind, **changes), threads=1).fused is None
 
 
-def test_a_lean_pass_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = LeanDecoder.__call__
+def test_a_fused_pass_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = FusedDecoder.__call__
 
-    def wrong(self: LeanDecoder, batch: Batch, wanted: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def wrong(self: FusedDecoder, batch: Batch, wanted: Tensor | None) -> tuple[Tensor, Tensor | None]:
         hidden, logits = plain(self, batch, wanted)
         return hidden, None if logits is None else logits.roll(1, -1)
 
-    monkeypatch.setattr(LeanDecoder, "__call__", wrong)
-    assert Runner(make(), threads=1).lean is None
+    monkeypatch.setattr(FusedDecoder, "__call__", wrong)
+    assert Runner(make(), threads=1).fused is None
 
 
 def test_the_weights_are_held_once_and_stay_the_models(tmp_path: Folder) -> None:
@@ -182,7 +182,7 @@ def test_the_weights_are_held_once_and_stay_the_models(tmp_path: Folder) -> None
     wanted = model(input_ids=ids).logits
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     runner = Runner(model, threads=1)
-    assert runner.lean is not None
+    assert runner.fused is not None
     weight = model.model.layers[0].self_attn.k_proj.weight
     assert weight.untyped_storage().data_ptr() == model.model.layers[0].self_attn.q_proj.weight.data_ptr()
     model.save_pretrained(tmp_path)
