@@ -7,7 +7,6 @@ caller's own loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import os
 import threading
@@ -15,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
-from rsd_core.concurrency import contained
+from rsd_core.concurrency import contained, outlast
 from rsd_core.errors import RunError
 from rsd_core.interfaces import Interrupted, usage_of
 
@@ -104,9 +103,7 @@ async def in_thread(work: Callable[[], T], context: contextvars.Context | None =
     try:
         return await asyncio.shield(waiting)
     except asyncio.CancelledError as cancelled:
-        while not waiting.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([waiting])
+        await outlast(waiting)
         error = waiting.exception()
         usage = usage_of(error) if error is not None else getattr(waiting.result(), "usage", None)
         raise cancelled if usage is None else Interrupted(usage) from None

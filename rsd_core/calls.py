@@ -26,6 +26,7 @@ from rsd_core.interfaces import (
     Target,
     Usage,
     Verifier,
+    add_usage,
     usage_of,
 )
 from rsd_core.ledger import Account, Role
@@ -177,7 +178,11 @@ class Calls:
         assistance: list[Usage] = []
 
         async def work() -> Generation:
-            generation, usage = await target.speculate(request.path, asked, drafter)
+            try:
+                generation, usage = await target.speculate(request.path, asked, drafter)
+            except BaseException as error:
+                _charge_part(request.ledger.drafter, drafter, error)
+                raise
             assistance.append(checked_usage(drafter, usage))
             return generation
 
@@ -309,3 +314,12 @@ class Calls:
         """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
         if isinstance(error, ConfigurationError) and not request.records:
             raise error
+
+
+def _charge_part(account: Account, model: Model, error: BaseException) -> None:
+    """Take a model's own part out of the work that an error tells, and charge it."""
+    parts = (usage_of(error) or _NOTHING).parts
+    own = [usage for worker, usage in parts if worker is model]
+    if own:
+        account.charge(model, sum(own, Usage()), failed=True)
+        add_usage(error, sum([usage for worker, usage in parts if worker is not model], Usage()))

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from rsd_core import Interrupted
+from rsd_core.concurrency import outlast
 from rsd_core.interfaces import usage_of
 from rsd_integrations.huggingface.calls import Answer, Call
 from rsd_integrations.huggingface.runner import Runner
-from rsd_integrations.huggingface.waiting import outlast
 
 AGING = 32
 """One part in so many of what a model has waited is added to the time that counts for its priority."""
