@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rsd_core import Finished, as_prompt
 from rsd_integrations.cli.options import (
@@ -19,13 +18,17 @@ from rsd_integrations.cli.options import (
     TargetSpec,
     Temperature,
     VerifierSpec,
+    check_outputs,
     configured,
     read_mapping,
-    writable,
 )
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
+from rsd_integrations.cli.terminal import Terminal, end_if_idle
+from rsd_integrations.display.controls import visible
 from rsd_integrations.embedded.task import problems
+from rsd_integrations.output_files import write_output
+from rsd_integrations.role_faults import RoleFaults
 
 DEMO_SEED = 2
 """Draws the default problem: a held-out one in which a draft is replaced."""
@@ -51,13 +54,14 @@ def run(
 
     Example: `rsd run "Mia has 45 apples. On Monday she buys 12 more. How many apples does Mia have now?"`
     """
-    data = read_mapping(config, "--config") if config is not None else {}
-    made = configured(data, draft, target, verifier, policy, temperature, seed, lookahead=lookahead, hedge=hedge)
+    data = read_mapping(config, "--config")
+    words = (draft, target, verifier, policy, temperature, seed)
+    made = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
     item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
     asked = item.question if item is not None else str(question)
     as_prompt(asked)  # a mistake is told before any model is loaded
-    writable(html=html)
-    view = None if as_json else RunView(Console(), asked, made.policy, None if item is None else str(item.answer))
+    check_outputs(html=html)
+    view = None if as_json else RunView(Terminal(), asked, made.policy, None if item is None else str(item.answer))
     with without_collection():
         decoder = made.build()
     with decoder:
@@ -65,9 +69,13 @@ def run(
             if view is not None:
                 view.show(event)
             if isinstance(event, Finished):
+                result = event.result
+                if as_json:
+                    print(visible(json.dumps(result.to_dict(), indent=2)))
                 if html is not None:
                     from rsd_integrations.display import to_html
 
-                    html.write_text(to_html(event.result, decoder), encoding="utf-8")
-                if as_json:
-                    print(json.dumps(event.result.to_dict(), indent=2))
+                    write_output(html, to_html(result, decoder))
+    faults = RoleFaults()
+    faults.add(result)
+    end_if_idle(faults.never_worked, "Put it right, then run again")

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from rsd_core import Degraded, Event, Finished, Result, StepAccepted, StepRejected, StepReplaced, WeightingPolicy
+from rsd_integrations.cli.terminal import plain
 from rsd_integrations.display import Reading, read
+from rsd_integrations.display.controls import visible
 from rsd_integrations.display.reading import MARKS, amount, threshold_of
 
 if TYPE_CHECKING:  # a single run needs none of them
@@ -35,7 +38,7 @@ class RunView:
         self.console = console
         self.reference = reference
         self._threshold = None if policy is None else threshold_of(policy)
-        console.print(Text(question, style="bold"))
+        console.print(plain(question, "bold"))
         console.print()
 
     def show(self, event: Event) -> None:
@@ -46,7 +49,7 @@ class RunView:
             self._step(event.index, "rejected", event.reward, _folded(event.step.text))
         elif isinstance(event, Degraded):
             item = event.degradation
-            self.console.print(Text(f"    ! {item.kind}: {item.message}", style="yellow"))
+            self.console.print(plain(f"    ! {item.kind}: {item.message}", "yellow"))
         elif isinstance(event, Finished):
             self._summary(event.result)
 
@@ -58,7 +61,7 @@ class RunView:
         left = self.console.width - sum(widths) - len(widths) - 1
         grid.add_column(width=left, overflow="ellipsis" if fate == "rejected" else "fold", no_wrap=fate == "rejected")
         style = STYLES[fate]
-        body = Text().append(text.strip() or "(nothing)", style="dim strike" if fate == "rejected" else style)
+        body = plain(text.strip() or "(nothing)", "dim strike" if fate == "rejected" else style)
         shown = "" if reward is None else f"{reward:.2f}"
         mark = {"draft": "+", "target": ">", "rejected": "x"}[fate] if self._ascii else MARKS[fate]
         told = (Text(word, style=style) for word in (f"{index + 1:>2}", mark, fate, shown))
@@ -84,10 +87,12 @@ class RunView:
         reading = read(result)
         answer = result.answer if result.answer is not None else "none found"
         self.console.print()
-        line = Text.assemble("Answer: ", (answer, "bold"), f"   ({result.finish_reason})")
+        line = Text.assemble("Answer: ", (visible(answer), "bold"), f"   ({result.finish_reason})")
         if self.reference is not None:
             right = answer == self.reference
-            line.append("  right" if right else f"  wrong: it is {self.reference}", style="green" if right else "red")
+            line.append(
+                "  right" if right else visible(f"  wrong: it is {self.reference}"), style="green" if right else "red"
+            )
         self.console.print(line)
         self.console.print(reading.summary, highlight=False)
         self.console.print()
@@ -101,7 +106,7 @@ class RunView:
 
 def _folded(text: str) -> str:
     """The first line of a text, and how many follow."""
-    first, *more = text.strip().splitlines() or [""]
+    first, *more = text.strip().split("\n")
     return f"{first}  (and {len(more)} more lines)" if more else first
 
 
@@ -132,7 +137,7 @@ def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report],
         if not progress.tasks:  # nothing is drawn before there is something to tell
             progress.start()
             progress.add_task("", total=report.n * methods)
-        live = "  ".join(_live(report, name) for name in report.methods)
+        live = escape(visible("  ".join(_live(report, name) for name in report.methods)))
         progress.update(progress.task_ids[0], completed=report.done, description=live)
 
     try:
@@ -170,8 +175,10 @@ def eval_tables(report: Report) -> Iterator[Table]:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
-        title=f"{report.task}, {report.n} problems, seed {report.seed}",
-        caption=f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}",
+        title=plain(f"{report.task}, {report.n} problems, seed {report.seed}", "italic"),
+        caption=plain(
+            f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}"
+        ),
     )
     for column in ("method", "accuracy (95 %)", "target", "paper's FLOPs", "all FLOPs", "s/problem"):
         first = column == "method"
@@ -181,7 +188,7 @@ def eval_tables(report: Report) -> Iterator[Table]:
     for name, method in report.methods.items():
         low, high = wilson(method.right, method.n)
         table.add_row(
-            name,
+            plain(name),
             f"{method.accuracy:.3f} ({low:.3f}–{high:.3f})",
             f"{method.by_target / max(1, method.steps):.1%}",
             _cost(method.flops_paper, method.n, alone.flops_paper),
@@ -193,14 +200,14 @@ def eval_tables(report: Report) -> Iterator[Table]:
         return
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"accuracy against {report.reference}, paired",
+        title=plain(f"accuracy against {report.reference}, paired", "italic"),
         caption="bootstrap; McNemar's exact test",
     )
     for column in ("method", "difference (95 %)", "p"):
         table.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
     for name, found in compared.items():
         low, high = found.ci95
-        table.add_row(name, f"{found.difference:+.3f} ({low:+.3f} to {high:+.3f})", f"{found.p_value:.2g}")
+        table.add_row(plain(name), f"{found.difference:+.3f} ({low:+.3f} to {high:+.3f})", f"{found.p_value:.2g}")
     yield table
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path as Folder
 from typing import Any
 
@@ -98,7 +99,8 @@ def test_thinkprm_is_asked_as_it_was_trained() -> None:
     path = START.extend(Step("Step 1: She has 45.\n\n", "delimiter"))
     scores = asyncio.run(judge.score(path, [STEP]))
     assert scores.rewards[0] == pytest.approx(0.8)
-    assert scores.usage == Usage(prefix=12, computed=15, generated=3)
+    assert scores.usage.parts == ((talker, Usage(5, 8, 0, 3)), (talker, Usage(7, 7)))
+    assert replace(scores.usage, parts=()) == Usage(prefix=12, computed=15, generated=3)
     (asked, request), (after, (words, _)) = talker.asked
     assert "[Math Problem]\n\nMia has 45 apples.\n\n" in asked.prompt[0].content
     assert "[Solution]\n\nStep 1: She has 45.\nStep 2: 45+12=57.\n\nReview and critique" in asked.prompt[0].content
@@ -131,7 +133,7 @@ def test_specs_of_judges() -> None:
     assert isinstance(judge, CriticJudge)
     with pytest.raises(SpecError, match="mode=haiku"):
         load("judge,mode=haiku:scripted:target")
-    with pytest.raises(SpecError, match="options of judge are mode, min_mass, samples"):
+    with pytest.raises(SpecError, match="unknown option of judge 'temperature'; known are mode, min_mass, samples"):
         load("judge,temperature=1:scripted:target")
 
 
