@@ -33,6 +33,7 @@ from rsd_integrations.evaluation.recipes import find_recipe, recipe_names
 from rsd_integrations.evaluation.recording import Rates, Recorded
 from rsd_integrations.huggingface import HuggingFaceGenerator
 
+pytestmark = pytest.mark.filterwarnings("ignore::rsd_core.RoleWarning")
 DELTAS = (0.0, 0.2, 0.5, 0.8, 1.0)
 
 

@@ -12,6 +12,7 @@ from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation import Item, Outcome, Task, evaluate, markdown
 from rsd_integrations.evaluation.methods import RSDMethod
 
+pytestmark = pytest.mark.filterwarnings("ignore::rsd_core.RoleWarning")
 SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
 
 
