@@ -10,9 +10,11 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
 
 from rsd_core.data import unknown
 from rsd_core.errors import ConfigurationError, RSDError
@@ -29,16 +31,20 @@ class Plugin:
     """Where the part is, as `module:object`."""
     package: str
     """The distribution that registers it, as one installs it."""
+    rivals: tuple[str, ...] = ()
+    """Other distributions that register the same name."""
 
     def load(self) -> Any:
         """Import the object.
 
         Raises:
             ConfigurationError: The module cannot be imported, or has no such object. What the module itself raises as
-                an `RSDError`, such as `MissingDependency`, is passed on.
+                an `RSDError`, such as `MissingDependency`, is passed on. Or two packages claim the name.
         """
         from importlib.metadata import EntryPoint
 
+        if self.rivals:
+            raise ConfigurationError(f"{self} is also in {', '.join(map(repr, self.rivals))}; uninstall all but one")
         try:
             return EntryPoint(self.name, self.value, "").load()
         except RSDError:
@@ -77,57 +83,67 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             ConfigurationError: There is no such part, or its package is broken; in one line.
         """
-        claims = self._claims(name)
+        plugin = self._plugin(name)
         if name in self._built_in:
-            for plugin in claims:
+            if plugin:
                 warnings.warn(
                     f"the built-in {self.what} {name!r} is used, and not the one of the package {plugin.package!r}, "
                     "which has the same name",
                     stacklevel=2,
                 )
             return self._built_in[name]
-        if not claims:
-            raise ConfigurationError(unknown(self.what, name, list(self)))
-        if len(claims) > 1:
-            packages = " and ".join(repr(plugin.package) for plugin in claims)
-            raise ConfigurationError(f"the {self.what} {name!r} is claimed by {packages}; uninstall one of them")
-        return self._part(claims[0])
+        if plugin is None:
+            raise ConfigurationError(unknown(self.what, name, self))
+        return self._part(plugin)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._built_in or bool(self._claims(name))
+        return name in self._built_in or self._plugin(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self._built_in, *(plugin.name for plugin in _installed(self.group, *sys.path))]))
+        return iter(dict.fromkeys([*self._built_in, *_installed(self.group, *sys.path)]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
 
-    def _claims(self, name: object) -> list[Plugin]:
-        claims = [plugin for plugin in _installed(self.group, *sys.path) if plugin.name == name]
-        if not claims and name not in self._built_in:
+    def _plugin(self, name: object) -> Plugin | None:
+        plugins = _installed(self.group, *sys.path)
+        if name not in plugins and name not in self._built_in:
             _installed.cache_clear()  # it may have been installed since
-            claims = [plugin for plugin in _installed(self.group, *sys.path) if plugin.name == name]
-        return claims
+            plugins = _installed(self.group, *sys.path)
+        return plugins.get(name)  # type: ignore[call-overload, no-any-return]
 
 
 @cache
-def _installed(group: str, *_path: str) -> tuple[Plugin, ...]:
+def _installed(group: str, *_path: str) -> Mapping[str, Plugin]:
     """The plugins of a group. Looking for them takes some milliseconds, so it is done once for a search path."""
     from importlib.metadata import entry_points
 
-    return tuple(
-        Plugin(point.name, point.value, point.dist.name if point.dist else point.module)
-        for point in entry_points(group=group)
-    )
+    found: dict[str, Plugin] = {}
+    for point in entry_points(group=group):
+        package = point.dist.name if point.dist else point.module
+        first = found.setdefault(point.name, Plugin(point.name, point.value, package))
+        if first.package != package:
+            found[point.name] = replace(first, rivals=(*first.rivals, package))
+    return found
 
 
 def of_class(base: type[T]) -> Callable[[Plugin], type[T]]:
-    """What makes a plugin's part where parts are classes: subclasses of `base`."""
+    """What makes a plugin's part where parts are classes: subclasses of `base`, in full.
+
+    Where they are data with a `kind`, the kind is the plugin's name, so that what is written can be read back.
+    """
 
     def part(plugin: Plugin) -> type[T]:
         loaded = plugin.load()
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
             raise ConfigurationError(f"{plugin}: {plugin.value} is {loaded!r} and no subclass of {base.__name__}")
+        if lacks := sorted(getattr(loaded, "__abstractmethods__", ())):
+            raise ConfigurationError(f"{plugin}: the class {plugin.value} lacks {', '.join(lacks)}")
+        if issubclass(loaded, BaseModel):
+            kind = loaded.model_fields.get("kind")
+            if kind is None or kind.default != plugin.name:
+                line = f'kind: Literal["{plugin.name}"] = "{plugin.name}"'
+                raise ConfigurationError(f"{plugin}: the class {plugin.value} needs the field {line}")
         return loaded
 
     return part

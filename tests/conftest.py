@@ -159,9 +159,11 @@ def verifier() -> HuggingFaceVerifier:
 @pytest.fixture(scope="session")
 def family() -> RewardGuidedDecoder:
     """The embedded models as they come."""
-    from rsd_core import RSDConfig
+    from rsd_core import RewardGuidedDecoder, RSDConfig
 
-    return RSDConfig().build()
+    decoder = RSDConfig().build()
+    assert isinstance(decoder, RewardGuidedDecoder)
+    return decoder
 
 
 @pytest.fixture(scope="session")

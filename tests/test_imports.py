@@ -15,7 +15,7 @@ import rsd_core
 from rsd_core.errors import DISTRIBUTION
 
 ROOT = Path(__file__).parent.parent
-CORE_NEEDS = {"pydantic", "rsd_core"}
+CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
 SHARED = {"jsonl", "output_files"}
 """Modules beside the rooms that any of them may use; they import rsd_core and no room."""
 ROOMS = {

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from rsd_integrations.evaluation.methods import KINDS, Models, parse_method
 
 from rsd_core import (
     AdvantageAware,
@@ -32,7 +33,6 @@ from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations import langchain, llamaindex
 from rsd_integrations.evaluation import find_task
 from rsd_integrations.evaluation.graders import GRADERS
-from rsd_integrations.evaluation.methods import KINDS, Models, parse_method
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 from rsd_integrations.langchain import ChatRSD, FunctionVerifier, LangChainDrafter, LangChainJudge, RSDRunnable
 from rsd_integrations.openai_compatible import OpenAIGenerator

@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rsd_core import BinaryStep, BudgetAware, RewardGuidedDecoder, WeightingPolicy
-from rsd_integrations.evaluation.plots import figure
+from rsd_core import BinaryStep, BudgetAware, RewardGuidedDecoder, WeightingPolicy, __version__
+from rsd_integrations.evaluation.plots import check_format, figure
 from rsd_integrations.evaluation.recording import LeftOut, Rates, Recorded, record
 from rsd_integrations.evaluation.statistics import Interval, bootstrap, interval
 from rsd_integrations.evaluation.tasks import Item
+from rsd_integrations.output_files import write_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,7 @@ def calibrate(
 
 def plot(calibration: Calibration, file: Path) -> None:
     """Draw the target's share, the expected cost and, where answers are known, the accuracy against the threshold."""
+    check_format(file)
     curve = calibration.curve
     labels = {
         "target_share": "share of steps by the target",
@@ -212,9 +214,10 @@ def plot(calibration: Calibration, file: Path) -> None:
         panel.set_ylabel(label)
         panel.grid(alpha=0.25, lw=0.5)
     drawing.suptitle(f"{len(calibration.problems)} problems, bands of 95 %", fontsize=11)
-    drawing.savefig(file)
+    write_output(file, drawing.savefig)
 
 
 def write_policy(policy: WeightingPolicy, file: Path) -> None:
     """Write a policy file, which every `policy` option reads."""
-    file.write_text(json.dumps(policy.model_dump(mode="json"), indent=1) + "\n")
+    data = {"version": __version__, **policy.model_dump(mode="json")}
+    write_output(file, json.dumps(data, indent=1) + "\n")

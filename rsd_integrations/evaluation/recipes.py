@@ -8,9 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from rsd_core import ConfigurationError, RSDConfig
+from rsd_core import ConfigurationError, RSDConfig, parse_method
 from rsd_core.data import explain
-from rsd_integrations.evaluation.methods import parse_method
 from rsd_integrations.evaluation.tasks import find_task
 
 FOLDER = Path(__file__).parent / "paper"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rsd_core import Result
+from rsd_integrations.batch.faults import Helper, never_worked, scored
 from rsd_integrations.evaluation.statistics import Comparison, compare, wilson
 
 
@@ -32,6 +33,8 @@ class Outcome:
     """What went wrong and was got over on the way, by `DegradationKind`: how often."""
     messages: Mapping[str, str] = field(default_factory=dict)
     """By the same kinds: the last message. Under `error`, why the answer failed."""
+    scored: int = 0
+    """How often the verifier gave a reward."""
 
     @classmethod
     def of(cls, result: Result, correct: bool, error: Exception | None = None) -> Outcome:
@@ -53,7 +56,19 @@ class Outcome:
             degradations=dict(Counter(degradation.kind for degradation in result.degradations)),
             messages={degradation.kind: degradation.message for degradation in result.degradations}
             | ({"error": str(error)} if error is not None else {}),
+            scored=scored(result),
         )
+
+    @property
+    def failed(self) -> bool:
+        """Whether this is no answer of the method: it failed, or a role failed at every one of its calls."""
+        return self.finish_reason == "error" or bool(_idle(self.drafted, self.scored, self.degradations))
+
+
+def _idle(drafted: int, scored: int, faults: Container[str]) -> list[Helper]:
+    """The roles that failed and did nothing else."""
+    counts: dict[Helper, int] = {"drafter": drafted, "verifier": scored}
+    return [role for role, worked in counts.items() if not worked and f"{role}_error" in faults]
 
 
 @dataclass(slots=True)
@@ -79,6 +94,7 @@ class MethodReport:
     by_target: int = 0
     drafted: int = 0
     accepted: int = 0
+    scored: int = 0
     errors: int = 0
     """Answers that failed."""
     degraded: int = 0
@@ -101,7 +117,7 @@ class MethodReport:
             faults.count += count
             faults.answers += 1
             faults.last = outcome.messages.get(kind, faults.last)
-        for name in ("seconds", "steps", "by_target", "drafted", "accepted", "flops", "flops_paper", "cost"):
+        for name in ("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost"):
             mine, more = getattr(self, name), getattr(outcome, name)
             setattr(self, name, None if mine is None or more is None else mine + more)
 
@@ -109,6 +125,14 @@ class MethodReport:
     def accuracy(self) -> float:
         """Share of right answers."""
         return self.right / max(1, self.n)
+
+    @property
+    def never_worked(self) -> list[str]:
+        """What to tell about each role that failed at every one of its calls; empty where there is none."""
+        return [
+            never_worked(role, self.faults[f"{role}_error"].count, self.faults[f"{role}_error"].last)
+            for role in _idle(self.drafted, self.scored, self.faults)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The figures per problem, as plain JSON data."""

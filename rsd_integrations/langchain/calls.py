@@ -22,7 +22,11 @@ class RSDMessages(RSDFields):
 
     def inner_models(self) -> list[LangChainGenerator]:
         """The LangChain models that draft and that replace."""
-        return [role for role in (self.draft, self.target) if isinstance(role, LangChainGenerator)]
+        return [role for role in self.writers() if isinstance(role, LangChainGenerator)]
+
+    def all_inner(self) -> bool:
+        """Whether all that write are LangChain models."""
+        return bool(self.writers()) and len(self.inner_models()) == len(self.writers())
 
     def _chunks(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
@@ -59,7 +63,7 @@ class _Call:
         self.stop = list(as_stop(self.model.stop if stop is None else stop))
         self.inner: dict[str, Any] = {}
         """What the inner models are told. They get messages, tools and options as they are, and stop by themselves."""
-        self.passes = self.model.resolved().granularity == "turn" and len(self.model.inner_models()) == 2
+        self.passes = self.model.resolved().granularity == "turn" and self.model.all_inner()
         if self.passes:
             told = {"stop": self.stop} if self.stop else {}
             self.inner = {"options": kwargs | told, "tools": self.tools}

@@ -84,8 +84,8 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         """What can be honoured: in turns what both inner models can, in steps text."""
         if self.resolved().granularity == "turn":
             inner = [getattr(role.model, "profile", None) or {} for role in self.inner_models()]
-            return _common(inner) if len(inner) == 2 else None
-        tools = all(isinstance(model, Model) and model.renders_tools for model in (self.draft, self.target))
+            return _common(inner) if self.all_inner() else None
+        tools = all(isinstance(model, Model) and model.renders_tools for model in self.writers())
         return ModelProfile(
             text_inputs=True,
             text_outputs=True,
@@ -93,7 +93,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             pdf_inputs=False,
             audio_inputs=False,
             video_inputs=False,
-            tool_calling=tools and self.decoder is None,
+            tool_calling=tools and bool(self.writers()),
             tool_choice=False,
             structured_output=False,
         )
@@ -189,12 +189,12 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
 
 
 def _common(profiles: list[Any]) -> ModelProfile | None:
-    """What two profiles allow: the smaller number, and what both can."""
+    """What profiles allow: the smallest number, and what all can."""
     shared: dict[str, Any] = {}
-    for key in set(profiles[0]) & set(profiles[1]):
-        a, b = profiles[0][key], profiles[1][key]
-        if isinstance(a, bool):
-            shared[key] = a and b
-        elif isinstance(a, int):
-            shared[key] = min(a, b)
+    for key in set.intersection(*map(set, profiles)):
+        values = [profile[key] for profile in profiles]
+        if isinstance(values[0], bool):
+            shared[key] = all(values)
+        elif isinstance(values[0], int):
+            shared[key] = min(values)
     return ModelProfile(**shared) if shared else None  # type: ignore[typeddict-item]

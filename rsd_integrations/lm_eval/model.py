@@ -32,16 +32,27 @@ class RSDModel(LM):  # type: ignore[misc]
     `apply_chat_template=True` messages reach them as messages.
 
     Args:
-        decoder: A ready decoder, in place of all that follows but `concurrency`.
+        decoder: Which decoder to make of the configuration, as text of `rsd eval --methods`: `majority:8`; RSD by
+            default. Or a ready decoder, in place of the configuration.
         concurrency: Requests in flight.
         config: Fields of `rsd_core.RSDConfig`: drafter, verifier, target, policy, settings.
     """
 
-    def __init__(self, decoder: Decoder | None = None, *, concurrency: int | str = 16, **config: Any) -> None:
+    def __init__(self, decoder: Decoder | str | None = None, *, concurrency: int | str = 16, **config: Any) -> None:
         super().__init__()
         for name in ("batch_size", "max_batch_size", "device"):  # the harness passes these to every model
             config.pop(name, None)
-        self.decoder = RSDConfig.parse(config).build() if decoder is None else decoder
+        if isinstance(decoder, Decoder):
+            if config:
+                raise ConfigurationError(f"a decoder brings its own models and settings; leave out {', '.join(config)}")
+            self.decoder = decoder
+        else:
+            if decoder is not None:
+                if "method" in config:
+                    method = config["method"]
+                    raise ConfigurationError(f"{decoder=} and {method=} say the same thing twice; leave one out")
+                config["method"] = decoder
+            self.decoder = RSDConfig.parse(config).build()
         self.concurrency = int(concurrency)
         self.results: list[Result] = []
         """Of all requests so far, with their ledgers."""

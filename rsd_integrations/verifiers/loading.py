@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rsd_core import ConfigurationError, SpecError, Verifier, load
+from rsd_core import SpecError, Verifier, load
 from rsd_core.registry import parts_of
 from rsd_integrations.prm_formats import CRITICS, usable
 from rsd_integrations.verifiers.combine import Cached, Cascade, Ensemble, How
@@ -72,12 +72,8 @@ def ensemble(rest: str, how: How = "mean") -> Ensemble:
 
 def cached(spec: str, size: int = 100_000) -> Cached:
     """A verifier with kept rewards."""
-    return Cached(load(parts_of(spec)[0]), size)
+    return Cached(load(parts_of(spec)[0], role="verifier"), size)
 
 
 def _members(rest: str) -> list[Verifier]:
-    members = [load(part) for part in parts_of(rest)]
-    for part, member in zip(parts_of(rest), members, strict=True):
-        if not isinstance(member, Verifier):
-            raise ConfigurationError(f"{part!r} is no verifier; a generator judges as judge:{part}")
-    return members
+    return [load(part, role="verifier") for part in parts_of(rest)]

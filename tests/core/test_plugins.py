@@ -83,7 +83,7 @@ def test_a_name_that_two_packages_claim_is_refused(tmp_path: Path, monkeypatch: 
     install(tmp_path, "rsd-one", "", numbers={"big": "builtins:int"})
     install(tmp_path, "rsd-two", "", numbers={"big": "builtins:int"})
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigurationError, match=r"^the number 'big' is claimed by 'rsd-(one|two)' and 'rsd-"):
+    with pytest.raises(ConfigurationError, match=r"^'big' of the package 'rsd-(one|two)' is also in 'rsd-(one|two)'"):
         registry()["big"]
 
 

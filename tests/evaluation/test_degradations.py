@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from rsd_core import Decoder, Limits, RewardGuidedDecoder, RSDConfig, Settings
+from rsd_core.methods import RSDMethod
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation import Item, Outcome, Task, evaluate, markdown
-from rsd_integrations.evaluation.methods import RSDMethod
 
 pytestmark = pytest.mark.filterwarnings("ignore::rsd_core.RoleWarning")
 SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
@@ -104,12 +104,30 @@ def test_a_failed_answer_says_why(built: list[Decoder]) -> None:
 
 
 def test_degradations_survive_the_journal(built: list[Decoder], tmp_path: Path) -> None:
-    built.append(decoder(verifier=[RuntimeError("down")]))
+    built.append(decoder(verifier=[0.9, RuntimeError("down")]))
     file = tmp_path / "journal.jsonl"
     first = evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1, journal=file)
     built[0] = decoder()
     again = evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1, journal=file)
     assert again.faults == first.faults != []
+
+
+def test_answers_in_which_a_role_never_worked_are_tried_again_by_the_next_run(
+    built: list[Decoder], tmp_path: Path
+) -> None:
+    built.append(decoder(verifier=[RuntimeError("down")]))
+    file = tmp_path / "journal.jsonl"
+    report = evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1, journal=file)
+    assert report.methods["rsd"].never_worked == [
+        "the verifier failed at every one of its 8 calls, the last time with 'RuntimeError: down'"
+    ]
+    built[0] = decoder()
+    again = evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1, journal=file)
+    assert again.faults == again.methods["rsd"].never_worked == []
+    built[0] = decoder(drafter=[ConnectionError("refused")])
+    assert evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1, journal=file).faults == []
+    (told,) = evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1).methods["rsd"].never_worked
+    assert told == "the drafter failed at every one of its 8 calls, the last time with 'ConnectionError: refused'"
 
 
 def test_rows_of_journals_without_degradations_are_read() -> None:

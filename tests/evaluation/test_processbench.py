@@ -128,13 +128,14 @@ def test_labels_that_are_no_steps_are_refused(tmp_path: Folder, label: object) -
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"problem": "p"}', "entry 1"),
-        ('{"solution": "s"}', "entry 1"),
+        ('{"problem": "p"}', "line 1: it has neither"),
+        ('{"solution": "s"}', "line 1: it has no `problem`"),
+        ('[{"problem": "p", "steps": ["a"]}, {"problem": "p"}]', "entry 2: it has neither"),
         ('{"problem": "p", "steps": ["a", " "]}', "not blank"),
-        ('{"problem": "", "solution": "s"}', "entry 1"),
+        ('{"problem": "", "solution": "s"}', "line 1: .* empty"),
         ("{", "Expecting"),
         ("", "empty"),
-        ("3", "entry 1"),
+        ("3", "line 1: it is no problem with a solution"),
     ],
 )
 def test_wrong_files_are_told(tmp_path: Folder, line: str, told: str) -> None:

@@ -25,7 +25,7 @@ from rsd_core import (
     RunError,
     Settings,
     TargetOnly,
-    registry,
+    catalogue,
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.llamaindex import RSDLLM, RSDStepEvent, result_of
@@ -156,8 +156,8 @@ async def test_concurrent_calls_overlap(face: str) -> None:
 
 @pytest.mark.parametrize("face", ASYNC)
 async def test_loading_does_not_hold_the_event_loop_up(face: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = registry.Backend("slow", "tests.llamaindex.worlds:load", "", "")
-    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, slow))
+    slow = catalogue.Backend("slow", "tests.llamaindex.worlds:load", "", "")
+    monkeypatch.setitem(catalogue.BUILT_IN, "slow", slow)
     late = 0.0
 
     async def beat() -> None:

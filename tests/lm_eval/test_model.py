@@ -9,7 +9,7 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-from rsd_core import ConfigurationError, DraftOnly, RewardGuidedDecoder, Settings
+from rsd_core import ConfigurationError, DraftOnly, MajorityVote, RewardGuidedDecoder, Settings, TargetOnly
 from rsd_core.testing import ScriptedDrafter
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
@@ -91,3 +91,17 @@ def test_likelihood_tasks_are_refused_with_the_way_out() -> None:
         model.loglikelihood([])
     with pytest.raises(ConfigurationError, match="treshold"):
         RSDModel(policy="treshold:1")
+
+
+def test_a_method_as_text_is_made_of_the_configuration() -> None:
+    specs: dict[str, Any] = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
+    model = RSDModel("majority:3", **specs, settings={"seed": 4})
+    assert isinstance(model.decoder, MajorityVote)
+    assert (model.decoder.n, model.decoder.settings.seed) == (3, 4)
+    assert isinstance(RSDModel(**specs, method="target").decoder, TargetOnly)
+    with pytest.raises(ConfigurationError, match="method: unknown method 'majorty', did you mean 'majority'"):
+        RSDModel("majorty:3", **specs)
+    with pytest.raises(ConfigurationError, match="decoder='target' and method='draft' say the same thing twice"):
+        RSDModel("target", method="draft")
+    with pytest.raises(ConfigurationError, match="a decoder brings its own models and settings; leave out policy"):
+        RSDModel(DraftOnly(drafter=ScriptedDrafter(["x"])), policy="constant:0")
