@@ -166,7 +166,7 @@ def test_a_task_of_a_package_is_evaluated() -> None:
     ("task", "words"),
     [
         ("halls:rows=many", "rows: .*'many'"),
-        ("halls:seats=3", "seats"),
+        ("halls:row=3", "unknown name, did you mean 'rows'"),
         ("two-rows:5", "the task 'two-rows' is complete as it is"),
         ("gsm8k:train", "the task 'gsm8k' is complete as it is"),
         ("number", "'number' of the package 'rsd-halls': rsd_halls:number is 3 and no subclass of Task"),
