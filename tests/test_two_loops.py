@@ -47,7 +47,7 @@ from tests.openai_compatible.server import Habits, listening
 Use = Callable[[int], Awaitable[Any]]
 """One use of a shared object: equal numbers give equal values."""
 TIMES = 6
-SPECS = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
+SPECS: dict[str, Any] = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
 QUESTION = "Mia has 45 apples. On Monday she buys {} more. How many apples does Mia have now?"
 
 
@@ -199,7 +199,8 @@ def test_a_verifier_is_shared_by_two_loops(name: str) -> None:
 )
 def test_a_generator_is_shared_by_two_loops(make: Callable[[], Any]) -> None:
     turn = isinstance(make(), LangChainDrafter)
-    check(*((_turns if turn else writing)(make()) for _ in range(2)))
+    uses = [(_turns if turn else writing)(make()) for _ in range(2)]
+    check(uses[0], uses[1])
 
 
 def _turns(generator: Any) -> Use:
