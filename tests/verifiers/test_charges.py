@@ -277,3 +277,13 @@ def test_failed_scorings_are_on_the_ledger_and_under_the_limits(which: int) -> N
     assert [degradation.kind for degradation in result.degradations] == ["verifier_error"] * 3
     account = result.ledger.verifier
     assert (account.calls, account.computed, account.flops) == (3, 3 * computed, 3 * 2.0 * computed)
+
+
+def test_a_cache_holds_as_many_rewards_as_it_says() -> None:
+    member = Paid()
+    cached = Cached(member, size=2)
+    for text in ("a", "b"):
+        asyncio.run(cached.score(START, [Step(text, "delimiter")]))
+    assert asyncio.run(cached.score(START, [Step("a", "delimiter"), Step("b", "delimiter")])).usage == Usage()
+    asyncio.run(cached.score(START, [Step("c", "delimiter")]))
+    assert asyncio.run(cached.score(START, [Step("a", "delimiter")])).usage.computed == 1
