@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from rsd_core.checks import checked_scores, checked_steps, checked_usage
-from rsd_core.concurrency import contained
+from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
+from rsd_core.concurrency import ended_process
 from rsd_core.errors import ConfigurationError, DrafterError, TargetError, VerifierError
 from rsd_core.guard import Guard
 from rsd_core.health import Health
@@ -28,7 +28,7 @@ from rsd_core.interfaces import (
     Verifier,
     usage_of,
 )
-from rsd_core.ledger import Role
+from rsd_core.ledger import Account, Role
 from rsd_core.limits import LimitReached
 from rsd_core.lookahead import Lookahead
 from rsd_core.paths import Path, Step
@@ -100,9 +100,10 @@ class Calls:
             return (0.0,) * len(candidates)
         at = path or request.path
         try:
-            self._guard.check()
+            if self._guard.watches:
+                self._guard.check()
             work = self._early.claim("verifier", at, asked) or verifier.score(at, asked)
-            scores = await self._call(
+            scores: Scores = await self._call(
                 request, "verifier", verifier, work, lambda made: checked_scores(verifier, made, len(asked))
             )
         except Exception as error:
@@ -133,7 +134,7 @@ class Calls:
             TargetError: It failed once more than `target_retries` allows.
         """
         settings = request.settings
-        reused = settings.reuse_rejected and settings.limits.allow_waste(of_target=True)
+        reused = settings.reuse_rejected and request.terms.wastes_target
         for attempt in range(settings.target_retries + 1):
             room, limit = self._target_room(request, target)
             if limit is not None and room < count:
@@ -157,7 +158,12 @@ class Calls:
         """Log-probabilities of the candidates by a drafter or target that tells them."""
         assert isinstance(model, HasLikelihood)
         self._guard.check()
-        return (await self._call(request, role, model, model.log_likelihoods(request.path, candidates))).values
+        work = model.log_likelihoods(request.path, candidates)
+        return (
+            await self._call(
+                request, role, model, work, lambda reply: checked_likelihoods(model, reply, len(candidates))
+            )
+        ).values
 
     async def speculate(self, request: Request, target: Target, drafter: Drafter) -> Step:
         """The rest of the response by the target, with the drafter as its assistant, as far as limits allow."""
@@ -188,12 +194,12 @@ class Calls:
         threshold = request.settings.hedge
         if threshold is None or 1 - self._early.estimate.value <= threshold:
             return
-        if request.settings.limits.allow_waste(of_target=True):
+        if request.terms.wastes_target:
             self._early.hedge(request.path, target, request.progress.step_request("target"))
 
     def look_ahead(self, request: Request, drafter: Drafter, verifier: Verifier, drafts: Sequence[Step]) -> None:
         """Let the drafter go on while its step is scored, see `Settings.lookahead`."""
-        if len(drafts) == 1:
+        if self._early.depth and len(drafts) == 1:
             self._early.follow(request.progress, drafts[0], drafter, verifier)
 
     def reject(self, request: Request, draft: Step, *, scored: bool) -> None:
@@ -227,14 +233,16 @@ class Calls:
         at_most: float = math.inf,
         guess: Step | None = None,
     ) -> tuple[Step, ...]:
-        self._guard.check()
-        asked = request.progress.step_request(
-            role, count, attempt=request.attempt, at_most=at_most, ahead=self._early.ahead if role == "drafter" else 0
-        )
+        if self._guard.watches:
+            self._guard.check()
+        ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
+        asked = request.progress.step_request(role, count, attempt=request.attempt, at_most=at_most, ahead=ahead)
         work = self._early.claim(role, request.path, asked)
         if work is None:
             work = model.generate(request.path, asked if guess is None else replace(asked, guess=guess))
-        generation = await self._call(request, role, model, work, lambda made: checked_steps(model, made, count, asked))
+        generation: Generation = await self._call(
+            request, role, model, work, lambda made: checked_steps(model, made, count, asked)
+        )
         self._count_prompt(request, generation)
         return generation.steps
 
@@ -244,31 +252,32 @@ class Calls:
         role: Role,
         model: Model,
         work: Coroutine[Any, Any, Reply],
-        check: Callable[[Reply], Reply] = lambda reply: reply,
+        check: Callable[[Reply], Reply],
     ) -> Reply:
         """Await a call of a model and charge it, whatever its end."""
-        account = request.ledger.account(role)
+        account: Account = getattr(request.ledger, role)
         try:
-            reply = check(await self._guard.call(contained(model, work)))
-            usage = checked_usage(model, reply.usage)
+            reply = check(await (self._guard.call(work) if self._guard.watches else work))
         except BaseException as error:
             account.charge(model, usage_of(error) or _NOTHING, failed=True)
-            if isinstance(error, Exception):
-                self._health.failed(role, error)
             if isinstance(error, Interrupted):
                 raise asyncio.CancelledError from None  # what timeouts know
+            if isinstance(error, SystemExit | KeyboardInterrupt):
+                raise ended_process(model, error) from error
+            if isinstance(error, Exception):
+                self._health.failed(role, error)
             raise
-        account.charge(model, usage)
-        self._health.worked(role)
+        account.charge(model, reply.usage)
+        if role in self._health.unproven:
+            self._health.worked(role)
         return reply
 
     def _target_room(self, request: Request, target: Target) -> tuple[float, FinishReason | None]:
-        limits = request.progress.terms.limits
-        if limits.allow_waste(of_target=True):
+        if request.terms.wastes_target:
             return math.inf, None
         # Before any model has counted the prompt: no tokenizer makes more tokens than there are bytes.
         read = request.prompt_tokens or sum(len(message.content.encode()) for message in request.path.prompt)
-        return limits.target_room(target, request.ledger.target, read + request.progress.tokens)
+        return request.settings.limits.target_room(target, request.ledger.target, read + request.progress.tokens)
 
     def _count_prompt(self, request: Request, generation: Generation) -> None:
         if not request.prompt_tokens and not request.index:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import get_args
 
 from rsd_core.errors import RunError, VerifierError
-from rsd_core.interfaces import Generation, Model, Scores, StepRequest, Usage
-from rsd_core.paths import Ending, Step
+from rsd_core.interfaces import Generation, Likelihoods, Model, Scores, StepRequest, Usage
+from rsd_core.paths import Ending
 
-_ENDINGS = frozenset(get_args(Ending))
+_ENDINGS = get_args(Ending)
 
 
 def checked_steps(model: Model, generation: Generation, count: int, request: StepRequest) -> Generation:
@@ -21,21 +21,20 @@ def checked_steps(model: Model, generation: Generation, count: int, request: Ste
     if len(generation.steps) != count:
         raise RunError(f"{model!r} gave {len(generation.steps)} steps where {count} were asked for", usage=usage)
     for step in generation.steps:
-        if fault := _fault(step, request.delimiter):
-            raise RunError(f"{model!r}: {fault}", usage=usage)
+        if not isinstance(step.text, str):
+            fault = f"the text of a step is {type(step.text).__name__}, not str: {step.text!r}"
+        elif step.size < 0:
+            fault = f"the size of a step is {step.size!r} tokens"
+        elif step.ending == "delimiter":
+            if request.delimiter is None or request.delimiter in step.text:
+                continue
+            fault = f"a step claims to end with {request.delimiter!r} and does not hold it: {step.text[-40:]!r}"
+        elif step.ending in _ENDINGS:
+            continue
+        else:
+            fault = f"the ending {step.ending!r} of a step is none of {', '.join(_ENDINGS)}"
+        raise RunError(f"{model!r}: {fault}", usage=usage)
     return generation
-
-
-def _fault(step: Step, delimiter: str | None) -> str | None:
-    if not isinstance(step.text, str):
-        return f"the text of a step is {type(step.text).__name__}, not str: {step.text!r}"
-    if step.ending not in _ENDINGS:
-        return f"the ending {step.ending!r} of a step is none of {', '.join(get_args(Ending))}"
-    if step.ending == "delimiter" and delimiter is not None and delimiter not in step.text:
-        return f"a step claims to end with the delimiter {delimiter!r} and does not hold it: {step.text[-40:]!r}"
-    if step.size < 0:
-        return f"the size {step.size!r} of a step is negative"
-    return None
 
 
 def checked_scores(model: Model, scores: Scores, count: int) -> Scores:
@@ -48,16 +47,34 @@ def checked_scores(model: Model, scores: Scores, count: int) -> Scores:
     if len(scores.rewards) != count:
         raise VerifierError(f"{model!r} gave {len(scores.rewards)} rewards for {count} steps", usage=usage)
     for reward in scores.rewards:
-        if reward is not None and not _is_reward(reward):
+        if type(reward) is not float and reward is not None:  # numpy's numbers, whole ones, True
+            return _as_floats(model, scores)
+        if reward is not None and not 0 <= reward <= 1:  # NaN fails this as well
             raise VerifierError(f"{model!r}: the reward {reward!r} is no number in [0, 1]", usage=usage)
-    return Scores(tuple([None if reward is None else float(reward) for reward in scores.rewards]), usage)
+    return scores
 
 
-def _is_reward(reward: object) -> bool:
-    try:
-        return bool(0 <= reward <= 1)  # type: ignore[operator] - NaN fails this as well
-    except (TypeError, ValueError):
-        return False
+def _as_floats(model: Model, scores: Scores) -> Scores:
+    rewards: list[float | None] = []
+    for reward in scores.rewards:
+        number = reward if reward is None or not hasattr(reward, "__float__") else float(reward)
+        if number is not None and type(number) is not float:  # text, bytes and the like have no __float__
+            message = f"{model!r}: the reward {reward!r} is no number in [0, 1]"
+            raise VerifierError(message, usage=scores.usage)
+        rewards.append(number)
+    return checked_scores(model, Scores(tuple(rewards), scores.usage), len(rewards))
+
+
+def checked_likelihoods(model: Model, likelihoods: Likelihoods, count: int) -> Likelihoods:
+    """Log-probabilities that are some.
+
+    Raises:
+        RunError: Another number of them than steps, or one above 0.
+    """
+    usage = checked_usage(model, likelihoods.usage)
+    if len(likelihoods.values) != count or not all(value <= 0 for value in likelihoods.values):
+        raise RunError(f"{model!r} gave log-likelihoods {likelihoods.values!r} of {count} steps", usage=usage)
+    return likelihoods
 
 
 def checked_usage(model: Model, usage: Usage) -> Usage:

@@ -100,18 +100,23 @@ async def _all_or_first_error(tasks: Collection[asyncio.Future[None]]) -> None:
 
 
 async def contained(owner: object, work: Coroutine[Any, Any, T]) -> T:
-    """Await work of somebody else's code, the owner's; an attempt to end the process is an error of that code.
-
-    asyncio lets these two exceptions out of a task and so ends the loop, on which everybody else waits.
-    """
+    """Await work of somebody else's code, the owner's, in a task: see `ended_process`."""
     try:
         return await work
-    except SystemExit as error:
-        raise RunError(f"{owner!r} called sys.exit({error.code!r})", usage=usage_of(error)) from error
-    except KeyboardInterrupt as error:
-        if threading.current_thread() is threading.main_thread():
-            raise  # the user's own
-        raise RunError(f"{owner!r} raised KeyboardInterrupt", usage=usage_of(error)) from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise ended_process(owner, error) from error
+
+
+def ended_process(owner: object, error: SystemExit | KeyboardInterrupt) -> BaseException:
+    """What to raise where somebody else's code, the owner's, tried to end the process: an error of that code.
+
+    asyncio lets these two out of a task and so ends the loop, on which everybody else waits for ever.
+    """
+    if isinstance(error, SystemExit):
+        return RunError(f"{owner!r} called sys.exit({error.code!r})", usage=usage_of(error))
+    if threading.current_thread() is threading.main_thread():
+        return error  # the user's own
+    return RunError(f"{owner!r} raised KeyboardInterrupt", usage=usage_of(error))
 
 
 class Slots:

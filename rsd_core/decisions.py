@@ -19,7 +19,8 @@ _AUTHORS, _DECISIONS = get_args(Author), get_args(Decision)
 
 def route(policy: WeightingPolicy, request: Request) -> Author:
     """Who writes the next step, before anything is drafted."""
-    return _one_of(_AUTHORS, policy.route(request), policy, "route")
+    author: Author = _one_of(_AUTHORS, policy.route(request), policy, "route")
+    return author
 
 
 def choose(request: Request, rewards: Sequence[float | None]) -> int:
@@ -47,7 +48,8 @@ def decide(
     Without a reward, `on_abstain` says it where the draft was scored, and `on_verifier_error` where that failed.
     """
     if draft is not None and reward is not None:
-        return _one_of(_DECISIONS, policy.decide(draft, reward, request), policy, "decide")
+        decision: Decision = _one_of(_DECISIONS, policy.decide(draft, reward, request), policy, "decide")
+        return decision
     settings = request.settings
     if draft is not None and (settings.on_abstain if scored else settings.on_verifier_error) == "accept":
         return "accept"

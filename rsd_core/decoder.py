@@ -7,7 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
@@ -105,33 +105,23 @@ class Decoder(ABC):
             RunError: A role failed for good; `partial` of the error holds what was generated.
         """
         request, calls, guard = self._begin(as_prompt(prompt), options)
-        try:
-            with guard:
-                async with aclosing(calls), aclosing(self._decode(request, calls)) as events:
-                    async for event in events:
-                        if request.has_notices:
-                            for notice in request.pop_notices():
-                                yield notice
-                        yield event
-        except LimitReached as limit:
-            request.finish = limit.reason
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            failed = error if isinstance(error, RunError) else RunError(f"step {request.index} failed: {error!r}")
-            failed.partial = self._result(request, "error", guard.elapsed)
-            raise failed from error.__cause__ if failed is error else error
+        async with self._running(request, calls, guard) as events:
+            async for event in events:
+                if request.has_notices:
+                    for notice in request.pop_notices():
+                        yield notice
+                yield event
         for notice in request.pop_notices():
             yield notice
         yield Finished(request.index, self._result(request, request.finish or "stop", guard.elapsed))
 
     async def arun(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Result:
         """Decode one prompt; arguments and errors as in `astream`."""
-        async with aclosing(self.astream(prompt, **options)) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    return event.result
-        raise AssertionError("a stream ended without its result")
+        request, calls, guard = self._begin(as_prompt(prompt), options)
+        async with self._running(request, calls, guard) as events:
+            async for _ in events:
+                pass
+        return self._result(request, request.finish or "stop", guard.elapsed)
 
     async def arun_many(
         self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[RequestOptions]
@@ -242,6 +232,24 @@ class Decoder(ABC):
         guard = Guard(limits.max_seconds, options.get("cancel"))
         early = Lookahead(request.ledger, settings.lookahead if limits.allow_waste() else 0)
         return request, Calls(guard, early, self._health), guard
+
+    @asynccontextmanager
+    async def _running(
+        self, request: Request, calls: Calls, guard: Guard
+    ) -> AsyncGenerator[AsyncGenerator[Event, None], None]:
+        """The events of a request; whatever ends them, nothing of the request is left running."""
+        try:
+            with guard:
+                async with aclosing(calls), aclosing(self._decode(request, calls)) as events:
+                    yield events
+        except LimitReached as limit:
+            request.finish = limit.reason
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            failed = error if isinstance(error, RunError) else RunError(f"step {request.index} failed: {error!r}")
+            failed.partial = self._result(request, "error", guard.elapsed)
+            raise failed from error.__cause__ if failed is error else error
 
     def _result(self, request: Request, reason: FinishReason, seconds: float) -> Result:
         """The request's result, with the estimate of what the target alone would have cost."""

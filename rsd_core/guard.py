@@ -60,7 +60,8 @@ class Guard:
     def __init__(self, seconds: float | None, cancel: Cancellation | None) -> None:
         self._started = time.monotonic()
         self._seconds, self._cancel = seconds, cancel
-        self._watches = seconds is not None or cancel is not None
+        self.watches = seconds is not None or cancel is not None
+        """Whether anything can end the request from here."""
         self._timer: asyncio.TimerHandle | None = None
         self._in_call: set[asyncio.Task[Any]] = set()
         self._cut: dict[asyncio.Task[Any], Literal["cancelled", "max_seconds"]] = {}
@@ -87,7 +88,7 @@ class Guard:
 
     def check(self) -> None:
         """Raise `LimitReached` where time is up or the request is cancelled: no call may begin."""
-        if self._watches:
+        if self.watches:
             if self._cancel is not None and self._cancel.cancelled:
                 raise LimitReached("cancelled")
             if self._seconds is not None and self.elapsed >= self._seconds:
@@ -100,8 +101,6 @@ class Guard:
             LimitReached: With `cancelled` or `max_seconds`, and the work done by then where the model tells it. Nothing
                 of the call outlives it.
         """
-        if not self._watches:
-            return await work
         task = asyncio.current_task()
         assert task is not None
         cancelling = task.cancelling()  # by others, before

@@ -21,21 +21,20 @@ class Health:
 
     def __init__(self, consequence: Mapping[Role, str]) -> None:
         self._consequence = consequence
-        self._failed: dict[Role, int] = {"drafter": 0, "verifier": 0, "target": 0}
-        """Of the roles that have not worked yet and were not told of."""
+        self.unproven: dict[Role, int] = {"drafter": 0, "verifier": 0, "target": 0}
+        """Failed calls of the roles that have not worked yet and were not told of."""
 
     def worked(self, role: Role) -> None:
         """A call gave what it should."""
-        if role in self._failed:
-            self._failed.pop(role, None)
+        self.unproven.pop(role, None)
 
     def failed(self, role: Role, error: Exception) -> None:
         """A call failed; warns where none before it was any better."""
-        if role not in self._failed:
+        if role not in self.unproven:
             return
-        self._failed[role] += 1
-        if self._failed[role] == FIRST_CALLS:
-            del self._failed[role]
+        self.unproven[role] += 1
+        if self.unproven[role] == FIRST_CALLS:
+            del self.unproven[role]
             then = self._consequence.get(role, "no answer can be written")
             message = f"the {role} has failed {FIRST_CALLS} times of {FIRST_CALLS}: {error}; {then}"
             warnings.warn(message, RoleWarning, stacklevel=2)

@@ -45,18 +45,24 @@ class Account:
         """Add one call; of a model made of others, the work of each at its own rate."""
         self.calls += 1
         self.failed += failed
-        for worker, part in usage.parts or ((model, usage),):
+        if not usage.parts:
+            self._add_work(model, usage)
+        for worker, part in usage.parts:
             self._add_work(worker, part)
 
     def _add_work(self, model: Model, usage: Usage) -> None:
-        self.computed += usage.computed
+        computed, written = usage.computed, usage.generated + usage.scored
+        self.computed += computed
         self.reused += usage.reused
         self.generated += usage.generated
         self.scored += usage.scored
         self.seconds += usage.seconds
         rate, price = model.flops_per_token, model.price
-        self.flops = _plus(self.flops, None if rate is None else rate * usage.computed)
-        self.flops_paper = _plus(self.flops_paper, None if rate is None else rate * (usage.generated + usage.scored))
+        if rate is None:
+            self.flops = self.flops_paper = None
+        elif self.flops is not None and self.flops_paper is not None:
+            self.flops += rate * computed
+            self.flops_paper += rate * written
         if price is None:
             self.cost = None
         else:

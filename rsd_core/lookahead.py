@@ -131,7 +131,7 @@ class Lookahead:
     """
 
     def __init__(self, ledger: Ledger, depth: int) -> None:
-        self._ledger, self._depth = ledger, depth
+        self._ledger, self.depth = ledger, depth
         self.estimate = AcceptanceEstimate()
         self._begun: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
@@ -142,11 +142,11 @@ class Lookahead:
     @property
     def ahead(self) -> int:
         """How many steps after the present one are likely to be asked for next."""
-        return self._depth if self._depth and self.estimate.value >= WORTHWHILE else 0
+        return self.depth if self.depth and self.estimate.value >= WORTHWHILE else 0
 
     def claim(self, role: Role, path: Path, asked: Asked) -> Coroutine[Any, Any, Any] | None:
         """The result of this very call, if it was begun."""
-        call = self._begun.get((role, path))
+        call = self._begun.get((role, path)) if self._begun else None
         return self._result(role, path) if call is not None and call.asked == asked else None
 
     def follow(self, position: Position, step: Step, drafter: Drafter, verifier: Verifier) -> None:
@@ -155,11 +155,10 @@ class Lookahead:
         Goes on by itself when a draft is ready, until the step is decided. A verifier that scores runs is asked about
         the step and the drafts after it in one call, unless its last one was about the step as well.
         """
-        if self._depth:
-            self._go_on = lambda: self._follow(position, step, drafter, verifier)
-            ready = self._follow(position, step, drafter, verifier)
-            if _scores_runs(type(verifier)) and ("verifier", position.path) not in self._begun:
-                self._begin_run(verifier, ready, cast("ScoresRuns", verifier).score_run)
+        self._go_on = lambda: self._follow(position, step, drafter, verifier)
+        ready = self._follow(position, step, drafter, verifier)
+        if _scores_runs(type(verifier)) and ("verifier", position.path) not in self._begun:
+            self._begin_run(verifier, ready, cast("ScoresRuns", verifier).score_run)
 
     def hedge(self, path: Path, target: Target, asked: StepRequest) -> None:
         """Let the target write the present step, in case its draft is rejected."""
@@ -204,7 +203,7 @@ class Lookahead:
         estimate, ready, runs = self.estimate.value, [(position.path, step)], _scores_runs(type(verifier))
         # The depth of a verifier of runs counts from the last step that it is scoring: drafts gather for its next call.
         scored = sum(runs and role == "verifier" for role, _ in self._begun)
-        for level in range(1, scored + self._depth + 1):
+        for level in range(1, scored + self.depth + 1):
             if estimate**level < (1 / (1 + level) if runs else WORTHWHILE):
                 break
             path = position.path
@@ -215,8 +214,10 @@ class Lookahead:
             position = self._assumed[path]
             if position.finish is not None:
                 break
-            asked = position.step_request("drafter", ahead=self.ahead)
-            call = self._begin("drafter", drafter, position.path, asked, drafter.generate)
+            call = self._begun.get(("drafter", position.path))
+            if call is None:
+                asked = position.step_request("drafter", ahead=self.ahead)
+                call = self._begin("drafter", drafter, position.path, asked, drafter.generate)
             if not call.draft:
                 break
             (step,) = call.draft

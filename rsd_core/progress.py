@@ -23,10 +23,15 @@ class Terms:
         randomness: The request's own random numbers.
     """
 
-    __slots__ = ("limits", "overlap", "randomness", "sampling", "settings", "stop")
-
     def __init__(self, settings: Settings, stop: tuple[str, ...], randomness: Randomness) -> None:
         self.settings, self.limits, self.sampling = settings, settings.limits, settings.sampling
+        self.wastes_target = self.limits.allow_waste(of_target=True)
+        """Whether no limit counts what the target does."""
+        self.in_turns = settings.granularity == "turn"
+        self.delimiter = None if self.in_turns else settings.delimiter
+        limited = settings.limits.max_tokens is not None
+        self.cap: float = math.inf if self.in_turns and limited else settings.max_step_tokens
+        """Tokens of a step; a turn is bounded by the limit on the response, where there is one."""
         self.stop = stop
         self.overlap = max(map(len, stop), default=1) - 1
         """Characters of a text that may begin a stop string which the next step completes."""
@@ -37,9 +42,9 @@ class Terms:
         return Terms(self.settings, self.stop, self.randomness.branch(label))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # immutable by agreement: frozen ones take four times as long to make, at every step
 class Progress:
-    """A response up to some step. Immutable; extending it costs as much as the step is long, however long it is."""
+    """A response up to some step. Extending it costs as much as the step is long, however long it is."""
 
     terms: Terms
     path: Path
@@ -65,9 +70,8 @@ class Progress:
         """
         terms, tokens, text = self.terms, self.tokens + step.size, step.text
         if not text:  # nothing was written; if nothing ended either, the next try would be the same
-            reasons: dict[str, FinishReason] = {"end": "stop", "length": "context"}
-            finish = reasons.get(step.ending, "empty_step")
-            return Progress(terms, self.path, tokens, finish, 0, self.tail, self.said, self.repeats)
+            reasons: dict[str, FinishReason] = {"end": "stop", "length": "context", "delimiter": "empty_step"}
+            return replace(self, tokens=tokens, finish=reasons[step.ending], excess=0)
         path, said, tail, excess = self.path.extend(step), text.strip(), "", 0
         repeats = self.repeats + 1 if said == self.said else 1
         stopped: FinishReason | None = "stop" if step.ending == "end" else None
@@ -82,7 +86,7 @@ class Progress:
     def _stuck(self, said: str, repeats: int) -> FinishReason | None:
         if repeats == self.terms.limits.max_repeats:
             return "repetition" if said else "empty_step"
-        return "max_tokens" if self.terms.settings.granularity == "turn" else None  # a turn was cut at its cap
+        return "max_tokens" if self.terms.in_turns else None  # a turn was cut at its cap
 
     def step_request(
         self, role: Role, count: int = 1, *, attempt: int = 0, at_most: float = math.inf, ahead: int = 0
@@ -96,22 +100,16 @@ class Progress:
             at_most: A cap on the step's tokens besides those of the settings.
             ahead: How many steps after this one are likely to be asked for next.
         """
-        terms, settings = self.terms, self.terms.settings
-        room, in_turns = settings.max_step_tokens, settings.granularity == "turn"
+        terms, index = self.terms, self.path.depth
+        room = min(terms.cap, at_most)
         if terms.limits.max_tokens is not None:
-            left = terms.limits.max_tokens - self.tokens
-            room = left if in_turns else min(room, left)
+            room = min(room, terms.limits.max_tokens - self.tokens)
         first, sampling = 0, terms.sampling
         if attempt and role == "drafter":
-            first, sampling = attempt * count, _warmed(sampling, settings.retry_temperature)
-        seed, index = terms.randomness.seed, self.path.depth
-        return StepRequest(
-            seeds=tuple([seed(role, index, first + i) for i in range(count)]),
-            max_tokens=int(min(room, at_most)),
-            delimiter=None if in_turns else settings.delimiter,
-            sampling=sampling,
-            ahead=ahead,
-        )
+            first, sampling = attempt * count, _warmed(sampling, terms.settings.retry_temperature)
+        seed = terms.randomness.seed
+        seeds = (seed(role, index, first),) if count == 1 else tuple(seed(role, index, first + i) for i in range(count))
+        return StepRequest(seeds, int(room), terms.delimiter, sampling, None, ahead)
 
 
 def _warmed(sampling: Sampling, temperature: float) -> Sampling:

@@ -26,15 +26,15 @@ class Randomness:
         other._hash = other._keyed()
         return other
 
-    def seed(self, *labels: str | int) -> int:
-        """An integer below 2**63 for a labelled purpose."""
+    def seed(self, purpose: str, index: int, number: int) -> int:
+        """An integer below 2**63 for a purpose, a step's index, and a number that tells several of these apart."""
         digest = self._hash.copy()
-        digest.update(repr(labels).encode())
+        digest.update(f"({purpose!r}, {index}, {number})".encode())
         return int.from_bytes(digest.digest(), "big") >> 1
 
-    def uniform(self, *labels: str | int) -> float:
-        """A number in [0, 1) for a labelled purpose."""
-        return (self.seed(*labels) >> 10) / 2**53
+    def uniform(self, purpose: str, index: int, number: int) -> float:
+        """A number in [0, 1); arguments as in `seed`."""
+        return (self.seed(purpose, index, number) >> 10) / 2**53
 
     def _keyed(self) -> hashlib.blake2b:
         return hashlib.blake2b(key=hashlib.blake2b(self._key).digest(), digest_size=8)

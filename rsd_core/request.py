@@ -30,7 +30,11 @@ class Request:
     def __init__(
         self, prompt: Prompt, settings: Settings, seed: int, repeat: int = 0, stop: tuple[str, ...] = ()
     ) -> None:
-        self.progress = Progress(Terms(settings, stop, Randomness(seed, prompt, repeat)), Path(prompt))
+        self.terms = Terms(settings, stop, Randomness(seed, prompt, repeat))
+        self.settings = settings
+        self.path = Path(prompt)
+        """The prompt and the steps so far, as they were written."""
+        self.progress = Progress(self.terms, self.path)
         self.ledger = Ledger()
         self.records: list[StepRecord] = []
         self.degradations: list[Degradation] = []
@@ -45,19 +49,9 @@ class Request:
         self._noticed = 0
 
     @property
-    def settings(self) -> Settings:
-        """The decoder's settings, the policy's limits worked in."""
-        return self.progress.terms.settings
-
-    @property
-    def path(self) -> Path:
-        """The prompt and the steps so far, as they were written."""
-        return self.progress.path
-
-    @property
     def index(self) -> int:
         """Index of the step that is being decoded."""
-        return self.progress.path.depth
+        return self.path.depth
 
     @property
     def coin(self) -> float:
@@ -66,7 +60,7 @@ class Request:
 
     def uniform(self, purpose: str) -> float:
         """The request's own random number in [0, 1) for a purpose, at this attempt at this step."""
-        return self.progress.terms.randomness.uniform(purpose, self.index, self.attempt)
+        return self.terms.randomness.uniform(purpose, self.index, self.attempt)
 
     def extend(
         self,
@@ -85,25 +79,18 @@ class Request:
             rejected: The draft that it replaces.
             progress: The response with this step, where it was worked out before.
         """
-        record = StepRecord(
-            text=step.text,
-            author=author,
-            reward=reward,
-            accepted=author == "draft",
-            discarded_draft=None if rejected is None else rejected.text,
-            size=step.size,
-            native=step.native,
-        )
-        exhausted = self.progress.terms.limits.exhausted(self.ledger)
-        self.progress = progress or self.progress.extend(step, exhausted)
-        self.finish = self.progress.finish
-        self.attempt = 0
-        self.undecided = ()
+        drafted = author == "draft"
+        discarded = None if rejected is None else rejected.text
+        record = StepRecord(step.text, author, reward, drafted, discarded, step.size, step.native)
+        if progress is None:
+            progress = self.progress.extend(step, self.terms.limits.exhausted(self.ledger))
+        self.progress, self.path, self.finish = progress, progress.path, progress.finish
+        self.attempt, self.undecided = 0, ()
         if not step.text:
             return record
         self.records.append(record)
-        if self.progress.excess:
-            self._cut(self.progress.excess)
+        if progress.excess:
+            self._cut(progress.excess)
         return self.records[-1]
 
     def rate(self, reward: float | None) -> StepRecord:
@@ -139,12 +126,14 @@ class Request:
         """Another response from here on, with random numbers of its own, on the same ledger."""
         other = copy.copy(self)
         other.records = list(self.records)
-        other.progress = replace(self.progress, terms=self.progress.terms.branch(label))
+        other.terms = self.terms.branch(label)
+        other.progress = replace(self.progress, terms=other.terms)
         return other
 
     def adopt(self, branch: Request) -> list[StepRecord]:
         """Make a branch the response: its records."""
-        self.progress, self.finish, self.records = branch.progress, branch.finish, list(branch.records)
+        self.progress, self.path, self.finish = branch.progress, branch.path, branch.finish
+        self.records = list(branch.records)
         return list(branch.records)
 
     def result(self, reason: FinishReason, seconds: float) -> Result:

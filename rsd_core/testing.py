@@ -18,6 +18,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from rsd_core.errors import SpecError
 from rsd_core.interfaces import Drafter, Generation, Scores, StepRequest, Target, Usage, Verifier
@@ -25,6 +26,29 @@ from rsd_core.paths import Path, Step
 
 StepScript = Sequence[str | Exception] | Callable[[Path, random.Random], str | Exception]
 RewardScript = Sequence[float | Exception | None] | Callable[[Path, Step], float | Exception | None]
+
+
+_counted: WeakKeyDictionary[Path, tuple[int, bool]] = WeakKeyDictionary()
+"""By path: its words, and whether its text ends inside of one, which the next step may go on with."""
+
+
+def _words(path: Path) -> int:
+    """Words of the prompt's last message and of the answer so far, each step read once however long the answer is."""
+    new: list[Path] = []
+    for node in path.up():
+        if node in _counted:
+            break
+        new.append(node)
+    for node in reversed(new):
+        if node.parent is None or node.step is None:
+            _counted[node] = len(node.prompt[-1].content.split()), False
+            continue
+        (count, inside), text = _counted[node.parent], node.step.text
+        if text:
+            straddles = inside and not text[0].isspace()
+            count, inside = count + len(text.split()) - straddles, not text[-1].isspace()
+        _counted[node] = count, inside
+    return _counted[path][0]
 
 
 class _Scripted:
@@ -47,7 +71,7 @@ class _Scripted:
         if self.delay:
             await asyncio.sleep(self.delay)
         steps = tuple(self._step(path, request, seed) for seed in request.seeds)
-        prefix = len(f"{path.prompt[-1].content} {path.text}".split())
+        prefix = _words(path)
         made = sum(step.size for step in steps)
         return Generation(steps, Usage(prefix=prefix, computed=prefix + made, generated=made))
 
