@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Self, TypeVar
 
@@ -28,8 +28,9 @@ class Data(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _explained(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        newer = newer_version(data)
-        if isinstance(data, Mapping) and "version" not in cls.model_fields:
+        newer = None
+        if isinstance(data, Mapping) and "version" in data and "version" not in cls.model_fields:
+            newer = newer_version(data)
             data = {key: value for key, value in data.items() if key != "version"}
         try:
             return handler(data)
@@ -90,15 +91,14 @@ def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
     kind = data.get("kind")
     if not isinstance(kind, str):
         raise ConfigurationError(f"a {what} needs a kind (got {data!r:.80}); known are {', '.join(kinds)}")
-    newer = newer_version(data)
-    if newer and kind not in kinds:
+    if kind not in kinds and (newer := newer_version(data)):
         raise ConfigurationError(f"{newer} ({unknown(what, kind, kinds)})")
     return kinds[kind].model_validate(data)
 
 
-def newer_version(data: Any) -> str | None:
+def newer_version(data: Mapping[str, Any]) -> str | None:
     """What to say of data that were written for a newer version than this, where something is wrong with them."""
-    version = data.get("version") if isinstance(data, Mapping) else None
+    version = data.get("version")
     if version is None or _parts(version) <= _parts(__version__):
         return None
     return f"written for {DISTRIBUTION} {version}, and this is {__version__}: pip install --upgrade {DISTRIBUTION}"
@@ -119,9 +119,10 @@ def explain(error: ValidationError) -> str:
 
 
 def _parts(version: Any) -> tuple[int, ...]:
-    if not re.match(r"\d+(\.\d+)*", str(version)):
+    numbers = re.match(r"\d+(\.\d+)*", str(version))
+    if numbers is None:
         raise ConfigurationError(f"version: {version!r} is no version, such as {__version__!r}")
-    return tuple(map(int, re.split(r"[^\d.]", str(version))[0].strip(".").split(".")))
+    return tuple(map(int, numbers[0].split(".")))
 
 
 def _with_nearest(cls: type[BaseModel], item: Any) -> InitErrorDetails:
@@ -137,15 +138,17 @@ def _with_nearest(cls: type[BaseModel], item: Any) -> InitErrorDetails:
 
 def _unknown_name(cls: type[BaseModel], name: str) -> str:
     """The same for a name, which may also be in the wrong place: `max_tokens` belongs to the limits."""
-    inside = {
-        f"{field}.{inner}": inner
-        for field, info in cls.model_fields.items()
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Data)
-        for inner in info.annotation.model_fields
-    }
-    place = next((path for path, inner in inside.items() if inner == name), None)
-    near = place or nearest(name, cls.model_fields)
+    elsewhere = (place for place in _places(cls) if place.rpartition(".")[2] == name)
+    near = next(elsewhere, None) or nearest(name, cls.model_fields)
     return f"unknown name{f', did you mean {near!r}?' if near else ';'} known are {', '.join(cls.model_fields)}"
+
+
+def _places(cls: type[BaseModel]) -> Iterator[str]:
+    """The names that data may have, with those of data inside."""
+    for name, field in cls.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Data):
+            yield from (f"{name}.{inner}" for inner in _places(field.annotation))
 
 
 def _literally(message: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rsd_core import ConfigurationError, RSDError
@@ -72,6 +73,49 @@ def write_output(file: Path, write: str | Callable[[Path], object]) -> None:
         raise RSDError(f"{file} cannot be written: {error.strerror}. {_rescued(file, write)}") from error
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that is there as a whole or not at all: it is written under another name, and takes its own at the end.
+
+    Args:
+        folder: Does not exist yet, or is empty. Folders above it are made.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        ConfigurationError: The folder holds something, or none can be made there.
+        RSDError: It could not be written to its end; nothing is left of it.
+    """
+    target = folder.resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        holds = "holds a checkpoint already" if (target / "config.json").exists() else "is no empty folder"
+        raise ConfigurationError(f"{folder} {holds}; choose another folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        (fresh / "trial").write_bytes(bytes(ROOM))
+        (fresh / "trial").unlink()
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
+    try:
+        yield fresh
+        fresh.chmod(0o777 & ~_umask())
+        if target.exists():
+            target.rmdir()
+        fresh.rename(target)
+    except OSError as error:
+        raise RSDError(f"{folder} cannot be written: {error.strerror or error}; make room, then run again") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _rescued(file: Path, write: str | Callable[[Path], object]) -> str:
     try:
         place = Path(tempfile.mkdtemp(prefix="rsd-")) / file.name
@@ -89,7 +133,7 @@ def _write(place: Path, write: str | Callable[[Path], object]) -> None:
     if callable(write):
         write(place)
         return
-    with place.open("w", encoding="utf-8", newline="\n") as out:
+    with place.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         out.write(write)
         out.flush()
         if place.is_file():

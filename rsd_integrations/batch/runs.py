@@ -157,7 +157,8 @@ async def arun_journaled(
         out: The file, see `read_results`.
         about: What tells these settings from others, as JSON data; a file of other settings is refused.
         concurrency: Requests in flight.
-        retry_failed: Whether problems that failed in an earlier run are tried again.
+        retry_failed: Whether problems that failed in an earlier run are tried again, and those for which the drafter
+            or the verifier failed at every one of its calls.
         progress: Called at the beginning and after each problem.
 
     Raises:
@@ -166,8 +167,8 @@ async def arun_journaled(
         RSDError: The file cannot be written any more; its rows are whole.
     """
     with Journal(out, {"batch": 1, **about}) as journal:
-        latest = {row.get("key"): row.get("error") for row in journal.rows}
-        found = {key for key, error in latest.items() if not (retry_failed and error)}
+        latest = {row["key"]: row for row in journal.rows}
+        found = {key for key, row in latest.items() if not (retry_failed and _failed(row))}
         todo = [problem for problem in problems if problem.key not in found]
         told = Progress(len(problems), found=len(problems) - len(todo))
         progress(told)
@@ -233,6 +234,16 @@ def _row(problem: Problem, result: Result | None = None, error: str | None = Non
     """The row of a problem: of its result, or of its error with what was written by then."""
     told = {} if error is None else {"error": error}
     return {"id": problem.id, "key": problem.key, **told, "result": (result or _nothing(problem)).to_dict()}
+
+
+def _failed(row: dict[str, Any]) -> bool:
+    """Whether a problem was not solved: it failed, or a role failed at every one of its calls."""
+    if row.get("error"):
+        return True
+    faults = RoleFaults()
+    if row["result"]["degradations"]:
+        faults.add(Result.from_dict(row["result"]))
+    return bool(faults.never_worked)
 
 
 def _nothing(problem: Problem) -> Result:

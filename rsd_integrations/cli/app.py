@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 try:
     import typer
@@ -46,6 +48,9 @@ def _root(
 
 def main() -> None:
     """Entry point: errors of this project are told in one line, without a traceback."""
+    warnings.showwarning = _show_warning
+    for package in ("rsd_core", "rsd_integrations"):  # commands tell what went wrong themselves, and once
+        logging.getLogger(package).addHandler(logging.NullHandler())
     try:
         app()
     except KeyboardInterrupt:
@@ -60,3 +65,19 @@ def main() -> None:
         sys.exit(2)
     finally:
         gc.freeze()  # the system takes the memory back as it is: a last search for garbage would only take time
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001 - a part of the signature
+    line: str | None = None,
+) -> None:
+    """A warning of ours in a line; what others warn of, with its place."""
+    from rsd_core import RoleWarning
+    from rsd_integrations.cli.terminal import say
+
+    own = issubclass(category, RoleWarning)
+    say(f"Warning: {message}" if own else warnings.formatwarning(message, category, filename, lineno, line), "yellow")

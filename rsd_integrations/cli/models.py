@@ -6,9 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rsd_core import backends
+from rsd_integrations.cli.terminal import Terminal
 from rsd_integrations.prm_formats import CRITICS, FORMATS
 
 
@@ -38,7 +38,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
         }
         print(json.dumps(data, indent=2))
         return
-    console = Console()
+    console = Terminal()
     for backend in found.values():
         console.print(f"[bold]{backend.kind}:[/]…  {backend.summary}", highlight=False)
         for example in backend.examples:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from rsd_core import ConfigurationError, RSDConfig, RSDError
 from rsd_integrations.output_files import check_output
@@ -53,6 +52,8 @@ def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
     """
     if file is None:
         return {}
+    import yaml
+
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
     except OSError as error:
@@ -66,7 +67,7 @@ def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
     return data
 
 
-def _place(error: yaml.YAMLError) -> str:
+def _place(error: Exception) -> str:
     """Where a file is no YAML, and what is wrong there."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     return f", line {mark.line + 1}, is no YAML: {problem}" if mark and problem else f" is no YAML: {error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -27,10 +27,8 @@ from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
 from rsd_integrations.cli.terminal import Terminal, end_if_idle
 from rsd_integrations.display.controls import visible
+from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
-
-if TYPE_CHECKING:
-    from rsd_integrations.evaluation import Item
 
 DEMO_SEED = 2
 """Draws the default problem: a held-out one in which a draft is replaced."""
@@ -59,11 +57,11 @@ def run(
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)
     made = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
-    item = None if question is not None else _problem(DEMO_SEED if seed is None else seed)
+    item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
     asked = item.question if item is not None else str(question)
     as_prompt(asked)  # a mistake is told before any model is loaded
     check_outputs(html=html)
-    view = None if as_json else RunView(Terminal(), asked, made.policy, None if item is None else item.reference)
+    view = None if as_json else RunView(Terminal(), asked, made.policy, None if item is None else str(item.answer))
     with without_collection():
         decoder = made.build()
     with decoder:
@@ -81,10 +79,3 @@ def run(
     faults = RoleFaults()
     faults.add(result)
     end_if_idle(faults.never_worked, "Put it right, then run again")
-
-
-def _problem(seed: int) -> Item:
-    """A problem of the embedded task."""
-    from rsd_integrations.evaluation.tasks import find_task
-
-    return find_task("embedded").draw(1, seed)[0]

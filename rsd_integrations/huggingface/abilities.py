@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from rsd_core import ConfigurationError, Drafter, Generation, Likelihoods, Path, PromptError, Step, StepRequest, Usage
 from rsd_core.paths import Ending
@@ -23,6 +23,8 @@ from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.prm_formats import Layout
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from rsd_integrations.huggingface.runner import Runner
     from rsd_integrations.huggingface.vocabulary import Vocabulary
 
@@ -35,11 +37,15 @@ class Abilities:
     """Log-likelihoods of given steps, and standard speculative decoding by transformers' assisted generation."""
 
     name: str
-    model: PreTrainedModel
     vocabulary: Vocabulary
     runner: Runner
     context: int
     _ends: frozenset[int]
+
+    @property
+    @abstractmethod
+    def model(self) -> PreTrainedModel:
+        """The model of transformers."""
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         """Log-probability of each step after the path, the end of the answer included where the step ends it.

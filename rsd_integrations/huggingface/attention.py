@@ -7,14 +7,12 @@ TorchScript reads this file too; it wants annotations that are evaluated.
 """
 
 from collections.abc import Sequence as Rows
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from rsd_integrations.huggingface.kv_store import KVStore, LayerShape
 
@@ -275,6 +273,8 @@ def forward(
 ) -> tuple[Tensor, None]:
     """The function that transformers calls in every layer, with [1, heads, tokens, width]."""
     if not isinstance(batch, Batch):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         if batch is not None:
             batch.note(module, key, value, options)
         out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
@@ -284,5 +284,11 @@ def forward(
     return batch.attend(layer, query, key, value, options.get("scaling"), options.get("sliding_window"))[None], None
 
 
-AttentionInterface.register(NAME, forward)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+@cache
+def register() -> None:
+    """Make this attention known to transformers, for models that run by their own modules."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rsd_core import Drafter, Generation, Message, NextWord, Path, PromptError, Step, StepRequest, Target, Usage
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.abilities import Abilities
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Output, Reading, StepEnd, Writing
 from rsd_integrations.huggingface.engine import engine_of, threads_for
 from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from rsd_integrations.prm_formats import Layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 
 class HuggingFaceGenerator(Abilities, Drafter, Target):
@@ -25,18 +30,26 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, cache_bytes: float | None = None
+        self,
+        model: PreTrainedModel | BareModel,
+        tokenizer: PreTrainedTokenizerBase | BareTokenizer,
+        name: str,
+        cache_bytes: float | None = None,
     ) -> None:
         self.name = name
-        self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-        self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
+        self.flops_per_token = loading.flops_of(model)
         self.runner = Runner.of(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
         self.context = self.runner.context
         """Longest sequence in tokens."""
         self.renders_tools = self.vocabulary.renders_tools
         self._ends = _end_ids(model, tokenizer)
         self._step_ends: dict[str | None, StepEnd] = {None: StepEnd(self.vocabulary, self._ends)}
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model of transformers; made when it is first asked for, where its weights were read without."""
+        return loading.of_transformers(self.runner.model)
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed.
@@ -88,7 +101,7 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         return self._step_ends[delimiter]
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def _end_ids(model: PreTrainedModel | BareModel, tokenizer: PreTrainedTokenizerBase | BareTokenizer) -> frozenset[int]:
     """Every id that ends an answer: of the generation defaults, the configuration and the tokenizer."""
     found: set[int] = set()
     for value in (

@@ -156,7 +156,7 @@ class KVStore:
             return heapq.heappop(self._free)
         victim = self._victim(wanting)
         if (victim is None or not victim.spare) and self.slots < self._most_slots(self.length):
-            self._resize(min(max(4, 2 * self.slots), self._most_slots(self.length)), self.length)
+            self._resize(min(max(1, 2 * self.slots), self._most_slots(self.length)), self.length)
         elif victim is None:
             return None
         else:
@@ -171,7 +171,7 @@ class KVStore:
             if victim is None:
                 return False
             self._evict(victim)
-        self._resize(min(slots, max(4, self.slots)), longer)
+        self._resize(min(slots, max(1, self.slots)), longer)
         return True
 
     def _most_slots(self, length: int) -> int:

@@ -10,26 +10,29 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from math import sqrt
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import LlamaModel, MistralModel, PreTrainedModel, Qwen2Model, Qwen3Model
-from transformers.activations import SiLUActivation
 
 from rsd_integrations.huggingface.attention import Batch, Piece, Places, Survey, attend
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.linear import Linear
 
-FAMILIES = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 ROTATIONS = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position alone, and not on the length of the text."""
-PARTS = (nn.Linear, nn.Embedding, nn.Module, SiLUActivation)
-"""Whose forward passes such models use beside those of their own file; a list of modules has none of its own."""
 SCRIPTED = sys.version_info < (3, 14)
 """Whether TorchScript runs the pass: torch has no successor to it that needs no compiler, and none for later Pythons,
 where the same code runs as it stands."""
+SCRIPT_AFTER = 500
+"""Forward passes after which TorchScript takes over. Compiling takes as long as it saves in about so many: a process
+that answers one question ends before, and has neither its time nor its memory to pay."""
 
 
 class Norm(nn.Module):
@@ -126,17 +129,17 @@ class LeanDecoder:
     """A decoder of a known family: RMS norms, rotary attention, gated MLPs."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, survey: Survey, copy: bool) -> Self | None:
+    def of(cls, model: PreTrainedModel | BareModel, survey: Survey, copy: bool) -> Self | None:
         """The lean form of a model, with or without a copy of its weights; None where it is not known to have one."""
-        return cls(model, survey, copy) if _is_plain(model) else None
+        return cls(model, survey, copy) if isinstance(model, BareModel) or _is_plain(model) else None
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def __init__(self, model: PreTrainedModel, survey: Survey, copy: bool) -> None:
+    def __init__(self, model: PreTrainedModel | BareModel, survey: Survey, copy: bool) -> None:
         body: Any = model.base_model
         heads = body.config.num_attention_heads, body.config.num_key_value_heads
         self._embed: nn.Embedding = body.embed_tokens  # called as a module: whoever counts tokens does it there
-        self._rotary: nn.Module = body.rotary_emb
+        self._rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = body.rotary_emb
         self._turns = torch.empty(2, 0)
         """Cosines and sines of each position [2, positions, 1, width], the sines signed: rotating by halves is
         x · cos + roll(x) · sin."""
@@ -146,11 +149,17 @@ class LeanDecoder:
             index = layer.self_attn.layer_idx
             window = self._windows.index(survey.windows[index])
             layers.append(Layer(layer, heads, survey.scalings[index], window, copy))
-        head: Any = None if model is body else model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        self._decoder = _scripted(Decoder(layers, _norm(body.norm), None if head is None else Linear(head, copy=copy)))
+        headless = model is body and not isinstance(model, BareModel)
+        head: Any = None if headless else model.get_output_embeddings()
+        head = None if head is None else Linear(head, copy=copy)
+        self._decoder: nn.Module = Decoder(layers, _norm(body.norm), head)
+        self._passes = 0
 
     def __call__(self, batch: Batch, wanted: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Hidden states and logits at the wanted tokens of a batch, or at all."""
+        if self._passes == SCRIPT_AFTER:
+            self._decoder = _scripted(self._decoder)
+        self._passes += 1
         x: Tensor = self._embed(batch.ids)
         store = batch.store
         if self._turns.shape[1] < store.length:
@@ -165,7 +174,8 @@ class LeanDecoder:
         return found
 
 
-def _scripted(decoder: Decoder) -> nn.Module:
+@torch.inference_mode(False)
+def _scripted(decoder: nn.Module) -> nn.Module:
     """The decoder as TorchScript, where there is one, and the sources that it is made from."""
     if not SCRIPTED:
         return decoder
@@ -180,15 +190,21 @@ def _scripted(decoder: Decoder) -> nn.Module:
 
 def _is_plain(model: PreTrainedModel) -> bool:
     """Whether a model is of a known family, and nobody changed anything about it."""
+    from transformers import LlamaModel, MistralModel, Qwen2Model, Qwen3Model
+    from transformers.activations import SiLUActivation
+
+    families = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
+    # Whose forward passes such models use beside those of their own file; a list of modules has none of its own.
+    parts = (nn.Linear, nn.Embedding, nn.Module, SiLUActivation)
     body: Any = model.base_model
     family = _own(type(body))
-    if family not in FAMILIES or body.config.rope_parameters.get("rope_type") not in ROTATIONS:
+    if family not in families or body.config.rope_parameters.get("rope_type") not in ROTATIONS:
         return False
     if model is not body and _own(type(model)).__name__ != family.__name__.replace("Model", "ForCausalLM"):
         return False
     biased = any(part.bias is not None for one in body.layers for part in (one.self_attn.o_proj, one.mlp.down_proj))
     return not biased and all(
-        (_own(type(module)) in PARTS or _own(type(module)).__module__ == family.__module__)
+        (_own(type(module)) in parts or _own(type(module)).__module__ == family.__module__)
         and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
         for module in model.modules()
     )

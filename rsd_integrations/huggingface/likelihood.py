@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import exp
 from statistics import fmean
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Output, Reading
 from rsd_integrations.huggingface.engine import engine_of, threads_for
 from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from rsd_integrations.prm_formats import Layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 How = Literal["min", "mean", "entropy"]
 
@@ -48,8 +53,8 @@ class LikelihoodVerifier(Verifier):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | BareModel,
+        tokenizer: PreTrainedTokenizerBase | BareTokenizer,
         name: str,
         how: How = "min",
         cache_bytes: float | None = None,
@@ -58,12 +63,16 @@ class LikelihoodVerifier(Verifier):
             raise ConfigurationError(f"how={how!r} is unknown; choose min, mean or entropy")
         self.name = name
         self.how: How = how
-        self.model = model
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-        self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
+        self.flops_per_token = loading.flops_of(model)
         self.runner = Runner.of(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
         self.context = self.runner.context
         """Longest sequence in tokens."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model of transformers; made when it is first asked for, where its weights were read without."""
+        return loading.of_transformers(self.runner.model)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Likelihood of each candidate, given the path.
@@ -84,7 +93,7 @@ class LikelihoodVerifier(Verifier):
         """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
         before, ids = self.vocabulary.ids(path)[0], self.vocabulary.ids(path.extend(step))[0]
         tokenizer = self.vocabulary.tokenizer
-        names = tokenizer.convert_ids_to_tokens(ids)
+        names: Any = tokenizer.convert_ids_to_tokens(ids)
         read = tuple(range(len(before) - 1, len(ids) - 1))
         return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
 

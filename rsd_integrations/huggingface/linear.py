@@ -30,6 +30,7 @@ class Linear(nn.Module):
         self.columns = weight.t()
         if copy and weight.numel() >= LARGE and _has_blocks(weight.dtype):
             self.blocks = torch.ops.mkldnn._reorder_linear_weight.default(weight, _HINT)
+            self.columns = weight.new_empty(0)  # not used, and nothing here keeps the weight in memory
         elif copy:
             self.columns = self.columns.contiguous()
 

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedConfig
 
 from rsd_core import ConfigurationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from rsd_integrations.huggingface.bare_model import BareConfig
 
 CACHE_SHARE = 8
 """A model's keys and values may take one part in so many of the device's memory."""
@@ -39,7 +43,7 @@ def available(device: torch.device) -> float:
     return memory(device)
 
 
-def context_of(config: PreTrainedConfig) -> int:
+def context_of(config: PreTrainedConfig | BareConfig) -> int:
     """Longest sequence that a model reads, in tokens.
 
     Rotary embeddings that change with the length of the longest sequence in a batch are held to the length up to
@@ -109,6 +113,8 @@ def need(name: str, files: Sequence[Path], raw: dict[str, Any], dtype: torch.dty
 
     Keys and values are those of plain grouped attention.
     """
+    from transformers import PreTrainedConfig
+
     weights, config = count(files), PreTrainedConfig(**raw)
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.prm_formats import Head, PRMFormat, Reader, bind, find_format, fits
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 class Weights:
@@ -102,6 +103,9 @@ def load_verifier(
 
 def _config(raw: dict[str, Any], model: str) -> PretrainedConfig:
     """The native configuration. Remote code is never needed: its classes only add the head that we load ourselves."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
     kind = str(raw.get("model_type", ""))
     kind = {"qwen2_rm": "qwen2"}.get(kind, kind)
     try:
@@ -121,6 +125,8 @@ def _body(
     folder: Path, config: PretrainedConfig, dtype: torch.dtype, where: torch.device, weights: Weights, pickles: bool
 ) -> PreTrainedModel:
     """The native body, checked to be whole: what is missing or not finite would make every score random."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
     native: Any = MODEL_MAPPING[type(config)]
     # The heads are none of the body's business.
     body_class: Any = type(native.__name__, (native,), {"_keys_to_ignore_on_load_unexpected": [".*"]})

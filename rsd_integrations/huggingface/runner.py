@@ -11,22 +11,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from rsd_core import ConfigurationError, Sampling
 from rsd_integrations.huggingface import attention
 from rsd_integrations.huggingface.attention import Batch, Survey
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.cache import PathCache
 from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
 from rsd_integrations.huggingface.kv_store import KVStore, Sequence
 from rsd_integrations.huggingface.lean import LeanDecoder
 from rsd_integrations.huggingface.planner import CACHE_SHARE, available, context_of, copied, memory
 from rsd_integrations.huggingface.sampling import choose
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK = 512
 """Most tokens that reading adds to one forward pass; longer prefixes take several, with other work between them."""
@@ -70,7 +73,7 @@ class Runner:
     """
 
     @classmethod
-    def of(cls, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> Runner:
+    def of(cls, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None) -> Runner:
         """The runner of a model, shared by all who use it; arguments and errors as for a new one."""
         with _making:
             found = _runners.get(id(model))
@@ -79,7 +82,7 @@ class Runner:
             return found
 
     @torch.inference_mode()
-    def __init__(self, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> None:
+    def __init__(self, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None) -> None:
         """Take over a model.
 
         Args:
@@ -102,10 +105,15 @@ class Runner:
         self._calls: list[Call[Any]] = []
         self._given: list[Row] = []
         """Rows that need no forward pass: all they ask for is cached."""
-        with _explained(model):
-            wanted = _probe(model)  # with the attention it was made for
-            model.set_attn_implementation(attention.NAME)
-            survey = _survey(model)
+        wanted: Tensor | None = None
+        if isinstance(model, BareModel):
+            survey = model.survey()
+        else:
+            with _explained(model):
+                wanted = _probe(model)  # with the attention it was made for
+                attention.register()
+                model.set_attn_implementation(attention.NAME)
+                survey = _survey(model)
         shapes = [survey.shapes[layer] for layer in sorted(survey.shapes)]
         self.store = KVStore(
             shapes, model.dtype, model.device, budget or memory(model.device) / CACHE_SHARE, self.context
@@ -114,12 +122,14 @@ class Runner:
         room = available(model.device) - self.store.token_bytes * self.context
         self.lean = LeanDecoder.of(model, survey, copied(weights, room, model.device))
         """Runs the model where it is of a plain kind; None where its own modules do."""
-        if self.lean is not None and not _close(self._probe(), wanted):
+        if self.lean is not None and wanted is not None and not _close(self._probe(), wanted):
             self.lean = None
         self._head: nn.Module | None = None
         self._caught: list[Tensor] = []
         """What the last forward pass by the modules gave to the output head."""
         if self.lean is None:
+            assert wanted is not None
+            assert not isinstance(model, BareModel)
             self._head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
             if self._head is not None:
                 self._head.register_forward_pre_hook(_catching(self._caught))
@@ -258,10 +268,11 @@ class Runner:
             "use_cache": False,
             "batch": batch,
         }
+        modules: Any = self.model
         if self._head is None:
-            hidden: Tensor = self.model(**common).last_hidden_state[0]
+            hidden: Tensor = modules(**common).last_hidden_state[0]
             return Output(hidden if wanted is None else hidden.index_select(0, wanted), None)
-        logits: Tensor = self.model(**common, logits_to_keep=0 if wanted is None else wanted).logits
+        logits: Tensor = modules(**common, logits_to_keep=0 if wanted is None else wanted).logits
         return Output(self._caught.pop(), logits[0])
 
     def _probe(self) -> Tensor:

@@ -34,8 +34,7 @@ class SharedVerifier(Verifier):
         self.name = name
         self.head = head
         self.runner, self.vocabulary, self.context = generator.runner, generator.vocabulary, generator.context
-        body = generator.model
-        self.flops_per_token = loading.flops_per_token(body.base_model, loading.output_head(body), head)
+        self.flops_per_token = loading.flops_of(generator.runner.model) + loading.flops_per_token(head)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability that each candidate is right, given the path.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rsd_core import Explanation, Path, PromptError, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
@@ -15,6 +14,9 @@ from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.runner import Runner
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from rsd_integrations.prm_formats import Layouts, Reader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class HuggingFaceVerifier(Verifier):

@@ -7,11 +7,15 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step
 from rsd_integrations.prm_formats import PathIds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 _ANSWER = "⟦answer⟧"
 
@@ -19,7 +23,7 @@ _ANSWER = "⟦answer⟧"
 class Vocabulary:
     """A tokenizer as the decoder needs it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | BareTokenizer, size: int) -> None:
         self.tokenizer = tokenizer
         self.size = max(size, 1 + max(tokenizer.get_vocab().values()))
         """Ids the model has rows for; often some more than the tokenizer names."""

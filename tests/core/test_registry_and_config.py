@@ -1,7 +1,7 @@
 """Spec strings, plugins and configuration as data."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 
@@ -100,6 +100,14 @@ def test_a_model_is_loaded_for_a_role(role: Any, spec: str, kind: type) -> None:
     assert isinstance(load(f"scripted:{spec}", role=role), kind)
 
 
+def test_type_checkers_know_what_a_role_is() -> None:
+    # mypy reads these lines too.
+    assert_type(load("scripted:draft", role="drafter"), Drafter)
+    assert_type(load("scripted:verifier", role="verifier"), Verifier)
+    assert_type(load("scripted:target", role="target"), Target)
+    assert_type(load("scripted:target"), Any)
+
+
 @pytest.mark.parametrize(
     ("role", "spec", "told"),
     [
@@ -187,6 +195,7 @@ def test_the_default_configuration_is_the_embedded_family() -> None:
         ),
         ({"setings": {}}, "setings: unknown name, did you mean 'settings'? known are drafter, verifier"),
         ({"temperature": 1}, "temperature: unknown name, did you mean 'settings.temperature'? known are"),
+        ({"max_tokens": 9}, "max_tokens: unknown name, did you mean 'settings.limits.max_tokens'? known are"),
         ({"settings": {"temprature": 1}}, "settings.temprature: unknown name, did you mean 'temperature'? known are"),
         ({"settings": {"max_tokens": 9}}, "settings.max_tokens: unknown name, did you mean 'limits.max_tokens'? known"),
         (

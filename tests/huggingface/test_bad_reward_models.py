@@ -197,7 +197,7 @@ def test_specs_carry_options(copy: Any) -> None:
     model = load(f"prm,format=trl,separator=\\n\\n:{folder}")
     wanted = CASES["trl"].rewards(folder, "Mia has 45 apples.", ["45+12=57."])
     assert asyncio.run(model.score(START, [STEP])).rewards == pytest.approx(wanted, abs=1e-5)
-    with pytest.raises(ConfigurationError, match="options of prm are dtype, device, format, separator"):
+    with pytest.raises(ConfigurationError, match="option of prm 'separators', did you mean 'separator'"):
         load(f"prm,separators=x:{folder}")
 
 

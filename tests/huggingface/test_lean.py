@@ -78,7 +78,7 @@ def packed(runner: Runner, texts: list[list[int]]) -> list[Tensor]:
 def test_it_gives_what_the_model_gives(
     kind: str, changes: dict[str, Any], scripted: bool, blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean, "SCRIPTED", scripted and lean.SCRIPTED)
+    monkeypatch.setattr(lean, "SCRIPT_AFTER", 0 if scripted else 10**9)
     monkeypatch.setattr(linear, "LARGE", 0 if blocks else 10**9)
     model = make(kind, **changes)
     texts = some_texts()
@@ -93,16 +93,23 @@ def test_it_gives_what_the_model_gives(
             assert (found - exact).norm() < 1.3 * (rough - exact).norm()
 
 
-def test_it_runs_without_the_interpreter_where_torch_can() -> None:
-    lean = Runner(make(), threads=1).lean
-    assert lean is not None
-    assert isinstance(lean._decoder, torch.jit.ScriptModule) == (sys.version_info < (3, 14))
+def test_it_runs_without_the_interpreter_where_torch_can_once_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "SCRIPT_AFTER", 10**9)
+    runner, texts = Runner(make(), threads=1), some_texts()
+    decoder: Any = runner.lean
+    before = packed(runner, texts)
+    assert not isinstance(decoder._decoder, torch.jit.ScriptModule)
+    monkeypatch.setattr(lean, "SCRIPT_AFTER", decoder._passes + 1)
+    after = packed(runner, texts)
+    assert isinstance(decoder._decoder, torch.jit.ScriptModule) == (sys.version_info < (3, 14))
+    assert all(map(torch.equal, before, after))  # to the bit: a result does not depend on how many came before it
 
 
 def test_what_cannot_be_scripted_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_sources(*_: object) -> None:
         raise OSError("could not get source code")
 
+    monkeypatch.setattr(lean, "SCRIPT_AFTER", 0)
     monkeypatch.setattr(torch.jit, "script", no_sources)
     model = make()
     texts = some_texts()

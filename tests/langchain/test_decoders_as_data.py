@@ -58,7 +58,7 @@ def test_a_policy_of_ones_own_behind_every_face(face: type[Any]) -> None:
     ],
 )
 def test_a_decoder_as_text_is_made_of_the_models_beside_it(
-    face: type[Any], decoder: Any, kind: type, loaded: set[str]
+    face: type[Any], decoder: Any, kind: type[Any], loaded: set[str]
 ) -> None:
     model = face(**SPECS, decoder=decoder, seed=3, max_tokens=70, settings={"limits": {"max_steps": 9}})
     made: Any = model.make_decoder()

@@ -246,7 +246,7 @@ def test_specs_find_the_format_by_name_folder_or_option(tmp_path: Folder) -> Non
         load(f"pooling,format=trl,separator=\\n,tokenizer={tmp_path / 'none'}:prm@{url}")
     with pytest.raises(SpecError, match="no model at a URL"):
         load(f"pooling,tokenizer={tmp_path}:@{url}")
-    with pytest.raises(SpecError, match="options of pooling are"):
+    with pytest.raises(SpecError, match="unknown option of pooling 'nonsense'; known are"):
         load(f"pooling,nonsense=1,tokenizer={tmp_path}:prm@{url}")
     with pytest.raises(ConfigurationError, match="timeout=0 is out of range"):
         load(f"token_logits,timeout=0,format=rlhflow,tokenizer={tmp_path}:prm@{url}")
