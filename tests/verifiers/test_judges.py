@@ -140,7 +140,7 @@ def test_specs_of_judges() -> None:
 def test_words_that_have_just_enough_together_count() -> None:
     judge = WordJudge(Talker(logprobs=[math.log(0.25), math.log(0.25)]), YES_NO, min_mass=0.5)
     assert score(judge) == (0.5,)
-    assert score(WordJudge(judge.model, YES_NO, min_mass=0.51)) == (None,)  # type: ignore[arg-type]
+    assert score(WordJudge(judge.model, YES_NO, min_mass=0.51)) == (None,)
 
 
 def test_a_word_judge_scores_no_more_than_it_reads() -> None:
@@ -267,3 +267,12 @@ def test_entropy_says_how_sure_the_model_was(lm: Folder, generator: HuggingFaceG
     logprobs = logits.log_softmax(-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1).mean()
     assert reward == pytest.approx(float((-entropy).exp()), rel=1e-4)
+
+
+def test_why_a_judge_abstains_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "rsd_integrations.verifiers"):
+        score(CriticJudge(Talker("I \x1b[31mcannot say."), CRITICS["rubric"]))
+        score(WordJudge(Talker(logprobs=[-math.inf, -math.inf]), YES_NO))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == r"rubric talker abstains: a critique without a verdict, it ends in 'I \x1b[31mcannot say.'"
+    assert second.startswith("judge talker abstains")
