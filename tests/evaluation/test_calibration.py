@@ -314,7 +314,7 @@ def test_what_a_threshold_costs_is_counted_to_the_token() -> None:
 
 
 def test_a_budget_begins_with_one_reward_of_each_step_that_is_seen() -> None:
-    """Those of the drafter's answer up to the first that is rejected, and of the drafts beside the target's after it."""
+    """Those of the drafter up to the first that is rejected, and of the drafts beside the target after it."""
     problem = Recorded((0.9, 0.1, 0.8), (0.6, 0.2, 0.7), True, True, sizes=(10,) * 3, read=20)
     found = Calibration((problem,), NO_RATES, NO_RATES)
     assert found._seen(problem, 0.5) == (0.9, 0.1, 0.7)
