@@ -90,6 +90,10 @@ async def in_thread(work: Callable[[], T], context: contextvars.Context | None =
     def run(context: contextvars.Context) -> None:
         try:
             done.set_result(context.run(work))
+        except StopIteration as error:  # which no future can hold: whoever awaits it would wait for ever
+            failed = RuntimeError("StopIteration was raised")
+            failed.__cause__ = error
+            done.set_exception(failed)
         except BaseException as error:
             done.set_exception(error)
 

@@ -58,12 +58,10 @@ class Calls:
     async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted."""
         try:
-            drafts = await self._generate(request, "drafter", drafter, count or request.settings.candidates)
+            return await self._drafts(request, drafter, count or request.settings.candidates)
         except Exception as error:
             self._fault(request, "drafter", error)
             return ()
-        request.undecided = drafts
-        return drafts
 
     async def draft_or_fail(self, request: Request, drafter: Drafter) -> Step:
         """The drafter's step where there is no target to fall back on.
@@ -79,10 +77,11 @@ class Calls:
         Raises:
             DrafterError: The drafter failed.
         """
-        drafts = await self.draft(request, drafter, count)
-        if not drafts:
-            raise DrafterError(f"the drafter {drafter.name!r} failed: {request.degradations[-1].message}")
-        return drafts
+        try:
+            return await self._drafts(request, drafter, count)
+        except Exception as error:
+            self._fault(request, "drafter", error)
+            raise DrafterError(f"the drafter {drafter.name!r} failed: {error}") from error
 
     async def score(
         self, request: Request, verifier: Verifier, candidates: Sequence[Step], path: Path | None = None
@@ -224,6 +223,11 @@ class Calls:
         """End what was begun early and is not needed; its work is on the ledger then."""
         await self._early.aclose()
 
+    async def _drafts(self, request: Request, drafter: Drafter, count: int) -> tuple[Step, ...]:
+        drafts = await self._generate(request, "drafter", drafter, count)
+        request.undecided = drafts
+        return drafts
+
     async def _generate(
         self,
         request: Request,
@@ -259,7 +263,9 @@ class Calls:
         try:
             reply = check(await (self._guard.call(work) if self._guard.watches else work))
         except BaseException as error:
-            account.charge(model, usage_of(error) or _NOTHING, failed=True)
+            usage = usage_of(error) or _NOTHING
+            account.charge(model, usage, failed=True)
+            account.discarded += usage.generated if role != "verifier" else 0
             if isinstance(error, Interrupted):
                 raise asyncio.CancelledError from None  # what timeouts know
             if isinstance(error, SystemExit | KeyboardInterrupt):

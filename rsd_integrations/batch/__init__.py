@@ -1,6 +1,5 @@
 """Long batches that can be killed: each finished result is in a file, and a later run goes on from there."""
 
-from rsd_integrations.batch.faults import RoleFaults
 from rsd_integrations.batch.journal import Journal, read_rows
 from rsd_integrations.batch.runs import (
     Problem,
@@ -16,7 +15,6 @@ __all__ = [
     "Journal",
     "Problem",
     "Progress",
-    "RoleFaults",
     "arun_journaled",
     "as_problems",
     "read_problems",

@@ -13,9 +13,9 @@ from typing import Any
 from rsd_core import ConfigurationError, Decoder, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
 from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
-from rsd_integrations.batch.faults import RoleFaults
-from rsd_integrations.batch.journal import Journal, read_rows
+from rsd_integrations.batch.journal import KINDS, Journal, read_rows
 from rsd_integrations.jsonl import Line, read_lines
+from rsd_integrations.role_faults import RoleFaults
 
 FORM = 'a line is "TEXT" or {"prompt": TEXT or MESSAGES, "id": NAME}'
 
@@ -167,7 +167,7 @@ async def arun_journaled(
         RSDError: The file cannot be written any more; its rows are whole.
     """
     with Journal(out, {"batch": 1, **about}) as journal:
-        latest = {row["key"]: row for row in journal.rows}
+        latest = {row.get("key"): row for row in journal.rows}
         found = {key for key, row in latest.items() if not (retry_failed and _failed(row))}
         todo = [problem for problem in problems if problem.key not in found]
         told = Progress(len(problems), found=len(problems) - len(todo))
@@ -218,7 +218,10 @@ def read_results(out: Path) -> dict[str, Result]:
     Raises:
         ConfigurationError: The file holds no results, or a line in it is damaged.
     """
-    return {row["id"]: Result.from_dict(row["result"]) for row in read_rows(out)[1:]}
+    head, *rows = read_rows(out) or [{"batch": 1}]
+    if "batch" not in head:
+        raise ConfigurationError(f"{out} holds no results of `rsd batch`, but {KINDS['journal']}")
+    return {row["id"]: Result.from_dict(row["result"]) for row in rows if "result" in row}
 
 
 async def _answer(decoder: Decoder, problem: Problem) -> tuple[dict[str, Any], Result]:
@@ -238,7 +241,7 @@ def _row(problem: Problem, result: Result | None = None, error: str | None = Non
 
 def _failed(row: dict[str, Any]) -> bool:
     """Whether a problem was not solved: it failed, or a role failed at every one of its calls."""
-    if row.get("error"):
+    if row.get("error") or "result" not in row:
         return True
     faults = RoleFaults()
     if row["result"]["degradations"]:

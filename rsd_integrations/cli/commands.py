@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import typer
@@ -62,6 +64,14 @@ class Commands(TyperGroup):
             alone.command(cmd_name)(getattr(importlib.import_module(f"rsd_integrations.cli.{module}"), function))
             return typer.main.get_command(alone)
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _in_plain_text():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _in_plain_text():
+            return super().invoke(ctx)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The list of commands, by their summaries alone."""
         summaries = TyperGroup(
@@ -72,3 +82,18 @@ class Commands(TyperGroup):
             rich_markup_mode=self.rich_markup_mode,
         )
         summaries.format_help(ctx, formatter)
+
+
+@contextmanager
+def _in_plain_text() -> Iterator[None]:
+    """Errors about a command line repeat its words, such as those of a prompt: here without control characters."""
+    try:
+        yield
+    except Exception as error:
+        message: Callable[[], str] | None = getattr(error, "format_message", None)
+        if message is not None:
+            from rsd_integrations.display.controls import visible
+
+            shown = visible(message())
+            error.format_message = lambda: shown  # type: ignore[attr-defined]
+        raise

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from rsd_core import Finished, as_prompt
-from rsd_integrations.batch.faults import RoleFaults
 from rsd_integrations.cli.options import (
     ConfigFile,
     Draft,
@@ -29,6 +28,7 @@ from rsd_integrations.cli.terminal import Terminal, end_if_idle
 from rsd_integrations.display.controls import visible
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
+from rsd_integrations.role_faults import RoleFaults
 
 DEMO_SEED = 2
 """Draws the default problem: a held-out one in which a draft is replaced."""

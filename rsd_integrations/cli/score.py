@@ -16,7 +16,6 @@ from rich.text import Text
 
 from rsd_core import Explains, Explanation, RSDError, Verifier, load
 from rsd_core.blocking import wait_for
-from rsd_integrations.batch.faults import never_worked
 from rsd_integrations.cli.options import Strict
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
 from rsd_integrations.display.controls import visible
@@ -31,6 +30,7 @@ from rsd_integrations.evaluation.scoring import (
     score_all,
 )
 from rsd_integrations.output_files import write_output
+from rsd_integrations.role_faults import never_worked
 
 
 def score(

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rsd_core import Result
-from rsd_integrations.batch.faults import Helper, never_worked, scored
 from rsd_integrations.evaluation.statistics import Comparison, compare, wilson
+from rsd_integrations.role_faults import Helper, never_worked, scored
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from rsd_core import Model
-from rsd_integrations.langchain.calls import RSDMessages, refuse_choice
+from rsd_integrations.langchain.chat_calls import RSDMessages, refuse_choice
 from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
@@ -123,9 +123,9 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             kind = type(role.model)
             if not hasattr(role.model, "bind_tools") or getattr(kind, "bind_tools", None) is BaseChatModel.bind_tools:
                 raise ValueError(f"{role.name} ({kind.__name__}) cannot call tools: it has no bind_tools")
-        made = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
+        definitions = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
         choice = {} if tool_choice is None else {"tool_choice": tool_choice}
-        return self.bind(tools=made, **choice, **kwargs)
+        return self.bind(tools=definitions, **choice, **kwargs)
 
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> ConfigurableChat[Any, Any]:
         """As LangChain's, and the fields stay configurable when tools are bound."""

@@ -10,15 +10,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from rsd_core import ConfigurationError, Decoder, Method, Policy, Settings, Setup, Verifier, parse_policy
 from rsd_core.blocking import in_thread
-from rsd_core.lazy import LoadedModels, identity
 from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.policies import BinaryStep
 from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
-from rsd_integrations.langchain.inner import LangChainRole
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.wrapped_model import LangChainRole
+from rsd_integrations.loaded_models import LoadedModels, identity
 
 CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 """Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""
@@ -50,7 +50,8 @@ def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
         if backend.kind != "langchain":
             parse_spec(value, role)
             return value
-        value = load(value).model  # a client, made at once; no weights
+        named = load(value)  # a client, made at once; no weights
+        return wrap(named.model) if role == "verifier" else wrap(named.model).using(**vars(named))
     kind = ROLES[role]
     if isinstance(value, kind):
         return value
@@ -144,7 +145,7 @@ class RSDFields(BaseModel):
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
             return decoder.with_settings(settings)
-        return decoder.build(self._setup(settings, inner))
+        return self.loaded.watched(decoder.build(self._setup(settings, inner)))
 
     async def amake_decoder(self, **inner: Any) -> Decoder:
         """The same without blocking the event loop while weights are loaded."""

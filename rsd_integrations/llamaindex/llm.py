@@ -40,13 +40,13 @@ from rsd_core import (
 )
 from rsd_core.blocking import in_thread
 from rsd_core.decoder import require
-from rsd_core.lazy import LoadedModels
 from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.registry import parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.llamaindex.answers import Answer
 from rsd_integrations.llamaindex.messages import as_prompt
+from rsd_integrations.loaded_models import LoadedModels
 
 R = TypeVar("R", CompletionResponse, ChatResponse)
 Stop = tuple[str, ...]
@@ -70,14 +70,14 @@ def _role(role: Role, kind: type[Model]) -> PlainValidator:
     return PlainValidator(check)
 
 
-def _told(value: Any) -> Any:
+def _named(value: Any) -> Any:
     if isinstance(value, Method):
         return value.model_dump(mode="json")
     return value if value is None or isinstance(value, str) else repr(value)
 
 
-_TOLD = PlainSerializer(_told)
-"""An object is no data: it is told by its name, in a form that cannot be taken for a spec when it is read back."""
+_BY_NAME = PlainSerializer(_named)
+"""An object is no data: it is written by its name, in a form that cannot be taken for a spec when it is read back."""
 
 
 class RSDLLM(CustomLLM):
@@ -107,15 +107,15 @@ class RSDLLM(CustomLLM):
     # Values are kept out of pydantic's messages, since a secret may be among them.
     model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
 
-    draft: Annotated[str | Drafter, _role("drafter", Drafter), _TOLD] = "embedded:draft"
+    draft: Annotated[str | Drafter, _role("drafter", Drafter), _BY_NAME] = "embedded:draft"
     """The cheap model: a spec as `rsd models` lists them, or a `Drafter`."""
-    target: Annotated[str | Target, _role("target", Target), _TOLD] = "embedded:target"
+    target: Annotated[str | Target, _role("target", Target), _BY_NAME] = "embedded:target"
     """The strong model: a spec, or a `Target`."""
-    verifier: Annotated[str | Verifier, _role("verifier", Verifier), _TOLD] = "embedded:verifier"
+    verifier: Annotated[str | Verifier, _role("verifier", Verifier), _BY_NAME] = "embedded:verifier"
     """The judge: a spec, or a `Verifier`."""
     policy: Policy = Field(default_factory=BinaryStep)
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
-    decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), _TOLD] = None
+    decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), _BY_NAME] = None
     """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
     by default. Or a ready decoder in place of the models, the policy and the settings."""
     settings: Settings = Settings()
@@ -246,7 +246,7 @@ class RSDLLM(CustomLLM):
         settings, stop = self._resolve(options)
         if isinstance(self.decoder, Decoder):
             return self.decoder.with_settings(settings), stop
-        return self._method().build(self._setup(settings)), stop
+        return self._loaded.watched(self._method().build(self._setup(settings))), stop
 
     async def _adecoder(self, options: dict[str, Any]) -> tuple[Decoder, Stop]:
         """The same without holding the event loop up while weights are loaded."""

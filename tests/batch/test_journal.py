@@ -69,6 +69,12 @@ def test_a_journal_of_the_other_command_is_refused(tmp_path: Path) -> None:
     run_journaled(SCRIPTED, as_problems(["one"]), file)
     with pytest.raises(ConfigurationError, match="holds results of `rsd batch`, not a journal of `rsd eval`"):
         evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
+    file.unlink()
+    evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
+    with pytest.raises(ConfigurationError, match="holds no results of `rsd batch`, but a journal of `rsd eval`"):
+        read_results(file)
+    file.write_text("")
+    assert read_results(file) == {}
 
 
 def test_folders_and_devices_are_no_journals(tmp_path: Path) -> None:

@@ -117,6 +117,20 @@ def test_errors_show_control_characters(
     assert not controls(printed)
 
 
+@pytest.mark.parametrize("words", [["run", "q", EVIL], ["run", f"--{EVIL}"], [EVIL], [f"--{EVIL}"]])
+def test_mistakes_on_the_command_line_show_control_characters(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["rsd", *words])
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert "[2J" in printed
+    assert not controls(printed)
+
+
 def test_a_console_shows_what_was_forgotten() -> None:
     """Tables, markup and progress bars with raw text in them: the last line of defence."""
     out = io.StringIO()

@@ -112,7 +112,7 @@ def test_only_models_that_the_decoder_uses_decide_about_turns() -> None:
 def test_a_wrong_decoder_is_refused_before_anything_is_loaded(
     face: type[Any], fields: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsd_core.lazy.load", lambda spec: pytest.fail(f"{spec} was loaded"))
+    monkeypatch.setattr("rsd_integrations.loaded_models.load", lambda spec: pytest.fail(f"{spec} was loaded"))
     with pytest.raises(ValueError, match=f"(?s){told}"):
         face(**fields)
 

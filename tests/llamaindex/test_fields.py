@@ -41,7 +41,7 @@ def test_mistakes_are_refused_before_anything_is_loaded(
     def load(spec: str) -> None:
         pytest.fail(f"{spec} was loaded")
 
-    monkeypatch.setattr("rsd_core.lazy.LoadedModels.get", load)
+    monkeypatch.setattr("rsd_integrations.loaded_models.LoadedModels.get", load)
     with pytest.raises(ValueError, match=told):
         llm(**mistake)
 

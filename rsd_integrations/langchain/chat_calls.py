@@ -14,6 +14,7 @@ from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.chunks import MessageChunks
 from rsd_integrations.langchain.fields import CALL_OPTIONS, RSDFields
 from rsd_integrations.langchain.messages import as_prompt, text_only
+from rsd_integrations.langchain.provider_errors import providers_types
 from rsd_integrations.langchain.roles import LangChainGenerator
 
 
@@ -33,7 +34,7 @@ class RSDMessages(RSDFields):
     ) -> Generator[ChatGenerationChunk, None, None]:
         call = _Call(self, messages, stop, kwargs)
         decoder = call.model.make_decoder(**call.inner)
-        with closing(decoder.stream(call.prompt(decoder), stop=call.stop)) as events:
+        with providers_types(), closing(decoder.stream(call.prompt(decoder), stop=call.stop)) as events:
             yield from filter(None, map(call.chunks.feed, events))
 
     async def _achunks(
@@ -41,15 +42,16 @@ class RSDMessages(RSDFields):
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         call = _Call(self, messages, stop, kwargs)
         decoder = await call.model.amake_decoder(**call.inner)
-        async with aclosing(decoder.astream(call.prompt(decoder), stop=call.stop)) as events:
-            async for event in events:
-                chunk = call.chunks.feed(event)
-                if chunk is not None:
-                    yield chunk
+        with providers_types():
+            async with aclosing(decoder.astream(call.prompt(decoder), stop=call.stop)) as events:
+                async for event in events:
+                    chunk = call.chunks.feed(event)
+                    if chunk is not None:
+                        yield chunk
 
 
 class _Call:
-    """What one call asks for, told apart: fields of the model, options of inner models, tools, stop strings."""
+    """One call: fields of the model, options of inner models, tools, stop strings."""
 
     def __init__(
         self, model: RSDMessages, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
@@ -62,11 +64,11 @@ class _Call:
         self.tools: list[dict[str, Any]] = kwargs.pop("tools", None) or []
         self.stop = list(as_stop(self.model.stop if stop is None else stop))
         self.inner: dict[str, Any] = {}
-        """What the inner models are told. They get messages, tools and options as they are, and stop by themselves."""
-        self.passes = self.model.resolved().granularity == "turn" and self.model.all_inner()
-        if self.passes:
-            told = {"stop": self.stop} if self.stop else {}
-            self.inner = {"options": kwargs | told, "tools": self.tools}
+        """What inner models are called with. They get messages, tools and options as they are, and stop themselves."""
+        self.passes_on = self.model.resolved().granularity == "turn" and self.model.all_inner()
+        if self.passes_on:
+            stop_option = {"stop": self.stop} if self.stop else {}
+            self.inner = {"options": kwargs | stop_option, "tools": self.tools}
         else:
             text_only(messages)
             refuse_choice(kwargs.pop("tool_choice", None))
@@ -78,13 +80,13 @@ class _Call:
         self.chunks = MessageChunks(
             self.model.model_name,
             self.stop,
-            tools=bool(self.tools) and not self.passes,
+            tools=bool(self.tools) and not self.passes_on,
             rejected=self.model.trace_inner,
         )
 
     def prompt(self, decoder: Decoder) -> Prompt:
         """The messages, and the tools where the models are shown them."""
-        if self.tools and not self.passes:
+        if self.tools and not self.passes_on:
             for model in decoder.models:
                 if isinstance(model, Drafter | Target) and not model.renders_tools:
                     raise ValueError(

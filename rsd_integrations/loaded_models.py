@@ -1,14 +1,18 @@
-"""Models that adapters hold: given by spec or as objects, loaded on first use, told apart for caches."""
+"""Models that adapters hold: given by spec or as objects, loaded on first use, told apart in caches."""
 
 from __future__ import annotations
 
 import threading
 import uuid
 import weakref
-from typing import Any
+from typing import Any, TypeVar
 
+from rsd_core.decoder import Decoder
+from rsd_core.health import Health
 from rsd_core.interfaces import Model
 from rsd_core.registry import load
+
+AnyDecoder = TypeVar("AnyDecoder", bound=Decoder)
 
 
 class LoadedModels:
@@ -20,6 +24,7 @@ class LoadedModels:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: dict[str, Any] = {}
+        self._health: Health | None = None
 
     def get(self, model: str | Model) -> Any:
         """The model behind a spec; a model is given back as it is. Threads that come first load it once."""
@@ -33,6 +38,15 @@ class LoadedModels:
     def has(self, *models: str | Model) -> bool:
         """Whether all of them are at hand without loading."""
         return all(not isinstance(model, str) or model in self._models for model in models)
+
+    def watched(self, decoder: AnyDecoder) -> AnyDecoder:
+        """The decoder of one call, which shares with those of all others the knowledge of which models ever worked.
+
+        An adapter makes a decoder for each call, and a role that never works would be new to each of them.
+        """
+        with self._lock:
+            self._health = decoder._health = self._health or decoder._health
+        return decoder
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LoadedModels:
         return self
