@@ -326,3 +326,13 @@ def test_half_of_the_problems_are_enough_and_one_less_is_not() -> None:
     assert len(calibrate(seats(verifier=failing(0, 1)), halls(4)).problems) == 2
     with pytest.raises(RunError, match="in 3 of 5 problems"):
         calibrate(seats(verifier=failing(0, 1, 2)), halls(5))
+
+
+def test_what_the_target_read_is_what_it_computed_and_did_not_write() -> None:
+    decoder = seats()
+    (problem,) = calibrate(decoder, halls(1)).problems
+    account = RewardGuidedDecoder(
+        drafter=decoder.drafter, verifier=decoder.verifier, target=decoder.target, policy=Constant(p=0)
+    ).run("How many seats in hall 0?").ledger.target  # fmt: skip
+    assert 0 < problem.read == account.computed - account.generated
+    assert sum(problem.sizes) == account.generated
