@@ -2,13 +2,16 @@
 
 import asyncio
 import importlib
+import json
 from pathlib import Path as Folder
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from rsd_core import ConfigurationError, Path, RSDConfig, RunError, Step, as_prompt, load
 from rsd_core.testing import ScriptedDrafter
+from rsd_integrations.cli.app import app
 from rsd_integrations.evaluation import TASKS, evaluate, find_task
 from rsd_integrations.evaluation.graders import GRADERS
 from rsd_integrations.prm_formats import CRITICS, FORMATS, find_format, usable
@@ -166,7 +169,7 @@ def test_a_task_of_a_package_is_evaluated() -> None:
     ("task", "words"),
     [
         ("halls:rows=many", "rows: .*'many'"),
-        ("halls:seats=3", "seats"),
+        ("halls:row=3", "unknown name, did you mean 'rows'"),
         ("two-rows:5", "the task 'two-rows' is complete as it is"),
         ("gsm8k:train", "the task 'gsm8k' is complete as it is"),
         ("number", "'number' of the package 'rsd-halls': rsd_halls:number is 3 and no subclass of Task"),
@@ -207,6 +210,15 @@ def test_a_format_that_is_none_is_named_and_in_nobodys_way(caplog: pytest.LogCap
         find_format({}, {}, "no-such-model")
     assert "'number' of the package 'rsd-formats'" in caplog.text
     assert "numbered" in dict(usable(FORMATS))
+
+
+@pytest.mark.usefixtures("formats")
+def test_rsd_models_lists_the_formats_of_packages_and_leaves_broken_ones_out() -> None:
+    result = CliRunner().invoke(app, ["models", "--json"])
+    listed = json.loads(result.stdout)
+    assert {"trl", "numbered"} <= set(listed["prm_formats"])
+    assert {"rubric", "grades"} <= set(listed["critics"])
+    assert "number" not in listed["prm_formats"]
 
 
 @pytest.mark.usefixtures("formats")

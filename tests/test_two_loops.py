@@ -7,28 +7,29 @@ behind them. What belongs to one loop (asyncio's locks, clients, tasks) waits fo
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from rsd_integrations.evaluation.methods import KINDS, Models, parse_method
 
 from rsd_core import (
     AdvantageAware,
     BudgetAware,
     Decoder,
+    Likelihoods,
     Path,
     RewardGuidedDecoder,
-    RSDConfig,
     Settings,
     SpeculativeDecoding,
     Step,
     StepRequest,
     TargetOnly,
+    Usage,
     as_prompt,
     load,
 )
 from rsd_core.baselines.judged import TargetJudge
+from rsd_core.methods import METHODS, Setup, parse_method
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations import langchain, llamaindex
 from rsd_integrations.evaluation import find_task
@@ -46,7 +47,7 @@ from tests.openai_compatible.server import Habits, listening
 Use = Callable[[int], Awaitable[Any]]
 """One use of a shared object: equal numbers give equal values."""
 TIMES = 6
-SPECS = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
+SPECS: dict[str, Any] = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
 QUESTION = "Mia has 45 apples. On Monday she buys {} more. How many apples does Mia have now?"
 
 
@@ -198,7 +199,8 @@ def test_a_verifier_is_shared_by_two_loops(name: str) -> None:
 )
 def test_a_generator_is_shared_by_two_loops(make: Callable[[], Any]) -> None:
     turn = isinstance(make(), LangChainDrafter)
-    check(*((_turns if turn else writing)(make()) for _ in range(2)))
+    uses = [(_turns if turn else writing)(make()) for _ in range(2)]
+    check(uses[0], uses[1])
 
 
 def _turns(generator: Any) -> Use:
@@ -305,21 +307,17 @@ def test_a_policy_that_learns_is_shared_by_two_loops(policy: Any) -> None:
     assert 0.15 < authors.count("target") / len(authors) < 0.45
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "speculative"])
-def test_every_method_is_shared_by_two_loops(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind != "speculative"])
+def test_every_method_is_shared_by_two_loops(kind: str) -> None:
     class Likely(ScriptedTarget, ScriptedDrafter):
-        async def log_likelihoods(self, at: Path, steps: Any) -> Any:
-            from rsd_core import Likelihoods, Usage
-
+        async def log_likelihoods(self, at: Path, steps: Sequence[Step]) -> Likelihoods:
             return Likelihoods((-1.0,) * len(steps), Usage())
 
     def model(spec: str) -> Any:
         return load(spec) if spec.endswith("verifier") else Likely(load(spec).script, delay=0.001)
 
-    monkeypatch.setattr(Models, "_load", lambda self, spec: model(spec))
-
     def decoder() -> Decoder:
-        return parse_method(kind).build(Models(RSDConfig(**SPECS)))
+        return parse_method(kind).build(Setup(**SPECS, load=model))
 
     check(decoding(decoder()), decoding(decoder()))
 
@@ -328,7 +326,7 @@ def test_every_method_is_shared_by_two_loops(kind: str, monkeypatch: pytest.Monk
 
 
 def test_adapters_are_shared_by_two_loops() -> None:
-    models = {"draft": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
+    models: dict[str, Any] = {"draft": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
     chat, llm, index = ChatRSD(**models), langchain.RSDLLM(**models), llamaindex.RSDLLM(**models)
     runnable = RSDRunnable(**models)
 

@@ -9,12 +9,13 @@ import typer
 
 from rsd_core import backends
 from rsd_integrations.cli.terminal import Terminal
-from rsd_integrations.prm_formats import CRITICS, FORMATS
+from rsd_integrations.prm_formats import CRITICS, FORMATS, usable
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """List what a SPEC can name."""
     found = backends()
+    formats, critics = dict(usable(FORMATS)).values(), dict(usable(CRITICS)).values()  # a broken package is left out
     if as_json:
         data = {
             "backends": {
@@ -29,11 +30,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
                     "aggregation": f.aggregation,
                     "source": f.source,
                 }
-                for f in FORMATS.values()
+                for f in formats
             },
             "critics": {
-                c.name: {"models": list(c.models), "threshold": c.threshold, "source": c.source}
-                for c in CRITICS.values()
+                c.name: {"models": list(c.models), "threshold": c.threshold, "source": c.source} for c in critics
             },
         }
         print(json.dumps(data, indent=2))
@@ -46,9 +46,9 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
         if backend.extra:
             console.print(f'    needs pip install "rsd-decoding\\[{backend.extra}]"', style="dim", highlight=False)
     console.print("\n[bold]Process reward models[/] are told by their weights; known formats:")
-    for made in FORMATS.values():
+    for made in formats:
         console.print(f"    {made.name}: {', '.join(made.models)}", highlight=False)
     console.print("\n[bold]Generative reward models[/] judge as judge:hf:MODEL:")
-    for critic in CRITICS.values():
+    for critic in critics:
         if critic.models:
             console.print(f"    {critic.name}: {', '.join(critic.models)}", highlight=False)

@@ -24,7 +24,7 @@ def choice(reference: str, text: str) -> bool:
     r"""Whether the letter chosen is the reference: in `\boxed{…}`, else after the last "answer is"."""
     answer = boxed(text)
     if answer is None:
-        answer = (re.findall(r"answer is:?\s*(.{1,12})", text, re.IGNORECASE) or [""])[-1]
+        answer = (re.findall(r"answer is:?\s*(?=(.{1,12}))", text, re.IGNORECASE) or [""])[-1]
     letter = re.search(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])", re.sub(r"\\(text|mathrm|textbf)", " ", answer))
     return letter is not None and letter[0] == reference.strip()
 

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from rsd_core import ConfigurationError, MissingDependency, PromptLike
-from rsd_core.data import explain, from_text, unknown
+from rsd_core.data import Data, explain, from_text, unknown
 from rsd_core.plugins import Plugin, Registry, of_class
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
@@ -41,10 +41,8 @@ class Item:
         return [("system", self.system), ("user", self.question)] if self.system else self.question
 
 
-class Task(BaseModel):
+class Task(Data):
     """A source of problems, as data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def draw(self, n: int | None, seed: int) -> list[Item]:

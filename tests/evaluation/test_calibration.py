@@ -299,3 +299,40 @@ def test_a_step_without_a_reward_goes_as_the_settings_say_whatever_the_threshold
 def test_a_calibration_takes_problems() -> None:
     with pytest.raises(ConfigurationError, match="one problem or more"):
         calibrate(seats(), [])
+
+
+def test_what_a_threshold_costs_is_counted_to_the_token() -> None:
+    """Three steps, the second draft rejected: the target reads 20 tokens, and its own up to the step that it writes."""
+    problem = Recorded((0.9, 0.1, 0.9), (0.9, 0.1, 0.9), True, True, sizes=(10, 7, 5), read=20)
+    found = Calibration((problem,), Rates(0.0, 0.0, 1.0), Rates(0.0, 0.0, 1.0))
+    row = found.row(0.5)
+    assert row.target_share == 1 / 3
+    assert (row.flops, row.flops_paper) == (20 + 10 + 7, 7)
+    assert (found.row(0.05).flops, found.row(0.05).flops_paper) == (0, 0)
+    every = found.row(1.0)
+    assert (every.target_share, every.flops, every.flops_paper) == (1, 20 + 10 + 7 + 5, 10 + 7 + 5)
+
+
+def test_a_budget_begins_with_one_reward_of_each_step_that_is_seen() -> None:
+    """Those of the drafter up to the first that is rejected, and of the drafts beside the target after it."""
+    problem = Recorded((0.9, 0.1, 0.8), (0.6, 0.2, 0.7), True, True, sizes=(10,) * 3, read=20)
+    found = Calibration((problem,), NO_RATES, NO_RATES)
+    assert found._seen(problem, 0.5) == (0.9, 0.1, 0.7)
+    assert found._seen(problem, 0.05) == (0.9, 0.1, 0.8)
+    assert found._seen(problem, 1.0) == (0.9, 0.2, 0.7)
+
+
+def test_half_of_the_problems_are_enough_and_one_less_is_not() -> None:
+    assert len(calibrate(seats(verifier=failing(0, 1)), halls(4)).problems) == 2
+    with pytest.raises(RunError, match="in 3 of 5 problems"):
+        calibrate(seats(verifier=failing(0, 1, 2)), halls(5))
+
+
+def test_what_the_target_read_is_what_it_computed_and_did_not_write() -> None:
+    decoder = seats()
+    (problem,) = calibrate(decoder, halls(1)).problems
+    account = RewardGuidedDecoder(
+        drafter=decoder.drafter, verifier=decoder.verifier, target=decoder.target, policy=Constant(p=0)
+    ).run("How many seats in hall 0?").ledger.target  # fmt: skip
+    assert 0 < problem.read == account.computed - account.generated
+    assert sum(problem.sizes) == account.generated

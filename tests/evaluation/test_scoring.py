@@ -55,7 +55,7 @@ def test_a_reward_that_is_none_is_an_error_of_its_solution(rewards: tuple[float,
 
 def all_of(verifier: Verifier, *solutions: Solution, concurrency: int = 16) -> list[Any]:
     async def collect() -> list[Any]:
-        async with aclosing(score_all(verifier, solutions, concurrency)) as scored:  # type: ignore[type-var]
+        async with aclosing(score_all(verifier, solutions, concurrency)) as scored:
             return [found async for found in scored]
 
     return asyncio.run(collect())
@@ -108,7 +108,7 @@ def test_nothing_is_left_at_work_when_the_caller_leaves() -> None:
             return Scores((0.5,), Usage())
 
     async def leave() -> None:
-        async with aclosing(score_all(Slow(), [solution("first"), solution("second")])) as scored:  # type: ignore[type-var]
+        async with aclosing(score_all(Slow(), [solution("first"), solution("second")])) as scored:
             async for found in scored:
                 assert found == (0, [0.5])
                 await asyncio.sleep(0.01)

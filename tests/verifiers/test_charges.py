@@ -9,11 +9,15 @@ import pytest
 from rsd_core import (
     Generation,
     Interrupted,
+    Limits,
     Message,
     NextWord,
     Path,
+    Price,
+    RewardGuidedDecoder,
     RunError,
     Scores,
+    Settings,
     Step,
     StepRequest,
     Target,
@@ -23,6 +27,7 @@ from rsd_core import (
     as_prompt,
 )
 from rsd_core.interfaces import usage_of
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget
 from rsd_integrations.prm_formats import CRITICS
 from rsd_integrations.verifiers import Cached, Cascade, CriticJudge, Ensemble, WordJudge
 from rsd_integrations.verifiers.judges import DIGIT, YES_NO
@@ -242,3 +247,43 @@ def test_a_failed_scoring_is_not_remembered() -> None:
         asyncio.run(cached.score(START, STEPS))
     member.then = ""
     assert asyncio.run(cached.score(START, STEPS)).rewards == (0.5, 0.5)
+
+
+def failing_verifiers() -> list[tuple[Verifier, int]]:
+    """Verifiers that fail at every scoring, and the tokens of one scoring."""
+    writer, verdicts = Writer(fails=lambda _: True), Writer(fails=verdict)
+    pair: list[Paid] = [Paid(), Paid(then="fails")]
+    for model in (writer, verdicts, *pair):
+        model.flops_per_token, model.price = 2.0, Price(1e6, 1e6)
+    return [
+        (WordJudge(writer, DIGIT), 3),
+        (CriticJudge(verdicts, CRITICS["thinkprm"]), 9 + 3),
+        (Ensemble(pair), 2),
+        (Cached(Cascade(pair)), 2),
+    ]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_failed_scorings_are_on_the_ledger_and_under_the_limits(which: int) -> None:
+    verifier, computed = failing_verifiers()[which]
+    decoder = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["a b\n\n"], flops_per_token=0.0),
+        verifier=verifier,
+        target=ScriptedTarget(["c d\n\n"], flops_per_token=0.0),
+        settings=Settings(limits=Limits(max_repeats=None, max_flops=3 * 2.0 * computed)),
+    )
+    result = decoder.run("q")
+    assert result.finish_reason == "max_flops"
+    assert [degradation.kind for degradation in result.degradations] == ["verifier_error"] * 3
+    account = result.ledger.verifier
+    assert (account.calls, account.computed, account.flops) == (3, 3 * computed, 3 * 2.0 * computed)
+
+
+def test_a_cache_holds_as_many_rewards_as_it_says() -> None:
+    member = Paid()
+    cached = Cached(member, size=2)
+    for text in ("a", "b"):
+        asyncio.run(cached.score(START, [Step(text, "delimiter")]))
+    assert asyncio.run(cached.score(START, [Step("a", "delimiter"), Step("b", "delimiter")])).usage == Usage()
+    asyncio.run(cached.score(START, [Step("c", "delimiter")]))
+    assert asyncio.run(cached.score(START, [Step("a", "delimiter")])).usage.computed == 1
