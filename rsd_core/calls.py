@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
+from rsd_core.controls import visible
 from rsd_core.errors import ConfigurationError, DrafterError, TargetError, VerifierError
 from rsd_core.guard import Guard
 from rsd_core.health import Health
@@ -303,10 +304,11 @@ class Calls:
             "target": "target_error",
         }
         self._degrade(request, kinds[role], f"{type(error).__name__}: {error}{then}", error)
+        self._health.warn()
 
     def _degrade(self, request: Request, kind: DegradationKind, message: str, error: Exception | None = None) -> None:
         request.degrade(kind, message)
-        logger.warning("step %d: %s: %s", request.index, kind, message)
+        logger.warning("step %d: %s: %s", request.index, kind, visible(message))
         if error is not None:
             logger.debug("step %d: %s", request.index, kind, exc_info=error)
 
