@@ -92,7 +92,7 @@ def test_models_write_and_score_the_same_to_the_bit(dtype: str) -> None:
         decoder = RewardGuidedDecoder(**models, settings=Settings(temperature=0.7, seed=3))
         return [decoder.run(question) for question in QUESTIONS]
 
-    own = {
+    own: dict[str, Any] = {
         "drafter": load_generator(str(FOLDER / "draft"), dtype=dtype),
         "target": load_generator(str(FOLDER / "target"), dtype=dtype),
         "verifier": load_likelihood(str(FOLDER / "verifier"), dtype=dtype),
