@@ -208,7 +208,7 @@ class Calls:
             self._early.follow(request.progress, drafts[0], drafter, verifier)
 
     def reject(self, request: Request, draft: Step, *, scored: bool) -> None:
-        """Throw a draft away, and what was begun after it."""
+        """Reject a draft, and drop what was begun after it."""
         self._early.on_reject()
         request.discard([draft], scored=scored)
 

@@ -18,7 +18,7 @@ from rsd_core.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decision = Literal["accept", "retry", "target"]
-"""What becomes of a drafted step: it stays, another one is drafted in its place, or the target writes the step."""
+"""What becomes of a drafted step: it is accepted, another one is drafted instead, or the target writes the step."""
 
 
 class RequestView(Protocol):
