@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_core.errors import ConfigurationError, DrafterError, TargetError, VerifierError
 from rsd_core.guard import Guard
 from rsd_core.health import Health
