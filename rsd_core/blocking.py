@@ -90,6 +90,8 @@ async def in_thread(work: Callable[[], T], context: contextvars.Context | None =
     def run(context: contextvars.Context) -> None:
         try:
             done.set_result(context.run(work))
+        except StopIteration as error:  # asyncio takes none, and its caller would wait for ever
+            done.set_exception(_caused(RuntimeError("blocking work raised StopIteration"), error))
         except BaseException as error:
             done.set_exception(error)
 
@@ -106,6 +108,11 @@ async def in_thread(work: Callable[[], T], context: contextvars.Context | None =
         error = waiting.exception()
         usage = usage_of(error) if error is not None else getattr(waiting.result(), "usage", None)
         raise cancelled if usage is None else Interrupted(usage) from None
+
+
+def _caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
-from rsd_core.errors import ConfigurationError, DrafterError, TargetError, VerifierError
+from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
 from rsd_core.guard import Guard
 from rsd_core.health import Health
 from rsd_core.interfaces import (
@@ -262,11 +262,15 @@ class Calls:
             account.charge(model, usage_of(error) or _NOTHING, failed=True)
             if isinstance(error, Interrupted):
                 raise asyncio.CancelledError from None  # what timeouts know
-            if isinstance(error, SystemExit | KeyboardInterrupt):
-                raise ended_process(model, error) from error
             if isinstance(error, Exception):
                 self._health.failed(role, error)
-            raise
+                raise
+            failure = _as_fault(model, error)
+            if failure is error:
+                raise
+            if isinstance(failure, Exception):
+                self._health.failed(role, failure)
+            raise failure from error
         account.charge(model, reply.usage)
         if role in self._health.unproven:
             self._health.worked(role)
@@ -303,3 +307,13 @@ class Calls:
         """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
         if isinstance(error, ConfigurationError) and not request.records:
             raise error
+
+
+def _as_fault(model: Model, error: BaseException) -> BaseException:
+    """What is a fault of a model's code although its type says that the whole task or process is to end."""
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return ended_process(model, error)
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
+        return RunError(f"{model!r} cancelled its own call")
+    return error

@@ -57,7 +57,7 @@ def usage_of(error: BaseException) -> Usage | None:
     return None
 
 
-def add_usage(error: Exception, usage: Usage) -> None:
+def add_usage(error: BaseException, usage: Usage) -> None:
     """Let an error of any type carry the work of the call that failed, in place of what it carried."""
     setattr(error, "usage" if isinstance(getattr(error, "usage", None), Usage) else "rsd_usage", usage)
 

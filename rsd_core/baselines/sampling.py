@@ -64,22 +64,22 @@ class MajorityVote(Decoder):
         branches = [request.branch(i) for i in range(self.n)]
         await run_all([self._write(branch, calls) for branch in branches])
         written = [branch for branch in branches if branch.finish != "error"]
-        if not written:
-            raise DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
         scores = [-1.0] * len(written)
-        limit: LimitReached | None = None
+        ended: LimitReached | Exception | None = None
         try:
+            if not written:
+                raise DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
             await self._score(request, calls, written, scores)
-        except LimitReached as reached:
-            limit = reached
-        best = self._choose(written, scores)
+        except (LimitReached, Exception) as error:
+            ended = error  # after the best of what there is was kept
+        best = self._choose(written, scores) if written else max(branches, key=lambda branch: branch.index)
         for branch in branches:
             if branch is not best:
                 request.discard(branch.path.steps, scored=self._scores)
         for i, record in enumerate(request.adopt(best)):
             yield StepAccepted(i, record)
-        if limit is not None:
-            raise limit
+        if ended is not None:
+            raise ended
 
     async def _write(self, branch: Request, calls: Calls) -> None:
         try:

@@ -71,6 +71,7 @@ class StepBeam(GuidedSearch):
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         beams, scored = [request.branch(0)], list[Step]()
+        ended: LimitReached | Exception | None = None
         try:
             while any(beam.finish is None for beam in beams):
                 live = [beam for beam in beams if beam.finish is None]
@@ -81,10 +82,14 @@ class StepBeam(GuidedSearch):
                 beams = sorted(rivals, key=_last_reward, reverse=True)[: self.width]
         except LimitReached as limit:
             beams[0].finish = beams[0].finish or limit.reason
+        except Exception as error:
+            ended = error  # after the best beam was kept
         kept = {id(step) for step in beams[0].path.steps}
         request.discard([step for step in scored if id(step) not in kept], scored=True)
         for i, record in enumerate(request.adopt(beams[0])):
             yield StepAccepted(i, record)
+        if ended is not None:
+            raise ended
 
     async def _grow(self, beam: Request, calls: Calls, count: int, scored: list[Step]) -> list[Request]:
         drafts, rewards = await self._candidates(beam, calls, count)
@@ -135,6 +140,7 @@ class Backtracking(GuidedSearch):
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         branch, before, left = request.branch(0), list[Request](), self.backtracks
         best: tuple[float, Step] | None = None
+        ended: LimitReached | Exception | None = None
         try:
             while branch.finish is None:
                 drafts, (reward,) = await self._candidates(branch, calls, 1)
@@ -157,10 +163,13 @@ class Backtracking(GuidedSearch):
                     branch = before.pop().branch(left)
                     branch.attempt = 1  # sampled: the same step again would be no use
                 best = None
-        except LimitReached as limit:
-            branch.finish = limit.reason
+        except (LimitReached, Exception) as error:
+            ended = error  # after the steps so far were kept
+            self._drop(request, best[1] if best else None)
         for i, record in enumerate(request.adopt(branch)):
             yield StepAccepted(i, record)
+        if ended is not None:
+            raise ended
 
     def _drop(self, request: Request, step: Step | None) -> None:
         if step is not None:
