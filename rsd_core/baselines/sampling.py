@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import ClassVar, Literal, get_args
 
 from rsd_core.calls import Calls
@@ -13,6 +13,7 @@ from rsd_core.decoder import Decoder, require
 from rsd_core.errors import ConfigurationError, DrafterError
 from rsd_core.events import Event, StepAccepted
 from rsd_core.interfaces import Drafter, Model, Verifier
+from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached
 from rsd_core.paths import Path
 from rsd_core.request import Request
@@ -131,6 +132,10 @@ class BestOfN(MajorityVote):
     @property
     def models(self) -> tuple[Model, ...]:
         return (self.drafter, self.verifier)
+
+    @property
+    def consequences(self) -> Mapping[Role, str]:
+        return {"verifier": "the first solution is taken"}
 
     async def _score(self, request: Request, calls: Calls, branches: Sequence[Request], scores: list[float]) -> None:
         async def one(i: int) -> None:

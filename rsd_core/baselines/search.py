@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from rsd_core.calls import Calls
 from rsd_core.concurrency import run_all
@@ -10,6 +10,7 @@ from rsd_core.decoder import Decoder, require
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepScored
 from rsd_core.interfaces import Drafter, Model, Verifier
+from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached
 from rsd_core.paths import Step
 from rsd_core.request import Request
@@ -28,6 +29,10 @@ class GuidedSearch(Decoder):
     @property
     def models(self) -> tuple[Model, ...]:
         return (self.drafter, self.verifier)
+
+    @property
+    def consequences(self) -> Mapping[Role, str]:
+        return {"verifier": "the search chooses blindly"}
 
     async def _candidates(
         self, branch: Request, calls: Calls, count: int
