@@ -101,7 +101,7 @@ async def test_the_best_of_those_scored_is_kept_when_time_is_up() -> None:
         drafter=ScriptedDrafter(lambda path, rng: f"solution {next(numbers)}"),
         verifier=Slow(lambda path, step: {"0": 0.2, "1": 0.6}[step.text[-1]]),
         n=4,
-        settings=WARM.updated(max_seconds=0.2),
+        settings=WARM.updated(max_seconds=0.5),
     )
     result = await made.arun("question")
     assert (result.text, result.finish_reason) == ("solution 1", "max_seconds")
@@ -225,7 +225,7 @@ async def test_a_run_that_is_cut_short_is_charged_once() -> None:
         drafter=ScriptedDrafter(lambda path, rng: f"draft {path.depth}\n\n"),
         verifier=Cut(),
         target=ScriptedTarget(["target"]),
-        settings=Settings(lookahead=3, limits=Limits(max_seconds=0.2)),
+        settings=Settings(lookahead=3, limits=Limits(max_seconds=0.5)),
     )
     result = await made.arun("question")
     verifier = result.ledger.verifier
@@ -272,7 +272,7 @@ async def test_a_call_that_is_cut_short_is_a_failed_call() -> None:
         drafter=ScriptedDrafter(["one\n\n"]),
         verifier=ScriptedVerifier([0.9], delay=30),
         target=ScriptedTarget(["x"]),
-        settings=Settings(limits=Limits(max_seconds=0.1)),
+        settings=Settings(limits=Limits(max_seconds=0.3)),
     )
     result = await made.arun("question")
     assert (result.ledger.verifier.calls, result.ledger.verifier.failed) == (1, 1)

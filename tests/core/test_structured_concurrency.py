@@ -2,11 +2,11 @@
 
 import asyncio
 import gc
+import inspect
 import logging
 import subprocess
 import sys
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -25,19 +25,20 @@ async def after(seconds: float, value: Any) -> Any:
 
 
 class Sleeper:
-    """Work that notes its beginning and its end."""
+    """Work that notes its beginning and its end, and may take its time to leave."""
 
-    def __init__(self, farewell: float = 0.0) -> None:
+    def __init__(self, *, lingers: bool = False) -> None:
         self.begun = self.ended = False
-        self._farewell = farewell
+        self.may_leave = asyncio.Event()
+        if not lingers:
+            self.may_leave.set()
 
     async def sleep(self) -> None:
         self.begun = True
         try:
             await asyncio.sleep(30)
         finally:
-            if self._farewell:
-                await asyncio.sleep(self._farewell)
+            await self.may_leave.wait()
             self.ended = True
 
 
@@ -70,7 +71,7 @@ async def test_so_many_run_at_once(at_once: int | None) -> None:
 
 
 async def test_the_first_error_wins_and_the_others_are_cancelled_and_awaited() -> None:
-    slow = Sleeper(farewell=0.02)
+    slow = Sleeper()
     with pytest.raises(ValueError, match="first"):
         await run_all([slow.sleep(), after(0.01, ValueError("first")), after(0.02, KeyError("second"))])
     assert slow.ended
@@ -83,17 +84,19 @@ async def test_works_that_had_not_begun_are_closed() -> None:
     with pytest.raises(ValueError, match="gone"):
         await run_all([after(0, ValueError("gone")), *works], at_once=1)
     assert not any(sleeper.begun for sleeper in late)
-    assert all(work.cr_frame is None for work in works)  # closed: Python warns of those that are not
+    assert all(inspect.getcoroutinestate(work) == inspect.CORO_CLOSED for work in works)
 
 
 async def test_a_caller_that_is_cancelled_again_and_again_waits_for_the_end_all_the_same() -> None:
-    slow = [Sleeper(farewell=0.05), Sleeper(farewell=0.05)]
+    slow = [Sleeper(lingers=True), Sleeper(lingers=True)]
     task = asyncio.create_task(run_all([one.sleep() for one in slow]))
     await asyncio.sleep(0.01)
     for _ in range(3):
         task.cancel()
         await asyncio.sleep(0.005)
         assert not task.done()
+    for one in slow:
+        one.may_leave.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert all(one.ended for one in slow)
@@ -161,12 +164,15 @@ def add_usage_to(error: Exception, usage: Usage) -> Exception:
 
 
 async def test_settling_outlasts_a_cancellation() -> None:
-    slow = Sleeper(farewell=0.03)
+    slow = Sleeper(lingers=True)
     inner = asyncio.ensure_future(slow.sleep())
     await asyncio.sleep(0)
     task = asyncio.create_task(settle([inner]))
     await asyncio.sleep(0.005)
     task.cancel()
+    await asyncio.sleep(0.005)
+    assert not task.done()
+    slow.may_leave.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert slow.ended
@@ -253,25 +259,29 @@ class TestThread:
     """Blocking work of a call."""
 
     async def test_a_cancelled_caller_waits_for_its_thread(self) -> None:
-        ended = threading.Event()
+        may_end, ended = threading.Event(), threading.Event()
 
         def work() -> None:
-            time.sleep(0.1)
+            may_end.wait(30)
             ended.set()
 
         task = asyncio.create_task(in_thread(work))
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            task.cancel()
         await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.sleep(0.01)
-        task.cancel()
+        assert not task.done()
+        may_end.set()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert ended.is_set()
 
     @pytest.mark.parametrize("fails", [False, True])
     async def test_the_work_of_a_cancelled_thread_is_told(self, fails: bool) -> None:
+        may_end = threading.Event()
+
         def work() -> Generation:
-            time.sleep(0.05)
+            may_end.wait(30)
             if fails:
                 raise RunError("cut", usage=Usage(computed=7))
             return Generation((), Usage(computed=7))
@@ -279,6 +289,8 @@ class TestThread:
         task = asyncio.create_task(in_thread(work))
         await asyncio.sleep(0.01)
         task.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
         with pytest.raises(Interrupted) as caught:
             await task
         assert caught.value.usage.computed == 7
