@@ -30,6 +30,7 @@ from rsd_core.interfaces import (
 from rsd_core.guard import Cancellation
 from rsd_core.ledger import Account, Ledger
 from rsd_core.limits import Limits
+from rsd_core.methods import Method, Setup, parse_method
 from rsd_core.paths import Message, Path, Prompt, Step
 from rsd_core.policies import (
     AdvantageAware, BinaryStep, BudgetAware, Clipping, Constant, Decision, FirstSteps, Logistic, Policy, RequestBudget,
@@ -41,19 +42,19 @@ from rsd_core.request import Request
 from rsd_core.results import Degradation, Result, StepRecord, boxed
 from rsd_core.settings import Settings
 from rsd_core.stopping import TextStream
+from rsd_core.version import __version__ as __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "Account", "AdvantageAware", "Backtracking", "BatchError", "BestOfN", "BinaryStep", "BudgetAware", "Calls",
     "Cancellation", "Clipping", "ConfigurationError", "Constant", "Decision", "Decoder", "Degradation", "Degraded",
-    "DraftOnly", "Drafter", "DrafterError", "Event", "Explains", "Explanation", "Finished", "FirstSteps", "Generation",
-    "HasLikelihood", "Interrupted", "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote", "Message",
-    "MissingDependency", "Model", "NextWord", "Path", "Policy", "PredictsWords", "Price", "Prompt", "PromptError",
-    "PromptLike", "RSDConfig", "RSDError", "Request", "RequestBudget", "RequestOptions", "RequestView", "Result",
-    "Retry", "RewardGuidedDecoder", "RoleWarning", "RunError", "Sampling", "Scores", "ScoresRuns", "Settings",
-    "Sigmoid", "SpecError", "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Step", "StepAccepted",
-    "StepBeam", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
-    "StepScored", "Takeover", "Target", "TargetError", "TargetJudge", "TargetOnly", "TextStream", "TiltedDecoder",
-    "Usage", "Verifier", "VerifierError", "WeightingPolicy", "add_usage", "as_prompt", "backends", "boxed", "load",
-    "parse_policy", "usage_of",
+    "DraftOnly", "Drafter", "DrafterError", "Event", "Explains", "Explanation", "Finished", "FirstSteps",
+    "Generation", "HasLikelihood", "Interrupted", "Ledger", "Likelihoods", "Limits", "Logistic", "MajorityVote",
+    "Message", "Method", "MissingDependency", "Model", "NextWord", "Path", "Policy", "PredictsWords", "Price",
+    "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "Request", "RequestBudget", "RequestOptions",
+    "RequestView", "Result", "Retry", "RewardGuidedDecoder", "RoleWarning", "RunError", "Sampling", "Scores",
+    "ScoresRuns", "Settings", "Setup", "Sigmoid", "SpecError", "SpecReason", "SpeculativeDecoding",
+    "SpeculativeTarget", "Step", "StepAccepted", "StepBeam", "StepDrafted", "StepFinished", "StepRecord",
+    "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Takeover", "Target", "TargetError", "TargetJudge",
+    "TargetOnly", "TextStream", "TiltedDecoder", "Usage", "Verifier", "VerifierError", "WeightingPolicy",
+    "add_usage", "as_prompt", "backends", "boxed", "load", "parse_method", "parse_policy", "usage_of",
 ]

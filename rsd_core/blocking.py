@@ -7,7 +7,6 @@ caller's own loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import os
 import threading
@@ -15,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
-from rsd_core.concurrency import contained
+from rsd_core.concurrency import contained, outlast
 from rsd_core.errors import RunError
 from rsd_core.interfaces import Interrupted, usage_of
 
@@ -90,8 +89,10 @@ async def in_thread(work: Callable[[], T], context: contextvars.Context | None =
     def run(context: contextvars.Context) -> None:
         try:
             done.set_result(context.run(work))
-        except StopIteration as error:  # asyncio takes none, and its caller would wait for ever
-            done.set_exception(_caused(RuntimeError("blocking work raised StopIteration"), error))
+        except StopIteration as error:  # which no future can hold: whoever awaits it would wait for ever
+            failed = RuntimeError("StopIteration was raised")
+            failed.__cause__ = error
+            done.set_exception(failed)
         except BaseException as error:
             done.set_exception(error)
 
@@ -102,17 +103,10 @@ async def in_thread(work: Callable[[], T], context: contextvars.Context | None =
     try:
         return await asyncio.shield(waiting)
     except asyncio.CancelledError as cancelled:
-        while not waiting.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([waiting])
+        await outlast(waiting)
         error = waiting.exception()
         usage = usage_of(error) if error is not None else getattr(waiting.result(), "usage", None)
         raise cancelled if usage is None else Interrupted(usage) from None
-
-
-def _caused(error: Exception, cause: BaseException) -> Exception:
-    error.__cause__ = cause
-    return error
 
 
 def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:

@@ -26,6 +26,7 @@ from rsd_core.interfaces import (
     Target,
     Usage,
     Verifier,
+    add_usage,
     usage_of,
 )
 from rsd_core.ledger import Account, Role
@@ -58,12 +59,10 @@ class Calls:
     async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted."""
         try:
-            drafts = await self._generate(request, "drafter", drafter, count or request.settings.candidates)
+            return await self._drafts(request, drafter, count or request.settings.candidates)
         except Exception as error:
             self._fault(request, "drafter", error)
             return ()
-        request.undecided = drafts
-        return drafts
 
     async def draft_or_fail(self, request: Request, drafter: Drafter) -> Step:
         """The drafter's step where there is no target to fall back on.
@@ -79,10 +78,11 @@ class Calls:
         Raises:
             DrafterError: The drafter failed.
         """
-        drafts = await self.draft(request, drafter, count)
-        if not drafts:
-            raise DrafterError(f"the drafter {drafter.name!r} failed: {request.degradations[-1].message}")
-        return drafts
+        try:
+            return await self._drafts(request, drafter, count)
+        except Exception as error:
+            self._fault(request, "drafter", error)
+            raise DrafterError(f"the drafter {drafter.name!r} failed: {error}") from error
 
     async def score(
         self, request: Request, verifier: Verifier, candidates: Sequence[Step], path: Path | None = None
@@ -175,17 +175,19 @@ class Calls:
         left = request.settings.limits.max_tokens
         at_most = min(room, 2**31 if left is None else left - request.progress.tokens)
         asked = replace(request.progress.step_request("target"), delimiter=None, max_tokens=int(at_most))
-        assistance: list[Usage] = []
 
         async def work() -> Generation:
-            generation, usage = await target.speculate(request.path, asked, drafter)
-            assistance.append(checked_usage(drafter, usage))
+            try:
+                generation, usage = await target.speculate(request.path, asked, drafter)
+            except BaseException as error:
+                _charge_part(request.ledger.drafter, drafter, error)
+                raise
+            request.ledger.drafter.charge(drafter, checked_usage(drafter, usage))
             return generation
 
         generation = await self._call(
             request, "target", target, work(), lambda made: checked_steps(target, made, 1, asked)
         )
-        request.ledger.drafter.charge(drafter, assistance[0])
         self._count_prompt(request, generation)
         return generation.steps[0]
 
@@ -224,6 +226,11 @@ class Calls:
         """End what was begun early and is not needed; its work is on the ledger then."""
         await self._early.aclose()
 
+    async def _drafts(self, request: Request, drafter: Drafter, count: int) -> tuple[Step, ...]:
+        drafts = await self._generate(request, "drafter", drafter, count)
+        request.undecided = drafts
+        return drafts
+
     async def _generate(
         self,
         request: Request,
@@ -259,7 +266,9 @@ class Calls:
         try:
             reply = check(await (self._guard.call(work) if self._guard.watches else work))
         except BaseException as error:
-            account.charge(model, usage_of(error) or _NOTHING, failed=True)
+            usage = usage_of(error) or _NOTHING
+            account.charge(model, usage, failed=True)
+            account.discarded += usage.generated if role != "verifier" else 0
             if isinstance(error, Interrupted):
                 raise asyncio.CancelledError from None  # what timeouts know
             if isinstance(error, Exception):
@@ -317,3 +326,12 @@ def _as_fault(model: Model, error: BaseException) -> BaseException:
     if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
         return RunError(f"{model!r} cancelled its own call")
     return error
+
+
+def _charge_part(account: Account, model: Model, error: BaseException) -> None:
+    """Take a model's own part out of the work that an error tells, and charge it."""
+    parts = (usage_of(error) or _NOTHING).parts
+    own = [usage for worker, usage in parts if worker is model]
+    if own:
+        account.charge(model, sum(own, Usage()), failed=True)
+        add_usage(error, sum([usage for worker, usage in parts if worker is not model], Usage()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Collection, Coroutine, Iterable
@@ -103,6 +104,16 @@ async def settle(tasks: Iterable[asyncio.Future[Any]]) -> None:
         task.cancelled() or task.exception()
     if cancelled is not None:
         raise cancelled
+
+
+async def outlast(work: asyncio.Future[Any]) -> None:
+    """Wait for the end of some work, however often the caller is cancelled meanwhile.
+
+    For callers who were cancelled and told the work to stop: nothing of it may outlive them.
+    """
+    while not work.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([work])
 
 
 async def _all_or_first_error(tasks: Collection[asyncio.Future[None]]) -> None:

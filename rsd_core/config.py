@@ -4,51 +4,74 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from rsd_core.algorithm import RewardGuidedDecoder
-from rsd_core.data import explain
+from rsd_core.data import Data, explain
+from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
+from rsd_core.methods import AnyMethod, RSDMethod, Setup
 from rsd_core.policies import BinaryStep, Policy
-from rsd_core.registry import load, parse_spec
+from rsd_core.registry import parse_spec
 from rsd_core.settings import Settings
 
 
-class RSDConfig(BaseModel):
-    """Models by spec, a policy, and settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class RSDConfig(Data):
+    """Models by spec, a policy, settings, and which decoder they make."""
 
     drafter: str = "embedded:draft"
     verifier: str = "embedded:verifier"
     target: str = "embedded:target"
     policy: Policy = Field(default_factory=BinaryStep)
     settings: Settings = Settings()
+    method: AnyMethod = RSDMethod()
+    """RSD, or a baseline over the same models and settings, as `rsd eval --methods` takes them: `majority:8`."""
 
     @field_validator("drafter", "verifier", "target")
     @classmethod
-    def _known(cls, spec: str) -> str:
-        parse_spec(spec)
+    def _known(cls, spec: str, info: ValidationInfo) -> str:
+        parse_spec(spec, info.field_name)  # type: ignore[arg-type]
         return spec
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            self.method.settings(self.settings)
+        except ConfigurationError as error:
+            raise ValueError(f"method: {error}") from error
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Configurations of RSD itself are written as they were before there were methods, for files of results."""
+        data: dict[str, Any] = handler(self)
+        if self.method == RSDMethod():
+            data.pop("method", None)
+        return data
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Self:
         """Check data from a file or the command line.
 
         Raises:
-            ConfigurationError: Everything that is wrong, each with its value and what is allowed.
+            ConfigurationError: Everything that is wrong, each with its place, its value and what is allowed.
         """
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             raise ConfigurationError(f"invalid configuration: {explain(error)}") from error
 
-    def build(self) -> RewardGuidedDecoder:
-        """Load the models and make the decoder."""
-        return RewardGuidedDecoder(
-            drafter=load(self.drafter),
-            verifier=load(self.verifier),
-            target=load(self.target),
-            policy=self.policy,
-            settings=self.settings,
-        )
+    def setup(self) -> Setup:
+        """What methods are built over; models are loaded when they are needed."""
+        return Setup(self.drafter, self.verifier, self.target, self.policy, self.settings)
+
+    def build(self) -> Decoder:
+        """Load the models that the method needs, and make the decoder."""
+        return self.method.build(self.setup())

@@ -1,24 +1,70 @@
-"""From short texts to data, and from what pydantic finds wrong to a sentence."""
+"""From files and short texts to checked data, and from what is wrong with them to a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from rsd_core.errors import ConfigurationError
+from rsd_core.errors import DISTRIBUTION, ConfigurationError
+from rsd_core.version import __version__
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Data(BaseModel):
+    """Base of all that users write as data: immutable, and an unknown name is an error that names the nearest known.
+
+    Data may hold the `version` of this distribution that it was written for. It is of use where something is wrong:
+    data of a newer version then ask for an upgrade.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        newer = None
+        if isinstance(data, Mapping) and "version" in data and "version" not in cls.model_fields:
+            newer = newer_version(data)
+            data = {key: value for key, value in data.items() if key != "version"}
+        try:
+            return handler(data)
+        except ValidationError as error:
+            findings = [_with_nearest(cls, item) for item in error.errors(include_url=False)]
+            better = ValidationError.from_exception_data(error.title, findings)
+            if newer:
+                raise PydanticCustomError("newer_version", _literally(f"{newer} ({explain(better)})")) from error
+            raise better from None
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that means nothing: the nearest one that does, then all."""
+    known = list(known)
+    near = nearest(name, known)
+    return f"unknown {what} {name!r}{f', did you mean {near!r}?' if near else ';'} known are {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, if any."""
+    names = {known_name.lower(): known_name for known_name in known}
+    near = get_close_matches(name.lower(), names, n=1)
+    return names[near[0]] if near else None
 
 
 def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dict[str, Any]:
     """Data behind `kind:value,name=value`, values in the order of the class's fields or by name.
 
     Raises:
-        ConfigurationError: Unknown kind, or more values than parameters.
+        ConfigurationError: Unknown kind, more values than parameters, or two for the same one.
     """
     kind, _, rest = text.strip().partition(":")
     if kind not in kinds:
-        raise ConfigurationError(f"unknown {what} {kind!r}; known are {', '.join(kinds)}")
+        raise ConfigurationError(unknown(what, kind, kinds))
     own = [name for name in kinds[kind].model_fields if name not in ("kind", "then")]
     data: dict[str, Any] = {"kind": kind}
     for position, part in enumerate(filter(None, rest.split(","))):
@@ -27,8 +73,35 @@ def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dic
             if position >= len(own):
                 raise ConfigurationError(f"{text!r} has more values than {kind} has parameters ({', '.join(own)})")
             name, value = own[position], part
+        if name.strip() in data:
+            raise ConfigurationError(f"{text!r} gives {name.strip()} twice")
         data[name.strip()] = value.strip()
     return data
+
+
+def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
+    """The model that data with a `kind` describe.
+
+    Raises:
+        ConfigurationError: There is no such kind.
+        ValidationError: Something else is wrong.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigurationError(f"{data!r} is no {what}: write it as text, or as data with a kind")
+    kind = data.get("kind")
+    if not isinstance(kind, str):
+        raise ConfigurationError(f"a {what} needs a kind (got {data!r:.80}); known are {', '.join(kinds)}")
+    if kind not in kinds and (newer := newer_version(data)):
+        raise ConfigurationError(f"{newer} ({unknown(what, kind, kinds)})")
+    return kinds[kind].model_validate(data)
+
+
+def newer_version(data: Mapping[str, Any]) -> str | None:
+    """What to say of data that were written for a newer version than this, where something is wrong with them."""
+    version = data.get("version")
+    if version is None or _parts(version) <= _parts(__version__):
+        return None
+    return f"written for {DISTRIBUTION} {version}, and this is {__version__}: pip install --upgrade {DISTRIBUTION}"
 
 
 def explain(error: ValidationError) -> str:
@@ -36,7 +109,48 @@ def explain(error: ValidationError) -> str:
     found = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
-        found.append(
-            f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
-        )
+        message = item["msg"].removeprefix("Value error, ")
+        value = item["input"]
+        # Whole objects say less than the message does; many messages have the text already.
+        shown = isinstance(value, Mapping | BaseModel) or (isinstance(value, str) and repr(value) in message)
+        got = "" if shown else f" (got {value!r:.80})"
+        found.append(f"{where + ': ' if where else ''}{message}{got}")
     return "; ".join(found)
+
+
+def _parts(version: Any) -> tuple[int, ...]:
+    numbers = re.match(r"\d+(\.\d+)*", str(version))
+    if numbers is None:
+        raise ConfigurationError(f"version: {version!r} is no version, such as {__version__!r}")
+    return tuple(map(int, numbers[0].split(".")))
+
+
+def _with_nearest(cls: type[BaseModel], item: Any) -> InitErrorDetails:
+    """A finding of pydantic, with the name or the value that was probably meant."""
+    kind, message = item["type"], item["msg"]
+    if kind == "extra_forbidden" and len(item["loc"]) == 1:
+        kind, message = "unknown_name", _unknown_name(cls, str(item["loc"][0]))
+    elif kind == "literal_error" and isinstance(item["input"], str):
+        near = nearest(item["input"], re.findall(r"'([^']*)'", item["ctx"]["expected"]))
+        kind, message = "unknown_value", f"{message}{f', did you mean {near!r}?' if near else ''}"
+    return InitErrorDetails(type=PydanticCustomError(kind, _literally(message)), loc=item["loc"], input=item["input"])
+
+
+def _unknown_name(cls: type[BaseModel], name: str) -> str:
+    """The same for a name, which may also be in the wrong place: `max_tokens` belongs to the limits."""
+    elsewhere = (place for place in _places(cls) if place.rpartition(".")[2] == name)
+    near = next(elsewhere, None) or nearest(name, cls.model_fields)
+    return f"unknown name{f', did you mean {near!r}?' if near else ';'} known are {', '.join(cls.model_fields)}"
+
+
+def _places(cls: type[BaseModel]) -> Iterator[str]:
+    """The names that data may have, with those of data inside."""
+    for name, field in cls.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Data):
+            yield from (f"{name}.{inner}" for inner in _places(field.annotation))
+
+
+def _literally(message: str) -> Any:
+    """A message as pydantic takes it, which checks that it is written in the source."""
+    return message

@@ -47,8 +47,14 @@ class Account:
         self.failed += failed
         if not usage.parts:
             self._add_work(model, usage)
+            return
         for worker, part in usage.parts:
             self._add_work(worker, part)
+        # What no part tells is the model's own, as in the sum of a call with parts and one without.
+        total = sum([part for _, part in usage.parts], Usage())
+        own = {name: max(0, getattr(usage, name) - getattr(total, name)) for name in _COUNTS}
+        if any(own.values()):
+            self._add_work(model, Usage(**own))
 
     def _add_work(self, model: Model, usage: Usage) -> None:
         computed, written = usage.computed, usage.generated + usage.scored
@@ -75,6 +81,9 @@ class Account:
         """Add another account to this one."""
         for name in self.__dataclass_fields__:
             setattr(self, name, _plus(getattr(self, name), getattr(other, name)))
+
+
+_COUNTS = ("prefix", "computed", "reused", "generated", "scored")
 
 
 def _plus(a: float | None, b: float | None) -> float | None:

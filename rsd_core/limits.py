@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from rsd_core.data import Data
 from rsd_core.interfaces import Target, Usage
 from rsd_core.ledger import Account, Ledger
 from rsd_core.results import FinishReason
@@ -15,7 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Limits(BaseModel):
+class Limits(Data):
     """What one request may use at most; None is no limit.
 
     A limit on steps, tokens, seconds, FLOPs or money ends the answer where it stands and is the result's
@@ -26,8 +27,6 @@ class Limits(BaseModel):
     call of the target is made only where it can be paid for as if nothing of its prompt were cached, and its step is
     cut where what is left ends. (The length of the prompt is taken as the first model counts it.)
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_steps: Count | None = 100
     max_tokens: Count | None = 4096

@@ -14,193 +14,65 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
-from rsd_core.errors import MissingDependency, SpecError
-from rsd_core.interfaces import Model
+from rsd_core.catalogue import BUILT_IN, Backend
+from rsd_core.data import unknown
+from rsd_core.errors import ConfigurationError, MissingDependency, RSDError, SpecError
+from rsd_core.interfaces import Drafter, Model, Target, Verifier
+from rsd_core.ledger import Role
+from rsd_core.plugins import Plugin, Registry
 
 GROUP = "rsd.backends"
+ROLES: dict[Role, type[Model]] = {"drafter": Drafter, "verifier": Verifier, "target": Target}
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A kind of spec."""
-
-    kind: str
-    module: str
-    """Module and function that make the model, as `module:function`."""
-    extra: str
-    """The extra of the distribution that brings what the backend needs."""
-    summary: str
-    """What the rest of the spec says, for people."""
-    examples: tuple[str, ...] = ()
-    nested: bool = False
-    """Whether the rest is made of specs."""
+def _of_package(plugin: Plugin) -> Backend:
+    return Backend(plugin.name, plugin.value, "", f"plugin of the package {plugin.package}", plugin=plugin)
 
 
-BUILT_IN = (
-    Backend(
-        "embedded",
-        "rsd_integrations.embedded.models:load",
-        "huggingface",
-        "a model that ships with the package: draft, target, verifier or prm",
-        ("embedded:draft", "embedded:target", "embedded:verifier", "embedded:prm"),
-    ),
-    Backend(
-        "hf",
-        "rsd_integrations.huggingface:load_generator",
-        "huggingface",
-        "a causal language model, by hub id or folder, as drafter or target",
-        ("hf:Qwen/Qwen2.5-Math-1.5B-Instruct", "hf:./my-model"),
-    ),
-    Backend(
-        "prm",
-        "rsd_integrations.huggingface:load_verifier",
-        "huggingface",
-        "a process or outcome reward model, by hub id or folder, as verifier",
-        ("prm:Qwen/Qwen2.5-Math-PRM-7B", "prm,format=trl,separator=\\n:./my-prm"),
-    ),
-    Backend(
-        "likelihood",
-        "rsd_integrations.huggingface:load_likelihood",
-        "huggingface",
-        "a causal language model as verifier: the probability of a step's least likely token, or how=mean, entropy",
-        ("likelihood:Qwen/Qwen2.5-Math-7B-Instruct",),
-    ),
-    Backend(
-        "shared",
-        "rsd_integrations.huggingface:load_shared",
-        "huggingface",
-        "the reward head of a checkpoint that `rsd merge` made; with hf: of the same one, they share body and cache",
-        ("shared:./merged",),
-    ),
-    Backend(
-        "pooling",
-        "rsd_integrations.openai_compatible.reward_loading:load_pooling",
-        "openai",
-        "a reward model behind vLLM's /pooling, as MODEL@BASE_URL; format=, tokenizer= and separator= as for prm:",
-        ("pooling:Qwen/Qwen2.5-Math-PRM-7B@http://127.0.0.1:8000/v1",),
-    ),
-    Backend(
-        "token_logits",
-        "rsd_integrations.openai_compatible.reward_loading:load_token_logits",
-        "openai",
-        "a reward model that judges by words of its language model, behind /v1/completions, as MODEL@BASE_URL",
-        ("token_logits:peiyi9979/math-shepherd-mistral-7b-prm@http://127.0.0.1:8000/v1",),
-    ),
-    Backend(
-        "judge",
-        "rsd_integrations.verifiers.loading:judge",
-        "",
-        "any generator as verifier; mode=digit (SpecReason), yes_no, rubric, thinkprm or genprm",
-        ("judge:hf:Qwen/Qwen2.5-7B-Instruct", "judge,mode=yes_no:hf:Qwen/Qwen2.5-7B-Instruct"),
-        nested=True,
-    ),
-    Backend(
-        "confidence",
-        "rsd_integrations.verifiers.loading:confidence",
-        "",
-        "the drafter's own probability of a step, where it tells it: min (of a token) or mean",
-        ("confidence:mean",),
-    ),
-    Backend(
-        "rule",
-        "rsd_integrations.verifiers.loading:rule",
-        "",
-        "a check without a model: arithmetic, format or repetition; it abstains where it has nothing to say",
-        ("rule:arithmetic", "rule,max_chars=2000:format", "rule:repetition"),
-    ),
-    Backend(
-        "code",
-        "rsd_integrations.verifiers.loading:code",
-        "",
-        "unit tests, run in a restricted process on the Python blocks of a step; the rest is a JSONL file of tests",
-        ("code:tests.jsonl",),
-    ),
-    Backend(
-        "cascade",
-        "rsd_integrations.verifiers.loading:cascade",
-        "",
-        "verifiers from cheap to dear: the next one is asked where a reward is between low and high, or missing",
-        ("cascade,low=0.1,high=0.9:rule:arithmetic|embedded:verifier",),
-        nested=True,
-    ),
-    Backend(
-        "ensemble",
-        "rsd_integrations.verifiers.loading:ensemble",
-        "",
-        "the mean, min or product of several verifiers' rewards",
-        ("ensemble,how=min:rule:arithmetic|embedded:verifier",),
-        nested=True,
-    ),
-    Backend(
-        "cached",
-        "rsd_integrations.verifiers.loading:cached",
-        "",
-        "a verifier whose rewards are kept: the same step after the same text is scored once",
-        ("cached:embedded:verifier",),
-        nested=True,
-    ),
-    Backend(
-        "openai",
-        "rsd_integrations.openai_compatible:load_generator",
-        "openai",
-        "a model behind a URL as drafter or target: vLLM, SGLang, llama.cpp, Ollama, hosted APIs; MODEL@BASE_URL",
-        (
-            "openai,tokenizer=Qwen/Qwen2.5-Math-7B-Instruct:Qwen/Qwen2.5-Math-7B-Instruct@http://127.0.0.1:8000/v1",
-            "openai,profile=ollama:qwen2.5:0.5b@http://127.0.0.1:11434/v1",
-        ),
-    ),
-    Backend(
-        "langchain",
-        "rsd_integrations.langchain.roles:load",
-        "agents",
-        "a chat model that LangChain's init_chat_model makes, as drafter or target, in turns",
-        ("langchain:openai:gpt-5-nano",),
-    ),
-    Backend(
-        "scripted",
-        "rsd_core.testing:load",
-        "",
-        "a fake that plays a script, for trying things out: draft, target or verifier",
-        ("scripted:draft", "scripted:target", "scripted:verifier"),
-    ),
-)
+BACKENDS = Registry("kind of model", GROUP, BUILT_IN, _of_package)
+"""All known kinds, those of installed packages included."""
 
 
 def backends() -> dict[str, Backend]:
-    """All known kinds, those of installed plugins included."""
-    found = {backend.kind: backend for backend in BUILT_IN}
-    for point in entry_points(group=GROUP):
-        found.setdefault(point.name, Backend(point.name, point.value, "", f"plugin {point.value}"))
-    return found
+    """All known kinds, those of installed packages included."""
+    return dict(BACKENDS)
 
 
-def parse_spec(spec: str) -> tuple[Backend, str]:
+def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     """Split a spec into its backend and the rest, importing nothing.
 
+    Args:
+        spec: `KIND:REST` or `KIND,KEY=VALUE:REST`.
+        role: What the model is wanted for.
+
     Raises:
-        SpecError: The kind is unknown, an option is no `KEY=VALUE`, or the rest is missing; also of a spec inside.
+        SpecError: The kind is unknown or never plays the role, an option is no `KEY=VALUE` or is given twice, or the
+            rest is missing; also of a spec inside.
     """
-    known = backends()
     head, colon, rest = spec.partition(":")
     kind, *options = head.split(",")
-    if kind not in known:
-        raise SpecError(
-            f"{spec!r} names no model: the part before the colon must be one of {', '.join(sorted(known))}. "
-            f"Examples: {', '.join(b.examples[0] for b in known.values() if b.examples)}"
-        )
+    if kind not in BACKENDS:
+        examples = ", ".join(BUILT_IN[kind].examples[0] for kind in ("embedded", "hf", "prm"))
+        what = unknown("kind", kind, sorted(BACKENDS))
+        raise SpecError(f"{spec!r} names no model: {what}. Examples: {examples}; `rsd models` lists all")
+    backend = BACKENDS[kind]
     if not colon or not rest:
-        raise SpecError(f"{spec!r} is incomplete: after {kind!r} and a colon comes {known[kind].summary}")
+        raise SpecError(f"{spec!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
     if wrong := [option for option in options if "=" not in option]:
         raise SpecError(f"{spec!r}: {wrong[0]!r} is no option; options are written {kind},KEY=VALUE:{rest}")
-    if known[kind].nested:
+    names = [option.partition("=")[0] for option in options]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SpecError(f"{spec!r} gives {twice[0]} twice")
+    if role is not None and backend.roles and role not in backend.roles:
+        raise _wrong_role(spec, role, backend.roles)
+    if backend.nested:
         for part in parts_of(rest):
-            parse_spec(part)
-    return known[kind], rest
+            parse_spec(part, backend.inside)
+    return backend, rest
 
 
 def _options(spec: str) -> dict[str, Any]:
@@ -229,31 +101,88 @@ def _value(text: str) -> Any:
         return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def load(spec: str, **options: Any) -> Any:
+@overload
+def load(spec: str, *, role: Literal["drafter"], **options: Any) -> Drafter: ...
+@overload
+def load(spec: str, *, role: Literal["verifier"], **options: Any) -> Verifier: ...
+@overload
+def load(spec: str, *, role: Literal["target"], **options: Any) -> Target: ...
+@overload
+def load(spec: str, *, role: None = None, **options: Any) -> Any: ...
+def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     """Make the model that a spec names.
 
     Args:
         spec: `KIND:REST` or `KIND,KEY=VALUE:REST`; `rsd models` lists the kinds.
+        role: What the model is for: `"drafter"`, `"verifier"` or `"target"`. Type checkers then know its type.
         options: Passed to the backend, for example `dtype="float32"` or `device="cuda:0"` for `hf:`. They go before
             those of the spec.
 
     Raises:
-        SpecError: The spec names nothing known, or an option that the kind does not have.
+        SpecError: The spec names nothing known, an option that the kind does not have, or a model that cannot play
+            the role.
         MissingDependency: The backend needs a package that is not installed.
+        ConfigurationError: The package that brings the kind is broken.
     """
-    backend, rest = parse_spec(spec)
+    if role is not None and role not in ROLES:
+        raise ConfigurationError(unknown("role", role, ROLES))
+    backend, rest = parse_spec(spec, role)
+    factory = _factory(backend, spec)
+    options = _options(spec) | options
+    _check_options(backend, factory, rest, options, spec)
+    try:
+        model = factory(rest, **options)
+    except ModuleNotFoundError as error:
+        if backend.plugin is None or isinstance(error, RSDError):
+            raise
+        raise ConfigurationError(f"{spec!r} needs the module {error.name!r} ({backend.summary})") from error
+    except TypeError as error:
+        # From a factory that passes its options on.
+        wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if wrong is None or wrong[1] not in options:
+            raise
+        raise SpecError(f"{spec!r}: unknown option of {backend.kind} {wrong[1]!r}") from error
+    plays = [name for name, kind in ROLES.items() if isinstance(model, kind)]
+    if not plays:
+        raise SpecError(f"{spec!r} made {model!r}, which is no drafter, verifier or target ({backend.summary})")
+    if role is not None and role not in plays:
+        raise _wrong_role(spec, role, plays)
+    return model
+
+
+def _wrong_role(spec: str, role: Role, plays: Sequence[Role]) -> SpecError:
+    fitting = [kind for kind, backend in BUILT_IN.items() if not backend.roles or role in backend.roles]
+    fix = f"a generator judges as judge:{spec}" if role == "verifier" else f"kinds for it are {', '.join(fitting)}"
+    return SpecError(f"{spec!r} cannot be the {role}: it makes a {' or a '.join(plays)}; {fix}")
+
+
+def _factory(backend: Backend, spec: str) -> Callable[..., Model]:
+    if backend.plugin is not None:
+        factory = backend.plugin.load()
+        if not callable(factory):
+            raise ConfigurationError(f"{backend.plugin}: {backend.module} is {factory!r} and no function")
+        return factory  # type: ignore[no-any-return]
     module, _, name = backend.module.partition(":")
     try:
-        factory: Callable[..., Model] = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if not backend.extra or missing in ("", "rsd_core", "rsd_integrations"):
             raise
         raise MissingDependency(missing, backend.extra, f"{spec!r}") from error
-    options = _options(spec) | options
+
+
+def _check_options(
+    backend: Backend, factory: Callable[..., Model], rest: str, options: dict[str, Any], spec: str
+) -> None:
+    signature = inspect.signature(factory)
+    takes = list(signature.parameters.values())[1:]
+    known = [parameter.name for parameter in takes if parameter.kind is not parameter.VAR_KEYWORD]
+    if len(known) == len(takes):
+        for name in options:
+            if name not in known:
+                raise SpecError(f"{spec!r}: {unknown(f'option of {backend.kind}', name, known or ['none'])}")
     try:
-        inspect.signature(factory).bind(rest, **options)
+        signature.bind(rest, **options)
     except TypeError as error:
-        takes = list(inspect.signature(factory).parameters)[1:]
-        raise SpecError(f"{spec!r}: {error}; options of {backend.kind} are {', '.join(takes) or 'none'}") from error
-    return factory(rest, **options)
+        raise SpecError(f"{spec!r}: {error}; options of {backend.kind} are {', '.join(known) or 'none'}") from error

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from rsd_core.data import explain
+from rsd_core.data import Data, explain, unknown
 from rsd_core.errors import ConfigurationError
 from rsd_core.interfaces import Sampling
 from rsd_core.limits import Limits
 
 
-class Settings(BaseModel):
+class Settings(Data):
     """How a decoder works, apart from its models and its policy."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     granularity: Literal["step", "turn"] = "step"
     """A *step* ends after the delimiter; a *turn* is the whole answer, for models that cannot continue a prefix."""
@@ -76,7 +74,13 @@ class Settings(BaseModel):
         """
         given = {name: value for name, value in values.items() if value is not None}
         limits = {name: given.pop(name) for name in Limits.model_fields if name in given}
+        for name in given:
+            if name not in Settings.model_fields:
+                raise ConfigurationError(unknown("setting", name, [*Settings.model_fields, *Limits.model_fields]))
+        base = given.get("limits", self.limits)
         try:
-            return Settings.model_validate({**dict(self), **given, "limits": {**dict(self.limits), **limits}})
+            if limits:
+                given["limits"] = {**dict(Limits.model_validate(base)), **limits}
+            return Settings.model_validate({**dict(self), **given})
         except ValidationError as error:
             raise ConfigurationError(f"invalid settings: {explain(error)}") from error

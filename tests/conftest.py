@@ -35,7 +35,8 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     No forward pass holds padding, so the sums agree to the token; a call that shared its model with no other agrees by
     itself, also when it was cut short.
     """
-    from rsd_core import Interrupted, Usage
+    from rsd_core import Usage
+    from rsd_core.interfaces import usage_of
     from rsd_integrations.huggingface import (
         HuggingFaceGenerator,
         HuggingFaceVerifier,
@@ -62,8 +63,8 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             try:
                 made = await original(self, *args, **options)
                 usage = made.usage
-            except Interrupted as cut:
-                usage = cut.usage
+            except BaseException as error:
+                usage = usage_of(error) or usage
                 raise
             finally:
                 meter.told += usage.computed
@@ -74,19 +75,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         return call
 
-    def watched_pair(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def speculate(self: Any, path: Any, request: Any, drafter: Any) -> Any:
-            own, other = (meter_of(model.name, model.runner.model) for model in (self, drafter))
-            own.enter(), other.enter()
-            made, assistance = await original(self, path, request, drafter)
-            own.told += made.usage.computed
-            other.told += assistance.computed
-            own.leave(0), other.leave(0)
-            return made, assistance
-
-        return speculate
-
-    monkeypatch.setattr(HuggingFaceGenerator, "speculate", watched_pair(HuggingFaceGenerator.speculate))
+    monkeypatch.setattr(HuggingFaceGenerator, "speculate", _watched_pair(meter_of, HuggingFaceGenerator.speculate))
     for kind, method in (
         (HuggingFaceGenerator, "log_likelihoods"),
         (HuggingFaceGenerator, "generate"),
@@ -101,6 +90,30 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         meter.close()
     assert not wrong
     assert [(meter.name, meter.told) for meter in meters.values()] == [(m.name, m.seen) for m in meters.values()]
+
+
+def _watched_pair(meter_of: Callable[[str, object], Meter], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A call of two models that tells the work of each."""
+    from rsd_core import Usage
+    from rsd_core.interfaces import usage_of
+
+    async def speculate(self: Any, path: Any, request: Any, drafter: Any) -> Any:
+        own, other = (meter_of(model.name, model.runner.model) for model in (self, drafter))
+        own.enter(), other.enter()
+        parts: tuple[Any, ...] = ()
+        try:
+            made, assistance = await original(self, path, request, drafter)
+            parts = (self, made.usage), (drafter, assistance)
+        except BaseException as error:
+            parts = (usage_of(error) or Usage()).parts
+            raise
+        finally:
+            for model, usage in parts:
+                (own if model is self else other).told += usage.computed
+            own.leave(0), other.leave(0)
+        return made, assistance
+
+    return speculate
 
 
 class Meter:
@@ -159,9 +172,11 @@ def verifier() -> HuggingFaceVerifier:
 @pytest.fixture(scope="session")
 def family() -> RewardGuidedDecoder:
     """The embedded models as they come."""
-    from rsd_core import RSDConfig
+    from rsd_core import RewardGuidedDecoder, RSDConfig
 
-    return RSDConfig().build()
+    decoder = RSDConfig().build()
+    assert isinstance(decoder, RewardGuidedDecoder)
+    return decoder
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # A plugin package
 #
-# You learn to publish a verifier (or a drafter, or a target) of your own as a package: once it is installed, its *spec*
-# works everywhere, on the command line, in YAML and in every adapter.
+# You learn to publish a verifier (or a drafter, or a target) and a policy of your own as a package: once it is installed,
+# their names work everywhere, on the command line, in YAML and in every adapter.
 #
-# The plugin is a verifier that wants short steps. It is real: we write the package, install it into a folder and find
-# it from a new process.
+# The plugin is a verifier that wants short steps, and a policy that lets an answer begin with long ones. It is real: we
+# write the package, install it into a folder and find it from a new process.
 #
 # ## Two files
 
@@ -27,15 +27,19 @@ dependencies = ["rsd-decoding"]
 [project.entry-points."rsd.backends"]
 brevity = "rsd_brevity:load"
 
+[project.entry-points."rsd.policies"]
+patient = "rsd_brevity:Patient"
+
 [tool.setuptools]
 py-modules = ["rsd_brevity"]
 """
 module = '''\
-"""A verifier that wants short steps."""
+"""A verifier that wants short steps, and a policy that waits before it listens."""
 
 from collections.abc import Sequence
+from typing import Literal
 
-from rsd_core import Path, Scores, SpecError, Step, Usage, Verifier
+from rsd_core import Decision, Path, RequestView, Scores, SpecError, Step, Usage, Verifier, WeightingPolicy
 
 
 class Brevity(Verifier):
@@ -56,13 +60,27 @@ def load(rest: str, scale: float = 1.0) -> Brevity:
     if not rest.isdigit() or not int(rest):
         raise SpecError(f"brevity:{rest}: say after how many words a step is too long, such as brevity:20")
     return Brevity(round(int(rest) * scale))
+
+
+class Patient(WeightingPolicy):
+    """A threshold that holds after the first steps: `patient:0.5,2`."""
+
+    kind: Literal["patient"] = "patient"  # the name of the entry point
+    delta: float = 0.7
+    first: int = 1
+
+    def weight(self, reward: float) -> float:
+        return float(reward >= self.delta)
+
+    def decide(self, step: Step, reward: float, request: RequestView) -> Decision:
+        return "accept" if request.index < self.first or reward >= self.delta else "target"
 '''
 for name, text in {"pyproject.toml": metadata, "rsd_brevity.py": module}.items():
     (package / name).write_text(text)
 
 # %% [markdown]
-# The entry point in the group `rsd.backends` is all there is to it: its name is the kind, its object a function from the
-# rest of the spec, and options, to a model.
+# Two entry points are all there is to it. In the group `rsd.backends`, the name is the kind, the object a function from
+# the rest of the spec, and options, to a model; in `rsd.policies` it is the class.
 #
 # ## Install
 #
@@ -106,10 +124,21 @@ shown = run(f"-m rsd_integrations.cli run 'How many seats?' {models}")  # `rsd r
 print("\n".join(line.rstrip() for line in shown.splitlines()[:8]))
 
 # %% [markdown]
+# So does the policy, in front of others and in configurations as well:
+
+# %%
+code = (
+    "from rsd_core import parse_policy, RSDConfig; policy = parse_policy('retry:2/patient:0.5'); print(policy.then);"
+    "print(RSDConfig.parse({'verifier': 'brevity:20', 'policy': policy.model_dump()}).policy == policy)"
+)
+print(run(f'-c "{code}"'))
+
+# %% [markdown]
 # Mistakes are told as those of the built-in kinds are:
 
 # %%
 print(run("-m rsd_integrations.cli run q --verifier brevity:soon"))
+print(run("-m rsd_integrations.cli run q --policy pattient:0.5"))
 
 # %% [markdown]
 # ## Test it

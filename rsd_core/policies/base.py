@@ -6,8 +6,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from rsd_core.data import Data
 from rsd_core.errors import RunError
 from rsd_core.ledger import Ledger
 from rsd_core.limits import Limits
@@ -52,14 +53,12 @@ class RequestView(Protocol):
         """The decoder's settings."""
 
 
-class WeightingPolicy(BaseModel):
+class WeightingPolicy(Data):
     """Base of all policies: a policy that is a formula writes `weight` and nothing else.
 
     The other methods are for policies that look further than the reward. They are called between awaits, by any
     number of requests and threads at once, so a policy that learns guards its state.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def weight(self, reward: float) -> float:

@@ -6,61 +6,17 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
-from rsd_core.data import explain, from_text
+from rsd_core.data import explain, from_text, of_kind
 from rsd_core.errors import ConfigurationError
-from rsd_core.policies.advantage import AdvantageAware
+from rsd_core.plugins import Registry, of_class
 from rsd_core.policies.base import WeightingPolicy
-from rsd_core.policies.budget import BudgetAware, RequestBudget
-from rsd_core.policies.rules import FirstSteps, Retry, Rule, Takeover
-from rsd_core.policies.weights import BinaryStep, Clipping, Constant, Logistic, Sigmoid
 
-
-def _data(policy: Any) -> Any:
-    """What a text or the path of a JSON file says, as data."""
-    if isinstance(policy, Path) or (isinstance(policy, str) and policy.endswith(".json")):
-        try:
-            return json.loads(Path(policy).read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"the policy file {str(policy)!r} cannot be read: {error}") from error
-    if not isinstance(policy, str):
-        return policy
-    first, slash, rest = policy.partition("/")
-    data = from_text(first, KINDS, "policy")
-    if slash:
-        data["then"] = rest
-    return data
-
-
-Policy = Annotated[
-    Annotated[
-        Constant
-        | BinaryStep
-        | Clipping
-        | Sigmoid
-        | Logistic
-        | BudgetAware
-        | RequestBudget
-        | AdvantageAware
-        | FirstSteps
-        | Takeover
-        | Retry,
-        Field(discriminator="kind"),
-    ],
-    BeforeValidator(_data),
-]
-"""Any built-in policy, told apart by its `kind`, as an object, as data, or as text."""
-KINDS: dict[str, type[WeightingPolicy]] = {
-    policy.model_fields["kind"].default: policy
-    for policy in (
-        *(Constant, BinaryStep, Clipping, Sigmoid, Logistic, BudgetAware, RequestBudget, AdvantageAware),
-        *(FirstSteps, Takeover, Retry),
-    )
-}
-for _rule in (Rule, FirstSteps, Takeover, Retry):
-    _rule.model_rebuild(_types_namespace={"Policy": Policy})
-_adapter: TypeAdapter[Any] = TypeAdapter(Policy)
+BUILT_IN: dict[str, type[WeightingPolicy]] = {}
+"""Filled by the package, for rules are policies that hold policies: they could not be imported here."""
+POLICIES = Registry("policy", "rsd.policies", BUILT_IN, of_class(WeightingPolicy))  # type: ignore[type-abstract]
+"""All known policies by kind, those of installed packages included."""
 
 
 def parse_policy(policy: str | Path | dict[str, Any] | WeightingPolicy) -> WeightingPolicy:
@@ -73,9 +29,39 @@ def parse_policy(policy: str | Path | dict[str, Any] | WeightingPolicy) -> Weigh
     Raises:
         ConfigurationError: Unknown kind or parameter, or a value out of its range.
     """
-    if isinstance(policy, WeightingPolicy):
-        return policy
     try:
-        return _adapter.validate_python(policy)  # type: ignore[no-any-return]
+        return _made(policy)
     except ValidationError as error:
         raise ConfigurationError(f"{policy!r} is no valid policy: {explain(error)}") from error
+
+
+def _made(policy: Any) -> WeightingPolicy:
+    """The same, with errors that pydantic can put in their place of a larger object."""
+    if isinstance(policy, WeightingPolicy):
+        return policy
+    if isinstance(policy, Path) or (isinstance(policy, str) and policy.endswith(".json")):
+        policy = _read(policy)
+    elif isinstance(policy, str):
+        policy = _from_text(policy)
+    return of_kind(policy, POLICIES, "policy")
+
+
+def _read(file: str | Path) -> Any:
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the policy file {str(file)!r} cannot be read: {error}") from error
+
+
+def _from_text(text: str) -> dict[str, Any]:
+    first, slash, rest = text.partition("/")
+    data = from_text(first, POLICIES, "policy")
+    if slash:
+        if "then" not in POLICIES[data["kind"]].model_fields:
+            raise ConfigurationError(f"{text!r}: {data['kind']} is no rule, so no policy may follow it after a slash")
+        data["then"] = rest
+    return data
+
+
+Policy = Annotated[SerializeAsAny[WeightingPolicy], BeforeValidator(_made)]
+"""A field that holds any policy, as an object, as data, or as text: built in, of a package, or of one's own."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from rsd_core.limits import Limits
 from rsd_core.paths import Step
 from rsd_core.policies.base import Decision, RequestView, WeightingPolicy
+from rsd_core.policies.parsing import Policy
 from rsd_core.policies.weights import BinaryStep
-
-if TYPE_CHECKING:
-    from rsd_core.policies.parsing import Policy
 
 
 class Rule(WeightingPolicy):

@@ -5,96 +5,243 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Self
 
-from rsd_core import ConfigurationError
+from rsd_core import ConfigurationError, RSDConfig, RSDError
+from rsd_integrations.batch.lock import WriterLock
+from rsd_integrations.jsonl import parse_lines
 
 SYNC_EVERY = 1.0
 """Seconds of finished work that a loss of power may cost. The end of the process alone costs none."""
+KINDS = {"batch": "results of `rsd batch`", "journal": "a journal of `rsd eval`"}
+"""What a journal may be of, by the field of its first line that holds the version of its form."""
+VERSION = 1
 
 
 class Journal:
     """A JSONL file: first what the run is about, then a row for each finished piece of work.
 
-    A row counts once its line is whole, so a process may be killed at any time.
+    A row counts once its line is whole, so a process may be killed at any time. Rows are only ever appended: where a
+    later one is to stand in place of an earlier one, the reader says so. One process writes at a time.
     """
 
     def __init__(self, file: Path, about: dict[str, Any]) -> None:
-        """Open or begin a journal.
+        """Open or begin a journal, and lock it until `close`; the file is not written before the first row.
+
+        Args:
+            file: The journal; what else it may be is left as it is.
+            about: What tells this run from others, as JSON data. One field of `KINDS` holds the version.
 
         Raises:
-            ConfigurationError: The file is about something else, or is no journal.
+            ConfigurationError: The file is about something else, is no journal, or is being written by a process.
         """
         self._file, self._about = file, json.loads(json.dumps(about))
         self.rows: list[dict[str, Any]] = []
-        if file.exists():
-            self._read()
-        self._out: IO[str] | None = None
+        """The rows so far, in the order in which they were written."""
+        if file.exists() and not file.is_file():
+            raise ConfigurationError(f"{file} is {'a folder' if file.is_dir() else 'no regular file'}; name a file")
+        self._lock = WriterLock(file)
+        self._out: int | None = None
+        self._size = 0
+        """Bytes of the file that are whole lines."""
+        self._tail = b""
+        """What the last writer left of a line: whole but for its end, or to be cut off."""
         self._synced = 0.0
+        try:
+            self._read()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def _read(self) -> None:
-        found = read_rows(self._file)
-        if not found:
-            return
-        for name in self._about:
-            if found[0].get(name) != self._about[name]:
-                raise ConfigurationError(
-                    f"the journal {self._file} is about another run: its {name} is {_short(found[0].get(name))}, not "
-                    f"{_short(self._about[name])}. Give another file, or delete it."
-                )
-        self.rows = found[1:]
-
-    def keep(self, wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
-        """Begin to write: the file anew, with the rows that are wanted."""
-        self.rows = [row for row in self.rows if wanted(row)]
-        fresh = self._file.with_name(self._file.name + ".new")
-        with fresh.open("w") as out:
-            for line in (self._about, *self.rows):
-                out.write(json.dumps(line) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(fresh, self._file)
-        self._out = self._file.open("a")
+        raw = self._file.read_bytes() if self._file.exists() else b""
+        head, self.rows = _parse(raw, self._file, json.dumps(self._about))
+        if head is not None:
+            _compare(self._file, head, self._about)
+            self._size = raw.rfind(b"\n") + 1
+        self._tail = raw[self._size :] if _is_object(raw[self._size :]) else b""
 
     def add(self, row: dict[str, Any]) -> None:
-        """Note a row; it outlives this process when this returns."""
-        assert self._out is not None
-        self._out.write(json.dumps(row) + "\n")
-        self._out.flush()
-        if time.monotonic() - self._synced > SYNC_EVERY:
-            os.fsync(self._out.fileno())
-            self._synced = time.monotonic()
+        """Append a row; it outlives this process when this returns.
+
+        Raises:
+            RSDError: The disk is full or gone. The rows before it are whole.
+        """
+        try:
+            self._append(json.dumps(row).encode() + b"\n")
+            if time.monotonic() - self._synced > SYNC_EVERY:
+                self._sync()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.rows.append(row)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._out is not None:
-            os.fsync(self._out.fileno())
-            self._out.close()
-            self._out = None
+        """Close the file, and let others write.
+
+        Raises:
+            RSDError: The last rows could not be brought onto the disk.
+        """
+        out, self._out = self._out, None
+        try:
+            if out is not None:
+                os.fsync(out)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        finally:
+            if out is not None:
+                os.close(out)
+            self._lock.release()
+
+    def _append(self, line: bytes) -> None:
+        if self._out is None:
+            self._out = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+            line = self._beginning() + line
+        whole = self._size + len(line)
+        try:
+            while line:
+                line = line[os.write(self._out, line) :]
+        except OSError:
+            os.ftruncate(self._out, self._size)  # half a row would spoil the one that is appended next
+            raise
+        self._size = whole
+
+    def _beginning(self) -> bytes:
+        """What goes before the first row of this process: the rest of a line that was cut off, or the first line."""
+        assert self._out is not None
+        os.ftruncate(self._out, self._size + len(self._tail))
+        if self._size or self._tail:
+            return b"\n" if self._tail else b""
+        return json.dumps(self._about).encode() + b"\n"
+
+    def _sync(self) -> None:
+        assert self._out is not None
+        os.fsync(self._out)
+        self._synced = time.monotonic()
+
+    def _unwritable(self, error: OSError) -> RSDError:
+        return RSDError(
+            f"{self._file} cannot be written: {error.strerror}. Its {len(self.rows)} rows are whole; once that is "
+            "mended, the same command goes on from them"
+        )
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The lines of a journal that were written to their end.
+    """The lines of a journal that were written to their end, what it is about first.
 
     Raises:
-        ConfigurationError: A line is no JSON object.
+        ConfigurationError: The file cannot be read, is no journal, or a line in it is damaged.
     """
-    rows = []
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+    head, rows = _parse(raw, file)
+    return [] if head is None else [head, *rows]
+
+
+def _parse(raw: bytes, file: Path, own: str = "") -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """What a journal is about, and its rows; None and no row where it has not begun.
+
+    Args:
+        raw: The journal's bytes.
+        file: Its name, for messages.
+        own: The first line as this run would write it; a file that holds nothing but a part of it was cut off there.
+
+    Raises:
+        ConfigurationError: The bytes are no journal, or a line before the last one is damaged.
+    """
+    if not raw.strip() or own.encode().startswith(raw):
+        return None, []
+    end = raw.rfind(b"\n") + 1
+    lines = list(parse_lines(raw if _is_object(raw[end:]) else raw[:end]))
+    if not (lines and isinstance(lines[0].value, dict) and any(kind in lines[0].value for kind in KINDS)):
+        raise ConfigurationError(f"{file} is no journal of this program but {_looks_like(raw)}; name another file")
+    for line in lines:
+        if not isinstance(line.value, dict):
+            raise ConfigurationError(
+                f"{file}, line {line.number}, is damaged ({line.error or 'it is no JSON object'}); delete that "
+                "line, and its piece of work is done again"
+            )
+    return lines[0].value, [line.value for line in lines[1:]]
+
+
+def _is_object(line: bytes) -> bool:
+    """Whether a line without an end is a whole row all the same: its last byte closes its first."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _looks_like(raw: bytes) -> str:
+    """A file in a few words."""
+    magic = {b"PAR1": "a Parquet file", b"SQLite format 3": "a database of SQLite", b"PK\x03\x04": "a ZIP archive"}
+    magic |= {b"\x1f\x8b": "compressed by gzip", b"%PDF": "a PDF", b"\x89HDF": "an HDF5 file", b"\x89PNG": "a picture"}
+    for mark, what in magic.items():
+        if raw.startswith(mark):
+            return what
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "binary data"
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        first = text.strip().split("\n")[0]
+        kind = "JSON Lines of something else, beginning" if _is_object(first.encode()) else "text that begins"
+        return f"{kind} with {_short(first)}"
+    return "JSON"
+
+
+def _compare(file: Path, head: dict[str, Any], about: dict[str, Any]) -> None:
+    """Refuse a journal of another run.
+
+    Raises:
+        ConfigurationError: Says what is different.
+    """
+    kind = next(kind for kind in KINDS if kind in about)
+    if kind not in head:
+        other = next(other for other in KINDS if other in head)
+        raise ConfigurationError(f"{file} holds {KINDS[other]}, not {KINDS[kind]}; name another file")
+    if isinstance(head[kind], int) and head[kind] > VERSION:
+        raise ConfigurationError(
+            f"{file} was written by a newer rsd-decoding, in form {head[kind]}; upgrade to read it"
+        )
+    for name in {**about, **head}:
+        if difference := _difference(name, _renewed(name, head.get(name)), about.get(name)):
+            raise ConfigurationError(
+                f"the journal {file} is about another run: its {difference}. Name another file, or delete it"
+            )
+
+
+def _renewed(name: str, value: Any) -> Any:
+    """A configuration as this version writes it: an earlier one lacks fields that have a default now."""
+    if name == "config" and isinstance(value, dict):
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise ConfigurationError(f"{file}, line {number}, is no JSON object: {_short(line)}. Is it a journal?")
-        rows.append(row)
-    return rows
+            return RSDConfig.parse(value).model_dump(mode="json")
+        except ConfigurationError:
+            return value
+    return value
+
+
+def _difference(name: str, found: Any, wanted: Any) -> str:
+    """The first place where two values are different, in words; empty where there is none."""
+    if found == wanted:
+        return ""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in (*wanted, *found):
+            if difference := _difference(f"{name}.{key}", found.get(key), wanted.get(key)):
+                return difference
+    return f"{name} is {_short(found)}, not {_short(wanted)}"
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) < 80 else text[:77] + "…"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import itertools
-import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rsd_core import ConfigurationError, Decoder, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
 from rsd_core.blocking import in_thread, wait_for
-from rsd_integrations.batch.journal import Journal, read_rows
+from rsd_core.concurrency import run_all
+from rsd_integrations.batch.journal import KINDS, Journal, read_rows
+from rsd_integrations.jsonl import Line, read_lines
+from rsd_integrations.role_faults import RoleFaults
+
+FORM = 'a line is "TEXT" or {"prompt": TEXT or MESSAGES, "id": NAME}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,13 @@ class Problem:
     prompt: Prompt
     repeat: int = 0
     """How many times the same prompt came before; each time it gets other random numbers."""
+    error: str | None = None
+    """Why it cannot be asked: what stands there is no prompt."""
 
     @property
     def key(self) -> str:
         """The same for the same problem only: its name, its prompt and its repeat number."""
-        return _digest(self.id, self.prompt, self.repeat)
+        return _digest(self.id, self.prompt, self.repeat) if self.error is None else _digest(self.id, self.error)
 
 
 @dataclass(slots=True)
@@ -43,9 +47,20 @@ class Progress:
     done: int = 0
     """Finished by this run."""
     failed: int = 0
-    """Failed in this run; noted with their error, and tried again by the next."""
+    """Failed in this run; noted with their error, and tried again by the next. Those that are no prompts included."""
+    refused: int = 0
+    """Of those failed, how many are no prompts."""
     degraded: int = 0
     """Of those done, how many got over a fault or a limit on the way."""
+    faults: RoleFaults = field(default_factory=RoleFaults)
+    """What the drafter and the verifier did in this run."""
+
+    def add(self, result: Result, *, failed: bool) -> None:
+        """Count a problem that this run has asked."""
+        self.failed += failed
+        self.done += not failed
+        self.degraded += not failed and bool(result.degradations)
+        self.faults.add(result)
 
 
 def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -> list[Problem]:
@@ -66,38 +81,58 @@ def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -
         repeat = next(numbers[prompt])
         own = _digest(prompt) + (f"#{repeat}" if repeat else "")
         problems.append(Problem(own if name is None else name, prompt, repeat))
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise ConfigurationError(f"the id {problem.id!r} stands for several prompts; give each its own, or none")
-        seen.add(problem.id)
+    return _told_apart(problems)
+
+
+def read_problems(file: Path, *, strict: bool = False) -> list[Problem]:
+    """The prompts of a JSONL file: a string, or an object with `prompt` (text or messages) and maybe an `id`.
+
+    Args:
+        file: The file, in UTF-8.
+        strict: Whether a line that is no prompt refuses the file; it is a problem with an `error` otherwise.
+
+    Raises:
+        ConfigurationError: The file cannot be read, an id stands for several prompts, or a line is no prompt and
+            `strict` is set.
+    """
+    read = [_prompt_of(line) for line in read_lines(file)]
+    refused = [problem for problem in read if isinstance(problem, Problem)]
+    if strict and refused:
+        more = f" (and {len(refused) - 1} lines more)" * (len(refused) > 1)
+        raise ConfigurationError(f"{file}: {refused[0].error}{more}; {FORM}")
+    asked = [item for item in read if not isinstance(item, Problem)]
+    problems = iter(as_problems([prompt for prompt, _ in asked], [name for _, name in asked]))
+    return _told_apart([item if isinstance(item, Problem) else next(problems) for item in read])
+
+
+def _told_apart(problems: list[Problem]) -> list[Problem]:
+    counts = Counter(problem.id for problem in problems)
+    for name, count in counts.items():
+        if count > 1:
+            raise ConfigurationError(f"the id {name!r} stands for several prompts; give each its own, or none")
     return problems
 
 
-def read_problems(file: Path) -> list[Problem]:
-    """The prompts of a JSONL file: a string, or an object with `prompt` (text or messages) and maybe an `id`.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or a line is something else.
-    """
-    prompts, ids = [], []
+def _prompt_of(line: Line) -> tuple[Prompt, str | None] | Problem:
+    """The prompt of a line and its name, or a problem that says why it is none."""
+    value, wrong = line.value, line.error
+    name = value.get("id") if isinstance(value, dict) else None
     try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f"the prompts {file} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            prompt, name = (row, None) if isinstance(row, str) else (row["prompt"], row.get("id"))
-            prompts.append(as_prompt(prompt))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigurationError(
-                f'{file}, line {number}: {error}. A line is "TEXT" or {{"prompt": TEXT or MESSAGES, "id": NAME}}.'
-            ) from error
-        ids.append(None if name is None else str(name))
-    return as_problems(prompts, ids)
+        if wrong is None:
+            prompt = as_prompt(value["prompt"] if isinstance(value, dict) else _text(value))
+            return prompt, None if name is None else str(name)
+    except KeyError:
+        wrong = "it has no `prompt`"
+    except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
+        wrong = str(error)
+    where = f"line {line.number}"
+    return Problem(where if name is None else str(name), (), error=f"{where} is no prompt: {wrong}")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"it is {type(value).__name__}")
+    return value
 
 
 async def arun_journaled(
@@ -113,7 +148,8 @@ async def arun_journaled(
     """Decode problems side by side and append each result to a file as it comes.
 
     A run that finds the file goes on where it was, after whatever end: nothing that is finished is decoded again. A
-    problem that fails is noted with its error and what was written by then; the others go on.
+    problem that fails is noted with its error and what was written by then; the others go on. Where it is solved by a
+    later run, its new row stands below the old one and in place of it.
 
     Args:
         decoder: Makes the decoder; not called where nothing is left to do. It is closed at the end.
@@ -121,35 +157,40 @@ async def arun_journaled(
         out: The file, see `read_results`.
         about: What tells these settings from others, as JSON data; a file of other settings is refused.
         concurrency: Requests in flight.
-        retry_failed: Whether problems that failed in an earlier run are tried again.
+        retry_failed: Whether problems that failed in an earlier run are tried again, and those for which the drafter
+            or the verifier failed at every one of its calls.
         progress: Called at the beginning and after each problem.
 
     Raises:
-        ConfigurationError: The file is about other settings, or is none of this function's.
+        ConfigurationError: The file is about other settings, is none of this function's, or is being written by another
+            process.
+        RSDError: The file cannot be written any more; its rows are whole.
     """
-    journal = Journal(out, {"batch": 1, **about})
-    found = {row["key"] for row in journal.rows if not (retry_failed and row.get("error"))}
-    todo = iter([problem for problem in problems if problem.key not in found])
-    told = Progress(len(problems), found=sum(problem.key in found for problem in problems))
-    progress(told)
-    if told.found == told.total:
-        return told
-    async with await in_thread(decoder) as made:
-        with closing(journal):
-            journal.keep()
+    with Journal(out, {"batch": 1, **about}) as journal:
+        latest = {row.get("key"): row for row in journal.rows}
+        found = {key for key, row in latest.items() if not (retry_failed and _failed(row))}
+        todo = [problem for problem in problems if problem.key not in found]
+        told = Progress(len(problems), found=len(problems) - len(todo))
+        progress(told)
+        for problem in todo:
+            if problem.error is not None:
+                if problem.key not in latest:  # another run may have noted it
+                    journal.add(_row(problem, error=problem.error))
+                told.failed, told.refused = told.failed + 1, told.refused + 1
+                progress(told)
+        asked = iter([problem for problem in todo if problem.error is None])
+        if len(todo) == told.refused:
+            return told
 
-            async def work() -> None:
-                for problem in todo:
-                    row = await _answer(made, problem)
-                    journal.add(row)
-                    told.failed += "error" in row
-                    told.done += "error" not in row
-                    told.degraded += "error" not in row and bool(row["result"]["degradations"])
-                    progress(told)
+        async def work(made: Decoder) -> None:
+            for problem in asked:
+                row, result = await _answer(made, problem)
+                journal.add(row)
+                told.add(result, failed="error" in row)
+                progress(told)
 
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(concurrency):
-                    workers.create_task(work())
+        async with await in_thread(decoder) as made:
+            await run_all(work(made) for _ in range(min(concurrency, len(todo))))
     return told
 
 
@@ -175,20 +216,41 @@ def read_results(out: Path) -> dict[str, Result]:
     """The results in a file by the problem's id, the latest of each; those that failed end with `error`.
 
     Raises:
-        ConfigurationError: A line is no JSON object.
+        ConfigurationError: The file holds no results, or a line in it is damaged.
     """
-    return {row["id"]: Result.from_dict(row["result"]) for row in read_rows(out)[1:]}
+    head, *rows = read_rows(out) or [{"batch": 1}]
+    if "batch" not in head:
+        raise ConfigurationError(f"{out} holds no results of `rsd batch`, but {KINDS['journal']}")
+    return {row["id"]: Result.from_dict(row["result"]) for row in rows if "result" in row}
 
 
-async def _answer(decoder: Decoder, problem: Problem) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": problem.id, "key": problem.key}
+async def _answer(decoder: Decoder, problem: Problem) -> tuple[dict[str, Any], Result]:
     try:
         result = await decoder.arun(problem.prompt, repeat=problem.repeat)
     except (RunError, ConfigurationError) as error:
         partial = error.partial if isinstance(error, RunError) else None
-        row["error"] = str(error)
-        result = partial or Result(problem.prompt, "", "error", (), Ledger(), 0.0)
-    return row | {"result": result.to_dict()}
+        return _row(problem, partial, str(error)), partial or _nothing(problem)
+    return _row(problem, result), result
+
+
+def _row(problem: Problem, result: Result | None = None, error: str | None = None) -> dict[str, Any]:
+    """The row of a problem: of its result, or of its error with what was written by then."""
+    told = {} if error is None else {"error": error}
+    return {"id": problem.id, "key": problem.key, **told, "result": (result or _nothing(problem)).to_dict()}
+
+
+def _failed(row: dict[str, Any]) -> bool:
+    """Whether a problem was not solved: it failed, or a role failed at every one of its calls."""
+    if row.get("error") or "result" not in row:
+        return True
+    faults = RoleFaults()
+    if row["result"]["degradations"]:
+        faults.add(Result.from_dict(row["result"]))
+    return bool(faults.never_worked)
+
+
+def _nothing(problem: Problem) -> Result:
+    return Result(problem.prompt, "", "error", (), Ledger(), 0.0)
 
 
 def _digest(*parts: object) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rsd_core import RSDError
-from rsd_integrations.batch import read_problems, run_journaled
+from rsd_integrations.batch import Progress, read_problems, run_journaled
+from rsd_integrations.batch.runs import FORM
 from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
@@ -17,14 +17,16 @@ from rsd_integrations.cli.options import (
     Hedge,
     Lookahead,
     PolicyText,
+    Strict,
     TargetSpec,
     Temperature,
     VerifierSpec,
+    check_outputs,
     configured,
     read_mapping,
-    writable,
 )
 from rsd_integrations.cli.show import batch_progress
+from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
 
 
 def batch(
@@ -45,22 +47,34 @@ def batch(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed/--keep-failed", help="Whether problems that failed before are tried again.")
     ] = True,
+    strict: Strict = False,
 ) -> None:
     """Solve many problems; run it again to go on after a kill, a crash or a fault.
 
     Example: `rsd batch prompts.jsonl --out results.jsonl --concurrency 128`
     """
-    data = read_mapping(config, "--config") if config is not None else {}
-    made = configured(data, draft, target, verifier, policy, temperature, seed, lookahead=lookahead, hedge=hedge)
-    writable(out=out)
-    problems = read_problems(prompts)
-    console = Console(stderr=True)
-    with batch_progress(console) as progress:
-        told = run_journaled(made, problems, out, concurrency=concurrency, retry_failed=retry_failed, progress=progress)
-    console.print(
-        f"{told.found} found, {told.done} done ({told.degraded} of them degraded), {told.failed} failed: {out}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    data = read_mapping(config, "--config")
+    words = (draft, target, verifier, policy, temperature, seed)
+    made = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
+    check_outputs(out=out)
+    problems = read_problems(prompts, strict=strict)
+    so_far = Progress(len(problems))
+
+    def note(progress: Progress) -> None:
+        nonlocal so_far
+        so_far = progress
+        show(progress)
+
+    def resume() -> str:
+        done = so_far.found + so_far.done
+        return f"{done} of {so_far.total} problems are in {out}; the same command goes on from there"
+
+    with resumable(resume), batch_progress(Terminal(stderr=True)) as show:
+        told = run_journaled(made, problems, out, concurrency=concurrency, retry_failed=retry_failed, progress=note)
+    say(f"{told.found} found, {told.done} done ({told.degraded} of them degraded), {told.failed} failed: {out}")
+    end_if_idle(told.faults.never_worked, "Put it right, then run the same command again: it solves them anew")
+    if told.refused:
+        bad = next(problem.error for problem in problems if problem.error is not None)
+        say(f"{told.refused} lines of {prompts} are no prompts. The first: {bad}; {FORM}", "yellow")
     if told.failed:
         raise RSDError(f"{told.failed} of {told.total} problems failed; their errors are in {out}. Run again to retry.")

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from rsd_core import ConfigurationError, SpecError
 from rsd_core.registry import parse_spec, parts_of
+from rsd_integrations.cli.terminal import Terminal, plain
+from rsd_integrations.output_files import new_folder
 
 
 def plan(
@@ -24,30 +25,30 @@ def plan(
 
     Example: `rsd plan hf:./draft prm:./reward hf:./target --device cuda --dtype bfloat16`
     """
-    from rsd_integrations.huggingface import loading, planner
+    from rsd_integrations.huggingface import loading, memory
 
     where, wanted = loading.choose_device(device), loading.named_dtype(dtype)
-    needs = []
+    models = []
     # One that plays two roles is loaded once.
     for model, spec in {model: spec for given in specs for model, spec in _checkpoints(given)}.items():
         folder = loading.find(model)
         files = loading.shards(folder, model)
         kind = wanted or loading.default_dtype(where, files)
-        needs.append(planner.need(spec, files, loading.read_config(folder), kind))
+        models.append(memory.model_memory(spec, files, loading.read_config(folder), kind))
     table = Table("model", "weights", "a token", "context", "sequences in the cache's share")
-    weights, share = planner.held(needs, where), planner.memory(where) / planner.CACHE_SHARE
-    for one, size in zip(needs, weights, strict=True):
+    weights, share = memory.weight_bytes(models, where), memory.total_memory(where) / memory.CACHE_SHARE
+    for one, size in zip(models, weights, strict=True):
         table.add_row(
-            one.name,
+            plain(one.name),
             f"{size / 2**20:,.1f} MiB",
             f"{one.token / 2**10:,.1f} KiB",
             str(one.context),
             f"{share / one.sequence:,.0f}",
         )
-    Console().print(table)
-    room = planner.check(needs, where)
-    needed = sum(weights) + sum(one.sequence for one in needs)
-    Console().print(f"They fit: {needed / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
+    Terminal().print(table)
+    room = memory.check_fit(models, where)
+    needed = sum(weights) + sum(one.sequence for one in models)
+    Terminal().print(f"They fit: {needed / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
 
 
 def merge(
@@ -68,8 +69,9 @@ def merge(
     if method not in ("linear", "ties"):
         raise ConfigurationError(f"--method {method!r} is unknown; choose linear or ties")
     chosen: Any = method
-    folder = merging.merge(writer, rewarder, out, method=chosen, weight=weight, base=base, density=density)
-    Console().print(f"written to {folder}: --draft hf:{folder} --verifier shared:{folder}", highlight=False)
+    with new_folder(out) as fresh:
+        merging.merge(writer, rewarder, fresh, method=chosen, weight=weight, base=base, density=density)
+    Terminal().print(plain(f"written to {out}: --draft hf:{out} --verifier shared:{out}"))
 
 
 def export(
@@ -83,12 +85,10 @@ def export(
     """
     from rsd_integrations.huggingface import exporting
 
-    folder = exporting.export(model, out, format=format)
-    Console().print(
-        f"written to {folder}. Serve it: vllm serve {folder} --runner pooling "
-        """--pooler-config '{"pooling_type": "ALL"}'""",
-        highlight=False,
-    )
+    with new_folder(out) as fresh:
+        exporting.export(model, fresh, format=format)
+    serve = f"""vllm serve {out} --runner pooling --pooler-config '{{"pooling_type": "ALL"}}'"""
+    Terminal().print(plain(f"written to {out}. Serve it: {serve}"))
 
 
 def _checkpoints(spec: str) -> list[tuple[str, str]]:

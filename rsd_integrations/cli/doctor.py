@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rsd_core import load
 from rsd_core.blocking import wait_for
+from rsd_integrations.cli.terminal import Terminal, plain
+from rsd_integrations.display.controls import visible
 
 if TYPE_CHECKING:
     from rsd_integrations.openai_compatible import Finding
@@ -32,7 +33,8 @@ def doctor(
     """
     found = {spec: wait_for(_examine(spec)) for spec in specs}
     if as_json:
-        print(json.dumps({spec: [asdict(one) for one in findings] for spec, findings in found.items()}, indent=2))
+        data = {spec: [asdict(one) for one in findings] for spec, findings in found.items()}
+        print(visible(json.dumps(data, indent=2)))
     else:
         for spec, findings in found.items():
             _show(spec, findings)
@@ -52,10 +54,10 @@ async def _examine(spec: str) -> list[Finding]:
 
 
 def _show(spec: str, findings: list[Finding]) -> None:
-    table = Table("", "", "", title=Text(spec), title_justify="left", show_header=False)
+    table = Table("", "", "", title=plain(spec), title_justify="left", show_header=False)
     for one in findings:
         sign, style = _SIGNS[one.ok]
-        table.add_row(one.name, Text(sign, style), Text(one.told))
+        table.add_row(plain(one.name), Text(sign, style), plain(one.told))
     if not findings:
         table.add_row("in this process", Text("–", "yellow"), Text("no server to examine"))
-    Console().print(table)
+    Terminal().print(table)

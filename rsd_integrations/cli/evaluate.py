@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from rsd_core import BudgetAware, RSDConfig, RSDError, WeightingPolicy
+from rsd_core.methods import RSDMethod
 from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
@@ -22,31 +25,32 @@ from rsd_integrations.cli.options import (
     TargetSpec,
     Temperature,
     VerifierSpec,
+    check_outputs,
     configured,
+    count_of,
     read_mapping,
-    writable,
 )
 from rsd_integrations.cli.score import processbench
 from rsd_integrations.cli.show import eval_progress, eval_tables
-from rsd_integrations.evaluation import Calibration, calibrate, evaluate, find_task, markdown, plots
+from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
+from rsd_integrations.evaluation import Calibration, Report, calibrate, evaluate, find_task, markdown
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
 from rsd_integrations.evaluation.calibration import write_policy
+from rsd_integrations.evaluation.plots import accuracy_against_cost, check_format
 from rsd_integrations.evaluation.recipes import find_recipe, recipe_names
 from rsd_integrations.evaluation.tasks import TASKS
+from rsd_integrations.output_files import write_output
 
-TaskName = Annotated[
-    str,
-    typer.Option(
-        help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file; or "
-        "`dataset:ORG/NAME,split=test,question=problem,answer=answer`."
-    ),
-]
+TASK = typer.Option(
+    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file; or "
+    "`dataset:ORG/NAME,split=test,question=problem,answer=answer`."
+)
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")]
 PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw them there (PNG, SVG, PDF).")]
 
 
 def eval_(
-    task: TaskName | None = None,
+    task: Annotated[str | None, TASK] = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -92,32 +96,73 @@ def eval_(
     """
     made: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
     own = read_mapping(config, "--config") if config is not None else made.get("config", {})
-    settings = configured(own, draft, target, verifier, policy, temperature, seed, lookahead=lookahead, hedge=hedge)
+    source = f"--config {config}" if config is not None else f"--recipe {recipe}"
+    words = (draft, target, verifier, policy, temperature, seed)
+    settings = configured(own, *words, source=source, lookahead=lookahead, hedge=hedge)
     wanted = split_methods(methods) if methods is not None else made.get("methods", ["rsd", "target", "draft"])
     tasks = made.get("tasks", ["embedded"]) if task is None else [task]
-    count = None if every else n or made.get("n", 100)
-    writable(json=json_file, markdown=markdown_file, plot=plot, journal=journal)
+    count = count_of(n, every, made.get("n", 100))
     if task == "processbench":
         _refuse_for_processbench(methods=methods, markdown=markdown_file, plot=plot, journal=journal, recipe=recipe)
+        check_outputs(json=json_file)
         processbench(data, settings.verifier, _threshold(threshold), n, json_file)
         return
-    console, told, tables = Console(), [], []
+    journals, plots = (_numbered(file, len(tasks)) for file in (journal, plot))
+    check_outputs(json=json_file, markdown=markdown_file, plot=plots, journal=journals)
+    for file in plots:
+        check_format(file)
+    reports: list[Report] = []
     for i, one in enumerate(tasks):
-        with eval_progress(Console(stderr=True), len(wanted)) as progress:
+        with _watched(len(wanted), journals[i] if journals else None) as note:
             report = evaluate(
-                settings, one, wanted, count, seed, progress, concurrency=concurrency, journal=_numbered(journal, i)
+                settings,
+                one,
+                wanted,
+                count,
+                seed,
+                note,
+                concurrency=concurrency,
+                journal=journals[i] if journals else None,
             )
-        console.print(*eval_tables(report), sep="\n")
-        told.append(report.to_dict())
-        tables.append(markdown(report))
-        if plot is not None:
-            plots.accuracy_against_cost(report, _numbered(plot, i) or plot)
+        reports.append(report)
+        _write(reports, len(tasks), json_file, markdown_file)
+        Terminal().print(*eval_tables(reports[-1]), sep="\n")
+    for file, report in zip(plots, reports, strict=False):
+        draw(file, partial(accuracy_against_cost, report))
+    written(json_file, markdown_file, *plots)
+    idle = [(name, one.never_worked) for report in reports for name, one in report.methods.items()]
+    end_if_idle(
+        (f"{name}: {line}" for name, lines in idle for line in lines),
+        "These figures are none of the method's. Put it right, then run the same command again",
+    )
+
+
+@contextlib.contextmanager
+def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], None]]:
+    """What to call with each report: it shows how far the evaluation is, and Ctrl-C says how to go on from there."""
+    done = 0
+
+    def note(report: Report) -> None:
+        nonlocal done
+        done = report.done
+        show(report)
+
+    def resume() -> str:
+        if journal is None:
+            return f"{done} answers are lost; with --journal FILE, the same command would go on from them"
+        return f"{done} answers are in {journal}; the same command goes on from there"
+
+    with resumable(resume), eval_progress(Terminal(stderr=True), methods) as show:
+        yield note
+
+
+def _write(reports: list[Report], tasks: int, json_file: Path | None, markdown_file: Path | None) -> None:
+    """Write what is known by now, before anything else can go wrong."""
     if json_file is not None:
-        json_file.write_text(json.dumps(told[0] if len(told) == 1 else told, indent=1) + "\n")
+        found = [report.to_dict() for report in reports]
+        write_output(json_file, json.dumps(found[0] if tasks == 1 else found, indent=1) + "\n")
     if markdown_file is not None:
-        markdown_file.write_text("\n".join(tables))
-    for file in filter(None, (json_file, markdown_file, plot)):
-        console.print(f"written to {file}")
+        write_output(markdown_file, "\n".join(map(markdown, reports)))
 
 
 def _refuse_for_processbench(**options: object) -> None:
@@ -137,9 +182,9 @@ def _threshold(text: str) -> float | None:
         raise RSDError(f"--threshold {text!r} is neither a number nor `auto`") from error
 
 
-def _numbered(file: Path | None, i: int) -> Path | None:
+def _numbered(file: Path | None, count: int) -> list[Path]:
     """A file for each task; the first keeps the name."""
-    return file if file is None or i == 0 else file.with_stem(f"{file.stem}-{i + 1}")
+    return [] if file is None else [file, *(file.with_stem(f"{file.stem}-{i}") for i in range(2, count + 1))]
 
 
 def split_methods(methods: str) -> list[str]:
@@ -149,7 +194,7 @@ def split_methods(methods: str) -> list[str]:
 
 
 def calibrate_(
-    task: TaskName = "embedded-dev",
+    task: Annotated[str, TASK] = "embedded-dev",
     n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 200 by default.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,
     seed: Annotated[int, typer.Option(help="Draws the problems and the random numbers.")] = 0,
@@ -176,36 +221,66 @@ def calibrate_(
     """
     if out is not None and out.suffix != ".json":
         raise RSDError(f"--out {out}: the name of a policy file ends with .json, which tells it from other policies")
-    writable(out=out, json=json_file, plot=plot)
-    made = configured(
-        read_mapping(config, "--config") if config else {}, draft, target, verifier, None, temperature, seed
-    )
-    items = find_task(task).draw(None if every else n or 200, seed)
-    console = Console()
-    with made.build() as decoder, Console(stderr=True).status("recording") as status:
-        found = calibrate(
-            decoder,
-            items,
-            concurrency=concurrency,
-            progress=lambda done: status.update(f"recording: {done} of {len(items)} problems"),
+    check_outputs(out=out, json=json_file, plot=plot)
+    if plot is not None:
+        check_format(plot)
+    words = (draft, target, verifier, None, temperature, seed)
+    made = configured(read_mapping(config, "--config"), *words, source=f"--config {config}")
+    if not isinstance(made.method, RSDMethod):
+        raise RSDError("rsd calibrate finds a threshold of RSD; leave the method out of the configuration")
+    items = find_task(task).draw(count_of(n, every, 200), seed)
+    done = 0
+
+    def note(now: int) -> None:
+        nonlocal done
+        done = now
+        status.update(f"recording: {done} of {len(items)} problems")
+
+    def resume() -> str:
+        return (
+            f"What was recorded of {done} problems is not kept, and nothing is written; run again, or with --n {done}"
         )
+
+    with (
+        resumable(resume),
+        made.method.build(made.setup()) as decoder,
+        Terminal(stderr=True).status("recording") as status,
+    ):
+        found = calibrate(decoder, items, concurrency=concurrency, progress=note)
     chosen: WeightingPolicy = found.cheapest() if target_share is None else found.budget(target_share)
-    console.print(_calibration_table(found, made, chosen))
     if out is not None:
         write_policy(chosen, out)
     if json_file is not None:
-        json_file.write_text(json.dumps({"policy": chosen.model_dump(mode="json"), **found.to_dict()}, indent=1) + "\n")
+        data = {"policy": chosen.model_dump(mode="json"), **found.to_dict()}
+        write_output(json_file, json.dumps(data, indent=1) + "\n")
+    Terminal().print(_calibration_table(found, made, chosen))
+    if found.left_out:
+        last = found.left_out[-1].reason
+        say(f"{len(found.left_out)} of {len(items)} problems are left out, the last because {last}", "yellow")
     if plot is not None:
-        plot_calibration(found, plot)
-    for file in filter(None, (out, json_file, plot)):
-        console.print(f"written to {file}")
+        draw(plot, partial(plot_calibration, found))
+    written(out, json_file, plot)
+
+
+def draw(file: Path, plot: Callable[[Path], object]) -> None:
+    """Draw a plot, after all else is written.
+
+    Raises:
+        RSDError: It cannot be drawn; nothing else is lost.
+    """
+    try:
+        plot(file)
+    except RSDError:
+        raise
+    except Exception as error:
+        raise RSDError(f"--plot {file} cannot be drawn: {error}. All else is written") from error
 
 
 def _calibration_table(found: Calibration, config: RSDConfig, chosen: WeightingPolicy) -> Table:
     told = f"budget of {chosen.target_rate:.0%}" if isinstance(chosen, BudgetAware) else f"δ = {chosen.delta:.4g}"  # type: ignore[attr-defined]
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{len(found.problems)} problems, {config.drafter}, {config.verifier}, {config.target}",
+        title=plain(f"{len(found.problems)} problems, {config.drafter}, {config.verifier}, {config.target}", "italic"),
         caption=f"estimates with 95 % intervals (bootstrap over problems); policy: {told}",
     )
     for column in ("δ", "steps by the target", "paper's FLOPs", "FLOPs", "accuracy"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from rsd_core import RSDConfig, RSDError
+from rsd_core import ConfigurationError, RSDConfig, RSDError
+from rsd_integrations.output_files import check_output
 
 Draft = Annotated[
     str | None, typer.Option("--draft", metavar="SPEC", help="The cheap model. `rsd models` lists specs.")
@@ -40,19 +41,36 @@ ConfigFile = Annotated[
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight at once.")]
 
 
-def read_mapping(file: Path, option: str) -> dict[str, Any]:
-    """The mapping that a YAML or JSON file holds.
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a file with a bad line, else a row with an error.")]
+
+
+def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
+    """The mapping that a YAML or JSON file holds; empty where there is no file.
 
     Raises:
         RSDError: The file cannot be read, or holds something else.
     """
+    if file is None:
+        return {}
+    import yaml
+
     try:
-        data = yaml.safe_load(file.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise RSDError(f"{option} {file} cannot be read: {error}") from error
+        data = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
+    except OSError as error:
+        raise RSDError(f"{option} {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RSDError(f"{option} {file} is not UTF-8 ({error.reason})") from error
+    except yaml.YAMLError as error:
+        raise RSDError(f"{option} {file}{_place(error)}") from error
     if not isinstance(data, dict):
         raise RSDError(f"{option} {file} holds no mapping of fields, but {type(data).__name__}")
     return data
+
+
+def _place(error: Exception) -> str:
+    """Where a file is no YAML, and what is wrong there."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f", line {mark.line + 1}, is no YAML: {problem}" if mark and problem else f" is no YAML: {error}"
 
 
 def configured(
@@ -63,29 +81,65 @@ def configured(
     policy: str | None,
     temperature: float | None,
     seed: int | None,
+    *,
+    source: str = "",
     **further: Any,
 ) -> RSDConfig:
     """The configuration of a command: a file's, with the command line's own words on top.
 
-    Further settings go by their names; None leaves them to the file.
+    Args:
+        data: What the file holds.
+        draft: Of the command line, as are the next ones; None leaves them to the file.
+        target: See `draft`.
+        verifier: See `draft`.
+        policy: See `draft`.
+        temperature: See `draft`.
+        seed: See `draft`.
+        source: How the user named the file, for what is wrong in it.
+        further: More settings by their names.
     """
-    data = dict(data)
-    for key, value in (("drafter", draft), ("target", target), ("verifier", verifier), ("policy", policy)):
-        if value is not None:
-            data[key] = value
-    own = {"seed": seed, "temperature": temperature, **further}
-    settings = data.get("settings") or {}
+    given = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy}
+    own = data | {key: value for key, value in given.items() if value is not None}
+    words = {"seed": seed, "temperature": temperature, **further}
+    settings = own.get("settings") or {}
     if isinstance(settings, dict):
-        settings = settings | {key: value for key, value in own.items() if value is not None}
-    return RSDConfig.parse({**data, "settings": settings})
+        settings = settings | {key: value for key, value in words.items() if value is not None}
+    try:
+        return RSDConfig.parse({**own, "settings": settings})
+    except ConfigurationError as error:
+        if not source:
+            raise
+        try:
+            RSDConfig.parse(data)
+        except ConfigurationError as inside:
+            raise ConfigurationError(f"{source}: {inside}") from inside
+        raise error from None  # the file is right by itself: it is the command line
 
 
-def writable(**files: Path | None) -> None:
-    """Check that files can be written before hours of work go into them.
+def count_of(n: int | None, every: bool, default: int | None) -> int | None:
+    """How many problems are wanted; None is all of them.
 
     Raises:
-        RSDError: A folder does not exist.
+        RSDError: Both are asked for.
     """
-    for option, file in files.items():
-        if file is not None and not file.parent.is_dir():
-            raise RSDError(f"--{option} {file}: the folder {file.parent} does not exist")
+    if every and n is not None:
+        raise RSDError(f"--n {n} and --all contradict each other; give one of them")
+    return None if every else n or default
+
+
+def check_outputs(**files: Path | Sequence[Path] | None) -> None:
+    """Try files out before hours of work go into them.
+
+    Args:
+        files: By the name of the option; several where an option writes several.
+
+    Raises:
+        RSDError: One cannot be written, or two options name the same one.
+    """
+    owners: dict[Path, str] = {}
+    for option, named in files.items():
+        for file in () if named is None else (named,) if isinstance(named, Path) else named:
+            check_output(file, f"--{option}")
+            other = owners.setdefault(file.resolve(), option)
+            if other != option:
+                raise RSDError(f"--{other} and --{option} both name {file}; give each a file of its own")

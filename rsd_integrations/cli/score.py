@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +16,21 @@ from rich.text import Text
 
 from rsd_core import Explains, Explanation, RSDError, Verifier, load
 from rsd_core.blocking import wait_for
-from rsd_core.registry import parse_spec
+from rsd_integrations.cli.options import Strict
+from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
+from rsd_integrations.display.controls import visible
 from rsd_integrations.evaluation.processbench import ProcessBenchReport, evaluate_processbench, read_splits
-from rsd_integrations.evaluation.scoring import Solution, aggregates, read_solutions, score_all
+from rsd_integrations.evaluation.scoring import (
+    FORM,
+    BadRow,
+    Solution,
+    aggregates,
+    read_entries,
+    read_solutions,
+    score_all,
+)
+from rsd_integrations.output_files import write_output
+from rsd_integrations.role_faults import never_worked
 
 
 def score(
@@ -27,44 +40,73 @@ def score(
     ] = "embedded:verifier",
     explain: Annotated[bool, typer.Option("--explain", help="Show what is read, and where the score is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per solution.")] = False,
+    strict: Strict = False,
 ) -> None:
     """Score the steps of given solutions by any verifier.
 
     Example: `rsd score solutions.jsonl --verifier prm:Qwen/Qwen2.5-Math-PRM-7B --explain`
     """
-    solutions = read_solutions(file)
+    entries = read_solutions(file) if strict else read_entries(file)
     model = load_judge(verifier)
     if explain and not isinstance(model, Explains):
         raise RSDError(f"{verifier} cannot show what it reads; leave --explain out")
-    if not wait_for(_score(model, solutions, explain, as_json)):
-        raise RSDError("some solutions could not be scored; each says why")
+    errors: list[str | None] = []
+
+    def resume() -> str:
+        return (
+            f"{len(errors)} of {len(entries)} solutions are printed; to go on, give the others, from entry "
+            f"{len(errors) + 1} of {file}"
+        )
+
+    with resumable(resume):
+        wait_for(_score(model, entries, explain, as_json, errors))
+    bad = [entry for entry in entries if isinstance(entry, BadRow)]
+    failed = [error for entry, error in zip(entries, errors, strict=True) if isinstance(entry, Solution) and error]
+    if failed and len(failed) + len(bad) == len(entries):
+        end_if_idle([never_worked("verifier", len(failed), failed[-1])], "Put it right, then run again")
+    if bad:
+        raise RSDError(f"{len(bad)} of {len(entries)} entries of {file} are no solutions; each says why. {FORM}")
+    if failed:
+        raise RSDError(f"{len(failed)} of {len(entries)} solutions could not be scored; each says why")
 
 
 def load_judge(spec: str) -> Verifier:
     """The verifier of a spec, everything that can be checked before weights are read checked first."""
-    parse_spec(spec)
-    model = load(spec)
-    if not isinstance(model, Verifier):
-        raise RSDError(f"{spec!r} is no verifier; a generator judges as judge:{spec}")
-    return model
+    return load(spec, role="verifier")
 
 
-async def _score(model: Verifier, solutions: list[Solution], explain: bool, as_json: bool) -> bool:
-    """Score and show; whether all could be scored."""
-    console, whole = Console(), True
+async def _score(
+    model: Verifier, entries: Sequence[Solution | BadRow], explain: bool, as_json: bool, errors: list[str | None]
+) -> None:
+    """Score and show in the order of the file; what was wrong with each goes into `errors` as it comes."""
+    terminal = Terminal()
+    solutions = [entry for entry in entries if isinstance(entry, Solution)]
     try:
-        async with aclosing(score_all(model, solutions)) as scored:  # type: ignore[type-var]
-            async for i, rewards in scored:
+        async with aclosing(score_all(model, solutions)) as scored:
+            for entry in entries:
+                if isinstance(entry, BadRow):
+                    _show_bad(terminal, entry, as_json)
+                    errors.append(entry.error)
+                    continue
+                _, rewards = await anext(scored)
                 failed = isinstance(rewards, RSDError)
-                whole = whole and not failed
-                told = [model.explain(*at) for at in solutions[i].paths()] if explain and not failed else []  # type: ignore[attr-defined]
+                told = [model.explain(*at) for at in entry.paths()] if explain and not failed else []  # type: ignore[attr-defined]
                 if as_json:
-                    print(json.dumps(_data(solutions[i], rewards, told), ensure_ascii=False), flush=True)
+                    print(visible(json.dumps(_data(entry, rewards, told), ensure_ascii=False)), flush=True)
                 else:
-                    _show(console, solutions[i], rewards, told)
+                    _show(terminal, entry, rewards, told)
+                errors.append(str(rewards) if failed else None)
     finally:
         await model.aclose()
-    return whole
+
+
+def _show_bad(terminal: Console, entry: BadRow, as_json: bool) -> None:
+    if not as_json:
+        terminal.print(plain(f"{entry.where}: {entry.error}\n", "red"))
+        return
+    name = {"id": entry.row["id"]} if isinstance(entry.row, dict) and "id" in entry.row else {}
+    data = {**name, "entry": entry.where, "rewards": None, "error": entry.error}
+    print(visible(json.dumps(data, ensure_ascii=False)), flush=True)
 
 
 def _data(solution: Solution, rewards: list[float | None] | RSDError, told: list[Explanation]) -> dict[str, Any]:
@@ -90,13 +132,15 @@ def _data(solution: Solution, rewards: list[float | None] | RSDError, told: list
 def _show(
     console: Console, solution: Solution, rewards: list[float | None] | RSDError, told: list[Explanation]
 ) -> None:
-    console.print(Text(solution.prompt[-1].content, style="bold"))
+    console.print(plain(solution.prompt[-1].content, "bold"))
     if isinstance(rewards, RSDError):
-        console.print(Text(f"  not scored: {rewards}\n", style="red"))
+        console.print(plain(f"  not scored: {rewards}\n", "red"))
         return
     for i, (text, reward) in enumerate(zip(solution.steps, rewards, strict=True)):
         shown = "  –   " if reward is None else f"{reward:.4f}"
-        console.print(Text(f"{shown}  ", style="green").append(text.replace("\n", "\n" + " " * 8), style="default"))
+        console.print(
+            Text(f"{shown}  ", style="green").append(visible(text).replace("\n", "\n" + " " * 8), style="default")
+        )
         if told:
             _show_reading(console, told[i])
     figures = "  ".join(f"{k} {'–' if v is None else f'{v:.4f}'}" for k, v in aggregates(rewards).items())
@@ -105,13 +149,13 @@ def _show(
 
 def _show_reading(console: Console, told: Explanation) -> None:
     """The text that was read, and the tokens around each place of a score."""
-    console.print(Text("        reads: ", style="dim").append(repr(told.text), style="cyan"))
+    console.print(Text("        reads: ", style="dim").append(visible(repr(told.text)), style="cyan"))
     for at in told.read[-3:]:
         around = told.tokens[max(0, at - 3) : at + 1]
         names = " ".join(f"{id_}:{name}" for id_, name in around)
         line = f"        score: at position {at} of {len(told.tokens)} tokens, … {names}"
         console.print(
-            Text(line + (f"; {len(told.tokens) - told.kept} taken back" * (told.kept < len(told.tokens))), "dim")
+            plain(line + (f"; {len(told.tokens) - told.kept} taken back" * (told.kept < len(told.tokens))), "dim")
         )
 
 
@@ -124,26 +168,39 @@ def processbench(data: Path | None, spec: str, threshold: float | None, n: int |
         )
     splits = {name: solutions[:n] for name, solutions in read_splits(data).items()}
     model = load_judge(spec)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        bar.advance(task)
+
+    def resume() -> str:
+        return f"The rewards of {done} solutions are not kept, and nothing is written; run again, or with --n for fewer"
+
+    with resumable(resume), Progress(console=Terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("scoring", total=sum(map(len, splits.values())))
-        report = wait_for(evaluate_processbench(model, splits, threshold, lambda: bar.advance(task)))
-    Console().print(processbench_table(report))
-    for reason in report.errors:
-        Console(stderr=True).print(Text(f"not scored: {reason}", style="yellow"))
+        report = wait_for(evaluate_processbench(model, splits, threshold, advance))
     if out is not None:
-        out.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
-        Console().print(f"written to {out}")
+        write_output(out, json.dumps(report.to_dict(), indent=1) + "\n")
+    Terminal().print(processbench_table(report))
+    for reason in report.errors:
+        say(f"not scored: {reason}", "yellow")
+    written(out)
+    failed = sum(split.failed for split in report.splits)
+    if failed == sum(split.wrong + split.right for split in report.splits):
+        end_if_idle([never_worked("verifier", failed, report.errors[-1])], "Put it right, then run again")
 
 
 def processbench_table(report: ProcessBenchReport) -> Table:
     """F1 of each split and their mean, in percent as published."""
     chosen = f" (chosen on {report.chosen_on})" if report.chosen_on else ""
-    table = Table(title=f"ProcessBench, {report.verifier}, threshold {report.threshold:.4g}{chosen}")
+    table = Table(title=plain(f"ProcessBench, {report.verifier}, threshold {report.threshold:.4g}{chosen}", "italic"))
     for column in ("split", "error acc.", "correct acc.", "F1", "solutions", "not scored"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split in report.splits:
         figures = (split.error_accuracy, split.correct_accuracy, split.f1)
         counts = (str(split.wrong + split.right), str(split.failed))
-        table.add_row(split.name, *(f"{100 * figure:.1f}" for figure in figures), *counts)
+        table.add_row(plain(split.name), *(f"{100 * figure:.1f}" for figure in figures), *counts)
     table.add_row("average", "", "", f"{100 * report.average:.1f}", "", "", style="bold")
     return table

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from rsd_core import Degraded, Event, Finished, Result, StepAccepted, StepRejected, StepReplaced, WeightingPolicy
-from rsd_integrations.batch import Progress as BatchProgress
+from rsd_integrations.cli.terminal import plain
 from rsd_integrations.display import Reading, read
+from rsd_integrations.display.controls import visible
 from rsd_integrations.display.reading import MARKS, amount, threshold_of
-from rsd_integrations.evaluation.report import Report
-from rsd_integrations.evaluation.statistics import wilson
+
+if TYPE_CHECKING:  # a single run needs none of them
+    from rich.progress import Progress
+
+    from rsd_integrations.batch import Progress as BatchProgress
+    from rsd_integrations.evaluation.report import Report
 
 STYLES = {"draft": "green", "target": "magenta", "rejected": "dim green"}
 BAR = 8
@@ -32,7 +38,7 @@ class RunView:
         self.console = console
         self.reference = reference
         self._threshold = None if policy is None else threshold_of(policy)
-        console.print(Text(question, style="bold"))
+        console.print(plain(question, "bold"))
         console.print()
 
     def show(self, event: Event) -> None:
@@ -43,7 +49,7 @@ class RunView:
             self._step(event.index, "rejected", event.reward, _folded(event.step.text))
         elif isinstance(event, Degraded):
             item = event.degradation
-            self.console.print(Text(f"    ! {item.kind}: {item.message}", style="yellow"))
+            self.console.print(plain(f"    ! {item.kind}: {item.message}", "yellow"))
         elif isinstance(event, Finished):
             self._summary(event.result)
 
@@ -55,7 +61,7 @@ class RunView:
         left = self.console.width - sum(widths) - len(widths) - 1
         grid.add_column(width=left, overflow="ellipsis" if fate == "rejected" else "fold", no_wrap=fate == "rejected")
         style = STYLES[fate]
-        body = Text().append(text.strip() or "(nothing)", style="dim strike" if fate == "rejected" else style)
+        body = plain(text.strip() or "(nothing)", "dim strike" if fate == "rejected" else style)
         shown = "" if reward is None else f"{reward:.2f}"
         mark = {"draft": "+", "target": ">", "rejected": "x"}[fate] if self._ascii else MARKS[fate]
         told = (Text(word, style=style) for word in (f"{index + 1:>2}", mark, fate, shown))
@@ -81,10 +87,12 @@ class RunView:
         reading = read(result)
         answer = result.answer if result.answer is not None else "none found"
         self.console.print()
-        line = Text.assemble("Answer: ", (answer, "bold"), f"   ({result.finish_reason})")
+        line = Text.assemble("Answer: ", (visible(answer), "bold"), f"   ({result.finish_reason})")
         if self.reference is not None:
             right = answer == self.reference
-            line.append("  right" if right else f"  wrong: it is {self.reference}", style="green" if right else "red")
+            line.append(
+                "  right" if right else visible(f"  wrong: it is {self.reference}"), style="green" if right else "red"
+            )
         self.console.print(line)
         self.console.print(reading.summary, highlight=False)
         self.console.print()
@@ -98,7 +106,7 @@ class RunView:
 
 def _folded(text: str) -> str:
     """The first line of a text, and how many follow."""
-    first, *more = text.strip().splitlines() or [""]
+    first, *more = text.strip().split("\n")
     return f"{first}  (and {len(more)} more lines)" if more else first
 
 
@@ -113,17 +121,23 @@ def _ledger_table(reading: Reading) -> Table:
     return table
 
 
+def _progress(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=console)
+
+
 @contextlib.contextmanager
 def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
     """A progress bar with each method's live accuracy and savings."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    progress = Progress(*columns, console=console)
+    progress = _progress(console)
 
     def update(report: Report) -> None:
         if not progress.tasks:  # nothing is drawn before there is something to tell
             progress.start()
             progress.add_task("", total=report.n * methods)
-        live = "  ".join(_live(report, name) for name in report.methods)
+        live = escape(visible("  ".join(_live(report, name) for name in report.methods)))
         progress.update(progress.task_ids[0], completed=report.done, description=live)
 
     try:
@@ -136,8 +150,7 @@ def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report],
 @contextlib.contextmanager
 def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
     """A progress bar over a batch, with what failed or was degraded so far."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress:
+    with _progress(console) as progress:
         bar = progress.add_task("")
 
         def update(told: BatchProgress) -> None:
@@ -157,11 +170,15 @@ def _live(report: Report, name: str) -> str:
 
 def eval_tables(report: Report) -> Iterator[Table]:
     """All methods side by side, and each of them against the target, where that was run."""
+    from rsd_integrations.evaluation.statistics import wilson
+
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
-        title=f"{report.task}, {report.n} problems, seed {report.seed}",
-        caption=f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}",
+        title=plain(f"{report.task}, {report.n} problems, seed {report.seed}", "italic"),
+        caption=plain(
+            f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}"
+        ),
     )
     for column in ("method", "accuracy (95 %)", "target", "paper's FLOPs", "all FLOPs", "s/problem"):
         first = column == "method"
@@ -171,7 +188,7 @@ def eval_tables(report: Report) -> Iterator[Table]:
     for name, method in report.methods.items():
         low, high = wilson(method.right, method.n)
         table.add_row(
-            name,
+            plain(name),
             f"{method.accuracy:.3f} ({low:.3f}–{high:.3f})",
             f"{method.by_target / max(1, method.steps):.1%}",
             _cost(method.flops_paper, method.n, alone.flops_paper),
@@ -183,14 +200,14 @@ def eval_tables(report: Report) -> Iterator[Table]:
         return
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"accuracy against {report.reference}, paired",
+        title=plain(f"accuracy against {report.reference}, paired", "italic"),
         caption="bootstrap; McNemar's exact test",
     )
     for column in ("method", "difference (95 %)", "p"):
         table.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
     for name, found in compared.items():
         low, high = found.ci95
-        table.add_row(name, f"{found.difference:+.3f} ({low:+.3f} to {high:+.3f})", f"{found.p_value:.2g}")
+        table.add_row(plain(name), f"{found.difference:+.3f} ({low:+.3f} to {high:+.3f})", f"{found.p_value:.2g}")
     yield table
 
 

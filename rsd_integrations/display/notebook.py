@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsd_core import Decoder, Result
+from rsd_integrations.display.controls import visible
 from rsd_integrations.display.page import fragment
 from rsd_integrations.display.reading import MARKS, Reading, read
 
@@ -26,7 +27,7 @@ class Shown:
         answer = "none found" if result.answer is None else result.answer
         lines += [f"Answer: {answer} ({result.finish_reason})", self.reading.summary]
         lines += [f"{saving.times} FLOPs than the target alone, {saving.convention}" for saving in self.reading.savings]
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def _step(self, number: int, step: Any) -> list[str]:
         lines = []

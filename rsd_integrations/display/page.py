@@ -11,6 +11,7 @@ from html import escape
 from importlib.resources import files
 
 from rsd_core import Account, Decoder, Message, Result, StepRecord
+from rsd_integrations.display.controls import visible
 from rsd_integrations.display.reading import MARKS, Reading, amount, read
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -61,8 +62,8 @@ def _css() -> str:
 
 
 def _safe(text: str) -> str:
-    """Text for HTML: escaped, and without what no UTF-8 file can hold."""
-    return escape(text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}"))
+    """Text for HTML: escaped, and its control characters shown; a page may be copied into a terminal."""
+    return escape(visible(text, turning=False))
 
 
 def _text(text: str, kind: str = "text") -> str:

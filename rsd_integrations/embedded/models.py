@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rsd_core import SpecError
 from rsd_integrations.huggingface import (
     HuggingFaceGenerator,
     HuggingFaceVerifier,
     LikelihoodVerifier,
-    load_generator,
-    load_likelihood,
+    bare_model,
     load_verifier,
+    loading,
 )
+from rsd_integrations.huggingface.bare_model import BareModel
+from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
+from rsd_integrations.huggingface.likelihood import How
 
 FOLDER = Path(__file__).parent / "checkpoints"
 NAMES = ("draft", "target", "verifier", "prm")
@@ -32,13 +39,44 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
     """
     if name not in NAMES:
         raise SpecError(f"embedded:{name} is unknown; there are {', '.join('embedded:' + n for n in NAMES)}")
-    folder = str(FOLDER / name)
     model: HuggingFaceGenerator | HuggingFaceVerifier | LikelihoodVerifier
-    if name == "prm":
-        model = load_verifier(folder, **options)
-    elif name == "verifier":
-        model = load_likelihood(folder, **options)
-    else:
-        model = load_generator(folder, **options)
+    with _one_thread():
+        if name == "prm":
+            model = load_verifier(str(FOLDER / name), **options)
+        elif name == "verifier":
+            model = _likelihood(FOLDER / name, **options)
+        else:
+            model = _generator(FOLDER / name, **options)
     model.name = f"embedded:{name}"
     return model
+
+
+def _generator(folder: Path, *, cache_bytes: float | None = None, **options: Any) -> HuggingFaceGenerator:
+    return HuggingFaceGenerator(*_bare(folder, **options), folder.name, cache_bytes)
+
+
+def _likelihood(
+    folder: Path, *, how: How = "min", cache_bytes: float | None = None, **options: Any
+) -> LikelihoodVerifier:
+    return LikelihoodVerifier(*_bare(folder, **options), folder.name, how, cache_bytes)
+
+
+def _bare(
+    folder: Path, *, dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
+) -> tuple[BareModel, BareTokenizer]:
+    """Weights and tokenizer, read without transformers, whose import would take most of a short run's time."""
+    del allow_pickles  # there are none
+    where = loading.choose_device(device)
+    kind = loading.named_dtype(dtype) or loading.default_dtype(where, loading.shards(folder, folder.name))
+    return bare_model.load(folder, kind, where), BareTokenizer(folder)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to this thread: over weights this small, others would only spin while they wait for work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

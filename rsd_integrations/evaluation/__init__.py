@@ -1,7 +1,7 @@
 """Quality against cost: many methods over the same problems, on one ledger."""
 
+from rsd_core import parse_method
 from rsd_integrations.evaluation.calibration import Calibration, calibrate
-from rsd_integrations.evaluation.methods import parse_method
 from rsd_integrations.evaluation.report import MethodReport, Outcome, Report
 from rsd_integrations.evaluation.runner import evaluate
 from rsd_integrations.evaluation.statistics import Comparison, wilson

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsd_core import MissingDependency
+from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.evaluation.report import MethodReport, Report
 from rsd_integrations.evaluation.statistics import wilson
+from rsd_integrations.output_files import write_output
 
 Point = tuple[str, float, float, tuple[float, float]]
 """Name, cost, accuracy and its interval."""
@@ -34,8 +35,27 @@ def figure(columns: int) -> tuple[Any, Any]:
     return made, made.subplots(1, columns, squeeze=False)[0]
 
 
+def check_format(file: Path) -> None:
+    """Find out whether a plot can be drawn into a file, before the work that it is to show.
+
+    Raises:
+        ConfigurationError: The name ends with no format that is known, or matplotlib is not installed.
+    """
+    figure(1)
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if file.suffix.removeprefix(".").lower() not in known:
+        raise ConfigurationError(f"{file}: the end of a plot's name is its format, one of {', '.join(known)}")
+
+
 def accuracy_against_cost(report: Report, file: Path) -> None:
-    """Draw accuracy against FLOPs (the paper's convention, and everything charged) and against seconds."""
+    """Draw accuracy against FLOPs (the paper's convention, and everything charged) and against seconds.
+
+    Raises:
+        RSDError: The file cannot be written; the message says where the plot is instead.
+    """
+    check_format(file)
     costs: dict[str, Callable[[MethodReport], float | None]] = {
         "FLOPs per problem, paper's convention": lambda m: m.flops_paper,
         "FLOPs per problem, everything charged": lambda m: m.flops,
@@ -57,7 +77,7 @@ def accuracy_against_cost(report: Report, file: Path) -> None:
     panels[0].set_ylabel("accuracy (bars: 95 %)")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     made.suptitle(f"{report.task}, {report.n} problems", fontsize=11)
-    made.savefig(file)
+    write_output(file, made.savefig)
 
 
 def _panel(panel: Any, points: Sequence[Point]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsd_core import ConfigurationError, RSDError, Verifier
+from rsd_core import ConfigurationError, RSDError, RunError, Verifier
 from rsd_integrations.evaluation.scoring import Solution, read_solutions, score_all
 
 SPLITS = ("gsm8k", "math", "olympiadbench", "omnimath")
@@ -135,9 +135,9 @@ def evaluate_split(name: str, labels: Sequence[int], judged: Sequence[Judged | N
     """Accuracies of a split at a threshold."""
     named = [None if one is None else one.named(threshold) for one in judged]
     pairs = list(zip(labels, named, strict=True))
-    wrong = [label == found for label, found in pairs if label != -1]
-    right = [label == found for label, found in pairs if label == -1]
-    return Split(name, len(wrong), len(right), _share(wrong), _share(right), sum(found is None for found in named))
+    wrong = [label == index for label, index in pairs if label != -1]
+    right = [label == index for label, index in pairs if label == -1]
+    return Split(name, len(wrong), len(right), _share(wrong), _share(right), named.count(None))
 
 
 async def evaluate_processbench(
@@ -157,6 +157,7 @@ async def evaluate_processbench(
 
     Raises:
         ConfigurationError: A threshold out of range, or none and no `gsm8k` split to choose it on.
+        RunError: No solution could be scored.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigurationError(f"threshold={threshold} is out of range; rewards are in [0, 1]")
@@ -164,17 +165,21 @@ async def evaluate_processbench(
         raise ConfigurationError(f"without a threshold, it is chosen on the split {CHOSEN_ON}, which is not given")
     judged, reasons = {}, list[str]()
     for name, solutions in splits.items():
-        judged[name], told = await judge_split(verifier, solutions, progress)
-        reasons += told
+        judged[name], failures = await judge_split(verifier, solutions, progress)
+        reasons += failures
+    if reasons and not any(one is not None for split in judged.values() for one in split):
+        raise RunError(
+            f"no solution could be scored: {verifier.name!r} failed at all {len(reasons)}, the last: {reasons[-1]}"
+        )
     labels = {name: [int(s.row["label"]) for s in solutions] for name, solutions in splits.items()}
     chosen = threshold
     if chosen is None:
         seen = {r for one in judged[CHOSEN_ON] if one is not None for r in one.rewards if r is not None}
         tried = sorted({0.0, 1.0, *seen})
         chosen = max(tried, key=lambda at: evaluate_split("", labels[CHOSEN_ON], judged[CHOSEN_ON], at).f1)
-    made = tuple(evaluate_split(name, labels[name], judged[name], chosen) for name in splits)
+    results = tuple(evaluate_split(name, labels[name], judged[name], chosen) for name in splits)
     unique = tuple(dict.fromkeys(reasons))
-    return ProcessBenchReport(verifier.name, chosen, CHOSEN_ON if threshold is None else None, made, unique)
+    return ProcessBenchReport(verifier.name, chosen, CHOSEN_ON if threshold is None else None, results, unique)
 
 
 def _share(hits: Sequence[bool]) -> float:

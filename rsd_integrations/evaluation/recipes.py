@@ -6,20 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from rsd_core import ConfigurationError, RSDConfig
-from rsd_core.data import explain
-from rsd_integrations.evaluation.methods import parse_method
+from rsd_core import ConfigurationError, RSDConfig, parse_method
+from rsd_core.data import Data, explain, unknown
 from rsd_integrations.evaluation.tasks import find_task
 
 FOLDER = Path(__file__).parent / "paper"
 
 
-class Recipe(BaseModel):
+class Recipe(Data):
     """What is evaluated on what, by which models."""
-
-    model_config = ConfigDict(extra="forbid")
 
     about: str
     """What the recipe reproduces, and what it needs."""
@@ -64,10 +61,17 @@ def find_recipe(name: str) -> dict[str, Any]:
     """
     file = FOLDER / f"{name}.yaml" if name in recipe_names() else Path(name)
     try:
-        return Recipe.model_validate(yaml.safe_load(file.read_text())).model_dump()
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(
-            f"the recipe {name!r} is neither a readable file nor one of {', '.join(recipe_names())}: {error}"
-        ) from error
+        data = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        what = unknown("recipe", name, recipe_names())
+        raise ConfigurationError(f"{what}; nor can a file of that name be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the recipe {name} is not UTF-8 ({error.reason})") from error
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f", line {mark.line + 1}," if mark else ""
+        raise ConfigurationError(f"the recipe {name}{place} is no YAML: {problem or error}") from error
+    try:
+        return Recipe.model_validate(data).model_dump()
     except ValidationError as error:
-        raise ConfigurationError(f"the recipe {name!r} is invalid: {explain(error)}") from error
+        raise ConfigurationError(f"the recipe {name} is invalid: {explain(error)}") from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rsd_core import Result
 from rsd_integrations.evaluation.statistics import Comparison, compare, wilson
+from rsd_integrations.role_faults import Helper, never_worked, scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,16 @@ class Outcome:
     cost: float | None
     seconds: float
     text: str
+    degradations: Mapping[str, int] = field(default_factory=dict)
+    """What went wrong and was got over on the way, by `DegradationKind`: how often."""
+    messages: Mapping[str, str] = field(default_factory=dict)
+    """By the same kinds: the last message. Under `error`, why the answer failed."""
+    scored: int = 0
+    """How often the verifier gave a reward."""
 
     @classmethod
-    def of(cls, result: Result, correct: bool) -> Outcome:
-        """The outcome of a graded result."""
+    def of(cls, result: Result, correct: bool, error: Exception | None = None) -> Outcome:
+        """The outcome of a graded result; of a request that failed, with its error."""
         total, steps = result.ledger.total, result.steps
         return cls(
             answer=result.answer,
@@ -44,7 +53,34 @@ class Outcome:
             cost=total.cost,
             seconds=result.seconds,
             text=result.text,
+            degradations=dict(Counter(degradation.kind for degradation in result.degradations)),
+            messages={degradation.kind: degradation.message for degradation in result.degradations}
+            | ({"error": str(error)} if error is not None else {}),
+            scored=scored(result),
         )
+
+    @property
+    def failed(self) -> bool:
+        """Whether this is no answer of the method: it failed, or a role failed at every one of its calls."""
+        return self.finish_reason == "error" or bool(_idle(self.drafted, self.scored, self.degradations))
+
+
+def _idle(drafted: int, scored: int, faults: Container[str]) -> list[Helper]:
+    """The roles that failed and did nothing else."""
+    counts: dict[Helper, int] = {"drafter": drafted, "verifier": scored}
+    return [role for role, worked in counts.items() if not worked and f"{role}_error" in faults]
+
+
+@dataclass(slots=True)
+class Faults:
+    """What went wrong in one way over the answers of a method."""
+
+    count: int = 0
+    """How often."""
+    answers: int = 0
+    """In how many answers."""
+    last: str = ""
+    """The last message."""
 
 
 @dataclass(slots=True)
@@ -58,7 +94,13 @@ class MethodReport:
     by_target: int = 0
     drafted: int = 0
     accepted: int = 0
+    scored: int = 0
     errors: int = 0
+    """Answers that failed."""
+    degraded: int = 0
+    """Answers in which something went wrong and was got over."""
+    faults: dict[str, Faults] = field(default_factory=dict)
+    """What went wrong, by `DegradationKind`, and under `error` for answers that failed."""
     flops: float | None = 0.0
     flops_paper: float | None = 0.0
     cost: float | None = 0.0
@@ -68,7 +110,14 @@ class MethodReport:
         self.n += 1
         self.right += outcome.correct
         self.errors += outcome.finish_reason == "error"
-        for name in ("seconds", "steps", "by_target", "drafted", "accepted", "flops", "flops_paper", "cost"):
+        self.degraded += bool(outcome.degradations)
+        counts = {**outcome.degradations, **({"error": 1} if outcome.finish_reason == "error" else {})}
+        for kind, count in counts.items():
+            faults = self.faults.setdefault(kind, Faults())
+            faults.count += count
+            faults.answers += 1
+            faults.last = outcome.messages.get(kind, faults.last)
+        for name in ("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost"):
             mine, more = getattr(self, name), getattr(outcome, name)
             setattr(self, name, None if mine is None or more is None else mine + more)
 
@@ -76,6 +125,14 @@ class MethodReport:
     def accuracy(self) -> float:
         """Share of right answers."""
         return self.right / max(1, self.n)
+
+    @property
+    def never_worked(self) -> list[str]:
+        """What to tell about each role that failed at every one of its calls; empty where there is none."""
+        return [
+            never_worked(role, self.faults[f"{role}_error"].count, self.faults[f"{role}_error"].last)
+            for role in _idle(self.drafted, self.scored, self.faults)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The figures per problem, as plain JSON data."""
@@ -89,6 +146,8 @@ class MethodReport:
             "seconds_per_problem": self.seconds / n,
             "target_share": self.by_target / max(1, self.steps),
             "errors": self.errors,
+            "degraded": self.degraded,
+            "faults": {kind: asdict(faults) for kind, faults in self.faults.items()},
             "acceptance_rate": self.accepted / self.drafted if self.drafted else None,
         }
 
@@ -108,10 +167,10 @@ class Report:
     """The sums so far."""
 
     def __post_init__(self) -> None:
-        for name, found in self.outcomes.items():
+        for name, outcomes in self.outcomes.items():
             self.methods[name] = MethodReport()
-            for problem in sorted(found):  # the order makes sums the same to the last digit, however they came about
-                self.methods[name].add(found[problem])
+            for problem in sorted(outcomes):  # the order makes sums the same to the last digit, however they came about
+                self.methods[name].add(outcomes[problem])
 
     @property
     def n(self) -> int:
@@ -128,7 +187,7 @@ class Report:
     @property
     def done(self) -> int:
         """Answers so far, of all methods."""
-        return sum(len(found) for found in self.outcomes.values())
+        return sum(len(outcomes) for outcomes in self.outcomes.values())
 
     def add(self, method: str, problem: int, outcome: Outcome) -> None:
         """Count one answer."""
@@ -140,12 +199,22 @@ class Report:
         """The method that others are compared with: the target alone where it was run, else the first."""
         return "target" if "target" in self.outcomes else next(iter(self.outcomes))
 
+    @property
+    def faults(self) -> list[str]:
+        """What went wrong, in a line for each method and way; none where all went well."""
+        return [
+            f"{name}: {_SAID.get(kind, kind)} {faults.count} times in {faults.answers} of {method.n} answers"
+            + (f", at last with {faults.last[:200]!r}" if faults.last else "")
+            for name, method in self.methods.items()
+            for kind, faults in method.faults.items()
+        ]
+
     def compare(self, method: str, other: str) -> Comparison:
         """A method against another over the problems that both answered."""
         mine, theirs = self.outcomes[method], self.outcomes[other]
         both = sorted(mine.keys() & theirs.keys())
         first, second = (
-            [(o.correct, o.flops, o.flops_paper) for o in (found[i] for i in both)] for found in (mine, theirs)
+            [(o.correct, o.flops, o.flops_paper) for o in (outcomes[i] for i in both)] for outcomes in (mine, theirs)
         )
         return compare(first, second)
 
@@ -162,18 +231,27 @@ class Report:
             "concurrency": self.concurrency,
             "methods": {name: method.to_dict() for name, method in self.methods.items()},
             "compared_with": self.reference,
-            "comparisons": {name: asdict(found) for name, found in self.comparisons().items()},
+            "comparisons": {name: asdict(comparison) for name, comparison in self.comparisons().items()},
             "problems": [
                 {
                     "prompt": question,
                     "reference": answer,
-                    "methods": {name: self._told(found[i]) for name, found in self.outcomes.items() if i in found},
+                    "methods": {name: self._row(own[i]) for name, own in self.outcomes.items() if i in own},
                 }
                 for i, (question, answer) in enumerate(self.problems)
             ],
         }
 
-    def _told(self, outcome: Outcome) -> dict[str, Any]:
-        told = asdict(outcome) | {"target_share": outcome.by_target / max(1, outcome.steps)}
-        del told["text"]
-        return told
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        row = asdict(outcome) | {"target_share": outcome.by_target / max(1, outcome.steps)}
+        del row["text"]
+        return row
+
+
+_SAID = {
+    "drafter_error": "the drafter failed",
+    "verifier_error": "the verifier failed",
+    "target_error": "the target failed and was tried again",
+    "target_limit": "a limit on the target was reached",
+    "error": "the request failed",
+}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import AbstractContextManager, aclosing, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rsd_core import ConfigurationError, Decoder, Ledger, PromptError, Result, RSDConfig, RunError
+from rsd_core import ConfigurationError, Decoder, Ledger, Method, PromptError, Result, RSDConfig, RunError, parse_method
 from rsd_core.blocking import iterate
-from rsd_integrations.batch import Journal
-from rsd_integrations.evaluation.methods import Method, Models, parse_method
+from rsd_core.methods import RSDMethod
+from rsd_integrations.evaluation.journal import EvaluationJournal
 from rsd_integrations.evaluation.report import Outcome, Report
+from rsd_integrations.evaluation.side_by_side import as_ready
+from rsd_integrations.evaluation.statistics import binomial_test
 from rsd_integrations.evaluation.tasks import Item, Task, find_task
 
 Found = Result | RunError | PromptError
@@ -52,68 +52,69 @@ def evaluate(
     """
     if not methods or concurrency < 1:
         raise ConfigurationError(f"evaluate takes methods and concurrency ≥ 1 (got {methods!r}, {concurrency})")
+    binomial_test(1, 1)  # a missing package is told before anything is computed
     parsed = {name: parse_method(name) for name in methods}
     items = find_task(task).draw(n, seed)
     told = task if isinstance(task, str) else find_task(task).model_dump_json()
-    kept = _journal(journal, config, items, seed, parsed) if journal is not None else None
     report = Report(
         told, seed, concurrency, [(item.question, item.reference) for item in items], {m: {} for m in parsed}
     )
-    for row in kept.rows if kept else ():
-        if row["method"] in parsed:
-            report.add(row["method"], row["problem"], Outcome(**row["outcome"]))
-    progress(report)
-    models = Models(config)
-    decoders = {name: method.build(models) for name, method in parsed.items()}
-    try:
-        for name, method in parsed.items():
+    learners = {name for name, method in parsed.items() if _learns(method, config)}
+    noting: AbstractContextManager[EvaluationJournal | None] = nullcontext()
+    if journal is not None:
+        noting = EvaluationJournal(journal, config, items, seed)
+    with noting as noted:
+        if noted is not None:
+            for name in parsed:
+                for problem, outcome in noted.outcomes(name, in_order=name in learners).items():
+                    report.add(name, problem, outcome)
+        progress(report)
+        setup = config.setup()
+        decoders = {name: method.build(setup.afresh()) for name, method in parsed.items()}
+        for name, decoder in decoders.items():
             todo = [i for i in range(len(items)) if i not in report.outcomes[name]]
-            at_once = 1 if method.learns or (name == "rsd" and config.policy.learns) else concurrency
-            for i, result in iterate(_answers(decoders[name], items, todo, seed, at_once)):
-                if not isinstance(result, Result):
-                    partial = result.partial if isinstance(result, RunError) else None
-                    if not report.outcomes[name] and not (partial and partial.steps):
-                        raise result  # nothing has worked yet: the set-up is broken
-                    result = partial or Result((), "", "error", (), Ledger(), 0.0)
-                outcome = Outcome.of(result, items[i].grade(result.text))
-                report.add(name, i, outcome)
-                if kept and outcome.finish_reason != "error":  # a resumed run tries failures again
-                    kept.add({"method": name, "problem": i, "outcome": asdict(outcome)})
-                progress(report)
-    finally:
-        if kept:
-            kept.close()
+            at_once = 1 if name in learners else concurrency
+            with closing(iterate(_answers(decoder, items, todo, seed, at_once))) as answers:
+                for i, found in answers:
+                    outcome = _outcome(found, items[i], alone=not report.outcomes[name])
+                    report.add(name, i, outcome)
+                    if noted is not None and not outcome.failed:  # a resumed run tries failures again
+                        noted.add_outcome(name, i, outcome)
+                    progress(report)
     return Report(report.task, seed, concurrency, report.problems, report.outcomes)
 
 
-def _journal(file: Path, config: RSDConfig, items: list[Item], seed: int, methods: dict[str, Method]) -> Journal:
-    asked = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
-    about = {"journal": 1, "config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": asked}
-    journal = Journal(file, about)
-    whole = {name for name in methods if sum(row["method"] == name for row in journal.rows) == len(items)}
-    known = {name: method.learns or config.policy.learns for name, method in methods.items()}
-    journal.keep(lambda row: row["method"] in whole or not known.get(row["method"], False))
-    return journal
+def _learns(method: Method, config: RSDConfig) -> bool:
+    """Whether a method's answers depend on those before them."""
+    return method.learns or (isinstance(method, RSDMethod) and method.policy is None and config.policy.learns)
+
+
+def _outcome(found: Found, item: Item, *, alone: bool) -> Outcome:
+    """The outcome of an answer.
+
+    Raises:
+        RunError: Nothing has worked yet, so that the set-up is broken.
+    """
+    error = None if isinstance(found, Result) else found
+    if not isinstance(found, Result):
+        partial = found.partial if isinstance(found, RunError) else None
+        if alone and not (partial and partial.steps):
+            raise found
+        found = partial or Result((), "", "error", (), Ledger(), 0.0)
+    return Outcome.of(found, item.grade(found.text), error)
 
 
 async def _answers(
     decoder: Decoder, items: Sequence[Item], todo: Sequence[int], seed: int, concurrency: int
 ) -> AsyncGenerator[tuple[int, Found], None]:
     """The results by number of the problem, in the order in which they are ready."""
-    slots = asyncio.Semaphore(concurrency)
 
-    async def answer(i: int) -> tuple[int, Found]:
-        async with slots:
-            try:
-                return i, await decoder.arun(items[i].prompt, seed=seed)
-            except (RunError, PromptError) as error:
-                return i, error
+    async def answer(i: int) -> Found:
+        try:
+            return await decoder.arun(items[i].prompt, seed=seed)
+        except (RunError, PromptError) as error:
+            return error
 
-    tasks = [asyncio.ensure_future(answer(i)) for i in todo]
-    try:
-        for task in asyncio.as_completed(tasks):
-            yield await task
-    finally:
-        for pending in tasks:
-            pending.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with aclosing(as_ready(answer, todo, concurrency)) as answers:
+        async for i, found in answers:
+            yield i, found

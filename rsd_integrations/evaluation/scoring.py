@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import logging
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from rsd_core import ConfigurationError, Path, Prompt, RSDError, Step, Verifier, as_prompt
+from rsd_core import ConfigurationError, Path, Prompt, RSDError, Step, Verifier, VerifierError, as_prompt
+from rsd_integrations.evaluation.side_by_side import as_ready
+from rsd_integrations.jsonl import read_lines
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,76 +38,121 @@ class Solution:
             path = path.extend(step)
 
 
-def read_solutions(file: FilePath) -> list[Solution]:
-    """Solutions from a JSONL file, or from a JSON file with a list.
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """An entry that is no problem with a solution."""
+
+    where: str
+    """Its place in the file."""
+    error: str
+    row: Any = None
+    """What stands there, where that is JSON."""
+
+
+FORM = 'an entry is {"problem": "…", "steps": ["…", "…"]} or {"problem": "…", "solution": "…"}'
+
+
+def read_entries(file: FilePath) -> list[Solution | BadRow]:
+    """Solutions from a JSONL file, or from a JSON file with a list; what is none says why.
 
     Each has a `problem` (or `question`, `prompt`; a text or messages) and `steps`, a list, or a `solution` that is cut
     at its blank lines.
 
     Raises:
-        ConfigurationError: No such file, or an entry that is not of this form; its line is named.
+        ConfigurationError: No such file, or nothing in it.
     """
+    lines = read_lines(file)
+    rows = _listed(file) if lines and lines[0].text.lstrip().startswith("[") else None
+    if rows is None:
+        rows = [(f"line {line.number}", line.value, line.error) for line in lines]
+    if not rows:
+        raise ConfigurationError(f"{file} is empty; {FORM}")
+    return [_solution(*row) for row in rows]
+
+
+def read_solutions(file: FilePath) -> list[Solution]:
+    """Solutions as `read_entries` has them, where each of them has to be one.
+
+    Raises:
+        ConfigurationError: No such file, nothing in it, or an entry that is no solution; its place is named.
+    """
+    entries = read_entries(file)
+    bad = [entry for entry in entries if isinstance(entry, BadRow)]
+    if bad:
+        more = f" (and {len(bad) - 1} more)" * (len(bad) > 1)
+        raise ConfigurationError(f"{file}, {bad[0].where}: {bad[0].error}{more}; {FORM}")
+    return [entry for entry in entries if isinstance(entry, Solution)]
+
+
+def _listed(file: FilePath) -> list[tuple[str, Any, str | None]] | None:
+    """The entries of a JSON file with a list, by place; None where it holds something else."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{file} cannot be read: {error}") from error
-    try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else None
-        numbered = enumerate(rows, 1) if rows else enumerate(map(_json, text.splitlines()), 1)
-        found = [_solution(row, f"{file}, entry {number}") for number, row in numbered if row is not None]
-    except ValueError as error:
-        raise error if isinstance(error, ConfigurationError) else ConfigurationError(f"{file}: {error}") from error
-    if not found:
-        raise ConfigurationError(f"{file} is empty; each line is {_FORM}")
-    return found
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return [(f"entry {number}", row, None) for number, row in enumerate(rows, 1)] if isinstance(rows, list) else None
 
 
-_FORM = '{"problem": "…", "steps": ["…", "…"]} or {"problem": "…", "solution": "…"}'
-
-
-def _json(line: str) -> Any:
-    return json.loads(line) if line.strip() else None
-
-
-def _solution(row: Any, where: str) -> Solution:
+def _solution(where: str, row: Any, error: str | None) -> Solution | BadRow:
+    if error is not None:
+        return BadRow(where, error)
     try:
         asked = next(row[key] for key in ("problem", "question", "prompt") if key in row)
-        steps = row["steps"] if "steps" in row else [part.strip("\n") for part in row["solution"].split("\n\n")]
-        steps = [step for step in steps if step.strip()] if "steps" not in row else steps
+        steps = row["steps"] if "steps" in row else _cut(row["solution"])
         prompt = as_prompt(asked)
-    except (StopIteration, KeyError, TypeError, AttributeError, RSDError) as error:
-        raise ConfigurationError(f"{where} is no problem with a solution ({error!r}): {_FORM}") from error
+    except StopIteration:
+        return BadRow(where, "it has no `problem`", row)
+    except KeyError:
+        return BadRow(where, "it has neither `steps` nor a `solution`", row)
+    except (TypeError, ValueError, AttributeError, RSDError) as wrong:
+        return BadRow(where, f"it is no problem with a solution ({wrong})", row)
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
-        raise ConfigurationError(f"{where}: steps are texts that are not blank, at least one")
+        return BadRow(where, "steps are texts that are not blank, at least one", row)
     return Solution(prompt, tuple(steps), row)
 
 
+def _cut(solution: str) -> list[str]:
+    return [part.strip("\n") for part in solution.split("\n\n") if part.strip()]
+
+
 async def score_steps(verifier: Verifier, solution: Solution) -> list[float | None]:
-    """The reward of each step, in order; None where the verifier abstains."""
-    return [(await verifier.score(path, [step])).rewards[0] for path, step in solution.paths()]
+    """The reward of each step, in order; None where the verifier abstains.
+
+    Raises:
+        VerifierError: The verifier did not give one reward in [0, 1].
+    """
+    return [await _score(verifier, path, step) for path, step in solution.paths()]
+
+
+async def _score(verifier: Verifier, path: Path, step: Step) -> float | None:
+    rewards = (await verifier.score(path, [step])).rewards
+    if len(rewards) != 1 or not (rewards[0] is None or 0 <= rewards[0] <= 1):  # NaN fails this as well
+        raise VerifierError(f"{verifier.name!r} gave {rewards} for one step, and no reward in [0, 1]")
+    return rewards[0]
 
 
 async def score_all(
     verifier: Verifier, solutions: Sequence[Solution], concurrency: int = 16
-) -> AsyncIterator[tuple[int, list[float | None] | RSDError]]:
+) -> AsyncGenerator[tuple[int, list[float | None] | RSDError], None]:
     """Rewards of many solutions side by side, in their order; one that cannot be scored gives its error."""
-    slots = asyncio.Semaphore(concurrency)
 
-    async def one(solution: Solution) -> list[float | None] | RSDError:
-        async with slots:
-            try:
-                return await score_steps(verifier, solution)
-            except RSDError as error:
-                return error
+    async def one(i: int) -> list[float | None] | RSDError:
+        try:
+            return await score_steps(verifier, solutions[i])
+        except RSDError as error:
+            return error
+        except Exception as error:
+            logger.debug("a verifier failed", exc_info=error)
+            return VerifierError(f"{verifier.name!r} failed: {type(error).__name__}: {error}")
 
-    tasks = [asyncio.ensure_future(one(solution)) for solution in solutions]
-    try:
-        for i, task in enumerate(tasks):
-            yield i, await task
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    early: dict[int, list[float | None] | RSDError] = {}
+    following = 0
+    async with aclosing(as_ready(one, range(len(solutions)), concurrency)) as scored:
+        async for i, rewards in scored:
+            early[i] = rewards
+            while following in early:
+                yield following, early.pop(following)
+                following += 1
 
 
 def aggregates(rewards: Sequence[float | None]) -> dict[str, float | None]:

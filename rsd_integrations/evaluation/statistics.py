@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from rsd_core import MissingDependency
 
 Interval = tuple[float, float]
 RESAMPLES = 10_000
 
 
-def wilson(right: int, n: int, z: float = 1.96) -> Interval:
-    """The Wilson score interval of a proportion; (0, 1) when nothing was counted."""
+def wilson(right: int, n: int) -> Interval:
+    """The Wilson score interval of 95 % of a proportion; (0, 1) when nothing was counted.
+
+    Raises:
+        ValueError: `right` is not from 0 to `n`.
+    """
     if n == 0:
         return 0.0, 1.0
-    p, zz = right / n, z * z / n
-    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
-    return (middle - half) / (1 + zz), (middle + half) / (1 + zz)
+    ends = binomial_test(right, n).proportion_ci(0.95, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
+def binomial_test(successes: int, n: int) -> Any:
+    """SciPy's exact test of a proportion against one half, with its intervals.
+
+    Raises:
+        MissingDependency: SciPy is not installed.
+    """
+    try:
+        from scipy.stats import binomtest
+    except ModuleNotFoundError as error:
+        raise MissingDependency("scipy", "eval", "comparing methods") from error
+    return binomtest(successes, n, 0.5)
 
 
 def bootstrap(columns: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.float64]:
@@ -50,10 +68,8 @@ def interval(samples: npt.NDArray[np.float64]) -> Interval:
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact McNemar test, two-sided: how likely so uneven a split of the disagreements is between equals."""
-    from scipy.stats import binomtest
-
     both = only_first + only_second
-    return float(binomtest(only_first, both, 0.5).pvalue) if both else 1.0
+    return float(binomial_test(only_first, both).pvalue) if both else 1.0
 
 
 @dataclass(frozen=True, slots=True)

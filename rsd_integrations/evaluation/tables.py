@@ -21,8 +21,8 @@ def markdown(report: Report) -> str:
         f"{report.n} problems of {report.task}, seed {report.seed}; seconds: {report.in_flight}.",
         "",
         "| method | accuracy | 95 % | steps by the target | FLOPs, paper's convention | FLOPs, everything charged "
-        "| seconds per problem |",
-        "|---|---|---|---|---|---|---|",
+        f"| seconds per problem |{' failed | degraded |' * bool(report.faults)}",
+        f"|---|---|---|---|---|---|---|{'---|---|' * bool(report.faults)}",
     ]
     alone = report.methods[report.reference]
     for name, method in report.methods.items():
@@ -32,6 +32,7 @@ def markdown(report: Report) -> str:
             f"| {name} | {method.accuracy:.3f} | {low:.3f}–{high:.3f} | {method.by_target / max(1, method.steps):.1%} "
             f"| {paper} | {flops(method.flops, method.n, alone.flops)} "
             f"| {method.seconds / max(1, method.n):.3f} |"
+            + (f" {method.errors} | {method.degraded} |" if report.faults else "")
         )
     compared = report.comparisons()
     if compared:
@@ -42,10 +43,12 @@ def markdown(report: Report) -> str:
             "| method | difference in accuracy | 95 % | p | only it right | only the other right |",
             "|---|---|---|---|---|---|",
         ]
-    for name, found in compared.items():
-        low, high = found.ci95
+    for name, comparison in compared.items():
+        low, high = comparison.ci95
         lines.append(
-            f"| {name} | {found.difference:+.3f} | {low:+.3f} to {high:+.3f} | {found.p_value:.3g} "
-            f"| {found.only_first} | {found.only_second} |"
+            f"| {name} | {comparison.difference:+.3f} | {low:+.3f} to {high:+.3f} | {comparison.p_value:.3g} "
+            f"| {comparison.only_first} | {comparison.only_second} |"
         )
+    if report.faults:
+        lines += ["", "What went wrong on the way:", "", *(f"- {line}" for line in report.faults)]
     return "\n".join(lines) + "\n"

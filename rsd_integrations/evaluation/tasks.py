@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ValidationError, field_validator
 
 from rsd_core import ConfigurationError, MissingDependency, PromptLike
-from rsd_core.data import explain, from_text
+from rsd_core.data import Data, explain, from_text, unknown
+from rsd_core.plugins import Plugin, Registry, of_class
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
-from rsd_integrations.evaluation.graders import GRADERS, LETTERS, GraderName
+from rsd_integrations.evaluation.graders import GRADERS, LETTERS
 
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
 """System prompt of the paper's math tasks (`qwen25-math-cot`)."""
@@ -40,10 +41,8 @@ class Item:
         return [("system", self.system), ("user", self.question)] if self.system else self.question
 
 
-class Task(BaseModel):
+class Task(Data):
     """A source of problems, as data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def draw(self, n: int | None, seed: int) -> list[Item]:
@@ -88,9 +87,16 @@ class DatasetTask(Task):
     """Fields with the options of a multiple-choice problem: one list, or one each, which are then shuffled."""
     keep: Mapping[str, tuple[str, ...]] = {}
     """Only rows with one of these values in a field."""
-    grader: GraderName = "math"
+    grader: str = "math"
+    """`math`, `choice`, `exact`, or one that an installed package brings."""
     system: str = STEP_BY_STEP
     """System prompt."""
+
+    @field_validator("grader")
+    @classmethod
+    def _loaded(cls, name: str) -> str:
+        GRADERS[name]
+        return name
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         rows = [row for row in self._rows() if all(row.get(field) in allowed for field, allowed in self.keep.items())]
@@ -156,7 +162,7 @@ _STEM = (
     *("high_school_mathematics", "high_school_physics", "high_school_statistics", "machine_learning"),
 )
 KINDS: dict[str, type[Task]] = {"embedded": EmbeddedTask, "dataset": DatasetTask}
-TASKS: dict[str, Task] = {
+BUILT_IN: dict[str, Task | type[Task]] = {
     "embedded": EmbeddedTask(),
     "embedded-dev": EmbeddedTask(split="dev"),
     "gsm8k": DatasetTask(path="openai/gsm8k", config="main", answer_after="####"),
@@ -179,29 +185,53 @@ TASKS: dict[str, Task] = {
     ),
 }
 """Tasks known by name. GPQA asks for an agreement on the hub first."""
-_adapter: TypeAdapter[Task] = TypeAdapter(EmbeddedTask | DatasetTask)
+
+
+def _of_package(plugin: Plugin) -> Task | type[Task]:
+    part = plugin.load()
+    return part if isinstance(part, Task) else of_class(Task)(plugin)  # type: ignore[type-abstract]
+
+
+TASKS: Registry[Task | type[Task]] = Registry("task", "rsd.tasks", BUILT_IN, _of_package)
+"""The built-in tasks, and those of installed packages: a task, or a class of tasks that is made from its fields."""
+FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def find_task(task: str | Mapping[str, Any] | Task) -> Task:
     """A task by name, by the path of a file, by text (`dataset:ORG/NAME,split=train,question=problem`), or from data.
 
     Raises:
-        ConfigurationError: Unknown name, or a field out of its range.
+        ConfigurationError: Unknown name, a field out of its range, or a package that is broken.
     """
     if isinstance(task, Task):
         return task
     if isinstance(task, str):
-        if task in TASKS:
-            return TASKS[task]
-        if Path(task).suffix in (".jsonl", ".json", ".csv", ".parquet") and ":" not in task:
+        if task in TASKS and isinstance(named := TASKS[task], Task):
+            return named
+        if task not in TASKS and ":" not in task and Path(task).suffix in FILES:
             task = f"dataset:{task}"
-        if task.partition(":")[0] not in KINDS:
-            raise ConfigurationError(
-                f"unknown task {task!r}; known are {', '.join(TASKS)}, the path of a .jsonl file, and "
-                "dataset:ORG/NAME,config=…,split=…,question=…,answer=…,grader=…"
-            )
-    data = from_text(task, KINDS, "task") if isinstance(task, str) else dict(task)
+        kind = task.partition(":")[0]
+        cls = _class(kind, task)
+        data = from_text(task, {kind: cls}, "task")
+    else:
+        data = dict(task)
+        cls = _class(data.get("kind", "dataset" if "path" in data else "embedded"), task)
     try:
-        return _adapter.validate_python(data)
+        return cls.model_validate(data)
     except ValidationError as error:
         raise ConfigurationError(f"{task!r} is no valid task: {explain(error)}") from error
+
+
+def _class(kind: str, task: object) -> type[Task]:
+    """The class of tasks that a text or data begins with."""
+    if kind in KINDS:
+        return KINDS[kind]
+    if kind not in TASKS:
+        raise ConfigurationError(
+            f"{unknown('task', kind, TASKS)}, the path of a .jsonl file, and "
+            "dataset:ORG/NAME,config=…,split=…,question=…,answer=…,grader=…"
+        )
+    part = TASKS[kind]
+    if isinstance(part, Task):
+        raise ConfigurationError(f"{task!r}: the task {kind!r} is complete as it is; write its name alone")
+    return part

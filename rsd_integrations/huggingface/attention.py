@@ -1,28 +1,27 @@
 """Attention of a packed batch: every token of every sequence in one forward pass, none of them padding.
 
-A forward pass gets the new tokens of all its sequences end to end, as one row. Linear layers neither know nor care.
-Attention is told apart here, by a function registered with transformers under `rsd`, so that any architecture that
-takes its attention from there runs unchanged. Without a batch it is transformers' own scaled-dot-product attention.
-TorchScript reads this file too; it wants annotations that are evaluated.
+A forward pass gets the new tokens of all its sequences end to end, as one row. Linear layers work on each token alone;
+attention is where sequences differ. It is done here, by a function registered with transformers under `rsd`, so that
+any architecture that takes its attention from there runs unchanged. Without a batch it is transformers' own
+scaled-dot-product attention. TorchScript reads this file too; it wants annotations that are evaluated, so there is no
+`from __future__ import annotations`.
 """
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from rsd_integrations.huggingface.kv_store import KVStore, LayerShape
 
 NAME = "rsd"
-CALL, CALL_GPU = 4e5, 2e7
-"""Bytes of keys and values that attention reads in the time that one more call of it takes to begin."""
-PREPARED = torch.ones(1, 1, 1, 1)
-"""Given as mask, so that transformers makes none: one of four dimensions is taken to be ready-made."""
+LAUNCH_BYTES_CPU, LAUNCH_BYTES_GPU = 4e5, 2e7
+"""Bytes of keys and values that attention reads in the time that it takes to launch one more call of it."""
+READY_MASK = torch.ones(1, 1, 1, 1)
+"""Given as mask, so that transformers makes none: it takes one of four dimensions to be ready-made."""
 
 
 class Piece(NamedTuple):
@@ -39,10 +38,10 @@ class Piece(NamedTuple):
     tokens: int
     """New tokens of all of them."""
     mask: Tensor | None
-    """What each token sees, as a bias [slots, 1, tokens, keys]; None where causal attention is told by its kind."""
-    asked: Tensor | None
-    """Where idle slots lie between: whose query each slot asks with. What those get is left out again."""
-    busy: Tensor | None
+    """What each token sees, as a bias [slots, 1, tokens, keys]; None where all see all, or plainly what is before."""
+    queries: Tensor | None
+    """Where idle slots lie between: the query that each slot is given; idle ones get any, and their results go."""
+    active: Tensor | None
     """The slots among them that have a query of their own."""
 
 
@@ -53,9 +52,9 @@ class Places(NamedTuple):
     positions: Tensor
     """Of each token."""
     slot: int
-    known: int
+    cached: int
     new: int
-    """Of a batch of one sequence: its slot, and its tokens before and now. No new ones where there are several."""
+    """Of a batch of one sequence: its slot, its cached and its new tokens. No new ones where there are several."""
 
 
 def attend(
@@ -68,13 +67,13 @@ def attend(
     pieces: list[Piece],
     scaling: float | None,
 ) -> Tensor:
-    """Keep a layer's new keys and values, and attend to all there are of each sequence.
+    """Cache a layer's new keys and values, and attend to all there are of each sequence.
 
     Args:
         query: [tokens, heads, width], as are key and value, which may have fewer heads.
         key: See query.
         value: See query.
-        keys: Those kept, [slots, heads, length, width], as are values.
+        keys: The cached ones, [slots, heads, length, width], as are values.
         values: See keys.
         places: Where the new ones go.
         pieces: The attention calls that cover the batch.
@@ -86,10 +85,10 @@ def attend(
     if places.new == 0:
         keys.transpose(1, 2)[places.slots, places.positions] = key
         values.transpose(1, 2)[places.slots, places.positions] = value
-    else:  # the same in less time
-        end = places.known + places.new
-        keys[places.slot, :, places.known : end] = key.transpose(0, 1)
-        values[places.slot, :, places.known : end] = value.transpose(0, 1)
+    else:  # the same by slices, which take less time than indices
+        end = places.cached + places.new
+        keys[places.slot, :, places.cached : end] = key.transpose(0, 1)
+        values[places.slot, :, places.cached : end] = value.transpose(0, 1)
     if len(pieces) == 1:
         return _attend(query, keys, values, pieces[0], scaling)
     parts: list[Tensor] = []
@@ -109,38 +108,40 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, piece: Piece, scaling: 
             query.transpose(0, 1)[None], keys, values, mask, 0.0, mask is None, scale=scaling, enable_gqa=groups > 1
         )
         return out[0].transpose(0, 1)
-    asked, busy = piece.asked, piece.busy
-    if asked is not None:
-        query = query.index_select(0, asked)
-    # Heads that share keys ask as several tokens of one head would.
+    queries, active = piece.queries, piece.active
+    if queries is not None:
+        query = query.index_select(0, queries)
+    # One new token each, the newest: it sees all that is cached, so no causal order is needed among queries. Then heads
+    # that share keys may ask as several tokens of one head do, which spares copies of the keys for each of them.
     query = query.reshape(len(query), -1, groups, query.shape[-1]) if groups > 1 else query.unsqueeze(2)
     out = scaled_dot_product_attention(query, keys, values, mask, scale=scaling).flatten(1, 2)
-    return out if busy is None else out.index_select(0, busy)
+    return out if active is None else out.index_select(0, active)
 
 
 class Batch:
     """The sequences of one forward pass: where their tokens lie, and which attention calls cover them."""
 
-    def __init__(self, store: KVStore, spans: Rows[tuple[int, int, int]], ids: list[int]) -> None:
-        """Arrange (slot, tokens known, tokens new) of each sequence; single tokens come first, by slot.
+    def __init__(self, store: KVStore, spans: Sequence[tuple[int, int, int]], ids: list[int]) -> None:
+        """Arrange (slot, cached tokens, new tokens) of each sequence: those with one new token first, by slot.
 
         The new tokens of all sequences are given end to end.
         """
         self.store = store
         device = store.keys[0].device
         if len(spans) == 1:
-            ((slot, known, new),) = only = spans
-            rows, places = [slot] * new, list(range(known, known + new))
+            ((slot, cached, new),) = alone = spans
+            slots, positions = [slot] * new, list(range(cached, cached + new))
         else:
-            only = [(0, 0, 0)]
-            rows = [slot for slot, _, new in spans for _ in range(new)]
-            places = [known + i for _, known, new in spans for i in range(new)]
-        self.ids, slots, self.positions = torch.tensor([ids, rows, places], device=device).unbind()  # one trip
-        self.places = Places(slots, self.positions, *only[0])
-        singles = [(slot, known + 1) for slot, known, new in spans if new == 1]
-        call = CALL if device.type == "cpu" else CALL_GPU
-        self._spans = _neighbours(singles, call * len(store.keys) / store.token_bytes)
-        self._spans += [_Span(slot, [known + new], new, None) for slot, known, new in spans[len(singles) :]]
+            alone = [(0, 0, 0)]
+            slots = [slot for slot, _, new in spans for _ in range(new)]
+            positions = [cached + i for _, cached, new in spans for i in range(new)]
+        # One transfer to the device for all three.
+        self.ids, token_slots, self.positions = torch.tensor([ids, slots, positions], device=device).unbind()
+        self.places = Places(token_slots, self.positions, *alone[0])
+        singles = [(slot, cached + 1) for slot, cached, new in spans if new == 1]
+        launch = LAUNCH_BYTES_CPU if device.type == "cpu" else LAUNCH_BYTES_GPU
+        self._spans = _neighbours(singles, launch * len(store.keys) / store.token_bytes)
+        self._spans += [_Span(slot, [cached + new], new, None) for slot, cached, new in spans[len(singles) :]]
         self._pieces: dict[int | None, list[Piece]] = {}
 
     def pieces(self, window: int | None) -> list[Piece]:
@@ -159,7 +160,7 @@ class Batch:
 
 
 class Survey:
-    """Notes what each layer asks of attention, in place of a batch."""
+    """Notes what each layer wants of attention, in place of a batch."""
 
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
@@ -173,7 +174,7 @@ class Survey:
             ValueError: It asks for more than scaled products in a window.
         """
         if options.get("position_bias") is not None:
-            raise ValueError("its attention has a bias of positions, which is not known here")
+            raise ValueError("its attention has a bias of positions, which is not supported here")
         layer: int = module.layer_idx  # type: ignore[assignment]
         self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
         self.scalings[layer] = options.get("scaling")
@@ -187,7 +188,7 @@ class _Span(NamedTuple):
     lengths: list[int]
     """Of the sequence in each slot, the new tokens among them; 1 where it is idle."""
     new: int
-    busy: list[int] | None
+    active: list[int] | None
     """Which of the slots are not idle; None for all."""
 
     def piece(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Piece:
@@ -197,54 +198,56 @@ class _Span(NamedTuple):
             window = None
         if window is not None and self.new == 1 and len(self.lengths) == 1:
             start, window = longest - window, None  # a lone token sees the window and nothing else: no mask is needed
-        asked = busy = None
-        if self.busy is not None:
-            queries = [0] * len(self.lengths)
-            for i, place in enumerate(self.busy):
-                queries[place] = i
-            rest = len(queries) - len(self.busy)
-            asked, busy = torch.tensor([queries, [*self.busy, *[0] * rest]], device=device).unbind()
-            busy = busy[: len(self.busy)]
+        queries = active = None
+        if self.active is not None:
+            query_of_slot = [0] * len(self.lengths)
+            for i, slot in enumerate(self.active):
+                query_of_slot[slot] = i
+            padding = [0] * (len(query_of_slot) - len(self.active))  # both lists in one transfer to the device
+            queries, active = torch.tensor([query_of_slot, [*self.active, *padding]], device=device).unbind()
+            active = active[: len(self.active)]
         return Piece(
             self.first,
             self.first + len(self.lengths),
             start,
             longest,
             self.new,
-            self.new * len(self.lengths if self.busy is None else self.busy),
+            self.new * len(self.lengths if self.active is None else self.active),
             self._mask(longest, window, dtype, device),
-            asked,
-            busy,
+            queries,
+            active,
         )
 
     def _mask(self, longest: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        known = longest - self.new
+        cached = longest - self.new
         if self.new > 1:
-            if window is None and known == 0:
-                return None
-            mask = torch.full((self.new, longest), -torch.inf, dtype=dtype, device=device).triu_(known + 1)
+            if window is None and cached == 0:
+                return None  # prefill from the start: `_attend` asks for causal attention by its flag
+            # Token i, at position cached + i, sees what is not after it; with a window, its last `window` positions.
+            mask = torch.full((self.new, longest), -torch.inf, dtype=dtype, device=device).triu_(cached + 1)
             if window is not None:
-                mask += torch.full_like(mask, -torch.inf).tril_(known - window)
+                mask += torch.full_like(mask, -torch.inf).tril_(cached - window)
             return mask[None, None]
         if window is None and min(self.lengths) == longest:
-            return None
-        ends, places = torch.tensor(self.lengths, device=device)[:, None], torch.arange(longest, device=device)
-        seen = places < ends if window is None else (places < ends) & (places >= ends - window)
+            return None  # equally long sequences: each sees all of its slot
+        ends, positions = torch.tensor(self.lengths, device=device)[:, None], torch.arange(longest, device=device)
+        seen = positions < ends if window is None else (positions < ends) & (positions >= ends - window)
         return torch.where(seen, 0.0, -torch.inf).to(dtype)[:, None, None]
 
 
-def _neighbours(singles: list[tuple[int, int]], call: float) -> list[_Span]:
+def _neighbours(singles: list[tuple[int, int]], launch: float) -> list[_Span]:
     """What attention calls over single tokens run over, given as (slot, length) in order of their slots.
 
     A call reads as much of every slot as of its longest one, and the idle slots in between as well. So a sequence has
-    a call with those before it where that reads less than they and it apart, and one more call, worth so many tokens.
+    a call with those before it where that reads less than they and it apart, and the launch of one more call, which is
+    worth so many tokens.
     """
     spans: list[_Span] = []
     group: list[tuple[int, int]] = []
     first = last = longest = 0
     for slot, length in singles:
         most = max(longest, length)
-        if group and (slot - first + 1) * most > (last - first + 1) * longest + length + call:
+        if group and (slot - first + 1) * most > (last - first + 1) * longest + length + launch:
             spans.append(_together(group))
             group, most = [], length
         if not group:
@@ -260,8 +263,8 @@ def _together(group: list[tuple[int, int]]) -> _Span:
     lengths = [1] * (last - first + 1)
     for slot, length in group:
         lengths[slot - first] = length
-    busy = None if len(lengths) == len(group) else [slot - first for slot, _ in group]
-    return _Span(first, lengths, 1, busy)
+    active = None if len(lengths) == len(group) else [slot - first for slot, _ in group]
+    return _Span(first, lengths, 1, active)
 
 
 def forward(
@@ -275,6 +278,8 @@ def forward(
 ) -> tuple[Tensor, None]:
     """The function that transformers calls in every layer, with [1, heads, tokens, width]."""
     if not isinstance(batch, Batch):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         if batch is not None:
             batch.note(module, key, value, options)
         out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
@@ -284,5 +289,11 @@ def forward(
     return batch.attend(layer, query, key, value, options.get("scaling"), options.get("sliding_window"))[None], None
 
 
-AttentionInterface.register(NAME, forward)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+@cache
+def register() -> None:
+    """Make this attention known to transformers, for models that run by their own modules."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -15,30 +15,32 @@ from typing import Any
 import torch
 
 from rsd_core import Interrupted
-from rsd_integrations.huggingface.calls import Call, Made
+from rsd_core.concurrency import outlast
+from rsd_core.interfaces import usage_of
+from rsd_integrations.huggingface.calls import Answer, Call
 from rsd_integrations.huggingface.runner import Runner
 
-PATIENCE = 32
-"""One part in so many of what a model has waited is added to the time that it takes."""
-_ALL = torch.get_num_threads()
-SMALL = 1e8
+AGING = 32
+"""One part in so many of what a model has waited is added to the time that counts for its priority."""
+ALL_THREADS = torch.get_num_threads()
+SINGLE_THREAD_FLOPS = 1e8
 """FLOPs per token below which one thread is fastest. Below some fifty million weights, waiting for each other costs
 the threads more than sharing the work saves, and on a busy machine many times more."""
 
 
 def threads_for(flops_per_token: float) -> int:
     """How many threads a model's forward pass should use on a CPU."""
-    return 1 if flops_per_token < SMALL else _ALL
+    return 1 if flops_per_token < SINGLE_THREAD_FLOPS else ALL_THREADS
 
 
 @dataclass(slots=True)
-class _Due:
+class _Queue:
     """What waits for a model."""
 
-    arrived: list[Call[Any]] = field(default_factory=list)
+    new_calls: list[Call[Any]] = field(default_factory=list)
     """Calls that it has not taken in yet."""
     waited: float = 0.0
-    """Seconds that the forward passes of others since its last one are known to take."""
+    """Seconds that the forward passes of other models since its last one are known to take."""
     running: bool = False
 
 
@@ -60,101 +62,104 @@ class Engine:
 
     def reset(self) -> None:
         """Start from nothing, as in a forked process, which inherits no threads."""
-        for runner in getattr(self, "_due", {}):
+        for runner in getattr(self, "_queues", {}):
             runner.fail(RuntimeError("the process was forked"))
         self._lock = threading.Lock()
-        self._due: dict[Runner, _Due] = {}
-        self._free = self._threads
+        self._queues: dict[Runner, _Queue] = {}
+        self._free_threads = self._threads
         self._workers: list[threading.Thread] = []
-        self._asleep: list[threading.Semaphore] = []
-        """One for each worker without work; the last to fall asleep is woken first, for its core knows the models."""
+        self._idle_workers: list[threading.Semaphore] = []
+        """What wakes each worker without work. The last one to fall asleep is woken first: its core still has the
+        weights in its caches."""
         self._closed = False
 
-    async def perform(self, runner: Runner, call: Call[Made]) -> Made:
+    async def run(self, runner: Runner, call: Call[Answer]) -> Answer:
         """Run a call.
 
         Raises:
             Interrupted: The caller was cancelled after some work; nothing of the call outlives it.
         """
         with self._lock:
-            self._due.setdefault(runner, _Due()).arrived.append(call)
-            self._wake()
-        waiting = asyncio.wrap_future(call.future)
+            if self._closed:
+                raise RuntimeError("the process is about to end, and its models with it")
+            self._queues.setdefault(runner, _Queue()).new_calls.append(call)
+            self._wake_worker()
+        done = asyncio.wrap_future(call.future)
         try:
-            return await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            call.cancelled = True
-            made = await waiting
-            if not made.usage.computed:
-                raise
-            raise Interrupted(made.usage) from None
+            return await asyncio.shield(done)
+        except asyncio.CancelledError as cancelled:
+            call.cancelled = True  # the engine ends it before the model's next forward pass
+            await outlast(done)
+            error = done.exception()
+            usage = done.result().usage if error is None else usage_of(error)
+            raise Interrupted(usage) if usage is not None and usage.computed else cancelled from None
 
     def close(self) -> None:
         """End the threads."""
         with self._lock:
             self._closed = True
-            for bed in self._asleep:
-                bed.release()
+            for wakeup in self._idle_workers:
+                wakeup.release()
         for worker in self._workers:
             worker.join(5)
 
     @torch.inference_mode()
     def _work(self) -> None:
-        bed = threading.Semaphore(0)
+        wakeup = threading.Semaphore(0)
         while self._advance():
             with self._lock:
-                if self._next() is not None or self._closed:
+                if self._choose() is not None or self._closed:
                     continue
-                self._asleep.append(bed)
-            bed.acquire()
+                self._idle_workers.append(wakeup)
+            wakeup.acquire()
 
     def _advance(self) -> bool:
-        """One forward pass of the model that is due; False to end. Nothing idle holds the last model."""
+        """One forward pass of the model that comes next; False to end. A worker without work holds no model."""
         with self._lock:
-            runner = self._next()
+            runner = self._choose()
             if runner is None:
                 return not self._closed
-            due, threads = self._due[runner], min(runner.threads, self._threads)
-            due.running, self._free = True, self._free - threads
-            arrived, due.arrived = due.arrived, []
-            self._wake()
+            queue, threads = self._queues[runner], min(runner.threads, self._threads)
+            queue.running, self._free_threads = True, self._free_threads - threads
+            new_calls, queue.new_calls = queue.new_calls, []
+            self._wake_worker()
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)  # holds for this thread alone
-        works: list[Callable[[], None]] = [*(partial(runner.start, call) for call in arrived), runner.step]
+        works: list[Callable[[], None]] = [*(partial(runner.start, call) for call in new_calls), runner.step]
         for work in works:
             try:
                 work()
-            except Exception as error:  # whatever it is, it is the callers' to hear
+            except BaseException as error:  # whatever it is, callers are to hear of it, and the thread is to live on
                 runner.fail(error)
         with self._lock:
-            for other in self._due.values():
-                other.waited += runner.pace
-            due.running, due.waited, self._free = False, 0.0, self._free + threads
-            if not runner.waiting and not due.arrived:
-                del self._due[runner]
+            for other in self._queues.values():
+                other.waited += runner.pass_seconds
+            queue.running, queue.waited, self._free_threads = False, 0.0, self._free_threads + threads
+            if not runner.waiting_rows and not queue.new_calls:
+                del self._queues[runner]
         return True
 
-    def _next(self) -> Runner | None:
-        """The model that is due; None where there is none, or where it waits for threads."""
-        idle = [runner for runner, due in self._due.items() if not due.running]
-        if not idle or not self._free:
+    def _choose(self) -> Runner | None:
+        """The model that runs next; None where there is none, or where it waits for threads."""
+        waiting = [runner for runner, queue in self._queues.items() if not queue.running]
+        if not waiting or not self._free_threads:
             return None
-        side_by_side = all(runner.threads < self._threads for runner in self._due)
-        runner = max(idle, key=partial(self._weight, side_by_side))
-        return runner if min(runner.threads, self._threads) <= self._free else None
+        side_by_side = all(runner.threads < self._threads for runner in self._queues)
+        runner = max(waiting, key=partial(self._priority, side_by_side))
+        return runner if min(runner.threads, self._threads) <= self._free_threads else None
 
-    def _weight(self, side_by_side: bool, runner: Runner) -> float:
-        due = self._due[runner]
-        rows = runner.waiting + len(due.arrived)
-        time = runner.pace + due.waited / PATIENCE
-        return rows * (time if side_by_side else sqrt(time))
+    def _priority(self, side_by_side: bool, runner: Runner) -> float:
+        queue = self._queues[runner]
+        rows = runner.waiting_rows + len(queue.new_calls)
+        seconds = runner.pass_seconds + queue.waited / AGING
+        return rows * (seconds if side_by_side else sqrt(seconds))
 
-    def _wake(self) -> None:
-        """Let somebody run what is due."""
-        if self._next() is None:
+    def _wake_worker(self) -> None:
+        """Let somebody run the model that comes next."""
+        if self._choose() is None:
             return
-        if self._asleep:
-            self._asleep.pop().release()
+        if self._idle_workers:
+            self._idle_workers.pop().release()
         elif len(self._workers) < self._threads:
             worker = threading.Thread(target=self._work, name=f"rsd-engine-{len(self._workers)}", daemon=True)
             self._workers.append(worker)
@@ -167,7 +172,7 @@ _engines: dict[torch.device, Engine] = {}
 def engine_of(device: torch.device) -> Engine:
     """The engine that all models of a device share."""
     engine = _engines.get(device)
-    return engine or _engines.setdefault(device, Engine(_ALL if device.type == "cpu" else 1))
+    return engine or _engines.setdefault(device, Engine(ALL_THREADS if device.type == "cpu" else 1))
 
 
 def _after_fork() -> None:

@@ -17,7 +17,7 @@ from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.reward_models import Weights
 from rsd_integrations.prm_formats import CONFIG_KEY, Head, find_format, fits
 
-KEPT = ("*.json", "*.jinja", "*.txt", "*.model")
+COPIED_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 CLASSES = {1: "Qwen2ForRewardModel", 2: "Qwen2ForProcessRewardModel"}
 """vLLM's classes by the outputs of their head: a linear layer as wide as the model, ReLU, and another one."""
 
@@ -49,7 +49,7 @@ def export(model: str, out: Path, *, format: str | None = None) -> Path:
         )
     owned = {f"{layer}.{part}" for layer in head.layers for part in ("weight", "bias")}
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in KEPT:
+    for pattern in COPIED_FILES:
         for file in folder.glob(pattern):
             if not file.name.endswith(".index.json"):
                 shutil.copy(file, out)
@@ -57,9 +57,9 @@ def export(model: str, out: Path, *, format: str | None = None) -> Path:
     for file in loading.shards(folder, model):
         names = _without(file, owned, out)
         index |= dict.fromkeys(names, file.name)
-    made = _head(head, weights)
-    save_file(made, out / "reward-head.safetensors", metadata={"format": "pt"})
-    index |= dict.fromkeys(made, "reward-head.safetensors")
+    head_tensors = _head(head, weights)
+    save_file(head_tensors, out / "reward-head.safetensors", metadata={"format": "pt"})
+    index |= dict.fromkeys(head_tensors, "reward-head.safetensors")
     (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}, indent=1))
     changes = {"architectures": [CLASSES[head.outputs]], "model_type": "qwen2", CONFIG_KEY: form.name}
     config = {key: value for key, value in raw.items() if key != "auto_map"} | changes
@@ -71,15 +71,15 @@ def _without(file: Path, owned: set[str], out: Path) -> list[str]:
     """Put a shard into the folder without some of its tensors; the names of the others."""
     with safe_open(file, framework="pt") as opened:
         names = sorted(opened.keys())
-        kept = [name for name in names if name not in owned]
-        if kept != names:
-            save_file({name: opened.get_tensor(name) for name in kept}, out / file.name, metadata={"format": "pt"})
-            return kept
+        others = [name for name in names if name not in owned]
+        if others != names:
+            save_file({name: opened.get_tensor(name) for name in others}, out / file.name, metadata={"format": "pt"})
+            return others
     try:
         os.link(file.resolve(), out / file.name)
     except OSError:
         shutil.copy(file, out)
-    return kept
+    return others
 
 
 def _head(head: Head, weights: Weights) -> dict[str, Tensor]:

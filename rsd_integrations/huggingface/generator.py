@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rsd_core import Drafter, Generation, Message, NextWord, Path, PromptError, Step, StepRequest, Target, Usage
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.abilities import Abilities
-from rsd_integrations.huggingface.calls import Output, Reading, StepEnd, Writing
-from rsd_integrations.huggingface.engine import engine_of, threads_for
-from rsd_integrations.huggingface.runner import Runner
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.huggingface.assisted_generation import AssistedGeneration
+from rsd_integrations.huggingface.bare_model import BareModel
+from rsd_integrations.huggingface.calls import Output
+from rsd_integrations.huggingface.checks import check_prompt
+from rsd_integrations.huggingface.engine import engine_of
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+from rsd_integrations.huggingface.generate_call import GenerateCall
+from rsd_integrations.huggingface.log_likelihoods import LogLikelihoods
+from rsd_integrations.huggingface.score_call import ScoreCall
+from rsd_integrations.huggingface.step_end import StepEnd
 from rsd_integrations.prm_formats import Layout
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-class HuggingFaceGenerator(Abilities, Drafter, Target):
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
+
+
+class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
     """A causal language model that writes steps.
 
     Keys and values of accepted steps stay cached for each path, so that every token is computed once. Calls of any
@@ -25,18 +34,14 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, cache_bytes: float | None = None
+        self,
+        model: PreTrainedModel | BareModel,
+        tokenizer: PreTrainedTokenizerBase | BareTokenizer,
+        name: str,
+        cache_bytes: float | None = None,
     ) -> None:
-        self.name = name
-        self.model = model
-        self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-        self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
-        self.runner = Runner.of(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
-        self.context = self.runner.context
-        """Longest sequence in tokens."""
+        super().__init__(model, tokenizer, name, cache_bytes)
         self.renders_tools = self.vocabulary.renders_tools
-        self._ends = _end_ids(model, tokenizer)
-        self._step_ends: dict[str | None, StepEnd] = {None: StepEnd(self.vocabulary, self._ends)}
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed.
@@ -45,15 +50,15 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
             PromptError: The prompt alone fills the model's context.
         """
         ids, prompt = self.vocabulary.ids(path)
-        if prompt >= self.context:
-            raise PromptError(f"the prompt has {prompt} tokens, the context of {self.name} is {self.context}")
-        room = min(request.max_tokens, self.context - len(ids))
-        if room <= 0:
+        check_prompt(prompt, self.context, self.name)
+        max_tokens = min(request.max_tokens, self.context - len(ids))
+        if max_tokens <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
         guess = () if request.guess is None or len(request.seeds) > 1 else self.vocabulary.step(request.guess)
-        end = self._step_end(request.delimiter)
-        call = Writing(path, self.runner.cache, ids, request, room, end, guess[: room - 1])
-        return await engine_of(self.runner.device).perform(self.runner, call)
+        delimiter = None if request.delimiter is None else request.delimiter.encode()
+        end = StepEnd(self.vocabulary, self.eos_ids, delimiter)
+        call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess[: max_tokens - 1])
+        return await engine_of(self.runner.device).run(self.runner, call)
 
     async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
         """Log-probabilities of words as the next text; what was read of the path stays cached.
@@ -69,35 +74,17 @@ class HuggingFaceGenerator(Abilities, Drafter, Target):
         firsts = self.vocabulary.first_tokens(ids[-1], words)
         logprobs: list[float] = []
 
-        def read(rows: Sequence[tuple[Output, Layout]]) -> list[float]:
-            ((output, _),) = rows
+        def note(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
+            ((output, _),) = candidates
             assert output.logits is not None
             logprobs.extend(output.logits[-1].float().log_softmax(-1)[firsts].tolist())
             return [0.0]
 
         # A judged step is a path of its own that may not live on; the path before it does, and serves those after it.
-        call = Reading(path.parent or path, self.runner.cache, ids[:-1], prompt, [Layout((ids[-1],), read=(0,))], read)
-        scores = await engine_of(self.runner.device).perform(self.runner, call)
+        layout = Layout((ids[-1],), read=(0,))
+        call = ScoreCall(path.parent or path, self.runner.cache, ids[:-1], prompt, [layout], note)
+        scores = await engine_of(self.runner.device).run(self.runner, call)
         return NextWord(tuple(logprobs), scores.usage)
-
-    def _step_end(self, delimiter: str | None) -> StepEnd:
-        if delimiter not in self._step_ends:
-            assert delimiter is not None
-            endings = self.vocabulary.endings(delimiter)
-            self._step_ends[delimiter] = StepEnd(self.vocabulary, self._ends, endings, delimiter.encode())
-        return self._step_ends[delimiter]
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends an answer: of the generation defaults, the configuration and the tokenizer."""
-    found: set[int] = set()
-    for value in (
-        None if model.generation_config is None else model.generation_config.eos_token_id,
-        model.config.eos_token_id,
-        tokenizer.eos_token_id,
-    ):
-        found.update([value] if isinstance(value, int) else value or [])
-    return frozenset(found)
 
 
 def load_generator(
@@ -126,5 +113,5 @@ def load_generator(
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or loading.default_dtype(where, files)
     return HuggingFaceGenerator(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), loading.load_tokenizer(folder), model, cache_bytes
+        loading.load_causal_lm(folder, kind, where, allow_pickles), load_tokenizer(folder), model, cache_bytes
     )

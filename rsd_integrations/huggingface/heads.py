@@ -30,9 +30,9 @@ class RewardHead(nn.Module):
             return out.softmax(-1)[..., 1]
         return out[..., 0].sigmoid() if out.dim() == 2 else out[..., 0].sigmoid().mean(0)
 
-    def judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
-        """Rewards of candidates, each by what was read of it at one place."""
-        hidden = torch.cat([output.hidden for output, _ in read if output.hidden is not None])
+    def rewards(self, candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
+        """Rewards of candidates, each by what its body gave at one place."""
+        hidden = torch.cat([output.hidden for output, _ in candidates if output.hidden is not None])
         rewards: list[float] = self(hidden).tolist()
         return rewards
 
@@ -50,7 +50,7 @@ class EnsembleLinear(nn.Module):
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A layer of these numbers."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    """A layer of these numbers, in their dtype."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
     layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     return layer

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from math import exp
+from math import exp, isnan, nan
 from statistics import fmean
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Verifier, VerifierError
+from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Verifier
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.calls import Output, Reading
-from rsd_integrations.huggingface.engine import engine_of, threads_for
-from rsd_integrations.huggingface.runner import Runner
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.huggingface.bare_model import BareModel
+from rsd_integrations.huggingface.calls import Output
+from rsd_integrations.huggingface.causal_lm import CausalLM
+from rsd_integrations.huggingface.checks import check_rewards, check_scored
+from rsd_integrations.huggingface.engine import engine_of
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+from rsd_integrations.huggingface.score_call import ScoreCall
 from rsd_integrations.prm_formats import Layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 How = Literal["min", "mean", "entropy"]
 
@@ -38,7 +45,7 @@ def likelihoods(logits: Tensor, tokens: Tensor, how: How) -> Tensor:
     return logprobs.gather(1, tokens[:, None]).squeeze(1)
 
 
-class LikelihoodVerifier(Verifier):
+class LikelihoodVerifier(CausalLM, Verifier):
     """Scores a step by its likelihood under a causal language model: by default, that of its least likely token.
 
     This is no trained process reward model: it says what its language model would not have written. It suits tasks
@@ -48,43 +55,35 @@ class LikelihoodVerifier(Verifier):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | BareModel,
+        tokenizer: PreTrainedTokenizerBase | BareTokenizer,
         name: str,
         how: How = "min",
         cache_bytes: float | None = None,
     ) -> None:
         if how not in ("min", "mean", "entropy"):
             raise ConfigurationError(f"how={how!r} is unknown; choose min, mean or entropy")
-        self.name = name
         self.how: How = how
-        self.model = model
-        self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-        self.flops_per_token = loading.flops_per_token(model.base_model, loading.output_head(model))
-        self.runner = Runner.of(model, threads=threads_for(self.flops_per_token), budget=cache_bytes)
-        self.context = self.runner.context
-        """Longest sequence in tokens."""
+        super().__init__(model, tokenizer, name, cache_bytes)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Likelihood of each candidate, given the path.
 
         Raises:
-            VerifierError: Path and step are longer than the model's context.
+            PromptError: The prompt alone fills the model's context.
+            VerifierError: Path and step are longer than the context, or the score is no number.
         """
-        before, prompt = self.vocabulary.ids(path)
+        prefix, prompt = self.vocabulary.ids(path)
         layouts = [self._layout(self.vocabulary.step(step)) for step in steps]
-        longest = len(before) + max(len(layout.feed) for layout in layouts)
-        if longest > self.context:
-            raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
-        return await engine_of(self.runner.device).perform(
-            self.runner, Reading(path, self.runner.cache, before, prompt, layouts, self._judge)
-        )
+        check_scored(prompt, len(prefix) + max(len(layout.feed) for layout in layouts), self.context, self.name)
+        call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, self._rewards)
+        return check_rewards(await engine_of(self.runner.device).run(self.runner, call), self.name)
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
         before, ids = self.vocabulary.ids(path)[0], self.vocabulary.ids(path.extend(step))[0]
         tokenizer = self.vocabulary.tokenizer
-        names = tokenizer.convert_ids_to_tokens(ids)
+        names: Any = tokenizer.convert_ids_to_tokens(ids)
         read = tuple(range(len(before) - 1, len(ids) - 1))
         return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
 
@@ -93,15 +92,16 @@ class LikelihoodVerifier(Verifier):
         """What a model gives at a token is its opinion on the next; the last one's is of use to the next step."""
         return Layout(tuple(ids), read=tuple(range(-1, len(ids))))
 
-    def _judge(self, read: Sequence[tuple[Output, Layout]]) -> list[float]:
-        logits = torch.cat([output.logits[:-1] for output, _ in read if output.logits is not None])
-        tokens = torch.tensor([id_ for _, layout in read for id_ in layout.feed], device=logits.device)
-        likely = likelihoods(logits, tokens, self.how).tolist()
-        ends = accumulate(len(layout.feed) for _, layout in read)
-        spans = [likely[end - len(layout.feed) : end] for end, (_, layout) in zip(ends, read, strict=True)]
-        # The logarithms of probabilities, or negative entropies; rounding may put them above 0.
+    def _rewards(self, candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
+        logits = torch.cat([output.logits[:-1] for output, _ in candidates if output.logits is not None])
+        tokens = torch.tensor([id_ for _, layout in candidates for id_ in layout.feed], device=logits.device)
+        values = likelihoods(logits, tokens, self.how).tolist()
+        ends = accumulate(len(layout.feed) for _, layout in candidates)
+        spans = [values[end - len(layout.feed) : end] for end, (_, layout) in zip(ends, candidates, strict=True)]
         fold = min if self.how == "min" else fmean
-        return [min(1.0, exp(fold(span))) for span in spans]
+        # The logarithms of probabilities, or negative entropies; rounding may put them above 0. A NaN is not to be lost
+        # in a minimum.
+        return [nan if any(map(isnan, span)) else min(1.0, exp(fold(span))) for span in spans]
 
 
 def load_likelihood(
@@ -122,9 +122,5 @@ def load_likelihood(
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or loading.default_dtype(where, files)
     return LikelihoodVerifier(
-        loading.load_causal_lm(folder, kind, where, allow_pickles),
-        loading.load_tokenizer(folder),
-        model,
-        how,
-        cache_bytes,
+        loading.load_causal_lm(folder, kind, where, allow_pickles), load_tokenizer(folder), model, how, cache_bytes
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-LARGE = 100_000
+BLOCKS_FROM = 100_000
 """Entries from which oneDNN's blocks pay: below, preparing its call takes longer than it saves."""
-_HINT = 8
+_BATCH_ROWS = 8
 """Rows that the blocks are chosen for."""
 
 
@@ -28,8 +28,9 @@ class Linear(nn.Module):
         weight = layers[0].weight.detach() if len(layers) == 1 else _fused([layer.weight for layer in layers])
         self.blocks: Tensor | None = None
         self.columns = weight.t()
-        if copy and weight.numel() >= LARGE and _has_blocks(weight.dtype):
-            self.blocks = torch.ops.mkldnn._reorder_linear_weight.default(weight, _HINT)
+        if copy and weight.numel() >= BLOCKS_FROM and _has_blocks(weight.dtype):
+            self.blocks = torch.ops.mkldnn._reorder_linear_weight.default(weight, _BATCH_ROWS)
+            self.columns = weight.new_empty(0)  # not used, and nothing here keeps the weight in memory
         elif copy:
             self.columns = self.columns.contiguous()
 
@@ -37,8 +38,8 @@ class Linear(nn.Module):
         """For every row of x."""
         blocks, bias = self.blocks, self.bias
         if blocks is not None:
-            found: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
-            return found
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
+            return out
         return torch.mm(x, self.columns) if bias is None else torch.addmm(bias, x, self.columns)
 
     def onto(self, sum_: Tensor, x: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class Linear(nn.Module):
         return torch.addmm(sum_, x, self.columns) if self.blocks is None else self.forward(x).add_(sum_)
 
 
-def _fused(parts: Rows[Tensor]) -> Tensor:
+def _fused(parts: Sequence[Tensor]) -> Tensor:
     """Weights or biases of some layers as one tensor, of which the layers keep views."""
     whole = torch.cat([part.detach() for part in parts])
     for part, view in zip(parts, whole.split_with_sizes([len(part) for part in parts]), strict=True):
@@ -58,7 +59,7 @@ def _fused(parts: Rows[Tensor]) -> Tensor:
 def _has_blocks(dtype: torch.dtype) -> bool:
     """Whether this build and this CPU have oneDNN's blocks for a dtype; told by trying."""
     try:
-        torch.ops.mkldnn._reorder_linear_weight.default(torch.zeros(16, 16, dtype=dtype), _HINT)
+        torch.ops.mkldnn._reorder_linear_weight.default(torch.zeros(16, 16, dtype=dtype), _BATCH_ROWS)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return True

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from rsd_core import ConfigurationError
-from rsd_integrations.huggingface import planner
+from rsd_integrations.huggingface import from_pretrained, memory
+from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.linear import Linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
 """What is fetched of a repository: no code, and pickles only where they are asked for."""
@@ -51,6 +50,9 @@ def find(model: str, pickles: bool = False) -> Path:
         return folder
     if model.startswith((".", "/", "~")):
         raise ConfigurationError(f"there is no folder {model!r}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
     try:
         return Path(snapshot_download(model, allow_patterns=[*FILES, "*.bin", "*.pt"] if pickles else FILES))
     except (RepositoryNotFoundError, HFValidationError, OSError) as error:
@@ -109,7 +111,7 @@ def default_dtype(device: torch.device, files: Sequence[Path]) -> torch.dtype:
         device: Where it is to run.
         files: Its safetensors, which tell how large it is; without any it counts as small.
     """
-    slower = device.type == "cpu" and (planner.count(files) < LARGE or not _bf16_is_faster())
+    slower = device.type == "cpu" and (memory.count_weights(files) < LARGE or not _bf16_is_faster())
     return torch.float32 if slower else torch.bfloat16
 
 
@@ -136,24 +138,6 @@ def _bf16_is_faster() -> bool:
         return max(ratio(1), ratio(64)) < CLEARLY
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' loading bars off the terminal."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return tokenizer
-
-
 def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickles: bool) -> PreTrainedModel:
     """A causal language model, ready to run; one that is loaded already is shared by all who use it.
 
@@ -164,21 +148,24 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
     with _loading:
         model: PreTrainedModel | None = _loaded.get(key)
         if model is None:
-            planner.check([planner.need(str(folder), shards(folder, "", pickles), read_config(folder), dtype)], device)
-            with quiet():
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickles else True
-                )
-            nn.Module.to(model, device)
-            nn.Module.eval(model)
-            _loaded[key] = model
+            memory.check_fit(
+                [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), dtype)], device
+            )
+            model = _loaded[key] = from_pretrained.load_causal_lm(folder, dtype, device, pickles)
         return model
 
 
-def output_head(model: PreTrainedModel) -> nn.Module:
-    """The layer from hidden states to logits."""
+def of_transformers(model: PreTrainedModel | BareModel) -> PreTrainedModel:
+    """A model as transformers makes it."""
+    return model.transformers if isinstance(model, BareModel) else model
+
+
+def flops_of(model: PreTrainedModel | BareModel) -> float:
+    """FLOPs per token of a language model, its output head included."""
+    if isinstance(model, BareModel):
+        return model.flops_per_token
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return head
+    return flops_per_token(model.base_model, head)
 
 
 def flops_per_token(body: nn.Module, *heads: nn.Module) -> float:

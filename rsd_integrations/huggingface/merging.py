@@ -17,7 +17,7 @@ from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.shared import HEAD
 
 Method = Literal["linear", "ties"]
-KEPT = ("*.json", "*.jinja", "*.txt", "*.model")
+COPIED_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 """Files of the writing model that the merged checkpoint takes over."""
 
 
@@ -66,7 +66,7 @@ def merge(
         for name, tensor in mine.items()
     }
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in KEPT:
+    for pattern in COPIED_FILES:
         for file in loading.find(writer).glob(pattern):
             if not file.name.endswith(".index.json"):
                 shutil.copy(file, out)

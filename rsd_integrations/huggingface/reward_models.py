@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer, quiet
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.prm_formats import Head, PRMFormat, Reader, bind, find_format, fits
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 class Weights:
@@ -90,9 +92,9 @@ def load_verifier(
     kind = kind or loading.default_dtype(where, files)
     raw = loading.read_config(folder)
     weights = Weights(folder, model, allow_pickles)
-    apart: dict[str, tuple[int, ...]] = {file.name: () for file in folder.glob("*.pt")}
-    form = find_format(raw, weights.shapes | apart, model, format)
-    tokenizer = loading.load_tokenizer(folder)
+    separate_files: dict[str, tuple[int, ...]] = {file.name: () for file in folder.glob("*.pt")}
+    form = find_format(raw, weights.shapes | separate_files, model, format)
+    tokenizer = load_tokenizer(folder)
     reader = bind(form, tokenizer, model, separator)
     config = _config(raw | ({} if context is None else {"max_position_embeddings": context}), model)
     head = _head(form, reader, weights, folder, config, allow_pickles).to(where).eval()
@@ -102,6 +104,9 @@ def load_verifier(
 
 def _config(raw: dict[str, Any], model: str) -> PretrainedConfig:
     """The native configuration. Remote code is never needed: its classes only add the head that we load ourselves."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
     kind = str(raw.get("model_type", ""))
     kind = {"qwen2_rm": "qwen2"}.get(kind, kind)
     try:
@@ -121,16 +126,18 @@ def _body(
     folder: Path, config: PretrainedConfig, dtype: torch.dtype, where: torch.device, weights: Weights, pickles: bool
 ) -> PreTrainedModel:
     """The native body, checked to be whole: what is missing or not finite would make every score random."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
     native: Any = MODEL_MAPPING[type(config)]
     # The heads are none of the body's business.
     body_class: Any = type(native.__name__, (native,), {"_keys_to_ignore_on_load_unexpected": [".*"]})
-    with loading.quiet():
-        body, told = body_class.from_pretrained(
+    with quiet():
+        body, loading_info = body_class.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=None if pickles else True, output_loading_info=True
         )
     model = weights.model
-    if told["missing_keys"] or told.get("mismatched_keys"):
-        lost = sorted(str(key) for key in (*told["missing_keys"], *told.get("mismatched_keys", ())))
+    if loading_info["missing_keys"] or loading_info.get("mismatched_keys"):
+        lost = sorted(str(key) for key in (*loading_info["missing_keys"], *loading_info.get("mismatched_keys", ())))
         raise ConfigurationError(
             f"{model}: {len(lost)} tensors of the body are not in its weights, {', '.join(lost[:3])} first. Is the "
             "download complete, and does config.json belong to it?"
@@ -141,10 +148,10 @@ def _body(
         # Frequencies of rotary embeddings are in (0, 1]; uninitialised memory is not.
         if not torch.isfinite(buffer).all() or ("inv_freq" in name and not ((buffer > 0) & (buffer <= 1)).all()):
             raise ConfigurationError(f"{model}: the buffer {name} holds no sensible numbers after loading")
-    wrong = {str(p.dtype) for p in body.parameters() if p.dtype != dtype}
-    if wrong:
+    others = {str(p.dtype) for p in body.parameters() if p.dtype != dtype}
+    if others:
         raise ConfigurationError(
-            f"{model}: loaded with weights of {', '.join(sorted(wrong))} where {dtype} was asked for"
+            f"{model}: loaded with weights of {', '.join(sorted(others))} where {dtype} was asked for"
         )
     loaded: PreTrainedModel = body
     return loaded
@@ -163,10 +170,10 @@ def _head(
             return _separate_head(folder / head.file, weights.model, pickles)
         if fits(head, weights.shapes):
             return _linear_head(head, weights)
-    wanted = " or ".join(head.file or ", ".join(head.layers) for head in heads)
+    expected = " or ".join(head.file or ", ".join(head.layers) for head in heads)
     others = [name for name in weights.shapes if not name.startswith(("model.", "layers.", "lm_head.", "embed_tokens"))]
     raise ConfigurationError(
-        f"{weights.model}: the reward head of the format {form.name} ({wanted}) is missing from its weights, or has "
+        f"{weights.model}: the reward head of the format {form.name} ({expected}) is missing from its weights, or has "
         f"another shape; a random one would score at random. Beside the body they hold: "
         f"{', '.join(others[:8]) or 'nothing'}. Is the download complete, and is this the model's format?"
     )

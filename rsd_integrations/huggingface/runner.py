@@ -1,85 +1,92 @@
-"""One model of an engine: its store, and the calls that wait for it."""
+"""One model of an engine: its KV store, and the calls whose rows share its forward passes."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from rsd_core import ConfigurationError, Sampling
+from rsd_core import Sampling
 from rsd_integrations.huggingface import attention
-from rsd_integrations.huggingface.attention import Batch, Survey
-from rsd_integrations.huggingface.cache import PathCache
-from rsd_integrations.huggingface.calls import Call, Output, ReadingRow, Row, WritingRow
-from rsd_integrations.huggingface.kv_store import KVStore, Sequence
-from rsd_integrations.huggingface.lean import LeanDecoder
-from rsd_integrations.huggingface.planner import CACHE_SHARE, available, context_of, copied, memory
+from rsd_integrations.huggingface.attention import Batch
+from rsd_integrations.huggingface.bare_model import BareModel
+from rsd_integrations.huggingface.calls import Call, Output, Row
+from rsd_integrations.huggingface.compatibility import PROBE_IDS, close, explained, plain_output, survey_attention
+from rsd_integrations.huggingface.context import context_of
+from rsd_integrations.huggingface.fused_decoder import FusedDecoder
+from rsd_integrations.huggingface.generate_call import GenerateRow
+from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore
+from rsd_integrations.huggingface.memory import CACHE_SHARE, free_memory, has_weight_copy, total_memory
+from rsd_integrations.huggingface.path_cache import PathCache
 from rsd_integrations.huggingface.sampling import choose
+from rsd_integrations.huggingface.score_call import ScoreRow
 
-CHUNK = 512
-"""Most tokens that reading adds to one forward pass; longer prefixes take several, with other work between them."""
-DRAWN = 64
-"""Most tokens that are chosen at once, which takes memory for some copies of their logits."""
-SMOOTH = 8
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+PREFILL_CHUNK = 512
+"""Most tokens that prefill adds to one forward pass; longer prefixes take several, with other rows between them."""
+SAMPLED_AT_ONCE = 64
+"""Most tokens that are sampled at once, which takes memory for some copies of their logits."""
+AVERAGED_PASSES = 8
 """Forward passes that the time of one is averaged over."""
-PROBE = [0, 1, 2, 3]
 
-
-_making = threading.Lock()
+_creation = threading.Lock()
 _runners: WeakValueDictionary[int, Runner] = WeakValueDictionary()
 """By the identity of the model, which a runner keeps alive."""
 
 
-class Run(NamedTuple):
+class ScheduledRow(NamedTuple):
     """A row's part of a forward pass."""
 
     row: Row
-    known: int
+    cached: int
     new: int
-    reads: int
-    """How many outputs it wants."""
+    """Tokens that the pass computes, after the cached ones."""
+    outputs: int
+    """How many of them have an output that the row wants."""
 
 
 @dataclass(slots=True)
-class Harvest:
-    """What a forward pass and the cache gave."""
+class PassResult:
+    """What rows go on with: outputs of a forward pass, and of earlier ones where a row finds them in the cache."""
 
-    writers: list[tuple[WritingRow, range]] = field(default_factory=list)
-    """Rows that take tokens, each with the places of its logits: several where tokens were guessed."""
+    generating: list[tuple[GenerateRow, range]] = field(default_factory=list)
+    """Rows that sample tokens, each with the places of its logits: several where tokens were guessed."""
     logits: list[Tensor] = field(default_factory=list)
-    readers: list[ReadingRow] = field(default_factory=list)
-    """Rows that are read to their end."""
+    scored: list[ScoreRow] = field(default_factory=list)
+    """Rows that were read to their end."""
 
 
 class Runner:
-    """Runs one model for everybody who calls it: all rows that wait share each forward pass.
+    """Runs one model for everybody who calls it: all rows that are scheduled share each forward pass.
 
-    Used by the engine's thread only, once it is made.
+    Once it is made, it is used by one thread of the engine at a time, and by nobody else.
     """
 
     @classmethod
-    def of(cls, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> Runner:
+    def of(cls, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None) -> Runner:
         """The runner of a model, shared by all who use it; arguments and errors as for a new one."""
-        with _making:
-            found = _runners.get(id(model))
-            if found is None:
-                found = _runners[id(model)] = cls(model, threads=threads, budget=budget)
-            return found
+        with _creation:
+            runner = _runners.get(id(model))
+            if runner is None:
+                runner = _runners[id(model)] = cls(model, threads=threads, budget=budget)
+            return runner
 
     @torch.inference_mode()
-    def __init__(self, model: PreTrainedModel, *, threads: int, budget: float | None = None) -> None:
+    def __init__(self, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None) -> None:
         """Take over a model.
 
         Args:
@@ -97,38 +104,46 @@ class Runner:
         """For all who read paths as their own tokens; a verifier with an input format has a cache of its own."""
         self.passes = 0
         """Forward passes so far."""
-        self.pace = 1e-3
+        self.pass_seconds = 1e-3
         """Seconds that a forward pass took lately."""
         self._calls: list[Call[Any]] = []
-        self._given: list[Row] = []
-        """Rows that need no forward pass: all they ask for is cached."""
-        with _explained(model):
-            wanted = _probe(model)  # with the attention it was made for
-            model.set_attn_implementation(attention.NAME)
-            survey = _survey(model)
+        expected: Tensor | None = None
+        if isinstance(model, BareModel):
+            survey = model.survey()
+        else:
+            with explained(model):
+                expected = plain_output(model)  # with the attention it was made for
+                attention.register()
+                model.set_attn_implementation(attention.NAME)
+                survey = survey_attention(model)
         shapes = [survey.shapes[layer] for layer in sorted(survey.shapes)]
         self.store = KVStore(
-            shapes, model.dtype, model.device, budget or memory(model.device) / CACHE_SHARE, self.context
+            shapes, model.dtype, model.device, budget or total_memory(model.device) / CACHE_SHARE, self.context
         )
         weights = float(model.num_parameters() * model.dtype.itemsize)
-        room = available(model.device) - self.store.token_bytes * self.context
-        self.lean = LeanDecoder.of(model, survey, copied(weights, room, model.device))
+        room = free_memory(model.device) - self.store.token_bytes * self.context
+        self.fused = FusedDecoder.of(model, survey, has_weight_copy(weights, room, model.device))
         """Runs the model where it is of a plain kind; None where its own modules do."""
-        if self.lean is not None and not _close(self._probe(), wanted):
-            self.lean = None
+        if self.fused is not None and expected is not None and not close(self._probe(), expected):
+            logger.warning(
+                "%s runs by its own modules, more slowly: fused, it gives other results", type(model).__name__
+            )
+            self.fused = None
         self._head: nn.Module | None = None
-        self._caught: list[Tensor] = []
+        self._head_inputs: list[Tensor] = []
         """What the last forward pass by the modules gave to the output head."""
-        if self.lean is None:
+        if self.fused is None:
+            assert expected is not None
+            assert not isinstance(model, BareModel)
             self._head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
             if self._head is not None:
-                self._head.register_forward_pre_hook(_catching(self._caught))
-            with _explained(model):
-                if not _close(self._probe(), wanted):
+                self._head.register_forward_pre_hook(_capturing(self._head_inputs))
+            with explained(model):
+                if not close(self._probe(), expected):
                     raise ValueError("its results in a batch are others than alone")
 
     @property
-    def waiting(self) -> int:
+    def waiting_rows(self) -> int:
         """Rows that wait for a forward pass."""
         return sum(len(call.rows) for call in self._calls)
 
@@ -136,230 +151,212 @@ class Runner:
         """Take a call in."""
         self._calls.append(call)
         call.start(self.store)
-        self._given += [row for row in call.rows if not row.waiting]
 
-    def fail(self, error: Exception) -> None:
-        """End all calls with an error."""
-        calls, self._calls, self._given = self._calls, [], []
+    def fail(self, error: BaseException) -> None:
+        """End all calls with an error, each with the work it had done."""
+        calls, self._calls = self._calls, []
+        if calls:
+            kind = type(self.model).__name__
+            logger.warning("%d calls of %s failed: %s: %s", len(calls), kind, type(error).__name__, error)
+            logger.debug("where they failed; the KV cache is cleared", exc_info=error)
         for call in calls:
-            call.rows.clear()
-            call.forget()
-            if not call.future.done():
-                call.future.set_exception(error)
+            call.fail(error)
         self.store.clear()
 
     def step(self) -> None:
-        """One forward pass: a token for every row that writes, a prefix or a step for every row that reads."""
-        self._end_cancelled()
-        began = time.perf_counter()
-        runs = self._admit()
-        harvest = self._harvest(runs, self._forward(runs) if runs else None)
-        self._glean(harvest)
-        if not (runs or harvest.writers or harvest.readers) and self._calls:
-            raise RuntimeError("rows wait, and none of them can run")
-        tokens = iter(_draw(harvest))
-        _judge([row for row in harvest.readers if row.layout is not None])
-        took = time.perf_counter() - began
-        if runs:
-            self.pace += (took - self.pace) / SMOOTH
-        share = took / max(1, sum(run.new for run in runs))
-        for run in runs:
-            run.row.call.charge(run.known, run.new, share * run.new)
-        for writer, places in harvest.writers:
-            if writer.take(list(itertools.islice(tokens, len(places)))):
-                writer.call.finish(writer)
-        for reader in harvest.readers:
-            if reader.layout is None:
-                reader.call.fork(reader, self.store)
-                self._given += [row for row in reader.call.rows if not row.waiting]
-            else:
-                reader.call.finish(reader)
-        self._calls = [call for call in self._calls if call.rows]
-
-    def _harvest(self, runs: list[Run], output: Output | None) -> Harvest:
-        """Hand out what a forward pass gave."""
-        harvest = Harvest()
-        if output is not None and output.logits is not None:
-            harvest.logits.append(output.logits)
-        at = 0
-        for row, _, _, reads in runs:
-            del row.reads[:reads]
-            if isinstance(row, WritingRow) and reads:
-                harvest.writers += [(twin, range(at, at + reads)) for twin in row.call.fork(row, self.store)]
-            elif isinstance(row, ReadingRow):
-                if reads and output is not None:
-                    row.outputs.append(output.part(at, at + reads))
-                if not row.waiting:
-                    harvest.readers.append(row)
-            at += reads
-        return harvest
-
-    def _glean(self, harvest: Harvest) -> None:
-        """Add the rows that need no forward pass."""
-        given, self._given = self._given, []
-        for row in given:
-            if row.waiting:  # thrown out in the meantime
-                continue
-            if isinstance(row, ReadingRow):
-                harvest.readers.append(row)
-            elif isinstance(row, WritingRow):
-                at = sum(part.shape[0] for part in harvest.logits)
-                harvest.logits.append(row.sequence.last.logits)
-                harvest.writers += [(twin, range(at, at + 1)) for twin in row.call.fork(row, self.store)]
-
-    def _end_cancelled(self) -> None:
+        """One forward pass: a token for every row that decodes, a chunk of prefill for the others."""
+        # Cancelled calls end here, before rows are looked at, so that none of a pass is of an ended call.
         for call in self._calls:
             if call.cancelled:
-                for row in tuple(call.rows):
-                    call.finish(row)
+                call.interrupt()
+        self._drop_ended()
+        began = time.perf_counter()
+        scheduled = self._schedule()
+        cached = [row for call in self._calls for row in call.rows if not row.pending]
+        output = self._forward(scheduled) if scheduled else None
+        try:
+            result = self._collect(scheduled, output)
+            self._collect_cached(cached, result)
+            if not (scheduled or result.generating or result.scored) and self._calls:
+                raise RuntimeError("rows wait, and none of them can run")
+            sampled = iter(_sample(result))
+            faulty = _set_rewards([row for row in result.scored if row.layout is not None])
+        finally:  # whatever fails after the forward pass, its tokens were computed
+            self._charge(scheduled, time.perf_counter() - began)
+        for row, places in result.generating:
+            if row.extend(list(itertools.islice(sampled, len(places)))):
+                row.call.finish(row)
+        for call, error in faulty.items():
+            call.fail(error)
+        for reader in result.scored:
+            if reader.call in faulty:
+                continue
+            if reader.layout is None:
+                reader.call.fork(reader, self.store)
+            else:
+                reader.call.finish(reader)
+        self._drop_ended()
+
+    def _charge(self, scheduled: list[ScheduledRow], seconds: float) -> None:
+        """Share out the time of a pass by the tokens that each row computed."""
+        if scheduled:
+            self.pass_seconds += (seconds - self.pass_seconds) / AVERAGED_PASSES
+        share = seconds / max(1, sum(part.new for part in scheduled))
+        for row, cached, new, _ in scheduled:
+            row.call.charge(cached, new, share * new)
+
+    def _drop_ended(self) -> None:
         self._calls = [call for call in self._calls if call.rows]
 
-    def _admit(self) -> list[Run]:
-        """The rows of the next forward pass, oldest first as long as there is room; then in the order of a batch."""
-        runs: list[Run] = []
-        room = CHUNK
+    def _schedule(self) -> list[ScheduledRow]:
+        """The rows of the next forward pass, earliest arrivals first as long as there is room; in a batch's order."""
+        scheduled: list[ScheduledRow] = []
+        room = PREFILL_CHUNK
         for row in sorted((row for call in self._calls for row in call.rows), key=attrgetter("sequence.arrival")):
-            new = row.waiting
+            new = row.pending
             if new > 1:
                 new = min(new, room)
                 room -= new
-            known = len(row.sequence.ids)
-            if new > 0 and self.store.reserve(row.sequence, known + new):
-                runs.append(Run(row, known, new, bisect_left(row.reads, known + new)))
-        return sorted(runs, key=lambda run: (run.new > 1, run.row.sequence.slot))
+            cached = len(row.sequence.ids)
+            if new > 0 and self.store.reserve(row.sequence, cached + new):
+                scheduled.append(ScheduledRow(row, cached, new, bisect_left(row.output_positions, cached + new)))
+        # After the loop, since slots move when room is made.
+        return sorted(scheduled, key=lambda part: (part.new > 1, part.row.sequence.slot))
 
-    def _forward(self, runs: list[Run]) -> Output:
-        """Outputs at all wanted positions, in the order of the runs."""
+    def _collect(self, scheduled: list[ScheduledRow], output: Output | None) -> PassResult:
+        """Hand out what a forward pass gave."""
+        result = PassResult()
+        if output is not None and output.logits is not None:
+            result.logits.append(output.logits)
+        begin = 0
+        for row, _, _, count in scheduled:
+            end = begin + count
+            if isinstance(row, GenerateRow) and count:
+                del row.output_positions[:count]
+                result.generating += [(twin, range(begin, end)) for twin in row.call.fork(row, self.store)]
+            elif isinstance(row, ScoreRow):
+                if count and output is not None:
+                    row.add(output.part(begin, end), count)
+                if not row.pending:
+                    result.scored.append(row)
+            begin = end
+        return result
+
+    def _collect_cached(self, rows: list[Row], result: PassResult) -> None:
+        """Add rows that need no forward pass: all that they want is cached."""
+        for row in rows:
+            if row.pending:  # preempted for a row of this pass
+                continue
+            if isinstance(row, ScoreRow):
+                result.scored.append(row)
+            elif isinstance(row, GenerateRow):
+                begin = sum(part.shape[0] for part in result.logits)
+                result.logits.append(row.sequence.last_output.logits)
+                result.generating += [(twin, range(begin, begin + 1)) for twin in row.call.fork(row, self.store)]
+
+    def _forward(self, scheduled: list[ScheduledRow]) -> Output:
+        """Outputs at all wanted positions, in the order of the rows."""
         ids: list[int] = []
-        reads: list[int] = []
+        indices: list[int] = []
         spans: list[tuple[int, int, int]] = []
-        for run in runs:
-            sequence = run.row.sequence
-            reads += [len(ids) + at - run.known for at in run.row.reads[: run.reads]]
-            fresh = run.row.ids[run.known : run.known + run.new]
-            ids += fresh
-            spans.append((sequence.slot or 0, run.known, run.new))
-            if sequence.last is not None:
-                sequence.last = None
-            sequence.ids += fresh
+        for row, cached, new, outputs in scheduled:
+            indices += [len(ids) + position - cached for position in row.output_positions[:outputs]]
+            new_ids = row.ids[cached : cached + new]
+            ids += new_ids
+            spans.append((row.sequence.slot or 0, cached, new))
+            if row.sequence.last_output is not None:
+                row.sequence.last_output = None
+            row.sequence.ids += new_ids
         self.passes += 1
-        return self._run(Batch(self.store, spans, ids), reads)
+        return self._run(Batch(self.store, spans, ids), indices)
 
-    def _run(self, batch: Batch, reads: list[int]) -> Output:
+    def _run(self, batch: Batch, indices: list[int]) -> Output:
         """One pass over a batch; outputs at some of its tokens."""
-        everything = len(reads) == len(batch.ids)
-        wanted = None if everything else torch.tensor(reads, dtype=torch.long, device=batch.ids.device)
-        if self.lean is not None:
-            return Output(*self.lean(batch, wanted))
+        output_indices: Tensor | None = None  # where all are, nothing has to be picked
+        if len(indices) < len(batch.ids):
+            output_indices = torch.tensor(indices, dtype=torch.long, device=batch.ids.device)
+        if self.fused is not None:
+            return Output(*self.fused(batch, output_indices))
         common = {
             "input_ids": batch.ids[None],
-            "attention_mask": attention.PREPARED,
+            "attention_mask": attention.READY_MASK,
             "position_ids": batch.positions[None],
             "use_cache": False,
             "batch": batch,
         }
+        modules: Any = self.model
         if self._head is None:
-            hidden: Tensor = self.model(**common).last_hidden_state[0]
-            return Output(hidden if wanted is None else hidden.index_select(0, wanted), None)
-        logits: Tensor = self.model(**common, logits_to_keep=0 if wanted is None else wanted).logits
-        return Output(self._caught.pop(), logits[0])
+            hidden: Tensor = modules(**common).last_hidden_state[0]
+            return Output(hidden if output_indices is None else hidden.index_select(0, output_indices), None)
+        logits: Tensor = modules(**common, logits_to_keep=0 if output_indices is None else output_indices).logits
+        return Output(self._head_inputs.pop(), logits[0])
 
     def _probe(self) -> Tensor:
         """The output after a few tokens, the last of them on its own."""
-        sequence = Sequence(self.store)
-        sequence.begin()
-        self.store.reserve(sequence, len(PROBE))
-        slot, before = sequence.slot or 0, len(PROBE) - 1
-        self._run(Batch(self.store, [(slot, 0, before)], PROBE[:before]), [])
-        output = self._run(Batch(self.store, [(slot, before, 1)], PROBE[before:]), [0])
-        found = output.hidden if output.logits is None else output.logits
-        assert found is not None
-        return found
+        sequence = CachedSequence(self.store)
+        sequence.activate()
+        self.store.reserve(sequence, len(PROBE_IDS))
+        slot, before = sequence.slot or 0, len(PROBE_IDS) - 1
+        self._run(Batch(self.store, [(slot, 0, before)], PROBE_IDS[:before]), [])
+        output = self._run(Batch(self.store, [(slot, before, 1)], PROBE_IDS[before:]), [0])
+        tensor = output.hidden if output.logits is None else output.logits
+        assert tensor is not None
+        return tensor
 
 
-def _catching(caught: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _capturing(inputs: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     """A hook that knows the list and not the runner: a model that nobody uses has to be freed at once."""
 
-    def catch(_head: nn.Module, args: tuple[Tensor, ...]) -> None:
-        caught[:] = [args[0][0]]
+    def capture(_head: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs[:] = [args[0][0]]
 
-    return catch
+    return capture
 
 
-def _draw(harvest: Harvest) -> list[tuple[int, float]]:
-    """What each row that writes chooses at its places: tokens with their log-probabilities."""
-    if not harvest.writers:
+def _sample(result: PassResult) -> list[tuple[int, float]]:
+    """What each row that decodes takes at its places: tokens with their log-probabilities."""
+    if not result.generating:
         return []
-    table = harvest.logits[0] if len(harvest.logits) == 1 else torch.cat(harvest.logits)
-    wanted = [at for _, places in harvest.writers for at in places]
-    if wanted != list(range(table.shape[0])):
-        table = table[wanted]
+    logits = result.logits[0] if len(result.logits) == 1 else torch.cat(result.logits)
+    order = [place for _, places in result.generating for place in places]
+    if order != list(range(logits.shape[0])):  # twins sample from the same logits
+        logits = logits[order]
     samplings: list[Sampling] = []
     uniforms: list[float] = []
-    for row, places in harvest.writers:
+    for row, places in result.generating:
         count, sampling = len(places), row.call.request.sampling
         samplings += [sampling] * count
         uniforms += row.uniforms(count) if sampling.temperature else [0.0] * count
-    drawn: list[tuple[int, float]] = []
-    for part in table.split(DRAWN):  # type: ignore[no-untyped-call]
-        begin, end = len(drawn), len(drawn) + len(part)
-        chosen = choose(part, samplings[begin:end], uniforms[begin:end])
-        likely = part.log_softmax(-1, dtype=torch.float32).gather(1, chosen)
+    sampled: list[tuple[int, float]] = []
+    for part in logits.split(SAMPLED_AT_ONCE):  # type: ignore[no-untyped-call]
+        begin, end = len(sampled), len(sampled) + len(part)
+        ids = choose(part, samplings[begin:end], uniforms[begin:end])
+        logprobs = part.log_softmax(-1, dtype=torch.float32).gather(1, ids)
         if part.is_cpu:
-            tokens, logprobs = chosen.tolist(), likely.tolist()
+            id_rows, logprob_rows = ids.tolist(), logprobs.tolist()
         else:
-            tokens, logprobs = torch.stack((chosen, likely)).tolist()  # one trip; ids are whole numbers in fp32 too
-        drawn += [(int(token), logprob) for (token,), (logprob,) in zip(tokens, logprobs, strict=True)]
-    return drawn
+            # One trip; ids are whole numbers in fp32 too.
+            id_rows, logprob_rows = torch.stack((ids, logprobs)).tolist()
+        sampled += [(int(id_), logprob) for (id_,), (logprob,) in zip(id_rows, logprob_rows, strict=True)]
+    return sampled
 
 
-def _judge(rows: list[ReadingRow]) -> None:
-    """Set the rewards of rows that were read, in one go for each verifier."""
+def _set_rewards(rows: Sequence[ScoreRow]) -> dict[Call[Any], Exception]:
+    """Set the rewards of rows that were read, in one go for each verifier; the calls whose verifier failed.
+
+    A reward head that fails is no fault of the model, so that others who share it go on.
+    """
     groups = defaultdict(list)
     for row in rows:
-        groups[row.call.judge].append(row)
-    for judge, group in groups.items():
-        rewards = judge([(Output.joined(row.outputs), row.layout) for row in group if row.layout is not None])
-        for row, reward in zip(group, rewards, strict=True):
-            row.reward = reward
-
-
-def _probe(model: PreTrainedModel, **options: Any) -> Tensor:
-    """The output after a few tokens by a plain pass."""
-    output: Any = model(input_ids=torch.tensor([PROBE], device=model.device), use_cache=False, **options)
-    last: Tensor = output.logits[:, -1] if "logits" in output else output.last_hidden_state[:, -1]
-    return last
-
-
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    """Whether two results differ by rounding alone, of whatever dtype."""
-    return torch.allclose(found, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
-
-
-def _survey(model: PreTrainedModel) -> Survey:
-    """What each layer asks of attention.
-
-    Raises:
-        ValueError: Something else than attention, which could not be rolled back, or of a kind that is not known here.
-    """
-    survey = Survey()
-    _probe(model, batch=survey)
-    count = model.config.num_hidden_layers
-    if sorted(survey.shapes) != list(range(count)):
-        raise ValueError(f"only {len(survey.shapes)} of its {count} layers have transformers' attention")
-    for layer, kind in enumerate(getattr(model.config, "layer_types", None) or []):
-        windowed = survey.windows[layer] is not None
-        if kind not in ("full_attention", "sliding_attention") or (kind == "sliding_attention" and not windowed):
-            raise ValueError(f"its layer {layer} has {kind}, which is not known here")
-    return survey
-
-
-@contextmanager
-def _explained(model: PreTrainedModel) -> Iterator[None]:
-    """Say what a model's failure in a first forward pass means."""
-    try:
-        yield
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{type(model).__name__} cannot run in process: {error}. Serve it, and use it as openai:MODEL@URL"
-        ) from error
+        groups[row.call.rewards].append(row)
+    faulty: dict[Call[Any], Exception] = {}
+    for rewards_of, group in groups.items():
+        try:
+            rewards = rewards_of([(Output.joined(row.outputs), row.layout) for row in group if row.layout is not None])
+            for row, reward in zip(group, rewards, strict=True):
+                row.reward = reward
+        except Exception as error:
+            logger.warning("the rewards of %d candidates failed: %s: %s", len(group), type(error).__name__, error)
+            logger.debug("where they failed", exc_info=error)
+            faulty |= dict.fromkeys((row.call for row in group), error)
+    return faulty

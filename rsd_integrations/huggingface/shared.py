@@ -12,12 +12,13 @@ from pathlib import Path as Folder
 from safetensors.torch import load_file
 from torch import nn
 
-from rsd_core import ConfigurationError, Path, Scores, Step, Verifier, VerifierError
+from rsd_core import ConfigurationError, Path, Scores, Step, Verifier
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.calls import Reading
+from rsd_integrations.huggingface.checks import check_rewards, check_scored
 from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.heads import RewardHead, linear
+from rsd_integrations.huggingface.score_call import ScoreCall
 from rsd_integrations.prm_formats import Layout
 
 HEAD = "step_head.safetensors"
@@ -34,23 +35,21 @@ class SharedVerifier(Verifier):
         self.name = name
         self.head = head
         self.runner, self.vocabulary, self.context = generator.runner, generator.vocabulary, generator.context
-        body = generator.model
-        self.flops_per_token = loading.flops_per_token(body.base_model, loading.output_head(body), head)
+        self.flops_per_token = loading.flops_of(generator.runner.model) + loading.flops_per_token(head)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability that each candidate is right, given the path.
 
         Raises:
-            VerifierError: Path and step are longer than the model's context.
+            PromptError: The prompt alone fills the model's context.
+            VerifierError: Path and step are longer than the context, or the score is no number.
         """
-        before, prompt = self.vocabulary.ids(path)
-        written = [tuple(self.vocabulary.step(step)) for step in steps]
-        longest = len(before) + max(map(len, written))
-        if longest > self.context:
-            raise VerifierError(f"{longest} tokens to score, the context of {self.name} is {self.context}")
-        layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in written]
-        call = Reading(path, self.runner.cache, before, prompt, layouts, self.head.judge)
-        return await engine_of(self.runner.device).perform(self.runner, call)
+        prefix, prompt = self.vocabulary.ids(path)
+        step_ids = [tuple(self.vocabulary.step(step)) for step in steps]
+        check_scored(prompt, len(prefix) + max(map(len, step_ids)), self.context, self.name)
+        layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in step_ids]
+        call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, self.head.rewards)
+        return check_rewards(await engine_of(self.runner.device).run(self.runner, call), self.name)
 
 
 def load_shared(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from rsd_core import Explanation, Path, PromptError, Scores, Step, Verifier, VerifierError
+from rsd_core import Explanation, Path, Scores, Step, Verifier
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.cache import PathCache
-from rsd_integrations.huggingface.calls import Reading
+from rsd_integrations.huggingface.checks import check_rewards, check_scored
 from rsd_integrations.huggingface.engine import engine_of, threads_for
 from rsd_integrations.huggingface.heads import RewardHead
+from rsd_integrations.huggingface.path_cache import PathCache
 from rsd_integrations.huggingface.runner import Runner
+from rsd_integrations.huggingface.score_call import ScoreCall
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from rsd_integrations.prm_formats import Layouts, Reader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class HuggingFaceVerifier(Verifier):
@@ -50,22 +53,11 @@ class HuggingFaceVerifier(Verifier):
             PromptError: The prompt alone fills the model's context.
             VerifierError: A step is blank, path and step are longer than the context, or the score is no number.
         """
-        before, prompt = self.layouts.ids(path)
-        if prompt >= self.context:
-            raise PromptError(f"the prompt has {prompt} tokens, the context of {self.name} is {self.context}")
+        prefix, prompt = self.layouts.ids(path)
         layouts = [self.layouts.step(path, step) for step in steps]
-        longest = len(before) + max(len(layout.feed) for layout in layouts)
-        if longest > self.context:
-            raise VerifierError(
-                f"{longest} tokens to score, the context of {self.name} is {self.context}. Limit the answer "
-                "(limits.max_tokens), or load the model with a larger context=… if its positions allow it"
-            )
-        call = Reading(path, self.cache, before, prompt, layouts, self.head.judge)
-        scores = await engine_of(self.runner.device).perform(self.runner, call)
-        for reward in scores.rewards:
-            if reward is None or not 0 <= reward <= 1:
-                raise VerifierError(f"{self.name} gave {reward} for a step; load it with dtype=float32 or bfloat16")
-        return scores
+        check_scored(prompt, len(prefix) + max(len(layout.feed) for layout in layouts), self.context, self.name)
+        call = ScoreCall(path, self.cache, prefix, prompt, layouts, self.head.rewards)
+        return check_rewards(await engine_of(self.runner.device).run(self.runner, call), self.name)
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step, and where its score is."""

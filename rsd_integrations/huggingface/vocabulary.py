@@ -7,11 +7,15 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step
 from rsd_integrations.prm_formats import PathIds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 _ANSWER = "⟦answer⟧"
 
@@ -19,7 +23,7 @@ _ANSWER = "⟦answer⟧"
 class Vocabulary:
     """A tokenizer as the decoder needs it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | BareTokenizer, size: int) -> None:
         self.tokenizer = tokenizer
         self.size = max(size, 1 + max(tokenizer.get_vocab().values()))
         """Ids the model has rows for; often some more than the tokenizer names."""
@@ -42,25 +46,20 @@ class Vocabulary:
         special = set(tokenizer.all_special_ids)
         added = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
         spaced = any(token is not None and token.startswith("▁") for token in tokens)
-        made = []
+        pieces = []
         for id_, token in enumerate(tokens):
             if id_ in special or token is None:
-                made.append(b"")
+                pieces.append(b"")
             elif id_ in added:
-                made.append(added[id_].encode())
+                pieces.append(added[id_].encode())
             else:
-                made.append(_sentencepiece(token) if spaced else _byte_level(token))
-        return made
+                pieces.append(_sentencepiece(token) if spaced else _byte_level(token))
+        return pieces
 
     @cached_property
     def renders_tools(self) -> bool:
         """Whether the chat template shows the model the tools it may call."""
         return "tools" in str(self.tokenizer.chat_template or "")
-
-    def endings(self, delimiter: str) -> frozenset[int]:
-        """All ids whose bytes contain the delimiter: a step ends after each of them."""
-        mark = delimiter.encode()
-        return frozenset(id_ for id_, piece in enumerate(self.pieces) if mark in piece)
 
     def text(self, ids: list[int]) -> str:
         """The text of some ids, special tokens left out."""

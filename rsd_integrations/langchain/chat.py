@@ -18,7 +18,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from rsd_core import Model
-from rsd_integrations.langchain.calls import RSDMessages, refuse_choice
+from rsd_integrations.langchain.chat_calls import RSDMessages, refuse_choice
 from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
@@ -84,8 +84,8 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         """What can be honoured: in turns what both inner models can, in steps text."""
         if self.resolved().granularity == "turn":
             inner = [getattr(role.model, "profile", None) or {} for role in self.inner_models()]
-            return _common(inner) if len(inner) == 2 else None
-        tools = all(isinstance(model, Model) and model.renders_tools for model in (self.draft, self.target))
+            return _common(inner) if self.all_inner() else None
+        tools = all(isinstance(model, Model) and model.renders_tools for model in self.writers())
         return ModelProfile(
             text_inputs=True,
             text_outputs=True,
@@ -93,7 +93,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             pdf_inputs=False,
             audio_inputs=False,
             video_inputs=False,
-            tool_calling=tools and self.decoder is None,
+            tool_calling=tools and bool(self.writers()),
             tool_choice=False,
             structured_output=False,
         )
@@ -123,9 +123,9 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             kind = type(role.model)
             if not hasattr(role.model, "bind_tools") or getattr(kind, "bind_tools", None) is BaseChatModel.bind_tools:
                 raise ValueError(f"{role.name} ({kind.__name__}) cannot call tools: it has no bind_tools")
-        made = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
+        definitions = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
         choice = {} if tool_choice is None else {"tool_choice": tool_choice}
-        return self.bind(tools=made, **choice, **kwargs)
+        return self.bind(tools=definitions, **choice, **kwargs)
 
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> ConfigurableChat[Any, Any]:
         """As LangChain's, and the fields stay configurable when tools are bound."""
@@ -189,12 +189,12 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
 
 
 def _common(profiles: list[Any]) -> ModelProfile | None:
-    """What two profiles allow: the smaller number, and what both can."""
+    """What profiles allow: the smallest number, and what all can."""
     shared: dict[str, Any] = {}
-    for key in set(profiles[0]) & set(profiles[1]):
-        a, b = profiles[0][key], profiles[1][key]
-        if isinstance(a, bool):
-            shared[key] = a and b
-        elif isinstance(a, int):
-            shared[key] = min(a, b)
+    for key in set.intersection(*map(set, profiles)):
+        values = [profile[key] for profile in profiles]
+        if isinstance(values[0], bool):
+            shared[key] = all(values)
+        elif isinstance(values[0], int):
+            shared[key] = min(values)
     return ModelProfile(**shared) if shared else None  # type: ignore[typeddict-item]

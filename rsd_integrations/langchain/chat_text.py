@@ -27,10 +27,10 @@ class _ChatPrompt(StringPromptValue):
         messages = self.value.to_messages()
         text_only(messages)
         prompt = as_prompt(messages)
-        told = [[message.role, message.content, *filter(None, [message.extra])] for message in prompt]
-        shown = _ChatText(json.dumps(told, ensure_ascii=False, default=str))
-        shown.messages = prompt
-        return shown
+        plain = [[message.role, message.content, *filter(None, [message.extra])] for message in prompt]
+        text = _ChatText(json.dumps(plain, ensure_ascii=False, default=str))
+        text.messages = prompt
+        return text
 
     def to_messages(self) -> list[BaseMessage]:
         return self.value.to_messages()

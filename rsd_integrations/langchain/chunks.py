@@ -19,11 +19,11 @@ from rsd_integrations.langchain.trace import metadata, step_data, usage
 class MessageChunks:
     """Makes one chunk for each accepted or replaced step, and a last one with the metadata.
 
-    What merging would spoil is told once, on the last chunk: numbers are added, texts joined and unequal floats refused
+    What merging would spoil is on the last chunk alone: numbers are added, texts joined and unequal floats refused
     when chunks are merged. The steps of the other chunks are a list in `additional_kwargs["rsd_steps"]`, which grows.
 
     Args:
-        model_name: Told with the last chunk.
+        model_name: Goes with the last chunk.
         stop: Strings that end the answer.
         tools: Whether the text may hold tool calls.
         rejected: Whether to tell the texts of rejected drafts in the metadata.
@@ -51,14 +51,14 @@ class MessageChunks:
             return self._chunk(event, additional_kwargs=step)
         if isinstance(event, Finished):
             called = bool(self._native.tool_calls) if self._native else bool(self._calls and self._calls.called)
-            told: dict[str, Any] = {"model_name": self._model_name, "model_provider": "rsd"}
+            about: dict[str, Any] = {"model_name": self._model_name, "model_provider": "rsd"}
             if self._native is not None:  # blocks of content are read by the rules of their provider
                 inner = self._native.response_metadata
-                told |= {key: inner[key] for key in ("model_provider", "output_version") if key in inner}
-                told["inner"] = inner
+                about |= {key: inner[key] for key in ("model_provider", "output_version") if key in inner}
+                about["inner"] = inner
             chunk = self._chunk(
                 event,
-                response_metadata=told | metadata(event.result, tool_calls=called, rejected=self._rejected),
+                response_metadata=about | metadata(event.result, tool_calls=called, rejected=self._rejected),
                 usage_metadata=usage(event.result),
                 chunk_position="last",
             )
@@ -66,12 +66,12 @@ class MessageChunks:
             return chunk
         return None
 
-    def _chunk(self, event: Event, **told: Any) -> ChatGenerationChunk:
+    def _chunk(self, event: Event, **fields: Any) -> ChatGenerationChunk:
         content = "" if self._native is not None else self._text.feed(event)
         calls: list[ToolCallChunk] = []
         if self._calls is not None:
             content, calls = self._calls.feed(content, last=isinstance(event, Finished))
-        return ChatGenerationChunk(message=AIMessageChunk(content=content, tool_call_chunks=calls, **told))
+        return ChatGenerationChunk(message=AIMessageChunk(content=content, tool_call_chunks=calls, **fields))
 
 
 def _cut(message: AIMessage, stop: Sequence[str]) -> AIMessage:

@@ -8,61 +8,56 @@ from typing import Annotated, Any, Literal, Self
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rsd_core import (
-    ConfigurationError,
-    Decoder,
-    Drafter,
-    Policy,
-    RewardGuidedDecoder,
-    Settings,
-    Target,
-    Verifier,
-    parse_policy,
-)
+from rsd_core import ConfigurationError, Decoder, Method, Policy, Settings, Setup, Verifier, parse_policy
 from rsd_core.blocking import in_thread
-from rsd_core.lazy import LoadedModels, identity
+from rsd_core.ledger import Role
+from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.policies import BinaryStep
-from rsd_core.registry import load, parse_spec
+from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
-from rsd_integrations.langchain.inner import LangChainRole
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.wrapped_model import LangChainRole
+from rsd_integrations.loaded_models import LoadedModels, identity
 
 CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 """Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""
 CALL_OPTIONS = ("policy", "temperature", "top_p", "max_tokens", "seed", "timeout", "max_retries")
 """Fields that may be given with a single call as well."""
-_MODELS = ("draft", "target", "verifier")
+_MODELS: dict[str, Role] = {"draft": "drafter", "target": "target", "verifier": "verifier"}
 
 
 def as_drafter(value: Any) -> Any:
     """What a user gave for the drafter: a spec as it is, else a model of the core."""
-    return _as_role(value, Drafter, LangChainDrafter)
+    return _as_role(value, "drafter", LangChainDrafter)
 
 
 def as_target(value: Any) -> Any:
     """The same for the target."""
-    return _as_role(value, Target, LangChainTarget)
+    return _as_role(value, "target", LangChainTarget)
 
 
 def as_verifier(value: Any) -> Any:
     """The same for the verifier; functions serve as well."""
     if callable(value) and not isinstance(value, Runnable | Verifier):
         return FunctionVerifier(value)
-    return _as_role(value, Verifier, LangChainJudge)
+    return _as_role(value, "verifier", LangChainJudge)
 
 
-def _as_role(value: Any, kind: type[Any], wrap: Callable[[Any], Any]) -> Any:
+def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
     if isinstance(value, str):
         backend, _ = parse_spec(value)
         if backend.kind != "langchain":
+            parse_spec(value, role)
             return value
-        value = load(value).model  # a client, made at once; no weights
+        named = load(value)  # a client, made at once; no weights
+        return wrap(named.model) if role == "verifier" else wrap(named.model).using(**vars(named))
+    kind = ROLES[role]
     if isinstance(value, kind):
         return value
     if isinstance(value, Runnable):
         return wrap(value)
-    also = ", or a function of (messages, reply)" if kind is Verifier else ""
+    also = ", or a function of (messages, reply)" if role == "verifier" else ""
     raise ConfigurationError(
         f"{value!r} is none of: a spec as `rsd models` lists them, a {kind.__name__}, a LangChain model{also}"
     )
@@ -81,10 +76,11 @@ class RSDFields(BaseModel):
     """The strong model: a spec, a `Target`, or any LangChain model."""
     verifier: Annotated[Any, BeforeValidator(as_verifier)] = "embedded:verifier"
     """The judge: a spec, a `Verifier`, a LangChain model, or a function of (messages, reply) to a reward in [0, 1]."""
-    policy: Annotated[Policy, BeforeValidator(parse_policy)] = Field(default_factory=BinaryStep)
+    policy: Policy = Field(default_factory=BinaryStep)
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
-    decoder: Decoder | None = Field(default=None, repr=False)
-    """A ready decoder in place of the models and the policy, baselines included."""
+    decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder)] = Field(default=None, repr=False)
+    """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
+    by default. Or a ready decoder in place of models and policy."""
     granularity: Literal["step", "turn"] | None = None
     """`step` for models that continue a prefix, `turn` for whole messages; by default `turn` where the drafter or the
     target is a LangChain model without a prefix mode, else as the settings say."""
@@ -111,17 +107,21 @@ class RSDFields(BaseModel):
     @model_validator(mode="after")
     def _check_roles(self) -> Self:
         """Refuse what cannot work before anything is loaded."""
-        if self.decoder is not None:
-            given = [name for name in (*_MODELS, "policy") if getattr(self, name) != _default(name)]
-            if given:
-                raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(given)}")
         as_stop(self.stop)
-        self.resolved()
+        decoder, settings = self._decoder(), self.resolved()
+        if isinstance(decoder, Method):
+            decoder.settings(settings)
+            return self
+        given = [name for name in (*_MODELS, "policy") if getattr(self, name) != _default(name)]
+        if given:
+            raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(given)}")
+        decoder.with_settings(settings)
         return self
 
     def resolved(self) -> Settings:
         """The settings with the fields of LangChain's names worked in."""
-        base = self.settings if self.decoder is None else self.decoder.settings
+        decoder = self._decoder()
+        base = decoder.settings if isinstance(decoder, Decoder) else self.settings
         return base.updated(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -142,19 +142,15 @@ class RSDFields(BaseModel):
         Args:
             inner: `options`, `tools` and such for LangChain models in the roles, see `LangChainGenerator.using`.
         """
-        if self.decoder is not None:
-            return self.decoder.with_settings(self.resolved())
-        return RewardGuidedDecoder(
-            drafter=self._model("draft", inner),
-            verifier=self._model("verifier", inner),
-            target=self._model("target", inner),
-            policy=parse_policy(self.policy),  # text again in a copy made with model_copy
-            settings=self.resolved(),
-        )
+        decoder, settings = self._decoder(), self.resolved()
+        if isinstance(decoder, Decoder):
+            return decoder.with_settings(settings)
+        return self.loaded.watched(decoder.build(self._setup(settings, inner)))
 
     async def amake_decoder(self, **inner: Any) -> Decoder:
         """The same without blocking the event loop while weights are loaded."""
-        if self.decoder is not None or self.loaded.has(self.draft, self.verifier, self.target):
+        decoder = self._decoder()
+        if isinstance(decoder, Decoder) or self.loaded.has(*decoder.models(self._setup(self.settings, {}))):
             return self.make_decoder(**inner)
         return await in_thread(lambda: self.make_decoder(**inner))
 
@@ -162,23 +158,44 @@ class RSDFields(BaseModel):
         """What tells two of these apart, as plain data without secrets; LangChain's caches are keyed on it."""
         known: dict[str, Any] = {"settings": self.resolved().model_dump(mode="json"), "stop": self.stop}
         known["trace_inner"] = self.trace_inner  # answers then hold the texts of rejected drafts
-        if self.decoder is not None:
-            return known | {"decoder": identity(self.decoder)}
-        models = {name: _identity(getattr(self, name)) for name in _MODELS}
-        return known | models | {"policy": parse_policy(self.policy).model_dump(mode="json")}
+        decoder = self._decoder()
+        if isinstance(decoder, Decoder):
+            return known | {"decoder": identity(decoder)}
+        known |= {name: _identity(getattr(self, name)) for name in _MODELS}
+        known["policy"] = parse_policy(self.policy).model_dump(mode="json")
+        return known | {"decoder": decoder.model_dump(mode="json")}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """A copy that shares the models: weights are not held twice, and clients cannot be copied."""
         shared = {id(held): held for held in (self.draft, self.target, self.verifier, self.decoder)}
         return super().__deepcopy__({**(memo or {}), **shared})
 
+    def writers(self) -> list[Any]:
+        """The fields that draft and that replace, those that the decoder makes use of; none of a ready decoder."""
+        decoder = self._decoder()
+        roles = () if isinstance(decoder, Decoder) else decoder.roles
+        return [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in roles]
+
+    def _decoder(self) -> Decoder | Method:
+        """The decoder or the method; text again in a copy made with model_copy."""
+        return as_decoder(self.decoder) or RSDMethod()
+
     def _in_turns(self) -> bool:
         """Whether a role is a LangChain model that only writes whole messages."""
-        roles = () if self.decoder is not None else (self.draft, self.target)
-        return any(isinstance(role, LangChainGenerator) and role.mode is None for role in roles)
+        return any(isinstance(role, LangChainGenerator) and role.mode is None for role in self.writers())
 
-    def _model(self, name: str, inner: dict[str, Any]) -> Any:
-        model = self.loaded.get(getattr(self, name))
+    def _setup(self, settings: Settings, inner: dict[str, Any]) -> Setup:
+        return Setup(
+            self.draft,
+            self.verifier,
+            self.target,
+            parse_policy(self.policy),  # text again in a copy made with model_copy
+            settings,
+            load=lambda model: self._model(model, inner),
+        )
+
+    def _model(self, model: Any, inner: dict[str, Any]) -> Any:
+        model = self.loaded.get(model)
         if isinstance(model, LangChainRole) and self.trace_inner:
             model = model.using(trace_inner=True)
         if isinstance(model, LangChainGenerator):

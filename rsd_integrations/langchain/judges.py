@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
+import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -12,8 +12,10 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable
 
 from rsd_core import ConfigurationError, Path, Prompt, Scores, Step, Usage, Verifier, VerifierError
-from rsd_integrations.langchain.inner import LangChainRole, silently, silently_in_thread
+from rsd_core.concurrency import run_calls
 from rsd_integrations.langchain.messages import as_text, originals
+from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
+from rsd_integrations.langchain.wrapped_model import LangChainRole
 
 RUBRIC = (
     "You judge the work of an assistant. Rate its latest step alone: is it correct, does it follow from what comes "
@@ -39,31 +41,32 @@ class LangChainJudge(LangChainRole, Verifier):
         super().__init__(model, **base)
         self.rubric = rubric
 
-    def _decisive(self) -> dict[str, Any]:
+    def _answers_differ_by(self) -> dict[str, Any]:
         return {} if self.rubric == RUBRIC else {"rubric": self.rubric}
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Ask for a score of each step.
 
         Raises:
-            VerifierError: A reply holds no score.
+            VerifierError: A reply holds no score; the error carries the work of all replies.
         """
-        made = await asyncio.gather(*(self._judge(path, step) for step in steps))
-        return Scores(tuple(reward for reward, _ in made), sum((usage for _, usage in made), Usage()))
+        scores = await run_calls(self._judge(path, step) for step in steps)
+        return Scores(tuple(one.rewards[0] for one in scores), sum((one.usage for one in scores), Usage()))
 
-    async def _judge(self, path: Path, step: Step) -> tuple[float, Usage]:
+    async def _judge(self, path: Path, step: Step) -> Scores:
         asked = (
             f"# Conversation\n{_conversation(path.prompt)}\n\n# The assistant's work so far\n{path.text or '(nothing)'}"
             f"\n\n# The latest step\n{step.text}"
         )
-        reply, usage = await self.call(self.model, [SystemMessage(self.rubric), HumanMessage(asked)])
-        text = reply if isinstance(reply, str) else str(reply.text)
-        found = _SCORE.findall(text) or re.findall(r"^\s*([0-9])\s*$", text)
-        if not found:
+        reply = await self.call(self.model, [SystemMessage(self.rubric), HumanMessage(asked)])
+        text = reply.message if isinstance(reply.message, str) else str(reply.message.text)
+        scores = _SCORE.findall(text) or re.findall(r"^\s*([0-9])\s*$", text)
+        if not scores:
             raise VerifierError(
-                f"the judge {self.name} gave no line 'Score: N' with N from 0 to 9, but {text[-200:]!r}"
+                f"the judge {self.name} gave no line 'Score: N' with N from 0 to 9, but {text[-200:]!r}",
+                usage=reply.usage,
             )
-        return int(found[-1]) / 9, usage
+        return Scores((int(scores[-1]) / 9,), reply.usage)
 
 
 Scorer = Callable[[list[BaseMessage], AIMessage], float | Awaitable[float]]
@@ -88,15 +91,31 @@ class FunctionVerifier(Verifier):
         self.name = getattr(function, "__name__", type(function).__name__)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        messages = originals(path.prompt)
-        return Scores(tuple([await self._one(messages, path, step) for step in steps]), Usage())
+        """Call the function for one step after the other.
 
-    async def _one(self, messages: list[BaseMessage], path: Path, step: Step) -> float:
+        Raises:
+            VerifierError: It gave something that is no number in [0, 1].
+        """
+        messages = originals(path.prompt)
+        return Scores(tuple([await self._reward(messages, path, step) for step in steps]), Usage())
+
+    async def _reward(self, messages: list[BaseMessage], path: Path, step: Step) -> float:
         reply = step.native if isinstance(step.native, AIMessage) else AIMessage(path.text + step.text)
-        made = await silently_in_thread(lambda: self.function(messages, reply))
-        if inspect.isawaitable(made):
-            made = await silently(made)
-        return float(made)
+        reward = await call_in_thread(lambda: self.function(messages, reply), self.name)
+        if inspect.isawaitable(reward):
+            reward = await call_async(reward, self.name)
+        return _checked(reward, self.name)
+
+
+def _checked(reward: Any, name: str) -> float:
+    """A reward as a plain float; numbers of other libraries are numbers, texts never are."""
+    try:
+        number = math.nan if isinstance(reward, str | bytes | bytearray) else float(reward)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not 0 <= number <= 1:  # NaN fails this as well
+        raise VerifierError(f"the verifier function {name} gave {reward!r:.80}; it must return a number from 0 to 1")
+    return number
 
 
 def _conversation(prompt: Prompt) -> str:

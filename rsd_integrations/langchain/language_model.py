@@ -11,7 +11,7 @@ from pydantic import model_validator
 from rsd_core import __version__
 from rsd_core.errors import DISTRIBUTION
 from rsd_integrations.langchain.fields import RSDFields
-from rsd_integrations.langchain.inner import estimate
+from rsd_integrations.langchain.tokens import estimate_tokens
 
 
 class RSDLanguageModel(RSDFields, BaseLanguageModel[Any]):
@@ -30,7 +30,7 @@ class RSDLanguageModel(RSDFields, BaseLanguageModel[Any]):
 
     def get_num_tokens(self, text: str) -> int:
         # LangChain's default is GPT-2's tokenizer, downloaded. The models here have one each.
-        return super().get_num_tokens(text) if self.custom_get_token_ids else estimate(text)
+        return super().get_num_tokens(text) if self.custom_get_token_ids else estimate_tokens(text)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         settings = self.resolved()

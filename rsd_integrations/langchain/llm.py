@@ -16,11 +16,12 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
-from rsd_core import BatchError, Event, Finished, Result, StepFinished, TextStream
+from rsd_core import BatchError, Event, Finished, Result, RunError, StepFinished, TextStream
 from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
+from rsd_integrations.langchain.provider_errors import providers_types, with_providers_type
 from rsd_integrations.langchain.trace import metadata, step_data, usage
 
 
@@ -102,8 +103,8 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         if not inputs:
             return []
         prompts = [self._convert_input(one) for one in inputs]
-        made = await self.agenerate_prompt(prompts, **_as_arguments(config, len(inputs)), **kwargs)
-        return _answers(made, return_exceptions)
+        result = await self.agenerate_prompt(prompts, **_as_arguments(config, len(inputs)), **kwargs)
+        return _answers(result, return_exceptions)
 
     def _generate(
         self,
@@ -116,8 +117,8 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         try:
             results = self.make_decoder().run_many([as_asked(prompt) for prompt in prompts], **call.options)
         except BatchError as error:
-            return call.made(error.results, error.errors)
-        return call.made(results)
+            return call.result(error.results, error.errors)
+        return call.result(results)
 
     async def _agenerate(
         self,
@@ -131,8 +132,8 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         try:
             results = await decoder.arun_many([as_asked(prompt) for prompt in prompts], **call.options)
         except BatchError as error:
-            return call.made(error.results, error.errors)
-        return call.made(results)
+            return call.result(error.results, error.errors)
+        return call.result(results)
 
     def _stream(
         self,
@@ -143,7 +144,7 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
     ) -> Iterator[GenerationChunk]:
         model = self._for_call(kwargs)
         call = _Call(model, stop, kwargs)
-        with closing(model.make_decoder().stream(as_asked(prompt), stop=call.stop)) as events:
+        with providers_types(), closing(model.make_decoder().stream(as_asked(prompt), stop=call.stop)) as events:
             for chunk in filter(None, map(_Chunks(call).feed, events)):
                 if run_manager:  # before the consumer has it
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -160,14 +161,15 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         call = _Call(model, stop, kwargs)
         chunks = _Chunks(call)
         decoder = await model.amake_decoder()
-        async with aclosing(decoder.astream(as_asked(prompt), stop=call.stop)) as events:
-            async for event in events:
-                chunk = chunks.feed(event)
-                if chunk is None:
-                    continue
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+        with providers_types():
+            async with aclosing(decoder.astream(as_asked(prompt), stop=call.stop)) as events:
+                async for event in events:
+                    chunk = chunks.feed(event)
+                    if chunk is None:
+                        continue
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     def _for_call(self, kwargs: dict[str, Any]) -> RSDLLM:
         """The model with the fields of this call, which are taken out of `kwargs`.
@@ -197,9 +199,9 @@ class _Call:
             self.options["concurrency"] = kwargs["max_concurrency"]
         self._keep_errors = "max_concurrency" in kwargs  # a batch, which tells errors in their places
 
-    def made(self, results: list[Result], errors: dict[int, Exception] | None = None) -> LLMResult:
+    def result(self, results: list[Result], errors: dict[int, Exception] | None = None) -> LLMResult:
         """The results as LangChain has them; the error of a lone prompt is raised."""
-        errors = errors or {}
+        errors = {i: _raisable(error) for i, error in (errors or {}).items()}
         if errors and len(results) == 1 and not self._keep_errors:
             raise errors[0]
         generations = [[_generation(result, errors.get(i), self.rejected)] for i, result in enumerate(results)]
@@ -238,13 +240,13 @@ def _as_arguments(config: RunnableConfig | list[RunnableConfig] | None, count: i
     }
 
 
-def _answers(made: LLMResult, return_exceptions: bool) -> list[Any]:
+def _answers(result: LLMResult, return_exceptions: bool) -> list[Any]:
     """The texts of a batch, and errors in the places of failed prompts.
 
     Raises:
         BatchError: Some failed and errors are not to be returned.
     """
-    generations = [generation[0] for generation in made.generations]
+    generations = [generation[0] for generation in result.generations]
     errors = {i: one.error for i, one in enumerate(generations) if isinstance(one, FailedGeneration)}
     if errors and not return_exceptions:
         raise BatchError([Result.from_dict((one.generation_info or {})["rsd"]) for one in generations], errors)
@@ -254,8 +256,12 @@ def _answers(made: LLMResult, return_exceptions: bool) -> list[Any]:
 def _generation(result: Result, error: Exception | None, rejected: bool) -> Generation:
     if error is None:
         return Generation(text=result.text, generation_info=_info(result, rejected))
-    told = _info(result, rejected) | {"finish_reason": "error", "error": f"{type(error).__name__}: {error}"}
-    return FailedGeneration(text=result.text, generation_info=told, error=error)
+    info = _info(result, rejected) | {"finish_reason": "error", "error": f"{type(error).__name__}: {error}"}
+    return FailedGeneration(text=result.text, generation_info=info, error=error)
+
+
+def _raisable(error: Exception) -> Exception:
+    return with_providers_type(error) if isinstance(error, RunError) else error
 
 
 def _info(result: Result, rejected: bool) -> dict[str, Any]:
@@ -263,9 +269,9 @@ def _info(result: Result, rejected: bool) -> dict[str, Any]:
 
 
 def _openai_usage(result: Result) -> dict[str, int]:
-    told = usage(result)
+    tokens = usage(result)
     return {
-        "prompt_tokens": told["input_tokens"],
-        "completion_tokens": told["output_tokens"],
-        "total_tokens": told["total_tokens"],
+        "prompt_tokens": tokens["input_tokens"],
+        "completion_tokens": tokens["output_tokens"],
+        "total_tokens": tokens["total_tokens"],
     }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, NotRequired, cast
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
@@ -29,17 +28,23 @@ from rsd_core import (
     StepRequest,
     Target,
     TargetError,
+    Usage,
     Verifier,
     WeightingPolicy,
     parse_policy,
 )
-from rsd_core.blocking import in_thread
-from rsd_core.lazy import LoadedModels
+from rsd_core.interfaces import add_usage
 from rsd_integrations.langchain.fields import as_verifier
-from rsd_integrations.langchain.inner import told_usage
+from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import Scorer
 from rsd_integrations.langchain.messages import as_prompt, as_text
+from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
+from rsd_integrations.langchain.tokens import usage_of_reply
 from rsd_integrations.langchain.trace import step_data, usage
+from rsd_integrations.loaded_models import LoadedModels
+
+_Response = ModelResponse[Any]
+_Handler = Callable[[ModelRequest[Any]], _Response | Awaitable[_Response]]
 
 
 class RSDState(AgentState[Any]):
@@ -113,7 +118,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ExtendedModelResponse[Any]:
         """The agent's model call, drafted first."""
-        turn = _Turn(self, request, lambda asked: in_thread(partial(handler, asked)))
+        turn = _Turn(self, request, handler, blocking=True)
         try:
             return turn.response(turn.decoder.run(turn.prompt))
         except (TargetError, _Bubble) as error:
@@ -123,7 +128,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ExtendedModelResponse[Any]:
         """The same, asynchronously."""
-        turn = _Turn(self, request, handler)
+        turn = _Turn(self, request, handler, blocking=False)
         try:
             return turn.response(await turn.decoder.arun(turn.prompt))
         except (TargetError, _Bubble) as error:
@@ -133,21 +138,17 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
 class _Turn:
     """One model call of an agent as a decoder with its prompt."""
 
-    def __init__(
-        self,
-        rsd: RSDMiddleware,
-        request: ModelRequest[Any],
-        ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> None:
-        self._drafter = _Caller(rsd._draft, request, ask)
-        self._target = _Caller(request.model, request, ask)
-        self.decoder = RewardGuidedDecoder(
+    def __init__(self, rsd: RSDMiddleware, request: ModelRequest[Any], handler: _Handler, *, blocking: bool) -> None:
+        self._drafter = _Caller(rsd._draft, request, handler, blocking=blocking)
+        self._target = _Caller(request.model, request, handler, blocking=blocking)
+        decoder = RewardGuidedDecoder(
             drafter=self._drafter,
             verifier=rsd._loaded.get(rsd._verifier),
             target=self._target,
             policy=rsd._policy,
             settings=rsd._settings,
         )
+        self.decoder = rsd._loaded.watched(decoder)
 
     @property
     def prompt(self) -> Prompt:
@@ -170,28 +171,40 @@ class _Turn:
 class _Caller(Drafter, Target):
     """A model as the agent calls it."""
 
-    def __init__(
-        self,
-        model: BaseChatModel,
-        request: ModelRequest[Any],
-        ask: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> None:
-        self.name = getattr(model, "model_name", None) or type(model).__name__
+    def __init__(self, model: BaseChatModel, request: ModelRequest[Any], handler: _Handler, *, blocking: bool) -> None:
+        self.name = model_name(model)
         self.request = request.override(model=model)
-        self.response: ModelResponse[Any] | None = None
-        self._ask = ask
+        self.response: _Response | None = None
+        self._handler = handler
+        self._blocking = blocking
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:  # noqa: ARG002 - the request holds all
         started = time.perf_counter()
         try:
-            self.response = await self._ask(self.request)
+            if self._blocking:
+                return await call_in_thread(
+                    lambda: self._read(cast("_Response", self._handler(self.request)), started), self.name, traced=True
+                )
+            answer = cast("Awaitable[_Response]", self._handler(self.request))
+            return self._read(await call_async(answer, self.name, traced=True), started)
         except GraphBubbleUp as signal:
             raise _Bubble(signal) from None
-        reply = next((message for message in self.response.result if isinstance(message, AIMessage)), None)
+        except Exception as error:
+            reply = getattr(error, "ai_message", None)  # of a reply that could not be parsed, and was paid for
+            if isinstance(reply, AIMessage):
+                add_usage(error, self._usage(reply, started))
+            raise
+
+    def _read(self, response: _Response, started: float) -> Generation:
+        self.response = response
+        reply = next((message for message in response.result if isinstance(message, AIMessage)), None)
+        usage = self._usage(reply or "", started)
         if reply is None:
-            raise RunError(f"{self.name} gave no message")
-        usage = told_usage(reply, cast("Sequence[BaseMessage]", self.request.messages), time.perf_counter() - started)
+            raise RunError(f"{self.name} gave no message", usage=usage)
         return Generation((Step(as_text(reply), "end", size=usage.generated, native=reply),), usage)
+
+    def _usage(self, reply: AIMessage | str, started: float) -> Usage:
+        return usage_of_reply(reply, self.request.messages, time.perf_counter() - started)
 
 
 class _Bubble(BaseException):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from langchain_core.language_models import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 
-from rsd_core import ConfigurationError, RunError, Step
+from rsd_core import ConfigurationError, RunError, Step, Usage
 
 StopMode = Literal["kept", "told", "cut"]
 """How the end of a step is told from the end of the answer. `kept`: the server is asked to leave the stop string in
@@ -98,8 +98,8 @@ class Reply:
     text: str
     reason: str | None
     """Its finish reason in the provider's words."""
-    generated: int
-    """Tokens, as told or estimated."""
+    usage: Usage
+    """The work of it, as the provider tells or estimated."""
 
 
 _LENGTH = {"length", "max_tokens", "MAX_TOKENS", "model_length"}
@@ -110,7 +110,7 @@ def whole(reply: Reply, native: object = None) -> Step:
     """A reply as a turn."""
     _check(reply)
     ending: Literal["length", "end"] = "length" if reply.reason in _LENGTH else "end"
-    return Step(reply.text, ending, size=reply.generated, native=native)
+    return Step(reply.text, ending, size=reply.usage.generated, native=native)
 
 
 def first_step(reply: Reply, begun: str, delimiter: str, mode: PrefixMode, stop: StopMode) -> Step:
@@ -128,14 +128,14 @@ def first_step(reply: Reply, begun: str, delimiter: str, mode: PrefixMode, stop:
     if at < 0 and stop == "told" and reply.reason == "stop_sequence":
         text, at = text + delimiter, len(text)
     if at < 0:
-        return Step(text, "length" if reply.reason in _LENGTH else "end", size=reply.generated)
+        return Step(text, "length" if reply.reason in _LENGTH else "end", size=reply.usage.generated)
     end = at + len(delimiter)
     while text[end : end + 1] == "\n":
         end += 1
     share = end / len(text)
-    return Step(text[:end], "delimiter", size=max(1, round(share * reply.generated)))
+    return Step(text[:end], "delimiter", size=max(1, round(share * reply.usage.generated)))
 
 
 def _check(reply: Reply) -> None:
     if reply.reason in _FAILED:
-        raise RunError(f"the model gave up: its finish reason is {reply.reason!r}")
+        raise RunError(f"the model gave up: its finish reason is {reply.reason!r}", usage=reply.usage)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from langchain_core.language_models import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import PromptValue, StringPromptValue
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import ensure_config
@@ -28,8 +28,7 @@ from rsd_core import (
     Target,
     Usage,
 )
-from rsd_core.lazy import identity
-from rsd_integrations.langchain.inner import LangChainRole, estimate
+from rsd_core.concurrency import run_calls
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.prefixes import (
     Reply,
@@ -40,6 +39,11 @@ from rsd_integrations.langchain.prefixes import (
     whole,
     with_beginning,
 )
+from rsd_integrations.langchain.tokens import estimate_tokens
+from rsd_integrations.langchain.wrapped_model import LangChainRole, ModelReply
+from rsd_integrations.loaded_models import identity
+
+logger = logging.getLogger(__name__)
 
 SENDS = ("temperature", "top_p", "max_tokens", "seed")
 """What of a step's request may be sent along with each call."""
@@ -84,18 +88,22 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         if unknown := set(sends) - set(SENDS):
             raise ConfigurationError(f"sends={tuple(sends)!r}: {sorted(unknown)} is none of {', '.join(SENDS)}")
         self.mode = None if prefix is None else find_mode(prefix, model)
-        default = None if self.mode is None else self.mode.stop
-        self.stop = stop or ("cut" if default == "kept" and not takes_body(model) else default)
+        self.stop = stop or (self.mode and self.mode.stop)
+        if stop is None and self.stop == "kept" and not takes_body(model):
+            self.stop = "cut"
+            logger.info(
+                "%s cannot ask its server to keep stop strings: what it writes beyond a step is paid for", self.name
+            )
         self.render = render or _plain
         self.sends = tuple(sends)
         self.options = dict(options or {})
         self.tools = list(tools)
 
-    def _decisive(self) -> dict[str, Any]:
-        known: dict[str, Any] = {"prefix": self.mode and self.mode.name, "stop": self.stop, "sends": self.sends}
-        known |= {"options": self.options, "tools": self.tools}
-        known |= {"render": None if self.render is _plain else identity(self.render)}
-        return {name: value for name, value in known.items() if value}
+    def _answers_differ_by(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"prefix": self.mode and self.mode.name, "stop": self.stop, "sends": self.sends}
+        settings |= {"options": self.options, "tools": self.tools}
+        settings |= {"render": None if self.render is _plain else identity(self.render)}
+        return {name: value for name, value in settings.items() if value}
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the turn or step that follows the path, once per seed.
@@ -103,8 +111,8 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         Raises:
             ConfigurationError: A step is asked for, and the model was given no way to continue a prefix.
         """
-        made = await asyncio.gather(*(self._write(path, request, seed) for seed in request.seeds))
-        return Generation(tuple(step for step, _ in made), sum((usage for _, usage in made), Usage()))
+        written = await run_calls(self._write(path, request, seed) for seed in request.seeds)
+        return Generation(tuple(one.steps[0] for one in written), sum((one.usage for one in written), Usage()))
 
     async def probe(self) -> None:
         """Have the model continue a short answer, to see that its server understands the prefix mode.
@@ -116,7 +124,7 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         begun = (
             Path((Message("user", question),)).extend(Step("one\n\n", "delimiter")).extend(Step("two\n\n", "delimiter"))
         )
-        step, _ = await self._write(begun, StepRequest(seeds=(0,), max_tokens=50), 0)
+        step = (await self._write(begun, StepRequest(seeds=(0,), max_tokens=50), 0)).steps[0]
         if not step.text.strip().lower().startswith("three"):
             raise RunError(
                 f"{self.name} does not continue an answer with prefix={self.mode and self.mode.name!r}: after "
@@ -128,15 +136,10 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
                 "that it was stopped. Use stop='cut'."
             )
 
-    async def _write(self, path: Path, request: StepRequest, seed: int) -> tuple[Step, Usage]:
+    async def _write(self, path: Path, request: StepRequest, seed: int) -> Generation:
         options = {**self.options, **self._sent(request, seed)}
         if request.delimiter is None:
-            model = self.model
-            if self.tools:
-                model, options = self.model.bind_tools(self.tools, **options), {}  # type: ignore[attr-defined]
-            made, usage = await self.call(model, self._asked(path.prompt), **options)
-            native = made if isinstance(made, AIMessage) else None
-            return whole(_reply(made, usage), native), usage
+            return await self._write_turn(path, options)
         if self.mode is None:
             raise ConfigurationError(
                 f"{self.name} was given no way to continue an answer that was begun, which steps need. Name one, as in "
@@ -152,12 +155,22 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         if body:
             options["extra_body"] = body  # what a call gives replaces what the model has
         if self.mode.text:
-            reply, usage = await self._complete(self.render(path.prompt) + path.text, options)
+            reply = await self._complete(self.render(path.prompt) + path.text, options)
         else:
             messages = with_beginning(originals(path.prompt), path.text, self.mode)
-            made, usage = await self.call(self.model, messages, **options)
-            reply = _reply(made, usage)
-        return first_step(reply, path.text, request.delimiter, self.mode, self.stop or "cut"), usage
+            reply = _as_reply(await self.call(self.model, messages, **options))
+        step = first_step(reply, path.text, request.delimiter, self.mode, self.stop or "cut")
+        return Generation((step,), reply.usage)
+
+    async def _write_turn(self, path: Path, options: dict[str, Any]) -> Generation:
+        """A whole message, from the caller's own messages."""
+        asked = self.render(path.prompt) if isinstance(self.model, BaseLLM) else originals(path.prompt)
+        model = self.model
+        if self.tools:
+            model, options = self.model.bind_tools(self.tools, **options), {}  # type: ignore[attr-defined]
+        replied = await self.call(model, asked, **options)
+        native = replied.message if isinstance(replied.message, AIMessage) else None
+        return Generation((whole(_as_reply(replied), native),), replied.usage)
 
     def _sent(self, request: StepRequest, seed: int) -> dict[str, Any]:
         known = {
@@ -168,27 +181,23 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         }
         return {name: known[name] for name in self.sends}
 
-    def _asked(self, prompt: Prompt) -> Any:
-        return self.render(prompt) if isinstance(self.model, BaseLLM) else originals(prompt)
-
-    async def _complete(self, text: str, options: dict[str, Any]) -> tuple[Reply, Usage]:
+    async def _complete(self, text: str, options: dict[str, Any]) -> Reply:
         """Let an LLM continue a text; unlike `invoke` this tells why it stopped."""
         assert isinstance(self.model, BaseLLM)
-        started = time.perf_counter()
+
+        def read(result: LLMResult, seconds: float) -> Reply:
+            generation = result.generations[0][0]
+            counts = (result.llm_output or {}).get("token_usage") or {}
+            size = counts.get("prompt_tokens") or estimate_tokens(text)
+            wrote = counts.get("completion_tokens") or estimate_tokens(generation.text)
+            usage = Usage(size, size + wrote, 0, wrote, seconds=seconds)
+            return Reply(generation.text, _reason(generation.generation_info or {}), usage)
+
         config = ensure_config(self._config())
         options |= {"callbacks": config.get("callbacks") or None, "tags": config.get("tags")}
         value: list[PromptValue] = [StringPromptValue(text=text)]
-        made = await self._run(
-            self.model,
-            partial(self.model.generate_prompt, value, **options),
-            partial(self.model.agenerate_prompt, value, **options),
-        )
-        generation = made.generations[0][0]
-        spent = (made.llm_output or {}).get("token_usage") or {}
-        read = spent.get("prompt_tokens") or estimate(text)
-        wrote = spent.get("completion_tokens") or estimate(generation.text)
-        usage = Usage(read, read + wrote, 0, wrote, seconds=time.perf_counter() - started)
-        return Reply(generation.text, _reason(generation.generation_info or {}), wrote), usage
+        blocking = partial(self.model.generate_prompt, value, **options)
+        return await self._run(self.model, blocking, partial(self.model.agenerate_prompt, value, **options), read)
 
 
 class LangChainDrafter(LangChainGenerator):
@@ -220,10 +229,11 @@ def _plain(prompt: Prompt) -> str:
     return "\n\n".join(message.content for message in prompt if message.role != "tools")
 
 
-def _reply(made: BaseMessage | str, usage: Usage) -> Reply:
-    if isinstance(made, BaseMessage):
-        return Reply(as_text(made), _reason(made.response_metadata), usage.generated)
-    return Reply(made, None, usage.generated)
+def _as_reply(replied: ModelReply) -> Reply:
+    message = replied.message
+    if isinstance(message, BaseMessage):
+        return Reply(as_text(message), _reason(message.response_metadata), replied.usage)
+    return Reply(message, None, replied.usage)
 
 
 def _reason(metadata: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import Any, cast
@@ -22,7 +21,8 @@ from langchain_core.runnables import RunnableConfig, RunnableSerializable
 
 from rsd_core import PromptError
 from rsd_core.blocking import wait_for
-from rsd_integrations.langchain.calls import RSDMessages
+from rsd_core.concurrency import run_all
+from rsd_integrations.langchain.chat_calls import RSDMessages
 from rsd_integrations.langchain.fields import CONFIG
 
 STEP_EVENT = "rsd_step"
@@ -113,12 +113,12 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
             yield chunk  # type: ignore[misc]
 
     def _one(self, input: LanguageModelInput, run_manager: CallbackManagerForChainRun, **kwargs: Any) -> AIMessage:
-        return _message(generate_from_stream(self._told(input, run_manager, kwargs)))
+        return _message(generate_from_stream(self._chunks_with_events(input, run_manager, kwargs)))
 
     async def _aone(
         self, input: LanguageModelInput, run_manager: AsyncCallbackManagerForChainRun, **kwargs: Any
     ) -> AIMessage:
-        return _message(await agenerate_from_stream(self._atold(input, run_manager, kwargs)))
+        return _message(await agenerate_from_stream(self._achunks_with_events(input, run_manager, kwargs)))
 
     def _many(
         self,
@@ -132,21 +132,18 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
     async def _amany(
         self, inputs: list[LanguageModelInput], run_manager: list[Any], config: list[RunnableConfig], **kwargs: Any
     ) -> list[AIMessage | Exception]:
-        slots = asyncio.Semaphore(config[0].get("max_concurrency") or 64)
-
         async def one(input: LanguageModelInput, manager: Any) -> AIMessage | Exception:
-            async with slots:
-                try:
-                    return await self._aone(input, manager, **kwargs)
-                except Exception as error:  # LangChain raises it, or gives it back in its place
-                    return error
+            try:
+                return await self._aone(input, manager, **kwargs)
+            except Exception as error:  # LangChain raises it, or gives it back in its place
+                return error
 
-        return await asyncio.gather(*map(one, inputs, run_manager))
+        return await run_all(map(one, inputs, run_manager), at_once=config[0].get("max_concurrency") or 64)
 
     def _transform(
         self, input: Iterator[LanguageModelInput], run_manager: CallbackManagerForChainRun, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
-        with closing(self._told(_whole(list(input)), run_manager, kwargs)) as chunks:
+        with closing(self._chunks_with_events(_whole(list(input)), run_manager, kwargs)) as chunks:
             for chunk in chunks:
                 yield cast("AIMessageChunk", chunk.message)
 
@@ -154,14 +151,14 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
         self, input: AsyncIterator[LanguageModelInput], run_manager: AsyncCallbackManagerForChainRun, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         parts = [part async for part in input]
-        async with aclosing(self._atold(_whole(parts), run_manager, kwargs)) as chunks:
+        async with aclosing(self._achunks_with_events(_whole(parts), run_manager, kwargs)) as chunks:
             async for chunk in chunks:
                 yield cast("AIMessageChunk", chunk.message)
 
-    def _told(
+    def _chunks_with_events(
         self, input: LanguageModelInput, run_manager: CallbackManagerForChainRun, kwargs: dict[str, Any]
     ) -> Generator[ChatGenerationChunk, None, None]:
-        """The chunks of an answer, each step told to the run's handlers before the consumer has it."""
+        """The chunks of an answer; the run's handlers hear of each step before the consumer has it."""
         child = RunnableConfig(callbacks=run_manager.get_child())
         with closing(self._chunks(_messages(input), kwargs.pop("stop", None), kwargs)) as chunks:
             for chunk in chunks:
@@ -169,7 +166,7 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
                     dispatch_custom_event(STEP_EVENT, step, config=child)
                 yield chunk
 
-    async def _atold(
+    async def _achunks_with_events(
         self, input: LanguageModelInput, run_manager: Any, kwargs: dict[str, Any]
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         child = RunnableConfig(callbacks=run_manager.get_child())
@@ -198,5 +195,5 @@ def _whole(parts: list[Any]) -> LanguageModelInput:
     return cast("LanguageModelInput", whole)
 
 
-def _message(made: ChatResult) -> AIMessage:
-    return cast("AIMessage", made.generations[0].message)
+def _message(result: ChatResult) -> AIMessage:
+    return cast("AIMessage", result.generations[0].message)

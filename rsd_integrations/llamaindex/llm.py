@@ -21,40 +21,32 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    PrivateAttr,
-    SerializeAsAny,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, PrivateAttr, model_validator
 
 from rsd_core import (
     BinaryStep,
     ConfigurationError,
     Decoder,
     Drafter,
+    Method,
     Model,
+    Policy,
     Prompt,
     PromptLike,
-    RewardGuidedDecoder,
     Settings,
+    Setup,
     Target,
     Verifier,
-    WeightingPolicy,
-    parse_policy,
 )
 from rsd_core.blocking import in_thread
 from rsd_core.decoder import require
-from rsd_core.lazy import LoadedModels
 from rsd_core.ledger import Role
+from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.registry import parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.llamaindex.answers import Answer
 from rsd_integrations.llamaindex.messages import as_prompt
+from rsd_integrations.loaded_models import LoadedModels
 
 R = TypeVar("R", CompletionResponse, ChatResponse)
 Stop = tuple[str, ...]
@@ -70,7 +62,7 @@ def _role(role: Role, kind: type[Model]) -> PlainValidator:
 
     def check(value: Any) -> Any:
         if isinstance(value, str):
-            parse_spec(value)
+            parse_spec(value, role)
         else:
             require(role, value, kind)
         return value
@@ -78,8 +70,14 @@ def _role(role: Role, kind: type[Model]) -> PlainValidator:
     return PlainValidator(check)
 
 
-_TOLD = PlainSerializer(lambda value: value if value is None or isinstance(value, str) else repr(value))
-"""An object is no data: it is told by its name, in a form that cannot be taken for a spec when it is read back."""
+def _named(value: Any) -> Any:
+    if isinstance(value, Method):
+        return value.model_dump(mode="json")
+    return value if value is None or isinstance(value, str) else repr(value)
+
+
+_BY_NAME = PlainSerializer(_named)
+"""An object is no data: it is written by its name, in a form that cannot be taken for a spec when it is read back."""
 
 
 class RSDLLM(CustomLLM):
@@ -109,18 +107,17 @@ class RSDLLM(CustomLLM):
     # Values are kept out of pydantic's messages, since a secret may be among them.
     model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
 
-    draft: Annotated[str | Drafter, _role("drafter", Drafter), _TOLD] = "embedded:draft"
+    draft: Annotated[str | Drafter, _role("drafter", Drafter), _BY_NAME] = "embedded:draft"
     """The cheap model: a spec as `rsd models` lists them, or a `Drafter`."""
-    target: Annotated[str | Target, _role("target", Target), _TOLD] = "embedded:target"
+    target: Annotated[str | Target, _role("target", Target), _BY_NAME] = "embedded:target"
     """The strong model: a spec, or a `Target`."""
-    verifier: Annotated[str | Verifier, _role("verifier", Verifier), _TOLD] = "embedded:verifier"
+    verifier: Annotated[str | Verifier, _role("verifier", Verifier), _BY_NAME] = "embedded:verifier"
     """The judge: a spec, or a `Verifier`."""
-    policy: Annotated[SerializeAsAny[WeightingPolicy], BeforeValidator(parse_policy)] = Field(
-        default_factory=BinaryStep
-    )
+    policy: Policy = Field(default_factory=BinaryStep)
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
-    decoder: Annotated[Decoder | None, _TOLD] = None
-    """A ready decoder in place of the models, the policy and the settings, baselines included."""
+    decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), _BY_NAME] = None
+    """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
+    by default. Or a ready decoder in place of the models, the policy and the settings."""
     settings: Settings = Settings()
     """Everything else: step delimiter and length, candidates, limits, faults."""
     temperature: float | None = None
@@ -247,22 +244,21 @@ class RSDLLM(CustomLLM):
     def _decoder(self, options: dict[str, Any]) -> tuple[Decoder, Stop]:
         """The decoder and the stop strings of one call; models given by spec are loaded on first use."""
         settings, stop = self._resolve(options)
-        if self.decoder is not None:
+        if isinstance(self.decoder, Decoder):
             return self.decoder.with_settings(settings), stop
-        decoder = RewardGuidedDecoder(
-            drafter=self._loaded.get(self.draft),
-            verifier=self._loaded.get(self.verifier),
-            target=self._loaded.get(self.target),
-            policy=self.policy,
-            settings=settings,
-        )
-        return decoder, stop
+        return self._loaded.watched(self._method().build(self._setup(settings))), stop
 
     async def _adecoder(self, options: dict[str, Any]) -> tuple[Decoder, Stop]:
         """The same without holding the event loop up while weights are loaded."""
-        if self.decoder is not None or self._loaded.has(self.draft, self.verifier, self.target):
+        if isinstance(self.decoder, Decoder) or self._loaded.has(*self._method().models(self._setup(self.settings))):
             return self._decoder(options)
         return await in_thread(lambda: self._decoder(options))
+
+    def _method(self) -> Method:
+        return self.decoder if isinstance(self.decoder, Method) else RSDMethod()
+
+    def _setup(self, settings: Settings) -> Setup:
+        return Setup(self.draft, self.verifier, self.target, self.policy, settings, load=self._loaded.get)
 
     def _resolve(self, options: Mapping[str, Any]) -> tuple[Settings, Stop]:
         """The settings and stop strings, with the fields and a call's own options worked in."""
@@ -270,13 +266,14 @@ class RSDLLM(CustomLLM):
             raise ConfigurationError(
                 f"a call of RSDLLM takes no {', '.join(unknown)}; it takes {', '.join(CALL_OPTIONS)}"
             )
-        if self.decoder is not None and (given := [name for name in _OF_A_DECODER if self._differs(name)]):
+        ready = self.decoder if isinstance(self.decoder, Decoder) else None
+        if ready and (given := [name for name in _OF_A_DECODER if self._differs(name)]):
             raise ConfigurationError(
                 f"a decoder brings its own models, policy and settings; leave out {', '.join(given)}"
             )
         own = {name: value for name, value in options.items() if value is not None}
         value = {name: own.get(name, getattr(self, name)) for name in CALL_OPTIONS}
-        base = self.settings if self.decoder is None else self.decoder.settings
+        base = self.settings if ready is None else ready.settings
         settings = base.updated(
             temperature=value["temperature"],
             top_p=value["top_p"],
@@ -285,6 +282,10 @@ class RSDLLM(CustomLLM):
             max_seconds=value["timeout"],
             target_retries=value["max_retries"],
         )
+        if ready is None:
+            self._method().settings(settings)
+        else:
+            ready.with_settings(settings)  # which checks them
         return settings, as_stop(value["stop"])
 
     def _differs(self, name: str) -> bool:

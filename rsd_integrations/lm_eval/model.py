@@ -8,11 +8,11 @@ or, once this module is imported, `model="rsd", model_args={"policy": "budget_aw
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from rsd_core import ConfigurationError, Decoder, MissingDependency, PromptLike, Result, RSDConfig, Settings
+from rsd_core import BatchError, ConfigurationError, Decoder, MissingDependency, PromptLike, Result, RSDConfig, Settings
 from rsd_core.ledger import Account
 
 try:
@@ -32,16 +32,27 @@ class RSDModel(LM):  # type: ignore[misc]
     `apply_chat_template=True` messages reach them as messages.
 
     Args:
-        decoder: A ready decoder, in place of all that follows but `concurrency`.
+        decoder: Which decoder to make of the configuration, as text of `rsd eval --methods`: `majority:8`; RSD by
+            default. Or a ready decoder, in place of the configuration.
         concurrency: Requests in flight.
         config: Fields of `rsd_core.RSDConfig`: drafter, verifier, target, policy, settings.
     """
 
-    def __init__(self, decoder: Decoder | None = None, *, concurrency: int | str = 16, **config: Any) -> None:
+    def __init__(self, decoder: Decoder | str | None = None, *, concurrency: int | str = 16, **config: Any) -> None:
         super().__init__()
         for name in ("batch_size", "max_batch_size", "device"):  # the harness passes these to every model
             config.pop(name, None)
-        self.decoder = RSDConfig.parse(config).build() if decoder is None else decoder
+        if isinstance(decoder, Decoder):
+            if config:
+                raise ConfigurationError(f"a decoder brings its own models and settings; leave out {', '.join(config)}")
+            self.decoder = decoder
+        else:
+            if decoder is not None:
+                if "method" in config:
+                    method = config["method"]
+                    raise ConfigurationError(f"{decoder=} and {method=} say the same thing twice; leave one out")
+                config["method"] = decoder
+            self.decoder = RSDConfig.parse(config).build()
         self.concurrency = int(concurrency)
         self.results: list[Result] = []
         """Of all requests so far, with their ledgers."""
@@ -62,25 +73,39 @@ class RSDModel(LM):  # type: ignore[misc]
         return json.dumps(chat_history)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
-        """Answer the prompts; stop strings, length and temperature are each request's own."""
-        alike: defaultdict[str, list[int]] = defaultdict(list)
+        """Answer the prompts; stop strings, length and temperature are each request's own.
+
+        Raises:
+            BatchError: Some requests failed. The answers to all others are in the harness's cache, where it has one.
+        """
+        positions_by_options: defaultdict[str, list[int]] = defaultdict(list)
         for i, request in enumerate(requests):
-            alike[json.dumps(request.args[1], sort_keys=True)].append(i)
-        answers = [""] * len(requests)
-        for kind, positions in alike.items():
-            asked = json.loads(kind)
-            decoder = self.decoder.with_settings(_settings(self.decoder.settings, asked))
-            until = asked.get("until") or []
-            results = decoder.run_many(
-                [_prompt(requests[i].args[0]) for i in positions],
-                concurrency=self.concurrency,
-                stop=[mark for mark in ([until] if isinstance(until, str) else until) if mark],
-            )
-            self.results += results
-            for i, result in zip(positions, results, strict=True):
-                answers[i] = result.text
-                self.cache_hook.add_partial("generate_until", requests[i].args, result.text)
-        return answers
+            positions_by_options[json.dumps(request.args[1], sort_keys=True)].append(i)
+        results: dict[int, Result] = {}
+        failures: dict[int, Exception] = {}
+        for options, positions in positions_by_options.items():
+            answered, errors = self._answer([requests[i].args[0] for i in positions], json.loads(options))
+            self.results += answered
+            results |= zip(positions, answered, strict=True)
+            failures |= {positions[n]: error for n, error in errors.items()}
+            for i in positions:
+                if i not in failures:
+                    self.cache_hook.add_partial("generate_until", requests[i].args, results[i].text)
+        in_order = [results[i] for i in range(len(requests))]
+        if failures:
+            raise BatchError(in_order, failures)
+        return [result.text for result in in_order]
+
+    def _answer(self, contexts: list[str], options: dict[str, Any]) -> tuple[list[Result], dict[int, Exception]]:
+        """The results of requests with the same options, and the errors of those that failed, by position."""
+        decoder = self.decoder.with_settings(_settings(self.decoder.settings, options))
+        until = options.get("until") or []
+        stop = [mark for mark in ([until] if isinstance(until, str) else until) if mark]
+        try:
+            prompts = [_prompt(context) for context in contexts]
+            return decoder.run_many(prompts, concurrency=self.concurrency, stop=stop), {}
+        except BatchError as error:
+            return error.results, error.errors
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:  # noqa: ARG002
         """Not for this model."""
@@ -100,6 +125,7 @@ class RSDModel(LM):  # type: ignore[misc]
             "decoder": type(self.decoder).__name__,
             "models": [model.name for model in self.decoder.models],
             "requests": len(self.results),
+            "degradations": dict(Counter(one.kind for result in self.results for one in result.degradations)),
             "flops": total.flops,
             "flops_paper": total.flops_paper,
             "cost": total.cost,
@@ -116,9 +142,9 @@ def _prompt(context: str) -> PromptLike:
     return messages if is_chat else context
 
 
-def _settings(settings: Settings, asked: Mapping[str, Any]) -> Settings:
+def _settings(settings: Settings, options: Mapping[str, Any]) -> Settings:
     """The decoder's settings with a request's own length, temperature and top-p."""
-    own = {"max_tokens": asked.get("max_gen_toks") or asked.get("max_new_tokens") or asked.get("max_tokens")}
-    if asked.get("do_sample", True):
-        own |= {"temperature": asked.get("temperature"), "top_p": asked.get("top_p")}
+    own = {"max_tokens": options.get("max_gen_toks") or options.get("max_new_tokens") or options.get("max_tokens")}
+    if options.get("do_sample", True):
+        own |= {"temperature": options.get("temperature"), "top_p": options.get("top_p")}
     return settings.updated(**own)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rsd_core import ConfigurationError, Usage
+from rsd_core import ConfigurationError, RunError
 from rsd_core.paths import Ending
-from rsd_integrations.openai_compatible.faults import EndpointError
+from rsd_integrations.openai_compatible.charges import TokenCounts, token_counts
 from rsd_integrations.openai_compatible.profiles import Profile
 from rsd_integrations.openai_compatible.streams import NoIdsError
 
@@ -31,24 +32,38 @@ class Answer:
     """Tokens generated, in the server's count."""
 
 
-def whole(data: Mapping[str, Any], delimiter: str | None, profile: Profile) -> Answer:
+def read_answer(body: Mapping[str, Any], delimiter: str | None, profile: Profile) -> Answer:
     """The answer in the body of a response.
 
     Raises:
-        EndpointError: It has no finish reason, or one that is no end of a step.
+        RunError: It has no finish reason, or one that is no end of a step.
     """
-    (choice,) = data["choices"]
+    (choice,) = body["choices"]
     text = _text(choice)
     ending = _ending(choice, delimiter, profile)
     if ending == "end" and delimiter is not None and profile.stop != "kept":
-        text, found = first_step(text, delimiter)
-        ending = "delimiter" if found else "end"
+        text, ended = first_step(text, delimiter)
+        ending = "delimiter" if ended else "end"
     elif ending == "delimiter" and delimiter is not None and not text.endswith(delimiter):
         text += delimiter  # it named the stop string and stripped it all the same
     logprobs = choice.get("logprobs") or {}
     return Answer(
-        text, ending, tuple(choice.get("token_ids") or ()), tuple(logprobs.get("token_logprobs") or ()), **_usage(data)
+        text,
+        ending,
+        tuple(choice.get("token_ids") or ()),
+        tuple(logprobs.get("token_logprobs") or ()),
+        **token_counts(body),
     )
+
+
+def received(body: Mapping[str, Any]) -> Answer:
+    """What was paid for in a body that holds no answer: its text and its counts, as far as it tells them."""
+    text, counts = "", TokenCounts()
+    with suppress(LookupError, TypeError, ValueError, AttributeError):
+        counts = token_counts(body)
+    with suppress(LookupError, TypeError, ValueError, AttributeError):
+        text = "".join(_text(choice) for choice in body["choices"])
+    return Answer(text, "length", **counts)
 
 
 class StreamedStep:
@@ -58,17 +73,17 @@ class StreamedStep:
         self._delimiter = delimiter
         self._text = ""
         self._ending: Ending | None = None
-        self._told: dict[str, Any] = {}
+        self._counts = TokenCounts()
 
     def take(self, event: Mapping[str, Any]) -> bool:
         """Take an event; True when the step has ended by its delimiter and the rest is not wanted."""
         if event.get("usage"):
-            self._told = _usage(event)
+            self._counts = token_counts(event)
         for choice in event["choices"]:
             self._text += _text(choice)
-            self._text, found = first_step(self._text, self._delimiter)
-            if found:  # newlines of the same event are kept; those that follow begin the next step
-                self._ending, self._told = "delimiter", {}
+            self._text, ended = first_step(self._text, self._delimiter)
+            if ended:  # newlines of the same event are kept; those that follow begin the next step
+                self._ending, self._counts = "delimiter", TokenCounts()
                 return True
             if choice.get("finish_reason") is not None:
                 self._ending = _reason(choice)
@@ -81,9 +96,8 @@ class StreamedStep:
 
     @property
     def answer(self) -> Answer:
-        """What was written."""
-        assert self._ending is not None
-        return Answer(self._text, self._ending, **self._told)
+        """What was written, or what was received of it where it is not complete."""
+        return Answer(self._text, self._ending or "length", **self._counts)
 
 
 class StreamedSteps:
@@ -98,7 +112,9 @@ class StreamedSteps:
 
     def __init__(self, delimiter: str, pieces: Sequence[bytes], most: int, put: Callable[[Answer], bool]) -> None:
         self._mark, self._pieces, self._most, self._put = delimiter.encode(), pieces, most, put
-        self.begun: list[int] = []
+        self.started = False
+        """Whether the server has sent anything."""
+        self.unfinished: list[int] = []
         """Ids of the step that is being written."""
         self._logprobs: list[float] = []
         self._written = b""
@@ -116,52 +132,45 @@ class StreamedSteps:
             NoIdsError: It has text and no ids.
             ConfigurationError: It has ids of another vocabulary.
         """
-        enough = False
+        enough, self.started = False, True
         for choice in event["choices"]:
-            ids, told = choice.get("token_ids") or (), choice.get("logprobs") or {}
+            ids, logprobs = choice.get("token_ids") or (), choice.get("logprobs") or {}
             ended = None if choice.get("finish_reason") is None else _reason(choice)
             self._text = None if self._text is None else self._text + _text(choice)
-            self._logprobs += told.get("token_logprobs") or ()
+            self._logprobs += logprobs.get("token_logprobs") or ()
             if choice.get("prompt_token_ids"):
                 self.read = len(choice["prompt_token_ids"])
-            if _text(choice) and not (ids or self.begun):
+            if _text(choice) and not (ids or self.unfinished):
                 raise NoIdsError("the server streams text without the ids of its tokens")
-            for at, id_ in enumerate(ids, 1):
+            for position, id_ in enumerate(ids, 1):
                 if id_ >= len(self._pieces):
                     raise ConfigurationError(f"the server wrote the token {id_}, which is not in the tokenizer given")
-                self.begun.append(id_)
+                self.unfinished.append(id_)
                 self._written += self._pieces[id_]
                 if self._mark in self._written:
-                    enough = self._cut("delimiter", at == len(ids))
-                elif len(self.begun) == self._most and not (ended == "end" and at == len(ids)):
-                    enough = self._cut("length", at == len(ids))
+                    enough = self._cut("delimiter", position == len(ids))
+                elif len(self.unfinished) == self._most and not (ended == "end" and position == len(ids)):
+                    enough = self._cut("length", position == len(ids))
             # A cap of the server's own may be above that of a step: what it cut in the middle is written anew.
-            if ended == "end" or (ended and self.begun and self._text is not None):
+            if ended == "end" or (ended and self.unfinished and self._text is not None):
                 self._cut(ended, True)
             self.complete = ended is not None
         return enough
 
     def _cut(self, ending: Ending, at_end: bool) -> bool:
         """End a step; the server's text of the first one is that step's where no more tokens came with it."""
-        ids, self.begun, self._written = tuple(self.begun), [], b""
+        ids, self.unfinished, self._written = tuple(self.unfinished), [], b""
         logprobs, self._logprobs = tuple(self._logprobs[: len(ids)]), self._logprobs[len(ids) :]
         text, self._text = self._text if at_end and self._text else "", None
         return self._put(Answer(text, ending, ids, logprobs, wrote=len(ids)))
 
 
-def usage_of(data: Mapping[str, Any], seconds: float) -> Usage:
-    """The work that a body tells; nothing where it tells none."""
-    told = _usage(data)
-    read, cached, wrote = told.get("read", 0), told.get("cached", 0), told.get("wrote", 0)
-    return Usage(read, max(0, read - cached) + wrote, cached, wrote, seconds=seconds)
-
-
 def first_step(text: str, delimiter: str) -> tuple[str, bool]:
     """The text up to the end of its first step, newlines after the delimiter included; whether there is one."""
-    at = text.find(delimiter)
-    if at < 0:
+    start = text.find(delimiter)
+    if start < 0:
         return text, False
-    end = at + len(delimiter)
+    end = start + len(delimiter)
     while text[end : end + 1] == "\n":
         end += 1
     return text[:end], True
@@ -170,21 +179,21 @@ def first_step(text: str, delimiter: str) -> tuple[str, bool]:
 def _text(choice: Mapping[str, Any]) -> str:
     """The text of a choice of any of the four shapes: of completions or chats, whole or streamed."""
     if "text" in choice:
-        found = choice["text"]
+        text = choice["text"]
     else:
-        found = (choice["delta"] if "delta" in choice else choice["message"]).get("content")
-    if not isinstance(found, str | None):
-        raise TypeError(f"the text is {type(found).__name__}")
-    return found or ""
+        text = (choice["delta"] if "delta" in choice else choice["message"]).get("content")
+    if not isinstance(text, str | None):
+        raise TypeError(f"the text is {type(text).__name__}")
+    return text or ""
 
 
 def _reason(choice: Mapping[str, Any]) -> Ending:
     """What a finish reason means. Of what is neither an end nor a length, no step can be made."""
     reason = choice.get("finish_reason")
     if reason is None:
-        raise EndpointError("the answer has no finish reason: it was cut short")
+        raise RunError("the answer has no finish reason: it was cut short")
     if reason not in ("stop", "length"):
-        raise EndpointError(f"the server gave up: its finish reason is {reason!r}")
+        raise RunError(f"the server gave up: its finish reason is {reason!r}")
     return "length" if reason == "length" else "end"
 
 
@@ -192,15 +201,3 @@ def _ending(choice: Mapping[str, Any], delimiter: str | None, profile: Profile) 
     ending = _reason(choice)
     named = profile.reason is not None and choice.get(profile.reason) == delimiter is not None
     return "delimiter" if ending == "end" and named else ending
-
-
-def _usage(data: Mapping[str, Any]) -> dict[str, Any]:
-    told = data.get("usage")
-    if not told:
-        return {}
-    details = told.get("prompt_tokens_details") or {}
-    return {
-        "read": int(told["prompt_tokens"]),
-        "wrote": int(told.get("completion_tokens") or 0),
-        "cached": int(details.get("cached_tokens") or 0),
-    }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from rsd_core import (
     ConfigurationError,
     Drafter,
     Generation,
-    Interrupted,
     Likelihoods,
     Message,
     NextWord,
@@ -25,18 +24,21 @@ from rsd_core import (
     Target,
     Usage,
 )
-from rsd_integrations.openai_compatible import likelihoods
-from rsd_integrations.openai_compatible.answers import Answer, StreamedStep, StreamedSteps, whole
+from rsd_core.concurrency import run_all
+from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksError
+from rsd_integrations.openai_compatible.answers import Answer, StreamedStep, StreamedSteps, read_answer, received
+from rsd_integrations.openai_compatible.background import Once, on_background_loop
+from rsd_integrations.openai_compatible.charges import Charges
 from rsd_integrations.openai_compatible.endpoint import Endpoint
-from rsd_integrations.openai_compatible.faults import Refused
-from rsd_integrations.openai_compatible.guesses import Guess, NoRanksError
+from rsd_integrations.openai_compatible.errors import Refused
+from rsd_integrations.openai_compatible.likelihoods import LogProbabilities
 from rsd_integrations.openai_compatible.probe import Finding, Probe
 from rsd_integrations.openai_compatible.profiles import Profile, find_profile
-from rsd_integrations.openai_compatible.prompts import Asked, Mode, OverlongError, Prompts
-from rsd_integrations.openai_compatible.server import Server, goes_on, learn
+from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath
+from rsd_integrations.openai_compatible.server import Server, continues_chats, learn
 from rsd_integrations.openai_compatible.streams import NoIdsError, Stream, Streams
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 BEGUN = Path((Message("user", "Count."),)).extend(Step("1\n\n", "delimiter"))
 """A short answer that was begun."""
 SEEDS = 2**31
@@ -89,14 +91,13 @@ class OpenAIGenerator(Drafter, Target):
         self.prompts = Prompts(tokenizer, mode or ("completions" if tokenizer else "chat"))
         self.renders_tools = self.prompts.renders_tools
         self.logprobs, self.guesses = logprobs, guesses
-        self._profile = None if profile is None else find_profile(profile)
-        self._context = context
-        self._learning: asyncio.Task[Server] | None = None
-        self._begun: asyncio.Task[None] | None = None
+        known_profile = None if profile is None else find_profile(profile)
+        self._learning = Once(lambda: learn(endpoint, known_profile, context))
+        self._step_check = Once(self._check_continuation)
         self._streams = Streams()
         self._streams_ids = True
         """Whether streams come with ids, as far as is known."""
-        self._tells_ranks = True
+        self.tells_ranks = True
         """Whether what it reads comes with ranks, as far as is known."""
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
@@ -107,7 +108,7 @@ class OpenAIGenerator(Drafter, Target):
             ConfigurationError: The server refuses the request, or cannot go on with a prefix.
             EndpointError: The server failed, after all retries.
         """
-        return await self.endpoint.run(self._generate(path, request))
+        return await on_background_loop(self._generate(path, request))
 
     async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
         """Log-probabilities of words as the next text, one token of it generated.
@@ -115,7 +116,7 @@ class OpenAIGenerator(Drafter, Target):
         Raises:
             ConfigurationError: The server tells no log-probabilities, or two words begin with the same token.
         """
-        return await self.endpoint.run(likelihoods.next_word(self, path, words, after))
+        return await on_background_loop(self._next_word(path, words, after))
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         """Log-probability of each step after the path, the end of the answer included where the step ends it.
@@ -123,188 +124,206 @@ class OpenAIGenerator(Drafter, Target):
         Raises:
             ConfigurationError: The server does not tell log-probabilities of a prompt, or no tokenizer was given.
         """
-        return await self.endpoint.run(likelihoods.log_likelihoods(self, path, steps))
+        return await on_background_loop(self._log_likelihoods(path, steps))
 
     async def server(self) -> Server:
-        """What the server says about itself; asked once. To be awaited on the endpoint's loop."""
-        if self._learning is None or _failed(self._learning):
-            self._learning = asyncio.ensure_future(learn(self.endpoint, self._profile, self._context))
-        server = await asyncio.shield(self._learning)
+        """What the server says about itself; asked once. To be awaited on the background loop."""
+        server = await self._learning.result()
         self.endpoint.suggest(server.profile.concurrency)
         return server
 
     async def examine(self) -> list[Finding]:
         """Try the server out; what fails is found, and not raised."""
-        return await self.endpoint.run(Probe(self).findings())
+        return await on_background_loop(Probe(self).findings())
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self.endpoint.run(self._streams.aclose())
+        """End what is under way, and close all connections."""
+        await on_background_loop(self._close())
+
+    async def _close(self) -> None:
+        await self._learning.aclose()
+        await self._step_check.aclose()
+        await self._streams.aclose()
         await self.endpoint.aclose()
 
-    async def _generate(self, path: Path, request: StepRequest) -> Generation:
-        server = await self.server()
-        if self.guesses and not server.profile.ranks:
-            raise ConfigurationError(
-                f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): of servers, only vLLM "
-                "ranks the tokens of a prompt. Leave guesses=true out."
-            )
-        if request.delimiter is not None:
-            await self._check_steps(server)
-        asked = self.prompts.ask(path, server.profile)
-        room = request.max_tokens
-        try:
-            if server.context is not None and asked.size is not None:
-                room = min(room, server.context - asked.size)
-                if room <= 0:
-                    raise OverlongError(f"{asked.size} tokens fill the context of {server.context}")
-            return await self._answer(server, path, asked, request, room)
-        except Refused as refusal:
-            if not refusal.overlong:
-                raise
-            return self._overlong(path, request, asked, refusal.told)
-        except OverlongError as error:
-            return self._overlong(path, request, asked, str(error))
+    async def _next_word(self, path: Path, words: Sequence[str], after: Sequence[Message]) -> NextWord:
+        charges = Charges(self)
+        with charges.carried_by_errors():
+            profile = (await self.server()).profile
+            likely = LogProbabilities(self.endpoint, self.prompts, profile, charges)
+            return NextWord(await likely.of_words(path, words, after), charges.total())
 
-    async def _answer(self, server: Server, path: Path, asked: Asked, request: StepRequest, room: int) -> Generation:
+    async def _log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
+        charges = Charges(self)
+        with charges.carried_by_errors():
+            profile = (await self.server()).profile
+            likely = LogProbabilities(self.endpoint, self.prompts, profile, charges)
+            return Likelihoods(await likely.of_steps(path, steps), charges.total())
+
+    async def _generate(self, path: Path, request: StepRequest) -> Generation:
+        charges = Charges(self)
+        with charges.carried_by_errors():
+            server = await self.server()
+            if self.guesses and not server.profile.ranks:
+                raise ConfigurationError(
+                    f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): of servers, only vLLM "
+                    "ranks the tokens of a prompt. Leave guesses=true out."
+                )
+            # Where completions answer in one piece, each tells whether it read exactly what was sent; a stream that is
+            # cut tells nothing.
+            streamed = server.profile.stop == "streamed" and self.prompts.vocabulary is not None
+            if request.delimiter is not None and (self.prompts.mode == "chat" or streamed):
+                await self._step_check.result()
+            sent = self.prompts.render(path, server.profile)
+            try:
+                steps = await self._steps(server, path, sent, request, charges)
+            except (Refused, OverlongError) as error:
+                if isinstance(error, Refused) and not error.overlong:
+                    raise
+                if path.step is None:
+                    reason = error.reason if isinstance(error, Refused) else str(error)
+                    raise PromptError(f"the prompt is too long for {self.name}: {reason}") from None
+                # Nothing follows a path that is as long as the context.
+                return Generation((Step("", "length"),) * len(request.seeds), charges.total(0))
+            # What was read of a guess is no part of the prefix.
+            return Generation(steps, charges.total(None if request.guess is None else sent.size))
+
+    async def _steps(
+        self, server: Server, path: Path, sent: SentPath, request: StepRequest, charges: Charges
+    ) -> tuple[Step, ...]:
         """The steps by the fewest tokens written: from a stream, from a guess, or by a request for each."""
+        room = request.max_tokens
+        if server.context is not None and sent.size is not None:
+            room = min(room, server.context - sent.size)
+            if room <= 0:
+                raise OverlongError(f"{sent.size} tokens fill the context of {server.context}")
         # Drawn steps have seeds of their own, and one request has one seed.
         greedy = not request.sampling.temperature and len(request.seeds) == 1
-        if greedy and request.ahead and request.delimiter is not None and self._can_stream(server, asked):
+        if greedy and request.ahead and request.delimiter is not None and self._can_stream(server, sent):
             try:
-                step, usage = await self._streams.step(path, request, partial(self._write_on, server, asked))
-            except NoIdsError:
+                write = partial(self._write_on, server, sent)
+                return (await self._streams.step(path, request, write, charges.add),)
+            except NoIdsError as error:
                 self._streams_ids = False
-            else:
-                return Generation((step,), usage)
-        if greedy and self._tells_ranks and self.guesses and request.guess is not None:
+                self._log_fallback(error, "each step is a request of its own")
+        if greedy and self.tells_ranks and self.guesses and request.guess is not None:
             assert self.prompts.vocabulary is not None
             guess = Guess(self.prompts.vocabulary, request.guess, request.delimiter, room - 1)
             if guess.ids:
                 try:
-                    return await self._from_guess(server, asked, request, guess, room)
-                except NoRanksError:
-                    self._tells_ranks = False
-        made = await together([self._write(server, asked, request, seed, room) for seed in request.seeds])
-        usages = [usage for _, usage in made]
-        usage = self._total(usages[0].prefix, usages) if len(usages) > 1 else usages[0]
-        return Generation(tuple(self._step(answer) for answer, _ in made), usage)
+                    return (await self._from_guess(server, sent, request, guess, room, charges),)
+                except NoRanksError as error:
+                    self.tells_ranks = False
+                    self._log_fallback(error, "rejected drafts are not read any more")
+        answers = await run_all([self._write(server, sent, request, seed, room, charges) for seed in request.seeds])
+        return tuple(self._step(answer) for answer in answers)
+
+    def _log_fallback(self, error: Exception, consequence: str) -> None:
+        logger.warning("%s: %s, so that %s", self.endpoint, error, consequence)
+        logger.debug("%s", self.endpoint, exc_info=error)
 
     async def _from_guess(
-        self, server: Server, asked: Asked, request: StepRequest, guess: Guess, room: int
-    ) -> Generation:
+        self, server: Server, sent: SentPath, request: StepRequest, guess: Guess, room: int, charges: Charges
+    ) -> Step:
         """The step, with as much of a guess as it would have: read in one request, written on in another.
 
         Raises:
             NoRanksError: The server told nothing of the guess.
         """
-        words, size = self.prompts.vocabulary, asked.size
-        assert words is not None
-        assert size is not None
-        kept, ended, reading = await guess.read(self.endpoint, server, asked)
-        if not self.logprobs:
-            kept = replace(kept, logprobs=())
-        if ended:
-            return Generation((self._step(kept),), self._total(size, [reading]))
-        goes_on, begun = asked.longer(kept.ids), len(kept.ids)
-        try:
-            rest, writing = await self._write(server, goes_on, request, request.seeds[0], room - begun)
-        except asyncio.CancelledError:
-            raise Interrupted(reading) from None
+        vocabulary = self.prompts.vocabulary
+        assert vocabulary is not None
+        accepted = await guess.verify(self.endpoint, server, sent, charges)
+        prefix = accepted.answer if self.logprobs else replace(accepted.answer, logprobs=())
+        if accepted.ended:
+            return self._step(prefix)
+        size = len(prefix.ids)
+        rest = await self._write(server, sent.longer(prefix.ids), request, request.seeds[0], room - size, charges)
         if rest.ids:
-            answer = replace(rest, text="", ids=kept.ids + rest.ids, logprobs=kept.logprobs + rest.logprobs)
+            answer = replace(rest, text="", ids=prefix.ids + rest.ids, logprobs=prefix.logprobs + rest.logprobs)
         else:  # what it gave is text
-            answer = replace(rest, text=words.text(list(kept.ids)) + rest.text)
-        answer = replace(answer, wrote=begun + (rest.wrote or 0))
-        return Generation((self._step(answer),), self._total(size, [reading, writing]))
+            answer = replace(rest, text=vocabulary.text(list(prefix.ids)) + rest.text)
+        return self._step(replace(answer, wrote=size + (rest.wrote or 0)))
 
-    def _total(self, prefix: int, usages: Sequence[Usage]) -> Usage:
-        """The work of requests about one prefix: each read it, and is paid for."""
-        return replace(sum(usages, Usage()), prefix=prefix, parts=tuple((self, one) for one in usages))
-
-    async def _check_steps(self, server: Server) -> None:
-        """Try out, once, whether the server goes on with an answer that was begun.
-
-        Where it answers in one piece, every completion tells whether it read exactly what was sent; a stream that is
-        cut tells nothing.
-        """
-        if self.prompts.mode == "completions" and (server.profile.stop != "streamed" or not self.prompts.vocabulary):
-            return
-        if self._begun is None or _failed(self._begun):
-            self._begun = asyncio.ensure_future(self._try_beginning(server))
-        await asyncio.shield(self._begun)
-
-    async def _try_beginning(self, server: Server) -> None:
+    async def _check_continuation(self) -> None:
+        """Try out whether the server goes on with an answer that was begun."""
+        server = await self.server()
         if self.prompts.mode == "completions":
-            asked = self.prompts.ask(BEGUN, server.profile)
-            once = self._body(server.profile, asked, StepRequest((0,), delimiter=None), 0, 1)
-            answer = await self.endpoint.post(asked.route, once, lambda data: whole(data, None, server.profile))
-            asked.check_read(answer.read, server.context)
-        elif wrong := await goes_on(self.endpoint, server.profile):
+            sent = self.prompts.render(BEGUN, server.profile)
+            body = self._body(server.profile, sent, StepRequest((0,), delimiter=None), 0, 1)
+            answer = await self.endpoint.post(sent.route, body, lambda reply: read_answer(reply, None, server.profile))
+            sent.check_read(answer.read, server.context)
+        elif wrong := await continues_chats(self.endpoint, server.profile):
             raise ConfigurationError(
                 f"{self.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with "
                 "which it continues the exact text; a profile=… whose chats go on (vllm, sglang); granularity='turn'."
             )
 
     async def _write(
-        self, server: Server, asked: Asked, request: StepRequest, seed: int, room: int
-    ) -> tuple[Answer, Usage]:
-        started = time.monotonic()
-        body = self._body(server.profile, asked, request, seed, room)
+        self, server: Server, sent: SentPath, request: StepRequest, seed: int, room: int, charges: Charges
+    ) -> Answer:
+        """One answer by one request."""
+        body = self._body(server.profile, sent, request, seed, room)
         delimiter, profile = request.delimiter, server.profile
         if delimiter is not None and profile.stop == "streamed":
             if profile.stream_usage:
                 body["stream_options"] = {"include_usage": True}
-            answer = (await self.endpoint.stream(asked.route, body, lambda: StreamedStep(delimiter))).answer
+            reader = await self.endpoint.stream(
+                sent.route,
+                body,
+                lambda: StreamedStep(delimiter),
+                charge=lambda reader, seconds: charges.add(self._usage(sent, reader.answer, seconds)),
+            )
+            answer = reader.answer
         else:
-            answer = await self.endpoint.post(asked.route, body, lambda data: whole(data, delimiter, profile))
-        asked.check_read(answer.read, server.context)
-        if answer.wrote is None:
-            written = self.prompts.written(answer)[0]
-            answer = replace(answer, wrote=self.prompts.count(written) + (answer.ending == "end"))
-        return answer, self._usage(asked, answer, time.monotonic() - started)
+            answer = await self.endpoint.post(
+                sent.route,
+                body,
+                lambda reply: read_answer(reply, delimiter, profile),
+                lambda reply, answer, seconds: charges.add(self._usage(sent, answer or received(reply), seconds)),
+            )
+        sent.check_read(answer.read, server.context)
+        return replace(answer, wrote=self._written(answer))
 
-    def _can_stream(self, server: Server, asked: Asked) -> bool:
+    def _can_stream(self, server: Server, sent: SentPath) -> bool:
         """Whether steps can be cut from one stream."""
-        ids = self._streams_ids and bool(server.profile.give_ids) and asked.size is not None
+        ids = self._streams_ids and bool(server.profile.give_ids) and sent.size is not None
         return ids and server.context is not None and self.prompts.mode == "completions"
 
-    async def _write_on(self, server: Server, asked: Asked, stream: Stream) -> None:
+    async def _write_on(self, server: Server, sent: SentPath, stream: Stream) -> None:
         """Let the server write from here to the end of the answer, and put every step into the stream."""
-        request, words, read = stream.asked, self.prompts.vocabulary, asked.size
+        request, vocabulary, length = stream.request, self.prompts.vocabulary, sent.size
         delimiter, most = request.delimiter, request.max_tokens
-        assert delimiter is not None and words is not None and read is not None and server.context is not None  # noqa: PT018
-        body = self._body(server.profile, asked, replace(request, delimiter=None), 0, server.context - read)
-        reader: StreamedSteps
-        unread, since = read, time.monotonic()  # the prompt is read once, for the first step
+        assert delimiter is not None and vocabulary is not None and length is not None and server.context is not None  # noqa: PT018
+        body = self._body(server.profile, sent, replace(request, delimiter=None), 0, server.context - length)
 
-        def put(answer: Answer) -> bool:
-            nonlocal unread, since
-            if unread:
-                asked.check_read(reader.read, server.context)
-            now = time.monotonic()
-            usage = self._usage(asked, replace(answer, read=unread), now - since)
-            unread, since = 0, now
-            return stream.put(self._step(answer), usage)
+        def attempt() -> StreamedSteps:
+            unpaid, since = length, time.monotonic()  # the prompt is read once, for the first step
 
-        def steps() -> StreamedSteps:
-            nonlocal reader, unread
-            unread, reader = read, StreamedSteps(delimiter, words.pieces, most, put)
-            stream.begun = lambda: Usage(computed=unread + len(reader.begun), generated=len(reader.begun))
+            def put(answer: Answer) -> bool:
+                nonlocal unpaid, since
+                now = time.monotonic()
+                usage = self._usage(sent, replace(answer, read=unpaid), now - since)
+                stream.unfinished = lambda: usage  # where it is refused here
+                if unpaid:
+                    sent.check_read(reader.read, server.context)
+                step = self._step(answer)
+                stream.unfinished, unpaid, since = unfinished, 0, now
+                return stream.put(step, usage)
+
+            def unfinished() -> Usage:
+                read, wrote = unpaid * reader.started, len(reader.unfinished)
+                return Usage(read, read + wrote, generated=wrote)
+
+            reader = StreamedSteps(delimiter, vocabulary.pieces, most, put)
+            stream.unfinished = unfinished
             return reader
 
-        await self.endpoint.stream(asked.route, body, steps, stream.again)
+        await self.endpoint.stream(sent.route, body, attempt, stream.again)
 
-    def _overlong(self, path: Path, request: StepRequest, asked: Asked, told: str) -> Generation:
-        """What follows a path that is as long as the context: nothing."""
-        if path.step is None:
-            raise PromptError(f"the prompt is too long for {self.name}: {told}") from None
-        return Generation((Step("", "length"),) * len(request.seeds), Usage(asked.estimate))
-
-    def _body(self, profile: Profile, asked: Asked, request: StepRequest, seed: int, room: int) -> dict[str, Any]:
+    def _body(self, profile: Profile, sent: SentPath, request: StepRequest, seed: int, room: int) -> dict[str, Any]:
         body = {
             "model": self.endpoint.model,
-            **asked.fields,
+            **sent.fields,
             "max_tokens": room,
             "temperature": request.sampling.temperature,
             **profile.plain,
@@ -324,23 +343,12 @@ class OpenAIGenerator(Drafter, Target):
         vocabulary = self.prompts.vocabulary.identity if ids and self.prompts.vocabulary else ""
         return Step(text, answer.ending, ids, vocabulary, answer.wrote or 0, answer.logprobs[: len(ids)])
 
-    def _usage(self, asked: Asked, answer: Answer, seconds: float) -> Usage:
-        read, wrote = asked.estimate if answer.read is None else answer.read, answer.wrote or 0
+    def _written(self, answer: Answer) -> int:
+        """Tokens of an answer: in the server's count, else counted here."""
+        if answer.wrote is not None:
+            return answer.wrote
+        return len(answer.ids) or self.prompts.count(answer.text) + (answer.ending == "end")
+
+    def _usage(self, sent: SentPath, answer: Answer, seconds: float) -> Usage:
+        read, wrote = sent.estimate if answer.read is None else answer.read, self._written(answer)
         return Usage(read, max(0, read - answer.cached) + wrote, answer.cached, wrote, seconds=seconds)
-
-
-def _failed(task: asyncio.Task[Any]) -> bool:
-    """Whether a task is to be begun anew: it failed, or was cancelled."""
-    return task.done() and (task.cancelled() or task.exception() is not None)
-
-
-async def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results of calls side by side; when one fails, the others are cancelled."""
-    if len(calls) == 1:
-        return [await calls[0]]
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()

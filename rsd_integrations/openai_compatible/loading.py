@@ -26,12 +26,12 @@ def open_endpoint(
     Raises:
         SpecError: It names no model, or something else than a URL follows the `@`.
     """
-    found = _SPEC.fullmatch(spec)
-    if found is None or "://" in found["model"]:
+    parts = _SPEC.fullmatch(spec)
+    if parts is None or "://" in parts["model"]:
         raise SpecError(f"{spec!r} names no model at a URL; it looks like draft@http://127.0.0.1:8000/v1")
     return Endpoint(
-        found["model"],
-        found["url"],
+        parts["model"],
+        parts["url"],
         key_env=key_env,
         timeout=timeout,
         retries=retries,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from rsd_core import ConfigurationError, Path, RunError, Step, StepRequest, Usage, as_prompt
-
-if TYPE_CHECKING:
-    from rsd_integrations.openai_compatible.generator import OpenAIGenerator
+from rsd_core import ConfigurationError, Generation, NextWord, Path, RunError, Step, StepRequest, Usage, as_prompt
+from rsd_integrations.openai_compatible.endpoint import Endpoint
+from rsd_integrations.openai_compatible.errors import readable
+from rsd_integrations.openai_compatible.prompts import Prompts
+from rsd_integrations.openai_compatible.server import Server
 
 QUESTION = "Count from one to ten."
 HALF = 8
@@ -24,12 +25,31 @@ class Finding:
     ok: bool | None
     """None for what is missing, and can be done without."""
     told: str
+    """What it showed, or why it failed."""
+
+
+class Probed(Protocol):
+    """A generator behind an endpoint, as far as it is tried out."""
+
+    endpoint: Endpoint
+    prompts: Prompts
+    guesses: bool
+    tells_ranks: bool
+
+    async def server(self) -> Server:
+        """What the server says about itself."""
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        """Write the step that follows the path."""
+
+    async def next_word(self, path: Path, words: Sequence[str]) -> NextWord:
+        """Log-probabilities of words as the next text."""
 
 
 class Probe:
     """Short greedy answers of one model, and what they show. Nothing is raised: what fails is a finding."""
 
-    def __init__(self, model: OpenAIGenerator) -> None:
+    def __init__(self, model: Probed) -> None:
         self.model = model
         self._path = Path(as_prompt(QUESTION))
         self._whole = Step("", "length")
@@ -41,10 +61,10 @@ class Probe:
             server = await self.model.server()
         except (ConfigurationError, RunError) as error:
             return [Finding("reachable", False, str(error))]
-        there = self.model.endpoint.model in server.models if server.models else None
-        found = [
+        listed = self.model.endpoint.model in server.models if server.models else None
+        findings = [
             Finding("reachable", True, f"profile {server.profile.name}: {server.profile.summary}"),
-            Finding("model", there, ", ".join(server.models[:8]) or "the server lists none"),
+            Finding("model", listed, list_models(server)),
             Finding("context", None if server.context is None else True, _context(server.context)),
         ]
         for name, check in (
@@ -55,14 +75,14 @@ class Probe:
             ("log-probabilities", self._logprobs),
             *([("guesses", self._guesses)] if self.model.guesses else ()),
         ):
-            found.append(await _tried(name, check))
-            if name == "answers" and not found[-1].ok:
+            findings.append(await _tried(name, check))
+            if name == "answers" and not findings[-1].ok:
                 break
-        return found
+        return findings
 
     async def _answers(self) -> Finding:
-        made = await self.model.generate(self._path, StepRequest((0,), 2 * HALF, None))
-        (self._whole,), self._usage = made.steps, made.usage
+        generation = await self.model.generate(self._path, StepRequest((0,), 2 * HALF, None))
+        (self._whole,), self._usage = generation.steps, generation.usage
         return Finding("answers", bool(self._whole.text), repr(self._whole.text))
 
     async def _prefix(self) -> Finding:
@@ -73,10 +93,12 @@ class Probe:
             second = await self._write(self._path.extend(first), HALF, _NEVER)
         exact = first.text + second.text == self._whole.text
         way = "exact ids" if self._whole.tokens else f"mode={self.model.prompts.mode}"
-        told = f"{way}: an answer that is interrupted goes on as if it had not been"
+        detail = f"{way}: an answer that is interrupted goes on as if it had not been"
         if not exact:
-            told = f"{way}: {first.text!r} was gone on with by {second.text!r}, in one piece it is {self._whole.text!r}"
-        return Finding("prefix", exact, told)
+            detail = (
+                f"{way}: {first.text!r} was gone on with by {second.text!r}, in one piece it is {self._whole.text!r}"
+            )
+        return Finding("prefix", exact, detail)
 
     async def _steps(self) -> Finding:
         """A step ends after its delimiter, and is told from the end of the answer."""
@@ -91,11 +113,11 @@ class Probe:
 
     async def _accounting(self) -> Finding:
         usage, known = self._usage, len(self._whole.tokens)
-        told = f"{usage.prefix} tokens read, {usage.reused} of them cached, {usage.generated} written"
+        counts = f"{usage.prefix} tokens read, {usage.reused} of them cached, {usage.generated} written"
         if not known:
-            return Finding("token accounting", True if usage.generated else None, told)
+            return Finding("token accounting", True if usage.generated else None, counts)
         right = 0 <= usage.generated - known <= 1  # the token that ends an answer is no part of it
-        return Finding("token accounting", right, told if right else f"{told}, but {known} ids came")
+        return Finding("token accounting", right, counts if right else f"{counts}, but {known} ids came")
 
     async def _logprobs(self) -> Finding:
         try:
@@ -106,12 +128,13 @@ class Probe:
 
     async def _guesses(self) -> Finding:
         """An answer that is read is the answer that was written."""
-        made = await self.model.generate(self._path, StepRequest((0,), 2 * HALF, None, guess=self._whole))
-        if not made.usage.parts:
+        request = StepRequest((0,), 2 * HALF, None, guess=self._whole)
+        (step,) = (await self.model.generate(self._path, request)).steps
+        if not self.model.tells_ranks:
             return Finding("guesses", False, "the server does not tell the ranks of the tokens that it reads")
-        same = made.steps[0].text == self._whole.text
-        told = f"read as a guess, {self._whole.text!r} became {made.steps[0].text!r}"
-        return Finding("guesses", same, "rejected drafts are read, and their right beginnings kept" if same else told)
+        if step.text != self._whole.text:
+            return Finding("guesses", False, f"read as a guess, {self._whole.text!r} became {step.text!r}")
+        return Finding("guesses", True, "rejected drafts are read, and their right beginnings kept")
 
     async def _write(self, path: Path, tokens: int, delimiter: str) -> Step:
         return (await self.model.generate(path, StepRequest((0,), tokens, delimiter))).steps[0]
@@ -119,6 +142,11 @@ class Probe:
 
 _NEVER = "\x1f\x1f"
 """A delimiter that no answer holds: half an answer is asked for as a step is."""
+
+
+def list_models(server: Server) -> str:
+    """The names of a server's models, control characters written out."""
+    return ", ".join(readable(name) for name in server.models[:8]) or "the server lists none"
 
 
 def _context(tokens: int | None) -> str:

@@ -21,7 +21,7 @@ class OverlongError(PromptError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SentPath:
     """The part of a request that stands for a path."""
 
     route: str
@@ -37,7 +37,7 @@ class Asked:
         """Its length in tokens: counted, or four characters each."""
         return self.characters // 4 if self.size is None else self.size
 
-    def longer(self, ids: Sequence[int]) -> Asked:
+    def longer(self, ids: Sequence[int]) -> SentPath:
         """The same with more ids at its end; for servers that take ids."""
         assert self.size is not None
         return replace(
@@ -81,24 +81,24 @@ class Prompts:
         """Whether the model sees the definitions of tools."""
         return self.mode == "completions" and self.vocabulary is not None and self.vocabulary.renders_tools
 
-    def ask(self, path: Path, profile: Profile) -> Asked:
+    def render(self, path: Path, profile: Profile) -> SentPath:
         """The request for what follows a path."""
         if self.mode == "chat":
             messages = conversation(path)
-            goes_on = messages[-1].role == "assistant"
-            return Asked(
+            continued = messages[-1].role == "assistant"
+            return SentPath(
                 "chat/completions",
-                {"messages": as_json(messages), **((profile.continues or {}) if goes_on else {})},
+                {"messages": as_json(messages), **((profile.continues or {}) if continued else {})},
                 sum(len(message.content) for message in messages),
             )
         if self.vocabulary is None:
             text = "\n\n".join(message.content for message in path.prompt if message.role != "tools") + path.text
-            return Asked("completions", {"prompt": text}, len(text))
+            return SentPath("completions", {"prompt": text}, len(text))
         ids, _ = self.vocabulary.ids(path)
         if profile.token_ids:
-            return Asked("completions", {"prompt": ids}, 0, len(ids))
+            return SentPath("completions", {"prompt": ids}, 0, len(ids))
         text = self.vocabulary.prompt_text(path.prompt) + path.text
-        return Asked("completions", {"prompt": text}, len(text), len(ids), slack=path.depth + 1)
+        return SentPath("completions", {"prompt": text}, len(text), len(ids), slack=path.depth + 1)
 
     def written(self, answer: Answer) -> tuple[str, tuple[int, ...]]:
         """Text and ids of an answer, without the token that ends it all.
@@ -109,15 +109,15 @@ class Prompts:
         Raises:
             ConfigurationError: The ids are not those of this vocabulary.
         """
-        words = self.vocabulary
-        if words is None or not answer.ids:
+        vocabulary = self.vocabulary
+        if vocabulary is None or not answer.ids:
             return answer.text, ()
         ids = answer.ids
-        if max(ids) >= len(words.pieces):
+        if max(ids) >= len(vocabulary.pieces):
             raise ConfigurationError(f"the server wrote the token {max(ids)}, which is not in the tokenizer given")
-        if answer.ending == "end" and not words.pieces[ids[-1]]:
+        if answer.ending == "end" and not vocabulary.pieces[ids[-1]]:
             ids = ids[:-1]
-        text = words.text(list(ids))
+        text = vocabulary.text(list(ids))
         if not text.lstrip().startswith(answer.text.rstrip("\ufffd").strip()):
             raise ConfigurationError(
                 f"the server wrote {answer.text!r}, which in the tokenizer given reads {text!r}: it is another model's"

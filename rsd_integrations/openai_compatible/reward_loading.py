@@ -97,10 +97,10 @@ def _tokenizer(model: str, where: str) -> Tokenizer:
     except ModuleNotFoundError as error:
         raise MissingDependency("transformers", "huggingface", f"the tokenizer of {model}") from error
     try:
-        made: Tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        loaded: Tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"{model}: no tokenizer in {where!r}. Name the folder or the hub id that the model was published under: "
             "tokenizer=…"
         ) from error
-    return made
+    return loaded

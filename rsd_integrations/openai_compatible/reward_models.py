@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import time
+import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rsd_core import (
@@ -22,9 +22,11 @@ from rsd_core import (
     VerifierError,
     as_prompt,
 )
+from rsd_integrations.openai_compatible.background import on_background_loop
+from rsd_integrations.openai_compatible.charges import Charges, usage_in
 from rsd_integrations.openai_compatible.endpoint import Endpoint
-from rsd_integrations.openai_compatible.faults import Refused
-from rsd_integrations.openai_compatible.probe import Finding
+from rsd_integrations.openai_compatible.errors import Refused
+from rsd_integrations.openai_compatible.probe import Finding, list_models
 from rsd_integrations.openai_compatible.profiles import PROFILES
 from rsd_integrations.openai_compatible.server import learn
 from rsd_integrations.prm_formats import Head, Layouts, Reader
@@ -36,6 +38,7 @@ _ROUNDING = 0.02
 _FIRST = Path(as_prompt("What is 1+2+3?")).extend(Step("First 1+2=3.\n\n", "delimiter"))
 _RIGHT, _WRONG = Step("Then 3+3=6.\n\n", "delimiter"), Step("Then 3+3=7.\n\n", "delimiter")
 """What a server is tried out with."""
+Charge = Callable[[Mapping[str, Any], object, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,10 @@ class Scored:
     ids: tuple[int, ...]
     at: tuple[int, ...]
     """Positions in `ids` where the scores are read, one for each of the steps."""
+    prefix: int
+    """How many of the ids come before the first of these steps."""
     prompt: int
-    """How many of the ids come before the first step."""
+    """How many of the ids are the prompt."""
 
 
 class RewardServer(Verifier):
@@ -62,6 +67,7 @@ class RewardServer(Verifier):
         self.name, self.flops_per_token = endpoint.model, flops_per_token
         self.endpoint, self.reader = endpoint, reader
         self.layouts = Layouts(reader)
+        self._tokenizing = threading.Lock()  # tokenizers are not made for several threads at once
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability that each candidate is right, given the path.
@@ -71,40 +77,35 @@ class RewardServer(Verifier):
             EndpointError: The server failed, or gave rows that are no scores of these steps.
             Refused: The server does not take such requests.
         """
-        before, prompt = self.layouts.ids(path)
-        asked = []
-        for step in steps:
-            layout = self.layouts.step(path, step)
-            asked.append(Scored((*before, *layout.feed), (len(before) + layout.read[-1],), prompt))
-        started = time.perf_counter()
-        rewards, usage = await self._rewards(asked)
-        computed = sum(len(one.ids) for one in asked) - usage.reused
-        return Scores(
-            tuple(rewards),
-            Usage(
-                prefix=len(before),
-                computed=computed + usage.generated,
-                reused=usage.reused,
-                generated=usage.generated,
-                scored=min(computed, sum(len(one.ids) - one.prompt for one in asked)),
-                seconds=time.perf_counter() - started,
-            ),
-        )
+        return await on_background_loop(self._score(path, steps))
+
+    async def _score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        charges = Charges(self)
+        with charges.carried_by_errors():
+            with self._tokenizing:
+                before, prompt = self.layouts.ids(path)
+                layouts = [self.layouts.step(path, step) for step in steps]
+            texts = [
+                Scored((*before, *layout.feed), (len(before) + layout.read[-1],), len(before), prompt)
+                for layout in layouts
+            ]
+            return Scores(tuple(await self._rewards(texts, charges)), charges.total(len(before)))
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What the server is sent for a step, and where the score is."""
-        return self.layouts.explain(path, step)
+        with self._tokenizing:
+            return self.layouts.explain(path, step)
 
     async def examine(self) -> list[Finding]:
         """What a server shows in some short requests, for `rsd doctor`. Nothing is raised: what fails is a finding."""
         try:
-            server = await self.endpoint.run(learn(self.endpoint, PROFILES["vllm"], None))
+            server = await on_background_loop(learn(self.endpoint, PROFILES["vllm"], None))
         except (ConfigurationError, RunError) as error:
             return [Finding("reachable", False, str(error))]
-        there = self.endpoint.model in server.models if server.models else None
+        listed = self.endpoint.model in server.models if server.models else None
         return [
             Finding("reachable", True, f"format {self.reader.format.name}, scores {self.reader.format.read}"),
-            Finding("model", there, ", ".join(server.models[:8]) or "the server lists none"),
+            Finding("model", listed, list_models(server)),
             *await self._try_out(),
         ]
 
@@ -115,27 +116,37 @@ class RewardServer(Verifier):
             alone = [(await self.score(_FIRST, [step])).rewards[0] for step in (_RIGHT, _WRONG)]
         except (ConfigurationError, RunError) as error:
             return [Finding("step rewards", False, str(error))]
-        told = f"two candidates got {together} together, {tuple(alone)} one by one"
-        return [Finding("step rewards", _alike(together, alone), told)]
+        detail = f"two candidates got {together} together, {tuple(alone)} one by one"
+        return [Finding("step rewards", _alike(together, alone), detail)]
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self.endpoint.aclose()
 
-    async def _rewards(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
-        """The rewards of all steps in order, and what the server reused and generated."""
+    async def _rewards(self, texts: Sequence[Scored], charges: Charges) -> list[float]:
+        """The rewards of all steps in order."""
+
+        def charge(reply: Mapping[str, Any], _rewards: object, seconds: float) -> None:
+            usage, sent = usage_in(reply, seconds), sum(len(text.ids) for text in texts)
+            if not usage.prefix:  # it does not tell, and has read what it was sent
+                usage = replace(usage, computed=max(0, sent - usage.reused) + usage.generated)
+            answers = sum(len(text.ids) - text.prompt for text in texts)
+            scored = min(usage.computed - usage.generated, answers)
+            charges.add(replace(usage, prefix=texts[0].prefix, scored=scored))
+
         try:
-            return await self._ask(asked)
+            return await self._ask(texts, charge)
         except Refused as error:
             if not error.overlong:
                 raise
             raise VerifierError(
-                f"{self.name}: {max(len(one.ids) for one in asked)} tokens to score, and the server takes no more than "
-                f"its context: {error.told}. Limit the answer (limits.max_tokens), or give the server a longer context"
+                f"{self.name}: {max(len(text.ids) for text in texts)} tokens to score, and the server takes no more "
+                f"than its context: {error.reason}. Limit the answer (limits.max_tokens), or give the server a longer "
+                "context"
             ) from None
 
     @abstractmethod
-    async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
+    async def _ask(self, texts: Sequence[Scored], charge: Charge) -> list[float]:
         """The same, as the server answers."""
 
 
@@ -162,33 +173,33 @@ class PoolingVerifier(RewardServer):
             )
         self._pair = heads[0].outputs == 2
 
-    async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
+    async def _ask(self, texts: Sequence[Scored], charge: Charge) -> list[float]:
         body = {
             "model": self.endpoint.model,
-            "input": [one.ids for one in asked],
+            "input": [text.ids for text in texts],
             # Servers differ in what they do by themselves. Of a pair the softmax is taken, as every version does, and
             # checked; of a value the plain one, since a sigmoid taken twice could not be told from one.
             "use_activation": self._pair,
         }
 
         def read(answer: Mapping[str, Any]) -> list[float]:
-            _all_read(answer, asked)
-            data = {entry["index"]: entry["data"] for entry in answer["data"]}
-            return [self._reward(row) for i, one in enumerate(asked) for row in self._rows(data[i], one)]
+            _check_read(answer, texts)
+            rows = {entry["index"]: entry["data"] for entry in answer["data"]}
+            return [self._reward(row) for i, text in enumerate(texts) for row in self._rows(rows[i], text)]
 
-        return await self.endpoint.post("/pooling", body, read), Usage()
+        return await self.endpoint.post("/pooling", body, read, charge)
 
-    def _rows(self, rows: Sequence[Any], one: Scored) -> list[Sequence[float]]:
+    def _rows(self, rows: Sequence[Any], text: Scored) -> list[Sequence[float]]:
         """The rows of the steps: of one per token, or of one per separator."""
         if rows and not isinstance(rows[0], list):
             raise VerifierError(
                 f"a vector of {len(rows)} numbers is no list of step rewards. The server runs the model as one of "
                 "embeddings; start vLLM with --runner pooling and the model's own architecture in its config.json"
             )
-        if len(rows) == len(one.ids):
-            return [rows[at] for at in one.at]
-        mark = one.ids[one.at[-1]]
-        marks = [at for at, id_ in enumerate(one.ids) if id_ == mark]
+        if len(rows) == len(text.ids):
+            return [rows[at] for at in text.at]
+        mark = text.ids[text.at[-1]]
+        marks = [at for at, id_ in enumerate(text.ids) if id_ == mark]
         if len(rows) != len(marks):
             tag = json.dumps({"pooling_type": "STEP", "step_tag_id": mark})
             raise VerifierError(
@@ -196,7 +207,7 @@ class PoolingVerifier(RewardServer):
                 f"format {self.reader.format.name} is read: start vLLM with --runner pooling --pooler-config '{tag}', "
                 "and check that tokenizer=… and format=… are the model's"
             )
-        return [rows[marks.index(at)] for at in one.at]
+        return [rows[marks.index(at)] for at in text.at]
 
     def _reward(self, row: Sequence[float]) -> float:
         """The probability that the step is right."""
@@ -224,33 +235,40 @@ class PoolingRunVerifier(PoolingVerifier):
         Raises:
             VerifierError: As `score`; so do the others.
         """
-        before, prompt = self.layouts.ids(path)
-        ids, at, sizes = before, list[int](), list[int]()
-        for step in steps:
-            layout = self.layouts.step(path, step)
-            at.append(len(ids) + layout.read[-1])
-            ids, path = [*ids, *layout.feed], path.extend(step)
-            sizes.append(len(layout.feed))
-        started = time.perf_counter()
-        rewards, _ = await self._rewards([Scored(tuple(ids), tuple(at), prompt)])
-        shares = [Usage(computed=size, scored=size) for size in sizes]
-        read, seconds = len(before), time.perf_counter() - started
-        shares[0] += Usage(prefix=read, computed=read, scored=read - prompt, seconds=seconds)
-        return [Scores((reward,), usage) for reward, usage in zip(rewards, shares, strict=True)]
+        return await on_background_loop(self._score_run(path, steps))
+
+    async def _score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
+        charges = Charges(self)
+        with charges.carried_by_errors():
+            with self._tokenizing:
+                before, prompt = self.layouts.ids(path)
+                ids, at, sizes = before, list[int](), list[int]()
+                for step in steps:
+                    layout = self.layouts.step(path, step)
+                    at.append(len(ids) + layout.read[-1])
+                    ids, path = [*ids, *layout.feed], path.extend(step)
+                    sizes.append(len(layout.feed))
+            rewards = await self._rewards([Scored(tuple(ids), tuple(at), len(before), prompt)], charges)
+            total, later = charges.total(), sum(sizes[1:])
+            # What is read before the first step belongs to it, and so does what failed attempts have cost.
+            computed, scored = max(0, total.computed - later), max(0, total.scored - later)
+            first = replace(total, computed=computed, scored=scored, parts=())
+            usages = [first, *(Usage(computed=size, scored=size) for size in sizes[1:])]
+            return [Scores((reward,), usage) for reward, usage in zip(rewards, usages, strict=True)]
 
     async def _try_out(self) -> list[Finding]:
         """Also two steps in one reading and each by itself: what follows a step must not change its reward."""
-        found = await super()._try_out()
-        if not found[-1].ok:
-            return found
+        findings = await super()._try_out()
+        if not findings[-1].ok:
+            return findings
         try:
             run = [scores.rewards[0] for scores in await self.score_run(_FIRST, [_WRONG, _RIGHT])]
             alone = [*(await self.score(_FIRST, [_WRONG])).rewards]
             alone += (await self.score(_FIRST.extend(_WRONG), [_RIGHT])).rewards
         except (ConfigurationError, RunError) as error:
-            return [*found, Finding("runs of steps", False, str(error))]
-        told = f"two steps got {tuple(run)} in one reading, {tuple(alone)} one by one"
-        return [*found, Finding("runs of steps", _alike(run, alone), told)]
+            return [*findings, Finding("runs of steps", False, str(error))]
+        detail = f"two steps got {tuple(run)} in one reading, {tuple(alone)} one by one"
+        return [*findings, Finding("runs of steps", _alike(run, alone), detail)]
 
 
 class TokenLogitsVerifier(RewardServer):
@@ -274,10 +292,10 @@ class TokenLogitsVerifier(RewardServer):
             )
         self._words = words
 
-    async def _ask(self, asked: Sequence[Scored]) -> tuple[list[float], Usage]:
+    async def _ask(self, texts: Sequence[Scored], charge: Charge) -> list[float]:
         body = {
             "model": self.endpoint.model,
-            "prompt": [one.ids[: one.at[-1] + 1] for one in asked],
+            "prompt": [text.ids[: text.at[-1] + 1] for text in texts],
             "max_tokens": 1,
             "temperature": 0,
             "logprobs": 1,
@@ -285,17 +303,12 @@ class TokenLogitsVerifier(RewardServer):
             "return_tokens_as_token_ids": True,
         }
 
-        def read(answer: Mapping[str, Any]) -> tuple[list[float], Usage]:
-            _all_read(answer, asked)
+        def read(answer: Mapping[str, Any]) -> list[float]:
+            _check_read(answer, texts)
             choices = {choice["index"]: choice for choice in answer["choices"]}
-            told = answer.get("usage") or {}
-            usage = Usage(
-                reused=(told.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-                generated=told.get("completion_tokens", len(asked)),
-            )
-            return [self._reward(choices[i]) for i in range(len(asked))], usage
+            return [self._reward(choices[i]) for i in range(len(texts))]
 
-        return await self.endpoint.post("completions", body, read)
+        return await self.endpoint.post("completions", body, read, charge)
 
     def _reward(self, choice: Mapping[str, Any]) -> float:
         """The probability of the word for right, of the two."""
@@ -311,10 +324,10 @@ class TokenLogitsVerifier(RewardServer):
         return _sigmoid(right - wrong)
 
 
-def _all_read(answer: Mapping[str, Any], asked: Sequence[Scored]) -> None:
+def _check_read(answer: Mapping[str, Any], texts: Sequence[Scored]) -> None:
     """Check that the server read what it was sent: some cut it without a word."""
     read = (answer.get("usage") or {}).get("prompt_tokens")
-    sent = sum(len(one.ids) for one in asked)
+    sent = sum(len(text.ids) for text in texts)
     if read is not None and read != sent:
         raise VerifierError(f"the server read {read} of {sent} tokens; give it a longer context and no truncation")
 

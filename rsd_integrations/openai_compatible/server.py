@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from rsd_integrations.openai_compatible.endpoint import Endpoint
-from rsd_integrations.openai_compatible.faults import EndpointError, Refused
+from rsd_integrations.openai_compatible.errors import EndpointError, Refused
 from rsd_integrations.openai_compatible.profiles import PROFILES, Profile, recognise
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +34,25 @@ async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None
     """
     listed: Sequence[Mapping[str, Any]] = ()
     try:
-        listed = await endpoint.get("models", lambda data: _entries(data))
-    except Refused:
-        pass
-    except EndpointError as error:
+        listed = await endpoint.get("models", lambda body: _entries(body))
+    except (Refused, EndpointError) as error:
         if error.status is None:
             raise
+        if profile is None:
+            logger.warning("it lists no models, and is taken for profile=generic: %s", error)
+            logger.debug("the list of models", exc_info=error)
     own = next((entry for entry in listed if entry["id"] == endpoint.model), listed[0] if len(listed) == 1 else {})
     if profile is None:
         profile = recognise(str(own.get("owned_by"))) if own else PROFILES["generic"]
     if context is None:
         meta = own.get("meta")
-        told = own.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, Mapping) else None)
+        length = own.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, Mapping) else None)
         with suppress(TypeError, ValueError):
-            context = int(told)  # type: ignore[arg-type]
+            context = int(length)  # type: ignore[arg-type]
     return Server(profile, context, tuple(str(entry["id"]) for entry in listed))
 
 
-async def goes_on(endpoint: Endpoint, profile: Profile) -> str | None:
+async def continues_chats(endpoint: Endpoint, profile: Profile) -> str | None:
     """What is wrong with the way a chat continues the assistant's last message; None where it is right.
 
     Told by the lengths of prompts: going on with a digit adds a token, and a blank line after it another. A server that
@@ -72,9 +76,9 @@ async def _prompt_tokens(endpoint: Endpoint, profile: Profile, begun: str | None
         messages.append({"role": "assistant", "content": begun})
         body |= profile.continues or {}
     return await endpoint.post(
-        "chat/completions", {**body, "messages": messages}, lambda data: int(data["usage"]["prompt_tokens"])
+        "chat/completions", {**body, "messages": messages}, lambda reply: int(reply["usage"]["prompt_tokens"])
     )
 
 
-def _entries(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [entry for entry in data["data"] if isinstance(entry["id"], str)]
+def _entries(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry for entry in body["data"] if isinstance(entry["id"], str)]

@@ -11,10 +11,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
-from rsd_core import ConfigurationError, Interrupted, Path, RunError, Step, StepRequest, Usage
+from rsd_core import ConfigurationError, Path, RunError, Step, StepRequest, Usage
+from rsd_core.concurrency import settle
+
+Write = Callable[["Stream"], Coroutine[Any, Any, object]]
+"""Sends the request of a stream, and puts steps into it."""
 
 
 class NoIdsError(ConfigurationError):
@@ -25,72 +28,77 @@ class Stream:
     """A request at work, and the steps of it that nobody has taken.
 
     Args:
-        asked: What each of its steps is asked for with.
-        work: Sends the request, given the stream to put steps into.
+        request: What each of its steps is asked for with.
+        write: Sends the request, given the stream.
     """
 
-    def __init__(self, asked: StepRequest, work: Callable[[Stream], Coroutine[Any, Any, object]]) -> None:
-        self.asked = asked
+    def __init__(self, request: StepRequest, write: Write) -> None:
+        self.request = request
         self.last: Step | None = None
         """The step that was taken last."""
-        self.begun: Callable[[], Usage] = Usage
+        self.unfinished: Callable[[], Usage] = Usage
         """The work since the last step that was put in."""
+        self.awaited = False
+        """Whether somebody waits for its next step."""
         self._ready: deque[tuple[Step, Usage]] = deque()
-        self._wanted = 0
-        """Steps that are waited for: one at most."""
+        self._failed = Usage()
+        """The work of attempts that failed before a step of theirs was taken."""
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.ensure_future(work(self))
-        self._task.add_done_callback(self._over)
+        self.task = asyncio.create_task(write(self))
+        self.task.add_done_callback(self._over)
 
     def again(self) -> bool:
         """Whether the request may be sent anew after a fault: not once a step was taken, since it would come again."""
         if self.last is None:
-            self._ready.clear()
+            self._failed = self.unused()
         return self.last is None
 
     def put(self, step: Step, usage: Usage) -> bool:
         """Hand a step over; True where so many are left over that the stream is to end."""
         self._ready.append((step, usage))
         self._changed.set()
-        return len(self._ready) - self._wanted > self.asked.ahead
+        return len(self._ready) - self.awaited > self.request.ahead
 
-    async def take(self) -> tuple[Step, Usage] | None:
-        """The next step with its work; None where the stream is over.
+    async def next_step(self) -> tuple[Step, Usage] | None:
+        """The next step with its work, that of failed attempts included; None where the stream is over.
 
         Raises:
             Exception: The request failed before any step of it was taken.
         """
-        self._wanted = 1
-        while not self._ready:
-            if self._task.done():
-                if self.last is None:
-                    self._task.result()
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        self._wanted = 0
-        step, usage = self._ready.popleft()
-        self.last = step
-        return step, usage
-
-    def close(self) -> Usage:
-        """End the request; the work that was done for nobody, told once."""
-        unused = sum((usage for _, usage in self._ready), self.begun())
-        self._ready.clear()
-        self.begun = Usage
-        self._task.cancel()
-        return unused
+        self.awaited = True
+        try:
+            while not self._ready:
+                if self.task.done():
+                    if self.task.cancelled() and self.last is None:
+                        raise RunError("the stream was closed before its first step")
+                    if self.last is None:
+                        self.task.result()
+                    return None
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            self.awaited = False
+        self.last, usage = self._ready.popleft()
+        usage, self._failed = usage + self._failed, Usage()
+        return self.last, usage
 
     def abandon(self) -> None:
-        """End the request, from any thread; its work is told when it is closed."""
+        """End the request, from any thread, without waiting for its end."""
         with suppress(RuntimeError):  # its loop is closed
-            self._loop.call_soon_threadsafe(self._task.cancel)
+            self._loop.call_soon_threadsafe(self.task.cancel)
+
+    def unused(self) -> Usage:
+        """The work that was done for nobody, told once."""
+        unused = sum((usage for _, usage in self._ready), self._failed + self.unfinished())
+        self._ready.clear()
+        self._failed, self.unfinished = Usage(), Usage
+        return unused
 
     def _over(self, task: asyncio.Task[object]) -> None:
         self._changed.set()
         if not task.cancelled():
-            task.exception()  # told to whoever takes the first step, and else of no interest
+            task.exception()  # raised to whoever takes the first step, and else of no interest
 
 
 class Streams:
@@ -98,50 +106,73 @@ class Streams:
 
     def __init__(self) -> None:
         self._by_path: weakref.WeakKeyDictionary[Path, Stream] = weakref.WeakKeyDictionary()
+        self._open: set[Stream] = set()
 
-    async def step(
-        self, path: Path, asked: StepRequest, work: Callable[[Stream], Coroutine[Any, Any, object]]
-    ) -> tuple[Step, Usage]:
+    async def step(self, path: Path, request: StepRequest, write: Write, charge: Callable[[Usage], None]) -> Step:
         """The step after a path, from the stream that wrote the step before it, else from a new one.
 
-        What a stream wrote and nobody came for is work of the draft that is written in its place.
+        Args:
+            path: What the step follows.
+            request: What is asked for.
+            write: Sends the request of a new stream.
+            charge: Notes the work: of the step, and of what a stream wrote that nobody came for, since the step is
+                written in its place; also where the call fails or is cancelled, which ends its stream.
 
         Raises:
-            Interrupted: The call was cancelled; the stream is ended.
             Exception: A new request failed.
         """
-        stream, wasted = self._that_goes_on(path, asked)
-        stream = stream or Stream(asked, work)
+        stream = await self._continued(path, request, charge) or self._begun(request, write)
         try:
-            taken = await stream.take()
-            if taken is None or taken[0].size > asked.max_tokens:  # it is over, or was asked for longer steps
-                wasted += stream.close() if taken is None else taken[1] + stream.close()
-                stream = Stream(asked, work)
-                taken = await stream.take()
-        except asyncio.CancelledError:
-            raise Interrupted(stream.close() + wasted) from None
-        if taken is None:
-            raise RunError("a stream ended before its first step")
+            ready = await stream.next_step()
+            if ready is None or ready[0].size > request.max_tokens:  # it is over, or was asked for longer steps
+                if ready is not None:
+                    charge(ready[1])
+                await _end(stream, charge)
+                stream = self._begun(request, write)
+                ready = await stream.next_step()
+            if ready is None:
+                raise RunError("a stream ended before its first step")
+        except BaseException:
+            await _end(stream, charge)
+            raise
+        step, usage = ready
+        charge(usage)
+        previous = self._by_path.get(path)
         self._by_path[path] = stream
         weakref.finalize(path, stream.abandon).atexit = False
-        step, usage = taken
-        return step, replace(
-            usage, computed=usage.computed + wasted.computed, generated=usage.generated + wasted.generated
-        )
+        if previous is not None and previous is not stream and not previous.awaited:
+            await _end(previous, charge)
+        return step
 
     async def aclose(self) -> None:
-        """End all of them."""
-        for stream in list(self._by_path.values()):
-            stream.close()
+        """End all of them, and wait for their ends."""
+        await settle([stream.task for stream in self._open])
 
-    def _that_goes_on(self, path: Path, asked: StepRequest) -> tuple[Stream | None, Usage]:
-        """The stream that wrote the step before, if it does as asked; and the work of one that does not."""
+    def _begun(self, request: StepRequest, write: Write) -> Stream:
+        stream = Stream(request, write)
+        self._open.add(stream)
+        stream.task.add_done_callback(lambda _: self._open.discard(stream))
+        return stream
+
+    async def _continued(self, path: Path, request: StepRequest, charge: Callable[[Usage], None]) -> Stream | None:
+        """The stream that wrote the step before, if it does as is asked; one that does not is ended."""
         stream = None if path.parent is None else self._by_path.get(path.parent)
-        if stream is None:
-            return None, Usage()
-        if stream.last is path.step and _includes(stream.asked, asked):
-            return stream, Usage()
-        return None, stream.close()
+        if stream is None or stream.awaited:  # by another call for the same step
+            return None
+        if stream.last is path.step and _includes(stream.request, request):
+            return stream
+        await _end(stream, charge)
+        return None
+
+
+async def _end(stream: Stream, charge: Callable[[Usage], None]) -> None:
+    """End a stream and wait for its end; what it wrote for nobody is charged."""
+    try:
+        await settle([stream.task])
+    finally:
+        unused = stream.unused()
+        if unused != Usage():
+            charge(unused)
 
 
 def _includes(one: StepRequest, other: StepRequest) -> bool:

@@ -5,7 +5,7 @@ A format knows nothing of where a model runs; `rsd_integrations.huggingface` and
 
 from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Turns, Words
 from rsd_integrations.prm_formats.generative import CRITICS, Critic
-from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, fits
+from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, fits, usable
 from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
 from rsd_integrations.prm_formats.readers import Reader, bind
 from rsd_integrations.prm_formats.sequences import Layouts, PathIds
@@ -30,4 +30,5 @@ __all__ = [
     "find_format",
     "fits",
     "problem",
+    "usable",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rsd_core import Message, Prompt
+from rsd_core.plugins import Plugin, Registry, of_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,13 @@ class Critic:
 
     def spoken_verdict(self, text: str) -> float | None:
         """The reward that the text ends in: 1 for yes, 0 for no, a tenth for each point. None where it says none."""
-        found = re.findall(self.spoken, text, re.IGNORECASE)
-        if not found:
+        verdicts = re.findall(self.spoken, text, re.IGNORECASE)
+        if not verdicts:
             return None
-        word = str(found[-1]).lower()
+        word = str(verdicts[-1]).lower()
         if word in ("yes", "no"):
             return float(word == "yes")
-        return float(word) / 10 if float(word) <= 10 else None
+        return float(word) / 10 if 0 <= float(word) <= 10 else None
 
 
 def _thinkprm(problem: str, steps: Sequence[str]) -> Prompt:
@@ -123,4 +124,11 @@ RUBRIC = Critic(
     spoken=r"score:[\s*]*(\d+(?:\.\d+)?)",
     max_tokens=512,
 )
-CRITICS = {critic.name: critic for critic in (THINKPRM, GENPRM, RUBRIC)}
+
+
+def _of_package(plugin: Plugin) -> Critic:
+    return replace(of_type(Critic)(plugin), name=plugin.name)
+
+
+CRITICS = Registry("critic", "rsd.critics", {critic.name: critic for critic in (THINKPRM, GENPRM, RUBRIC)}, _of_package)
+"""Critics by name, those of installed packages included."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from rsd_core import ConfigurationError
+from rsd_core.data import unknown
+from rsd_core.plugins import Plugin, Registry, of_type
 from rsd_integrations.prm_formats.formats import PROBLEM, Chat, Head, PRMFormat, Text, Turns, Words
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 REASON = "Please reason step by step, and put your final answer within \\boxed{}."
 
 SKYWORK = PRMFormat(
@@ -173,23 +179,40 @@ OUTCOME = PRMFormat(
     aggregation="last: it judges the answer as it stands",
     source="AutoModelForSequenceClassification; arXiv 2501.19324, appendix",
 )
-FORMATS = {
-    made.name: made
-    for made in (
+BUILT_IN = {
+    form.name: form
+    for form in (
         *(SKYWORK, QWEN, QWEN_BARE, SHEPHERD, RLHFLOW, VERSA, OPENR, TRL, H4, PURE),
         *(UNIVERSAL, ACTPRM, REASONFLUX_SMALL, OUTCOME),
     )
 }
-_TOLD_BY_HEAD = (SKYWORK, QWEN, TRL, ACTPRM, OUTCOME, REASONFLUX_SMALL)
+
+
+def _of_package(plugin: Plugin) -> PRMFormat:
+    return replace(of_type(PRMFormat)(plugin), name=plugin.name)
+
+
+FORMATS = Registry("format", "rsd.prm_formats", BUILT_IN, _of_package)
+"""Formats by name, those of installed packages included."""
+_UNIQUE_HEAD = (SKYWORK, QWEN, TRL, ACTPRM, OUTCOME, REASONFLUX_SMALL)
 """Formats whose head no other kind of model has."""
 CONFIG_KEY = "prm_format"
 """A checkpoint's `config.json` may name its format under this key."""
 
 
+def usable(registry: Registry[T]) -> Iterator[tuple[str, T]]:
+    """All parts that can be loaded, with their names; a broken package is logged, and in nobody's way."""
+    for name in registry:
+        try:
+            yield name, registry[name]
+        except ConfigurationError as error:
+            logger.warning("%s", error)
+
+
 def find_format(
     config: Mapping[str, object], tensors: Mapping[str, tuple[int, ...]], model: str, named: str | None = None
 ) -> PRMFormat:
-    """The format of a checkpoint: as named, known for its hub id, or told by the head it holds.
+    """The format of a checkpoint: as named, known for its hub id, or recognised by the head it holds.
 
     Args:
         config: The checkpoint's `config.json`; its class names and remote code do not matter.
@@ -203,16 +226,16 @@ def find_format(
     named = named or (str(config[CONFIG_KEY]) if CONFIG_KEY in config else None)
     if named is not None:
         if named not in FORMATS:
-            raise ConfigurationError(f"{model}: unknown format {named!r}; known are {', '.join(FORMATS)}")
+            raise ConfigurationError(f"{model}: {unknown('format', named, FORMATS)}")
         return FORMATS[named]
     called = model.rstrip("/").rpartition("/")[2].lower()
-    for made in FORMATS.values():
-        if called in {known.rpartition("/")[2].lower() for known in made.models}:
-            return made
-    for made in _TOLD_BY_HEAD:
-        if any(isinstance(head, Head) and fits(head, tensors) for head in made.heads):
-            return made
-    of_words = [made.name for made in FORMATS.values() if isinstance(made.heads[0], Words)]
+    for _, form in usable(FORMATS):
+        if called in {published.rpartition("/")[2].lower() for published in form.models}:
+            return form
+    for form in _UNIQUE_HEAD:
+        if any(isinstance(head, Head) and fits(head, tensors) for head in form.heads):
+            return form
+    of_words = [name for name, form in usable(FORMATS) if isinstance(form.heads[0], Words)]
     raise ConfigurationError(
         f"{model} holds no reward head that is known. If it judges by words of its language model, name its format "
         f"({', '.join(of_words)}), as in prm,format={of_words[0]}:{model}. If it is a plain language model, use it as "

@@ -33,7 +33,7 @@ def equations(text: str) -> list[tuple[str, bool]]:
     """
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
-    found = []
+    chains = []
     for match in _SPAN.finditer(text):
         links = re.split("[=≈]", match[0])
         if _goes_on_before(text[: match.start()], match[0]):
@@ -45,8 +45,8 @@ def equations(text: str) -> list[tuple[str, bool]]:
         if len(shown) < 2 or len(shown) < len(links) or not any(_operates(link) for link, _ in shown):
             continue
         holds = all(_agree(a, b) for a, b in itertools.pairwise(shown))
-        found.append((" = ".join(link for link, _ in shown), holds))
-    return found
+        chains.append((" = ".join(link for link, _ in shown), holds))
+    return chains
 
 
 def _goes_on_before(before: str, span: str) -> bool:

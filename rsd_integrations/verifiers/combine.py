@@ -1,9 +1,9 @@
-"""Verifiers made of verifiers: cascades, ensembles, and kept rewards."""
+"""Verifiers made of verifiers: cascades, ensembles, and a cache of rewards."""
 
 from __future__ import annotations
 
-import asyncio
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
@@ -12,15 +12,16 @@ from rsd_core import (
     ConfigurationError,
     Explains,
     Explanation,
-    Interrupted,
-    Model,
     Path,
     Price,
     Scores,
     Step,
     Usage,
     Verifier,
+    VerifierError,
 )
+from rsd_core.concurrency import run_calls
+from rsd_integrations.verifiers.charging import charged_to, charging
 
 
 class Combined(Verifier):
@@ -43,11 +44,11 @@ class Combined(Verifier):
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What each member reads."""
-        told = [
-            f"== {member.name}\n{member.explain(path, step).text if isinstance(member, Explains) else '(not told)'}"
+        texts = [
+            f"== {member.name}\n{member.explain(path, step).text if isinstance(member, Explains) else '(not shown)'}"
             for member in self.members
         ]
-        return Explanation("\n".join(told))
+        return Explanation("\n".join(texts))
 
 
 class Cascade(Combined):
@@ -73,16 +74,18 @@ class Cascade(Combined):
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The first clear reward of each candidate."""
         rewards: list[float | None] = [None] * len(steps)
-        parts: list[tuple[Model, Usage]] = []
-        open_ = list(range(len(steps)))
-        for member in self.members:
-            scores = await _told(member, path, [steps[i] for i in open_], parts)
-            for i, reward in zip(open_, scores.rewards, strict=True):
-                rewards[i] = rewards[i] if reward is None else reward
-            open_ = [i for i in open_ if (reward := rewards[i]) is None or self.low < reward < self.high]
-            if not open_:
-                break
-        return Scores(tuple(rewards), _sum(parts))
+        unclear = list(range(len(steps)))
+        spent: list[Usage] = []
+        with charging(spent):
+            for member in self.members:
+                scores = await _scores(member, path, [steps[i] for i in unclear])
+                spent.append(scores.usage)
+                for i, reward in zip(unclear, scores.rewards, strict=True):
+                    rewards[i] = rewards[i] if reward is None else reward
+                unclear = [i for i in unclear if (reward := rewards[i]) is None or self.low < reward < self.high]
+                if not unclear:
+                    break
+        return Scores(tuple(rewards), sum(spent, Usage()))
 
 
 How = Literal["mean", "min", "product"]
@@ -106,22 +109,11 @@ class Ensemble(Combined):
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The combined reward of each candidate; None where all abstain."""
-        parts: list[tuple[Model, Usage]] = []
-        asked = [asyncio.ensure_future(_told(member, path, steps, parts)) for member in self.members]
-        try:
-            found = await asyncio.gather(*asked)
-        except BaseException as error:
-            for call in asked:
-                call.cancel()
-            await asyncio.wait(asked)
-            if isinstance(error, asyncio.CancelledError):
-                raise Interrupted(_sum(parts)) from None
-            raise
-        return Scores(
-            tuple(self._one(rewards) for rewards in zip(*(f.rewards for f in found), strict=True)), _sum(parts)
-        )
+        scores = await run_calls(_scores(member, path, steps) for member in self.members)
+        rewards = zip(*(own.rewards for own in scores), strict=True)
+        return Scores(tuple(map(self._combine, rewards)), sum((own.usage for own in scores), Usage()))
 
-    def _one(self, rewards: Sequence[float | None]) -> float | None:
+    def _combine(self, rewards: Sequence[float | None]) -> float | None:
         known = [reward for reward in rewards if reward is not None]
         if not known:
             return None
@@ -131,54 +123,51 @@ class Ensemble(Combined):
 
 
 class Cached(Combined):
-    """Keeps a verifier's rewards: the same step after the same text is scored once.
+    """Remembers a verifier's rewards: the same step after the same text is scored once.
 
     Worth it where a verifier is dear and paths come again: retries, calibration, several policies over one problem.
+    Calls that are in flight at the same time do not wait for each other.
 
     Args:
         member: The verifier.
-        size: How many rewards are kept; the oldest go first.
+        size: How many rewards are remembered; the oldest go first.
     """
 
     def __init__(self, member: Verifier, size: int = 100_000) -> None:
         if size < 1:
-            raise ConfigurationError(f"size={size}: a cache keeps at least one reward")
+            raise ConfigurationError(f"size={size}: a cache holds at least one reward")
         super().__init__("cached", (member,))
         self._size = size
-        self._known: OrderedDict[object, float | None] = OrderedDict()
+        self._rewards: OrderedDict[tuple[object, ...], float | None] = OrderedDict()
+        self._lock = threading.Lock()
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """The kept reward of each candidate, or the verifier's."""
+        """The remembered reward of each candidate, or the verifier's."""
         texts = tuple(step.text for step in path.steps)
-        keys = [(path.prompt, texts, step.text) for step in steps]
-        fresh = list(dict.fromkeys(key for key in keys if key not in self._known))
-        parts: list[tuple[Model, Usage]] = []
-        if fresh:
-            scores = await _told(self.members[0], path, [steps[keys.index(key)] for key in fresh], parts)
-            self._known.update(zip(fresh, scores.rewards, strict=True))
-        rewards = tuple(self._known[key] for key in keys)
-        while len(self._known) > self._size:
-            self._known.popitem(last=False)
-        return Scores(rewards, _sum(parts))
+        # The ending counts: models read how an answer ends, and rules see where a step was cut off.
+        keys: list[tuple[object, ...]] = [(path.prompt, texts, step.text, step.ending) for step in steps]
+        with self._lock:
+            rewards = {key: self._rewards[key] for key in keys if key in self._rewards}
+        usage = Usage()
+        if unknown := {key: step for key, step in zip(keys, steps, strict=True) if key not in rewards}:
+            scores = await _scores(self.members[0], path, list(unknown.values()))
+            fresh = dict(zip(unknown, scores.rewards, strict=True))
+            rewards, usage = rewards | fresh, scores.usage
+            with self._lock:
+                self._rewards.update(fresh)
+                while len(self._rewards) > self._size:
+                    self._rewards.popitem(last=False)
+        return Scores(tuple(rewards[key] for key in keys), usage)
 
 
-async def _told(member: Verifier, path: Path, steps: Sequence[Step], parts: list[tuple[Model, Usage]]) -> Scores:
-    """A member's scores; its work is noted, also when it is cut short."""
-    try:
-        scores = await member.score(path, steps)
-    except Interrupted as cut:
-        parts.append((member, cut.usage))
-        raise Interrupted(_sum(parts)) from None
+async def _scores(member: Verifier, path: Path, steps: Sequence[Step]) -> Scores:
+    """A member's scores, one per candidate, and its work as its own."""
+    scores = await charged_to(member, member.score(path, steps))
     if len(scores.rewards) != len(steps):
-        raise ConfigurationError(f"{member!r} gave {len(scores.rewards)} rewards for {len(steps)} steps")
-    parts += scores.usage.parts or [(member, scores.usage)]
+        raise VerifierError(
+            f"{member.name!r} gave {len(scores.rewards)} rewards for {len(steps)} steps", usage=scores.usage
+        )
     return scores
-
-
-def _sum(parts: Sequence[tuple[Model, Usage]]) -> Usage:
-    names = ("prefix", "computed", "reused", "generated", "scored", "seconds")
-    sums = {name: sum(getattr(usage, name) for _, usage in parts) for name in names}
-    return Usage(**sums, parts=tuple(parts))
 
 
 def _dearness(price: Price) -> tuple[float, float]:

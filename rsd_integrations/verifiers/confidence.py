@@ -31,8 +31,8 @@ class Confidence(Verifier):
 
     def explain(self, path: Path, step: Step) -> Explanation:  # noqa: ARG002 - the step carries it
         """The probabilities that the step carries."""
-        told = ", ".join(f"{math.exp(logprob):.3f}" for logprob in step.logprobs)
-        return Explanation(told or "the step carries no probabilities of its tokens")
+        probabilities = ", ".join(f"{math.exp(logprob):.3f}" for logprob in step.logprobs)
+        return Explanation(probabilities or "the step carries no probabilities of its tokens")
 
     def _of(self, logprobs: Sequence[float]) -> float | None:
         if not logprobs:

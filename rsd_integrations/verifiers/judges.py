@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from rsd_core import (
     Drafter,
     Explanation,
     Message,
+    NextWord,
     Path,
     PredictsWords,
     Sampling,
@@ -20,8 +22,13 @@ from rsd_core import (
     Target,
     Usage,
     Verifier,
+    VerifierError,
 )
+from rsd_core.concurrency import run_calls
 from rsd_integrations.prm_formats import Critic, problem
+from rsd_integrations.verifiers.charging import charged_to, charging, joined
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class WordJudge(Verifier):
     """
 
     def __init__(self, model: Drafter | Target, question: Question = DIGIT, min_mass: float = 0.1) -> None:
+        _require_generator(model)
         if not isinstance(model, PredictsWords):
             raise ConfigurationError(
                 f"{model!r} does not tell probabilities of words, which this judge reads; use mode=rubric with it"
@@ -76,23 +84,31 @@ class WordJudge(Verifier):
         if not 0 <= min_mass < 1:
             raise ConfigurationError(f"min_mass={min_mass} is out of range; it is a probability below 1")
         self.name = f"judge {model.name}"
-        self.model: PredictsWords = model
+        self.model = model
         self.question, self.min_mass = question, min_mass
         self.flops_per_token, self.price = model.flops_per_token, model.price
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The expected value of the judge's word for each candidate."""
-        rewards, usages = [], list[Usage]()
-        for step in steps:
-            answer = await self.model.next_word(path.extend(step), self.question.words, self._after())
-            rewards.append(expected(answer.logprobs, self.question.values, self.min_mass))
-            usages.append(replace(answer.usage, scored=min(step.size, answer.usage.computed)))
-        return Scores(tuple(rewards), total(usages))
+        return joined(await run_calls(self._judge(path, step) for step in steps))
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """The conversation up to the word."""
         shown = [*path.prompt, Message("assistant", path.extend(step).text), *self._after()]
         return Explanation("\n".join(f"[{message.role}] {message.content}" for message in shown))
+
+    async def _judge(self, path: Path, step: Step) -> Scores:
+        answer = await charged_to(self.model, self._ask(path, step))
+        with charging([answer.usage]):
+            reward = expected(answer.logprobs, self.question.values, self.min_mass)
+        if reward is None:
+            logger.info("%s abstains: %s is not what it would say next", self.name, "/".join(self.question.words))
+        return Scores((reward,), answer.usage)
+
+    async def _ask(self, path: Path, step: Step) -> NextWord:
+        assert isinstance(self.model, PredictsWords)
+        answer = await self.model.next_word(path.extend(step), self.question.words, self._after())
+        return replace(answer, usage=replace(answer.usage, scored=min(step.size, answer.usage.computed)))
 
     def _after(self) -> tuple[Message, ...]:
         return Message("user", self.question.ask), Message("assistant", self.question.opening)
@@ -111,17 +127,20 @@ class CriticJudge(Verifier):
     """
 
     def __init__(self, model: Drafter | Target, critic: Critic, samples: int = 1) -> None:
+        _require_generator(model)
         if samples < 1 or (samples > 1 and critic.temperature == 0):
             raise ConfigurationError(f"samples={samples}: at least 1, and 1 for {critic.name}, which is greedy")
         self.name = f"{critic.name} {model.name}"
         self.model, self.critic, self.samples = model, critic, samples
         self.flops_per_token, self.price = model.flops_per_token, model.price
+        if not self._by_word and not critic.spoken:
+            raise ConfigurationError(
+                f"{model!r} does not tell probabilities of words, which the critic {critic.name} reads its verdict from"
+            )
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The mean verdict over the critiques of each candidate."""
-        usages: list[Usage] = []
-        rewards = [await self._judge(path, step, usages) for step in steps]
-        return Scores(tuple(rewards), total(usages))
+        return joined(await run_calls(self._judge(path, step) for step in steps))
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """The conversation that the critique continues."""
@@ -129,49 +148,62 @@ class CriticJudge(Verifier):
         return Explanation("\n".join(f"[{message.role}] {message.content}" for message in shown))
 
     def _asked(self, path: Path, step: Step) -> Path:
-        texts = [made.text.strip() for made in (*path.steps, step) if made.text.strip()]
+        texts = [one.text.strip() for one in (*path.steps, step) if one.text.strip()]
         conversation = self.critic.messages(problem(path.prompt), texts)
         opening = self.critic.opening.replace("{i}", str(len(texts)))
         return Path((*conversation, Message("assistant", opening)) if opening else conversation)
 
-    async def _judge(self, path: Path, step: Step, usages: list[Usage]) -> float | None:
-        critic, asked = self.critic, self._asked(path, step)
-        by_word = isinstance(self.model, PredictsWords) and bool(critic.verdict)
-        made = await self.model.generate(
-            asked,
-            StepRequest(
-                tuple(range(self.samples)),
-                critic.max_tokens,
-                critic.until if by_word else None,
-                Sampling(critic.temperature, critic.top_p),
-            ),
-        )
-        usages.append(made.usage)
-        verdicts = []
-        for critique in made.steps:
-            if not by_word:
-                verdicts.append(critic.spoken_verdict(critique.text))
-                continue
-            assert isinstance(self.model, PredictsWords)
-            end = asked.extend(critique).extend(Step(critic.verdict, "length"))
-            answer = await self.model.next_word(end, critic.words)
-            usages.append(answer.usage)
-            verdicts.append(expected(answer.logprobs, (1.0, 0.0)))
+    async def _judge(self, path: Path, step: Step) -> Scores:
+        asked, spent = self._asked(path, step), list[Usage]()
+        with charging(spent):
+            critiques = await charged_to(self.model, self.model.generate(asked, self._request()))
+            spent.append(critiques.usage)
+            if self._by_word:
+                answers = await run_calls(self._word_after(asked, critique) for critique in critiques.steps)
+                spent += [answer.usage for answer in answers]
+                verdicts = [expected(answer.logprobs, (1.0, 0.0)) for answer in answers]
+            else:
+                verdicts = [self.critic.spoken_verdict(critique.text) for critique in critiques.steps]
         known = [verdict for verdict in verdicts if verdict is not None]
-        return sum(known) / len(known) if known else None
+        if not known:
+            end = critiques.steps[0].text[-80:] if critiques.steps else ""
+            logger.info("%s abstains: a critique without a verdict, it ends in %r", self.name, end)
+        return Scores((sum(known) / len(known) if known else None,), sum(spent, Usage()))
+
+    @property
+    def _by_word(self) -> bool:
+        """Whether the verdict is a probability of words, or what the critique says in the end."""
+        return isinstance(self.model, PredictsWords) and bool(self.critic.verdict)
+
+    def _request(self) -> StepRequest:
+        critic = self.critic
+        until = critic.until if self._by_word else None
+        return StepRequest(
+            tuple(range(self.samples)), critic.max_tokens, until, Sampling(critic.temperature, critic.top_p)
+        )
+
+    async def _word_after(self, asked: Path, critique: Step) -> NextWord:
+        assert isinstance(self.model, PredictsWords)
+        end = asked.extend(critique).extend(Step(self.critic.verdict, "length"))
+        return await charged_to(self.model, self.model.next_word(end, self.critic.words))
+
+
+def _require_generator(model: Drafter | Target) -> None:
+    if not isinstance(model, Drafter | Target):
+        raise ConfigurationError(f"{model!r} writes no text, so it cannot be a judge; a drafter or a target can")
 
 
 def expected(logprobs: Sequence[float], values: Sequence[float], min_mass: float = 0.0) -> float | None:
-    """The expected value over words, their probabilities renormalised; None where they have too little together."""
+    """The expected value over words, their probabilities renormalised; None where they have too little together.
+
+    Raises:
+        VerifierError: There is not one number for each word.
+    """
+    if len(logprobs) != len(values) or any(map(math.isnan, logprobs)):
+        raise VerifierError(f"{tuple(logprobs)} are no log-probabilities of {len(values)} words")
     best = max(logprobs)
     if best == -math.inf or math.fsum(math.exp(logprob) for logprob in logprobs) < min_mass:
         return None
     masses = [math.exp(logprob - best) for logprob in logprobs]
     mean = math.fsum(mass * value for mass, value in zip(masses, values, strict=True)) / math.fsum(masses)
     return min(1.0, max(0.0, mean))
-
-
-def total(usages: Sequence[Usage]) -> Usage:
-    """The work of several calls of one model."""
-    names = ("prefix", "computed", "reused", "generated", "scored", "seconds")
-    return Usage(**{name: sum(getattr(usage, name) for usage in usages) for name in names})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rsd_core import ConfigurationError, SpecError, Verifier, load
+from rsd_core import SpecError, Verifier, load
 from rsd_core.registry import parts_of
-from rsd_integrations.prm_formats import CRITICS
+from rsd_integrations.prm_formats import CRITICS, usable
 from rsd_integrations.verifiers.combine import Cached, Cascade, Ensemble, How
 from rsd_integrations.verifiers.confidence import Confidence
 from rsd_integrations.verifiers.judges import QUESTIONS, CriticJudge, WordJudge
@@ -19,13 +19,13 @@ def judge(spec: str, mode: str | None = None, min_mass: float = 0.1, samples: in
 
     Args:
         spec: The generator's spec.
-        mode: `digit` or `yes_no` read one word; `rubric`, `thinkprm` and `genprm` let it write a critique. By default
-            what a generative reward model was trained for, and `digit` for all others.
+        mode: `digit` or `yes_no` read one word; `rubric`, `thinkprm`, `genprm` and the critics of installed packages
+            let it write a critique. By default what a generative reward model was trained for, and `digit` for others.
         min_mass: See `WordJudge`.
         samples: See `CriticJudge`.
     """
     called = spec.rpartition("/")[2]
-    trained = (name for name, c in CRITICS.items() if called in {model.rpartition("/")[2] for model in c.models})
+    trained = (name for name, c in usable(CRITICS) if called in {model.rpartition("/")[2] for model in c.models})
     mode = mode or next(trained, "digit")
     if mode not in (*QUESTIONS, *CRITICS):
         raise SpecError(f"mode={mode} is unknown; a judge has the modes {', '.join((*QUESTIONS, *CRITICS))}")
@@ -49,10 +49,10 @@ def rule(name: str, **options: Any) -> Rule:
     if name not in RULES:
         raise SpecError(f"rule:{name} is unknown; there are {', '.join(f'rule:{known}' for known in RULES)}")
     try:
-        made: Rule = RULES[name](**options)
+        loaded: Rule = RULES[name](**options)
     except TypeError as error:
         raise SpecError(f"rule:{name}: {error}") from error
-    return made
+    return loaded
 
 
 def code(file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4) -> Programs:
@@ -72,12 +72,8 @@ def ensemble(rest: str, how: How = "mean") -> Ensemble:
 
 def cached(spec: str, size: int = 100_000) -> Cached:
     """A verifier with kept rewards."""
-    return Cached(load(parts_of(spec)[0]), size)
+    return Cached(load(parts_of(spec)[0], role="verifier"), size)
 
 
 def _members(rest: str) -> list[Verifier]:
-    members = [load(part) for part in parts_of(rest)]
-    for part, member in zip(parts_of(rest), members, strict=True):
-        if not isinstance(member, Verifier):
-            raise ConfigurationError(f"{part!r} is no verifier; a generator judges as judge:{part}")
-    return members
+    return [load(part, role="verifier") for part in parts_of(rest)]

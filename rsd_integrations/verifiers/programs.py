@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
+from rsd_core.concurrency import Slots, run_calls
 from rsd_integrations.prm_formats import problem
+from rsd_integrations.verifiers.charging import joined
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _RUNNER = FilePath(__file__).with_name("restricted.py")
@@ -51,30 +53,33 @@ class Programs(Verifier):
             )
         self.tests = {" ".join(text.split()): list(own) for text, own in tests.items()}
         self.seconds, self.memory = seconds, memory
-        self._slots = asyncio.Semaphore(parallel)
+        self._slots = Slots(parallel)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The share of passed tests for each candidate."""
-        started = time.perf_counter()
         tests = self.tests.get(" ".join(problem(path.prompt).split()), [])
-        rewards = await asyncio.gather(*(self._run(path.text, step.text, tests) for step in steps))
-        return Scores(tuple(rewards), Usage(seconds=time.perf_counter() - started))
+        return joined(await run_calls(self._judge(path.text, step.text, tests) for step in steps))
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """The program that would run."""
         return Explanation(_program(path.text, step.text) or "the step adds no Python block")
 
-    async def _run(self, before: str, step: str, tests: Sequence[str]) -> float | None:
-        code = _program(before, step)
-        if code is None or not tests:
-            return None
-        passed = await self.run(code, tests)
-        return sum(passed) / len(tests)
-
     async def run(self, code: str, tests: Sequence[str]) -> list[bool]:
         """Which of the tests a program passes; none of them where it breaks a limit."""
+        return (await self._run(code, tests))[0]
+
+    async def _judge(self, before: str, step: str, tests: Sequence[str]) -> Scores:
+        code = _program(before, step)
+        if code is None or not tests:
+            return Scores((None,), Usage())
+        passed, seconds = await self._run(code, tests)
+        return Scores((sum(passed) / len(tests),), Usage(seconds=seconds))
+
+    async def _run(self, code: str, tests: Sequence[str]) -> tuple[list[bool], float]:
+        """Which tests pass, and the seconds that it took, without the wait for a place to run at."""
         job = {"code": code, "tests": list(tests), "seconds": int(self.seconds) + 1, "memory": self.memory << 20}
         async with self._slots:
+            started = time.perf_counter()
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(_RUNNER)),
                 stdin=asyncio.subprocess.PIPE,
@@ -85,19 +90,24 @@ class Programs(Verifier):
                 start_new_session=True,
             )
             try:
-                told, _ = await asyncio.wait_for(process.communicate(json.dumps(job).encode()), self.seconds)
+                output, _ = await asyncio.wait_for(process.communicate(json.dumps(job).encode()), self.seconds)
             except TimeoutError:
-                told = b""
+                output = b""
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
                 await process.wait()
-        try:
-            passed = json.loads(told)
-        except ValueError:  # killed, or ended by the program itself
-            return [False] * len(tests)
-        ok = isinstance(passed, list) and len(passed) == len(tests)
-        return [entry is True for entry in passed] if ok else [False] * len(tests)
+            seconds = time.perf_counter() - started
+        return _passed(output, len(tests)), seconds
+
+
+def _passed(output: bytes, count: int) -> list[bool]:
+    try:
+        passed = json.loads(output)
+    except ValueError:  # killed, or ended by the program itself
+        return [False] * count
+    complete = isinstance(passed, list) and len(passed) == count
+    return [entry is True for entry in passed] if complete else [False] * count
 
 
 def _program(before: str, step: str) -> str | None:
@@ -117,8 +127,8 @@ def read_tests(file: str) -> dict[str, list[str]]:
     """
     tests: dict[str, list[str]] = {}
     try:
-        lines = FilePath(file).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        lines = FilePath(file).read_text(encoding="utf-8-sig").split("\n")  # other line ends may be inside of strings
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the tests {file!r} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -35,11 +35,11 @@ class Arithmetic(Rule):
     name = "rule:arithmetic"
 
     def judge(self, path: Path, step: Step) -> tuple[float | None, str]:  # noqa: ARG002 - the step alone is checked
-        found = equations(step.text)
-        if not found:
+        chains = equations(step.text)
+        if not chains:
             return None, "no equation to check"
-        told = "; ".join(f"{text} {'holds' if holds else 'is wrong'}" for text, holds in found)
-        return float(all(holds for _, holds in found)), told
+        judgements = "; ".join(f"{text} {'holds' if holds else 'is wrong'}" for text, holds in chains)
+        return float(all(holds for _, holds in chains)), judgements
 
 
 class Format(Rule):

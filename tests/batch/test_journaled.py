@@ -68,7 +68,9 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     run_journaled(SCRIPTED, as_problems(["one"]), out)
     other = SCRIPTED.model_copy(update={"settings": Settings(temperature=0.7)})
-    with pytest.raises(ConfigurationError, match="about another run: its config is"):
+    with pytest.raises(
+        ConfigurationError, match=r"about another run: its config\.settings\.temperature is 0\.0, not 0\.7"
+    ):
         run_journaled(other, as_problems(["one"]), out)
 
 
@@ -87,7 +89,7 @@ def test_a_torn_line_is_no_result_and_no_error(tmp_path: Path, torn: str) -> Non
 def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     out.write_text("my notes\n")
-    with pytest.raises(ConfigurationError, match="line 1, is no JSON object"):
+    with pytest.raises(ConfigurationError, match="no journal of this program but text"):
         run_journaled(SCRIPTED, as_problems(["one"]), out)
     assert out.read_text() == "my notes\n"
 
@@ -122,22 +124,66 @@ def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path)
     broken[0] = False
     assert go() == (1, 1, 0)
     assert read_results(out)["bad"].text == "fine\n\nend"
+    assert [row["id"] for row in read_rows(out)[1:]] in (["good", *["bad"] * 3], ["bad", "good", *["bad"] * 2])
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("line", "words"),
     [
-        ([{"question": "one"}], "line 1: 'prompt'"),
-        (["one", 3], "line 2"),
-        (["one", "  "], "empty"),
-        ([{"prompt": "one", "id": "a"}, {"prompt": "two", "id": "a"}], "'a' stands for several"),
+        ('{"question": "one"}', "line 2 is no prompt: it has no `prompt`"),
+        ("3", "line 2 is no prompt: it is int"),
+        ("null", "line 2 is no prompt: it is NoneType"),
+        ('"  "', "line 2 is no prompt: The prompt is empty"),
+        ('{"prompt": ""}', "line 2 is no prompt: The prompt is empty"),
+        ('{"prompt": [{"content": "x"}]}', "line 2 is no prompt: "),
+        ("{", "line 2 is no prompt: it is no JSON"),
     ],
 )
-def test_bad_prompts_are_told_with_their_line(tmp_path: Path, lines: list[Any], words: str) -> None:
-    with pytest.raises(ConfigurationError, match=words):
-        read_problems(write(tmp_path / "prompts.jsonl", *lines))
+def test_a_line_that_is_no_prompt_is_a_row_with_an_error(tmp_path: Path, line: str, words: str) -> None:
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
+    file.write_text(f'"one"\n{line}\n{{"prompt": "three", "id": "c"}}\n')
+    for found, rows in ((0, 3), (2, 3)):  # noted once, and told each time
+        told = run_journaled(SCRIPTED, read_problems(file), out)
+        assert (told.found, told.done, told.failed, told.refused) == (found, 2 - found, 1, 1)
+        assert len(read_rows(out)[1:]) == rows
+    (bad,) = [row for row in read_rows(out)[1:] if "error" in row]
+    assert bad["id"] == "line 2"
+    assert bad["error"].startswith(words)
+    assert read_results(out)["c"].answer == "10"
+    with pytest.raises(ConfigurationError) as strict:
+        read_problems(file, strict=True)
+    assert words in str(strict.value)
+    assert '{"prompt": TEXT or MESSAGES' in str(strict.value)
+
+
+def test_a_bad_line_keeps_its_name_and_is_solved_once_it_is_mended(tmp_path: Path) -> None:
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
+    run_journaled(SCRIPTED, read_problems(write(file, {"prompt": " ", "id": 7})), out)
+    assert read_results(out)["7"].finish_reason == "error"
+    told = run_journaled(SCRIPTED, read_problems(write(file, {"prompt": "mended", "id": 7})), out)
+    assert (told.found, told.done, told.failed) == (0, 1, 0)
+    assert read_results(out)["7"].answer == "10"
+
+
+def test_nothing_is_loaded_for_lines_that_are_no_prompts(tmp_path: Path) -> None:
+    config = RSDConfig(drafter="hf:no/such", verifier="scripted:verifier", target="scripted:target")
+    told = run_journaled(config, read_problems(write(tmp_path / "p.jsonl", "", 3)), tmp_path / "out.jsonl")
+    assert (told.done, told.failed) == (0, 2)
+
+
+def test_names_that_stand_for_two_prompts_and_empty_prompts_are_refused(tmp_path: Path) -> None:
+    for first in ("one", ""):
+        lines = [{"prompt": first, "id": "a"}, {"prompt": "two", "id": "a"}]
+        with pytest.raises(ConfigurationError, match="'a' stands for several"):
+            read_problems(write(tmp_path / "prompts.jsonl", *lines))
     with pytest.raises(PromptError):
         as_problems([""])
+
+
+def test_prompts_are_read_as_json_lines_are_defined(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes('\ufeff"one\u2028or\x85two"\r\n{"prompt": "ünï \u2029 数"}'.encode())
+    assert [problem.prompt[0].content for problem in read_problems(file)] == ["one\u2028or\x85two", "ünï \u2029 数"]
 
 
 def test_the_command(tmp_path: Path) -> None:

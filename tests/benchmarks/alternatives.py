@@ -28,8 +28,8 @@ from rsd_core import Limits, Settings, TargetOnly
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.evaluation.tasks import find_task
 from rsd_integrations.huggingface import load_generator
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.linear import Linear
-from rsd_integrations.huggingface.loading import load_tokenizer
 from tests.benchmarks import pages
 
 TOKENS = 60
@@ -46,8 +46,7 @@ class Ways:
         self.settings: Any = copy.deepcopy(self.model.generation_config)
         self.settings.max_new_tokens, self.settings.eos_token_id = TOKENS, -1
         engine = load_generator(str(folder), dtype=str(dtype).removeprefix("torch."))
-        engine._ends = frozenset()
-        engine._step_ends.clear()
+        engine.eos_ids = frozenset()
         limits = Limits(max_tokens=TOKENS, max_repeats=None)
         self.engine = TargetOnly(target=engine, settings=Settings(limits=limits))
 

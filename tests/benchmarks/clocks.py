@@ -10,18 +10,18 @@ from typing import Any
 import torch
 
 from rsd_integrations.huggingface.engine import engine_of
-from rsd_integrations.huggingface.runner import Run, Runner
+from rsd_integrations.huggingface.runner import Runner, ScheduledRow
 
 
 def timed(runners: list[Runner]) -> list[float]:
     """Add up the time of the forward passes of some runners: the only element of the list."""
     spent = [0.0]
 
-    def watch(forward: Callable[[list[Run]], Any]) -> Callable[[list[Run]], Any]:
-        def run(runs: list[Run]) -> Any:
+    def watch(forward: Callable[[list[ScheduledRow]], Any]) -> Callable[[list[ScheduledRow]], Any]:
+        def run(scheduled: list[ScheduledRow]) -> Any:
             started = time.perf_counter()
             try:
-                return forward(runs)
+                return forward(scheduled)
             finally:
                 spent[0] += time.perf_counter() - started
 
@@ -36,9 +36,9 @@ def timed(runners: list[Runner]) -> list[float]:
 def one_at_a_time(device: torch.device) -> Iterator[None]:
     """No two models run at once, so that the time of forward passes can be compared with that of the clock."""
     engine = engine_of(device)
-    threads, engine._threads, engine._free = engine._threads, 1, 1
+    threads, engine._threads, engine._free_threads = engine._threads, 1, 1
     yield
-    engine._threads = engine._free = threads
+    engine._threads = engine._free_threads = threads
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -29,9 +29,8 @@ import transformers
 from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Settings, StepRequest, TargetOnly, as_prompt, load
 from rsd_integrations.evaluation.tasks import Item, find_task
 from rsd_integrations.huggingface import load_generator, load_likelihood, loading
-from rsd_integrations.huggingface.calls import StepEnd
-from rsd_integrations.huggingface.lean import LeanDecoder
-from rsd_integrations.huggingface.runner import Run, Runner
+from rsd_integrations.huggingface.fused_decoder import FusedDecoder
+from rsd_integrations.huggingface.runner import Runner, ScheduledRow
 from tests.benchmarks import pages, shapes
 from tests.benchmarks.clocks import one_at_a_time, seconds, timed
 from tests.benchmarks.plain import Plain
@@ -51,11 +50,11 @@ class Family:
     """The embedded models behind the engine, and how long their forward passes took."""
 
     def __init__(self, *, modules: bool = False) -> None:
-        """Load them; with `modules` once more, to run through transformers' modules and not by the lean pass."""
+        """Load them; with `modules` once more, to run through transformers' modules and not by the fused pass."""
         with ExitStack() as changed:
             if modules:
                 loading._loaded.clear()
-                changed.enter_context(mock.patch.object(LeanDecoder, "of", return_value=None))
+                changed.enter_context(mock.patch.object(FusedDecoder, "of", return_value=None))
             self.draft, self.verifier, self.target = (load(f"embedded:{n}") for n in ("draft", "verifier", "target"))
         self.rsd, self.without_guesses = (
             RewardGuidedDecoder(
@@ -140,7 +139,7 @@ def depth(family: Family, rounds: int) -> float:
     Four tokens a step keep the prefix as short as it is in answers, so that attention over it is small.
     """
     request = StepRequest((0,), max_tokens=4, delimiter=None)
-    plain, family.draft._step_ends = family.draft._step_ends, {None: StepEnd(family.draft.vocabulary, frozenset())}
+    eos_ids, family.draft.eos_ids = family.draft.eos_ids, frozenset()
 
     async def steps() -> list[float]:
         path, spent = Path(as_prompt("Mia has 45 apples.")), []
@@ -156,7 +155,7 @@ def depth(family: Family, rounds: int) -> float:
     for _ in range(12 * rounds):
         spent = asyncio.run(steps())
         ratios.append(statistics.median(spent[37:41]) / statistics.median(spent[2:6]))
-    family.draft._step_ends = plain
+    family.draft.eos_ids = eos_ids
     return statistics.median(ratios)
 
 
@@ -167,16 +166,16 @@ def recomputed(runners: list[Runner]) -> Iterator[list[int]]:
     roots: dict[int, Path] = {}  # kept alive, so that no two requests have one identity
     count = [0]
 
-    def watch(runner: Runner, original: Callable[[list[Run]], Any]) -> Callable[[list[Run]], Any]:
-        def forward(runs: list[Run]) -> Any:
-            for run in runs:
-                *_, root = run.row.call.path.up()
+    def watch(runner: Runner, original: Callable[[list[ScheduledRow]], Any]) -> Callable[[list[ScheduledRow]], Any]:
+        def forward(scheduled: list[ScheduledRow]) -> Any:
+            for row, cached, new, _ in scheduled:
+                *_, root = row.call.path.up()
                 roots[id(root)] = root
-                for at in range(run.known, run.known + run.new):
-                    place = (id(runner), id(root), hash(tuple(run.row.ids[: at + 1])))
+                for at in range(cached, cached + new):
+                    place = (id(runner), id(root), hash(tuple(row.ids[: at + 1])))
                     count[0] += place in seen
                     seen.add(place)
-            return original(runs)
+            return original(scheduled)
 
         return forward
 
@@ -198,7 +197,7 @@ def soak(operations: int) -> dict[str, Any]:
             load_generator(checkpoint, cache_bytes=budget), load_likelihood(checkpoint, cache_bytes=budget), reference
         )
         took = seconds(lambda: asyncio.run(work.run(operations)))
-        return {"operations": operations, "seconds": took, "thrown_out": work.thrown_out, **work.done}
+        return {"operations": operations, "seconds": took, "evicted": work.evicted, **work.done}
 
 
 GOALS = {
@@ -238,7 +237,7 @@ def markdown(data: dict[str, Any]) -> str:
         "Overhead is wall-clock over the time in forward passes, which make their positions and masks as transformers' "
         "do. It and the gain of 32 requests at once are given twice. First on models of the sizes that people run on a "
         f"CPU: {shapes.described(data['published'])} Then on the embedded family, in fp32 with one thread for each "
-        "model, whose passes take half a millisecond: by the lean pass, and by transformers' own modules in its place "
+        "model, whose passes take half a millisecond: by the fused pass, and by transformers' own modules in its place "
         "(`by_modules`), which models of other families run by. There the same work weighs more beside less, and "
         "[the engine's page](engine.md#what-is-not-done) says what bounds it. The comparisons (`vs_…`), "
         "`step40_over_step4` (steps of four tokens, so that attention over the prefix stays small) and "

@@ -28,7 +28,7 @@ def batched(drafter: OpenAIGenerator, verifier: PoolingVerifier, target: OpenAIG
                 client,
                 f"{model.endpoint.base_url}/completions",
                 model=model.endpoint.model,
-                prompt=[model.prompts.ask(_path(problem), PROFILES["vllm"]).fields["prompt"] for problem in live],
+                prompt=[model.prompts.render(_path(problem), PROFILES["vllm"]).fields["prompt"] for problem in live],
                 max_tokens=MAX_TOKENS,
                 temperature=0,
                 stop=["\n\n"],

@@ -27,7 +27,7 @@ from rsd_integrations.embedded.reward_model import Example, RewardModel, RewardR
 from rsd_integrations.embedded.rollouts import Rollout, roll_out
 from rsd_integrations.evaluation.tasks import find_task
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
-from rsd_integrations.huggingface.loading import load_tokenizer
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.merging import merge
 from rsd_integrations.huggingface.shared import HEAD, SharedVerifier, load_shared
 from tests.benchmarks import pages

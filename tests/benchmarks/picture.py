@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 from rsd_core import RSDConfig
-from rsd_integrations.cli.app import DEMO_SEED
+from rsd_integrations.cli.run import DEMO_SEED
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.evaluation.tasks import find_task
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rsd_integrations.embedded.models import FOLDER
-from rsd_integrations.huggingface.loading import load_tokenizer
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 
 TOKENS = 400
 

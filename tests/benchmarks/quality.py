@@ -20,6 +20,7 @@ from pathlib import Path as File
 from typing import Any
 
 from rsd_core import BinaryStep, Clipping, Constant, Logistic, RSDConfig, Settings, Sigmoid, WeightingPolicy
+from rsd_core.methods import RSDMethod
 from rsd_integrations.evaluation import Calibration, Report, calibrate, evaluate, find_task, markdown
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
 from rsd_integrations.evaluation.plots import accuracy_against_cost
@@ -125,7 +126,7 @@ def main() -> None:
     dev = find_task("embedded-dev").draw(options.dev, SEED)
     found: dict[str, Calibration] = {}
     for name in VERIFIERS:
-        with RSDConfig(verifier=f"embedded:{name}").build() as decoder:
+        with RSDMethod().build(RSDConfig(verifier=f"embedded:{name}").setup()) as decoder:
             found[name] = calibrate(decoder, dev, concurrency=options.concurrency)
     chosen = {name: found[name].cheapest() for name in VERIFIERS}
     rsd = {name: f"rsd:verifier=embedded:{name}@{text(policy)}" for name, policy in chosen.items()}

@@ -41,8 +41,8 @@ from rsd_core import (
 )
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.huggingface import HuggingFaceGenerator, engine, loading
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.heads import RewardHead
-from rsd_integrations.huggingface.loading import load_tokenizer
 from rsd_integrations.huggingface.shared import SharedVerifier
 from tests.benchmarks import pages
 from tests.benchmarks.clocks import seconds, timed
@@ -87,7 +87,7 @@ class Shape:
             model = model.to(dtype).eval()
         made = HuggingFaceGenerator(model, load_tokenizer(FOLDER / "target"), self.name)
         made.vocabulary.pieces = [f" {id_}".encode() for id_ in range(made.vocabulary.size)]
-        made._ends = frozenset()  # an answer ends where the recorded one did
+        made.eos_ids = frozenset()  # an answer ends where the recorded one did
         return made
 
 
@@ -168,7 +168,7 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int) -> d
         problems: How many are answered by other ways as well; with none, only the figures of the engine are taken.
         answers: Recorded answers in one.
     """
-    torch.set_num_threads(engine._ALL)  # as the engine has for models of this size
+    torch.set_num_threads(engine.ALL_THREADS)  # as the engine has for models of this size
     small, big = (PAPER, PAPER_TARGET) if device.type == "cuda" else (SMALL, SMALL_TARGET)
     dtype = torch.bfloat16 if device.type == "cuda" or loading._bf16_is_faster() else torch.float32
     record = longer(recorded(CONCURRENT, "embedded:verifier", DELTA), answers)

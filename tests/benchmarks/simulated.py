@@ -37,6 +37,7 @@ from rsd_core import (
     Verifier,
 )
 from rsd_core.algorithm import RewardGuidedDecoder
+from rsd_integrations.openai_compatible.charges import Charges
 from rsd_integrations.openai_compatible.streams import Stream, Streams
 from tests.benchmarks.lockstep import Live, Score, Write
 
@@ -297,8 +298,10 @@ class Writer(Drafter, Target):
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         if request.ahead:
-            step, usage = await self._streams.step(path, request, partial(self._write_on, path))
-            return Generation((step,), usage)
+            charges = Charges(self)
+            with charges.carried_by_errors():
+                step = await self._streams.step(path, request, partial(self._write_on, path), charges.add)
+                return Generation((step,), charges.total())
         step = self.says(path.prompt, path.depth)
         written, read, kept, size = SCALE * step.size, 0, 0, tokens_of(path.prompt, path.steps)
         fresh = self.machine.fresh(path.prompt, path.steps)

@@ -40,9 +40,10 @@ def test_run_shows_every_step_with_author_and_reward() -> None:
 @pytest.mark.parametrize(("width", "encoding"), [(30, "utf-8"), (50, "utf-8"), (100, "ascii")])
 def test_a_run_can_be_read_in_any_terminal(width: int, encoding: str) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding)
-    with RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target").build() as made:
-        view = RunView(Console(file=out, width=width, legacy_windows=False), "How many?", made.policy)
-        for event in made.stream("How many?"):
+    config = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
+    with config.build() as decoder:
+        view = RunView(Console(file=out, width=width, legacy_windows=False), "How many?", config.policy)
+        for event in decoder.stream("How many?"):
             view.show(event)
     out.seek(0)
     shown = out.read()
@@ -96,7 +97,7 @@ def test_eval_compares_methods_and_writes_tables_and_plots(tmp_path: Path) -> No
     assert set(told["methods"]) == {"rsd", "target", "draft", "rsd@constant:0"}
     fields = {
         *("accuracy", "ci95", "flops_per_problem", "flops_per_problem_paper", "seconds_per_problem"),
-        *("target_share", "acceptance_rate", "errors", "cost_per_problem"),
+        *("target_share", "acceptance_rate", "errors", "degraded", "faults", "cost_per_problem"),
     }
     assert all(set(method) == fields for method in told["methods"].values())
     assert told["methods"]["target"]["target_share"] == 1
@@ -196,8 +197,7 @@ def test_nothing_is_loaded_before_a_mistake_is_found(monkeypatch: pytest.MonkeyP
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("rsd_core.config.load", never)
-    monkeypatch.setattr("rsd_integrations.evaluation.methods.load", never)
+    monkeypatch.setattr("rsd_core.methods.load", never)
     for words in (["run", "q", "--policy", "x"], ["eval", "--methods", "x"], ["eval", "--task", "x"]):
         with pytest.raises(RSDError):
             CliRunner().invoke(app, words, catch_exceptions=False)

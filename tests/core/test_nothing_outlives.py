@@ -80,7 +80,7 @@ class Writer(Drafter, Target):
         try:
             await self.books.work()
         except asyncio.CancelledError:
-            raise Interrupted(Usage(prefix=1, computed=1)) from None
+            raise Interrupted(Usage(prefix=1, computed=2, generated=1)) from None
         if "Score:" in path.prompt[-1].content:
             return Generation((Step("7", "end", size=1),), Usage(prefix=1, computed=2, generated=1))
         steps = []

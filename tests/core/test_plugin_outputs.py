@@ -132,6 +132,18 @@ def test_an_odd_step_of_speculation_is_told_as_the_targets(name: str) -> None:
     assert "<Odd 'odd'>" in str(caught.value)
 
 
+def test_the_assistant_of_an_odd_speculation_is_paid() -> None:
+    class Assisted(Odd):
+        async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
+            return one(Step("x", "finished", size=1)), Usage(prefix=1, computed=7)  # type: ignore[arg-type]
+
+    with pytest.raises(RunError, match="'finished'") as caught:
+        SpeculativeDecoding(drafter=ScriptedDrafter(["x"]), target=Assisted(None)).run("question")
+    assert caught.value.partial is not None
+    ledger = caught.value.partial.ledger
+    assert (ledger.drafter.computed, ledger.target.computed) == (7, 5)
+
+
 def test_an_odd_step_was_paid_all_the_same() -> None:
     with pytest.raises(RunError) as caught:
         DraftOnly(drafter=Odd(one(Step("x", "finished", size=1)))).run("question")  # type: ignore[arg-type]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from rsd_core import (
 )
 from rsd_integrations.cli.app import app
 from rsd_integrations.display import show, to_html
+from rsd_integrations.display.controls import visible
 from rsd_integrations.display.reading import amount, threshold_of, times
 from tests.display.pages import Page
 
@@ -85,7 +88,7 @@ def test_a_page_tells_steps_rewards_fates_costs_and_savings() -> None:
 @given(st.text() | st.just(HOSTILE))
 def test_what_is_written_stays_text(text: str) -> None:
     page = Page(to_html([result_with(text), result_with("plain")], title=text))  # fails at what we do not make
-    shown = text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}").strip("\n")
+    shown = visible(text.strip("\n"), turning=False)
     assert page.blocks[2:6] == [shown] * 4
     assert page.attributes() <= {
         *("lang", "charset", "name", "content", "http-equiv", "class", "dir", "id", "href", "style"),
@@ -93,6 +96,29 @@ def test_what_is_written_stays_text(text: str) -> None:
     }
     assert all(re.fullmatch(r"#run-\d", link["href"] or "") for link in page.all("a"))
     assert all(re.fullmatch(r"(width|left):[\d.]+%", i["style"] or "") for i in page.all("i"))
+
+
+ESCAPES = "\x1b[2J\x1b]0;taken\x07\x9b31m\x7f\r\b\u202e\u2066\x00\ud800 end"
+SHOWN = "\\u001b[2J\\u001b]0;taken\\u0007\\u009b31m\\u007f\\u000d\\u0008\\u202e\\u2066\\u0000\\ud800 end"
+
+
+@given(st.text())
+def test_control_characters_are_shown_and_text_stays_as_it_is(text: str) -> None:
+    assert visible(ESCAPES) == SHOWN
+    assert visible("a\tb\r\nc ünï 数学 🧮") == "a\tb\nc ünï 数学 🧮"
+    shown = visible(text)
+    shown.encode()
+    assert not [char for char in shown if unicodedata.category(char) == "Cc" and char not in "\t\n"]
+    assert not [char for char in shown if unicodedata.bidirectional(char) in {"RLO", "LRO", "RLE", "LRE", "RLI", "LRI"}]
+    data = json.dumps({"text": ESCAPES + text}, ensure_ascii=False)
+    assert json.loads(visible(data)) == {"text": ESCAPES + text}
+
+
+def test_a_notebook_and_a_page_show_control_characters() -> None:
+    assert SHOWN in repr(show(result_with(ESCAPES)))
+    assert ESCAPES[:4] not in (html := to_html(result_with(ESCAPES), title=ESCAPES))
+    assert Page(html).blocks[1:2] == ["q"]
+    assert "\\u001b[2J" in html
 
 
 def test_a_page_asks_for_nothing_and_can_be_read_by_anyone() -> None:

@@ -132,7 +132,7 @@ def check_rsd(words: list[str], where: str) -> None:
     from rsd_integrations.cli.app import app
 
     root: Any = typer.main.get_command(app)
-    command = root.commands.get(words[0]) if words and not words[0].startswith("-") else root
+    command = root.get_command(None, words[0]) if words and not words[0].startswith("-") else root
     assert command is not None, f"{where}: rsd has no command {words[0]!r}"
     options = {name for param in command.params for name in (*param.opts, *param.secondary_opts)} | {"--help"}
     for word, value in zip(words, [*words[1:], ""], strict=True):

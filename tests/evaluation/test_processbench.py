@@ -6,7 +6,7 @@ from pathlib import Path as Folder
 import pytest
 from typer.testing import CliRunner
 
-from rsd_core import ConfigurationError, RSDError
+from rsd_core import ConfigurationError, RSDError, RunError
 from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.cli.app import app
@@ -91,6 +91,13 @@ def test_what_cannot_be_scored_is_not_solved_and_is_told(tmp_path: Folder) -> No
     assert report.errors == ("too long",)
 
 
+def test_a_verifier_that_fails_at_every_solution_has_no_score(tmp_path: Folder) -> None:
+    splits = read_splits(write(tmp_path, gsm8k=GSM8K, math=MATH))
+    broken = ScriptedVerifier([RuntimeError("401 no such key")])
+    with pytest.raises(RunError, match=r"no solution could be scored: .* failed at all 9, .*RuntimeError: 401 no such"):
+        wait_for(evaluate_processbench(broken, splits, 0.5))
+
+
 def test_the_command_prints_what_the_authors_would(tmp_path: Folder) -> None:
     right = [f"On Monday she buys 12 more: {sum_}." for sum_ in ("45+12=57", "45+12=58")]
     rows = [
@@ -121,13 +128,14 @@ def test_labels_that_are_no_steps_are_refused(tmp_path: Folder, label: object) -
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"problem": "p"}', "entry 1"),
-        ('{"solution": "s"}', "entry 1"),
+        ('{"problem": "p"}', "line 1: it has neither"),
+        ('{"solution": "s"}', "line 1: it has no `problem`"),
+        ('[{"problem": "p", "steps": ["a"]}, {"problem": "p"}]', "entry 2: it has neither"),
         ('{"problem": "p", "steps": ["a", " "]}', "not blank"),
-        ('{"problem": "", "solution": "s"}', "entry 1"),
+        ('{"problem": "", "solution": "s"}', "line 1: .* empty"),
         ("{", "Expecting"),
         ("", "empty"),
-        ("3", "entry 1"),
+        ("3", "line 1: it is no problem with a solution"),
     ],
 )
 def test_wrong_files_are_told(tmp_path: Folder, line: str, told: str) -> None:

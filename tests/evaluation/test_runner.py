@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, RSDConfig, RunError, Settings
+from rsd_core import ConfigurationError, MissingDependency, RSDConfig, RunError, Settings
+from rsd_core.methods import METHODS as KNOWN
 from rsd_core.testing import ScriptedDrafter
 from rsd_integrations.evaluation import Item, Report, Task, evaluate, parse_method
-from rsd_integrations.evaluation.methods import KINDS
 
 SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
 METHODS = ("rsd", "target", "draft", "rsd@budget_aware:0.3", "rsd@binary_step:0.9", "majority:2")
@@ -55,8 +55,8 @@ def test_every_method_answers_every_problem_and_figures_add_up() -> None:
 
 
 def test_every_kind_of_method_can_be_named() -> None:
-    for kind in KINDS:
-        assert parse_method(kind) == KINDS[kind]()
+    for kind in KNOWN:
+        assert parse_method(kind) == KNOWN[kind]()
     assert parse_method("best_of_n:4,aggregate=min").model_dump()["aggregate"] == "min"
     made: Any = parse_method("rsd:candidates=4,temperature=0.7@first_steps:1/binary_step:0.5")
     assert (made.candidates, made.temperature, made.policy.n, made.policy.then.delta) == (4, 0.7, 1, 0.5)
@@ -76,6 +76,12 @@ def test_a_bad_method_is_told_before_anything_is_loaded(method: str, words: list
     with pytest.raises(ConfigurationError) as caught:
         evaluate(RSDConfig(drafter="hf:no/such"), "embedded", [method], 1, 1)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_a_missing_package_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(MissingDependency, match=r"pip install \"rsd-decoding\[eval\]\""):
+        evaluate(RSDConfig(drafter="hf:no/such"), "embedded", ["draft"], 1, 1)
 
 
 def test_a_journal_goes_on_where_it_was_and_takes_more_methods(tmp_path: Path) -> None:
@@ -118,7 +124,7 @@ def test_a_failed_problem_is_counted_and_tried_again_on_resumption(
             raise RuntimeError("gone")
         return "\\boxed{10}"
 
-    monkeypatch.setattr("rsd_integrations.evaluation.methods.load", lambda spec: ScriptedDrafter(draft))
+    monkeypatch.setattr("rsd_core.methods.load", lambda spec: ScriptedDrafter(draft))
     file = tmp_path / "journal.jsonl"
     first = evaluate(SCRIPTED, Seats(), ["draft"], 4, 1, journal=file)
     assert (first.methods["draft"].errors, first.methods["draft"].right) == (1, 2)
@@ -128,7 +134,7 @@ def test_a_failed_problem_is_counted_and_tried_again_on_resumption(
 
 def test_a_broken_set_up_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = ScriptedDrafter([RuntimeError("no such server")])
-    monkeypatch.setattr("rsd_integrations.evaluation.methods.load", lambda spec: broken)
+    monkeypatch.setattr("rsd_core.methods.load", lambda spec: broken)
     with pytest.raises(RunError, match="no such server"):
         evaluate(SCRIPTED, Seats(), ["draft"], 4, 1)
 

@@ -20,10 +20,35 @@ def test_mcnemar_is_the_exact_sign_test(first: int, second: int) -> None:
     assert mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail))
 
 
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        # Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_intervals_are_those_of_the_literature(right: int, n: int, low: float, high: float) -> None:
+    assert wilson(right, n) == pytest.approx((low, high), abs=5e-5)
+
+
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_agrees_with_scipy(counts: tuple[int, int]) -> None:
-    found = stats.binomtest(*counts).proportion_ci(0.95, method="wilson")
-    assert wilson(*counts, z=1.959964) == pytest.approx((found.low, found.high), abs=1e-6)
+def test_a_wilson_interval_holds_the_proportion_and_its_mirror_image_is_the_failures(counts: tuple[int, int]) -> None:
+    right, n = counts
+    low, high = wilson(right, n)
+    assert 0 <= low <= right / n <= high <= 1
+    assert wilson(n - right, n) == pytest.approx((1 - high, 1 - low))
+    # The ends are where a proportion is just not refuted: |p̂ - p| = z √(p (1 - p) / n), with z of 95 %.
+    for end in {low, high} - {0.0, 1.0}:
+        assert abs(right / n - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), rel=1e-4, abs=1e-9)
+
+
+def test_nothing_counted_says_nothing() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="must not be greater"):
+        wilson(2, 1)
 
 
 def test_the_bootstrap_interval_agrees_with_scipy_and_keeps_pairs_together() -> None:

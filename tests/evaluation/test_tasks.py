@@ -50,6 +50,10 @@ def test_the_math_grader(reference: str, text: str, right: bool) -> None:
         ("The answer is: B", True),
         ("\\boxed{C}", False),
         ("Beyond doubt", False),
+        ("The answer is Beta", False),
+        ("The answer is xB", False),
+        ("The answer is C. No: the answer is B", True),
+        ("The answer is B. No: the answer is C", False),
         ("", False),
     ],
 )

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-from rsd_core import Path, Step, StepRequest, as_prompt
-from rsd_integrations.huggingface import HuggingFaceGenerator, LikelihoodVerifier
+from rsd_core import Path, Sampling, Step, StepRequest, as_prompt
+from rsd_core.concurrency import run_all
+from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier, LikelihoodVerifier
 
 PROMPTS = ["Mia has 45 apples.", "Leo has 7 pens and 12 boxes. He buys 3 more, then he sells 2.", "Zoe walks 5 miles."]
-KINDS = {"write": 6, "branch": 2, "read": 3, "cancel": 1, "reject": 2, "back": 1, "forget": 1}
+CALLS = ("generate", "guess", "score", "log_likelihoods")
+"""What is cancelled."""
+KINDS = {"write": 6, "branch": 2, "read": 3, "reject": 2, "back": 1, "forget": 1} | {
+    f"cancel {call}": 1 for call in CALLS
+}
 """Operations and how often they come."""
 WORDS = ["She buys 12 more.\n\n", "Then he sells 9 of them: 45-9=36.\n\n", "No.\n\n"]
 
@@ -32,19 +36,21 @@ class Soak:
         self.writer, self.reader, self.reference = writer, reader, reference
         self.done: Counter[str] = Counter()
         """How often each operation was done."""
+        self.cut_short: Counter[str] = Counter()
+        """How often each call was cancelled before its end."""
 
     async def run(self, operations: int, *, seed: int = 0, requests: int = 6) -> None:
         """Do so many operations, then compare all that is cached with a fresh computation."""
         left = iter(range(operations))
         rngs = [random.Random(f"{seed}:{number}") for number in range(requests)]
-        await asyncio.gather(*(self._request(rng, left) for rng in rngs))
+        await run_all([self._request(rng, left) for rng in rngs])
         for model in (self.writer, self.reader):
             check_store(model, self.reference)
 
     @property
-    def thrown_out(self) -> int:
+    def evicted(self) -> int:
         """How many sequences that may have been wanted again had to make room."""
-        return self.writer.runner.store.evicted + self.reader.runner.store.evicted
+        return sum(store.evicted for store in {model.runner.store for model in (self.writer, self.reader)})
 
     async def _request(self, rng: random.Random, left: Iterator[int]) -> None:
         path = Path(as_prompt(rng.choice(PROMPTS)))
@@ -55,18 +61,35 @@ class Soak:
                 path = await self._write(rng, path, 1 if kind == "write" else 3)
             elif kind == "read":
                 await self._read(rng, path)
-            elif kind == "cancel":
-                task = asyncio.ensure_future(self.writer.generate(path, StepRequest((i,), 50, delimiter=None)))
-                await asyncio.sleep(rng.random() * 0.01)
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            elif kind.startswith("cancel"):
+                await self._cancel(rng, path, kind.removeprefix("cancel "), i)
             elif kind == "reject":
                 path = path.extend(Step(rng.choice(WORDS), "delimiter"))
             elif kind == "back":
                 path = path.parent or path
             if kind == "forget" or len(self.writer.vocabulary.ids(path)[0]) > self.writer.context - 60:
                 path = Path(as_prompt(rng.choice(PROMPTS)))
+
+    async def _cancel(self, rng: random.Random, path: Path, call: str, seed: int) -> None:
+        """Begin a call and cancel it at any moment: before its turn, in prefill, between two tokens, at its end."""
+        count = rng.randint(1, 3)
+        asked = StepRequest(tuple(range(seed, seed + count)), 50, delimiter=None, sampling=Sampling(1.0))
+        steps = [Step(rng.choice(WORDS), "delimiter") for _ in range(count)]
+        works: dict[str, Coroutine[Any, Any, Any]] = {
+            "generate": self.writer.generate(path, asked),
+            "guess": self.writer.generate(path, replace(asked, seeds=(seed,), guess=steps[0])),
+            "score": self.reader.score(path, steps),
+            "log_likelihoods": self.writer.log_likelihoods(path, [*steps, Step("", "end")]),
+        }
+        task = asyncio.ensure_future(works.pop(call))
+        for other in works.values():
+            other.close()
+        await asyncio.sleep(rng.random() * rng.choice((0, 0.002, 0.02)))
+        task.cancel()
+        await asyncio.wait([task])
+        self.cut_short[call] += task.cancelled()
+        if not task.cancelled():
+            task.result()  # raises what it failed by
 
     async def _write(self, rng: random.Random, path: Path, count: int) -> Path:
         asked = StepRequest(tuple(range(count)), rng.randint(1, 6))
@@ -102,7 +125,7 @@ def _logits(model: Any, ids: list[int]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def check_store(model: HuggingFaceGenerator | LikelihoodVerifier, reference: Any) -> int:
+def check_store(model: HuggingFaceGenerator | LikelihoodVerifier | HuggingFaceVerifier, reference: Any) -> int:
     """Compare everything a store holds with a fresh computation; returns how many tokens that were."""
     store = model.runner.store
     slots = [sequence.slot for sequence in store.live]

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from rsd_integrations.huggingface import attention
 from rsd_integrations.huggingface.attention import Batch, _neighbours, _Span
-from rsd_integrations.huggingface.kv_store import Sequence
+from rsd_integrations.huggingface.kv_store import CachedSequence
 from rsd_integrations.huggingface.runner import Runner
-from tests.huggingface.test_lean import alone, make
+from tests.huggingface.test_fused_decoder import alone, make
 
 
 def read(spans: list[_Span], call: float) -> float:
@@ -29,7 +29,7 @@ def test_calls_cover_every_sequence_once_and_read_no_more_than_a_call_for_each(
     covered = [
         (span.first + at, span.lengths[at])
         for span in spans
-        for at in (range(len(span.lengths)) if span.busy is None else span.busy)
+        for at in (range(len(span.lengths)) if span.active is None else span.active)
     ]
     assert covered == singles
     assert read(spans, call) <= sum(call + length for _, length in singles)
@@ -45,16 +45,16 @@ def test_a_long_sequence_does_not_make_all_others_long() -> None:
 
 @pytest.mark.parametrize("call", [0.0, 2e4, 1e12])
 def test_results_do_not_depend_on_the_cover(call: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "CALL", call)
+    monkeypatch.setattr(attention, "LAUNCH_BYTES_CPU", call)
     model = make()
     texts = [torch.randint(3, 640, (length,)).tolist() for length in (40, 8, 60, 9, 9, 25)]
     some = [0, 1, 2, 5]  # two slots between are idle
     wanted = torch.stack([logits[-1] for logits in alone(model, [texts[i] for i in some])])
     runner = Runner(model, threads=1)
-    sequences = [Sequence(runner.store) for _ in texts]
+    sequences = [CachedSequence(runner.store) for _ in texts]
     with torch.inference_mode():
         for sequence, text in zip(sequences, texts, strict=True):
-            sequence.begin()
+            sequence.activate()
             assert runner.store.reserve(sequence, len(text))
             runner._run(Batch(runner.store, [(sequence.slot or 0, 0, len(text) - 1)], text[:-1]), [])
         spans = [(sequences[i].slot or 0, len(texts[i]) - 1, 1) for i in some]

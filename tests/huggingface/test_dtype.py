@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2Model
 
 from rsd_core import ConfigurationError, Path, Step, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
-from rsd_integrations.huggingface import load_generator, load_likelihood, load_verifier, loading
+from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier, loading
 from rsd_integrations.huggingface.linear import Linear
+from tests.huggingface.reward_models import CASES, make
+from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm, make_prm
 
 CPU = torch.device("cpu")
@@ -67,3 +71,38 @@ def test_what_is_faster_is_measured(monkeypatch: pytest.MonkeyPatch, slow: torch
 def test_an_unknown_dtype_is_refused_before_anything_is_fetched(load: Any) -> None:
     with pytest.raises(ConfigurationError, match="dtype 'int4' is unknown; choose one of float32, bfloat16, float16"):
         load("no/such-model", dtype="int4")
+
+
+def in_bf16(folder: Folder) -> Folder:
+    """The checkpoint with all its numbers in bf16."""
+    for file in folder.glob("*.safetensors"):
+        save_file({key: tensor.bfloat16() for key, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    for file in (*folder.glob("*.bin"), *folder.glob("*.pt")):
+        torch.save({key: tensor.bfloat16() for key, tensor in torch.load(file).items()}, file)
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_reward_head_is_in_fp32_whatever_its_weights_and_its_body_are_in(tmp_path: Folder, name: str) -> None:
+    """Rewards near a threshold are not to be rounded to three digits."""
+    make(name, tmp_path / name)
+    model = load_verifier(str(in_bf16(tmp_path / name)), dtype="bfloat16", **CASES[name].options)
+    assert {weight.dtype for weight in model.head.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in model.body.parameters()} == {torch.bfloat16}
+    (reward,) = wait_for(
+        model.score(Path(as_prompt("Mia has 45 apples.")), [Step("She buys 12.\n\n", "delimiter")])
+    ).rewards
+    assert reward is not None
+    assert torch.tensor(reward).bfloat16().item() != reward
+
+
+def test_a_shared_reward_head_is_in_fp32(tmp_path: Folder) -> None:
+    model = load_shared(str(in_bf16(with_head(make_causal_lm(tmp_path / "lm")))), dtype="bfloat16")
+    assert {weight.dtype for weight in model.head.parameters()} == {torch.float32}
+
+
+def test_a_body_of_other_dtypes_than_asked_for_is_refused(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Qwen2Model, "_keep_in_fp32_modules_strict", {"norm"})
+    folder = str(make_prm(tmp_path / "prm"))
+    with pytest.raises(ConfigurationError, match=r"weights of .*torch\.float32.* where torch\.bfloat16 was asked for"):
+        load_verifier(folder, dtype="bfloat16")

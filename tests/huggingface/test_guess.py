@@ -16,11 +16,10 @@ from rsd_core.testing import ScriptedDrafter, ScriptedVerifier
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator, runner
-from rsd_integrations.huggingface.calls import StepEnd
-from rsd_integrations.huggingface.lean import LeanDecoder
-from rsd_integrations.huggingface.loading import load_tokenizer
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+from rsd_integrations.huggingface.fused_decoder import FusedDecoder
 from tests.conftest import Counter
-from tests.huggingface.test_lean import make
+from tests.huggingface.test_fused_decoder import make
 
 ROOM = 24
 
@@ -42,18 +41,18 @@ def guesses(step: Step, model: HuggingFaceGenerator) -> list[Step]:
 def test_a_step_is_the_same_whatever_is_guessed(
     checkpoint: Folder, sampling: Sampling, chunk: int, drawn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "CHUNK", chunk)
-    monkeypatch.setattr(runner, "DRAWN", drawn)
+    monkeypatch.setattr(runner, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(runner, "SAMPLED_AT_ONCE", drawn)
     check(load_generator(str(checkpoint)), sampling)
 
 
-@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("window", [12, 40])
-def test_guesses_are_read_through_a_window(lean: bool, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not lean:
-        monkeypatch.setattr(LeanDecoder, "of", lambda *_: None)
+def test_guesses_are_read_through_a_window(fused: bool, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fused:
+        monkeypatch.setattr(FusedDecoder, "of", lambda *_: None)
     made = HuggingFaceGenerator(make("Mistral", sliding_window=window), load_tokenizer(FOLDER / "target"), "windowed")
-    made._step_ends = {None: StepEnd(made.vocabulary, frozenset())}
+    made.eos_ids = frozenset()
     check(made, Sampling())
 
 

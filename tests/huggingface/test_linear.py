@@ -20,7 +20,7 @@ def some_layers(bias: bool, dtype: torch.dtype) -> list[nn.Linear]:
 def test_it_gives_what_the_layers_give(
     layout: str, bias: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "LARGE", 0 if layout == "blocks" else 10**9)
+    monkeypatch.setattr(linear, "BLOCKS_FROM", 0 if layout == "blocks" else 10**9)
     layers = some_layers(bias, dtype)
     made = Linear(*layers, copy=layout != "plain")
     assert (made.blocks is not None) == (layout == "blocks" and linear._has_blocks(dtype))

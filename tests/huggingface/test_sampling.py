@@ -54,3 +54,29 @@ def test_a_token_without_weight_is_never_chosen(uniform: float, top_p: float) ->
     logits = torch.full((1, 50_000), -torch.inf)
     logits[0, [3, 40_000]] = torch.tensor([0.0, -1.0])
     assert choose(logits, [Sampling(1.0, top_p)], [uniform]).item() in ({3} if top_p < 0.5 else {3, 40_000})
+
+
+@pytest.mark.parametrize("top_p", [0.9999, 1.0])
+def test_the_largest_random_number_takes_a_token_that_has_weight(top_p: float) -> None:
+    """In fp32 it is 1: without care it would point behind the last token."""
+    logits = torch.tensor([[1.0, 0.0, -torch.inf, -torch.inf]])
+    assert choose(logits, [Sampling(1.0, top_p)], [1 - 2**-53]).item() == 1
+
+
+@pytest.mark.parametrize(("top_p", "token"), [(0.5, 0), (0.50001, 1)])
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p: float, token: int) -> None:
+    """Two tokens of one half each: the first reaches one half by itself."""
+    logits = torch.tensor([[3.0, 3.0, -torch.inf]])
+    assert choose(logits, [Sampling(1.0, top_p)], [0.99]).item() == token
+
+
+def test_random_numbers_keep_their_precision_while_a_model_is_loaded() -> None:
+    """transformers changes the default dtype of the process meanwhile, in whichever thread."""
+    logits = torch.arange(5000).expand(64, -1) / 1e5
+    uniforms = [random.Random(seed).random() for seed in range(64)]
+    wanted = choose(logits, [Sampling(0.7, 0.95)] * 64, uniforms)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(choose(logits, [Sampling(0.7, 0.95)] * 64, uniforms), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rsd_core import Usage
-from rsd_integrations.huggingface.engine import PATIENCE, Engine, _Due
+from rsd_integrations.huggingface.engine import AGING, Engine, _Queue
 
 
 @dataclass(eq=False)
@@ -39,12 +39,12 @@ class Model:
 
     def __init__(self, machine: Machine, threads: int = 1, meet: threading.Barrier | None = None) -> None:
         self.machine, self.threads, self.meet = machine, threads, meet
-        self.pace = 1.0
+        self.pass_seconds = 1.0
         self.calls: list[Work] = []
         self.alone = threading.Lock()
 
     @property
-    def waiting(self) -> int:
+    def waiting_rows(self) -> int:
         return len(self.calls)
 
     def start(self, work: Work) -> None:
@@ -52,7 +52,7 @@ class Model:
         if work.passes < 0:
             raise ValueError("no such work")
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         calls, self.calls = self.calls, []
         for work in calls:
             work.future.set_exception(error)
@@ -76,7 +76,7 @@ class Model:
 
 
 async def perform(engine: Engine, model: Model, passes: int) -> None:
-    await engine.perform(model, Work(passes))  # type: ignore[arg-type]
+    await engine.run(model, Work(passes))  # type: ignore[arg-type]
 
 
 def test_small_models_run_side_by_side() -> None:
@@ -112,33 +112,33 @@ def test_no_more_threads_are_used_than_there_are_and_everybody_has_a_turn(thread
 
 def test_most_work_goes_first_and_nobody_waits_for_ever() -> None:
     cheap, dear = Model(Machine()), Model(Machine())
-    cheap.pace, dear.pace = 0.1, 1.0
+    cheap.pass_seconds, dear.pass_seconds = 0.1, 1.0
 
     def due(threads: int, rows: int) -> Any:
         """Work for both: so many rows for the cheap one, four for the dear one."""
         engine: Any = Engine(threads)
-        engine._due = {model: _Due([Work(1)] * count) for model, count in ((cheap, rows), (dear, 4))}  # type: ignore[list-item]
+        engine._queues = {model: _Queue([Work(1)] * count) for model, count in ((cheap, rows), (dear, 4))}  # type: ignore[list-item]
         return engine
 
     for engine, rows in ((due(1, 13), 13), (due(2, 41), 41)):  # by the root of the ratio alone, by all of it otherwise
-        assert engine._next() is cheap
-        del engine._due[cheap].arrived[rows - 2 :]
-        assert engine._next() is dear
+        assert engine._choose() is cheap
+        del engine._queues[cheap].new_calls[rows - 2 :]
+        assert engine._choose() is dear
     for engine in (due(1, 5), due(2, 5)):
         passes = 0
-        while engine._next() is dear:
-            engine._due[cheap].waited += dear.pace
+        while engine._choose() is dear:
+            engine._queues[cheap].waited += dear.pass_seconds
             passes += 1
-        assert 0 < passes < 4 * PATIENCE
+        assert 0 < passes < 4 * AGING
     cheap.threads = 2  # with one that takes all threads nobody runs side by side
-    assert due(2, 13)._next() is cheap
+    assert due(2, 13)._choose() is cheap
 
 
 def test_a_call_that_cannot_start_takes_no_later_one_along() -> None:
     engine, model = Engine(1), Model(Machine())
 
     async def bad_and_good() -> list[object]:
-        asked = [engine.perform(model, Work(passes)) for passes in (-1, 1, 1)]  # type: ignore[arg-type]
+        asked = [engine.run(model, Work(passes)) for passes in (-1, 1, 1)]  # type: ignore[arg-type]
         return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
 
     bad, *good = asyncio.run(bad_and_good())

@@ -310,7 +310,7 @@ def test_the_policy_is_configurable_without_loading_anything_again(monkeypatch: 
         loads.append(spec)
         return really(spec)
 
-    monkeypatch.setattr("rsd_core.lazy.load", load)
+    monkeypatch.setattr("rsd_integrations.loaded_models.load", load)
     model = chat().configurable_fields(
         policy=ConfigurableField(id="policy"), temperature=ConfigurableField(id="temperature")
     )

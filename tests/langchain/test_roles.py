@@ -21,6 +21,7 @@ from rsd_core import (
     Step,
     StepRequest,
     TargetOnly,
+    Usage,
     as_prompt,
     load,
 )
@@ -148,7 +149,7 @@ def test_the_end_of_a_step_is_told_from_the_end_of_the_answer(stop: Any) -> None
     exact = PREFIX_MODES[CONTINUE]
 
     def read(text: str, reason: str | None, begun: str = "") -> tuple[str, str]:
-        step = first_step(Reply(text, reason, 10), begun, "\n\n", exact, stop)
+        step = first_step(Reply(text, reason, Usage(generated=10)), begun, "\n\n", exact, stop)
         return step.text, step.ending
 
     assert read("a\n\n", "stop") == ("a\n\n", "delimiter")
@@ -196,6 +197,9 @@ def test_a_spec_names_any_chat_model_of_langchain(monkeypatch: pytest.MonkeyPatc
     assert "sk-secret" not in repr(model)
     rsd = ChatRSD(draft="langchain:openai:a", target="langchain:openai:b", verifier="scripted:verifier")
     assert rsd.resolved().granularity == "turn"
+    by_steps = ChatRSD(draft="langchain,prefix=trailing_assistant:openai:a", target="langchain,stop=cut:openai:b")
+    assert (by_steps.draft.mode.name, by_steps.draft.role) == ("trailing_assistant", "draft")
+    assert (by_steps.target.stop, by_steps.target.role) == ("cut", "target")
     with pytest.raises(ConfigurationError, match="langchain:nobody:x"):
         load("langchain:nobody:x")
 

@@ -9,8 +9,8 @@ from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from rsd_core.lazy import LoadedModels
 from rsd_integrations.langchain import ChatRSD
+from rsd_integrations.loaded_models import LoadedModels
 from tests.langchain.standard import Declared, WithoutKey
 
 NO_TOOLS = "the embedded models were taught no tools, and their chat template renders none"

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from rsd_core import DraftOnly, TargetError
 from rsd_integrations.langchain import ChatRSD, LangChainDrafter, LangChainJudge, result_of
-from rsd_integrations.langchain.inner import told_usage
+from rsd_integrations.langchain.tokens import usage_of_reply
 from tests.langchain.fakes import Inner, always, good
 
 CALL = {"name": "add", "args": {"a": 1, "b": 2}, "id": "call_1", "type": "tool_call"}
@@ -373,17 +373,6 @@ def test_the_policy_stays_configurable_with_tools_bound() -> None:
         assert sums.invoke("q", config).a == wanted
 
 
-def test_a_caller_that_leaves_lets_blocking_models_finish_in_peace() -> None:
-    class Slow(FakeListChatModel):
-        def _generate(self, *args: Any, **kwargs: Any) -> Any:
-            time.sleep(0.2)
-            return super()._generate(*args, **kwargs)
-
-    message = chat(Slow(responses=["late"]), timeout=0.05).invoke("q")
-    assert result_of(message).finish_reason == "max_seconds"
-    time.sleep(0.3)  # an error in the thread that was left behind would fail this test
-
-
 def test_copies_share_the_models() -> None:
     draft = always("fine")
     draft.answer = threading.Lock().locked  # what cannot be copied, as in clients of providers
@@ -408,5 +397,5 @@ def test_what_is_no_score_is_no_reward(told: str) -> None:
 
 def test_tokens_read_from_a_providers_cache_are_told() -> None:
     usage: Any = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12, "input_token_details": {"cache_read": 4}}
-    spent = told_usage(AIMessage("x", usage_metadata=usage), "q", 0.0)
+    spent = usage_of_reply(AIMessage("x", usage_metadata=usage), "q", 0.0)
     assert (spent.prefix, spent.computed, spent.reused, spent.generated) == (10, 8, 4, 2)

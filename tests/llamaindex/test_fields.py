@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rsd_core import BinaryStep, Constant, Settings, TargetOnly, parse_policy, registry
+from rsd_core import BinaryStep, Constant, Settings, TargetOnly, catalogue, parse_policy
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget
 from rsd_integrations.llamaindex import RSDLLM, result_of
 from tests.llamaindex import worlds
@@ -41,7 +41,7 @@ def test_mistakes_are_refused_before_anything_is_loaded(
     def load(spec: str) -> None:
         pytest.fail(f"{spec} was loaded")
 
-    monkeypatch.setattr("rsd_core.lazy.LoadedModels.get", load)
+    monkeypatch.setattr("rsd_integrations.loaded_models.LoadedModels.get", load)
     with pytest.raises(ValueError, match=told):
         llm(**mistake)
 
@@ -70,8 +70,8 @@ def test_fields_go_before_the_settings() -> None:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    backend = registry.Backend("slow", "tests.llamaindex.worlds:load", "", "")
-    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, backend))
+    backend = catalogue.Backend("slow", "tests.llamaindex.worlds:load", "", "")
+    monkeypatch.setitem(catalogue.BUILT_IN, "slow", backend)
     worlds.loads.clear()
     return worlds.loads
 

@@ -1,6 +1,7 @@
 """RSD as a LlamaIndex LLM, on scripted models: every face gives the same text, usage, trace and events."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,15 +23,17 @@ from rsd_core import (
     Constant,
     PromptError,
     RewardGuidedDecoder,
+    RoleWarning,
     RunError,
     Settings,
     TargetOnly,
-    registry,
+    catalogue,
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.llamaindex import RSDLLM, RSDStepEvent, result_of
 from tests.llamaindex import worlds
 from tests.llamaindex.worlds import ASYNC, FACES, TEXT, ask, llm, text
+from tests.two_loops import in_two_loops
 
 
 @pytest.fixture
@@ -156,8 +159,8 @@ async def test_concurrent_calls_overlap(face: str) -> None:
 
 @pytest.mark.parametrize("face", ASYNC)
 async def test_loading_does_not_hold_the_event_loop_up(face: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = registry.Backend("slow", "tests.llamaindex.worlds:load", "", "")
-    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, slow))
+    slow = catalogue.Backend("slow", "tests.llamaindex.worlds:load", "", "")
+    monkeypatch.setitem(catalogue.BUILT_IN, "slow", slow)
     late = 0.0
 
     async def beat() -> None:
@@ -181,6 +184,52 @@ async def test_loading_does_not_hold_the_event_loop_up(face: str, monkeypatch: p
 async def test_the_blocking_faces_work_inside_a_running_loop_too(face: str) -> None:
     assert asyncio.get_running_loop().is_running()
     assert text((await ask(llm(), face))[-1]) == TEXT
+
+
+def test_a_zero_of_a_call_goes_before_the_models_own_value() -> None:
+    seen: list[float] = []
+
+    class Drafter(ScriptedDrafter):
+        async def generate(self, path: Any, request: Any) -> Any:
+            seen.append(request.sampling.temperature)
+            return await super().generate(path, request)
+
+    model = llm(draft=Drafter(["x"]), verifier=ScriptedVerifier([1]), temperature=0.5)
+    model.complete("q", temperature=0)
+    model.complete("q")
+    assert seen == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("face", ASYNC)
+def test_one_llm_answers_two_loops_and_a_thread_at_once(face: str) -> None:
+    # Models by spec are loaded by whoever comes first, and shared.
+    model = llm()
+    blocking: list[str] = []
+    thread = threading.Thread(target=lambda: blocking.extend(model.complete("q").text for _ in range(3)))
+    thread.start()
+    answers = in_two_loops(lambda: ask(model, face))
+    thread.join(20)
+    assert [text(responses[-1]) for responses in answers] == [TEXT] * 8
+    assert blocking == [TEXT] * 3
+
+
+def test_a_drafter_that_never_works_is_told_once_over_all_calls() -> None:
+    model = llm(draft=ScriptedDrafter([ConnectionError("401")]), target=ScriptedTarget(["fine"]))
+    for _ in range(7):
+        model.complete("q")
+    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401"):
+        model.model_copy().complete("q")
+    for _ in range(9):
+        model.complete("q")  # another warning would be an error here
+
+
+def test_a_model_that_leaves_the_program_is_an_error() -> None:
+    def leave(*_: Any) -> str:
+        raise SystemExit(3)
+
+    with pytest.raises(RunError, match=r"sys.exit\(3\)"):
+        llm(draft=ScriptedDrafter([""]), target=ScriptedTarget(leave), max_retries=0).complete("q")
+    assert llm().complete("q").text == TEXT  # the background loop is alive
 
 
 async def test_cancelling_a_call_cancels_its_model() -> None:

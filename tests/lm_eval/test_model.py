@@ -9,8 +9,19 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-from rsd_core import ConfigurationError, DraftOnly, RewardGuidedDecoder, Settings
-from rsd_core.testing import ScriptedDrafter
+from rsd_core import (
+    BatchError,
+    ConfigurationError,
+    DraftOnly,
+    Generation,
+    MajorityVote,
+    RewardGuidedDecoder,
+    Settings,
+    StepRequest,
+    TargetOnly,
+)
+from rsd_core import Path as CorePath
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 from rsd_integrations.lm_eval import RSDModel
@@ -91,3 +102,68 @@ def test_likelihood_tasks_are_refused_with_the_way_out() -> None:
         model.loglikelihood([])
     with pytest.raises(ConfigurationError, match="treshold"):
         RSDModel(policy="treshold:1")
+
+
+def test_options_of_a_request_are_read_as_the_harness_means_them() -> None:
+    seen: list[tuple[float, int]] = []
+
+    class Drafter(ScriptedDrafter):
+        async def generate(self, path: CorePath, request: StepRequest) -> Generation:
+            seen.append((request.sampling.temperature, request.max_tokens))
+            return await super().generate(path, request)
+
+    model = RSDModel(DraftOnly(drafter=Drafter(["one two three"])))
+    made: Any = [
+        Request("a", temperature=0.5, max_gen_toks=9, max_tokens=8),
+        Request("b", temperature=0.5, do_sample=False, max_new_tokens=7, max_tokens=6),
+        Request("c", until=["never", "two"]),
+    ]
+    assert model.generate_until(made)[2] == "one "
+    assert seen[:2] == [(0.5, 9), (0.0, 7)]
+
+
+class Cache:
+    """Stands for the harness's cache of answers."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str] = {}
+
+    def add_partial(self, _: str, args: tuple[str, object], answer: str) -> None:
+        self.answers[args[0]] = answer
+
+
+def test_a_failed_request_costs_no_other_its_answer() -> None:
+    def write(path: CorePath, _: object) -> str | Exception:
+        return RuntimeError("gone") if "bad" in path.prompt[0].content else "fine"
+
+    model = RSDModel(TargetOnly(target=ScriptedTarget(write), settings=Settings(target_retries=0)))
+    model.cache_hook = cache = Cache()
+    requests: Any = [Request("good"), Request("bad", max_gen_toks=5), Request("also good"), Request("bad")]
+    with pytest.raises(BatchError, match=r"2 of 4 requests failed, the first at position 1: .*gone") as caught:
+        model.generate_until(requests)
+    assert [result.text for result in caught.value.results] == ["fine", "", "fine", ""]
+    assert cache.answers == {"good": "fine", "also good": "fine"}
+    assert model.get_model_info()["requests"] == 4
+
+
+def test_what_was_got_over_is_in_the_report() -> None:
+    decoder = RewardGuidedDecoder(
+        drafter=ScriptedDrafter([RuntimeError("401")]), verifier=ScriptedVerifier([1]), target=ScriptedTarget(["fine"])
+    )
+    model = RSDModel(decoder)
+    model.generate_until([Request("q"), Request("r")])
+    assert model.get_model_info()["degradations"] == {"drafter_error": 2}
+
+
+def test_a_method_as_text_is_made_of_the_configuration() -> None:
+    specs: dict[str, Any] = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
+    model = RSDModel("majority:3", **specs, settings={"seed": 4})
+    assert isinstance(model.decoder, MajorityVote)
+    assert (model.decoder.n, model.decoder.settings.seed) == (3, 4)
+    assert isinstance(RSDModel(**specs, method="target").decoder, TargetOnly)
+    with pytest.raises(ConfigurationError, match="method: unknown method 'majorty', did you mean 'majority'"):
+        RSDModel("majorty:3", **specs)
+    with pytest.raises(ConfigurationError, match="decoder='target' and method='draft' say the same thing twice"):
+        RSDModel("target", method="draft")
+    with pytest.raises(ConfigurationError, match="a decoder brings its own models and settings; leave out policy"):
+        RSDModel(DraftOnly(drafter=ScriptedDrafter(["x"])), policy="constant:0")

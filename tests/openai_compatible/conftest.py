@@ -34,6 +34,7 @@ def servers(every_kind: dict[str, Habits]) -> dict[str, Habits]:
         assert wait_until(lambda server=server: server.inside == 0), "clients of other tests are still there"  # type: ignore[misc]
         server.requests.clear()
         server.key, server.dropped, server.crowd, server.context, server.pace = None, 0, 0, 512, 0.0
+        server.listings, server.listing_fault = 0, None
         server.streams_ids, server.most = True, 10**9
         server.fault = lambda number: None
     return every_kind

@@ -63,6 +63,10 @@ class Habits:
         self.fault: Callable[[int], str | None] = lambda number: None
         """The fault of each request by its number, the first one being 0; asked in order."""
         self.requests: list[dict[str, Any]] = []
+        self.listings = 0
+        """How often the models were asked for."""
+        self.listing_fault: str | None = None
+        """The fault of every such request: `hang` or `http500`."""
         self.dropped = 0
         """Requests whose client went away before the answer was written."""
         self.inside = self.crowd = 0
@@ -260,12 +264,31 @@ class Habits:
             yield {"choices": [], "usage": self.usage(ids, made)}
 
 
+def spoilt(data: dict[str, Any], fault: str) -> dict[str, Any]:
+    """A reply that was paid for and is of no use."""
+    (choice,) = data["choices"]
+    if fault == "no choices":
+        return {**data, "choices": []}
+    if fault in ("abort", "error", "repetition", "content_filter", "no reason"):
+        choice["finish_reason"] = None if fault == "no reason" else fault
+    if fault == "wrong ids":
+        choice["token_ids"] = [10**6]
+    return data
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     habits: Habits
 
     def do_GET(self) -> None:
-        self.send_json(200, self.habits.models())
+        self.habits.listings += 1
+        if self.habits.listing_fault == "http500":
+            return self.send_json(500, {"error": "no list"})
+        try:
+            return self.hang() if self.habits.listing_fault == "hang" else self.send_json(200, self.habits.models())
+        except ConnectionError:
+            self.habits.dropped += 1
+            self.close_connection = True
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -291,23 +314,23 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_json(401, {"error": {"message": f"Incorrect API key: {self.headers['Authorization']}"}})
         if fault == "hang":
             return self.hang()
-        if fault == "http500":
+        if fault == "http500 last":  # once all others are answered
+            assert wait_until(lambda: habits.inside == 1)
+            time.sleep(0.1)  # and the answers are read
+        if fault in ("http500", "http500 last"):
             return self.send_json(500, {"error": {"message": "EngineCore encountered an issue."}})
-        if fault == "429":
-            return self.send_json(429, {"error": {"message": "slow down"}}, **{"Retry-After": "0.05"})
+        if fault and fault[:3] in ("429", "503"):
+            times = {" without a time": None, " in a second": "1", " in an hour": "3600"}
+            later = times.get(fault[3:], "0.05")
+            headers = {} if later is None else {"Retry-After": later}
+            return self.send_json(int(fault[:3]), {"error": {"message": "slow down"}}, **headers)
         try:
             if body.get("stream"):
                 return self.send_stream(body, fault)
             data = habits.answer(body)
         except Refusal as refusal:
             return self.send_json(refusal.status, refusal.body, **refusal.headers)
-        if fault == "no reason":
-            data["choices"][0]["finish_reason"] = None
-        if fault in ("abort", "error", "repetition", "content_filter"):
-            data["choices"][0]["finish_reason"] = fault
-        if fault == "no choices":
-            data["choices"] = []
-        text = json.dumps(data)
+        text = json.dumps(data if fault is None else spoilt(data, fault))
         if fault == "malformed":
             text = text[: len(text) // 2]
         return self.send_text(200, text, cut=fault == "cut")
@@ -341,6 +364,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Connection", "close")
                 self.end_headers()
                 started = True
+                if fault == "silent":
+                    self.hang()
             if fault == "cut" and number == 3:
                 break
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())

@@ -15,7 +15,9 @@ from rsd_core import ConfigurationError, RunError, SpecError, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import Endpoint, EndpointError, Refused, open_endpoint
 from rsd_integrations.openai_compatible.answers import StreamedStep
-from rsd_integrations.openai_compatible.faults import Breaker, backoff, retry_after
+from rsd_integrations.openai_compatible.base_url import proxy_of
+from rsd_integrations.openai_compatible.breaker import Breaker
+from rsd_integrations.openai_compatible.retry import backoff, retry_after
 from tests.openai_compatible.server import Habits, wait_until
 
 BODY = {"model": "draft", "prompt": "Count.", "max_tokens": 4, "temperature": 0}
@@ -102,6 +104,7 @@ def test_retry_after_is_honoured(vllm: Habits, connected: Callable[..., Endpoint
     assert retry_after({}) is None
     assert retry_after({"Retry-After": "soon"}) is None
     assert retry_after({"Retry-After": "nan"}) is None
+    assert retry_after({"Retry-After": "-3"}) == retry_after({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 25 < (retry_after({"Retry-After": date}) or 0) <= 30
     vllm.fault = lambda number: "429" if number < 1 else None
@@ -118,22 +121,22 @@ def test_back_off_grows_and_is_jittered() -> None:
 
 def test_the_breaker_spares_a_failing_server(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("rsd_integrations.openai_compatible.faults.time.monotonic", lambda: clock[0])
-    breaker = Breaker(faults=3, cooldown=5)
+    monkeypatch.setattr("rsd_integrations.openai_compatible.breaker.time.monotonic", lambda: clock[0])
+    breaker = Breaker("a server", faults=3, cooldown=5)
     for _ in range(3):
-        assert breaker.closed_for() == 0
+        assert breaker.open_for() == 0
         breaker.failed("it broke")
-    assert breaker.closed_for() == 5
+    assert breaker.open_for() == 5
     clock[0] += 5
-    assert breaker.closed_for() == 0  # one call may try
-    assert breaker.closed_for() > 0  # the next one waits for its outcome
+    assert breaker.open_for() == 0  # one call may try
+    assert breaker.open_for() > 0  # the next one waits for its outcome
     breaker.failed("still")
     clock[0] += 4
-    assert breaker.closed_for() > 0
+    assert breaker.open_for() > 0
     clock[0] += 1
-    assert breaker.closed_for() == 0
+    assert breaker.open_for() == 0
     breaker.succeeded()
-    assert breaker.closed_for() == breaker.closed_for() == 0
+    assert breaker.open_for() == breaker.open_for() == 0
 
 
 def test_calls_fail_at_once_while_the_breaker_is_open_and_patient_ones_wait(
@@ -165,6 +168,51 @@ def test_calls_fail_at_once_while_the_breaker_is_open_and_patient_ones_wait(
     down = False
     assert ask(endpoint)["choices"]
     assert len(vllm.requests) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "counted"),
+    [("429", False), ("429 without a time", False), ("503", False), ("503 without a time", True), ("malformed", True)],
+)
+def test_a_server_that_asks_for_patience_opens_no_breaker(
+    vllm: Habits, connected: Callable[..., Endpoint], fault: str, counted: bool
+) -> None:
+    vllm.fault = lambda number: fault
+    endpoint = connected(retries=0)
+    for _ in range(endpoint.breaker.limit):
+        with pytest.raises(EndpointError, match=r"slow down|no JSON"):
+            ask(endpoint)
+    assert bool(endpoint.breaker.open_for()) is counted
+
+
+def test_a_refusal_shows_that_a_server_is_well(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+    endpoint = connected(retries=0)
+    for _ in range(endpoint.breaker.limit - 1):
+        endpoint.breaker.failed("a fault")
+    with pytest.raises(Refused):
+        ask(endpoint, model="nope")
+    endpoint.breaker.failed("another one, and none in a row")
+    assert not endpoint.breaker.open_for()
+
+
+def test_who_asks_for_too_much_patience_has_failed(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+    endpoint = connected(retries=5, patience=9)
+    vllm.fault = lambda number: "503 in an hour"
+    started = time.monotonic()
+    with pytest.raises(EndpointError, match="HTTP 503"):
+        ask(endpoint)
+    assert time.monotonic() - started < 2
+    assert len(vllm.requests) == 1
+
+
+def test_patience_is_not_exceeded(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+    """A pause that would end after it is not begun."""
+    vllm.fault = lambda number: "503 in a second"
+    started = time.monotonic()
+    with pytest.raises(EndpointError, match="HTTP 503"):
+        ask(connected(retries=0, patience=0.5))
+    assert time.monotonic() - started < 0.5
+    assert len(vllm.requests) == 1
 
 
 def test_a_restart_is_waited_for(vllm: Habits) -> None:
@@ -291,10 +339,8 @@ def test_specs_name_a_model_at_a_url() -> None:
 
 
 def test_proxies_are_for_the_world_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rsd_integrations.openai_compatible.endpoint import _proxy
-
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "near.example")
-    assert _proxy("https://api.openai.com/v1") == "http://proxy.example:3128"
-    assert _proxy("https://near.example/v1") is None
-    assert _proxy("https://127.0.0.1:8000/v1") is None
+    assert proxy_of("https://api.openai.com/v1") == "http://proxy.example:3128"
+    assert proxy_of("https://near.example/v1") is None
+    assert proxy_of("https://127.0.0.1:8000/v1") is None

@@ -28,7 +28,7 @@ from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator
 from rsd_integrations.openai_compatible import OpenAIGenerator
-from rsd_integrations.openai_compatible.answers import StreamedStep, whole
+from rsd_integrations.openai_compatible.answers import StreamedStep, read_answer
 from rsd_integrations.openai_compatible.profiles import PROFILES
 from tests.openai_compatible.conftest import TOKENIZER
 from tests.openai_compatible.server import Habits, wait_until
@@ -209,22 +209,22 @@ def choice(**fields: Any) -> dict[str, Any]:
 
 def test_the_finish_reason_alone_ends_an_answer() -> None:
     vllm, generic = PROFILES["vllm"], PROFILES["generic"]
-    told = whole(choice(finish_reason="stop", stop_reason="\n\n"), "\n\n", vllm)
+    told = read_answer(choice(finish_reason="stop", stop_reason="\n\n"), "\n\n", vllm)
     assert (told.ending, told.read, told.wrote) == ("delimiter", 3, 4)
-    assert whole(choice(finish_reason="stop", stop_reason=None), "\n\n", vllm).ending == "end"
-    assert whole(choice(finish_reason="stop", stop_reason=151643), "\n\n", vllm).ending == "end"
-    assert whole(choice(finish_reason="length", stop_reason=None), "\n\n", vllm).ending == "length"
-    assert whole(choice(finish_reason="stop"), None, generic).ending == "end"
-    stripped = whole(choice(text="So it is.", finish_reason="stop", stop_reason="\n\n"), "\n\n", vllm)
+    assert read_answer(choice(finish_reason="stop", stop_reason=None), "\n\n", vllm).ending == "end"
+    assert read_answer(choice(finish_reason="stop", stop_reason=151643), "\n\n", vllm).ending == "end"
+    assert read_answer(choice(finish_reason="length", stop_reason=None), "\n\n", vllm).ending == "length"
+    assert read_answer(choice(finish_reason="stop"), None, generic).ending == "end"
+    stripped = read_answer(choice(text="So it is.", finish_reason="stop", stop_reason="\n\n"), "\n\n", vllm)
     assert stripped.text == "So it is.\n\n"
-    left = whole(choice(text="So.\n\n\nNo", finish_reason="stop"), "\n\n", PROFILES["transformers"])
+    left = read_answer(choice(text="So.\n\n\nNo", finish_reason="stop"), "\n\n", PROFILES["transformers"])
     assert (left.text, left.ending) == ("So.\n\n\n", "delimiter")
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition", "content_filter", "tool_calls", None])
 def test_other_finish_reasons_make_no_step(reason: str | None) -> None:
     with pytest.raises(RunError, match="finish reason"):
-        whole(choice(finish_reason=reason), "\n\n", PROFILES["vllm"])
+        read_answer(choice(finish_reason=reason), "\n\n", PROFILES["vllm"])
 
 
 def test_a_stream_is_cut_after_the_delimiter_wherever_events_fall() -> None:
@@ -242,6 +242,14 @@ def test_a_stream_is_cut_after_the_delimiter_wherever_events_fall() -> None:
     unfinished = StreamedStep("\n\n")
     assert not unfinished.take({"choices": [{"delta": {"content": "On"}, "finish_reason": None}]})
     assert not unfinished.complete
+
+
+def test_counts_that_came_before_the_end_of_a_step_are_not_its_counts() -> None:
+    reader = StreamedStep("\n\n")
+    assert not reader.take({"choices": [{"text": "So"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
+    assert (reader.answer.read, reader.answer.wrote) == (3, 1)
+    assert reader.take({"choices": [{"text": " it is.\n\n"}]})
+    assert (reader.answer.read, reader.answer.wrote) == (None, None)
 
 
 def test_a_judge_reads_the_same_word_probabilities_as_in_process(

@@ -29,7 +29,7 @@ from rsd_core.paths import Ending
 from rsd_core.testing import ScriptedDrafter, ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator
 from rsd_integrations.openai_compatible import OpenAIGenerator
-from rsd_integrations.openai_compatible.guesses import Guess
+from rsd_integrations.openai_compatible.accepted_prefix import Guess
 from tests.openai_compatible.server import Habits, wait_until
 
 Connect = Callable[..., OpenAIGenerator]
@@ -132,11 +132,11 @@ def test_a_delimiter_that_begins_in_the_guess_ends_the_step(target: OpenAIGenera
     assert words is not None
     guess = Guess(words, Step("So 4\n", "length"), "\n\n", 60)
     told: list[Any] = [None, *({str(id_): {"rank": 1, "logprob": -0.5}} for id_ in guess.ids)]
-    kept, ended = guess.kept(told)
-    assert not ended
-    assert words.text(list(kept.ids)) == "So 4"
-    assert len(kept.logprobs) == len(kept.ids)
-    assert Guess(words, Step("So 4\n", "length"), None, 60).kept(told)[0].ids == tuple(guess.ids)
+    accepted = guess.accepted(told)
+    assert not accepted.ended
+    assert words.text(list(accepted.answer.ids)) == "So 4"
+    assert len(accepted.answer.logprobs) == len(accepted.answer.ids)
+    assert Guess(words, Step("So 4\n", "length"), None, 60).accepted(told).answer.ids == tuple(guess.ids)
 
 
 def test_log_probabilities_are_those_of_what_was_written(vllm: Habits, connect: Connect, questions: list[str]) -> None:

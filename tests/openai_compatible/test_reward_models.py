@@ -15,7 +15,7 @@ import pytest
 from rsd_core import ConfigurationError, Explains, ScoresRuns, SpecError, Usage, VerifierError, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible.endpoint import Endpoint
-from rsd_integrations.openai_compatible.faults import Refused
+from rsd_integrations.openai_compatible.errors import Refused
 from rsd_integrations.openai_compatible.reward_models import PoolingRunVerifier, PoolingVerifier, TokenLogitsVerifier
 from rsd_integrations.prm_formats import FORMATS, bind
 from tests.huggingface.reward_models import llama, mistral, qwen
@@ -34,9 +34,14 @@ class Scripted(Endpoint):
     async def get(self, path: str, read: Any) -> Any:
         return read({"data": [{"id": "prm", "owned_by": "vllm"}]})
 
-    async def post(self, path: str, body: Mapping[str, Any], read: Any = dict) -> Any:
+    async def post(self, path: str, body: Mapping[str, Any], read: Any = dict, charge: Any = None) -> Any:
         self.asked.append((path, body))
-        return read(self.answer(body))
+        answer, result = self.answer(body), None
+        try:
+            result = read(answer)
+        finally:
+            charge(answer, result, 0.0)
+        return result
 
 
 def pooled(answer: Answer, name: str = "qwen2.5-math-prm", separator: str | None = None) -> PoolingVerifier:
@@ -246,7 +251,7 @@ def test_specs_find_the_format_by_name_folder_or_option(tmp_path: Folder) -> Non
         load(f"pooling,format=trl,separator=\\n,tokenizer={tmp_path / 'none'}:prm@{url}")
     with pytest.raises(SpecError, match="no model at a URL"):
         load(f"pooling,tokenizer={tmp_path}:@{url}")
-    with pytest.raises(SpecError, match="options of pooling are"):
+    with pytest.raises(SpecError, match="unknown option of pooling 'nonsense'; known are"):
         load(f"pooling,nonsense=1,tokenizer={tmp_path}:prm@{url}")
     with pytest.raises(ConfigurationError, match="timeout=0 is out of range"):
         load(f"token_logits,timeout=0,format=rlhflow,tokenizer={tmp_path}:prm@{url}")

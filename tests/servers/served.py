@@ -32,7 +32,7 @@ class Served:
     def behind_server(self, **options: Any) -> Any:
         """The verifier that asks the server."""
         kind = "pooling" if self.server.pooling else "token_logits"
-        own = {"tokenizer": str(self.checkpoint), "retries": 0}
+        own: dict[str, Any] = {"tokenizer": str(self.checkpoint), "retries": 0}
         return load(f"{kind}:{self.server.name}@{self.server.url}", **own | self.options | options)
 
     def check(self) -> None:

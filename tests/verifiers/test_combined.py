@@ -1,6 +1,7 @@
 """Cascades, ensembles and kept rewards: who is asked, what comes out, and who is charged."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -11,13 +12,16 @@ from rsd_core import (
     ConfigurationError,
     Explains,
     Path,
+    Price,
     RewardGuidedDecoder,
+    Scores,
     Settings,
     SpecError,
     Step,
     as_prompt,
     load,
 )
+from rsd_core.paths import Ending
 from rsd_core.registry import parse_spec, parts_of
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.verifiers import Cached, Cascade, Ensemble
@@ -27,7 +31,7 @@ Reward = float | None
 rewards = st.one_of(st.none(), st.floats(0, 1))
 
 
-def says(reward: Reward, flops: float = 2.0) -> ScriptedVerifier:
+def says(reward: Reward, flops: float | None = 2.0) -> ScriptedVerifier:
     return ScriptedVerifier(lambda _path, _step: reward, flops_per_token=flops)
 
 
@@ -153,3 +157,66 @@ def test_wrong_specs_are_told_before_anything_is_loaded(spec: str, told: str) ->
 def test_wrong_options_are_told(spec: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         load(spec)
+
+
+def test_a_reward_that_is_forgotten_while_others_are_scored_is_not_missing() -> None:
+    release = asyncio.Event()
+
+    class Slow(ScriptedVerifier):
+        async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+            if steps[0].text == "slow":
+                await release.wait()
+            return await super().score(path, steps)
+
+    async def three() -> list[Scores]:
+        cached = Cached(Slow(lambda _path, step: {"known": 0.1, "slow": 0.2, "other": 0.3}[step.text]), size=1)
+        await cached.score(START, [step("known")])
+        first = asyncio.ensure_future(cached.score(START, [step("known"), step("slow")]))
+        await asyncio.sleep(0)
+        second = await cached.score(START, [step("other")])  # which takes the only place
+        release.set()
+        return [await first, second]
+
+    assert [scores.rewards for scores in asyncio.run(three())] == [(0.1, 0.2), (0.3,)]
+
+
+def test_a_step_that_ends_otherwise_is_another_step() -> None:
+    """A rule sees where a step was cut off, and a model reads how an answer ends."""
+    cached = Cached(ScriptedVerifier(lambda _path, step: {"delimiter": 0.1, "length": 0.2, "end": 0.3}[step.ending]))
+    endings: tuple[Ending, ...] = ("delimiter", "length", "end", "length")
+    rewards = [asyncio.run(cached.score(START, [Step("a", ending)])).rewards[0] for ending in endings]
+    assert rewards == [0.1, 0.2, 0.3, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("reward", "asked"), [(0.2, 1), (0.20001, 2), (0.5, 2), (0.79999, 2), (0.8, 1), (0.0, 1), (1.0, 1), (None, 2)]
+)
+def test_a_reward_at_the_edge_of_a_cascade_is_clear(reward: Reward, asked: int) -> None:
+    cheap, dear = says(reward), says(0.6)
+    (found,) = asyncio.run(Cascade([cheap, dear], low=0.2, high=0.8).score(START, [step()])).rewards
+    assert (found, len(cheap.calls) + len(dear.calls)) == (0.6 if asked == 2 else reward, asked)
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.5, 1.0])
+def test_a_cascade_without_a_gap_asks_one_and_with_all_of_it_asks_everybody_of_doubt(reward: float) -> None:
+    members = [says(reward), says(0.6)]
+    asyncio.run(Cascade(members, low=0.5, high=0.5).score(START, [step()]))
+    assert not members[1].calls
+    asyncio.run(Cascade(members, low=0.0, high=1.0).score(START, [step()]))
+    assert len(members[1].calls) == (0 < reward < 1)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.9), (0.1, 1.1), (0.9, 0.1), (float("nan"), 0.9)])
+def test_a_cascade_takes_bounds_in_order_and_in_range(low: float, high: float) -> None:
+    with pytest.raises(ConfigurationError, match="0 ≤ low ≤ high ≤ 1"):
+        Cascade([says(0), says(0)], low, high)
+    assert Cascade([says(0), says(0)], 0.0, 1.0).low == 0
+
+
+def test_the_rate_of_a_combination_is_its_dearest_members() -> None:
+    """Limits are set by it before anything is computed."""
+    cheap, dear, unknown = says(0, flops=2.0), says(0, flops=100.0), says(0, flops=None)
+    cheap.price, dear.price = Price(1, 2), Price(5, 2)
+    assert Cascade([cheap, dear]).flops_per_token == 100.0
+    assert Ensemble([dear, cheap]).price == Price(5, 2)
+    assert (Cascade([cheap, unknown]).flops_per_token, Cascade([cheap, unknown]).price) == (None, None)

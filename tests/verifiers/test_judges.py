@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path as Folder
 from typing import Any
 
@@ -98,7 +99,8 @@ def test_thinkprm_is_asked_as_it_was_trained() -> None:
     path = START.extend(Step("Step 1: She has 45.\n\n", "delimiter"))
     scores = asyncio.run(judge.score(path, [STEP]))
     assert scores.rewards[0] == pytest.approx(0.8)
-    assert scores.usage == Usage(prefix=12, computed=15, generated=3)
+    assert scores.usage.parts == ((talker, Usage(5, 8, 0, 3)), (talker, Usage(7, 7)))
+    assert replace(scores.usage, parts=()) == Usage(prefix=12, computed=15, generated=3)
     (asked, request), (after, (words, _)) = talker.asked
     assert "[Math Problem]\n\nMia has 45 apples.\n\n" in asked.prompt[0].content
     assert "[Solution]\n\nStep 1: She has 45.\nStep 2: 45+12=57.\n\nReview and critique" in asked.prompt[0].content
@@ -131,8 +133,64 @@ def test_specs_of_judges() -> None:
     assert isinstance(judge, CriticJudge)
     with pytest.raises(SpecError, match="mode=haiku"):
         load("judge,mode=haiku:scripted:target")
-    with pytest.raises(SpecError, match="options of judge are mode, min_mass, samples"):
+    with pytest.raises(SpecError, match="unknown option of judge 'temperature'; known are mode, min_mass, samples"):
         load("judge,temperature=1:scripted:target")
+
+
+def test_words_that_have_just_enough_together_count() -> None:
+    judge = WordJudge(Talker(logprobs=[math.log(0.25), math.log(0.25)]), YES_NO, min_mass=0.5)
+    assert score(judge) == (0.5,)
+    assert score(WordJudge(judge.model, YES_NO, min_mass=0.51)) == (None,)
+
+
+def test_a_word_judge_scores_no_more_than_it_reads() -> None:
+    """By the paper's convention: the step, or what was left of it to read."""
+    judge = WordJudge(Talker(logprobs=[-1.0, -1.0]), YES_NO)
+    sizes = [asyncio.run(judge.score(START, [Step("a", "end", size=n)])).usage.scored for n in (4, 7, 9)]
+    assert sizes == [4, 7, 7]
+
+
+def test_critiques_without_a_verdict_are_left_out_of_the_mean() -> None:
+    class Torn(Talker):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            texts = ("\\boxed{Yes}", "no verdict", "\\boxed{No}", "\\boxed{No}, or: \\boxed{Yes}")
+            return Generation(tuple(Step(text, "end") for text in texts[: len(request.seeds)]), Usage())
+
+    torn = Torn()
+    critic = replace(CRITICS["genprm"], verdict="")  # it is written out
+    assert [score(CriticJudge(torn, critic, samples=n))[0] for n in (1, 2, 3, 4)] == [1, 1, 0.5, pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_several_critiques_of_a_greedy_model_would_be_the_same(samples: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"samples={samples}: at least 1, and 1 for rubric"):
+        CriticJudge(Talker(), CRITICS["rubric"], samples=samples)
+
+
+@pytest.mark.parametrize("min_mass", [-0.1, 1.0, math.nan])
+def test_the_least_mass_is_a_probability_below_1(min_mass: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"min_mass=.* out of range"):
+        WordJudge(Talker(), min_mass=min_mass)
+
+
+def test_a_critic_that_only_reads_probabilities_takes_models_that_tell_them() -> None:
+    critic = replace(CRITICS["thinkprm"], spoken="")
+    assert CriticJudge(Talker(), critic)
+    with pytest.raises(ConfigurationError, match="does not tell probabilities of words, which the critic thinkprm"):
+        CriticJudge(ScriptedTarget(["x"]), critic)
+
+
+@pytest.mark.parametrize("judge", [WordJudge, lambda model: CriticJudge(model, CRITICS["rubric"])])
+def test_what_writes_no_text_is_no_judge(judge: Any) -> None:
+    with pytest.raises(ConfigurationError, match="writes no text"):
+        judge(load("rule:arithmetic"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reward"), [("Score: 10", 1.0), ("Score: 10.5", None), ("score: 3, no: Score: 7", 0.7), ("Score: 0", 0.0)]
+)
+def test_the_last_score_in_range_counts(text: str, reward: float | None) -> None:
+    assert CRITICS["rubric"].spoken_verdict(text) == reward
 
 
 # -- on a real model ------------------------------------------------------------------------------------------------
@@ -209,3 +267,12 @@ def test_entropy_says_how_sure_the_model_was(lm: Folder, generator: HuggingFaceG
     logprobs = logits.log_softmax(-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1).mean()
     assert reward == pytest.approx(float((-entropy).exp()), rel=1e-4)
+
+
+def test_why_a_judge_abstains_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "rsd_integrations.verifiers"):
+        score(CriticJudge(Talker("I \x1b[31mcannot say."), CRITICS["rubric"]))
+        score(WordJudge(Talker(logprobs=[-math.inf, -math.inf]), YES_NO))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == r"rubric talker abstains: a critique without a verdict, it ends in 'I \x1b[31mcannot say.'"
+    assert second.startswith("judge talker abstains")

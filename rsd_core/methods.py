@@ -1,0 +1,373 @@
+"""Methods: decoders as data, to be built over somebody's models and settings.
+
+`rsd` is the default, the others are baselines: `target`, `majority:8`, `best_of_n:16,aggregate=min`. Other packages add
+methods through entry points in the group `rsd.methods`; the entry's name is the kind, its object the class.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError
+
+from rsd_core.algorithm import RewardGuidedDecoder
+from rsd_core.baselines import (
+    Backtracking,
+    BestOfN,
+    DraftOnly,
+    MajorityVote,
+    SpecReason,
+    SpeculativeDecoding,
+    StepBeam,
+    TargetOnly,
+    TiltedDecoder,
+)
+from rsd_core.baselines.sampling import Aggregate
+from rsd_core.data import Data, explain, from_text, of_kind
+from rsd_core.decoder import Decoder
+from rsd_core.errors import ConfigurationError
+from rsd_core.interfaces import Drafter, Model, Target, Verifier
+from rsd_core.ledger import Role
+from rsd_core.plugins import Registry, of_class
+from rsd_core.policies import BinaryStep, Policy, WeightingPolicy
+from rsd_core.registry import load, parse_spec
+from rsd_core.settings import Settings
+
+Count = Annotated[int, Field(ge=1, le=256)]
+Temperature = Annotated[float, Field(gt=0, le=5)]
+
+
+class Setup:
+    """What methods are built over: models, a policy and settings.
+
+    Args:
+        drafter: The cheap model, by spec or as an object.
+        verifier: The reward model.
+        target: The strong model.
+        policy: For methods that ask a policy and bring none.
+        settings: For all methods; each may change some.
+        load: Makes a model of what was given. By default specs are loaded when a method first asks for them, once for
+            all roles and methods that name them.
+    """
+
+    def __init__(
+        self,
+        drafter: str | Drafter,
+        verifier: str | Verifier,
+        target: str | Target,
+        policy: WeightingPolicy | None = None,
+        settings: Settings | None = None,
+        load: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.given: dict[Role, str | Model] = {"drafter": drafter, "verifier": verifier, "target": target}
+        self.policy = policy or BinaryStep()
+        self.settings = settings or Settings()
+        self._load = load or _loader()
+
+    @property
+    def drafter(self) -> Drafter:
+        """The cheap model."""
+        drafter: Drafter = self._load(self.given["drafter"])
+        return drafter
+
+    @property
+    def target(self) -> Target:
+        """The strong model."""
+        target: Target = self._load(self.given["target"])
+        return target
+
+    def verifier(self, spec: str | None = None) -> Verifier:
+        """The reward model, or another one."""
+        verifier: Verifier = self._load(spec or self.given["verifier"])
+        return verifier
+
+    def afresh(self) -> Self:
+        """The same over the same models, with a policy that shares nothing that it learns."""
+        other = copy(self)
+        other.policy = self.policy.model_copy(deep=True)
+        return other
+
+
+def _loader() -> Callable[[Any], Any]:
+    once = cache(load)
+    return lambda model: once(model) if isinstance(model, str) else model
+
+
+class Method(Data):
+    """A decoder to be built over a setup.
+
+    A method of one's own has a `kind`, its parameters as fields, and `build`.
+    """
+
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier", "target")
+    """The models that it needs."""
+
+    @abstractmethod
+    def build(self, setup: Setup) -> Decoder:
+        """The decoder; loads the models that it needs."""
+
+    def settings(self, base: Settings) -> Settings:
+        """A setup's settings as this method changes them; asked before any model is loaded.
+
+        Raises:
+            ConfigurationError: They do not go together.
+        """
+        return base
+
+    def models(self, setup: Setup) -> list[str | Model]:
+        """Those of a setup's models, by spec or as objects, that it needs."""
+        own = {"verifier": getattr(self, "verifier", None)}
+        return [own.get(role) or setup.given[role] for role in self.roles]
+
+    @property
+    def learns(self) -> bool:
+        """Whether results depend on the problems before."""
+        return False
+
+
+def _verifier(spec: str | None) -> str | None:
+    if spec is not None:
+        parse_spec(spec, "verifier")
+    return spec
+
+
+OwnVerifier = Annotated[str | None, AfterValidator(_verifier)]
+"""The spec of a verifier in place of the setup's own."""
+
+
+class DraftMethod(Method):
+    """The drafter alone."""
+
+    kind: Literal["draft"] = "draft"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter",)
+
+    def build(self, setup: Setup) -> Decoder:
+        return DraftOnly(drafter=setup.drafter, settings=setup.settings)
+
+
+class TargetMethod(Method):
+    """The target alone."""
+
+    kind: Literal["target"] = "target"
+    roles: ClassVar[tuple[Role, ...]] = ("target",)
+
+    def build(self, setup: Setup) -> Decoder:
+        return TargetOnly(target=setup.target, settings=setup.settings)
+
+
+class RSDMethod(Method):
+    """RSD, with the setup's own policy, verifier and candidates where none are given."""
+
+    kind: Literal["rsd"] = "rsd"
+    policy: Policy | None = None
+    candidates: Count | None = None
+    softmax_beta: float | None = None
+    temperature: float | None = None
+    verifier: OwnVerifier = None
+
+    def settings(self, base: Settings) -> Settings:
+        return base.updated(candidates=self.candidates, softmax_beta=self.softmax_beta, temperature=self.temperature)
+
+    def build(self, setup: Setup) -> RewardGuidedDecoder:
+        return RewardGuidedDecoder(
+            drafter=setup.drafter,
+            verifier=setup.verifier(self.verifier),
+            target=setup.target,
+            policy=self.policy or setup.policy,
+            settings=self.settings(setup.settings),
+        )
+
+    @property
+    def learns(self) -> bool:
+        return self.policy is not None and self.policy.learns
+
+
+class Sampled(Method):
+    """Base of the methods that sample.
+
+    Where nothing is said, they do so as the setup's settings say, and where those are greedy as the paper does: at
+    temperature 0.7 and top-p 0.8.
+    """
+
+    n: Count = 16
+    temperature: Temperature | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    def settings(self, base: Settings) -> Settings:
+        if base.temperature == 0:
+            base = base.updated(temperature=0.7, top_p=0.8)
+        return base.updated(temperature=self.temperature, top_p=self.top_p)
+
+
+class MajorityMethod(Sampled):
+    """Majority vote over n answers of the drafter."""
+
+    kind: Literal["majority"] = "majority"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter",)
+
+    def build(self, setup: Setup) -> Decoder:
+        return MajorityVote(drafter=setup.drafter, n=self.n, settings=self.settings(setup.settings))
+
+
+class BestOfNMethod(Sampled):
+    """The best of n answers of the drafter, by outcome (`last`) or by process (`min`, `mean`, `product`)."""
+
+    kind: Literal["best_of_n"] = "best_of_n"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier")
+    aggregate: Aggregate = "last"
+    verifier: OwnVerifier = None
+
+    def build(self, setup: Setup) -> Decoder:
+        return BestOfN(
+            drafter=setup.drafter,
+            verifier=setup.verifier(self.verifier),
+            n=self.n,
+            aggregate=self.aggregate,
+            settings=self.settings(setup.settings),
+        )
+
+
+class BeamMethod(Sampled):
+    """Step-level beam search: n steps are drafted at each position, the best `width` of them live on."""
+
+    kind: Literal["beam"] = "beam"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier")
+    width: Count = 4
+
+    def build(self, setup: Setup) -> Decoder:
+        return StepBeam(
+            drafter=setup.drafter,
+            verifier=setup.verifier(),
+            width=self.width,
+            expand=max(1, self.n // self.width),
+            settings=self.settings(setup.settings),
+        )
+
+
+class BacktrackingMethod(Method):
+    """PRM-guided greedy search with backtracking (HGS-PRM)."""
+
+    kind: Literal["backtracking"] = "backtracking"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier")
+    delta: Annotated[float, Field(ge=0, le=1)] = 0.7
+    tries: Count = 3
+    backtracks: Annotated[int, Field(ge=0)] = 5
+
+    def build(self, setup: Setup) -> Decoder:
+        return Backtracking(
+            drafter=setup.drafter,
+            verifier=setup.verifier(),
+            delta=self.delta,
+            tries=self.tries,
+            backtracks=self.backtracks,
+            settings=setup.settings,
+        )
+
+
+class SpecReasonMethod(Method):
+    """SpecReason: the target judges the drafts by a prompt."""
+
+    kind: Literal["specreason"] = "specreason"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
+    threshold: Annotated[int, Field(ge=0, le=9)] = 7
+    first_steps: Annotated[int, Field(ge=0)] = 0
+
+    def build(self, setup: Setup) -> Decoder:
+        return SpecReason(
+            drafter=setup.drafter,
+            target=setup.target,
+            threshold=self.threshold,
+            first_steps=self.first_steps,
+            settings=setup.settings,
+        )
+
+
+class GSIMethod(Sampled):
+    """Guided speculative inference: n drafted candidates, rewards tilted by the ratio of likelihoods."""
+
+    kind: Literal["gsi"] = "gsi"
+    n: Count = 4
+    threshold: float = 0.5
+    beta: Annotated[float, Field(gt=0)] = 20.0
+
+    def settings(self, base: Settings) -> Settings:
+        return super().settings(base.updated(lookahead=0)).updated(candidates=self.n)
+
+    def build(self, setup: Setup) -> Decoder:
+        return TiltedDecoder(
+            drafter=setup.drafter,
+            verifier=setup.verifier(),
+            target=setup.target,
+            threshold=self.threshold,
+            beta=self.beta,
+            settings=self.settings(setup.settings),
+        )
+
+
+class SpeculativeMethod(Method):
+    """Standard speculative decoding inside the target."""
+
+    kind: Literal["speculative"] = "speculative"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
+
+    def build(self, setup: Setup) -> Decoder:
+        return SpeculativeDecoding(drafter=setup.drafter, target=setup.target, settings=setup.settings)
+
+
+BUILT_IN: dict[str, type[Method]] = {
+    method.model_fields["kind"].default: method
+    for method in (
+        *(RSDMethod, TargetMethod, DraftMethod, MajorityMethod, BestOfNMethod, BeamMethod, BacktrackingMethod),
+        *(SpecReasonMethod, GSIMethod, SpeculativeMethod),
+    )
+}
+METHODS = Registry("method", "rsd.methods", BUILT_IN, of_class(Method))  # type: ignore[type-abstract]
+"""All known methods by kind, those of installed packages included."""
+
+
+def parse_method(method: str | Mapping[str, Any] | Method) -> Method:
+    """A method from text, from data, or from a method.
+
+    `rsd` has the setup's policy, `rsd@POLICY` one of its own; others take parameters after a colon: `majority:8`,
+    `best_of_n:16,aggregate=min`, `rsd:candidates=4,temperature=0.7@binary_step:0.5`.
+
+    Raises:
+        ConfigurationError: Unknown method, policy or parameter.
+    """
+    try:
+        return _made(method)
+    except ValidationError as error:
+        raise ConfigurationError(f"{method!r} is no valid method: {explain(error)}") from error
+
+
+def as_decoder(decoder: Any) -> Decoder | Method | None:
+    """What adapters take for their decoder: a ready one, or a method as text or data.
+
+    Raises:
+        ConfigurationError: It is neither, or no valid method.
+    """
+    if decoder is None or isinstance(decoder, Decoder):
+        return decoder
+    if isinstance(decoder, str | Mapping | Method):
+        return parse_method(decoder)
+    raise ConfigurationError(
+        f"{decoder!r} is no decoder: give a Decoder, or a method as `rsd eval --methods` takes it, such as 'majority:8'"
+    )
+
+
+def _made(method: Any) -> Method:
+    """The same, with errors that pydantic can put in their place of a larger object."""
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str):
+        text, at, policy = method.partition("@")
+        method = from_text(text, METHODS, "method") | ({"policy": policy} if at else {})
+    return of_kind(method, METHODS, "method")
+
+
+AnyMethod = Annotated[SerializeAsAny[Method], BeforeValidator(_made)]
+"""A field that holds any method, as an object, as data, or as text."""

@@ -1,0 +1,161 @@
+"""Parts that other packages bring, by entry point: models, policies, methods, graders, tasks, reward-model formats.
+
+A package registers a part under a name in one of the groups `rsd.backends`, `rsd.policies`, `rsd.methods`,
+`rsd.graders`, `rsd.tasks` and `rsd.prm_formats`. From then on, the name works wherever a built-in one does. Nothing is
+imported before a part is named, so that a broken package is in nobody's way.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from rsd_core.data import unknown
+from rsd_core.errors import ConfigurationError, RSDError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """An entry point of an installed package."""
+
+    name: str
+    value: str
+    """Where the part is, as `module:object`."""
+    package: str
+    """The distribution that registers it, as one installs it."""
+    rivals: tuple[str, ...] = ()
+    """Other distributions that register the same name."""
+
+    def load(self) -> Any:
+        """Import the object.
+
+        Raises:
+            ConfigurationError: The module cannot be imported, or has no such object. What the module itself raises as
+                an `RSDError`, such as `MissingDependency`, is passed on. Or two packages claim the name.
+        """
+        from importlib.metadata import EntryPoint
+
+        if self.rivals:
+            raise ConfigurationError(f"{self} is also in {', '.join(map(repr, self.rivals))}; uninstall all but one")
+        try:
+            return EntryPoint(self.name, self.value, "").load()
+        except RSDError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ConfigurationError(
+                f"{self}: {self.value} cannot be imported ({type(error).__name__}: {error}); "
+                f"install the package anew, or uninstall it: pip uninstall {self.package}"
+            ) from error
+
+    def __str__(self) -> str:
+        return f"{self.name!r} of the package {self.package!r}"
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Parts of one sort by name: the built-in ones, then those of installed packages.
+
+    A built-in part goes before a package's part of the same name, with a warning that names the package. A name that
+    two packages claim is refused when it is used.
+
+    Args:
+        what: The sort, for messages: "policy".
+        group: The group of entry points.
+        built_in: The parts that need no package.
+        part: Makes the part of a plugin: `of_class(Base)` where parts are classes, `of_type(Type)` where they are
+            objects, or a function that does more than import it.
+    """
+
+    def __init__(self, what: str, group: str, built_in: Mapping[str, T], part: Callable[[Plugin], T]) -> None:
+        self.what, self.group = what, group
+        self._built_in, self._part = built_in, part
+
+    def __getitem__(self, name: str) -> T:
+        """The part of a name; a plugin is imported here.
+
+        Raises:
+            ConfigurationError: There is no such part, or its package is broken; in one line.
+        """
+        plugin = self._plugin(name)
+        if name in self._built_in:
+            if plugin:
+                warnings.warn(
+                    f"the built-in {self.what} {name!r} is used, and not the one of the package {plugin.package!r}, "
+                    "which has the same name",
+                    stacklevel=2,
+                )
+            return self._built_in[name]
+        if plugin is None:
+            raise ConfigurationError(unknown(self.what, name, self))
+        return self._part(plugin)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in or self._plugin(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._built_in, *_installed(self.group, *sys.path)]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _plugin(self, name: object) -> Plugin | None:
+        plugins = _installed(self.group, *sys.path)
+        if name not in plugins and name not in self._built_in:
+            _installed.cache_clear()  # it may have been installed since
+            plugins = _installed(self.group, *sys.path)
+        return plugins.get(name)  # type: ignore[call-overload, no-any-return]
+
+
+@cache
+def _installed(group: str, *_path: str) -> Mapping[str, Plugin]:
+    """The plugins of a group. Looking for them takes some milliseconds, so it is done once for a search path."""
+    from importlib.metadata import entry_points
+
+    found: dict[str, Plugin] = {}
+    for point in entry_points(group=group):
+        package = point.dist.name if point.dist else point.module
+        first = found.setdefault(point.name, Plugin(point.name, point.value, package))
+        if first.package != package:
+            found[point.name] = replace(first, rivals=(*first.rivals, package))
+    return found
+
+
+def of_class(base: type[T]) -> Callable[[Plugin], type[T]]:
+    """What makes a plugin's part where parts are classes: subclasses of `base`, in full.
+
+    Where they are data with a `kind`, the kind is the plugin's name, so that what is written can be read back.
+    """
+
+    def part(plugin: Plugin) -> type[T]:
+        loaded = plugin.load()
+        if not (isinstance(loaded, type) and issubclass(loaded, base)):
+            raise ConfigurationError(f"{plugin}: {plugin.value} is {loaded!r} and no subclass of {base.__name__}")
+        if lacks := sorted(getattr(loaded, "__abstractmethods__", ())):
+            raise ConfigurationError(f"{plugin}: the class {plugin.value} lacks {', '.join(lacks)}")
+        if issubclass(loaded, BaseModel):
+            kind = loaded.model_fields.get("kind")
+            if kind is None or kind.default != plugin.name:
+                line = f'kind: Literal["{plugin.name}"] = "{plugin.name}"'
+                raise ConfigurationError(f"{plugin}: the class {plugin.value} needs the field {line}")
+        return loaded
+
+    return part
+
+
+def of_type(kind: type[T]) -> Callable[[Plugin], T]:
+    """What makes a plugin's part where parts are objects of type `kind`."""
+
+    def part(plugin: Plugin) -> T:
+        loaded = plugin.load()
+        if not isinstance(loaded, kind):
+            raise ConfigurationError(f"{plugin}: {plugin.value} is {loaded!r} and no {kind.__name__}")
+        return loaded
+
+    return part

@@ -1,0 +1,63 @@
+"""One writer at a time: a lock that the operating system takes back from a process that ends, however it ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from rsd_core import ConfigurationError, MissingDependency
+
+PATIENCE = 1.0
+"""Seconds that a process may take between its lock and the note of its id."""
+
+
+class WriterLock:
+    """The lock of a file, held from the construction to `release`.
+
+    It stands beside the file, in two small ones that go with it, so that the file can be read meanwhile on any system.
+
+    Args:
+        file: What is to be written.
+
+    Raises:
+        ConfigurationError: Another process holds the lock, or none can be had in that folder.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            from portalocker import AlreadyLocked, LockException, PidFileLock
+        except ModuleNotFoundError as missing:
+            raise MissingDependency(
+                "portalocker", "cli", "a journal, which one process may write at a time,"
+            ) from missing
+        real = file.resolve()  # whatever link it is named by
+        if not real.parent.is_dir():
+            raise ConfigurationError(f"{file}: the folder {real.parent} does not exist; make it first")
+        self._lock = PidFileLock(real.with_name(f".{real.name}.writer"), timeout=0)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._lock.acquire()
+                return
+            except AlreadyLocked:
+                writer = self._lock.read_pid()
+                if writer is None and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                raise ConfigurationError(f"{file} is being written by {_named(writer)}; wait for its end") from None
+            except (LockException, OSError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
+                raise ConfigurationError(
+                    f"{file} cannot be locked in its folder: {why}; name a file elsewhere"
+                ) from error
+
+    def release(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+
+def _named(writer: int | None) -> str:
+    if writer is None:
+        return "another process"
+    return "this process already" if writer == os.getpid() else f"process {writer}"

@@ -1,0 +1,99 @@
+"""The commands by name: each is imported when it is called, so that none waits for what the others need."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from rsd_integrations.cli.starting import without_collection
+
+
+class Entry(NamedTuple):
+    """A command that is not imported yet."""
+
+    function: str
+    """Module of this package and function in it, as `module:function`."""
+    summary: str
+    """The first sentence of the function's docstring, for the list of commands."""
+
+
+COMMANDS = {
+    "run": Entry("run:run", "Solve one problem and watch it happen, step by step."),
+    "batch": Entry("batch:batch", "Solve many problems; run it again to go on after a kill, a crash or a fault."),
+    "eval": Entry(
+        "evaluate:eval_", "Compare methods over the same problems: accuracy, FLOPs, seconds, share of the target."
+    ),
+    "calibrate": Entry("evaluate:calibrate_", "Find a threshold, or start a budget, from rewards recorded once."),
+    "score": Entry("score:score", "Score the steps of given solutions by any verifier."),
+    "doctor": Entry(
+        "doctor:doctor",
+        "Try servers out before a run: reachable, continues a prefix exactly, tells the end of a step, counts tokens.",
+    ),
+    "plan": Entry("checkpoints:plan", "Say whether models fit into a device's memory together, before any is loaded."),
+    "merge": Entry(
+        "checkpoints:merge",
+        "Merge a language model and a reward model of the same base into one that plays both roles.",
+    ),
+    "export": Entry(
+        "checkpoints:export",
+        "Write a reward model in a layout that vLLM serves by itself, with exactly its own scores.",
+    ),
+    "models": Entry("models:models", "List what a SPEC can name."),
+}
+
+
+class Commands(TyperGroup):
+    """The group of all commands. What it holds are their names and summaries; `get_command` gives the real ones."""
+
+    def __init__(self, **attributes: Any) -> None:
+        summaries = {name: TyperCommand(name, help=entry.summary) for name, entry in COMMANDS.items()}
+        super().__init__(**attributes | {"commands": summaries})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - a part of the signature
+        """The command of this name, imported; None where there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].function.partition(":")
+        alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        with without_collection():
+            alone.command(cmd_name)(getattr(importlib.import_module(f"rsd_integrations.cli.{module}"), function))
+            return typer.main.get_command(alone)
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _in_plain_text():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _in_plain_text():
+            return super().invoke(ctx)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The list of commands, by their summaries alone."""
+        summaries = TyperGroup(
+            name=self.name,
+            commands=dict(self.commands),
+            params=self.params,
+            help=self.help,
+            rich_markup_mode=self.rich_markup_mode,
+        )
+        summaries.format_help(ctx, formatter)
+
+
+@contextmanager
+def _in_plain_text() -> Iterator[None]:
+    """Errors about a command line repeat its words, such as those of a prompt: here without control characters."""
+    try:
+        yield
+    except Exception as error:
+        message: Callable[[], str] | None = getattr(error, "format_message", None)
+        if message is not None:
+            from rsd_integrations.display.controls import visible
+
+            shown = visible(message())
+            error.format_message = lambda: shown  # type: ignore[attr-defined]
+        raise

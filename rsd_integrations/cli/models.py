@@ -1,0 +1,54 @@
+"""`rsd models`: what a SPEC can name."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from rsd_core import backends
+from rsd_integrations.cli.terminal import Terminal
+from rsd_integrations.prm_formats import CRITICS, FORMATS, usable
+
+
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List what a SPEC can name."""
+    found = backends()
+    formats, critics = dict(usable(FORMATS)).values(), dict(usable(CRITICS)).values()  # a broken package is left out
+    if as_json:
+        data = {
+            "backends": {
+                b.kind: {"summary": b.summary, "extra": b.extra, "examples": list(b.examples)} for b in found.values()
+            },
+            "prm_formats": {
+                f.name: {
+                    "models": list(f.models),
+                    "separator": f.separator,
+                    "read_position": f.read,
+                    "threshold": f.threshold,
+                    "aggregation": f.aggregation,
+                    "source": f.source,
+                }
+                for f in formats
+            },
+            "critics": {
+                c.name: {"models": list(c.models), "threshold": c.threshold, "source": c.source} for c in critics
+            },
+        }
+        print(json.dumps(data, indent=2))
+        return
+    console = Terminal()
+    for backend in found.values():
+        console.print(f"[bold]{backend.kind}:[/]…  {backend.summary}", highlight=False)
+        for example in backend.examples:
+            console.print(f"    {example}", style="cyan", highlight=False)
+        if backend.extra:
+            console.print(f'    needs pip install "rsd-decoding\\[{backend.extra}]"', style="dim", highlight=False)
+    console.print("\n[bold]Process reward models[/] are told by their weights; known formats:")
+    for made in formats:
+        console.print(f"    {made.name}: {', '.join(made.models)}", highlight=False)
+    console.print("\n[bold]Generative reward models[/] judge as judge:hf:MODEL:")
+    for critic in critics:
+        if critic.models:
+            console.print(f"    {critic.name}: {', '.join(critic.models)}", highlight=False)

@@ -1,0 +1,81 @@
+"""`rsd run`: one problem, watched as it happens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsd_core import Finished, as_prompt
+from rsd_integrations.cli.options import (
+    ConfigFile,
+    Draft,
+    Hedge,
+    Lookahead,
+    PolicyText,
+    TargetSpec,
+    Temperature,
+    VerifierSpec,
+    check_outputs,
+    configured,
+    read_mapping,
+)
+from rsd_integrations.cli.show import RunView
+from rsd_integrations.cli.starting import without_collection
+from rsd_integrations.cli.terminal import Terminal, end_if_idle
+from rsd_integrations.display.controls import visible
+from rsd_integrations.embedded.task import problems
+from rsd_integrations.output_files import write_output
+from rsd_integrations.role_faults import RoleFaults
+
+DEMO_SEED = 2
+"""Draws the default problem: a held-out one in which a draft is replaced."""
+
+
+def run(
+    question: Annotated[str | None, typer.Argument(help="What to solve; an embedded problem by default.")] = None,
+    draft: Draft = None,
+    target: TargetSpec = None,
+    verifier: VerifierSpec = None,
+    policy: PolicyText = None,
+    temperature: Temperature = None,
+    seed: Annotated[int | None, typer.Option(help="Draws the default problem and the random numbers.")] = None,
+    lookahead: Lookahead = None,
+    hedge: Hedge = None,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the trace there, as a page for a browser.")
+    ] = None,
+) -> None:
+    """Solve one problem and watch it happen, step by step.
+
+    Example: `rsd run "Mia has 45 apples. On Monday she buys 12 more. How many apples does Mia have now?"`
+    """
+    data = read_mapping(config, "--config")
+    words = (draft, target, verifier, policy, temperature, seed)
+    made = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
+    item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
+    asked = item.question if item is not None else str(question)
+    as_prompt(asked)  # a mistake is told before any model is loaded
+    check_outputs(html=html)
+    view = None if as_json else RunView(Terminal(), asked, made.policy, None if item is None else str(item.answer))
+    with without_collection():
+        decoder = made.build()
+    with decoder:
+        for event in decoder.stream(asked):
+            if view is not None:
+                view.show(event)
+            if isinstance(event, Finished):
+                result = event.result
+                if as_json:
+                    print(visible(json.dumps(result.to_dict(), indent=2)))
+                if html is not None:
+                    from rsd_integrations.display import to_html
+
+                    write_output(html, to_html(result, decoder))
+    faults = RoleFaults()
+    faults.add(result)
+    end_if_idle(faults.never_worked, "Put it right, then run again")

@@ -1,0 +1,54 @@
+"""The journal of an evaluation: each graded answer, by method and problem."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rsd_core import RSDConfig
+from rsd_integrations.batch import Journal
+from rsd_integrations.evaluation.report import Outcome
+from rsd_integrations.evaluation.tasks import Item
+
+
+class EvaluationJournal(Journal):
+    """The outcomes of an evaluation in a file, see `Journal`.
+
+    Args:
+        file: The journal.
+        config: Models, default policy and settings.
+        items: The problems.
+        seed: Of the decoders.
+    """
+
+    def __init__(self, file: Path, config: RSDConfig, items: Sequence[Item], seed: int) -> None:
+        asked = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
+        about = {"config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": asked}
+        super().__init__(file, {"journal": 1, **about})
+        self._problems = len(items)
+        self._attempts: dict[str, int] = {}
+        """How often a method has begun, for those that begin anew."""
+
+    def outcomes(self, method: str, *, in_order: bool) -> dict[int, Outcome]:
+        """The outcomes of a method by number of the problem.
+
+        Args:
+            method: Its name.
+            in_order: Whether it learns from one problem for the next: it is whole or begins anew, and the rows of its
+                earlier attempts count no more.
+        """
+        rows = [row for row in self.rows if row["method"] == method]
+        attempt = max((row.get("attempt", 1) for row in rows), default=0)
+        latest = {row["problem"]: row["outcome"] for row in rows if row.get("attempt", 1) == attempt}
+        if in_order and len(latest) < self._problems:
+            self._attempts[method] = attempt + 1
+            return {}
+        return {problem: Outcome(**outcome) for problem, outcome in latest.items()}
+
+    def add_outcome(self, method: str, problem: int, outcome: Outcome) -> None:
+        """Note an outcome."""
+        attempt = self._attempts.get(method, 1)
+        later = {"attempt": attempt} if attempt > 1 else {}
+        self.add({"method": method, "problem": problem, **later, "outcome": asdict(outcome)})

@@ -1,0 +1,231 @@
+"""What calibration needs to know of each problem, recorded once.
+
+Each problem is decoded twice: by the drafter with all of its steps scored, and by the target with a draft at each
+step, scored and thrown away. A problem in which a role failed tells nothing of what its steps are worth, so it is left
+out. A step about which the verifier abstained is no failure: it has no reward, and `Settings.on_abstain` decides it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rsd_core import (
+    BatchError,
+    ConfigurationError,
+    Constant,
+    DrafterError,
+    PromptLike,
+    Result,
+    RewardGuidedDecoder,
+    RunError,
+    TargetError,
+    VerifierError,
+    WeightingPolicy,
+)
+from rsd_integrations.evaluation.tasks import Item
+
+logger = logging.getLogger(__name__)
+
+USABLE = 0.5
+"""The least share of problems that has to be recorded whole: what failures leave over is no fair sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was recorded of one problem."""
+
+    drafted: tuple[float | None, ...]
+    """Rewards of the drafter's own answer, step by step; None where the verifier abstained."""
+    beside: tuple[float | None, ...]
+    """Rewards of the drafts beside the target's answer."""
+    draft_right: bool | None
+    """Whether the drafter's answer is right; None where that is not known."""
+    target_right: bool | None
+    sizes: tuple[int, ...]
+    """Tokens of the target's steps."""
+    read: int
+    """Tokens that the target read before and between its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A problem in which a role failed."""
+
+    problem: int
+    """Its number, from 0."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a step costs, in FLOPs; None where the size of a model is not known."""
+
+    accepted: float | None
+    """Drafter and verifier, for a draft that is accepted."""
+    replaced: float | None
+    """The same for one that is thrown away."""
+    token: float | None
+    """The target, for a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """All problems, and what their steps cost."""
+
+    problems: tuple[Recorded, ...]
+    left_out: tuple[LeftOut, ...]
+    charged: Rates
+    """Per step, everything charged."""
+    paper: Rates
+    """Per step, by the paper's convention."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The two answers to one problem, and the error of each that failed."""
+
+    drafted: Result
+    beside: Result
+    errors: tuple[Exception, ...] = ()
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """Who failed, at every single step, and how. A fault of the target that was got over spoils no reward."""
+        noted = [
+            (_WHO[degradation.kind], degradation.message)
+            for result in (self.drafted, self.beside)
+            for degradation in result.degradations
+            if degradation.kind in _WHO
+        ]
+        return noted + [(_who(error), f"{type(error).__name__}: {error}") for error in self.errors]
+
+    @property
+    def steps(self) -> int:
+        return len(self.drafted.steps) + len(self.beside.steps) + len(self.errors)
+
+
+_WHO = {
+    "drafter_error": "the drafter failed",
+    "verifier_error": "the verifier failed",
+    "target_limit": "a limit on the target was reached",
+}
+
+
+def _who(error: Exception) -> str:
+    roles = {DrafterError: "drafter", VerifierError: "verifier", TargetError: "target"}
+    return f"the {next((role for kind, role in roles.items() if isinstance(error, kind)), 'request')} failed"
+
+
+def record(
+    decoder: RewardGuidedDecoder,
+    items: Sequence[Item],
+    *,
+    concurrency: int = 16,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Recording:
+    """Decode all problems, both ways.
+
+    Args:
+        decoder: Models and settings; its policy and its rules for failed and silent verifiers are not used.
+        items: Problems, with or without known answers.
+        concurrency: Requests in flight.
+        progress: Called with the number of problems that are done.
+
+    Raises:
+        ConfigurationError: There are no problems.
+        RunError: A role failed in more than half of the problems, or in all of the first ones, or the verifier
+            abstained at every step; it says which, how often, and why.
+    """
+    if not items:
+        raise ConfigurationError("a calibration takes one problem or more")
+    # Nothing but the policy may decide about a draft: neither a failed verifier nor one that abstains.
+    drafted, beside = (
+        _recorder(decoder, policy, rule) for policy, rule in ((Constant(p=1), "accept"), (Constant(p=0), "target"))
+    )
+    pairs: list[_Pair] = []
+    while len(pairs) < len(items):
+        size = 4 * concurrency if pairs else concurrency  # a broken set-up is seen before all is paid for
+        prompts = [item.prompt for item in items[len(pairs) : len(pairs) + size]]
+        (own, own_errors), (other, other_errors) = (_answers(d, prompts, concurrency) for d in (drafted, beside))
+        for i, results in enumerate(zip(own, other, strict=True)):
+            pairs.append(_Pair(*results, tuple(e[i] for e in (own_errors, other_errors) if i in e)))
+        if all(pair.failures for pair in pairs):
+            raise _refusal(pairs)
+        progress(len(pairs))
+    usable = [(item, pair) for item, pair in zip(items, pairs, strict=True) if not pair.failures]
+    if len(usable) < USABLE * len(pairs):
+        raise _refusal(pairs)
+    problems = tuple(_recorded(item, pair) for item, pair in usable)
+    if problems and all(reward is None for one in problems for reward in (*one.drafted, *one.beside)):
+        raise RunError(
+            f"nothing can be calibrated: the verifier {decoder.verifier.name!r} abstained at every step of "
+            f"{len(problems)} problems, so no threshold decides about any; choose a verifier that scores such steps"
+        )
+    left_out = tuple(LeftOut(i, ": ".join(pair.failures[-1])) for i, pair in enumerate(pairs) if pair.failures)
+    if left_out:
+        logger.warning(
+            "%d of %d problems are left out, the last because %s", len(left_out), len(pairs), left_out[-1].reason
+        )
+    whole = [pair for _, pair in usable]
+    return Recording(problems, left_out, _rates(whole, "flops"), _rates(whole, "flops_paper"))
+
+
+def _recorder(decoder: RewardGuidedDecoder, policy: WeightingPolicy, rule: str) -> RewardGuidedDecoder:
+    return RewardGuidedDecoder(
+        drafter=decoder.drafter,
+        verifier=decoder.verifier,
+        target=decoder.target,
+        policy=policy,
+        settings=decoder.settings.updated(on_verifier_error=rule, on_abstain=rule),
+    )
+
+
+def _answers(
+    decoder: RewardGuidedDecoder, prompts: Sequence[PromptLike], concurrency: int
+) -> tuple[list[Result], dict[int, Exception]]:
+    """One result per prompt, and the errors of those that failed."""
+    try:
+        return decoder.run_many(prompts, concurrency=concurrency), {}
+    except BatchError as error:
+        return error.results, error.errors
+
+
+def _refusal(pairs: Sequence[_Pair]) -> RunError:
+    """Who failed most, how often, and how at last."""
+    failures = [failure for pair in pairs for failure in pair.failures]
+    who = Counter(who for who, _ in failures).most_common(1)[0][0]
+    messages = [message for other, message in failures if other == who]
+    spoilt = sum(any(other == who for other, _ in pair.failures) for pair in pairs)
+    steps = sum(pair.steps for pair in pairs)
+    return RunError(
+        f"nothing can be calibrated: {who} at {len(messages)} of {steps} steps, in {spoilt} of {len(pairs)} problems, "
+        f"at last with {messages[-1]!r}. Put it right, then calibrate again"
+    )
+
+
+def _recorded(item: Item, pair: _Pair) -> Recorded:
+    known = item.reference is not None
+    drafted, beside = pair.drafted, pair.beside
+    target = beside.ledger.target
+    return Recorded(
+        drafted=tuple(step.reward for step in drafted.steps),
+        beside=tuple(step.reward for step in beside.steps),
+        draft_right=item.grade(drafted.text) if known else None,
+        target_right=item.grade(beside.text) if known else None,
+        sizes=tuple(step.size for step in beside.steps),
+        read=max(0, target.computed - target.generated),
+    )
+
+
+def _rates(pairs: Sequence[_Pair], kind: str) -> Rates:
+    def cheap(results: Sequence[Result]) -> float | None:
+        spent = [getattr(account, kind) for r in results for account in (r.ledger.drafter, r.ledger.verifier)]
+        return None if None in spent else sum(spent) / max(1, sum(len(r.steps) for r in results))
+
+    drafted, beside = [pair.drafted for pair in pairs], [pair.beside for pair in pairs]
+    flops = [getattr(result.ledger.target, kind) for result in beside]
+    tokens = sum(getattr(r.ledger.target, "computed" if kind == "flops" else "generated") for r in beside)
+    return Rates(cheap(drafted), cheap(beside), None if None in flops else sum(flops) / max(1, tokens))

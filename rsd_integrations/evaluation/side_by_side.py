@@ -1,0 +1,44 @@
+"""Calls side by side, with each result as it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from rsd_core.concurrency import run_all, settle
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+async def as_ready(
+    call: Callable[[A], Awaitable[T]], arguments: Iterable[A], at_once: int
+) -> AsyncGenerator[tuple[A, T], None]:
+    """Call a function with each argument, and yield argument and result in the order in which the calls end.
+
+    Leaving early, an error of a call and a cancellation end all of the calls before they are passed on.
+
+    Args:
+        call: The function.
+        arguments: What it is called with.
+        at_once: Calls in flight at a time.
+    """
+    ready: asyncio.Queue[tuple[A, T] | None] = asyncio.Queue()
+
+    async def one(argument: A) -> None:
+        ready.put_nowait((argument, await call(argument)))
+
+    async def every_one() -> None:
+        try:
+            await run_all([one(argument) for argument in arguments], at_once=at_once)
+        finally:
+            ready.put_nowait(None)
+
+    calls = asyncio.ensure_future(every_one())
+    try:
+        while (pair := await ready.get()) is not None:
+            yield pair
+        await calls
+    finally:
+        await settle([calls])

@@ -1,0 +1,112 @@
+"""Tokenizers from their files by the `tokenizers` library alone, without the transformers library.
+
+They do what the decoder asks of a tokenizer; everything else is answered by transformers' own, made when it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, Tokenizer
+
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_END = "⟦end⟧"
+"""Stands at the end of a message that is to be continued, while the chat template is rendered."""
+
+
+class BareTokenizer:
+    """A tokenizer with a chat template that reads `messages` (role and content) and `add_generation_prompt`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        named = json.loads((folder / "tokenizer_config.json").read_text())
+        self.bos_token: str | None = named["bos_token"]
+        self.eos_token: str | None = named["eos_token"]
+        self.all_special_tokens = [named[key] for key in ("bos_token", "eos_token", "unk_token", "pad_token")]
+        self.all_special_tokens += named["extra_special_tokens"]
+        self.all_special_tokens = [token for token in self.all_special_tokens if token is not None]
+        self.chat_template = (folder / "chat_template.jinja").read_text()
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        """Tokenise a text."""
+        if not isinstance(text, str) or options.keys() - {"add_special_tokens"}:
+            return self.transformers(text, **options)
+        return {"input_ids": self._backend.encode(text, **options).ids}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked for by copy and pickle, and of an object without a folder as well
+            raise AttributeError(name)
+        return getattr(self.transformers, name)
+
+    @cached_property
+    def transformers(self) -> PreTrainedTokenizerBase:
+        """The same tokenizer as transformers makes it."""
+        return load_tokenizer(self._folder)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of the token that begins a text; None where there is none."""
+        return None if self.bos_token is None else self._backend.token_to_id(self.bos_token)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the token that ends an answer; None where there is none."""
+        return None if self.eos_token is None else self._backend.token_to_id(self.eos_token)
+
+    @property
+    def all_special_ids(self) -> list[int | None]:
+        """Ids of tokens that are no text."""
+        return [self._backend.token_to_id(token) for token in self.all_special_tokens]
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """Tokens beside the merged ones, by id."""
+        return self._backend.get_added_tokens_decoder()
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by token."""
+        return self._backend.get_vocab()
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[Any]:
+        """The names of ids."""
+        return [self._backend.id_to_token(id_) for id_ in ids]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included."""
+        return self._backend.decode(token_ids, skip_special_tokens=False)
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Render messages; the last one without its end where it is to be continued."""
+        if options.get("tokenize", True):
+            return self.transformers.apply_chat_template(
+                conversation,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **options,
+            )
+        messages = list(conversation)
+        if continue_final_message:
+            messages[-1] = {**messages[-1], "content": messages[-1]["content"] + _END}
+        text = self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
+        return text[: text.rindex(_END)] if continue_final_message else text
+
+    @cached_property
+    def _template(self) -> Any:
+        return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(self.chat_template)

@@ -1,0 +1,61 @@
+"""Whether a model can run in batches in process: what its layers want of attention, and whether results agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rsd_core import ConfigurationError
+from rsd_integrations.huggingface.attention import Survey
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PROBE_IDS = [0, 1, 2, 3]
+"""Ids that every vocabulary has."""
+
+
+def plain_output(model: PreTrainedModel, **options: Any) -> Tensor:
+    """The output at the last of the probe's tokens by a plain pass of the model itself."""
+    output: Any = model(input_ids=torch.tensor([PROBE_IDS], device=model.device), use_cache=False, **options)
+    last: Tensor = output.logits[:, -1] if "logits" in output else output.last_hidden_state[:, -1]
+    return last
+
+
+def close(output: Tensor, expected: Tensor) -> bool:
+    """Whether two results differ by rounding alone, of whatever dtype."""
+    return torch.allclose(output, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
+
+
+def survey_attention(model: PreTrainedModel) -> Survey:
+    """What each layer wants of attention.
+
+    Raises:
+        ValueError: Something else than attention, which could not be rolled back, or attention of a kind that is not
+            supported here.
+    """
+    survey = Survey()
+    plain_output(model, batch=survey)
+    count = model.config.num_hidden_layers
+    if sorted(survey.shapes) != list(range(count)):
+        raise ValueError(f"only {len(survey.shapes)} of its {count} layers have transformers' attention")
+    for layer, kind in enumerate(getattr(model.config, "layer_types", None) or []):
+        windowed = survey.windows[layer] is not None
+        if kind not in ("full_attention", "sliding_attention") or (kind == "sliding_attention" and not windowed):
+            raise ValueError(f"its layer {layer} has {kind}, which is not supported here")
+    return survey
+
+
+@contextmanager
+def explained(model: PreTrainedModel) -> Iterator[None]:
+    """Say what a model's failure in a first forward pass means."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{type(model).__name__} cannot run in process: {error}. Serve it, and use it as openai:MODEL@URL"
+        ) from error

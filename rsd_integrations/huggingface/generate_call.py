@@ -1,0 +1,142 @@
+"""Decoding the step that follows a path: one row per seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+from rsd_core import Generation, Path, Step, StepRequest, Usage
+from rsd_integrations.huggingface.calls import Call, Row
+from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore
+from rsd_integrations.huggingface.path_cache import PathCache
+from rsd_integrations.huggingface.step_end import OpenStep, StepEnd
+
+
+class GenerateRow(Row):
+    """One candidate while it is decoded."""
+
+    call: GenerateCall
+
+    def __init__(
+        self, call: GenerateCall, sequence: CachedSequence, prefix: list[int], seed: int, guess: Sequence[int] = ()
+    ) -> None:
+        # The last token of the prefix gives the first token of the step, each guessed token the one after it.
+        super().__init__(sequence, [*prefix, *guess], range(len(prefix) - 1, len(prefix) + len(guess)))
+        self.call = call
+        self.step = OpenStep(call.end, call.max_tokens)
+        self._prefix = len(prefix)
+        self._random = random.Random(seed)
+        self._uniforms: list[float] = []
+        """Random numbers that were drawn for tokens which were not taken."""
+
+    def uniforms(self, count: int) -> list[float]:
+        """The row's own next random numbers, in [0, 1), of which each token that is taken uses one up.
+
+        A guessed token that turns out wrong uses none up, so that a step is the same with a guess and without.
+        """
+        self._uniforms += [self._random.random() for _ in range(count - len(self._uniforms))]
+        return self._uniforms[:count]
+
+    @property
+    def tokens(self) -> list[int]:
+        """The sampled ids so far, without one that ends the answer."""
+        return self.ids[self._prefix : self._prefix + len(self.step.logprobs)]
+
+    def extend(self, sampled: Iterable[tuple[int, float]]) -> bool:
+        """Go on with sampled tokens and their log-probabilities; True when the step is over.
+
+        The first is the next token, each of the others the one after another guessed token. They count as long as
+        the guess was right.
+        """
+        for token, logprob in sampled:
+            position = self._prefix + len(self.step.logprobs)
+            guessed = self.ids[position : position + 1] == [token]
+            over = self.step.append(token, logprob)
+            del self._uniforms[:1]
+            if over or not guessed:
+                answer_ended = self.step.ending == "end"
+                # What was computed beyond this token follows a wrong guess. The token itself was computed only where
+                # it was guessed; one that ends the answer is no part of the path, and is rolled back as well.
+                right = position + (guessed and not answer_ended)
+                del self.ids[right:]
+                self.sequence.truncate(right)
+                if not guessed and not answer_ended:
+                    self.ids.append(token)
+                self.output_positions = [len(self.ids) - 1]
+                return over
+        return False
+
+
+class GenerateCall(Call[Generation]):
+    """Writes the step that follows a path, once per seed. The prefix is computed once for all of them.
+
+    Of a guess, the tokens that would have been written are kept: they are verified in one pass, as a drafter's are in
+    speculative decoding.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        cache: PathCache,
+        prefix: list[int],
+        request: StepRequest,
+        max_tokens: int,
+        end: StepEnd,
+        guess: Sequence[int] = (),
+    ) -> None:
+        """Ask for a step.
+
+        Args:
+            path: What it follows.
+            cache: Where the computed sequences of paths are.
+            prefix: Ids of the path.
+            request: Seeds and sampling.
+            max_tokens: Most tokens of a step, at least 1 and within the model's context.
+            end: What ends it.
+            guess: Ids that it may begin with, fewer than `max_tokens`.
+        """
+        super().__init__(path, cache)
+        self.request, self.max_tokens, self.end = request, max_tokens, end
+        self._prefix, self._guess = prefix, guess
+        self._candidates: list[GenerateRow] = []
+
+    def start(self, store: KVStore) -> None:
+        sequence = self.cache.claim(self.path, self._prefix) or CachedSequence(store)
+        # The first token is sampled from what the model gave at the end of the prefix: where that was not kept, or a
+        # guess is to be read after it, the last token of the prefix is computed once more.
+        sequence.truncate(len(self._prefix) - (sequence.last_output is None or bool(self._guess)))
+        self.reused = len(sequence.ids)
+        self._add(sequence, self.request.seeds[0], self._guess)
+
+    def fork(self, row: GenerateRow, store: KVStore) -> list[GenerateRow]:
+        """The rows that may sample their first token now that the prefix is computed: the first one and its twins.
+
+        A twin that finds no room computes the prefix by itself, later.
+        """
+        ready = [row]
+        for seed in self.request.seeds[len(self._candidates) :]:
+            copy = store.branch(row.sequence)
+            twin = self._add(copy or CachedSequence(store), seed)
+            if copy is not None:
+                ready.append(twin)
+        return ready
+
+    def answer(self) -> Generation:
+        vocabulary, steps = self.end.vocabulary, []
+        for row in self._candidates:
+            ids, step = tuple(row.tokens), row.step
+            text = vocabulary.text(list(ids))
+            steps.append(Step(text, step.ending, ids, vocabulary.identity, step.size, tuple(step.logprobs)))
+        steps += [Step("", "length")] * (len(self.request.seeds) - len(steps))  # cancelled before they began
+        generated = sum(step.size for step in steps)
+        usage = Usage(len(self._prefix), self.computed, self.reused, generated, seconds=self.seconds)
+        return Generation(tuple(steps), usage)
+
+    def release(self) -> None:
+        self._candidates.clear()
+
+    def _add(self, sequence: CachedSequence, seed: int, guess: Sequence[int] = ()) -> GenerateRow:
+        row = GenerateRow(self, sequence, self._prefix, seed, guess)
+        self._candidates.append(row)
+        self.rows.append(row)
+        return row

@@ -1,0 +1,49 @@
+"""The computed sequences of paths, kept between calls and rolled back when a step is rejected."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+from rsd_core import Path
+from rsd_integrations.huggingface.kv_store import CachedSequence
+
+
+class PathCache:
+    """The sequences that were computed for each path, freed with the path.
+
+    A call claims the one that shares most with what it wants from the nearest ancestor, rolled back to what is shared,
+    and puts the result under its own path. A rejected step, whose tokens follow the path in its sequence, is dropped
+    that way as soon as the target's step takes its place. Of several candidates, the one that was chosen is found by
+    its tokens; the others are the first to go when room is needed. Paths may die in any thread; everything else is
+    done by the one that runs the model.
+    """
+
+    def __init__(self) -> None:
+        self._sequences: WeakKeyDictionary[Path, list[CachedSequence]] = WeakKeyDictionary()
+
+    def claim(self, path: Path, ids: list[int]) -> CachedSequence | None:
+        """Take out a sequence with the longest computed prefix of `ids` known for the path."""
+        for node in path.up():
+            cached = [sequence for sequence in self._sequences.pop(node, ()) if sequence.ids]
+            if cached:
+                shared = [_shared(sequence.ids, ids) for sequence in cached]
+                best = cached.pop(max(range(len(cached)), key=shared.__getitem__))
+                if cached:
+                    for sequence in cached:
+                        sequence.passed_over = True
+                    self._sequences[node] = cached
+                best.truncate(max(shared))
+                best.passed_over = False
+                return best
+        return None
+
+    def put(self, path: Path, sequence: CachedSequence) -> None:
+        """Cache a sequence under a path."""
+        self._sequences.setdefault(path, []).append(sequence)
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """Length of the common prefix."""
+    if a == b[: len(a)]:
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,136 @@
+"""Scoring candidates for the step that follows a path: one row per candidate, after one for what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rsd_core import Path, Scores, Usage
+from rsd_integrations.huggingface.calls import Call, Output, Row
+from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore
+from rsd_integrations.huggingface.path_cache import PathCache
+from rsd_integrations.prm_formats import Layout
+
+RewardFunction = Callable[[Sequence[tuple[Output, Layout]]], Sequence[float]]
+"""From what the model gave at the wanted positions of some candidates to their rewards."""
+
+
+class ScoreRow(Row):
+    """One candidate while it is read; or, without a layout, the prefix that several candidates share."""
+
+    call: ScoreCall
+
+    def __init__(
+        self,
+        call: ScoreCall,
+        sequence: CachedSequence,
+        ids: list[int],
+        output_positions: Iterable[int],
+        layout: Layout | None,
+    ) -> None:
+        super().__init__(sequence, ids, output_positions)
+        self.call = call
+        self.layout = layout
+        self.reward = 0.0
+        self.outputs: list[Output] = []
+        """What the model gave at the wanted positions so far."""
+        self._last_position = -1
+        """The last of those positions."""
+        cached = len(sequence.ids)
+        if self.output_positions and self.output_positions[0] < cached:
+            # Hidden states and logits are kept for a sequence's last token alone. Where an earlier one is wanted it
+            # is computed again, and all that follows it.
+            if sequence.last_output is not None and self.output_positions[0] == cached - 1:
+                self.add(sequence.last_output, 1)
+            else:
+                sequence.truncate(self.output_positions[0])
+
+    def add(self, output: Output, count: int) -> None:
+        """Add what the model gave at the next so many wanted positions, at least one."""
+        self._last_position = self.output_positions[count - 1]
+        self.outputs.append(output)
+        del self.output_positions[:count]
+
+    def keep_last_output(self) -> None:
+        """Leave what the model gave at the sequence's end with it: the next call may go on from there.
+
+        A row that was cancelled, or preempted since, ends elsewhere, and leaves nothing.
+        """
+        if self.outputs and self._last_position == len(self.sequence.ids) - 1:
+            self.sequence.last_output = self.outputs[-1].last()
+
+
+class ScoreCall(Call[Scores]):
+    """Scores candidates for the step that follows a path. What they share is computed once."""
+
+    def __init__(
+        self,
+        path: Path,
+        cache: PathCache,
+        prefix: list[int],
+        prompt: int,
+        layouts: Sequence[Layout],
+        rewards: RewardFunction,
+    ) -> None:
+        """Ask for scores.
+
+        Args:
+            path: What the candidates follow.
+            cache: Where the computed sequences of paths are.
+            prefix: Ids of the path.
+            prompt: How many of them are the prompt's.
+            layouts: What is read for each candidate, at least one.
+            rewards: From what the model gives to the rewards; equal functions are called once for all candidates.
+        """
+        super().__init__(path, cache)
+        self.rewards = rewards
+        self._prefix, self._prompt, self._layouts = prefix, prompt, layouts
+        self._candidates: list[ScoreRow] = []
+        self._scored = 0
+
+    def start(self, store: KVStore) -> None:
+        alone = self._layouts[0].feed if len(self._layouts) == 1 else ()
+        sequence = self.cache.claim(self.path, [*self._prefix, *alone]) or CachedSequence(store)
+        if len(self._layouts) == 1:
+            self._add(sequence, self._layouts[0])
+            self.reused = len(sequence.ids)
+            return
+        looks_back = any(-1 in layout.read for layout in self._layouts)
+        row = ScoreRow(self, sequence, self._prefix, [len(self._prefix) - 1] if looks_back else [], None)
+        self.rows.append(row)
+        self.reused = len(sequence.ids)
+        if not row.pending:
+            self.fork(row, store)
+
+    def fork(self, row: ScoreRow, store: KVStore) -> None:
+        """One row per candidate, now that the prefix is computed; one that finds no room computes it by itself."""
+        self.rows.remove(row)
+        row.keep_last_output()  # before the sequence is copied: candidates may be scored by it
+        copies = [store.branch(row.sequence) for _ in self._layouts[1:]]
+        for sequence, layout in zip((row.sequence, *copies), self._layouts, strict=True):
+            self._add(sequence or CachedSequence(store), layout)
+
+    def charge(self, cached: int, new: int, seconds: float) -> None:
+        super().charge(cached, new, seconds)
+        self._scored += max(0, cached + new - max(cached, self._prompt))
+
+    def finish(self, row: Row) -> None:
+        assert isinstance(row, ScoreRow)
+        row.keep_last_output()
+        if row.layout is not None:  # what was fed for the score alone does not stay
+            row.sequence.truncate(len(self._prefix) + len(row.layout.kept))
+        super().finish(row)
+
+    def answer(self) -> Scores:
+        rewards = tuple(row.reward for row in self._candidates)
+        prefix = len(self._prefix) + max(len(layout.kept) for layout in self._layouts)
+        return Scores(rewards, Usage(prefix, self.computed, self.reused, 0, self._scored, self.seconds))
+
+    def release(self) -> None:
+        self._candidates.clear()
+
+    def _add(self, sequence: CachedSequence, layout: Layout) -> None:
+        begin = len(self._prefix)
+        positions = [begin + offset for offset in layout.read]
+        row = ScoreRow(self, sequence, [*self._prefix, *layout.feed], positions, layout)
+        self._candidates.append(row)
+        self.rows.append(row)

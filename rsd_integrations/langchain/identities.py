@@ -1,0 +1,49 @@
+"""Which LangChain model this is: its name for people, and what caches tell it apart by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.base import RunnableBindingBase
+
+from rsd_integrations.loaded_models import identity
+
+
+def unbound(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """A model without what `bind`, `with_config` and `with_retry` put around it."""
+    while isinstance(model, RunnableBindingBase):
+        model = model.bound
+    return model
+
+
+def model_name(model: Runnable[Any, Any]) -> str:
+    """The name of the model, else of its class."""
+    model = unbound(model)
+    for attribute in ("model_name", "model", "model_id"):
+        name = getattr(model, attribute, None)
+        if isinstance(name, str):
+            return name
+    return type(model).__name__
+
+
+def fingerprint(model: Runnable[Any, Any]) -> str:
+    """Tells models and their settings apart, as LangChain's own cache does."""
+    if isinstance(model, RunnableBindingBase):
+        return with_digest(fingerprint(model.bound), model.kwargs)
+    if isinstance(model, BaseChatModel | BaseLLM) and (model.is_lc_serializable() or len(model.asdict()) > 1):
+        settings = model._get_llm_string() if isinstance(model, BaseChatModel) else str(sorted(model.asdict().items()))
+        return f"{model_name(model)}#{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+    return identity(model)  # the class tells nothing that could identify a model
+
+
+def with_digest(name: str, options: Mapping[str, Any]) -> str:
+    """A name that tells options apart as well."""
+    if not options:
+        return name
+    settings = json.dumps(options, sort_keys=True, default=str)
+    return f"{name}+{hashlib.sha256(settings.encode()).hexdigest()[:16]}"

@@ -1,0 +1,97 @@
+"""Calls of a user's models and functions: unseen by the surrounding run, and no danger to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables.config import var_child_runnable_config
+from langsmith import tracing_context
+
+from rsd_core import RunError
+from rsd_core.blocking import in_thread
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+async def call_async(work: Awaitable[T], owner: str, *, traced: bool = False) -> T:
+    """Await a call of a user's model or function.
+
+    Args:
+        work: The call.
+        owner: Whose call it is, for errors.
+        traced: Whether callbacks and traces of the surrounding run see it.
+
+    Raises:
+        RunError: It raised `SystemExit`.
+    """
+
+    async def call() -> T:
+        with _exits_are_errors(owner):
+            if traced:
+                return await work
+            with tracing_context(enabled=False):  # LangSmith's, which no callback switches off
+                return await work
+
+    # A context of its own needs a task, which ends before this returns: whoever cancels one cancels the other.
+    return await (call() if traced else asyncio.create_task(call(), context=_without_callbacks()))
+
+
+async def call_in_thread(work: Callable[[], T], owner: str, *, traced: bool = False) -> T:
+    """The same for blocking work, in a thread that a cancelled caller waits for.
+
+    Where the work's result or error has a `usage`, a cancelled caller's `Interrupted` carries it.
+
+    Raises:
+        RunError: It raised `SystemExit`, `KeyboardInterrupt` or `StopIteration`.
+    """
+
+    def call() -> T:
+        with _exits_are_errors(owner):
+            if traced:
+                return work()
+            with tracing_context(enabled=False):
+                return work()
+
+    try:
+        return await in_thread(call, None if traced else _without_callbacks())
+    except asyncio.CancelledError:
+        logger.info("the blocking call of %s was over later than its request; what it did is charged, not used", owner)
+        raise
+
+
+@contextmanager
+def _exits_are_errors(owner: str) -> Iterator[None]:
+    """Turn what would end the event loop, or never get out of a thread, into an error like any other.
+
+    Ctrl-C arrives in the main thread alone, and stays what it is there.
+    """
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt, StopIteration) as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        raise RunError(f"{owner} raised {error!r}, which is no way to end a request") from error
+
+
+def _without_callbacks() -> contextvars.Context:
+    """The present context without callbacks: those of the surrounding run, and those that other variables hold.
+
+    Naming none is not enough: a binding would merge them with the surrounding run's, and counters of usage are
+    variables of their own.
+    """
+    context = contextvars.copy_context()
+    for variable, value in list(context.items()):
+        if isinstance(value, BaseCallbackHandler):
+            context.run(variable.set, None)
+    around = context.get(var_child_runnable_config)
+    if around:
+        context.run(var_child_runnable_config.set, {**around, "callbacks": None})
+    return context

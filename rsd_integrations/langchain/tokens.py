@@ -1,0 +1,34 @@
+"""How much a LangChain model read and wrote: as its provider tells, else estimated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.utils import count_tokens_approximately
+
+from rsd_core import Usage
+
+
+def usage_of_reply(reply: BaseMessage | str, asked: Any, seconds: float) -> Usage:
+    """Tokens of one call as the provider tells them, else four characters each.
+
+    Args:
+        reply: What the model answered.
+        asked: What it was asked: a text or messages.
+        seconds: Time the call took.
+    """
+    counts = reply.usage_metadata if isinstance(reply, AIMessage) else None
+    if counts is None:
+        read, wrote, reused = estimate_tokens(asked), estimate_tokens(reply), 0
+    else:
+        read, wrote = counts.get("input_tokens") or 0, counts.get("output_tokens") or 0
+        # Never more than was read: some providers count what they read from a cache apart from the input.
+        reused = min(read, (counts.get("input_token_details") or {}).get("cache_read") or 0)
+    return Usage(read, read - reused + wrote, reused, wrote, seconds=seconds)
+
+
+def estimate_tokens(value: Any) -> int:
+    """Tokens of a text or of messages, four characters each."""
+    messages = value if isinstance(value, list) else [value]
+    return count_tokens_approximately(messages, extra_tokens_per_message=0)

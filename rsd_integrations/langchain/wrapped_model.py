@@ -1,0 +1,159 @@
+"""A LangChain model behind a role: which of its faces is called, and with its tokens counted."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, TypeVar
+
+from langchain_core.language_models import LLM, BaseChatModel, BaseLLM, SimpleChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSequence, RunnableWithFallbacks
+
+from rsd_core import ConfigurationError, Model, Price, RunError, Usage
+from rsd_core.blocking import background_loop
+from rsd_integrations.langchain.identities import fingerprint, model_name, unbound, with_digest
+from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
+from rsd_integrations.langchain.tokens import estimate_tokens, usage_of_reply
+
+Answer = TypeVar("Answer")
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReply:
+    """What a model answered, and the work of it."""
+
+    message: BaseMessage | str
+    usage: Usage
+
+
+class LangChainRole(Model):
+    """What LangChain models have in common, whatever their role.
+
+    On the background loop, where blocking faces such as `invoke` run, a model is called by its blocking face, in a
+    thread: clients of asynchronous faces belong to the caller's loops. A blocking call cannot be cut short. A request
+    that is cancelled or out of time meanwhile ends when the call returns; its reply is charged and not used.
+
+    Args:
+        model: A chat model or LLM; bindings and fallbacks of one as well.
+        trace_inner: Let callbacks and traces of the surrounding run see the calls of this model. Event streams then
+            show its tokens as well, rejected ones included: tell them by the tag `rsd:…`. LangGraph's message streams
+            stay clean.
+        name: Shown to people; by default the model's own.
+        price: What its tokens cost, for the ledger.
+        flops_per_token: Two per weight, where known, for the ledger.
+    """
+
+    role = "model"
+    """Tags the calls in traces, as `rsd:…`."""
+
+    def __init__(
+        self,
+        model: Runnable[Any, Any],
+        *,
+        trace_inner: bool = False,
+        name: str | None = None,
+        price: Price | None = None,
+        flops_per_token: float | None = None,
+    ) -> None:
+        if not isinstance(model, Runnable):
+            raise ConfigurationError(
+                f"{model!r} is no LangChain model. Pass a chat model or LLM, such as ChatOpenAI()."
+            )
+        self.model = model
+        self.trace_inner = trace_inner
+        self.name = name or model_name(model)
+        self.price = price
+        self.flops_per_token = flops_per_token
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells models and their settings apart, as LangChain's own cache does."""
+        return with_digest(fingerprint(self.model), self._answers_differ_by())
+
+    def _answers_differ_by(self) -> dict[str, Any]:
+        """What its answers depend on besides the model."""
+        return {}
+
+    def using(self, **changes: Any) -> Self:
+        """A copy with other values of its attributes, such as `trace_inner` or `options`."""
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
+
+    async def call(self, model: Runnable[Any, Any], value: Any, /, **options: Any) -> ModelReply:
+        """Ask a model, without callbacks of the surrounding run unless `trace_inner`.
+
+        Raises:
+            RunError: The model answered neither with a message nor with a text.
+        """
+
+        def read(answer: Any, seconds: float) -> ModelReply:
+            if not isinstance(answer, BaseMessage | str):
+                size = estimate_tokens(value)
+                raise RunError(
+                    f"{self.name} answered with {answer!r:.80}, which is neither a message nor a text",
+                    usage=Usage(prefix=size, computed=size, seconds=seconds),
+                )
+            return ModelReply(answer, usage_of_reply(answer, value, seconds))
+
+        config = self._config()
+        blocking = partial(model.invoke, value, config, **options)
+        return await self._run(model, blocking, partial(model.ainvoke, value, config, **options), read)
+
+    async def _run(
+        self,
+        model: Runnable[Any, Any],
+        blocking: Callable[[], Answer],
+        native: Callable[[], Awaitable[Answer]],
+        read: Callable[[Answer, float], Read],
+    ) -> Read:
+        """Call one of the two faces of a model, and read its answer where it arrives: in the thread, if there is one.
+
+        What `read` makes of an answer and the seconds it took has a `usage`, which is charged even if nobody waits.
+        """
+        started = time.perf_counter()
+
+        def ask() -> Read:
+            return read(blocking(), time.perf_counter() - started)
+
+        async def ask_natively() -> Read:
+            return read(await native(), time.perf_counter() - started)
+
+        if _is_called_blocking(model):
+            return await call_in_thread(ask, self.name, traced=self.trace_inner)
+        return await call_async(ask_natively(), self.name, traced=self.trace_inner)
+
+    def _config(self) -> RunnableConfig:
+        # Callbacks of the surrounding run are inherited unless others are named. `nostream` is LangGraph's word.
+        if self.trace_inner:
+            return RunnableConfig(tags=["nostream", f"rsd:{self.role}"])
+        return RunnableConfig(callbacks=[])
+
+
+def _is_called_blocking(model: Runnable[Any, Any]) -> bool:
+    """Whether to call the blocking face: on the background loop, and where the other face only seems asynchronous."""
+    return asyncio.get_running_loop() is background_loop() or _only_blocks(model)
+
+
+def _only_blocks(model: Runnable[Any, Any]) -> bool:
+    """Whether the asynchronous face is LangChain's own: the blocking one in a pool of few threads, past recall."""
+    model = unbound(model)
+    if isinstance(model, RunnableWithFallbacks):
+        return any(map(_only_blocks, model.runnables))
+    if isinstance(model, RunnableSequence):
+        return any(map(_only_blocks, model.steps))
+    kind: type[Any] = type(model)
+    if isinstance(model, BaseChatModel):
+        streams = getattr(model, "streaming", False) is True and kind._astream is not BaseChatModel._astream
+        return kind._agenerate in (BaseChatModel._agenerate, SimpleChatModel._agenerate) and not streams
+    if isinstance(model, LLM):
+        return kind._agenerate is LLM._agenerate and kind._acall is LLM._acall
+    if isinstance(model, BaseLLM):
+        return kind._agenerate is BaseLLM._agenerate
+    return isinstance(model, RunnableLambda) and not hasattr(model, "afunc")

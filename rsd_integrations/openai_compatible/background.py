@@ -1,0 +1,101 @@
+"""Work on the one event loop that all requests of a process are sent from, whatever loop or thread asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from rsd_core import Interrupted, RunError, Usage, usage_of
+from rsd_core.blocking import background_loop
+from rsd_core.concurrency import settle
+
+T = TypeVar("T")
+
+
+async def on_background_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run work on the background loop. A caller who is cancelled waits for its end.
+
+    Raises:
+        Interrupted: The caller was cancelled, and the work said by its result or its error what it had done.
+    """
+    loop = background_loop()
+    if asyncio.get_running_loop() is loop:
+        return await work
+    tasks: list[asyncio.Task[T]] = []
+    ended: Future[asyncio.Task[T]] = Future()
+
+    def begin() -> None:
+        tasks.append(loop.create_task(work))
+        tasks[0].add_done_callback(ended.set_result)
+
+    loop.call_soon_threadsafe(begin)
+    waiting = asyncio.wrap_future(ended)
+    try:
+        await asyncio.shield(waiting)
+    except asyncio.CancelledError as cancelled:
+        loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+        while not waiting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([waiting])
+        usage = _work_of(tasks[0])
+        raise cancelled if usage is None else Interrupted(usage) from None
+    return tasks[0].result()
+
+
+def _work_of(task: asyncio.Task[Any]) -> Usage | None:
+    """The work of a call that ended, well or not, as far as it says."""
+    try:
+        usage = getattr(task.result(), "usage", None)
+    except BaseException as error:
+        return usage_of(error)
+    return usage if isinstance(usage, Usage) else None
+
+
+class Once(Generic[T]):
+    """Work that is done once, for all who need its result. To be used on the background loop.
+
+    The first who needs it begins it, and all wait for it. When none of them waits any more, it is cancelled. Where it
+    failed, the next one begins it anew.
+
+    Args:
+        work: Makes the coroutine.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+        self._waiting = 0
+
+    async def result(self) -> T:
+        """Its result, waited for where it is not there yet.
+
+        Raises:
+            Exception: What the work raised.
+            RunError: The model was closed meanwhile.
+        """
+        task = self._task
+        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
+            return task.result()
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():  # another one after a fork
+            task = self._task = asyncio.create_task(self._work())
+            self._waiting = 0
+        self._waiting += 1
+        try:
+            await asyncio.wait([task])
+        finally:
+            if task is self._task:
+                self._waiting -= 1
+                if not self._waiting and not task.done():
+                    await self.aclose()
+        if task.cancelled():
+            raise RunError("the model was closed while it got to know its server")
+        return task.result()
+
+    async def aclose(self) -> None:
+        """Cancel it where it is under way, and wait for its end."""
+        task, self._task = self._task, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            await settle([task])

@@ -1,0 +1,45 @@
+"""Where a server is, and whether a proxy is on the way."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from rsd_core import ConfigurationError
+
+OPENAI = "https://api.openai.com/v1"
+
+
+def checked_url(url: str) -> str:
+    """A base URL as requests need it; `/v1` is added to one without a path.
+
+    Raises:
+        ConfigurationError: It is no http URL, or holds a password or a query, which would be in logs.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # half an IPv6 address, a port that is no number
+        raise ConfigurationError(f"{url!r} is no base URL ({error}); it looks like http://127.0.0.1:8000/v1") from None
+    readable = url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not readable:
+        raise ConfigurationError(f"{url!r} is no base URL; it looks like http://127.0.0.1:8000/v1")
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise ConfigurationError(
+            f"the base URL of {parts.hostname} must hold no password and no query; name the key's variable by key_env=…"
+        )
+    return url.rstrip("/") if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1"
+
+
+def is_local(url: str) -> bool:
+    """Whether it is on this machine."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names. aiohttp's own way of finding it would also send what is in .netrc."""
+    parts = urlsplit(url)
+    if is_local(url) or proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)

@@ -1,0 +1,58 @@
+"""What goes wrong with a server, and its own words on it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+from rsd_core import ConfigurationError, RunError
+
+_OVERLONG = ("context length", "context_length_exceeded", "context size", "input_tokens", "prompt is too long")
+# In the words of vLLM, llama.cpp (both servers), OpenAI and SGLang.
+
+
+class EndpointError(RunError):
+    """A server failed, did not answer in time, or gave what is no answer: a fault of its role."""
+
+    def __init__(
+        self, message: str = "", *, status: int | None = None, throttled: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status, where the server answered with an error."""
+        self.throttled = throttled
+        """Whether the server is well and only asked to be called less often."""
+        self.retry_after = retry_after
+        """Seconds after which it wants to be asked again, where it said so."""
+
+
+class Refused(ConfigurationError):  # noqa: N818
+    """A server is well and will not answer this: a wrong name, key, field or value."""
+
+    def __init__(self, message: str = "", status: int = 400, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status."""
+        self.reason = reason
+        """What the server said."""
+
+    @property
+    def overlong(self) -> bool:
+        """Whether the prompt is longer than the model's context."""
+        return self.status in (400, 413, 422) and any(mark in self.reason.lower() for mark in _OVERLONG)
+
+
+def reason_in(body: str) -> str:
+    """The human part of an error's body, on one line."""
+    with suppress(ValueError):
+        data = json.loads(body)
+        for key in ("error", "detail", "message"):
+            if isinstance(data, dict) and data.get(key):
+                data = data[key]
+        body = data if isinstance(data, str) else json.dumps(data)
+    return " ".join(body.split()) or "no reason given"
+
+
+def readable(text: str, length: int = 400) -> str:
+    """The beginning of a text from outside, control characters written out: a terminal would obey them."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:length])

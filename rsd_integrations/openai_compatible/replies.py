@@ -1,0 +1,92 @@
+"""What a server's replies mean: JSON with a result, or a fault of it, told without the key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import SecretStr
+
+from rsd_core import ConfigurationError, RunError
+from rsd_integrations.openai_compatible.api_key import without_key
+from rsd_integrations.openai_compatible.errors import EndpointError, Refused, readable, reason_in
+from rsd_integrations.openai_compatible.retry import is_retried, retry_after
+
+T = TypeVar("T")
+_WRONG_SHAPE = (LookupError, TypeError, ValueError, AttributeError)
+
+
+class Replies:
+    """Reads the replies of one server.
+
+    Args:
+        name: The server's, for messages.
+        key: What messages must not show.
+    """
+
+    def __init__(self, name: str, key: SecretStr | None) -> None:
+        self._name, self._key = name, key
+
+    def refuse(self, status: int, headers: Mapping[str, str], text: str) -> NoReturn:
+        """Raise what an error status means.
+
+        Raises:
+            EndpointError: The server wants to be asked again.
+            Refused: It does not take the request.
+        """
+        reason = self.shown(reason_in(text))
+        if is_retried(status):
+            wait = retry_after(headers)
+            throttled = status == 429 or wait is not None
+            raise EndpointError(
+                f"{self._name} answered HTTP {status}: {reason}", status=status, throttled=throttled, retry_after=wait
+            )
+        remedy = {
+            401: "check the API key; key_env=NAME names the variable that holds it",
+            403: "check the API key; key_env=NAME names the variable that holds it",
+            404: "check the model's name and the base URL, which ends in /v1 with most servers",
+        }
+        hint = remedy.get(status, "the server does not take this request; a profile=… made for it may help")
+        raise Refused(f"{self._name} answered HTTP {status}: {reason}. Remedy: {hint}.", status, reason)
+
+    def parsed(self, data: bytes) -> dict[str, Any]:
+        """The object that a body or an event holds.
+
+        Raises:
+            EndpointError: It holds none, or an error.
+        """
+        try:
+            parsed = json.loads(data.decode())
+        except ValueError:
+            raise EndpointError(
+                f"{self._name} gave what is no JSON: {self.shown(data.decode(errors='replace'), 80)}"
+            ) from None
+        if not isinstance(parsed, dict):
+            raise EndpointError(
+                f"{self._name} gave {type(parsed).__name__} where an object was due: {self.shown(data.decode(), 80)}"
+            )
+        if "error" in parsed and "choices" not in parsed:
+            # Errors in streams, and of servers that answer 200 to everything.
+            raise EndpointError(f"{self._name} gave an error: {self.shown(reason_in(json.dumps(parsed)))}")
+        return parsed
+
+    def result(self, read: Callable[[dict[str, Any]], T], data: dict[str, Any]) -> T:
+        """What is read of an answer.
+
+        Raises:
+            EndpointError: It cannot be read, which is a fault of the server.
+        """
+        try:
+            return read(data)
+        except ConfigurationError:
+            raise
+        except RunError as error:
+            raise EndpointError(f"{self._name}: {self.shown(str(error), 2000)}") from None
+        except _WRONG_SHAPE as error:
+            reason, shown = self.shown(repr(error)), self.shown(json.dumps(data), 160)
+            raise EndpointError(f"{self._name} gave an answer of an unknown shape ({reason}): {shown}") from None
+
+    def shown(self, text: str, length: int = 400) -> str:
+        """The beginning of a text from outside, as messages and logs may hold it: without the key."""
+        return readable(without_key(text, self._key), length)  # in this order: half a key is too much

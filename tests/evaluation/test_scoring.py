@@ -1,0 +1,124 @@
+"""Given solutions are scored as a decoder would have them scored, side by side, and one bad one spoils no other."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from rsd_core import Path, RewardGuidedDecoder, Scores, Step, Usage, Verifier, VerifierError, as_prompt
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+from rsd_integrations.evaluation.scoring import Solution, aggregates, score_all, score_steps
+
+TEXTS = ("3*4=12.", "12-2=10.", "It is \\boxed{10}.")
+
+
+def solution(*texts: str) -> Solution:
+    return Solution(as_prompt("How many seats?"), texts, {})
+
+
+def test_steps_are_those_that_a_decoder_would_score() -> None:
+    """Every step but the last ends with its delimiter, and the last one ends the answer."""
+    seen: list[tuple[str, Step]] = []
+
+    def score(path: Path, step: Step) -> float:
+        seen.append((path.text, Step(step.text, step.ending)))
+        return 0.9
+
+    given = asyncio.run(score_steps(ScriptedVerifier(score), solution(*TEXTS)))
+    assert given == [0.9] * 3
+    own, seen = seen, []
+    RewardGuidedDecoder(
+        drafter=ScriptedDrafter([f"{TEXTS[0]}\n\n", f"{TEXTS[1]}\n\n", TEXTS[2]]),
+        verifier=ScriptedVerifier(score),
+        target=ScriptedTarget([]),
+    ).run("How many seats?")
+    assert own == seen
+    assert [step.ending for _, step in own] == ["delimiter", "delimiter", "end"]
+    assert own[-1] == ("3*4=12.\n\n12-2=10.\n\n", Step("It is \\boxed{10}.", "end"))
+    assert next(iter(solution("alone").paths()))[1] == Step("alone", "end")
+
+
+@pytest.mark.parametrize("rewards", [(math.nan,), (1.5,), (-0.1,), (), (0.5, 0.5)])
+def test_a_reward_that_is_none_is_an_error_of_its_solution(rewards: tuple[float, ...]) -> None:
+    class Odd(Verifier):
+        name = "odd"
+
+        async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+            return Scores(rewards, Usage())
+
+    with pytest.raises(VerifierError, match=r"'odd' gave \(.*\) for one step"):
+        asyncio.run(score_steps(Odd(), solution("a")))
+
+
+def all_of(verifier: Verifier, *solutions: Solution, concurrency: int = 16) -> list[Any]:
+    async def collect() -> list[Any]:
+        async with aclosing(score_all(verifier, solutions, concurrency)) as scored:
+            return [found async for found in scored]
+
+    return asyncio.run(collect())
+
+
+def test_a_solution_that_cannot_be_scored_spoils_no_other() -> None:
+    def score(path: Path, step: Step) -> float | None:
+        if step.text == "crash":
+            raise ZeroDivisionError("by zero")
+        if step.text == "long":
+            raise VerifierError("too long")
+        return None if step.text == "?" else 0.5
+
+    found = all_of(ScriptedVerifier(score), *(solution(text) for text in ("a", "crash", "long", "?")))
+    assert [i for i, _ in found] == [0, 1, 2, 3]
+    assert (found[0][1], found[3][1]) == ([0.5], [None])
+    assert isinstance(found[1][1], VerifierError)
+    assert str(found[1][1]) == "'scripted verifier' failed: ZeroDivisionError: by zero"
+    assert str(found[2][1]) == "too long"
+
+
+def test_solutions_are_in_order_and_no_more_in_flight_than_allowed() -> None:
+    inside, most = 0, 0
+
+    class Watched(Verifier):
+        async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(float(steps[0].text) / 100)
+            inside -= 1
+            return Scores((float(steps[0].text),), Usage())
+
+    found = all_of(Watched(), *(solution(text) for text in ("0.9", "0.1", "0.5", "0.2")), concurrency=2)
+    assert found == [(0, [0.9]), (1, [0.1]), (2, [0.5]), (3, [0.2])]
+    assert most == 2
+
+
+def test_nothing_is_left_at_work_when_the_caller_leaves() -> None:
+    ended: list[str] = []
+
+    class Slow(Verifier):
+        async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+            try:
+                await asyncio.sleep(0 if steps[0].text == "first" else 60)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.01)
+                ended.append(steps[0].text)
+                raise
+            return Scores((0.5,), Usage())
+
+    async def leave() -> None:
+        async with aclosing(score_all(Slow(), [solution("first"), solution("second")])) as scored:
+            async for found in scored:
+                assert found == (0, [0.5])
+                await asyncio.sleep(0.01)
+                break
+        assert ended == ["second"]
+
+    asyncio.run(leave())
+
+
+def test_aggregates_leave_out_what_has_no_reward() -> None:
+    assert aggregates([0.5, None, 0.8]) == {"min": 0.5, "product": 0.4, "mean": pytest.approx(0.65), "last": 0.8}
+    assert aggregates([0.5, None])["last"] is None
+    assert set(aggregates([None]).values()) == {None}

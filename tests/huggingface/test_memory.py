@@ -1,0 +1,93 @@
+"""What models take of a memory, told before any is loaded."""
+
+from pathlib import Path as Folder
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedConfig
+
+from rsd_core import ConfigurationError
+from rsd_integrations.huggingface import load_generator, loading, memory, runner
+from rsd_integrations.huggingface.context import context_of
+from tests.huggingface.tiny import make_causal_lm
+
+CPU = torch.device("cpu")
+
+
+def test_a_need_is_what_loading_takes(tmp_path: Folder) -> None:
+    folder = make_causal_lm(tmp_path / "lm", num_key_value_heads=2, tie_word_embeddings=False)
+    files, raw = loading.shards(folder, "lm"), loading.read_config(folder)
+    need = memory.model_memory("lm", files, raw, torch.float32)
+    model = load_generator(str(folder))
+    assert need.weights == sum(p.numel() * 4 for p in model.model.parameters())
+    assert need.token == model.runner.store.token_bytes
+    assert need.context == model.context
+    assert memory.model_memory("lm", files, raw, torch.bfloat16).weights == need.weights / 2
+
+
+def test_a_second_copy_is_held_of_weights_that_leave_room_for_others(
+    tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_causal_lm(tmp_path / "lm")
+    need = memory.model_memory("lm", loading.shards(folder, "lm"), loading.read_config(folder), torch.float32)
+    one = need.weights + need.sequence
+    monkeypatch.setattr(memory, "free_memory", lambda _: one + 5 * need.weights)
+    assert memory.weight_bytes([need], CPU) == [2 * need.weights]
+    # The copy of the first takes room that the second would have to leave.
+    assert memory.weight_bytes([need, need], CPU) == [2 * need.weights, need.weights]
+    assert memory.weight_bytes([need], torch.device("cuda")) == [need.weights]
+    monkeypatch.setattr(memory, "free_memory", lambda _: one + 3 * need.weights)
+    assert memory.weight_bytes([need], CPU) == [need.weights]
+
+
+def test_models_that_fit_alone_and_not_together_are_refused(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_causal_lm(tmp_path / "lm")
+    need = memory.model_memory("lm", loading.shards(folder, "lm"), loading.read_config(folder), torch.float32)
+    room = need.weights + need.sequence
+    monkeypatch.setattr(memory, "free_memory", lambda _: room)
+    assert memory.check_fit([need], CPU) == room
+    with pytest.raises(ConfigurationError, match="are needed on cpu"):
+        memory.check_fit([need, need], CPU)
+
+
+@pytest.mark.parametrize(("room", "copied"), [(4.99, False), (5.01, True)])
+def test_loading_holds_the_copies_that_were_planned(
+    room: float, copied: bool, tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_causal_lm(tmp_path / "lm")
+    need = memory.model_memory("lm", loading.shards(folder, "lm"), loading.read_config(folder), torch.float32)
+    before = room * need.weights + need.sequence
+    monkeypatch.setattr(memory, "free_memory", lambda _: before)
+    assert memory.weight_bytes([need], CPU) == [need.weights * (1 + copied)]
+    monkeypatch.setattr(runner, "free_memory", lambda _: before - need.weights)  # they are loaded by then
+    model = load_generator(str(folder))
+    fused: Any = model.runner.fused
+    layer = fused._decoder.layers[0].project
+    plain = model.model.get_parameter("model.layers.0.self_attn.q_proj.weight")
+    assert (layer.blocks is not None or layer.columns.data_ptr() != plain.data_ptr()) is copied
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(make_causal_lm(tmp_path / "lm"))
+    monkeypatch.setattr(memory, "free_memory", lambda _: 1e5)
+    with pytest.raises(ConfigurationError, match=r"GiB are needed on cpu, 0.00 GiB are free.*bfloat16"):
+        load_generator(folder)
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
+        ({"rope_type": "yarn", "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "default"}, 256),
+    ],
+)
+def test_embeddings_that_look_at_the_longest_sequence_are_held_back(rope: dict[str, Any], context: int) -> None:
+    config = PreTrainedConfig()
+    config.max_position_embeddings, config.rope_parameters = 256, rope
+    assert context_of(config) == context
+
+
+def test_memory_is_known() -> None:
+    assert 1e8 < memory.free_memory(CPU) <= memory.total_memory(CPU)

@@ -1,0 +1,89 @@
+"""Policies and decoders as text in LlamaIndex."""
+
+import asyncio
+import pickle
+from typing import Any, Literal
+
+import pytest
+
+from rsd_core import (
+    ConfigurationError,
+    DraftOnly,
+    FirstSteps,
+    MajorityVote,
+    RewardGuidedDecoder,
+    Settings,
+    TargetOnly,
+    WeightingPolicy,
+)
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget
+from rsd_integrations.llamaindex import RSDLLM, result_of
+
+SPECS: dict[str, Any] = {"draft": "scripted:draft", "target": "scripted:target", "verifier": "scripted:verifier"}
+
+
+class Lenient(WeightingPolicy):
+    """A policy of one's own."""
+
+    kind: Literal["lenient"] = "lenient"
+
+    def weight(self, reward: float) -> float:
+        return float(reward >= 0.05)
+
+
+def test_a_policy_of_ones_own() -> None:
+    model = RSDLLM(**SPECS, policy=FirstSteps(n=1, then=Lenient()))
+    assert [step.author for step in result_of(model.complete("q")).steps] == ["target", "draft", "draft"]
+    assert model.to_dict()["policy"] == {"kind": "first_steps", "n": 1, "then": {"kind": "lenient"}}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "kind", "loaded"),
+    [
+        ("target", TargetOnly, {"scripted:target"}),
+        ("majority:3", MajorityVote, {"scripted:draft"}),
+        ({"kind": "draft"}, DraftOnly, {"scripted:draft"}),
+        ("rsd@constant:0.5", RewardGuidedDecoder, set(SPECS.values())),
+    ],
+)
+def test_a_decoder_as_text_is_made_of_the_models_beside_it(decoder: Any, kind: type, loaded: set[str]) -> None:
+    model = RSDLLM(**SPECS, decoder=decoder, settings=Settings(seed=3))
+    made, _ = model._decoder({"max_tokens": 70})
+    assert type(made) is kind
+    assert (made.settings.seed, made.settings.limits.max_tokens) == (3, 70)
+    assert all(model._loaded.has(spec) == (spec in loaded) for spec in SPECS.values())
+    assert asyncio.run(model.acomplete("q")).text == model.complete("q").text
+    for other in (RSDLLM.from_dict(model.to_dict()), pickle.loads(pickle.dumps(model)), model.model_copy(deep=True)):
+        assert other.decoder == model.decoder
+        assert type(other._decoder({})[0]) is kind
+    assert type(model.model_copy(update={"decoder": "target"})._decoder({})[0]) is TargetOnly
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"decoder": "majorty:3"}, "unknown method 'majorty', did you mean 'majority'"),
+        ({"decoder": "majority:0"}, "n: Input should be greater than or equal to 1"),
+        ({"decoder": "rsd:candidates=4"}, "candidates=4 with temperature=0"),
+        ({"draft": "prm:no/such"}, "'prm:no/such' cannot be the drafter: it makes a verifier"),
+        ({"decoder": DraftOnly(drafter=ScriptedDrafter(["x"])), **SPECS}, "leave out draft, target, verifier"),
+    ],
+)
+def test_a_wrong_decoder_is_refused_before_anything_is_loaded(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        RSDLLM(**fields)
+
+
+def test_a_ready_decoder_checks_the_fields_beside_it_at_once() -> None:
+    class Sampling(TargetOnly):
+        def with_settings(self, settings: Settings) -> "Sampling":
+            if settings.temperature == 0:
+                raise ConfigurationError("it samples")
+            return super().with_settings(settings)
+
+    decoder = Sampling(target=ScriptedTarget(["x"]), settings=Settings(temperature=1))
+    assert RSDLLM(decoder=decoder).complete("q").text == "x"
+    with pytest.raises(ValueError, match="it samples"):
+        RSDLLM(decoder=decoder, temperature=0)
+    with pytest.raises(ValueError, match="it samples"):
+        RSDLLM(decoder=decoder).complete("q", temperature=0)
