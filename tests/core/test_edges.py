@@ -136,6 +136,28 @@ class TestTarget:
             assert not limits.allow_waste(of_target=True)
 
 
+@pytest.mark.parametrize(("temperature", "retried"), [(0.2, 0.7), (1.0, 1.0)])
+def test_a_draft_that_is_tried_again_is_another_one_and_as_warm_at_least(temperature: float, retried: float) -> None:
+    asked: list[StepRequest] = []
+
+    class Noting(ScriptedDrafter):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            asked.append(request)
+            return await super().generate(path, request)
+
+    made = RewardGuidedDecoder(
+        drafter=Noting(["draft"]),
+        verifier=ScriptedVerifier([0.1]),
+        target=ScriptedTarget(["target"]),
+        policy=Retry(n=2),
+        settings=Settings(candidates=2, temperature=temperature),
+    )
+    made.run("question")
+    seeds = [seed for request in asked for seed in request.seeds]
+    assert len(seeds) == len(set(seeds)) == 6
+    assert [request.sampling.temperature for request in asked] == [temperature, retried, retried]
+
+
 class TestStopStrings:
     """A stop string across the edge of steps."""
 

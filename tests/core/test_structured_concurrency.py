@@ -339,10 +339,10 @@ class TestBlockingBridge:
     def test_an_interrupt_waits_for_the_end(self) -> None:
         """As Ctrl-C does it: the blocking caller goes when the work has ended, and not before."""
         code = """
-import asyncio, signal, threading, time
+import asyncio, os, signal, threading
 from rsd_core.blocking import wait_for
 async def work():
-    threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         await asyncio.sleep(30)
     finally:
