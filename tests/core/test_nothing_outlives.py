@@ -243,6 +243,38 @@ async def test_a_caller_that_leaves_takes_everything_along(make: Make, how: str)
         await settled(books, None)
 
 
+async def test_a_task_whose_call_was_cut_by_a_limit_is_not_cancelled() -> None:
+    """asyncio counts cancellations: one that is left over would end the caller's next time-out early."""
+    result = await DECODERS["rsd"](Books(stall_at=2), SETTINGS.updated(max_seconds=0.03)).arun("question")
+    assert result.finish_reason == "max_seconds"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_caller_that_leaves_while_a_limit_cuts_a_call_has_left() -> None:
+    leaving = asyncio.Event()
+
+    class Lingers(Writer):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            try:
+                return await super().generate(path, request)
+            finally:
+                leaving.set()
+                await asyncio.sleep(30)
+
+    books, cancel = Books(stall_at=0), Cancellation()
+    decoder = DraftOnly(drafter=Lingers(books, "small"), settings=SETTINGS)
+    running = asyncio.create_task(decoder.arun("question", cancel=cancel))
+    await books.stalled.wait()
+    cancel.cancel()
+    await leaving.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await settled(books, None)
+
+
 async def test_a_batch_that_is_cancelled_leaves_nothing_behind() -> None:
     books = Books(stall_at=9)
     decoder = DECODERS["rsd, early"](books, SETTINGS)
