@@ -252,27 +252,44 @@ async def test_a_task_whose_call_was_cut_by_a_limit_is_not_cancelled() -> None:
     assert task.cancelling() == 0
 
 
+class Lingers(Writer):
+    """Stands still, and takes its time to leave."""
+
+    def __init__(self) -> None:
+        super().__init__(Books(stall_at=0), "small")
+        self.leaving, self.may_leave = asyncio.Event(), asyncio.Event()
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        try:
+            return await super().generate(path, request)
+        finally:
+            self.leaving.set()
+            await self.may_leave.wait()
+
+
 async def test_a_caller_that_leaves_while_a_limit_cuts_a_call_has_left() -> None:
-    leaving = asyncio.Event()
-
-    class Lingers(Writer):
-        async def generate(self, path: Path, request: StepRequest) -> Generation:
-            try:
-                return await super().generate(path, request)
-            finally:
-                leaving.set()
-                await asyncio.sleep(30)
-
-    books, cancel = Books(stall_at=0), Cancellation()
-    decoder = DraftOnly(drafter=Lingers(books, "small"), settings=SETTINGS)
-    running = asyncio.create_task(decoder.arun("question", cancel=cancel))
-    await books.stalled.wait()
+    drafter, cancel = Lingers(), Cancellation()
+    running = asyncio.create_task(DraftOnly(drafter=drafter, settings=SETTINGS).arun("question", cancel=cancel))
+    await drafter.books.stalled.wait()
     cancel.cancel()
-    await leaving.wait()
+    await drafter.leaving.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await settled(books, None)
+    await settled(drafter.books, None)
+
+
+async def test_the_first_of_two_limits_is_the_reason() -> None:
+    drafter, cancel = Lingers(), Cancellation()
+    decoder = DraftOnly(drafter=drafter, settings=SETTINGS.updated(max_seconds=0.03))
+    running = asyncio.create_task(decoder.arun("question", cancel=cancel))
+    await drafter.leaving.wait()
+    cancel.cancel()
+    await asyncio.sleep(0.01)
+    drafter.may_leave.set()
+    result = await running
+    assert result.finish_reason == "max_seconds"
+    await settled(drafter.books, result)
 
 
 async def test_a_batch_that_is_cancelled_leaves_nothing_behind() -> None:
