@@ -10,6 +10,7 @@ import pytest
 from rsd_core import (
     Account,
     BestOfN,
+    BudgetAware,
     Degraded,
     Drafter,
     DraftOnly,
@@ -183,6 +184,10 @@ class TestStopStrings:
         whole = "x a\n\n"
         assert given[0] == whole[: len(whole) - len(held)]
         assert "".join(given) == "x a\n\nc"
+
+    @pytest.mark.parametrize("stop", [["b", "a"], ["a", "b"], ["a b", "b"]])
+    def test_the_first_one_in_the_text_ends_it(self, stop: list[str]) -> None:
+        assert TargetOnly(target=ScriptedTarget(["x a b a"])).run("question", stop=stop).text == "x "
 
     def test_a_single_mark_needs_nothing_of_the_step_before(self) -> None:
         made = TargetOnly(target=ScriptedTarget(["a\n\n", "b!c"]))
@@ -423,6 +428,18 @@ def test_a_rule_takes_over_for_so_many_steps() -> None:
     )
     authors = [step.author[0] for step in made.run("question").steps]
     assert "".join(authors) == "dtttdd"
+
+
+def test_a_budget_pays_for_what_a_rule_takes_over() -> None:
+    """Every second draft has a cue: the budget of one half is used up by these."""
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(lambda path, rng: f"{'wait' if path.depth % 2 else 'go on'} {path.depth}\n\n"),
+        verifier=ScriptedVerifier([0.5]),
+        target=ScriptedTarget(endless),
+        policy=Takeover(then=BudgetAware(target_rate=0.5, horizon=5)),
+        settings=Settings(limits=Limits(max_steps=200)),
+    )
+    assert made.run("question").target_share == pytest.approx(0.5, abs=0.06)
 
 
 def test_what_is_got_over_is_an_event_before_the_step_that_it_led_to() -> None:
