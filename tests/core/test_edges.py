@@ -159,6 +159,36 @@ def test_a_draft_that_is_tried_again_is_another_one_and_as_warm_at_least(tempera
     assert [request.sampling.temperature for request in asked] == [temperature, retried, retried]
 
 
+def test_a_draft_that_a_target_failed_over_is_not_shown_to_it_again() -> None:
+    shown: list[str | None] = []
+
+    class Fails(ScriptedTarget):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            shown.append(request.guess and request.guess.text)
+            if len(shown) == 1:
+                raise RuntimeError("cannot read this")
+            return await super().generate(path, request)
+
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["draft"]), verifier=ScriptedVerifier([0.1]), target=Fails(["target"])
+    )
+    assert made.run("question").text == "target"
+    assert shown == ["draft", None]
+
+
+@pytest.mark.parametrize(("hedge", "begun"), [(0.49, 1), (0.5, 0)])
+def test_a_hedge_begins_above_its_threshold(hedge: float, begun: int) -> None:
+    """Before anything is known, a draft is as likely to be rejected as not."""
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["draft"], delay=0.01),
+        verifier=ScriptedVerifier([0.9]),
+        target=ScriptedTarget(["target"]),
+        settings=Settings(hedge=hedge),
+    )
+    result = made.run("question")
+    assert (result.text, result.ledger.target.calls) == ("draft", begun)
+
+
 class TestStopStrings:
     """A stop string across the edge of steps."""
 
