@@ -399,6 +399,13 @@ def test_a_step_without_text_says_why_nothing_follows(ending: Any, reason: str) 
     assert (result.text, result.finish_reason, len(result.steps)) == ("one\n\n", reason, 1)
 
 
+def test_a_batch_counts_its_repeats_on_from_the_one_given() -> None:
+    made = TargetOnly(target=ScriptedTarget(lambda path, rng: f"{rng.random()}"))
+    batch = made.run_many(["question", "another", "question"], repeat=3)
+    alone = [made.run("question", repeat=3), made.run("another", repeat=3), made.run("question", repeat=4)]
+    assert [result.text for result in batch] == [result.text for result in alone]
+
+
 class TestRandomness:
     """Numbers that depend on the request alone."""
 
