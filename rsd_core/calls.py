@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
+from rsd_core.controls import visible
 from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
 from rsd_core.guard import Guard
 from rsd_core.health import Health
@@ -109,6 +110,7 @@ class Calls:
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
                 self._pass_configuration(request, error)
+                self._health.warn()
                 message = f"the verifier {verifier.name!r} failed at step {request.index}: {error}"
                 raise VerifierError(message) from error
             self._fault(request, "verifier", error)
@@ -145,6 +147,7 @@ class Calls:
             except Exception as error:
                 self._pass_configuration(request, error)
                 if attempt == settings.target_retries:
+                    self._health.warn()
                     times = f"{attempt + 1} times" if attempt else "once"
                     message = f"the target {target.name!r} failed {times} at step {request.index}: {error}"
                     raise TargetError(message) from error
@@ -305,10 +308,11 @@ class Calls:
             "target": "target_error",
         }
         self._degrade(request, kinds[role], f"{type(error).__name__}: {error}{then}", error)
+        self._health.warn()
 
     def _degrade(self, request: Request, kind: DegradationKind, message: str, error: Exception | None = None) -> None:
         request.degrade(kind, message)
-        logger.warning("step %d: %s: %s", request.index, kind, message)
+        logger.warning("step %d: %s: %s", request.index, kind, visible(message))
         if error is not None:
             logger.debug("step %d: %s", request.index, kind, exc_info=error)
 

@@ -23,18 +23,23 @@ class Health:
         self._consequence = consequence
         self.unproven: dict[Role, int] = {"drafter": 0, "verifier": 0, "target": 0}
         """Failed calls of the roles that have not worked yet and were not told of."""
+        self._notices: list[str] = []
 
     def worked(self, role: Role) -> None:
         """A call gave what it should."""
         self.unproven.pop(role, None)
 
     def failed(self, role: Role, error: Exception) -> None:
-        """A call failed; warns where none before it was any better."""
+        """A call failed; noted where none before it was any better."""
         if role not in self.unproven:
             return
         self.unproven[role] += 1
         if self.unproven[role] == FIRST_CALLS:
             del self.unproven[role]
             then = self._consequence.get(role, "no answer can be written")
-            message = f"the {role} has failed {FIRST_CALLS} times of {FIRST_CALLS}: {error}; {then}"
-            warnings.warn(message, RoleWarning, stacklevel=2)
+            self._notices.append(f"the {role} has failed {FIRST_CALLS} times of {FIRST_CALLS}: {error}; {then}")
+
+    def warn(self) -> None:
+        """Warn of what was noted; apart, since a warning may be an error, which is no fault of a role."""
+        while self._notices:
+            warnings.warn(self._notices.pop(), RoleWarning, stacklevel=2)

@@ -1,8 +1,8 @@
 """Parts that other packages bring, by entry point: models, policies, methods, graders, tasks, reward-model formats.
 
 A package registers a part under a name in one of the groups `rsd.backends`, `rsd.policies`, `rsd.methods`,
-`rsd.graders`, `rsd.tasks` and `rsd.prm_formats`. From then on, the name works wherever a built-in one does. Nothing is
-imported before a part is named, so that a broken package is in nobody's way.
+`rsd.graders`, `rsd.tasks`, `rsd.prm_formats` and `rsd.critics`. From then on, the name works wherever a built-in one
+does. Nothing is imported before a part is named, so that a broken package is in nobody's way.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ assert [step.author for step in decoder.run("What is 2+2?").steps] == ["target",
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ class _Scripted:
         else:
             entry = ""
         if isinstance(entry, Exception):
-            raise entry
+            raise copy.copy(entry)  # an error carries what its own call had done
         words = len(entry.split())
         ended = request.delimiter is None or not entry.endswith(request.delimiter)
         if words + ended > request.max_tokens:
@@ -129,7 +130,7 @@ class ScriptedVerifier(Verifier):
             else:
                 entry = self.script[min(path.depth, len(self.script) - 1)]
             if isinstance(entry, Exception):
-                raise entry
+                raise copy.copy(entry)  # an error carries what its own call had done
             rewards.append(entry)
         size = sum(step.size for step in steps)
         return Scores(tuple(rewards), Usage(prefix=path.depth, computed=size, scored=size))

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from rsd_core import load
 from rsd_core.blocking import wait_for
+from rsd_core.controls import visible
 from rsd_integrations.cli.terminal import Terminal, plain
-from rsd_integrations.display.controls import visible
 
 if TYPE_CHECKING:
     from rsd_integrations.openai_compatible import Finding

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rsd_core import Finished, as_prompt
+from rsd_core.controls import visible
 from rsd_integrations.cli.options import (
     ConfigFile,
     Draft,
@@ -25,7 +26,6 @@ from rsd_integrations.cli.options import (
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
 from rsd_integrations.cli.terminal import Terminal, end_if_idle
-from rsd_integrations.display.controls import visible
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
 from rsd_integrations.role_faults import RoleFaults

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from rsd_core import Explains, Explanation, RSDError, Verifier, load
 from rsd_core.blocking import wait_for
+from rsd_core.controls import visible
 from rsd_integrations.cli.options import Strict
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
-from rsd_integrations.display.controls import visible
 from rsd_integrations.evaluation.processbench import ProcessBenchReport, evaluate_processbench, read_splits
 from rsd_integrations.evaluation.scoring import (
     FORM,

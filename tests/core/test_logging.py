@@ -11,14 +11,17 @@ from rsd_core import (
     BatchError,
     BestOfN,
     DraftOnly,
+    Generation,
     Limits,
     MajorityVote,
     Path,
     RewardGuidedDecoder,
     RoleWarning,
+    RunError,
     Settings,
     Step,
     StepBeam,
+    StepRequest,
     TargetError,
     TargetOnly,
 )
@@ -212,13 +215,42 @@ def test_every_decoder_tells_for_itself() -> None:
             broken("drafter").run("question")
 
 
-def test_a_warning_that_is_an_error_does_not_get_lost_among_faults() -> None:
-    """Under `-W error` the run still ends in its own way."""
+def test_a_warning_that_is_an_error_ends_the_request_with_the_text_so_far() -> None:
+    """As under `python -W error`: no fault rule gets over it."""
+    made = broken("drafter")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = broken("drafter").run("question")
-    assert len(result.steps) == 9
-    assert sum("RoleWarning" in item.message for item in result.degradations) == 1
+        with pytest.raises(RunError, match="the drafter has failed 8 times of 8") as caught:
+            made.run("question")
+    assert caught.value.partial is not None
+    assert len(caught.value.partial.steps) == 7
+
+
+@pytest.mark.parametrize("role", ["target", "verifier"])
+def test_a_role_whose_every_failure_fails_its_request_is_told_as_well(role: str) -> None:
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(endless),
+        verifier=ScriptedVerifier([OSError("401") if role == "verifier" else 0.1]),
+        target=ScriptedTarget([OSError("401")]),
+        settings=Settings(on_verifier_error="raise", target_retries=0),
+    )
+    with pytest.warns(RoleWarning, match=f"the {role} has failed 8 times of 8: 401"), pytest.raises(BatchError):
+        made.run_many([f"question {i}" for i in range(9)])
+
+
+def test_a_role_that_would_end_the_process_at_every_call_does_not_work_either() -> None:
+    class Exits(ScriptedDrafter):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            raise SystemExit(3)
+
+    made = RewardGuidedDecoder(
+        drafter=Exits([]),
+        verifier=ScriptedVerifier([0.9]),
+        target=ScriptedTarget(endless),
+        settings=Settings(limits=Limits(max_steps=8)),
+    )
+    with pytest.warns(RoleWarning, match=r"the drafter has failed 8 times of 8: <Exits .*> called sys.exit\(3\)"):
+        made.run("question")
 
 
 def test_a_drafter_alone_that_never_works_is_an_error_of_each_request() -> None:

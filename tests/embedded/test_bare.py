@@ -67,7 +67,7 @@ def test_a_tokenizer_is_transformers_own(name: str) -> None:
 
 @pytest.mark.parametrize("chat", CHATS)
 @pytest.mark.parametrize("options", [{}, {"add_generation_prompt": True}, {"continue_final_message": True}])
-def test_a_chat_is_rendered_as_by_transformers(chat: list[tuple[str, str]], options: dict[str, bool]) -> None:
+def test_a_chat_is_rendered_as_by_transformers(chat: list[tuple[str, str]], options: dict[str, Any]) -> None:
     bare, own = BareTokenizer(FOLDER / "draft"), AutoTokenizer.from_pretrained(FOLDER / "draft")
     messages = [{"role": role, "content": content} for role, content in chat]
     for tokenize in (False, True):
@@ -92,12 +92,12 @@ def test_models_write_and_score_the_same_to_the_bit(dtype: str) -> None:
         decoder = RewardGuidedDecoder(**models, settings=Settings(temperature=0.7, seed=3))
         return [decoder.run(question) for question in QUESTIONS]
 
-    own = {
+    own: dict[str, Any] = {
         "drafter": load_generator(str(FOLDER / "draft"), dtype=dtype),
         "target": load_generator(str(FOLDER / "target"), dtype=dtype),
         "verifier": load_likelihood(str(FOLDER / "verifier"), dtype=dtype),
     }
-    bare = {
+    bare: dict[str, Any] = {
         role: load(f"embedded:{name}", dtype=dtype)
         for role, name in (("drafter", "draft"), ("target", "target"), ("verifier", "verifier"))
     }

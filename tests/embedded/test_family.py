@@ -5,6 +5,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path as Folder
+from typing import Any
 
 import pytest
 from scipy import stats
@@ -51,7 +52,8 @@ def test_the_task_is_spelled_in_words(draft: HuggingFaceGenerator) -> None:
 
 
 def accuracy(model: HuggingFaceGenerator, n: int) -> float:
-    rollouts = roll_out(model.model, model.vocabulary.tokenizer, "test", 5, temperatures=(0.0,), batch=50)
+    tokenizer: Any = model.vocabulary.tokenizer
+    rollouts = roll_out(model.model, tokenizer, "test", 5, temperatures=(0.0,), batch=50)
     return sum(is_right(r.problem, "".join(r.steps)) for r in itertools.islice(rollouts, n)) / n
 
 
@@ -64,7 +66,8 @@ def test_the_target_is_strong_and_the_drafter_is_not(draft: HuggingFaceGenerator
 def test_the_verifier_tells_right_steps_from_wrong_ones(
     draft: HuggingFaceGenerator, verifier: HuggingFaceVerifier
 ) -> None:
-    rollouts = roll_out(draft.model, draft.vocabulary.tokenizer, "test", 6, temperatures=(0.0,), batch=50)
+    tokenizer: Any = draft.vocabulary.tokenizer
+    rollouts = roll_out(draft.model, tokenizer, "test", 6, temperatures=(0.0,), batch=50)
     right: list[float] = []
     wrong: list[float] = []
     for rollout in itertools.islice(rollouts, 200):

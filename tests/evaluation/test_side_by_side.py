@@ -59,11 +59,12 @@ async def test_results_come_as_they_are_ready_and_no_more_calls_at_once_than_ask
     assert sorted(pairs) == [(i, 10 * i) for i in range(9)]
     assert pairs[0] == (2, 20)
     assert (busy.most, busy.inside) == (3, 0)
-    assert [pair async for pair in as_ready(busy, [], at_once=3)] == []
+    assert [pair async for pair in as_ready(busy, range(0), at_once=3)] == []
 
 
 async def test_after_an_error_and_when_nobody_waits_any_more_nothing_works_on() -> None:
-    busy, seen = Busy(fails=4), []
+    busy = Busy(fails=4)
+    seen: list[tuple[int, int]] = []
 
     async def consume() -> None:
         async for pair in as_ready(busy, range(100), at_once=5):

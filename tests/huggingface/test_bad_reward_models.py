@@ -211,6 +211,6 @@ def test_label_order_is_the_published_one(copy: Any) -> None:
         model = load_verifier(str(copy(name)), **CASES[name].options)
         rows = [model.reader.words()]
         assert rows[0] is not None
-        (right,) = model.vocabulary.tokenizer.convert_ids_to_tokens([rows[0][0]])
-        assert str(right).strip("▁Ġ") == "+"
+        right = model.vocabulary.tokenizer.convert_ids_to_tokens([rows[0][0]])
+        assert str(right[0]).strip("▁Ġ") == "+"
     assert set(weights(folder)) >= {"score.2.bias"}
