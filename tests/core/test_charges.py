@@ -166,6 +166,11 @@ def test_candidates_of_the_target_that_are_thrown_away_are_discarded() -> None:
     assert (result.ledger.drafter.generated, result.ledger.drafter.discarded) == (9, 9)
 
 
+def test_candidates_of_the_target_share_what_it_may_write() -> None:
+    result = tilted(ScriptedVerifier([0.1]), limits=Limits(max_target_tokens=7, max_steps=1)).run("question")
+    assert (result.text, result.ledger.target.generated) == ("by the", 6)
+
+
 def test_candidates_of_the_target_that_nobody_chose_among_are_discarded() -> None:
     def by_the_drafter_alone(path: Path, step: Step) -> float | Exception:
         return 0.1 if step.text == "a draft" else RuntimeError("gone")

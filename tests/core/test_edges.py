@@ -116,6 +116,16 @@ class TestTarget:
         assert limits.target_room(target, Account(), 9)[0] == math.inf
         assert limits.target_room(target, Account(), 11)[0] == 0
 
+    def test_the_last_token_of_a_limit_replaces_a_draft(self) -> None:
+        made = RewardGuidedDecoder(
+            drafter=ScriptedDrafter(endless),
+            verifier=ScriptedVerifier([0.1]),
+            target=ScriptedTarget(endless),
+            settings=Settings(limits=Limits(max_target_tokens=3, max_steps=3)),
+        )
+        result = made.run("question")
+        assert [(step.author, step.size) for step in result.steps] == [("target", 2), ("target", 1), ("draft", 2)]
+
     def test_a_prompt_nobody_counted_is_taken_for_as_many_tokens_as_bytes(self) -> None:
         """'é' is two bytes: ten tokens of two FLOPs leave room for two."""
         made = TargetOnly(target=ScriptedTarget(["a b c d"]), settings=Settings(limits=Limits(max_target_flops=24)))
@@ -164,7 +174,7 @@ def test_a_draft_that_a_target_failed_over_is_not_shown_to_it_again() -> None:
 
     class Fails(ScriptedTarget):
         async def generate(self, path: Path, request: StepRequest) -> Generation:
-            shown.append(request.guess and request.guess.text)
+            shown.append(None if request.guess is None else request.guess.text)
             if len(shown) == 1:
                 raise RuntimeError("cannot read this")
             return await super().generate(path, request)
