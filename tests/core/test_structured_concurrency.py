@@ -341,6 +341,7 @@ class TestBlockingBridge:
         code = """
 import asyncio, os, signal, threading
 from rsd_core.blocking import wait_for
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what runs in the background ignore it
 async def work():
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
