@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
 from rsd_core.control_characters import visible
-from rsd_core.errors import ConfigurationError, DrafterError, TargetError, VerifierError
+from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
 from rsd_core.guard import Guard
 from rsd_core.health import Health
 from rsd_core.interfaces import (
@@ -110,6 +110,7 @@ class Calls:
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
                 self._pass_configuration(request, error)
+                self._health.warn()
                 message = f"the verifier {verifier.name!r} failed at step {request.index}: {error}"
                 raise VerifierError(message) from error
             self._fault(request, "verifier", error)
@@ -146,6 +147,7 @@ class Calls:
             except Exception as error:
                 self._pass_configuration(request, error)
                 if attempt == settings.target_retries:
+                    self._health.warn()
                     times = f"{attempt + 1} times" if attempt else "once"
                     message = f"the target {target.name!r} failed {times} at step {request.index}: {error}"
                     raise TargetError(message) from error
@@ -176,7 +178,6 @@ class Calls:
         left = request.settings.limits.max_tokens
         at_most = min(room, 2**31 if left is None else left - request.progress.tokens)
         asked = replace(request.progress.step_request("target"), delimiter=None, max_tokens=int(at_most))
-        assistance: list[Usage] = []
 
         async def work() -> Generation:
             try:
@@ -184,13 +185,12 @@ class Calls:
             except BaseException as error:
                 _charge_part(request.ledger.drafter, drafter, error)
                 raise
-            assistance.append(checked_usage(drafter, usage))
+            request.ledger.drafter.charge(drafter, checked_usage(drafter, usage))
             return generation
 
         generation = await self._call(
             request, "target", target, work(), lambda made: checked_steps(target, made, 1, asked)
         )
-        request.ledger.drafter.charge(drafter, assistance[0])
         self._count_prompt(request, generation)
         return generation.steps[0]
 
@@ -274,11 +274,15 @@ class Calls:
             account.discarded += usage.generated if role != "verifier" else 0
             if isinstance(error, Interrupted):
                 raise asyncio.CancelledError from None  # what timeouts know
-            if isinstance(error, SystemExit | KeyboardInterrupt):
-                raise ended_process(model, error) from error
             if isinstance(error, Exception):
                 self._health.failed(role, error)
-            raise
+                raise
+            failure = _as_fault(model, error)
+            if failure is error:
+                raise
+            if isinstance(failure, Exception):
+                self._health.failed(role, failure)
+            raise failure from error
         account.charge(model, reply.usage)
         if role in self._health.unproven:
             self._health.worked(role)
@@ -316,6 +320,16 @@ class Calls:
         """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
         if isinstance(error, ConfigurationError) and not request.records:
             raise error
+
+
+def _as_fault(model: Model, error: BaseException) -> BaseException:
+    """What is a fault of a model's code although its type says that the whole task or process is to end."""
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return ended_process(model, error)
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
+        return RunError(f"{model!r} cancelled its own call")
+    return error
 
 
 def _charge_part(account: Account, model: Model, error: BaseException) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 from rsd_core.errors import RunError, VerifierError
 from rsd_core.interfaces import Generation, Likelihoods, Model, Scores, StepRequest, Usage
-from rsd_core.paths import Ending
+from rsd_core.paths import Ending, Step
 
 _ENDINGS = get_args(Ending)
 
@@ -17,14 +18,18 @@ def checked_steps(model: Model, generation: Generation, count: int, request: Ste
     Raises:
         RunError: Another number of steps than asked for, or one that contradicts itself.
     """
+    if not isinstance(generation, Generation):
+        raise RunError(f"{model!r} gave {generation!r:.80} where a Generation was asked for")
     usage = checked_usage(model, generation.usage)
     if len(generation.steps) != count:
         raise RunError(f"{model!r} gave {len(generation.steps)} steps where {count} were asked for", usage=usage)
     for step in generation.steps:
-        if not isinstance(step.text, str):
-            fault = f"the text of a step is {type(step.text).__name__}, not str: {step.text!r}"
-        elif step.size < 0:
-            fault = f"the size of a step is {step.size!r} tokens"
+        if not isinstance(step, Step):
+            fault = f"gave {step!r:.80} where a Step was asked for"
+        elif not isinstance(step.text, str):
+            fault = f"the text of a step is {type(step.text).__name__}, not str: {step.text!r:.80}"
+        elif not isinstance(step.size, int) or step.size < 0:
+            fault = f"the size of a step is {step.size!r}, no number of tokens"
         elif step.ending == "delimiter":
             if request.delimiter is None or request.delimiter in step.text:
                 continue
@@ -43,6 +48,8 @@ def checked_scores(model: Model, scores: Scores, count: int) -> Scores:
     Raises:
         VerifierError: Another number of rewards than steps, or one that is no number in [0, 1].
     """
+    if not isinstance(scores, Scores):
+        raise VerifierError(f"{model!r} gave {scores!r:.80} where Scores were asked for")
     usage = checked_usage(model, scores.usage)
     if len(scores.rewards) != count:
         raise VerifierError(f"{model!r} gave {len(scores.rewards)} rewards for {count} steps", usage=usage)
@@ -57,11 +64,11 @@ def checked_scores(model: Model, scores: Scores, count: int) -> Scores:
 def _as_floats(model: Model, scores: Scores) -> Scores:
     rewards: list[float | None] = []
     for reward in scores.rewards:
-        number = reward if reward is None or not hasattr(reward, "__float__") else float(reward)
-        if number is not None and type(number) is not float:  # text, bytes and the like have no __float__
-            message = f"{model!r}: the reward {reward!r} is no number in [0, 1]"
-            raise VerifierError(message, usage=scores.usage)
-        rewards.append(number)
+        try:
+            rewards.append(None if reward is None else reward.__float__())  # float() takes text as well
+        except Exception as error:
+            message = f"{model!r}: the reward {reward!r:.80} is no number in [0, 1]"
+            raise VerifierError(message, usage=scores.usage) from error
     return checked_scores(model, Scores(tuple(rewards), scores.usage), len(rewards))
 
 
@@ -84,8 +91,8 @@ def checked_usage(model: Model, usage: Usage) -> Usage:
         RunError: A number that is negative, or no number.
     """
     try:
-        least = min(usage.prefix, usage.computed, usage.reused, usage.generated, usage.scored, usage.seconds)
-        if least >= 0:
+        work = (usage.prefix, usage.computed, usage.reused, usage.generated, usage.scored, usage.seconds)
+        if min(work) >= 0 and sum(work) < math.inf:  # a sum with NaN is NaN
             return usage
     except (AttributeError, TypeError):
         pass
