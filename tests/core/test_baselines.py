@@ -213,6 +213,18 @@ def test_gsi_tilts_the_reward_by_the_ratio_of_likelihoods(target_likes: float, t
     assert result.ledger.target.computed > 0  # it was asked for likelihoods in any case
 
 
+def test_candidates_that_a_limit_leaves_no_token_each_are_not_asked_for() -> None:
+    target = Likely(["target"], {"draft": -9.0})
+    made = TiltedDecoder(
+        drafter=Likely(["draft"], {"draft": -1.0}),
+        verifier=ScriptedVerifier([0.1]),
+        target=target,
+        settings=Settings(candidates=4, temperature=1, limits=Limits(max_target_tokens=3)),
+    )
+    result = made.run("question")
+    assert (result.finish_reason, result.text, len(target.calls)) == ("max_target_tokens", "", 0)
+
+
 def test_what_a_baseline_needs_is_told_at_once() -> None:
     drafter, verifier, target = ScriptedDrafter(["x"]), ScriptedVerifier([1.0]), ScriptedTarget(["x"])
     for make, words in (
