@@ -213,6 +213,15 @@ def test_gsi_tilts_the_reward_by_the_ratio_of_likelihoods(target_likes: float, t
     assert result.ledger.target.computed > 0  # it was asked for likelihoods in any case
 
 
+def test_a_draft_that_both_models_are_certain_of_has_a_likelihood() -> None:
+    made = TiltedDecoder(
+        drafter=Likely(["draft"], {"draft": 0.0}),
+        verifier=ScriptedVerifier([0.9]),
+        target=Likely(["target"], {"draft": 0.0}),
+    )
+    assert made.run("question").text == "draft"
+
+
 def test_candidates_that_a_limit_leaves_no_token_each_are_not_asked_for() -> None:
     target = Likely(["target"], {"draft": -9.0})
     made = TiltedDecoder(
