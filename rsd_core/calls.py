@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
 from rsd_core.guard import Guard
 from rsd_core.health import Health
@@ -208,7 +208,7 @@ class Calls:
             self._early.follow(request.progress, drafts[0], drafter, verifier)
 
     def reject(self, request: Request, draft: Step, *, scored: bool) -> None:
-        """Throw a draft away, and what was begun after it."""
+        """Reject a draft, and drop what was begun after it."""
         self._early.on_reject()
         request.discard([draft], scored=scored)
 

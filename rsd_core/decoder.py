@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Self, TypedDict, Unpack
+from inspect import signature
+from typing import Any, Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
 from rsd_core.calls import Calls
@@ -50,6 +51,14 @@ class Decoder(ABC):
     Args:
         settings: How it works; `check` has the last word on them.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        loop = vars(cls).get("_decode")
+        if loop is not None and len(signature(loop).parameters) != 3:
+            raise ConfigurationError(
+                f"{cls.__name__}._decode takes (self, request, calls) now: what calls models is in `calls`"
+            )
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = self.check(settings or Settings())

@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, and what a bare installation needs."""
+"""Who may import whom, and what a bare installation needs."""
 
 import ast
 import subprocess
@@ -17,9 +17,9 @@ from rsd_core.errors import DISTRIBUTION
 ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
 SHARED = {"jsonl", "loaded_models", "output_files", "role_faults"}
-"""Modules beside the rooms, which every room may use. They import the core alone."""
-ROOMS = {
-    # Besides rsd_core, its own SDK and itself, a room may use these rooms only.
+"""Modules beside the subpackages, which all of them may use. They import the core alone."""
+SUBPACKAGES = {
+    # Besides rsd_core, its own SDK and itself, a subpackage may use these only.
     "prm_formats": set(),
     "batch": set(),
     "verifiers": {"prm_formats"},
@@ -53,20 +53,20 @@ def test_the_core_knows_pydantic_and_the_standard_library_only() -> None:
         assert not outside, f"{file.name} imports {outside}"
 
 
-def test_every_room_has_its_rule() -> None:
-    rooms = {folder.name for folder in (ROOT / "rsd_integrations").iterdir() if (folder / "__init__.py").exists()}
-    assert rooms == set(ROOMS)
+def test_every_subpackage_has_its_rule() -> None:
+    subpackages = {folder.name for folder in (ROOT / "rsd_integrations").iterdir() if (folder / "__init__.py").exists()}
+    assert subpackages == set(SUBPACKAGES)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_no_other_room(room: str) -> None:
-    for file in (ROOT / "rsd_integrations" / room).rglob("*.py"):
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_a_subpackage_imports_no_other(subpackage: str) -> None:
+    for file in (ROOT / "rsd_integrations" / subpackage).rglob("*.py"):
         used = {name.split(".")[1] for name in imported(file) if name.startswith("rsd_integrations.")}
-        outside = used - {room} - ROOMS[room] - SHARED
+        outside = used - {subpackage} - SUBPACKAGES[subpackage] - SHARED
         assert not outside, f"{file.relative_to(ROOT)} imports {outside}"
 
 
-def test_what_rooms_share_knows_the_core_alone() -> None:
+def test_what_subpackages_share_knows_the_core_alone() -> None:
     assert {file.stem for file in (ROOT / "rsd_integrations").glob("*.py")} == SHARED | {"__init__"}
     for name in SHARED:
         used = imported(ROOT / "rsd_integrations" / f"{name}.py")
@@ -113,7 +113,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return shortest
 
 
-@pytest.mark.parametrize("package", ["rsd_core", *(f"rsd_integrations.{room}" for room in ROOMS)])
+@pytest.mark.parametrize("package", ["rsd_core", *(f"rsd_integrations.{name}" for name in SUBPACKAGES)])
 def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
     found = circle(import_graph(modules(package)))
     assert not found, f"{package} has an import circle: {' → '.join(found)}"
