@@ -16,7 +16,7 @@ def test_a_policy_of_before_is_told_its_methods_new_name() -> None:
 
 
 def test_a_decoder_of_before_is_told_what_its_loop_takes() -> None:
-    with pytest.raises(ConfigurationError, match=r"Mine._decode takes \(self, request, calls\) now"):
+    with pytest.raises(ConfigurationError, match=r"Mine\._decode takes \(self, request, calls\) now"):
 
         class Mine(Decoder):
             @property
