@@ -113,7 +113,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return shortest
 
 
-@pytest.mark.parametrize("package", ["rsd_core", *(f"rsd_integrations.{room}" for room in SUBPACKAGES)])
+@pytest.mark.parametrize("package", ["rsd_core", *(f"rsd_integrations.{name}" for name in SUBPACKAGES)])
 def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
     found = circle(import_graph(modules(package)))
     assert not found, f"{package} has an import circle: {' → '.join(found)}"
