@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future, wait
@@ -39,7 +40,13 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
     An interrupt cancels it and waits for its end, so that nothing works on and what was done is charged; a second
     interrupt leaves at once.
+
+    Raises:
+        RunError: Called from the background loop itself, or while the interpreter shuts down, when that has stopped.
     """
+    if sys.is_finalizing():  # the loop's thread is frozen: whoever waits for it now waits for ever
+        work.close()
+        raise RunError("a blocking method was called while the interpreter shuts down; call it before")
     loop = background_loop()
     if threading.current_thread().name == "rsd-loop":
         work.close()
@@ -62,7 +69,11 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-    """Iterate over an async generator from blocking code; leaving early closes it."""
+    """Iterate over an async generator from blocking code; leaving early closes it.
+
+    Left behind, it is closed by whoever collects it: the loop's own thread must not wait for itself then, and at the
+    end of the interpreter nobody is left to wait for.
+    """
     try:
         while True:
             try:
@@ -71,7 +82,10 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
                 return
             yield item
     finally:
-        wait_for(_close(source))
+        if threading.current_thread().name == "rsd-loop":
+            asyncio.run_coroutine_threadsafe(_close(source), background_loop())
+        elif not sys.is_finalizing():
+            wait_for(_close(source))
 
 
 async def in_thread(work: Callable[[], T], context: contextvars.Context | None = None) -> T:
