@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, get_args
 from rsd_core.calls import Calls
 from rsd_core.concurrency import run_all
 from rsd_core.decoder import Decoder, require
-from rsd_core.errors import ConfigurationError, DrafterError
+from rsd_core.errors import ConfigurationError, DrafterError, RunError
 from rsd_core.events import Event, StepAccepted
 from rsd_core.interfaces import Drafter, Model, Verifier
 from rsd_core.limits import LimitReached
@@ -63,23 +63,24 @@ class MajorityVote(Decoder):
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         branches = [request.branch(i) for i in range(self.n)]
         await run_all([self._write(branch, calls) for branch in branches])
-        written = [branch for branch in branches if branch.finish != "error"]
-        if not written:
-            raise DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
+        written = [branch for branch in branches if branch.finish != "error"] or branches
         scores = [-1.0] * len(written)
-        limit: LimitReached | None = None
-        try:
-            await self._score(request, calls, written, scores)
-        except LimitReached as reached:
-            limit = reached
-        best = self._choose(written, scores)
+        ended: LimitReached | RunError | None = None
+        if written[0].finish == "error":
+            ended = DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
+        else:
+            try:
+                await self._score(request, calls, written, scores)
+            except (LimitReached, RunError) as error:
+                ended = error
+        best = self._choose(written, scores)  # what was written is kept, whatever ended the work
         for branch in branches:
             if branch is not best:
                 request.discard(branch.path.steps, scored=self._scores)
         for i, record in enumerate(request.adopt(best)):
             yield StepAccepted(i, record)
-        if limit is not None:
-            raise limit
+        if ended is not None:
+            raise ended
 
     async def _write(self, branch: Request, calls: Calls) -> None:
         try:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from rsd_core.calls import Calls
 from rsd_core.concurrency import run_all
 from rsd_core.decoder import Decoder, require
-from rsd_core.errors import ConfigurationError
+from rsd_core.errors import ConfigurationError, RunError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepScored
 from rsd_core.interfaces import Drafter, Model, Verifier
 from rsd_core.limits import LimitReached
@@ -71,6 +71,7 @@ class StepBeam(GuidedSearch):
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         beams, scored = [request.branch(0)], list[Step]()
+        failed: RunError | None = None
         try:
             while any(beam.finish is None for beam in beams):
                 live = [beam for beam in beams if beam.finish is None]
@@ -81,10 +82,14 @@ class StepBeam(GuidedSearch):
                 beams = sorted(rivals, key=_last_reward, reverse=True)[: self.width]
         except LimitReached as limit:
             beams[0].finish = beams[0].finish or limit.reason
+        except RunError as error:
+            failed = error
         kept = {id(step) for step in beams[0].path.steps}
         request.discard([step for step in scored if id(step) not in kept], scored=True)
         for i, record in enumerate(request.adopt(beams[0])):
             yield StepAccepted(i, record)
+        if failed is not None:
+            raise failed
 
     async def _grow(self, beam: Request, calls: Calls, count: int, scored: list[Step]) -> list[Request]:
         drafts, rewards = await self._candidates(beam, calls, count)
@@ -135,6 +140,7 @@ class Backtracking(GuidedSearch):
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         branch, before, left = request.branch(0), list[Request](), self.backtracks
         best: tuple[float, Step] | None = None
+        failed: RunError | None = None
         try:
             while branch.finish is None:
                 drafts, (reward,) = await self._candidates(branch, calls, 1)
@@ -159,8 +165,13 @@ class Backtracking(GuidedSearch):
                 best = None
         except LimitReached as limit:
             branch.finish = limit.reason
+        except RunError as error:
+            failed = error
+        self._drop(request, best[1] if best else None)  # of a position that was not decided
         for i, record in enumerate(request.adopt(branch)):
             yield StepAccepted(i, record)
+        if failed is not None:
+            raise failed
 
     def _drop(self, request: Request, step: Step | None) -> None:
         if step is not None:
