@@ -76,9 +76,10 @@ async def run_calls(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 async def settle(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel tasks and wait for their ends, whatever those are; a cancellation meanwhile is raised afterwards."""
-    pending = [task for task in tasks if not task.done()]
+    pending = list(tasks)
     for task in pending:
         task.cancel()
+        task.add_done_callback(_retrieve)
     cancelled: asyncio.CancelledError | None = None
     while pending:
         try:
@@ -88,6 +89,12 @@ async def settle(tasks: Iterable[asyncio.Future[Any]]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Take note of an error that nobody will ask for, which asyncio would print else."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def outlast(work: asyncio.Future[Any]) -> None:
