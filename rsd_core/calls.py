@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
 from rsd_core.controls import visible
-from rsd_core.errors import ConfigurationError, DrafterError, TargetError, VerifierError
+from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
 from rsd_core.guard import Guard
 from rsd_core.health import Health
 from rsd_core.interfaces import (
@@ -272,6 +272,10 @@ class Calls:
             usage = usage_of(error) or _NOTHING
             account.charge(model, usage, failed=True)
             account.discarded += usage.generated if role != "verifier" else 0
+            if isinstance(error, asyncio.CancelledError) and not _is_being_cancelled():
+                fault = RunError(f"{model!r} raised CancelledError, and nobody had cancelled it", usage=usage)
+                self._health.failed(role, fault)
+                raise fault from error
             if isinstance(error, Interrupted):
                 raise asyncio.CancelledError from None  # what timeouts know
             if isinstance(error, SystemExit | KeyboardInterrupt):
@@ -316,6 +320,12 @@ class Calls:
         """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
         if isinstance(error, ConfigurationError) and not request.records:
             raise error
+
+
+def _is_being_cancelled() -> bool:
+    """Whether somebody cancels the running task. Else a cancellation in it is some model's own, and a fault of it."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _charge_part(account: Account, model: Model, error: BaseException) -> None:
