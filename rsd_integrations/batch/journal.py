@@ -129,6 +129,13 @@ class Journal:
         )
 
 
+def damaged(file: Path, row: dict[str, Any]) -> ConfigurationError:
+    """What to raise for a row that is JSON, but not such as a journal of its kind holds."""
+    return ConfigurationError(
+        f"{file}: the row {_short(row)} is damaged; delete that line, and its piece of work is done again"
+    )
+
+
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The lines of a journal that were written to their end, what it is about first.
 

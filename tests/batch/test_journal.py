@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -306,3 +307,27 @@ def test_two_runs_one_after_another_take_nothing_from_each_other(tmp_path: Path)
     assert len(acknowledged) >= 5
     assert sorted(row["id"] for row in read_rows(file)[1:]) == sorted(acknowledged)
     assert time.time() - file.stat().st_mtime < 600
+
+
+@pytest.mark.parametrize("row", ['{"key": [1], "result": {}}', '{"result": 1}', '{"result": {"degradations": [1]}}'])
+def test_a_row_of_a_batch_that_is_none_is_named(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "x.jsonl"
+    run_journaled(SCRIPTED, as_problems(["one"]), file)
+    file.write_text(file.read_text() + row + "\n")
+    told = re.escape(f"{file}: the row {row} is damaged; delete that line, and its piece of work is done again")
+    with pytest.raises(ConfigurationError, match=told):
+        run_journaled(SCRIPTED, as_problems(["one", "two"]), file)
+    with pytest.raises(ConfigurationError, match=told):
+        read_results(file)
+
+
+@pytest.mark.parametrize(
+    "row",
+    ['{"method": "rsd"}', '{"method": "rsd", "problem": 1, "outcome": {"x": 1}}', '{"method": "rsd", "problem": 1}'],
+)
+def test_a_row_of_an_evaluation_that_is_none_is_named(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "x.jsonl"
+    evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
+    file.write_text(file.read_text() + row + "\n")
+    with pytest.raises(ConfigurationError, match=re.escape(f"{file}: the row {row} is damaged; delete that line")):
+        evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
