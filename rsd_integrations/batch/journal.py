@@ -39,7 +39,11 @@ class Journal:
         self._file, self._about = file, json.loads(json.dumps(about))
         self.rows: list[dict[str, Any]] = []
         """The rows so far, in the order in which they were written."""
-        if file.exists() and not file.is_file():
+        try:
+            is_other = file.exists() and not file.is_file()
+        except OSError as error:  # a name that is too long
+            raise ConfigurationError(f"{file} cannot be found: {error.strerror}; name another file") from error
+        if is_other:
             raise ConfigurationError(f"{file} is {'a folder' if file.is_dir() else 'no regular file'}; name a file")
         self._lock = WriterLock(file)
         self._out: int | None = None
