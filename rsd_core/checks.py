@@ -6,22 +6,28 @@ from typing import get_args
 
 from rsd_core.errors import RunError, VerifierError
 from rsd_core.interfaces import Generation, Likelihoods, Model, Scores, StepRequest, Usage
-from rsd_core.paths import Ending
+from rsd_core.paths import Ending, Step
 
 _ENDINGS = get_args(Ending)
+_MANY = (tuple, list)
 
 
 def checked_steps(model: Model, generation: Generation, count: int, request: StepRequest) -> Generation:
     """Steps that are steps.
 
     Raises:
-        RunError: Another number of steps than asked for, or one that contradicts itself.
+        RunError: No `Generation`, another number of steps than asked for, or one that contradicts itself.
     """
+    _is_reply(model, generation, Generation)
     usage = checked_usage(model, generation.usage)
+    if not isinstance(generation.steps, _MANY):
+        raise RunError(f"{model!r} gave {generation.steps!r:.80} in place of steps", usage=usage)
     if len(generation.steps) != count:
         raise RunError(f"{model!r} gave {len(generation.steps)} steps where {count} were asked for", usage=usage)
     for step in generation.steps:
-        if not isinstance(step.text, str):
+        if not isinstance(step, Step):
+            fault = f"a step is {step!r:.80}, and no Step"
+        elif not isinstance(step.text, str):
             fault = f"the text of a step is {type(step.text).__name__}, not str: {step.text!r}"
         elif step.size < 0:
             fault = f"the size of a step is {step.size!r} tokens"
@@ -41,8 +47,10 @@ def checked_scores(model: Model, scores: Scores, count: int) -> Scores:
     """Rewards that are rewards.
 
     Raises:
+        RunError: No `Scores`.
         VerifierError: Another number of rewards than steps, or one that is no number in [0, 1].
     """
+    _is_reply(model, scores, Scores)
     usage = checked_usage(model, scores.usage)
     if len(scores.rewards) != count:
         raise VerifierError(f"{model!r} gave {len(scores.rewards)} rewards for {count} steps", usage=usage)
@@ -69,12 +77,18 @@ def checked_likelihoods(model: Model, likelihoods: Likelihoods, count: int) -> L
     """Log-probabilities that are some.
 
     Raises:
-        RunError: Another number of them than steps, or one above 0.
+        RunError: No `Likelihoods`, another number of them than steps, or one above 0.
     """
+    _is_reply(model, likelihoods, Likelihoods)
     usage = checked_usage(model, likelihoods.usage)
     if len(likelihoods.values) != count or not all(value <= 0 for value in likelihoods.values):
         raise RunError(f"{model!r} gave log-likelihoods {likelihoods.values!r} of {count} steps", usage=usage)
     return likelihoods
+
+
+def _is_reply(model: Model, reply: object, kind: type) -> None:
+    if not isinstance(reply, kind):
+        raise RunError(f"{model!r} gave {reply!r:.80} in place of {kind.__name__}")
 
 
 def checked_usage(model: Model, usage: Usage) -> Usage:
