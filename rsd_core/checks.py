@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 from rsd_core.errors import RunError, VerifierError
 from rsd_core.interfaces import Generation, Likelihoods, Model, Scores, StepRequest, Usage
 from rsd_core.paths import Ending, Step
 
-_ENDINGS = get_args(Ending)
+_ENDINGS, _INF = get_args(Ending), math.inf
 _MANY = (tuple, list)
 
 
@@ -16,21 +17,22 @@ def checked_steps(model: Model, generation: Generation, count: int, request: Ste
     """Steps that are steps.
 
     Raises:
-        RunError: No `Generation`, another number of steps than asked for, or one that contradicts itself.
+        RunError: Another number of steps than asked for, or one that contradicts itself.
     """
-    _is_reply(model, generation, Generation)
+    if not isinstance(generation, Generation):
+        raise RunError(f"{model!r} gave {generation!r:.80} where a Generation was asked for")
     usage = checked_usage(model, generation.usage)
     if not isinstance(generation.steps, _MANY):
-        raise RunError(f"{model!r} gave {generation.steps!r:.80} in place of steps", usage=usage)
+        raise RunError(f"{model!r} gave {generation.steps!r:.80} where steps were asked for", usage=usage)
     if len(generation.steps) != count:
         raise RunError(f"{model!r} gave {len(generation.steps)} steps where {count} were asked for", usage=usage)
     for step in generation.steps:
         if not isinstance(step, Step):
-            fault = f"a step is {step!r:.80}, and no Step"
+            fault = f"gave {step!r:.80} where a Step was asked for"
         elif not isinstance(step.text, str):
-            fault = f"the text of a step is {type(step.text).__name__}, not str: {step.text!r}"
-        elif step.size < 0:
-            fault = f"the size of a step is {step.size!r} tokens"
+            fault = f"the text of a step is {type(step.text).__name__}, not str: {step.text!r:.80}"
+        elif not isinstance(step.size, int) or step.size < 0:
+            fault = f"the size of a step is {step.size!r}, no number of tokens"
         elif step.ending == "delimiter":
             if request.delimiter is None or request.delimiter in step.text:
                 continue
@@ -47,10 +49,10 @@ def checked_scores(model: Model, scores: Scores, count: int) -> Scores:
     """Rewards that are rewards.
 
     Raises:
-        RunError: No `Scores`.
         VerifierError: Another number of rewards than steps, or one that is no number in [0, 1].
     """
-    _is_reply(model, scores, Scores)
+    if not isinstance(scores, Scores):
+        raise VerifierError(f"{model!r} gave {scores!r:.80} where Scores were asked for")
     usage = checked_usage(model, scores.usage)
     if len(scores.rewards) != count:
         raise VerifierError(f"{model!r} gave {len(scores.rewards)} rewards for {count} steps", usage=usage)
@@ -65,11 +67,11 @@ def checked_scores(model: Model, scores: Scores, count: int) -> Scores:
 def _as_floats(model: Model, scores: Scores) -> Scores:
     rewards: list[float | None] = []
     for reward in scores.rewards:
-        number = reward if reward is None or not hasattr(reward, "__float__") else float(reward)
-        if number is not None and type(number) is not float:  # text, bytes and the like have no __float__
-            message = f"{model!r}: the reward {reward!r} is no number in [0, 1]"
-            raise VerifierError(message, usage=scores.usage)
-        rewards.append(number)
+        try:
+            rewards.append(None if reward is None else reward.__float__())  # float() takes text as well
+        except Exception as error:
+            message = f"{model!r}: the reward {reward!r:.80} is no number in [0, 1]"
+            raise VerifierError(message, usage=scores.usage) from error
     return checked_scores(model, Scores(tuple(rewards), scores.usage), len(rewards))
 
 
@@ -77,18 +79,12 @@ def checked_likelihoods(model: Model, likelihoods: Likelihoods, count: int) -> L
     """Log-probabilities that are some.
 
     Raises:
-        RunError: No `Likelihoods`, another number of them than steps, or one above 0.
+        RunError: Another number of them than steps, or one above 0.
     """
-    _is_reply(model, likelihoods, Likelihoods)
     usage = checked_usage(model, likelihoods.usage)
     if len(likelihoods.values) != count or not all(value <= 0 for value in likelihoods.values):
         raise RunError(f"{model!r} gave log-likelihoods {likelihoods.values!r} of {count} steps", usage=usage)
     return likelihoods
-
-
-def _is_reply(model: Model, reply: object, kind: type) -> None:
-    if not isinstance(reply, kind):
-        raise RunError(f"{model!r} gave {reply!r:.80} in place of {kind.__name__}")
 
 
 def checked_usage(model: Model, usage: Usage) -> Usage:
@@ -98,8 +94,9 @@ def checked_usage(model: Model, usage: Usage) -> Usage:
         RunError: A number that is negative, or no number.
     """
     try:
-        least = min(usage.prefix, usage.computed, usage.reused, usage.generated, usage.scored, usage.seconds)
-        if least >= 0:
+        # Written out, since it stands at every call: NaN fails each of these comparisons.
+        tokens = 0 <= usage.prefix < _INF and 0 <= usage.computed < _INF and 0 <= usage.reused < _INF
+        if tokens and 0 <= usage.generated < _INF and 0 <= usage.scored < _INF and 0 <= usage.seconds < _INF:
             return usage
     except (AttributeError, TypeError):
         pass

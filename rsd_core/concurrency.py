@@ -36,11 +36,16 @@ async def run_all(works: Iterable[Coroutine[Any, Any, T]], at_once: int | None =
     async def work() -> None:
         while todo:
             position, one = todo.popleft()
-            results[position] = await one
+            try:
+                results[position] = await one
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise _EndOfProcess(error) from None
 
     workers = [asyncio.ensure_future(work()) for _ in range(min(at_once or len(todo), len(todo)))]
     try:
         await _all_or_first_error(workers)
+    except _EndOfProcess as ended:
+        raise ended.error from None
     finally:
         for _, left in todo:
             left.close()
@@ -69,17 +74,25 @@ async def run_calls(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         return await run_all([noted(call) for call in works])
     except asyncio.CancelledError:
         raise Interrupted(sum(spent, Usage())) from None
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         add_usage(error, sum(spent, Usage()))
         raise
 
 
+class _EndOfProcess(BaseException):
+    """Carries `SystemExit` and `KeyboardInterrupt` out of a task, which would end its loop with them."""
+
+    def __init__(self, error: SystemExit | KeyboardInterrupt) -> None:
+        self.error = error
+        super().__init__()
+
+
 async def settle(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel tasks and wait for their ends, whatever those are; a cancellation meanwhile is raised afterwards."""
-    pending = list(tasks)
+    tasks = list(tasks)
+    pending = [task for task in tasks if not task.done()]
     for task in pending:
         task.cancel()
-        task.add_done_callback(_retrieve)
     cancelled: asyncio.CancelledError | None = None
     while pending:
         try:
@@ -87,14 +100,10 @@ async def settle(tasks: Iterable[asyncio.Future[Any]]) -> None:
             pending = list(still)
         except asyncio.CancelledError as error:
             cancelled = error
+    for task in tasks:  # asyncio complains of errors at which nobody looked
+        task.cancelled() or task.exception()
     if cancelled is not None:
         raise cancelled
-
-
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Take note of an error that nobody will ask for, which asyncio would print else."""
-    if not task.cancelled():
-        task.exception()
 
 
 async def outlast(work: asyncio.Future[Any]) -> None:

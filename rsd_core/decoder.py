@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Self, TypedDict, Unpack
+from inspect import signature
+from typing import Any, Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
 from rsd_core.calls import Calls
-from rsd_core.concurrency import run_all
+from rsd_core.concurrency import ended_process, run_all
 from rsd_core.errors import BatchError, ConfigurationError, RunError
 from rsd_core.events import Event, Finished
 from rsd_core.guard import Cancellation, Guard
@@ -50,6 +51,14 @@ class Decoder(ABC):
     Args:
         settings: How it works; `check` has the last word on them.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        loop = vars(cls).get("_decode")
+        if loop is not None and len(signature(loop).parameters) != 3:
+            raise ConfigurationError(
+                f"{cls.__name__}._decode takes (self, request, calls) now: what calls models is in `calls`"
+            )
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = self.check(settings or Settings())
@@ -246,9 +255,14 @@ class Decoder(ABC):
             request.finish = limit.reason
         except ConfigurationError:
             raise
-        except Exception as error:
-            failed = error if isinstance(error, RunError) else RunError(f"step {request.index} failed: {error!r}")
-            failed.partial = self._result(request, "error", guard.elapsed)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            failed: BaseException = error
+            if isinstance(error, SystemExit | KeyboardInterrupt):  # a model's are told by its call
+                failed = ended_process(getattr(self, "policy", self), error)
+            elif not isinstance(error, RunError):
+                failed = RunError(f"step {request.index} failed: {error!r}")
+            if isinstance(failed, RunError):
+                failed.partial = self._result(request, "error", guard.elapsed)
             raise failed from error.__cause__ if failed is error else error
 
     def _result(self, request: Request, reason: FinishReason, seconds: float) -> Result:

@@ -40,6 +40,6 @@ class Health:
             self._notices.append(f"the {role} has failed {FIRST_CALLS} times of {FIRST_CALLS}: {error}; {then}")
 
     def warn(self) -> None:
-        """Warn of what was noted. Apart, since a warning may be an error, which no rule for faults is to handle."""
+        """Warn of what was noted; apart, since a warning may be an error, which is no fault of a role."""
         while self._notices:
             warnings.warn(self._notices.pop(), RoleWarning, stacklevel=2)

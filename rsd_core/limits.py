@@ -64,7 +64,7 @@ class Limits(Data):
         return None
 
     def allow_waste(self, of_target: bool = False) -> bool:
-        """Whether work may be thrown away: not where it would be missing later, and the result be another one."""
+        """Whether work may be discarded: not where it would be missing later, and the result be another one."""
         hard = [self.max_flops, self.max_cost]
         if of_target:
             hard += [self.max_target_calls, self.max_target_tokens, self.max_target_flops, self.max_target_cost]

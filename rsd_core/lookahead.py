@@ -125,7 +125,7 @@ class Lookahead:
     """The early calls of one request, each by its role and the path that it goes on from.
 
     Args:
-        ledger: Where work that was thrown away is charged.
+        ledger: Where discarded work is charged.
         depth: How many steps after the one that is being decided are drafted; from 2 on they are scored as well. Of a
             verifier that scores runs, after the last one that it is scoring.
     """

@@ -99,7 +99,7 @@ class Request:
         return self.records[-1]
 
     def discard(self, drafts: Sequence[Step], *, scored: bool) -> None:
-        """Note drafts that are thrown away on the ledger; a blank one was never scored."""
+        """Note discarded drafts on the ledger; a blank one was never scored."""
         self.ledger.drafter.discarded += sum([step.size for step in drafts])
         if scored:
             self.ledger.verifier.discarded += sum([step.size for step in drafts if step.text.strip()])

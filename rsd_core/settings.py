@@ -36,15 +36,16 @@ class Settings(Data):
     target_retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a failed call of the target is tried again."""
     lookahead: Annotated[int, Field(ge=0, le=16)] = 0
-    """How many steps ahead of the one that is being scored the drafter may write, as if it stayed; 0 is off. Answers
-    are the same. From 2 on, steps are scored ahead too; a verifier of runs takes all that wait in one call, the depth
-    counting from the last. It rests while drafts are likelier to fall than stay, and under limits on FLOPs or money."""
+    """How many steps ahead of the one that is being scored the drafter may write, as if that one were accepted; 0 is
+    off. Answers are the same. From 2 on, steps are scored ahead too; a verifier of runs takes all that wait in one
+    call, the depth counting from the last. It pauses while the acceptance estimate is low, and is off under limits on
+    FLOPs or money."""
     hedge: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Above which chance of rejection, by the answer's own steps so far, the target begins with the drafter; None is
-    never. Answers are the same. It rests under a limit on the target, FLOPs or money."""
+    never. Answers are the same. It is off under a limit on the target, FLOPs or money."""
     reuse_rejected: bool = True
     """Whether targets that can (in process, and servers told to) read a rejected draft and keep what they would have
-    written. Answers are the same up to rounding, and sooner. It rests under a limit on the target, FLOPs or money."""
+    written. Answers are the same up to rounding, and sooner. It is off under a limit on the target, FLOPs or money."""
     limits: Limits = Limits()
 
     @model_validator(mode="after")

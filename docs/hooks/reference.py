@@ -1,4 +1,4 @@
-"""Pages of the reference: one for each module of rsd_core, one for each room of rsd_integrations, and the commands."""
+"""Pages of the reference: for each module of rsd_core, for each subpackage of rsd_integrations, and the commands."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def on_config(config: Any) -> Any:
             section["Reference"] = [
                 {"The rsd command": "reference/cli.md"},
                 {"rsd_core": [{name: page} for name, page, _ in core()]},
-                {"rsd_integrations": [{name: page} for name, page, _ in rooms()]},
+                {"rsd_integrations": [{name: page} for name, page, _ in subpackages()]},
             ]
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Write the pages; mkdocstrings fills them from docstrings."""
-    for name, page, modules in [*core(), *rooms()]:
+    for name, page, modules in [*core(), *subpackages()]:
         whole, *parts = modules
-        body = f"::: {whole}\n" + (ROOM + exported(whole) if parts else "\n")
+        body = f"::: {whole}\n" + (INDEX + exported(whole) if parts else "\n")
         body += "".join(f"::: {part}\n{PART}\n" for part in parts)
         files.append(File.generated(config, page, content=f"# {name}\n\n{body}"))
     files.append(File.generated(config, "reference/cli.md", content=commands()))
     return files
 
 
-ROOM = "    options: { members: false }\n"
+INDEX = "    options: { members: false }\n"
 PART = "    options: { show_root_heading: true, show_root_full_path: true, show_root_toc_entry: true }\n"
 TABLE = "(?!RSD)[A-Z_]+"
 """Names of constants."""
@@ -47,8 +47,8 @@ def core() -> list[Entry]:
     return [_entry(path) for path in _public(ROOT / "rsd_core")]
 
 
-def rooms() -> list[Entry]:
-    """Rooms of the integrations."""
+def subpackages() -> list[Entry]:
+    """Subpackages of the integrations."""
     return [_entry(path) for path in _public(ROOT / "rsd_integrations") if path.is_dir()]
 
 

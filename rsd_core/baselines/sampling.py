@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import ClassVar, Literal, get_args
 
 from rsd_core.calls import Calls
 from rsd_core.concurrency import run_all
 from rsd_core.decoder import Decoder, require
-from rsd_core.errors import ConfigurationError, DrafterError, RunError
+from rsd_core.errors import ConfigurationError, DrafterError
 from rsd_core.events import Event, StepAccepted
 from rsd_core.interfaces import Drafter, Model, Verifier
+from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached
 from rsd_core.paths import Path
 from rsd_core.request import Request
@@ -63,17 +64,16 @@ class MajorityVote(Decoder):
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         branches = [request.branch(i) for i in range(self.n)]
         await run_all([self._write(branch, calls) for branch in branches])
-        written = [branch for branch in branches if branch.finish != "error"] or branches
+        written = [branch for branch in branches if branch.finish != "error"]
         scores = [-1.0] * len(written)
-        ended: LimitReached | RunError | None = None
-        if written[0].finish == "error":
-            ended = DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
-        else:
-            try:
-                await self._score(request, calls, written, scores)
-            except (LimitReached, RunError) as error:
-                ended = error
-        best = self._choose(written, scores)  # what was written is kept, whatever ended the work
+        ended: LimitReached | Exception | None = None
+        try:
+            if not written:
+                raise DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
+            await self._score(request, calls, written, scores)
+        except (LimitReached, Exception) as error:
+            ended = error  # after the best of what there is was kept
+        best = self._choose(written, scores) if written else max(branches, key=lambda branch: branch.index)
         for branch in branches:
             if branch is not best:
                 request.discard(branch.path.steps, scored=self._scores)
@@ -132,6 +132,10 @@ class BestOfN(MajorityVote):
     @property
     def models(self) -> tuple[Model, ...]:
         return (self.drafter, self.verifier)
+
+    @property
+    def consequences(self) -> Mapping[Role, str]:
+        return {"verifier": "the first solution is taken"}
 
     async def _score(self, request: Request, calls: Calls, branches: Sequence[Request], scores: list[float]) -> None:
         async def one(i: int) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from rsd_core.calls import Calls
 from rsd_core.concurrency import run_all
 from rsd_core.decoder import Decoder, require
-from rsd_core.errors import ConfigurationError, RunError
+from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepScored
 from rsd_core.interfaces import Drafter, Model, Verifier
+from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached
 from rsd_core.paths import Step
 from rsd_core.request import Request
@@ -28,6 +29,10 @@ class GuidedSearch(Decoder):
     @property
     def models(self) -> tuple[Model, ...]:
         return (self.drafter, self.verifier)
+
+    @property
+    def consequences(self) -> Mapping[Role, str]:
+        return {"verifier": "the search chooses blindly"}
 
     async def _candidates(
         self, branch: Request, calls: Calls, count: int
@@ -71,7 +76,7 @@ class StepBeam(GuidedSearch):
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         beams, scored = [request.branch(0)], list[Step]()
-        failed: RunError | None = None
+        ended: LimitReached | Exception | None = None
         try:
             while any(beam.finish is None for beam in beams):
                 live = [beam for beam in beams if beam.finish is None]
@@ -82,14 +87,14 @@ class StepBeam(GuidedSearch):
                 beams = sorted(rivals, key=_last_reward, reverse=True)[: self.width]
         except LimitReached as limit:
             beams[0].finish = beams[0].finish or limit.reason
-        except RunError as error:
-            failed = error
+        except Exception as error:
+            ended = error  # after the best beam was kept
         kept = {id(step) for step in beams[0].path.steps}
         request.discard([step for step in scored if id(step) not in kept], scored=True)
         for i, record in enumerate(request.adopt(beams[0])):
             yield StepAccepted(i, record)
-        if failed is not None:
-            raise failed
+        if ended is not None:
+            raise ended
 
     async def _grow(self, beam: Request, calls: Calls, count: int, scored: list[Step]) -> list[Request]:
         drafts, rewards = await self._candidates(beam, calls, count)
@@ -140,7 +145,7 @@ class Backtracking(GuidedSearch):
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         branch, before, left = request.branch(0), list[Request](), self.backtracks
         best: tuple[float, Step] | None = None
-        failed: RunError | None = None
+        ended: LimitReached | Exception | None = None
         try:
             while branch.finish is None:
                 drafts, (reward,) = await self._candidates(branch, calls, 1)
@@ -163,15 +168,13 @@ class Backtracking(GuidedSearch):
                     branch = before.pop().branch(left)
                     branch.attempt = 1  # sampled: the same step again would be no use
                 best = None
-        except LimitReached as limit:
-            branch.finish = limit.reason
-        except RunError as error:
-            failed = error
-        self._drop(request, best[1] if best else None)  # of a position that was not decided
+        except (LimitReached, Exception) as error:
+            ended = error  # after the steps so far were kept
+            self._drop(request, best[1] if best else None)
         for i, record in enumerate(request.adopt(branch)):
             yield StepAccepted(i, record)
-        if failed is not None:
-            raise failed
+        if ended is not None:
+            raise ended
 
     def _drop(self, request: Request, step: Step | None) -> None:
         if step is not None:

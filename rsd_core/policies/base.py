@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
 from rsd_core.data import Data
-from rsd_core.errors import RunError
+from rsd_core.errors import ConfigurationError, RunError
 from rsd_core.ledger import Ledger
 from rsd_core.limits import Limits
 from rsd_core.paths import Path, Step
@@ -18,7 +18,7 @@ from rsd_core.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decision = Literal["accept", "retry", "target"]
-"""What becomes of a drafted step: it stays, another one is drafted in its place, or the target writes the step."""
+"""What becomes of a drafted step: it is accepted, another one is drafted instead, or the target writes the step."""
 
 
 class RequestView(Protocol):
@@ -59,6 +59,12 @@ class WeightingPolicy(Data):
     The other methods are for policies that look further than the reward. They are called between awaits, by any
     number of requests and threads at once, so a policy that learns guards its state.
     """
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        if "forced" in vars(cls):  # never called any more: a budget would go wrong without a word
+            raise ConfigurationError(f"{cls.__name__}.forced is on_target_forced now; rename the method")
 
     @abstractmethod
     def weight(self, reward: float) -> float:

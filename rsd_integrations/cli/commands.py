@@ -92,7 +92,7 @@ def _in_plain_text() -> Iterator[None]:
     except Exception as error:
         message: Callable[[], str] | None = getattr(error, "format_message", None)
         if message is not None:
-            from rsd_core.controls import visible
+            from rsd_core.control_characters import visible
 
             shown = visible(message())
             error.format_message = lambda: shown  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rsd_core import load
 from rsd_core.blocking import wait_for
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_integrations.cli.terminal import Terminal, plain
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rsd_core import Finished, as_prompt
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_integrations.cli.options import (
     ConfigFile,
     Draft,

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rsd_core import Explains, Explanation, RSDError, Verifier, load
 from rsd_core.blocking import wait_for
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_integrations.cli.options import Strict
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
 from rsd_integrations.evaluation.processbench import ProcessBenchReport, evaluate_processbench, read_splits

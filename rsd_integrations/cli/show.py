@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsd_core import Degraded, Event, Finished, Result, StepAccepted, StepRejected, StepReplaced, WeightingPolicy
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_integrations.cli.terminal import plain
 from rsd_integrations.display import Reading, read
 from rsd_integrations.display.reading import MARKS, amount, threshold_of

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
 
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 
 
 class Terminal(Console):

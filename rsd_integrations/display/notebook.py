@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsd_core import Decoder, Result
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_integrations.display.page import fragment
 from rsd_integrations.display.reading import MARKS, Reading, read
 

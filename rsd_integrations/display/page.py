@@ -11,7 +11,7 @@ from html import escape
 from importlib.resources import files
 
 from rsd_core import Account, Decoder, Message, Result, StepRecord
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_integrations.display.reading import MARKS, Reading, amount, read
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

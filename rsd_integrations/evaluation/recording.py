@@ -1,7 +1,7 @@
 """What calibration needs to know of each problem, recorded once.
 
 Each problem is decoded twice: by the drafter with all of its steps scored, and by the target with a draft at each
-step, scored and thrown away. A problem in which a role failed tells nothing of what its steps are worth, so it is left
+step, scored and discarded. A problem in which a role failed tells nothing of what its steps are worth, so it is left
 out. A step about which the verifier abstained is no failure: it has no reward, and `Settings.on_abstain` decides it.
 """
 
@@ -66,7 +66,7 @@ class Rates:
     accepted: float | None
     """Drafter and verifier, for a draft that is accepted."""
     replaced: float | None
-    """The same for one that is thrown away."""
+    """The same for one that is rejected."""
     token: float | None
     """The target, for a token."""
 

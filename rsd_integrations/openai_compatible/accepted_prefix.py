@@ -75,7 +75,7 @@ class Guess:
         return await endpoint.post(sent.route, body, read, charge)
 
     def accepted(self, ranked: Sequence[Mapping[str, Any] | None]) -> Accepted:
-        """The beginning of it that stays.
+        """The beginning of it that is accepted.
 
         Args:
             ranked: Of each token of the prompt, at whose end the guess stands: what might be there, by id, with its

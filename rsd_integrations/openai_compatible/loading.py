@@ -1,4 +1,4 @@
-"""The specs of this room: `MODEL@BASE_URL` with options."""
+"""The specs of this subpackage: `MODEL@BASE_URL` with options."""
 
 from __future__ import annotations
 

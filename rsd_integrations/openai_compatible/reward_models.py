@@ -227,7 +227,7 @@ class PoolingVerifier(RewardServer):
 
 
 class PoolingRunVerifier(PoolingVerifier):
-    """One whose format has all scores in the text itself, so that one reading gives the rewards of many steps."""
+    """One whose format has all scores in the text itself, so that one prefill gives the rewards of many steps."""
 
     async def score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
         """As `score` of one step after the other, in one request.
@@ -257,7 +257,7 @@ class PoolingRunVerifier(PoolingVerifier):
             return [Scores((reward,), usage) for reward, usage in zip(rewards, usages, strict=True)]
 
     async def _try_out(self) -> list[Finding]:
-        """Also two steps in one reading and each by itself: what follows a step must not change its reward."""
+        """Also two steps in one prefill and each by itself: what follows a step must not change its reward."""
         findings = await super()._try_out()
         if not findings[-1].ok:
             return findings

@@ -1,4 +1,4 @@
-"""The specs of this room."""
+"""The specs of this subpackage."""
 
 from __future__ import annotations
 

@@ -336,7 +336,7 @@ In the first case, tokens computed by drafter and target over those without anyt
 
 **32 problems in flight.** Throughput over lock-step's: 32 all begun together, and 64 of which 32 are in flight. Here
 everybody waits for the verifier, which reads the whole text anew for each step. With lookahead the drafts that wait for
-it are scored in one reading, as [runs of steps](scheduling.md#runs-of-steps). The gain is smaller where more is
+it are scored in one prefill, as [runs of steps](scheduling.md#runs-of-steps). The gain is smaller where more is
 rejected, since what follows a rejected step was drafted and scored in vain. There is little or none with a judge, which
 has to write about each step. The last three columns are tokens computed over those without anything begun early (32 of
 32): by drafter and target with lookahead 4, and with guesses too; and by the verifier with lookahead 4.

@@ -331,7 +331,7 @@ def test_a_rejected_step_takes_as_long_as_without() -> None:
 def test_from_depth_two_on_steps_ahead_are_scored_ahead() -> None:
     one, seconds = clocked(decoder([0.9], (1.0, 8.0, 0), steps=9, lookahead=1))
     assert seconds == pytest.approx(1 + 9 * 8)
-    for depth, limit in ((2, 0.7), (4, 0.6)):  # less than 1/2 and 1/4: odds have to grow first
+    for depth, limit in ((2, 0.7), (4, 0.6)):  # less than 1/2 and 1/4: the acceptance estimate has to grow first
         more, less = clocked(decoder([0.9], (1.0, 8.0, 0), steps=9, lookahead=depth))
         assert less < limit * seconds
         assert more.steps == one.steps
@@ -376,7 +376,7 @@ def test_drafts_that_wait_for_a_slow_verifier_are_scored_in_one_call() -> None:
     plain, without = clocked(scanned(Scans([0.9], 8.0), 0))
     verifier = Scans([0.9], 8.0)
     result, seconds = clocked(scanned(verifier, 4))
-    # As far ahead as the odds allow: 1/2, then 2/3, and 3/4 from the third step on; then to the depth.
+    # As far ahead as the acceptance estimate allows: 1/2, then 2/3, and 3/4 from the third step on; then to the depth.
     assert verifier.asked == [(0,), (1,), (2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)]
     assert seconds == pytest.approx(1 + 5 * 8)
     assert without == pytest.approx(13 * (1 + 8))
@@ -543,7 +543,7 @@ def test_it_rests_while_drafts_are_rejected() -> None:
     rewards = [0.1] * 5 + [0.9] * 20
     made = decoder(rewards, (0, 0.002, 0), steps=25, lookahead=1)
     ledger = made.run("question").ledger
-    assert ledger.drafter.calls - 25 == 1  # one look at the start; then odds are below one half
+    assert ledger.drafter.calls - 25 == 1  # one look at the start; then the acceptance estimate is below one half
     spent = decoder(rewards[::-1], (0, 0.002, 0), steps=25, lookahead=1).run("question").ledger.drafter.calls
     assert spent - 25 == 4  # the last of the five would have ended the answer
 

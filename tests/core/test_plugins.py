@@ -112,7 +112,8 @@ def replies(rest):
     class Replies(ScriptedDrafter):
         async def generate(self, path, request):
             from rsd_core import Generation, Usage
-            return {"none": None, "text": "2+2=4", "steps": Generation(["4"], Usage()), "no_steps": Generation(4, Usage())}[rest]
+            no_steps = {"steps": Generation(["4"], Usage()), "no_steps": Generation(4, Usage())}
+            return {"none": None, "text": "2+2=4", **no_steps}[rest]
     return Replies([])
 
 class Ends(WeightingPolicy):
@@ -162,10 +163,10 @@ def test_a_package_that_cannot_make_its_model_is_named(kind: str, why: str) -> N
 @pytest.mark.parametrize(
     ("reply", "told"),
     [
-        ("none", "gave None in place of Generation"),
-        ("text", "gave '2\\+2=4' in place of Generation"),
-        ("steps", "a step is '4', and no Step"),
-        ("no_steps", "gave 4 in place of steps"),
+        ("none", "gave None where a Generation was asked for"),
+        ("text", "gave '2\\+2=4' where a Generation was asked for"),
+        ("steps", "gave '4' where a Step was asked for"),
+        ("no_steps", "gave 4 where steps were asked for"),
     ],
 )
 def test_a_reply_that_is_none_names_its_model(reply: str, told: str) -> None:

@@ -36,7 +36,7 @@ from rsd_core import (
     as_prompt,
     load,
 )
-from rsd_core.controls import visible
+from rsd_core.control_characters import visible
 from rsd_integrations.cli.app import app
 from rsd_integrations.display import show, to_html
 from rsd_integrations.display.reading import amount, threshold_of, times

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib
 import io
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     yield tmp_path
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("rsd_"):
+            logging.getLogger(name).setLevel(logging.NOTSET)  # which pages show how to set
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]

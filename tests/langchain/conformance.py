@@ -1,4 +1,4 @@
-"""Run this room's tests on the oldest and the newest langchain-core, and tell how LangChain's standard tests come out.
+"""Run these tests on the oldest and the newest langchain-core, and tell how LangChain's standard tests come out.
 
     python -m tests.langchain.conformance [--markdown docs/langchain-conformance.md]
 
@@ -107,7 +107,7 @@ def installed(core: str) -> Path:
 
 
 def run(core: str) -> Run:
-    """Run the tests of the room on a langchain-core."""
+    """Run the tests of the adapters on a langchain-core."""
     report = BUILD / f"langchain-core-{core}.xml"
     path = os.pathsep.join([str(installed(core)), str(ROOT)])
     options = ["--benchmark-disable", "-p", "no:cacheprovider", f"--junitxml={report}", "tests/langchain"]

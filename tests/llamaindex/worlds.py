@@ -1,4 +1,4 @@
-"""What the tests of the LlamaIndex room share: a small scripted world and all eight faces of an LLM."""
+"""What the tests of LlamaIndex share: a small scripted world and all eight faces of an LLM."""
 
 from __future__ import annotations
 

@@ -1,0 +1,27 @@
+"""What was written for earlier builds works, or is refused with a line that says what to change."""
+
+import pytest
+
+from rsd_core import ConfigurationError, Decoder, Model, WeightingPolicy
+
+
+def test_a_policy_of_before_is_told_its_methods_new_name() -> None:
+    with pytest.raises(ConfigurationError, match=r"Mine\.forced is on_target_forced now"):
+
+        class Mine(WeightingPolicy):
+            def weight(self, reward: float) -> float:
+                return reward
+
+            def forced(self) -> None: ...
+
+
+def test_a_decoder_of_before_is_told_what_its_loop_takes() -> None:
+    with pytest.raises(ConfigurationError, match=r"Mine\._decode takes \(self, request, calls\) now"):
+
+        class Mine(Decoder):
+            @property
+            def models(self) -> tuple[Model, ...]:
+                return ()
+
+            async def _decode(self, request):  # type: ignore[no-untyped-def, override]
+                yield
