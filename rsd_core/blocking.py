@@ -22,15 +22,24 @@ from rsd_core.interfaces import Interrupted, usage_of
 T = TypeVar("T")
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_pid: int | None = None
+
+
+def _forget() -> None:
+    """In a forked child: the loop's thread stayed with the parent, as did any thread that held the lock."""
+    global _lock, _loop
+    _lock, _loop = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
     """The process's background loop, started on first use and anew after a fork."""
-    global _loop, _pid
+    global _loop
     with _lock:
-        if _loop is None or _pid != os.getpid():
-            _loop, _pid = asyncio.new_event_loop(), os.getpid()
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="rsd-loop", daemon=True).start()
         return _loop
 

@@ -166,3 +166,18 @@ def test_what_a_baseline_had_written_before_it_failed_is_kept_and_the_rest_is_di
     assert len(partial.steps) == kept
     drafter = partial.ledger.drafter
     assert drafter.generated == drafter.discarded + sum(step.size for step in partial.steps)
+
+
+def test_a_child_that_is_forked_while_a_thread_begins_a_call_works() -> None:
+    code = (
+        "import os, threading, rsd_core.blocking as blocking\n"
+        "begun, done = threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    with blocking._lock: begun.set(); done.wait(20)\n"
+        "threading.Thread(target=hold, daemon=True).start(); begun.wait()\n"
+        "child = os.fork()\n"
+        "if not child: print(decoder.run('q').answer, flush=True); os._exit(0)\n"
+        "os.waitpid(child, 0); done.set(); print(decoder.run('q').answer)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", SCRIPTED + code], capture_output=True, text=True, timeout=15)
+    assert (done.returncode, done.stdout.split()) == (0, ["10", "10"])
