@@ -172,14 +172,18 @@ async def arun_journaled(
         todo = [problem for problem in problems if problem.key not in found]
         told = Progress(len(problems), found=len(problems) - len(todo))
         progress(told)
-        for problem in todo:
-            if problem.error is not None:
+        refused = [problem for problem in todo if problem.error is not None]
+        asked = iter([problem for problem in todo if problem.error is None])
+
+        def note_refused() -> None:
+            for problem in refused:
                 if problem.key not in latest:  # another run may have noted it
                     journal.add(_row(problem, error=problem.error))
                 told.failed, told.refused = told.failed + 1, told.refused + 1
                 progress(told)
-        asked = iter([problem for problem in todo if problem.error is None])
-        if len(todo) == told.refused:
+
+        if len(todo) == len(refused):
+            note_refused()
             return told
 
         async def work(made: Decoder) -> None:
@@ -190,6 +194,7 @@ async def arun_journaled(
                 progress(told)
 
         async with await in_thread(decoder) as made:
+            note_refused()  # not before: settings that make no decoder are in no file
             await run_all(work(made) for _ in range(min(concurrency, len(todo))))
     return told
 
