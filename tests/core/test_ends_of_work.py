@@ -19,6 +19,7 @@ from rsd_core import (
     MajorityVote,
     Path,
     RewardGuidedDecoder,
+    RoleWarning,
     RunError,
     Settings,
     StepBeam,
@@ -181,3 +182,11 @@ def test_a_child_that_is_forked_while_a_thread_begins_a_call_works() -> None:
     )
     done = subprocess.run([sys.executable, "-c", SCRIPTED + code], capture_output=True, text=True, timeout=15)
     assert (done.returncode, done.stdout.split()) == (0, ["10", "10"])
+
+
+def test_a_warning_of_a_role_that_never_works_holds_no_control_characters() -> None:
+    broken = ScriptedDrafter([RunError("\x1b]0;owned\x07")])
+    target = ScriptedTarget([f"step {i}\n\n" for i in range(8)] + ["end"])
+    decoder = RewardGuidedDecoder(drafter=broken, verifier=ScriptedVerifier([0.9]), target=target)
+    with pytest.warns(RoleWarning, match=r"the drafter has failed 8 times of 8: \\u001b\]0;owned\\u0007; the target"):
+        decoder.run("q")
