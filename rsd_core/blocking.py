@@ -80,8 +80,8 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     """Iterate over an async generator from blocking code; leaving early closes it.
 
-    Left behind, it is closed by whoever collects it: the loop's own thread must not wait for itself then, and at the
-    end of the interpreter nobody is left to wait for.
+    A second interrupt leaves at once here too. Left behind, it is closed by whoever collects it: the loop's own thread
+    must not wait for itself then, and at the end of the interpreter nobody is left to wait for.
     """
     try:
         while True:
@@ -91,7 +91,7 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
                 return
             yield item
     finally:
-        if threading.current_thread().name == "rsd-loop":
+        if threading.current_thread().name == "rsd-loop" or source.ag_running:
             asyncio.run_coroutine_threadsafe(_close(source), background_loop())
         elif not sys.is_finalizing():
             wait_for(_close(source))

@@ -190,3 +190,25 @@ def test_a_warning_of_a_role_that_never_works_holds_no_control_characters() -> N
     decoder = RewardGuidedDecoder(drafter=broken, verifier=ScriptedVerifier([0.9]), target=target)
     with pytest.warns(RoleWarning, match=r"the drafter has failed 8 times of 8: \\u001b\]0;owned\\u0007; the target"):
         decoder.run("q")
+
+
+def test_a_second_interrupt_of_a_stream_leaves_at_once() -> None:
+    code = (
+        "import os, signal, threading, time\n"
+        "from rsd_core import DraftOnly\n"
+        "from rsd_core.blocking import in_thread\n"
+        "from rsd_core.testing import ScriptedDrafter\n"
+        "class Slow(ScriptedDrafter):\n"
+        "    async def generate(self, path, request):\n"
+        "        begun.set(); await in_thread(lambda: time.sleep(60))\n"
+        "begun = threading.Event()\n"
+        "def interrupt():\n"
+        "    begun.wait(); time.sleep(0.1)\n"
+        "    for _ in range(2): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.3)\n"
+        "threading.Thread(target=interrupt, daemon=True).start()\n"
+        "try:\n"
+        "    for event in DraftOnly(drafter=Slow(['x'])).stream('q'): pass\n"
+        "except KeyboardInterrupt: print('left', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, "left\n")
