@@ -91,7 +91,7 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
                 return
             yield item
     finally:
-        if threading.current_thread().name == "rsd-loop" or source.ag_running:
+        if threading.current_thread().name == "rsd-loop" or _is_running(source):
             asyncio.run_coroutine_threadsafe(_close(source), background_loop())
         elif not sys.is_finalizing():
             wait_for(_close(source))
@@ -144,7 +144,11 @@ async def _next(source: AsyncGenerator[T, None]) -> T:
     return await anext(source)
 
 
+def _is_running(source: AsyncGenerator[Any, None]) -> bool:
+    return getattr(source, "ag_running", False)
+
+
 async def _close(source: AsyncGenerator[Any, None]) -> None:
-    while getattr(source, "ag_running", False):  # noqa: ASYNC110 - an interrupted call may still be unwinding
+    while _is_running(source):  # noqa: ASYNC110 - an interrupted call may still be unwinding
         await asyncio.sleep(0.01)
     await source.aclose()
