@@ -67,7 +67,7 @@ def ask(policy: WeightingPolicy, method: Literal["route", "decide", "learn"], *g
         return getattr(policy, method)(*given)
     except RSDError:
         raise
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         raise RunError(f"{method}() of the policy {policy!r} failed: {type(error).__name__}: {error}") from error
 
 

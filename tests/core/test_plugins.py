@@ -179,9 +179,9 @@ def test_a_policy_that_ends_the_process_or_fails_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"the policy 'ends' cannot be made by brokenparts \(SystemExit: 4\)"):
         parse_policy("ends")
     for where, told in (
-        ("route", r"route\(\) of the policy Decides\(.*\) failed: SystemExit: 5"),
+        ("route", r"Decides\(.*\) called sys.exit\(5\)"),
         ("decide", r"decide\(\) of the policy Decides\(.*\) failed: KeyError: 'gone'"),
-        ("", r"learn\(\) of the policy Decides\(.*\) failed: SystemExit: 6"),
+        ("", r"Decides\(.*\) called sys.exit\(6\)"),
     ):
         config = RSDConfig(
             drafter="scripted:draft",
