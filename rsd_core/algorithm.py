@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 
 from rsd_core.calls import Calls
-from rsd_core.decisions import choose, decide, route
+from rsd_core.decisions import ask, choose, decide, route
 from rsd_core.decoder import Decoder, require
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
 from rsd_core.interfaces import Drafter, Model, Target, Verifier
@@ -110,5 +110,5 @@ class RewardGuidedDecoder(Decoder):
         if request.path is not before:
             if self.policy.scores_target and (rewards := await calls.score(request, self.verifier, [step], before)):
                 record = request.rate(rewards[0])
-            self.policy.learn(record.target_reward, request)
+            ask(self.policy, "learn", record.target_reward, request)
         return StepReplaced(before.depth, record)
