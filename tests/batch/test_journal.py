@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -242,6 +243,41 @@ def test_a_journal_that_could_not_begin_begins_with_the_next_row(
                 journal.add({"n": 1})
         journal.add({"n": 2})
     assert read_rows(tmp_path / "x.jsonl") == [ABOUT, {"n": 2}]
+
+
+@pytest.mark.parametrize(("every", "lines"), [(math.inf, [3]), (-1.0, [2, 3, 3])])
+def test_rows_are_on_the_disk_from_time_to_time_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, lines: list[int]
+) -> None:
+    file = tmp_path / "out.jsonl"
+    synced: list[int] = []
+
+    def sync(out: int) -> None:
+        if file.exists() and os.path.samestat(os.fstat(out), file.stat()):  # and not the lock's file
+            synced.append(file.read_bytes().count(b"\n"))
+
+    monkeypatch.setattr("rsd_integrations.batch.journal.SYNC_EVERY", every)
+    monkeypatch.setattr(os, "fsync", sync)
+    with Journal(file, ABOUT) as journal:
+        journal.add({"id": "one"})
+        journal.add({"id": "two"})
+    assert synced == lines
+
+
+def test_rows_that_do_not_reach_the_disk_at_the_end_are_told_and_others_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    journal = Journal(tmp_path / "out.jsonl", ABOUT)
+    journal.add({"id": "one"})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", gone)
+        with pytest.raises(RSDError, match="cannot be written: Input/output error"):
+            journal.close()
+    with Journal(tmp_path / "out.jsonl", ABOUT) as again:
+        assert again.rows == [{"id": "one"}]
 
 
 def test_a_batch_on_a_full_disk_ends_with_one_line_and_goes_on_later(

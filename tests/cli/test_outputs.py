@@ -132,6 +132,18 @@ def test_what_was_computed_is_written_though_the_plot_fails(
     assert "curve" in json.loads(figures.read_text())
 
 
+def test_each_task_of_a_recipe_has_a_plot_and_a_journal(tmp_path: Path, problems: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "about: two tasks\nconfig: {drafter: scripted:draft, verifier: scripted:verifier, target: scripted:target}\n"
+        f"tasks: ['{problems}', '{problems}']\nmethods: [rsd]\nn: 1\n"
+    )
+    rsd("eval", "--recipe", str(recipe), "--plot", str(tmp_path / "x.svg"), "--journal", str(tmp_path / "y.jsonl"))
+    written = {file.name for file in tmp_path.iterdir()}
+    assert {"x.svg", "x-2.svg", "y.jsonl", "y-2.jsonl"} <= written
+    assert not {"x-3.svg", "y-3.jsonl"} & written
+
+
 def test_a_recipes_first_task_is_written_though_the_second_fails(tmp_path: Path, problems: str) -> None:
     recipe, figures = tmp_path / "mine.yaml", tmp_path / "x.json"
     recipe.write_text(
