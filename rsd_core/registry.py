@@ -133,7 +133,7 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     factory = _factory(backend, spec)
     options = _options(spec) | options
     _check_options(backend, factory, rest, options, spec)
-    _check_numbers(factory, options, spec)
+    check_numbers(factory, options, spec)
     try:
         model = factory(rest, **options)
     except ModuleNotFoundError as error:
@@ -192,8 +192,17 @@ def _check_options(
         raise SpecError(f"{spec!r}: {error}; options of {backend.kind} are {', '.join(known) or 'none'}") from error
 
 
-def _check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
-    """Raise `SpecError` where an option that is annotated as a number is none."""
+def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
+    """Refuse an option that is annotated as a number and is none.
+
+    Args:
+        factory: Function or class that takes the options.
+        options: What it is going to be given.
+        spec: What the user wrote, for the message.
+
+    Raises:
+        SpecError: An option is no number.
+    """
     try:
         parameters = inspect.signature(factory, eval_str=True).parameters
     except NameError:  # a package's own, whose annotations name what it does not import
