@@ -54,7 +54,6 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         from rsd_core import RSDError  # a command that failed has imported it; `rsd --help` does without

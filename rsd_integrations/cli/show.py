@@ -180,14 +180,13 @@ def eval_tables(report: Report) -> Iterator[Table]:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
-        pad_edge=False,
         title=plain(f"{report.task}, {report.n} problems, seed {report.seed}", "italic"),
         caption=plain(
             f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}"
         ),
     )
     # Widths below which a figure would be cut in two; together they fit into 80 columns.
-    widths = {"method": 14, "accuracy (95 %)": 13, "target": 6, "paper's FLOPs": 7, "all FLOPs": 7, "s/problem": 9}
+    widths = {"method": 12, "accuracy (95 %)": 13, "target": 6, "paper's FLOPs": 7, "all FLOPs": 7, "s/problem": 9}
     for column, width in widths.items():
         justify: Literal["left", "right"] = "left" if column == "method" else "right"
         table.add_column(column, justify=justify, min_width=width, overflow="fold")
