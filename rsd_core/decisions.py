@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from rsd_core.errors import RunError
+from rsd_core.errors import RSDError, RunError
 from rsd_core.paths import Step
 from rsd_core.policies import Decision, WeightingPolicy
 from rsd_core.request import Request
@@ -48,7 +48,13 @@ def decide(
     Without a reward, `on_abstain` says it where the draft was scored, and `on_verifier_error` where that failed.
     """
     if draft is not None and reward is not None:
-        decision: Decision = _one_of(_DECISIONS, policy.decide(draft, reward, request), policy, "decide")
+        try:
+            answer = policy.decide(draft, reward, request)
+        except RSDError:
+            raise
+        except Exception as error:
+            raise RunError(f"decide() of the policy {policy!r} failed: {error!r}") from error
+        decision: Decision = _one_of(_DECISIONS, answer, policy, "decide")
         return decision
     settings = request.settings
     if draft is not None and (settings.on_abstain if scored else settings.on_verifier_error) == "accept":

@@ -1,10 +1,19 @@
 """What is passed in place of a prompt, a policy, settings or a seed is refused in one line that says what to pass."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from rsd_core import BinaryStep, ConfigurationError, PromptError, RewardGuidedDecoder, SpecError, load
+from rsd_core import (
+    BinaryStep,
+    ConfigurationError,
+    PromptError,
+    RewardGuidedDecoder,
+    RunError,
+    SpecError,
+    WeightingPolicy,
+    load,
+)
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 
@@ -59,3 +68,15 @@ def test_an_option_that_is_no_number_is_told_by_its_name(spec: Any, told: str) -
 
 def test_whole_numbers_are_numbers() -> None:
     assert load("cascade,low=0,high=1:rule:arithmetic|rule:format").name.startswith("cascade")
+
+
+class Broken(WeightingPolicy):
+    kind: Literal["broken"] = "broken"
+
+    def weight(self, reward: float) -> float:
+        raise KeyError(reward)
+
+
+def test_a_policy_that_fails_is_named() -> None:
+    with pytest.raises(RunError, match=r"decide\(\) of the policy Broken\(kind='broken'\) failed: KeyError\(0\.9\)"):
+        decoder(policy=Broken()).run("question")
