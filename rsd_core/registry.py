@@ -16,7 +16,8 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from types import NoneType
+from typing import Any, Literal, get_args, overload
 
 from rsd_core.catalogue import BUILT_IN, Backend
 from rsd_core.data import unknown
@@ -53,6 +54,8 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
         SpecError: The kind is unknown or never plays the role, an option is no `KEY=VALUE` or is given twice, or the
             rest is missing; also of a spec inside.
     """
+    if not isinstance(spec, str):
+        raise SpecError(f"{spec!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
     head, colon, rest = spec.partition(":")
     kind, *options = head.split(",")
     if kind not in BACKENDS:
@@ -130,6 +133,7 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     factory = _factory(backend, spec)
     options = _options(spec) | options
     _check_options(backend, factory, rest, options, spec)
+    check_numbers(factory, options, spec)
     try:
         model = factory(rest, **options)
     except RSDError:
@@ -192,3 +196,28 @@ def _check_options(
         signature.bind(rest, **options)
     except TypeError as error:
         raise SpecError(f"{spec!r}: {error}; options of {backend.kind} are {', '.join(known) or 'none'}") from error
+
+
+def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
+    """Refuse an option that is annotated as a number and is none.
+
+    Args:
+        factory: Function or class that takes the options.
+        options: What it is going to be given.
+        spec: What the user wrote, for the message.
+
+    Raises:
+        SpecError: An option is no number.
+    """
+    try:
+        parameters = inspect.signature(factory, eval_str=True).parameters
+    except NameError:  # a package's own, whose annotations name what it does not import
+        return
+    for name in options.keys() & parameters.keys():
+        annotation, value = parameters[name].annotation, options[name]
+        kinds = set(get_args(annotation) or (annotation,))
+        if not kinds <= {int, float, NoneType} or isinstance(
+            value, tuple(kinds | ({int} if float in kinds else set()))
+        ):
+            continue
+        raise SpecError(f"{spec!r}: {name} takes a {'number' if float in kinds else 'whole number'} (got {value!r})")

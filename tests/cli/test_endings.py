@@ -294,3 +294,33 @@ def test_a_name_that_a_file_gives_twice_is_refused(text: str, told: str, tmp_pat
     file.write_text("[" * 5000)
     with pytest.raises(RSDError, match="nested too deeply"):
         read_mapping(file, "--config")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rule:arithmetic"], "no weights to load"),
+        (["embedded:nope"], "embedded:nope is unknown; there are embedded:draft"),
+        (["openai:m@http://127.0.0.1:1/v1"], "give specs of embedded, hf, prm, likelihood, shared"),
+        (["embedded:draft", "--device", "gpu"], "device 'gpu' cannot be used here"),
+    ],
+)
+def test_a_plan_of_nothing_is_refused(words: list[str], told: str) -> None:
+    shown = CliRunner().invoke(app, ["plan", *words])
+    assert isinstance(shown.exception, RSDError)
+    assert told in str(shown.exception)
+
+
+def test_run_tells_that_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rsd_core.methods.load", pressed)
+    shown = CliRunner().invoke(app, ["run", "question", *SCRIPTED])
+    assert (shown.exit_code, "Interrupted. A single run keeps nothing" in shown.stderr) == (130, True)
+
+
+def test_run_tells_where_its_page_is(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    shown = CliRunner().invoke(app, ["run", "question", *SCRIPTED, "--html", str(page)], env={"COLUMNS": "500"})
+    assert f"written to {page}" in shown.output
