@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 
 from rsd_core.calls import Calls
-from rsd_core.decisions import choose, decide, route
+from rsd_core.decisions import ask, choose, decide, route
 from rsd_core.decoder import Decoder, require
+from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
 from rsd_core.interfaces import Drafter, Model, Target, Verifier
 from rsd_core.ledger import Role
@@ -42,7 +43,11 @@ class RewardGuidedDecoder(Decoder):
         require("verifier", verifier, Verifier)
         require("target", target, Target)
         self.drafter, self.verifier, self._target = drafter, verifier, target
-        self.policy = policy or BinaryStep()
+        self.policy = BinaryStep() if policy is None else policy
+        if not isinstance(self.policy, WeightingPolicy):
+            raise ConfigurationError(
+                f"{policy!r} is no policy. Give an object such as BinaryStep(delta=0.7), or parse_policy(TEXT)."
+            )
         super().__init__(settings)
 
     @property
@@ -110,5 +115,5 @@ class RewardGuidedDecoder(Decoder):
         if request.path is not before:
             if self.policy.scores_target and (rewards := await calls.score(request, self.verifier, [step], before)):
                 record = request.rate(rewards[0])
-            self.policy.learn(record.target_reward, request)
+            ask(self.policy, "learn", record.target_reward, request)
         return StepReplaced(before.depth, record)

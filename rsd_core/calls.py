@@ -60,10 +60,12 @@ class Calls:
     async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted."""
         try:
-            return await self._drafts(request, drafter, count or request.settings.candidates)
+            generation = await self._generate(request, "drafter", drafter, count or request.settings.candidates)
         except Exception as error:
             self._fault(request, "drafter", error)
             return ()
+        request.undecided = generation.steps
+        return generation.steps
 
     async def draft_or_fail(self, request: Request, drafter: Drafter) -> Step:
         """The drafter's step where there is no target to fall back on.
@@ -80,10 +82,12 @@ class Calls:
             DrafterError: The drafter failed.
         """
         try:
-            return await self._drafts(request, drafter, count)
+            generation = await self._generate(request, "drafter", drafter, count)
         except Exception as error:
             self._fault(request, "drafter", error)
             raise DrafterError(f"the drafter {drafter.name!r} failed: {error}") from error
+        request.undecided = generation.steps
+        return generation.steps
 
     async def score(
         self, request: Request, verifier: Verifier, candidates: Sequence[Step], path: Path | None = None
@@ -104,9 +108,7 @@ class Calls:
             if self._guard.watches:
                 self._guard.check()
             work = self._early.claim("verifier", at, asked) or verifier.score(at, asked)
-            scores: Scores = await self._call(
-                request, "verifier", verifier, work, lambda made: checked_scores(verifier, made, len(asked))
-            )
+            scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(asked))
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
                 self._pass_configuration(request, error)
@@ -143,7 +145,7 @@ class Calls:
                 raise LimitReached(limit)
             try:
                 guess = rejected if reused and attempt == 0 else None  # which a fault may come from
-                return await self._generate(request, "target", target, count, room / count, guess)
+                return (await self._generate(request, "target", target, count, room / count, guess)).steps
             except Exception as error:
                 self._pass_configuration(request, error)
                 if attempt == settings.target_retries:
@@ -162,11 +164,8 @@ class Calls:
         assert isinstance(model, HasLikelihood)
         self._guard.check()
         work = model.log_likelihoods(request.path, candidates)
-        return (
-            await self._call(
-                request, role, model, work, lambda reply: checked_likelihoods(model, reply, len(candidates))
-            )
-        ).values
+        reply: Likelihoods = await self._call(request, role, model, work, checked_likelihoods, len(candidates))
+        return reply.values
 
     async def speculate(self, request: Request, target: Target, drafter: Drafter) -> Step:
         """The rest of the response by the target, with the drafter as its assistant, as far as limits allow."""
@@ -188,10 +187,7 @@ class Calls:
             request.ledger.drafter.charge(drafter, checked_usage(drafter, usage))
             return generation
 
-        generation = await self._call(
-            request, "target", target, work(), lambda made: checked_steps(target, made, 1, asked)
-        )
-        self._count_prompt(request, generation)
+        generation: Generation = await self._call(request, "target", target, work(), checked_steps, 1, asked)
         return generation.steps[0]
 
     def hedge(self, request: Request, target: Target) -> None:
@@ -229,12 +225,7 @@ class Calls:
         """End what was begun early and is not needed; its work is on the ledger then."""
         await self._early.aclose()
 
-    async def _drafts(self, request: Request, drafter: Drafter, count: int) -> tuple[Step, ...]:
-        drafts = await self._generate(request, "drafter", drafter, count)
-        request.undecided = drafts
-        return drafts
-
-    async def _generate(
+    def _generate(
         self,
         request: Request,
         role: Literal["drafter", "target"],
@@ -242,19 +233,13 @@ class Calls:
         count: int,
         at_most: float = math.inf,
         guess: Step | None = None,
-    ) -> tuple[Step, ...]:
+    ) -> Coroutine[Any, Any, Generation]:
         if self._guard.watches:
             self._guard.check()
         ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
-        asked = request.progress.step_request(role, count, attempt=request.attempt, at_most=at_most, ahead=ahead)
-        work = self._early.claim(role, request.path, asked)
-        if work is None:
-            work = model.generate(request.path, asked if guess is None else replace(asked, guess=guess))
-        generation: Generation = await self._call(
-            request, role, model, work, lambda made: checked_steps(model, made, count, asked)
-        )
-        self._count_prompt(request, generation)
-        return generation.steps
+        asked = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead)
+        work = self._early.claim(role, request.path, asked) or model.generate(request.path, asked)
+        return self._call(request, role, model, work, checked_steps, count, asked)
 
     async def _call(
         self,
@@ -262,12 +247,13 @@ class Calls:
         role: Role,
         model: Model,
         work: Coroutine[Any, Any, Reply],
-        check: Callable[[Reply], Reply],
+        check: Callable[..., Reply],
+        *terms: Any,
     ) -> Reply:
-        """Await a call of a model and charge it, whatever its end."""
+        """Await a call of a model and charge it, whatever its end; what the check refuses has failed as well."""
         account: Account = getattr(request.ledger, role)
         try:
-            reply = check(await (self._guard.call(work) if self._guard.watches else work))
+            reply = check(model, await (self._guard.call(work) if self._guard.watches else work), *terms)
         except BaseException as error:
             usage = usage_of(error) or _NOTHING
             account.charge(model, usage, failed=True)
@@ -286,6 +272,8 @@ class Calls:
         account.charge(model, reply.usage)
         if role in self._health.unproven:
             self._health.worked(role)
+        if role != "verifier" and not request.prompt_tokens and not request.index:
+            request.prompt_tokens = reply.usage.prefix
         return reply
 
     def _target_room(self, request: Request, target: Target) -> tuple[float, FinishReason | None]:
@@ -294,10 +282,6 @@ class Calls:
         # Before any model has counted the prompt: no tokenizer makes more tokens than there are bytes.
         read = request.prompt_tokens or sum(len(message.content.encode()) for message in request.path.prompt)
         return request.settings.limits.target_room(target, request.ledger.target, read + request.progress.tokens)
-
-    def _count_prompt(self, request: Request, generation: Generation) -> None:
-        if not request.prompt_tokens and not request.index:
-            request.prompt_tokens = generation.usage.prefix
 
     def _fault(self, request: Request, role: Role, error: Exception, then: str = "") -> None:
         """Note a fault of a role that is got over."""

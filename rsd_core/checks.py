@@ -9,7 +9,8 @@ from rsd_core.errors import RunError, VerifierError
 from rsd_core.interfaces import Generation, Likelihoods, Model, Scores, StepRequest, Usage
 from rsd_core.paths import Ending, Step
 
-_ENDINGS = get_args(Ending)
+_ENDINGS, _INF = get_args(Ending), math.inf
+_MANY = (tuple, list)
 
 
 def checked_steps(model: Model, generation: Generation, count: int, request: StepRequest) -> Generation:
@@ -21,6 +22,8 @@ def checked_steps(model: Model, generation: Generation, count: int, request: Ste
     if not isinstance(generation, Generation):
         raise RunError(f"{model!r} gave {generation!r:.80} where a Generation was asked for")
     usage = checked_usage(model, generation.usage)
+    if not isinstance(generation.steps, _MANY):
+        raise RunError(f"{model!r} gave {generation.steps!r:.80} where steps were asked for", usage=usage)
     if len(generation.steps) != count:
         raise RunError(f"{model!r} gave {len(generation.steps)} steps where {count} were asked for", usage=usage)
     for step in generation.steps:
@@ -91,8 +94,9 @@ def checked_usage(model: Model, usage: Usage) -> Usage:
         RunError: A number that is negative, or no number.
     """
     try:
-        work = (usage.prefix, usage.computed, usage.reused, usage.generated, usage.scored, usage.seconds)
-        if min(work) >= 0 and sum(work) < math.inf:  # a sum with NaN is NaN
+        # Written out, since it stands at every call: NaN fails each of these comparisons.
+        tokens = 0 <= usage.prefix < _INF and 0 <= usage.computed < _INF and 0 <= usage.reused < _INF
+        if tokens and 0 <= usage.generated < _INF and 0 <= usage.scored < _INF and 0 <= usage.seconds < _INF:
             return usage
     except (AttributeError, TypeError):
         pass

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from rsd_core.errors import DISTRIBUTION, ConfigurationError
+from rsd_core.errors import DISTRIBUTION, ConfigurationError, RSDError
 from rsd_core.version import __version__
 
 M = TypeVar("M", bound=BaseModel)
@@ -83,7 +83,7 @@ def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
     """The model that data with a `kind` describe.
 
     Raises:
-        ConfigurationError: There is no such kind.
+        ConfigurationError: There is no such kind, or its class is broken.
         ValidationError: Something else is wrong.
     """
     if not isinstance(data, Mapping):
@@ -93,7 +93,14 @@ def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
         raise ConfigurationError(f"a {what} needs a kind (got {data!r:.80}); known are {', '.join(kinds)}")
     if kind not in kinds and (newer := newer_version(data)):
         raise ConfigurationError(f"{newer} ({unknown(what, kind, kinds)})")
-    return kinds[kind].model_validate(data)
+    part = kinds[kind]
+    try:
+        return part.model_validate(data)
+    except (ValidationError, RSDError):
+        raise
+    except (Exception, SystemExit) as error:  # somebody's own class
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"the {what} {kind!r} cannot be made by {part.__module__} ({why})") from error
 
 
 def newer_version(data: Mapping[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from inspect import signature
+from numbers import Integral
 from typing import Any, Self, TypedDict, Unpack
 
 from rsd_core.blocking import iterate, wait_for
@@ -61,6 +62,8 @@ class Decoder(ABC):
             )
 
     def __init__(self, settings: Settings | None = None) -> None:
+        if settings is not None and not isinstance(settings, Settings):
+            raise ConfigurationError(f"{settings!r} are no settings. Write Settings(temperature=0.5).")
         self.settings = self.check(settings or Settings())
         self._health = Health(self.consequences)
 
@@ -237,8 +240,13 @@ class Decoder(ABC):
         if limits is not settings.limits:
             settings = settings.model_copy(update={"limits": limits})
         seed, stop = options.get("seed", settings.seed), as_stop(options.get("stop"))
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise ConfigurationError(f"seed takes a whole number in [0, 2**63) (got {seed!r})")
+        cancel = options.get("cancel")
+        if cancel is not None and not isinstance(cancel, Cancellation):
+            raise ConfigurationError(f"cancel takes a Cancellation (got {cancel!r})")
         request = Request(prompt, settings, seed, options.get("repeat", 0), stop)
-        guard = Guard(limits.max_seconds, options.get("cancel"))
+        guard = Guard(limits.max_seconds, cancel)
         early = Lookahead(request.ledger, settings.lookahead if limits.allow_waste() else 0)
         return request, Calls(guard, early, self._health), guard
 

@@ -83,7 +83,7 @@ class StepRequest:
     delimiter: str | None = "\n\n"
     """A step ends after this text, further newlines in the same token included. None asks for the whole answer."""
     sampling: Sampling = Sampling()
-    guess: Step | None = None
+    guess: Step | None = field(default=None, compare=False)
     """A step that may begin as the wanted one: who reads faster than it writes keeps what it would write as well."""
     ahead: int = field(default=0, compare=False)
     """How many steps after this one are likely to be asked for next: who writes on need not wait for that."""

@@ -120,7 +120,7 @@ def _installed(group: str, *_path: str) -> Mapping[str, Plugin]:
 
     found: dict[str, Plugin] = {}
     for point in entry_points(group=group):
-        package = point.dist.name if point.dist else point.module
+        package = (point.dist and point.dist.name) or point.module  # broken metadata have no name
         first = found.setdefault(point.name, Plugin(point.name, point.value, package))
         if first.package != package:
             found[point.name] = replace(first, rivals=(*first.rivals, package))

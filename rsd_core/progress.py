@@ -89,7 +89,13 @@ class Progress:
         return "max_tokens" if self.terms.in_turns else None  # a turn was cut at its cap
 
     def step_request(
-        self, role: Role, count: int = 1, *, attempt: int = 0, at_most: float = math.inf, ahead: int = 0
+        self,
+        role: Role,
+        count: int = 1,
+        attempt: int = 0,
+        at_most: float = math.inf,
+        guess: Step | None = None,
+        ahead: int = 0,
     ) -> StepRequest:
         """What a model is asked for here.
 
@@ -98,6 +104,7 @@ class Progress:
             count: Candidates.
             attempt: Drafts of this step that were retried before; the target's step does not depend on them.
             at_most: A cap on the step's tokens besides those of the settings.
+            guess: A step that may begin as the wanted one.
             ahead: How many steps after this one are likely to be asked for next.
         """
         terms, index = self.terms, self.path.depth
@@ -109,7 +116,7 @@ class Progress:
             first, sampling = attempt * count, _warmed(sampling, terms.settings.retry_temperature)
         seed = terms.randomness.seed
         seeds = (seed(role, index, first),) if count == 1 else tuple(seed(role, index, first + i) for i in range(count))
-        return StepRequest(seeds, int(room), terms.delimiter, sampling, None, ahead)
+        return StepRequest(seeds, int(room), terms.delimiter, sampling, guess, ahead)
 
 
 def _warmed(sampling: Sampling, temperature: float) -> Sampling:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rsd_core.errors import PromptError
@@ -17,10 +17,12 @@ def as_prompt(prompt: PromptLike) -> Prompt:
     """Normalise a prompt.
 
     Raises:
-        PromptError: The prompt is empty, or a message is not a role with a text.
+        PromptError: It is no prompt, the prompt is empty, or a message is not a role with a text.
     """
     if isinstance(prompt, str):
         messages: Prompt = (Message("user", prompt),)
+    elif not isinstance(prompt, Iterable):
+        raise PromptError(f"{prompt!r} is no prompt. Pass a question, or a list of messages.")
     else:
         messages = tuple(_as_message(message) for message in prompt)
     if not any(message.content.strip() or message.native for message in messages):

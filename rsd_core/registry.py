@@ -16,7 +16,8 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from types import NoneType
+from typing import Any, Literal, get_args, overload
 
 from rsd_core.catalogue import BUILT_IN, Backend
 from rsd_core.data import unknown
@@ -53,6 +54,8 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
         SpecError: The kind is unknown or never plays the role, an option is no `KEY=VALUE` or is given twice, or the
             rest is missing; also of a spec inside.
     """
+    if not isinstance(spec, str):
+        raise SpecError(f"{spec!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
     head, colon, rest = spec.partition(":")
     kind, *options = head.split(",")
     if kind not in BACKENDS:
@@ -130,18 +133,22 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     factory = _factory(backend, spec)
     options = _options(spec) | options
     _check_options(backend, factory, rest, options, spec)
+    check_numbers(factory, options, spec)
     try:
         model = factory(rest, **options)
-    except ModuleNotFoundError as error:
-        if backend.plugin is None or isinstance(error, RSDError):
-            raise
-        raise ConfigurationError(f"{spec!r} needs the module {error.name!r} ({backend.summary})") from error
-    except TypeError as error:
+    except RSDError:
+        raise
+    except (Exception, SystemExit) as error:
         # From a factory that passes its options on.
-        wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if wrong is None or wrong[1] not in options:
+        wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
+        if wrong is not None and wrong[1] in options:
+            raise SpecError(f"{spec!r}: unknown option of {backend.kind} {wrong[1]!r}") from error
+        if backend.plugin is None:
             raise
-        raise SpecError(f"{spec!r}: unknown option of {backend.kind} {wrong[1]!r}") from error
+        if isinstance(error, ModuleNotFoundError):
+            raise ConfigurationError(f"{spec!r} needs the module {error.name!r} ({backend.summary})") from error
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"{spec!r} cannot be made by {backend.plugin} ({why})") from error
     plays = [name for name, kind in ROLES.items() if isinstance(model, kind)]
     if not plays:
         raise SpecError(f"{spec!r} made {model!r}, which is no drafter, verifier or target ({backend.summary})")
@@ -175,7 +182,10 @@ def _factory(backend: Backend, spec: str) -> Callable[..., Model]:
 def _check_options(
     backend: Backend, factory: Callable[..., Model], rest: str, options: dict[str, Any], spec: str
 ) -> None:
-    signature = inspect.signature(factory)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # of functions in C, which tell nothing
+        return
     takes = list(signature.parameters.values())[1:]
     known = [parameter.name for parameter in takes if parameter.kind is not parameter.VAR_KEYWORD]
     if len(known) == len(takes):
@@ -186,3 +196,28 @@ def _check_options(
         signature.bind(rest, **options)
     except TypeError as error:
         raise SpecError(f"{spec!r}: {error}; options of {backend.kind} are {', '.join(known) or 'none'}") from error
+
+
+def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
+    """Refuse an option that is annotated as a number and is none.
+
+    Args:
+        factory: Function or class that takes the options.
+        options: What it is going to be given.
+        spec: What the user wrote, for the message.
+
+    Raises:
+        SpecError: An option is no number.
+    """
+    try:
+        parameters = inspect.signature(factory, eval_str=True).parameters
+    except NameError:  # a package's own, whose annotations name what it does not import
+        return
+    for name in options.keys() & parameters.keys():
+        annotation, value = parameters[name].annotation, options[name]
+        kinds = set(get_args(annotation) or (annotation,))
+        if not kinds <= {int, float, NoneType} or isinstance(
+            value, tuple(kinds | ({int} if float in kinds else set()))
+        ):
+            continue
+        raise SpecError(f"{spec!r}: {name} takes a {'number' if float in kinds else 'whole number'} (got {value!r})")

@@ -72,8 +72,12 @@ class TiltedDecoder(RewardGuidedDecoder):
                     continue
                 calls.reject(request, rejected, scored=True)
                 yield StepRejected(i, rejected, reward)
-            else:
-                request.discard(drafts, scored=False)
+            elif drafts:
+                request.discard(drafts[1:], scored=False)
+                if self.settings.on_verifier_error == "accept":
+                    yield StepAccepted(i, calls.commit(request, drafts[0], "draft"))
+                    continue
+                request.discard(drafts[:1], scored=False)
             steps = await calls.replace(request, self._target, self.settings.candidates)
             request.ledger.target.discarded += sum(step.size for step in steps)  # until one of them is chosen
             step = steps[choose(request, await calls.score(request, self.verifier, steps) or (0.0,) * len(steps))]

@@ -13,7 +13,7 @@ from typing import Any
 from rsd_core import ConfigurationError, Decoder, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
 from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
-from rsd_integrations.batch.journal import KINDS, Journal, read_rows
+from rsd_integrations.batch.journal import KINDS, Journal, damaged, read_rows
 from rsd_integrations.jsonl import Line, read_lines
 from rsd_integrations.role_faults import RoleFaults
 
@@ -167,19 +167,23 @@ async def arun_journaled(
         RSDError: The file cannot be written any more; its rows are whole.
     """
     with Journal(out, {"batch": 1, **about}) as journal:
-        latest = {row.get("key"): row for row in journal.rows}
-        found = {key for key, row in latest.items() if not (retry_failed and _failed(row))}
+        latest = {str(row.get("key")): row for row in journal.rows}
+        found = {key for key, row in latest.items() if not (retry_failed and _failed(out, row))}
         todo = [problem for problem in problems if problem.key not in found]
         told = Progress(len(problems), found=len(problems) - len(todo))
         progress(told)
-        for problem in todo:
-            if problem.error is not None:
+        refused = [problem for problem in todo if problem.error is not None]
+        asked = iter([problem for problem in todo if problem.error is None])
+
+        def note_refused() -> None:
+            for problem in refused:
                 if problem.key not in latest:  # another run may have noted it
                     journal.add(_row(problem, error=problem.error))
                 told.failed, told.refused = told.failed + 1, told.refused + 1
                 progress(told)
-        asked = iter([problem for problem in todo if problem.error is None])
-        if len(todo) == told.refused:
+
+        if len(todo) == len(refused):
+            note_refused()
             return told
 
         async def work(made: Decoder) -> None:
@@ -190,6 +194,7 @@ async def arun_journaled(
                 progress(told)
 
         async with await in_thread(decoder) as made:
+            note_refused()  # not before: settings that make no decoder are in no file
             await run_all(work(made) for _ in range(min(concurrency, len(todo))))
     return told
 
@@ -221,7 +226,7 @@ def read_results(out: Path) -> dict[str, Result]:
     head, *rows = read_rows(out) or [{"batch": 1}]
     if "batch" not in head:
         raise ConfigurationError(f"{out} holds no results of `rsd batch`, but {KINDS['journal']}")
-    return {row["id"]: Result.from_dict(row["result"]) for row in rows if "result" in row}
+    return {str(row.get("id")): _result(out, row) for row in rows if "result" in row}
 
 
 async def _answer(decoder: Decoder, problem: Problem) -> tuple[dict[str, Any], Result]:
@@ -239,13 +244,20 @@ def _row(problem: Problem, result: Result | None = None, error: str | None = Non
     return {"id": problem.id, "key": problem.key, **told, "result": (result or _nothing(problem)).to_dict()}
 
 
-def _failed(row: dict[str, Any]) -> bool:
+def _result(out: Path, row: dict[str, Any]) -> Result:
+    try:
+        return Result.from_dict(row["result"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(out, row) from error
+
+
+def _failed(out: Path, row: dict[str, Any]) -> bool:
     """Whether a problem was not solved: it failed, or a role failed at every one of its calls."""
     if row.get("error") or "result" not in row:
         return True
     faults = RoleFaults()
-    if row["result"]["degradations"]:
-        faults.add(Result.from_dict(row["result"]))
+    if not isinstance(row["result"], dict) or row["result"].get("degradations") != []:
+        faults.add(_result(out, row))
     return bool(faults.never_worked)
 
 

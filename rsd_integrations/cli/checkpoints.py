@@ -35,7 +35,9 @@ def plan(
         files = loading.shards(folder, model)
         kind = wanted or loading.default_dtype(where, files)
         models.append(memory.model_memory(spec, files, loading.read_config(folder), kind))
-    table = Table("model", "weights", "a token", "context", "sequences in the cache's share")
+    if not models:
+        raise SpecError(f"{', '.join(specs)}: no weights to load, so there is nothing to plan")
+    table = Table("model", "weights", "cache a token", "context", "sequences in the cache's share")
     weights, share = memory.weight_bytes(models, where), memory.total_memory(where) / memory.CACHE_SHARE
     for one, size in zip(models, weights, strict=True):
         table.add_row(
@@ -99,9 +101,10 @@ def _checkpoints(spec: str) -> list[tuple[str, str]]:
     if backend.kind in ("rule", "code", "confidence"):  # no model, or the drafter itself
         return []
     if backend.kind == "embedded":
-        from rsd_integrations.embedded.models import FOLDER
+        from rsd_integrations.embedded.models import folder_of
 
-        return [(str(FOLDER / rest), spec)]
+        return [(str(folder_of(rest)), spec)]
     if backend.kind not in ("hf", "prm", "likelihood", "shared"):
-        raise SpecError(f"{spec} runs elsewhere and takes no memory here; give specs of hf, prm, likelihood, shared")
+        known = "embedded, hf, prm, likelihood, shared"
+        raise SpecError(f"{spec} runs elsewhere and takes no memory here; give specs of {known}")
     return [(rest, spec)]

@@ -237,9 +237,8 @@ def calibrate_(
         status.update(f"recording: {done} of {len(items)} problems")
 
     def resume() -> str:
-        return (
-            f"What was recorded of {done} problems is not kept, and nothing is written; run again, or with --n {done}"
-        )
+        fewer = f", or with --n {done}" if done else ""
+        return f"What was recorded of {done} problems is not kept, and nothing is written; run again{fewer}"
 
     with (
         resumable(resume),

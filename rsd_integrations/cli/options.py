@@ -54,8 +54,10 @@ def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
         return {}
     import yaml
 
+    from rsd_integrations.yaml_data import parse_yaml
+
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
+        data = parse_yaml(file.read_text(encoding="utf-8-sig")) or {}
     except OSError as error:
         raise RSDError(f"{option} {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

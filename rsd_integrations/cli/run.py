@@ -25,7 +25,7 @@ from rsd_integrations.cli.options import (
 )
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
-from rsd_integrations.cli.terminal import Terminal, end_if_idle
+from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, written
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
 from rsd_integrations.role_faults import RoleFaults
@@ -62,20 +62,23 @@ def run(
     as_prompt(asked)  # a mistake is told before any model is loaded
     check_outputs(html=html)
     view = None if as_json else RunView(Terminal(), asked, made.policy, None if item is None else str(item.answer))
-    with without_collection():
-        decoder = made.build()
-    with decoder:
-        for event in decoder.stream(asked):
-            if view is not None:
-                view.show(event)
-            if isinstance(event, Finished):
-                result = event.result
-                if as_json:
-                    print(visible(json.dumps(result.to_dict(), indent=2)))
-                if html is not None:
-                    from rsd_integrations.display import to_html
+    with resumable(lambda: "A single run keeps nothing; run again"):
+        with without_collection():
+            decoder = made.build()
+        with decoder:
+            for event in decoder.stream(asked):
+                if view is not None:
+                    view.show(event)
+                if isinstance(event, Finished):
+                    result = event.result
+                    if as_json:
+                        print(visible(json.dumps(result.to_dict(), indent=2)))
+                    if html is not None:
+                        from rsd_integrations.display import to_html
 
-                    write_output(html, to_html(result, decoder))
+                        write_output(html, to_html(result, decoder))
+    if not as_json:
+        written(html)
     faults = RoleFaults()
     faults.add(result)
     end_if_idle(faults.never_worked, "Put it right, then run again")

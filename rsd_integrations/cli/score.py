@@ -65,7 +65,7 @@ def score(
     if failed and len(failed) + len(bad) == len(entries):
         end_if_idle([never_worked("verifier", len(failed), failed[-1])], "Put it right, then run again")
     if bad:
-        raise RSDError(f"{len(bad)} of {len(entries)} entries of {file} are no solutions; each says why. {FORM}")
+        raise RSDError(f"{len(bad)} of {len(entries)} entries of {file} are no solutions; each says why; {FORM}")
     if failed:
         raise RSDError(f"{len(failed)} of {len(entries)} solutions could not be scored; each says why")
 

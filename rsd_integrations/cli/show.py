@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import Console
@@ -19,8 +19,6 @@ from rsd_integrations.display import Reading, read
 from rsd_integrations.display.reading import MARKS, amount, threshold_of
 
 if TYPE_CHECKING:  # a single run needs none of them
-    from rich.progress import Progress
-
     from rsd_integrations.batch import Progress as BatchProgress
     from rsd_integrations.evaluation.report import Report
 
@@ -121,49 +119,56 @@ def _ledger_table(reading: Reading) -> Table:
     return table
 
 
-def _progress(console: Console) -> Progress:
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    return Progress(*columns, console=console)
+    progress = Progress(*columns, console=console)
 
-
-@contextlib.contextmanager
-def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
-    """A progress bar with each method's live accuracy and savings."""
-    progress = _progress(console)
-
-    def update(report: Report) -> None:
+    def show(total: int, completed: int, live: str) -> None:
         if not progress.tasks:  # nothing is drawn before there is something to tell
             progress.start()
-            progress.add_task("", total=report.n * methods)
-        live = escape(visible("  ".join(_live(report, name) for name in report.methods)))
-        progress.update(progress.task_ids[0], completed=report.done, description=live)
+            progress.add_task("")
+        progress.update(progress.task_ids[0], total=total, completed=completed, description=live)
 
     try:
-        yield update
+        yield show
     finally:
         if progress.tasks:
             progress.stop()
 
 
 @contextlib.contextmanager
+def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
+    """A progress bar with each method's live accuracy and savings."""
+    with _progress(console) as show:
+
+        def update(report: Report) -> None:
+            live = escape(visible("  ".join(_live(report, name) for name in report.methods)))
+            show(report.n * methods, report.done, live)
+
+        yield update
+
+
+@contextlib.contextmanager
 def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
     """A progress bar over a batch, with what failed or was degraded so far."""
-    with _progress(console) as progress:
-        bar = progress.add_task("")
+    with _progress(console) as show:
 
         def update(told: BatchProgress) -> None:
             live = "".join(f"  {n} {word}" for n, word in ((told.failed, "failed"), (told.degraded, "degraded")) if n)
-            progress.update(bar, total=told.total, completed=told.found + told.done + told.failed, description=live)
+            show(told.total, told.found + told.done + told.failed, live)
 
         yield update
 
 
 def _live(report: Report, name: str) -> str:
     method, alone = report.methods[name], report.methods[report.reference]
+    if not method.n:
+        return f"{name} …"  # not begun
     told = f"{name} {method.accuracy:.3f}"
-    if name != report.reference and method.n and alone.n and method.flops_paper and alone.flops_paper:
+    if name != report.reference and alone.n and method.flops_paper and alone.flops_paper:
         told += f" ({alone.flops_paper / alone.n / (method.flops_paper / method.n):.1f}x)"
     return told
 
@@ -180,10 +185,11 @@ def eval_tables(report: Report) -> Iterator[Table]:
             f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}"
         ),
     )
-    for column in ("method", "accuracy (95 %)", "target", "paper's FLOPs", "all FLOPs", "s/problem"):
-        first = column == "method"
-        width = 14 if first else None
-        table.add_column(column, justify="left" if first else "right", min_width=width, overflow="fold")
+    # Widths below which a figure would be cut in two; together they fit into 80 columns.
+    widths = {"method": 12, "accuracy (95 %)": 13, "target": 6, "paper's FLOPs": 7, "all FLOPs": 7, "s/problem": 9}
+    for column, width in widths.items():
+        justify: Literal["left", "right"] = "left" if column == "method" else "right"
+        table.add_column(column, justify=justify, min_width=width, overflow="fold")
     alone, compared = report.methods[report.reference], report.comparisons()
     for name, method in report.methods.items():
         low, high = wilson(method.right, method.n)

@@ -26,6 +26,17 @@ FOLDER = Path(__file__).parent / "checkpoints"
 NAMES = ("draft", "target", "verifier", "prm")
 
 
+def folder_of(name: str) -> Path:
+    """Where the checkpoint of this name is.
+
+    Raises:
+        SpecError: No such model.
+    """
+    if name not in NAMES:
+        raise SpecError(f"embedded:{name} is unknown; there are {', '.join('embedded:' + n for n in NAMES)}")
+    return FOLDER / name
+
+
 def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifier | LikelihoodVerifier:
     """Load a model of the embedded family.
 
@@ -37,16 +48,15 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
     Raises:
         SpecError: No such model.
     """
-    if name not in NAMES:
-        raise SpecError(f"embedded:{name} is unknown; there are {', '.join('embedded:' + n for n in NAMES)}")
+    folder = folder_of(name)
     model: HuggingFaceGenerator | HuggingFaceVerifier | LikelihoodVerifier
     with _one_thread():
         if name == "prm":
-            model = load_verifier(str(FOLDER / name), **options)
+            model = load_verifier(str(folder), **options)
         elif name == "verifier":
-            model = _likelihood(FOLDER / name, **options)
+            model = _likelihood(folder, **options)
         else:
-            model = _generator(FOLDER / name, **options)
+            model = _generator(folder, **options)
     model.name = f"embedded:{name}"
     return model
 

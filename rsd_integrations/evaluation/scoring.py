@@ -107,7 +107,7 @@ def _solution(where: str, row: Any, error: str | None) -> Solution | BadRow:
     except (TypeError, ValueError, AttributeError, RSDError) as wrong:
         return BadRow(where, f"it is no problem with a solution ({wrong})", row)
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
-        return BadRow(where, "steps are texts that are not blank, at least one", row)
+        return BadRow(where, "`steps` must be a list of one text or more, none of them blank", row)
     return Solution(prompt, tuple(steps), row)
 
 

@@ -84,9 +84,21 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The wanted device, or the best one there is."""
+    """The wanted device, or the best one there is.
+
+    Raises:
+        ConfigurationError: torch knows no such device, or has none here.
+    """
     if device is not None:
-        return torch.device(device)
+        try:
+            where = torch.device(device)
+            torch.empty(0, device=where)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigurationError(
+                f"device {device!r} cannot be used here ({reason}); choose cpu, or name none to take the best there is"
+            ) from error
+        return where
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -17,6 +17,7 @@ from rsd_core import RSDError, VerifierError
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.batch import read_results, read_rows
 from rsd_integrations.cli.app import app
+from rsd_integrations.cli.options import read_mapping
 
 SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
 SLOW = """
@@ -269,3 +270,57 @@ def test_a_bad_recipe_is_told_with_its_place(text: str, told: list[str], tmp_pat
     assert all(word in error for word in [*told, str(recipe)]), error
     error = str(CliRunner().invoke(app, ["eval", "--recipe", "paper-math-8b"]).exception)
     assert "did you mean 'paper-math-7b'?" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "drafter: scripted:draft\ntarget: scripted:target\ndrafter: embedded:draft\n",
+            "line 3, is no YAML: 'drafter'",
+        ),
+        ('{"settings": {"seed": 1,\n "seed": 2}}', "line 2, is no YAML: 'seed'"),
+        ("settings: {limits: {max_steps: 3, max_steps: 4}}", "line 1, is no YAML: 'max_steps'"),
+    ],
+)
+def test_a_name_that_a_file_gives_twice_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text(text)
+    for command in (["run", "q", "--config"], ["eval", "--recipe"]):
+        result = CliRunner().invoke(app, [*command, str(file)])
+        assert f"{told} is given twice" in str(result.exception)
+    file.write_text("base: &base {seed: 1}\nsettings: {<<: *base, seed: 2}\n")
+    assert read_mapping(file, "--config")["settings"] == {"seed": 2}
+    file.write_text("[" * 5000)
+    with pytest.raises(RSDError, match="nested too deeply"):
+        read_mapping(file, "--config")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rule:arithmetic"], "no weights to load"),
+        (["embedded:nope"], "embedded:nope is unknown; there are embedded:draft"),
+        (["openai:m@http://127.0.0.1:1/v1"], "give specs of embedded, hf, prm, likelihood, shared"),
+        (["embedded:draft", "--device", "gpu"], "device 'gpu' cannot be used here"),
+    ],
+)
+def test_a_plan_of_nothing_is_refused(words: list[str], told: str) -> None:
+    shown = CliRunner().invoke(app, ["plan", *words])
+    assert isinstance(shown.exception, RSDError)
+    assert told in str(shown.exception)
+
+
+def test_run_tells_that_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rsd_core.methods.load", pressed)
+    shown = CliRunner().invoke(app, ["run", "question", *SCRIPTED])
+    assert (shown.exit_code, "Interrupted. A single run keeps nothing" in shown.stderr) == (130, True)
+
+
+def test_run_tells_where_its_page_is(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    shown = CliRunner().invoke(app, ["run", "question", *SCRIPTED, "--html", str(page)], env={"COLUMNS": "500"})
+    assert f"written to {page}" in shown.output

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import unicodedata
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from rsd_core import RoleWarning
+from rsd_core import RoleWarning, RSDError
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.cli import main
 from rsd_integrations.cli.app import app
@@ -42,6 +43,7 @@ def evil(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rsd_integrations.cli.score.load", lambda *_, **__: ScriptedVerifier([0.9, RuntimeError(EVIL)]))
 
 
+SCRIPTED = ["--draft", "scripted:draft", "--verifier", "scripted:verifier", "--target", "scripted:target"]
 MODELS = ["--draft", "scripted:drafter", "--verifier", "scripted:verifier", "--target", "scripted:target"]
 
 
@@ -166,3 +168,18 @@ def test_warnings_of_roles_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_a_line_is_said_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     say("mine:soon: [red]x[/] " + "long " * 100)
     assert capsys.readouterr().err == "mine:soon: [red]x[/] " + "long " * 100 + "\n"
+
+
+def test_the_tables_of_eval_fit_into_80_columns() -> None:
+    shown = CliRunner().invoke(app, ["eval", "--n", "3", "--methods", "rsd,target", *SCRIPTED], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    assert "s/problem" in shown.output
+    assert re.search(r"^ *\(\d\.\d{3}–\d\.\d{3}\)", shown.output, re.MULTILINE), shown.output
+
+
+def test_a_batch_that_is_refused_draws_no_progress(tmp_path: Path) -> None:
+    prompts, other = lines(tmp_path / "p.jsonl", "question"), tmp_path / "notes.txt"
+    other.write_text("my notes")
+    shown = CliRunner().invoke(app, ["batch", prompts, "--out", str(other), *SCRIPTED])
+    assert (shown.exit_code, "0/" in shown.output) == (1, False)
+    assert isinstance(shown.exception, RSDError)

@@ -213,6 +213,19 @@ def test_gsi_tilts_the_reward_by_the_ratio_of_likelihoods(target_likes: float, t
     assert result.ledger.target.computed > 0  # it was asked for likelihoods in any case
 
 
+@pytest.mark.parametrize(("rule", "text"), [("accept", "draft"), ("target", "target")])
+def test_gsi_without_its_verifier_does_what_the_settings_say(rule: str, text: str) -> None:
+    made = TiltedDecoder(
+        drafter=Likely(["draft"], {"draft": -1.0}),
+        verifier=ScriptedVerifier([RuntimeError("gone")]),
+        target=Likely(["target"], {"draft": -1.0}),
+        settings=Settings.model_validate({"on_verifier_error": rule}),
+    )
+    result = made.run("question")
+    assert result.text == text
+    assert result.ledger.drafter.generated == result.ledger.drafter.discarded + 2 * (text == "draft")
+
+
 def test_a_draft_that_both_models_are_certain_of_has_a_likelihood() -> None:
     made = TiltedDecoder(
         drafter=Likely(["draft"], {"draft": 0.0}),

@@ -15,6 +15,7 @@ from rsd_core import (
     Drafter,
     Generation,
     Interrupted,
+    Ledger,
     Likelihoods,
     Limits,
     MajorityVote,
@@ -39,7 +40,9 @@ from rsd_core import (
     VerifierError,
     WeightingPolicy,
     add_usage,
+    as_prompt,
 )
+from rsd_core.lookahead import Lookahead
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 WARM = Settings(temperature=1.0)
@@ -370,3 +373,24 @@ def test_a_ledger_of_a_result_is_its_own() -> None:
     made.run("question")
     assert first.ledger == before
     assert all(isinstance(model, Model) for model in made.models)
+
+
+async def test_an_early_call_that_never_reached_its_model_costs_nothing() -> None:
+    ledger, target = Ledger(), ScriptedTarget(["x"])
+    early = Lookahead(ledger, 0)
+    early.hedge(Path(as_prompt("question")), target, StepRequest((1,)))
+    await early.aclose()
+    assert (ledger.target.calls, target.calls) == (0, [])
+
+
+async def test_an_early_call_is_claimed_by_the_very_same_request_only() -> None:
+    ledger, target, path = Ledger(), ScriptedTarget(["x"]), Path(as_prompt("question"))
+    early = Lookahead(ledger, 0)
+    early.hedge(path, target, StepRequest((1,)))
+    assert early.claim("target", path, StepRequest((2,))) is None
+    assert early.claim("target", Path(path.prompt), StepRequest((1,))) is None
+    claimed = early.claim("target", path, StepRequest((1,)))
+    assert claimed is not None
+    assert (await claimed).steps[0].text == "x"
+    await early.aclose()
+    assert ledger.target.calls == 0  # whoever claimed it charges it

@@ -106,3 +106,11 @@ def test_a_body_of_other_dtypes_than_asked_for_is_refused(tmp_path: Folder, monk
     folder = str(make_prm(tmp_path / "prm"))
     with pytest.raises(ConfigurationError, match=r"weights of .*torch\.float32.* where torch\.bfloat16 was asked for"):
         load_verifier(folder, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "npu:x"])
+def test_a_device_that_is_not_there_is_told_in_one_line(device: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"device '{device}' cannot be used here") as caught:
+        loading.choose_device(device)
+    assert "\n" not in str(caught.value)
+    assert loading.choose_device("cpu") == CPU
