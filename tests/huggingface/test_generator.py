@@ -166,7 +166,8 @@ def test_a_delimiter_in_pieces_ends_the_step(checkpoint: Folder) -> None:
     for delimiter, length in (("\n\n", 4), ("b\n", 3)):
         play = iter(script)
         model.runner._run = scripted(model, play)  # type: ignore[method-assign,assignment]
-        made = asyncio.run(model.generate(Path(as_prompt(PROMPT)), StepRequest(seeds=(0,), delimiter=delimiter)))
+        request = StepRequest(seeds=(0,), max_tokens=len(script), delimiter=delimiter)
+        made = asyncio.run(model.generate(Path(as_prompt(PROMPT)), request))
         assert made.steps[0].tokens == tuple(script[:length])
         assert made.steps[0].ending == "delimiter"
 

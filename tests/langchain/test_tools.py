@@ -126,6 +126,17 @@ def test_tools_and_earlier_calls_reach_the_models_as_data() -> None:
     assert messages[2].extra["tool_call_id"] == "c"
 
 
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_a_free_choice_of_tools_is_honoured_bound_or_with_the_call(choice: str | None) -> None:
+    model = chat(CALL)
+    tools = [convert_to_openai_tool(add)]
+    for message in (
+        model.bind_tools([add], tool_choice=choice).invoke("q"),
+        model.invoke("q", tools=tools, tool_choice=choice),
+    ):
+        assert [call["name"] for call in message.tool_calls] == ["add"]
+
+
 def test_what_cannot_be_honoured_is_refused() -> None:
     with pytest.raises(ValueError, match="tool_choice='any' cannot be honoured"):
         chat("x").bind_tools([add], tool_choice="any")
