@@ -113,7 +113,7 @@ def newer_version(data: Mapping[str, Any]) -> str | None:
 
 def explain(error: ValidationError) -> str:
     """The findings of pydantic in one line: where, what is wrong, and the value."""
-    found = []
+    findings = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
@@ -121,8 +121,8 @@ def explain(error: ValidationError) -> str:
         # Whole objects say less than the message does; many messages have the text already.
         shown = isinstance(value, Mapping | BaseModel) or (isinstance(value, str) and repr(value) in message)
         got = "" if shown else f" (got {value!r:.80})"
-        found.append(f"{where + ': ' if where else ''}{message}{got}")
-    return "; ".join(found)
+        findings.append(f"{where + ': ' if where else ''}{message}{got}")
+    return "; ".join(findings)
 
 
 def _parts(version: Any) -> tuple[int, ...]:

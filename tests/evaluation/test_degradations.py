@@ -133,7 +133,10 @@ def test_answers_in_which_a_role_never_worked_are_tried_again_by_the_next_run(
 
 def test_a_drafter_whose_drafts_were_all_rejected_has_worked() -> None:
     result = decoder(drafter=["3*4=13.\n\n", ConnectionError("refused")], verifier=[0.1]).run("How many seats?")
-    assert [(step.author, step.discarded_draft) for step in result.steps] == [("target", "3*4=13.\n\n"), ("target", None)]
+    assert [(step.author, step.discarded_draft) for step in result.steps] == [
+        ("target", "3*4=13.\n\n"),
+        ("target", None),
+    ]
     faults = RoleFaults()
     faults.add(result)
     assert (faults.worked["drafter"], faults.failed["drafter"], faults.never_worked) == (1, 1, [])
