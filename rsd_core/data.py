@@ -111,6 +111,11 @@ def newer_version(data: Mapping[str, Any]) -> str | None:
     return f"written for {DISTRIBUTION} {version}, and this is {__version__}: pip install --upgrade {DISTRIBUTION}"
 
 
+def masked(text: str) -> str:
+    """A spec or what holds one, without the values of options that are secrets: a key has no place in an error."""
+    return re.sub(r"((?:key|secret|password)=)[^,:'\"\s]+", r"\1…", text, flags=re.IGNORECASE)
+
+
 def explain(error: ValidationError) -> str:
     """The findings of pydantic in one line: where, what is wrong, and the value."""
     findings = []
@@ -120,7 +125,7 @@ def explain(error: ValidationError) -> str:
         value = item["input"]
         # Whole objects say less than the message does; many messages have the text already.
         shown = isinstance(value, Mapping | BaseModel) or (isinstance(value, str) and repr(value) in message)
-        got = "" if shown else f" (got {value!r:.80})"
+        got = "" if shown else f" (got {masked(repr(value)):.80})"
         findings.append(f"{where + ': ' if where else ''}{message}{got}")
     return "; ".join(findings)
 

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from rsd_core import ConfigurationError, SpecError
+from rsd_core.data import masked
 from rsd_core.registry import parse_spec, parts_of
 from rsd_integrations.cli.terminal import Terminal, plain
 from rsd_integrations.output_files import new_folder
@@ -106,5 +107,5 @@ def _checkpoints(spec: str) -> list[tuple[str, str]]:
         return [(str(folder_of(rest)), spec)]
     if backend.kind not in ("hf", "prm", "likelihood", "shared"):
         known = "embedded, hf, prm, likelihood, shared"
-        raise SpecError(f"{spec} runs elsewhere and takes no memory here; give specs of {known}")
+        raise SpecError(f"{masked(spec)} runs elsewhere and takes no memory here; give specs of {known}")
     return [(rest, spec)]
