@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 
 from rsd_core.calls import Calls
-from rsd_core.decisions import choose, decide, route
+from rsd_core.decisions import ask, choose, decide, route
 from rsd_core.decoder import Decoder, require
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
@@ -64,10 +64,10 @@ class RewardGuidedDecoder(Decoder):
 
     @property
     def consequences(self) -> Mapping[Role, str]:
-        kept = self.settings.on_verifier_error == "accept"
+        accepts = self.settings.on_verifier_error == "accept"
         return {
             "drafter": "the target writes every step",
-            "verifier": "every draft is kept" if kept else "the target writes every step",
+            "verifier": "every draft is kept" if accepts else "the target writes every step",
         }
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
@@ -115,5 +115,5 @@ class RewardGuidedDecoder(Decoder):
         if request.path is not before:
             if self.policy.scores_target and (rewards := await calls.score(request, self.verifier, [step], before)):
                 record = request.rate(rewards[0])
-            self.policy.learn(record.target_reward, request)
+            ask(self.policy, "learn", record.target_reward, request)
         return StepReplaced(before.depth, record)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future, wait
@@ -21,15 +22,24 @@ from rsd_core.interfaces import Interrupted, usage_of
 T = TypeVar("T")
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_pid: int | None = None
+
+
+def _forget() -> None:
+    """In a forked child: the loop's thread stayed with the parent, as did any thread that held the lock."""
+    global _lock, _loop
+    _lock, _loop = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
     """The process's background loop, started on first use and anew after a fork."""
-    global _loop, _pid
+    global _loop
     with _lock:
-        if _loop is None or _pid != os.getpid():
-            _loop, _pid = asyncio.new_event_loop(), os.getpid()
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="rsd-loop", daemon=True).start()
         return _loop
 
@@ -39,7 +49,13 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
     An interrupt cancels it and waits for its end, so that nothing works on and what was done is charged; a second
     interrupt leaves at once.
+
+    Raises:
+        RunError: Called from the background loop itself, or while the interpreter shuts down, when that has stopped.
     """
+    if sys.is_finalizing():  # the loop's thread is frozen: whoever waits for it now waits for ever
+        work.close()
+        raise RunError("a blocking method was called while the interpreter shuts down; call it before")
     loop = background_loop()
     if threading.current_thread().name == "rsd-loop":
         work.close()
@@ -62,7 +78,11 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-    """Iterate over an async generator from blocking code; leaving early closes it."""
+    """Iterate over an async generator from blocking code; leaving early closes it.
+
+    A second interrupt leaves at once here too. Left behind, it is closed by whoever collects it: the loop's own thread
+    must not wait for itself then, and at the end of the interpreter nobody is left to wait for.
+    """
     try:
         while True:
             try:
@@ -71,7 +91,10 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
                 return
             yield item
     finally:
-        wait_for(_close(source))
+        if threading.current_thread().name == "rsd-loop" or _is_running(source):
+            asyncio.run_coroutine_threadsafe(_close(source), background_loop())
+        elif not sys.is_finalizing():
+            wait_for(_close(source))
 
 
 async def in_thread(work: Callable[[], T], context: contextvars.Context | None = None) -> T:
@@ -121,7 +144,11 @@ async def _next(source: AsyncGenerator[T, None]) -> T:
     return await anext(source)
 
 
+def _is_running(source: AsyncGenerator[Any, None]) -> bool:
+    return getattr(source, "ag_running", False)
+
+
 async def _close(source: AsyncGenerator[Any, None]) -> None:
-    while getattr(source, "ag_running", False):  # noqa: ASYNC110 - an interrupted call may still be unwinding
+    while _is_running(source):  # noqa: ASYNC110 - an interrupted call may still be unwinding
         await asyncio.sleep(0.01)
     await source.aclose()

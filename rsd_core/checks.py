@@ -10,6 +10,7 @@ from rsd_core.interfaces import Generation, Likelihoods, Model, Scores, StepRequ
 from rsd_core.paths import Ending, Step
 
 _ENDINGS, _INF = get_args(Ending), math.inf
+_MANY = (tuple, list)
 
 
 def checked_steps(model: Model, generation: Generation, count: int, request: StepRequest) -> Generation:
@@ -21,6 +22,8 @@ def checked_steps(model: Model, generation: Generation, count: int, request: Ste
     if not isinstance(generation, Generation):
         raise RunError(f"{model!r} gave {generation!r:.80} where a Generation was asked for")
     usage = checked_usage(model, generation.usage)
+    if not isinstance(generation.steps, _MANY):
+        raise RunError(f"{model!r} gave {generation.steps!r:.80} where steps were asked for", usage=usage)
     if len(generation.steps) != count:
         raise RunError(f"{model!r} gave {len(generation.steps)} steps where {count} were asked for", usage=usage)
     for step in generation.steps:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from rsd_core.errors import DISTRIBUTION, ConfigurationError
+from rsd_core.errors import DISTRIBUTION, ConfigurationError, RSDError
 from rsd_core.version import __version__
 
 M = TypeVar("M", bound=BaseModel)
@@ -83,7 +83,7 @@ def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
     """The model that data with a `kind` describe.
 
     Raises:
-        ConfigurationError: There is no such kind.
+        ConfigurationError: There is no such kind, or its class is broken.
         ValidationError: Something else is wrong.
     """
     if not isinstance(data, Mapping):
@@ -93,7 +93,14 @@ def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
         raise ConfigurationError(f"a {what} needs a kind (got {data!r:.80}); known are {', '.join(kinds)}")
     if kind not in kinds and (newer := newer_version(data)):
         raise ConfigurationError(f"{newer} ({unknown(what, kind, kinds)})")
-    return kinds[kind].model_validate(data)
+    part = kinds[kind]
+    try:
+        return part.model_validate(data)
+    except (ValidationError, RSDError):
+        raise
+    except (Exception, SystemExit) as error:  # somebody's own class
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"the {what} {kind!r} cannot be made by {part.__module__} ({why})") from error
 
 
 def newer_version(data: Mapping[str, Any]) -> str | None:
@@ -106,7 +113,7 @@ def newer_version(data: Mapping[str, Any]) -> str | None:
 
 def explain(error: ValidationError) -> str:
     """The findings of pydantic in one line: where, what is wrong, and the value."""
-    found = []
+    findings = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
@@ -114,8 +121,8 @@ def explain(error: ValidationError) -> str:
         # Whole objects say less than the message does; many messages have the text already.
         shown = isinstance(value, Mapping | BaseModel) or (isinstance(value, str) and repr(value) in message)
         got = "" if shown else f" (got {value!r:.80})"
-        found.append(f"{where + ': ' if where else ''}{message}{got}")
-    return "; ".join(found)
+        findings.append(f"{where + ': ' if where else ''}{message}{got}")
+    return "; ".join(findings)
 
 
 def _parts(version: Any) -> tuple[int, ...]:

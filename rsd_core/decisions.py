@@ -19,7 +19,7 @@ _AUTHORS, _DECISIONS = get_args(Author), get_args(Decision)
 
 def route(policy: WeightingPolicy, request: Request) -> Author:
     """Who writes the next step, before anything is drafted."""
-    author: Author = _one_of(_AUTHORS, policy.route(request), policy, "route")
+    author: Author = _one_of(_AUTHORS, ask(policy, "route", request), policy, "route")
     return author
 
 
@@ -48,19 +48,27 @@ def decide(
     Without a reward, `on_abstain` says it where the draft was scored, and `on_verifier_error` where that failed.
     """
     if draft is not None and reward is not None:
-        try:
-            answer = policy.decide(draft, reward, request)
-        except RSDError:
-            raise
-        except Exception as error:
-            raise RunError(f"decide() of the policy {policy!r} failed: {error!r}") from error
-        decision: Decision = _one_of(_DECISIONS, answer, policy, "decide")
+        decision: Decision = _one_of(_DECISIONS, ask(policy, "decide", draft, reward, request), policy, "decide")
         return decision
     settings = request.settings
     if draft is not None and (settings.on_abstain if scored else settings.on_verifier_error) == "accept":
         return "accept"
     policy.on_target_forced()
     return "target"
+
+
+def ask(policy: WeightingPolicy, method: Literal["route", "decide", "learn"], *given: Any) -> Any:
+    """Call a method of a policy, which may be somebody's own.
+
+    Raises:
+        RunError: It failed; the message names the policy.
+    """
+    try:
+        return getattr(policy, method)(*given)
+    except RSDError:
+        raise
+    except Exception as error:
+        raise RunError(f"{method}() of the policy {policy!r} failed: {type(error).__name__}: {error}") from error
 
 
 def _one_of(known: tuple[str, ...], value: Any, policy: WeightingPolicy, method: str) -> Any:

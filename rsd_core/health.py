@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 
+from rsd_core.control_characters import visible
 from rsd_core.errors import RoleWarning
 from rsd_core.ledger import Role
 
@@ -37,7 +38,8 @@ class Health:
         if self.unproven[role] == FIRST_CALLS:
             del self.unproven[role]
             then = self._consequence.get(role, "no answer can be written")
-            self._notices.append(f"the {role} has failed {FIRST_CALLS} times of {FIRST_CALLS}: {error}; {then}")
+            why = visible(str(error))
+            self._notices.append(f"the {role} has failed {FIRST_CALLS} times of {FIRST_CALLS}: {why}; {then}")
 
     def warn(self) -> None:
         """Warn of what was noted; apart, since a warning may be an error, which is no fault of a role."""

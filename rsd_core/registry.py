@@ -136,16 +136,19 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     check_numbers(factory, options, spec)
     try:
         model = factory(rest, **options)
-    except ModuleNotFoundError as error:
-        if backend.plugin is None or isinstance(error, RSDError):
-            raise
-        raise ConfigurationError(f"{spec!r} needs the module {error.name!r} ({backend.summary})") from error
-    except TypeError as error:
+    except RSDError:
+        raise
+    except (Exception, SystemExit) as error:
         # From a factory that passes its options on.
-        wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if wrong is None or wrong[1] not in options:
+        wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
+        if wrong is not None and wrong[1] in options:
+            raise SpecError(f"{spec!r}: unknown option of {backend.kind} {wrong[1]!r}") from error
+        if backend.plugin is None:
             raise
-        raise SpecError(f"{spec!r}: unknown option of {backend.kind} {wrong[1]!r}") from error
+        if isinstance(error, ModuleNotFoundError):
+            raise ConfigurationError(f"{spec!r} needs the module {error.name!r} ({backend.summary})") from error
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"{spec!r} cannot be made by {backend.plugin} ({why})") from error
     plays = [name for name, kind in ROLES.items() if isinstance(model, kind)]
     if not plays:
         raise SpecError(f"{spec!r} made {model!r}, which is no drafter, verifier or target ({backend.summary})")
@@ -179,7 +182,10 @@ def _factory(backend: Backend, spec: str) -> Callable[..., Model]:
 def _check_options(
     backend: Backend, factory: Callable[..., Model], rest: str, options: dict[str, Any], spec: str
 ) -> None:
-    signature = inspect.signature(factory)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # of functions in C, which tell nothing
+        return
     takes = list(signature.parameters.values())[1:]
     known = [parameter.name for parameter in takes if parameter.kind is not parameter.VAR_KEYWORD]
     if len(known) == len(takes):

@@ -25,14 +25,14 @@ def check_output(file: Path, option: str) -> None:
     Raises:
         ConfigurationError: It is a folder, its folder is missing or read-only, or the disk is full.
     """
-    target = file.resolve()
-    if target.is_dir():
-        raise ConfigurationError(f"{option} {file} is a folder; name a file in it")
-    if not target.parent.is_dir():
-        raise ConfigurationError(f"{option} {file}: the folder {target.parent} does not exist; make it first")
-    if target.exists() and not target.is_file():
-        return
     try:
+        if _is_device(file):
+            return
+        target = file.resolve()
+        if target.is_dir():
+            raise ConfigurationError(f"{option} {file} is a folder; name a file in it")
+        if not target.parent.is_dir():
+            raise ConfigurationError(f"{option} {file}: the folder {target.parent} does not exist; make it first")
         if target.exists():
             os.close(os.open(target, os.O_WRONLY))  # a file that is read-only is so for a reason
         trial = _beside(target)
@@ -40,8 +40,8 @@ def check_output(file: Path, option: str) -> None:
             trial.write_bytes(bytes(ROOM))
         finally:
             trial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"{option} {file} cannot be written: {error.strerror}; name another file") from error
+    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+        raise ConfigurationError(f"{option} {file} cannot be written: {_why(error)}; name another file") from error
 
 
 def write_output(file: Path, write: str | Callable[[Path], object]) -> None:
@@ -56,11 +56,11 @@ def write_output(file: Path, write: str | Callable[[Path], object]) -> None:
     Raises:
         RSDError: It could not be written there; the message says where it is instead.
     """
-    target = file.resolve()
     try:
-        if target.exists() and not target.is_file():
-            _write(target, write)
+        if _is_device(file):
+            _write(file, write)
             return
+        target = file.resolve()
         fresh = _beside(target)
         try:
             _write(fresh, write)
@@ -87,17 +87,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ConfigurationError: The folder holds something, or none can be made there.
         RSDError: It could not be written to its end; nothing is left of it.
     """
-    target = folder.resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        holds = "holds a checkpoint already" if (target / "config.json").exists() else "is no empty folder"
-        raise ConfigurationError(f"{folder} {holds}; choose another folder")
     try:
+        target = folder.resolve()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            holds = "holds a checkpoint already" if (target / "config.json").exists() else "is no empty folder"
+            raise ConfigurationError(f"{folder} {holds}; choose another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         (fresh / "trial").write_bytes(bytes(ROOM))
         (fresh / "trial").unlink()
-    except OSError as error:
-        raise ConfigurationError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
+    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+        raise ConfigurationError(f"{folder} cannot be written: {_why(error)}; choose another folder") from error
     try:
         yield fresh
         fresh.chmod(0o777 & ~_umask())
@@ -108,6 +108,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise RSDError(f"{folder} cannot be written: {error.strerror or error}; make room, then run again") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _is_device(file: Path) -> bool:
+    """Whether a file is written in place; asked of the name as given: a pipe behind `/dev/stdout` has no other."""
+    return file.exists() and not file.is_file() and not file.is_dir()
+
+
+def _why(error: OSError | RuntimeError) -> object:
+    return getattr(error, "strerror", None) or error
 
 
 def _umask() -> int:

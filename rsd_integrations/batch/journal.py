@@ -39,14 +39,18 @@ class Journal:
         self._file, self._about = file, json.loads(json.dumps(about))
         self.rows: list[dict[str, Any]] = []
         """The rows so far, in the order in which they were written."""
-        if file.exists() and not file.is_file():
+        try:
+            is_other = file.exists() and not file.is_file()
+        except OSError as error:  # a name that is too long
+            raise ConfigurationError(f"{file} cannot be found: {error.strerror}; name another file") from error
+        if is_other:
             raise ConfigurationError(f"{file} is {'a folder' if file.is_dir() else 'no regular file'}; name a file")
         self._lock = WriterLock(file)
         self._out: int | None = None
         self._size = 0
-        """Bytes of the file that are whole lines."""
-        self._tail = b""
-        """What the last writer left of a line: whole but for its end, or to be cut off."""
+        """Bytes of the file that are whole lines; its last one may lack its end."""
+        self._before = b""
+        """What goes before the next row: the first line, or the end that the last writer left out."""
         self._synced = 0.0
         try:
             self._read()
@@ -62,11 +66,15 @@ class Journal:
 
     def _read(self) -> None:
         raw = self._file.read_bytes() if self._file.exists() else b""
-        head, self.rows = _parse(raw, self._file, json.dumps(self._about))
-        if head is not None:
-            _compare(self._file, head, self._about)
-            self._size = raw.rfind(b"\n") + 1
-        self._tail = raw[self._size :] if _is_object(raw[self._size :]) else b""
+        first = json.dumps(self._about)
+        head, self.rows = _parse(raw, self._file, first)
+        if head is None:
+            self._before = first.encode() + b"\n"
+            return
+        _compare(self._file, head, self._about)
+        self._size = raw.rfind(b"\n") + 1
+        if _is_object(raw[self._size :]):
+            self._size, self._before = len(raw), b"\n"
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row; it outlives this process when this returns.
@@ -102,7 +110,8 @@ class Journal:
     def _append(self, line: bytes) -> None:
         if self._out is None:
             self._out = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-            line = self._beginning() + line
+            os.ftruncate(self._out, self._size)  # the last writer may have left a part of a line
+        line = self._before + line
         whole = self._size + len(line)
         try:
             while line:
@@ -110,15 +119,7 @@ class Journal:
         except OSError:
             os.ftruncate(self._out, self._size)  # half a row would spoil the one that is appended next
             raise
-        self._size = whole
-
-    def _beginning(self) -> bytes:
-        """What goes before the first row of this process: the rest of a line that was cut off, or the first line."""
-        assert self._out is not None
-        os.ftruncate(self._out, self._size + len(self._tail))
-        if self._size or self._tail:
-            return b"\n" if self._tail else b""
-        return json.dumps(self._about).encode() + b"\n"
+        self._size, self._before = whole, b""
 
     def _sync(self) -> None:
         assert self._out is not None
@@ -130,6 +131,13 @@ class Journal:
             f"{self._file} cannot be written: {error.strerror}. Its {len(self.rows)} rows are whole; once that is "
             "mended, the same command goes on from them"
         )
+
+
+def damaged(file: Path, row: dict[str, Any]) -> ConfigurationError:
+    """What to raise for a row that is JSON, but not such as a journal of its kind holds."""
+    return ConfigurationError(
+        f"{file}: the row {_short(row)} is damaged; delete that line, and its piece of work is done again"
+    )
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -231,15 +239,15 @@ def _renewed(name: str, value: Any) -> Any:
     return value
 
 
-def _difference(name: str, found: Any, wanted: Any) -> str:
+def _difference(name: str, actual: Any, wanted: Any) -> str:
     """The first place where two values are different, in words; empty where there is none."""
-    if found == wanted:
+    if actual == wanted:
         return ""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in (*wanted, *found):
-            if difference := _difference(f"{name}.{key}", found.get(key), wanted.get(key)):
+    if isinstance(actual, dict) and isinstance(wanted, dict):
+        for key in (*wanted, *actual):
+            if difference := _difference(f"{name}.{key}", actual.get(key), wanted.get(key)):
                 return difference
-    return f"{name} is {_short(found)}, not {_short(wanted)}"
+    return f"{name} is {_short(actual)}, not {_short(wanted)}"
 
 
 def _short(value: object) -> str:

@@ -31,7 +31,10 @@ class WriterLock:
             raise MissingDependency(
                 "portalocker", "cli", "a journal, which one process may write at a time,"
             ) from missing
-        real = file.resolve()  # whatever link it is named by
+        try:
+            real = file.resolve()  # whatever link it is named by
+        except (OSError, RuntimeError) as error:  # links in a circle
+            raise ConfigurationError(f"{file} cannot be found: {error}; name another file") from error
         if not real.parent.is_dir():
             raise ConfigurationError(f"{file}: the folder {real.parent} does not exist; make it first")
         self._lock = PidFileLock(real.with_name(f".{real.name}.writer"), timeout=0)

@@ -13,7 +13,7 @@ from typing import Any
 from rsd_core import ConfigurationError, Decoder, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
 from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
-from rsd_integrations.batch.journal import KINDS, Journal, read_rows
+from rsd_integrations.batch.journal import KINDS, Journal, damaged, read_rows
 from rsd_integrations.jsonl import Line, read_lines
 from rsd_integrations.role_faults import RoleFaults
 
@@ -74,10 +74,10 @@ def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -
         PromptError: A prompt is empty.
         ConfigurationError: A name stands for two prompts.
     """
-    made = [as_prompt(prompt) for prompt in prompts]
+    parsed = [as_prompt(prompt) for prompt in prompts]
     numbers: defaultdict[Prompt, Iterator[int]] = defaultdict(itertools.count)
     problems = []
-    for prompt, name in itertools.zip_longest(made, ids):
+    for prompt, name in itertools.zip_longest(parsed, ids):
         repeat = next(numbers[prompt])
         own = _digest(prompt) + (f"#{repeat}" if repeat else "")
         problems.append(Problem(own if name is None else name, prompt, repeat))
@@ -95,14 +95,14 @@ def read_problems(file: Path, *, strict: bool = False) -> list[Problem]:
         ConfigurationError: The file cannot be read, an id stands for several prompts, or a line is no prompt and
             `strict` is set.
     """
-    read = [_prompt_of(line) for line in read_lines(file)]
-    refused = [problem for problem in read if isinstance(problem, Problem)]
+    items = [_prompt_of(line) for line in read_lines(file)]
+    refused = [problem for problem in items if isinstance(problem, Problem)]
     if strict and refused:
         more = f" (and {len(refused) - 1} lines more)" * (len(refused) > 1)
         raise ConfigurationError(f"{file}: {refused[0].error}{more}; {FORM}")
-    asked = [item for item in read if not isinstance(item, Problem)]
-    problems = iter(as_problems([prompt for prompt, _ in asked], [name for _, name in asked]))
-    return _told_apart([item if isinstance(item, Problem) else next(problems) for item in read])
+    valid = [item for item in items if not isinstance(item, Problem)]
+    problems = iter(as_problems([prompt for prompt, _ in valid], [name for _, name in valid]))
+    return _told_apart([item if isinstance(item, Problem) else next(problems) for item in items])
 
 
 def _told_apart(problems: list[Problem]) -> list[Problem]:
@@ -167,31 +167,36 @@ async def arun_journaled(
         RSDError: The file cannot be written any more; its rows are whole.
     """
     with Journal(out, {"batch": 1, **about}) as journal:
-        latest = {row.get("key"): row for row in journal.rows}
-        found = {key for key, row in latest.items() if not (retry_failed and _failed(row))}
-        todo = [problem for problem in problems if problem.key not in found]
-        told = Progress(len(problems), found=len(problems) - len(todo))
-        progress(told)
-        for problem in todo:
-            if problem.error is not None:
+        latest = {str(row.get("key")): row for row in journal.rows}
+        finished = {key for key, row in latest.items() if not (retry_failed and _failed(out, row))}
+        todo = [problem for problem in problems if problem.key not in finished]
+        counts = Progress(len(problems), found=len(problems) - len(todo))
+        progress(counts)
+        refused = [problem for problem in todo if problem.error is not None]
+        queue = iter([problem for problem in todo if problem.error is None])
+
+        def note_refused() -> None:
+            for problem in refused:
                 if problem.key not in latest:  # another run may have noted it
                     journal.add(_row(problem, error=problem.error))
-                told.failed, told.refused = told.failed + 1, told.refused + 1
-                progress(told)
-        asked = iter([problem for problem in todo if problem.error is None])
-        if len(todo) == told.refused:
-            return told
+                counts.failed, counts.refused = counts.failed + 1, counts.refused + 1
+                progress(counts)
 
-        async def work(made: Decoder) -> None:
-            for problem in asked:
-                row, result = await _answer(made, problem)
+        if len(todo) == len(refused):
+            note_refused()
+            return counts
+
+        async def work(loaded: Decoder) -> None:
+            for problem in queue:
+                row, result = await _answer(loaded, problem)
                 journal.add(row)
-                told.add(result, failed="error" in row)
-                progress(told)
+                counts.add(result, failed="error" in row)
+                progress(counts)
 
-        async with await in_thread(decoder) as made:
-            await run_all(work(made) for _ in range(min(concurrency, len(todo))))
-    return told
+        async with await in_thread(decoder) as loaded:
+            note_refused()  # not before: settings that make no decoder are in no file
+            await run_all(work(loaded) for _ in range(min(concurrency, len(todo))))
+    return counts
 
 
 def run_journaled(
@@ -221,7 +226,7 @@ def read_results(out: Path) -> dict[str, Result]:
     head, *rows = read_rows(out) or [{"batch": 1}]
     if "batch" not in head:
         raise ConfigurationError(f"{out} holds no results of `rsd batch`, but {KINDS['journal']}")
-    return {row["id"]: Result.from_dict(row["result"]) for row in rows if "result" in row}
+    return {str(row.get("id")): _result(out, row) for row in rows if "result" in row}
 
 
 async def _answer(decoder: Decoder, problem: Problem) -> tuple[dict[str, Any], Result]:
@@ -235,17 +240,24 @@ async def _answer(decoder: Decoder, problem: Problem) -> tuple[dict[str, Any], R
 
 def _row(problem: Problem, result: Result | None = None, error: str | None = None) -> dict[str, Any]:
     """The row of a problem: of its result, or of its error with what was written by then."""
-    told = {} if error is None else {"error": error}
-    return {"id": problem.id, "key": problem.key, **told, "result": (result or _nothing(problem)).to_dict()}
+    failure = {} if error is None else {"error": error}
+    return {"id": problem.id, "key": problem.key, **failure, "result": (result or _nothing(problem)).to_dict()}
 
 
-def _failed(row: dict[str, Any]) -> bool:
+def _result(out: Path, row: dict[str, Any]) -> Result:
+    try:
+        return Result.from_dict(row["result"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(out, row) from error
+
+
+def _failed(out: Path, row: dict[str, Any]) -> bool:
     """Whether a problem was not solved: it failed, or a role failed at every one of its calls."""
     if row.get("error") or "result" not in row:
         return True
     faults = RoleFaults()
-    if row["result"]["degradations"]:
-        faults.add(Result.from_dict(row["result"]))
+    if not isinstance(row["result"], dict) or row["result"].get("degradations") != []:
+        faults.add(_result(out, row))
     return bool(faults.never_worked)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import sys
+import traceback
 import warnings
 from typing import Annotated, TextIO
 
@@ -17,6 +19,7 @@ except ModuleNotFoundError as missing:
 
 from rsd_integrations.cli.commands import Commands
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 app = typer.Typer(
     name="rsd",
     cls=Commands,
@@ -56,15 +59,25 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        from rsd_core import RSDError  # a command that failed has imported it; `rsd --help` does without
-        from rsd_integrations.cli.terminal import say
-
-        if not isinstance(error, RSDError):
-            raise
-        say(f"Error: {error}", "bold red")
-        sys.exit(2)
+        sys.exit(_told(error))
     finally:
         gc.freeze()  # the system takes the memory back as it is: a last search for garbage would only take time
+
+
+def _told(error: Exception) -> int:
+    """Tell of what ended a command, and give its exit code; only a fault of this program has a traceback."""
+    from rsd_core import RSDError  # a command that failed has imported it; `rsd --help` does without
+    from rsd_integrations.cli.terminal import say
+
+    if isinstance(error, RSDError):
+        say(f"Error: {error}", "bold red")
+        return 2
+    if isinstance(error, OSError) and error.errno in _FULL:
+        place = error.filename or "what this command prints"
+        say(f"Error: {place} cannot be written: {error.strerror}; make room, then run again", "bold red")
+        return 2
+    say("".join(traceback.format_exception(error)))
+    return 1
 
 
 def _show_warning(

@@ -54,8 +54,10 @@ def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
         return {}
     import yaml
 
+    from rsd_integrations.yaml_data import parse_yaml
+
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
+        data = parse_yaml(file.read_text(encoding="utf-8-sig")) or {}
     except OSError as error:
         raise RSDError(f"{option} {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -98,8 +100,8 @@ def configured(
         source: How the user named the file, for what is wrong in it.
         further: More settings by their names.
     """
-    given = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy}
-    own = data | {key: value for key, value in given.items() if value is not None}
+    parts = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy}
+    own = data | {key: value for key, value in parts.items() if value is not None}
     words = {"seed": seed, "temperature": temperature, **further}
     settings = own.get("settings") or {}
     if isinstance(settings, dict):

@@ -56,17 +56,18 @@ def run(
     """
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)
-    made = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
+    rsd_config = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
     item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
-    asked = item.question if item is not None else str(question)
-    as_prompt(asked)  # a mistake is told before any model is loaded
+    prompt = item.question if item is not None else str(question)
+    as_prompt(prompt)  # a mistake is told before any model is loaded
     check_outputs(html=html)
-    view = None if as_json else RunView(Terminal(), asked, made.policy, None if item is None else str(item.answer))
+    reference = None if item is None else str(item.answer)
+    view = None if as_json else RunView(Terminal(), prompt, rsd_config.policy, reference)
     with resumable(lambda: "A single run keeps nothing; run again"):
         with without_collection():
-            decoder = made.build()
+            decoder = rsd_config.build()
         with decoder:
-            for event in decoder.stream(asked):
+            for event in decoder.stream(prompt):
                 if view is not None:
                     view.show(event)
                 if isinstance(event, Finished):

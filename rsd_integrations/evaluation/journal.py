@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rsd_core import RSDConfig
 from rsd_integrations.batch import Journal
+from rsd_integrations.batch.journal import damaged
 from rsd_integrations.evaluation.report import Outcome
 from rsd_integrations.evaluation.tasks import Item
 
@@ -24,8 +26,8 @@ class EvaluationJournal(Journal):
     """
 
     def __init__(self, file: Path, config: RSDConfig, items: Sequence[Item], seed: int) -> None:
-        asked = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
-        about = {"config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": asked}
+        digest = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
+        about = {"config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": digest}
         super().__init__(file, {"journal": 1, **about})
         self._problems = len(items)
         self._attempts: dict[str, int] = {}
@@ -39,13 +41,20 @@ class EvaluationJournal(Journal):
             in_order: Whether it learns from one problem for the next: it is whole or begins anew, and the rows of its
                 earlier attempts count no more.
         """
-        rows = [row for row in self.rows if row["method"] == method]
-        attempt = max((row.get("attempt", 1) for row in rows), default=0)
-        latest = {row["problem"]: row["outcome"] for row in rows if row.get("attempt", 1) == attempt}
+        rows = [row for row in self.rows if row.get("method") == method]
+        outcomes = [(row.get("attempt", 1), self._outcome(row)) for row in rows]
+        attempt = max([number for number, _ in outcomes], default=0)
+        latest = dict(outcome for number, outcome in outcomes if number == attempt)
         if in_order and len(latest) < self._problems:
             self._attempts[method] = attempt + 1
             return {}
-        return {problem: Outcome(**outcome) for problem, outcome in latest.items()}
+        return latest
+
+    def _outcome(self, row: dict[str, Any]) -> tuple[int, Outcome]:
+        try:
+            return int(row["problem"]), Outcome(**row["outcome"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(self._file, row) from error
 
     def add_outcome(self, method: str, problem: int, outcome: Outcome) -> None:
         """Note an outcome."""

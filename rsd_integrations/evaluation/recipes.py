@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from rsd_core import ConfigurationError, RSDConfig, parse_method
 from rsd_core.data import Data, explain, unknown
 from rsd_integrations.evaluation.tasks import find_task
+from rsd_integrations.yaml_data import parse_yaml
 
 FOLDER = Path(__file__).parent / "paper"
 
@@ -61,7 +62,7 @@ def find_recipe(name: str) -> dict[str, Any]:
     """
     file = FOLDER / f"{name}.yaml" if name in recipe_names() else Path(name)
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        data = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         what = unknown("recipe", name, recipe_names())
         raise ConfigurationError(f"{what}; nor can a file of that name be read: {error.strerror}") from error

@@ -117,7 +117,9 @@ class DatasetTask(Task):
                 loaded = datasets.load_dataset(self.path, self.config, split=self.split)
             return [dict(row) for row in loaded]
         except Exception as error:
-            raise ConfigurationError(f"the dataset {self.path!r} cannot be read: {error}") from error
+            raise ConfigurationError(
+                f"the dataset {self.path!r} cannot be read: {str(error) or type(error).__name__}"
+            ) from error
 
     def _item(self, row: dict[str, Any]) -> Item:
         try:

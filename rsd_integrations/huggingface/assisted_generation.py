@@ -50,7 +50,7 @@ class AssistedGeneration(CausalLM):
             raise ConfigurationError(f"{drafter!r} cannot assist {self.name}: they need one vocabulary, in one process")
         prefix, prompt = self.vocabulary.ids(path)
         check_prompt(prompt, self.context, self.name)
-        room = min(self.context, drafter.context - DRAFT_LENGTH) - len(prefix)
+        room = min(self.context, drafter.context) - len(prefix)  # no draft goes beyond the last token asked for
         max_tokens = min(request.max_tokens, room)
         if max_tokens <= 0:
             return Generation((Step("", "length"),), Usage(len(prefix))), Usage(len(prefix))

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,6 +202,84 @@ def test_a_disk_that_fills_up_costs_no_whole_row(tmp_path: Path, monkeypatch: py
     assert [row["n"] for row in read_rows(file)[1:]] == [1, 2]
 
 
+@pytest.mark.parametrize("rows_before", [0, 1])
+def test_a_full_disk_costs_no_row_whose_end_an_earlier_writer_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_before: int
+) -> None:
+    file, write, is_full = tmp_path / "x.jsonl", os.write, [False]
+    with Journal(file, ABOUT) as journal:
+        journal.add({"n": 1, "text": "long" * 9})
+    file.write_bytes(file.read_bytes()[:-1])
+
+    def full(out: int, data: bytes) -> int:
+        if is_full[0]:
+            write(out, data[:3])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(out, data)
+
+    monkeypatch.setattr("rsd_integrations.batch.journal.os.write", full)
+    with Journal(file, ABOUT) as journal:
+        for _ in range(rows_before):
+            journal.add({"n": 2})
+        is_full[0] = True
+        with pytest.raises(RSDError, match=f"Its {1 + rows_before} rows are whole"):
+            journal.add({"n": 3})
+        assert [row["n"] for row in read_rows(file)[1:]] == [1, 2][: 1 + rows_before]
+        is_full[0] = False
+        journal.add({"n": 4})
+    assert [row["n"] for row in read_rows(file)[1:]] == [*[1, 2][: 1 + rows_before], 4]
+
+
+def test_a_journal_that_could_not_begin_begins_with_the_next_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(out: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Journal(tmp_path / "x.jsonl", ABOUT) as journal:
+        with monkeypatch.context() as patch:
+            patch.setattr("rsd_integrations.batch.journal.os.write", full)
+            with pytest.raises(RSDError, match="Its 0 rows are whole"):
+                journal.add({"n": 1})
+        journal.add({"n": 2})
+    assert read_rows(tmp_path / "x.jsonl") == [ABOUT, {"n": 2}]
+
+
+@pytest.mark.parametrize(("every", "lines"), [(math.inf, [3]), (-1.0, [2, 3, 3])])
+def test_rows_are_on_the_disk_from_time_to_time_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, lines: list[int]
+) -> None:
+    file = tmp_path / "out.jsonl"
+    synced: list[int] = []
+
+    def sync(out: int) -> None:
+        if file.exists() and os.path.samestat(os.fstat(out), file.stat()):  # and not the lock's file
+            synced.append(file.read_bytes().count(b"\n"))
+
+    monkeypatch.setattr("rsd_integrations.batch.journal.SYNC_EVERY", every)
+    monkeypatch.setattr(os, "fsync", sync)
+    with Journal(file, ABOUT) as journal:
+        journal.add({"id": "one"})
+        journal.add({"id": "two"})
+    assert synced == lines
+
+
+def test_rows_that_do_not_reach_the_disk_at_the_end_are_told_and_others_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    journal = Journal(tmp_path / "out.jsonl", ABOUT)
+    journal.add({"id": "one"})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", gone)
+        with pytest.raises(RSDError, match="cannot be written: Input/output error"):
+            journal.close()
+    with Journal(tmp_path / "out.jsonl", ABOUT) as again:
+        assert again.rows == [{"id": "one"}]
+
+
 def test_a_batch_on_a_full_disk_ends_with_one_line_and_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,3 +344,27 @@ def test_two_runs_one_after_another_take_nothing_from_each_other(tmp_path: Path)
     assert len(acknowledged) >= 5
     assert sorted(row["id"] for row in read_rows(file)[1:]) == sorted(acknowledged)
     assert time.time() - file.stat().st_mtime < 600
+
+
+@pytest.mark.parametrize("row", ['{"key": [1], "result": {}}', '{"result": 1}', '{"result": {"degradations": [1]}}'])
+def test_a_row_of_a_batch_that_is_none_is_named(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "x.jsonl"
+    run_journaled(SCRIPTED, as_problems(["one"]), file)
+    file.write_text(file.read_text() + row + "\n")
+    told = re.escape(f"{file}: the row {row} is damaged; delete that line, and its piece of work is done again")
+    with pytest.raises(ConfigurationError, match=told):
+        run_journaled(SCRIPTED, as_problems(["one", "two"]), file)
+    with pytest.raises(ConfigurationError, match=told):
+        read_results(file)
+
+
+@pytest.mark.parametrize(
+    "row",
+    ['{"method": "rsd"}', '{"method": "rsd", "problem": 1, "outcome": {"x": 1}}', '{"method": "rsd", "problem": 1}'],
+)
+def test_a_row_of_an_evaluation_that_is_none_is_named(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "x.jsonl"
+    evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
+    file.write_text(file.read_text() + row + "\n")
+    with pytest.raises(ConfigurationError, match=re.escape(f"{file}: the row {row} is damaged; delete that line")):
+        evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)

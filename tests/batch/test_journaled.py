@@ -251,3 +251,12 @@ def test_a_killed_run_goes_on_and_repeats_nothing_finished(tmp_path: Path) -> No
     written = Counter(log.read_text().split("\n"))
     assert sum(written[name] > 1 for name in written if name) <= 8 * kills
     assert sum(before.values()) < sum(written.values())
+
+
+def test_settings_that_make_no_decoder_are_in_no_file(tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('"one"\n""\n')
+    config = RSDConfig(drafter="openai:m@http://user:secret@127.0.0.1:9/v1", verifier="scripted:verifier")
+    with pytest.raises(ConfigurationError, match="must hold no password"):
+        run_journaled(config, read_problems(prompts), out)
+    assert not out.exists()

@@ -14,6 +14,7 @@ from rsd_integrations.cli import main
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.evaluate import split_methods
 from rsd_integrations.cli.show import RunView
+from rsd_integrations.embedded.task import problems as held_out
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm
 
@@ -35,6 +36,12 @@ def test_run_shows_every_step_with_author_and_reward() -> None:
     assert re.search(r"2 ▲ target +Two seats are taken: 12-2=10", shown)
     assert "Answer: 10" in shown
     assert "estimated" in shown
+
+
+@pytest.mark.parametrize(("words", "seed"), [((), 2), (("--seed", "0"), 0), (("--seed", "7"), 7)])
+def test_a_seed_draws_the_default_problem(words: tuple[str, ...], seed: int) -> None:
+    question = next(held_out("test", seed)).question
+    assert " ".join(question.split()) in " ".join(rsd("run", *words, *SCRIPTED).split())
 
 
 @pytest.mark.parametrize(("width", "encoding"), [(30, "utf-8"), (50, "utf-8"), (100, "ascii")])

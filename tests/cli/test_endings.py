@@ -17,6 +17,7 @@ from rsd_core import RSDError, VerifierError
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.batch import read_results, read_rows
 from rsd_integrations.cli.app import app
+from rsd_integrations.cli.options import read_mapping
 
 SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
 SLOW = """
@@ -269,6 +270,30 @@ def test_a_bad_recipe_is_told_with_its_place(text: str, told: list[str], tmp_pat
     assert all(word in error for word in [*told, str(recipe)]), error
     error = str(CliRunner().invoke(app, ["eval", "--recipe", "paper-math-8b"]).exception)
     assert "did you mean 'paper-math-7b'?" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "drafter: scripted:draft\ntarget: scripted:target\ndrafter: embedded:draft\n",
+            "line 3, is no YAML: 'drafter'",
+        ),
+        ('{"settings": {"seed": 1,\n "seed": 2}}', "line 2, is no YAML: 'seed'"),
+        ("settings: {limits: {max_steps: 3, max_steps: 4}}", "line 1, is no YAML: 'max_steps'"),
+    ],
+)
+def test_a_name_that_a_file_gives_twice_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text(text)
+    for command in (["run", "q", "--config"], ["eval", "--recipe"]):
+        result = CliRunner().invoke(app, [*command, str(file)])
+        assert f"{told} is given twice" in str(result.exception)
+    file.write_text("base: &base {seed: 1}\nsettings: {<<: *base, seed: 2}\n")
+    assert read_mapping(file, "--config")["settings"] == {"seed": 2}
+    file.write_text("[" * 5000)
+    with pytest.raises(RSDError, match="nested too deeply"):
+        read_mapping(file, "--config")
 
 
 @pytest.mark.parametrize(

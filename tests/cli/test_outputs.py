@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from rsd_core import ConfigurationError, RSDError
-from rsd_integrations.cli.app import app
-from rsd_integrations.output_files import check_output, write_output
+from rsd_integrations.batch import Journal
+from rsd_integrations.cli.app import app, main
+from rsd_integrations.output_files import check_output, new_folder, write_output
 
 SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
 
@@ -127,6 +130,18 @@ def test_what_was_computed_is_written_though_the_plot_fails(
         rsd("calibrate", *task, "--out", str(policy), "--json", str(figures))
     assert json.loads(policy.read_text())["kind"] == "binary_step"
     assert "curve" in json.loads(figures.read_text())
+
+
+def test_each_task_of_a_recipe_has_a_plot_and_a_journal(tmp_path: Path, problems: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "about: two tasks\nconfig: {drafter: scripted:draft, verifier: scripted:verifier, target: scripted:target}\n"
+        f"tasks: ['{problems}', '{problems}']\nmethods: [rsd]\nn: 1\n"
+    )
+    rsd("eval", "--recipe", str(recipe), "--plot", str(tmp_path / "x.svg"), "--journal", str(tmp_path / "y.jsonl"))
+    written = {file.name for file in tmp_path.iterdir()}
+    assert {"x.svg", "x-2.svg", "y.jsonl", "y-2.jsonl"} <= written
+    assert not {"x-3.svg", "y-3.jsonl"} & written
 
 
 def test_a_recipes_first_task_is_written_though_the_second_fails(tmp_path: Path, problems: str) -> None:
@@ -263,3 +278,51 @@ def test_a_checkpoint_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkey
     for folder, told in (("/proc/no/x", "cannot be written"), (__file__, "is no empty folder")):
         with pytest.raises(ConfigurationError, match=told):
             rsd("merge", "a", "b", folder)
+
+
+@pytest.mark.parametrize("name", ["loop", "n" * 300])
+def test_a_name_that_leads_nowhere_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigurationError, match=r"--json .* cannot be written: (Symlink loop|File name too long)"):
+        check_output(tmp_path / name, "--json")
+    with pytest.raises(ConfigurationError, match=r"(Symlink loop|File name too long)"):
+        Journal(tmp_path / name, {})
+    with pytest.raises(ConfigurationError, match=r"(Symlink loop|File name too long).*; choose another folder"):
+        new_folder(tmp_path / name).__enter__()
+
+
+def test_a_pipe_is_written_by_the_name_that_the_shell_gives_it() -> None:
+    command = f"{sys.executable} -m rsd_integrations.cli run q {' '.join(SCRIPTED)} --html /dev/stdout | tail -n 1"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("</html>\n", "")
+    command = f"{sys.executable} -m rsd_integrations.cli eval --n 1 {' '.join(SCRIPTED)} --json >(cat >&2) >/dev/null"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True)
+    assert '"task": "embedded"' in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["models", "--json"], ["run", "q", *SCRIPTED]])
+def test_a_full_disk_behind_the_output_is_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rsd_integrations.cli", *words], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "Error: what this command prints cannot be written: No space left on device; make room, then run again"
+    ]
+
+
+def test_a_fault_of_this_program_is_told_with_its_traceback_and_without_control_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("\x1b[2Jgone")
+
+    monkeypatch.setattr("rsd_integrations.cli.app.app", broken)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "in broken" in told
+    assert told.strip().endswith("ZeroDivisionError: \\u001b[2Jgone")
+    assert "\x1b" not in told

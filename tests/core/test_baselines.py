@@ -226,6 +226,27 @@ def test_gsi_without_its_verifier_does_what_the_settings_say(rule: str, text: st
     assert result.ledger.drafter.generated == result.ledger.drafter.discarded + 2 * (text == "draft")
 
 
+def test_a_draft_that_both_models_are_certain_of_has_a_likelihood() -> None:
+    made = TiltedDecoder(
+        drafter=Likely(["draft"], {"draft": 0.0}),
+        verifier=ScriptedVerifier([0.9]),
+        target=Likely(["target"], {"draft": 0.0}),
+    )
+    assert made.run("question").text == "draft"
+
+
+def test_candidates_that_a_limit_leaves_no_token_each_are_not_asked_for() -> None:
+    target = Likely(["target"], {"draft": -9.0})
+    made = TiltedDecoder(
+        drafter=Likely(["draft"], {"draft": -1.0}),
+        verifier=ScriptedVerifier([0.1]),
+        target=target,
+        settings=Settings(candidates=4, temperature=1, limits=Limits(max_target_tokens=3)),
+    )
+    result = made.run("question")
+    assert (result.finish_reason, result.text, len(target.calls)) == ("max_target_tokens", "", 0)
+
+
 def test_what_a_baseline_needs_is_told_at_once() -> None:
     drafter, verifier, target = ScriptedDrafter(["x"]), ScriptedVerifier([1.0]), ScriptedTarget(["x"])
     for make, words in (

@@ -257,6 +257,13 @@ def test_cancelling_from_another_thread_in_mid_step_keeps_the_text() -> None:
     assert made.run("question", cancel=cancel).text == ""  # a pressed button stays pressed
 
 
+def test_a_button_pressed_after_the_end_reaches_no_loop_that_is_gone() -> None:
+    cancel, made = Cancellation(), DraftOnly(drafter=ScriptedDrafter(["done"]))
+    assert asyncio.run(made.arun("question", cancel=cancel)).text == "done"  # with a loop that is closed by now
+    cancel.cancel()
+    assert cancel.cancelled
+
+
 def test_a_cancelled_task_stops_its_models() -> None:
     running = asyncio.Event()
     ended: list[bool] = []

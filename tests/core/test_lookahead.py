@@ -512,6 +512,19 @@ def test_what_is_thrown_away_is_on_the_ledger() -> None:
     assert ledger.drafter.generated == ledger.drafter.discarded + 4 * 2 + 3
 
 
+def test_what_was_dropped_before_it_reached_its_model_was_no_call() -> None:
+    """A verifier that answers at once leaves the draft ahead no time to begin."""
+    drafter = ScriptedDrafter(["draft\n\n"])
+    made = RewardGuidedDecoder(
+        drafter=drafter,
+        verifier=ScriptedVerifier([0.1]),
+        target=ScriptedTarget(["target\n\n", "end"]),
+        settings=Settings(lookahead=1),
+    )
+    account = made.run("question").ledger.drafter
+    assert (account.calls, account.failed, len(drafter.calls)) == (2, 0, 2)
+
+
 def test_what_is_not_needed_ends_before_the_target_is_asked() -> None:
     ended: list[int] = []
 

@@ -17,6 +17,7 @@ from rsd_core import (
     RSDConfig,
     Settings,
     Setup,
+    StepBeam,
     TargetOnly,
     parse_method,
 )
@@ -39,6 +40,13 @@ class Coin(Method):
             return TargetOnly(target=setup.target, settings=setup.settings)
         return DraftOnly(drafter=setup.drafter, settings=setup.settings)
 """
+
+
+@pytest.mark.parametrize(("method", "shape"), [("beam", (4, 4)), ("beam:8,width=2", (2, 4)), ("beam:1", (4, 1))])
+def test_each_of_the_beams_drafts_its_part_of_the_steps_one_at_least(method: str, shape: tuple[int, int]) -> None:
+    with RSDConfig.parse(SCRIPTED | {"method": method}).build() as made:
+        assert isinstance(made, StepBeam)
+        assert (made.width, made.expand) == shape
 
 
 @pytest.mark.parametrize(

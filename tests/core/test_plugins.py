@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rsd_core import ConfigurationError, MissingDependency
+from rsd_core import ConfigurationError, DraftOnly, MissingDependency, RSDConfig, RunError, load, parse_policy
 from rsd_core.plugins import Registry, of_class, of_type
 from tests.core.plugin_packages import install
 
@@ -96,3 +96,107 @@ def test_parts_may_be_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert (floats["one"], floats["pi"]) == (1.0, math.pi)
     with pytest.raises(ConfigurationError, match=r"'sine' of the package 'rsd-constants': math:sin is .* and no float"):
         floats["sine"]
+
+
+BROKEN = """
+import sys
+from typing import Literal
+from rsd_core import WeightingPolicy
+from rsd_core.testing import ScriptedDrafter
+
+def fails(rest): raise ValueError("no such weights")
+def ends(rest): sys.exit(3)
+def of_type(rest): return None + 1
+in_c = dict
+def replies(rest):
+    class Replies(ScriptedDrafter):
+        async def generate(self, path, request):
+            from rsd_core import Generation, Usage
+            no_steps = {"steps": Generation(["4"], Usage()), "no_steps": Generation(4, Usage())}
+            return {"none": None, "text": "2+2=4", **no_steps}[rest]
+    return Replies([])
+
+class Ends(WeightingPolicy):
+    kind: Literal["ends"] = "ends"
+    def __init__(self, **data): sys.exit(4)
+    def weight(self, reward): return 1.0
+
+class Decides(WeightingPolicy):
+    kind: Literal["decides"] = "decides"
+    where: str = ""
+    def weight(self, reward): return 1.0
+    def route(self, request):
+        return sys.exit(5) if self.where == "route" else super().route(request)
+    def decide(self, step, reward, request):
+        return {}["gone"] if self.where == "decide" else "target"
+    def learn(self, reward, request): sys.exit(6)
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ("fails", "ends", "of_type", "in_c", "replies")
+    models = {kind: f"brokenparts:{kind}" for kind in kinds}
+    policies = {"ends": "brokenparts:Ends", "decides": "brokenparts:Decides"}
+    install(tmp_path, "brokenparts", BROKEN, backends=models, policies=policies)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "brokenparts", raising=False)
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("fails", "ValueError: no such weights"),
+        ("ends", "SystemExit: 3"),
+        ("of_type", "TypeError: unsupported operand"),
+        ("in_c", "ValueError: dictionary update sequence"),
+    ],
+)
+def test_a_package_that_cannot_make_its_model_is_named(kind: str, why: str) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        load(f"{kind}:x")
+    assert str(told.value).startswith(f"'{kind}:x' cannot be made by '{kind}' of the package 'brokenparts' ({why}")
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ("none", "gave None where a Generation was asked for"),
+        ("text", "gave '2\\+2=4' where a Generation was asked for"),
+        ("steps", "gave '4' where a Step was asked for"),
+        ("no_steps", "gave 4 where steps were asked for"),
+    ],
+)
+def test_a_reply_that_is_none_names_its_model(reply: str, told: str) -> None:
+    with pytest.raises(RunError, match=f"<Replies 'scripted drafter'>:? {told}"):
+        DraftOnly(drafter=load(f"replies:{reply}", role="drafter")).run("q")
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_policy_that_ends_the_process_or_fails_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"the policy 'ends' cannot be made by brokenparts \(SystemExit: 4\)"):
+        parse_policy("ends")
+    for where, told in (
+        ("route", r"Decides\(.*\) called sys.exit\(5\)"),
+        ("decide", r"decide\(\) of the policy Decides\(.*\) failed: KeyError: 'gone'"),
+        ("", r"Decides\(.*\) called sys.exit\(6\)"),
+    ):
+        config = RSDConfig(
+            drafter="scripted:draft",
+            verifier="scripted:verifier",
+            target="scripted:target",
+            policy=parse_policy(f"decides:where={where}"),
+        )
+        with pytest.raises(RunError, match=told) as failed:
+            config.build().run("q")
+        assert failed.value.partial is not None
+
+
+def test_a_package_without_a_name_is_called_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "nameless", "", backends={"nameless": "gone:x"})
+    next(tmp_path.glob("*.dist-info/METADATA")).unlink()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigurationError, match="'nameless' of the package 'gone'"):
+        load("nameless:x")

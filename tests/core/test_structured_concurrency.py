@@ -336,6 +336,21 @@ class TestBlockingBridge:
         numbers_seen.close()
         assert closed == [True]
 
+    def test_a_forked_process_has_a_loop_of_its_own(self) -> None:
+        code = """
+import os, signal
+from rsd_core.blocking import wait_for
+async def five():
+    return 5
+assert wait_for(five()) == 5
+child = os.fork()
+if not child:
+    signal.alarm(20)  # the parent's loop has no thread here, and would be waited for without end
+    os._exit(wait_for(five()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+        assert run_python(code).stdout.split() == ["5"]
+
     def test_an_interrupt_waits_for_the_end(self) -> None:
         """As Ctrl-C does it: the blocking caller goes when the work has ended, and not before."""
         code = """

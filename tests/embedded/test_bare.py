@@ -39,6 +39,7 @@ CHATS = (
     [("user", "How many apples?")],
     [("system", "Be brief.\n"), ("user", " 1+1? "), ("assistant", "2. \n"), ("user", "{{ 3 }} <b>&</b>")],
     [("user", "How many?"), ("assistant", "On Monday she buys 12 more")],
+    [("user", "What does ⟦end⟧ mean?"), ("assistant", "By ⟦end⟧ she means")],
 )
 
 

@@ -313,6 +313,13 @@ def test_what_a_threshold_costs_is_counted_to_the_token() -> None:
     assert (every.target_share, every.flops, every.flops_paper) == (1, 20 + 10 + 7 + 5, 10 + 7 + 5)
 
 
+def test_a_first_rejection_past_the_end_of_the_targets_answer_is_a_replaced_step() -> None:
+    problem = Recorded((0.9, 0.9, 0.1), (0.9, 0.9), True, True, sizes=(10, 7), read=20)
+    found = Calibration((problem,), NO_RATES, NO_RATES)
+    assert found.row(0.5).target_share == found.share(BinaryStep(delta=0.5)) == 1 / 3
+    assert found.row(0.95).target_share == found.share(BinaryStep(delta=0.95)) == 1
+
+
 def test_a_budget_begins_with_one_reward_of_each_step_that_is_seen() -> None:
     """Those of the drafter up to the first that is rejected, and of the drafts beside the target after it."""
     problem = Recorded((0.9, 0.1, 0.8), (0.6, 0.2, 0.7), True, True, sizes=(10,) * 3, read=20)

@@ -11,6 +11,7 @@ from rsd_core import Decoder, Limits, RewardGuidedDecoder, RSDConfig, Settings
 from rsd_core.methods import RSDMethod
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation import Item, Outcome, Task, evaluate, markdown
+from rsd_integrations.role_faults import RoleFaults
 
 pytestmark = pytest.mark.filterwarnings("ignore::rsd_core.RoleWarning")
 SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
@@ -128,6 +129,18 @@ def test_answers_in_which_a_role_never_worked_are_tried_again_by_the_next_run(
     assert evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1, journal=file).faults == []
     (told,) = evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1).methods["rsd"].never_worked
     assert told == "the drafter failed at every one of its 8 calls, the last time with 'ConnectionError: refused'"
+
+
+def test_a_drafter_whose_drafts_were_all_rejected_has_worked() -> None:
+    result = decoder(drafter=["3*4=13.\n\n", ConnectionError("refused")], verifier=[0.1]).run("How many seats?")
+    assert [(step.author, step.discarded_draft) for step in result.steps] == [
+        ("target", "3*4=13.\n\n"),
+        ("target", None),
+    ]
+    faults = RoleFaults()
+    faults.add(result)
+    assert (faults.worked["drafter"], faults.failed["drafter"], faults.never_worked) == (1, 1, [])
+    assert not Outcome.of(result, correct=True).failed
 
 
 def test_rows_of_journals_without_degradations_are_read() -> None:

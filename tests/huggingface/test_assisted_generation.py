@@ -73,6 +73,24 @@ def test_no_more_tokens_are_written_than_were_asked_for(
             assert made.usage.computed == assistance.computed == 0
 
 
+@pytest.mark.parametrize("contexts", [(256, 64), (64, 256)])
+def test_an_answer_ends_where_the_shorter_context_does(contexts: tuple[int, int], tmp_path: File) -> None:
+    """And the assistant drafts no token beyond it."""
+    target, assistant = (
+        load_generator(str(make_causal_lm(tmp_path / str(context), max_position_embeddings=context)))
+        for context in contexts
+    )
+    positions: list[int] = []
+    rotary = assistant.model.get_submodule("model.rotary_emb")
+    rotary.register_forward_pre_hook(
+        lambda _, args, named: positions.append(int(named.get("position_ids", args[-1]).max())), with_kwargs=True
+    )
+    path = Path(as_prompt("How many?"))
+    (step,) = asyncio.run(target.speculate(path, WHOLE, assistant))[0].steps
+    assert (len(target.vocabulary.ids(path)[0]) + step.size, step.ending) == (64, "length")
+    assert 40 < max(positions) < 64
+
+
 class Passes:
     """The forward passes of a slow target."""
 

@@ -141,6 +141,7 @@ def test_words_that_have_just_enough_together_count() -> None:
     judge = WordJudge(Talker(logprobs=[math.log(0.25), math.log(0.25)]), YES_NO, min_mass=0.5)
     assert score(judge) == (0.5,)
     assert score(WordJudge(judge.model, YES_NO, min_mass=0.51)) == (None,)
+    assert score(WordJudge(Talker(logprobs=[-math.inf, -math.inf]), YES_NO, min_mass=0)) == (None,)
 
 
 def test_a_word_judge_scores_no_more_than_it_reads() -> None:
