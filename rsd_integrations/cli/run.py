@@ -78,8 +78,8 @@ def run(
                         from rsd_integrations.display import to_html
 
                         write_output(html, to_html(result, decoder))
-    if html is not None:
-        say(f"written to {html}")  # on the error stream: the page may go to a pipe
+    if html is not None and html.is_file():  # and no pipe
+        say(f"written to {html}")
     faults = RoleFaults()
     faults.add(result)
     end_if_idle(faults.never_worked, "Put it right, then run again")
