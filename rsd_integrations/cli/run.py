@@ -25,7 +25,7 @@ from rsd_integrations.cli.options import (
 )
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
-from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, written
+from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
 from rsd_integrations.role_faults import RoleFaults
@@ -78,8 +78,8 @@ def run(
                         from rsd_integrations.display import to_html
 
                         write_output(html, to_html(result, decoder))
-    if not as_json:
-        written(html)
+    if html is not None and html.is_file():  # and no pipe
+        say(f"written to {html}")
     faults = RoleFaults()
     faults.add(result)
     end_if_idle(faults.never_worked, "Put it right, then run again")
