@@ -64,10 +64,10 @@ class RewardGuidedDecoder(Decoder):
 
     @property
     def consequences(self) -> Mapping[Role, str]:
-        kept = self.settings.on_verifier_error == "accept"
+        accepts = self.settings.on_verifier_error == "accept"
         return {
             "drafter": "the target writes every step",
-            "verifier": "every draft is kept" if kept else "the target writes every step",
+            "verifier": "every draft is kept" if accepts else "the target writes every step",
         }
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:

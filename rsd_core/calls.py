@@ -100,15 +100,15 @@ class Calls:
         Raises:
             VerifierError: The verifier failed, and `on_verifier_error` is `raise`.
         """
-        asked = tuple([step for step in candidates if step.text.strip()])
-        if not asked:
+        nonblank = tuple([step for step in candidates if step.text.strip()])
+        if not nonblank:
             return (0.0,) * len(candidates)
         at = path or request.path
         try:
             if self._guard.watches:
                 self._guard.check()
-            work = self._early.claim("verifier", at, asked) or verifier.score(at, asked)
-            scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(asked))
+            work = self._early.claim("verifier", at, nonblank) or verifier.score(at, nonblank)
+            scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(nonblank))
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
                 self._pass_configuration(request, error)
@@ -117,7 +117,7 @@ class Calls:
                 raise VerifierError(message) from error
             self._fault(request, "verifier", error)
             return ()
-        if len(asked) == len(candidates):
+        if len(nonblank) == len(candidates):
             return scores.rewards
         rewards = iter(scores.rewards)
         return tuple(next(rewards) if step.text.strip() else 0.0 for step in candidates)
@@ -176,18 +176,18 @@ class Calls:
         self._guard.check()
         left = request.settings.limits.max_tokens
         at_most = min(room, 2**31 if left is None else left - request.progress.tokens)
-        asked = replace(request.progress.step_request("target"), delimiter=None, max_tokens=int(at_most))
+        step_request = replace(request.progress.step_request("target"), delimiter=None, max_tokens=int(at_most))
 
         async def work() -> Generation:
             try:
-                generation, usage = await target.speculate(request.path, asked, drafter)
+                generation, usage = await target.speculate(request.path, step_request, drafter)
             except BaseException as error:
                 _charge_part(request.ledger.drafter, drafter, error)
                 raise
             request.ledger.drafter.charge(drafter, checked_usage(drafter, usage))
             return generation
 
-        generation: Generation = await self._call(request, "target", target, work(), checked_steps, 1, asked)
+        generation: Generation = await self._call(request, "target", target, work(), checked_steps, 1, step_request)
         return generation.steps[0]
 
     def hedge(self, request: Request, target: Target) -> None:
@@ -237,9 +237,9 @@ class Calls:
         if self._guard.watches:
             self._guard.check()
         ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
-        asked = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead)
-        work = self._early.claim(role, request.path, asked) or model.generate(request.path, asked)
-        return self._call(request, role, model, work, checked_steps, count, asked)
+        step_request = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead)
+        work = self._early.claim(role, request.path, step_request) or model.generate(request.path, step_request)
+        return self._call(request, role, model, work, checked_steps, count, step_request)
 
     async def _call(
         self,

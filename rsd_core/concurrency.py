@@ -62,13 +62,13 @@ async def run_calls(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
     async def noted(call: Coroutine[Any, Any, T]) -> T:
         try:
-            made = await call
+            result = await call
         except BaseException as error:
             if (usage := usage_of(error)) is not None:
                 spent.append(usage)
             raise
-        spent.append(made.usage)  # type: ignore[attr-defined]
-        return made
+        spent.append(result.usage)  # type: ignore[attr-defined]
+        return result
 
     try:
         return await run_all([noted(call) for call in works])

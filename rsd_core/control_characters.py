@@ -22,4 +22,4 @@ def visible(text: str, *, turning: bool = True) -> str:
         text: Anybody's text.
         turning: Whether marks of direction are shown as well; where the text is enclosed, as in HTML, they do no harm.
     """
-    return (_ALL if turning else _SOME).sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+    return (_ALL if turning else _SOME).sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\r\n", "\n"))

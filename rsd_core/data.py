@@ -111,18 +111,23 @@ def newer_version(data: Mapping[str, Any]) -> str | None:
     return f"written for {DISTRIBUTION} {version}, and this is {__version__}: pip install --upgrade {DISTRIBUTION}"
 
 
+def masked(text: str) -> str:
+    """A spec or what holds one, without the values of options that are secrets: a key has no place in an error."""
+    return re.sub(r"((?:key|secret|password)=)[^,:'\"\s]+", r"\1…", text, flags=re.IGNORECASE)
+
+
 def explain(error: ValidationError) -> str:
     """The findings of pydantic in one line: where, what is wrong, and the value."""
-    found = []
+    findings = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         value = item["input"]
         # Whole objects say less than the message does; many messages have the text already.
         shown = isinstance(value, Mapping | BaseModel) or (isinstance(value, str) and repr(value) in message)
-        got = "" if shown else f" (got {value!r:.80})"
-        found.append(f"{where + ': ' if where else ''}{message}{got}")
-    return "; ".join(found)
+        got = "" if shown else f" (got {masked(repr(value)):.80})"
+        findings.append(f"{where + ': ' if where else ''}{message}{got}")
+    return "; ".join(findings)
 
 
 def _parts(version: Any) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ With a verifier that scores runs, an accepted draft saves one whole call, and a 
 those k steps ahead, about k fit into a call; so with an acceptance estimate p, the k-th pays where p k >= 1 - p: from
 1 / (1 + k) on."""
 
-Asked = StepRequest | tuple[Step, ...]
+CallRequest = StepRequest | tuple[Step, ...]
 
 
 @cache
@@ -89,21 +89,21 @@ class _Work:
     """A call at work; the steps of a run share one."""
 
     def __init__(self, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        self.begun = False
+        self.started = False
         """Whether it has reached its model: a call that was cancelled before costs nothing."""
         self.charged = False
         """Whether a run that failed or was cut is on the ledger."""
         self.task: asyncio.Task[Any] = asyncio.ensure_future(self._run(model, work))
 
     async def _run(self, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        self.begun = True
+        self.started = True
         return await contained(model, work())
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     model: Model
-    asked: Asked
+    request: CallRequest
     work: _Work
     at: int | None = None
     """Which step of a run this is about; None where the call is about nothing else."""
@@ -133,7 +133,7 @@ class Lookahead:
     def __init__(self, ledger: Ledger, depth: int) -> None:
         self._ledger, self.depth = ledger, depth
         self.estimate = AcceptanceEstimate()
-        self._begun: dict[tuple[Role, Path], _Call] = {}
+        self._calls: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
         self._assumed: dict[Path, Any] = {}
         """By path: the position as it will be when the step drafted there is accepted."""
@@ -144,10 +144,10 @@ class Lookahead:
         """How many steps after the present one are likely to be asked for next."""
         return self.depth if self.depth and self.estimate.value >= WORTHWHILE else 0
 
-    def claim(self, role: Role, path: Path, asked: Asked) -> Coroutine[Any, Any, Any] | None:
+    def claim(self, role: Role, path: Path, request: CallRequest) -> Coroutine[Any, Any, Any] | None:
         """The result of this very call, if it was begun."""
-        call = self._begun.get((role, path)) if self._begun else None
-        return self._result(role, path) if call is not None and call.asked == asked else None
+        call = self._calls.get((role, path)) if self._calls else None
+        return self._result(role, path) if call is not None and call.request == request else None
 
     def follow(self, position: Position, step: Step, drafter: Drafter, verifier: Verifier) -> None:
         """Let the drafter go on after a step that is being scored, as far as depth and the acceptance estimate allow.
@@ -157,12 +157,12 @@ class Lookahead:
         """
         self._go_on = lambda: self._follow(position, step, drafter, verifier)
         ready = self._follow(position, step, drafter, verifier)
-        if _scores_runs(type(verifier)) and ("verifier", position.path) not in self._begun:
+        if _scores_runs(type(verifier)) and ("verifier", position.path) not in self._calls:
             self._begin_run(verifier, ready, cast("ScoresRuns", verifier).score_run)
 
-    def hedge(self, path: Path, target: Target, asked: StepRequest) -> None:
+    def hedge(self, path: Path, target: Target, request: StepRequest) -> None:
         """Let the target write the present step, in case its draft is rejected."""
-        self._begin("target", target, path, asked, target.generate)
+        self._begin("target", target, path, request, target.generate)
 
     def on_accept(self, path: Path, step: Step) -> Any:
         """A step becomes part of the response: the position after it, where that was assumed.
@@ -170,7 +170,7 @@ class Lookahead:
         What was begun elsewhere is dropped. The assumed position's path is the one that early calls, and the caches
         of their models, are keyed on.
         """
-        if not self._begun and not self._assumed:
+        if not self._calls and not self._assumed:
             return None
         assumed = self._assumed.pop(path, None)
         self._go_on = None
@@ -185,7 +185,7 @@ class Lookahead:
         """The drafted step is rejected: what was begun after it is dropped, but for the target's hedge."""
         self._go_on = None
         self._assumed.clear()
-        if self._begun:
+        if self._calls:
             self._drop(lambda role, _: role != "target")
 
     async def aclose(self) -> None:
@@ -202,7 +202,7 @@ class Lookahead:
         """Draft ahead; the present step and the drafts that are ready, each with the path before it."""
         estimate, ready, runs = self.estimate.value, [(position.path, step)], _scores_runs(type(verifier))
         # The depth of a verifier of runs counts from the last step that it is scoring: drafts gather for its next call.
-        scored = sum(runs and role == "verifier" for role, _ in self._begun)
+        scored = sum(runs and role == "verifier" for role, _ in self._calls)
         for level in range(1, scored + self.depth + 1):
             if estimate**level < (1 / (1 + level) if runs else WORTHWHILE):
                 break
@@ -214,10 +214,10 @@ class Lookahead:
             position = self._assumed[path]
             if position.finish is not None:
                 break
-            call = self._begun.get(("drafter", position.path))
+            call = self._calls.get(("drafter", position.path))
             if call is None:
-                asked = position.step_request("drafter", ahead=self.ahead)
-                call = self._begin("drafter", drafter, position.path, asked, drafter.generate)
+                request = position.step_request("drafter", ahead=self.ahead)
+                call = self._begin("drafter", drafter, position.path, request, drafter.generate)
             if not call.draft:
                 break
             (step,) = call.draft
@@ -225,15 +225,15 @@ class Lookahead:
         return ready
 
     def _begin(
-        self, role: Role, model: Model, path: Path, asked: Any, work: Callable[[Path, Any], Coroutine[Any, Any, Any]]
+        self, role: Role, model: Model, path: Path, request: Any, work: Callable[[Path, Any], Coroutine[Any, Any, Any]]
     ) -> _Call:
-        call = self._begun.get((role, path))
-        if call is not None and call.asked == asked:
+        call = self._calls.get((role, path))
+        if call is not None and call.request == request:
             return call
         self._drop(lambda *key: key == (role, path))
-        call = _Call(model, asked, _Work(model, lambda: work(path, asked)))
+        call = _Call(model, request, _Work(model, lambda: work(path, request)))
         call.work.task.add_done_callback(lambda _: self._go_on and self._go_on())
-        self._begun[role, path] = call
+        self._calls[role, path] = call
         return call
 
     def _begin_run(
@@ -258,11 +258,11 @@ class Lookahead:
         if len(run) > 1:
             shared = _Work(model, score)
             for at, (path, step) in enumerate(run):
-                self._begun["verifier", path] = _Call(model, (step,), shared, at)
+                self._calls["verifier", path] = _Call(model, (step,), shared, at)
 
     async def _result(self, role: Role, path: Path) -> Any:
         # Taken out only here: a coroutine that is closed before it runs leaves its call to be charged as dropped.
-        call = self._begun.pop((role, path))
+        call = self._calls.pop((role, path))
         try:
             await call.work.task
             return call.result
@@ -278,17 +278,17 @@ class Lookahead:
             raise
         # A run may have failed because of another of its steps, so this one is asked for alone.
         assert isinstance(call.model, Verifier)
-        assert isinstance(call.asked, tuple)
-        return await call.model.score(path, call.asked)
+        assert isinstance(call.request, tuple)
+        return await call.model.score(path, call.request)
 
     def _drop(self, unwanted: Callable[[Role, Path], bool]) -> None:
-        for key in [key for key in self._begun if unwanted(*key)]:
-            call = self._begun.pop(key)
+        for key in [key for key in self._calls if unwanted(*key)]:
+            call = self._calls.pop(key)
             call.work.task.cancel()
             self._dropped.append((key[0], call))
 
     def _charge(self, role: Role, call: _Call) -> None:
-        if not call.work.begun:
+        if not call.work.started:
             return None
         account = self._ledger.account(role)
         scored: tuple[Step, ...] = ()
@@ -301,7 +301,7 @@ class Lookahead:
             account.charge(call.model, usage, failed=True)
         else:
             account.charge(call.model, usage)
-            scored = call.asked if isinstance(call.asked, tuple) else ()
+            scored = call.request if isinstance(call.request, tuple) else ()
         account.discarded += usage.generated + sum(step.size for step in scored)
         return None
 

@@ -339,7 +339,7 @@ def parse_method(method: str | Mapping[str, Any] | Method) -> Method:
         ConfigurationError: Unknown method, policy or parameter.
     """
     try:
-        return _made(method)
+        return _parse(method)
     except ValidationError as error:
         raise ConfigurationError(f"{method!r} is no valid method: {explain(error)}") from error
 
@@ -359,7 +359,7 @@ def as_decoder(decoder: Any) -> Decoder | Method | None:
     )
 
 
-def _made(method: Any) -> Method:
+def _parse(method: Any) -> Method:
     """The same, with errors that pydantic can put in their place of a larger object."""
     if isinstance(method, Method):
         return method
@@ -369,5 +369,5 @@ def _made(method: Any) -> Method:
     return of_kind(method, METHODS, "method")
 
 
-AnyMethod = Annotated[SerializeAsAny[Method], BeforeValidator(_made)]
+AnyMethod = Annotated[SerializeAsAny[Method], BeforeValidator(_parse)]
 """A field that holds any method, as an object, as data, or as text."""

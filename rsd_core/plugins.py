@@ -118,13 +118,13 @@ def _installed(group: str, *_path: str) -> Mapping[str, Plugin]:
     """The plugins of a group. Looking for them takes some milliseconds, so it is done once for a search path."""
     from importlib.metadata import entry_points
 
-    found: dict[str, Plugin] = {}
+    by_name: dict[str, Plugin] = {}
     for point in entry_points(group=group):
         package = (point.dist and point.dist.name) or point.module  # broken metadata have no name
-        first = found.setdefault(point.name, Plugin(point.name, point.value, package))
+        first = by_name.setdefault(point.name, Plugin(point.name, point.value, package))
         if first.package != package:
-            found[point.name] = replace(first, rivals=(*first.rivals, package))
-    return found
+            by_name[point.name] = replace(first, rivals=(*first.rivals, package))
+    return by_name
 
 
 def of_class(base: type[T]) -> Callable[[Plugin], type[T]]:

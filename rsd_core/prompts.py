@@ -33,15 +33,15 @@ def as_prompt(prompt: PromptLike) -> Prompt:
 def _as_message(message: Message | Mapping[str, Any] | tuple[str, str]) -> Message:
     try:
         if isinstance(message, Message):
-            made = message
+            parsed = message
         elif isinstance(message, Mapping):
             extra = {key: message[key] for key in _EXTRA if key in message}
-            made = Message(message["role"], message["content"] or "", extra)
+            parsed = Message(message["role"], message["content"] or "", extra)
         else:
             role, content = message
-            made = Message(role, content)
+            parsed = Message(role, content)
     except (KeyError, TypeError, ValueError) as error:
         raise PromptError(f"{message!r} is no message. Pass {{'role': …, 'content': …}} or (role, content).") from error
-    if isinstance(message, str) or made.role not in ROLES or not isinstance(made.content, str):
+    if isinstance(message, str) or parsed.role not in ROLES or not isinstance(parsed.content, str):
         raise PromptError(f"{message!r} is no message: it takes a role, one of {', '.join(ROLES)}, and a text.")
-    return made
+    return parsed

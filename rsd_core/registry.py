@@ -20,7 +20,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, overload
 
 from rsd_core.catalogue import BUILT_IN, Backend
-from rsd_core.data import unknown
+from rsd_core.data import masked, unknown
 from rsd_core.errors import ConfigurationError, MissingDependency, RSDError, SpecError
 from rsd_core.interfaces import Drafter, Model, Target, Verifier
 from rsd_core.ledger import Role
@@ -55,21 +55,23 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
             rest is missing; also of a spec inside.
     """
     if not isinstance(spec, str):
-        raise SpecError(f"{spec!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
+        raise SpecError(f"{masked(spec)!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
     head, colon, rest = spec.partition(":")
     kind, *options = head.split(",")
     if kind not in BACKENDS:
         examples = ", ".join(BUILT_IN[kind].examples[0] for kind in ("embedded", "hf", "prm"))
         what = unknown("kind", kind, sorted(BACKENDS))
-        raise SpecError(f"{spec!r} names no model: {what}. Examples: {examples}; `rsd models` lists all")
+        raise SpecError(f"{masked(spec)!r} names no model: {what}. Examples: {examples}; `rsd models` lists all")
     backend = BACKENDS[kind]
     if not colon or not rest:
-        raise SpecError(f"{spec!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
+        raise SpecError(f"{masked(spec)!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
     if wrong := [option for option in options if "=" not in option]:
-        raise SpecError(f"{spec!r}: {wrong[0]!r} is no option; options are written {kind},KEY=VALUE:{rest}")
+        raise SpecError(
+            f"{masked(spec)!r}: {wrong[0]!r} is no option; options are written {kind},KEY=VALUE:{masked(rest)}"
+        )
     names = [option.partition("=")[0] for option in options]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise SpecError(f"{spec!r} gives {twice[0]} twice")
+        raise SpecError(f"{masked(spec)!r} gives {twice[0]} twice")
     if role is not None and backend.roles and role not in backend.roles:
         raise _wrong_role(spec, role, backend.roles)
     if backend.nested:
@@ -142,16 +144,16 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
         # From a factory that passes its options on.
         wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
         if wrong is not None and wrong[1] in options:
-            raise SpecError(f"{spec!r}: unknown option of {backend.kind} {wrong[1]!r}") from error
+            raise SpecError(f"{masked(spec)!r}: unknown option of {backend.kind} {wrong[1]!r}") from error
         if backend.plugin is None:
             raise
         if isinstance(error, ModuleNotFoundError):
-            raise ConfigurationError(f"{spec!r} needs the module {error.name!r} ({backend.summary})") from error
+            raise ConfigurationError(f"{masked(spec)!r} needs the module {error.name!r} ({backend.summary})") from error
         why = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(f"{spec!r} cannot be made by {backend.plugin} ({why})") from error
+        raise ConfigurationError(f"{masked(spec)!r} cannot be made by {backend.plugin} ({why})") from error
     plays = [name for name, kind in ROLES.items() if isinstance(model, kind)]
     if not plays:
-        raise SpecError(f"{spec!r} made {model!r}, which is no drafter, verifier or target ({backend.summary})")
+        raise SpecError(f"{masked(spec)!r} made {model!r}, which is no drafter, verifier or target ({backend.summary})")
     if role is not None and role not in plays:
         raise _wrong_role(spec, role, plays)
     return model
@@ -159,8 +161,12 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
 
 def _wrong_role(spec: str, role: Role, plays: Sequence[Role]) -> SpecError:
     fitting = [kind for kind, backend in BUILT_IN.items() if not backend.roles or role in backend.roles]
-    fix = f"a generator judges as judge:{spec}" if role == "verifier" else f"kinds for it are {', '.join(fitting)}"
-    return SpecError(f"{spec!r} cannot be the {role}: it makes a {' or a '.join(plays)}; {fix}")
+    fix = (
+        f"a generator judges as judge:{masked(spec)}"
+        if role == "verifier"
+        else f"kinds for it are {', '.join(fitting)}"
+    )
+    return SpecError(f"{masked(spec)!r} cannot be the {role}: it makes a {' or a '.join(plays)}; {fix}")
 
 
 def _factory(backend: Backend, spec: str) -> Callable[..., Model]:
@@ -176,7 +182,7 @@ def _factory(backend: Backend, spec: str) -> Callable[..., Model]:
         missing = (error.name or "").partition(".")[0]
         if not backend.extra or missing in ("", "rsd_core", "rsd_integrations"):
             raise
-        raise MissingDependency(missing, backend.extra, f"{spec!r}") from error
+        raise MissingDependency(missing, backend.extra, f"{masked(spec)!r}") from error
 
 
 def _check_options(
@@ -191,11 +197,13 @@ def _check_options(
     if len(known) == len(takes):
         for name in options:
             if name not in known:
-                raise SpecError(f"{spec!r}: {unknown(f'option of {backend.kind}', name, known or ['none'])}")
+                raise SpecError(f"{masked(spec)!r}: {unknown(f'option of {backend.kind}', name, known or ['none'])}")
     try:
         signature.bind(rest, **options)
     except TypeError as error:
-        raise SpecError(f"{spec!r}: {error}; options of {backend.kind} are {', '.join(known) or 'none'}") from error
+        raise SpecError(
+            f"{masked(spec)!r}: {error}; options of {backend.kind} are {', '.join(known) or 'none'}"
+        ) from error
 
 
 def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
@@ -220,4 +228,6 @@ def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: 
             value, tuple(kinds | ({int} if float in kinds else set()))
         ):
             continue
-        raise SpecError(f"{spec!r}: {name} takes a {'number' if float in kinds else 'whole number'} (got {value!r})")
+        raise SpecError(
+            f"{masked(spec)!r}: {name} takes a {'number' if float in kinds else 'whole number'} (got {value!r})"
+        )

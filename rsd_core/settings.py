@@ -73,15 +73,15 @@ class Settings(Data):
         Raises:
             ConfigurationError: A name is unknown, or a value out of its range.
         """
-        given = {name: value for name, value in values.items() if value is not None}
-        limits = {name: given.pop(name) for name in Limits.model_fields if name in given}
-        for name in given:
+        changes = {name: value for name, value in values.items() if value is not None}
+        limits = {name: changes.pop(name) for name in Limits.model_fields if name in changes}
+        for name in changes:
             if name not in Settings.model_fields:
                 raise ConfigurationError(unknown("setting", name, [*Settings.model_fields, *Limits.model_fields]))
-        base = given.get("limits", self.limits)
+        base = changes.get("limits", self.limits)
         try:
             if limits:
-                given["limits"] = {**dict(Limits.model_validate(base)), **limits}
-            return Settings.model_validate({**dict(self), **given})
+                changes["limits"] = {**dict(Limits.model_validate(base)), **limits}
+            return Settings.model_validate({**dict(self), **changes})
         except ValidationError as error:
             raise ConfigurationError(f"invalid settings: {explain(error)}") from error

@@ -34,18 +34,18 @@ class TextStream:
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = stop
         self._held = ""
-        self._given = 0
+        self._emitted = 0
 
     def feed(self, event: Event) -> str:
         """The text that an event settles; empty for most events."""
         if isinstance(event, Finished):
-            return event.result.text[self._given :]
+            return event.result.text[self._emitted :]
         if not isinstance(event, StepFinished):
             return ""
         self._held += event.record.text
         ready = len(self._held) - max((_overlap(self._held, mark) for mark in self._stop), default=0)
         text, self._held = self._held[:ready], self._held[ready:]
-        self._given += len(text)
+        self._emitted += len(text)
         return text
 
 

@@ -73,8 +73,8 @@ class _Scripted:
             await asyncio.sleep(self.delay)
         steps = tuple(self._step(path, request, seed) for seed in request.seeds)
         prefix = _words(path)
-        made = sum(step.size for step in steps)
-        return Generation(steps, Usage(prefix=prefix, computed=prefix + made, generated=made))
+        generated = sum(step.size for step in steps)
+        return Generation(steps, Usage(prefix=prefix, computed=prefix + generated, generated=generated))
 
     def _step(self, path: Path, request: StepRequest, seed: int) -> Step:
         if callable(self.script):

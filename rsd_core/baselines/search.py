@@ -89,8 +89,8 @@ class StepBeam(GuidedSearch):
             beams[0].finish = beams[0].finish or limit.reason
         except Exception as error:
             ended = error  # after the best beam was kept
-        kept = {id(step) for step in beams[0].path.steps}
-        request.discard([step for step in scored if id(step) not in kept], scored=True)
+        on_path = {id(step) for step in beams[0].path.steps}
+        request.discard([step for step in scored if id(step) not in on_path], scored=True)
         for i, record in enumerate(request.adopt(beams[0])):
             yield StepAccepted(i, record)
         if ended is not None:

@@ -66,8 +66,8 @@ class TiltedDecoder(RewardGuidedDecoder):
                 request.discard(drafts[:chosen] + drafts[chosen + 1 :], scored=True)
                 rejected, reward = drafts[chosen], rewards[chosen]
                 tilt = tilted[chosen]
-                kept = self.settings.on_abstain == "accept" if tilt is None else tilt >= self.threshold
-                if kept or calls.target_is_spent(request, self._target):
+                accepted = self.settings.on_abstain == "accept" if tilt is None else tilt >= self.threshold
+                if accepted or calls.target_is_spent(request, self._target):
                     yield StepAccepted(i, calls.commit(request, rejected, "draft", reward))
                     continue
                 calls.reject(request, rejected, scored=True)

@@ -112,14 +112,14 @@ class RequestBudget(WeightingPolicy):
     def weight(self, reward: float) -> float:
         """ω at the first step of a request."""
         with self._plan.lock:
-            return self._plan.seen.weight(reward, self._rate(0, Account()))
+            return self._plan.recent.weight(reward, self._rate(0, Account()))
 
     def decide(self, step: Step, reward: float, request: RequestView) -> Decision:  # noqa: ARG002
         with self._plan.lock:
             self._plan.reach(request.index)
             rate = self._rate(request.index, request.ledger.target)
-            accepted = request.coin < self._plan.seen.weight(reward, rate)
-            self._plan.seen.add(reward)
+            accepted = request.coin < self._plan.recent.weight(reward, rate)
+            self._plan.recent.add(reward)
         return "accept" if accepted else "target"
 
     def learn(self, reward: float | None, request: RequestView) -> None:  # noqa: ARG002
@@ -147,7 +147,7 @@ class Plan(Learned):
 
     def __init__(self, steps: float, memory: int, start: Rewards) -> None:
         super().__init__(steps, memory, start)
-        self.seen = Recent(memory, start)
+        self.recent = Recent(memory, start)
         self._steps = steps
         self._reached = Counter[int]()
         self._paid: dict[str, float] = {}

@@ -69,19 +69,19 @@ class Budget(Learned):
     def __init__(self, rate: float, horizon: int, memory: int, start: Sequence[float] = ()) -> None:
         super().__init__(rate, horizon, memory, start)
         self._rate, self._horizon = rate, horizon
-        self._seen = Recent(memory, start)
+        self._recent = Recent(memory, start)
         self._debt = 0.0
 
     def weight(self, value: float) -> float:
         """Probability of accepting the value as things stand."""
         with self.lock:
-            return self._seen.weight(value, self._rate + self._debt / self._horizon)
+            return self._recent.weight(value, self._rate + self._debt / self._horizon)
 
     def decide(self, value: float, coin: float, surely: bool = False) -> bool:
         """Decide on a value, all in one: whether it is accepted, `surely` or by the coin."""
         with self.lock:
             accepted = surely or coin < self.weight(value)
-            self._seen.add(value)
+            self._recent.add(value)
             self._settle(accepted)
         return accepted
 

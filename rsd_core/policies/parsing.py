@@ -30,12 +30,12 @@ def parse_policy(policy: str | Path | dict[str, Any] | WeightingPolicy) -> Weigh
         ConfigurationError: Unknown kind or parameter, or a value out of its range.
     """
     try:
-        return _made(policy)
+        return _parse(policy)
     except ValidationError as error:
         raise ConfigurationError(f"{policy!r} is no valid policy: {explain(error)}") from error
 
 
-def _made(policy: Any) -> WeightingPolicy:
+def _parse(policy: Any) -> WeightingPolicy:
     """The same, with errors that pydantic can put in their place of a larger object."""
     if isinstance(policy, WeightingPolicy):
         return policy
@@ -63,5 +63,5 @@ def _from_text(text: str) -> dict[str, Any]:
     return data
 
 
-Policy = Annotated[SerializeAsAny[WeightingPolicy], BeforeValidator(_made)]
+Policy = Annotated[SerializeAsAny[WeightingPolicy], BeforeValidator(_parse)]
 """A field that holds any policy, as an object, as data, or as text: built in, of a package, or of one's own."""

@@ -78,8 +78,8 @@ class Takeover(Rule):
     def route(self, request: RequestView) -> Literal["draft", "target"]:
         # The step with the cue was the target's first; n - 1 more follow.
         latest = request.records[-(self.steps - 1) :] if self.steps > 1 else ()
-        taken = any(self._doubts(record.discarded_draft or "") for record in latest)
-        return "target" if taken else super().route(request)
+        in_doubt = any(self._doubts(record.discarded_draft or "") for record in latest)
+        return "target" if in_doubt else super().route(request)
 
     def decide(self, step: Step, reward: float, request: RequestView) -> Decision:
         if self._doubts(step.text):

@@ -239,15 +239,15 @@ def _renewed(name: str, value: Any) -> Any:
     return value
 
 
-def _difference(name: str, found: Any, wanted: Any) -> str:
+def _difference(name: str, actual: Any, wanted: Any) -> str:
     """The first place where two values are different, in words; empty where there is none."""
-    if found == wanted:
+    if actual == wanted:
         return ""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in (*wanted, *found):
-            if difference := _difference(f"{name}.{key}", found.get(key), wanted.get(key)):
+    if isinstance(actual, dict) and isinstance(wanted, dict):
+        for key in (*wanted, *actual):
+            if difference := _difference(f"{name}.{key}", actual.get(key), wanted.get(key)):
                 return difference
-    return f"{name} is {_short(found)}, not {_short(wanted)}"
+    return f"{name} is {_short(actual)}, not {_short(wanted)}"
 
 
 def _short(value: object) -> str:

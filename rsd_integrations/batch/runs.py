@@ -74,10 +74,10 @@ def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -
         PromptError: A prompt is empty.
         ConfigurationError: A name stands for two prompts.
     """
-    made = [as_prompt(prompt) for prompt in prompts]
+    parsed = [as_prompt(prompt) for prompt in prompts]
     numbers: defaultdict[Prompt, Iterator[int]] = defaultdict(itertools.count)
     problems = []
-    for prompt, name in itertools.zip_longest(made, ids):
+    for prompt, name in itertools.zip_longest(parsed, ids):
         repeat = next(numbers[prompt])
         own = _digest(prompt) + (f"#{repeat}" if repeat else "")
         problems.append(Problem(own if name is None else name, prompt, repeat))
@@ -95,14 +95,14 @@ def read_problems(file: Path, *, strict: bool = False) -> list[Problem]:
         ConfigurationError: The file cannot be read, an id stands for several prompts, or a line is no prompt and
             `strict` is set.
     """
-    read = [_prompt_of(line) for line in read_lines(file)]
-    refused = [problem for problem in read if isinstance(problem, Problem)]
+    items = [_prompt_of(line) for line in read_lines(file)]
+    refused = [problem for problem in items if isinstance(problem, Problem)]
     if strict and refused:
         more = f" (and {len(refused) - 1} lines more)" * (len(refused) > 1)
         raise ConfigurationError(f"{file}: {refused[0].error}{more}; {FORM}")
-    asked = [item for item in read if not isinstance(item, Problem)]
-    problems = iter(as_problems([prompt for prompt, _ in asked], [name for _, name in asked]))
-    return _told_apart([item if isinstance(item, Problem) else next(problems) for item in read])
+    valid = [item for item in items if not isinstance(item, Problem)]
+    problems = iter(as_problems([prompt for prompt, _ in valid], [name for _, name in valid]))
+    return _told_apart([item if isinstance(item, Problem) else next(problems) for item in items])
 
 
 def _told_apart(problems: list[Problem]) -> list[Problem]:
@@ -168,35 +168,35 @@ async def arun_journaled(
     """
     with Journal(out, {"batch": 1, **about}) as journal:
         latest = {str(row.get("key")): row for row in journal.rows}
-        found = {key for key, row in latest.items() if not (retry_failed and _failed(out, row))}
-        todo = [problem for problem in problems if problem.key not in found]
-        told = Progress(len(problems), found=len(problems) - len(todo))
-        progress(told)
+        finished = {key for key, row in latest.items() if not (retry_failed and _failed(out, row))}
+        todo = [problem for problem in problems if problem.key not in finished]
+        counts = Progress(len(problems), found=len(problems) - len(todo))
+        progress(counts)
         refused = [problem for problem in todo if problem.error is not None]
-        asked = iter([problem for problem in todo if problem.error is None])
+        queue = iter([problem for problem in todo if problem.error is None])
 
         def note_refused() -> None:
             for problem in refused:
                 if problem.key not in latest:  # another run may have noted it
                     journal.add(_row(problem, error=problem.error))
-                told.failed, told.refused = told.failed + 1, told.refused + 1
-                progress(told)
+                counts.failed, counts.refused = counts.failed + 1, counts.refused + 1
+                progress(counts)
 
         if len(todo) == len(refused):
             note_refused()
-            return told
+            return counts
 
-        async def work(made: Decoder) -> None:
-            for problem in asked:
-                row, result = await _answer(made, problem)
+        async def work(loaded: Decoder) -> None:
+            for problem in queue:
+                row, result = await _answer(loaded, problem)
                 journal.add(row)
-                told.add(result, failed="error" in row)
-                progress(told)
+                counts.add(result, failed="error" in row)
+                progress(counts)
 
-        async with await in_thread(decoder) as made:
+        async with await in_thread(decoder) as loaded:
             note_refused()  # not before: settings that make no decoder are in no file
-            await run_all(work(made) for _ in range(min(concurrency, len(todo))))
-    return told
+            await run_all(work(loaded) for _ in range(min(concurrency, len(todo))))
+    return counts
 
 
 def run_journaled(
@@ -240,8 +240,8 @@ async def _answer(decoder: Decoder, problem: Problem) -> tuple[dict[str, Any], R
 
 def _row(problem: Problem, result: Result | None = None, error: str | None = None) -> dict[str, Any]:
     """The row of a problem: of its result, or of its error with what was written by then."""
-    told = {} if error is None else {"error": error}
-    return {"id": problem.id, "key": problem.key, **told, "result": (result or _nothing(problem)).to_dict()}
+    failure = {} if error is None else {"error": error}
+    return {"id": problem.id, "key": problem.key, **failure, "result": (result or _nothing(problem)).to_dict()}
 
 
 def _result(out: Path, row: dict[str, Any]) -> Result:

@@ -55,7 +55,7 @@ def batch(
     """
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)
-    made = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
+    rsd_config = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
     check_outputs(out=out)
     problems = read_problems(prompts, strict=strict)
     so_far = Progress(len(problems))
@@ -70,11 +70,15 @@ def batch(
         return f"{done} of {so_far.total} problems are in {out}; the same command goes on from there"
 
     with resumable(resume), batch_progress(Terminal(stderr=True)) as show:
-        told = run_journaled(made, problems, out, concurrency=concurrency, retry_failed=retry_failed, progress=note)
-    say(f"{told.found} found, {told.done} done ({told.degraded} of them degraded), {told.failed} failed: {out}")
-    end_if_idle(told.faults.never_worked, "Put it right, then run the same command again: it solves them anew")
-    if told.refused:
+        counts = run_journaled(
+            rsd_config, problems, out, concurrency=concurrency, retry_failed=retry_failed, progress=note
+        )
+    say(f"{counts.found} found, {counts.done} done ({counts.degraded} of them degraded), {counts.failed} failed: {out}")
+    end_if_idle(counts.faults.never_worked, "Put it right, then run the same command again: it solves them anew")
+    if counts.refused:
         bad = next(problem.error for problem in problems if problem.error is not None)
-        say(f"{told.refused} lines of {prompts} are no prompts. The first: {bad}; {FORM}", "yellow")
-    if told.failed:
-        raise RSDError(f"{told.failed} of {told.total} problems failed; their errors are in {out}. Run again to retry.")
+        say(f"{counts.refused} lines of {prompts} are no prompts. The first: {bad}; {FORM}", "yellow")
+    if counts.failed:
+        raise RSDError(
+            f"{counts.failed} of {counts.total} problems failed; their errors are in {out}. Run again to retry."
+        )

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from rsd_core import ConfigurationError, SpecError
+from rsd_core.data import masked
 from rsd_core.registry import parse_spec, parts_of
 from rsd_integrations.cli.terminal import Terminal, plain
 from rsd_integrations.output_files import new_folder
@@ -30,7 +31,7 @@ def plan(
     where, wanted = loading.choose_device(device), loading.named_dtype(dtype)
     models = []
     # One that plays two roles is loaded once.
-    for model, spec in {model: spec for given in specs for model, spec in _checkpoints(given)}.items():
+    for model, spec in {model: spec for argument in specs for model, spec in _checkpoints(argument)}.items():
         folder = loading.find(model)
         files = loading.shards(folder, model)
         kind = wanted or loading.default_dtype(where, files)
@@ -97,7 +98,7 @@ def _checkpoints(spec: str) -> list[tuple[str, str]]:
     """The checkpoints behind a spec of this process with the specs that name them, those of specs inside included."""
     backend, rest = parse_spec(spec)
     if backend.nested:
-        return [found for part in parts_of(rest) for found in _checkpoints(part)]
+        return [checkpoint for part in parts_of(rest) for checkpoint in _checkpoints(part)]
     if backend.kind in ("rule", "code", "confidence"):  # no model, or the drafter itself
         return []
     if backend.kind == "embedded":
@@ -106,5 +107,5 @@ def _checkpoints(spec: str) -> list[tuple[str, str]]:
         return [(str(folder_of(rest)), spec)]
     if backend.kind not in ("hf", "prm", "likelihood", "shared"):
         known = "embedded, hf, prm, likelihood, shared"
-        raise SpecError(f"{spec} runs elsewhere and takes no memory here; give specs of {known}")
+        raise SpecError(f"{masked(spec)} runs elsewhere and takes no memory here; give specs of {known}")
     return [(rest, spec)]

@@ -31,14 +31,14 @@ def doctor(
 
     Example: `rsd doctor openai:draft@http://127.0.0.1:8000/v1 pooling:prm@http://127.0.0.1:8002/v1`
     """
-    found = {spec: wait_for(_examine(spec)) for spec in specs}
+    by_spec = {spec: wait_for(_examine(spec)) for spec in specs}
     if as_json:
-        data = {spec: [asdict(one) for one in findings] for spec, findings in found.items()}
+        data = {spec: [asdict(one) for one in findings] for spec, findings in by_spec.items()}
         print(visible(json.dumps(data, indent=2)))
     else:
-        for spec, findings in found.items():
+        for spec, findings in by_spec.items():
             _show(spec, findings)
-    if any(one.ok is False for findings in found.values() for one in findings):
+    if any(one.ok is False for findings in by_spec.values() for one in findings):
         raise typer.Exit(1)
 
 

@@ -94,14 +94,14 @@ def eval_(
 
     Words on the command line stand above a recipe's own: `rsd eval --recipe paper-math-7b --draft embedded:draft …`
     """
-    made: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
-    own = read_mapping(config, "--config") if config is not None else made.get("config", {})
+    recipe_data: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
+    own = read_mapping(config, "--config") if config is not None else recipe_data.get("config", {})
     source = f"--config {config}" if config is not None else f"--recipe {recipe}"
     words = (draft, target, verifier, policy, temperature, seed)
     settings = configured(own, *words, source=source, lookahead=lookahead, hedge=hedge)
-    wanted = split_methods(methods) if methods is not None else made.get("methods", ["rsd", "target", "draft"])
-    tasks = made.get("tasks", ["embedded"]) if task is None else [task]
-    count = count_of(n, every, made.get("n", 100))
+    wanted = split_methods(methods) if methods is not None else recipe_data.get("methods", ["rsd", "target", "draft"])
+    tasks = recipe_data.get("tasks", ["embedded"]) if task is None else [task]
+    count = count_of(n, every, recipe_data.get("n", 100))
     if task == "processbench":
         _refuse_for_processbench(methods=methods, markdown=markdown_file, plot=plot, journal=journal, recipe=recipe)
         check_outputs(json=json_file)
@@ -159,18 +159,18 @@ def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], 
 def _write(reports: list[Report], tasks: int, json_file: Path | None, markdown_file: Path | None) -> None:
     """Write what is known by now, before anything else can go wrong."""
     if json_file is not None:
-        found = [report.to_dict() for report in reports]
-        write_output(json_file, json.dumps(found[0] if tasks == 1 else found, indent=1) + "\n")
+        data = [report.to_dict() for report in reports]
+        write_output(json_file, json.dumps(data[0] if tasks == 1 else data, indent=1) + "\n")
     if markdown_file is not None:
         write_output(markdown_file, "\n".join(map(markdown, reports)))
 
 
 def _refuse_for_processbench(**options: object) -> None:
     """What compares methods has no meaning where one verifier is measured."""
-    if given := [f"--{name}" for name, value in options.items() if value is not None]:
+    if misplaced := [f"--{name}" for name, value in options.items() if value is not None]:
         raise RSDError(
-            f"processbench measures a verifier; {', '.join(given)} {'is' if len(given) == 1 else 'are'} for the other "
-            "tasks. It takes --data, --verifier, --threshold, --n and --json"
+            f"processbench measures a verifier; {', '.join(misplaced)} {'is' if len(misplaced) == 1 else 'are'} for "
+            "the other tasks. It takes --data, --verifier, --threshold, --n and --json"
         )
 
 
@@ -225,8 +225,8 @@ def calibrate_(
     if plot is not None:
         check_format(plot)
     words = (draft, target, verifier, None, temperature, seed)
-    made = configured(read_mapping(config, "--config"), *words, source=f"--config {config}")
-    if not isinstance(made.method, RSDMethod):
+    rsd_config = configured(read_mapping(config, "--config"), *words, source=f"--config {config}")
+    if not isinstance(rsd_config.method, RSDMethod):
         raise RSDError("rsd calibrate finds a threshold of RSD; leave the method out of the configuration")
     items = find_task(task).draw(count_of(n, every, 200), seed)
     done = 0
@@ -242,22 +242,22 @@ def calibrate_(
 
     with (
         resumable(resume),
-        made.method.build(made.setup()) as decoder,
+        rsd_config.method.build(rsd_config.setup()) as decoder,
         Terminal(stderr=True).status("recording") as status,
     ):
-        found = calibrate(decoder, items, concurrency=concurrency, progress=note)
-    chosen: WeightingPolicy = found.cheapest() if target_share is None else found.budget(target_share)
+        calibration = calibrate(decoder, items, concurrency=concurrency, progress=note)
+    chosen: WeightingPolicy = calibration.cheapest() if target_share is None else calibration.budget(target_share)
     if out is not None:
         write_policy(chosen, out)
     if json_file is not None:
-        data = {"policy": chosen.model_dump(mode="json"), **found.to_dict()}
+        data = {"policy": chosen.model_dump(mode="json"), **calibration.to_dict()}
         write_output(json_file, json.dumps(data, indent=1) + "\n")
-    Terminal().print(_calibration_table(found, made, chosen))
-    if found.left_out:
-        last = found.left_out[-1].reason
-        say(f"{len(found.left_out)} of {len(items)} problems are left out, the last because {last}", "yellow")
+    Terminal().print(_calibration_table(calibration, rsd_config, chosen))
+    if calibration.left_out:
+        last = calibration.left_out[-1].reason
+        say(f"{len(calibration.left_out)} of {len(items)} problems are left out, the last because {last}", "yellow")
     if plot is not None:
-        draw(plot, partial(plot_calibration, found))
+        draw(plot, partial(plot_calibration, calibration))
     written(out, json_file, plot)
 
 
@@ -275,16 +275,18 @@ def draw(file: Path, plot: Callable[[Path], object]) -> None:
         raise RSDError(f"--plot {file} cannot be drawn: {error}. All else is written") from error
 
 
-def _calibration_table(found: Calibration, config: RSDConfig, chosen: WeightingPolicy) -> Table:
-    told = f"budget of {chosen.target_rate:.0%}" if isinstance(chosen, BudgetAware) else f"δ = {chosen.delta:.4g}"  # type: ignore[attr-defined]
+def _calibration_table(calibration: Calibration, config: RSDConfig, chosen: WeightingPolicy) -> Table:
+    label = f"budget of {chosen.target_rate:.0%}" if isinstance(chosen, BudgetAware) else f"δ = {chosen.delta:.4g}"  # type: ignore[attr-defined]
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=plain(f"{len(found.problems)} problems, {config.drafter}, {config.verifier}, {config.target}", "italic"),
-        caption=f"estimates with 95 % intervals (bootstrap over problems); policy: {told}",
+        title=plain(
+            f"{len(calibration.problems)} problems, {config.drafter}, {config.verifier}, {config.target}", "italic"
+        ),
+        caption=f"estimates with 95 % intervals (bootstrap over problems); policy: {label}",
     )
     for column in ("δ", "steps by the target", "paper's FLOPs", "FLOPs", "accuracy"):
         table.add_column(column, justify="right")
-    for row in found.curve[:: max(1, len(found.curve) // 14)]:
+    for row in calibration.curve[:: max(1, len(calibration.curve) // 14)]:
         low, high = row.target_share_ci95
         table.add_row(
             f"{row.delta:.4f}",

@@ -14,12 +14,12 @@ from rsd_integrations.prm_formats import CRITICS, FORMATS, usable
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """List what a SPEC can name."""
-    found = backends()
+    by_kind = backends()
     formats, critics = dict(usable(FORMATS)).values(), dict(usable(CRITICS)).values()  # a broken package is left out
     if as_json:
         data = {
             "backends": {
-                b.kind: {"summary": b.summary, "extra": b.extra, "examples": list(b.examples)} for b in found.values()
+                b.kind: {"summary": b.summary, "extra": b.extra, "examples": list(b.examples)} for b in by_kind.values()
             },
             "prm_formats": {
                 f.name: {
@@ -39,15 +39,15 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
         print(json.dumps(data, indent=2))
         return
     console = Terminal()
-    for backend in found.values():
+    for backend in by_kind.values():
         console.print(f"[bold]{backend.kind}:[/]…  {backend.summary}", highlight=False)
         for example in backend.examples:
             console.print(f"    {example}", style="cyan", highlight=False)
         if backend.extra:
             console.print(f'    needs pip install "rsd-decoding\\[{backend.extra}]"', style="dim", highlight=False)
     console.print("\n[bold]Process reward models[/] are told by their weights; known formats:")
-    for made in formats:
-        console.print(f"    {made.name}: {', '.join(made.models)}", highlight=False)
+    for prm_format in formats:
+        console.print(f"    {prm_format.name}: {', '.join(prm_format.models)}", highlight=False)
     console.print("\n[bold]Generative reward models[/] judge as judge:hf:MODEL:")
     for critic in critics:
         if critic.models:

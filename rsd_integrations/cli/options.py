@@ -100,8 +100,8 @@ def configured(
         source: How the user named the file, for what is wrong in it.
         further: More settings by their names.
     """
-    given = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy}
-    own = data | {key: value for key, value in given.items() if value is not None}
+    parts = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy}
+    own = data | {key: value for key, value in parts.items() if value is not None}
     words = {"seed": seed, "temperature": temperature, **further}
     settings = own.get("settings") or {}
     if isinstance(settings, dict):

@@ -25,7 +25,7 @@ from rsd_integrations.cli.options import (
 )
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
-from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, written
+from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
 from rsd_integrations.role_faults import RoleFaults
@@ -56,17 +56,18 @@ def run(
     """
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)
-    made = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
+    rsd_config = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
     item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
-    asked = item.question if item is not None else str(question)
-    as_prompt(asked)  # a mistake is told before any model is loaded
+    prompt = item.question if item is not None else str(question)
+    as_prompt(prompt)  # a mistake is told before any model is loaded
     check_outputs(html=html)
-    view = None if as_json else RunView(Terminal(), asked, made.policy, None if item is None else str(item.answer))
+    reference = None if item is None else str(item.answer)
+    view = None if as_json else RunView(Terminal(), prompt, rsd_config.policy, reference)
     with resumable(lambda: "A single run keeps nothing; run again"):
         with without_collection():
-            decoder = made.build()
+            decoder = rsd_config.build()
         with decoder:
-            for event in decoder.stream(asked):
+            for event in decoder.stream(prompt):
                 if view is not None:
                     view.show(event)
                 if isinstance(event, Finished):
@@ -77,8 +78,8 @@ def run(
                         from rsd_integrations.display import to_html
 
                         write_output(html, to_html(result, decoder))
-    if not as_json:
-        written(html)
+    if html is not None and html.is_file():  # and no pipe
+        say(f"written to {html}")
     faults = RoleFaults()
     faults.add(result)
     end_if_idle(faults.never_worked, "Put it right, then run again")

@@ -90,11 +90,11 @@ async def _score(
                     continue
                 _, rewards = await anext(scored)
                 failed = isinstance(rewards, RSDError)
-                told = [model.explain(*at) for at in entry.paths()] if explain and not failed else []  # type: ignore[attr-defined]
+                explanations = [model.explain(*at) for at in entry.paths()] if explain and not failed else []  # type: ignore[attr-defined]
                 if as_json:
-                    print(visible(json.dumps(_data(entry, rewards, told), ensure_ascii=False)), flush=True)
+                    print(visible(json.dumps(_data(entry, rewards, explanations), ensure_ascii=False)), flush=True)
                 else:
-                    _show(terminal, entry, rewards, told)
+                    _show(terminal, entry, rewards, explanations)
                 errors.append(str(rewards) if failed else None)
     finally:
         await model.aclose()
@@ -109,14 +109,16 @@ def _show_bad(terminal: Console, entry: BadRow, as_json: bool) -> None:
     print(visible(json.dumps(data, ensure_ascii=False)), flush=True)
 
 
-def _data(solution: Solution, rewards: list[float | None] | RSDError, told: list[Explanation]) -> dict[str, Any]:
+def _data(
+    solution: Solution, rewards: list[float | None] | RSDError, explanations: list[Explanation]
+) -> dict[str, Any]:
     data: dict[str, Any] = {"problem": solution.prompt[-1].content, "steps": list(solution.steps)}
     if "id" in solution.row:
         data = {"id": solution.row["id"], **data}
     if isinstance(rewards, RSDError):
         return {**data, "rewards": None, "error": str(rewards)}
     data |= {"rewards": rewards, "aggregates": aggregates(rewards)}
-    if told:
+    if explanations:
         data["explained"] = [
             {
                 "text": one.text,
@@ -124,13 +126,13 @@ def _data(solution: Solution, rewards: list[float | None] | RSDError, told: list
                 "read": list(one.read),
                 "kept": one.kept,
             }
-            for one in told
+            for one in explanations
         ]
     return data
 
 
 def _show(
-    console: Console, solution: Solution, rewards: list[float | None] | RSDError, told: list[Explanation]
+    console: Console, solution: Solution, rewards: list[float | None] | RSDError, explanations: list[Explanation]
 ) -> None:
     console.print(plain(solution.prompt[-1].content, "bold"))
     if isinstance(rewards, RSDError):
@@ -141,22 +143,21 @@ def _show(
         console.print(
             Text(f"{shown}  ", style="green").append(visible(text).replace("\n", "\n" + " " * 8), style="default")
         )
-        if told:
-            _show_reading(console, told[i])
+        if explanations:
+            _show_reading(console, explanations[i])
     figures = "  ".join(f"{k} {'–' if v is None else f'{v:.4f}'}" for k, v in aggregates(rewards).items())
     console.print(Text(figures + "\n", style="dim"))
 
 
-def _show_reading(console: Console, told: Explanation) -> None:
+def _show_reading(console: Console, explanation: Explanation) -> None:
     """The text that was read, and the tokens around each place of a score."""
-    console.print(Text("        reads: ", style="dim").append(visible(repr(told.text)), style="cyan"))
-    for at in told.read[-3:]:
-        around = told.tokens[max(0, at - 3) : at + 1]
+    console.print(Text("        reads: ", style="dim").append(visible(repr(explanation.text)), style="cyan"))
+    for at in explanation.read[-3:]:
+        around = explanation.tokens[max(0, at - 3) : at + 1]
         names = " ".join(f"{id_}:{name}" for id_, name in around)
-        line = f"        score: at position {at} of {len(told.tokens)} tokens, … {names}"
-        console.print(
-            plain(line + (f"; {len(told.tokens) - told.kept} taken back" * (told.kept < len(told.tokens))), "dim")
-        )
+        line = f"        score: at position {at} of {len(explanation.tokens)} tokens, … {names}"
+        removed = len(explanation.tokens) - explanation.kept
+        console.print(plain(line + f"; {removed} taken back" * (removed > 0), "dim"))
 
 
 def processbench(data: Path | None, spec: str, threshold: float | None, n: int | None, out: Path | None) -> None:

@@ -62,8 +62,8 @@ class RunView:
         body = plain(text.strip() or "(nothing)", "dim strike" if fate == "rejected" else style)
         shown = "" if reward is None else f"{reward:.2f}"
         mark = {"draft": "+", "target": ">", "rejected": "x"}[fate] if self._ascii else MARKS[fate]
-        told = (Text(word, style=style) for word in (f"{index + 1:>2}", mark, fate, shown))
-        grid.add_row(*told, self._bar(reward, style), body)
+        cells = (Text(word, style=style) for word in (f"{index + 1:>2}", mark, fate, shown))
+        grid.add_row(*cells, self._bar(reward, style), body)
         self.console.print(grid)
 
     def _bar(self, reward: float | None, style: str) -> Text:
@@ -156,9 +156,10 @@ def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]
     """A progress bar over a batch, with what failed or was degraded so far."""
     with _progress(console) as show:
 
-        def update(told: BatchProgress) -> None:
-            live = "".join(f"  {n} {word}" for n, word in ((told.failed, "failed"), (told.degraded, "degraded")) if n)
-            show(told.total, told.found + told.done + told.failed, live)
+        def update(counts: BatchProgress) -> None:
+            troubles = ((counts.failed, "failed"), (counts.degraded, "degraded"))
+            live = "".join(f"  {n} {word}" for n, word in troubles if n)
+            show(counts.total, counts.found + counts.done + counts.failed, live)
 
         yield update
 
@@ -167,10 +168,10 @@ def _live(report: Report, name: str) -> str:
     method, alone = report.methods[name], report.methods[report.reference]
     if not method.n:
         return f"{name} …"  # not begun
-    told = f"{name} {method.accuracy:.3f}"
+    label = f"{name} {method.accuracy:.3f}"
     if name != report.reference and alone.n and method.flops_paper and alone.flops_paper:
-        told += f" ({alone.flops_paper / alone.n / (method.flops_paper / method.n):.1f}x)"
-    return told
+        label += f" ({alone.flops_paper / alone.n / (method.flops_paper / method.n):.1f}x)"
+    return label
 
 
 def eval_tables(report: Report) -> Iterator[Table]:
@@ -211,9 +212,11 @@ def eval_tables(report: Report) -> Iterator[Table]:
     )
     for column in ("method", "difference (95 %)", "p"):
         table.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
-    for name, found in compared.items():
-        low, high = found.ci95
-        table.add_row(plain(name), f"{found.difference:+.3f} ({low:+.3f} to {high:+.3f})", f"{found.p_value:.2g}")
+    for name, comparison in compared.items():
+        low, high = comparison.ci95
+        table.add_row(
+            plain(name), f"{comparison.difference:+.3f} ({low:+.3f} to {high:+.3f})", f"{comparison.p_value:.2g}"
+        )
     yield table
 
 

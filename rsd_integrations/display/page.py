@@ -115,10 +115,10 @@ def _message(message: Message) -> str:
 
 def _legend(reading: Reading) -> str:
     threshold = reading.threshold
-    told = "" if threshold is None else f" The line in a bar is the threshold {threshold:.2f}."
+    note = "" if threshold is None else f" The line in a bar is the threshold {threshold:.2f}."
     return (
         f'<p class="quiet"><span class="draft author">{MARKS["draft"]} draft</span> written by the drafter and '
-        f'accepted, <span class="target author">{MARKS["target"]} target</span> written by the target.{told}</p>'
+        f'accepted, <span class="target author">{MARKS["target"]} target</span> written by the target.{note}</p>'
     )
 
 
@@ -129,11 +129,11 @@ def _step(reading: Reading, number: int, step: StepRecord) -> str:
         bar = _bar(step.reward, reading.threshold, "draft")
         rejected = f"<details><summary>{summary} {bar}</summary>{_text(step.discarded_draft, 'text gone')}</details>"
     reward = step.own_reward
-    told = "" if reward is None else f'<span class="reward">{reward:.2f}</span>{_bar(reward, reading.threshold)}'
+    score = "" if reward is None else f'<span class="reward">{reward:.2f}</span>{_bar(reward, reading.threshold)}'
     size = f'<span class="quiet">{step.size} tokens</span>' if step.size else ""
     return (
         f'<li class="step {step.author}"><div class="head"><span class="number">{number}</span> '
-        f'<span class="author">{MARKS[step.author]} {step.author}</span> {told} {size}</div>'
+        f'<span class="author">{MARKS[step.author]} {step.author}</span> {score} {size}</div>'
         f"{_text(step.text)}{rejected}</li>"
     )
 
@@ -148,11 +148,11 @@ def _bar(reward: float | None, threshold: float | None, kind: str = "") -> str:
 
 
 def _degradations(reading: Reading) -> str:
-    found = reading.result.degradations
+    degradations = reading.result.degradations
     rows = "".join(
-        f"<li>step {item.step + 1}, {_safe(item.kind)}: <bdi>{_safe(item.message)}</bdi></li>" for item in found
+        f"<li>step {item.step + 1}, {_safe(item.kind)}: <bdi>{_safe(item.message)}</bdi></li>" for item in degradations
     )
-    return f'<div class="warning"><strong>Got over on the way</strong><ul>{rows}</ul></div>' if found else ""
+    return f'<div class="warning"><strong>Got over on the way</strong><ul>{rows}</ul></div>' if degradations else ""
 
 
 def _ledger(reading: Reading) -> str:
@@ -168,8 +168,8 @@ def _account(reading: Reading, role: str, account: Account) -> str:
     if reading.result.ledger.total.cost:
         cells.append("unknown" if account.cost is None else f"{account.cost:.6g}")
     name = reading.names.get(role)
-    told = _safe(role) + (f' <span class="quiet">{_safe(name)}</span>' if name else "")
-    return f'<tr><th scope="row">{told}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    label = _safe(role) + (f' <span class="quiet">{_safe(name)}</span>' if name else "")
+    return f'<tr><th scope="row">{label}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _savings(reading: Reading) -> str:

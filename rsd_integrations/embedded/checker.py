@@ -52,7 +52,7 @@ def judge(problem: Problem, steps: Sequence[str]) -> list[Verdict]:
             return [*verdicts, Verdict(text == reference, reference)]
         reference = f"{work(plan[i], value)}."
         verdicts.append(Verdict(text == reference or _equivalent(text, reference), reference))
-        written = [int(found[5]) for found in EQUATION.finditer(text)]
+        written = [int(match[5]) for match in EQUATION.finditer(text)]
         if not text.startswith(heading(plan[i])) or not written:
             return verdicts
         value = written[-1]
@@ -61,20 +61,20 @@ def judge(problem: Problem, steps: Sequence[str]) -> list[Verdict]:
 
 def _equivalent(text: str, reference: str) -> bool:
     """Whether a step differs from the reference only by how its equations get to their results."""
-    chains = [found[0].split("=") for found in EQUATION.finditer(text)]
+    chains = [match[0].split("=") for match in EQUATION.finditer(text)]
     sound = all(len({_value(link) for link in chain}) == 1 for chain in chains)
     return sound and EQUATION.sub(_ends, text) == EQUATION.sub(_ends, reference)
 
 
-def _ends(found: re.Match[str]) -> str:
-    return f"{found[1]}{found[2]}{found[3]}={found[5]}"
+def _ends(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}{match[3]}={match[5]}"
 
 
 def _value(term: str) -> float:
     """The value of `a` or `a op b`; for a division that does not work out, not a number, which equals nothing."""
-    found = TERM.fullmatch(term)
-    assert found is not None, term
-    a, op, b = int(found[1]), found[2], int(found[3] or 0)
+    match = TERM.fullmatch(term)
+    assert match is not None, term
+    a, op, b = int(match[1]), match[2], int(match[3] or 0)
     if op is None:
         return a
     return float("nan") if op == "/" and (b == 0 or a % b) else OPERATORS[op](a, b)

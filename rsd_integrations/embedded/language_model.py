@@ -172,14 +172,14 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int) -> I
             total += len(row[0])
         rows.sort(key=lambda row: len(row[0]))
         per = len(rows) / block
-        made = [collate(rows[round(i * per) : round((i + 1) * per)], tokenizer.pad_token_id) for i in range(block)]
-        rng.shuffle(made)
-        yield from made[max(0, start - first) :]
+        collated = [collate(rows[round(i * per) : round((i + 1) * per)], tokenizer.pad_token_id) for i in range(block)]
+        rng.shuffle(collated)
+        yield from collated[max(0, start - first) :]
 
 
 def drill(rng: random.Random) -> tuple[str, list[str]]:
     """A list of bare equations as a question, and their chains as the answer."""
-    asked: list[str] = []
+    equations: list[str] = []
     steps: list[str] = []
     while len(steps) < 6:
         op = rng.choice("++--**/")
@@ -188,9 +188,9 @@ def drill(rng: random.Random) -> tuple[str, list[str]]:
             n = rng.randint(2, 6 if op == "*" else 5)
             value = rng.randint(2, 99) if op == "*" else n * rng.randint(2, 100 // n)
         if 1 < OPERATORS[op](value, n) <= 500:
-            asked.append(f"{value}{op}{n}")
+            equations.append(f"{value}{op}{n}")
             steps.append(f"{equation(value, op, n)}.\n\n")
-    return ", ".join(asked), steps
+    return ", ".join(equations), steps
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, question: str, solution: str) -> tuple[list[int], int]:

@@ -182,7 +182,7 @@ def _batches(
     recipe: RewardRecipe, examples: list[Example], pad: int, first: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Length-bucketed batches of (ids, token labels, step labels, language-model labels) from step `first` on."""
-    made = 0
+    step = 0
     for epoch in range(10**9):
         rng = random.Random(f"{recipe.seed}:{epoch}")
         order = sorted(examples, key=lambda example: (len(example.ids) // 8, rng.random()))
@@ -194,11 +194,11 @@ def _batches(
             group.append(example)
         rng.shuffle(groups)
         for group in groups:
-            if made >= recipe.steps:
+            if step >= recipe.steps:
                 return
-            if made >= first:
+            if step >= first:
                 yield _collate(group, pad)
-            made += 1
+            step += 1
 
 
 def _collate(group: list[Example], pad: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -41,18 +41,18 @@ def roll_out(
     generate: Any = model.generate
     stream = problems(split, seed)
     for temperature in itertools.cycle(temperatures):
-        asked = list(itertools.islice(stream, batch))
+        group = list(itertools.islice(stream, batch))
         texts = [
             tokenizer.apply_chat_template(
                 [{"role": "user", "content": problem.question}], tokenize=False, add_generation_prompt=True
             )
-            for problem in asked
+            for problem in group
         ]
         inputs: Any = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         with torch.inference_mode():
             out = generate(**inputs, max_new_tokens=MAX_TOKENS, **sampling)
-        for problem, row in zip(asked, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+        for problem, row in zip(group, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             ended = tokenizer.eos_token_id in row
             text = str(tokenizer.decode(row, skip_special_tokens=True))
             steps = [step for step in text.split("\n\n") if step.strip()]

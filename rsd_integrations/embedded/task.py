@@ -92,12 +92,12 @@ class Problem:
 
     def plan(self) -> list[Event]:
         """What the solution has to work out, in order: the events that change the quantity, and what is asked."""
-        asked = {
+        final = {
             "now": [],
             "more": [Event("the difference", "-", self.start)],
             "coins": [Event("the coins", "*", self.price)],
         }[self.ask]
-        return [event for event in self.events if event.op] + asked
+        return [event for event in self.events if event.op] + final
 
     def solution(self) -> list[str]:
         """The reference steps, each ending with its blank line except the last."""
@@ -160,12 +160,12 @@ def generate(rng: random.Random, events: tuple[int, int] = (2, 7)) -> Problem:
 
 def problems(split: Split, seed: int, events: tuple[int, int] = (2, 7)) -> Iterator[Problem]:
     """An endless stream of problems of one split, the same for the same seed; distinct outside of training."""
-    rng, seen = random.Random(f"{split}:{seed}"), set[str]()
+    rng, keys = random.Random(f"{split}:{seed}"), set[str]()
     while True:
         problem = generate(rng, events)
-        if problem.split == split and problem.key not in seen:
+        if problem.split == split and problem.key not in keys:
             if split != "train":  # training streams are too long to remember
-                seen.add(problem.key)
+                keys.add(problem.key)
             yield problem
 
 

@@ -82,9 +82,9 @@ def rollouts(name: str, tokenizer: PreTrainedTokenizerBase, work: Path) -> Itera
         if not file.exists():
             model = model or AutoModelForCausalLM.from_pretrained(work / name, dtype=torch.float32)
             stream = roll_out(model, tokenizer, "train", 1000 + chunk, temperatures=TEMPERATURES[name])
-            made = [asdict(reward_model.encode(tokenizer, next(stream))) for _ in range(CHUNK)]
+            rows = [asdict(reward_model.encode(tokenizer, next(stream))) for _ in range(CHUNK)]
             partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(made))
+            partial.write_text(json.dumps(rows))
             partial.rename(file)
         yield from (Example(**data) for data in json.loads(file.read_text()))
 

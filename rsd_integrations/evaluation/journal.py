@@ -26,8 +26,8 @@ class EvaluationJournal(Journal):
     """
 
     def __init__(self, file: Path, config: RSDConfig, items: Sequence[Item], seed: int) -> None:
-        asked = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
-        about = {"config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": asked}
+        digest = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
+        about = {"config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": digest}
         super().__init__(file, {"journal": 1, **about})
         self._problems = len(items)
         self._attempts: dict[str, int] = {}

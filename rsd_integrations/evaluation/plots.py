@@ -31,8 +31,8 @@ def figure(columns: int) -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         raise MissingDependency("matplotlib", "eval", "drawing a plot") from error
     make: Any = Figure
-    made = make(figsize=(4.8 * columns, 4.6), layout="constrained", dpi=150)
-    return made, made.subplots(1, columns, squeeze=False)[0]
+    drawing = make(figsize=(4.8 * columns, 4.6), layout="constrained", dpi=150)
+    return drawing, drawing.subplots(1, columns, squeeze=False)[0]
 
 
 def check_format(file: Path) -> None:
@@ -61,7 +61,7 @@ def accuracy_against_cost(report: Report, file: Path) -> None:
         "FLOPs per problem, everything charged": lambda m: m.flops,
         f"seconds per problem, {report.in_flight}": lambda m: m.seconds,
     }
-    found = {
+    charts = {
         label: [
             (name, spent / m.n, m.accuracy, wilson(m.right, m.n))
             for name, m in report.methods.items()
@@ -69,15 +69,15 @@ def accuracy_against_cost(report: Report, file: Path) -> None:
         ]
         for label, cost in costs.items()
     }
-    found = {label: points for label, points in found.items() if points}
-    made, panels = figure(max(1, len(found)))
-    for panel, (label, points) in zip(panels, found.items(), strict=False):
+    charts = {label: points for label, points in charts.items() if points}
+    drawing, panels = figure(max(1, len(charts)))
+    for panel, (label, points) in zip(panels, charts.items(), strict=False):
         _panel(panel, points)
         panel.set_xlabel(label)
     panels[0].set_ylabel("accuracy (bars: 95 %)")
-    made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    made.suptitle(f"{report.task}, {report.n} problems", fontsize=11)
-    write_output(file, made.savefig)
+    drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    drawing.suptitle(f"{report.task}, {report.n} problems", fontsize=11)
+    write_output(file, drawing.savefig)
 
 
 def _panel(panel: Any, points: Sequence[Point]) -> None:

@@ -174,8 +174,8 @@ async def evaluate_processbench(
     labels = {name: [int(s.row["label"]) for s in solutions] for name, solutions in splits.items()}
     chosen = threshold
     if chosen is None:
-        seen = {r for one in judged[CHOSEN_ON] if one is not None for r in one.rewards if r is not None}
-        tried = sorted({0.0, 1.0, *seen})
+        rewards = {r for one in judged[CHOSEN_ON] if one is not None for r in one.rewards if r is not None}
+        tried = sorted({0.0, 1.0, *rewards})
         chosen = max(tried, key=lambda at: evaluate_split("", labels[CHOSEN_ON], judged[CHOSEN_ON], at).f1)
     results = tuple(evaluate_split(name, labels[name], judged[name], chosen) for name in splits)
     unique = tuple(dict.fromkeys(reasons))

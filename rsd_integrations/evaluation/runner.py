@@ -16,7 +16,7 @@ from rsd_integrations.evaluation.side_by_side import as_ready
 from rsd_integrations.evaluation.statistics import binomial_test
 from rsd_integrations.evaluation.tasks import Item, Task, find_task
 
-Found = Result | RunError | PromptError
+Answer = Result | RunError | PromptError
 
 
 def evaluate(
@@ -55,9 +55,9 @@ def evaluate(
     binomial_test(1, 1)  # a missing package is told before anything is computed
     parsed = {name: parse_method(name) for name in methods}
     items = find_task(task).draw(n, seed)
-    told = task if isinstance(task, str) else find_task(task).model_dump_json()
+    label = task if isinstance(task, str) else find_task(task).model_dump_json()
     report = Report(
-        told, seed, concurrency, [(item.question, item.reference) for item in items], {m: {} for m in parsed}
+        label, seed, concurrency, [(item.question, item.reference) for item in items], {m: {} for m in parsed}
     )
     learners = {name for name, method in parsed.items() if _learns(method, config)}
     noting: AbstractContextManager[EvaluationJournal | None] = nullcontext()
@@ -75,8 +75,8 @@ def evaluate(
             todo = [i for i in range(len(items)) if i not in report.outcomes[name]]
             at_once = 1 if name in learners else concurrency
             with closing(iterate(_answers(decoder, items, todo, seed, at_once))) as answers:
-                for i, found in answers:
-                    outcome = _outcome(found, items[i], alone=not report.outcomes[name])
+                for i, answer in answers:
+                    outcome = _outcome(answer, items[i], alone=not report.outcomes[name])
                     report.add(name, i, outcome)
                     if noted is not None and not outcome.failed:  # a resumed run tries failures again
                         noted.add_outcome(name, i, outcome)
@@ -89,32 +89,32 @@ def _learns(method: Method, config: RSDConfig) -> bool:
     return method.learns or (isinstance(method, RSDMethod) and method.policy is None and config.policy.learns)
 
 
-def _outcome(found: Found, item: Item, *, alone: bool) -> Outcome:
+def _outcome(answer: Answer, item: Item, *, alone: bool) -> Outcome:
     """The outcome of an answer.
 
     Raises:
         RunError: Nothing has worked yet, so that the set-up is broken.
     """
-    error = None if isinstance(found, Result) else found
-    if not isinstance(found, Result):
-        partial = found.partial if isinstance(found, RunError) else None
+    error = None if isinstance(answer, Result) else answer
+    if not isinstance(answer, Result):
+        partial = answer.partial if isinstance(answer, RunError) else None
         if alone and not (partial and partial.steps):
-            raise found
-        found = partial or Result((), "", "error", (), Ledger(), 0.0)
-    return Outcome.of(found, item.grade(found.text), error)
+            raise answer
+        answer = partial or Result((), "", "error", (), Ledger(), 0.0)
+    return Outcome.of(answer, item.grade(answer.text), error)
 
 
 async def _answers(
     decoder: Decoder, items: Sequence[Item], todo: Sequence[int], seed: int, concurrency: int
-) -> AsyncGenerator[tuple[int, Found], None]:
+) -> AsyncGenerator[tuple[int, Answer], None]:
     """The results by number of the problem, in the order in which they are ready."""
 
-    async def answer(i: int) -> Found:
+    async def answer(i: int) -> Answer:
         try:
             return await decoder.arun(items[i].prompt, seed=seed)
         except (RunError, PromptError) as error:
             return error
 
     async with aclosing(as_ready(answer, todo, concurrency)) as answers:
-        async for i, found in answers:
-            yield i, found
+        async for i, result in answers:
+            yield i, result

@@ -97,9 +97,9 @@ def _solution(where: str, row: Any, error: str | None) -> Solution | BadRow:
     if error is not None:
         return BadRow(where, error)
     try:
-        asked = next(row[key] for key in ("problem", "question", "prompt") if key in row)
+        problem = next(row[key] for key in ("problem", "question", "prompt") if key in row)
         steps = row["steps"] if "steps" in row else _cut(row["solution"])
-        prompt = as_prompt(asked)
+        prompt = as_prompt(problem)
     except StopIteration:
         return BadRow(where, "it has no `problem`", row)
     except KeyError:

@@ -231,8 +231,8 @@ class _Span(NamedTuple):
         if window is None and min(self.lengths) == longest:
             return None  # equally long sequences: each sees all of its slot
         ends, positions = torch.tensor(self.lengths, device=device)[:, None], torch.arange(longest, device=device)
-        seen = positions < ends if window is None else (positions < ends) & (positions >= ends - window)
-        return torch.where(seen, 0.0, -torch.inf).to(dtype)[:, None, None]
+        visible = positions < ends if window is None else (positions < ends) & (positions >= ends - window)
+        return torch.where(visible, 0.0, -torch.inf).to(dtype)[:, None, None]
 
 
 def _neighbours(singles: list[tuple[int, int]], launch: float) -> list[_Span]:

@@ -68,13 +68,13 @@ def shards(folder: Path, model: str, pickles: bool = False) -> list[Path]:
     Raises:
         ConfigurationError: There are none.
     """
-    found = sorted(folder.glob("*.safetensors"))
-    if not found and not pickles:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not pickles:
         raise ConfigurationError(
             f"{model}: no safetensors file in {folder}. Pickled weights (.bin) can run code when they are read; "
             "load the model with allow_pickles=True if you trust it, or convert it."
         )
-    return found
+    return files
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -112,9 +112,9 @@ class RSDFields(BaseModel):
         if isinstance(decoder, Method):
             decoder.settings(settings)
             return self
-        given = [name for name in (*_MODELS, "policy") if getattr(self, name) != _default(name)]
-        if given:
-            raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(given)}")
+        redundant = [name for name in (*_MODELS, "policy") if getattr(self, name) != _default(name)]
+        if redundant:
+            raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(redundant)}")
         decoder.with_settings(settings)
         return self
 

@@ -54,11 +54,11 @@ class LangChainJudge(LangChainRole, Verifier):
         return Scores(tuple(one.rewards[0] for one in scores), sum((one.usage for one in scores), Usage()))
 
     async def _judge(self, path: Path, step: Step) -> Scores:
-        asked = (
+        question = (
             f"# Conversation\n{_conversation(path.prompt)}\n\n# The assistant's work so far\n{path.text or '(nothing)'}"
             f"\n\n# The latest step\n{step.text}"
         )
-        reply = await self.call(self.model, [SystemMessage(self.rubric), HumanMessage(asked)])
+        reply = await self.call(self.model, [SystemMessage(self.rubric), HumanMessage(question)])
         text = reply.message if isinstance(reply.message, str) else str(reply.message.text)
         scores = _SCORE.findall(text) or re.findall(r"^\s*([0-9])\s*$", text)
         if not scores:

@@ -113,16 +113,16 @@ def whole(reply: Reply, native: object = None) -> Step:
     return Step(reply.text, ending, size=reply.usage.generated, native=native)
 
 
-def first_step(reply: Reply, begun: str, delimiter: str, mode: PrefixMode, stop: StopMode) -> Step:
+def first_step(reply: Reply, beginning: str, delimiter: str, mode: PrefixMode, stop: StopMode) -> Step:
     """The first step of a reply that continues an answer.
 
     Of a reply that goes on beyond the step only the step counts, and its tokens by their share of the characters.
     """
     _check(reply)
     text = reply.text
-    if begun and text.startswith(begun):  # some APIs repeat what they were given
-        text = text[len(begun) :]
-    if begun and not mode.exact:
+    if beginning and text.startswith(beginning):  # some APIs repeat what they were given
+        text = text[len(beginning) :]
+    if beginning and not mode.exact:
         text = text.lstrip("\n")
     at = text.find(delimiter)
     if at < 0 and stop == "told" and reply.reason == "stop_sequence":

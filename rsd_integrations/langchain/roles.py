@@ -121,14 +121,14 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
             RunError: It begins anew, or the end of its step cannot be told from the end of its answer.
         """
         question = "Write the words one, two, three and four, each followed by a blank line, and nothing else."
-        begun = (
+        beginning = (
             Path((Message("user", question),)).extend(Step("one\n\n", "delimiter")).extend(Step("two\n\n", "delimiter"))
         )
-        step = (await self._write(begun, StepRequest(seeds=(0,), max_tokens=50), 0)).steps[0]
+        step = (await self._write(beginning, StepRequest(seeds=(0,), max_tokens=50), 0)).steps[0]
         if not step.text.strip().lower().startswith("three"):
             raise RunError(
                 f"{self.name} does not continue an answer with prefix={self.mode and self.mode.name!r}: after "
-                f"{begun.text!r} it wrote {step.text!r}. Try another mode, or granularity='turn'."
+                f"{beginning.text!r} it wrote {step.text!r}. Try another mode, or granularity='turn'."
             )
         if step.ending == "end":
             raise RunError(
@@ -164,11 +164,11 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
 
     async def _write_turn(self, path: Path, options: dict[str, Any]) -> Generation:
         """A whole message, from the caller's own messages."""
-        asked = self.render(path.prompt) if isinstance(self.model, BaseLLM) else originals(path.prompt)
+        prompt = self.render(path.prompt) if isinstance(self.model, BaseLLM) else originals(path.prompt)
         model = self.model
         if self.tools:
             model, options = self.model.bind_tools(self.tools, **options), {}  # type: ignore[attr-defined]
-        replied = await self.call(model, asked, **options)
+        replied = await self.call(model, prompt, **options)
         native = replied.message if isinstance(replied.message, AIMessage) else None
         return Generation((whole(_as_reply(replied), native),), replied.usage)
 

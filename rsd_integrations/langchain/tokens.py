@@ -10,17 +10,17 @@ from langchain_core.messages.utils import count_tokens_approximately
 from rsd_core import Usage
 
 
-def usage_of_reply(reply: BaseMessage | str, asked: Any, seconds: float) -> Usage:
+def usage_of_reply(reply: BaseMessage | str, prompt: Any, seconds: float) -> Usage:
     """Tokens of one call as the provider tells them, else four characters each.
 
     Args:
         reply: What the model answered.
-        asked: What it was asked: a text or messages.
+        prompt: What it was asked: a text or messages.
         seconds: Time the call took.
     """
     counts = reply.usage_metadata if isinstance(reply, AIMessage) else None
     if counts is None:
-        read, wrote, reused = estimate_tokens(asked), estimate_tokens(reply), 0
+        read, wrote, reused = estimate_tokens(prompt), estimate_tokens(reply), 0
     else:
         read, wrote = counts.get("input_tokens") or 0, counts.get("output_tokens") or 0
         # Never more than was read: some providers count what they read from a cache apart from the input.

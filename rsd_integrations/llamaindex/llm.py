@@ -267,9 +267,9 @@ class RSDLLM(CustomLLM):
                 f"a call of RSDLLM takes no {', '.join(unknown)}; it takes {', '.join(CALL_OPTIONS)}"
             )
         ready = self.decoder if isinstance(self.decoder, Decoder) else None
-        if ready and (given := [name for name in _OF_A_DECODER if self._differs(name)]):
+        if ready and (redundant := [name for name in _OF_A_DECODER if self._differs(name)]):
             raise ConfigurationError(
-                f"a decoder brings its own models, policy and settings; leave out {', '.join(given)}"
+                f"a decoder brings its own models, policy and settings; leave out {', '.join(redundant)}"
             )
         own = {name: value for name, value in options.items() if value is not None}
         value = {name: own.get(name, getattr(self, name)) for name in CALL_OPTIONS}

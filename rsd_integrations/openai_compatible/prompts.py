@@ -133,8 +133,8 @@ def conversation(path: Path, after: Sequence[Message] = ()) -> list[Message]:
     """A path as messages, and those that follow it."""
     messages = [message for message in path.prompt if message.role != "tools"]
     if path.text:
-        begun = messages.pop().content if messages[-1].role == "assistant" and not messages[-1].extra else ""
-        messages.append(Message("assistant", begun + path.text))
+        beginning = messages.pop().content if messages[-1].role == "assistant" and not messages[-1].extra else ""
+        messages.append(Message("assistant", beginning + path.text))
     return [*messages, *after]
 
 

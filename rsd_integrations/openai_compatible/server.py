@@ -69,11 +69,11 @@ async def continues_chats(endpoint: Endpoint, profile: Profile) -> str | None:
     return None
 
 
-async def _prompt_tokens(endpoint: Endpoint, profile: Profile, begun: str | None) -> int:
+async def _prompt_tokens(endpoint: Endpoint, profile: Profile, beginning: str | None) -> int:
     messages = [{"role": "user", "content": "Count."}]
     body: dict[str, Any] = {"model": endpoint.model, "max_tokens": 1, "temperature": 0}
-    if begun is not None:
-        messages.append({"role": "assistant", "content": begun})
+    if beginning is not None:
+        messages.append({"role": "assistant", "content": beginning})
         body |= profile.continues or {}
     return await endpoint.post(
         "chat/completions", {**body, "messages": messages}, lambda reply: int(reply["usage"]["prompt_tokens"])

@@ -121,14 +121,14 @@ class Streams:
         Raises:
             Exception: A new request failed.
         """
-        stream = await self._continued(path, request, charge) or self._begun(request, write)
+        stream = await self._continued(path, request, charge) or self._start(request, write)
         try:
             ready = await stream.next_step()
             if ready is None or ready[0].size > request.max_tokens:  # it is over, or was asked for longer steps
                 if ready is not None:
                     charge(ready[1])
                 await _end(stream, charge)
-                stream = self._begun(request, write)
+                stream = self._start(request, write)
                 ready = await stream.next_step()
             if ready is None:
                 raise RunError("a stream ended before its first step")
@@ -148,7 +148,7 @@ class Streams:
         """End all of them, and wait for their ends."""
         await settle([stream.task for stream in self._open])
 
-    def _begun(self, request: StepRequest, write: Write) -> Stream:
+    def _start(self, request: StepRequest, write: Write) -> Stream:
         stream = Stream(request, write)
         self._open.add(stream)
         stream.task.add_done_callback(lambda _: self._open.discard(stream))

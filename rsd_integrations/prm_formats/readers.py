@@ -93,13 +93,13 @@ class StepReader(Reader):
     def _opened(self, style: Chat, prompt: Prompt) -> str:
         """The text up to the assistant's open turn, and what the prompt already says in it."""
         turns = tuple(message for message in prompt if message.role not in ("system", "tools"))
-        begun = ""
+        opening = ""
         if style.user != PROBLEM:
             turns = (Message("user", style.user.replace(PROBLEM, problem(prompt))),)
         elif turns and turns[-1].role == "assistant":
-            turns, begun = turns[:-1], turns[-1].content
+            turns, opening = turns[:-1], turns[-1].content
         system = () if style.system is None else (Message("system", style.system),)
-        return turn(self.tokenizer, _chat((*system, *turns)), self.model)[0] + begun
+        return turn(self.tokenizer, _chat((*system, *turns)), self.model)[0] + opening
 
     def _clean(self, text: str) -> str:
         """A step without blank lines around it, and without separators inside: the model knows one per step."""
@@ -147,8 +147,8 @@ class TurnReader(Reader):
 
     def step(self, text: str, number: int) -> Layout:
         text = text.strip()
-        begun = self._next if number > 1 else []
-        ids = [*begun, *encode(self.tokenizer, text if number > 1 else f" {text}"), *self._judge]
+        between = self._next if number > 1 else []
+        ids = [*between, *encode(self.tokenizer, text if number > 1 else f" {text}"), *self._judge]
         return Layout(tuple(ids), (len(ids) - 1,))
 
 

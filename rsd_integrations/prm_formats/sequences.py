@@ -38,7 +38,7 @@ class Layouts:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._step = lru_cache(4096)(reader.step)
-        self.ids = PathIds(self._kept)
+        self.ids = PathIds(self._node_ids)
         """Ids of a path."""
 
     def step(self, path: Path, step: Step) -> Layout:
@@ -49,7 +49,7 @@ class Layouts:
             )
         return self._step(step.text, 1 + sum(bool(known.text.strip()) for known in path.steps))
 
-    def _kept(self, node: Path) -> Sequence[int]:
+    def _node_ids(self, node: Path) -> Sequence[int]:
         """The prompt, or what stays of a step; nothing of a blank one."""
         if node.step is None:
             return self._reader.prompt(node.prompt)

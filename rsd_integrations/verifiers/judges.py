@@ -144,22 +144,22 @@ class CriticJudge(Verifier):
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """The conversation that the critique continues."""
-        shown = self._asked(path, step).prompt
+        shown = self._conversation(path, step).prompt
         return Explanation("\n".join(f"[{message.role}] {message.content}" for message in shown))
 
-    def _asked(self, path: Path, step: Step) -> Path:
+    def _conversation(self, path: Path, step: Step) -> Path:
         texts = [one.text.strip() for one in (*path.steps, step) if one.text.strip()]
         conversation = self.critic.messages(problem(path.prompt), texts)
         opening = self.critic.opening.replace("{i}", str(len(texts)))
         return Path((*conversation, Message("assistant", opening)) if opening else conversation)
 
     async def _judge(self, path: Path, step: Step) -> Scores:
-        asked, spent = self._asked(path, step), list[Usage]()
+        conversation, spent = self._conversation(path, step), list[Usage]()
         with charging(spent):
-            critiques = await charged_to(self.model, self.model.generate(asked, self._request()))
+            critiques = await charged_to(self.model, self.model.generate(conversation, self._request()))
             spent.append(critiques.usage)
             if self._by_word:
-                answers = await run_calls(self._word_after(asked, critique) for critique in critiques.steps)
+                answers = await run_calls(self._word_after(conversation, critique) for critique in critiques.steps)
                 spent += [answer.usage for answer in answers]
                 verdicts = [expected(answer.logprobs, (1.0, 0.0)) for answer in answers]
             else:
@@ -182,9 +182,9 @@ class CriticJudge(Verifier):
             tuple(range(self.samples)), critic.max_tokens, until, Sampling(critic.temperature, critic.top_p)
         )
 
-    async def _word_after(self, asked: Path, critique: Step) -> NextWord:
+    async def _word_after(self, conversation: Path, critique: Step) -> NextWord:
         assert isinstance(self.model, PredictsWords)
-        end = asked.extend(critique).extend(Step(self.critic.verdict, "length"))
+        end = conversation.extend(critique).extend(Step(self.critic.verdict, "length"))
         return await charged_to(self.model, self.model.next_word(end, self.critic.words))
 
 

@@ -278,3 +278,24 @@ def test_settings_are_updated_by_name_limits_included() -> None:
     assert settings.updated(limits=Limits(max_steps=2), max_tokens=5).limits == Limits(max_steps=2, max_tokens=5)
     with pytest.raises(ConfigurationError, match=r"limits.max_tokens: .*greater than or equal to 1 \(got 0\)"):
         settings.updated(max_tokens=0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "openai,api_key=SECRET,profil=vllm:m@http://127.0.0.1:1/v1",
+        "openai,api_key=SECRET:",
+        "opnai,api_key=SECRET:m@http://127.0.0.1:1/v1",
+        "openai,API_KEY=SECRET,temperature:m@http://127.0.0.1:1/v1",
+        "judge:openai,api_key=SECRET,profil=vllm:m@http://127.0.0.1:1/v1",
+    ],
+)
+def test_no_error_about_a_spec_holds_its_key(spec: str) -> None:
+    for use in (lambda: load(spec, role="drafter"), lambda: RSDConfig.parse({"drafter": spec})):
+        try:
+            use()
+        except ConfigurationError as error:
+            assert "SECRET" not in str(error)
+            assert "SECRET" not in repr(error)
+    with pytest.raises(ConfigurationError, match="…"):
+        load(spec, role="drafter")

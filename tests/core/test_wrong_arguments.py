@@ -78,5 +78,5 @@ class Broken(WeightingPolicy):
 
 
 def test_a_policy_that_fails_is_named() -> None:
-    with pytest.raises(RunError, match=r"decide\(\) of the policy Broken\(kind='broken'\) failed: KeyError\(0\.9\)"):
+    with pytest.raises(RunError, match=r"decide\(\) of the policy Broken\(kind='broken'\) failed: KeyError: 0\.9"):
         decoder(policy=Broken()).run("question")
