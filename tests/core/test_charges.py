@@ -394,3 +394,25 @@ async def test_an_early_call_is_claimed_by_the_very_same_request_only() -> None:
     assert (await claimed).steps[0].text == "x"
     await early.aclose()
     assert ledger.target.calls == 0  # whoever claimed it charges it
+
+
+def test_speculation_that_fails_charges_each_model_with_its_own_work() -> None:
+    class Breaks(Speculates):
+        async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
+            own, drafted = Usage(prefix=5, computed=20), Usage(prefix=5, computed=7)
+            whole = Usage(prefix=5, computed=27, parts=((self, own), (drafter, drafted)))
+            raise RunError("out of memory", usage=whole)
+
+    made = SpeculativeDecoding(drafter=ScriptedDrafter(["x"]), target=Breaks())
+    with pytest.raises(RunError, match="out of memory") as failed:
+        made.run("question")
+    assert failed.value.partial is not None
+    ledger = failed.value.partial.ledger
+    assert (ledger.target.computed, ledger.drafter.computed) == (20, 7)
+
+
+def test_what_a_failed_judge_wrote_is_no_discarded_draft() -> None:
+    judge = ScriptedVerifier([VerifierError("no verdict", usage=Usage(prefix=5, computed=12, generated=7))])
+    made = RewardGuidedDecoder(drafter=ScriptedDrafter(["draft"]), verifier=judge, target=ScriptedTarget(["target"]))
+    account = made.run("question").ledger.verifier
+    assert (account.calls, account.failed, account.generated, account.discarded) == (1, 1, 7, 0)

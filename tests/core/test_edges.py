@@ -15,6 +15,7 @@ from rsd_core import (
     Drafter,
     DraftOnly,
     Finished,
+    FirstSteps,
     Generation,
     Ledger,
     Limits,
@@ -184,6 +185,19 @@ def test_a_draft_that_a_target_failed_over_is_not_shown_to_it_again() -> None:
     )
     assert made.run("question").text == "target"
     assert shown == ["draft", None]
+
+
+@pytest.mark.parametrize(("hedge", "begun"), [(0.49, 2), (0.5, 1)])
+def test_a_step_that_was_never_drafted_tells_nothing_of_drafts(hedge: float, begun: int) -> None:
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["", "draft"], delay=0.01),
+        verifier=ScriptedVerifier([0.9]),
+        target=ScriptedTarget(["first\n\n", "target"]),
+        policy=FirstSteps(n=1),
+        settings=Settings(hedge=hedge),
+    )
+    result = made.run("question")
+    assert (result.text, result.ledger.target.calls) == ("first\n\ndraft", begun)
 
 
 @pytest.mark.parametrize(("hedge", "begun"), [(0.49, 1), (0.5, 0)])
