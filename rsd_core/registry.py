@@ -55,7 +55,7 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
             rest is missing; also of a spec inside.
     """
     if not isinstance(spec, str):
-        raise SpecError(f"{masked(spec)!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
+        raise SpecError(f"{spec!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
     head, colon, rest = spec.partition(":")
     kind, *options = head.split(",")
     if kind not in BACKENDS:
@@ -219,15 +219,12 @@ def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: 
     """
     try:
         parameters = inspect.signature(factory, eval_str=True).parameters
-    except NameError:  # a package's own, whose annotations name what it does not import
+    except (NameError, ValueError):  # a package's own: annotations without their imports, functions in C
         return
     for name in options.keys() & parameters.keys():
         annotation, value = parameters[name].annotation, options[name]
         kinds = set(get_args(annotation) or (annotation,))
-        if not kinds <= {int, float, NoneType} or isinstance(
-            value, tuple(kinds | ({int} if float in kinds else set()))
-        ):
-            continue
-        raise SpecError(
-            f"{masked(spec)!r}: {name} takes a {'number' if float in kinds else 'whole number'} (got {value!r})"
-        )
+        takes = kinds | {int} if float in kinds else kinds
+        if kinds <= {int, float, NoneType} and not isinstance(value, tuple(takes)):
+            number = "number" if float in kinds else "whole number"
+            raise SpecError(f"{masked(spec)!r}: {name} takes a {number} (got {value!r})")

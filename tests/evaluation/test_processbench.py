@@ -131,7 +131,7 @@ def test_labels_that_are_no_steps_are_refused(tmp_path: Folder, label: object) -
         ('{"problem": "p"}', "line 1: it has neither"),
         ('{"solution": "s"}', "line 1: it has no `problem`"),
         ('[{"problem": "p", "steps": ["a"]}, {"problem": "p"}]', "entry 2: it has neither"),
-        ('{"problem": "p", "steps": ["a", " "]}', "not blank"),
+        ('{"problem": "p", "steps": ["a", " "]}', "none of them blank"),
         ('{"problem": "", "solution": "s"}', "line 1: .* empty"),
         ("{", "Expecting"),
         ("", "empty"),
