@@ -3,11 +3,17 @@
 #
 # You learn what happens when something runs out or breaks: nothing that was generated is lost, and the result says what
 # happened. The models are scripted here, since faults of real ones cannot be ordered.
+#
+# Each fault is also logged as a warning under `rsd_core`, which Python prints where no logging is set up. Here the
+# results tell them, so the log goes nowhere.
 
 # %%
+import logging
+
 from rsd_core import BinaryStep, Limits, RewardGuidedDecoder, Settings
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
+logging.getLogger("rsd_core").addHandler(logging.NullHandler())
 STEPS = ["One.\n\n", "Two.\n\n", "Three.\n\n", "So \\boxed{3}."]
 
 

@@ -190,7 +190,7 @@ def test_the_command_writes_the_page_beside_either_output(tmp_path: Path) -> Non
     page = Page(file.read_text(encoding="utf-8"))
     assert "Two seats are taken: 12-2=9." in page.blocks
     file.unlink()
-    assert CliRunner().invoke(app, [*words, "--json"]).output.startswith("{")
+    assert CliRunner().invoke(app, [*words, "--json"]).stdout.startswith("{")
     assert file.exists()
     refused = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "no" / "x.html")])
     assert "does not exist" in str(refused.exception)
