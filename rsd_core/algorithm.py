@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 
 from rsd_core.calls import Calls
-from rsd_core.decisions import ask, choose, decide, route
+from rsd_core.decisions import choose, decide, learn, route
 from rsd_core.decoder import Decoder, require
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
@@ -115,5 +115,5 @@ class RewardGuidedDecoder(Decoder):
         if request.path is not before:
             if self.policy.scores_target and (rewards := await calls.score(request, self.verifier, [step], before)):
                 record = request.rate(rewards[0])
-            ask(self.policy, "learn", record.target_reward, request)
+            learn(self.policy, request, record.target_reward)
         return StepReplaced(before.depth, record)

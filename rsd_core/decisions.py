@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from rsd_core.errors import RSDError, RunError
 from rsd_core.paths import Step
@@ -18,8 +18,19 @@ _AUTHORS, _DECISIONS = get_args(Author), get_args(Decision)
 
 
 def route(policy: WeightingPolicy, request: Request) -> Author:
-    """Who writes the next step, before anything is drafted."""
-    author: Author = _one_of(_AUTHORS, ask(policy, "route", request), policy, "route")
+    """Who writes the next step, before anything is drafted.
+
+    Raises:
+        RunError: The policy failed, or gave neither; named in the message.
+    """
+    try:
+        author = policy.route(request)
+    except RSDError:
+        raise
+    except Exception as error:
+        raise _failure(policy, "route", error) from error
+    if author not in _AUTHORS:
+        raise _no_answer(policy, "route", author, _AUTHORS)
     return author
 
 
@@ -46,9 +57,19 @@ def decide(
     """What becomes of the draft.
 
     Without a reward, `on_abstain` says it where the draft was scored, and `on_verifier_error` where that failed.
+
+    Raises:
+        RunError: The policy failed, or gave no decision; named in the message.
     """
     if draft is not None and reward is not None:
-        decision: Decision = _one_of(_DECISIONS, ask(policy, "decide", draft, reward, request), policy, "decide")
+        try:
+            decision = policy.decide(draft, reward, request)
+        except RSDError:
+            raise
+        except Exception as error:
+            raise _failure(policy, "decide", error) from error
+        if decision not in _DECISIONS:
+            raise _no_answer(policy, "decide", decision, _DECISIONS)
         return decision
     settings = request.settings
     if draft is not None and (settings.on_abstain if scored else settings.on_verifier_error) == "accept":
@@ -57,21 +78,23 @@ def decide(
     return "target"
 
 
-def ask(policy: WeightingPolicy, method: Literal["route", "decide", "learn"], *given: Any) -> Any:
-    """Call a method of a policy, which may be somebody's own.
+def learn(policy: WeightingPolicy, request: Request, reward: float | None) -> None:
+    """Let the policy learn from the step that the target wrote.
 
     Raises:
-        RunError: It failed; the message names the policy.
+        RunError: The policy failed; named in the message.
     """
     try:
-        return getattr(policy, method)(*given)
+        policy.learn(reward, request)
     except RSDError:
         raise
     except Exception as error:
-        raise RunError(f"{method}() of the policy {policy!r} failed: {type(error).__name__}: {error}") from error
+        raise _failure(policy, "learn", error) from error
 
 
-def _one_of(known: tuple[str, ...], value: Any, policy: WeightingPolicy, method: str) -> Any:
-    if value not in known:
-        raise RunError(f"{method}() of the policy {policy!r} gave {value!r}, which is none of: {', '.join(known)}")
-    return value
+def _failure(policy: WeightingPolicy, method: str, error: Exception) -> RunError:
+    return RunError(f"{method}() of the policy {policy!r} failed: {type(error).__name__}: {error}")
+
+
+def _no_answer(policy: WeightingPolicy, method: str, value: object, known: tuple[str, ...]) -> RunError:
+    return RunError(f"{method}() of the policy {policy!r} gave {value!r}, which is none of: {', '.join(known)}")
