@@ -258,17 +258,14 @@ class Calls:
             usage = usage_of(error) or _NOTHING
             account.charge(model, usage, failed=True)
             account.discarded += usage.generated if role != "verifier" else 0
-            if isinstance(error, Interrupted):
-                raise asyncio.CancelledError from None  # what timeouts know
-            if isinstance(error, Exception):
-                self._health.failed(role, error)
-                raise
-            failure = _as_fault(model, error)
-            if failure is error:
-                raise
+            failure = error if isinstance(error, Exception) else _as_fault(model, error)
             if isinstance(failure, Exception):
                 self._health.failed(role, failure)
-            raise failure from error
+            if failure is not error:
+                raise failure from error
+            if isinstance(error, Interrupted):
+                raise asyncio.CancelledError from None  # what timeouts know
+            raise
         account.charge(model, reply.usage)
         if role in self._health.unproven:
             self._health.worked(role)

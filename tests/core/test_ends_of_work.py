@@ -16,6 +16,7 @@ from rsd_core import (
     DraftOnly,
     Event,
     Generation,
+    Interrupted,
     MajorityVote,
     Path,
     RewardGuidedDecoder,
@@ -24,6 +25,7 @@ from rsd_core import (
     Settings,
     StepBeam,
     StepRequest,
+    Usage,
 )
 from rsd_core.blocking import background_loop
 from rsd_core.concurrency import run_all
@@ -113,10 +115,23 @@ class CancelsItself(ScriptedDrafter):
         raise AssertionError
 
 
+class CancelsItselfAndTells(CancelsItself):
+    """The same, with the work that it had done by then."""
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        try:
+            return await super().generate(path, request)
+        except asyncio.CancelledError:
+            raise Interrupted(Usage(computed=3)) from None
+
+
+@pytest.mark.parametrize(("drafter", "computed"), [(CancelsItself, 0), (CancelsItselfAndTells, 3)])
 @pytest.mark.parametrize("lookahead", [0, 4])
-def test_a_cancellation_that_nobody_asked_for_is_a_fault_of_its_model(lookahead: int) -> None:
+def test_a_cancellation_that_nobody_asked_for_is_a_fault_of_its_model(
+    drafter: type[CancelsItself], computed: int, lookahead: int
+) -> None:
     decoder = RewardGuidedDecoder(
-        drafter=CancelsItself([]),
+        drafter=drafter([]),
         verifier=ScriptedVerifier([0.9]),
         target=ScriptedTarget(["1\n\n", "2"]),
         settings=Settings(lookahead=lookahead),
@@ -125,8 +140,9 @@ def test_a_cancellation_that_nobody_asked_for_is_a_fault_of_its_model(lookahead:
     assert [result.text for result in results] == ["1\n\n2", "1\n\n2"]
     assert [item.kind for item in results[0].degradations] == ["drafter_error"] * 2
     assert "cancelled its own call" in results[0].degradations[0].message
+    assert results[0].ledger.drafter.computed == 2 * computed
     with pytest.raises(RunError, match="cancelled its own call"):
-        DraftOnly(drafter=CancelsItself([])).run("q")
+        DraftOnly(drafter=drafter([])).run("q")
 
 
 def _steps_then_fault(path: Path, *_: object) -> str | Exception:
