@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rsd_core import Decoder, RSDConfig, RSDError, Thinking
+from rsd_core import Decoder, RSDConfig, RSDError, Thinking, parse_method
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.batch import read_results
@@ -160,7 +161,7 @@ def test_a_run_that_breaks_leaves_the_terminal_as_it_was() -> None:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Thinking models behind specs."""
     opened = Thinking(MARKERS["think"], "<think>\n")
-    models = {
+    models: dict[str, Callable[[], object]] = {
         "draft": lambda: ScriptedDrafter(SLIPS + ANSWER, thinking=opened),
         "target": lambda: ScriptedTarget(THOUGHT + ANSWER, thinking=opened),
         "verifier": lambda: ScriptedVerifier(lambda _path, step: 0.1 if "9" in step.text else 0.95),
@@ -234,7 +235,7 @@ def test_words_of_the_command_line_stand_above_a_files() -> None:
     config = settings(data, delimiter=r"\n---\n", max_thought_tokens=20, method="specreason:5")
     assert config.settings.delimiter == "\n---\n"
     assert (config.settings.limits.max_tokens, config.settings.limits.max_thought_tokens) == (100, 20)
-    assert config.method.kind == "specreason"
+    assert config.method == parse_method("specreason:5")
     assert settings({}, delimiter="words:Wait+But").settings.delimiter.words == ("Wait", "But")  # type: ignore[union-attr]
     assert settings({}, delimiter="line").settings.delimiter == "\n"
     with pytest.raises(RSDError, match="method: unknown method 'specreson', did you mean 'specreason'"):
