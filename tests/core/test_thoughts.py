@@ -538,6 +538,24 @@ def test_a_thinking_target_judges_without_a_thought() -> None:
     assert "think>" not in asked[-1].prompt[-1].content
 
 
+def test_a_judge_may_be_asked_otherwise() -> None:
+    asked: list[str] = []
+
+    class Judge(ScriptedTarget):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            asked.append(path.prompt[-1].content)
+            return Generation((Step("9", "end", size=1),), Usage(generated=1))
+
+    setup = Setup(ScriptedDrafter(["<think>Add {solution}.</think>48"]), "scripted:verifier", Judge([]))
+    prompt = '{question}|{solution}|{"score": '
+    parse_method({"kind": "specreason", "prompt": prompt}).build(setup).run("{x}?")
+    assert asked == ['{x}?|Add {solution}.\n\n48|{"score": ']
+    parse_method({"kind": "specreason", "prompt": prompt}).build(setup).run([("user", "q"), ("assistant", "So")])
+    assert asked[1].startswith("q|So\n\n")
+    with pytest.raises(ConfigurationError, match="needs {question} and {solution}"):
+        parse_method({"kind": "specreason", "prompt": "{question}?"}).build(setup)
+
+
 def test_configurations_hold_roles_of_the_thoughts() -> None:
     data = {
         "drafter": "scripted:draft",
