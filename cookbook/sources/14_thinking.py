@@ -12,8 +12,8 @@ drafter, target = load("embedded:thinking-draft"), load("embedded:thinking-targe
 verifier = load("embedded:verifier")
 decoder = RewardGuidedDecoder(drafter=drafter, verifier=verifier, target=target, policy=BinaryStep(delta=0.7))
 question = (
-    "Lea has 71 pens. Later she buys 56 more. Later she gets 36 as a gift. After that the sun shines. Then she buys 4 "
-    "bags of 4. After that she buys 4 more. Next she walks 39 miles. How many pens does Lea have now?"
+    "Max has 35 kites. Next he finds 57. After that he loses 9. Later he gets 42 as a gift. Then he loses 31. After that "
+    "he gets 52 as a gift. Then he loses 22. How many kites does Max have now?"
 )
 result = decoder.run(question)
 print(result.answer, "·", result.finish_reason)
