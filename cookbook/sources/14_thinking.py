@@ -87,7 +87,8 @@ except ConfigurationError as error:
 # ## Who thinks
 #
 # Methods are ready recipes over the same models. Here the target writes only the first two steps, or the whole thought,
-# or the answer; no verifier is asked.
+# or the answer; no verifier is asked. The slip is in the third step of the thought, so it is the thought that has to be
+# written, or watched, by somebody who knows.
 
 # %%
 from rsd_core import RSDConfig
