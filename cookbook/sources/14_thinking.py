@@ -97,7 +97,9 @@ models = {"drafter": "embedded:thinking-draft", "target": "embedded:thinking-tar
 for method in ("first_steps:2", "target_thinks", "drafter_thinks", "target", "draft"):
     with RSDConfig(**models, method=method).build() as recipe:
         one = recipe.run(question)
-    print(f"{method:14} {one.answer:4} {one.target_share:4.0%} by the target, {one.ledger.total.flops / 1e6:7.1f} MFLOPs")
+    print(
+        f"{method:14} {one.answer:4} {one.target_share:4.0%} by the target, {one.ledger.total.flops / 1e6:7.1f} MFLOPs"
+    )
 
 # %% [markdown]
 # ## A policy of the thought's own
