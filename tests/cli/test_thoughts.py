@@ -264,3 +264,12 @@ def test_models_and_help_tell_how_to_switch_thinking() -> None:
     assert "specreason:7" in shown
     for command in ("run", "batch", "eval"):
         assert "--max-thought-tokens" in rsd(command, "--help", columns=120)
+
+
+def test_control_characters_of_thoughts_are_shown_and_not_sent() -> None:
+    evil = ["One \x1b[2J\x1b]0;taken\x07.\n\n", "Two \x1b[2J.\n</think>\n\n", "So \x1b[2J\\boxed{3}."]
+    for whole in (True, False):
+        seen = watched(decoder(evil, evil), thoughts=whole).seen
+        assert any("One \\u001b[2J\\u001b]0;taken\\u0007." in one for one in seen)
+        assert not any("\x1b" in one or "\x07" in one for one in seen)
+        assert any("One" in one and "Two" in one for one in seen)  # no screen was cleared between them
