@@ -1,0 +1,81 @@
+"""What verifiers see of a response: its thought and its answer, without the markers around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rsd_core import Path, Step, beginning, begun, parts_of, split
+from rsd_core.thoughts.reading import reader_at
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A step, or more of a response, without markers."""
+
+    thought: str = ""
+    answer: str = ""
+    ended: bool = False
+    """Whether the thought ends with it."""
+
+    @property
+    def text(self) -> str:
+        """Both as one text, with a blank line after the end of the thought."""
+        blank = bool(self.thought) and (self.ended or bool(self.answer))
+        return f"{self.thought}\n\n{self.answer}" if blank else self.thought + self.answer
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to be judged."""
+        return bool(self.text.strip())
+
+
+def shown(path: Path, step: Step) -> Shown:
+    """A step that follows a path as it was written, but for markers and the white space between them and a thought."""
+    before = reader_at(path)
+    after, pieces = before.read(step.text)
+    # What the reader holds back is white space that may end the thought, or the beginning of a marker. Here it belongs
+    # to the step that it was written in.
+    pieces = (*pieces, ("thought", after.held)) if after.state == "thought" else (*pieces, *after.rest())
+    thought, answer = ("".join(text for kind, text in pieces if kind == part) for part in ("thought", "answer"))
+    if thought:
+        thought = thought.removeprefix(before.held)
+    else:
+        answer = answer.removeprefix(before.held)
+    return Shown(thought, answer, bool(thought) and not after.in_thought)
+
+
+def shown_beginning(root: Path) -> Shown:
+    """What a prompt already says of the response, where its last message is to be gone on with."""
+    message = begun(root.prompt)
+    if message is None:
+        return Shown()
+    markers = None if root.thinking is None else root.thinking.markers
+    parts = split(beginning(message, markers), markers)
+    return Shown(parts.thought, parts.answer, bool(parts.thought) and not parts.open)
+
+
+def shown_response(path: Path) -> Shown:
+    """All of the response so far, what the prompt says of it included."""
+    own, parts = shown_beginning(_root(path)), parts_of(path)
+    thought, answer = own.thought + parts.thought, own.answer + parts.answer
+    return Shown(thought, answer, bool(thought) and not reader_at(path).in_thought)
+
+
+def shown_steps(path: Path) -> list[str]:
+    """The steps of a path that hold more than markers, without white space around them."""
+    steps = [shown(node.parent, node.step) for node in path.up() if node.parent is not None and node.step is not None]
+    return [step.text.strip() for step in reversed(steps) if step]
+
+
+def without_markers(path: Path) -> Path:
+    """The same prompt and response as plain text, for models that know no markers, or would drop the thought."""
+    root = _root(path)
+    own, whole = shown_beginning(root).text, shown_response(path).text
+    prompt = root.prompt
+    if begun(prompt) is not None:
+        prompt = (*prompt[:-1], replace(prompt[-1], content=own, extra={}, native=None))
+    text = whole.removeprefix(own)
+    return Path(prompt).extend(Step(text, "delimiter")) if text else Path(prompt)
+
+
+def _root(path: Path) -> Path:
+    return next(node for node in path.up() if node.parent is None)
