@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsd_core import Explanation, Path, Scores, Step, Verifier
 from rsd_integrations.huggingface import loading
@@ -32,7 +32,7 @@ class HuggingFaceVerifier(Verifier):
         body: PreTrainedModel,
         head: RewardHead,
         tokenizer: PreTrainedTokenizerBase,
-        reader: Reader,
+        reader: Reader[Any],
         name: str,
         cache_bytes: float | None = None,
     ) -> None:

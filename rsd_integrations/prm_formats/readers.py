@@ -53,16 +53,7 @@ class Reader(ABC, Generic[At]):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """How many steps are read."""
-
-    count: int = 0
-    cut_off: bool = False
-    """Whether the last one was part of a thought, and no white space ended it."""
-
-
-class StepReader(Reader[Steps]):
+class StepReader(Reader[int]):
     """Steps that follow each other in one text or one turn, each with its separator, those of a thought as others."""
 
     def __init__(self, format: PRMFormat, tokenizer: Tokenizer, model: str, separator: str) -> None:
@@ -80,13 +71,12 @@ class StepReader(Reader[Steps]):
                 raise ConfigurationError(f"{model}: its tokenizer has no end-of-text token, which scores are read at")
             self._closing = (int(tokenizer.eos_token_id),)
 
-    def prompt(self, root: Path) -> tuple[list[int], Steps]:
-        return self._prompt(root), Steps()
+    def prompt(self, root: Path) -> tuple[list[int], int]:
+        return self._prompt(root), 0
 
-    def step(self, step: Shown, at: Steps) -> tuple[Layout, Steps]:
-        text = step.text
-        layout = self._step(f"\n\n{text}" if at.cut_off and not step.thought else text, at.count + 1)
-        return layout, Steps(at.count + 1, bool(step.thought) and not text[-1].isspace())
+    def step(self, step: Shown, at: int) -> tuple[Layout, int]:
+        """`at` is the number of steps so far."""
+        return self._step(step, at + 1), at + 1
 
     def _prompt(self, root: Path) -> list[int]:
         style, tokenizer = self.format.prompt, self.tokenizer
@@ -98,10 +88,12 @@ class StepReader(Reader[Steps]):
             return encode(tokenizer, text.replace("{bos}", tokenizer.bos_token or ""))
         return begin(tokenizer, text)
 
-    def _step(self, text: str, number: int) -> Layout:
+    def _step(self, step: Shown, number: int) -> Layout:
         form = self.format
         lead = form.lead[number > 1].replace("{i}", str(number))
-        text = self._clean(text)
+        if not self._separator:
+            lead = step.gap + lead
+        text = self._clean(step.text)
         if re.match(r"Step \d+\s*[:.]", text) and "{i}" in form.lead[1]:  # the step is numbered already
             lead = lead.partition("Step")[0]
         if form.apart:
@@ -247,7 +239,9 @@ class ReplyReader(Reader[Reply]):
             at = replace(at, part=part, tail=lead + text, settled=0)
         goes_on = self._goes_on(at)
         ends = self._ends(at, (self._between if at.part == "thought" and self._name else "") + self._closing)
-        settled = next((i for i, (a, b) in enumerate(zip(goes_on, ends, strict=False)) if a != b), min(len(goes_on), len(ends)))
+        settled = next(
+            (i for i, (a, b) in enumerate(zip(goes_on, ends, strict=False)) if a != b), min(len(goes_on), len(ends))
+        )
         feed = (*fed, *ends)
         return Layout(feed, (len(feed) - 1,), len(fed) + settled), replace(at, settled=settled)
 
@@ -289,8 +283,8 @@ def bind(format: PRMFormat, tokenizer: Tokenizer, model: str, separator: str | N
     if format.closing == "turn":
         if chosen or not isinstance(format.prompt, Chat):
             raise ConfigurationError(
-                f"{model}: the format {format.name} is read at the end of the assistant's turn, which takes a chat and no "
-                "separator"
+                f"{model}: the format {format.name} is read at the end of the assistant's turn, which takes a chat and "
+                "no separator"
             )
         return ReplyReader(format, tokenizer, model)
     return StepReader(format, tokenizer, model, chosen)

@@ -16,6 +16,8 @@ class Shown:
     answer: str = ""
     ended: bool = False
     """Whether the thought ends with it."""
+    gap: str = ""
+    """A blank line, where an answer begins after a thought that was cut off."""
 
     @property
     def text(self) -> str:
@@ -40,7 +42,18 @@ def shown(path: Path, step: Step) -> Shown:
         thought = thought.removeprefix(before.held)
     else:
         answer = answer.removeprefix(before.held)
-    return Shown(thought, answer, bool(thought) and not after.in_thought)
+    gap = ""
+    if answer.strip() and not thought and before.state in ("thought", "closed"):
+        gap = "" if _last_text(path)[-1:].isspace() else "\n\n"
+    return Shown(thought, answer, bool(thought) and not after.in_thought, gap)
+
+
+def _last_text(path: Path) -> str:
+    """The text of the last step that holds more than markers; a blank one, where there is none."""
+    for node in path.up():
+        if node.parent is not None and node.step is not None and (step := shown(node.parent, node.step)):
+            return step.text
+    return shown_beginning(_root(path)).text or " "
 
 
 def shown_beginning(root: Path) -> Shown:
