@@ -9,7 +9,7 @@ from functools import lru_cache
 from rsd_core import Markers, Path, Step
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.huggingface.vocabulary import Vocabulary
-from rsd_integrations.prm_formats import PathIds, shown, without_markers
+from rsd_integrations.prm_formats import plain_step, without_markers
 
 
 class Marks:
@@ -21,21 +21,19 @@ class Marks:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._plain = PathIds(self._plain_node)
         self._knows = lru_cache(16)(self._has_tokens)
 
     def ids(self, path: Path) -> tuple[list[int], int]:
         """Ids of a path, and how many of them are the prompt."""
-        return self._vocabulary.ids(path) if self._reads_as_written(path) else self._plain(path)
+        markers = reader_at(path).markers
+        return self._vocabulary.ids(path if markers is None or self._knows(markers) else without_markers(path))
 
     def step(self, path: Path, step: Step) -> tuple[Sequence[int], tuple[bool, ...]]:
         """Ids of a step after a path; for each, whether it is more than a marker and white space around one."""
         after = reader_at(path.extend(step))
-        if after.markers is None or not self._knows(after.markers):
-            ids = self._plain_step(path, step) if after.markers else self._vocabulary.step(step)
-            return ids, (True,) * len(ids)
-        ids = self._vocabulary.step(step)
-        spans = _marks(step.text, after.markers)
+        as_written = after.markers is not None and self._knows(after.markers)
+        ids = self._vocabulary.step(step if as_written else plain_step(path, step))
+        spans = _marks(step.text, after.markers) if after.markers is not None and as_written else []
         if not spans:
             return ids, (True,) * len(ids)
         places = self._places(ids, step.text)
@@ -44,23 +42,9 @@ class Marks:
             places = self._places(ids, step.text) or [(0, len(step.text.encode()))] * len(ids)
         return ids, tuple(not any(a <= begin and end <= b for a, b in spans) for begin, end in places)
 
-    def _reads_as_written(self, path: Path) -> bool:
-        markers = reader_at(path).markers
-        return markers is None or self._knows(markers)
-
     def _has_tokens(self, markers: Markers) -> bool:
         added = self._vocabulary.tokenizer.added_tokens_decoder
         return any(id_ in added for id_ in self._vocabulary.encode(markers.close))
-
-    def _plain_node(self, node: Path) -> Sequence[int]:
-        if node.parent is None or node.step is None:
-            return self._vocabulary.prompt(without_markers(node).prompt)
-        return self._plain_step(node.parent, node.step)
-
-    def _plain_step(self, path: Path, step: Step) -> Sequence[int]:
-        seen = shown(path, step)
-        text = seen.gap + seen.text
-        return self._vocabulary.step(step) if text == step.text else self._vocabulary.encode(text)
 
     def _places(self, ids: Sequence[int], text: str) -> list[tuple[int, int]] | None:
         """Where in the text's bytes each token stands; None where they do not spell it."""

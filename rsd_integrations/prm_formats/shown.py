@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
-from rsd_core import Path, Step, beginning, begun, parts_of, split
+from rsd_core import Path, Prompt, Step, beginning, begun, parts_of, split
 from rsd_core.thoughts.reading import reader_at
 
 
@@ -79,15 +80,40 @@ def shown_steps(path: Path) -> list[str]:
     return [step.text.strip() for step in reversed(steps) if step]
 
 
+_plain: WeakKeyDictionary[Path, Path] = WeakKeyDictionary()
+
+
 def without_markers(path: Path) -> Path:
-    """The same prompt and response as plain text, for models that know no markers, or would drop the thought."""
-    root = _root(path)
-    own, whole = shown_beginning(root).text, shown_response(path).text
-    prompt = root.prompt
-    if begun(prompt) is not None:
-        prompt = (*prompt[:-1], replace(prompt[-1], content=own, extra={}, native=None))
-    text = whole.removeprefix(own)
-    return Path(prompt).extend(Step(text, "delimiter")) if text else Path(prompt)
+    """The same prompt and response as plain text, for models that know no markers, or would drop the thought.
+
+    Of the same path it is the same, so that what models cache of it serves later steps.
+    """
+    new: list[Path] = []
+    for node in path.up():
+        if node in _plain:
+            break
+        new.append(node)
+    for node in reversed(new):
+        if node.parent is None or node.step is None:
+            _plain[node] = Path(_plain_prompt(node))
+        else:
+            step = plain_step(node.parent, node.step)
+            _plain[node] = _plain[node.parent].extend(step) if step.text else _plain[node.parent]
+    return _plain[path]
+
+
+def plain_step(path: Path, step: Step) -> Step:
+    """A step without markers; the same where it has none."""
+    seen = shown(path, step)
+    text = seen.gap + seen.text
+    return step if text == step.text else Step(text, step.ending, size=step.size)
+
+
+def _plain_prompt(root: Path) -> Prompt:
+    if begun(root.prompt) is None:
+        return root.prompt
+    *before, last = root.prompt
+    return (*before, replace(last, content=shown_beginning(root).text, extra={}, native=None))
 
 
 def _root(path: Path) -> Path:
