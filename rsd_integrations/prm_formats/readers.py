@@ -195,7 +195,7 @@ class ReplyReader(Reader[Reply]):
         _, self._closing = turn(tokenizer, _chat(()), model)
         self._trims = shown != f"\n\n{self._closing}"
         """Whether the template cuts blank lines at the end of an answer."""
-        self._between = "\n\n"
+        self._between = ""
         """What comes between the thought and the answer."""
         self._name = ""
         """What the template calls the thought of a message; empty where it knows none."""
@@ -222,10 +222,9 @@ class ReplyReader(Reader[Reply]):
 
     def step(self, step: Shown, at: Reply) -> tuple[Layout, Reply]:
         fed: list[int] = []
-        parts: tuple[tuple[Literal["thought", "answer"], str], ...] = (
-            ("thought", step.thought),
-            ("answer", step.answer),
-        )
+        parts: list[tuple[Literal["thought", "answer"], str]] = [("answer", step.gap + step.text)]
+        if self._name:
+            parts = [("thought", step.thought), ("answer", step.answer)]
         for part, text in parts:
             if not text.strip():
                 continue
@@ -238,7 +237,7 @@ class ReplyReader(Reader[Reply]):
                 fed += self._ends(at, self._between)
             at = replace(at, part=part, tail=lead + text, settled=0)
         goes_on = self._goes_on(at)
-        ends = self._ends(at, (self._between if at.part == "thought" and self._name else "") + self._closing)
+        ends = self._ends(at, (self._between if at.part == "thought" else "") + self._closing)
         settled = next(
             (i for i, (a, b) in enumerate(zip(goes_on, ends, strict=False)) if a != b), min(len(goes_on), len(ends))
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
-from rsd_core import Path, Prompt, Step, beginning, begun, parts_of, split
+from rsd_core import Path, Prompt, Reader, Step, beginning, begun, parts_of
 from rsd_core.thoughts.reading import reader_at
 
 
@@ -34,7 +34,14 @@ class Shown:
 def shown(path: Path, step: Step) -> Shown:
     """A step that follows a path as it was written, but for markers and the white space between them and a thought."""
     before = reader_at(path)
-    after, pieces = before.read(step.text)
+    seen = _read(before, step.text)
+    if seen.answer.strip() and not seen.thought and before.state in ("thought", "closed"):
+        return replace(seen, gap="" if _last_text(path)[-1:].isspace() else "\n\n")
+    return seen
+
+
+def _read(before: Reader, written: str) -> Shown:
+    after, pieces = before.read(written)
     # What the reader holds back is white space that may end the thought, or the beginning of a marker. Here it belongs
     # to the step that it was written in.
     pieces = (*pieces, ("thought", after.held)) if after.state == "thought" else (*pieces, *after.rest())
@@ -43,10 +50,7 @@ def shown(path: Path, step: Step) -> Shown:
         thought = thought.removeprefix(before.held)
     else:
         answer = answer.removeprefix(before.held)
-    gap = ""
-    if answer.strip() and not thought and before.state in ("thought", "closed"):
-        gap = "" if _last_text(path)[-1:].isspace() else "\n\n"
-    return Shown(thought, answer, bool(thought) and not after.in_thought, gap)
+    return Shown(thought, answer, bool(thought) and not after.in_thought)
 
 
 def _last_text(path: Path) -> str:
@@ -63,8 +67,7 @@ def shown_beginning(root: Path) -> Shown:
     if message is None:
         return Shown()
     markers = None if root.thinking is None else root.thinking.markers
-    parts = split(beginning(message, markers), markers)
-    return Shown(parts.thought, parts.answer, bool(parts.thought) and not parts.open)
+    return _read(Reader(markers), beginning(message, markers))
 
 
 def shown_response(path: Path) -> Shown:
