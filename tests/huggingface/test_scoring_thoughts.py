@@ -143,8 +143,8 @@ OSS = (
 ADDED = ["<think>", "</think>", "<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|return|>"]
 
 
-def thinker(template: str) -> PreTrainedTokenizerBase:
-    tok: Any = copy.deepcopy(qwen())
+def thinker(template: str) -> Any:
+    tok = copy.deepcopy(qwen())
     tok.add_tokens(ADDED)
     tok.chat_template = template
     return tok
