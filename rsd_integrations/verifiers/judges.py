@@ -72,7 +72,7 @@ class WordJudge(Verifier):
 
     The question follows the path and the step as the generator has written or read them, so a target that judges
     computes the step, which it needs anyway if the step is accepted, and the question. A generator with other markers
-    of thoughts, or none, reads them as plain text. The answer is begun for it, so that it answers without a thought.
+    of thoughts, or none, reads them as plain text. What it is to say is begun for it, so that no thought comes first.
 
     Args:
         model: A generator that tells probabilities of words.

@@ -298,8 +298,8 @@ QWEN3 = (
 )
 
 
-def test_a_thinking_model_is_asked_after_an_empty_thought_and_sees_the_judged_one(tmp_path: Folder) -> None:
-    """Its template drops thoughts of earlier turns and begins the last one by an empty thought."""
+def test_a_thinking_model_sees_the_judged_thought_and_says_the_word_next(tmp_path: Folder) -> None:
+    """Its template drops thoughts of earlier turns. What it is to say is begun for it, after a thought or inside."""
     tok: Any = copy.deepcopy(qwen())
     tok.add_tokens(["<think>", "</think>"])
     tok.chat_template = QWEN3
@@ -312,12 +312,15 @@ def test_a_thinking_model_is_asked_after_an_empty_thought_and_sees_the_judged_on
         (START, "<think>\nShe has 45.\n\n"),
         (after("<think>\nShe has 45.\n\n", "45+12=57.\n</think>\n\n"), "It is 57."),
     ]:
-        read = plain(
-            tok,
-            "<|im_start|>user\nMia has 45 apples.<|im_end|>\n<|im_start|>assistant\n"
-            f"{before.text}{text}<|im_end|>\n<|im_start|>user\n{DIGIT.ask}<|im_end|>\n"
-            "<|im_start|>assistant\n<think>\n\n</think>\n\nI think the quality score is: ",
+        question = [Message("user", DIGIT.ask), Message("assistant", DIGIT.opening)]
+        asked = tok.decode(generator.vocabulary.after(START.prompt, question))
+        turns = f"<|im_end|>\n<|im_start|>user\n{DIGIT.ask}<|im_end|>\n<|im_start|>assistant\n"
+        assert asked.removeprefix(turns).removesuffix("I think the quality score is: ") in (
+            "<think>\n\n</think>\n\n",
+            "<think>\n",
         )
+        start = "<|im_start|>user\nMia has 45 apples.<|im_end|>\n<|im_start|>assistant\n"
+        read = plain(tok, f"{start}{before.text}{text}{asked}")
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         with torch.inference_mode():
             logits = model(torch.tensor([read])).logits[0, -1]
