@@ -84,7 +84,7 @@ class LogProbabilities:
         """Route, fields, and the ids of the words' first tokens where the server can be asked for them."""
         prompts, profile = self._prompts, self._profile
         if prompts.mode == "chat":
-            messages = conversation(_with_visible_thought(path), after)
+            messages = conversation(_as_earlier_turn(path) if after else path, after)
             fields: dict[str, Any] = {"logprobs": True, "top_logprobs": CHAT_LOGPROBS}
             if messages[-1].role == "assistant":
                 if profile.continues is None:
@@ -98,7 +98,7 @@ class LogProbabilities:
         if after and vocabulary is None:
             fields["prompt"] += "".join(f"\n\n{message.content}" for message in after)
         elif after and vocabulary is not None and not profile.token_ids:
-            fields["prompt"] = vocabulary.prompt_text(tuple(conversation(_with_visible_thought(path), after)))
+            fields["prompt"] = vocabulary.prompt_text(tuple(conversation(_as_earlier_turn(path), after)))
         if vocabulary is None or not profile.token_ids:
             return sent.route, fields, None
         ids = [*sent.fields["prompt"], *(vocabulary.after(path.prompt, after) if after else ())]
@@ -110,8 +110,8 @@ class LogProbabilities:
         return sent.route, fields | named, first_ids
 
 
-def _with_visible_thought(path: Path) -> Path:
-    """A response that is an earlier turn of a chat, of which templates drop what they know as a thought."""
+def _as_earlier_turn(path: Path) -> Path:
+    """A response that further messages follow: its thought is plain text, since chat templates drop it otherwise."""
     return path if reader_at(path).markers is None else without_markers(path)
 
 
