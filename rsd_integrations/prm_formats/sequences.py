@@ -60,7 +60,8 @@ class Layouts:
         text = shown(path, step)
         if not text:
             raise VerifierError(
-                f"{self._reader.model}: the step is blank, and reward models give a lone separator no meaning"
+                f"{self._reader.model}: the step is blank, or a marker of a thought alone, and reward models "
+                "give a lone separator no meaning"
             )
         with self._lock:
             return self._step(text, self._read(path))[0]

@@ -96,7 +96,7 @@ def test_nothing_of_a_marker_is_read(made: tuple[str, Folder], model: HuggingFac
 
 def test_a_marker_alone_cannot_be_scored(model: HuggingFaceVerifier) -> None:
     path = Path(as_prompt(QUESTION), thinking=Thinking(THINK, "<think>\n"))
-    with pytest.raises(VerifierError, match="the step is blank"):
+    with pytest.raises(VerifierError, match="a marker of a thought alone"):
         asyncio.run(model.score(path.extend(Step("Add.\n\n", "delimiter")), [Step("</think>\n\n", "delimiter")]))
 
 
