@@ -51,8 +51,8 @@ class HuggingFaceVerifier(Verifier):
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            VerifierError: A step is blank, or a marker of a thought alone; path and step are longer than the context; or
-                the score is no number.
+            VerifierError: A step is blank, or a marker of a thought alone; path and step are longer than the context;
+                or the score is no number.
         """
         prefix, prompt = self.layouts.ids(path)
         layouts = [self.layouts.step(path, step) for step in steps]

@@ -71,7 +71,8 @@ class RewardServer(Verifier):
         """Probability that each candidate is right, given the path.
 
         Raises:
-            VerifierError: A step is blank, or a marker of a thought alone; or path and step are longer than the server's context.
+            VerifierError: A step is blank, or a marker of a thought alone; or path and step are longer than the
+                server's context.
             EndpointError: The server failed, or gave rows that are no scores of these steps.
             Refused: The server does not take such requests.
         """
