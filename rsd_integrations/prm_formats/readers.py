@@ -110,10 +110,7 @@ class StepReader(Reader[int]):
 
     def _opened(self, style: Chat, root: Path) -> str:
         """The text up to the assistant's open turn, and what the prompt already says in it."""
-        if style.user == PROBLEM:
-            return turn(self.tokenizer, _chat(_turns(style, root.prompt)), self.model)[0] + shown_beginning(root).text
-        asked = Message("user", style.user.replace(PROBLEM, problem(root.prompt)))
-        return turn(self.tokenizer, _chat(_turns(style, (asked,))), self.model)[0]
+        return turn(self.tokenizer, _chat(_turns(style, root.prompt)), self.model)[0] + _begun(style, root).text
 
     def _clean(self, text: str) -> str:
         """A step without blank lines around it, and without separators inside: the model knows one per step."""
@@ -214,7 +211,7 @@ class ReplyReader(Reader[Reply]):
         if not (answer.startswith(before) and thought.startswith(before)):
             before = ""
         at = Reply((thought.removeprefix(before), answer.removeprefix(before)))
-        ids, own = encode(self.tokenizer, before), shown_beginning(root)
+        ids, own = encode(self.tokenizer, before), _begun(self._style, root)
         if own:
             layout, at = self.step(own, at)
             ids += layout.kept
@@ -295,10 +292,17 @@ def _chat(before: Prompt) -> list[Message]:
 
 
 def _turns(style: Chat, prompt: Prompt) -> Prompt:
-    """The turns before the response, with the system message that the model was trained with."""
+    """The turns before the response, as the model was trained with them."""
+    if style.user != PROBLEM:
+        prompt = (Message("user", style.user.replace(PROBLEM, problem(prompt))),)
     begins = begun(prompt)
     turns = tuple(m for m in prompt if m.role not in ("system", "tools") and m is not begins)
     return turns if style.system is None else (Message("system", style.system), *turns)
+
+
+def _begun(style: Chat, root: Path) -> Shown:
+    """What the prompt says of the response, where that is no part of the problem."""
+    return shown_beginning(root) if style.user == PROBLEM else Shown()
 
 
 def _thinking(name: str) -> Message:
