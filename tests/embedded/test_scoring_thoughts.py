@@ -5,7 +5,8 @@ import itertools
 
 import pytest
 
-from rsd_core import Path, Step, Thinking, Verifier, as_prompt
+from rsd_core import Limits, Path, RewardGuidedDecoder, Settings, Step, Thinking, Verifier, as_prompt
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.embedded.models import load
 from rsd_integrations.embedded.task import Problem, problems
@@ -48,3 +49,29 @@ def test_steps_of_a_thought_are_told_apart_as_those_of_a_solution(name: str) -> 
         assert own == pytest.approx(other, rel=1e-3, abs=1e-5)
     if name == "verifier":  # the trained one does not see such slips, in thoughts or elsewhere
         assert sum(right > wrong for right, wrong in thought) > 0.97 * len(thought)
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+@pytest.mark.parametrize("name", ["verifier", "prm"])
+def test_a_decoder_gets_the_rewards_of_a_plain_solution(name: str, lookahead: int) -> None:
+    verifier, problem = load(name), PROBLEMS[0]
+    assert isinstance(verifier, Verifier)
+    *steps, answer = problem.solution()
+    script = [*steps[:-1], f"{steps[-1].strip()}\n\n", "</think>\n\n", answer]
+
+    def decode(texts: list[str], thinking: Thinking | None) -> list[float | None]:
+        decoder = RewardGuidedDecoder(
+            drafter=ScriptedDrafter(texts, thinking=thinking),
+            verifier=verifier,
+            target=ScriptedTarget(texts, thinking=thinking),
+            settings=Settings(lookahead=lookahead, limits=Limits(max_tokens=4000)),
+        )
+        result = decoder.run(problem.question)
+        assert not result.degradations
+        assert result.text == answer if thinking else result.text.endswith(answer)
+        return [record.reward for record in result.steps]
+
+    thought = decode(script, Thinking(THINK, "<think>\n"))
+    plain = decode([text for text in script if "think" not in text], None)
+    assert thought.pop(len(steps)) is None
+    assert thought == pytest.approx(plain, rel=1e-3, abs=1e-5)
