@@ -53,7 +53,10 @@ def test_a_recipe_for_thinking_models_runs(file: Path) -> None:
         assert result.finish_reason == "stop"
         assert [step.kind for step in result.steps] == sorted([step.kind for step in result.steps], reverse=True)
         assert result.thought
-        assert result.text or file.stem == "speccot"  # whose target was not taught to choose
+        unanswered = [item.kind for item in result.degradations if item.kind == "no_answer"]
+        assert bool(result.text) != bool(unanswered)
+        if unanswered:  # models this small forget to close a thought now and then
+            continue
         assert "think>" not in result.thought + result.text
         thought, answer = authors(result, "thought"), authors(result, "answer")
         by_target = [step.author == "target" for step in result.steps]
