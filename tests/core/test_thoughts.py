@@ -229,7 +229,7 @@ def test_a_thought_at_its_limit_is_closed_and_the_answer_written() -> None:
     result = rsd(drafts, thinking=OPENED, settings={"limits": Limits(max_thought_tokens=12)}).run("question")
     assert result.raw_text == "<think>\n" + "a b c d\n\n" * 3 + "</think>\n\nSo 48."
     assert [step.author for step in result.steps] == ["draft"] * 3 + ["limit", "draft"]
-    assert [item.kind for item in result.degradations] == ["thought_limit"]
+    assert [(item.kind, item.step) for item in result.degradations] == [("thought_limit", 3)]
     assert (result.text, result.finish_reason) == ("So 48.", "stop")
 
 
