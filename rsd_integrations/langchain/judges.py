@@ -147,7 +147,7 @@ def _begun(path: Path) -> AIMessage:
 
 def _work(parts: Parts) -> str:
     """Thought and answer as a judge reads them."""
-    return "\n\n".join(filter(None, [parts.thought and f"(thinking) {parts.thought}", parts.answer]))
+    return "\n\n".join(filter(None, [parts.thought and f"(thinking) {parts.thought.strip()}", parts.answer]))
 
 
 def _checked(reward: Any, name: str) -> float:

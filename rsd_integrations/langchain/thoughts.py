@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 
-from rsd_core import Path, split
+from rsd_core import Parts, Path, split
 from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.langchain.identities import unbound
@@ -48,7 +48,7 @@ def as_response(text: str, thought: str, path: Path, *, cut: bool = False) -> st
     """
     reader = reader_at(path)
     if not thought:
-        parts = split(text, reader.markers)
+        parts = _parts(text, reader.markers)
         thought, text = parts.thought, parts.answer
     markers = reader.markers or MARKERS["think"]
     if reader.state == "answer" or not (thought or reader.in_thought):
@@ -70,12 +70,13 @@ def opened(rendered: str) -> Thinking | None:
 def told_apart(message: AIMessage, markers: Markers | None = None) -> AIMessage:
     """A message without a thought in its text: one that its model put in markers there is held apart."""
     text = str(message.text)
-    parts = split(text, markers)
+    parts = _parts(text, markers)
     if not text.endswith(parts.answer) or len(parts.answer) == len(text):
         return message
-    held = {"reasoning_content": thought_of(message) or parts.thought}
+    thought = thought_of(message) or parts.thought
+    held = message.additional_kwargs | ({"reasoning_content": thought} if thought else {})
     content = without_start(message.content, len(text) - len(parts.answer))
-    return message.model_copy(update={"content": content, "additional_kwargs": message.additional_kwargs | held})
+    return message.model_copy(update={"content": content, "additional_kwargs": held})
 
 
 def readable_by(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -98,6 +99,12 @@ def without_start(content: Content, size: int) -> Content:
         elif gone < len(text):
             rest.append(text[gone:] if isinstance(block, str) else {**block, "text": text[gone:]})
     return rest
+
+
+def _parts(text: str, markers: Markers | None) -> Parts:
+    """The parts of a text in these markers, or in any that are known."""
+    parts = split(text, markers)
+    return split(text) if markers is not None and not (parts.thought or parts.open) else parts
 
 
 def _without_foreign(message: BaseMessage, family: str | None) -> BaseMessage:
