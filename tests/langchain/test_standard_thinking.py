@@ -12,10 +12,10 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from rsd_core import Path
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.langchain import ChatRSD, result_of
+from tests.langchain import test_standard_turn
 from tests.langchain.inner_models import CarefulThinker, Grounded, HurriedThinker
 from tests.langchain.standard import Declared, WithoutKey
 from tests.langchain.test_standard_step import Steps
-from tests.langchain.test_standard_turn import TestIntegrationInTurns
 
 
 class ToldReasoning:
@@ -48,7 +48,7 @@ class TurnsThatThink(Declared):
 class TestUnitInThinkingTurns(WithoutKey, TurnsThatThink, ChatModelUnitTests): ...
 
 
-class TestIntegrationInThinkingTurns(ToldReasoning, TurnsThatThink, TestIntegrationInTurns):
+class TestIntegrationInThinkingTurns(ToldReasoning, TurnsThatThink, test_standard_turn.TestIntegrationInTurns):
     @property
     def supported_usage_metadata_details(self) -> Any:
         told = ["cache_read_input", "reasoning_output"]
