@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 
-from rsd_core import Parts, Path, split
+from rsd_core import Parts, Path, Reader, split
 from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.langchain.identities import unbound
@@ -51,7 +51,7 @@ def as_response(text: str, thought: str, path: Path, *, cut: bool = False) -> st
         parts = _parts(text, reader.markers)
         thought, text = parts.thought, parts.answer
     markers = reader.markers or MARKERS["think"]
-    if reader.state == "answer" or not (thought or reader.in_thought):
+    if reader.state in ("answer", "ended") or not (thought or reader.in_thought):
         return text
     if cut and not text:
         return thought if reader.in_thought else markers.begin(thought)
@@ -62,7 +62,8 @@ def opened(rendered: str) -> Thinking | None:
     """What a chat template opens of the response, at the end of a prompt; None where that is no thought."""
     for markers in MARKERS.values():
         opening = rendered[rendered.rfind(markers.open) :] if markers.open in rendered else ""
-        if opening and not opening.removeprefix(markers.open).strip().removeprefix(markers.close):
+        reader, pieces = Reader(markers).read(opening)
+        if reader.state in ("opened", "closed") and not pieces:
             return Thinking(markers, opening)
     return None
 
@@ -71,11 +72,12 @@ def told_apart(message: AIMessage, markers: Markers | None = None) -> AIMessage:
     """A message without a thought in its text: one that its model put in markers there is held apart."""
     text = str(message.text)
     parts = _parts(text, markers)
-    if not text.endswith(parts.answer) or len(parts.answer) == len(text):
+    if parts.answer == text:
         return message
     thought = thought_of(message) or parts.thought
     held = message.additional_kwargs | ({"reasoning_content": thought} if thought else {})
-    content = without_start(message.content, len(text) - len(parts.answer))
+    start = text.rfind(parts.answer)
+    content = text_between(message.content, start, start + len(parts.answer))
     return message.model_copy(update={"content": content, "additional_kwargs": held})
 
 
@@ -86,18 +88,19 @@ def readable_by(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> l
     return [_without_foreign(message, family) if family in _FAMILIES else message for message in messages]
 
 
-def without_start(content: Content, size: int) -> Content:
-    """Content without so many characters at the beginning of its text."""
+def text_between(content: Content, start: int, stop: int) -> Content:
+    """Content of whose text is left what stands between two places; blocks of other types stay."""
     if isinstance(content, str):
-        return content[size:]
-    rest: list[str | dict[str, Any]] = []
+        return content[start:stop]
+    rest: Content = []
     for block in content:
         text = block if isinstance(block, str) else block.get("text", "") if block.get("type") == "text" else ""
-        gone, size = min(size, len(text)), max(0, size - len(text))
-        if not gone:
+        left = text[max(0, start) : max(0, stop)]
+        start, stop = start - len(text), stop - len(text)
+        if left == text:
             rest.append(block)
-        elif gone < len(text):
-            rest.append(text[gone:] if isinstance(block, str) else {**block, "text": text[gone:]})
+        elif left:
+            rest.append(left if isinstance(block, str) else {**block, "text": left})
     return rest
 
 

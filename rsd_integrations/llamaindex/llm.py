@@ -39,10 +39,10 @@ from rsd_core import (
     Verifier,
 )
 from rsd_core.blocking import in_thread
-from rsd_core.decoder import require
 from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.registry import parse_spec
+from rsd_core.roles import require
 from rsd_core.stopping import as_stop
 from rsd_integrations.llamaindex.answers import Answer
 from rsd_integrations.llamaindex.messages import as_prompt
@@ -94,6 +94,9 @@ class RSDLLM(CustomLLM):
     Messages reach the models as messages, and each model renders them with its own chat template. The prompt of
     `complete` is one user message, after `completion_to_prompt` unless it is `formatted`. A `messages_to_prompt` of
     your own turns a chat into one user message.
+
+    What a model thinks before it answers is a `ThinkingBlock` of a message, in histories as well, and no part of the
+    text: a stream tells it in `additional_kwargs["thinking_delta"]`. A completion has `additional_kwargs["thinking"]`.
 
     Responses hold token usage in `raw["usage"]` and `additional_kwargs`, and the trace of all steps in `raw["rsd"]`,
     see `result_of`; of a stream, the last response does. Every step is an `RSDStepEvent` of the instrumentation.

@@ -17,7 +17,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from rsd_core import RewardGuidedDecoder, Settings, TargetOnly
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.langchain import RSDLLM, ChatRSD, RSDRunnable, result_of
-from tests.langchain.thinkers import ANSWER, RAW, THOUGHT, Shown, ShownTarget, agents_steps, thinker
+from tests.thinkers import ANSWER, RAW, THOUGHT, Shown, ShownTarget, agents_steps, thinker
 
 OPENED = pytest.mark.parametrize("opens", [False, True])
 VERSIONS = pytest.mark.parametrize("version", ["v0", "v1"])

@@ -40,7 +40,7 @@ from rsd_integrations.langchain import (
     result_of,
 )
 from tests.langchain.fakes import Inner, always, good
-from tests.langchain.thinkers import OPENS
+from tests.thinkers import OPENS
 
 CALL = {"name": "weather", "args": {"city": "Rome"}, "id": "call_1", "type": "tool_call"}
 
