@@ -92,7 +92,7 @@ def text_between(content: Content, start: int, stop: int) -> Content:
     """Content of whose text is left what stands between two places; blocks of other types stay."""
     if isinstance(content, str):
         return content[start:stop]
-    rest: Content = []
+    rest: list[str | dict[str, Any]] = []
     for block in content:
         text = block if isinstance(block, str) else block.get("text", "") if block.get("type") == "text" else ""
         left = text[max(0, start) : max(0, stop)]

@@ -32,9 +32,9 @@ def usage(result: Result) -> UsageMetadata:
 def _reasoning(record: StepRecord) -> int:
     """Tokens of a step's thought: as its provider tells, else its share of the characters."""
     counts = record.native.usage_metadata if isinstance(record.native, AIMessage) else None
-    told = (counts or {}).get("output_token_details", {}).get("reasoning")
-    if told is not None:
-        return int(told)
+    details = counts.get("output_token_details") if counts else None
+    if details and details.get("reasoning") is not None:
+        return details["reasoning"]
     if record.kind == "thought":
         return record.size
     thought, content = len(record.thought), len(record.content)

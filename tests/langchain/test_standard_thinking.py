@@ -14,7 +14,7 @@ from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.langchain import ChatRSD, result_of
 from tests.langchain import test_standard_turn
 from tests.langchain.inner_models import CarefulThinker, Grounded, HurriedThinker
-from tests.langchain.standard import Declared, WithoutKey
+from tests.langchain.standard import WithoutKey
 from tests.langchain.test_standard_step import Steps
 
 
@@ -33,16 +33,12 @@ class ToldReasoning:
         return message
 
 
-class TurnsThatThink(Declared):
+class TurnsThatThink(test_standard_turn.Turns):
     """`ChatRSD` over the models that answer by rules, which think here."""
 
     draft: ClassVar = HurriedThinker()
     target: ClassVar = CarefulThinker()
     verifier: ClassVar = Grounded()
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"draft": self.draft, "target": self.target, "verifier": self.verifier}
 
 
 class TestUnitInThinkingTurns(WithoutKey, TurnsThatThink, ChatModelUnitTests): ...

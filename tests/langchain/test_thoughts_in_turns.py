@@ -151,7 +151,8 @@ def test_no_rejected_thought_gets_into_a_stream(trace_inner: bool) -> None:
         return str([event async for event in chain.astream_events("q", version="v2")])
 
     assert ("BAD" in asyncio.run(events())) is trace_inner
-    parts = [part for part, _ in create_agent(model, []).stream(QUESTION, stream_mode="messages")]
+    agent: Any = create_agent(model, [])
+    parts = [part for part, _ in agent.stream(QUESTION, stream_mode="messages")]
     if not trace_inner:  # else the trace that ends the stream tells them, as it was asked to
         assert "BAD" not in str(parts)
     assert "BAD" not in "".join(str(part.content_blocks) for part in parts)
@@ -313,16 +314,15 @@ def test_a_turn_follows_what_another_models_template_has_opened() -> None:
 
 
 def test_chats_in_steps_refuse_thoughts_with_what_to_do() -> None:
-    in_steps = {"prefix": "trailing_assistant"}
     for reply in (apart("fine", "hm"), AIMessage("<think>\nhm\n\n"), ANTHROPIC):
-        decoder = TargetOnly(target=LangChainTarget(always(reply), **in_steps))
+        decoder = TargetOnly(target=LangChainTarget(always(reply), prefix="trailing_assistant"))
         with pytest.raises(ConfigurationError, match=r"enable_thinking.*granularity='turn'.*completion"):
             decoder.run("q")
     target = always("never asked")
     mixed = RewardGuidedDecoder(
         drafter=ScriptedDrafter(["Hm.\n\n"], thinking=OPENS),
         verifier=ScriptedVerifier([0.1]),
-        target=LangChainTarget(target, **in_steps),
+        target=LangChainTarget(target, prefix="trailing_assistant"),
     )
     with pytest.raises(ConfigurationError, match="thinks before it answers"):
         mixed.run("q")
