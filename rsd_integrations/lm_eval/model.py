@@ -8,6 +8,7 @@ or, once this module is imported, `model="rsd", model_args={"policy": "budget_aw
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -152,7 +153,8 @@ def _with_template_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     if options and not writers:
         raise ConfigurationError(f"{options[0][1:]} goes to models that are given by spec: name drafter and target")
     for role in writers:
-        fields[role] += "".join(options)
+        kind = re.split("[,:]", fields[role])[0]
+        fields[role] = "".join([kind, *options, fields[role].removeprefix(kind)])
     return fields
 
 

@@ -22,6 +22,7 @@ from rsd_core import (
     TargetOnly,
 )
 from rsd_core import Path as CorePath
+from rsd_core.registry import parse_spec
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
@@ -189,18 +190,19 @@ def test_a_thought_that_uses_up_the_length_leaves_no_answer() -> None:
 
 def test_arguments_of_chat_templates_go_to_the_models() -> None:
     given = simple_parse_args_string("drafter=hf:a,target=hf:b,template.enable_thinking=false,template.effort=low")
-    assert _with_template_arguments(given) == {
-        "drafter": "hf:a,template.enable_thinking=false,template.effort=low",
-        "target": "hf:b,template.enable_thinking=false,template.effort=low",
+    specs = _with_template_arguments(given)
+    assert specs == {
+        "drafter": "hf,template.enable_thinking=false,template.effort=low:a",
+        "target": "hf,template.enable_thinking=false,template.effort=low:b",
     }
-    assert _with_template_arguments({"drafter": "hf:a", "target": "hf:b", "enable_thinking": True}) == {
-        "drafter": "hf:a,template.enable_thinking=true",
-        "target": "hf:b,template.enable_thinking=true",
+    parse_spec(specs["drafter"], "drafter")
+    assert _with_template_arguments({"drafter": "hf,dtype=float32:a", "enable_thinking": True}) == {
+        "drafter": "hf,template.enable_thinking=true,dtype=float32:a"
     }
     assert _with_template_arguments({"policy": "constant:1"}) == {"policy": "constant:1"}
     alone = {"target": "hf:b", "method": "majority:4"}
     assert _with_template_arguments(alone | {"enable_thinking": False}) == alone | {
-        "target": "hf:b,template.enable_thinking=false"
+        "target": "hf,template.enable_thinking=false:b"
     }
     with pytest.raises(ConfigurationError, match="name drafter and target"):
         RSDModel(enable_thinking=False)
