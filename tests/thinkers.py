@@ -19,6 +19,7 @@ TARGET = (DRAFT[0], "12-2=10.\n\n", DRAFT[2], "Two of 12 are taken.\n\n", DRAFT[
 THOUGHT = "There are 12 seats.\n\n12-2=10.\n\nSo ten, <tool_call> or STOP?"
 ANSWER = "Two of 12 are taken.\n\nThe answer is \\boxed{10}."
 RAW = f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"
+KNOWN = Thinking(MARKERS["think"])
 OPENS = Thinking(MARKERS["think"], "<think>\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
+from pydantic import ValidationError
 
 from rsd_core import RewardGuidedDecoder, Settings, TargetOnly
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.langchain import RSDLLM, ChatRSD, RSDRunnable, result_of
-from tests.thinkers import ANSWER, RAW, THOUGHT, Shown, ShownTarget, agents_steps, thinker
+from tests.thinkers import ANSWER, DRAFT, KNOWN, RAW, TARGET, THOUGHT, Shown, ShownTarget, agents_steps, thinker
 
 OPENED = pytest.mark.parametrize("opens", [False, True])
 VERSIONS = pytest.mark.parametrize("version", ["v0", "v1"])
@@ -291,3 +293,39 @@ def test_thoughts_by_markers_of_ones_own() -> None:
         settings=settings,
     )
     assert blocks(ChatRSD(decoder=decoder).invoke("q")) == [("reasoning", "Two.\n\nTen."), ("text", "Ten.")]
+
+
+def test_thoughts_may_have_models_and_a_policy_of_their_own() -> None:
+    spare = ScriptedTarget(["<think>\nMine.\n</think>\n\n"], thinking=KNOWN)
+    own: Any = {"target": spare, "policy": "constant:0"}
+    plain = {
+        "draft": ScriptedDrafter(DRAFT, thinking=KNOWN),
+        "target": ScriptedTarget(TARGET, thinking=KNOWN),
+        "verifier": ScriptedVerifier([0.9]),
+    }
+    for model in (ChatRSD(**plain, thoughts=own), RSDRunnable(**plain, thoughts=own)):
+        message = model.invoke("q")
+        assert message.additional_kwargs["reasoning_content"] == "Mine."
+        assert [step.author for step in result_of(message).steps][:2] == ["target", "draft"]
+    assert RSDLLM(**plain, thoughts=own).invoke("q") != ""
+    shared = copy.deepcopy(ChatRSD(**plain, thoughts=own))
+    assert shared.thoughts["target"] is spare
+    same = {"draft": "scripted:draft", "target": "scripted:target", "verifier": "scripted:verifier"}
+    keys = [
+        ChatRSD(**same, thoughts=one).identity() for one in ({}, {"policy": "constant:0"}, {"draft": "scripted:target"})
+    ]
+    assert len({str(key) for key in keys}) == 3
+    for wrong, told in (
+        (
+            {"thoughts": {"drafter": "scripted:draft"}},
+            "takes a dictionary of draft, target, verifier, policy.*no drafter",
+        ),
+        ({"thoughts": {"draft": "nowhere:x"}}, "nowhere"),
+        ({"thoughts": own, "granularity": "turn"}, "one piece"),
+        ({"thoughts": own, "decoder": "majority:4"}, "leave out thoughts"),
+        ({"thoughts": "x"}, "takes a dictionary"),
+    ):
+        with pytest.raises(ValidationError, match=told):
+            ChatRSD(**(same | wrong))
+    with pytest.raises(ValidationError, match="leave out thoughts"):
+        ChatRSD(decoder=thinker(), thoughts=own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import ChatMessage, ChatResponse
 from llama_index.core.memory import ChatMemoryBuffer
+from pydantic import ValidationError
 
 from rsd_core import TargetOnly
-from rsd_core.testing import ScriptedTarget
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.llamaindex import RSDLLM, RSDStepEvent, result_of
 from tests.llamaindex.worlds import FACES, ask, text
-from tests.thinkers import ANSWER, RAW, THOUGHT, thinker
+from tests.thinkers import ANSWER, DRAFT, KNOWN, RAW, TARGET, THOUGHT, thinker
 
 OPENED = pytest.mark.parametrize("opens", [False, True])
 
@@ -110,3 +112,28 @@ def test_an_agent_streams_thoughts_apart_from_its_answer() -> None:
     assert answer == "Ten."
     assert "".join(event.thinking_delta or "" for event in told) == "No tool for that."
     assert "".join(event.delta for event in told) == steps[1]
+
+
+def test_thoughts_may_have_models_and_a_policy_of_their_own() -> None:
+    plain: Any = {
+        "draft": ScriptedDrafter(DRAFT, thinking=KNOWN),
+        "target": ScriptedTarget(TARGET, thinking=KNOWN),
+        "verifier": ScriptedVerifier([0.9]),
+    }
+    own = {"target": ScriptedTarget(["<think>\nMine.\n</think>\n\n"], thinking=KNOWN), "policy": "constant:0"}
+    llm = RSDLLM(**plain, thoughts=own)
+    response = llm.complete("q")
+    assert response.additional_kwargs["thinking"] == "Mine."
+    assert [step.author for step in result_of(response).steps][:2] == ["target", "draft"]
+    assert copy.deepcopy(llm).thoughts["target"] is own["target"]
+    specs: Any = {"draft": "scripted:draft", "target": "scripted:target", "verifier": "scripted:verifier"}
+    data = RSDLLM(**specs, thoughts={"draft": "scripted:target", "policy": "constant:0"}).model_dump(mode="json")
+    assert data["thoughts"]["draft"] == "scripted:target"
+    assert data["thoughts"]["policy"]["kind"] == "constant"
+    for wrong, told in (
+        ({"thoughts": {"drafter": "scripted:draft"}}, "takes a dictionary of draft, target, verifier and policy"),
+        ({"thoughts": {"draft": "nowhere:x"}}, "nowhere"),
+        ({"thoughts": own, "decoder": "majority:4"}, "leave out thoughts"),
+    ):
+        with pytest.raises(ValidationError, match=told):
+            RSDLLM(**(specs | wrong))
