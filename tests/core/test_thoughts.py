@@ -256,6 +256,13 @@ def test_a_limit_on_thoughts_goes_with_steps_alone() -> None:
         Settings(granularity="turn", limits=Limits(max_thought_tokens=5))
 
 
+def test_roles_of_the_thoughts_go_with_steps_alone() -> None:
+    with pytest.raises(ConfigurationError, match="need granularity='step'"):
+        rsd(["a"], settings={"granularity": "turn"}, thoughts=Roles(policy=AlwaysDraft()))
+    with pytest.raises(ConfigurationError, match="need granularity='step'"):
+        rsd(["a"], thoughts=Roles(policy=AlwaysDraft())).with_settings(Settings(granularity="turn"))
+
+
 def test_thoughts_count_for_the_limits_of_the_response() -> None:
     drafts = ["a b\n\n"] * 9
     result = rsd(drafts, thinking=OPENED, settings={"limits": Limits(max_tokens=6)}).run("question")
