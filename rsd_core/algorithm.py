@@ -54,8 +54,8 @@ class RewardGuidedDecoder(Decoder):
     def check(self, settings: Settings) -> Settings:
         if settings.granularity == "turn" and self.thoughts != Roles():
             raise ConfigurationError(
-                "thoughts with roles of their own need granularity='step': a turn is thought and answer in one piece, by "
-                "one model"
+                "thoughts with roles of their own need granularity='step': a turn is thought and answer in one "
+                "piece, by one model"
             )
         return settings
 
