@@ -63,6 +63,9 @@ class Terms:
         return Terms(self.settings, self.stop, self.randomness.branch(label), self.thinking)
 
 
+_START = Reader()
+
+
 @dataclass(slots=True)  # immutable by agreement: frozen ones take four times as long to make, at every step
 class Progress:
     """A response up to some step. Extending it costs as much as the step is long, however long it is."""
@@ -81,7 +84,7 @@ class Progress:
     """What the last step said, without space around it."""
     repeats: int = 0
     """How many times in a row that was said."""
-    reader: Reader = Reader()
+    reader: Reader = _START
     """Tells thought and answer apart."""
     pieces: tuple[Piece, ...] | None = None
     """What of the last step is thought and what is answer; None where all of it is answer."""
@@ -97,12 +100,15 @@ class Progress:
         expected = reader.state == "start" and self.terms.thinking is not None
         return "thought" if expected or reader.in_thought else "answer"
 
+    @property
+    def thought_room(self) -> float:
+        """Tokens that the thought may still have, where the next step is part of it and it is limited."""
+        limit = self.terms.limits.max_thought_tokens
+        return math.inf if limit is None or self.kind == "answer" else limit - self.thought_tokens
+
     def is_mark(self, step: Step) -> bool:
         """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
-        if self.reader.state == "answer" or not step.text.strip():
-            return False
-        reader, pieces = self.reader.read(step.text)
-        return reader != self.reader and not reader.rest() and not any(text.strip() for _, text in pieces)
+        return self.reader.is_mark(step.text)
 
     def extend(self, step: Step, exhausted: FinishReason | None = None) -> Progress:
         """The response with one more step.
@@ -120,9 +126,9 @@ class Progress:
         repeats = self.repeats + 1 if said == self.said else 1
         stopped: FinishReason | None = "stop" if step.ending == "end" else None
         reader, pieces, thought_tokens = self.reader, None, self.thought_tokens
-        if reader.state != "answer":
-            thought_tokens += step.size if self.kind == "thought" else 0
+        if not reader.is_plain:
             reader, pieces, text = _read(reader, text, last=stopped is not None)
+            thought_tokens += step.size if self.kind == "thought" or reader.in_thought else 0
         if terms.stop:
             text = self.tail + text
             if (at := stops_at(text, terms.stop)) is not None:
@@ -174,12 +180,10 @@ class Progress:
         terms, index, close = self.terms, self.path.depth, ""
         shape, limits = terms.answer, terms.limits
         room = min(shape.cap, at_most)
-        if self.reader.state != "answer" and not terms.in_turns and self.kind == "thought":
+        if not self.reader.is_plain and not terms.in_turns and self.kind == "thought":
             shape, markers = terms.thought, self.reader.markers
             close = "" if markers is None else markers.close
-            room = min(shape.cap, at_most)
-            if limits.max_thought_tokens is not None:
-                room = min(room, limits.max_thought_tokens - self.thought_tokens)
+            room = min(shape.cap, at_most, self.thought_room)
         if limits.max_tokens is not None:
             room = min(room, limits.max_tokens - self.tokens)
         first, sampling = 0, terms.sampling
