@@ -168,6 +168,11 @@ class ChatTemplate:
     @cached_property
     def markers(self) -> Markers | None:
         """The markers of thoughts, with the white space that the template puts around them; None where it has none."""
+        return self._known and replace(self._known, before=self._space)
+
+    @cached_property
+    def _known(self) -> Markers | None:
+        """The markers, without what stands before them."""
         shown = self._shown
         if shown is not None:
             return shown[1]
@@ -232,7 +237,7 @@ class ChatTemplate:
     @cached_property
     def _space(self) -> str:
         """The white space that the model itself writes before it opens its thought."""
-        markers = self.markers
+        markers = self._known
         assert markers is not None
         text, generation = self._generation([_USER], None)
         bare = text[: len(text) - len(generation)]
