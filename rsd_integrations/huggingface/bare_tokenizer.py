@@ -24,7 +24,7 @@ _END = "⟦end⟧"
 
 
 class BareTokenizer:
-    """A tokenizer with a chat template that reads `messages` (role and content) and `add_generation_prompt`."""
+    """A tokenizer with a chat template that reads `messages`, `add_generation_prompt` and arguments of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -104,7 +104,8 @@ class BareTokenizer:
         messages = list(conversation)
         if continue_final_message:
             messages[-1] = {**messages[-1], "content": messages[-1]["content"] + _END}
-        text = self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
+        arguments = {name: value for name, value in options.items() if name not in ("tokenize", "tools")}
+        text = self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **arguments)
         return text[: text.rindex(_END)] if continue_final_message else text
 
     @cached_property
