@@ -30,7 +30,9 @@ class Row(NamedTuple):
     labels: Sequence[int]
     """Ids again where there is loss."""
     rights: Sequence[int] = ()
-    """Whether a token is right (1) where somebody else wrote it, for models that learn to judge, or wrong (0)."""
+    """Of what somebody else wrote: whether a token is right (1) or wrong (0)."""
+    verdicts: Sequence[int] = ()
+    """Ids again of a verdict on that. It is short, and so has a loss of its own."""
 
 
 class Batch(NamedTuple):
@@ -39,6 +41,7 @@ class Batch(NamedTuple):
     ids: Tensor
     labels: Tensor
     rights: Tensor
+    verdicts: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,10 @@ class Recipe:
     adam_lr: float = 3e-3
     seed: int = 0
     context: int = CONTEXT
-    probe: bool = False
-    """Whether a head that is not kept learns beside the model which tokens are right: that teaches it to judge."""
+    judges: bool = False
+    """Whether it learns verdicts, and a head beside it, which is not kept, what tokens are right."""
+    ends: tuple[str, ...] = ()
+    """Tokens that have a loss of their own as well: few, and so hardly heard among all others."""
 
     def config(self, tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
         """A standard Qwen2 configuration with attention heads of size 32."""
@@ -137,7 +142,7 @@ Rows = Callable[[PreTrainedTokenizerBase, random.Random, float], Iterator[Row]]
 
 def solutions(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
     """Problems with their solutions, which alone have loss, from drills and short problems to full ones."""
-    bare, bounds = (0.5, (1, 3)) if progress < 0.12 else (0.25, (2, 5)) if progress < 0.35 else (0.05, (2, 7))
+    bare, bounds = curriculum(progress)
     stream = problems("train", rng.getrandbits(60), events=bounds)
     while True:
         if rng.random() < bare:
@@ -146,6 +151,11 @@ def solutions(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: 
             problem = next(stream)
             question, steps = problem.question, problem.solution()
         yield encode(tokenizer, question, "".join(steps))
+
+
+def curriculum(progress: float) -> tuple[float, tuple[int, int]]:
+    """The share of drills, and the fewest and most events of problems."""
+    return (0.5, (1, 3)) if progress < 0.12 else (0.25, (2, 5)) if progress < 0.35 else (0.05, (2, 7))
 
 
 def train(
@@ -179,7 +189,7 @@ def train(
         _take_over(model, start)
     model.set_attn_implementation("eager")  # faster than SDPA for training rows this short on a CPU
     parts = nn.ModuleDict({"model": model})
-    if recipe.probe:
+    if recipe.judges:
         parts["score"] = nn.Linear(recipe.width, 2)
     nn.Module.to(parts, torch.bfloat16)
     optimizer = Optimizer(parts, recipe.muon_lr, recipe.adam_lr, recipe.steps)
@@ -189,18 +199,23 @@ def train(
         first = saved["step"]
         optimizer.load_state_dict(saved["optimizer"])
     forward = torch.compile(model, dynamic=True)
-    average = 0.0
+    ends = torch.tensor([tokenizer.get_vocab()[token] for token in recipe.ends], dtype=torch.long)
+    shown: dict[str, float] = {}
     bar = tqdm(total=recipe.steps, initial=first, desc=name, mininterval=5)
     for step, batch in enumerate(batches(recipe, tokenizer, first, rows or solutions), first):
-        written = forward(input_ids=batch.ids, use_cache=False, output_hidden_states=recipe.probe)
-        loss = cross_entropy(written.logits[:, :-1], batch.labels[:, 1:])
-        shown = loss.item()
-        if recipe.probe:
-            loss = loss + cross_entropy(parts["score"](written.hidden_states[-1]), batch.rights)
-        loss.backward()  # type: ignore[no-untyped-call]
+        written = forward(input_ids=batch.ids, use_cache=False, output_hidden_states=recipe.judges)
+        losses = {"loss": cross_entropy(written.logits[:, :-1], batch.labels[:, 1:])}
+        if recipe.ends:
+            few = torch.where(torch.isin(batch.labels, ends), batch.labels, IGNORE)
+            losses["ends"] = cross_entropy(written.logits[:, :-1], few[:, 1:])
+        if recipe.judges:
+            losses["verdict"] = cross_entropy(written.logits[:, :-1], batch.verdicts[:, 1:])
+            losses["token"] = balanced(parts["score"](written.hidden_states[-1]), batch.rights)
+        sum(losses.values()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        average = 0.98 * average + 0.02 * shown if step > first else shown
-        bar.set_postfix(loss=f"{average:.4f}", refresh=False)
+        for part, value in losses.items():
+            shown[part] = 0.98 * shown.get(part, value.item()) + 0.02 * value.item()
+        bar.set_postfix({part: f"{value:.4f}" for part, value in shown.items()}, refresh=False)
         bar.update()
         if (step + 1) % SAVE_EVERY == 0:
             torch.save({"step": step + 1, "optimizer": optimizer.state_dict()}, partial)
@@ -218,6 +233,16 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORE).sum().clamp(min=1)
 
 
+def balanced(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in which right and wrong weigh the same; 0 where there are no labels."""
+    chosen = labels != IGNORE
+    logits, labels = logits[chosen].float(), labels[chosen]
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    right = labels == 1
+    parts = [losses[mask].mean() for mask in (right, ~right) if mask.any()]
+    return torch.stack(parts).mean() if parts else losses.sum()
+
+
 def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
     """Give a model the weights of a checkpoint whose vocabulary may lack the last tokens of its own."""
     weights, embeddings = load_file(start / "model.safetensors"), "model.embed_tokens.weight"
@@ -226,7 +251,7 @@ def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
     assert set(missing) <= {embeddings, "lm_head.weight"}, missing
     assert not unexpected, unexpected
     with torch.no_grad():
-        model.get_input_embeddings().weight[: len(known)].copy_(known)
+        model.model.embed_tokens.weight[: len(known)].copy_(known)
 
 
 def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int, rows: Rows = solutions) -> Iterator[Batch]:
@@ -277,7 +302,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, question: str, solution: str) -> 
 def collate(rows: list[Row], pad: int) -> Batch:
     """Right-padded rows."""
     shape = len(rows), max(len(row.ids) for row in rows)
-    batch = Batch(torch.full(shape, pad), torch.full(shape, IGNORE), torch.full(shape, IGNORE))
+    batch = Batch(torch.full(shape, pad), *(torch.full(shape, IGNORE) for _ in range(3)))
     for i, row in enumerate(rows):
         for tensor, values in zip(batch, row, strict=True):
             tensor[i, : len(values)] = torch.tensor(values)

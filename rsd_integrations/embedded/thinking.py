@@ -20,24 +20,22 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from rsd_integrations.embedded.language_model import IGNORE, Row, drill
+from rsd_integrations.embedded.language_model import IGNORE, Row, curriculum, drill
 from rsd_integrations.embedded.task import Problem, problems
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
-DRILLS, PLAIN, CUT, LATER = 0.05, 0.2, 0.15, 0.1
-"""Shares of rows: bare equations; solutions without a thought; thoughts closed early; and, of all but the first,
-those with an earlier turn."""
+ENDS = (".Ċ", ".ĊĊ", "</think>", "<|im_end|>")
+"""Tokens that end a step, a thought or an answer, as the tokenizer spells them."""
+PLAIN, CUT, LATER = 0.2, 0.15, 0.1
+"""Shares of problems: solved without a thought; whose thought is closed early; and that follow an earlier one."""
 
 
 def conversations(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
-    """Conversations with loss on what the model writes in the last turn itself, first about short problems.
-
-    Those teach where thoughts begin and end in few tokens.
-    """
-    stream = problems("train", rng.getrandbits(60), events=(1, 3) if progress < 0.4 else (2, 7))
+    """Conversations with loss on what the model writes in the last turn itself."""
+    bare, bounds = curriculum(progress)
+    stream = problems("train", rng.getrandbits(60), events=bounds)
     while True:
-        drawn = rng.random()
-        if drawn < DRILLS:
+        if rng.random() < bare:
             question, steps = drill(rng)
             yield _row(tokenizer, [("user", question)], [(OPEN + CLOSE, False), ("".join(steps), True)])
             continue
@@ -48,13 +46,15 @@ def conversations(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progre
             turns = [("user", earlier.question), ("assistant", said)]
         problem = next(stream)
         turns.append(("user", problem.question))
-        if drawn < DRILLS + PLAIN:
-            yield _row(tokenizer, turns, [(OPEN + CLOSE, False), ("".join(problem.solution()), True)])
-        elif drawn < DRILLS + PLAIN + CUT:
-            yield _row(tokenizer, turns, cut(problem, tokenizer, rng))
-        else:
-            *steps, answer = problem.solution()
-            yield _row(tokenizer, turns, [(OPEN + "".join(steps).rstrip("\n") + CLOSE + answer, True)])
+        *steps, answer = problem.solution()
+        thought = "".join(steps).rstrip("\n")
+        response = [(OPEN + thought + CLOSE + answer, True)]
+        drawn = rng.random()
+        if drawn < PLAIN:
+            response = [(OPEN + CLOSE, False), ("".join(problem.solution()), True)]
+        elif drawn < PLAIN + CUT:
+            response = cut(problem, tokenizer, rng)
+        yield _row(tokenizer, turns, response)
 
 
 def cut(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[tuple[str, bool]]:

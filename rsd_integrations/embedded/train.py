@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from rsd_integrations.embedded import judging, language_model, reward_model, thinking, vocabulary
@@ -35,15 +35,15 @@ BODY = Recipe(layers=4, width=96, steps=2000, seed=3)
 VERIFIER = RewardRecipe(new_layers=1, steps=3500, seed=4)
 THINKING_DRAFT = Recipe(2, 64, steps=600, muon_lr=0.01, adam_lr=1.5e-3, seed=6, context=vocabulary.THINKING_CONTEXT)
 THINKING_TARGET = Recipe(
-    8, 224, steps=2200, muon_lr=0.01, adam_lr=1.5e-3, seed=5, context=vocabulary.THINKING_CONTEXT, probe=True
+    8, 224, steps=2200, muon_lr=0.01, adam_lr=1.5e-3, seed=5, context=vocabulary.THINKING_CONTEXT, judges=True
 )
 CHUNK = 1024
 """Rollouts per file."""
 CHUNKS = {"draft": 14, "body": 4}
 """Files of rollouts that the reward model learns from."""
-THOUGHTS = 12
-"""Files of rollouts by the thinking drafter, which the thinking target learns to judge."""
-TEMPERATURES = {"draft": (0.0, 0.6, 0.9, 1.2), "body": (0.9, 1.2), "thinking-draft": (0.0, 0.6, 0.9, 1.2)}
+JUDGED = 3
+"""Files of rollouts by the drafter that the thinking target learns to judge."""
+TEMPERATURES = {"draft": (0.0, 0.6, 0.9, 1.2), "body": (0.9, 1.2)}
 FAMILY = {"draft": "draft", "target": "target", "prm": "verifier", "verifier": "body"}
 THINKERS = {name: name for name in ("thinking-draft", "thinking-target")}
 """Checkpoints by the stages that make them."""
@@ -91,32 +91,30 @@ def train_others(work: Path) -> None:
     tokenizer = _prepared()
     language_model.train("draft", DRAFT, tokenizer, work)
     language_model.train("body", BODY, tokenizer, work)
-    rows = [row for name, chunks in CHUNKS.items() for row in rollouts(name, chunks, tokenizer, work)]
+    keep = partial(reward_model.encode, tokenizer)
+    rows = [row for name, chunks in CHUNKS.items() for row in rollouts(work / name, chunks, keep, work / "rollouts")]
     reward_model.train(VERIFIER, work / "body", [Example(**row) for row in rows], tokenizer, work)
 
 
 def train_thinkers(work: Path, start: Path) -> None:
-    """The models that think, from the drafter and the target in the folder `start`."""
+    """The models that think; `start` is the folder with the drafter and the target."""
     tokenizer = vocabulary.thinking(_prepared())
-    draft = language_model.train(
-        "thinking-draft", THINKING_DRAFT, tokenizer, work, start=start / "draft", rows=thinking.conversations
-    )
-    responses = rollouts(draft.name, THOUGHTS, tokenizer, work)
-    rows = judging.Judgements([judging.restored(row) for row in responses])
+    language_model.train("thinking-draft", THINKING_DRAFT, tokenizer, work, rows=thinking.conversations)
+    solutions = rollouts(start / "draft", JUDGED, judging.judged, work / "judged")
+    rows = judging.Judgements(judging.Judged(**solution) for solution in solutions)
     language_model.train("thinking-target", THINKING_TARGET, tokenizer, work, start=start / "target", rows=rows)
 
 
-def rollouts(name: str, chunks: int, tokenizer: PreTrainedTokenizerBase, work: Path) -> Iterator[dict[str, Any]]:
-    """Judged responses of one model to training problems, as JSON, from files where they exist."""
-    folder = work / "rollouts"
+def rollouts(model: Path, chunks: int, keep: Callable[[Rollout], Any], folder: Path) -> Iterator[dict[str, Any]]:
+    """What `keep` keeps of one model's solutions of training problems, as JSON, from files where they exist."""
     folder.mkdir(exist_ok=True)
-    model = None
-    keep: Callable[[Rollout], Any] = judging.judged if name in THINKERS else partial(reward_model.encode, tokenizer)
-    for chunk in tqdm(range(chunks), desc=f"rollouts of {name}"):
-        file = folder / f"{name}-{chunk}.json"
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = None
+    for chunk in tqdm(range(chunks), desc=f"rollouts of {model.name}"):
+        file = folder / f"{model.name}-{chunk}.json"
         if not file.exists():
-            model = model or AutoModelForCausalLM.from_pretrained(work / name, dtype=torch.float32)
-            stream = roll_out(model, tokenizer, "train", 1000 + chunk, temperatures=TEMPERATURES[name])
+            loaded = loaded or AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+            stream = roll_out(loaded, tokenizer, "train", 1000 + chunk, temperatures=TEMPERATURES[model.name])
             rows = [asdict(keep(next(stream))) for _ in range(CHUNK)]
             unfinished = file.with_suffix(".partial")
             unfinished.write_text(json.dumps(rows))
