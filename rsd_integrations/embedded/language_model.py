@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,24 +24,11 @@ IGNORE = -100
 
 
 class Row(NamedTuple):
-    """A conversation, and what is to be learned at each of its positions; `IGNORE` where nothing is."""
+    """A conversation, and what is to be learned at each of its positions."""
 
     ids: list[int]
-    labels: Sequence[int]
-    """Ids again where there is loss."""
-    rights: Sequence[int] = ()
-    """Of what somebody else wrote: whether a token is right (1) or wrong (0)."""
-    verdicts: Sequence[int] = ()
-    """Ids again of a verdict on that. It is short, and so has a loss of its own."""
-
-
-class Batch(NamedTuple):
-    """Right-padded rows."""
-
-    ids: Tensor
-    labels: Tensor
-    rights: Tensor
-    verdicts: Tensor
+    labels: list[int]
+    """The ids again where there is loss, else `IGNORE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +45,6 @@ class Recipe:
     adam_lr: float = 3e-3
     seed: int = 0
     context: int = CONTEXT
-    judges: bool = False
-    """Whether it learns verdicts, and a head beside it, which is not kept, what tokens are right."""
     ends: tuple[str, ...] = ()
     """Tokens that have a loss of their own as well: few, and so hardly heard among all others."""
 
@@ -188,11 +173,8 @@ def train(
     if start is not None:
         _take_over(model, start)
     model.set_attn_implementation("eager")  # faster than SDPA for training rows this short on a CPU
-    parts = nn.ModuleDict({"model": model})
-    if recipe.judges:
-        parts["score"] = nn.Linear(recipe.width, 2)
-    nn.Module.to(parts, torch.bfloat16)
-    optimizer = Optimizer(parts, recipe.muon_lr, recipe.adam_lr, recipe.steps)
+    nn.Module.to(model, torch.bfloat16)
+    optimizer = Optimizer(model, recipe.muon_lr, recipe.adam_lr, recipe.steps)
     first = 0
     if partial.exists():
         saved = torch.load(partial)
@@ -202,20 +184,16 @@ def train(
     ends = torch.tensor([tokenizer.get_vocab()[token] for token in recipe.ends], dtype=torch.long)
     shown: dict[str, float] = {}
     bar = tqdm(total=recipe.steps, initial=first, desc=name, mininterval=5)
-    for step, batch in enumerate(batches(recipe, tokenizer, first, rows or solutions), first):
-        written = forward(input_ids=batch.ids, use_cache=False, output_hidden_states=recipe.judges)
-        losses = {"loss": cross_entropy(written.logits[:, :-1], batch.labels[:, 1:])}
+    for step, (ids, labels) in enumerate(batches(recipe, tokenizer, first, rows or solutions), first):
+        logits = forward(input_ids=ids, use_cache=False).logits[:, :-1]
+        losses = {"loss": cross_entropy(logits, labels[:, 1:])}
         if recipe.ends:
-            few = torch.where(torch.isin(batch.labels, ends), batch.labels, IGNORE)
-            losses["ends"] = cross_entropy(written.logits[:, :-1], few[:, 1:])
-        if recipe.judges:
-            losses["verdict"] = cross_entropy(written.logits[:, :-1], batch.verdicts[:, 1:])
-            losses["token"] = balanced(parts["score"](written.hidden_states[-1]), batch.rights)
-        sum(losses.values()).backward()  # type: ignore[no-untyped-call]
+            losses["ends"] = cross_entropy(logits, labels[:, 1:].where(torch.isin(labels[:, 1:], ends), IGNORE))
+        sum(losses.values()).backward()  # type: ignore[no-untyped-call, union-attr]
         optimizer.step()
-        for part, value in losses.items():
-            shown[part] = 0.98 * shown.get(part, value.item()) + 0.02 * value.item()
-        bar.set_postfix({part: f"{value:.4f}" for part, value in shown.items()}, refresh=False)
+        for name_, value in losses.items():
+            shown[name_] = 0.98 * shown.get(name_, value.item()) + 0.02 * value.item()
+        bar.set_postfix({name_: f"{value:.4f}" for name_, value in shown.items()}, refresh=False)
         bar.update()
         if (step + 1) % SAVE_EVERY == 0:
             torch.save({"step": step + 1, "optimizer": optimizer.state_dict()}, partial)
@@ -226,21 +204,8 @@ def train(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over all positions with a label; 0 where there are none."""
-    total = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum"
-    )
-    return total / (labels != IGNORE).sum().clamp(min=1)
-
-
-def balanced(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in which right and wrong weigh the same; 0 where there are no labels."""
-    chosen = labels != IGNORE
-    logits, labels = logits[chosen].float(), labels[chosen]
-    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-    right = labels == 1
-    parts = [losses[mask].mean() for mask in (right, ~right) if mask.any()]
-    return torch.stack(parts).mean() if parts else losses.sum()
+    """The mean over the positions with a label."""
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
 
 
 def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
@@ -251,11 +216,15 @@ def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
     assert set(missing) <= {embeddings, "lm_head.weight"}, missing
     assert not unexpected, unexpected
     with torch.no_grad():
-        model.model.embed_tokens.weight[: len(known)].copy_(known)
+        table = model.model.embed_tokens.weight
+        table.mul_(known.float().std() / table.std())  # fresh rows as large as known ones, lest they are overlooked
+        table[: len(known)].copy_(known)
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int, rows: Rows = solutions) -> Iterator[Batch]:
-    """Length-bucketed batches from step `start` on, the same for the same seed."""
+def batches(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int, rows: Rows = solutions
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Length-bucketed batches of (ids, labels) from step `start` on, the same for the same seed."""
     block = 50  # batches drawn and sorted by length together; restarts happen at block edges
     for first in range(start - start % block, recipe.steps, block):
         rng = random.Random(f"{recipe.seed}:{first}")
@@ -299,11 +268,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, question: str, solution: str) -> 
     return Row(head + written, [IGNORE] * len(head) + written)
 
 
-def collate(rows: list[Row], pad: int) -> Batch:
-    """Right-padded rows."""
-    shape = len(rows), max(len(row.ids) for row in rows)
-    batch = Batch(torch.full(shape, pad), *(torch.full(shape, IGNORE) for _ in range(3)))
+def collate(rows: list[Row], pad: int) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and labels of some rows."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    labels = torch.full((len(rows), longest), IGNORE)
     for i, row in enumerate(rows):
-        for tensor, values in zip(batch, row, strict=True):
-            tensor[i, : len(values)] = torch.tensor(values)
-    return batch
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        labels[i, : len(row.ids)] = torch.tensor(row.labels)
+    return ids, labels

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from rsd_integrations.embedded.language_model import IGNORE, SAVE_EVERY, Optimizer, balanced
+from rsd_integrations.embedded.language_model import IGNORE, SAVE_EVERY, Optimizer
 from rsd_integrations.embedded.rollouts import Rollout
 from rsd_integrations.embedded.vocabulary import STEP_END
 
@@ -135,8 +135,8 @@ def train(
         scores, words = forward(ids)
         progress = step / recipe.steps
         parts = [
-            balanced(scores, tokens),
-            balanced(scores, ends),
+            _balanced(scores, tokens),
+            _balanced(scores, ends),
             nn.functional.cross_entropy(
                 words[:, :-1].flatten(0, 1).float(), texts[:, 1:].flatten(), ignore_index=IGNORE
             ),
@@ -166,6 +166,16 @@ def save(model: RewardModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     config |= {"architectures": ["Qwen2ForProcessRewardModel"], "prm_format": "qwen2.5-math-prm-bare"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
     tokenizer.save_pretrained(folder)
+
+
+def _balanced(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in which right and wrong weigh the same."""
+    chosen = labels != IGNORE
+    logits, labels = logits[chosen].float(), labels[chosen]
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    right = labels == 1
+    parts = [losses[mask].mean() for mask in (right, ~right) if mask.any()]
+    return torch.stack(parts).mean()
 
 
 def _batches(

@@ -20,22 +20,24 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from rsd_integrations.embedded.language_model import IGNORE, Row, curriculum, drill
+from rsd_integrations.embedded.language_model import IGNORE, Row, drill
 from rsd_integrations.embedded.task import Problem, problems
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 ENDS = (".Ċ", ".ĊĊ", "</think>", "<|im_end|>")
 """Tokens that end a step, a thought or an answer, as the tokenizer spells them."""
-PLAIN, CUT, LATER = 0.2, 0.15, 0.1
-"""Shares of problems: solved without a thought; whose thought is closed early; and that follow an earlier one."""
+DRILLS, PLAIN, CUT, LATER = 0.05, 0.3, 0.15, 0.1
+"""Shares of bare equations, and of problems: solved without a thought; whose thought is closed early; and that follow an earlier one."""
 
 
 def conversations(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
-    """Conversations with loss on what the model writes in the last turn itself."""
-    bare, bounds = curriculum(progress)
-    stream = problems("train", rng.getrandbits(60), events=bounds)
+    """Conversations with loss on what the model writes in the last turn itself, about short problems in the first half.
+
+    Those teach in few tokens where thoughts end.
+    """
+    stream = problems("train", rng.getrandbits(60), events=(1, 2) if progress < 0.5 else (2, 7))
     while True:
-        if rng.random() < bare:
+        if rng.random() < DRILLS:
             question, steps = drill(rng)
             yield _row(tokenizer, [("user", question)], [(OPEN + CLOSE, False), ("".join(steps), True)])
             continue
