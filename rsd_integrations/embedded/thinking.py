@@ -24,10 +24,12 @@ from rsd_integrations.embedded.language_model import IGNORE, Row, drill
 from rsd_integrations.embedded.task import Problem, problems
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
+SHORT = 0.5
 ENDS = (".Ċ", ".ĊĊ", "</think>", "<|im_end|>")
 """Tokens that end a step, a thought or an answer, as the tokenizer spells them."""
 DRILLS, PLAIN, CUT, LATER = 0.05, 0.3, 0.15, 0.1
-"""Shares of bare equations, and of problems: solved without a thought; whose thought is closed early; and that follow an earlier one."""
+"""Shares of bare equations, and of problems: solved without a thought; whose thought is closed early; that follow an
+earlier one."""
 
 
 def conversations(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
@@ -35,7 +37,7 @@ def conversations(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progre
 
     Those teach in few tokens where thoughts end.
     """
-    stream = problems("train", rng.getrandbits(60), events=(1, 2) if progress < 0.5 else (2, 7))
+    stream = problems("train", rng.getrandbits(60), events=(1, 2) if progress < SHORT else (2, 7))
     while True:
         if rng.random() < DRILLS:
             question, steps = drill(rng)

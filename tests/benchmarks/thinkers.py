@@ -1,8 +1,8 @@
 """The thinking models measured alone: `python -m tests.benchmarks.thinkers --json FILE [--markdown FILE]`.
 
 Greedy responses to held-out problems, with thoughts and without: how many are right, and how many have their markers
-where they belong. Beside them the models that do not think, on the same problems. Then how well the family's verifiers
-and the thinking target itself rank right steps above wrong ones in the thinking drafter's responses.
+where they belong. Then how well the family's verifiers rank right steps above wrong ones in the thinking drafter's
+responses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import math
 import os
 import platform
 import re
@@ -25,6 +24,7 @@ import torch
 from rsd_core import Path, Step, as_prompt, load
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.embedded.rollouts import Rollout, roll_out
+from rsd_integrations.evaluation.statistics import wilson
 from tests.benchmarks.pages import put
 
 SEED = 1
@@ -32,33 +32,24 @@ RESPONSE = re.compile(
     r"<think>\n(?P<thought>(?:(?!</?think>).)*\S)\n</think>\n\n(?P<answer>(?:(?!</?think>).)+)", re.DOTALL
 )
 """A response as it should be: one thought that is not empty, then an answer."""
-MODELS = {"thinking-draft": (True, False), "thinking-target": (True, False), "draft": (None,), "target": (None,)}
-"""`enable_thinking` for each model; None where its template has no such argument."""
-JUDGES = ("embedded:verifier", "embedded:prm", "judge:embedded:thinking-target")
+MODELS = ("thinking-draft", "thinking-target")
+VERIFIERS = ("verifier", "prm")
 
 
-def responses(name: str, thinking: bool | None, n: int, seed: int = SEED) -> list[Rollout]:
+def responses(name: str, thinking: bool, n: int, seed: int = SEED) -> list[Rollout]:
     """Greedy responses of a model of the family to held-out problems."""
     model = load(f"embedded:{name}")
-    template = {} if thinking is None else {"enable_thinking": thinking}
     tokenizer: Any = model.vocabulary.tokenizer
-    rollouts = roll_out(model.model, tokenizer, "test", seed, temperatures=(0.0,), **template)
+    rollouts = roll_out(model.model, tokenizer, "test", seed, temperatures=(0.0,), enable_thinking=thinking)
     return list(itertools.islice(rollouts, n))
 
 
-def well_formed(rollout: Rollout, thinking: bool | None) -> bool:
+def well_formed(rollout: Rollout, thinking: bool) -> bool:
     """Whether a response has its markers where they belong, or none where it should not think, and ends."""
     return rollout.ended and (bool(RESPONSE.fullmatch(rollout.text)) if thinking else "think>" not in rollout.text)
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share."""
-    z, share = 1.96, right / n
-    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-
-
-def accuracy(name: str, thinking: bool | None, n: int) -> dict[str, Any]:
+def accuracy(name: str, thinking: bool, n: int) -> dict[str, Any]:
     """One row of the table."""
     rollouts = responses(name, thinking, n)
     right = sum(is_right(rollout.problem, rollout.text) for rollout in rollouts)
@@ -71,11 +62,11 @@ def accuracy(name: str, thinking: bool | None, n: int) -> dict[str, Any]:
     }
 
 
-def step_auc(judge: str, rollouts: Iterable[Rollout]) -> dict[str, float]:
+def step_auc(name: str, rollouts: Iterable[Rollout]) -> dict[str, float]:
     """How well a verifier ranks right steps above wrong ones, which it reads without markers."""
     from scipy import stats
 
-    verifier = load(judge)
+    verifier = load(f"embedded:{name}")
     scores: dict[bool, list[float]] = {True: [], False: []}
     for rollout in rollouts:
         path = Path(as_prompt(rollout.problem.question))
@@ -108,47 +99,48 @@ def markdown(data: dict[str, Any]) -> str:
     ]
     for row in data["accuracy"]:
         low, high = row["ci95"]
-        asked = {True: "true", False: "false", None: ""}[row["enable_thinking"]]
         lines.append(
-            f"| embedded:{row['model']} | {asked} | {row['accuracy']:.3f} | {low:.3f}–{high:.3f} "
-            f"| {row['well_formed']:.1%} |"
+            f"| embedded:{row['model']} | {str(row['enable_thinking']).lower()} "
+            f"| {row['accuracy']:.3f} | {low:.3f}–{high:.3f} | {row['well_formed']:.1%} |"
         )
-    one = next(iter(data["judges"].values()))
+    one = next(iter(data["verifiers"].values()))
     lines += [
         "",
-        f"Right steps above wrong ones in {data['judged']} responses by `embedded:thinking-draft` with thoughts, "
+        f"Right steps above wrong ones in {data['scored']} responses by `embedded:thinking-draft` with thoughts, "
         f"{one['steps']} steps of thoughts and answers, {one['wrong_steps']} of them wrong:",
         "",
         "| verifier | step AUC | right steps kept at 0.7 | wrong steps caught at 0.7 |",
         "|---|---|---|---|",
     ]
-    for name, m in data["judges"].items():
-        lines.append(f"| {name} | {m['auc']:.4f} | {m['right_kept_at_0.7']:.1%} | {m['wrong_caught_at_0.7']:.1%} |")
+    for name, m in data["verifiers"].items():
+        lines.append(
+            f"| embedded:{name} | {m['auc']:.4f} | {m['right_kept_at_0.7']:.1%} | {m['wrong_caught_at_0.7']:.1%} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1000, help="held-out problems")
-    parser.add_argument("--judged", type=int, default=500, help="responses whose steps are scored")
+    parser.add_argument("--n", type=int, default=500, help="held-out problems")
+    parser.add_argument("--scored", type=int, default=500, help="responses whose steps are scored")
     parser.add_argument("--json", type=File, required=True)
     parser.add_argument("--markdown", type=File)
     options = parser.parse_args()
     torch.set_num_threads(1)  # models this small lose time by sharing cores
-    drafts = responses("thinking-draft", True, options.judged, seed=777)
+    drafts = responses("thinking-draft", True, options.scored, seed=777)
     data = {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}, no GPU, Python {platform.python_version()}",
         "n": options.n,
-        "judged": options.judged,
-        "accuracy": [accuracy(name, asked, options.n) for name, modes in MODELS.items() for asked in modes],
-        "judges": {judge: step_auc(judge, drafts) for judge in JUDGES},
+        "scored": options.scored,
+        "accuracy": [accuracy(name, asked, options.n) for name in MODELS for asked in (True, False)],
+        "verifiers": {name: step_auc(name, drafts) for name in VERIFIERS},
     }
     options.json.write_text(json.dumps(data, indent=1) + "\n")
     if options.markdown:
         put(options.markdown, "thinkers", markdown(data))
-    print(json.dumps({key: data[key] for key in ("accuracy", "judges")}))
+    print(json.dumps({key: data[key] for key in ("accuracy", "verifiers")}))
 
 
 if __name__ == "__main__":

@@ -128,6 +128,6 @@ def test_an_answer_writes_what_a_thought_closed_early_lacks(at: int, closed: str
     assert good >= 27
 
 
-@pytest.mark.parametrize("verifier", ["embedded:verifier", "embedded:prm"])
+@pytest.mark.parametrize("verifier", ["verifier", "prm"])
 def test_verifiers_of_solutions_tell_right_steps_of_thoughts_from_wrong_ones(verifier: str) -> None:
     assert step_auc(verifier, written("thinking-draft", True))["auc"] >= 0.97
