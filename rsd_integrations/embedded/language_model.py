@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
@@ -127,7 +128,7 @@ Rows = Callable[[PreTrainedTokenizerBase, random.Random, float], Iterator[Row]]
 
 def solutions(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
     """Problems with their solutions, which alone have loss, from drills and short problems to full ones."""
-    bare, bounds = curriculum(progress)
+    bare, bounds = (0.5, (1, 3)) if progress < 0.12 else (0.25, (2, 5)) if progress < 0.35 else (0.05, (2, 7))
     stream = problems("train", rng.getrandbits(60), events=bounds)
     while True:
         if rng.random() < bare:
@@ -136,11 +137,6 @@ def solutions(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: 
             problem = next(stream)
             question, steps = problem.question, problem.solution()
         yield encode(tokenizer, question, "".join(steps))
-
-
-def curriculum(progress: float) -> tuple[float, tuple[int, int]]:
-    """The share of drills, and the fewest and most events of problems."""
-    return (0.5, (1, 3)) if progress < 0.12 else (0.25, (2, 5)) if progress < 0.35 else (0.05, (2, 7))
 
 
 def train(
@@ -216,9 +212,16 @@ def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
     assert set(missing) <= {embeddings, "lm_head.weight"}, missing
     assert not unexpected, unexpected
     with torch.no_grad():
-        table = model.model.embed_tokens.weight
-        table.mul_(known.float().std() / table.std())  # fresh rows as large as known ones, lest they are overlooked
-        table[: len(known)].copy_(known)
+        model.model.embed_tokens.weight[: len(known)].copy_(known)
+
+
+def average(one: Path, other: Path, share: float, out: Path) -> Path:
+    """Write a checkpoint between two of the same model: `share` of the other's weights."""
+    first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
+    shutil.copytree(other, out, dirs_exist_ok=True)
+    mixed = {name: (first[name].float() * (1 - share) + second[name].float() * share).bfloat16() for name in first}
+    save_file(mixed, out / "model.safetensors", metadata={"format": "pt"})
+    return out
 
 
 def batches(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,41 +25,48 @@ from rsd_integrations.embedded.language_model import IGNORE, Row, drill
 from rsd_integrations.embedded.task import Problem, problems
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
-SHORT = 0.5
 ENDS = (".Ċ", ".ĊĊ", "</think>", "<|im_end|>")
 """Tokens that end a step, a thought or an answer, as the tokenizer spells them."""
-DRILLS, PLAIN, CUT, LATER = 0.05, 0.3, 0.15, 0.1
-"""Shares of bare equations, and of problems: solved without a thought; whose thought is closed early; that follow an
-earlier one."""
+DRILLS, CUT, LATER = 0.05, 0.15, 0.1
+"""Shares of bare equations, and of problems: those whose thought is closed early, and those that follow an earlier one
+in the same conversation."""
 
 
-def conversations(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
-    """Conversations with loss on what the model writes in the last turn itself, about short problems in the first half.
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """An endless stream of conversations, with loss on what the model writes in the last turn itself."""
 
-    Those teach in few tokens where thoughts end.
-    """
-    stream = problems("train", rng.getrandbits(60), events=(1, 2) if progress < SHORT else (2, 7))
-    while True:
-        if rng.random() < DRILLS:
-            question, steps = drill(rng)
-            yield _row(tokenizer, [("user", question)], [(OPEN + CLOSE, False), ("".join(steps), True)])
-            continue
-        turns = []
-        if rng.random() < LATER:
-            earlier = next(stream)
-            said = "".join(earlier.solution()[rng.choice((0, -1)) :])  # what follows an empty thought or a whole one
-            turns = [("user", earlier.question), ("assistant", said)]
-        problem = next(stream)
-        turns.append(("user", problem.question))
-        *steps, answer = problem.solution()
-        thought = "".join(steps).rstrip("\n")
-        response = [(OPEN + thought + CLOSE + answer, True)]
-        drawn = rng.random()
-        if drawn < PLAIN:
-            response = [(OPEN + CLOSE, False), ("".join(problem.solution()), True)]
-        elif drawn < PLAIN + CUT:
-            response = cut(problem, tokenizer, rng)
-        yield _row(tokenizer, turns, response)
+    short: float = 0.0
+    """How much of the training is about short problems, which teach in few tokens where thoughts end; a share."""
+    plain: float = 0.3
+    """Share of problems that are solved without a thought."""
+
+    def __call__(self, tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
+        """Rows for `language_model.train`."""
+        stream = problems("train", rng.getrandbits(60), events=(1, 2) if progress < self.short else (2, 7))
+        while True:
+            if rng.random() < DRILLS:
+                question, steps = drill(rng)
+                yield _row(tokenizer, [("user", question)], [(OPEN + CLOSE, False), ("".join(steps), True)])
+                continue
+            turns = []
+            if rng.random() < LATER:
+                earlier = next(stream)
+                said = "".join(
+                    earlier.solution()[rng.choice((0, -1)) :]
+                )  # what follows an empty thought or a whole one
+                turns = [("user", earlier.question), ("assistant", said)]
+            problem = next(stream)
+            turns.append(("user", problem.question))
+            *steps, answer = problem.solution()
+            thought = "".join(steps).rstrip("\n")
+            response = [(OPEN + thought + CLOSE + answer, True)]
+            drawn = rng.random()
+            if drawn < self.plain:
+                response = [(OPEN + CLOSE, False), ("".join(problem.solution()), True)]
+            elif drawn < self.plain + CUT:
+                response = cut(problem, tokenizer, rng)
+            yield _row(tokenizer, turns, response)
 
 
 def cut(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[tuple[str, bool]]:

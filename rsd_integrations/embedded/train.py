@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,17 +28,15 @@ from rsd_integrations.embedded.language_model import Recipe
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.reward_model import Example, RewardRecipe
 from rsd_integrations.embedded.rollouts import roll_out
+from rsd_integrations.embedded.thinking import Conversations
 
 TARGET = Recipe(layers=8, width=224, steps=2000, seed=1)
 DRAFT = Recipe(layers=2, width=64, steps=2400, seed=2)
 BODY = Recipe(layers=4, width=96, steps=2000, seed=3)
-THINKING_TARGET = replace(
-    TARGET, steps=450, muon_lr=0.01, adam_lr=1.5e-3, seed=5, context=vocabulary.THINKING_CONTEXT, ends=thinking.ENDS
-)
-THINKING_DRAFT = replace(
-    DRAFT, steps=400, muon_lr=0.01, adam_lr=1.5e-3, seed=6, context=vocabulary.THINKING_CONTEXT, ends=thinking.ENDS
-)
-THINKERS = {"target": THINKING_TARGET, "draft": THINKING_DRAFT}
+THOUGHTS = replace(TARGET, steps=600, muon_lr=0.01, adam_lr=1.5e-3, seed=5, context=vocabulary.THINKING_CONTEXT)
+ENDS = replace(THOUGHTS, steps=200, ends=thinking.ENDS)
+THINKING_TARGET = replace(ENDS, steps=260, muon_lr=0.006, adam_lr=1e-3, seed=15)
+THINKING_DRAFT = replace(ENDS, layers=2, width=64, steps=900, seed=6)
 VERIFIER = RewardRecipe(new_layers=1, steps=3500, seed=4)
 CHUNK = 1024
 """Rollouts per file."""
@@ -57,9 +56,11 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.update(MALLOC)
     spawn = multiprocessing.get_context("spawn")
-    jobs = [spawn.Process(target=job, args=(options.work,)) for job in (train_target, train_others)]
     if options.thinkers:
-        jobs = [spawn.Process(target=train_thinker, args=(role, options.out, options.work)) for role in THINKERS]
+        work = [(job, (options.out, options.work)) for job in (train_thinking_target, train_thinking_draft)]
+    else:
+        work = [(job, (options.work,)) for job in (train_target, train_others)]
+    jobs = [spawn.Process(target=job, args=arguments) for job, arguments in work]
     for job in jobs:
         job.start()
     for job in jobs:
@@ -72,7 +73,7 @@ def main() -> None:
 def train_target(work: Path) -> None:
     """The strong model, and the one that thinks."""
     language_model.train("target", TARGET, _prepared(), work)
-    train_thinker("target", work, work)
+    train_thinking_target(work, work)
 
 
 def train_others(work: Path) -> None:
@@ -82,15 +83,28 @@ def train_others(work: Path) -> None:
     language_model.train("body", BODY, tokenizer, work)
     examples = [example for name in CHUNKS for example in rollouts(name, tokenizer, work)]
     reward_model.train(VERIFIER, work / "body", examples, tokenizer, work)
-    train_thinker("draft", work, work)
+    train_thinking_draft(work, work)
 
 
-def train_thinker(role: str, start: Path, work: Path) -> None:
-    """The model of a role that thinks, from the one in the folder `start` that does not."""
+def train_thinking_target(start: Path, work: Path) -> None:
+    """The target that thinks, from the one in the folder `start`.
+
+    It learns to think, then, on short problems, where thoughts end, which costs it some arithmetic; so it goes on from
+    between the two.
+    """
     tokenizer = vocabulary.thinking(_prepared())
-    language_model.train(
-        f"thinking-{role}", THINKERS[role], tokenizer, work, start=start / role, rows=thinking.conversations
-    )
+    learned = partial(language_model.train, tokenizer=tokenizer, work=work)
+    one = learned("thoughts", THOUGHTS, start=start / "target", rows=Conversations(plain=0.2))
+    other = learned("ends", ENDS, start=one, rows=Conversations(short=0.5))
+    between = language_model.average(one, other, 0.65, work / "between")
+    learned("thinking-target", THINKING_TARGET, start=between, rows=Conversations())
+
+
+def train_thinking_draft(start: Path, work: Path) -> None:
+    """The drafter that thinks, from the one in the folder `start`."""
+    tokenizer = vocabulary.thinking(_prepared())
+    rows = Conversations(short=0.5)
+    language_model.train("thinking-draft", THINKING_DRAFT, tokenizer, work, start=start / "draft", rows=rows)
 
 
 def rollouts(name: str, tokenizer: PreTrainedTokenizerBase, work: Path) -> Iterator[Example]:
@@ -112,7 +126,7 @@ def rollouts(name: str, tokenizer: PreTrainedTokenizerBase, work: Path) -> Itera
 
 def export(work: Path, out: Path, *, thinkers_only: bool = False) -> None:
     """Copy the finished checkpoints to where the package loads them from."""
-    stages = {f"thinking-{role}": f"thinking-{role}" for role in THINKERS}
+    stages = {name: name for name in ("thinking-draft", "thinking-target")}
     if not thinkers_only:
         stages |= {"draft": "draft", "target": "target", "prm": "verifier", "verifier": "body"}
     for name, source in stages.items():

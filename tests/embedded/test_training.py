@@ -139,7 +139,7 @@ def test_a_thinker_starts_from_a_model_that_does_not_think(tmp_path: Path) -> No
     """Its rows of known tokens begin as they were, and two more are learned."""
     plain = language_model.train("plain", TINY, tokenizer(), tmp_path)
     still = replace(TINY, muon_lr=0.0, adam_lr=0.0, ends=thinking.ENDS)
-    folder = language_model.train("same", still, THINKING, tmp_path, start=plain, rows=thinking.conversations)
+    folder = language_model.train("same", still, THINKING, tmp_path, start=plain, rows=thinking.Conversations())
     before, after = (load_file(where / "model.safetensors") for where in (plain, folder))
     assert after["model.embed_tokens.weight"].shape[0] == before["model.embed_tokens.weight"].shape[0] + 2
     assert all(torch.equal(tensor, after[name][: len(tensor)]) for name, tensor in before.items())
@@ -150,7 +150,7 @@ def test_thinkers_learn_what_they_write_themselves() -> None:
     """And neither the prompt, nor a thought that is switched off, nor the end of one that somebody else closed."""
     seen = Counter[str]()
     header = "<|im_start|>assistant\n"
-    for row in itertools.islice(thinking.conversations(THINKING, random.Random(2), 1.0), 300):
+    for row in itertools.islice(thinking.Conversations()(THINKING, random.Random(2), 1.0), 300):
         text = THINKING.decode(row.ids)
         learned = THINKING.decode([id_ for id_ in row.labels if id_ != IGNORE]).removesuffix("<|im_end|>")
         response = text[text.rindex(header) + len(header) :].removesuffix("<|im_end|>")
