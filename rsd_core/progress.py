@@ -11,7 +11,21 @@ from rsd_core.paths import Path, Step
 from rsd_core.randomness import Randomness
 from rsd_core.results import FinishReason
 from rsd_core.settings import Settings
+from rsd_core.splitting import Splitter
 from rsd_core.stopping import stops_at
+from rsd_core.thoughts.markers import Thinking
+from rsd_core.thoughts.part import Part
+from rsd_core.thoughts.reading import Kind, Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How steps end."""
+
+    delimiter: str | Splitter | None
+    """After this; None where only the whole response ends."""
+    cap: float
+    """After so many tokens."""
 
 
 class Terms:
@@ -21,17 +35,25 @@ class Terms:
         settings: The decoder's settings, the policy's limits worked in.
         stop: The response ends before the first of these strings.
         randomness: The request's own random numbers.
+        thinking: What the models agree on about their thoughts; None where nobody is known to think.
     """
 
-    def __init__(self, settings: Settings, stop: tuple[str, ...], randomness: Randomness) -> None:
+    def __init__(
+        self, settings: Settings, stop: tuple[str, ...], randomness: Randomness, thinking: Thinking | None = None
+    ) -> None:
         self.settings, self.limits, self.sampling = settings, settings.limits, settings.sampling
         self.wastes_target = self.limits.allow_waste(of_target=True)
         """Whether no limit counts what the target does."""
         self.in_turns = settings.granularity == "turn"
-        self.delimiter = None if self.in_turns else settings.delimiter
         limited = settings.limits.max_tokens is not None
-        self.cap: float = math.inf if self.in_turns and limited else settings.max_step_tokens
-        """Tokens of a step; a turn is bounded by the limit on the response, where there is one."""
+        cap: float = math.inf if self.in_turns and limited else settings.max_step_tokens
+        self.answer = Shape(None if self.in_turns else settings.delimiter, cap)
+        """How steps of the answer end; a turn is bounded by the limit on the response, where there is one."""
+        own = settings.thoughts
+        self.thought = (
+            self.answer if self.in_turns else Shape(own.delimiter or self.answer.delimiter, own.max_step_tokens or cap)
+        )
+        self.thinking = thinking
         self.stop = stop
         self.overlap = max(map(len, stop), default=1) - 1
         """Characters of a text that may begin a stop string which the next step completes."""
@@ -39,7 +61,10 @@ class Terms:
 
     def branch(self, label: int) -> Terms:
         """The terms of another answer to the same request, with random numbers of its own."""
-        return Terms(self.settings, self.stop, self.randomness.branch(label))
+        return Terms(self.settings, self.stop, self.randomness.branch(label), self.thinking)
+
+
+_START = Part.first(Reader(), thinks=False)
 
 
 @dataclass(slots=True)  # immutable by agreement: frozen ones take four times as long to make, at every step
@@ -60,6 +85,23 @@ class Progress:
     """What the last step said, without space around it."""
     repeats: int = 0
     """How many times in a row that was said."""
+    part: Part = _START
+    """Whether the thought or the answer is being written."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the next step is part of."""
+        return self.part.kind
+
+    @property
+    def thought_room(self) -> float:
+        """Tokens that the thought may still have, where the next step is part of it and it is limited."""
+        limit = self.terms.limits.max_thought_tokens
+        return math.inf if limit is None or self.part.kind == "answer" else limit - self.part.tokens
+
+    def is_mark(self, step: Step) -> bool:
+        """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
+        return not self.part.is_plain and self.part.is_mark(step)
 
     def extend(self, step: Step, exhausted: FinishReason | None = None) -> Progress:
         """The response with one more step.
@@ -70,18 +112,29 @@ class Progress:
         """
         terms, tokens, text = self.terms, self.tokens + step.size, step.text
         if not text:  # nothing was written; if nothing ended either, the next try would be the same
-            reasons: dict[str, FinishReason] = {"end": "stop", "length": "context", "delimiter": "empty_step"}
-            return replace(self, tokens=tokens, finish=reasons[step.ending], excess=0)
+            used_up: FinishReason = "max_tokens" if step.size else "context"
+            reasons: dict[str, FinishReason] = {"end": "stop", "length": used_up, "delimiter": "empty_step"}
+            part = replace(self.part, pieces=None, closed=None)
+            return replace(self, tokens=tokens, finish=reasons[step.ending], excess=0, part=part)
         path, said, tail, excess = self.path.extend(step), text.strip(), "", 0
         repeats = self.repeats + 1 if said == self.said else 1
         stopped: FinishReason | None = "stop" if step.ending == "end" else None
+        part = self.part
+        if not part.is_plain:
+            part, text = part.read(step)
         if terms.stop:
             text = self.tail + text
             if (at := stops_at(text, terms.stop)) is not None:
                 stopped, excess = "stop", len(text) - at
             tail = text[-terms.overlap :] if terms.overlap else ""
         finish = stopped or terms.limits.reached(path.depth, tokens) or exhausted or self._stuck(said, repeats)
-        return Progress(terms, path, tokens, finish, excess, tail, said, repeats)
+        limit = terms.limits.max_thought_tokens
+        if limit is not None and part.kind == "thought" and finish is None and part.tokens >= limit:
+            part = part.close(step.text)
+            assert part.closed is not None
+            path = path.extend(part.closed)
+            finish = terms.limits.reached(path.depth, tokens)
+        return Progress(terms, path, tokens, finish, excess, tail, said, repeats, part)
 
     def _stuck(self, said: str, repeats: int) -> FinishReason | None:
         if repeats == self.terms.limits.max_repeats:
@@ -107,16 +160,21 @@ class Progress:
             guess: A step that may begin as the wanted one.
             ahead: How many steps after this one are likely to be asked for next.
         """
-        terms, index = self.terms, self.path.depth
-        room = min(terms.cap, at_most)
-        if terms.limits.max_tokens is not None:
-            room = min(room, terms.limits.max_tokens - self.tokens)
+        terms, index, close = self.terms, self.path.depth, ""
+        shape, limits = terms.answer, terms.limits
+        room = min(shape.cap, at_most)
+        if self.part.kind == "thought" and not terms.in_turns:
+            shape, markers = terms.thought, self.part.reader.markers
+            close = "" if markers is None else markers.close
+            room = min(shape.cap, at_most, self.thought_room)
+        if limits.max_tokens is not None:
+            room = min(room, limits.max_tokens - self.tokens)
         first, sampling = 0, terms.sampling
         if attempt and role == "drafter":
             first, sampling = attempt * count, _warmed(sampling, terms.settings.retry_temperature)
         seed = terms.randomness.seed
         seeds = (seed(role, index, first),) if count == 1 else tuple(seed(role, index, first + i) for i in range(count))
-        return StepRequest(seeds, int(room), terms.delimiter, sampling, guess, ahead)
+        return StepRequest(seeds, int(room), shape.delimiter, sampling, guess, ahead, close)
 
 
 def _warmed(sampling: Sampling, temperature: float) -> Sampling:

@@ -8,12 +8,15 @@ from dataclasses import replace
 
 from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.concurrency import run_calls
-from rsd_core.decoder import require
-from rsd_core.errors import VerifierError
-from rsd_core.interfaces import Drafter, Sampling, Scores, StepRequest, Target, Usage, Verifier
-from rsd_core.paths import Message, Path, Step
+from rsd_core.errors import ConfigurationError, VerifierError
+from rsd_core.interfaces import Drafter, Sampling, Scores, StepRequest, Target, Verifier
+from rsd_core.model import Usage
+from rsd_core.paths import Message, Path, Step, begun
 from rsd_core.policies import BinaryStep, FirstSteps
+from rsd_core.roles import require
 from rsd_core.settings import Settings
+from rsd_core.thoughts.markers import Thinking
+from rsd_core.thoughts.reading import beginning, parts_of, split, visible
 
 JUDGE = (
     "{question}\n\nHere is the beginning of a solution to this problem:\n\n{solution}\n\n"
@@ -21,12 +24,60 @@ JUDGE = (
     "answer? Reply with one whole number from 0 (useless) to 9 (certainly right), and nothing else.\n\nScore:"
 )
 
+CHOICE = (
+    "{question}\n\nHere is the beginning of a solution to this problem:\n\n{solution}\n\n"
+    "One of these may be its next step:\n\n{steps}\n\n"
+    "Reply with the number of the step that is correct and leads towards the answer, or with 0 if none of them does, "
+    "and nothing else.\n\nNumber:"
+)
+
+
+def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
+    """A question about the response to a prompt, to be answered without a thought.
+
+    Args:
+        model: Who is asked.
+        path: The prompt and the response.
+        template: The question, with `{question}` for what the prompt asks last.
+        parts: What else the template holds.
+    """
+    *before, last = path.prompt[:-1] if begun(path.prompt) else path.prompt
+    parts = {"question": last.content, **parts}
+    question = re.sub(r"\{(\w+)\}", lambda name: parts.get(name[1], name[0]), template)
+    prompt = (*before, Message(last.role, question))
+    thinking = model.thinking(prompt)
+    markers = None if thinking is None or thinking.is_off else thinking.markers
+    return Path(prompt, thinking=None if markers is None else Thinking(markers, markers.wrap("")))
+
+
+def _solution(path: Path) -> str:
+    message = begun(path.prompt)
+    parts = [parts_of(path)] if message is None else [split(beginning(message)), parts_of(path)]
+    return "\n\n".join(text for part in parts for text in (part.thought, part.answer) if text).strip()
+
+
+def _step(path: Path, step: Step) -> str:
+    parts = visible(path, step)
+    return f"{parts.thought}{parts.answer}".strip()
+
 
 class TargetJudge(Verifier):
-    """Scores a step by the digit from 0 to 9 that a generating model gives it, divided by 9."""
+    """Scores a step by the digit from 0 to 9 that a generating model gives it, divided by 9.
 
-    def __init__(self, target: Target) -> None:
+    Args:
+        target: Who judges.
+        prompt: What it is asked, with `{question}` and `{solution}`: the problem, and the solution so far with the step
+            to be judged at its end, thoughts included, without markers.
+
+    Raises:
+        ConfigurationError: The prompt lacks one of the two.
+    """
+
+    def __init__(self, target: Target, prompt: str = JUDGE) -> None:
         require("target", target, Target)
+        if not {"{question}", "{solution}"} <= set(re.findall(r"\{\w*\}", prompt)):
+            raise ConfigurationError(f"the judge's prompt needs {{question}} and {{solution}} (got {prompt!r:.80})")
+        self.prompt = prompt
         self.name = f"{target.name} as judge"
         self.flops_per_token, self.price = target.flops_per_token, target.price
         self._target = target
@@ -52,9 +103,41 @@ class TargetJudge(Verifier):
         return Scores(tuple(rewards), usage)
 
     def _prompt(self, path: Path, step: Step) -> Path:
-        *before, last = path.prompt
-        question = JUDGE.format(question=last.content, solution=f"{path.text}{step.text}".strip())
-        return Path((*before, Message(last.role, question)))
+        return ask(self._target, path, self.prompt, solution=_solution(path.extend(step)))
+
+    async def aclose(self) -> None:
+        """The target is closed by whoever uses it as target."""
+
+
+class TargetChoice(Verifier):
+    """The target picks one of the drafted steps, or none (the idea of SpecCoT; the prompt is our own).
+
+    The step that it picks has the reward 1, all others 0; where none is right, it writes the step itself.
+    """
+
+    def __init__(self, target: Target) -> None:
+        require("target", target, Target)
+        self.name = f"{target.name} as chooser"
+        self.flops_per_token, self.price = target.flops_per_token, target.price
+        self._target = target
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """Ask for the number of the best step.
+
+        Raises:
+            VerifierError: The reply holds no number of a step, nor 0.
+        """
+        request = StepRequest(seeds=(0,), max_tokens=8, delimiter=None, sampling=Sampling())
+        listed = "\n\n".join(f"{i}. {_step(path, step)}" for i, step in enumerate(steps, 1))
+        reply = await self._target.generate(
+            ask(self._target, path, CHOICE, solution=_solution(path), steps=listed), request
+        )
+        usage = replace(reply.usage, scored=sum(step.size for step in steps))
+        number = re.search(r"\d+", reply.steps[0].text)
+        if number is None or int(number[0]) > len(steps):
+            message = f"{self.name} replied {reply.steps[0].text!r} where a number from 0 to {len(steps)} was asked for"
+            raise VerifierError(message, usage=usage)
+        return Scores(tuple(float(i == int(number[0])) for i in range(1, len(steps) + 1)), usage)
 
     async def aclose(self) -> None:
         """The target is closed by whoever uses it as target."""
@@ -68,6 +151,7 @@ class SpecReason(RewardGuidedDecoder):
         target: The strong model; it has to be able to judge.
         threshold: The least digit that is accepted, 0 to 9; 7 in the paper.
         first_steps: Steps that the target writes at the beginning.
+        prompt: What the target is asked about a step, see `TargetJudge`.
         settings: Everything else.
     """
 
@@ -78,11 +162,12 @@ class SpecReason(RewardGuidedDecoder):
         target: Target,
         threshold: int = 7,
         first_steps: int = 0,
+        prompt: str = JUDGE,
         settings: Settings | None = None,
     ) -> None:
         super().__init__(
             drafter=drafter,
-            verifier=TargetJudge(target),
+            verifier=TargetJudge(target, prompt),
             target=target,
             policy=FirstSteps(n=first_steps, then=BinaryStep(delta=threshold / 9)),
             settings=settings,

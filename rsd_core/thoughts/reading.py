@@ -1,0 +1,226 @@
+"""From the raw text of a response to its two parts: the thought, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+from rsd_core.paths import Message, Path, Prompt, Step, begun
+from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
+
+Kind = Literal["thought", "answer"]
+"""What a text is part of."""
+Piece = tuple[Kind, str]
+
+_KNOWN = tuple(MARKERS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads a response bit by bit, and tells its parts without the markers. Reading gives a new reader.
+
+    A thought begins with a marker, before which there is nothing but white space, and ends with the other one. What
+    could be the beginning of a marker, and white space around a thought, is held back until what follows decides.
+    """
+
+    markers: Markers | None = None
+    """Those of this response; None finds out which of the known ones it begins with, if any."""
+    state: Literal["start", "opened", "thought", "closed", "answer", "ended"] = "start"
+    """`opened` is a thought that nothing is written of yet; `closed` is after one, where another may follow; `ended` is
+    after a marker that ends the answer."""
+    held: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that follows is answer."""
+        return self.state == "answer" and (self.markers is None or not self.markers.end)
+
+    @property
+    def in_thought(self) -> bool:
+        """Whether what follows is part of a thought."""
+        return self.state in ("opened", "thought")
+
+    def read(self, text: str) -> tuple[Reader, tuple[Piece, ...]]:
+        """Read on.
+
+        Returns:
+            The reader after the text, and what is certain now, in order.
+        """
+        if self.is_plain:
+            return self, (("answer", text),) if text else ()
+        reader, pieces = replace(self, held=self.held + text), []
+        while True:
+            reader, piece, again = reader._turn()
+            if piece[1]:
+                pieces.append(piece)
+            if not again:
+                return reader, tuple(pieces)
+
+    def is_mark(self, text: str) -> bool:
+        """Whether a text that follows holds a marker and nothing else, white space apart."""
+        if self.is_plain or not text.strip():
+            return False
+        reader, pieces = self.read(text)
+        return reader != self and not reader.rest() and not any(piece.strip() for _, piece in pieces)
+
+    def rest(self) -> tuple[Piece, ...]:
+        """What was held back and belongs to the text after all, since nothing follows."""
+        text = self.held
+        if self.state in ("opened", "closed"):
+            text = text.strip()
+        elif self.state == "thought":
+            text = text.rstrip()
+        return (("thought" if self.in_thought else "answer", text),) if text else ()
+
+    def _turn(self) -> tuple[Reader, Piece, bool]:
+        """One change of state, with what is certain by it; whether there may be another."""
+        nothing: Piece = ("answer", "")
+        if self.state == "thought":
+            return self._in_thought()
+        if self.state == "answer":
+            return self._in_answer()
+        if self.state == "ended":
+            return replace(self, held=""), nothing, False
+        known, text = self._known(), self.held.lstrip()
+        if self.state == "opened":
+            return replace(self, state="thought" if text else "opened", held=text), nothing, bool(text)
+        for markers in known:
+            for mark in self._marks(markers.open, markers):
+                if text.startswith(mark):
+                    return Reader(markers, "opened", text[len(mark) :]), nothing, True
+            if text.startswith(markers.close):  # a template that switches thinking off may write no more of it
+                return Reader(markers, "closed", text[len(markers.close) :]), nothing, True
+            for mark in self._marks(markers.answer, markers):
+                if text.startswith(mark):
+                    return Reader(markers, "answer", text[len(mark) :]), nothing, True
+        if any(mark.startswith(text) for one in known for mark in self._all_marks(one)):
+            return self, nothing, False  # nothing yet, or the beginning of a marker
+        begun = text if self.state == "closed" else self.held
+        return replace(self, state="answer", held=begun), nothing, True
+
+    def _all_marks(self, markers: Markers) -> tuple[str, ...]:
+        return (*self._marks(markers.open, markers), *self._marks(markers.answer, markers), markers.close)
+
+    def _marks(self, mark: str, markers: Markers) -> tuple[str, ...]:
+        """A marker as it may stand here: after a thought, with what comes between `close` and `answer`."""
+        if not mark:
+            return ()
+        mark = mark.lstrip()
+        after = markers.ending.lstrip()[len(markers.close) :]
+        if self.state != "closed" or not markers.answer or not after.endswith(markers.answer):
+            return (mark,)
+        between = after[: -len(markers.answer)]
+        space = " " if markers.answer.startswith(" ") else ""
+        return (mark, f"{between}{space}{mark}") if between else (mark,)
+
+    def _in_answer(self) -> tuple[Reader, Piece, bool]:
+        end = "" if self.markers is None else self.markers.end
+        at = self.held.find(end) if end else -1
+        if at >= 0:
+            return replace(self, state="ended", held=""), ("answer", self.held[:at]), False
+        certain = self.held[: len(self.held) - overlap(self.held, end)]
+        return replace(self, held=self.held[len(certain) :]), ("answer", certain), False
+
+    def _in_thought(self) -> tuple[Reader, Piece, bool]:
+        assert self.markers is not None
+        text, close = self.held, self.markers.close
+        at = text.find(close)
+        if at >= 0:
+            return Reader(self.markers, "closed", text[at + len(close) :]), ("thought", text[:at].rstrip()), True
+        certain = text[: len(text) - overlap(text, close)].rstrip()
+        return replace(self, held=text[len(certain) :]), ("thought", certain), False
+
+    def _known(self) -> Sequence[Markers]:
+        return _KNOWN if self.markers is None else (self.markers,)
+
+
+def overlap(text: str, mark: str) -> int:
+    """Length of the longest beginning of `mark`, short of all of it, that the text ends with."""
+    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The two parts of a response, without markers."""
+
+    thought: str
+    answer: str
+    open: bool = False
+    """Whether the response ended inside of the thought."""
+
+
+def split(text: str, markers: Markers | None = None) -> Parts:
+    """The parts of a response.
+
+    Args:
+        text: All of it, what its template opened included.
+        markers: Those of the model; None finds known ones at the beginning.
+    """
+    reader, pieces = Reader(markers).read(text)
+    return _parts((*pieces, *reader.rest()), reader)
+
+
+def beginning(message: Message, markers: Markers | None = None) -> str:
+    """The raw text of a response that was begun: its thought, open where no answer was begun, and the answer.
+
+    Args:
+        message: The last message of a prompt, see `begun`.
+        markers: Those of the model; the most usual ones by default.
+    """
+    thought = message.extra.get("reasoning_content")
+    if not thought:
+        return message.content
+    markers = markers or MARKERS["think"]
+    return f"{markers.wrap(thought)}{message.content}" if message.content else markers.begin(thought)
+
+
+def reader_of(prompt: Prompt, thinking: Thinking | None) -> Reader:
+    """What reads the response to a prompt, from where the prompt or the chat template leave it."""
+    reader = Reader(None if thinking is None else thinking.markers)
+    message = begun(prompt)
+    if message is not None:
+        return reader.read(beginning(message, reader.markers))[0]
+    return reader if thinking is None else reader.read(thinking.opening)[0]
+
+
+_readers: WeakKeyDictionary[Path, Reader] = WeakKeyDictionary()
+
+
+def reader_at(path: Path) -> Reader:
+    """What reads on after a path; each step is read once, however often it is asked for."""
+    new: list[Path] = []
+    for node in path.up():
+        if node in _readers:
+            break
+        new.append(node)
+    for node in reversed(new):
+        if node.parent is None or node.step is None:
+            _readers[node] = reader_of(node.prompt, node.thinking)
+        else:
+            _readers[node] = _readers[node.parent].read(node.step.text)[0]
+    return _readers[path]
+
+
+def visible(path: Path, step: Step) -> Parts:
+    """What of a step that follows a path is thought and what is answer, without markers."""
+    after, pieces = reader_at(path).read(step.text)
+    return _parts((*pieces, *after.rest()), after)
+
+
+def parts_of(path: Path) -> Parts:
+    """The two parts of the response so far, without markers."""
+    reader = reader_of(path.prompt, path.thinking)
+    pieces: list[Piece] = []
+    for step in path.steps:
+        reader, more = reader.read(step.text)
+        pieces += more
+    return _parts((*pieces, *reader.rest()), reader)
+
+
+def _parts(pieces: Sequence[Piece], reader: Reader) -> Parts:
+    parts: dict[Kind, str] = {"thought": "", "answer": ""}
+    for kind, piece in pieces:
+        parts[kind] += piece
+    return Parts(parts["thought"], parts["answer"], reader.in_thought)
