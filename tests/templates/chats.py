@@ -1,0 +1,48 @@
+"""What a chat server makes of a response that was begun, where it renders the messages by the template.
+
+vLLM and transformers do: `continue_final_message` renders the last message, and cuts the text where that message ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import TemplateError
+
+from tests.templates.families import ANSWER, THOUGHT, Family, Mode, turns
+from tests.templates.rendering import Turn
+
+
+def chat_forms(family: Family, mode: Mode, place: str) -> dict[str, Turn]:
+    """The messages in which a client can send what was written of a response, by the fields that they use."""
+    written = mode.opening
+    for step, reached in family.response(mode):
+        written += step
+        if reached == place:
+            break
+    forms: dict[str, Turn] = {"content": {"role": "assistant", "content": written}}
+    if mode is family.thinks and place == "in the answer":
+        forms["reasoning"] = {"role": "assistant", "content": ANSWER[0], "reasoning_content": "".join(THOUGHT)}
+    elif mode is not family.thinks:
+        forms["content"] = {"role": "assistant", "content": ANSWER[0]}
+    return forms
+
+
+def chat_prefix(tokenizer: Any, mode: Mode, message: Turn) -> str | None:
+    """The text that a server has its model go on from; None where it answers with an error."""
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                [*turns(mode), dict(message)], tokenize=False, continue_final_message=True, **mode.arguments
+            )
+        )
+    except (TemplateError, ValueError, TypeError):
+        return None
+
+
+def chat_form(tokenizer: Any, family: Family, mode: Mode, place: str, wanted: str) -> str:
+    """The form in which a server's model goes on from the wanted text; empty where none does."""
+    for form, message in chat_forms(family, mode, place).items():
+        if chat_prefix(tokenizer, mode, message) == wanted:
+            return form
+    return ""
