@@ -129,7 +129,7 @@ class Rendering:
 
 
 def own_rendering(family: Family, template: Template, mode: Mode) -> Rendering:
-    """The template's own text of the whole conversation, response included, cut at every place where the model stands."""
+    """The template's text of a whole conversation, response included, cut at every place where the model stands."""
     prompt = template.render(turns(mode), generate=True, arguments=mode.arguments)
     if mode is family.thinks and not family.shown:
         return Rendering(prompt, missing="drops the thought of any answer")
@@ -152,7 +152,7 @@ def _answered(family: Family, mode: Mode) -> Turn:
 
 
 def _cuts(whole: str, prompt: str) -> dict[str, int]:
-    """Where the model stands in a whole conversation: after the first step of the thought, and around that of the answer."""
+    """Where the model stands: after the first step of the thought, and on both sides of that of the answer."""
     cuts = {}
     if (first := whole.find(THOUGHT[0], len(prompt))) >= 0:
         cuts["in the thought"] = first + len(THOUGHT[0])
