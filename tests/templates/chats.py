@@ -40,9 +40,17 @@ def chat_prefix(tokenizer: Any, mode: Mode, message: Turn) -> str | None:
         return None
 
 
-def chat_form(tokenizer: Any, family: Family, mode: Mode, place: str, wanted: str) -> str:
-    """The form in which a server's model goes on from the wanted text; empty where none does."""
-    for form, message in chat_forms(family, mode, place).items():
-        if chat_prefix(tokenizer, mode, message) == wanted:
+def chat_answer(tokenizer: Any, family: Family, mode: Mode, place: str, wanted: str) -> str:
+    """The form in which a server's model goes on from the wanted text, or what the nearest of them comes to.
+
+    Returns:
+        A form; `trimmed` where white space at the end is lost; `changed` where more is; `refused` where all are errors.
+    """
+    texts = {form: chat_prefix(tokenizer, mode, turn) for form, turn in chat_forms(family, mode, place).items()}
+    for form, text in texts.items():
+        if text == wanted:
             return form
-    return ""
+    known = [text for text in texts.values() if text is not None]
+    if any(text == wanted.rstrip() for text in known):
+        return "trimmed"
+    return "changed" if known else "refused"

@@ -1,0 +1,164 @@
+"""What our vocabulary feeds a model, beside what the chat template renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rsd_core import Path, Prompt, Step, Thinking, as_prompt
+from rsd_integrations.huggingface.vocabulary import Vocabulary
+from tests.templates.families import ANSWER, SHOWN, THOUGHT, Family, Mode, Rendering, own_rendering, rendered, turns
+from tests.templates.rendering import Template, Turn
+from tests.templates.tiny_tokenizer import tiny_tokenizer
+
+EARLIER: tuple[Turn, ...] = (
+    {"role": "user", "content": "What is 2 + 3?"},
+    {"role": "assistant", "content": "It is 5.", "reasoning_content": "Two and three make five."},
+)
+"""A turn before the question, with its thought."""
+
+
+@dataclass
+class Comparison:
+    """One template, asked in one way."""
+
+    family: Family
+    source: str
+    mode: Mode
+
+    def __post_init__(self) -> None:
+        self.template = Template(self.source)
+        self.tokenizer: Any = tiny_tokenizer(self.source, self.family.special)
+        self.vocabulary = Vocabulary(self.tokenizer, len(self.tokenizer), self.mode.arguments)
+        self.own: Rendering = own_rendering(self.family, self.template, self.mode)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it is asked for a thought."""
+        return self.mode is self.family.thinks
+
+    def prompt(self, *further: Turn) -> Prompt:
+        """The question, and what comes after it."""
+        return as_prompt([*turns(self.mode), *further])
+
+    def thinking(self) -> Thinking:
+        """What our code says of the prompt."""
+        thinking = self.vocabulary.thinking(self.prompt())
+        assert thinking is not None, f"{self.family.name}: nothing is said of its thoughts"
+        return thinking
+
+    def fed(self, prompt: Prompt, opening: str | None, steps: Sequence[str]) -> str:
+        """The text that a model reads of a path, from the ids that it is fed; they are those of that text as well."""
+        path = Path(prompt, opening=opening)
+        for step in steps:
+            path = path.extend(Step(step, "delimiter"))
+        ids, _ = self.vocabulary.ids(path)
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        assert ids == self.tokenizer(text, add_special_tokens=False)["input_ids"], f"other ids than those of {text!r}"
+        return text
+
+    def written(self) -> Iterator[tuple[str, list[str]]]:
+        """Places in the response, and the steps that lead to each."""
+        steps: list[str] = []
+        yield "prompt", []
+        for step, place in self.family.response(self.mode):
+            steps = [*steps, step]
+            yield place, steps
+
+    def wanted(self, place: str, steps: Sequence[str]) -> str:
+        """What the model ought to read: the template's own text, or the prompt and what was written where it has none."""
+        as_written = self.own.prompt + "".join(steps)
+        assert self.own.places.get(place, as_written) == as_written, f"{self.family.name} is told wrongly at {place}"
+        return as_written
+
+    def history(self) -> str:
+        """The template's own text of a prompt with an earlier turn, its thought given as the template wants it."""
+        question, answer = EARLIER
+        thought, content = answer["reasoning_content"], answer["content"]
+        if self.family.shown in ("content blocks", "content parts"):
+            shown = SHOWN[self.family.shown](self.family, thought, content)
+        else:
+            fields = {name: thought for name in ("reasoning_content", "reasoning", "thinking")}
+            shown = {"role": "assistant", "content": content, **fields}
+        return rendered(self.template, self.mode, [question, shown])
+
+
+def comparisons(family: Family, source: str) -> list[Comparison]:
+    """A template in all the ways it can be asked."""
+    return [Comparison(family, source, mode) for mode in family.modes().values()]
+
+
+def at_every_place(one: Comparison) -> None:
+    """The prompt, inside of the thought, after it, and in the answer."""
+    thinking = one.thinking()
+    assert one.own.prompt.endswith(thinking.opening)
+    assert thinking.opening.strip() == one.mode.opening.strip()
+    assert thinking.is_off is not one.thinks
+    assert one.fed(one.prompt(), None, ()) == one.own.prompt
+    for place, steps in one.written():
+        assert one.fed(one.prompt(), thinking.opening, steps) == one.wanted(place, steps)
+
+
+def with_an_earlier_turn(one: Comparison) -> None:
+    """A history whose thoughts the template keeps, drops, or replaces."""
+    prompt = as_prompt([*turns(one.mode, *EARLIER)])
+    assert one.fed(prompt, None, ()) == one.history()
+
+
+def with_the_opening_of_another(one: Comparison) -> None:
+    """A thought that another model's template opened."""
+    if one.thinks and "in the thought" in one.own.places:
+        assert one.fed(one.prompt(), one.family.begin, THOUGHT[:1]) == one.own.places["in the thought"]
+
+
+def from_sampled_ids(one: Comparison) -> None:
+    """The text of the ids that a model samples: markers are part of it, special tokens or not."""
+    text = "".join(step for step, _ in one.family.response(one.mode))
+    assert one.vocabulary.text(one.tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def closed_by_us(one: Comparison) -> None:
+    """A thought that is closed at its limit looks as one that the template closes."""
+    if one.thinks:
+        markers = one.thinking().markers
+        assert markers is not None
+        begun = (one.family.begin + THOUGHT[0]).lstrip()
+        assert markers.begin(THOUGHT[0]) == begun
+        assert markers.ending == one.family.closing
+
+
+def begun_by_the_prompt(one: Comparison) -> None:
+    """A prompt whose last message is the beginning of the response."""
+    answer = {"role": "assistant", "content": ANSWER[0]}
+    thought = {"role": "assistant", "content": "", "reasoning_content": THOUGHT[0]}
+    begun = {"in the answer": {**answer, "reasoning_content": "".join(THOUGHT)}, "in the thought": thought}
+    for place, steps in one.written():
+        if place in begun:
+            message = begun[place] if one.thinks else answer
+            assert one.fed(one.prompt(message), one.opening(message), ()) == one.wanted(place, steps)
+
+
+CHECKS: dict[str, Callable[[Comparison], None]] = {
+    check.__name__: check
+    for check in (
+        at_every_place,
+        with_an_earlier_turn,
+        with_the_opening_of_another,
+        from_sampled_ids,
+        closed_by_us,
+        begun_by_the_prompt,
+    )
+}
+"""What has to hold of every template, each raising AssertionError where it does not."""
+
+
+def faults(one: Comparison) -> list[str]:
+    """What does not hold."""
+    wrong = []
+    for name, check in CHECKS.items():
+        try:
+            check(one)
+        except AssertionError as error:
+            wrong.append(f"{'thinks' if one.thinks else 'answers'}, {name.replace('_', ' ')}: {error}")
+    return wrong
