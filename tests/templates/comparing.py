@@ -67,7 +67,7 @@ class Comparison:
             yield place, steps
 
     def wanted(self, place: str, steps: Sequence[str]) -> str:
-        """What the model ought to read: the template's own text, or the prompt and what was written where it has none."""
+        """What the model ought to read: the template's own text; where it has none, the prompt and what was written."""
         as_written = self.own.prompt + "".join(steps)
         assert self.own.places.get(place, as_written) == as_written, f"{self.family.name} is told wrongly at {place}"
         return as_written
@@ -79,7 +79,7 @@ class Comparison:
         if self.family.shown in ("content blocks", "content parts"):
             shown = SHOWN[self.family.shown](self.family, thought, content)
         else:
-            fields = {name: thought for name in ("reasoning_content", "reasoning", "thinking")}
+            fields = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), thought)
             shown = {"role": "assistant", "content": content, **fields}
         return rendered(self.template, self.mode, [question, shown])
 
