@@ -48,9 +48,9 @@ class Comparison:
         assert thinking is not None, f"{self.family.name}: nothing is said of its thoughts"
         return thinking
 
-    def fed(self, prompt: Prompt, opening: str | None, steps: Sequence[str]) -> str:
+    def fed(self, prompt: Prompt, thinking: Thinking | None, steps: Sequence[str]) -> str:
         """The text that a model reads of a path, from the ids that it is fed; they are those of that text as well."""
-        path = Path(prompt, opening=opening)
+        path = Path(prompt, thinking=thinking)
         for step in steps:
             path = path.extend(Step(step, "delimiter"))
         ids, _ = self.vocabulary.ids(path)
@@ -97,7 +97,7 @@ def at_every_place(one: Comparison) -> None:
     assert thinking.is_off is not one.thinks
     assert one.fed(one.prompt(), None, ()) == one.own.prompt
     for place, steps in one.written():
-        assert one.fed(one.prompt(), thinking.opening, steps) == one.wanted(place, steps)
+        assert one.fed(one.prompt(), thinking, steps) == one.wanted(place, steps)
 
 
 def with_an_earlier_turn(one: Comparison) -> None:
@@ -109,7 +109,8 @@ def with_an_earlier_turn(one: Comparison) -> None:
 def with_the_opening_of_another(one: Comparison) -> None:
     """A thought that another model's template opened."""
     if one.thinks and "in the thought" in one.own.places:
-        assert one.fed(one.prompt(), one.family.begin, THOUGHT[:1]) == one.own.places["in the thought"]
+        opened = Thinking(one.thinking().markers, one.family.begin)
+        assert one.fed(one.prompt(), opened, THOUGHT[:1]) == one.own.places["in the thought"]
 
 
 def from_sampled_ids(one: Comparison) -> None:
@@ -136,7 +137,8 @@ def begun_by_the_prompt(one: Comparison) -> None:
     for place, steps in one.written():
         if place in begun:
             message = begun[place] if one.thinks else answer
-            assert one.fed(one.prompt(message), one.opening(message), ()) == one.wanted(place, steps)
+            thinking = Thinking(one.thinking().markers) if place == "in the thought" else None
+            assert one.fed(one.prompt(message), thinking, ()) == one.wanted(place, steps)
 
 
 CHECKS: dict[str, Callable[[Comparison], None]] = {
