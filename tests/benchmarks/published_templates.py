@@ -56,7 +56,13 @@ FAMILIES = (
     ),
     _think("llama-cpp-deepseek-r1", Mode("<think>\n"), shown=""),
     _think("LFM2.5-Instruct", Mode(""), shown="content"),
-    _think("HuggingFaceTB-SmolLM3-3B", Mode(""), Mode("<think>\n\n</think>\n", _OFF), shown="content", earlier="kept"),
+    _think(
+        "HuggingFaceTB-SmolLM3-3B",
+        Mode(""),
+        Mode("<think>\n\n</think>\n", _OFF),
+        shown="content",
+        earlier="kept in the content",
+    ),
     _line(
         "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", Mode("<think>\n"), Mode("<think></think>", _OFF), earlier="an empty one"
     ),
@@ -115,7 +121,7 @@ FAMILIES = (
         Mode("", {"thinking": True}),
         Mode("", {"thinking": False}),
         "content",
-        "kept",
+        "kept in the content",
     ),
     Family(
         "ByteDance-Seed-OSS",
@@ -203,6 +209,14 @@ FAMILIES = (
         None,
         "reasoning_content",
     ),
-    Family("unsloth-Apriel-1.5", "Here are my reasoning steps:\n", _APRIEL, Mode(""), None, "content", "kept"),
+    Family(
+        "unsloth-Apriel-1.5",
+        "Here are my reasoning steps:\n",
+        _APRIEL,
+        Mode(""),
+        None,
+        "content",
+        "kept in the content",
+    ),
 )
 """In order of their formats."""

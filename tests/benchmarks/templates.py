@@ -21,7 +21,7 @@ from tests.benchmarks.published_templates import FAMILIES
 from tests.templates import written
 from tests.templates.chats import chat_answer
 from tests.templates.comparing import Comparison, comparisons, faults
-from tests.templates.families import Family
+from tests.templates.families import Family, turns
 
 VERSION = "0.3.36"
 HASH = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -86,6 +86,7 @@ def _mode(comparison: Comparison) -> dict[str, Any]:
         "opening": mode.opening,
         "arguments": dict(mode.arguments),
         "system": mode.system,
+        "default": own.prompt == comparison.template.render(turns(mode), generate=True, arguments={}),
         "rendered": [place for place in places if place in own.places],
         "as written": [place for place in places if place not in own.places],
         "why": own.missing,
@@ -113,7 +114,11 @@ def _cells(one: dict[str, Any]) -> Iterator[str]:
     thinks, answers = one["modes"]["thinks"], one["modes"].get("answers")
     yield f"`{one['template']}`"
     yield f"the template, {_code(thinks['opening'])}" if thinks["opening"] else "the model"
-    yield "<br>".join(_switch(mode) for mode in one["modes"].values() if mode["arguments"] or mode["system"]) or "–"
+    switches = [f"on {_switch(thinks)}"] if thinks["arguments"] or thinks["system"] else []
+    if answers:
+        opened = f" opens {_code(answers['opening'])}" if answers["opening"] else ""
+        switches.append(f"off {_switch(answers)}{opened}")
+    yield "<br>".join(switches) or "–"
     yield one["earlier thoughts"]
     yield _proof(one)
     yield _SAYS[thinks["chats"]["in the thought"]]
@@ -124,17 +129,15 @@ def _cells(one: dict[str, Any]) -> Iterator[str]:
 def _switch(mode: dict[str, Any]) -> str:
     told = [f"`template.{name}={json.dumps(value).strip(chr(34))}`" for name, value in mode["arguments"].items()]
     told += ["`/no_think` in the system message"] if mode["system"] else []
-    return f"{' '.join(told)}: {_code(mode['opening']) if mode['opening'] else 'nothing'} is opened"
+    return f"{' '.join(told)}{' (default)' if mode['default'] else ''}"
 
 
 def _proof(one: dict[str, Any]) -> str:
     if one["faults"]:
         return "**wrong**"
-    missing = {name: mode["why"] for name, mode in one["modes"].items() if mode["why"]}
-    return (
-        "equal"
-        if not missing
-        else "equal where it shows; " + "; ".join(f"{name}: {why}" for name, why in missing.items())
+    asked = {"thinks": "on", "answers": "off"}
+    return "; ".join(
+        ["equal", *(f"{asked[name]}: it {mode['why']}" for name, mode in one["modes"].items() if mode["why"])]
     )
 
 
