@@ -6,114 +6,97 @@ from tests.templates.families import Family, Mode
 
 _OFF = {"enable_thinking": False}
 _ON = {"enable_thinking": True}
-_QWEN_OFF = Mode("<think>\n\n</think>\n\n", _OFF)
-_HARMONY = "<|end|><|start|>assistant<|channel|>final<|message|>"
-_MUSE = "<|eom|><|start|>assistant to=user<|message|>"
-_APRIEL = "\n[BEGIN FINAL RESPONSE]\n"
+_THINK = ("<think>\n", "\n</think>\n\n")
+_LINE = ("<think>\n", "\n</think>\n")
+_TIGHT = ("<think>", "</think>")
 _HY = ("<think:opensource>", "</think:opensource>")
-_HY_TOKENS = tuple(f"<｜hy_{name}:opensource｜>" for name in ("User", "Assistant", "eos", "begin_of_sentence"))
+_COHERE = "<|START_THINKING|>"
+_APRIEL = ("Here are my reasoning steps:\n", "\n[BEGIN FINAL RESPONSE]\n")
+_EMPTY = Mode("<think>\n\n</think>\n\n", _OFF)
+_CLOSER = Mode("</think>", _OFF)
+_GEMMA_OFF = Mode("<|channel>thought\n<channel|>", _OFF)
+_DEEPSEEK_ON = Mode("<think>", {"thinking": True})
+_DEEPSEEK_OFF = Mode("<think></think>", {"thinking": False})
 _NO_BUDGET = (
     "<seed:think>\n<seed:cot_budget_reflect>The current thinking budget is 0, so I will directly start answering the "
     "question.</seed:cot_budget_reflect>\n</seed:think>"
 )
-_GEMMA_OFF = Mode("<|channel>thought\n<channel|>", _OFF)
+_FIELD = "reasoning_content"
 _CALL = "reasoning_content before a tool call"
-
-
-def _think(name: str, thinks: Mode, answers: Mode | None = None, **more: str) -> Family:
-    """`<think>` on a line of its own, and a blank line before the answer."""
-    return Family(name, "<think>\n", "\n</think>\n\n", thinks, answers, **{"shown": "reasoning_content"} | more)  # type: ignore[arg-type]
-
-
-def _line(name: str, thinks: Mode, answers: Mode | None = None, **more: str) -> Family:
-    """`<think>` on a line of its own, and the answer on the next."""
-    return Family(name, "<think>\n", "\n</think>\n", thinks, answers, **{"shown": "reasoning_content"} | more)  # type: ignore[arg-type]
-
-
-def _tight(name: str, thinks: Mode, answers: Mode | None = None, **more: str) -> Family:
-    """`<think>` with no white space around."""
-    return Family(name, "<think>", "</think>", thinks, answers, **{"shown": "reasoning_content"} | more)  # type: ignore[arg-type]
-
+_NEVER = ""
+_EMPTY_ONE = "an empty one"
+_IN_CONTENT = "kept in the content"
 
 FAMILIES = (
-    _think("Qwen-Qwen3-0.6B", Mode(""), _QWEN_OFF),
-    _think("Qwen3.5-4B", Mode("<think>\n"), _QWEN_OFF),
-    _think("Qwen-QwQ-32B", Mode("<think>\n", _ON), Mode("<think>\n</think>", _OFF), shown="content"),
-    _think("MiniMax-M2", Mode("<think>\n")),
-    _think("openbmb-MiniCPM5-1B", Mode("<think>\n", _ON), _QWEN_OFF),
+    Family("Qwen-Qwen3-0.6B", *_THINK, Mode(""), _EMPTY, _FIELD),
+    Family("Qwen3.5-4B", *_THINK, Mode("<think>\n"), _EMPTY, _FIELD),
+    Family("Qwen-QwQ-32B", *_THINK, Mode("<think>\n", _ON), Mode("<think>\n</think>", _OFF), "content"),
+    Family("MiniMax-M2", *_THINK, Mode("<think>\n"), None, _FIELD),
+    Family("openbmb-MiniCPM5-1B", *_THINK, Mode("<think>\n", _ON), _EMPTY, _FIELD),
     Family(
-        "Reka-Edge",
-        " <think>\n",
-        "\n</think>\n\n",
-        Mode(" <think>\n", _ON),
-        Mode("", _OFF),
-        "reasoning_content",
-        before_answer=" ",
+        "Reka-Edge", " <think>\n", "\n</think>\n\n", Mode(" <think>\n", _ON), Mode("", _OFF), _FIELD, before_answer=" "
     ),
-    _think("deepseek-ai-DeepSeek-R1-Distill-Llama-8B", Mode("<think>\n"), shown=""),
-    _think(
-        "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", Mode("<think>\n", _ON), Mode("<think>\n</think>", _OFF), shown=""
+    Family("deepseek-ai-DeepSeek-R1-Distill-Llama-8B", *_THINK, Mode("<think>\n"), None, _NEVER),
+    Family(
+        "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+        *_THINK,
+        Mode("<think>\n", _ON),
+        Mode("<think>\n</think>", _OFF),
+        _NEVER,
     ),
-    _think("llama-cpp-deepseek-r1", Mode("<think>\n"), shown=""),
-    _think("LFM2.5-Instruct", Mode(""), shown="content"),
-    _think(
-        "HuggingFaceTB-SmolLM3-3B",
-        Mode(""),
-        Mode("<think>\n\n</think>\n", _OFF),
-        shown="content",
-        earlier="kept in the content",
-    ),
-    _line(
-        "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", Mode("<think>\n"), Mode("<think></think>", _OFF), earlier="an empty one"
-    ),
-    _line(
+    Family("llama-cpp-deepseek-r1", *_THINK, Mode("<think>\n"), None, _NEVER),
+    Family("LFM2.5-Instruct", *_THINK, Mode(""), None, "content"),
+    Family("HuggingFaceTB-SmolLM3-3B", *_THINK, Mode(""), Mode("<think>\n\n</think>\n", _OFF), "content", _IN_CONTENT),
+    Family(
         "NVIDIA-Nemotron-Nano-v2",
+        *_THINK,
         Mode("<think>\n"),
         Mode("<think></think>", system="Be brief. /no_think"),
-        shown="content after the opening",
+        "content after the opening",
     ),
-    _line("StepFun3.5-Flash", Mode("<think>\n")),
-    _line("Bielik-11B-v3.0-Instruct", Mode("<think>\n", _ON), Mode("", _OFF), earlier="kept"),
-    _line("poolside-Laguna-XS-2.1", Mode("<think>", _ON), Mode("</think>", _OFF), earlier="kept", before_answer="\n"),
-    _line("poolside-Laguna-XS.2", Mode("<think>", _ON), Mode("</think>", _OFF), earlier="kept", before_answer="\n"),
-    _tight("poolside-Laguna-S-2.1", Mode("<think>"), Mode("</think>", _OFF), earlier="kept"),
-    _tight(
-        "deepseek-ai-DeepSeek-V3.1",
-        Mode("<think>", {"thinking": True}),
-        Mode("<think></think>", {"thinking": False}),
-        shown="prefix",
+    Family(
+        "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        *_LINE,
+        Mode("<think>\n"),
+        Mode("<think></think>", _OFF),
+        _FIELD,
+        _EMPTY_ONE,
     ),
-    _tight(
-        "deepseek-ai-DeepSeek-V3.2", Mode("<think>", {"thinking": True}), Mode("<think></think>", {"thinking": False})
-    ),
-    _tight("deepseek-ai-DeepSeek-V4", Mode("<think>", {"thinking": True}), Mode("</think>", {"thinking": False})),
-    _tight(
-        "deepseek-ai-DeepSeek-V4-Flash-0731", Mode("<think>", {"thinking": True}), Mode("</think>", {"thinking": False})
-    ),
+    Family("StepFun3.5-Flash", *_LINE, Mode("<think>\n"), None, _FIELD),
+    Family("Bielik-11B-v3.0-Instruct", *_LINE, Mode("<think>\n", _ON), Mode("", _OFF), _FIELD, "kept"),
+    Family("poolside-Laguna-XS-2.1", *_LINE, Mode("<think>", _ON), _CLOSER, _FIELD, "kept", before_answer="\n"),
+    Family("poolside-Laguna-XS.2", *_LINE, Mode("<think>", _ON), _CLOSER, _FIELD, "kept", before_answer="\n"),
+    Family("poolside-Laguna-S-2.1", *_TIGHT, Mode("<think>"), _CLOSER, _FIELD, "kept"),
+    Family("deepseek-ai-DeepSeek-V3.1", *_TIGHT, _DEEPSEEK_ON, _DEEPSEEK_OFF, "prefix"),
+    Family("deepseek-ai-DeepSeek-V3.2", *_TIGHT, _DEEPSEEK_ON, _DEEPSEEK_OFF, _FIELD),
+    Family("deepseek-ai-DeepSeek-V4", *_TIGHT, _DEEPSEEK_ON, Mode("</think>", {"thinking": False}), _FIELD),
+    Family("deepseek-ai-DeepSeek-V4-Flash-0731", *_TIGHT, _DEEPSEEK_ON, Mode("</think>", {"thinking": False}), _FIELD),
     Family(
         "GLM-4.6",
         "\n<think>",
         "</think>\n",
         Mode(""),
         Mode("\n<think></think>", _OFF),
-        "reasoning_content",
-        "an empty one",
+        _FIELD,
+        _EMPTY_ONE,
         before_answer="\n",
     ),
-    _tight("GLM-4.7-Flash", Mode("<think>"), Mode("</think>", _OFF), earlier="an empty one"),
-    _tight("Kimi-K2-Thinking", Mode(""), shown="", earlier="an empty one"),
-    _tight("Spark2.5", Mode("<think>"), Mode("</think>", _OFF), earlier="kept"),
+    Family("GLM-4.7-Flash", *_TIGHT, Mode("<think>"), _CLOSER, _FIELD, _EMPTY_ONE),
+    Family("Kimi-K2-Thinking", *_TIGHT, Mode(""), None, _NEVER, _EMPTY_ONE),
+    Family("Spark2.5", *_TIGHT, Mode("<think>"), _CLOSER, _FIELD, "kept"),
     Family(
         "inclusionai-ling-3.0-flash",
         "\n<think>",
         "</think>",
         Mode("\n<think>"),
         Mode("\n<think></think>", _OFF),
-        "reasoning_content",
+        _FIELD,
         "kept",
     ),
-    _tight("LFM2.5-8B-A1B", Mode(""), shown="thinking"),
-    Family("llama-cpp-rwkv-world", " <think>", "</think>", Mode(" <think>", _ON), Mode(" <think>\n</think>", _OFF)),
+    Family("LFM2.5-8B-A1B", *_TIGHT, Mode(""), None, "thinking"),
+    Family(
+        "llama-cpp-rwkv-world", " <think>", "</think>", Mode(" <think>", _ON), Mode(" <think>\n</think>", _OFF), _NEVER
+    ),
     Family(
         "ibm-granite-granite-3.3-2B-Instruct",
         "<think>",
@@ -121,7 +104,7 @@ FAMILIES = (
         Mode("", {"thinking": True}),
         Mode("", {"thinking": False}),
         "content",
-        "kept in the content",
+        _IN_CONTENT,
     ),
     Family(
         "ByteDance-Seed-OSS",
@@ -129,7 +112,7 @@ FAMILIES = (
         "</seed:think>\n",
         Mode(""),
         Mode(_NO_BUDGET, {"thinking_budget": 0}),
-        "reasoning_content",
+        _FIELD,
         "kept",
     ),
     Family(
@@ -137,9 +120,9 @@ FAMILIES = (
         *_HY,
         Mode(_HY[0], {"reasoning_effort": "high"}),
         Mode("".join(_HY), {"reasoning_effort": "no_think"}),
-        "reasoning_content",
-        "an empty one",
-        special=_HY_TOKENS,
+        _FIELD,
+        _EMPTY_ONE,
+        special=tuple(f"<｜hy_{name}:opensource｜>" for name in ("User", "Assistant", "eos", "begin_of_sentence")),
     ),
     Family(
         "MiniMax-M3",
@@ -147,11 +130,18 @@ FAMILIES = (
         "</mm:think>",
         Mode("<mm:think>", {"thinking_mode": "enabled"}),
         Mode("</mm:think>", {"thinking_mode": "disabled"}),
-        "reasoning_content",
+        _FIELD,
         "kept",
     ),
     Family("mistralai-Ministral-3-14B-Reasoning-2512", "[THINK]", "[/THINK]", Mode(""), None, "content blocks", "kept"),
-    Family("openai-gpt-oss-120b", "<|channel|>analysis<|message|>", _HARMONY, Mode(""), None, "thinking"),
+    Family(
+        "openai-gpt-oss-120b",
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        Mode(""),
+        None,
+        "thinking",
+    ),
     Family(
         "upstage-Solar-Open-100B",
         "<|think|>",
@@ -161,32 +151,40 @@ FAMILIES = (
         "reasoning",
         before_answer="<|content|>",
     ),
-    Family("muse-glimmer", " to=self<|message|>", _MUSE, Mode(""), None, "reasoning_content", "kept"),
+    Family(
+        "muse-glimmer",
+        " to=self<|message|>",
+        "<|eom|><|start|>assistant to=user<|message|>",
+        Mode(""),
+        None,
+        _FIELD,
+        "kept",
+    ),
     Family(
         "Kimi-K3",
         "<|open|>think<|sep|>",
         "<|close|>think<|sep|><|open|>response<|sep|>",
         Mode("<|open|>think<|sep|>"),
         Mode("<|open|>response<|sep|>", {"thinking": False}),
-        "reasoning_content",
+        _FIELD,
         "kept",
     ),
     Family(
         "Cohere2MoE",
-        "<|START_THINKING|>",
+        _COHERE,
         "<|END_THINKING|><|START_TEXT|>",
-        Mode("<|START_THINKING|>"),
-        Mode("<|START_THINKING|><|END_THINKING|>", {"reasoning": False}),
-        "reasoning_content",
+        Mode(_COHERE),
+        Mode(f"{_COHERE}<|END_THINKING|>", {"reasoning": False}),
+        _FIELD,
         "kept",
         before_answer="<|START_TEXT|>",
     ),
     Family(
         "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
-        "<|START_THINKING|>",
+        _COHERE,
         "<|END_THINKING|><|START_RESPONSE|>",
         Mode("", _ON),
-        Mode("<|START_THINKING|><|END_THINKING|>", _OFF),
+        Mode(f"{_COHERE}<|END_THINKING|>", _OFF),
         _CALL,
         before_answer="<|START_RESPONSE|>",
     ),
@@ -201,22 +199,7 @@ FAMILIES = (
         "content parts",
         "kept",
     ),
-    Family(
-        "Apriel-1.6-15b-Thinker-fixed",
-        "Here are my reasoning steps:\n",
-        _APRIEL,
-        Mode("Here are my reasoning steps:\n"),
-        None,
-        "reasoning_content",
-    ),
-    Family(
-        "unsloth-Apriel-1.5",
-        "Here are my reasoning steps:\n",
-        _APRIEL,
-        Mode(""),
-        None,
-        "content",
-        "kept in the content",
-    ),
+    Family("Apriel-1.6-15b-Thinker-fixed", *_APRIEL, Mode(_APRIEL[0]), None, _FIELD),
+    Family("unsloth-Apriel-1.5", *_APRIEL, Mode(""), None, "content", _IN_CONTENT),
 )
-"""In order of their formats."""
+"""By their formats."""

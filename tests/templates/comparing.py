@@ -94,7 +94,7 @@ def at_every_place(one: Comparison) -> None:
     thinking = one.thinking()
     assert one.own.prompt.endswith(thinking.opening)
     assert thinking.opening.strip() == one.mode.opening.strip()
-    assert thinking.is_off is not one.thinks
+    assert thinking.is_off is not one.thinks or not one.mode.opening  # without one, nothing tells
     assert one.fed(one.prompt(), None, ()) == one.own.prompt
     for place, steps in one.written():
         assert one.fed(one.prompt(), thinking, steps) == one.wanted(place, steps)
@@ -108,7 +108,7 @@ def with_an_earlier_turn(one: Comparison) -> None:
 
 def with_the_opening_of_another(one: Comparison) -> None:
     """A thought that another model's template opened."""
-    if one.thinks and "in the thought" in one.own.places:
+    if one.thinks and "in the thought" in one.own.places and one.family.begin[0].strip():
         opened = Thinking(one.thinking().markers, one.family.begin)
         assert one.fed(one.prompt(), opened, THOUGHT[:1]) == one.own.places["in the thought"]
 
@@ -120,25 +120,32 @@ def from_sampled_ids(one: Comparison) -> None:
 
 
 def closed_by_us(one: Comparison) -> None:
-    """A thought that is closed at its limit looks as one that the template closes."""
-    if one.thinks:
+    """A thought that is closed at its limit looks as one that the template closes, where it shows one."""
+    if one.thinks and "in the answer" in one.own.places and not one.family.shown.startswith("content"):
         markers = one.thinking().markers
         assert markers is not None
-        begun = (one.family.begin + THOUGHT[0]).lstrip()
-        assert markers.begin(THOUGHT[0]) == begun
+        assert markers.begin(THOUGHT[0]).strip() == (one.family.begin + THOUGHT[0]).strip()
         assert markers.ending == one.family.closing
 
 
 def begun_by_the_prompt(one: Comparison) -> None:
     """A prompt whose last message is the beginning of the response."""
-    answer = {"role": "assistant", "content": ANSWER[0]}
-    thought = {"role": "assistant", "content": "", "reasoning_content": THOUGHT[0]}
-    begun = {"in the answer": {**answer, "reasoning_content": "".join(THOUGHT)}, "in the thought": thought}
     for place, steps in one.written():
-        if place in begun:
-            message = begun[place] if one.thinks else answer
+        if place in ("in the thought", "in the answer") and (place in one.own.places or not one.thinks):
             thinking = Thinking(one.thinking().markers) if place == "in the thought" else None
-            assert one.fed(one.prompt(message), thinking, ()) == one.wanted(place, steps)
+            assert one.fed(one.prompt(_begun(one, place, steps)), thinking, ()) == one.wanted(place, steps)
+
+
+def _begun(one: Comparison, place: str, steps: Sequence[str]) -> Turn:
+    """The message that begins a response: thought and answer apart, or one text for templates that know no thoughts."""
+    message = {"role": "assistant", "content": ANSWER[0]}
+    if not one.thinks:
+        return message
+    if one.family.shown == "content":
+        return message | {"content": one.mode.opening + "".join(steps)}
+    if place == "in the thought":
+        return message | {"content": "", "reasoning_content": THOUGHT[0]}
+    return message | {"reasoning_content": "".join(THOUGHT)}
 
 
 CHECKS: dict[str, Callable[[Comparison], None]] = {

@@ -29,7 +29,7 @@ WRITTEN = (
     Family(
         "system_switch",
         "<think>\n",
-        "\n</think>\n",
+        "\n</think>\n\n",
         Mode("<think>\n"),
         Mode("<think></think>", system="Be brief. /no_think"),
         "content after the opening",
