@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd_core import Path, Prompt, Step, Thinking, as_prompt
+from rsd_core import Path, Prompt, Step, Thinking, as_prompt, split
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 from tests.templates.families import ANSWER, SHOWN, THOUGHT, Family, Mode, Rendering, own_rendering, rendered, turns
 from tests.templates.rendering import Template, Turn
@@ -113,10 +113,52 @@ def with_the_opening_of_another(one: Comparison) -> None:
         assert one.fed(one.prompt(), opened, THOUGHT[:1]) == one.own.places["in the thought"]
 
 
-def from_sampled_ids(one: Comparison) -> None:
+def in_the_text_of_ids(one: Comparison) -> None:
     """The text of the ids that a model samples: markers are part of it, special tokens or not."""
     text = "".join(step for step, _ in one.family.response(one.mode))
     assert one.vocabulary.text(one.tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def with_sampled_ids(one: Comparison) -> None:
+    """Ids that a model sampled are fed as they are, though the text could be cut into others."""
+    thinking, ids = one.thinking(), [*one.tokenizer("1")["input_ids"], *one.tokenizer("7")["input_ids"]]
+    path = Path(one.prompt(), thinking=thinking)
+    step = Step("17", "delimiter", tuple(ids), one.vocabulary.identity)
+    before, _ = one.vocabulary.ids(path)
+    assert one.vocabulary.ids(path.extend(step))[0] == [*before, *ids]
+
+
+def with_markers_in_the_question(one: Comparison) -> None:
+    """What the user writes opens and closes no thought."""
+    question = f"What do {one.family.begin.strip()} and {one.family.closing.strip()} mean?"
+    asked = [*turns(one.mode)[:-1], {"role": "user", "content": question}]
+    prompt = as_prompt(asked)
+    own = one.template.render(asked, generate=True, arguments=one.mode.arguments)
+    thinking = one.vocabulary.thinking(prompt)
+    assert thinking is not None
+    assert own.endswith(thinking.opening)
+    assert thinking.opening.strip() in (one.family.begin.strip(), one.mode.opening.strip())
+    assert one.fed(prompt, None, ()) == one.fed(prompt, thinking, ()) == own
+
+
+def no_text_of_other_special_tokens(one: Comparison) -> None:
+    """Tokens that end a turn, or begin one, are no text, unless markers are made of them."""
+    markers = one.thinking().markers
+    ends = "" if markers is None else markers.end
+    marks = one.family.begin + one.family.closing + one.family.before_answer + one.mode.opening + ends
+    for id_, token in one.tokenizer.added_tokens_decoder.items():
+        if token.special and token.content not in marks:
+            assert one.vocabulary.text([id_]) == "", token.content
+
+
+def read_in_two_parts(one: Comparison) -> None:
+    """The core tells thought and answer apart in what was written."""
+    thinking = one.thinking()
+    parts = split(thinking.opening + "".join(step for step, _ in one.family.response(one.mode)), thinking.markers)
+    assert parts.answer.strip() == ANSWER[0].strip()
+    assert not parts.open
+    if one.thinks:
+        assert parts.thought == "".join(THOUGHT)
 
 
 def closed_by_us(one: Comparison) -> None:
@@ -148,15 +190,33 @@ def _begun(one: Comparison, place: str, steps: Sequence[str]) -> Turn:
     return message | {"reasoning_content": "".join(THOUGHT)}
 
 
+def begun_without_a_thought(one: Comparison) -> None:
+    """An answer that the prompt begins, of a model that was asked to think: as the template renders such a turn."""
+    if one.family.shown == "content after the opening":
+        return  # this one reads the content as the thought
+    tag = "⟦end⟧"
+    content = ANSWER[0] + tag
+    shown = one.family.shown if one.family.shown in ("content blocks", "content parts") else ""
+    turn = SHOWN[shown](one.family, "", content) if shown else {"role": "assistant", "content": content}
+    whole = one.template.render([*turns(one.mode), turn], generate=False, arguments=one.mode.arguments)
+    if one.thinks:
+        assert one.fed(one.prompt({"role": "assistant", "content": ANSWER[0]}), None, ()) == whole.partition(tag)[0]
+
+
 CHECKS: dict[str, Callable[[Comparison], None]] = {
     check.__name__: check
     for check in (
         at_every_place,
         with_an_earlier_turn,
         with_the_opening_of_another,
-        from_sampled_ids,
+        in_the_text_of_ids,
+        with_sampled_ids,
+        with_markers_in_the_question,
+        no_text_of_other_special_tokens,
+        read_in_two_parts,
         closed_by_us,
         begun_by_the_prompt,
+        begun_without_a_thought,
     )
 }
 """What has to hold of every template, each raising AssertionError where it does not."""
