@@ -55,6 +55,7 @@ class Comparison:
             path = path.extend(Step(step, "delimiter"))
         ids, _ = self.vocabulary.ids(path)
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        assert self.vocabulary.path_text(path) == text
         assert ids == self.tokenizer(text, add_special_tokens=False)["input_ids"], f"other ids than those of {text!r}"
         return text
 
@@ -192,15 +193,17 @@ def _begun(one: Comparison, place: str, steps: Sequence[str]) -> Turn:
 
 def begun_without_a_thought(one: Comparison) -> None:
     """An answer that the prompt begins, of a model that was asked to think: as the template renders such a turn."""
-    if one.family.shown == "content after the opening":
-        return  # this one reads the content as the thought
-    tag = "⟦end⟧"
-    content = ANSWER[0] + tag
-    shown = one.family.shown if one.family.shown in ("content blocks", "content parts") else ""
-    turn = SHOWN[shown](one.family, "", content) if shown else {"role": "assistant", "content": content}
+    if (
+        not one.thinks or one.family.shown == "content after the opening"
+    ):  # that template reads the content as a thought
+        return
+    content = f"{ANSWER[0]}⟦end⟧"
+    if one.family.shown in ("content blocks", "content parts"):
+        turn = SHOWN[one.family.shown](one.family, "", content)
+    else:
+        turn = {"role": "assistant", "content": content}
     whole = one.template.render([*turns(one.mode), turn], generate=False, arguments=one.mode.arguments)
-    if one.thinks:
-        assert one.fed(one.prompt({"role": "assistant", "content": ANSWER[0]}), None, ()) == whole.partition(tag)[0]
+    assert one.fed(one.prompt({"role": "assistant", "content": ANSWER[0]}), None, ()) == whole.partition("⟦end⟧")[0]
 
 
 CHECKS: dict[str, Callable[[Comparison], None]] = {
