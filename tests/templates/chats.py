@@ -22,7 +22,8 @@ def chat_forms(family: Family, mode: Mode, place: str) -> dict[str, Turn]:
             break
     forms: dict[str, Turn] = {"content": {"role": "assistant", "content": written}}
     if mode is family.thinks and place == "in the answer":
-        forms["reasoning"] = {"role": "assistant", "content": ANSWER[0], "reasoning_content": "".join(THOUGHT)}
+        fields = dict.fromkeys(("reasoning", "reasoning_content"), "".join(THOUGHT))  # vLLM fills both
+        forms["reasoning"] = {"role": "assistant", "content": ANSWER[0], **fields}
     elif mode is not family.thinks:
         forms["content"] = {"role": "assistant", "content": ANSWER[0]}
     return forms
