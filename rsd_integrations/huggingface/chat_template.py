@@ -120,7 +120,7 @@ class ChatTemplate:
         rendering, message = self.rendering(prompt), begun(prompt)
         if message is not None:
             own = None if thinking is None else thinking.markers
-            return self._begun(rendering, beginning(message, own or self.markers))
+            return self._begun(prompt[:-1], rendering, beginning(message, own or self.markers))
         if thinking is None or thinking.opening == rendering.opening:
             return rendering.text
         return self._joined(rendering, thinking.opening)
@@ -136,21 +136,19 @@ class ChatTemplate:
         message = begun(tuple(messages))
         further = messages if message is None else messages[:-1]
         earlier = prompt if begun(prompt) is None else prompt[:-1]
-        rendering = self._split(*self._turns((*earlier, Message("assistant", _ANSWER), *further)))
-        _, answer, rest = rendering.head.rpartition(_ANSWER)
-        if not answer:
+        whole = (*earlier, Message("assistant", _ANSWER), *further)
+        rendering = self._split(*self._turns(whole))
+        if _ANSWER not in rendering.head:
             raise ConfigurationError("the chat template drops earlier turns of the assistant, so no step can be judged")
-        rendering = replace(rendering, head=rest)
         if message is None:
-            return rendering.text
-        if message.extra or self.markers is None or self._is_off(rendering.opening):
-            return self._begun(rendering, beginning(message, self.markers))
-        # A model that thinks says it inside of a thought, as SpecReason lets it (arXiv 2504.07891).
-        return (
-            rendering.text + message.content
-            if rendering.opening
-            else self._joined(rendering, self.markers.begin(message.content))
-        )
+            text = rendering.text
+        elif message.extra or self.markers is None or self._is_off(rendering.opening):
+            text = self._begun(whole, rendering, beginning(message, self.markers))
+        elif rendering.opening:  # a model that thinks says it inside of a thought, as SpecReason lets it (2504.07891)
+            text = rendering.text + message.content
+        else:
+            text = self._joined(rendering, self.markers.begin(message.content))
+        return text[rendering.head.rindex(_ANSWER) + len(_ANSWER) :]
 
     def rendering(self, prompt: Prompt) -> Rendering:
         """A prompt as the template writes it, without a last message that is the beginning of the response."""
@@ -186,6 +184,7 @@ class ChatTemplate:
         ]
         if not known:
             return None
+        known.sort(key=lambda markers: not markers.answer)  # some differ by what begins the answer alone
         _, generation = self._generation([_USER], None)
         markers = next((one for one in known if one.open in generation), known[0])
         opened = generation.rpartition(markers.open)[2]
@@ -226,15 +225,6 @@ class ChatTemplate:
         return bool(asked) and now not in asked
 
     @cached_property
-    def _before_answer(self) -> str:
-        """What the template puts between its generation prompt and an answer without a thought."""
-        markers, (text, _) = self.markers, self._generation([_USER], None)
-        before, answer, _ = self._answered.removeprefix(text).rpartition(_ANSWER)
-        if answer and self._answered.startswith(text) and (markers is None or markers.open not in before):
-            return before
-        return "" if markers is None or text.endswith(markers.answer) else markers.answer
-
-    @cached_property
     def _space(self) -> str:
         """The white space that the model itself writes before it opens its thought."""
         markers = self._known
@@ -269,12 +259,22 @@ class ChatTemplate:
         markers = self.markers
         return () if markers is None else tuple(mark for mark in (markers.close, markers.answer) if mark)
 
-    def _begun(self, rendering: Rendering, text: str) -> str:
-        """The prompt with a response that its last message begins."""
+    def _begun(self, prompt: Prompt, rendering: Rendering, text: str) -> str:
+        """The prompt with the beginning of a response, which is rendered without it."""
         if self._begins_thought(text) or text.startswith(self._closers):
             return self._joined(rendering, text)
-        head = rendering.text if self._is_off(rendering.opening) else rendering.head
-        return head + self._before_answer + text
+        markers, off = self.markers, self._is_off(rendering.opening)
+        start = rendering.text if off else rendering.head
+        turns, tools = self._turns((*prompt, Message("assistant", _ANSWER)))
+        shown = self._tried(turns, tools)
+        before, answer, _ = shown.removeprefix(start).rpartition(_ANSWER)
+        if (
+            answer
+            and shown.startswith(start)
+            and (markers is None or markers.open not in before or markers.close in before)
+        ):
+            return start + before + text  # an empty thought before it, where the template puts one
+        return start + ("" if markers is None or start.endswith(markers.answer) else markers.answer) + text
 
     def _begins_thought(self, text: str) -> bool:
         return self.markers is not None and text.lstrip().startswith(self.markers.open.lstrip())
@@ -332,10 +332,10 @@ class ChatTemplate:
             turns.append(turn)
         return turns, tools
 
-    def _tried(self, turns: list[Turn], **arguments: Any) -> str:
+    def _tried(self, turns: list[Turn], tools: list[Any] | None = None, **arguments: Any) -> str:
         """The text of a conversation; empty where the template refuses it."""
         try:
-            return self._render(turns, None, generate=turns[-1]["role"] == "user", **arguments)
+            return self._render(turns, tools, generate=turns[-1]["role"] == "user", **arguments)
         except PromptError:
             return ""
 
