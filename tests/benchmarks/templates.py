@@ -86,7 +86,8 @@ def _mode(comparison: Comparison) -> dict[str, Any]:
         "opening": mode.opening,
         "arguments": dict(mode.arguments),
         "system": mode.system,
-        "default": own.prompt == comparison.template.render(turns(mode), generate=True, arguments={}),
+        "default": not mode.system
+        and own.prompt == comparison.template.render(turns(mode), generate=True, arguments={}),
         "rendered": [place for place in places if place in own.places],
         "as written": [place for place in places if place not in own.places],
         "why": own.missing,

@@ -44,7 +44,9 @@ def _trained() -> str:
     )
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(_CORPUS, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet))
+    backend.train_from_iterator(
+        _CORPUS, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
+    )
     return backend.to_str()
 
 
