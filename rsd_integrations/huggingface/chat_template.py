@@ -332,7 +332,7 @@ class ChatTemplate:
             turns.append(turn)
         return turns, tools
 
-    def _tried(self, turns: list[Turn], tools: list[Any] | None = None, **arguments: Any) -> str:
+    def _tried(self, turns: list[Turn], tools: list[Any] | None = None, /, **arguments: Any) -> str:
         """The text of a conversation; empty where the template refuses it."""
         try:
             return self._render(turns, tools, generate=turns[-1]["role"] == "user", **arguments)
