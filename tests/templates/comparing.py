@@ -103,8 +103,18 @@ def at_every_place(one: Comparison) -> None:
 
 def with_an_earlier_turn(one: Comparison) -> None:
     """A history whose thoughts the template keeps, drops, or replaces."""
-    prompt = as_prompt([*turns(one.mode, *EARLIER)])
-    assert one.fed(prompt, None, ()) == one.history()
+    prompt, own = as_prompt([*turns(one.mode, *EARLIER)]), one.history()
+    assert one.fed(prompt, None, ()) == own
+    if one.thinks:
+        question, answer = EARLIER
+        _, _, turn = own.partition(question["content"])
+        between = turn.partition(answer["content"])[0]
+        assert (answer["reasoning_content"] in between) is (one.family.earlier == "kept")
+        if one.family.earlier == "an empty one":
+            assert one.family.closing.strip() in between
+        if one.family.earlier == "kept in the content":
+            written = one.family.begin + answer["reasoning_content"] + one.family.closing + answer["content"]
+            assert written in rendered(one.template, one.mode, [question, {"role": "assistant", "content": written}])
 
 
 def with_the_opening_of_another(one: Comparison) -> None:
