@@ -20,7 +20,8 @@ from tests.benchmarks.pages import put
 from tests.benchmarks.published_templates import FAMILIES
 from tests.templates import written
 from tests.templates.chats import chat_answer
-from tests.templates.comparing import Comparison, comparisons, faults
+from tests.templates.checks import faults
+from tests.templates.comparing import Comparison, comparisons
 from tests.templates.families import Family, turns
 
 VERSION = "0.3.36"

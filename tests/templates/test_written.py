@@ -4,7 +4,8 @@ import pytest
 
 from rsd_core import as_prompt
 from rsd_integrations.huggingface.vocabulary import Vocabulary
-from tests.templates.comparing import CHECKS, comparisons
+from tests.templates.checks import CHECKS
+from tests.templates.comparing import comparisons
 from tests.templates.families import Family
 from tests.templates.tiny_tokenizer import tiny_tokenizer
 from tests.templates.written import WRITTEN, source
