@@ -7,6 +7,7 @@ Prints JSON, and ends with an error where anything that we feed differs from wha
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import subprocess
 import sys
@@ -144,8 +145,10 @@ def _proof(one: dict[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    shown = text if len(text) < 60 else f"{text[:28]}…{text[-24:]}"
-    return f"`{json.dumps(shown, ensure_ascii=False)[1:-1]}`".replace("|", "\\|")
+    shown = json.dumps(text if len(text) < 60 else f"{text[:28]}…{text[-24:]}", ensure_ascii=False)[1:-1]
+    if "|" not in shown:
+        return f"`{shown}`"
+    return f"<code>{html.escape(shown).replace('|', '&#124;')}</code>"  # a bar would end the cell
 
 
 def main() -> None:
