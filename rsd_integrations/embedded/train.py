@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.update(MALLOC)
     spawn = multiprocessing.get_context("spawn")
+    work: list[tuple[Callable[..., None], tuple[Path, ...]]]
     if options.thinkers:
         work = [(job, (options.out, options.work)) for job in (train_thinking_target, train_thinking_draft)]
     else:
