@@ -242,7 +242,7 @@ def batches(
         per = len(drawn) / block
         collated = [collate(drawn[round(i * per) : round((i + 1) * per)], tokenizer.pad_token_id) for i in range(block)]
         rng.shuffle(collated)
-        yield from collated[max(0, start - first) :]
+        yield from collated[max(0, start - first) : recipe.steps - first]
 
 
 def drill(rng: random.Random) -> tuple[str, list[str]]:

@@ -35,7 +35,7 @@ DRAFT = Recipe(layers=2, width=64, steps=2400, seed=2)
 BODY = Recipe(layers=4, width=96, steps=2000, seed=3)
 THOUGHTS = replace(TARGET, steps=600, muon_lr=0.01, adam_lr=1.5e-3, seed=5, context=vocabulary.THINKING_CONTEXT)
 ENDS = replace(THOUGHTS, steps=200, ends=thinking.ENDS)
-THINKING_TARGET = replace(ENDS, steps=260, muon_lr=0.006, adam_lr=1e-3, seed=15)
+THINKING_TARGET = replace(ENDS, steps=300, muon_lr=0.006, adam_lr=1e-3, seed=15)
 THINKING_DRAFT = replace(ENDS, layers=2, width=64, steps=900, seed=6)
 VERIFIER = RewardRecipe(new_layers=1, steps=3500, seed=4)
 CHUNK = 1024

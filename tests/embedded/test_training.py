@@ -77,6 +77,7 @@ def test_batches_are_a_function_of_step_and_seed() -> None:
     taken = list(itertools.islice(batches(TINY, tokenizer(), 0), 12))
     resumed = list(itertools.islice(batches(TINY, tokenizer(), 7), 5))
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(taken[7:], resumed, strict=True))
+    assert len(list(batches(TINY, tokenizer(), 5))) == TINY.steps - 5
     ids, labels = taken[0]
     asked = labels != IGNORE
     assert torch.equal(ids[asked], labels[asked])
