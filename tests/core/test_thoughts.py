@@ -229,7 +229,7 @@ def test_a_thought_at_its_limit_is_closed_and_the_answer_written() -> None:
     result = rsd(drafts, thinking=OPENED, settings={"limits": Limits(max_thought_tokens=12)}).run("question")
     assert result.raw_text == "<think>\n" + "a b c d\n\n" * 3 + "</think>\n\nSo 48."
     assert [step.author for step in result.steps] == ["draft"] * 3 + ["limit", "draft"]
-    assert [item.kind for item in result.degradations] == ["thought_limit"]
+    assert [(item.kind, item.step) for item in result.degradations] == [("thought_limit", 3)]
     assert (result.text, result.finish_reason) == ("So 48.", "stop")
 
 
@@ -254,6 +254,13 @@ def test_the_limit_is_the_same_with_lookahead(ahead: int) -> None:
 def test_a_limit_on_thoughts_goes_with_steps_alone() -> None:
     with pytest.raises(ValueError, match="max_thought_tokens=5 with granularity='turn'"):
         Settings(granularity="turn", limits=Limits(max_thought_tokens=5))
+
+
+def test_roles_of_the_thoughts_go_with_steps_alone() -> None:
+    with pytest.raises(ConfigurationError, match="need granularity='step'"):
+        rsd(["a"], settings={"granularity": "turn"}, thoughts=Roles(policy=AlwaysDraft()))
+    with pytest.raises(ConfigurationError, match="need granularity='step'"):
+        rsd(["a"], thoughts=Roles(policy=AlwaysDraft())).with_settings(Settings(granularity="turn"))
 
 
 def test_thoughts_count_for_the_limits_of_the_response() -> None:
@@ -646,6 +653,9 @@ def test_what_is_to_be_judged_has_no_markers() -> None:
     first = path.extend(Step("Add.\n\n", "delimiter"))
     assert visible(path, Step("Add.\n\n", "delimiter")).thought == "Add."
     assert visible(first, Step("Two.\n</think>\n\n", "delimiter")).thought.strip() == "Two."
+    partial = first.extend(Step("Add <", "length"))
+    assert visible(first, Step("Add <", "length")).thought == "Add <"
+    assert visible(partial, Step(" 4.\n\n", "delimiter")).thought == " 4."
     second = first.extend(Step("Two.\n</think>\n\n", "delimiter"))
     assert visible(second, Step("So 48.", "end")).answer == "So 48."
     assert parts_of(second.extend(Step("So 48.", "end"))) == split("<think>\nAdd.\n\nTwo.\n</think>\n\nSo 48.")
