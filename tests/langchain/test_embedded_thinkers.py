@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import SecretStr
 
-from rsd_core import Result
-from rsd_integrations.langchain import RSDLLM, ChatRSD, RSDRunnable, result_of
+from rsd_core import ConfigurationError, Prompt, Result, TargetOnly
+from rsd_integrations.langchain import RSDLLM, ChatRSD, LangChainDrafter, LangChainTarget, RSDRunnable, result_of
 from rsd_integrations.loaded_models import LoadedModels
+from tests.langchain.server import Server, serving
 
 MODELS = {"draft": "embedded:thinking-draft", "target": "embedded:thinking-target"}
 PENS = "{name} has 20 pens. Then she buys 12 more. How many pens does {name} have now?"
@@ -79,3 +83,36 @@ def test_an_agent_streams_their_thoughts_as_reasoning(chat: ChatRSD, result: Res
     assert not [draft for draft in rejected if draft.strip() in str(parts)]
     (reply,) = [message for message in agent.invoke(question)["messages"] if isinstance(message, AIMessage)]
     assert reply.text == result.text
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[Server, Server]]:
+    with serving("thinking-draft") as cheap, serving("thinking-target") as strong:
+        yield cheap, strong
+
+
+def completing(kind: type[Any], server: Server) -> Any:
+    def render(prompt: Prompt) -> str:
+        messages = [{"role": message.role, "content": message.content} for message in prompt]
+        return str(server.words.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    llm = OpenAI(model="m", base_url=server.url, api_key=SecretStr("none"), temperature=0)
+    return kind(llm, prefix="completion", render=render, sends=["max_tokens"])
+
+
+def test_completions_behind_a_server_give_what_they_give_in_process(
+    chat: ChatRSD, result: Result, servers: tuple[Server, Server]
+) -> None:
+    draft, target = completing(LangChainDrafter, servers[0]), completing(LangChainTarget, servers[1])
+    served = result_of(
+        ChatRSD(draft=draft, target=target, verifier="embedded:verifier", loaded=chat.loaded).invoke(QUESTION)
+    )
+    assert (served.raw_text, served.thought, served.text) == (result.raw_text, result.thought, result.text)
+    assert [(step.kind, step.author) for step in served.steps] == [(step.kind, step.author) for step in result.steps]
+
+
+def test_a_chat_in_steps_says_that_it_cannot_go_on_from_a_thought(servers: tuple[Server, Server]) -> None:
+    model = ChatOpenAI(model="m", base_url=servers[1].url, api_key=SecretStr("none"), use_responses_api=False)
+    target = LangChainTarget(model, prefix="continue_final_message")
+    with pytest.raises(ConfigurationError, match="enable_thinking"):
+        TargetOnly(target=target).run(QUESTION)
