@@ -140,7 +140,7 @@ class RSDFields(BaseModel):
 
     def _check_thoughts(self, method: Method, settings: Settings) -> None:
         if self.thoughts and not isinstance(method, RSDMethod):
-            raise ValueError(f"decoder={method.kind!r} brings what its thoughts take; leave out thoughts")
+            raise ValueError("RSD itself takes models for thoughts, other methods bring theirs; leave out thoughts")
         if self.thoughts and settings.granularity == "turn":
             raise ValueError(
                 "thoughts with granularity='turn': a turn is thought and answer in one piece; leave thoughts out, or "

@@ -312,7 +312,7 @@ class RSDLLM(CustomLLM):
         )
         if self.thoughts and not isinstance(self._method(), RSDMethod):
             raise ConfigurationError(
-                f"decoder={self._method().kind!r} brings what its thoughts take; leave out thoughts"
+                "RSD itself takes models for thoughts, other methods bring theirs; leave out thoughts"
             )
         if ready is None:
             self._method().settings(settings)

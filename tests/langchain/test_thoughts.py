@@ -234,6 +234,26 @@ def test_a_turn_with_a_tool_call_keeps_its_thought() -> None:
     assert extra["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Rome"}}
 
 
+@VERSIONS
+@pytest.mark.parametrize("before", ["", "Let me see. "])
+def test_thoughts_text_and_calls_of_a_stream_stay_apart(version: str, before: str) -> None:
+    calls = "".join(
+        f'<tool_call>\n{{"name": "weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>\n\n'
+        for city in ("Rome", "Oslo")
+    )
+    steps = ["<think>\nI must ask.\n</think>\n\n", f"{before}{calls}Wait."]
+    model = ChatRSD(decoder=TargetOnly(target=ShownTarget(steps)), output_version=version).bind_tools([weather])
+    stream: Any = model.stream_events("q", version="v3")
+    for message in (model.invoke("q"), merged(list(model.stream("q"))), stream.output):
+        assert [call["args"] for call in message.tool_calls] == [{"city": "Rome"}, {"city": "Oslo"}]
+        assert message.text == before.rstrip() + "Wait."
+        kinds = [block["type"] for block in message.content_blocks]
+        assert sorted(kinds) == ["reasoning", *["text"] * kinds.count("text"), "tool_call", "tool_call"]
+        assert [block.get("reasoning") for block in message.content_blocks if block["type"] == "reasoning"] == [
+            "I must ask."
+        ]
+
+
 def agents() -> dict[str, Any]:
     model = agent_model()
     bound = model.bind_tools([weather])
