@@ -48,8 +48,12 @@ def test_thoughts_are_reasoning_blocks(chat: ChatRSD, result: Result) -> None:
         ]
         assert message.content == result.text
         assert result_of(message).raw_text == result.raw_text
-        details: Any = message.usage_metadata["output_token_details"]
-        assert details["reasoning"] == sum(step.size for step in result.steps if step.kind == "thought") > 0
+        usage: Any = message.usage_metadata
+        assert (
+            usage["output_token_details"]["reasoning"]
+            == sum(step.size for step in result.steps if step.kind == "thought")
+            > 0
+        )
     chain = ChatPromptTemplate.from_template(PENS) | chat | StrOutputParser()
     assert chain.invoke({"name": "Mia"}) == result.text
 
