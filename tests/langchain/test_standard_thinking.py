@@ -15,7 +15,7 @@ from rsd_integrations.langchain import ChatRSD, result_of
 from tests.langchain import test_standard_turn
 from tests.langchain.inner_models import CarefulThinker, Grounded, HurriedThinker
 from tests.langchain.standard import WithoutKey
-from tests.langchain.test_standard_step import Steps
+from tests.langchain.test_standard_step import Steps, text_alone
 
 
 class ToldReasoning:
@@ -67,6 +67,8 @@ def _writes(mistake: str) -> Any:
 
 class StepsThatThink(Steps):
     """`ChatRSD` over scripted models, whose draft goes wrong in its thought and in its answer."""
+
+    reasons: ClassVar = text_alone("the scripted models are shown no tools", "the scripted models read text alone")
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
