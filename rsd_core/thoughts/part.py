@@ -22,6 +22,8 @@ class Part:
     """What of the last step is thought and what is answer; None where all of it is answer."""
     closed: Step | None = None
     """What closed the thought after the last step, where it had used up its tokens."""
+    closed_pieces: tuple[Piece, ...] = ()
+    """What was held back of the thought until it was closed."""
     is_plain: bool = False
     """Whether the last step was answer alone, and all that follow will be: nothing need be read any more."""
 
@@ -47,18 +49,26 @@ class Part:
         tokens = self.tokens + (step.size if self.kind == "thought" or thinks else 0)
         plain = answer == step.text
         kind: Kind = "thought" if thinks else "answer"
-        return Part(reader, kind, tokens, None if plain else pieces, None, plain and reader.is_plain), answer
+        return Part(reader, kind, tokens, None if plain else pieces, is_plain=plain and reader.is_plain), answer
 
     def close(self, after: str) -> Part:
-        """The part after the thought was closed in the models' own way.
+        """The part after the thought was closed in the models' own way; one that was not begun yet is an empty one.
 
         Args:
             after: What was written last.
         """
         markers = self.reader.markers
         assert markers is not None
-        step = Step(markers.ending.lstrip("\n") if after.endswith("\n") else markers.ending, "delimiter")
-        return replace(self, reader=self.reader.read(step.text)[0], kind="answer", closed=step)
+        if self.reader.state == "start":
+            begun, opening = self.reader.held.lstrip(), markers.begin()
+            if not opening.lstrip().startswith(begun):  # the beginning of another marker: no thought is to come
+                return replace(self, kind="answer")
+            ending = (opening.lstrip()[len(begun) :] if self.reader.held else opening) + markers.ending
+        else:
+            ending = markers.ending.lstrip("\n") if after.endswith("\n") else markers.ending
+        step = Step(ending, "delimiter")
+        reader, pieces = self.reader.read(step.text)
+        return replace(self, reader=reader, kind="answer", closed=step, closed_pieces=pieces)
 
     def is_mark(self, step: Step) -> bool:
         """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
