@@ -165,7 +165,7 @@ class Request:
         own = [record.content if kind == "answer" else record.text_of("thought") for record in self.records]
         if self.progress.excess:  # what was held back comes after the stop string
             return "".join(own)
-        text = "".join([*own, *(text for part, text in self.progress.part.reader.rest() if part == kind)])
+        text = "".join([*own, *(text for part, text in self.progress.part.rest if part == kind)])
         return text[: stops_at(text, self.terms.stop)] if kind == "answer" else text
 
     def branch(self, label: int) -> Request:

@@ -79,7 +79,7 @@ class ChatTemplate:
         arguments: Such as `enable_thinking`, by name.
 
     Raises:
-        ConfigurationError: The template uses no such argument.
+        ConfigurationError: The template uses no such argument, or a switch is neither true nor false.
     """
 
     def __init__(
@@ -89,12 +89,16 @@ class ChatTemplate:
         template = tokenizer.chat_template
         self.source = "\n".join(template.values()) if isinstance(template, dict) else str(template)
         """Its text; of tokenizers with several templates, all of them."""
+        if not isinstance(arguments or {}, Mapping):
+            raise ConfigurationError(f"template takes arguments by name, such as enable_thinking (got {arguments!r})")
         self.arguments = dict(arguments or {})
         if self.arguments:
             names = sorted(_arguments_of(self.source))
-            for name in self.arguments:
+            for name, value in self.arguments.items():
                 if name not in names:
                     raise ConfigurationError(unknown("template argument", name, names or ["none"]))
+                if name in _SWITCHES and not isinstance(value, bool):  # templates take the text "false" for true
+                    raise ConfigurationError(f"the template argument {name} takes true or false (got {value!r})")
         self._renderings: OrderedDict[int, tuple[Prompt, Rendering]] = OrderedDict()
         self._lock = threading.Lock()
 

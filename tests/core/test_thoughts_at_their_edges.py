@@ -23,6 +23,7 @@ from rsd_core import (
     TargetOnly,
     TextStream,
     Thinking,
+    parts_of,
     split,
 )
 from rsd_core.decoder import Decoder
@@ -169,7 +170,7 @@ class Listed(Splitter):
     """A splitter whose parameters cannot be hashed."""
 
     kind: Literal["listed"] = "listed"
-    words: list[str] = ["."]
+    words: list[str]
 
     def end(self, text: str) -> int | None:
         ends = [at + len(word) for word in self.words if (at := text.find(word)) >= 0]
@@ -192,7 +193,7 @@ class Broken(Splitter):
 
 def test_a_splitter_may_have_any_parameters() -> None:
     for close in ("", "</think>"):
-        splitter = StepRequest((0,), delimiter=Listed(), close=close).splitter
+        splitter = StepRequest((0,), delimiter=Listed(words=["."]), close=close).splitter
         assert splitter is not None
         assert splitter.end("Add. Two.") == 4
 
@@ -206,3 +207,45 @@ def test_a_broken_splitter_is_named(gives: Any, close: str) -> None:
         splitter.end("Add.")
     assert splitter.end("") is None
     assert splitter.stops == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("thought", "content", "script", "parts"),
+    [
+        ("Add <", "", ["b\n\n", "</think>\n\n", "So"], ("b", "So")),
+        ("Add.\n\n", "", ["Two.\n</think>\n\n", "So"], ("Two.", "So")),
+        ("Add. ", "", [""], ("", "")),
+        ("", "<thi", ["nk>Add.</think>", "So"], ("Add.", "So")),
+        ("", "<thi", ["s is it."], ("", "s is it.")),
+        ("", " ", ["So"], ("", "So")),
+        ("", "\n\n", ["<think>Add.</think>", "So"], ("Add.", "So")),
+    ],
+)
+def test_what_a_prompt_has_begun_is_no_part_of_what_is_written(
+    thought: str, content: str, script: list[str], parts: tuple[str, str]
+) -> None:
+    thinking = Thinking(THINK)
+    begun = {"role": "assistant", "content": content, "reasoning_content": thought}
+    decoder = TargetOnly(target=ScriptedTarget(script, thinking=thinking))
+    events = list(decoder.stream([("user", "question"), begun]))
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert (last.result.thought, last.result.text) == parts
+    assert "".join(map(TextStream().feed, events)) == parts[1]
+    path = Path(last.result.prompt, thinking=thinking)
+    for step in last.result.steps:
+        path = path.extend(Step(step.text, "delimiter"))
+    assert (parts_of(path).thought, parts_of(path).answer) == parts
+
+
+@pytest.mark.parametrize("script", [["Add.\n</think>\n\n", ""], ["Add.\n</think>"]])
+def test_a_response_that_ends_with_its_thought_says_so(script: list[str]) -> None:
+    class Ends(ScriptedTarget):
+        def _step(self, path: Path, request: StepRequest, seed: int) -> Step:
+            step = super()._step(path, request, seed)
+            return Step(step.text, "end", size=step.size) if len(script) == 1 else step
+
+    result = TargetOnly(target=Ends(script, thinking=OPENED)).run("question")
+    assert (result.thought, result.text, result.answer) == ("Add.", "", None)
+    assert [item.kind for item in result.degradations] == ["no_answer"]
+    assert not run(["Add.\n</think>\n\n", "So"], OPENED).degradations

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from rsd_core import load
+from rsd_core import SpeculativeDecoding, load
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.rollouts import Rollout
@@ -131,3 +131,12 @@ def test_an_answer_writes_what_a_thought_closed_early_lacks(at: int, closed: str
 @pytest.mark.parametrize("verifier", ["verifier", "prm"])
 def test_verifiers_of_solutions_tell_right_steps_of_thoughts_from_wrong_ones(verifier: str) -> None:
     assert step_auc(verifier, written("thinking-draft", True))["auc"] >= 0.97
+
+
+def test_an_assistant_reads_what_its_target_reads() -> None:
+    target = load("embedded,template.enable_thinking=false:thinking-target")
+    decoder = SpeculativeDecoding(drafter=load("embedded:thinking-draft"), target=target)
+    problem = next(iter(problems("test", 5)))
+    result = decoder.run(problem.question)
+    assert (result.thought, result.markers) == ("", None)
+    assert is_right(problem, result.text)

@@ -71,6 +71,11 @@ def test_an_argument_that_a_template_does_not_use_is_refused_before_weights_are_
     for wrong in ({"enable_thinkin": False}, {"add_generation_prompt": False}, {"eos_token": "x"}):
         with pytest.raises(ConfigurationError, match=r"template argument.*known are enable_thinking$"):
             load_generator(str(folder), template=wrong)
+    for value in ("false", 0, None):
+        with pytest.raises(ConfigurationError, match=r"enable_thinking takes true or false \(got"):
+            load_generator(str(folder), template={"enable_thinking": value})
+    with pytest.raises(ConfigurationError, match=r"template takes arguments by name.*got 5"):
+        load(f"likelihood,template=5:{folder}")
     with pytest.raises(ConfigurationError, match="did you mean 'enable_thinking'"):
         load(f"likelihood,template.enable_thinkin=false:{folder}")
     with pytest.raises(ConfigurationError, match="known are none"):
