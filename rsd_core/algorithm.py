@@ -6,16 +6,18 @@ from collections.abc import AsyncGenerator, Mapping
 
 from rsd_core.calls import Calls
 from rsd_core.decisions import choose, decide, learn, route
-from rsd_core.decoder import Decoder, require
-from rsd_core.errors import ConfigurationError
+from rsd_core.decoder import Decoder
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
-from rsd_core.interfaces import Drafter, Model, Target, Verifier
+from rsd_core.interfaces import Drafter, Target, Verifier
 from rsd_core.ledger import Role
 from rsd_core.limits import Limits
+from rsd_core.model import Model
 from rsd_core.paths import Step
 from rsd_core.policies import BinaryStep, WeightingPolicy
 from rsd_core.request import Request
+from rsd_core.roles import Cast, NoVerifier, Roles
 from rsd_core.settings import Settings
+from rsd_core.thoughts.reading import Kind
 
 
 class RewardGuidedDecoder(Decoder):
@@ -23,36 +25,45 @@ class RewardGuidedDecoder(Decoder):
 
     Args:
         drafter: The cheap model that proposes each step.
-        verifier: The reward model that scores it.
+        verifier: The reward model that scores it; needed unless the policy wants no rewards.
         target: The strong model that writes the steps whose drafts are rejected.
         policy: From reward to probability of acceptance; the paper's δ = 0.7 by default. Calibrate it: a threshold
             belongs to one reward model.
         settings: Everything else.
+        thoughts: Models and a policy of the thoughts' own, where they have some.
     """
 
     def __init__(
         self,
         *,
         drafter: Drafter,
-        verifier: Verifier,
+        verifier: Verifier | None = None,
         target: Target,
         policy: WeightingPolicy | None = None,
         settings: Settings | None = None,
+        thoughts: Roles | None = None,
     ) -> None:
-        require("drafter", drafter, Drafter)
-        require("verifier", verifier, Verifier)
-        require("target", target, Target)
-        self.drafter, self.verifier, self._target = drafter, verifier, target
+        self.drafter, self._target = drafter, target
+        self.verifier = NoVerifier() if verifier is None else verifier
         self.policy = BinaryStep() if policy is None else policy
-        if not isinstance(self.policy, WeightingPolicy):
-            raise ConfigurationError(
-                f"{policy!r} is no policy. Give an object such as BinaryStep(delta=0.7), or parse_policy(TEXT)."
-            )
+        self.thoughts = thoughts or Roles()
+        self.casts()
         super().__init__(settings)
+
+    def casts(self) -> dict[Kind, Cast]:
+        """Who plays which role in the thought, and in the answer."""
+        answer = Cast(self.drafter, self.verifier, self._target, self.policy)
+        return {"answer": answer, "thought": self.thoughts.filled(answer)}
 
     @property
     def models(self) -> tuple[Model, ...]:
-        return (self.drafter, self.verifier, self._target)
+        casts = self.casts()
+        return tuple(dict.fromkeys((*casts["answer"].models, *casts["thought"].models)))
+
+    @property
+    def thinkers(self) -> tuple[Model, ...]:
+        cast = self.casts()["thought"]
+        return cast.writers
 
     @property
     def target(self) -> Target:
@@ -60,7 +71,8 @@ class RewardGuidedDecoder(Decoder):
 
     @property
     def limits(self) -> Limits:
-        return self.settings.limits.tightened(self.policy.limits)
+        own = None if self.thoughts.policy is None else self.thoughts.policy.limits
+        return self.settings.limits.tightened(self.policy.limits).tightened(own)
 
     @property
     def consequences(self) -> Mapping[Role, str]:
@@ -72,18 +84,21 @@ class RewardGuidedDecoder(Decoder):
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         """Algorithm 1 of the paper, one step per turn of the loop."""
+        casts = self.casts()
         while request.finish is None:
-            i = request.index
-            if route(self.policy, request) == "target" and not calls.target_is_spent(request, self._target):
-                self.policy.on_target_forced()
-                yield await self._replace(request, calls)
+            i, cast = request.index, casts[request.kind]
+            if cast.policy.needs_entropy:
+                await calls.measure_entropy(request, cast.drafter)
+            if route(cast.policy, request) == "target" and not calls.target_is_spent(request, cast.target):
+                cast.policy.on_target_forced()
+                yield await self._replace(request, calls, cast)
                 continue
-            calls.hedge(request, self._target)
-            drafts = await calls.draft(request, self.drafter)
-            calls.look_ahead(request, self.drafter, self.verifier, drafts)
+            calls.hedge(request, cast.target)
+            drafts = await calls.draft(request, cast.drafter)
+            calls.look_ahead(request, cast.drafter, cast.verifier, drafts)
             if drafts:
                 yield StepDrafted(i, drafts)
-            rewards = await calls.score(request, self.verifier, drafts)
+            rewards = await calls.score(request, cast.verifier, drafts) if cast.policy.needs_reward else ()
             scored = bool(rewards)
             if scored:
                 yield StepScored(i, rewards)
@@ -92,8 +107,8 @@ class RewardGuidedDecoder(Decoder):
             reward = rewards[best] if rewards else None
             if len(drafts) > 1:
                 request.discard(drafts[:best] + drafts[best + 1 :], scored=scored)
-            decision = decide(self.policy, request, draft, reward, scored=scored)
-            spent = decision == "target" and draft is not None and calls.target_is_spent(request, self._target)
+            decision = decide(cast.policy, request, draft, reward, scored=scored)
+            spent = decision == "target" and draft is not None and calls.target_is_spent(request, cast.target)
             if draft is not None and (decision == "accept" or spent):
                 yield StepAccepted(i, calls.commit(request, draft, "draft", reward))
                 continue
@@ -103,17 +118,18 @@ class RewardGuidedDecoder(Decoder):
             if decision == "retry":
                 request.attempt += 1
                 continue
-            yield await self._replace(request, calls, draft, reward)
+            yield await self._replace(request, calls, cast, draft, reward)
 
     async def _replace(
-        self, request: Request, calls: Calls, draft: Step | None = None, reward: float | None = None
+        self, request: Request, calls: Calls, cast: Cast, draft: Step | None = None, reward: float | None = None
     ) -> StepReplaced:
         """The target writes the step, and the policy learns from it what it wants to."""
         before = request.path
-        (step,) = await calls.replace(request, self._target, rejected=draft)
+        (step,) = await calls.replace(request, cast.target, rejected=draft)
+        judged = cast.policy.scores_target and not request.progress.is_mark(step)
         record = calls.commit(request, step, "target", reward, draft)
         if request.path is not before:
-            if self.policy.scores_target and (rewards := await calls.score(request, self.verifier, [step], before)):
+            if judged and (rewards := await calls.score(request, cast.verifier, [step], before)):
                 record = request.rate(rewards[0])
-            learn(self.policy, request, record.target_reward)
+            learn(cast.policy, request, record.target_reward)
         return StepReplaced(before.depth, record)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from rsd_core.concurrency import contained, outlast
 from rsd_core.errors import RunError
-from rsd_core.interfaces import Interrupted, usage_of
+from rsd_core.model import Interrupted, usage_of
 
 T = TypeVar("T")
 _lock = threading.Lock()

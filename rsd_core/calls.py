@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from rsd_core.checks import checked_likelihoods, checked_scores, checked_steps, checked_usage
+from rsd_core.checks import checked_entropy, checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
 from rsd_core.control_characters import visible
 from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
@@ -17,28 +17,26 @@ from rsd_core.guard import Guard
 from rsd_core.health import Health
 from rsd_core.interfaces import (
     Drafter,
+    Entropy,
+    FirstTokenEntropy,
     Generation,
     HasLikelihood,
-    Interrupted,
     Likelihoods,
-    Model,
     Scores,
     SpeculativeTarget,
     Target,
-    Usage,
     Verifier,
-    add_usage,
-    usage_of,
 )
 from rsd_core.ledger import Account, Role
 from rsd_core.limits import LimitReached
 from rsd_core.lookahead import Lookahead
+from rsd_core.model import Interrupted, Model, Usage, add_usage, usage_of
 from rsd_core.paths import Path, Step
 from rsd_core.request import Request
 from rsd_core.results import DegradationKind, FinishReason, StepRecord
 
 logger = logging.getLogger(__name__)
-Reply = TypeVar("Reply", Generation, Scores, Likelihoods)
+Reply = TypeVar("Reply", Generation, Scores, Likelihoods, Entropy)
 _NOTHING = Usage()
 
 
@@ -67,6 +65,18 @@ class Calls:
         request.undecided = generation.steps
         return generation.steps
 
+    async def measure_entropy(self, request: Request, drafter: Drafter) -> None:
+        """How uncertain the drafter is about the first token of the step; None in the request where it failed."""
+        assert isinstance(drafter, FirstTokenEntropy)
+        try:
+            self._guard.check()
+            work = drafter.first_token_entropy(request.path)
+            entropy: Entropy = await self._call(request, "drafter", drafter, work, checked_entropy)
+        except Exception as error:
+            self._fault(request, "drafter", error)
+        else:
+            request.entropy = entropy.nats
+
     async def draft_or_fail(self, request: Request, drafter: Drafter) -> Step:
         """The drafter's step where there is no target to fall back on.
 
@@ -94,20 +104,23 @@ class Calls:
     ) -> tuple[float | None, ...]:
         """Rewards of the candidates; none when the verifier failed and the settings do not ask to raise.
 
-        A reward is None where the verifier abstains. A blank candidate adds nothing that could be judged: its reward
-        is 0, and the verifier is not asked. The candidates follow the path, by default the request's.
+        A reward is None where the verifier abstains. It is not asked about what holds nothing to be judged: the
+        reward of a blank candidate is 0, that of a marker alone None. The candidates follow the path, by default the
+        request's.
 
         Raises:
             VerifierError: The verifier failed, and `on_verifier_error` is `raise`.
         """
-        nonblank = tuple([step for step in candidates if step.text.strip()])
-        if not nonblank:
-            return (0.0,) * len(candidates)
         at = path or request.path
+        marks = [path is None and request.progress.is_mark(step) for step in candidates]
+        judged = [bool(step.text.strip()) and not mark for step, mark in zip(candidates, marks, strict=True)]
+        nonblank = tuple([step for step, is_judged in zip(candidates, judged, strict=True) if is_judged])
+        if not nonblank:
+            return tuple([None if mark else 0.0 for mark in marks])
         try:
             if self._guard.watches:
                 self._guard.check()
-            work = self._early.claim("verifier", at, nonblank) or verifier.score(at, nonblank)
+            work = self._early.claim("verifier", verifier, at, nonblank) or verifier.score(at, nonblank)
             scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(nonblank))
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
@@ -120,7 +133,8 @@ class Calls:
         if len(nonblank) == len(candidates):
             return scores.rewards
         rewards = iter(scores.rewards)
-        return tuple(next(rewards) if step.text.strip() else 0.0 for step in candidates)
+        rest = [None if mark else 0.0 for mark in marks]
+        return tuple(next(rewards) if is_judged else other for is_judged, other in zip(judged, rest, strict=True))
 
     def target_is_spent(self, request: Request, target: Target) -> bool:
         """Whether a limit took the target away, so that a rejected draft has to be kept; noted when it did."""
@@ -238,7 +252,7 @@ class Calls:
             self._guard.check()
         ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
         step_request = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead)
-        work = self._early.claim(role, request.path, step_request) or model.generate(request.path, step_request)
+        work = self._early.claim(role, model, request.path, step_request) or model.generate(request.path, step_request)
         return self._call(request, role, model, work, checked_steps, count, step_request)
 
     async def _call(

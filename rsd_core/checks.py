@@ -6,7 +6,8 @@ import math
 from typing import get_args
 
 from rsd_core.errors import RunError, VerifierError
-from rsd_core.interfaces import Generation, Likelihoods, Model, Scores, StepRequest, Usage
+from rsd_core.interfaces import Entropy, Generation, Likelihoods, Scores, StepRequest
+from rsd_core.model import Model, Usage
 from rsd_core.paths import Ending, Step
 
 _ENDINGS, _INF = get_args(Ending), math.inf
@@ -34,9 +35,14 @@ def checked_steps(model: Model, generation: Generation, count: int, request: Ste
         elif not isinstance(step.size, int) or step.size < 0:
             fault = f"the size of a step is {step.size!r}, no number of tokens"
         elif step.ending == "delimiter":
-            if request.delimiter is None or request.delimiter in step.text:
+            delimiter = request.delimiter
+            if (
+                not isinstance(delimiter, str)
+                or delimiter in step.text
+                or (request.close and request.close in step.text)
+            ):
                 continue
-            fault = f"a step claims to end with {request.delimiter!r} and does not hold it: {step.text[-40:]!r}"
+            fault = f"a step claims to end with {delimiter!r} and does not hold it: {step.text[-40:]!r}"
         elif step.ending in _ENDINGS:
             continue
         else:
@@ -85,6 +91,18 @@ def checked_likelihoods(model: Model, likelihoods: Likelihoods, count: int) -> L
     if len(likelihoods.values) != count or not all(value <= 0 for value in likelihoods.values):
         raise RunError(f"{model!r} gave log-likelihoods {likelihoods.values!r} of {count} steps", usage=usage)
     return likelihoods
+
+
+def checked_entropy(model: Model, entropy: Entropy) -> Entropy:
+    """An entropy that is one.
+
+    Raises:
+        RunError: It is no number of at least 0.
+    """
+    usage = checked_usage(model, entropy.usage)
+    if not 0 <= entropy.nats < _INF:
+        raise RunError(f"{model!r} gave the entropy {entropy.nats!r}, no number of at least 0", usage=usage)
+    return entropy
 
 
 def checked_usage(model: Model, usage: Usage) -> Usage:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Coroutine, Iterable
 from typing import Any, Self, TypeVar
 
 from rsd_core.errors import RunError
-from rsd_core.interfaces import Interrupted, Usage, add_usage, usage_of
+from rsd_core.model import Interrupted, Usage, add_usage, usage_of
 
 T = TypeVar("T")
 

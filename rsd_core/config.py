@@ -23,6 +23,22 @@ from rsd_core.registry import parse_spec
 from rsd_core.settings import Settings
 
 
+class ThoughtRoles(Data):
+    """Models and a policy of the thoughts' own; what is not said is as for the answer."""
+
+    drafter: str | None = None
+    verifier: str | None = None
+    target: str | None = None
+    policy: Policy | None = None
+
+    @field_validator("drafter", "verifier", "target")
+    @classmethod
+    def _known(cls, spec: str | None, info: ValidationInfo) -> str | None:
+        if spec is not None:
+            parse_spec(spec, info.field_name)  # type: ignore[arg-type]
+        return spec
+
+
 class RSDConfig(Data):
     """Models by spec, a policy, settings, and which decoder they make."""
 
@@ -31,6 +47,8 @@ class RSDConfig(Data):
     target: str = "embedded:target"
     policy: Policy = Field(default_factory=BinaryStep)
     settings: Settings = Settings()
+    thoughts: ThoughtRoles = ThoughtRoles()
+    """What is different for thoughts; used by RSD itself."""
     method: AnyMethod = RSDMethod()
     """RSD, or a baseline over the same models and settings, as `rsd eval --methods` takes them: `majority:8`."""
 
@@ -54,6 +72,8 @@ class RSDConfig(Data):
         data: dict[str, Any] = handler(self)
         if self.method == RSDMethod():
             data.pop("method", None)
+        if self.thoughts == ThoughtRoles():
+            data.pop("thoughts", None)
         return data
 
     @classmethod
@@ -70,7 +90,8 @@ class RSDConfig(Data):
 
     def setup(self) -> Setup:
         """What methods are built over; models are loaded when they are needed."""
-        return Setup(self.drafter, self.verifier, self.target, self.policy, self.settings)
+        thoughts = {name: part for name, part in self.thoughts if part is not None}
+        return Setup(self.drafter, self.verifier, self.target, self.policy, self.settings, thoughts=thoughts)
 
     def build(self) -> Decoder:
         """Load the models that the method needs, and make the decoder."""

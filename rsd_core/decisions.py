@@ -56,11 +56,14 @@ def decide(
 ) -> Decision:
     """What becomes of the draft.
 
-    Without a reward, `on_abstain` says it where the draft was scored, and `on_verifier_error` where that failed.
+    A marker alone is kept, and so is what the policy wants no reward of. Without a reward, `on_abstain` says it where
+    the draft was scored, and `on_verifier_error` where that failed.
 
     Raises:
         RunError: The policy failed, or gave no decision; named in the message.
     """
+    if draft is not None and (not policy.needs_reward or request.progress.is_mark(draft)):
+        return "accept"
     if draft is not None and reward is not None:
         try:
             decision = policy.decide(draft, reward, request)

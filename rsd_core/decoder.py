@@ -19,16 +19,21 @@ from rsd_core.errors import BatchError, ConfigurationError, RunError
 from rsd_core.events import Event, Finished
 from rsd_core.guard import Cancellation, Guard
 from rsd_core.health import Health
-from rsd_core.interfaces import Model, Target
+from rsd_core.interfaces import Generator as TextGenerator
+from rsd_core.interfaces import Target
 from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached, Limits
 from rsd_core.lookahead import Lookahead
+from rsd_core.model import Model
 from rsd_core.paths import Prompt
 from rsd_core.prompts import PromptLike, as_prompt
 from rsd_core.request import Request
 from rsd_core.results import FinishReason, Result
 from rsd_core.settings import Settings
 from rsd_core.stopping import as_stop
+from rsd_core.thoughts.agreement import agree
+from rsd_core.thoughts.markers import Thinking
+from rsd_core.thoughts.reading import reader_of
 
 
 class RequestOptions(TypedDict, total=False):
@@ -92,6 +97,11 @@ class Decoder(ABC):
         return settings
 
     @property
+    def thinkers(self) -> tuple[Model, ...]:
+        """The models that write thoughts, which have to agree on how they begin."""
+        return self.models
+
+    @property
     def consequences(self) -> Mapping[Role, str]:
         """What it means for the answers when a role never works."""
         return {}
@@ -123,9 +133,10 @@ class Decoder(ABC):
                     for notice in request.pop_notices():
                         yield notice
                 yield event
+        result = self._result(request, request.finish or "stop", guard.elapsed)
         for notice in request.pop_notices():
             yield notice
-        yield Finished(request.index, self._result(request, request.finish or "stop", guard.elapsed))
+        yield Finished(request.index, result)
 
     async def arun(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> Result:
         """Decode one prompt; arguments and errors as in `astream`."""
@@ -245,10 +256,24 @@ class Decoder(ABC):
         cancel = options.get("cancel")
         if cancel is not None and not isinstance(cancel, Cancellation):
             raise ConfigurationError(f"cancel takes a Cancellation (got {cancel!r})")
-        request = Request(prompt, settings, seed, options.get("repeat", 0), stop)
+        request = Request(prompt, settings, seed, options.get("repeat", 0), stop, self._thinking(prompt))
         guard = Guard(limits.max_seconds, cancel)
         early = Lookahead(request.ledger, settings.lookahead if limits.allow_waste() else 0)
         return request, Calls(guard, early, self._health), guard
+
+    def _thinking(self, prompt: Prompt) -> Thinking | None:
+        """What the models agree on about their thoughts; asked before any of them is called.
+
+        Raises:
+            ConfigurationError: They would not write one text.
+        """
+        markers = self.settings.thoughts.markers
+        begun = reader_of(prompt, None if markers is None else Thinking(markers))
+        if begun.state in ("answer", "closed"):  # the prompt's last message has begun the answer
+            return None
+        writers = [model for model in self.thinkers if isinstance(model, TextGenerator)]
+        thinking = agree([(model.name, model.thinking(prompt)) for model in writers], markers)
+        return Thinking(thinking.markers) if thinking and begun.in_thought else thinking
 
     @asynccontextmanager
     async def _running(
@@ -276,6 +301,8 @@ class Decoder(ABC):
     def _result(self, request: Request, reason: FinishReason, seconds: float) -> Result:
         """The request's result, with the estimate of what the target alone would have cost."""
         request.discard(request.undecided, scored=False)
+        if request.progress.reader.in_thought and request.records:
+            request.degrade("no_answer", f"the response ended inside of its thought ({reason}): there is no answer")
         rate = None if self.target is None else self.target.flops_per_token
         if rate is not None:
             tokens = request.progress.tokens
@@ -286,9 +313,3 @@ class Decoder(ABC):
                 f"({request.prompt_tokens} + {tokens} tokens)"
             )
         return request.result(reason, seconds)
-
-
-def require(role: Role, model: Model, kind: type[Model]) -> None:
-    """Raise `ConfigurationError` unless the model can play the role."""
-    if not isinstance(model, kind):
-        raise ConfigurationError(f"{model!r} cannot be the {role}. Make one with load(SPEC); `rsd models` lists specs.")

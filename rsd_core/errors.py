@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rsd_core.interfaces import Usage
+from rsd_core.model import Usage
 from rsd_core.results import Result
 
 DISTRIBUTION = "rsd-decoding"

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Self, TypeVar
 
-from rsd_core.interfaces import usage_of
 from rsd_core.limits import LimitReached
+from rsd_core.model import usage_of
 
 T = TypeVar("T")
 

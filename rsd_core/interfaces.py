@@ -7,59 +7,15 @@ it: `VerifierError("no digit in the reply", usage=usage)`, or `add_usage(error, 
 
 from __future__ import annotations
 
-import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from rsd_core.paths import Message, Path, Step
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Work done by one call of a model, in tokens of that model's vocabulary."""
-
-    prefix: int = 0
-    """Length of the prompt and the steps the call was about."""
-    computed: int = 0
-    """Tokens run through the model: the part of the prefix that was not cached, and what was generated."""
-    reused: int = 0
-    """Tokens of the prefix found in a cache."""
-    generated: int = 0
-    """Tokens sampled, end-of-answer tokens included."""
-    scored: int = 0
-    """Tokens of the answer, prompt excluded, that a verifier computed in this call."""
-    seconds: float = 0.0
-    """Time the model worked, without waiting for its turn."""
-    parts: tuple[tuple[Model, Usage], ...] = ()
-    """Whose work it was, where a model is made of others; the ledger charges each at its own rate."""
-
-    def __add__(self, other: Usage) -> Usage:
-        """Work of two calls together."""
-        return Usage(*(getattr(self, name) + getattr(other, name) for name in Usage.__slots__))
-
-
-class Interrupted(asyncio.CancelledError):
-    """What a cancelled call may raise to tell the work it had done by then."""
-
-    def __init__(self, usage: Usage) -> None:
-        self.usage = usage
-        super().__init__("interrupted")
-
-
-def usage_of(error: BaseException) -> Usage | None:
-    """The work that a failed or cancelled call had done, where its error tells."""
-    for name in ("usage", "rsd_usage"):
-        usage = getattr(error, name, None)
-        if isinstance(usage, Usage):  # other libraries have errors with a `usage` of their own kind
-            return usage
-    return None
-
-
-def add_usage(error: BaseException, usage: Usage) -> None:
-    """Let an error of any type carry the work of the call that failed, in place of what it carried."""
-    setattr(error, "usage" if isinstance(getattr(error, "usage", None), Usage) else "rsd_usage", usage)
+from rsd_core.model import Model, Usage
+from rsd_core.paths import Message, Path, Prompt, Step
+from rsd_core.splitting import Splitter, splitter
+from rsd_core.thoughts.markers import Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +36,21 @@ class StepRequest:
     """One seed below 2**63 per wanted step: as many candidates as seeds. The same seed gives the same step."""
     max_tokens: int = 512
     """Cap of one step, in tokens."""
-    delimiter: str | None = "\n\n"
-    """A step ends after this text, further newlines in the same token included. None asks for the whole answer."""
+    delimiter: str | Splitter | None = "\n\n"
+    """A step ends after this text, further newlines in the same token included, or where a splitter says. None asks for
+    the whole response."""
     sampling: Sampling = Sampling()
     guess: Step | None = field(default=None, compare=False)
     """A step that may begin as the wanted one: who reads faster than it writes keeps what it would write as well."""
     ahead: int = field(default=0, compare=False)
     """How many steps after this one are likely to be asked for next: who writes on need not wait for that."""
+    close: str = ""
+    """The marker that ends a thought, where the step is part of one: it ends there too, white space included."""
+
+    @property
+    def splitter(self) -> Splitter | None:
+        """What ends the step, delimiter and marker together; None where the whole response is asked for."""
+        return splitter(self.delimiter, self.close)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,36 +70,15 @@ class Scores:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Money per million tokens, in any one currency."""
+class Generator(Model):
+    """Base of the two roles that write."""
 
-    prompt: float
-    generated: float
-    cached: float | None = None
-    """For prompt tokens found in a cache; None charges them like others."""
+    def thinking(self, prompt: Prompt) -> Thinking | None:  # noqa: ARG002
+        """How the model thinks before it answers the prompt, as its chat template tells; None where nobody knows."""
+        return None
 
 
-class Model(ABC):  # noqa: B024 - what is abstract is in the roles
-    """What all roles share."""
-
-    name: str = "model"
-    """Shown to people."""
-    flops_per_token: float | None = None
-    """FLOPs to run one token through the model, two per weight that takes part; None when unknown."""
-    price: Price | None = None
-    """What the model costs, where it costs."""
-    renders_tools: bool = False
-    """Whether the model sees the definitions in a prompt's `tools` message."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r}>"
-
-    async def aclose(self) -> None:  # noqa: B027 - most models hold nothing that needs closing
-        """Release what the model holds."""
-
-
-class Drafter(Model):
+class Drafter(Generator):
     """The cheap model, P_m in the paper: proposes the next step."""
 
     @abstractmethod
@@ -143,7 +86,7 @@ class Drafter(Model):
         """Write the step that follows the path, once per seed."""
 
 
-class Target(Model):
+class Target(Generator):
     """The strong model, P_M in the paper: writes the steps whose drafts were rejected."""
 
     @abstractmethod
@@ -173,6 +116,23 @@ class SpeculativeTarget(Protocol):
 
     async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
         """As `generate` for one seed, with the drafter as assistant; also the drafter's own work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """How uncertain a model is about its next token, and the work of finding out."""
+
+    nats: float
+    """Shannon entropy of the distribution of the next token, at temperature 1, in natural units; at least 0."""
+    usage: Usage
+
+
+@runtime_checkable
+class FirstTokenEntropy(Protocol):
+    """An ability of some generators: to say how uncertain they are about how a step begins."""
+
+    async def first_token_entropy(self, path: Path) -> Entropy:
+        """Entropy of the token that follows the path; what was read of the path stays cached."""
 
 
 class Verifier(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from rsd_core.interfaces import Model, Usage
+from rsd_core.model import Model, Usage
 
 Role = Literal["drafter", "verifier", "target"]
 

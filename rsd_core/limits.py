@@ -8,8 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from rsd_core.data import Data
-from rsd_core.interfaces import Target, Usage
+from rsd_core.interfaces import Target
 from rsd_core.ledger import Account, Ledger
+from rsd_core.model import Usage
 from rsd_core.results import FinishReason
 
 Count = Annotated[int, Field(ge=1)]
@@ -28,9 +29,12 @@ class Limits(Data):
     cut where what is left ends. (The length of the prompt is taken as the first model counts it.)
     """
 
-    max_steps: Count | None = 100
-    max_tokens: Count | None = 4096
-    """Tokens of the answer."""
+    max_steps: Count | None = 1000
+    max_tokens: Count | None = 32_768
+    """Tokens of the response, its thought included."""
+    max_thought_tokens: Count | None = None
+    """Tokens of the thought; one that has used them up is closed in the model's own way, which is noted in the
+    result's `degradations`, and the answer follows."""
     max_seconds: Amount | None = None
     """Wall-clock time; a model call in progress is cut short."""
     max_target_calls: Annotated[int, Field(ge=0)] | None = None

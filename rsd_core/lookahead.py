@@ -16,19 +16,9 @@ from typing import Any, Protocol, Self, cast
 
 from rsd_core.concurrency import contained, settle
 from rsd_core.errors import VerifierError
-from rsd_core.interfaces import (
-    Drafter,
-    Interrupted,
-    Model,
-    Scores,
-    ScoresRuns,
-    StepRequest,
-    Target,
-    Usage,
-    Verifier,
-    usage_of,
-)
+from rsd_core.interfaces import Drafter, Scores, ScoresRuns, StepRequest, Target, Verifier
 from rsd_core.ledger import Ledger, Role
+from rsd_core.model import Interrupted, Model, Usage, usage_of
 from rsd_core.paths import Path, Step
 from rsd_core.results import FinishReason
 
@@ -144,10 +134,11 @@ class Lookahead:
         """How many steps after the present one are likely to be asked for next."""
         return self.depth if self.depth and self.estimate.value >= WORTHWHILE else 0
 
-    def claim(self, role: Role, path: Path, request: CallRequest) -> Coroutine[Any, Any, Any] | None:
+    def claim(self, role: Role, model: Model, path: Path, request: CallRequest) -> Coroutine[Any, Any, Any] | None:
         """The result of this very call, if it was begun."""
         call = self._calls.get((role, path)) if self._calls else None
-        return self._result(role, path) if call is not None and call.request == request else None
+        begun = call is not None and call.request == request and call.model is model
+        return self._result(role, path) if begun else None
 
     def follow(self, position: Position, step: Step, drafter: Drafter, verifier: Verifier) -> None:
         """Let the drafter go on after a step that is being scored, as far as depth and the acceptance estimate allow.

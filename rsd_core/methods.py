@@ -23,6 +23,7 @@ from rsd_core.baselines import (
     SpecReason,
     SpeculativeDecoding,
     StepBeam,
+    TargetChoice,
     TargetOnly,
     TiltedDecoder,
 )
@@ -30,11 +31,13 @@ from rsd_core.baselines.sampling import Aggregate
 from rsd_core.data import Data, explain, from_text, of_kind
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
-from rsd_core.interfaces import Drafter, Model, Target, Verifier
+from rsd_core.interfaces import Drafter, Target, Verifier
 from rsd_core.ledger import Role
+from rsd_core.model import Model
 from rsd_core.plugins import Registry, of_class
-from rsd_core.policies import BinaryStep, Policy, WeightingPolicy
+from rsd_core.policies import AlwaysDraft, AlwaysTarget, BinaryStep, FirstSteps, FirstToken, Policy, WeightingPolicy
 from rsd_core.registry import load, parse_spec
+from rsd_core.roles import Roles
 from rsd_core.settings import Settings
 
 Count = Annotated[int, Field(ge=1, le=256)]
@@ -52,6 +55,7 @@ class Setup:
         settings: For all methods; each may change some.
         load: Makes a model of what was given. By default specs are loaded when a method first asks for them, once for
             all roles and methods that name them.
+        thoughts: Models and a policy of the thoughts' own, by the names of `Roles`.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class Setup:
         policy: WeightingPolicy | None = None,
         settings: Settings | None = None,
         load: Callable[[Any], Any] | None = None,
+        thoughts: Mapping[str, Any] | None = None,
     ) -> None:
+        self.thoughts = dict(thoughts or {})
         self.given: dict[Role, str | Model] = {"drafter": drafter, "verifier": verifier, "target": target}
         self.policy = policy or BinaryStep()
         self.settings = settings or Settings()
@@ -85,10 +91,18 @@ class Setup:
         verifier: Verifier = self._load(spec or self.given["verifier"])
         return verifier
 
+    def thought_roles(self) -> Roles:
+        """Models and policy of the thoughts' own."""
+        models = {name: self._load(part) for name, part in self.thoughts.items() if name != "policy"}
+        return Roles(**models, policy=self.thoughts.get("policy"))
+
     def afresh(self) -> Self:
         """The same over the same models, with a policy that shares nothing that it learns."""
         other = copy(self)
         other.policy = self.policy.model_copy(deep=True)
+        other.thoughts = dict(self.thoughts)
+        if "policy" in self.thoughts:
+            other.thoughts["policy"] = self.thoughts["policy"].model_copy(deep=True)
         return other
 
 
@@ -179,7 +193,12 @@ class RSDMethod(Method):
             target=setup.target,
             policy=self.policy or setup.policy,
             settings=self.settings(setup.settings),
+            thoughts=setup.thought_roles(),
         )
+
+    def models(self, setup: Setup) -> list[str | Model]:
+        own = [part for name, part in setup.thoughts.items() if name != "policy"]
+        return [*super().models(setup), *own]
 
     @property
     def learns(self) -> bool:
@@ -286,6 +305,86 @@ class SpecReasonMethod(Method):
         )
 
 
+class Unverified(Method):
+    """Base of the methods that ask no verifier."""
+
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
+
+    @abstractmethod
+    def policies(self) -> tuple[WeightingPolicy, WeightingPolicy]:
+        """Who writes the thought, and who writes the answer."""
+
+    def build(self, setup: Setup) -> Decoder:
+        thought, answer = self.policies()
+        return RewardGuidedDecoder(
+            drafter=setup.drafter,
+            target=setup.target,
+            policy=answer,
+            settings=setup.settings,
+            thoughts=Roles(policy=thought),
+        )
+
+
+class FirstStepsMethod(Unverified):
+    """The target writes the first n steps, the drafter all others."""
+
+    kind: Literal["first_steps"] = "first_steps"
+    n: Annotated[int, Field(ge=0)] = 2
+
+    def policies(self) -> tuple[WeightingPolicy, WeightingPolicy]:
+        policy = FirstSteps(n=self.n, then=AlwaysDraft())
+        return policy, policy
+
+
+class DrafterThinksMethod(Unverified):
+    """The drafter thinks, and the target answers."""
+
+    kind: Literal["drafter_thinks"] = "drafter_thinks"
+
+    def policies(self) -> tuple[WeightingPolicy, WeightingPolicy]:
+        return AlwaysDraft(), AlwaysTarget()
+
+
+class TargetThinksMethod(Unverified):
+    """The target thinks, and the drafter answers."""
+
+    kind: Literal["target_thinks"] = "target_thinks"
+
+    def policies(self) -> tuple[WeightingPolicy, WeightingPolicy]:
+        return AlwaysTarget(), AlwaysDraft()
+
+
+class GlimpRouterMethod(Unverified):
+    """GlimpRouter: the target writes the steps of which the drafter doubts the first token (arXiv 2601.05110)."""
+
+    kind: Literal["glimprouter"] = "glimprouter"
+    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+    def policies(self) -> tuple[WeightingPolicy, WeightingPolicy]:
+        policy = FirstToken(threshold=self.threshold)
+        return policy, policy
+
+
+class SpecCoTMethod(Sampled):
+    """SpecCoT: the target picks one of n drafted steps, or writes the step itself."""
+
+    kind: Literal["speccot"] = "speccot"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
+    n: Count = 4
+
+    def settings(self, base: Settings) -> Settings:
+        return super().settings(base.updated(lookahead=0)).updated(candidates=self.n)
+
+    def build(self, setup: Setup) -> Decoder:
+        return RewardGuidedDecoder(
+            drafter=setup.drafter,
+            verifier=TargetChoice(setup.target),
+            target=setup.target,
+            policy=BinaryStep(delta=0.5),
+            settings=self.settings(setup.settings),
+        )
+
+
 class GSIMethod(Sampled):
     """Guided speculative inference: n drafted candidates, rewards tilted by the ratio of likelihoods."""
 
@@ -322,7 +421,8 @@ BUILT_IN: dict[str, type[Method]] = {
     method.model_fields["kind"].default: method
     for method in (
         *(RSDMethod, TargetMethod, DraftMethod, MajorityMethod, BestOfNMethod, BeamMethod, BacktrackingMethod),
-        *(SpecReasonMethod, GSIMethod, SpeculativeMethod),
+        *(SpecReasonMethod, FirstStepsMethod, DrafterThinksMethod, TargetThinksMethod),
+        *(GlimpRouterMethod, SpecCoTMethod, GSIMethod, SpeculativeMethod),
     )
 }
 METHODS = Registry("method", "rsd.methods", BUILT_IN, of_class(Method))  # type: ignore[type-abstract]

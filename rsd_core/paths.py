@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rsd_core.thoughts.markers import Thinking
+
 Ending = Literal["delimiter", "end", "length"]
 """Why a model stopped writing: the step's delimiter, the end of the whole answer, or the token cap."""
 
@@ -21,7 +23,8 @@ class Message:
     content: str
     """The text; all that most models read."""
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Further fields as chat templates and servers know them: `tool_calls`, `tool_call_id`, `name`."""
+    """Further fields as chat templates and servers know them: `tool_calls`, `tool_call_id`, `name`, and
+    `reasoning_content`, the thought that came before an assistant's text."""
     native: object = field(default=None, compare=False, repr=False)
     """The caller's own message object, for models of the same world: they take it as it is."""
 
@@ -30,12 +33,19 @@ Prompt = tuple[Message, ...]
 """A normalised prompt: one or more messages."""
 
 
+def begun(prompt: Prompt) -> Message | None:
+    """The last message, where it is the beginning of the response, to be gone on with."""
+    last = prompt[-1] if prompt else None
+    return last if last and last.role == "assistant" and not last.extra.keys() - {"reasoning_content"} else None
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One unit of an answer, as a model wrote it."""
 
     text: str
-    """The step with its delimiter; the model's end-of-answer token is not part of it."""
+    """The step with its delimiter, and with the markers of a thought written out; the model's end-of-answer token is
+    not part of it."""
     ending: Ending
     """Why the model stopped here."""
     tokens: tuple[int, ...] = ()
@@ -64,10 +74,12 @@ class Path:
     step: Step | None = None
     depth: int = 0
     """Number of accepted steps."""
+    thinking: Thinking | None = None
+    """How the response's thought begins, one text for all models of the request; None where nobody thinks."""
 
     def extend(self, step: Step) -> Path:
         """The path with one more step."""
-        return Path(self.prompt, self, step, self.depth + 1)
+        return Path(self.prompt, self, step, self.depth + 1, self.thinking)
 
     def up(self) -> Iterator[Path]:
         """This path, its parent, and so on to the bare prompt."""
@@ -77,11 +89,20 @@ class Path:
             node = node.parent
 
     @property
+    def opening(self) -> str | None:
+        """What the response begins with before any step is written, the beginning of a thought.
+
+        A model reads the prompt without what its own chat template opens, then this. Where it is None, each model reads
+        its own template's prompt as it is.
+        """
+        return None if self.thinking is None else self.thinking.opening
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """The accepted steps in order."""
         return tuple(node.step for node in self.up() if node.step is not None)[::-1]
 
     @property
     def text(self) -> str:
-        """The answer so far."""
-        return "".join(step.text for step in self.steps)
+        """The response so far, as it was written, markers of thoughts included."""
+        return (self.opening or "") + "".join(step.text for step in self.steps)

@@ -11,7 +11,20 @@ from rsd_core.paths import Path, Step
 from rsd_core.randomness import Randomness
 from rsd_core.results import FinishReason
 from rsd_core.settings import Settings
+from rsd_core.splitting import Splitter
 from rsd_core.stopping import stops_at
+from rsd_core.thoughts.markers import Thinking
+from rsd_core.thoughts.reading import Kind, Piece, Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How steps end."""
+
+    delimiter: str | Splitter | None
+    """After this; None where only the whole response ends."""
+    cap: float
+    """After so many tokens."""
 
 
 class Terms:
@@ -21,17 +34,25 @@ class Terms:
         settings: The decoder's settings, the policy's limits worked in.
         stop: The response ends before the first of these strings.
         randomness: The request's own random numbers.
+        thinking: What the models agree on about their thoughts; None where nobody is known to think.
     """
 
-    def __init__(self, settings: Settings, stop: tuple[str, ...], randomness: Randomness) -> None:
+    def __init__(
+        self, settings: Settings, stop: tuple[str, ...], randomness: Randomness, thinking: Thinking | None = None
+    ) -> None:
         self.settings, self.limits, self.sampling = settings, settings.limits, settings.sampling
         self.wastes_target = self.limits.allow_waste(of_target=True)
         """Whether no limit counts what the target does."""
         self.in_turns = settings.granularity == "turn"
-        self.delimiter = None if self.in_turns else settings.delimiter
         limited = settings.limits.max_tokens is not None
-        self.cap: float = math.inf if self.in_turns and limited else settings.max_step_tokens
-        """Tokens of a step; a turn is bounded by the limit on the response, where there is one."""
+        cap: float = math.inf if self.in_turns and limited else settings.max_step_tokens
+        self.answer = Shape(None if self.in_turns else settings.delimiter, cap)
+        """How steps of the answer end; a turn is bounded by the limit on the response, where there is one."""
+        own = settings.thoughts
+        self.thought = (
+            self.answer if self.in_turns else Shape(own.delimiter or self.answer.delimiter, own.max_step_tokens or cap)
+        )
+        self.thinking = thinking
         self.stop = stop
         self.overlap = max(map(len, stop), default=1) - 1
         """Characters of a text that may begin a stop string which the next step completes."""
@@ -39,7 +60,7 @@ class Terms:
 
     def branch(self, label: int) -> Terms:
         """The terms of another answer to the same request, with random numbers of its own."""
-        return Terms(self.settings, self.stop, self.randomness.branch(label))
+        return Terms(self.settings, self.stop, self.randomness.branch(label), self.thinking)
 
 
 @dataclass(slots=True)  # immutable by agreement: frozen ones take four times as long to make, at every step
@@ -60,6 +81,28 @@ class Progress:
     """What the last step said, without space around it."""
     repeats: int = 0
     """How many times in a row that was said."""
+    reader: Reader = Reader()
+    """Tells thought and answer apart."""
+    pieces: tuple[Piece, ...] | None = None
+    """What of the last step is thought and what is answer; None where all of it is answer."""
+    thought_tokens: int = 0
+    """Tokens of the thought so far."""
+    closed: Step | None = None
+    """What closed the thought after the last step, where it had used up its tokens."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the next step is part of."""
+        reader = self.reader
+        expected = reader.state == "start" and self.terms.thinking is not None
+        return "thought" if expected or reader.in_thought else "answer"
+
+    def is_mark(self, step: Step) -> bool:
+        """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
+        if self.reader.state == "answer" or not step.text.strip():
+            return False
+        reader, pieces = self.reader.read(step.text)
+        return reader != self.reader and not reader.rest() and not any(text.strip() for _, text in pieces)
 
     def extend(self, step: Step, exhausted: FinishReason | None = None) -> Progress:
         """The response with one more step.
@@ -70,18 +113,39 @@ class Progress:
         """
         terms, tokens, text = self.terms, self.tokens + step.size, step.text
         if not text:  # nothing was written; if nothing ended either, the next try would be the same
-            reasons: dict[str, FinishReason] = {"end": "stop", "length": "context", "delimiter": "empty_step"}
-            return replace(self, tokens=tokens, finish=reasons[step.ending], excess=0)
+            used_up: FinishReason = "max_tokens" if step.size else "context"
+            reasons: dict[str, FinishReason] = {"end": "stop", "length": used_up, "delimiter": "empty_step"}
+            return replace(self, tokens=tokens, finish=reasons[step.ending], excess=0, pieces=None, closed=None)
         path, said, tail, excess = self.path.extend(step), text.strip(), "", 0
         repeats = self.repeats + 1 if said == self.said else 1
         stopped: FinishReason | None = "stop" if step.ending == "end" else None
+        reader, pieces, thought_tokens = self.reader, None, self.thought_tokens
+        if reader.state != "answer":
+            thought_tokens += step.size if self.kind == "thought" else 0
+            reader, pieces, text = _read(reader, text, last=stopped is not None)
         if terms.stop:
             text = self.tail + text
             if (at := stops_at(text, terms.stop)) is not None:
                 stopped, excess = "stop", len(text) - at
             tail = text[-terms.overlap :] if terms.overlap else ""
         finish = stopped or terms.limits.reached(path.depth, tokens) or exhausted or self._stuck(said, repeats)
-        return Progress(terms, path, tokens, finish, excess, tail, said, repeats)
+        after = Progress(terms, path, tokens, finish, excess, tail, said, repeats, reader, pieces, thought_tokens)
+        limit = terms.limits.max_thought_tokens
+        if limit is not None and reader.in_thought and finish is None and thought_tokens >= limit:
+            return after._close_thought()
+        return after
+
+    def _close_thought(self) -> Progress:
+        """The same with the thought closed in the models' own way."""
+        markers = self.reader.markers
+        assert markers is not None
+        assert self.path.step is not None
+        ending = markers.ending.lstrip("\n") if self.path.step.text.endswith("\n") else markers.ending
+        step = Step(ending, "delimiter")
+        path, reader = self.path.extend(step), self.reader.read(ending)[0]
+        return replace(
+            self, path=path, reader=reader, closed=step, finish=self.terms.limits.reached(path.depth, self.tokens)
+        )
 
     def _stuck(self, said: str, repeats: int) -> FinishReason | None:
         if repeats == self.terms.limits.max_repeats:
@@ -107,16 +171,38 @@ class Progress:
             guess: A step that may begin as the wanted one.
             ahead: How many steps after this one are likely to be asked for next.
         """
-        terms, index = self.terms, self.path.depth
-        room = min(terms.cap, at_most)
-        if terms.limits.max_tokens is not None:
-            room = min(room, terms.limits.max_tokens - self.tokens)
+        terms, index, close = self.terms, self.path.depth, ""
+        shape, limits = terms.answer, terms.limits
+        room = min(shape.cap, at_most)
+        if self.reader.state != "answer" and not terms.in_turns and self.kind == "thought":
+            shape, markers = terms.thought, self.reader.markers
+            close = "" if markers is None else markers.close
+            room = min(shape.cap, at_most)
+            if limits.max_thought_tokens is not None:
+                room = min(room, limits.max_thought_tokens - self.thought_tokens)
+        if limits.max_tokens is not None:
+            room = min(room, limits.max_tokens - self.tokens)
         first, sampling = 0, terms.sampling
         if attempt and role == "drafter":
             first, sampling = attempt * count, _warmed(sampling, terms.settings.retry_temperature)
         seed = terms.randomness.seed
         seeds = (seed(role, index, first),) if count == 1 else tuple(seed(role, index, first + i) for i in range(count))
-        return StepRequest(seeds, int(room), terms.delimiter, sampling, guess, ahead)
+        return StepRequest(seeds, int(room), shape.delimiter, sampling, guess, ahead, close)
+
+
+def _read(reader: Reader, text: str, *, last: bool) -> tuple[Reader, tuple[Piece, ...] | None, str]:
+    """The reader after a step, its pieces unless all of it is answer, and what of it is answer.
+
+    Args:
+        reader: The reader before.
+        text: Of the step.
+        last: Whether nothing follows, so that nothing need be held back.
+    """
+    after, pieces = reader.read(text)
+    if last:
+        pieces, after = pieces + after.rest(), replace(after, held="")
+    answer = "".join([piece for kind, piece in pieces if kind == "answer"])
+    return after, None if answer == text else pieces, answer
 
 
 def _warmed(sampling: Sampling, temperature: float) -> Sampling:

@@ -10,7 +10,14 @@ from rsd_core.paths import ROLES, Message, Prompt
 
 PromptLike = str | Sequence[Message | Mapping[str, Any] | tuple[str, str]]
 """What users may pass: a string (one user message) or messages as pairs, mappings or `Message`."""
-_EXTRA = ("tool_calls", "tool_call_id", "name")
+_EXTRA = {
+    "tool_calls": "tool_calls",
+    "tool_call_id": "tool_call_id",
+    "name": "name",
+    "reasoning": "reasoning_content",  # as vLLM and OpenRouter call it
+    "reasoning_content": "reasoning_content",
+}
+"""Fields of a message that are kept, and what they are called here."""
 
 
 def as_prompt(prompt: PromptLike) -> Prompt:
@@ -35,7 +42,7 @@ def _as_message(message: Message | Mapping[str, Any] | tuple[str, str]) -> Messa
         if isinstance(message, Message):
             parsed = message
         elif isinstance(message, Mapping):
-            extra = {key: message[key] for key in _EXTRA if key in message}
+            extra = {_EXTRA[key]: message[key] for key in _EXTRA if message.get(key) is not None}
             parsed = Message(message["role"], message["content"] or "", extra)
         else:
             role, content = message

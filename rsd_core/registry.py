@@ -26,8 +26,9 @@ from typing import Any, Literal, get_args, overload
 from rsd_core.catalogue import BUILT_IN, Backend
 from rsd_core.data import masked, unknown
 from rsd_core.errors import ConfigurationError, MissingDependency, RSDError, SpecError
-from rsd_core.interfaces import Drafter, Model, Target, Verifier
+from rsd_core.interfaces import Drafter, Target, Verifier
 from rsd_core.ledger import Role
+from rsd_core.model import Model
 from rsd_core.plugins import Plugin, Registry
 
 GROUP = "rsd.backends"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -14,6 +15,10 @@ from rsd_core.progress import Progress, Terms
 from rsd_core.randomness import Randomness
 from rsd_core.results import Degradation, DegradationKind, FinishReason, Result, StepRecord
 from rsd_core.settings import Settings
+from rsd_core.thoughts.markers import Thinking
+from rsd_core.thoughts.reading import Kind, reader_of
+
+logger = logging.getLogger(__name__)
 
 
 class Request:
@@ -24,17 +29,24 @@ class Request:
         settings: The decoder's settings, the policy's limits worked in.
         seed: Of the request's random numbers.
         repeat: Tells several requests of the same prompt and seed apart.
-        stop: The response ends before the first of these strings.
+        stop: The answer ends before the first of these strings.
+        thinking: What the models agree on about their thoughts; None where nobody is known to think.
     """
 
     def __init__(
-        self, prompt: Prompt, settings: Settings, seed: int, repeat: int = 0, stop: tuple[str, ...] = ()
+        self,
+        prompt: Prompt,
+        settings: Settings,
+        seed: int,
+        repeat: int = 0,
+        stop: tuple[str, ...] = (),
+        thinking: Thinking | None = None,
     ) -> None:
-        self.terms = Terms(settings, stop, Randomness(seed, prompt, repeat))
+        self.terms = Terms(settings, stop, Randomness(seed, prompt, repeat), thinking)
         self.settings = settings
-        self.path = Path(prompt)
+        self.path = Path(prompt, thinking=thinking)
         """The prompt and the steps so far, as they were written."""
-        self.progress = Progress(self.terms, self.path)
+        self.progress = Progress(self.terms, self.path, reader=reader_of(prompt, thinking))
         self.ledger = Ledger()
         self.records: list[StepRecord] = []
         self.degradations: list[Degradation] = []
@@ -42,6 +54,8 @@ class Request:
         """Drafts of the present step that were retried."""
         self.undecided: tuple[Step, ...] = ()
         """Drafts of the present step of which nothing is decided yet."""
+        self.entropy: float | None = None
+        """Entropy of the present step's first token under the drafter, in nats, where a policy asked for it."""
         self.finish: FinishReason | None = None
         """Why the response is finished; None while it is not."""
         self.prompt_tokens = 0
@@ -52,6 +66,11 @@ class Request:
     def index(self) -> int:
         """Index of the step that is being decoded."""
         return self.path.depth
+
+    @property
+    def kind(self) -> Kind:
+        """What the step that is being decoded is part of: the thought, or the answer."""
+        return self.progress.kind
 
     @property
     def coin(self) -> float:
@@ -81,22 +100,31 @@ class Request:
         """
         drafted = author == "draft"
         discarded = None if rejected is None else rejected.text
-        record = StepRecord(step.text, author, reward, drafted, discarded, step.size, step.native)
         if progress is None:
             progress = self.progress.extend(step, self.terms.limits.exhausted(self.ledger))
+        record = StepRecord(
+            step.text, author, reward, drafted, discarded, step.size, step.native, pieces=progress.pieces
+        )
         self.progress, self.path, self.finish = progress, progress.path, progress.finish
-        self.attempt, self.undecided = 0, ()
+        self.attempt, self.undecided, self.entropy = 0, (), None
         if not step.text:
             return record
         self.records.append(record)
         if progress.excess:
             self._cut(progress.excess)
-        return self.records[-1]
+        if progress.closed is None:
+            return self.records[-1]
+        limit = f"max_thought_tokens={self.terms.limits.max_thought_tokens} is reached: the thought was closed"
+        self.degrade("thought_limit", limit)
+        logger.warning("step %d: thought_limit: %s", self.index, limit)
+        self.records.append(StepRecord(progress.closed.text, "limit", None, accepted=False, pieces=()))
+        return record
 
     def rate(self, reward: float | None) -> StepRecord:
         """Note the reward of the last step itself, which the target wrote."""
-        self.records[-1] = replace(self.records[-1], target_reward=reward)
-        return self.records[-1]
+        last = -1 if self.progress.closed is None else -2
+        self.records[last] = replace(self.records[last], target_reward=reward)
+        return self.records[last]
 
     def discard(self, drafts: Sequence[Step], *, scored: bool) -> None:
         """Note discarded drafts on the ledger; a blank one was never scored."""
@@ -143,14 +171,24 @@ class Request:
             reason: Why the response ends.
             seconds: Wall-clock time since the request started.
         """
+        parts: dict[Kind, list[str]] = {"thought": [], "answer": []}
+        for record in self.records:
+            for kind, text in (("answer", record.text),) if record.pieces is None else record.pieces:
+                parts[kind].append(text)
+        for kind, text in self.progress.reader.rest():
+            parts[kind].append(text)
+        thinks = self.path.opening is not None or any([record.pieces is not None for record in self.records])
         return Result(
             prompt=self.path.prompt,
-            text="".join([record.text for record in self.records]),
+            text="".join(parts["answer"]),
             finish_reason=reason,
             steps=tuple(self.records),
             ledger=self.ledger,
             seconds=seconds,
             degradations=tuple(self.degradations),
+            thought="".join(parts["thought"]),
+            opening=self.path.opening or "",
+            markers=self.progress.reader.markers if thinks else None,
         )
 
     def _cut(self, excess: int) -> None:
@@ -158,7 +196,17 @@ class Request:
         for i in range(len(self.records) - 1, -1, -1):
             text = self.records[i].text
             gone = min(excess, len(text))
-            self.records[i] = replace(self.records[i], text=text[: len(text) - gone])
+            self.records[i] = _without_end(self.records[i], gone)
             excess -= gone
             if not excess:
                 return
+
+
+def _without_end(record: StepRecord, size: int) -> StepRecord:
+    """A step without so many characters at the end of its text."""
+    text, pieces = record.text[: len(record.text) - size], record.pieces
+    if pieces is not None:  # what is cut is the end of the answer
+        content = record.content
+        rest = content[: max(0, len(content) - size)]
+        pieces = (*[piece for piece in pieces if piece[0] == "thought"], ("answer", rest))
+    return replace(record, text=text, pieces=pieces)

@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from rsd_core.ledger import Ledger
 from rsd_core.paths import Prompt
+from rsd_core.thoughts.markers import Markers
+from rsd_core.thoughts.reading import Kind, Piece
 
 FinishReason = Literal[
     "stop",
@@ -32,7 +34,11 @@ FinishReason = Literal[
 """Why an answer ended: `stop` is the model's own end, `max_…` a limit, `context` a full context, `empty_step` and
 `repetition` a model that no longer gets anywhere, `cancelled` the caller, `error` a failed role."""
 
-DegradationKind = Literal["drafter_error", "verifier_error", "target_error", "target_limit"]
+DegradationKind = Literal[
+    "drafter_error", "verifier_error", "target_error", "target_limit", "thought_limit", "no_answer"
+]
+"""`…_error` is a fault of a role, `target_limit` a draft kept since the target is spent, `thought_limit` a thought
+closed at its limit, and `no_answer` a response that ended inside of its thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,12 @@ class Degradation:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step of an answer with its history."""
+    """One step of a response with its history."""
 
     text: str
-    author: Literal["draft", "target"]
+    """As it was written, markers of thoughts included."""
+    author: Literal["draft", "target", "limit"]
+    """Who wrote it; `limit` closed a thought that had used up its tokens."""
     reward: float | None
     """Reward of the drafted step, accepted or not; None where nothing was scored or the verifier abstained."""
     accepted: bool
@@ -63,6 +71,26 @@ class StepRecord:
     """The model's own message, see `Step.native`."""
     target_reward: float | None = None
     """Reward of the step itself where the target wrote it and the policy had it scored."""
+    pieces: tuple[Piece, ...] | None = None
+    """What of the text is thought and what is answer, without markers; None where all of it is answer."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the step is part of; one that holds the end of a thought and an answer is part of the answer."""
+        return "answer" if self.pieces is None or self.content else "thought"
+
+    @property
+    def thought(self) -> str:
+        """What of the text is thought, without markers and the white space around it."""
+        return "" if self.pieces is None else self._of("thought").strip()
+
+    @property
+    def content(self) -> str:
+        """What of the text is answer, without markers."""
+        return self.text if self.pieces is None else self._of("answer")
+
+    def _of(self, kind: Kind) -> str:
+        return "".join(text for part, text in self.pieces or () if part == kind)
 
     @property
     def own_reward(self) -> float | None:
@@ -76,6 +104,7 @@ class Result:
 
     prompt: Prompt
     text: str
+    """The answer, without the thought."""
     finish_reason: FinishReason
     steps: tuple[StepRecord, ...]
     ledger: Ledger
@@ -83,10 +112,21 @@ class Result:
     """Wall-clock time of the request, waiting included."""
     degradations: tuple[Degradation, ...] = ()
     """Faults and limits that were got over; empty for a run as it should be."""
+    thought: str = ""
+    """What was thought before the answer, without markers."""
+    opening: str = ""
+    """What the chat template had written of the response: the beginning of a thought, or an empty one."""
+    markers: Markers | None = None
+    """The markers around the thought; None where there is none."""
+
+    @property
+    def raw_text(self) -> str:
+        """The whole response as it was written, markers and thought included."""
+        return self.opening + "".join([step.text for step in self.steps])
 
     @property
     def answer(self) -> str | None:
-        r"""The content of the last `\boxed{…}` of the text; None when there is none."""
+        r"""The content of the last `\boxed{…}` of the answer; None when there is none."""
         return boxed(self.text)
 
     @property
@@ -111,25 +151,31 @@ class Result:
         Args:
             rejected: Whether to tell the texts of rejected drafts; they are empty otherwise.
         """
+        thinks = self.markers is not None
         return {
             "text": self.text,
+            **({"thought": self.thought, "raw_text": self.raw_text} if thinks else {}),
             "answer": self.answer,
             "finish_reason": self.finish_reason,
             "steps": [
                 {
                     "text": step.text,
+                    **({"kind": step.kind} if thinks else {}),
                     "author": step.author,
                     "reward": step.reward,
                     "accepted": step.accepted,
                     "discarded_draft": step.discarded_draft if rejected else step.discarded_draft and "",
                     "size": step.size,
                     **({} if step.target_reward is None else {"target_reward": step.target_reward}),
+                    **({} if step.pieces is None else {"pieces": [list(piece) for piece in step.pieces]}),
                 }
                 for step in self.steps
             ],
             "ledger": self.ledger.to_dict(),
             "seconds": self.seconds,
             "degradations": [asdict(item) for item in self.degradations],
+            **({"opening": self.opening} if self.opening else {}),
+            **({"markers": asdict(self.markers)} if self.markers is not None else {}),
         }
 
 

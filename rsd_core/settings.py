@@ -4,20 +4,41 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from rsd_core.data import Data, explain, unknown
 from rsd_core.errors import ConfigurationError
 from rsd_core.interfaces import Sampling
 from rsd_core.limits import Limits
+from rsd_core.splitting import AnyDelimiter
+from rsd_core.thoughts.markers import MARKERS, Markers
+
+
+def _named(markers: object) -> object:
+    if isinstance(markers, str):
+        if markers not in MARKERS:
+            raise ValueError(unknown("markers", markers, MARKERS))
+        return MARKERS[markers]
+    return markers
+
+
+class ThoughtSettings(Data):
+    """What is different for the steps of a thought; what is not said is as for the answer."""
+
+    delimiter: AnyDelimiter | None = None
+    max_step_tokens: Annotated[int, Field(ge=1)] | None = None
+    markers: Annotated[Markers, BeforeValidator(_named)] | None = None
+    """What the models write around their thoughts, by name or as data; by default what their chat templates say, and
+    known markers at the beginning of a response."""
 
 
 class Settings(Data):
     """How a decoder works, apart from its models and its policy."""
 
     granularity: Literal["step", "turn"] = "step"
-    """A *step* ends after the delimiter; a *turn* is the whole answer, for models that cannot continue a prefix."""
-    delimiter: Annotated[str, Field(min_length=1)] = "\n\n"
+    """A *step* ends after the delimiter; a *turn* is the whole response, for models that cannot continue a prefix."""
+    delimiter: AnyDelimiter = "\n\n"
+    """What ends a step: a text, or a splitter: `line`, `sentence`, `words`, or an object (`rsd_core.splitting`)."""
     max_step_tokens: Annotated[int, Field(ge=1)] = 512
     """Cap of one step; a longer one is cut there and treated as a step."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
@@ -46,7 +67,18 @@ class Settings(Data):
     reuse_rejected: bool = True
     """Whether targets that can (in process, and servers told to) read a rejected draft and keep what they would have
     written. Answers are the same up to rounding, and sooner. It is off under a limit on the target, FLOPs or money."""
+    thoughts: ThoughtSettings = ThoughtSettings()
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _thoughts_fit(self) -> Self:
+        limit = self.limits.max_thought_tokens
+        if limit is not None and self.granularity == "turn":
+            raise ValueError(
+                f"max_thought_tokens={limit} with granularity='turn': a turn is written in one piece; set "
+                "granularity='step', or leave it out and give the model's own option, such as body.reasoning_effort"
+            )
+        return self
 
     @model_validator(mode="after")
     def _candidates_fit(self) -> Self:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, Finished, StepFinished
+from rsd_core.thoughts.reading import Kind, Piece
 
 
 def as_stop(stop: Sequence[str] | None) -> tuple[str, ...]:
@@ -25,7 +26,7 @@ def stops_at(text: str, stop: Sequence[str]) -> int | None:
 
 
 class TextStream:
-    """The text of an answer, piece by piece, as its events settle it.
+    """The text of a response, piece by piece, as its events settle it.
 
     What could be the beginning of a stop string waits for the next step: a stop string may straddle steps, and what
     was given out cannot be taken back.
@@ -34,18 +35,33 @@ class TextStream:
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = stop
         self._held = ""
-        self._emitted = 0
+        self._emitted: dict[Kind, int] = {"thought": 0, "answer": 0}
 
     def feed(self, event: Event) -> str:
-        """The text that an event settles; empty for most events."""
+        """The text of the answer that an event settles; empty for most events."""
+        return "".join(text for kind, text in self.feed_parts(event) if kind == "answer")
+
+    def feed_parts(self, event: Event) -> tuple[Piece, ...]:
+        """What of thought and answer an event settles, in order; nothing for most events."""
+        pieces: Sequence[Piece]
         if isinstance(event, Finished):
-            return event.result.text[self._emitted :]
-        if not isinstance(event, StepFinished):
-            return ""
-        self._held += event.record.text
+            result = event.result
+            thought, answer = result.thought[self._emitted["thought"] :], result.text[self._emitted["answer"] :]
+            pieces = (("thought", thought), ("answer", answer))
+        elif isinstance(event, StepFinished):
+            record = event.record
+            pieces = (("answer", record.text),) if record.pieces is None else record.pieces
+            pieces = [(kind, self._ready(text) if kind == "answer" else text) for kind, text in pieces]
+        else:
+            return ()
+        for kind, text in pieces:
+            self._emitted[kind] += len(text)
+        return tuple(piece for piece in pieces if piece[1])
+
+    def _ready(self, text: str) -> str:
+        self._held += text
         ready = len(self._held) - max((_overlap(self._held, mark) for mark in self._stop), default=0)
         text, self._held = self._held[:ready], self._held[ready:]
-        self._emitted += len(text)
         return text
 
 

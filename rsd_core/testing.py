@@ -22,8 +22,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from rsd_core.errors import SpecError
-from rsd_core.interfaces import Drafter, Generation, Scores, StepRequest, Target, Usage, Verifier
-from rsd_core.paths import Path, Step
+from rsd_core.interfaces import Drafter, Generation, Scores, StepRequest, Target, Verifier
+from rsd_core.model import Usage
+from rsd_core.paths import Path, Prompt, Step
+from rsd_core.thoughts.markers import Thinking
 
 StepScript = Sequence[str | Exception] | Callable[[Path, random.Random], str | Exception]
 RewardScript = Sequence[float | Exception | None] | Callable[[Path, Step], float | Exception | None]
@@ -55,16 +57,28 @@ def _words(path: Path) -> int:
 class _Scripted:
     """Plays a script of steps: a list by position in the answer, or a function of the path and a random generator.
 
-    A step that does not end with the request's delimiter ends the answer. An exception in the script is raised.
-    Tokens are counted as words.
+    A step that does not end with the request's delimiter, or closes a thought, ends the answer. An exception in the
+    script is raised. Tokens are counted as words.
     """
 
-    def __init__(self, script: StepScript, *, delay: float = 0.0, flops_per_token: float | None = 2.0) -> None:
+    def __init__(
+        self,
+        script: StepScript,
+        *,
+        delay: float = 0.0,
+        flops_per_token: float | None = 2.0,
+        thinking: Thinking | None = None,
+    ) -> None:
         self.script = script
+        self._thinking = thinking
         self.delay = delay
         self.flops_per_token = flops_per_token
         self.calls: list[Path] = []
         """The paths of all calls so far."""
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:  # noqa: ARG002
+        """What was given."""
+        return self._thinking
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Play the entry of this position, once per seed."""
@@ -86,7 +100,11 @@ class _Scripted:
         if isinstance(entry, Exception):
             raise copy.copy(entry)  # an error carries what its own call had done
         words = len(entry.split())
-        ended = request.delimiter is None or not entry.endswith(request.delimiter)
+        closes = bool(request.close) and request.close in entry
+        if isinstance(request.delimiter, str):
+            ended = not (closes or entry.endswith(request.delimiter))
+        else:
+            ended = request.splitter is None or request.splitter.end(entry) is None
         if words + ended > request.max_tokens:
             return Step(" ".join(entry.split()[: request.max_tokens]), "length", size=request.max_tokens)
         return Step(entry, "end" if ended else "delimiter", size=words + ended)

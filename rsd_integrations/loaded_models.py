@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from rsd_core.decoder import Decoder
 from rsd_core.health import Health
-from rsd_core.interfaces import Model
+from rsd_core.model import Model
 from rsd_core.registry import load
 
 AnyDecoder = TypeVar("AnyDecoder", bound=Decoder)

@@ -36,7 +36,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     itself, also when it was cut short.
     """
     from rsd_core import Usage
-    from rsd_core.interfaces import usage_of
+    from rsd_core.model import usage_of
     from rsd_integrations.huggingface import (
         HuggingFaceGenerator,
         HuggingFaceVerifier,
@@ -95,7 +95,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _watched_pair(meter_of: Callable[[str, object], Meter], original: Callable[..., Any]) -> Callable[..., Any]:
     """A call of two models that tells the work of each."""
     from rsd_core import Usage
-    from rsd_core.interfaces import usage_of
+    from rsd_core.model import usage_of
 
     async def speculate(self: Any, path: Any, request: Any, drafter: Any) -> Any:
         own, other = (meter_of(model.name, model.runner.model) for model in (self, drafter))

@@ -1,6 +1,6 @@
 """What RSD is compared with: other loops over the same moves, behind the same interface and on the same ledger."""
 
-from rsd_core.baselines.judged import SpecReason, TargetJudge
+from rsd_core.baselines.judged import SpecReason, TargetChoice, TargetJudge
 from rsd_core.baselines.sampling import BestOfN, MajorityVote
 from rsd_core.baselines.search import Backtracking, StepBeam
 from rsd_core.baselines.single import DraftOnly, TargetOnly
@@ -15,6 +15,7 @@ __all__ = [
     "SpecReason",
     "SpeculativeDecoding",
     "StepBeam",
+    "TargetChoice",
     "TargetJudge",
     "TargetOnly",
     "TiltedDecoder",

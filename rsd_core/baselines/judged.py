@@ -8,18 +8,54 @@ from dataclasses import replace
 
 from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.concurrency import run_calls
-from rsd_core.decoder import require
 from rsd_core.errors import VerifierError
-from rsd_core.interfaces import Drafter, Sampling, Scores, StepRequest, Target, Usage, Verifier
+from rsd_core.interfaces import Drafter, Sampling, Scores, StepRequest, Target, Verifier
+from rsd_core.model import Usage
 from rsd_core.paths import Message, Path, Step
 from rsd_core.policies import BinaryStep, FirstSteps
+from rsd_core.roles import require
 from rsd_core.settings import Settings
+from rsd_core.thoughts.markers import Thinking
+from rsd_core.thoughts.reading import parts_of, visible
 
 JUDGE = (
     "{question}\n\nHere is the beginning of a solution to this problem:\n\n{solution}\n\n"
     "Judge its last step only: is it correct, does it follow from what stands before it, and does it lead towards the "
     "answer? Reply with one whole number from 0 (useless) to 9 (certainly right), and nothing else.\n\nScore:"
 )
+
+CHOICE = (
+    "{question}\n\nHere is the beginning of a solution to this problem:\n\n{solution}\n\n"
+    "One of these may be its next step:\n\n{steps}\n\n"
+    "Reply with the number of the step that is correct and leads towards the answer, or with 0 if none of them does, "
+    "and nothing else.\n\nNumber:"
+)
+
+
+def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
+    """A question about the response to a prompt, to be answered without a thought.
+
+    Args:
+        model: Who is asked.
+        path: The prompt and the response.
+        template: The question, with `{question}` for what the prompt asks last.
+        parts: What else the template holds.
+    """
+    *before, last = path.prompt
+    prompt = (*before, Message(last.role, template.format(question=last.content, **parts)))
+    thinking = model.thinking(prompt)
+    markers = None if thinking is None or thinking.is_off else thinking.markers
+    return Path(prompt, thinking=None if markers is None else Thinking(markers, markers.wrap("")))
+
+
+def _solution(path: Path) -> str:
+    parts = parts_of(path)
+    return f"{parts.thought}\n\n{parts.answer}".strip()
+
+
+def _step(path: Path, step: Step) -> str:
+    parts = visible(path, step)
+    return f"{parts.thought}{parts.answer}".strip()
 
 
 class TargetJudge(Verifier):
@@ -52,9 +88,41 @@ class TargetJudge(Verifier):
         return Scores(tuple(rewards), usage)
 
     def _prompt(self, path: Path, step: Step) -> Path:
-        *before, last = path.prompt
-        question = JUDGE.format(question=last.content, solution=f"{path.text}{step.text}".strip())
-        return Path((*before, Message(last.role, question)))
+        return ask(self._target, path, JUDGE, solution=_solution(path.extend(step)))
+
+    async def aclose(self) -> None:
+        """The target is closed by whoever uses it as target."""
+
+
+class TargetChoice(Verifier):
+    """The target picks one of the drafted steps, or none (the idea of SpecCoT; the prompt is our own).
+
+    The step that it picks has the reward 1, all others 0; where none is right, it writes the step itself.
+    """
+
+    def __init__(self, target: Target) -> None:
+        require("target", target, Target)
+        self.name = f"{target.name} as chooser"
+        self.flops_per_token, self.price = target.flops_per_token, target.price
+        self._target = target
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """Ask for the number of the best step.
+
+        Raises:
+            VerifierError: The reply holds no number of a step, nor 0.
+        """
+        request = StepRequest(seeds=(0,), max_tokens=8, delimiter=None, sampling=Sampling())
+        listed = "\n\n".join(f"{i}. {_step(path, step)}" for i, step in enumerate(steps, 1))
+        reply = await self._target.generate(
+            ask(self._target, path, CHOICE, solution=_solution(path), steps=listed), request
+        )
+        usage = replace(reply.usage, scored=sum(step.size for step in steps))
+        number = re.search(r"\d+", reply.steps[0].text)
+        if number is None or int(number[0]) > len(steps):
+            message = f"{self.name} replied {reply.steps[0].text!r} where a number from 0 to {len(steps)} was asked for"
+            raise VerifierError(message, usage=usage)
+        return Scores(tuple(float(i == int(number[0])) for i in range(1, len(steps) + 1)), usage)
 
     async def aclose(self) -> None:
         """The target is closed by whoever uses it as target."""

@@ -9,15 +9,17 @@ from typing import ClassVar, Literal, get_args
 
 from rsd_core.calls import Calls
 from rsd_core.concurrency import run_all
-from rsd_core.decoder import Decoder, require
+from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError, DrafterError
 from rsd_core.events import Event, StepAccepted
-from rsd_core.interfaces import Drafter, Model, Verifier
+from rsd_core.interfaces import Drafter, Verifier
 from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached
+from rsd_core.model import Model
 from rsd_core.paths import Path
 from rsd_core.request import Request
 from rsd_core.results import boxed
+from rsd_core.roles import require
 from rsd_core.settings import Settings
 
 Aggregate = Literal["last", "min", "mean", "product"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from rsd_core.calls import Calls
-from rsd_core.decoder import Decoder, require
+from rsd_core.decoder import Decoder
 from rsd_core.events import Event, StepAccepted, StepReplaced
-from rsd_core.interfaces import Drafter, Model, Target
+from rsd_core.interfaces import Drafter, Target
+from rsd_core.model import Model
 from rsd_core.request import Request
+from rsd_core.roles import require
 from rsd_core.settings import Settings
 
 

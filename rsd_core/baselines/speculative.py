@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from rsd_core.calls import Calls
-from rsd_core.decoder import Decoder, require
+from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepReplaced
-from rsd_core.interfaces import Drafter, Model, SpeculativeTarget, Target
+from rsd_core.interfaces import Drafter, SpeculativeTarget, Target
+from rsd_core.model import Model
 from rsd_core.request import Request
+from rsd_core.roles import require
 from rsd_core.settings import Settings
 
 

@@ -67,6 +67,7 @@ class TiltedDecoder(RewardGuidedDecoder):
                 rejected, reward = drafts[chosen], rewards[chosen]
                 tilt = tilted[chosen]
                 accepted = self.settings.on_abstain == "accept" if tilt is None else tilt >= self.threshold
+                accepted = accepted or request.progress.is_mark(rejected)
                 if accepted or calls.target_is_spent(request, self._target):
                     yield StepAccepted(i, calls.commit(request, rejected, "draft", reward))
                     continue

@@ -9,24 +9,28 @@ policies through entry points in the group `rsd.policies`; the entry's name is t
 from rsd_core.policies.advantage import AdvantageAware
 from rsd_core.policies.base import Decision, RequestView, WeightingPolicy
 from rsd_core.policies.budget import BudgetAware, RequestBudget
+from rsd_core.policies.fixed import AlwaysDraft, AlwaysTarget, FirstToken, Unscored
 from rsd_core.policies.parsing import BUILT_IN, Policy, parse_policy
 from rsd_core.policies.rules import FirstSteps, Retry, Rule, Takeover
 from rsd_core.policies.weights import BinaryStep, Clipping, Constant, Logistic, Sigmoid
 
 for _policy in (
     *(Constant, BinaryStep, Clipping, Sigmoid, Logistic, BudgetAware, RequestBudget, AdvantageAware),
-    *(FirstSteps, Takeover, Retry),
+    *(FirstSteps, Takeover, Retry, AlwaysDraft, AlwaysTarget, FirstToken),
 ):
     BUILT_IN[_policy.model_fields["kind"].default] = _policy
 
 __all__ = [
     "AdvantageAware",
+    "AlwaysDraft",
+    "AlwaysTarget",
     "BinaryStep",
     "BudgetAware",
     "Clipping",
     "Constant",
     "Decision",
     "FirstSteps",
+    "FirstToken",
     "Logistic",
     "Policy",
     "RequestBudget",
@@ -35,6 +39,7 @@ __all__ = [
     "Rule",
     "Sigmoid",
     "Takeover",
+    "Unscored",
     "WeightingPolicy",
     "parse_policy",
 ]

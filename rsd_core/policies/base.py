@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from rsd_core.limits import Limits
 from rsd_core.paths import Path, Step
 from rsd_core.results import StepRecord
 from rsd_core.settings import Settings
+from rsd_core.thoughts.reading import Kind
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decision = Literal["accept", "retry", "target"]
@@ -41,6 +42,14 @@ class RequestView(Protocol):
         """The prompt and the steps so far, as they were written."""
 
     @property
+    def kind(self) -> Kind:
+        """What the step is part of: the thought, or the answer."""
+
+    @property
+    def entropy(self) -> float | None:
+        """Entropy of the step's first token under the drafter, in nats; None unless `needs_entropy`, and after a fault."""
+
+    @property
     def records(self) -> Sequence[StepRecord]:
         """The steps so far with their authors and rewards."""
 
@@ -59,6 +68,11 @@ class WeightingPolicy(Data):
     The other methods are for policies that look further than the reward. They are called between awaits, by any
     number of requests and threads at once, so a policy that learns guards its state.
     """
+
+    needs_reward: ClassVar[bool] = True
+    """Whether drafts are scored; if not, they are kept, and no verifier is asked."""
+    needs_entropy: ClassVar[bool] = False
+    """Whether `route` looks at the entropy of the step's first token, which the drafter then has to tell."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:

@@ -19,6 +19,14 @@ class Rule(WeightingPolicy):
     then: Policy = BinaryStep()
     """The policy behind the rule; as text, it follows after a slash: `first_steps:2/budget_aware:0.1`."""
 
+    @property
+    def needs_reward(self) -> bool:  # type: ignore[override]
+        return self.then.needs_reward
+
+    @property
+    def needs_entropy(self) -> bool:  # type: ignore[override]
+        return self.then.needs_entropy
+
     def weight(self, reward: float) -> float:
         return self.then.weight(reward)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rsd_core import Generation, Path, Scores, Usage
-from rsd_core.interfaces import add_usage
+from rsd_core.model import add_usage
 from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore
 from rsd_integrations.huggingface.path_cache import PathCache
 

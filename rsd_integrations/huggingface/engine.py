@@ -16,7 +16,7 @@ import torch
 
 from rsd_core import Interrupted
 from rsd_core.concurrency import outlast
-from rsd_core.interfaces import usage_of
+from rsd_core.model import usage_of
 from rsd_integrations.huggingface.calls import Answer, Call
 from rsd_integrations.huggingface.runner import Runner
 

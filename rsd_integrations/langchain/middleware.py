@@ -33,7 +33,7 @@ from rsd_core import (
     WeightingPolicy,
     parse_policy,
 )
-from rsd_core.interfaces import add_usage
+from rsd_core.model import add_usage
 from rsd_integrations.langchain.fields import as_verifier
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import Scorer

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from rsd_core import Generation, Interrupted, Model, NextWord, Scores, Usage
-from rsd_core.interfaces import add_usage, usage_of
+from rsd_core.model import add_usage, usage_of
 
 Reply = TypeVar("Reply", Generation, NextWord, Scores)
 

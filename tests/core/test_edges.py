@@ -135,7 +135,7 @@ class TestTarget:
     def test_the_tighter_limit_holds(self) -> None:
         one, other = Limits(max_steps=5, max_seconds=3.0), Limits(max_steps=7, max_cost=1.0, max_seconds=2.0)
         both = one.tightened(other)
-        assert (both.max_steps, both.max_seconds, both.max_cost, both.max_tokens) == (5, 2.0, 1.0, 4096)
+        assert (both.max_steps, both.max_seconds, both.max_cost, both.max_tokens) == (5, 2.0, 1.0, 32_768)
         assert one.tightened(None) is one
 
     def test_which_limits_forbid_waste(self) -> None:
@@ -411,13 +411,15 @@ def test_repetition_is_of_the_same_words_in_a_row(repeats: int) -> None:
     assert other.run("question").finish_reason == "max_steps"
 
 
-@pytest.mark.parametrize(("ending", "reason"), [("end", "stop"), ("length", "context")])
-def test_a_step_without_text_says_why_nothing_follows(ending: Any, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("ending", "size", "reason"), [("end", 1, "stop"), ("length", 0, "context"), ("length", 1, "max_tokens")]
+)
+def test_a_step_without_text_says_why_nothing_follows(ending: Any, size: int, reason: str) -> None:
     class Empty(Sized):
         async def generate(self, path: Path, request: StepRequest) -> Generation:
             if not path.depth:
                 return await super().generate(path, request)
-            return Generation((Step("", ending, size=1),), Usage(generated=1))
+            return Generation((Step("", ending, size=size),), Usage(generated=size))
 
     result = DraftOnly(drafter=Empty(("one\n\n", 1))).run("question")
     assert (result.text, result.finish_reason, len(result.steps)) == ("one\n\n", reason, 1)

@@ -147,6 +147,11 @@ def test_every_built_in_method_says_which_models_it_needs() -> None:
         "beam": {"drafter", "verifier"},
         "backtracking": {"drafter", "verifier"},
         "specreason": {"drafter", "target"},
+        "first_steps": {"drafter", "target"},
+        "drafter_thinks": {"drafter", "target"},
+        "target_thinks": {"drafter", "target"},
+        "glimprouter": {"drafter", "target"},
+        "speccot": {"drafter", "target"},
         "gsi": {"drafter", "verifier", "target"},
         "speculative": {"drafter", "target"},
     }

@@ -24,7 +24,7 @@ from rsd_core import (
     TargetOnly,
     as_prompt,
 )
-from rsd_core.interfaces import usage_of
+from rsd_core.model import usage_of
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 from tests.huggingface.tiny import make_causal_lm

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from rsd_core import Generation, Interrupted, Path, Sampling, Step, StepRequest, as_prompt
 from rsd_core.concurrency import run_all
-from rsd_core.interfaces import usage_of
+from rsd_core.model import usage_of
 from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier, runner
 from rsd_integrations.huggingface.score_call import ScoreCall
 from tests.huggingface.soak import check_store

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rsd_core import Path, PromptError, Step, StepRequest, VerifierError, as_prompt
-from rsd_core.interfaces import usage_of
+from rsd_core.model import usage_of
 from rsd_integrations.huggingface import likelihood, load_generator, load_likelihood, load_shared, load_verifier
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm, make_prm

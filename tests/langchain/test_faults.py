@@ -39,7 +39,7 @@ from rsd_core import (
     as_prompt,
 )
 from rsd_core.blocking import wait_for
-from rsd_core.interfaces import Interrupted, usage_of
+from rsd_core.model import Interrupted, usage_of
 from rsd_integrations.langchain import (
     RSDLLM,
     ChatRSD,

@@ -26,7 +26,7 @@ from rsd_core import (
     VerifierError,
     as_prompt,
 )
-from rsd_core.interfaces import usage_of
+from rsd_core.model import usage_of
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget
 from rsd_integrations.prm_formats import CRITICS
 from rsd_integrations.verifiers import Cached, Cascade, CriticJudge, Ensemble, WordJudge

@@ -1,0 +1,82 @@
+"""What all models share, and what one call of a model cost."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Work done by one call of a model, in tokens of that model's vocabulary."""
+
+    prefix: int = 0
+    """Length of the prompt and the steps the call was about."""
+    computed: int = 0
+    """Tokens run through the model: the part of the prefix that was not cached, and what was generated."""
+    reused: int = 0
+    """Tokens of the prefix found in a cache."""
+    generated: int = 0
+    """Tokens sampled, end-of-answer tokens included."""
+    scored: int = 0
+    """Tokens of the answer, prompt excluded, that a verifier computed in this call."""
+    seconds: float = 0.0
+    """Time the model worked, without waiting for its turn."""
+    parts: tuple[tuple[Model, Usage], ...] = ()
+    """Whose work it was, where a model is made of others; the ledger charges each at its own rate."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Work of two calls together."""
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in Usage.__slots__))
+
+
+class Interrupted(asyncio.CancelledError):
+    """What a cancelled call may raise to tell the work it had done by then."""
+
+    def __init__(self, usage: Usage) -> None:
+        self.usage = usage
+        super().__init__("interrupted")
+
+
+def usage_of(error: BaseException) -> Usage | None:
+    """The work that a failed or cancelled call had done, where its error tells."""
+    for name in ("usage", "rsd_usage"):
+        usage = getattr(error, name, None)
+        if isinstance(usage, Usage):  # other libraries have errors with a `usage` of their own kind
+            return usage
+    return None
+
+
+def add_usage(error: BaseException, usage: Usage) -> None:
+    """Let an error of any type carry the work of the call that failed, in place of what it carried."""
+    setattr(error, "usage" if isinstance(getattr(error, "usage", None), Usage) else "rsd_usage", usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Money per million tokens, in any one currency."""
+
+    prompt: float
+    generated: float
+    cached: float | None = None
+    """For prompt tokens found in a cache; None charges them like others."""
+
+
+class Model(ABC):  # noqa: B024 - what is abstract is in the roles
+    """What all roles share."""
+
+    name: str = "model"
+    """Shown to people."""
+    flops_per_token: float | None = None
+    """FLOPs to run one token through the model, two per weight that takes part; None when unknown."""
+    price: Price | None = None
+    """What the model costs, where it costs."""
+    renders_tools: bool = False
+    """Whether the model sees the definitions in a prompt's `tools` message."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    async def aclose(self) -> None:  # noqa: B027 - most models hold nothing that needs closing
+        """Release what the model holds."""

@@ -1,0 +1,88 @@
+"""The models and the policy of a part of the response: thoughts may have their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rsd_core.errors import ConfigurationError, VerifierError
+from rsd_core.interfaces import Drafter, FirstTokenEntropy, Scores, Target, Verifier
+from rsd_core.ledger import Role
+from rsd_core.model import Model, Price
+from rsd_core.paths import Path, Step
+from rsd_core.policies import AlwaysDraft, AlwaysTarget, WeightingPolicy
+
+
+class NoVerifier(Verifier):
+    """Stands where a policy wants no rewards."""
+
+    name = "no verifier"
+    flops_per_token = 0.0
+    price = Price(0.0, 0.0)
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:  # noqa: ARG002
+        """Never asked."""
+        raise VerifierError("there is no verifier")
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Who writes, who scores and who decides; what is None is as for the answer."""
+
+    drafter: Drafter | None = None
+    verifier: Verifier | None = None
+    target: Target | None = None
+    policy: WeightingPolicy | None = None
+
+    def filled(self, other: Cast) -> Cast:
+        """These roles, with another part's where there is none."""
+        return Cast(
+            self.drafter or other.drafter,
+            self.verifier or other.verifier,
+            self.target or other.target,
+            self.policy or other.policy,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who plays which role in a part of the response."""
+
+    drafter: Drafter
+    verifier: Verifier
+    target: Target
+    policy: WeightingPolicy
+
+    def __post_init__(self) -> None:
+        require("drafter", self.drafter, Drafter)
+        require("verifier", self.verifier, Verifier)
+        require("target", self.target, Target)
+        if not isinstance(self.policy, WeightingPolicy):
+            raise ConfigurationError(
+                f"{self.policy!r} is no policy. Give an object such as BinaryStep(delta=0.7), or parse_policy(TEXT)."
+            )
+        if isinstance(self.verifier, NoVerifier) and self.policy.needs_reward:
+            raise ConfigurationError(f"the policy {self.policy!r} decides by rewards, and there is no verifier=")
+        if self.policy.needs_entropy and not isinstance(self.drafter, FirstTokenEntropy):
+            raise ConfigurationError(
+                f"the policy {self.policy!r} routes on the entropy of a step's first token, which {self.drafter!r} "
+                "does not tell: models in process do (hf:, embedded:)"
+            )
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models of the three roles."""
+        return (self.drafter, self.verifier, self.target)
+
+    @property
+    def writers(self) -> tuple[Model, ...]:
+        """The models that write steps, as far as the policy tells before there are any."""
+        if isinstance(self.policy, AlwaysTarget):
+            return (self.target,)
+        return (self.drafter,) if isinstance(self.policy, AlwaysDraft) else (self.drafter, self.target)
+
+
+def require(role: Role, model: Model, kind: type[Model]) -> None:
+    """Raise `ConfigurationError` unless the model can play the role."""
+    if not isinstance(model, kind):
+        raise ConfigurationError(f"{model!r} cannot be the {role}. Make one with load(SPEC); `rsd models` lists specs.")

@@ -1,0 +1,167 @@
+"""Where a response is cut into steps: splitters as data."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+
+from rsd_core.data import Data, explain, of_kind
+from rsd_core.errors import ConfigurationError
+from rsd_core.plugins import Registry, of_class
+
+
+class Splitter(Data):
+    """Says where the first step of a text ends."""
+
+    @abstractmethod
+    def end(self, text: str) -> int | None:
+        """Length of the first step.
+
+        Args:
+            text: What is written so far, from the beginning of the step on.
+
+        Returns:
+            None while the step may go on. Once there is an end, more text does not change it.
+        """
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that servers may be asked to stop at, where there are some; a step may end before."""
+        return ()
+
+
+class Delimiter(Splitter):
+    r"""A step ends after a text; by default after a blank line."""
+
+    kind: Literal["delimiter"] = "delimiter"
+    text: Annotated[str, Field(min_length=1)] = "\n\n"
+
+    def end(self, text: str) -> int | None:
+        at = text.find(self.text)
+        return None if at < 0 else at + len(self.text)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.text,)
+
+
+class Sentence(Splitter):
+    """A step is a sentence: it ends after a full stop, question or exclamation mark that white space follows.
+
+    The next step begins with that white space. A blank line ends a step as well.
+    """
+
+    kind: Literal["sentence"] = "sentence"
+
+    def end(self, text: str) -> int | None:
+        match = re.search(r"\S[.!?…。！？]+[\"')\]*]*(?=\s)|\n[ \t]*\n", text.lstrip())
+        if match is None:
+            return None
+        return len(text) - len(text.lstrip()) + match.end()
+
+
+class Words(Splitter):
+    r"""A step ends before a paragraph that opens a new thought: "Wait", "But", "Alternatively"."""
+
+    kind: Literal["words"] = "words"
+    words: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(lambda value: value.split("+") if isinstance(value, str) else value),
+        Field(min_length=1),
+    ] = ("Wait", "But", "Alternatively", "Hmm", "However", "Let me", "So", "Now")
+    """With these words the next step begins; as text, separated by `+`."""
+
+    def end(self, text: str) -> int | None:
+        start = len(text) - len(text.lstrip())
+        ends = [at for word in self.words if (at := text.find(f"\n\n{word}", start)) >= 0]
+        return min(ends) + 2 if ends else None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return tuple(f"\n\n{word}" for word in self.words)
+
+
+class InThought(Splitter):
+    """A step of a thought: as another splitter says, and where the thought is closed.
+
+    The white space after the marker belongs to the step, up to a blank line: the answer begins with its own text.
+    """
+
+    kind: Literal["in_thought"] = "in_thought"
+    close: str
+    inner: SerializeAsAny[Splitter] | None
+    """None where nothing but the end of the thought ends a step."""
+
+    def end(self, text: str) -> int | None:
+        at = text.find(self.close)
+        end = None if self.inner is None else self.inner.end(text if at < 0 else text[:at])
+        if end is not None or at < 0:
+            return end
+        rest = text[at + len(self.close) :]
+        space = len(rest) - len(rest.lstrip())
+        if space == len(rest) and "\n\n" not in rest:
+            return None
+        return len(text) - len(rest) + space
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return () if self.inner is None else self.inner.stops
+
+
+BUILT_IN: dict[str, type[Splitter]] = {"delimiter": Delimiter, "sentence": Sentence, "words": Words}
+SPLITTERS = Registry("splitter", "rsd.splitters", BUILT_IN, of_class(Splitter))  # type: ignore[type-abstract]
+"""All known splitters by kind, those of installed packages included."""
+NAMED = {"blank_line": "\n\n", "line": "\n"}
+
+
+def parse_delimiter(delimiter: str | Mapping[str, Any] | Splitter) -> str | Splitter:
+    r"""What ends a step, from text, from data, or from a splitter.
+
+    `blank_line`, `line`, `sentence`, `words` and `words:Wait+But` name splitters; any other text ends a step itself.
+
+    Raises:
+        ConfigurationError: Unknown kind or parameter, or an empty text.
+    """
+    try:
+        parsed: str | Splitter = _parse(delimiter)
+    except ValidationError as error:
+        raise ConfigurationError(f"{delimiter!r} is no valid delimiter: {explain(error)}") from error
+    return parsed
+
+
+def _parse(delimiter: Any) -> Any:
+    if isinstance(delimiter, Splitter):
+        return delimiter.text if type(delimiter) is Delimiter else delimiter
+    if isinstance(delimiter, str):
+        kind, _, rest = delimiter.partition(":")
+        if delimiter in NAMED:
+            return NAMED[delimiter]
+        if kind == "words":
+            return Words.model_validate({"words": rest} if rest else {})
+        if delimiter.isidentifier() and delimiter in SPLITTERS:
+            return of_kind({"kind": delimiter}, SPLITTERS, "splitter")
+        if not delimiter:
+            raise ConfigurationError("an empty text ends no step: give one such as '\\n\\n', or a splitter's name")
+        return delimiter
+    return _parse(of_kind(delimiter, SPLITTERS, "splitter"))
+
+
+AnyDelimiter = Annotated[str | SerializeAsAny[Splitter], BeforeValidator(_parse)]
+"""A field that holds what ends a step: a text, or any splitter."""
+
+
+@cache
+def splitter(delimiter: str | Splitter | None, close: str = "") -> Splitter | None:
+    """What ends a step that is asked for.
+
+    Args:
+        delimiter: A text or a splitter; None where only the whole response ends.
+        close: The marker that ends a thought, where the step is part of one.
+    """
+    inner = Delimiter(text=delimiter) if isinstance(delimiter, str) else delimiter
+    return InThought(close=close, inner=inner) if close else inner
