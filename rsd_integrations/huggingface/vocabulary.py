@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step
+from rsd_core.paths import begun
+from rsd_core.thoughts.markers import MARKERS, Thinking
 from rsd_integrations.prm_formats import PathIds
 
 if TYPE_CHECKING:
@@ -23,8 +25,10 @@ _ANSWER = "⟦answer⟧"
 class Vocabulary:
     """A tokenizer as the decoder needs it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | BareTokenizer, size: int) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase | BareTokenizer, size: int, template: Mapping[str, Any] | None = None
+    ) -> None:
+        self.tokenizer, self.template = tokenizer, dict(template or {})
         self.size = max(size, 1 + max(tokenizer.get_vocab().values()))
         """Ids the model has rows for; often some more than the tokenizer names."""
         self.ids = PathIds(self._encode_node)
@@ -93,8 +97,26 @@ class Vocabulary:
             tokenize=False,
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,
+            **self.template,
         )
         return str(text)
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """How the template has the model think."""
+        source = str(self.tokenizer.chat_template or "")
+        markers = next((markers for markers in MARKERS.values() if markers.open in source), None)
+        if markers is None or begun(prompt) is not None:
+            return None
+        _, opened, rest = self.prompt_text(prompt).rpartition(markers.open)
+        inside = opened and not any(message.content in rest for message in prompt if message.content)
+        return Thinking(markers, opened + rest if inside else "")
+
+    def path_text(self, path: Path) -> str:
+        """The text of a path, prompt included."""
+        text, own = self.prompt_text(path.prompt), self.thinking(path.prompt)
+        if path.opening is not None and own is not None:
+            text = text.removesuffix(own.opening)
+        return text + path.text
 
     def after(self, prompt: Prompt, messages: Sequence[Message]) -> list[int]:
         """Ids of messages that follow the answer to a prompt; the last one, by the assistant, stays open."""
@@ -133,7 +155,9 @@ class Vocabulary:
         return firsts
 
     def _encode_node(self, node: Path) -> Sequence[int]:
-        return self.prompt(node.prompt) if node.step is None else self.step(node.step)
+        if node.step is not None:
+            return self.step(node.step)
+        return self.prompt(node.prompt) if node.opening is None else self.encode(self.path_text(node))
 
     def step(self, step: Step) -> Sequence[int]:
         """Ids of a step: those that were sampled where its model has this vocabulary, else those of its text."""

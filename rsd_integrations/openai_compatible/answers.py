@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rsd_core import RunError
 from rsd_core.paths import Ending
 from rsd_core.splitting import Splitter
+from rsd_core.thoughts.markers import Markers
 from rsd_integrations.openai_compatible.charges import TokenCounts, token_counts
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.streams import NoIdsError
-from rsd_integrations.openai_compatible.written import Written, WrittenIds, cut_at, ids_in, logprobs_in
+from rsd_integrations.openai_compatible.written import THINK, Written, WrittenIds, cut_at, ids_in, logprobs_in
 
 if TYPE_CHECKING:
     from rsd_integrations.huggingface.vocabulary import Vocabulary
@@ -62,6 +63,7 @@ class StepReader:
         vocabulary: What ids mean, where that is known.
         before: What of the step was written before.
         begun: What a chat goes on with, and may repeat.
+        markers: What stands around the thoughts of this response.
     """
 
     def __init__(
@@ -71,9 +73,12 @@ class StepReader:
         vocabulary: Vocabulary | None = None,
         before: str = "",
         begun: str = "",
+        markers: Markers = THINK,
     ) -> None:
         self._profile, self._splitter, self._before = profile, splitter, before
-        self._written = Written(profile, begun)
+        self.asked = False
+        """Whether the server was asked to stop at the end of the step, and to keep and name what it stopped at."""
+        self._written = Written(profile, begun, markers)
         self._ids = None if vocabulary is None else WrittenIds(vocabulary)
         self._logprobs: list[float] = []
         self._ending: Ending | None = None
@@ -114,7 +119,7 @@ class StepReader:
         """What was written, or what was received of it where it is not complete."""
         ids = self._ids.ids if self._ids is not None else []
         text, end, splitter = self._text(), self._end, self._splitter
-        if ids and self._ids is not None:
+        if self._ids is not None and ids:
             self._ids.check(self._written.text())
         named = splitter is not None and self._stop in splitter.stops and self._ending == "end"
         if end is None and named and text and not ids and splitter is not None:
@@ -130,17 +135,15 @@ class StepReader:
             goes_on=named and end is None and bool(text),
             apart=bool(self._written.thought),
         )
-        if named and end is None:
-            return replace(answer, ending="delimiter")
-        if end is None:
-            return answer
+        whole = self._ending == "end" or self._ending == "length"
+        if end is None or (self.asked and whole and not named and end >= len(self._before) + len(text)):
+            # Where a stop string was asked for, the finish reason alone tells what ended a text that ends with it.
+            return replace(answer, ending="delimiter") if named else answer
         own = max(0, end - len(self._before))
         if not ids or self._ids is None:
             return replace(answer, text=cut_at(text, own), ending="delimiter")
         count = self._ids.count(own)
-        return replace(
-            answer, text=text, ending="delimiter", ids=answer.ids[:count], dropped=len(ids) - count
-        )
+        return replace(answer, text=text, ending="delimiter", ids=answer.ids[:count], dropped=len(ids) - count)
 
     def _text(self) -> str:
         """The text that steps are cut in: that of the ids, where they are told."""
@@ -156,6 +159,7 @@ def read_answer(
     vocabulary: Vocabulary | None = None,
     before: str = "",
     begun: str = "",
+    markers: Markers = THINK,
 ) -> Answer:
     """The answer in the body of a response; arguments as of `StepReader`.
 
@@ -165,8 +169,9 @@ def read_answer(
     (choice,) = body["choices"]
     if choice.get("finish_reason") is None:
         raise RunError("the answer has no finish reason: it was cut short")
-    reader = StepReader(profile, splitter, vocabulary, before, begun)
+    reader = StepReader(profile, splitter, vocabulary, before, begun, markers)
     reader.take(body)
+    reader.asked = profile.stop == "kept"
     return reader.answer
 
 
@@ -197,8 +202,9 @@ class StreamedSteps:
         """Whether the server has sent anything."""
         self._ids = WrittenIds(vocabulary)
         self._logprobs: list[float] = []
+        self._first: WrittenIds | None = WrittenIds(vocabulary)
         self._told = Written(Profile("", ""))
-        self._checked = False
+        """What the server calls the first step; not compared beyond it."""
         self.read: int | None = None
         """Tokens of the prompt, in the server's count; None where it tells none."""
         self.complete = False
@@ -222,13 +228,15 @@ class StreamedSteps:
             ended = None if choice.get("finish_reason") is None else ending_of(choice)
             text = Written(Profile("", ""))
             text.add(choice)
-            if not self._checked:
-                self._told.add(choice)
             self._logprobs += logprobs_in(choice)
             if choice.get("prompt_token_ids"):
                 self.read = len(choice["prompt_token_ids"])
             if text.text() and not (ids or self.unfinished):
                 raise NoIdsError("the server streams text without the ids of its tokens")
+            if self._first is not None:
+                self._told.add(choice)
+                self._first.add(ids)
+                self._first.check(self._told.text())
             for position, id_ in enumerate(ids, 1):
                 self._ids.add((id_,))
                 last = position == len(ids) and ended == "end"
@@ -237,7 +245,7 @@ class StreamedSteps:
                 if len(self.unfinished) >= self._most and not last:
                     enough = self._cut("length", len(self.unfinished)) or enough
             # A cap of the server's own may be above that of a step: what it cut in the middle is written anew.
-            if ended == "end" or (ended and self.unfinished and not self._checked):
+            if ended == "end" or (ended and self.unfinished and self._first is not None):
                 enough = self._cut(ended, len(self.unfinished)) or enough
             self.complete = ended is not None
         return enough
@@ -245,9 +253,7 @@ class StreamedSteps:
     def _cut(self, ending: Ending, count: int) -> bool:
         """End a step after so many of the ids."""
         ids, logprobs = tuple(self.unfinished[:count]), tuple(self._logprobs[:count])
-        if not self._checked:
-            self._ids.check(self._told.text())
-            self._checked = True
+        self._first = None
         rest, self._logprobs = self.unfinished[count:], self._logprobs[count:]
         self._ids.restart(rest)
         return self._put(Answer("", ending, ids, logprobs, wrote=len(ids)))

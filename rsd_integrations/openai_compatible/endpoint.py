@@ -265,7 +265,9 @@ class Endpoint:
                 else:
                     attempt += 1
                     try:
-                        return await self._attempt(connection, method, url, data, body or {}, receive, again is not None)
+                        return await self._attempt(
+                            connection, method, url, data, body or {}, receive, again is not None
+                        )
                     except EndpointError as error:
                         fault = error
                     delay = backoff(attempt) if fault.retry_after is None else fault.retry_after

@@ -26,7 +26,7 @@ from rsd_core import (
     Usage,
 )
 from rsd_core.concurrency import run_all
-from rsd_core.thoughts import Thinking
+from rsd_core.thoughts.markers import Thinking
 from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksError
 from rsd_integrations.openai_compatible.answers import Answer, StepReader, StreamedSteps, read_answer, received
 from rsd_integrations.openai_compatible.background import Once, on_background_loop
@@ -38,7 +38,7 @@ from rsd_integrations.openai_compatible.probe import Finding, Probe
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import find_profile
 from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath
-from rsd_integrations.openai_compatible.request_fields import RequestFields, as_options
+from rsd_integrations.openai_compatible.request_fields import RequestFields, off_options
 from rsd_integrations.openai_compatible.server import Server, continues_chats, learn
 from rsd_integrations.openai_compatible.streams import NoIdsError, Stream, Streams
 
@@ -106,8 +106,9 @@ class OpenAIGenerator(Drafter, Target):
         self.prompts = Prompts(tokenizer, mode or ("completions" if tokenizer else "chat"), self.fields)
         self.renders_tools = self.prompts.renders_tools
         self.logprobs, self.guesses = logprobs, guesses
-        known_profile = None if profile is None else find_profile(profile)
-        self._learning = Once(lambda: learn(endpoint, known_profile, context))
+        self._context = context
+        self._known_profile: Profile | None = None
+        self.assume(None if profile is None else find_profile(profile))
         self._step_check = Once(self._check_continuation)
         self._streams = Streams()
         self._streams_ids = True
@@ -116,6 +117,12 @@ class OpenAIGenerator(Drafter, Target):
         """Whether what it reads comes with ranks, as far as is known."""
         self._most: int | None = None
         """Most tokens of one answer, where the server refused to write more."""
+
+    def assume(self, profile: Profile | None) -> Profile | None:
+        """Take the server for one of this kind from now on, None for what it says; the kind assumed until now."""
+        before, self._known_profile = self._known_profile, profile
+        self._learning = Once(lambda: learn(self.endpoint, profile, self._context))
+        return before
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers, by the tokenizer's template; None where the server renders it."""
@@ -227,7 +234,8 @@ class OpenAIGenerator(Drafter, Target):
         thinking = self.prompts.thinking(path.prompt)
         if thinking is None or thinking.is_off or thinking.markers is None:
             return
-        special = {vocabulary.tokenizer.convert_ids_to_tokens(id_) for id_ in vocabulary.tokenizer.all_special_ids}
+        added = vocabulary.tokenizer.added_tokens_decoder
+        special = {str(added[id_]) for id_ in vocabulary.tokenizer.all_special_ids if id_ in added}
         if lost := [mark for mark in (thinking.markers.open, thinking.markers.close) if mark in special]:
             raise ConfigurationError(
                 f"{self.name} writes {lost[0]!r} as a special token, which this server leaves out of its text, so that "
@@ -272,7 +280,7 @@ class OpenAIGenerator(Drafter, Target):
         greedy = not request.sampling.temperature and len(request.seeds) == 1
         if greedy and request.ahead and request.splitter is not None and self._can_stream(server, sent):
             try:
-                write = partial(self._write_on, server, path, sent)
+                write = partial(self._write_on, server, sent)
                 return (await self._streams.step(path, request, write, charges.add),)
             except NoIdsError as error:
                 self._streams_ids = False
@@ -282,7 +290,7 @@ class OpenAIGenerator(Drafter, Target):
             guess = Guess(self.prompts.vocabulary, request.guess, request.splitter, room - 1)
             if guess.ids:
                 try:
-                    return (await self._from_guess(server, path, sent, request, guess, room, charges),)
+                    return (await self._from_guess(server, sent, request, guess, room, charges),)
                 except NoRanksError as error:
                     self.tells_ranks = False
                     self._log_fallback(error, "rejected drafts are not read any more")
@@ -294,14 +302,7 @@ class OpenAIGenerator(Drafter, Target):
         logger.debug("%s", self.endpoint, exc_info=error)
 
     async def _from_guess(
-        self,
-        server: Server,
-        path: Path,
-        sent: SentPath,
-        request: StepRequest,
-        guess: Guess,
-        room: int,
-        charges: Charges,
+        self, server: Server, sent: SentPath, request: StepRequest, guess: Guess, room: int, charges: Charges
     ) -> Step:
         """The step, with as much of a guess as it would have: read in one request, written on in another.
 
@@ -313,7 +314,7 @@ class OpenAIGenerator(Drafter, Target):
         accepted = await guess.verify(self.endpoint, server, sent, charges)
         prefix = accepted.answer if self.logprobs else replace(accepted.answer, logprobs=())
         if accepted.ended:
-            return self._step(prefix, path)
+            return self._step(prefix)
         size, longer, seed = len(prefix.ids), sent.longer(prefix.ids), request.seeds[0]
         before = vocabulary.text(list(prefix.ids))
         rest = await self._write(server, longer, request, seed, room - size, charges, before)
@@ -321,7 +322,7 @@ class OpenAIGenerator(Drafter, Target):
             answer = replace(rest, text="", ids=prefix.ids + rest.ids, logprobs=prefix.logprobs + rest.logprobs)
         else:  # what it gave is text
             answer = replace(rest, text=before + rest.text)
-        return self._step(replace(answer, wrote=size + (rest.wrote or 0)), path)
+        return self._step(replace(answer, wrote=size + (rest.wrote or 0)))
 
     async def _check_continuation(self) -> None:
         """Try out whether the server goes on with an answer that was begun."""
@@ -332,7 +333,10 @@ class OpenAIGenerator(Drafter, Target):
             answer = await self.endpoint.post(sent.route, body, lambda reply: read_answer(reply, None, server.profile))
             sent.check_read(answer.read, server.context)
         elif wrong := await continues_chats(self.endpoint, server.profile, self.fields):
-            off = "".join(f"{field}, where the model can do without thoughts; " for field in as_options(server.profile))
+            off = "".join(
+                f"{field}, where the model can do without thoughts; "
+                for field in off_options(server.profile.without_thoughts)
+            )
             raise ConfigurationError(
                 f"{self.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with "
                 f"which it continues the exact text; {off}a profile=… whose chats go on (vllm, sglang); "
@@ -358,7 +362,7 @@ class OpenAIGenerator(Drafter, Target):
             answer = await self.endpoint.post(
                 sent.route,
                 self._body(profile, sent, request, seed, room),
-                lambda reply: read_answer(reply, splitter, profile, vocabulary, before, begun),
+                lambda reply: read_answer(reply, splitter, profile, vocabulary, before, begun, sent.markers),
                 lambda reply, answer, seconds: charges.add(self._usage(sent, answer or received(reply), seconds)),
             )
             sent.check_read(answer.read, server.context)
@@ -370,7 +374,7 @@ class OpenAIGenerator(Drafter, Target):
             reader = await self.endpoint.stream(
                 sent.route,
                 self.fields.applied(body, profile),
-                lambda: StepReader(profile, splitter, vocabulary, before, begun),
+                lambda: StepReader(profile, splitter, vocabulary, before, begun, sent.markers),
                 charge=lambda reader, seconds: charges.add(self._usage(sent, reader.answer, seconds)),
             )
             answer = reader.answer
@@ -382,7 +386,7 @@ class OpenAIGenerator(Drafter, Target):
         ids = self._streams_ids and bool(server.profile.give_ids) and sent.size is not None
         return ids and server.context is not None and self.prompts.mode == "completions"
 
-    async def _write_on(self, server: Server, path: Path, sent: SentPath, stream: Stream) -> None:
+    async def _write_on(self, server: Server, sent: SentPath, stream: Stream) -> None:
         """Let the server write from here to the end of the answer, and put every step into the stream."""
         request, vocabulary, length = stream.request, self.prompts.vocabulary, sent.size
         splitter, most = request.splitter, request.max_tokens
@@ -400,7 +404,7 @@ class OpenAIGenerator(Drafter, Target):
                 stream.unfinished = lambda: usage  # where it is refused here
                 if unpaid:
                     sent.check_read(reader.read, server.context)
-                step = self._step(answer, path)
+                step = self._step(answer)
                 stream.unfinished, unpaid, since = unfinished, 0, now
                 return stream.put(step, usage)
 
@@ -433,7 +437,7 @@ class OpenAIGenerator(Drafter, Target):
             body |= profile.give_ids
         return self.fields.applied(body, profile)
 
-    def _step(self, answer: Answer, path: Path) -> Step:
+    def _step(self, answer: Answer, path: Path | None = None) -> Step:
         text, ids = self.prompts.written(answer, path)
         vocabulary = self.prompts.vocabulary.identity if ids and self.prompts.vocabulary else ""
         size = (answer.wrote or 0) - answer.dropped

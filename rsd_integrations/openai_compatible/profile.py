@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+ANY = ".*"
+"""Every model."""
 StopWay = Literal["kept", "left", "streamed"]
 """How the end of a step is told from the end of the answer. `kept`: the server is asked to leave the stop string in the
 text and names it (vLLM, SGLang). `left`: it leaves the stop string there by itself. `streamed`: it would strip the stop
@@ -25,7 +27,7 @@ class Profile:
     """What `owned_by` says in the server's list of models."""
     hosts: tuple[str, ...] = ()
     """Where it certainly is: patterns of host and path, such as `*.openai.azure.com/*`."""
-    models: str = ".*"
+    models: str = ANY
     """Regular expression of the names of the models at those hosts that it is about."""
     stop: StopWay = "streamed"
     keep: Mapping[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from rsd_core import ConfigurationError
 from rsd_core.data import nearest
 from rsd_integrations.openai_compatible.hosted import HOSTED
-from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.profile import ANY, Profile
 
 _NO_DEFAULTS = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 _LLAMA = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
@@ -121,7 +121,7 @@ def hosted_at(base_url: str, model: str) -> Profile | None:
         for pattern in profile.hosts
         if fnmatchcase(place, pattern) and re.fullmatch(profile.models, model.rpartition("/")[2])
     ]
-    narrow = [fit for fit in fits if fit[1].models != Profile.models] or fits
+    narrow = [fit for fit in fits if fit[1].models != ANY] or fits
     return max(narrow, key=lambda fit: fit[0])[1] if narrow else None
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rsd_core import ConfigurationError, Message, MissingDependency, Path, Prompt, PromptError
 from rsd_core.paths import begun
-from rsd_core.thoughts import Thinking, beginning
+from rsd_core.thoughts.markers import Markers, Thinking
+from rsd_core.thoughts.reading import beginning
 from rsd_integrations.openai_compatible.answers import Answer
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.request_fields import THOUGHTS, RequestFields
@@ -37,6 +38,8 @@ class SentPath:
     """By how many tokens the server's count may differ: where it makes the tokens, newlines may join across steps."""
     begun: str = ""
     """The text that a chat is to go on with."""
+    markers: Markers = THINK
+    """What stands around the thoughts of the response."""
 
     @property
     def estimate(self) -> int:
@@ -121,7 +124,7 @@ class Prompts:
                 fields["messages"][-1] |= profile.begun
                 fields |= profile.continues
             length = sum(len(message.content) for message in messages)
-            return SentPath("chat/completions", fields, length, begun=text)
+            return SentPath("chat/completions", fields, length, begun=text, markers=markers_of(path))
         if self.vocabulary is None:
             text = "\n\n".join(message.content for message in path.prompt if message.role != "tools") + path.text
             return SentPath("completions", {"prompt": text}, len(text))
@@ -146,7 +149,7 @@ class Prompts:
             sent.append({"role": message.role, "content": message.content, **extra})
         return sent
 
-    def written(self, answer: Answer, path: Path) -> tuple[str, tuple[int, ...]]:
+    def written(self, answer: Answer, path: Path | None) -> tuple[str, tuple[int, ...]]:
         """Text and ids of an answer, without the token that ends it all.
 
         Where the ids are known, the text is theirs: a server cuts it at the stop string, which may be in the middle of
@@ -157,7 +160,9 @@ class Prompts:
         """
         vocabulary, ids = self.vocabulary, answer.ids
         if vocabulary is None or not ids:
-            return (_after_opening(answer.text, path) if self.mode == "chat" else answer.text), ()
+            if path is None or self.mode != "chat":
+                return answer.text, ()
+            return _after_opening(answer.text, path), ()
         if answer.ending == "end" and not vocabulary.pieces[ids[-1]]:
             ids = ids[:-1]
         return vocabulary.text(list(ids)), ids
@@ -172,9 +177,14 @@ def conversation(path: Path, after: Sequence[Message] = ()) -> list[Message]:
     messages = [message for message in path.prompt if message.role != "tools"]
     if path.step is not None:
         first = begun(path.prompt)
-        before = beginning(messages.pop(), None) if first is not None else ""
+        before = beginning(messages.pop(), markers_of(path)) if first is not None else ""
         messages.append(Message("assistant", before + path.text))
     return [*messages, *after]
+
+
+def markers_of(path: Path) -> Markers:
+    """What stands around the thoughts of a response."""
+    return THINK if path.thinking is None or path.thinking.markers is None else path.thinking.markers
 
 
 def _after_opening(text: str, path: Path) -> str:
@@ -184,8 +194,9 @@ def _after_opening(text: str, path: Path) -> str:
         return text
     if text.startswith(opening):
         return text[len(opening) :]
-    if THINK.close not in opening and opening.startswith(THINK.open) and text.strip():
-        return THINK.ending.lstrip("\n") + text  # it answered without a thought
+    markers = markers_of(path)
+    if markers.close not in opening and text.strip():
+        return markers.ending.lstrip("\n") + text  # it answered without a thought
     return text
 
 

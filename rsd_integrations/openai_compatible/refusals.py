@@ -24,12 +24,13 @@ def named_field(text: str, sent: Mapping[str, Any]) -> str | None:
     fields = {*sent, *_fields_of(sent.get("messages") or ())}
     with suppress(ValueError):
         for place in _places(json.loads(text)):
-            if named := [part for part in place if part in fields]:
-                return named[-1]
+            named = [part for part in place if part in fields]
+            if named:
+                return str(named[-1])
     quoted = re.findall(r"[`'\"\\]+([A-Za-z_.\[\]0-9]+?)[`'\"\\]+|\b(\w+):", text)
     plain = re.findall(r"\b\w*_\w+\b", text)
     for name in [*(one or other for one, other in quoted), *plain]:
-        last = name.rpartition(".")[2]
+        last = str(name).rpartition(".")[2]
         if last in fields and last not in ("model", "messages", "prompt"):
             return last
     return None

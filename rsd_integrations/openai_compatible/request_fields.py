@@ -63,6 +63,11 @@ class RequestFields:
             if name not in known:
                 raise ConfigurationError(f"omit={name!r}: {unknown('field', name, sorted(known))}")
 
+    @staticmethod
+    def may_omit(name: str) -> bool:
+        """Whether requests can do without a field."""
+        return name in _omittable()
+
     def applied(self, body: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
         """The body of a request as this server takes it and the user wants it.
 
@@ -78,23 +83,22 @@ class RequestFields:
         fields = {name: value for name, value in fields.items() if name not in dropped}
         if chat and self.template:
             if not profile.template:
-                switch = "".join(f" Here thinking is switched off by {field}." for field in as_options(profile))
+                switch = "".join(
+                    f" Here thinking is switched off by {field}." for field in off_options(profile.without_thoughts)
+                )
                 raise ConfigurationError(
-                    f"template.{next(iter(self.template))} needs a tokenizer=… and mode=completions, or chats that take "
-                    f"`chat_template_kwargs`; {profile.summary} names none: body.NAME=… gives any field.{switch}"
+                    f"template.{next(iter(self.template))} needs a tokenizer=… and mode=completions, or chats that "
+                    f"take `chat_template_kwargs`; {profile.summary} names none: body.NAME=… gives any field.{switch}"
                 )
             fields["chat_template_kwargs"] = self.template
         return _merged(fields, self.body)
 
 
-def as_options(profile: Profile) -> list[str]:
-    """The fields that switch thinking off, written as options of a spec."""
-    if "chat_template_kwargs" in profile.without_thoughts:
-        return [
-            f"template.{name}={json.dumps(value)}"
-            for name, value in profile.without_thoughts["chat_template_kwargs"].items()
-        ]
-    return options_of("body", profile.without_thoughts)
+def off_options(switch: Mapping[str, Any]) -> list[str]:
+    """Fields that switch thinking off, written as options of a spec."""
+    template = switch.get("chat_template_kwargs", {})
+    rest = {name: value for name, value in switch.items() if name != "chat_template_kwargs"}
+    return options_of("template", template) + options_of("body", rest)
 
 
 def options_of(prefix: str, fields: Mapping[str, Any]) -> list[str]:
@@ -121,7 +125,9 @@ def _checked(name: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
     if fields is None:
         return {}
     if not isinstance(fields, Mapping) or not all(isinstance(key, str) and key for key in fields):
-        raise ConfigurationError(f"{name} takes fields by name, such as {name}.NAME=VALUE in a spec (got {fields!r:.80})")
+        raise ConfigurationError(
+            f"{name} takes fields by name, such as {name}.NAME=VALUE in a spec (got {fields!r:.80})"
+        )
     try:
         json.dumps(fields, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -113,12 +113,17 @@ def _entries(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _window(entry: Mapping[str, Any]) -> Any:
     """The longest sequence that a server names in its list of models."""
-    meta, metadata = (entry.get(name) if isinstance(entry.get(name), Mapping) else {} for name in ("meta", "metadata"))
+
+    def inside(name: str) -> Mapping[str, Any]:
+        value = entry.get(name)
+        return value if isinstance(value, Mapping) else {}
+
+    meta = inside("meta")
     told = (
         entry.get("max_model_len"),  # vLLM, SGLang
-        meta.get("n_ctx"),  # type: ignore[union-attr]  # llama.cpp
-        meta.get("n_ctx_train"),  # type: ignore[union-attr]
-        metadata.get("max_request_context_length"),  # type: ignore[union-attr]  # Ray Serve
+        meta.get("n_ctx"),  # llama.cpp
+        meta.get("n_ctx_train"),
+        inside("metadata").get("max_request_context_length"),  # Ray Serve
         entry.get("context_length"),  # OpenRouter, Together, Fireworks
         entry.get("context_window"),  # Groq
         entry.get("max_context_length"),  # Mistral

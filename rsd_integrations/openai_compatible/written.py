@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rsd_core import ConfigurationError
-from rsd_core.thoughts import MARKERS
+from rsd_core.thoughts.markers import MARKERS, Markers
 from rsd_integrations.openai_compatible.profile import Profile
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FIELDS = ("reasoning_content", "reasoning")
 """Where thoughts come in a message or a delta; a server that fills both says the same in both."""
 THINK = MARKERS["think"]
-"""What stands around a thought that came without its markers."""
+"""What stands around a thought that came without its markers, where nothing else is known."""
 
 
 class Written:
@@ -26,10 +26,11 @@ class Written:
     Args:
         profile: The server's.
         begun: The text that it goes on with, and may repeat.
+        markers: What stands around the thoughts of this response.
     """
 
-    def __init__(self, profile: Profile, begun: str = "") -> None:
-        self._inline, self._begun = profile.inline, begun
+    def __init__(self, profile: Profile, begun: str = "", markers: Markers = THINK) -> None:
+        self._inline, self._begun, self._markers = profile.inline, begun, markers
         self.thought = ""
         """What the server told apart as thought."""
         self._content = ""
@@ -58,12 +59,12 @@ class Written:
         if self._inline and not thought and content.lstrip().startswith(self._inline[0]):
             thought, closed, content = content.lstrip()[len(self._inline[0]) :].partition(self._inline[1])
             if not closed:
-                return THINK.begin(thought.removeprefix("\n"))
+                return self._markers.begin(thought.removeprefix("\n"))
         if not thought:
             return content
         if not content.strip():
-            return THINK.begin(thought.removeprefix("\n"))
-        return THINK.wrap(thought.strip("\n")) + content.lstrip("\n")
+            return self._markers.begin(thought.removeprefix("\n"))
+        return self._markers.wrap(thought.strip("\n")) + content.lstrip("\n")
 
 
 class WrittenIds:
@@ -115,7 +116,7 @@ class WrittenIds:
         """
         plain = b"".join(self._pieces[id_] for id_ in self.ids if id_ not in self._special).decode(errors="replace")
         own, shown = (text.rstrip("\ufffd").strip() for text in (plain, told))
-        if not own.startswith(shown) and not shown.startswith(own):
+        if not own.startswith(shown) and not (own and shown.startswith(own)):
             raise ConfigurationError(
                 f"the server wrote {told!r}, which in the tokenizer given reads {plain!r}: it is another model's"
             )
