@@ -27,6 +27,7 @@ from rsd_core.baselines import (
     TargetOnly,
     TiltedDecoder,
 )
+from rsd_core.baselines.judged import JUDGE
 from rsd_core.baselines.sampling import Aggregate
 from rsd_core.data import Data, explain, from_text, of_kind
 from rsd_core.decoder import Decoder
@@ -294,6 +295,7 @@ class SpecReasonMethod(Method):
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
     threshold: Annotated[int, Field(ge=0, le=9)] = 7
     first_steps: Annotated[int, Field(ge=0)] = 0
+    prompt: str = JUDGE
 
     def build(self, setup: Setup) -> Decoder:
         return SpecReason(
@@ -301,6 +303,7 @@ class SpecReasonMethod(Method):
             target=setup.target,
             threshold=self.threshold,
             first_steps=self.first_steps,
+            prompt=self.prompt,
             settings=setup.settings,
         )
 

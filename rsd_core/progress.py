@@ -63,6 +63,9 @@ class Terms:
         return Terms(self.settings, self.stop, self.randomness.branch(label), self.thinking)
 
 
+_START = Reader()
+
+
 @dataclass(slots=True)  # immutable by agreement: frozen ones take four times as long to make, at every step
 class Progress:
     """A response up to some step. Extending it costs as much as the step is long, however long it is."""
@@ -81,7 +84,7 @@ class Progress:
     """What the last step said, without space around it."""
     repeats: int = 0
     """How many times in a row that was said."""
-    reader: Reader = Reader()
+    reader: Reader = _START
     """Tells thought and answer apart."""
     pieces: tuple[Piece, ...] | None = None
     """What of the last step is thought and what is answer; None where all of it is answer."""
@@ -99,7 +102,7 @@ class Progress:
 
     def is_mark(self, step: Step) -> bool:
         """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
-        if self.reader.state == "answer" or not step.text.strip():
+        if self.reader.is_plain or not step.text.strip():
             return False
         reader, pieces = self.reader.read(step.text)
         return reader != self.reader and not reader.rest() and not any(text.strip() for _, text in pieces)
@@ -120,7 +123,7 @@ class Progress:
         repeats = self.repeats + 1 if said == self.said else 1
         stopped: FinishReason | None = "stop" if step.ending == "end" else None
         reader, pieces, thought_tokens = self.reader, None, self.thought_tokens
-        if reader.state != "answer":
+        if not reader.is_plain:
             thought_tokens += step.size if self.kind == "thought" else 0
             reader, pieces, text = _read(reader, text, last=stopped is not None)
         if terms.stop:
@@ -174,7 +177,7 @@ class Progress:
         terms, index, close = self.terms, self.path.depth, ""
         shape, limits = terms.answer, terms.limits
         room = min(shape.cap, at_most)
-        if self.reader.state != "answer" and not terms.in_turns and self.kind == "thought":
+        if not self.reader.is_plain and not terms.in_turns and self.kind == "thought":
             shape, markers = terms.thought, self.reader.markers
             close = "" if markers is None else markers.close
             room = min(shape.cap, at_most)

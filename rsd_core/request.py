@@ -177,7 +177,7 @@ class Request:
                 parts[kind].append(text)
         for kind, text in self.progress.reader.rest():
             parts[kind].append(text)
-        thinks = self.path.opening is not None or any([record.pieces is not None for record in self.records])
+        thinks = self.path.opening is not None or any(record.pieces is not None for record in self.records)
         return Result(
             prompt=self.path.prompt,
             text="".join(parts["answer"]),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, Finished, StepFinished
-from rsd_core.thoughts.reading import Kind, Piece
+from rsd_core.thoughts.reading import Kind, Piece, overlap
 
 
 def as_stop(stop: Sequence[str] | None) -> tuple[str, ...]:
@@ -60,11 +60,6 @@ class TextStream:
 
     def _ready(self, text: str) -> str:
         self._held += text
-        ready = len(self._held) - max((_overlap(self._held, mark) for mark in self._stop), default=0)
+        ready = len(self._held) - max((overlap(self._held, mark) for mark in self._stop), default=0)
         text, self._held = self._held[:ready], self._held[ready:]
         return text
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest beginning of `mark` that the text ends with."""
-    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)

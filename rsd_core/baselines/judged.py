@@ -8,15 +8,15 @@ from dataclasses import replace
 
 from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.concurrency import run_calls
-from rsd_core.errors import VerifierError
+from rsd_core.errors import ConfigurationError, VerifierError
 from rsd_core.interfaces import Drafter, Sampling, Scores, StepRequest, Target, Verifier
 from rsd_core.model import Usage
-from rsd_core.paths import Message, Path, Step
+from rsd_core.paths import Message, Path, Step, begun
 from rsd_core.policies import BinaryStep, FirstSteps
 from rsd_core.roles import require
 from rsd_core.settings import Settings
 from rsd_core.thoughts.markers import Thinking
-from rsd_core.thoughts.reading import parts_of, visible
+from rsd_core.thoughts.reading import beginning, parts_of, split, visible
 
 JUDGE = (
     "{question}\n\nHere is the beginning of a solution to this problem:\n\n{solution}\n\n"
@@ -41,16 +41,19 @@ def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
         template: The question, with `{question}` for what the prompt asks last.
         parts: What else the template holds.
     """
-    *before, last = path.prompt
-    prompt = (*before, Message(last.role, template.format(question=last.content, **parts)))
+    *before, last = path.prompt[:-1] if begun(path.prompt) else path.prompt
+    parts = {"question": last.content, **parts}
+    question = re.sub(r"\{(\w+)\}", lambda name: parts.get(name[1], name[0]), template)
+    prompt = (*before, Message(last.role, question))
     thinking = model.thinking(prompt)
     markers = None if thinking is None or thinking.is_off else thinking.markers
     return Path(prompt, thinking=None if markers is None else Thinking(markers, markers.wrap("")))
 
 
 def _solution(path: Path) -> str:
-    parts = parts_of(path)
-    return f"{parts.thought}\n\n{parts.answer}".strip()
+    message = begun(path.prompt)
+    parts = [parts_of(path)] if message is None else [split(beginning(message)), parts_of(path)]
+    return "\n\n".join(text for part in parts for text in (part.thought, part.answer) if text).strip()
 
 
 def _step(path: Path, step: Step) -> str:
@@ -59,10 +62,22 @@ def _step(path: Path, step: Step) -> str:
 
 
 class TargetJudge(Verifier):
-    """Scores a step by the digit from 0 to 9 that a generating model gives it, divided by 9."""
+    """Scores a step by the digit from 0 to 9 that a generating model gives it, divided by 9.
 
-    def __init__(self, target: Target) -> None:
+    Args:
+        target: Who judges.
+        prompt: What it is asked, with `{question}` and `{solution}`: the problem, and the solution so far with the step
+            to be judged at its end, thoughts included, without markers.
+
+    Raises:
+        ConfigurationError: The prompt lacks one of the two.
+    """
+
+    def __init__(self, target: Target, prompt: str = JUDGE) -> None:
         require("target", target, Target)
+        if not {"{question}", "{solution}"} <= set(re.findall(r"\{\w*\}", prompt)):
+            raise ConfigurationError(f"the judge's prompt needs {{question}} and {{solution}} (got {prompt!r:.80})")
+        self.prompt = prompt
         self.name = f"{target.name} as judge"
         self.flops_per_token, self.price = target.flops_per_token, target.price
         self._target = target
@@ -88,7 +103,7 @@ class TargetJudge(Verifier):
         return Scores(tuple(rewards), usage)
 
     def _prompt(self, path: Path, step: Step) -> Path:
-        return ask(self._target, path, JUDGE, solution=_solution(path.extend(step)))
+        return ask(self._target, path, self.prompt, solution=_solution(path.extend(step)))
 
     async def aclose(self) -> None:
         """The target is closed by whoever uses it as target."""
@@ -136,6 +151,7 @@ class SpecReason(RewardGuidedDecoder):
         target: The strong model; it has to be able to judge.
         threshold: The least digit that is accepted, 0 to 9; 7 in the paper.
         first_steps: Steps that the target writes at the beginning.
+        prompt: What the target is asked about a step, see `TargetJudge`.
         settings: Everything else.
     """
 
@@ -146,11 +162,12 @@ class SpecReason(RewardGuidedDecoder):
         target: Target,
         threshold: int = 7,
         first_steps: int = 0,
+        prompt: str = JUDGE,
         settings: Settings | None = None,
     ) -> None:
         super().__init__(
             drafter=drafter,
-            verifier=TargetJudge(target),
+            verifier=TargetJudge(target, prompt),
             target=target,
             policy=FirstSteps(n=first_steps, then=BinaryStep(delta=threshold / 9)),
             settings=settings,

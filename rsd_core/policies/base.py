@@ -47,7 +47,7 @@ class RequestView(Protocol):
 
     @property
     def entropy(self) -> float | None:
-        """Entropy of the step's first token under the drafter, in nats; None unless `needs_entropy`, and after a fault."""
+        """Entropy of the step's first token under the drafter, in nats, where `needs_entropy`; None after a fault."""
 
     @property
     def records(self) -> Sequence[StepRecord]:

@@ -17,12 +17,16 @@ class Markers:
     """What begins a thought."""
     close: str
     """What ends it; the answer follows."""
+    before: str = ""
+    """White space that stands before `open`."""
     lead: str = ""
     """What stands between `open` and the thought."""
     closing: str = ""
     """How the models themselves close a thought: `close` with the white space around it. By default `close` alone."""
     answer: str = ""
-    """What begins an answer that no thought comes before; empty where nothing does."""
+    """What begins an answer, also one that no thought comes before; empty where nothing does."""
+    end: str = ""
+    """What ends an answer before the end of the turn; empty where nothing does."""
     source: str = ""
     """Who writes them, and where that is to be seen."""
 
@@ -38,7 +42,7 @@ class Markers:
 
     def begin(self, thought: str = "") -> str:
         """A thought as the models write it, still open."""
-        return f"{self.open}{self.lead}{thought}"
+        return f"{self.before}{self.open}{self.lead}{thought}"
 
     @property
     def ending(self) -> str:
@@ -59,29 +63,97 @@ class Thinking:
     @property
     def is_off(self) -> bool:
         """Whether the model answers without a thought."""
-        return self.markers is None or self.markers.close in self.opening
+        markers = self.markers
+        return markers is None or any(mark in self.opening for mark in (markers.close, markers.answer) if mark)
 
+
+_TEMPLATES = "their chat templates, in llama.cpp (models/templates, 2026)"
 
 MARKERS: dict[str, Markers] = {
     markers.name: markers
     for markers in (
         Markers(
-            name="think",
-            open="<think>",
-            close="</think>",
+            "think",
+            "<think>",
+            "</think>",
             lead="\n",
             closing="\n</think>\n\n",
-            source="chat templates of Qwen3, QwQ, DeepSeek-R1, GLM-4.6, Kimi-K2-Thinking, MiniMax-M2, SmolLM3",
+            source="Qwen3, QwQ, DeepSeek-R1, MiniMax-M2, SmolLM3; with other white space GLM-4, DeepSeek-V3.1, "
+            f"Kimi-K2, Nemotron, StepFun, Ling, LFM2.5, Laguna: {_TEMPLATES}",
         ),
-        Markers(name="mistral", open="[THINK]", close="[/THINK]", source="chat templates of Magistral and Ministral-3"),
+        Markers("mistral", "[THINK]", "[/THINK]", source=f"Magistral, Ministral-3: {_TEMPLATES}"),
         Markers(
-            name="harmony",
-            open="<|channel|>analysis<|message|>",
-            close="<|end|><|start|>assistant<|channel|>final<|message|>",
+            "harmony",
+            "<|channel|>analysis<|message|>",
+            "<|end|>",
+            closing="<|end|><|start|>assistant<|channel|>final<|message|>",
             answer="<|channel|>final<|message|>",
-            source="the harmony format of gpt-oss",
+            source=f"gpt-oss: {_TEMPLATES}",
         ),
-        Markers(name="seed", open="<seed:think>", close="</seed:think>", source="chat template of Seed-OSS"),
+        Markers("seed", "<seed:think>", "</seed:think>", closing="</seed:think>\n", source=f"Seed-OSS: {_TEMPLATES}"),
+        Markers("hunyuan", "<think:opensource>", "</think:opensource>", source=f"Hunyuan-3: {_TEMPLATES}"),
+        Markers("minimax_m3", "<mm:think>", "</mm:think>", source=f"MiniMax-M3: {_TEMPLATES}"),
+        Markers(
+            "solar",
+            "<|think|>",
+            "<|end|>",
+            closing="<|end|><|begin|>assistant<|content|>",
+            answer="<|content|>",
+            source=f"Solar-Open: {_TEMPLATES}",
+        ),
+        Markers(
+            "muse",
+            " to=self<|message|>",
+            "<|eom|>",
+            closing="<|eom|><|start|>assistant to=user<|message|>",
+            answer=" to=user<|message|>",
+            source=f"Muse: {_TEMPLATES}",
+        ),
+        Markers(
+            "kimi_k3",
+            "<|open|>think<|sep|>",
+            "<|close|>think<|sep|>",
+            closing="<|close|>think<|sep|><|open|>response<|sep|>",
+            answer="<|open|>response<|sep|>",
+            end="<|close|>response<|sep|>",
+            source=f"Kimi-K3: {_TEMPLATES}",
+        ),
+        Markers(
+            "cohere",
+            "<|START_THINKING|>",
+            "<|END_THINKING|>",
+            closing="<|END_THINKING|><|START_TEXT|>",
+            answer="<|START_TEXT|>",
+            end="<|END_TEXT|>",
+            source=f"Command A reasoning: {_TEMPLATES}",
+        ),
+        Markers(
+            "command_r7b",
+            "<|START_THINKING|>",
+            "<|END_THINKING|>",
+            closing="<|END_THINKING|><|START_RESPONSE|>",
+            answer="<|START_RESPONSE|>",
+            end="<|END_RESPONSE|>",
+            source=f"Command R7B: {_TEMPLATES}",
+        ),
+        Markers(
+            "gemma",
+            "<|channel>thought",
+            "<channel|>",
+            lead="\n",
+            closing="\n<channel|>",
+            source=f"Gemma 4: {_TEMPLATES}",
+        ),
+        Markers("apertus", "<|inner_prefix|>", "<|inner_suffix|>", source=f"Apertus: {_TEMPLATES}"),
+        Markers(
+            "apriel",
+            "Here are my reasoning steps:",
+            "[BEGIN FINAL RESPONSE]",
+            lead="\n",
+            closing="\n[BEGIN FINAL RESPONSE]\n",
+            end="[END FINAL RESPONSE]",
+            source=f"Apriel 1.5 and 1.6: {_TEMPLATES}",
+        ),
     )
 }
-"""The markers in use, by name."""
+"""The markers in use, by name. White space differs within some families: a chat template tells its own."""

@@ -27,9 +27,15 @@ class Reader:
 
     markers: Markers | None = None
     """Those of this response; None finds out which of the known ones it begins with, if any."""
-    state: Literal["start", "opened", "thought", "closed", "answer"] = "start"
-    """`opened` is a thought that nothing is written of yet; `closed` is after one, where another may follow."""
+    state: Literal["start", "opened", "thought", "closed", "answer", "ended"] = "start"
+    """`opened` is a thought that nothing is written of yet; `closed` is after one, where another may follow; `ended` is
+    after a marker that ends the answer."""
     held: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that follows is answer."""
+        return self.state == "answer" and (self.markers is None or not self.markers.end)
 
     @property
     def in_thought(self) -> bool:
@@ -42,7 +48,7 @@ class Reader:
         Returns:
             The reader after the text, and what is certain now, in order.
         """
-        if self.state == "answer":
+        if self.is_plain:
             return self, (("answer", text),) if text else ()
         reader, pieces = replace(self, held=self.held + text), []
         while True:
@@ -54,30 +60,61 @@ class Reader:
 
     def rest(self) -> tuple[Piece, ...]:
         """What was held back and belongs to the text after all, since nothing follows."""
-        if self.state == "start":
-            return (("answer", self.held),) if self.held else ()
-        kind: Kind = "thought" if self.in_thought else "answer"
-        return ((kind, text),) if (text := self.held.strip() if self.state != "thought" else self.held.rstrip()) else ()
+        text = self.held
+        if self.state in ("opened", "closed"):
+            text = text.strip()
+        elif self.state == "thought":
+            text = text.rstrip()
+        return (("thought" if self.in_thought else "answer", text),) if text else ()
 
     def _turn(self) -> tuple[Reader, Piece, bool]:
         """One change of state, with what is certain by it; whether there may be another."""
+        nothing: Piece = ("answer", "")
         if self.state == "thought":
             return self._in_thought()
         if self.state == "answer":
-            return replace(self, held=""), ("answer", self.held), False
-        nothing: Piece = ("answer", "")
+            return self._in_answer()
+        if self.state == "ended":
+            return replace(self, held=""), nothing, False
         known, text = self._known(), self.held.lstrip()
         if self.state == "opened":
             return replace(self, state="thought" if text else "opened", held=text), nothing, bool(text)
         for markers in known:
-            if text.startswith(markers.open):
-                return Reader(markers, "opened", text[len(markers.open) :]), nothing, True
-            if markers.answer and text.startswith(markers.answer):
-                return Reader(markers, "answer", text[len(markers.answer) :]), nothing, True
-        if any(mark.startswith(text) for markers in known for mark in (markers.open, markers.answer)):
+            for mark in self._marks(markers.open, markers):
+                if text.startswith(mark):
+                    return Reader(markers, "opened", text[len(mark) :]), nothing, True
+            if text.startswith(markers.close):  # a template that switches thinking off may write no more of it
+                return Reader(markers, "closed", text[len(markers.close) :]), nothing, True
+            for mark in self._marks(markers.answer, markers):
+                if text.startswith(mark):
+                    return Reader(markers, "answer", text[len(mark) :]), nothing, True
+        if any(mark.startswith(text) for one in known for mark in self._all_marks(one)):
             return self, nothing, False  # nothing yet, or the beginning of a marker
         begun = text if self.state == "closed" else self.held
         return replace(self, state="answer", held=begun), nothing, True
+
+    def _all_marks(self, markers: Markers) -> tuple[str, ...]:
+        return (*self._marks(markers.open, markers), *self._marks(markers.answer, markers), markers.close)
+
+    def _marks(self, mark: str, markers: Markers) -> tuple[str, ...]:
+        """A marker as it may stand here: after a thought, with what comes between `close` and `answer`."""
+        if not mark:
+            return ()
+        mark = mark.lstrip()
+        after = markers.ending.lstrip()[len(markers.close) :]
+        if self.state != "closed" or not markers.answer or not after.endswith(markers.answer):
+            return (mark,)
+        between = after[: -len(markers.answer)]
+        space = " " if markers.answer.startswith(" ") else ""
+        return (mark, f"{between}{space}{mark}") if between else (mark,)
+
+    def _in_answer(self) -> tuple[Reader, Piece, bool]:
+        end = "" if self.markers is None else self.markers.end
+        at = self.held.find(end) if end else -1
+        if at >= 0:
+            return replace(self, state="ended", held=""), ("answer", self.held[:at]), False
+        certain = self.held[: len(self.held) - overlap(self.held, end)]
+        return replace(self, held=self.held[len(certain) :]), ("answer", certain), False
 
     def _in_thought(self) -> tuple[Reader, Piece, bool]:
         assert self.markers is not None
@@ -85,12 +122,16 @@ class Reader:
         at = text.find(close)
         if at >= 0:
             return Reader(self.markers, "closed", text[at + len(close) :]), ("thought", text[:at].rstrip()), True
-        size = next((n for n in range(min(len(close) - 1, len(text)), 0, -1) if text.endswith(close[:n])), 0)
-        certain = text[: len(text) - size].rstrip()
+        certain = text[: len(text) - overlap(text, close)].rstrip()
         return replace(self, held=text[len(certain) :]), ("thought", certain), False
 
     def _known(self) -> Sequence[Markers]:
         return _KNOWN if self.markers is None else (self.markers,)
+
+
+def overlap(text: str, mark: str) -> int:
+    """Length of the longest beginning of `mark`, short of all of it, that the text ends with."""
+    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -388,7 +388,7 @@ async def test_an_early_call_is_claimed_by_the_very_same_request_only() -> None:
     early = Lookahead(ledger, 0)
     early.hedge(path, target, StepRequest((1,)))
     assert early.claim("target", target, path, StepRequest((2,))) is None
-    assert early.claim("target", Path(path.prompt), StepRequest((1,))) is None
+    assert early.claim("target", target, Path(path.prompt), StepRequest((1,))) is None
     claimed = early.claim("target", target, path, StepRequest((1,)))
     assert claimed is not None
     assert (await claimed).steps[0].text == "x"
