@@ -95,7 +95,8 @@ class RewardGuidedDecoder(Decoder):
                 continue
             calls.hedge(request, cast.target)
             drafts = await calls.draft(request, cast.drafter)
-            calls.look_ahead(request, cast.drafter, cast.verifier, drafts)
+            if cast.policy.needs_reward:
+                calls.look_ahead(request, cast.drafter, cast.verifier, drafts)
             if drafts:
                 yield StepDrafted(i, drafts)
             rewards = await calls.score(request, cast.verifier, drafts) if cast.policy.needs_reward else ()
@@ -126,10 +127,9 @@ class RewardGuidedDecoder(Decoder):
         """The target writes the step, and the policy learns from it what it wants to."""
         before = request.path
         (step,) = await calls.replace(request, cast.target, rejected=draft)
-        judged = cast.policy.scores_target and not request.progress.is_mark(step)
         record = calls.commit(request, step, "target", reward, draft)
         if request.path is not before:
-            if judged and (rewards := await calls.score(request, cast.verifier, [step], before)):
+            if cast.policy.scores_target and (rewards := await calls.score(request, cast.verifier, [step], before)):
                 record = request.rate(rewards[0])
             learn(cast.policy, request, record.target_reward)
         return StepReplaced(before.depth, record)

@@ -34,6 +34,7 @@ from rsd_core.model import Interrupted, Model, Usage, add_usage, usage_of
 from rsd_core.paths import Path, Step
 from rsd_core.request import Request
 from rsd_core.results import DegradationKind, FinishReason, StepRecord
+from rsd_core.thoughts.reading import reader_at
 
 logger = logging.getLogger(__name__)
 Reply = TypeVar("Reply", Generation, Scores, Likelihoods, Entropy)
@@ -112,7 +113,8 @@ class Calls:
             VerifierError: The verifier failed, and `on_verifier_error` is `raise`.
         """
         at = path or request.path
-        marks = [path is None and request.progress.is_mark(step) for step in candidates]
+        reader = request.progress.reader if path is None else reader_at(path)
+        marks = [reader.is_mark(step.text) for step in candidates]
         judged = [bool(step.text.strip()) and not mark for step, mark in zip(candidates, marks, strict=True)]
         nonblank = tuple([step for step, is_judged in zip(candidates, judged, strict=True) if is_judged])
         if not nonblank:
@@ -189,7 +191,7 @@ class Calls:
             raise LimitReached(limit)
         self._guard.check()
         left = request.settings.limits.max_tokens
-        at_most = min(room, 2**31 if left is None else left - request.progress.tokens)
+        at_most = min(room, 2**31 if left is None else left - request.progress.tokens, request.progress.thought_room)
         step_request = replace(request.progress.step_request("target"), delimiter=None, max_tokens=int(at_most))
 
         async def work() -> Generation:

@@ -8,7 +8,6 @@ the same with and without. What nobody came to claim is cancelled, and is on the
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +20,7 @@ from rsd_core.ledger import Ledger, Role
 from rsd_core.model import Interrupted, Model, Usage, usage_of
 from rsd_core.paths import Path, Step
 from rsd_core.results import FinishReason
+from rsd_core.thoughts.reading import Kind
 
 WORTHWHILE = 0.5
 """A draft ahead saves up to the time that the verifier takes where its step is accepted, and wastes as much of the
@@ -47,11 +47,18 @@ class Position(Protocol):
         """The steps so far."""
 
     @property
+    def kind(self) -> Kind:
+        """What the next step is part of, thought or answer: each may have models of its own."""
+
+    @property
     def finish(self) -> FinishReason | None:
         """Why the response ends here, if it does."""
 
     def extend(self, step: Step) -> Self:
         """The response as it will be when the step is accepted."""
+
+    def is_mark(self, step: Step) -> bool:
+        """Whether a step holds a marker alone, which is never scored."""
 
     def step_request(self, role: Role, *, ahead: int) -> StepRequest:
         """What a model is asked for here."""
@@ -191,19 +198,20 @@ class Lookahead:
 
     def _follow(self, position: Position, step: Step, drafter: Drafter, verifier: Verifier) -> list[tuple[Path, Step]]:
         """Draft ahead; the present step and the drafts that are ready, each with the path before it."""
-        estimate, ready, runs = self.estimate.value, [(position.path, step)], _scores_runs(type(verifier))
+        estimate, runs, kind = self.estimate.value, _scores_runs(type(verifier)), position.kind
+        ready = [(position.path, step)] if _is_judged(position, step) else []
         # The depth of a verifier of runs counts from the last step that it is scoring: drafts gather for its next call.
         scored = sum(runs and role == "verifier" for role, _ in self._calls)
         for level in range(1, scored + self.depth + 1):
             if estimate**level < (1 / (1 + level) if runs else WORTHWHILE):
                 break
             path = position.path
-            if level > 1 and not runs and step.text.strip():
+            if level > 1 and not runs and _is_judged(position, step):
                 self._begin("verifier", verifier, path, (step,), verifier.score)
             if path not in self._assumed:
                 self._assumed[path] = position.extend(step)
             position = self._assumed[path]
-            if position.finish is not None:
+            if position.finish is not None or position.kind != kind:
                 break
             call = self._calls.get(("drafter", position.path))
             if call is None:
@@ -212,7 +220,8 @@ class Lookahead:
             if not call.draft:
                 break
             (step,) = call.draft
-            ready.append((position.path, step))
+            if len(ready) == level and _is_judged(position, step):  # a run ends where there is nothing to be judged
+                ready.append((position.path, step))
         return ready
 
     def _begin(
@@ -230,14 +239,13 @@ class Lookahead:
     def _begin_run(
         self,
         model: Model,
-        ready: Sequence[tuple[Path, Step]],
+        run: Sequence[tuple[Path, Step]],
         work: Callable[[Path, Sequence[Step]], Coroutine[Any, Any, Sequence[Scores]]],
     ) -> None:
-        """One call for steps that follow each other, up to a blank one; none where it is a single step.
+        """One call for steps that follow each other; none where it is a single step.
 
         The present step is the first of them and waits for the call, so while it runs they are only dropped together.
         """
-        run = list(itertools.takewhile(lambda one: one[1].text.strip(), ready))
 
         async def score() -> list[Scores]:
             replies = await work(run[0][0], [step for _, step in run])
@@ -301,3 +309,8 @@ class Lookahead:
         if not call.work.charged:
             call.work.charged = True
             self._ledger.account(role).charge(call.model, usage_of(error) or Usage(), failed=True)
+
+
+def _is_judged(position: Position, step: Step) -> bool:
+    """Whether a verifier is asked about a step."""
+    return bool(step.text.strip()) and not position.is_mark(step)

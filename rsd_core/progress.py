@@ -100,12 +100,15 @@ class Progress:
         expected = reader.state == "start" and self.terms.thinking is not None
         return "thought" if expected or reader.in_thought else "answer"
 
+    @property
+    def thought_room(self) -> float:
+        """Tokens that the thought may still have, where the next step is part of it and it is limited."""
+        limit = self.terms.limits.max_thought_tokens
+        return math.inf if limit is None or self.kind == "answer" else limit - self.thought_tokens
+
     def is_mark(self, step: Step) -> bool:
         """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
-        if self.reader.is_plain or not step.text.strip():
-            return False
-        reader, pieces = self.reader.read(step.text)
-        return reader != self.reader and not reader.rest() and not any(text.strip() for _, text in pieces)
+        return self.reader.is_mark(step.text)
 
     def extend(self, step: Step, exhausted: FinishReason | None = None) -> Progress:
         """The response with one more step.
@@ -124,8 +127,8 @@ class Progress:
         stopped: FinishReason | None = "stop" if step.ending == "end" else None
         reader, pieces, thought_tokens = self.reader, None, self.thought_tokens
         if not reader.is_plain:
-            thought_tokens += step.size if self.kind == "thought" else 0
             reader, pieces, text = _read(reader, text, last=stopped is not None)
+            thought_tokens += step.size if self.kind == "thought" or reader.in_thought else 0
         if terms.stop:
             text = self.tail + text
             if (at := stops_at(text, terms.stop)) is not None:
@@ -180,9 +183,7 @@ class Progress:
         if not self.reader.is_plain and not terms.in_turns and self.kind == "thought":
             shape, markers = terms.thought, self.reader.markers
             close = "" if markers is None else markers.close
-            room = min(shape.cap, at_most)
-            if limits.max_thought_tokens is not None:
-                room = min(room, limits.max_thought_tokens - self.thought_tokens)
+            room = min(shape.cap, at_most, self.thought_room)
         if limits.max_tokens is not None:
             room = min(room, limits.max_tokens - self.tokens)
         first, sampling = 0, terms.sampling

@@ -150,6 +150,11 @@ class Request:
         self._noticed += len(fresh)
         return [Degraded(item.step, item) for item in fresh]
 
+    def text(self, kind: Kind) -> str:
+        """The thought or the answer so far, without markers."""
+        own = [record.content if kind == "answer" else record.text_of("thought") for record in self.records]
+        return "".join([*own, *(text for part, text in self.progress.reader.rest() if part == kind)])
+
     def branch(self, label: int) -> Request:
         """Another response from here on, with random numbers of its own, on the same ledger."""
         other = copy.copy(self)
@@ -171,22 +176,16 @@ class Request:
             reason: Why the response ends.
             seconds: Wall-clock time since the request started.
         """
-        parts: dict[Kind, list[str]] = {"thought": [], "answer": []}
-        for record in self.records:
-            for kind, text in (("answer", record.text),) if record.pieces is None else record.pieces:
-                parts[kind].append(text)
-        for kind, text in self.progress.reader.rest():
-            parts[kind].append(text)
         thinks = self.path.opening is not None or any(record.pieces is not None for record in self.records)
         return Result(
             prompt=self.path.prompt,
-            text="".join(parts["answer"]),
+            text=self.text("answer"),
             finish_reason=reason,
             steps=tuple(self.records),
             ledger=self.ledger,
             seconds=seconds,
             degradations=tuple(self.degradations),
-            thought="".join(parts["thought"]),
+            thought=self.text("thought"),
             opening=self.path.opening or "",
             markers=self.progress.reader.markers if thinks else None,
         )

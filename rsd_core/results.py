@@ -82,14 +82,15 @@ class StepRecord:
     @property
     def thought(self) -> str:
         """What of the text is thought, without markers and the white space around it."""
-        return "" if self.pieces is None else self._of("thought").strip()
+        return "" if self.pieces is None else self.text_of("thought").strip()
 
     @property
     def content(self) -> str:
         """What of the text is answer, without markers."""
-        return self.text if self.pieces is None else self._of("answer")
+        return self.text if self.pieces is None else self.text_of("answer")
 
-    def _of(self, kind: Kind) -> str:
+    def text_of(self, kind: Kind) -> str:
+        """What of the text is part of thought or answer, where it is not all answer; joined, they give the result's."""
         return "".join(text for part, text in self.pieces or () if part == kind)
 
     @property

@@ -103,8 +103,10 @@ class InThought(Splitter):
         if end is not None or at < 0:
             return end
         rest = text[at + len(self.close) :]
-        space = len(rest) - len(rest.lstrip())
-        if space == len(rest) and "\n\n" not in rest:
+        space, blank = len(rest) - len(rest.lstrip()), rest.find("\n\n")
+        if 0 <= blank < space:
+            space = blank + 2
+        elif space == len(rest):
             return None
         return len(text) - len(rest) + space
 

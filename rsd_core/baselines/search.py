@@ -39,14 +39,15 @@ class GuidedSearch(Decoder):
     async def _candidates(
         self, branch: Request, calls: Calls, count: int
     ) -> tuple[tuple[Step, ...], tuple[float, ...]]:
-        """Drafted steps with their rewards; 0 where the verifier failed or abstained."""
+        """Drafted steps with their rewards; 0 where the verifier failed or abstained, 1 for a marker alone."""
         drafts = await calls.drafts_or_fail(branch, self.drafter, count)
         try:
             rewards = await calls.score(branch, self.verifier, drafts) or (0.0,) * len(drafts)
         except BaseException:
             branch.discard(drafts, scored=False)  # written and paid, and nobody will know what they were worth
             raise
-        return drafts, tuple(reward or 0.0 for reward in rewards)
+        marks = [branch.progress.is_mark(step) for step in drafts]
+        return drafts, tuple(1.0 if mark else reward or 0.0 for mark, reward in zip(marks, rewards, strict=True))
 
 
 class StepBeam(GuidedSearch):
@@ -103,12 +104,13 @@ class StepBeam(GuidedSearch):
         scored += drafts
         grown = [beam.branch(i) for i in range(len(drafts))]
         for new, step, reward in zip(grown, drafts, rewards, strict=True):
-            new.extend(step, "draft", reward)
+            new.extend(step, "draft", None if new.progress.is_mark(step) else reward)
         return grown
 
 
 def _last_reward(beam: Request) -> float:
-    return beam.records[-1].reward or 0.0 if beam.records else 0.0
+    """Of the last step that was scored; markers are not."""
+    return next((record.reward for record in reversed(beam.records) if record.reward is not None), 0.0)
 
 
 class Backtracking(GuidedSearch):
@@ -162,7 +164,7 @@ class Backtracking(GuidedSearch):
                     continue
                 if best[0] >= self.delta or not before or not left:
                     before.append(branch.branch(left))
-                    branch.extend(best[1], "draft", best[0])
+                    branch.extend(best[1], "draft", None if branch.progress.is_mark(best[1]) else best[0])
                 else:
                     self._drop(request, best[1])
                     self._drop(request, branch.path.step)

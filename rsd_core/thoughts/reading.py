@@ -58,6 +58,13 @@ class Reader:
             if not again:
                 return reader, tuple(pieces)
 
+    def is_mark(self, text: str) -> bool:
+        """Whether a text that follows holds a marker and nothing else, white space apart."""
+        if self.is_plain or not text.strip():
+            return False
+        reader, pieces = self.read(text)
+        return reader != self and not reader.rest() and not any(piece.strip() for _, piece in pieces)
+
     def rest(self) -> tuple[Piece, ...]:
         """What was held back and belongs to the text after all, since nothing follows."""
         text = self.held

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rsd_core import (
     AlwaysDraft,
     AlwaysTarget,
+    Backtracking,
     BinaryStep,
     ConfigurationError,
     Constant,
@@ -21,6 +22,7 @@ from rsd_core import (
     FirstToken,
     Generation,
     Limits,
+    MajorityVote,
     Markers,
     Path,
     RequestBudget,
@@ -28,10 +30,12 @@ from rsd_core import (
     RewardGuidedDecoder,
     Roles,
     RSDConfig,
+    Scores,
     Sentence,
     Settings,
     SpecReason,
     Step,
+    StepBeam,
     StepFinished,
     StepRequest,
     TargetChoice,
@@ -538,6 +542,58 @@ def test_a_thinking_target_judges_without_a_thought() -> None:
     assert "think>" not in asked[-1].prompt[-1].content
 
 
+def test_boxes_inside_thoughts_have_no_vote() -> None:
+    drafts = iter(["<think>\\boxed{1}</think>\\boxed{2}"] * 2 + ["<think>\\boxed{1}</think>none"] * 3)
+    decoder = MajorityVote(
+        drafter=ScriptedDrafter(lambda path, rng: next(drafts)), n=5, settings=Settings(temperature=1.0)
+    )
+    assert decoder.run("question").answer == "2"
+
+
+@pytest.mark.parametrize("ahead", [2, 4])
+@pytest.mark.parametrize("runs", [False, True])
+def test_marks_are_not_scored_ahead_either(ahead: int, runs: bool) -> None:
+    scored: list[str] = []
+
+    class Slow(ScriptedVerifier):
+        async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+            scored.extend(step.text for step in steps)
+            return await super().score(path, steps)
+
+    class InRuns(Slow):
+        async def score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
+            one_by_one = []
+            for step in steps:
+                one_by_one.append(await self.score(path, [step]))
+                path = path.extend(step)
+            return one_by_one
+
+    verifier = (InRuns if runs else Slow)(lambda path, step: 0.9, delay=0.002)
+    drafts = ["a\n\n"] * 8 + ["b\n\n", "</think>\n\n", "c\n\n", "d"]
+    drafter = ScriptedDrafter(
+        [f"{i} {text}" if text[0] == "a" else text for i, text in enumerate(drafts)], thinking=OPENED
+    )
+    decoder = RewardGuidedDecoder(
+        drafter=drafter, verifier=verifier, target=ScriptedTarget(["x"]), settings=Settings(lookahead=ahead)
+    )
+    result = decoder.run("question")
+    assert (result.text, len(result.steps)) == ("c\n\nd", 12)
+    assert "</think>\n\n" not in scored
+    assert [step.reward for step in result.steps] == [0.9] * 9 + [None] + [0.9] * 2
+
+
+def test_searches_pass_over_markers() -> None:
+    drafts = ["a\n\n", "</think>\n\n", "b"]
+    for decoder in (
+        Backtracking(drafter=ScriptedDrafter(drafts, thinking=OPENED), verifier=ScriptedVerifier([0.9] * 9)),
+        StepBeam(
+            drafter=ScriptedDrafter(drafts, thinking=OPENED), verifier=ScriptedVerifier([0.9] * 9), width=1, expand=1
+        ),
+    ):
+        result = decoder.run("question")
+        assert [(step.text, step.reward) for step in result.steps] == [(drafts[0], 0.9), (drafts[1], None), ("b", 0.9)]
+
+
 def test_a_judge_may_be_asked_otherwise() -> None:
     asked: list[str] = []
 
@@ -552,7 +608,7 @@ def test_a_judge_may_be_asked_otherwise() -> None:
     assert asked == ['{x}?|Add {solution}.\n\n48|{"score": ']
     parse_method({"kind": "specreason", "prompt": prompt}).build(setup).run([("user", "q"), ("assistant", "So")])
     assert asked[1].startswith("q|So\n\n")
-    with pytest.raises(ConfigurationError, match="needs {question} and {solution}"):
+    with pytest.raises(ConfigurationError, match=r"needs \{question\} and \{solution\}"):
         parse_method({"kind": "specreason", "prompt": "{question}?"}).build(setup)
 
 
