@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rsd_core import Drafter, Generation, Message, NextWord, Path, PromptError, Step, StepRequest, Target, Usage
+from rsd_core import (
+    Drafter,
+    Generation,
+    Message,
+    NextWord,
+    Path,
+    Prompt,
+    PromptError,
+    Step,
+    StepRequest,
+    Target,
+    Thinking,
+    Usage,
+)
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.assisted_generation import AssistedGeneration
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Output
+from rsd_integrations.huggingface.chat_template import chat_template
 from rsd_integrations.huggingface.checks import check_prompt
 from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
@@ -39,9 +53,14 @@ class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
         tokenizer: PreTrainedTokenizerBase | BareTokenizer,
         name: str,
         cache_bytes: float | None = None,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, name, cache_bytes)
+        super().__init__(model, tokenizer, name, cache_bytes, template)
         self.renders_tools = self.vocabulary.renders_tools
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """How the model thinks before it answers the prompt, as its chat template tells."""
+        return self.vocabulary.thinking(prompt)
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed.
@@ -94,6 +113,7 @@ def load_generator(
     device: str | None = None,
     allow_pickles: bool = False,
     cache_bytes: float | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> HuggingFaceGenerator:
     """Load a causal language model as drafter or target.
 
@@ -104,14 +124,16 @@ def load_generator(
         device: As torch names it; by default a GPU where there is one.
         allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
         cache_bytes: For keys and values; by default an eighth of the device's memory.
+        template: Arguments of the chat template: `{"enable_thinking": False}`.
 
     Raises:
-        ConfigurationError: No such checkpoint, or no safetensors in it.
+        ConfigurationError: No such checkpoint, no safetensors in it, or its chat template uses no such argument.
     """
     where, kind = loading.choose_device(device), loading.named_dtype(dtype)
     folder = loading.find(model, allow_pickles)
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or loading.default_dtype(where, files)
-    return HuggingFaceGenerator(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), load_tokenizer(folder), model, cache_bytes
-    )
+    tokenizer = load_tokenizer(folder)
+    chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
+    weights = loading.load_causal_lm(folder, kind, where, allow_pickles)
+    return HuggingFaceGenerator(weights, tokenizer, model, cache_bytes, template)
