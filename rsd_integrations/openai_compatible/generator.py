@@ -234,8 +234,8 @@ class OpenAIGenerator(Drafter, Target):
         thinking = self.prompts.thinking(path.prompt)
         if thinking is None or thinking.is_off or thinking.markers is None:
             return
-        added = vocabulary.tokenizer.added_tokens_decoder
-        special = {str(added[id_]) for id_ in vocabulary.tokenizer.all_special_ids if id_ in added}
+        added = vocabulary.tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
         if lost := [mark for mark in (thinking.markers.open, thinking.markers.close) if mark in special]:
             raise ConfigurationError(
                 f"{self.name} writes {lost[0]!r} as a special token, which this server leaves out of its text, so that "

@@ -22,6 +22,10 @@ def named_field(text: str, sent: Mapping[str, Any]) -> str | None:
         sent: The body of the request.
     """
     fields = {*sent, *_fields_of(sent.get("messages") or ())}
+    cap = next((name for name in CAPS if name in sent), None)
+    other = next((name for name in CAPS if name not in sent), "")
+    if cap is not None and cap not in text and re.search(rf"\b{other}\b", text):
+        return cap  # OpenAI names the one where the other was sent
     with suppress(ValueError):
         for place in _places(json.loads(text)):
             named = [part for part in place if part in fields]

@@ -76,7 +76,8 @@ class WrittenIds:
     """
 
     def __init__(self, vocabulary: Vocabulary, ids: Sequence[int] = ()) -> None:
-        self._pieces, self._special = vocabulary.pieces, frozenset(vocabulary.tokenizer.all_special_ids)
+        added = vocabulary.tokenizer.added_tokens_decoder.items()
+        self._pieces, self._special = vocabulary.pieces, frozenset(id_ for id_, token in added if token.special)
         self.restart(ids)
 
     def restart(self, ids: Sequence[int] = ()) -> None:

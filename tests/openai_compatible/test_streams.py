@@ -430,7 +430,7 @@ def test_steps_do_not_depend_on_where_events_fall(ids: list[int], cuts: set[int]
         made.append(answer)
         return False
 
-    words: Any = SimpleNamespace(pieces=PIECES, tokenizer=SimpleNamespace(all_special_ids=[0]))
+    words: Any = SimpleNamespace(pieces=PIECES, tokenizer=SimpleNamespace(added_tokens_decoder={}))
     reader = StreamedSteps(Delimiter(), words, most, put)
     for event in _events(ids, sorted(cuts), "stop" if ends else "length"):
         assert not reader.complete
