@@ -17,7 +17,7 @@ from rsd_integrations.openai_compatible.request_fields import RequestFields, off
 from rsd_integrations.openai_compatible.server import Server
 from rsd_integrations.openai_compatible.written import FIELDS, Written
 
-QUESTION = "What is 17 + 25? Answer with the number alone."
+QUESTION = "Mia has 45 apples. Then she buys 12 more. How many apples does Mia have now?"
 TOKENS = 1024
 """Most tokens of an answer to it: thoughts take some hundred."""
 SWITCHES: tuple[Mapping[str, Any], ...] = (
