@@ -86,7 +86,7 @@ class RewardGuidedDecoder(Decoder):
         """Algorithm 1 of the paper, one step per turn of the loop."""
         casts = self.casts()
         while request.finish is None:
-            i, cast = request.index, casts[request.kind]
+            i, cast = request.index, casts[request.progress.part.kind]
             if cast.policy.needs_entropy:
                 await calls.measure_entropy(request, cast.drafter)
             if route(cast.policy, request) == "target" and not calls.target_is_spent(request, cast.target):

@@ -112,13 +112,15 @@ class Calls:
         Raises:
             VerifierError: The verifier failed, and `on_verifier_error` is `raise`.
         """
-        at = path or request.path
-        reader = request.progress.reader if path is None else reader_at(path)
-        marks = [reader.is_mark(step.text) for step in candidates]
-        judged = [bool(step.text.strip()) and not mark for step, mark in zip(candidates, marks, strict=True)]
-        nonblank = tuple([step for step, is_judged in zip(candidates, judged, strict=True) if is_judged])
+        at, part = path or request.path, request.progress.part
+        if part.is_plain and path is None:
+            marks: Sequence[Step] = ()
+        else:
+            reader = part.reader if path is None else reader_at(path)
+            marks = [step for step in candidates if reader.is_mark(step.text)]
+        nonblank = tuple([step for step in candidates if step.text.strip() and step not in marks])
         if not nonblank:
-            return tuple([None if mark else 0.0 for mark in marks])
+            return tuple([None if step in marks else 0.0 for step in candidates])
         try:
             if self._guard.watches:
                 self._guard.check()
@@ -135,8 +137,11 @@ class Calls:
         if len(nonblank) == len(candidates):
             return scores.rewards
         rewards = iter(scores.rewards)
-        rest = [None if mark else 0.0 for mark in marks]
-        return tuple(next(rewards) if is_judged else other for is_judged, other in zip(judged, rest, strict=True))
+        judged = [bool(step.text.strip()) for step in candidates]
+        return tuple(
+            None if step in marks else next(rewards) if text else 0.0
+            for step, text in zip(candidates, judged, strict=True)
+        )
 
     def target_is_spent(self, request: Request, target: Target) -> bool:
         """Whether a limit took the target away, so that a rejected draft has to be kept; noted when it did."""

@@ -301,7 +301,7 @@ class Decoder(ABC):
     def _result(self, request: Request, reason: FinishReason, seconds: float) -> Result:
         """The request's result, with the estimate of what the target alone would have cost."""
         request.discard(request.undecided, scored=False)
-        if request.progress.reader.in_thought and request.records:
+        if request.progress.part.reader.in_thought and request.records:
             request.degrade("no_answer", f"the response ended inside of its thought ({reason}): there is no answer")
         rate = None if self.target is None else self.target.flops_per_token
         if rate is not None:

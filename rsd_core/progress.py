@@ -14,7 +14,8 @@ from rsd_core.settings import Settings
 from rsd_core.splitting import Splitter
 from rsd_core.stopping import stops_at
 from rsd_core.thoughts.markers import Thinking
-from rsd_core.thoughts.reading import Kind, Piece, Reader
+from rsd_core.thoughts.part import Part
+from rsd_core.thoughts.reading import Kind, Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Terms:
         return Terms(self.settings, self.stop, self.randomness.branch(label), self.thinking)
 
 
-_START = Reader()
+_START = Part.first(Reader(), thinks=False)
 
 
 @dataclass(slots=True)  # immutable by agreement: frozen ones take four times as long to make, at every step
@@ -84,31 +85,23 @@ class Progress:
     """What the last step said, without space around it."""
     repeats: int = 0
     """How many times in a row that was said."""
-    reader: Reader = _START
-    """Tells thought and answer apart."""
-    pieces: tuple[Piece, ...] | None = None
-    """What of the last step is thought and what is answer; None where all of it is answer."""
-    thought_tokens: int = 0
-    """Tokens of the thought so far."""
-    closed: Step | None = None
-    """What closed the thought after the last step, where it had used up its tokens."""
+    part: Part = _START
+    """Whether the thought or the answer is being written."""
 
     @property
     def kind(self) -> Kind:
         """What the next step is part of."""
-        reader = self.reader
-        expected = reader.state == "start" and self.terms.thinking is not None
-        return "thought" if expected or reader.in_thought else "answer"
+        return self.part.kind
 
     @property
     def thought_room(self) -> float:
         """Tokens that the thought may still have, where the next step is part of it and it is limited."""
         limit = self.terms.limits.max_thought_tokens
-        return math.inf if limit is None or self.kind == "answer" else limit - self.thought_tokens
+        return math.inf if limit is None or self.part.kind == "answer" else limit - self.part.tokens
 
     def is_mark(self, step: Step) -> bool:
         """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
-        return self.reader.is_mark(step.text)
+        return not self.part.is_plain and self.part.is_mark(step)
 
     def extend(self, step: Step, exhausted: FinishReason | None = None) -> Progress:
         """The response with one more step.
@@ -121,37 +114,27 @@ class Progress:
         if not text:  # nothing was written; if nothing ended either, the next try would be the same
             used_up: FinishReason = "max_tokens" if step.size else "context"
             reasons: dict[str, FinishReason] = {"end": "stop", "length": used_up, "delimiter": "empty_step"}
-            return replace(self, tokens=tokens, finish=reasons[step.ending], excess=0, pieces=None, closed=None)
+            part = replace(self.part, pieces=None, closed=None)
+            return replace(self, tokens=tokens, finish=reasons[step.ending], excess=0, part=part)
         path, said, tail, excess = self.path.extend(step), text.strip(), "", 0
         repeats = self.repeats + 1 if said == self.said else 1
         stopped: FinishReason | None = "stop" if step.ending == "end" else None
-        reader, pieces, thought_tokens = self.reader, None, self.thought_tokens
-        if not reader.is_plain:
-            reader, pieces, text = _read(reader, text, last=stopped is not None)
-            thought_tokens += step.size if self.kind == "thought" or reader.in_thought else 0
+        part = self.part
+        if not part.is_plain:
+            part, text = part.read(step)
         if terms.stop:
             text = self.tail + text
             if (at := stops_at(text, terms.stop)) is not None:
                 stopped, excess = "stop", len(text) - at
             tail = text[-terms.overlap :] if terms.overlap else ""
         finish = stopped or terms.limits.reached(path.depth, tokens) or exhausted or self._stuck(said, repeats)
-        after = Progress(terms, path, tokens, finish, excess, tail, said, repeats, reader, pieces, thought_tokens)
         limit = terms.limits.max_thought_tokens
-        if limit is not None and reader.in_thought and finish is None and thought_tokens >= limit:
-            return after._close_thought()
-        return after
-
-    def _close_thought(self) -> Progress:
-        """The same with the thought closed in the models' own way."""
-        markers = self.reader.markers
-        assert markers is not None
-        assert self.path.step is not None
-        ending = markers.ending.lstrip("\n") if self.path.step.text.endswith("\n") else markers.ending
-        step = Step(ending, "delimiter")
-        path, reader = self.path.extend(step), self.reader.read(ending)[0]
-        return replace(
-            self, path=path, reader=reader, closed=step, finish=self.terms.limits.reached(path.depth, self.tokens)
-        )
+        if limit is not None and part.kind == "thought" and finish is None and part.tokens >= limit:
+            part = part.close(step.text)
+            assert part.closed is not None
+            path = path.extend(part.closed)
+            finish = terms.limits.reached(path.depth, tokens)
+        return Progress(terms, path, tokens, finish, excess, tail, said, repeats, part)
 
     def _stuck(self, said: str, repeats: int) -> FinishReason | None:
         if repeats == self.terms.limits.max_repeats:
@@ -180,8 +163,8 @@ class Progress:
         terms, index, close = self.terms, self.path.depth, ""
         shape, limits = terms.answer, terms.limits
         room = min(shape.cap, at_most)
-        if not self.reader.is_plain and not terms.in_turns and self.kind == "thought":
-            shape, markers = terms.thought, self.reader.markers
+        if self.part.kind == "thought" and not terms.in_turns:
+            shape, markers = terms.thought, self.part.reader.markers
             close = "" if markers is None else markers.close
             room = min(shape.cap, at_most, self.thought_room)
         if limits.max_tokens is not None:
@@ -192,21 +175,6 @@ class Progress:
         seed = terms.randomness.seed
         seeds = (seed(role, index, first),) if count == 1 else tuple(seed(role, index, first + i) for i in range(count))
         return StepRequest(seeds, int(room), shape.delimiter, sampling, guess, ahead, close)
-
-
-def _read(reader: Reader, text: str, *, last: bool) -> tuple[Reader, tuple[Piece, ...] | None, str]:
-    """The reader after a step, its pieces unless all of it is answer, and what of it is answer.
-
-    Args:
-        reader: The reader before.
-        text: Of the step.
-        last: Whether nothing follows, so that nothing need be held back.
-    """
-    after, pieces = reader.read(text)
-    if last:
-        pieces, after = pieces + after.rest(), replace(after, held="")
-    answer = "".join([piece for kind, piece in pieces if kind == "answer"])
-    return after, None if answer == text else pieces, answer
 
 
 def _warmed(sampling: Sampling, temperature: float) -> Sampling:

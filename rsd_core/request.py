@@ -16,6 +16,7 @@ from rsd_core.randomness import Randomness
 from rsd_core.results import Degradation, DegradationKind, FinishReason, Result, StepRecord
 from rsd_core.settings import Settings
 from rsd_core.thoughts.markers import Thinking
+from rsd_core.thoughts.part import Part
 from rsd_core.thoughts.reading import Kind, reader_of
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ class Request:
         self.settings = settings
         self.path = Path(prompt, thinking=thinking)
         """The prompt and the steps so far, as they were written."""
-        self.progress = Progress(self.terms, self.path, reader=reader_of(prompt, thinking))
+        self.progress = Progress(
+            self.terms, self.path, part=Part.first(reader_of(prompt, thinking), thinks=thinking is not None)
+        )
         self.ledger = Ledger()
         self.records: list[StepRecord] = []
         self.degradations: list[Degradation] = []
@@ -103,7 +106,7 @@ class Request:
         if progress is None:
             progress = self.progress.extend(step, self.terms.limits.exhausted(self.ledger))
         record = StepRecord(
-            step.text, author, reward, drafted, discarded, step.size, step.native, pieces=progress.pieces
+            step.text, author, reward, drafted, discarded, step.size, step.native, pieces=progress.part.pieces
         )
         self.progress, self.path, self.finish = progress, progress.path, progress.finish
         self.attempt, self.undecided, self.entropy = 0, (), None
@@ -112,17 +115,17 @@ class Request:
         self.records.append(record)
         if progress.excess:
             self._cut(progress.excess)
-        if progress.closed is None:
+        if progress.part.closed is None:
             return self.records[-1]
         limit = f"max_thought_tokens={self.terms.limits.max_thought_tokens} is reached: the thought was closed"
         self.degrade("thought_limit", limit)
         logger.warning("step %d: thought_limit: %s", self.index, limit)
-        self.records.append(StepRecord(progress.closed.text, "limit", None, accepted=False, pieces=()))
+        self.records.append(StepRecord(progress.part.closed.text, "limit", None, accepted=False, pieces=()))
         return record
 
     def rate(self, reward: float | None) -> StepRecord:
         """Note the reward of the last step itself, which the target wrote."""
-        last = -1 if self.progress.closed is None else -2
+        last = -1 if self.progress.part.closed is None else -2
         self.records[last] = replace(self.records[last], target_reward=reward)
         return self.records[last]
 
@@ -153,7 +156,7 @@ class Request:
     def text(self, kind: Kind) -> str:
         """The thought or the answer so far, without markers."""
         own = [record.content if kind == "answer" else record.text_of("thought") for record in self.records]
-        return "".join([*own, *(text for part, text in self.progress.reader.rest() if part == kind)])
+        return "".join([*own, *(text for part, text in self.progress.part.reader.rest() if part == kind)])
 
     def branch(self, label: int) -> Request:
         """Another response from here on, with random numbers of its own, on the same ledger."""
@@ -187,7 +190,7 @@ class Request:
             degradations=tuple(self.degradations),
             thought=self.text("thought"),
             opening=self.path.opening or "",
-            markers=self.progress.reader.markers if thinks else None,
+            markers=self.progress.part.reader.markers if thinks else None,
         )
 
     def _cut(self, excess: int) -> None:

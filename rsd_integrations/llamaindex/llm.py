@@ -39,10 +39,10 @@ from rsd_core import (
     Verifier,
 )
 from rsd_core.blocking import in_thread
-from rsd_core.decoder import require
 from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.registry import parse_spec
+from rsd_core.roles import require
 from rsd_core.stopping import as_stop
 from rsd_integrations.llamaindex.answers import Answer
 from rsd_integrations.llamaindex.messages import as_prompt

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, RSDConfig, RSDError
+from rsd_core import ConfigurationError, Limits, RSDConfig, RSDError, Settings
 from rsd_integrations.batch import Journal, as_problems, read_results, read_rows, run_journaled
 from rsd_integrations.evaluation import Item, Task, evaluate
 
@@ -308,14 +308,16 @@ def test_journals_of_the_build_before_are_gone_on_with(tmp_path: Path) -> None:
     file = tmp_path / "batch.jsonl"
     file.write_bytes((OLD / "batch-1.jsonl").read_bytes())
     problems = as_problems(["one", [("system", "be brief"), ("user", "two")], "one", "three"], ["a", None, None, None])
-    told = run_journaled(SCRIPTED, problems, file)
+    limits = Limits(max_steps=100, max_tokens=4096)  # the defaults then
+    config = SCRIPTED.model_copy(update={"settings": Settings(limits=limits)})
+    told = run_journaled(config, problems, file)
     assert (told.found, told.done) == (3, 1)
     assert file.read_bytes().startswith((OLD / "batch-1.jsonl").read_bytes())
     file = tmp_path / "eval.jsonl"
     file.write_bytes((OLD / "eval-1.jsonl").read_bytes())
     counts: list[int] = []
     methods = ["rsd", "target", "rsd@budget_aware:0.3"]
-    report = evaluate(SCRIPTED, Seats(), methods, 3, 1, lambda report: counts.append(report.done), journal=file)
+    report = evaluate(config, Seats(), methods, 3, 1, lambda report: counts.append(report.done), journal=file)
     assert counts == [9]
     assert report.methods["rsd"].accuracy == pytest.approx(1 / 3)
     assert file.read_bytes() == (OLD / "eval-1.jsonl").read_bytes()
