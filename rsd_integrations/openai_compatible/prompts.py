@@ -178,7 +178,10 @@ def conversation(path: Path, after: Sequence[Message] = ()) -> list[Message]:
     if path.step is not None:
         first = begun(path.prompt)
         before = beginning(messages.pop(), markers_of(path)) if first is not None else ""
-        messages.append(Message("assistant", before + path.text))
+        text = path.text
+        if path.thinking is not None and path.thinking.is_off:  # which the server's own template writes
+            text = text.removeprefix(path.thinking.opening)
+        messages.append(Message("assistant", before + text))
     return [*messages, *after]
 
 

@@ -52,6 +52,8 @@ async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None
     if context is None:
         with suppress(TypeError, ValueError):
             context = int(_window(own))
+    never = f"; it is never sent {', '.join(sorted(profile.refuses))}" if profile.refuses else ""
+    logger.info("%s: profile %s (%s)%s", endpoint, profile.name, profile.summary, never)
     return Server(profile, context, tuple(str(entry["id"]) for entry in listed))
 
 

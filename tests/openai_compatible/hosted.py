@@ -168,7 +168,7 @@ class Hosted:
         for message in body["messages"]:
             for name in message.keys() - {"role", "content"} - vendor.message_takes:
                 return vendor.refuses(f"messages.{name}", body)
-        cap = body.get("max_tokens", body.get("max_completion_tokens", 0))
+        cap = int(body.get("max_tokens", body.get("max_completion_tokens", 0)))
         if cap > vendor.most:
             told = f"max_tokens is too large: {cap}. This model supports at most {vendor.most} completion tokens."
             return 400, {"error": {"message": told, "param": "max_tokens", "code": "invalid_value"}}
@@ -188,7 +188,7 @@ class Hosted:
     def reply(self, body: Body) -> Body:
         vendor = self.vendor
         thought = "" if vendor.off(body) else THOUGHT
-        cap = body.get("max_tokens", body.get("max_completion_tokens", 10**9))
+        cap = int(body.get("max_tokens", body.get("max_completion_tokens", 10**9)))
         words = [*thought.split(), *ANSWER.split()]
         cut = len(words) > cap
         answer = "" if cap <= len(thought.split()) and thought else ANSWER

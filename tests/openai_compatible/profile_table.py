@@ -6,7 +6,11 @@ from rsd_integrations.openai_compatible.hosted import HOSTED
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.request_fields import off_options
 
-HEAD = "| profile | known by | cap of tokens | never sent | thoughts come back | switched off by | steps |\n" + "|---" * 7 + "|"
+HEAD = (
+    "| profile | known by | cap of tokens | never sent | thoughts come back | switched off by | steps |\n"
+    + "|---" * 7
+    + "|"
+)
 
 
 def table() -> str:

@@ -71,6 +71,8 @@ class Habits:
         """Requests whose client went away before the answer was written."""
         self.inside = self.crowd = 0
         """Requests at work, and the most there were."""
+        self.thinks_apart = False
+        """Whether a reasoning parser is on, and all that is written is a thought."""
         self.streams_ids = True
         """Whether streams tell ids, as old versions and some proxies do not."""
         self.most = 10**9
@@ -236,7 +238,10 @@ class Habits:
         text = self.shown(made, body)
         if chat and self.kind == "llamacpp" and body["messages"][-1]["role"] == "assistant":
             text = body["messages"][-1]["content"] + text
-        content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if self.thinks_apart:
+            message |= {"content": None, "reasoning": text}
+        content = {"message": message} if chat else {"text": text}
         choice = {"index": 0, **content, **self.ended(made, body), "logprobs": self.likely(ids, made, body)}
         if self.kind == "vllm" and body.get("prompt_logprobs") is not None:
             choice["prompt_logprobs"] = self.ranked(ids)
