@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Turn = dict[str, Any]
 """A message as templates read it."""
-_QUESTION, _THOUGHT, _ANSWER = "⟦question⟧", "⟦thought⟧", "⟦answer⟧"
+_QUESTION, _THOUGHT, _ANSWER, _RESPONSE = "⟦question⟧", "⟦thought⟧", "⟦answer⟧", "⟦response⟧"
 """Stand for texts while a template is tried out."""
 _GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
 """Names in a template that are no arguments of the user's; nor are those of special tokens."""
@@ -120,9 +120,11 @@ class ChatTemplate:
         rendering, message = self.rendering(prompt), begun(prompt)
         if message is not None:
             own = None if thinking is None else thinking.markers
-            return self._begun(rendering, beginning(message, own or self.markers))
-        if thinking is None or thinking.opening == rendering.opening:
+            return self._begun(rendering, *self._turns(prompt[:-1]), beginning(message, own or self.markers))
+        if thinking is None or (self.markers and thinking.opening == rendering.opening):
             return rendering.text
+        if self.markers is None and thinking.markers is not None:  # the user's own: does the template open them?
+            rendering = replace(rendering, head=_opened(thinking.markers).sub("", rendering.head))
         return self._joined(rendering, thinking.opening)
 
     def after(self, prompt: Prompt, messages: Sequence[Message]) -> str:
@@ -136,21 +138,20 @@ class ChatTemplate:
         message = begun(tuple(messages))
         further = messages if message is None else messages[:-1]
         earlier = prompt if begun(prompt) is None else prompt[:-1]
-        rendering = self._split(*self._turns((*earlier, Message("assistant", _ANSWER), *further)))
-        _, answer, rest = rendering.head.rpartition(_ANSWER)
-        if not answer:
-            raise ConfigurationError("the chat template drops earlier turns of the assistant, so no step can be judged")
-        rendering = replace(rendering, head=rest)
+        turns, tools = self._turns((*earlier, Message("assistant", _RESPONSE), *further))
+        rendering = self._split(turns, tools)
         if message is None:
-            return rendering.text
-        if message.extra or self.markers is None or self._is_off(rendering.opening):
-            return self._begun(rendering, beginning(message, self.markers))
-        # A model that thinks says it inside of a thought, as SpecReason lets it (arXiv 2504.07891).
-        return (
-            rendering.text + message.content
-            if rendering.opening
-            else self._joined(rendering, self.markers.begin(message.content))
-        )
+            text = rendering.text
+        elif message.extra or self.markers is None or self._is_off(rendering.opening):
+            text = self._begun(rendering, turns, tools, beginning(message, self.markers))
+        elif rendering.opening:
+            text = rendering.text + message.content
+        else:  # a model that thinks says it inside of a thought, as SpecReason lets it (arXiv 2504.07891)
+            text = self._joined(rendering, self.markers.begin(message.content))
+        _, response, rest = text.rpartition(_RESPONSE)
+        if not response:
+            raise ConfigurationError("the chat template drops earlier turns of the assistant, so no step can be judged")
+        return rest
 
     def rendering(self, prompt: Prompt) -> Rendering:
         """A prompt as the template writes it, without a last message that is the beginning of the response."""
@@ -168,6 +169,11 @@ class ChatTemplate:
     @cached_property
     def markers(self) -> Markers | None:
         """The markers of thoughts, with the white space that the template puts around them; None where it has none."""
+        return self._known and replace(self._known, before=self._space)
+
+    @cached_property
+    def _known(self) -> Markers | None:
+        """The markers, without what stands before them."""
         shown = self._shown
         if shown is not None:
             return shown[1]
@@ -181,12 +187,19 @@ class ChatTemplate:
         ]
         if not known:
             return None
-        _, generation = self._generation([_USER], None)
+        known.sort(key=lambda markers: not markers.answer)  # those that say most come first
+        _, generation = self._tried_question
         markers = next((one for one in known if one.open in generation), known[0])
         opened = generation.rpartition(markers.open)[2]
         if (markers.open in generation and not opened) or f"{markers.open}{markers.close}{_ANSWER}" in self._answered:
             return replace(markers, lead="", closing=markers.close + markers.ending.partition(markers.close)[2].strip())
         return markers
+
+    @cached_property
+    def _tried_question(self) -> tuple[str, str]:
+        """The text of a prompt, and what of it the generation prompt is."""
+        text = self._render([_USER], None, generate=True)
+        return text, self._generation(text, [_USER], None)
 
     @cached_property
     def _answered(self) -> str:
@@ -196,9 +209,8 @@ class ChatTemplate:
     @cached_property
     def _shown(self) -> tuple[str, Markers] | None:
         """In what form a turn holds its thought, and what the template puts around; None where it shows none."""
-        if not any(mark in self.source for known in MARKERS.values() for mark in (known.close, known.open)) and (
-            "reasoning" not in self.source and "thinking" not in self.source
-        ):
+        signs = {"reasoning", "thinking", *(known.close for known in MARKERS.values())}
+        if not any(sign in self.source for sign in signs):
             return None
         for asked in ({}, *({name: True} for name in self._switches)):
             for form in (*_FIELDS, *_FORMS):
@@ -216,25 +228,15 @@ class ChatTemplate:
     @cached_property
     def _must_be_asked(self) -> bool:
         """Whether the template opens no thought because an argument that asks for thoughts is not true."""
-        now, _ = self._generation([_USER], None)
         asked = [self._tried([_USER], **{name: True}) for name in self._switches]
-        return bool(asked) and now not in asked
-
-    @cached_property
-    def _before_answer(self) -> str:
-        """What the template puts between its generation prompt and an answer without a thought."""
-        markers, (text, _) = self.markers, self._generation([_USER], None)
-        before, answer, _ = self._answered.removeprefix(text).rpartition(_ANSWER)
-        if answer and self._answered.startswith(text) and (markers is None or markers.open not in before):
-            return before
-        return "" if markers is None or text.endswith(markers.answer) else markers.answer
+        return bool(asked) and self._tried_question[0] not in asked
 
     @cached_property
     def _space(self) -> str:
         """The white space that the model itself writes before it opens its thought."""
-        markers = self.markers
+        markers = self._known
         assert markers is not None
-        text, generation = self._generation([_USER], None)
+        text, generation = self._tried_question
         bare = text[: len(text) - len(generation)]
         at = generation.find(markers.open)
         if at >= 0:  # the template writes it: is it part of every turn?
@@ -264,12 +266,23 @@ class ChatTemplate:
         markers = self.markers
         return () if markers is None else tuple(mark for mark in (markers.close, markers.answer) if mark)
 
-    def _begun(self, rendering: Rendering, text: str) -> str:
-        """The prompt with a response that its last message begins."""
+    def _begun(self, rendering: Rendering, turns: list[Turn], tools: list[Any], text: str) -> str:
+        """A rendered conversation with a response that was begun after it.
+
+        Before an answer without a thought stands what the template puts there: an empty thought, a marker, a space.
+        """
         if self._begins_thought(text) or text.startswith(self._closers):
             return self._joined(rendering, text)
-        head = rendering.text if self._is_off(rendering.opening) else rendering.head
-        return head + self._before_answer + text
+        begin, markers = rendering.text if self._is_off(rendering.opening) else rendering.head, self.markers
+        if not text:
+            return begin
+        whole = self._tried([*turns, {"role": "assistant", "content": _ANSWER}], tools)
+        before, answer, _ = whole.rpartition(_ANSWER)
+        between = before.removeprefix(begin)
+        if answer and between != before:
+            opened = markers is not None and markers.open in between and markers.close not in between
+            return begin + ("" if opened else between) + text
+        return begin + ("" if markers is None or begin.endswith(markers.answer) else markers.answer) + text
 
     def _begins_thought(self, text: str) -> bool:
         return self.markers is not None and text.lstrip().startswith(self.markers.open.lstrip())
@@ -282,34 +295,27 @@ class ChatTemplate:
         return rendering.head + self._space + text[text.index(self.markers.open) :]
 
     def _split(self, turns: list[Turn], tools: list[Any]) -> Rendering:
-        text, generation = self._generation(turns, tools)
-        markers = self.markers
-        if not generation or markers is None:
+        """A rendered conversation up to where the model goes on, and what the template writes of its response."""
+        text, markers = self._render(turns, tools, generate=True), self.markers
+        if markers is None or not any(mark in text[-_TAIL:] for mark in _marks(markers)):
             return Rendering(text)
-        at = (
-            min(at for mark in _marks(markers) if (at := generation.find(mark)) >= 0)
-            if _any(generation, markers)
-            else -1
-        )
-        if at < 0:
+        generation = self._generation(text, turns, tools)
+        places = [at for mark in _marks(markers) if (at := generation.find(mark)) >= 0]
+        if not places:
             return Rendering(text)
-        opening = generation[at:]
+        opening = generation[min(places) :]
         head = text[: len(text) - len(opening)]
         space = self._space if opening.startswith(markers.open) and head.endswith(self._space) else ""
         return Rendering(head[: len(head) - len(space)], space, opening)
 
-    def _generation(self, turns: list[Turn], tools: list[Any] | None) -> tuple[str, str]:
-        """The text of a conversation up to where the model goes on, and what of it the generation prompt is."""
-        text = self._render(turns, tools, generate=True)
-        tail = text[-_TAIL:]
-        if not any(mark in tail for known in MARKERS.values() for mark in _marks(known)) and turns != [_USER]:
-            return text, ""
+    def _generation(self, text: str, turns: list[Turn], tools: list[Any] | None) -> str:
+        """What of a rendered conversation the generation prompt is."""
         bare = self._render(turns, tools, generate=False)
         if text.startswith(bare) and len(text) > len(bare):
-            return text, text[len(bare) :]
+            return text[len(bare) :]
         # Templates that always begin a turn: what they open is at the end.
-        ends = [found[0] for known in MARKERS.values() if (found := _ending(known).search(tail)) and found[0]]
-        return text, max(ends, key=len, default="")
+        tail = text[-_TAIL:]
+        return max((found[0] for known in MARKERS.values() if (found := _opened(known).search(tail))), key=len)
 
     def _turns(self, prompt: Prompt) -> tuple[list[Turn], list[Any]]:
         """The messages and the tools of a prompt as templates read them."""
@@ -327,10 +333,10 @@ class ChatTemplate:
             turns.append(turn)
         return turns, tools
 
-    def _tried(self, turns: list[Turn], **arguments: Any) -> str:
+    def _tried(self, turns: list[Turn], tools: list[Any] | None = None, **arguments: Any) -> str:
         """The text of a conversation; empty where the template refuses it."""
         try:
-            return self._render(turns, None, generate=turns[-1]["role"] == "user", **arguments)
+            return self._render(turns, tools, generate=turns[-1]["role"] == "user", **arguments)
         except PromptError:
             return ""
 
@@ -385,11 +391,7 @@ def _marks(markers: Markers) -> Iterator[str]:
     return (mark for mark in (markers.open, markers.close, markers.answer) if mark)
 
 
-def _any(text: str, markers: Markers) -> bool:
-    return any(mark in text for mark in _marks(markers))
-
-
-def _ending(markers: Markers) -> re.Pattern[str]:
+def _opened(markers: Markers) -> re.Pattern[str]:
     """An opened thought at the end of a text, or an empty one."""
     return re.compile(f"({re.escape(markers.open)}\\s*)?({re.escape(markers.close)}\\s*)?$")
 

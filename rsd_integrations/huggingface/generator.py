@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from rsd_core import (
     Drafter,
+    Entropy,
     Generation,
     Message,
     NextWord,
@@ -74,10 +78,34 @@ class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
         if max_tokens <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
         guess = () if request.guess is None or len(request.seeds) > 1 else self.vocabulary.step(request.guess)
-        delimiter = None if request.delimiter is None else request.delimiter.encode()
-        end = StepEnd(self.vocabulary, self.eos_ids, delimiter)
+        end = StepEnd(self.vocabulary, self.eos_ids, request.splitter)
         call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess[: max_tokens - 1])
         return await engine_of(self.runner.device).run(self.runner, call)
+
+    async def first_token_entropy(self, path: Path) -> Entropy:
+        """Entropy of the token that follows the path, 0 where the context is full and none can.
+
+        What was read of the path stays cached, with what it gave: a draft goes on from there.
+
+        Raises:
+            PromptError: The prompt alone fills the model's context.
+        """
+        ids, prompt = self.vocabulary.ids(path)
+        check_prompt(prompt, self.context, self.name)
+        if len(ids) >= self.context:
+            return Entropy(0.0, Usage(len(ids)))
+        nats: list[float] = []
+
+        def note(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
+            ((output, _),) = candidates
+            assert output.logits is not None
+            logprobs = output.logits[-1].float().log_softmax(-1)
+            nats.append(max(0.0, float(torch.special.entr(logprobs.exp()).sum())))
+            return [0.0]
+
+        call = ScoreCall(path, self.runner.cache, ids, prompt, [Layout((), read=(-1,))], note)
+        scores = await engine_of(self.runner.device).run(self.runner, call)
+        return Entropy(nats[0], replace(scores.usage, scored=0))
 
     async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
         """Log-probabilities of words as the next text; what was read of the path stays cached.

@@ -82,7 +82,7 @@ class Vocabulary:
         """The special tokens that the markers of thoughts are made of."""
         if markers is None:
             return frozenset()
-        marks = (markers.open, markers.close, markers.ending, markers.answer, getattr(markers, "end", ""))
+        marks = (markers.open, markers.close, markers.ending, markers.answer, markers.end)
         return frozenset(id_ for mark in marks if mark for id_ in self.encode(mark)) & self._special_ids
 
     @cached_property
