@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from rsd_core import (
     ConfigurationError,
@@ -31,6 +32,7 @@ from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksErr
 from rsd_integrations.openai_compatible.answers import Answer, StepReader, StreamedSteps, read_answer, received
 from rsd_integrations.openai_compatible.background import Once, on_background_loop
 from rsd_integrations.openai_compatible.charges import Charges
+from rsd_integrations.openai_compatible.continuation import check_chat_steps, check_completions
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import Refused
 from rsd_integrations.openai_compatible.likelihoods import LogProbabilities
@@ -38,8 +40,8 @@ from rsd_integrations.openai_compatible.probe import Finding, Probe
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import find_profile
 from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath
-from rsd_integrations.openai_compatible.request_fields import RequestFields, off_options
-from rsd_integrations.openai_compatible.server import Server, continues_chats, learn
+from rsd_integrations.openai_compatible.request_fields import RequestFields
+from rsd_integrations.openai_compatible.server import Server, learn
 from rsd_integrations.openai_compatible.streams import NoIdsError, Stream, Streams
 
 logger = logging.getLogger(__name__)
@@ -107,7 +109,8 @@ class OpenAIGenerator(Drafter, Target):
         self.renders_tools = self.prompts.renders_tools
         self.logprobs, self.guesses = logprobs, guesses
         self._context = context
-        self._known_profile: Profile | None = None
+        self.profile: Profile | None = None
+        """The kind of server that it is taken for; None goes by its host, and by what it says."""
         self.assume(None if profile is None else find_profile(profile))
         self._step_check = Once(self._check_continuation)
         self._streams = Streams()
@@ -115,14 +118,15 @@ class OpenAIGenerator(Drafter, Target):
         """Whether streams come with ids, as far as is known."""
         self.tells_ranks = True
         """Whether what it reads comes with ranks, as far as is known."""
+        self._lengths: WeakKeyDictionary[Path, int] = WeakKeyDictionary()
+        """Tokens of prompts with the turns that were written for them, in the server's count."""
         self._most: int | None = None
         """Most tokens of one answer, where the server refused to write more."""
 
-    def assume(self, profile: Profile | None) -> Profile | None:
-        """Take the server for one of this kind from now on, None for what it says; the kind assumed until now."""
-        before, self._known_profile = self._known_profile, profile
+    def assume(self, profile: Profile | None) -> None:
+        """Take the server for one of this kind from now on."""
+        self.profile = profile
         self._learning = Once(lambda: learn(self.endpoint, profile, self._context))
-        return before
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers, by the tokenizer's template; None where the server renders it."""
@@ -198,10 +202,10 @@ class OpenAIGenerator(Drafter, Target):
                     "ranks the tokens of a prompt. Leave guesses=true out."
                 )
             if self.prompts.mode == "completions":
-                self._check_completions(server.profile, path)
+                check_completions(self.endpoint, self.prompts, server.profile, path)
             elif request.splitter is None and path.step is not None and path.step.ending == "length":
                 # The server's window or its own cap ended the turn; a chat would begin another one.
-                full = server.context is not None and self._most is None
+                full = server.context is not None and self._lengths.get(path.parent or path, 0) >= server.context - 1
                 return Generation((Step("", "length", size=0 if full else 1),) * len(request.seeds), charges.total(0))
             # Where completions answer in one piece, each tells whether it read exactly what was sent; a stream that is
             # cut tells nothing.
@@ -222,37 +226,16 @@ class OpenAIGenerator(Drafter, Target):
             # What was read of a guess is no part of the prefix.
             return Generation(steps, charges.total(None if request.guess is None else sent.size))
 
-    def _check_completions(self, profile: Profile, path: Path) -> None:
-        """Refuse completions where there are none, or where the marks of a thought would be lost."""
-        if not profile.completions:
-            raise ConfigurationError(
-                f"{self.endpoint} has chats alone ({profile.summary}): leave mode=completions and tokenizer=… out"
-            )
-        vocabulary = self.prompts.vocabulary
-        if vocabulary is None or profile.give_ids:
-            return
-        thinking = self.prompts.thinking(path.prompt)
-        if thinking is None or thinking.is_off or thinking.markers is None:
-            return
-        added = vocabulary.tokenizer.added_tokens_decoder.values()
-        special = {token.content for token in added if token.special}
-        if lost := [mark for mark in (thinking.markers.open, thinking.markers.close) if mark in special]:
-            raise ConfigurationError(
-                f"{self.name} writes {lost[0]!r} as a special token, which this server leaves out of its text, so that "
-                f"thought and answer would run together ({profile.summary}). Remedies: a server that tells ids (vLLM, "
-                "llama-server); a model that thinks in other marks; thinking switched off by template.NAME=VALUE."
-            )
-
     async def _steps(
         self, server: Server, path: Path, sent: SentPath, request: StepRequest, charges: Charges
     ) -> tuple[Step, ...]:
         """The steps by the fewest tokens written: from a stream, from a guess, or by a request for each."""
         room = request.max_tokens if self._most is None else min(request.max_tokens, self._most)
         if server.context is not None:
-            left = server.context - (sent.estimate if sent.size is None else sent.size)
+            left = server.context - sent.at_least
             if left <= 0 and sent.size is not None:
                 raise OverlongError(f"{sent.size} tokens fill the context of {server.context}")
-            room = min(room, left if left > 0 else server.context - 1)  # what is estimated, the server knows better
+            room = min(room, max(1, left))  # vLLM and llama.cpp write what the window leaves, others refuse
         try:
             return await self._written_steps(server, path, sent, request, room, charges)
         except Refused as error:
@@ -295,6 +278,8 @@ class OpenAIGenerator(Drafter, Target):
                     self.tells_ranks = False
                     self._log_fallback(error, "rejected drafts are not read any more")
         answers = await run_all([self._write(server, sent, request, seed, room, charges) for seed in request.seeds])
+        if request.splitter is None:
+            self._lengths[path] = max((answer.read or 0) + (answer.wrote or 0) for answer in answers)
         return tuple(self._step(answer, path) for answer in answers)
 
     def _log_fallback(self, error: Exception, consequence: str) -> None:
@@ -332,16 +317,8 @@ class OpenAIGenerator(Drafter, Target):
             body = self._body(server.profile, sent, StepRequest((0,), delimiter=None), 0, 1)
             answer = await self.endpoint.post(sent.route, body, lambda reply: read_answer(reply, None, server.profile))
             sent.check_read(answer.read, server.context)
-        elif wrong := await continues_chats(self.endpoint, server.profile, self.fields):
-            off = "".join(
-                f"{field}, where the model can do without thoughts; "
-                for field in off_options(server.profile.without_thoughts)
-            )
-            raise ConfigurationError(
-                f"{self.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with "
-                f"which it continues the exact text; {off}a profile=… whose chats go on (vllm, sglang); "
-                "granularity='turn'."
-            )
+        else:
+            await check_chat_steps(self.endpoint, server.profile, self.fields)
 
     async def _write(
         self,

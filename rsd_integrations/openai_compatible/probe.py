@@ -49,14 +49,15 @@ class Probed(Protocol):
     endpoint: Endpoint
     prompts: Prompts
     fields: RequestFields
+    profile: Profile | None
     guesses: bool
     tells_ranks: bool
 
     async def server(self) -> Server:
         """What the server says about itself."""
 
-    def assume(self, profile: Profile | None) -> Profile | None:
-        """Take the server for one of this kind; the kind assumed until now."""
+    def assume(self, profile: Profile | None) -> None:
+        """Take the server for one of this kind from now on."""
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path."""
@@ -77,13 +78,13 @@ class Probe:
 
     async def findings(self) -> list[Finding]:
         """Everything that was found; no more than the first thing where nobody answers."""
-        omit, assumed = self.model.fields.omit, self.model.assume(None)
-        self.model.assume(assumed)
+        omit, profile = self.model.fields.omit, self.model.profile
         try:
             return await self._findings()
         finally:  # what was found out is told, and not done behind the user's back
             self.model.fields.omit = omit
-            self.model.assume(assumed)
+            if self.model.profile is not profile:
+                self.model.assume(profile)
 
     async def _findings(self) -> list[Finding]:
         try:
@@ -161,8 +162,7 @@ class Probe:
 
     async def _spec(self) -> Finding:
         model, server = self.model, await self.model.server()
-        known = hosted_at(model.endpoint.base_url, model.endpoint.model)
-        named = server.profile is not known and server.profile.name != "generic" and not server.profile.owner
+        named = model.profile not in (None, hosted_at(model.endpoint.base_url, model.endpoint.model))
         spec = spec_of(model.endpoint, model.prompts, model.fields, server, named)
         turns = model.prompts.mode == "chat" and server.profile.continues is None
         return Finding("spec", True, f"{spec}, with granularity: turn" if turns else spec)

@@ -47,6 +47,11 @@ class SentPath:
         return self.characters // 4 if self.size is None else self.size
 
     @property
+    def at_least(self) -> int:
+        """The fewest tokens that it may have: counted, or one for eight characters."""
+        return 1 + self.characters // 8 if self.size is None else self.size
+
+    @property
     def at_most(self) -> int:
         """The most tokens that it may have: counted, or one for each byte and some for the template."""
         if self.size is not None:

@@ -1,4 +1,4 @@
-"""What a server says about itself, and whether it goes on with an answer that was begun."""
+"""What a server says about itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import EndpointError, Refused
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import PROFILES, hosted_at, recognise
-from rsd_integrations.openai_compatible.request_fields import RequestFields
-from rsd_integrations.openai_compatible.written import THINK, Written
 
 logger = logging.getLogger(__name__)
 
@@ -55,58 +53,6 @@ async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None
     never = f"; it is never sent {', '.join(sorted(profile.refuses))}" if profile.refuses else ""
     logger.info("%s: profile %s (%s)%s", endpoint, profile.name, profile.summary, never)
     return Server(profile, context, tuple(str(entry["id"]) for entry in listed))
-
-
-async def continues_chats(endpoint: Endpoint, profile: Profile, fields: RequestFields) -> str | None:
-    """What is wrong with the way a chat continues the assistant's last message; None where it is right.
-
-    Told by the lengths of prompts: going on with a digit adds a token, and a blank line after it another. A server that
-    closes the turn and opens a new one adds the template's words for that, and one that drops or trims the message
-    adds too little. A thought that was closed has to be read again as it was written.
-    """
-    if profile.continues is None:
-        return "its chats open a new turn, whatever comes last"
-
-    async def read(beginning: str | None) -> int:
-        return await _prompt_tokens(endpoint, profile, fields, beginning)
-
-    if await _thinks_apart(endpoint, profile, fields):
-        return (
-            "it gives thoughts in a field of their own (its reasoning parser is on), and nothing can be gone on with "
-            "inside of one"
-        )
-    bare, digit, blank = await read(None), await read("1"), await read("1\n\n")
-    if not 1 <= digit - bare <= 2:
-        return f"an answer begun with one digit made the prompt {digit - bare} tokens longer, so it is not continued"
-    if blank <= digit:
-        return "blank lines at the end of an answer that was begun are lost"
-    if await read(f"{THINK.wrap('1')}1") < digit + 3:
-        return "the chat template drops a thought that was begun"
-    return None
-
-
-async def _thinks_apart(endpoint: Endpoint, profile: Profile, fields: RequestFields) -> bool:
-    """Whether the beginning of an answer is a thought in a field of its own: nothing of it is in the text."""
-
-    def read(reply: dict[str, Any]) -> bool:
-        written = Written(profile)
-        written.add(reply["choices"][0])
-        ended = reply["choices"][0].get("finish_reason") != "length"
-        return bool(written.thought) or not (written.text() or ended)
-
-    messages = [{"role": "user", "content": "What is 2 + 3?"}]
-    body = {"model": endpoint.model, "messages": messages, "max_tokens": 16, "temperature": 0}
-    return await endpoint.post("chat/completions", fields.applied(body, profile), read)
-
-
-async def _prompt_tokens(endpoint: Endpoint, profile: Profile, fields: RequestFields, beginning: str | None) -> int:
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "Count."}]
-    body: dict[str, Any] = {"model": endpoint.model, "max_tokens": 1, "temperature": 0}
-    if beginning is not None:
-        messages.append({"role": "assistant", "content": beginning, **profile.begun})
-        body |= profile.continues or {}
-    body = fields.applied({**body, "messages": messages}, profile)
-    return await endpoint.post("chat/completions", body, lambda reply: int(reply["usage"]["prompt_tokens"]))
 
 
 def _entries(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

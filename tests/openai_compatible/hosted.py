@@ -148,6 +148,12 @@ VENDORS: dict[str, Vendor] = {
 }  # fmt: skip
 
 
+def cap_of(body: Body) -> int | None:
+    """The most tokens that a request asks for."""
+    caps: list[int] = [body[name] for name in ("max_tokens", "max_completion_tokens") if name in body]
+    return caps[0] if caps else None
+
+
 @dataclass
 class Hosted:
     """A vendor at a port of the loopback interface."""
@@ -168,7 +174,7 @@ class Hosted:
         for message in body["messages"]:
             for name in message.keys() - {"role", "content"} - vendor.message_takes:
                 return vendor.refuses(f"messages.{name}", body)
-        cap = int(body.get("max_tokens", body.get("max_completion_tokens", 0)))
+        cap = cap_of(body) or 0
         if cap > vendor.most:
             told = f"max_tokens is too large: {cap}. This model supports at most {vendor.most} completion tokens."
             return 400, {"error": {"message": told, "param": "max_tokens", "code": "invalid_value"}}
@@ -188,7 +194,7 @@ class Hosted:
     def reply(self, body: Body) -> Body:
         vendor = self.vendor
         thought = "" if vendor.off(body) else THOUGHT
-        cap = int(body.get("max_tokens", body.get("max_completion_tokens", 10**9)))
+        cap = cap_of(body) or 10**9
         words = [*thought.split(), *ANSWER.split()]
         cut = len(words) > cap
         answer = "" if cap <= len(thought.split()) and thought else ANSWER

@@ -239,7 +239,13 @@ def test_a_turn_of_the_default_limits_fits_every_window(
 def test_a_cap_below_the_limit_ends_a_turn_as_used_up_tokens(
     servers: dict[str, Habits], connect: Connect, questions: list[str]
 ) -> None:
-    servers["generic"].most = 5
+    for kind in ("generic", "vllm"):
+        servers[kind].most = 5
+        used_up = TargetOnly(target=connect(servers[kind], None), settings=Settings(granularity="turn"))
+        assert used_up.run(questions[0]).finish_reason == "max_tokens"
+    servers["vllm"].most, servers["vllm"].context = 10**9, 64
+    full = TargetOnly(target=connect(servers["vllm"], None), settings=Settings(granularity="turn")).run(questions[0])
+    assert full.finish_reason == "context"
     result = TargetOnly(target=connect(servers["generic"], None), settings=Settings(granularity="turn")).run(
         questions[0]
     )
