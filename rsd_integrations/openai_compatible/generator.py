@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from rsd_core import (
     ConfigurationError,
@@ -118,8 +117,6 @@ class OpenAIGenerator(Drafter, Target):
         """Whether streams come with ids, as far as is known."""
         self.tells_ranks = True
         """Whether what it reads comes with ranks, as far as is known."""
-        self._lengths: WeakKeyDictionary[Path, int] = WeakKeyDictionary()
-        """Tokens of prompts with the turns that were written for them, in the server's count."""
         self._most: int | None = None
         """Most tokens of one answer, where the server refused to write more."""
 
@@ -203,14 +200,11 @@ class OpenAIGenerator(Drafter, Target):
                 )
             if self.prompts.mode == "completions":
                 check_completions(self.endpoint, self.prompts, server.profile, path)
-            elif request.splitter is None and path.step is not None and path.step.ending == "length":
-                # The server's window or its own cap ended the turn; a chat would begin another one.
-                full = server.context is not None and self._lengths.get(path.parent or path, 0) >= server.context - 1
-                return Generation((Step("", "length", size=0 if full else 1),) * len(request.seeds), charges.total(0))
             # Where completions answer in one piece, each tells whether it read exactly what was sent; a stream that is
             # cut tells nothing.
             streamed = server.profile.stop == "streamed" and self.prompts.vocabulary is not None
-            if request.splitter is not None and (self.prompts.mode == "chat" or streamed):
+            goes_on = request.splitter is not None or path.step is not None
+            if (goes_on and self.prompts.mode == "chat") or (request.splitter is not None and streamed):
                 await self._step_check.result()
             sent = self.prompts.render(path, server.profile)
             try:
@@ -278,8 +272,6 @@ class OpenAIGenerator(Drafter, Target):
                     self.tells_ranks = False
                     self._log_fallback(error, "rejected drafts are not read any more")
         answers = await run_all([self._write(server, sent, request, seed, room, charges) for seed in request.seeds])
-        if request.splitter is None:
-            self._lengths[path] = max((answer.read or 0) + (answer.wrote or 0) for answer in answers)
         return tuple(self._step(answer, path) for answer in answers)
 
     def _log_fallback(self, error: Exception, consequence: str) -> None:

@@ -210,13 +210,12 @@ def test_what_an_answer_repeats_of_its_beginning_is_left_out(api: Hosted, connec
 
 
 @pytest.mark.parametrize("api", ["fireworks"], indirect=True)
-def test_a_turn_that_was_cut_is_not_gone_on_with_in_a_chat(api: Hosted, connect: Connect) -> None:
+def test_a_turn_that_was_cut_is_gone_on_with_by_no_chat(api: Hosted, connect: Connect) -> None:
     model = connect(api, "fireworks")
-    path = Path(as_prompt(QUESTION)).extend(Step("<think>\nHm", "length", size=2))
-    before = len(api.requests)
-    (step,) = wait_for(model.generate(path, StepRequest((0,), 100, None))).steps
-    assert (step.text, step.ending, step.size) == ("", "length", 1)
-    assert len(api.requests) == before
+    path = Path(as_prompt(QUESTION)).extend(Step("<think>\nHm.\n</think>\n\n", "delimiter", size=2))
+    with pytest.raises(ConfigurationError, match="its chats open a new turn"):
+        wait_for(model.generate(path, StepRequest((0,), 100, None)))
+    assert api.requests == []
 
 
 @pytest.mark.parametrize(
