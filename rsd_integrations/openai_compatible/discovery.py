@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsd_core import ConfigurationError, MissingDependency
+from rsd_core import ConfigurationError, MissingDependency, as_prompt
+from rsd_core.data import masked
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import EndpointError, Refused
@@ -62,8 +63,6 @@ async def find_thoughts(endpoint: Endpoint, fields: RequestFields, profile: Prof
 
 def rendered_thoughts(prompts: Prompts, fields: RequestFields) -> Thoughts:
     """The same where the tokenizer's template renders the prompt here: it tells by itself."""
-    from rsd_core import as_prompt
-
     prompt = as_prompt(QUESTION)
     thinking = prompts.thinking(prompt)
     if thinking is None or thinking.is_off or thinking.markers is None:
@@ -99,7 +98,7 @@ def spec_of(endpoint: Endpoint, prompts: Prompts, fields: RequestFields, server:
     options += options_of("template", fields.template) + options_of("body", fields.body)
     if fields.omit:
         options.append(f"omit={'+'.join(sorted(fields.omit))}")
-    return f"{','.join(['openai', *options])}:{endpoint.model}@{endpoint.base_url}"
+    return masked(f"{','.join(['openai', *options])}:{endpoint.model}@{endpoint.base_url}")
 
 
 async def _asked(endpoint: Endpoint, fields: RequestFields, profile: Profile, more: Mapping[str, Any]) -> str | None:

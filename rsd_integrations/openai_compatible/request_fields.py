@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsd_core import ConfigurationError
-from rsd_core.data import unknown
+from rsd_core.data import masked, unknown
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import PROFILES
 
@@ -126,7 +126,7 @@ def _checked(name: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     if not isinstance(fields, Mapping) or not all(isinstance(key, str) and key for key in fields):
         raise ConfigurationError(
-            f"{name} takes fields by name, such as {name}.NAME=VALUE in a spec (got {fields!r:.80})"
+            f"{name} takes fields by name, such as {name}.NAME=VALUE in a spec (got {masked(repr(fields)):.80})"
         )
     try:
         json.dumps(fields, allow_nan=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+VERDICT = "It is right.\nScore: 9"
 THOUGHT, ANSWER = "17 + 25 = 42, so 42.", "So 42."
 BASE = {"model", "messages", "stream", "stream_options"}
 SAMPLING = {"temperature", "top_p", "seed"}
@@ -130,7 +131,7 @@ VENDORS: dict[str, Vendor] = {
     ),
     "huggingface": Vendor(BASE | SAMPLING | {"max_tokens"}, openai_refuses, in_field("reasoning")),
     "openrouter": Vendor(
-        BASE | SAMPLING | {"max_tokens", "reasoning", "provider"}, openai_refuses, in_field("reasoning"),
+        BASE | SAMPLING | {"max_tokens", "reasoning", "provider", "api_key"}, openai_refuses, in_field("reasoning"),
         _off("reasoning", {"enabled": False}), frozenset({"reasoning"}),
     ),
     "groq": Vendor(
@@ -195,9 +196,10 @@ class Hosted:
         vendor = self.vendor
         thought = "" if vendor.off(body) else THOUGHT
         cap = cap_of(body) or 10**9
-        words = [*thought.split(), *ANSWER.split()]
+        own = VERDICT if "Score: " in str(body["messages"]) else ANSWER
+        words = [*thought.split(), *own.split()]
         cut = len(words) > cap
-        answer = "" if cap <= len(thought.split()) and thought else ANSWER
+        answer = "" if cap <= len(thought.split()) and thought else own
         if cut and thought:
             thought = " ".join(thought.split()[:cap])
         last = body["messages"][-1]

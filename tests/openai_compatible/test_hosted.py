@@ -1,14 +1,17 @@
 """Hosted APIs by their documents: strict about fields, each with a place of its own for thoughts."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path as Folder
 from typing import Any
 
 import pytest
+import yaml
 
 from rsd_core import (
     ConfigurationError,
     Limits,
     Path,
+    RSDConfig,
     Sampling,
     Settings,
     Step,
@@ -23,6 +26,7 @@ from rsd_integrations.openai_compatible.hosted import HOSTED
 from rsd_integrations.openai_compatible.profiles import hosted_at
 from tests.openai_compatible.hosted import ANSWER, THOUGHT, VENDORS, Hosted, hosting
 
+REAL = "https://api.openai.com/v1"
 TURN = Settings(granularity="turn")
 QUESTION = "What is 17 + 25?"
 SHOWN = {"deepseek", "mistral", "bedrock", "huggingface", "openrouter", "groq", "together", "fireworks"}
@@ -72,6 +76,27 @@ def test_a_profile_sends_what_its_api_takes_and_reads_what_it_gives(
     # Drawn answers have fields of their own.
     drawn = Settings(granularity="turn", temperature=0.7, top_p=0.9, limits=Limits(max_tokens=100))
     assert TargetOnly(target=decoder.target, settings=drawn).run(QUESTION).text == ANSWER
+
+
+@pytest.mark.parametrize("api", ["openai_reasoning"], indirect=True)
+@pytest.mark.parametrize("place", ["docs/guides/hosted.md", "cookbook/recipes/openai.yaml"])
+def test_the_documented_configuration_of_openai_works(api: Hosted, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is written, at the fake's address; the profile is that of the real host."""
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    monkeypatch.setattr(
+        "rsd_integrations.openai_compatible.server.hosted_at", lambda url, model: hosted_at(REAL, model)
+    )
+    text = (Folder(__file__).parents[2] / place).read_text()
+    if place.endswith(".md"):
+        text = text.partition('```yaml title="hosted.yaml"\n')[2].partition("```")[0]
+    config = RSDConfig.parse(yaml.safe_load(text.replace(REAL, api.url)))
+    with config.build() as decoder:
+        result = decoder.run(QUESTION)
+    assert (result.text, result.finish_reason, result.degradations) == (ANSWER, "stop", ())
+    assert [step.author for step in result.steps] == ["draft"]
+    assert result.steps[0].reward == 0.9
+    assert api.refused == 0
+    assert {request["reasoning_effort"] for request in api.requests} == {"minimal"}
 
 
 @pytest.mark.parametrize("api", sorted(SHOWN), indirect=True)
@@ -270,6 +295,8 @@ def test_fields_of_a_spec_reach_the_server_whole(api: Hosted, connect: Connect) 
     assert api.requests[-1]["provider"] == {"order": ["a,b", "c:d"]}
     assert api.requests[-1]["reasoning"] == {"effort": "low"}
     assert "order" not in repr(model)
+    secret = connect(api, "openrouter", ",body.api_key=sk-123456789")
+    assert not any("sk-123456789" in one.told for one in wait_for(secret.examine()))
     refused = connect(api, "openrouter", ",template.enable_thinking=false")
     with pytest.raises(ConfigurationError, match=r"body\.reasoning\.enabled=false"):
         TargetOnly(target=refused, settings=TURN).run(QUESTION)
