@@ -38,8 +38,8 @@ _ALL = (
         "embedded",
         "rsd_integrations.embedded.models:load",
         "huggingface",
-        "a model that ships with the package: draft, target, verifier or prm",
-        ("embedded:draft", "embedded:target", "embedded:verifier", "embedded:prm"),
+        "a model that ships with the package: draft, target, thinking-draft, thinking-target, verifier or prm",
+        ("embedded:draft", "embedded:target", "embedded:thinking-target", "embedded:verifier", "embedded:prm"),
     ),
     Backend(
         "hf",

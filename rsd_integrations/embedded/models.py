@@ -24,7 +24,7 @@ from rsd_integrations.huggingface.chat_template import chat_template
 from rsd_integrations.huggingface.likelihood import How
 
 FOLDER = Path(__file__).parent / "checkpoints"
-NAMES = ("draft", "target", "verifier", "prm")
+NAMES = ("draft", "target", "verifier", "prm", "thinking-draft", "thinking-target")
 
 
 def folder_of(name: str) -> Path:
@@ -43,7 +43,8 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
 
     Args:
         name: `draft`, `target`, `verifier` (the default: a small language model that scores a step by its least likely
-            token) or `prm` (the trained process reward model).
+            token), `prm` (the trained process reward model), `thinking-draft` or `thinking-target` (models that think
+            before they answer, unless `enable_thinking=false` is given to their chat template).
         options: As for `rsd_integrations.huggingface.load_generator`.
 
     Raises:

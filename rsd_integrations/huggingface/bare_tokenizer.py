@@ -78,9 +78,9 @@ class BareTokenizer:
         """The names of ids."""
         return [self._backend.id_to_token(id_) for id_ in ids]
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ids, special tokens included."""
-        return self._backend.decode(token_ids, skip_special_tokens=False)
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of ids, special tokens included unless they are to be skipped."""
+        return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any:
         """Render messages."""

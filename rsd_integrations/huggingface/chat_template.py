@@ -212,10 +212,10 @@ class ChatTemplate:
         signs = {"reasoning", "thinking", *(known.close for known in MARKERS.values())}
         if not any(sign in self.source for sign in signs):
             return None
-        for asked in ({}, *({name: True} for name in self._switches)):
+        for asked in (None, *({name: True} for name in self._switches)):
             for form in (*_FIELDS, *_FORMS):
                 turns = [_USER, {"role": "assistant", **_told(form, _THOUGHT, _ANSWER)}]
-                if (markers := _around(self._tried(turns, **asked))) is not None:
+                if (markers := _around(self._tried(turns, arguments=asked))) is not None:
                     return form, markers
         return None
 
@@ -228,7 +228,7 @@ class ChatTemplate:
     @cached_property
     def _must_be_asked(self) -> bool:
         """Whether the template opens no thought because an argument that asks for thoughts is not true."""
-        asked = [self._tried([_USER], **{name: True}) for name in self._switches]
+        asked = [self._tried([_USER], arguments={name: True}) for name in self._switches]
         return bool(asked) and self._tried_question[0] not in asked
 
     @cached_property
@@ -333,19 +333,31 @@ class ChatTemplate:
             turns.append(turn)
         return turns, tools
 
-    def _tried(self, turns: list[Turn], tools: list[Any] | None = None, **arguments: Any) -> str:
+    def _tried(
+        self, turns: list[Turn], tools: list[Any] | None = None, arguments: Mapping[str, Any] | None = None
+    ) -> str:
         """The text of a conversation; empty where the template refuses it."""
         try:
-            return self._render(turns, tools, generate=turns[-1]["role"] == "user", **arguments)
+            return self._render(turns, tools, generate=turns[-1]["role"] == "user", arguments=arguments)
         except PromptError:
             return ""
 
-    def _render(self, turns: list[Turn], tools: list[Any] | None, *, generate: bool, **arguments: Any) -> str:
-        given = {**self.arguments, **arguments}
+    def _render(
+        self,
+        turns: list[Turn],
+        tools: list[Any] | None,
+        *,
+        generate: bool,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    turns, tools=tools or None, tokenize=False, add_generation_prompt=generate, **given
+                    turns,
+                    tools=tools or None,
+                    tokenize=False,
+                    add_generation_prompt=generate,
+                    **{**self.arguments, **(arguments or {})},
                 )
             )
         except (TemplateError, TypeError) as error:
