@@ -50,8 +50,6 @@ class Answer:
     """Those of them that came after the end of the step."""
     goes_on: bool = False
     """Whether the server stopped at a stop string where the step does not end."""
-    apart: bool = False
-    """Whether the server told a thought apart."""
 
 
 class StepReader:
@@ -107,6 +105,8 @@ class StepReader:
                 self._end = self._splitter.end(self._before + self._text())
                 if self._end is not None:
                     break
+        if self._ids is not None and self._ids.ids and self.complete:
+            self._ids.check(self._written.text())
         return self._end is not None
 
     @property
@@ -119,8 +119,6 @@ class StepReader:
         """What was written, or what was received of it where it is not complete."""
         ids = self._ids.ids if self._ids is not None else []
         text, end, splitter = self._text(), self._end, self._splitter
-        if self._ids is not None and ids:
-            self._ids.check(self._written.text())
         named = splitter is not None and self._stop in splitter.stops and self._ending == "end"
         if end is None and named and text and not ids and splitter is not None:
             text += str(self._stop)  # the server named the stop string and stripped it all the same
@@ -133,10 +131,8 @@ class StepReader:
             # Those that came before the end of a step are not its counts.
             **(TokenCounts() if self._ending is None and end is not None else self._counts),
             goes_on=named and end is None and bool(text),
-            apart=bool(self._written.thought),
         )
-        whole = self._ending == "end" or self._ending == "length"
-        if end is None or (self.asked and whole and not named and end >= len(self._before) + len(text)):
+        if end is None or (self.asked and not named and end >= len(self._before) + len(text)):
             # Where a stop string was asked for, the finish reason alone tells what ended a text that ends with it.
             return replace(answer, ending="delimiter") if named else answer
         own = max(0, end - len(self._before))
@@ -177,7 +173,7 @@ def read_answer(
 
 def received(body: Mapping[str, Any]) -> Answer:
     """What was paid for in a body that holds no answer: its text and its counts, as far as it tells them."""
-    written, counts = Written(Profile("", "")), TokenCounts()
+    written, counts = Written(), TokenCounts()
     with suppress(LookupError, TypeError, ValueError, AttributeError):
         counts = token_counts(body)
     with suppress(LookupError, TypeError, ValueError, AttributeError):
@@ -203,7 +199,7 @@ class StreamedSteps:
         self._ids = WrittenIds(vocabulary)
         self._logprobs: list[float] = []
         self._first: WrittenIds | None = WrittenIds(vocabulary)
-        self._told = Written(Profile("", ""))
+        self._told = Written()
         """What the server calls the first step; not compared beyond it."""
         self.read: int | None = None
         """Tokens of the prompt, in the server's count; None where it tells none."""
@@ -226,7 +222,7 @@ class StreamedSteps:
         for choice in event["choices"]:
             ids = ids_in(choice)
             ended = None if choice.get("finish_reason") is None else ending_of(choice)
-            text = Written(Profile("", ""))
+            text = Written()
             text.add(choice)
             self._logprobs += logprobs_in(choice)
             if choice.get("prompt_token_ids"):

@@ -24,13 +24,14 @@ class Written:
     """The text of one choice, as it comes.
 
     Args:
-        profile: The server's.
+        profile: The server's; None where all that counts is what was written.
         begun: The text that it goes on with, and may repeat.
         markers: What stands around the thoughts of this response.
     """
 
-    def __init__(self, profile: Profile, begun: str = "", markers: Markers = THINK) -> None:
-        self._inline, self._begun, self._markers = profile.inline, begun, markers
+    def __init__(self, profile: Profile | None = None, begun: str = "", markers: Markers = THINK) -> None:
+        self._inline = None if profile is None else profile.inline
+        self._begun, self._markers = begun, markers
         self.thought = ""
         """What the server told apart as thought."""
         self._content = ""

@@ -26,7 +26,7 @@ from rsd_core import (
 from rsd_core.blocking import wait_for
 from rsd_core.splitting import Splitter, splitter
 from rsd_core.thoughts.markers import MARKERS
-from rsd_integrations.openai_compatible import OpenAIGenerator, Profile
+from rsd_integrations.openai_compatible import OpenAIGenerator
 from rsd_integrations.openai_compatible.answers import StepReader, StreamedSteps, read_answer
 from rsd_integrations.openai_compatible.profiles import PROFILES
 from rsd_integrations.openai_compatible.written import Written
@@ -87,9 +87,9 @@ def test_the_markers_of_the_response_stand_around_a_thought_that_came_without() 
 
 
 def test_a_stop_inside_of_the_thought_is_what_it_is() -> None:
-    """Nothing is put after it, whatever the server names."""
+    """A stop string that was stripped is put back; where nothing is shown, nothing is made up."""
     stopped = read_answer(body("stop", "\n\n", content=None, reasoning="Hm."), Delimiter(), VLLM)
-    assert (stopped.text, stopped.apart) == ("<think>\nHm.\n\n", True)
+    assert stopped.text == "<think>\nHm.\n\n"
     empty = read_answer(body("stop", "\n\n", content=None), Delimiter(), VLLM)
     assert (empty.text, empty.ending) == ("", "delimiter")
     cut = read_answer(body("length", content=None, reasoning="Hm."), None, VLLM)
@@ -257,13 +257,13 @@ def test_tokens_that_only_the_total_counts_are_paid() -> None:
 
 
 def test_what_may_be_a_repetition_is_held_back_until_it_is_none() -> None:
-    written = Written(Profile("", "", repeats="always"), "Well: ")
+    written = Written(begun="Well: ")
     shown = []
     for part in ("We", "ll", ": ", "So."):
         written.add({"delta": {"content": part}})
         shown.append(written.text(complete=False))
     assert shown == ["", "", "", "So."]
-    other = Written(Profile("", "", repeats="always"), "Well: ")
+    other = Written(begun="Well: ")
     other.add({"delta": {"content": "We"}})
     assert other.text() == "We"
 

@@ -109,7 +109,11 @@ def test_thinking_is_switched_off_in_either_mode(thinkers: Servers) -> None:
 
 def test_a_history_with_thoughts_is_read_by_the_servers_template(thinkers: Servers) -> None:
     model = load(chat(thinkers[TARGET]))
-    history: list[Any] = [("user", "Hello"), {"role": "assistant", "content": "Hi.", "reasoning": "x" * 40}, ("user", "Count.")]
+    history: list[Any] = [
+        ("user", "Hello"),
+        {"role": "assistant", "content": "Hi.", "reasoning": "x" * 40},
+        ("user", "Count."),
+    ]
     kept = wait_for(model.generate(Path(as_prompt(history)), StepRequest((0,), 1, None))).usage.prefix
     assert kept > 0  # earlier thoughts are taken, whatever its template makes of them
 
