@@ -22,6 +22,11 @@ def test_every_format_has_its_row(name: str) -> None:
     assert row(FORMATS[name]) in TEXT
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_becomes_of_thoughts_is_told_for_every_format(name: str) -> None:
+    assert f"| `{name}` | {FORMATS[name].thoughts} |" in TEXT
+
+
 def test_every_generative_model_is_named() -> None:
     for critic in CRITICS.values():
         assert all(f"`judge:hf:{model}`" in TEXT for model in critic.models), critic.name

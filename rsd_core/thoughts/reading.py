@@ -205,12 +205,17 @@ def reader_at(path: Path) -> Reader:
 
 def visible(path: Path, step: Step) -> Parts:
     """What of a step that follows a path is thought and what is answer, without markers."""
-    after, pieces = reader_at(path).read(step.text)
+    before = reader_at(path)
+    after, pieces = before.read(step.text)
+    if pieces:  # what was held back is the end of the step before
+        (kind, text), *others = pieces
+        held = before.held if before.state == "thought" else before.held.lstrip()
+        pieces = ((kind, text.removeprefix(held)), *others)
     return _parts((*pieces, *after.rest()), after)
 
 
 def parts_of(path: Path) -> Parts:
-    """The two parts of the response so far, without markers."""
+    """The two parts of the response so far, without markers and without what a begun prompt holds of it."""
     reader = reader_of(path.prompt, path.thinking)
     pieces: list[Piece] = []
     for step in path.steps:

@@ -28,6 +28,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
                     "read_position": f.read,
                     "threshold": f.threshold,
                     "aggregation": f.aggregation,
+                    "thoughts": f.thoughts,
                     "source": f.source,
                 }
                 for f in formats

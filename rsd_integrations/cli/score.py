@@ -14,7 +14,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from rsd_core import Explains, Explanation, RSDError, Verifier, load
+from rsd_core import Explains, Explanation, RSDError, Step, Verifier, load
+from rsd_core import Path as StepPath
 from rsd_core.blocking import wait_for
 from rsd_core.control_characters import visible
 from rsd_integrations.cli.options import Strict
@@ -25,6 +26,7 @@ from rsd_integrations.evaluation.scoring import (
     BadRow,
     Solution,
     aggregates,
+    is_judged,
     read_entries,
     read_solutions,
     score_all,
@@ -90,7 +92,7 @@ async def _score(
                     continue
                 _, rewards = await anext(scored)
                 failed = isinstance(rewards, RSDError)
-                explanations = [model.explain(*at) for at in entry.paths()] if explain and not failed else []  # type: ignore[attr-defined]
+                explanations = [_explained(model, *at) for at in entry.paths()] if explain and not failed else []
                 if as_json:
                     print(visible(json.dumps(_data(entry, rewards, explanations), ensure_ascii=False)), flush=True)
                 else:
@@ -98,6 +100,11 @@ async def _score(
                 errors.append(str(rewards) if failed else None)
     finally:
         await model.aclose()
+
+
+def _explained(model: Verifier, path: StepPath, step: Step) -> Explanation:
+    assert isinstance(model, Explains)
+    return model.explain(path, step) if is_judged(path, step) else Explanation("a marker of a thought, never judged")
 
 
 def _show_bad(terminal: Console, entry: BadRow, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rsd_core import (
     BatchError,
@@ -21,6 +21,7 @@ from rsd_core import (
     Result,
     RewardGuidedDecoder,
     RunError,
+    StepRecord,
     TargetError,
     VerifierError,
     WeightingPolicy,
@@ -179,6 +180,7 @@ def _recorder(decoder: RewardGuidedDecoder, policy: WeightingPolicy, rule: str) 
         verifier=decoder.verifier,
         target=decoder.target,
         policy=policy,
+        thoughts=replace(decoder.thoughts, policy=None),
         settings=decoder.settings.updated(on_verifier_error=rule, on_abstain=rule),
     )
 
@@ -209,15 +211,20 @@ def _refusal(pairs: Sequence[_Pair]) -> RunError:
 def _recorded(item: Item, pair: _Pair) -> Recorded:
     known = item.reference is not None
     drafted, beside = pair.drafted, pair.beside
-    target = beside.ledger.target
+    target, written = beside.ledger.target, _judged(beside)
     return Recorded(
-        drafted=tuple(step.reward for step in drafted.steps),
-        beside=tuple(step.reward for step in beside.steps),
+        drafted=tuple(step.reward for step in _judged(drafted)),
+        beside=tuple(step.reward for step in written),
         draft_right=item.grade(drafted.text) if known else None,
         target_right=item.grade(beside.text) if known else None,
-        sizes=tuple(step.size for step in beside.steps),
+        sizes=tuple(step.size for step in written),
         read=max(0, target.computed - target.generated),
     )
+
+
+def _judged(result: Result) -> list[StepRecord]:
+    """The steps that a verifier is asked about: markers of thoughts alone are kept whatever the threshold is."""
+    return [step for step in result.steps if step.pieces is None or step.thought or step.content.strip()]
 
 
 def _rates(pairs: Sequence[_Pair], kind: str) -> Rates:

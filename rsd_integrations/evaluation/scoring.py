@@ -11,7 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from rsd_core import ConfigurationError, Path, Prompt, RSDError, Step, Verifier, VerifierError, as_prompt
+from rsd_core import (
+    ConfigurationError,
+    Path,
+    Prompt,
+    Reader,
+    RSDError,
+    Step,
+    Thinking,
+    Verifier,
+    VerifierError,
+    as_prompt,
+    visible,
+)
+from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.evaluation.side_by_side import as_ready
 from rsd_integrations.jsonl import read_lines
 
@@ -24,13 +37,14 @@ class Solution:
 
     prompt: Prompt
     steps: tuple[str, ...]
-    """Texts without the blank lines between them."""
+    """Texts without the blank lines between them, markers of thoughts included."""
     row: dict[str, Any]
     """The whole entry it was read from."""
 
     def paths(self) -> Iterator[tuple[Path, Step]]:
         """Each step with the path before it, as a decoder would have them."""
-        path = Path(self.prompt)
+        markers = Reader().read("\n\n".join(self.steps))[0].markers
+        path = Path(self.prompt, thinking=None if markers is None else Thinking(markers))
         for i, text in enumerate(self.steps, 1):
             last = i == len(self.steps)
             step = Step(text if last else f"{text}\n\n", "end" if last else "delimiter")
@@ -56,7 +70,8 @@ def read_entries(file: FilePath) -> list[Solution | BadRow]:
     """Solutions from a JSONL file, or from a JSON file with a list; what is none says why.
 
     Each has a `problem` (or `question`, `prompt`; a text or messages) and `steps`, a list, or a `solution` that is cut
-    at its blank lines.
+    at its blank lines, a thought's too. The thought stands in its markers, or by itself as `thought` (or
+    `reasoning_content`, `reasoning`).
 
     Raises:
         ConfigurationError: No such file, or nothing in it.
@@ -98,7 +113,7 @@ def _solution(where: str, row: Any, error: str | None) -> Solution | BadRow:
         return BadRow(where, error)
     try:
         problem = next(row[key] for key in ("problem", "question", "prompt") if key in row)
-        steps = row["steps"] if "steps" in row else _cut(row["solution"])
+        steps = row["steps"] if "steps" in row else _cut(_with_thought(row))
         prompt = as_prompt(problem)
     except StopIteration:
         return BadRow(where, "it has no `problem`", row)
@@ -111,17 +126,45 @@ def _solution(where: str, row: Any, error: str | None) -> Solution | BadRow:
     return Solution(prompt, tuple(steps), row)
 
 
+def _with_thought(row: dict[str, Any]) -> str:
+    thought = next((row[key] for key in ("thought", "reasoning_content", "reasoning") if row.get(key)), "")
+    return MARKERS["think"].wrap(thought) + row["solution"] if thought else str(row["solution"])
+
+
 def _cut(solution: str) -> list[str]:
-    return [part.strip("\n") for part in solution.split("\n\n") if part.strip()]
+    """The parts between blank lines. A marker of a thought is no part: it stays with the text inside of it."""
+    parts: list[str] = []
+    reader, lead = Reader(), ""
+    for part in solution.split("\n\n"):
+        if not part.strip():
+            continue
+        part = part.strip("\n")
+        after, pieces = reader.read(f"{part}\n\n")
+        is_mark = after != reader and not any(text.strip() for _, text in (*pieces, *after.rest()))
+        if is_mark and parts and reader.in_thought:
+            parts[-1] += f"\n\n{part}"
+        elif is_mark:
+            lead += f"{part}\n\n"
+        else:
+            parts.append(lead + part)
+            lead = ""
+        reader = after
+    return parts
+
+
+def is_judged(path: Path, step: Step) -> bool:
+    """Whether a step is more than a marker of a thought."""
+    parts = visible(path, step)
+    return bool((parts.thought + parts.answer).strip())
 
 
 async def score_steps(verifier: Verifier, solution: Solution) -> list[float | None]:
-    """The reward of each step, in order; None where the verifier abstains.
+    """The reward of each step, in order; None where the verifier abstains, and of a marker of a thought alone.
 
     Raises:
         VerifierError: The verifier did not give one reward in [0, 1].
     """
-    return [await _score(verifier, path, step) for path, step in solution.paths()]
+    return [await _score(verifier, path, step) if is_judged(path, step) else None for path, step in solution.paths()]
 
 
 async def _score(verifier: Verifier, path: Path, step: Step) -> float | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Verifier
+from rsd_core import ConfigurationError, Explanation, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Output
@@ -20,6 +20,7 @@ from rsd_integrations.huggingface.chat_template import chat_template
 from rsd_integrations.huggingface.checks import check_rewards, check_scored
 from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+from rsd_integrations.huggingface.marks import Marks
 from rsd_integrations.huggingface.score_call import ScoreCall
 from rsd_integrations.prm_formats import Layout
 
@@ -51,7 +52,8 @@ class LikelihoodVerifier(CausalLM, Verifier):
 
     This is no trained process reward model: it says what its language model would not have written. It suits tasks
     with little freedom of wording, where an unlikely token is a mistake. The model may be the target, which then says
-    whether it would have written the step, or any other.
+    whether it would have written the step, or any other. Markers of thoughts are read by models that know them, and
+    never judged.
     """
 
     def __init__(
@@ -67,39 +69,46 @@ class LikelihoodVerifier(CausalLM, Verifier):
             raise ConfigurationError(f"how={how!r} is unknown; choose min, mean or entropy")
         self.how: How = how
         super().__init__(model, tokenizer, name, cache_bytes, template)
+        self._marks = Marks(self.vocabulary)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Likelihood of each candidate, given the path.
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            VerifierError: Path and step are longer than the context, or the score is no number.
+            VerifierError: A step is blank, or a marker alone; path and step are longer than the context; or the score
+                is no number.
         """
-        prefix, prompt = self.vocabulary.ids(path)
-        layouts = [self._layout(self.vocabulary.step(step)) for step in steps]
+        prefix, prompt = self._marks.ids(path)
+        layouts = [self._layout(path, step) for step in steps]
         check_scored(prompt, len(prefix) + max(len(layout.feed) for layout in layouts), self.context, self.name)
         call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, self._rewards)
         return check_rewards(await engine_of(self.runner.device).run(self.runner, call), self.name)
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
-        before, ids = self.vocabulary.ids(path)[0], self.vocabulary.ids(path.extend(step))[0]
+        before, layout = self._marks.ids(path)[0], self._layout(path, step)
+        ids = [*before, *layout.feed]
         tokenizer = self.vocabulary.tokenizer
         names: Any = tokenizer.convert_ids_to_tokens(ids)
-        read = tuple(range(len(before) - 1, len(ids) - 1))
+        read = tuple(len(before) + offset for offset in layout.read[:-1])
         return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
 
-    @staticmethod
-    def _layout(ids: Sequence[int]) -> Layout:
+    def _layout(self, path: Path, step: Step) -> Layout:
         """What a model gives at a token is its opinion on the next; the last one's is of use to the next step."""
-        return Layout(tuple(ids), read=tuple(range(-1, len(ids))))
+        ids, judged = self._marks.step(path, step)
+        if not any(judged):
+            raise VerifierError(f"{self.name}: the step {step.text!r} holds no token that could be judged")
+        return Layout(tuple(ids), read=(*(at - 1 for at, is_judged in enumerate(judged) if is_judged), len(ids) - 1))
 
     def _rewards(self, candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
         logits = torch.cat([output.logits[:-1] for output, _ in candidates if output.logits is not None])
-        tokens = torch.tensor([id_ for _, layout in candidates for id_ in layout.feed], device=logits.device)
+        tokens = torch.tensor(
+            [layout.feed[at + 1] for _, layout in candidates for at in layout.read[:-1]], device=logits.device
+        )
         values = likelihoods(logits, tokens, self.how).tolist()
-        ends = accumulate(len(layout.feed) for _, layout in candidates)
-        spans = [values[end - len(layout.feed) : end] for end, (_, layout) in zip(ends, candidates, strict=True)]
+        sizes = [len(layout.read) - 1 for _, layout in candidates]
+        spans = [values[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
         fold = min if self.how == "min" else fmean
         # The logarithms of probabilities, or negative entropies; rounding may put them above 0. A NaN is not to be lost
         # in a minimum.

@@ -158,7 +158,7 @@ def _body(
 
 
 def _head(
-    form: PRMFormat, reader: Reader, weights: Weights, folder: Path, config: PretrainedConfig, pickles: bool
+    form: PRMFormat, reader: Reader[Any], weights: Weights, folder: Path, config: PretrainedConfig, pickles: bool
 ) -> RewardHead:
     """The reward head, from the weights and from nowhere else."""
     words = reader.words()

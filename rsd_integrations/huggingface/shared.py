@@ -13,12 +13,13 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from rsd_core import ConfigurationError, Path, Scores, Step, Verifier
+from rsd_core import ConfigurationError, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.checks import check_rewards, check_scored
 from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.heads import RewardHead, linear
+from rsd_integrations.huggingface.marks import Marks
 from rsd_integrations.huggingface.score_call import ScoreCall
 from rsd_integrations.prm_formats import Layout
 
@@ -29,13 +30,15 @@ HEAD = "step_head.safetensors"
 class SharedVerifier(Verifier):
     """A reward head on a language model's body.
 
-    Used with the same checkpoint as drafter or target, it shares its weights, its forward passes and its cache.
+    Used with the same checkpoint as drafter or target, it shares its weights, its forward passes and its cache. So it
+    reads what that reads: markers of thoughts too, if the model knows them.
     """
 
     def __init__(self, generator: HuggingFaceGenerator, head: RewardHead, name: str) -> None:
         self.name = name
         self.head = head
         self.runner, self.vocabulary, self.context = generator.runner, generator.vocabulary, generator.context
+        self._marks = Marks(generator.vocabulary)
         self.flops_per_token = loading.flops_of(generator.runner.model) + loading.flops_per_token(head)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
@@ -43,10 +46,13 @@ class SharedVerifier(Verifier):
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            VerifierError: Path and step are longer than the context, or the score is no number.
+            VerifierError: A step is a marker alone, path and step are longer than the context, or the score is no
+                number.
         """
-        prefix, prompt = self.vocabulary.ids(path)
-        step_ids = [tuple(self.vocabulary.step(step)) for step in steps]
+        prefix, prompt = self._marks.ids(path)
+        step_ids = [tuple(self._marks.step(path, step)[0]) for step in steps]
+        if not all(step_ids):
+            raise VerifierError(f"{self.name}: a step holds no token that could be judged")
         check_scored(prompt, len(prefix) + max(map(len, step_ids)), self.context, self.name)
         layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in step_ids]
         call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, self.head.rewards)

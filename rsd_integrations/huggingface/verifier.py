@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsd_core import Explanation, Path, Scores, Step, Verifier
 from rsd_integrations.huggingface import loading
@@ -32,7 +32,7 @@ class HuggingFaceVerifier(Verifier):
         body: PreTrainedModel,
         head: RewardHead,
         tokenizer: PreTrainedTokenizerBase,
-        reader: Reader,
+        reader: Reader[Any],
         name: str,
         cache_bytes: float | None = None,
     ) -> None:
@@ -51,7 +51,8 @@ class HuggingFaceVerifier(Verifier):
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            VerifierError: A step is blank, path and step are longer than the context, or the score is no number.
+            VerifierError: A step is blank, or a marker of a thought alone; path and step are longer than the context;
+                or the score is no number.
         """
         prefix, prompt = self.layouts.ids(path)
         layouts = [self.layouts.step(path, step) for step in steps]

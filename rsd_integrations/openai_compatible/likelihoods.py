@@ -8,11 +8,13 @@ from typing import Any
 
 from rsd_core import ConfigurationError, Message, Path, Step
 from rsd_core.concurrency import run_all
+from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.openai_compatible.charges import Charges
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.prompts import Prompts, conversation
 from rsd_integrations.openai_compatible.request_fields import RequestFields
+from rsd_integrations.prm_formats import without_markers
 
 CHAT_LOGPROBS = 20
 """Likely tokens that a chat tells at most, by the OpenAI API."""
@@ -89,7 +91,7 @@ class LogProbabilities:
         """Route, fields, and the ids of the words' first tokens where the server can be asked for them."""
         prompts, profile = self._prompts, self._profile
         if prompts.mode == "chat":
-            messages = conversation(path, after)
+            messages = conversation(_as_earlier_turn(path) if after else path, after)
             fields: dict[str, Any] = {"logprobs": True, "top_logprobs": CHAT_LOGPROBS}
             if messages[-1].role == "assistant":
                 if profile.continues is None:
@@ -106,7 +108,7 @@ class LogProbabilities:
         if after and vocabulary is None:
             fields["prompt"] += "".join(f"\n\n{message.content}" for message in after)
         elif after and vocabulary is not None and not profile.token_ids:
-            fields["prompt"] = vocabulary.prompt_text(tuple(conversation(path, after)))
+            fields["prompt"] = vocabulary.prompt_text(tuple(conversation(_as_earlier_turn(path), after)))
         if vocabulary is None or not profile.token_ids:
             return sent_path.route, fields, None
         ids = [*sent_path.fields["prompt"], *(vocabulary.after(path.prompt, after) if after else ())]
@@ -116,6 +118,11 @@ class LogProbabilities:
         first_ids = vocabulary.first_tokens(ids[-1], words)
         named = {"logprobs": 1, "logprob_token_ids": first_ids, "return_tokens_as_token_ids": True}
         return sent_path.route, fields | named, first_ids
+
+
+def _as_earlier_turn(path: Path) -> Path:
+    """A response that further messages follow: its thought is plain text, since chat templates drop it otherwise."""
+    return path if reader_at(path).markers is None else without_markers(path)
 
 
 def _without_opening(messages: Sequence[Message]) -> list[Message]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.openai_compatible.loading import open_endpoint
@@ -71,7 +72,7 @@ def load_token_logits(
     return TokenLogitsVerifier(endpoint, _reader(endpoint.model, format, tokenizer, separator), flops_per_token)
 
 
-def _reader(model: str, format: str | None, tokenizer: str | None, separator: str | None) -> Reader:
+def _reader(model: str, format: str | None, tokenizer: str | None, separator: str | None) -> Reader[Any]:
     """The format that is named or known, bound to the tokenizer."""
     where = tokenizer or model
     return bind(_format(model, where, format), _tokenizer(model, where), model, separator)

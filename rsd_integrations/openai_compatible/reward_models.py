@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from rsd_integrations.openai_compatible.errors import Refused
 from rsd_integrations.openai_compatible.probe import Finding, list_models
 from rsd_integrations.openai_compatible.profiles import PROFILES
 from rsd_integrations.openai_compatible.server import learn
-from rsd_integrations.prm_formats import Head, Layouts, Reader
+from rsd_integrations.prm_formats import Head, Layouts, Reader, shown
 
 _ROUNDING = 0.02
 """How far two probabilities may be from 1 together: a server may compute them in bf16."""
@@ -63,17 +62,17 @@ class RewardServer(Verifier):
         flops_per_token: Two per weight, for the ledger.
     """
 
-    def __init__(self, endpoint: Endpoint, reader: Reader, flops_per_token: float | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, reader: Reader[Any], flops_per_token: float | None = None) -> None:
         self.name, self.flops_per_token = endpoint.model, flops_per_token
         self.endpoint, self.reader = endpoint, reader
         self.layouts = Layouts(reader)
-        self._tokenizing = threading.Lock()  # tokenizers are not made for several threads at once
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Probability that each candidate is right, given the path.
 
         Raises:
-            VerifierError: A step is blank, or path and step are longer than the server's context.
+            VerifierError: A step is blank, or a marker of a thought alone; or path and step are longer than the
+                server's context.
             EndpointError: The server failed, or gave rows that are no scores of these steps.
             Refused: The server does not take such requests.
         """
@@ -82,9 +81,8 @@ class RewardServer(Verifier):
     async def _score(self, path: Path, steps: Sequence[Step]) -> Scores:
         charges = Charges(self)
         with charges.carried_by_errors():
-            with self._tokenizing:
-                before, prompt = self.layouts.ids(path)
-                layouts = [self.layouts.step(path, step) for step in steps]
+            before, prompt = self.layouts.ids(path)
+            layouts = [self.layouts.step(path, step) for step in steps]
             texts = [
                 Scored((*before, *layout.feed), (len(before) + layout.read[-1],), len(before), prompt)
                 for layout in layouts
@@ -93,8 +91,7 @@ class RewardServer(Verifier):
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What the server is sent for a step, and where the score is."""
-        with self._tokenizing:
-            return self.layouts.explain(path, step)
+        return self.layouts.explain(path, step)
 
     async def examine(self) -> list[Finding]:
         """What a server shows in some short requests, for `rsd doctor`. Nothing is raised: what fails is a finding."""
@@ -157,7 +154,7 @@ class PoolingVerifier(RewardServer):
         ConfigurationError: The model of this format is none that /pooling could give rows of.
     """
 
-    def __init__(self, endpoint: Endpoint, reader: Reader, flops_per_token: float | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, reader: Reader[Any], flops_per_token: float | None = None) -> None:
         super().__init__(endpoint, reader, flops_per_token)
         form = reader.format
         heads = [head for head in form.heads if isinstance(head, Head)]
@@ -230,7 +227,7 @@ class PoolingRunVerifier(PoolingVerifier):
     """One whose format has all scores in the text itself, so that one prefill gives the rewards of many steps."""
 
     async def score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
-        """As `score` of one step after the other, in one request.
+        """As `score` of one step after the other, in one request; a marker of a thought alone gets no reward.
 
         Raises:
             VerifierError: As `score`; so do the others.
@@ -240,21 +237,26 @@ class PoolingRunVerifier(PoolingVerifier):
     async def _score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
         charges = Charges(self)
         with charges.carried_by_errors():
-            with self._tokenizing:
-                before, prompt = self.layouts.ids(path)
-                ids, at, sizes = before, list[int](), list[int]()
-                for step in steps:
+            before, prompt = self.layouts.ids(path)
+            ids, at, sizes, marks = before, list[int](), list[int](), list[bool]()
+            for step in steps:
+                marks.append(bool(step.text.strip()) and not shown(path, step))
+                if not marks[-1]:
                     layout = self.layouts.step(path, step)
                     at.append(len(ids) + layout.read[-1])
-                    ids, path = [*ids, *layout.feed], path.extend(step)
+                    ids = [*ids, *layout.feed]
                     sizes.append(len(layout.feed))
+                path = path.extend(step)
+            if not at:
+                return [Scores((None,), Usage())] * len(steps)
             rewards = await self._rewards([Scored(tuple(ids), tuple(at), len(before), prompt)], charges)
             total, later = charges.total(), sum(sizes[1:])
             # What is read before the first step belongs to it, and so does what failed attempts have cost.
             computed, scored = max(0, total.computed - later), max(0, total.scored - later)
             first = replace(total, computed=computed, scored=scored, parts=())
             usages = [first, *(Usage(computed=size, scored=size) for size in sizes[1:])]
-            return [Scores((reward,), usage) for reward, usage in zip(rewards, usages, strict=True)]
+            judged = (Scores((reward,), usage) for reward, usage in zip(rewards, usages, strict=True))
+            return [Scores((None,), Usage()) if mark else next(judged) for mark in marks]
 
     async def _try_out(self) -> list[Finding]:
         """Also two steps in one prefill and each by itself: what follows a step must not change its reward."""
@@ -282,7 +284,7 @@ class TokenLogitsVerifier(RewardServer):
         ConfigurationError: Models of this format have a head of their own.
     """
 
-    def __init__(self, endpoint: Endpoint, reader: Reader, flops_per_token: float | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, reader: Reader[Any], flops_per_token: float | None = None) -> None:
         super().__init__(endpoint, reader, flops_per_token)
         words = reader.words()
         if words is None:

@@ -9,6 +9,7 @@ from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format,
 from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
 from rsd_integrations.prm_formats.readers import Reader, bind
 from rsd_integrations.prm_formats.sequences import Layouts, PathIds
+from rsd_integrations.prm_formats.shown import Shown, plain_step, shown, shown_response, shown_steps, without_markers
 
 __all__ = [
     "CONFIG_KEY",
@@ -22,6 +23,7 @@ __all__ = [
     "PRMFormat",
     "PathIds",
     "Reader",
+    "Shown",
     "Text",
     "Tokenizer",
     "Turns",
@@ -29,6 +31,11 @@ __all__ = [
     "bind",
     "find_format",
     "fits",
+    "plain_step",
     "problem",
+    "shown",
+    "shown_response",
+    "shown_steps",
     "usable",
+    "without_markers",
 ]

@@ -74,7 +74,8 @@ class PRMFormat:
     strict: bool = True
     """The separator must be one token: the score is read at it."""
     closing: Literal["", "eos", "turn"] = ""
-    """Fed only to read the score and rolled back: the end-of-text token, or the end of the assistant's turn."""
+    """Fed only to read the score and rolled back: the end-of-text token; or the end of the assistant's turn, with all
+    that the chat template writes before it, which takes a `Chat` and no separator."""
     choose_separator: bool = False
     """Models of this kind were trained with different separators, so that one may be named."""
     models: tuple[str, ...] = ()
@@ -82,5 +83,7 @@ class PRMFormat:
     """Where to start a threshold, with its source."""
     aggregation: str = "minimum or product"
     """How the scores of steps make one of a solution."""
+    thoughts: str = "as steps like those of the answer, no markers; trained on plain solutions"
+    """What such models are given of a thought, and why."""
     source: str = ""
     """Where the layout is described."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from rsd_core import Message, Prompt
 from rsd_core.plugins import Plugin, Registry, of_type
+from rsd_core.thoughts.markers import MARKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Critic:
     models: tuple[str, ...] = ()
     threshold: str = "none published, calibrate"
     source: str = ""
+
+    @property
+    def is_thought(self) -> bool:
+        """Whether the critique is the model's thought, up to its end."""
+        return any(markers.close == self.until for markers in MARKERS.values())
 
     def spoken_verdict(self, text: str) -> float | None:
         """The reward that the text ends in: 1 for yes, 0 for no, a tenth for each point. None where it says none."""

@@ -43,6 +43,7 @@ QWEN_BARE = replace(
     prompt=Chat(),
     models=("Gen-Verse/ReasonFlux-PRM-7B", "embedded:prm"),
     threshold="none published, calibrate",
+    thoughts="as steps before those of the answer, no markers: ReasonFlux's are trained on both (arXiv 2506.18896)",
     source="Gen-Verse/ReasonFlux, utils/rm_utils.py",
 )
 ACTPRM = replace(
@@ -155,6 +156,7 @@ UNIVERSAL = PRMFormat(
     closing="eos",
     models=("infly/Universal-PRM-7B",),
     threshold="0.7 in SmartSwitch, where 0.71 was much worse: calibrate",
+    thoughts="as steps like those of the answer, no markers; SmartSwitch reads thoughts with it",
     source="model card of infly/Universal-PRM-7B, by transcriptions of it",
 )
 REASONFLUX_SMALL = PRMFormat(
@@ -165,6 +167,7 @@ REASONFLUX_SMALL = PRMFormat(
     read="at the last token of each step",
     models=("Gen-Verse/ReasonFlux-PRM-1.5B",),
     aggregation="last: it was trained on whole answers",
+    thoughts="as text before the answer, a blank line between, no markers; trained on both (arXiv 2506.18896)",
     source="Gen-Verse/ReasonFlux, utils/rm_utils.py",
 )
 OUTCOME = PRMFormat(
@@ -177,6 +180,7 @@ OUTCOME = PRMFormat(
     models=("Skywork/Skywork-Reward-Llama-3.1-8B", "Qwen/Qwen2.5-Math-RM-72B"),
     threshold="none published: the sigmoid of an unbounded score, calibrate",
     aggregation="last: it judges the answer as it stands",
+    thoughts="where its chat template puts `reasoning_content`; where it has no place, as text before the answer",
     source="AutoModelForSequenceClassification; arXiv 2501.19324, appendix",
 )
 BUILT_IN = {

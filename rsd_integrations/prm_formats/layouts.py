@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rsd_core import ConfigurationError, Message, Prompt, PromptError
+from rsd_core import ConfigurationError, Message, Path, Prompt, PromptError, begun, split
+from rsd_integrations.prm_formats.shown import shown_beginning
 
 MARK = "⟦step⟧"
 """Stands for a step while a chat template is rendered."""
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""What chat templates call the thought of a message, the most usual name first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,13 @@ def turn(tokenizer: Tokenizer, messages: Sequence[Message], model: str) -> list[
             f"{model}: its tokenizer has no chat template, which the format needs. Use the tokenizer that was "
             "published with the reward model."
         )
-    rows = [{"role": message.role, "content": message.content} for message in messages]
+    rows = [
+        {"role": message.role, "content": said(message)}
+        | {name: message.extra[name] for name in REASONING if name in message.extra}
+        for message in messages
+    ]
     text = str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=False))
-    lost = [message for message in messages if message.content.strip() not in text]
+    lost = [message for message in messages if said(message).strip() not in text]
     if lost:
         raise PromptError(
             f"{model}: its chat template drops or cuts the {lost[0].role} message {lost[0].content[:60]!r}, so the "
@@ -117,5 +124,16 @@ def turn(tokenizer: Tokenizer, messages: Sequence[Message], model: str) -> list[
 
 
 def problem(prompt: Prompt) -> str:
-    """The problem alone: no system message, no tools."""
-    return "\n\n".join(message.content for message in prompt if message.role not in ("system", "tools")).strip()
+    """The problem alone: no system message, no tools, no thoughts of earlier turns."""
+    begins = begun(prompt)
+    texts = [
+        shown_beginning(Path(prompt)).text if message is begins else said(message)
+        for message in prompt
+        if message.role not in ("system", "tools")
+    ]
+    return "\n\n".join(texts).strip()
+
+
+def said(message: Message) -> str:
+    """The text of a message, without the thought before it."""
+    return split(message.content).answer if message.role == "assistant" else message.content

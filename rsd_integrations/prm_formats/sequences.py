@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from rsd_core import Explanation, Path, Step, VerifierError
 from rsd_integrations.prm_formats.layouts import Layout
 from rsd_integrations.prm_formats.readers import Reader
+from rsd_integrations.prm_formats.shown import shown
 
 
 class PathIds:
@@ -35,26 +37,53 @@ class PathIds:
 class Layouts:
     """How a reward model reads paths, each text encoded once. It holds nothing of the model, which is freed at once."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader[Any]) -> None:
         self._reader = reader
         self._step = lru_cache(4096)(reader.step)
-        self.ids = PathIds(self._node_ids)
-        """Ids of a path."""
+        self._known: WeakKeyDictionary[Path, tuple[tuple[int, ...], Any]] = WeakKeyDictionary()
+        """Ids of each node of a path, and how far the response is read with it."""
+        self._lock = threading.RLock()  # tokenizers are not made for several threads at once
+
+    def ids(self, path: Path) -> tuple[list[int], int]:
+        """Ids of a path, and how many of them are the prompt."""
+        with self._lock:
+            self._read(path)
+            parts = [self._known[node][0] for node in path.up()]
+        return [id_ for part in reversed(parts) for id_ in part], len(parts[-1])
 
     def step(self, path: Path, step: Step) -> Layout:
-        """The layout of a step after a path."""
-        if not step.text.strip():
-            raise VerifierError(
-                f"{self._reader.model}: the step is blank, and reward models give a lone separator no meaning"
-            )
-        return self._step(step.text, 1 + sum(bool(known.text.strip()) for known in path.steps))
+        """The layout of a step after a path.
 
-    def _node_ids(self, node: Path) -> Sequence[int]:
-        """The prompt, or what stays of a step; nothing of a blank one."""
-        if node.step is None:
-            return self._reader.prompt(node.prompt)
-        assert node.parent is not None
-        return self.step(node.parent, node.step).kept if node.step.text.strip() else ()
+        Raises:
+            VerifierError: It holds nothing but white space and markers of thoughts.
+        """
+        text = shown(path, step)
+        if not text:
+            raise VerifierError(
+                f"{self._reader.model}: the step is blank, or a marker of a thought alone, and reward models "
+                "give a lone separator no meaning"
+            )
+        with self._lock:
+            return self._step(text, self._read(path))[0]
+
+    def _read(self, path: Path) -> Any:
+        """Read the nodes of a path that are new; how far the response is read with the last one."""
+        new: list[Path] = []
+        for node in path.up():
+            if node in self._known:
+                break
+            new.append(node)
+        for node in reversed(new):
+            ids: Sequence[int] = ()  # of a blank step, or of a marker alone
+            if node.parent is None or node.step is None:
+                ids, at = self._reader.prompt(node)
+            elif text := shown(node.parent, node.step):
+                layout, at = self._step(text, self._known[node.parent][1])
+                ids = layout.kept
+            else:
+                at = self._known[node.parent][1]
+            self._known[node] = tuple(ids), at
+        return self._known[path][1]
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step, and where its score is."""

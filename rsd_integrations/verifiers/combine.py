@@ -143,9 +143,11 @@ class Cached(Combined):
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The remembered reward of each candidate, or the verifier's."""
-        texts = tuple(step.text for step in path.steps)
+        # Messages compare by their texts; the thought that a prompt begins is none of them.
+        thoughts = tuple(message.extra.get("reasoning_content") for message in path.prompt)
+        before = (path.prompt, thoughts, path.thinking, tuple(step.text for step in path.steps))
         # The ending counts: models read how an answer ends, and rules see where a step was cut off.
-        keys: list[tuple[object, ...]] = [(path.prompt, texts, step.text, step.ending) for step in steps]
+        keys: list[tuple[object, ...]] = [(*before, step.text, step.ending) for step in steps]
         with self._lock:
             rewards = {key: self._rewards[key] for key in keys if key in self._rewards}
         usage = Usage()

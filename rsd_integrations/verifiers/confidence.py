@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal
 
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
+from rsd_core.thoughts.reading import reader_at
 
 
 class Confidence(Verifier):
@@ -14,6 +16,10 @@ class Confidence(Verifier):
 
     It abstains where the step does not carry them. A drafter is often sure and wrong: calibrate, and prefer it as the
     first verifier of a cascade. For the probability under another model there is `likelihood:…`.
+
+    Markers of thoughts do not count. A step does not say which of its tokens they are: each of their names is taken for
+    one token, and so is white space after them, as in the vocabularies of the models that write them. It abstains where
+    a thought ends inside of a step.
     """
 
     flops_per_token = 0.0
@@ -25,16 +31,42 @@ class Confidence(Verifier):
         self.name = f"confidence:{how}"
         self.how = how
 
-    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:  # noqa: ARG002 - the steps carry it
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The confidence in each candidate."""
-        return Scores(tuple(self._of(step.logprobs) for step in steps), Usage())
+        return Scores(tuple(self._of(_judged(path, step)) for step in steps), Usage())
 
-    def explain(self, path: Path, step: Step) -> Explanation:  # noqa: ARG002 - the step carries it
-        """The probabilities that the step carries."""
-        probabilities = ", ".join(f"{math.exp(logprob):.3f}" for logprob in step.logprobs)
-        return Explanation(probabilities or "the step carries no probabilities of its tokens")
+    def explain(self, path: Path, step: Step) -> Explanation:
+        """The probabilities that count."""
+        if not step.logprobs:
+            return Explanation("the step carries no probabilities of its tokens")
+        probabilities = ", ".join(f"{math.exp(logprob):.3f}" for logprob in _judged(path, step))
+        return Explanation(probabilities or "which of the tokens are markers of a thought cannot be told")
 
     def _of(self, logprobs: Sequence[float]) -> float | None:
         if not logprobs:
             return None
         return min(1.0, math.exp(min(logprobs) if self.how == "min" else math.fsum(logprobs) / len(logprobs)))
+
+
+def _judged(path: Path, step: Step) -> Sequence[float]:
+    """Log-probabilities of the tokens that are no markers; none where that cannot be told."""
+    markers = reader_at(path.extend(step)).markers
+    if markers is None or not step.logprobs:
+        return step.logprobs
+    names = "|".join(
+        re.escape(name) for name in (markers.ending.strip(), markers.open, markers.close, markers.answer) if name
+    )
+    parts = re.split(rf"((?:{names})\s*)", step.text)  # texts, and between them the markers
+    begin, end = 0, len(step.logprobs)
+    while len(parts) > 1 and not parts[0].strip():
+        begin += bool(parts[0]) + _tokens(parts[1])
+        del parts[:2]
+    while len(parts) > 1 and not parts[-1].strip():
+        end -= _tokens(parts[-2])
+        del parts[-2:]
+    return step.logprobs[begin:end] if len(parts) == 1 else ()
+
+
+def _tokens(marker: str) -> int:
+    """How many tokens a marker is taken to be, with the white space after it."""
+    return len(re.findall(r"<[^<>]*>|\[[^\[\]]*\]|[^<>\[\]\s]+", marker)) + marker[-1:].isspace()

@@ -23,12 +23,17 @@ from rsd_core import (
     Usage,
     Verifier,
     VerifierError,
+    parts_of,
 )
 from rsd_core.concurrency import run_calls
-from rsd_integrations.prm_formats import Critic, problem
+from rsd_core.thoughts.markers import MARKERS
+from rsd_core.thoughts.reading import reader_at
+from rsd_integrations.prm_formats import Critic, problem, shown_steps, without_markers
 from rsd_integrations.verifiers.charging import charged_to, charging, joined
 
 logger = logging.getLogger(__name__)
+THOUGHT = 8192
+"""Tokens that a model which thinks may do so by, before a critique."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,8 @@ class WordJudge(Verifier):
     """Asks a generator for one word about the step, and takes the expected value over the possible words.
 
     The question follows the path and the step as the generator has written or read them, so a target that judges
-    computes the step, which it needs anyway if the step is accepted, and the question.
+    computes the step, which it needs anyway if the step is accepted, and the question. A generator with other markers
+    of thoughts, or none, reads them as plain text. What it is to say is begun for it, so that no thought comes first.
 
     Args:
         model: A generator that tells probabilities of words.
@@ -94,8 +100,9 @@ class WordJudge(Verifier):
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """The conversation up to the word."""
-        shown = [*path.prompt, Message("assistant", path.extend(step).text), *self._after()]
-        return Explanation("\n".join(f"[{message.role}] {message.content}" for message in shown))
+        read = self._read(path.extend(step))
+        turns = [*read.prompt, Message("assistant", read.text), *self._after()]
+        return Explanation("\n".join(f"[{message.role}] {message.content}" for message in turns))
 
     async def _judge(self, path: Path, step: Step) -> Scores:
         answer = await charged_to(self.model, self._ask(path, step))
@@ -107,8 +114,14 @@ class WordJudge(Verifier):
 
     async def _ask(self, path: Path, step: Step) -> NextWord:
         assert isinstance(self.model, PredictsWords)
-        answer = await self.model.next_word(path.extend(step), self.question.words, self._after())
+        answer = await self.model.next_word(self._read(path.extend(step)), self.question.words, self._after())
         return replace(answer, usage=replace(answer.usage, scored=min(step.size, answer.usage.computed)))
+
+    def _read(self, path: Path) -> Path:
+        """The response as the model reads it: as it was written, where it knows the markers of its thought."""
+        markers, own = reader_at(path).markers, self.model.thinking(path.prompt)
+        knows = own is not None and own.markers is not None and markers is not None and own.markers.open == markers.open
+        return path if markers is None or knows else without_markers(path)
 
     def _after(self) -> tuple[Message, ...]:
         return Message("user", self.question.ask), Message("assistant", self.question.opening)
@@ -124,14 +137,20 @@ class CriticJudge(Verifier):
         model: Any generator.
         critic: Its prompt and its verdict.
         samples: Critiques per step, whose verdicts are averaged.
+        max_tokens: Of one critique, thoughts included; by default the critic's own, and `THOUGHT` more for models that
+            think before it.
     """
 
-    def __init__(self, model: Drafter | Target, critic: Critic, samples: int = 1) -> None:
+    def __init__(
+        self, model: Drafter | Target, critic: Critic, samples: int = 1, max_tokens: int | None = None
+    ) -> None:
         _require_generator(model)
+        if max_tokens is not None and max_tokens < 1:
+            raise ConfigurationError(f"max_tokens={max_tokens}: a critique takes 1 token at least")
         if samples < 1 or (samples > 1 and critic.temperature == 0):
             raise ConfigurationError(f"samples={samples}: at least 1, and 1 for {critic.name}, which is greedy")
         self.name = f"{critic.name} {model.name}"
-        self.model, self.critic, self.samples = model, critic, samples
+        self.model, self.critic, self.samples, self.max_tokens = model, critic, samples, max_tokens
         self.flops_per_token, self.price = model.flops_per_token, model.price
         if not self._by_word and not critic.spoken:
             raise ConfigurationError(
@@ -139,7 +158,11 @@ class CriticJudge(Verifier):
             )
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """The mean verdict over the critiques of each candidate."""
+        """The mean verdict over the critiques of each candidate.
+
+        Raises:
+            VerifierError: The tokens were used up by the model's thoughts, before it said anything.
+        """
         return joined(await run_calls(self._judge(path, step) for step in steps))
 
     def explain(self, path: Path, step: Step) -> Explanation:
@@ -148,23 +171,33 @@ class CriticJudge(Verifier):
         return Explanation("\n".join(f"[{message.role}] {message.content}" for message in shown))
 
     def _conversation(self, path: Path, step: Step) -> Path:
-        texts = [one.text.strip() for one in (*path.steps, step) if one.text.strip()]
+        texts = shown_steps(path.extend(step))
         conversation = self.critic.messages(problem(path.prompt), texts)
         opening = self.critic.opening.replace("{i}", str(len(texts)))
-        return Path((*conversation, Message("assistant", opening)) if opening else conversation)
+        if opening:
+            return Path((*conversation, Message("assistant", opening)))
+        return Path(conversation, thinking=self.model.thinking(conversation))
 
     async def _judge(self, path: Path, step: Step) -> Scores:
         conversation, spent = self._conversation(path, step), list[Usage]()
         with charging(spent):
-            critiques = await charged_to(self.model, self.model.generate(conversation, self._request()))
+            request = self._request(conversation)
+            critiques = await charged_to(self.model, self.model.generate(conversation, request))
             spent.append(critiques.usage)
+            whole = [critique for critique in critiques.steps if not self._is_cut(conversation, critique)]
             if self._by_word:
-                answers = await run_calls(self._word_after(conversation, critique) for critique in critiques.steps)
+                answers = await run_calls(self._word_after(conversation, critique) for critique in whole)
                 spent += [answer.usage for answer in answers]
                 verdicts = [expected(answer.logprobs, (1.0, 0.0)) for answer in answers]
             else:
-                verdicts = [self.critic.spoken_verdict(critique.text) for critique in critiques.steps]
-        known = [verdict for verdict in verdicts if verdict is not None]
+                verdicts = [self.critic.spoken_verdict(_answer(conversation, critique)) for critique in whole]
+            known = [verdict for verdict in verdicts if verdict is not None]
+            if not known and len(whole) < len(critiques.steps):
+                raise VerifierError(
+                    f"{self.name} was cut in its thoughts at {request.max_tokens} tokens, before it said anything: "
+                    "allow more (judge,max_tokens=…), or let it judge without a thought "
+                    "(template.enable_thinking=false with most models)"
+                )
         if not known:
             end = critiques.steps[0].text[-80:] if critiques.steps else ""
             logger.info("%s abstains: a critique without a verdict, it ends in %r", self.name, end)
@@ -175,17 +208,32 @@ class CriticJudge(Verifier):
         """Whether the verdict is a probability of words, or what the critique says in the end."""
         return isinstance(self.model, PredictsWords) and bool(self.critic.verdict)
 
-    def _request(self) -> StepRequest:
-        critic = self.critic
+    def _request(self, conversation: Path) -> StepRequest:
+        critic, thinking = self.critic, conversation.thinking
         until = critic.until if self._by_word else None
-        return StepRequest(
-            tuple(range(self.samples)), critic.max_tokens, until, Sampling(critic.temperature, critic.top_p)
-        )
+        thinks_before = thinking is not None and not thinking.is_off and not critic.is_thought
+        size = self.max_tokens or critic.max_tokens + (THOUGHT if thinks_before else 0)
+        return StepRequest(tuple(range(self.samples)), size, until, Sampling(critic.temperature, critic.top_p))
+
+    def _is_cut(self, conversation: Path, critique: Step) -> bool:
+        """Whether the tokens were used up inside of a thought."""
+        if critique.ending != "length":
+            return False
+        if reader_at(conversation.extend(critique)).in_thought or (not critique.text.strip() and critique.size):
+            return True
+        return self.critic.is_thought and str(self.critic.until) not in critique.text
 
     async def _word_after(self, conversation: Path, critique: Step) -> NextWord:
         assert isinstance(self.model, PredictsWords)
         end = conversation.extend(critique).extend(Step(self.critic.verdict, "length"))
         return await charged_to(self.model, self.model.next_word(end, self.critic.words))
+
+
+def _answer(conversation: Path, reply: Step) -> str:
+    """What a reply says after its thoughts."""
+    answer = parts_of(conversation.extend(reply)).answer
+    # A server that does not tell them apart leaves out how they begin, where the chat template has begun them.
+    return next((answer.rpartition(m.close)[2] for m in MARKERS.values() if m.close in answer), answer)
 
 
 def _require_generator(model: Drafter | Target) -> None:

@@ -14,7 +14,9 @@ from rsd_integrations.verifiers.programs import Programs, read_tests
 from rsd_integrations.verifiers.rules import RULES, Rule
 
 
-def judge(spec: str, mode: str | None = None, min_mass: float = 0.1, samples: int = 1) -> WordJudge | CriticJudge:
+def judge(
+    spec: str, mode: str | None = None, min_mass: float = 0.1, samples: int = 1, max_tokens: int | None = None
+) -> WordJudge | CriticJudge:
     """A judge over any generator.
 
     Args:
@@ -23,16 +25,19 @@ def judge(spec: str, mode: str | None = None, min_mass: float = 0.1, samples: in
             let it write a critique. By default what a generative reward model was trained for, and `digit` for others.
         min_mass: See `WordJudge`.
         samples: See `CriticJudge`.
+        max_tokens: See `CriticJudge`.
     """
     called = spec.rpartition("/")[2]
     trained = (name for name, c in usable(CRITICS) if called in {model.rpartition("/")[2] for model in c.models})
     mode = mode or next(trained, "digit")
     if mode not in (*QUESTIONS, *CRITICS):
         raise SpecError(f"mode={mode} is unknown; a judge has the modes {', '.join((*QUESTIONS, *CRITICS))}")
+    if mode in QUESTIONS and max_tokens is not None:
+        raise SpecError(f"max_tokens={max_tokens}: mode={mode} reads one word; a critique has a length, mode=rubric")
     model = load(spec)
-    return (
-        WordJudge(model, QUESTIONS[mode], min_mass) if mode in QUESTIONS else CriticJudge(model, CRITICS[mode], samples)
-    )
+    if mode in QUESTIONS:
+        return WordJudge(model, QUESTIONS[mode], min_mass)
+    return CriticJudge(model, CRITICS[mode], samples, max_tokens)
 
 
 def confidence(how: Any) -> Confidence:

@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
 from rsd_core.concurrency import Slots, run_calls
-from rsd_integrations.prm_formats import problem
+from rsd_integrations.prm_formats import problem, shown, shown_response
 from rsd_integrations.verifiers.charging import joined
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -25,8 +25,8 @@ _RUNNER = FilePath(__file__).with_name("restricted.py")
 class Programs(Verifier):
     """The share of unit tests that the program passes, as it stands after a step.
 
-    The program is the last Python block of the answer. Where the step adds none, or the problem has no tests, the
-    verifier abstains. Tests are Python statements, such as `assert add(2, 3) == 5`.
+    The program is the last Python block of the answer; code in a thought is none. Where the step adds none, or the
+    problem has no tests, the verifier abstains. Tests are Python statements, such as `assert add(2, 3) == 5`.
 
     The program runs in a process of its own with limits on time, memory, files and processes, without environment
     variables, and without network where the system lets a process give it up (Linux with user namespaces; the limit on
@@ -58,18 +58,18 @@ class Programs(Verifier):
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The share of passed tests for each candidate."""
         tests = self.tests.get(" ".join(problem(path.prompt).split()), [])
-        return joined(await run_calls(self._judge(path.text, step.text, tests) for step in steps))
+        return joined(await run_calls(self._judge(path, step, tests) for step in steps))
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """The program that would run."""
-        return Explanation(_program(path.text, step.text) or "the step adds no Python block")
+        return Explanation(_program(path, step) or "the step adds no Python block")
 
     async def run(self, code: str, tests: Sequence[str]) -> list[bool]:
         """Which of the tests a program passes; none of them where it breaks a limit."""
         return (await self._run(code, tests))[0]
 
-    async def _judge(self, before: str, step: str, tests: Sequence[str]) -> Scores:
-        code = _program(before, step)
+    async def _judge(self, path: Path, step: Step, tests: Sequence[str]) -> Scores:
+        code = _program(path, step)
         if code is None or not tests:
             return Scores((None,), Usage())
         passed, seconds = await self._run(code, tests)
@@ -110,10 +110,10 @@ def _passed(output: bytes, count: int) -> list[bool]:
     return [entry is True for entry in passed] if complete else [False] * count
 
 
-def _program(before: str, step: str) -> str | None:
-    """The last block that ends in this step; it may have begun in an earlier one."""
-    last: str | None = None
-    for block in _BLOCK.finditer(before + step):
+def _program(path: Path, step: Step) -> str | None:
+    """The last block of the answer that ends in this step; it may have begun in an earlier one."""
+    before, last = shown_response(path).answer, None
+    for block in _BLOCK.finditer(before + shown(path, step).answer):
         if block.end() > len(before):
             last = block[1]
     return last

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
+from rsd_integrations.prm_formats import shown, shown_response, shown_steps
 from rsd_integrations.verifiers.arithmetic import equations
 
 
@@ -30,12 +31,15 @@ class Rule(Verifier):
 
 
 class Arithmetic(Rule):
-    """1 where all equations of a step hold, 0 where one does not; abstains where there is none to check."""
+    """1 where all equations of a step hold, 0 where one does not; abstains where there is none to check.
+
+    Equations count in thoughts as in the answer.
+    """
 
     name = "rule:arithmetic"
 
-    def judge(self, path: Path, step: Step) -> tuple[float | None, str]:  # noqa: ARG002 - the step alone is checked
-        chains = equations(step.text)
+    def judge(self, path: Path, step: Step) -> tuple[float | None, str]:
+        chains = equations(shown(path, step).text)
         if not chains:
             return None, "no equation to check"
         judgements = "; ".join(f"{text} {'holds' if holds else 'is wrong'}" for text, holds in chains)
@@ -43,7 +47,7 @@ class Arithmetic(Rule):
 
 
 class Format(Rule):
-    """0 where a step is malformed; abstains elsewhere, since form says nothing of substance.
+    """0 where a step of the answer is malformed; abstains elsewhere, since form says nothing of substance.
 
     Malformed is a step with braces that do not close, one that is cut off by its token cap, one longer than
     `max_chars`, one that does not match `pattern`, and a last step without what `answer` finds.
@@ -61,7 +65,9 @@ class Format(Rule):
         self.pattern, self.answer = _compiled(pattern), _compiled(answer)
 
     def judge(self, path: Path, step: Step) -> tuple[float | None, str]:
-        text = step.text
+        text = shown(path, step).answer
+        if step.text.strip() and not text.strip():
+            return None, "part of a thought, which has no form"
         fault = _unbalanced(text)
         if step.ending == "length":
             fault = "cut off by its token cap"
@@ -69,7 +75,11 @@ class Format(Rule):
             fault = f"{len(text)} characters, of at most {self.max_chars}"
         elif self.pattern is not None and not self.pattern.search(text):
             fault = f"does not match {self.pattern.pattern!r}"
-        elif step.ending == "end" and self.answer is not None and not self.answer.search(path.text + text):
+        elif (
+            step.ending == "end"
+            and self.answer is not None
+            and not self.answer.search(shown_response(path.extend(step)).answer)
+        ):
             fault = f"the answer does not match {self.answer.pattern!r}"
         return (0.0, fault) if fault else (None, "well formed")
 
@@ -91,10 +101,11 @@ class Repetition(Rule):
         self._circle = re.compile(rf"((?:\S+\s+){{{words},20}}?)\1{{{times - 1},}}")
 
     def judge(self, path: Path, step: Step) -> tuple[float | None, str]:
-        own = " ".join(step.text.split())
-        if any(" ".join(known.text.split()) == own for known in path.steps):
+        text = shown(path, step).text
+        own = " ".join(text.split())
+        if any(" ".join(known.split()) == own for known in shown_steps(path)):
             return 0.0, "says what an earlier step said"
-        circle = self._circle.search(step.text + " ")
+        circle = self._circle.search(text + " ")
         if circle:
             return 0.0, f"says {circle[1].strip()!r} {self.times} times in a row"
         return None, "nothing is repeated"

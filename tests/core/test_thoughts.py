@@ -646,6 +646,9 @@ def test_what_is_to_be_judged_has_no_markers() -> None:
     first = path.extend(Step("Add.\n\n", "delimiter"))
     assert visible(path, Step("Add.\n\n", "delimiter")).thought == "Add."
     assert visible(first, Step("Two.\n</think>\n\n", "delimiter")).thought.strip() == "Two."
+    partial = first.extend(Step("Add <", "length"))
+    assert visible(first, Step("Add <", "length")).thought == "Add <"
+    assert visible(partial, Step(" 4.\n\n", "delimiter")).thought == " 4."
     second = first.extend(Step("Two.\n</think>\n\n", "delimiter"))
     assert visible(second, Step("So 48.", "end")).answer == "So 48."
     assert parts_of(second.extend(Step("So 48.", "end"))) == split("<think>\nAdd.\n\nTwo.\n</think>\n\nSo 48.")

@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedTokenizerBase,
@@ -35,6 +36,7 @@ from transformers import (
 Fast: Any = PreTrainedTokenizerFast
 TokenClassifier: Any = Qwen2ForTokenClassification
 SequenceClassifier: Any = Qwen2ForSequenceClassification
+LlamaSequenceClassifier: Any = LlamaForSequenceClassification
 WIDTH = 64
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 TEXT = (
@@ -410,8 +412,14 @@ def outcome(folder: Path) -> Path:
     return save(SequenceClassifier(Qwen2Config(**_options(qwen(), num_labels=1))), qwen(), folder)
 
 
-def outcome_sequences(question: str, steps: list[str]) -> Sequences:
-    tok, sequences = qwen(), []
+def outcome_llama(folder: Path) -> Path:
+    return save(LlamaSequenceClassifier(LlamaConfig(**_options(llama(), num_labels=1))), llama(), folder)
+
+
+def outcome_sequences(
+    question: str, steps: list[str], tokenizer: Callable[[], PreTrainedTokenizerBase] = qwen
+) -> Sequences:
+    tok, sequences = tokenizer(), []
     for count in range(1, len(steps) + 1):
         answer = "".join(f"{step}\n\n" for step in steps[:count])
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -491,6 +499,10 @@ CASES = {
     ),
     "reasonflux-1.5b": Case(reasonflux_small, reasonflux_sequences, _bias_head(""), {"allow_pickles": True}, _pickled),
     "outcome": Case(outcome, outcome_sequences, _bias_head("score.")),
+    # Its template cuts the blank line at the end of an answer.
+    "outcome-llama": Case(
+        outcome_llama, lambda question, steps: outcome_sequences(question, steps, llama), _bias_head("score.")
+    ),
 }
 
 

@@ -147,7 +147,7 @@ def test_a_row_that_was_preempted_and_is_cancelled_leaves_no_output_of_another_p
     """It had read more than is computed again by then."""
     model, path = models.reader, copied(PATH)
     prefix, prompt = model.vocabulary.ids(path)
-    layout = model._layout(model.vocabulary.encode("She buys 12 more apples. " * 6))
+    layout = model._layout(path, Step("She buys 12 more apples. " * 6, "delimiter"))
     call = ScoreCall(path, model.runner.cache, prefix, prompt, [layout], model._rewards)
     model.runner.start(call)
     row: Any = call.rows[0]

@@ -12,8 +12,20 @@ from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, Explains, ScoresRuns, SpecError, Usage, VerifierError, load
+from rsd_core import (
+    ConfigurationError,
+    Explains,
+    Path,
+    ScoresRuns,
+    SpecError,
+    Step,
+    Thinking,
+    Usage,
+    VerifierError,
+    load,
+)
 from rsd_core.blocking import wait_for
+from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import Refused
 from rsd_integrations.openai_compatible.reward_models import PoolingRunVerifier, PoolingVerifier, TokenLogitsVerifier
@@ -106,6 +118,33 @@ def causal(every: bool) -> Answer:
         return rows(*(of(ids, body["use_activation"]) for ids in body["input"]))(body)
 
     return answer
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "every"),
+    [("qwen2.5-math-prm", None, False), ("skywork-prm", "\n\n", True), ("reasonflux-prm-1.5b", None, True)],
+)
+def test_a_run_over_the_end_of_a_thought_gives_what_plain_steps_do(
+    name: str, separator: str | None, every: bool
+) -> None:
+    texts = [f"{STEPS[0]}\n\n", f"{STEPS[1]}\n\n", "</think>\n\n", f"{STEPS[2]}\n\n"]
+    steps = [Step(text, "delimiter") for text in texts]
+    path = Path(extended([]).prompt, thinking=Thinking(MARKERS["think"], "<think>\n"))
+    run, alone = (in_a_run(causal(every), name, separator) for _ in range(2))
+    found = [scores.rewards[0] for scores in asyncio.run(run.score_run(path, steps))]
+    assert isinstance(run.endpoint, Scripted)
+    assert len(run.endpoint.asked) == 1
+    assert found[2] is None
+    for i in (0, 1, 3):
+        before = path
+        for one in steps[:i]:
+            before = before.extend(one)
+        assert asyncio.run(alone.score(before, [steps[i]])).rewards == (found[i],)
+    plain_run = asyncio.run(
+        in_a_run(causal(every), name, separator).score_run(extended([]), [step(t) for t in STEPS[:3]])
+    )
+    assert [scores.rewards[0] for scores in plain_run] == [found[0], found[1], found[3]]
+    assert asyncio.run(run.score_run(path.extend(steps[0]), steps[2:3]))[0].rewards == (None,)
 
 
 @pytest.mark.parametrize(

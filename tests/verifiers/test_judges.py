@@ -133,7 +133,9 @@ def test_specs_of_judges() -> None:
     assert isinstance(judge, CriticJudge)
     with pytest.raises(SpecError, match="mode=haiku"):
         load("judge,mode=haiku:scripted:target")
-    with pytest.raises(SpecError, match="unknown option of judge 'temperature'; known are mode, min_mass, samples"):
+    with pytest.raises(
+        SpecError, match="unknown option of judge 'temperature'; known are mode, min_mass, samples, max_tokens"
+    ):
         load("judge,temperature=1:scripted:target")
 
 

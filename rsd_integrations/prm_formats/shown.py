@@ -1,0 +1,123 @@
+"""What verifiers see of a response: its thought and its answer, without the markers around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+from rsd_core import Path, Prompt, Reader, Step, beginning, begun, parts_of
+from rsd_core.thoughts.reading import reader_at
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A step, or more of a response, without markers."""
+
+    thought: str = ""
+    answer: str = ""
+    ended: bool = False
+    """Whether the thought ends with it."""
+    gap: str = ""
+    """A blank line, where an answer begins after a thought that was cut off."""
+
+    @property
+    def text(self) -> str:
+        """Both as one text, with a blank line after the end of the thought."""
+        blank = bool(self.thought) and (self.ended or bool(self.answer))
+        return f"{self.thought}\n\n{self.answer}" if blank else self.thought + self.answer
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to be judged."""
+        return bool(self.text.strip())
+
+
+def shown(path: Path, step: Step) -> Shown:
+    """A step that follows a path as it was written, but for markers and the white space between them and a thought."""
+    before = reader_at(path)
+    seen = _read(before, step.text)
+    if seen.answer.strip() and not seen.thought and before.state in ("thought", "closed"):
+        return replace(seen, gap="" if _last_text(path)[-1:].isspace() else "\n\n")
+    return seen
+
+
+def _read(before: Reader, written: str) -> Shown:
+    after, pieces = before.read(written)
+    # What the reader holds back is white space that may end the thought, or the beginning of a marker. Here it belongs
+    # to the step that it was written in.
+    pieces = (*pieces, ("thought", after.held)) if after.state == "thought" else (*pieces, *after.rest())
+    thought, answer = ("".join(text for kind, text in pieces if kind == part) for part in ("thought", "answer"))
+    if thought:
+        thought = thought.removeprefix(before.held)
+    else:
+        answer = answer.removeprefix(before.held)
+    return Shown(thought, answer, bool(thought) and not after.in_thought)
+
+
+def _last_text(path: Path) -> str:
+    """The text of the last step that holds more than markers; a blank one, where there is none."""
+    for node in path.up():
+        if node.parent is not None and node.step is not None and (step := shown(node.parent, node.step)):
+            return step.text
+    return shown_beginning(_root(path)).text or " "
+
+
+def shown_beginning(root: Path) -> Shown:
+    """What a prompt already says of the response, where its last message is to be gone on with."""
+    message = begun(root.prompt)
+    if message is None:
+        return Shown()
+    markers = None if root.thinking is None else root.thinking.markers
+    return _read(Reader(markers), beginning(message, markers))
+
+
+def shown_response(path: Path) -> Shown:
+    """All of the response so far, what the prompt says of it included."""
+    own, parts = shown_beginning(_root(path)), parts_of(path)
+    thought, answer = own.thought + parts.thought, own.answer + parts.answer
+    return Shown(thought, answer, bool(thought) and not reader_at(path).in_thought)
+
+
+def shown_steps(path: Path) -> list[str]:
+    """The steps of a path that hold more than markers, without white space around them."""
+    steps = [shown(node.parent, node.step) for node in path.up() if node.parent is not None and node.step is not None]
+    return [step.text.strip() for step in reversed(steps) if step]
+
+
+_plain: WeakKeyDictionary[Path, Path] = WeakKeyDictionary()
+
+
+def without_markers(path: Path) -> Path:
+    """The same prompt and response as plain text, for models that know no markers, or would drop the thought.
+
+    Of the same path it is the same, so that what models cache of it serves later steps.
+    """
+    new: list[Path] = []
+    for node in path.up():
+        if node in _plain:
+            break
+        new.append(node)
+    for node in reversed(new):
+        if node.parent is None or node.step is None:
+            _plain[node] = Path(_plain_prompt(node))
+        else:
+            step = plain_step(node.parent, node.step)
+            _plain[node] = _plain[node.parent].extend(step) if step.text else _plain[node.parent]
+    return _plain[path]
+
+
+def plain_step(path: Path, step: Step) -> Step:
+    """A step without markers; the same where it has none."""
+    seen = shown(path, step)
+    text = seen.gap + seen.text
+    return step if text == step.text else Step(text, step.ending, size=step.size)
+
+
+def _plain_prompt(root: Path) -> Prompt:
+    if begun(root.prompt) is None:
+        return root.prompt
+    *before, last = root.prompt
+    return (*before, replace(last, content=shown_beginning(root).text, extra={}, native=None))
+
+
+def _root(path: Path) -> Path:
+    return next(node for node in path.up() if node.parent is None)
