@@ -256,13 +256,16 @@ class Decoder(ABC):
         cancel = options.get("cancel")
         if cancel is not None and not isinstance(cancel, Cancellation):
             raise ConfigurationError(f"cancel takes a Cancellation (got {cancel!r})")
-        request = Request(prompt, settings, seed, options.get("repeat", 0), stop, self._thinking(prompt))
+        request = Request(prompt, settings, seed, options.get("repeat", 0), stop, self.thinking(prompt))
         guard = Guard(limits.max_seconds, cancel)
         early = Lookahead(request.ledger, settings.lookahead if limits.allow_waste() else 0)
         return request, Calls(guard, early, self._health), guard
 
-    def _thinking(self, prompt: Prompt) -> Thinking | None:
+    def thinking(self, prompt: Prompt) -> Thinking | None:
         """What the models agree on about their thoughts; asked before any of them is called.
+
+        Returns:
+            None where nobody is known to think, and where the prompt has begun the answer.
 
         Raises:
             ConfigurationError: They would not write one text.

@@ -118,8 +118,9 @@ class Request:
         if progress.part.closed is None:
             return self.records[-1]
         limit = f"max_thought_tokens={self.terms.limits.max_thought_tokens} is reached: the thought was closed"
-        self.degrade("thought_limit", limit)
-        logger.warning("step %d: thought_limit: %s", self.index, limit)
+        closing = self.index - 1
+        self.degradations.append(Degradation(closing, "thought_limit", limit))
+        logger.warning("step %d: thought_limit: %s", closing, limit)
         self.records.append(StepRecord(progress.part.closed.text, "limit", None, accepted=False, pieces=()))
         return record
 

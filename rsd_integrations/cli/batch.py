@@ -13,9 +13,13 @@ from rsd_integrations.batch.runs import FORM
 from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
+    Delimiter,
     Draft,
     Hedge,
     Lookahead,
+    MaxThoughtTokens,
+    MaxTokens,
+    MethodText,
     PolicyText,
     Strict,
     TargetSpec,
@@ -38,8 +42,12 @@ def batch(
     target: TargetSpec = None,
     verifier: VerifierSpec = None,
     policy: PolicyText = None,
+    method: MethodText = None,
     temperature: Temperature = None,
     seed: Annotated[int | None, typer.Option(help="Draws the random numbers.")] = None,
+    delimiter: Delimiter = None,
+    max_tokens: MaxTokens = None,
+    max_thought_tokens: MaxThoughtTokens = None,
     lookahead: Lookahead = None,
     hedge: Hedge = None,
     config: ConfigFile = None,
@@ -55,7 +63,17 @@ def batch(
     """
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)
-    rsd_config = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
+    rsd_config = configured(
+        data,
+        *words,
+        source=f"--config {config}",
+        method=method,
+        delimiter=delimiter,
+        max_tokens=max_tokens,
+        max_thought_tokens=max_thought_tokens,
+        lookahead=lookahead,
+        hedge=hedge,
+    )
     check_outputs(out=out)
     problems = read_problems(prompts, strict=strict)
     so_far = Progress(len(problems))

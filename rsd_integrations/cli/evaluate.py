@@ -18,9 +18,12 @@ from rsd_core.methods import RSDMethod
 from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
+    Delimiter,
     Draft,
     Hedge,
     Lookahead,
+    MaxThoughtTokens,
+    MaxTokens,
     PolicyText,
     TargetSpec,
     Temperature,
@@ -66,6 +69,9 @@ def eval_(
     verifier: VerifierSpec = None,
     policy: PolicyText = None,
     temperature: Temperature = None,
+    delimiter: Delimiter = None,
+    max_tokens: MaxTokens = None,
+    max_thought_tokens: MaxThoughtTokens = None,
     lookahead: Lookahead = None,
     hedge: Hedge = None,
     config: ConfigFile = None,
@@ -98,7 +104,16 @@ def eval_(
     own = read_mapping(config, "--config") if config is not None else recipe_data.get("config", {})
     source = f"--config {config}" if config is not None else f"--recipe {recipe}"
     words = (draft, target, verifier, policy, temperature, seed)
-    settings = configured(own, *words, source=source, lookahead=lookahead, hedge=hedge)
+    settings = configured(
+        own,
+        *words,
+        source=source,
+        delimiter=delimiter,
+        max_tokens=max_tokens,
+        max_thought_tokens=max_thought_tokens,
+        lookahead=lookahead,
+        hedge=hedge,
+    )
     wanted = split_methods(methods) if methods is not None else recipe_data.get("methods", ["rsd", "target", "draft"])
     tasks = recipe_data.get("tasks", ["embedded"]) if task is None else [task]
     count = count_of(n, every, recipe_data.get("n", 100))

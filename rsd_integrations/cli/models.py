@@ -46,6 +46,11 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
             console.print(f"    {example}", style="cyan", highlight=False)
         if backend.extra:
             console.print(f'    needs pip install "rsd-decoding\\[{backend.extra}]"', style="dim", highlight=False)
+    console.print(
+        "\n[bold]Arguments of a chat template[/] are options template.NAME=VALUE, as with thinking models:\n"
+        "    [cyan]hf,template.enable_thinking=false:Qwen/Qwen3-8B[/]",
+        highlight=False,
+    )
     console.print("\n[bold]Process reward models[/] are told by their weights; known formats:")
     for prm_format in formats:
         console.print(f"    {prm_format.name}: {', '.join(prm_format.models)}", highlight=False)

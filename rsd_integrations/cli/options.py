@@ -8,11 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from rsd_core import ConfigurationError, RSDConfig, RSDError
+from rsd_core import ConfigurationError, Limits, RSDConfig, RSDError
 from rsd_integrations.output_files import check_output
 
 Draft = Annotated[
-    str | None, typer.Option("--draft", metavar="SPEC", help="The cheap model. `rsd models` lists specs.")
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="SPEC",
+        help="The cheap model. `rsd models` lists specs; `,template.NAME=VALUE` in one goes to its chat template.",
+    ),
 ]
 TargetSpec = Annotated[str | None, typer.Option("--target", metavar="SPEC", help="The strong model.")]
 VerifierSpec = Annotated[str | None, typer.Option("--verifier", metavar="SPEC", help="The reward model.")]
@@ -22,9 +27,31 @@ PolicyText = Annotated[
         "--policy",
         metavar="POLICY",
         help="From reward to acceptance: binary_step:0.7, logistic:alpha=20,delta=0.6, sigmoid, clipping, "
-        "constant:0.5, budget_aware:0.2, request_budget:calls=3, advantage_aware, rules in front of one "
-        "(first_steps:2/retry:1/budget_aware:0.2), or a file from `rsd calibrate`.",
+        "constant:0.5, budget_aware:0.2, request_budget:calls=3, advantage_aware, always_draft, always_target, "
+        "first_token:1.0, rules in front of one (first_steps:2/retry:1/budget_aware:0.2), or a file from "
+        "`rsd calibrate`.",
     ),
+]
+MethodText = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        help="What decodes, RSD by default: target, draft, majority:8, best_of_n:16, specreason:7, first_steps:2, "
+        "drafter_thinks, target_thinks, glimprouter:1.0, speccot:4, … over the same models.",
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPLITTER",
+        help="What ends a step: blank_line (the default), line, sentence, words, words:Wait+But, or a text such as "
+        r"'\n---\n'.",
+    ),
+]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of the response at most, its thought included.")]
+MaxThoughtTokens = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of the thought at most; then it is closed, and the answer is written.")
 ]
 Temperature = Annotated[float | None, typer.Option(help="0 takes the most likely token.")]
 Lookahead = Annotated[
@@ -36,7 +63,11 @@ Hedge = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML or JSON with drafter, verifier, target, policy, settings."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="YAML or JSON with drafter, verifier, target, policy, settings, thoughts, method.",
+    ),
 ]
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight at once.")]
 
@@ -85,6 +116,7 @@ def configured(
     seed: int | None,
     *,
     source: str = "",
+    method: str | None = None,
     **further: Any,
 ) -> RSDConfig:
     """The configuration of a command: a file's, with the command line's own words on top.
@@ -98,14 +130,21 @@ def configured(
         temperature: See `draft`.
         seed: See `draft`.
         source: How the user named the file, for what is wrong in it.
-        further: More settings by their names.
+        method: See `draft`.
+        further: More settings and limits by their names.
     """
-    parts = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy}
+    parts = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy, "method": method}
     own = data | {key: value for key, value in parts.items() if value is not None}
     words = {"seed": seed, "temperature": temperature, **further}
+    given = {key: value for key, value in words.items() if value is not None}
+    if "delimiter" in given:
+        given["delimiter"] = given["delimiter"].replace("\\n", "\n")  # which shells make hard to type
+    limits = {key: given.pop(key) for key in Limits.model_fields if key in given}
     settings = own.get("settings") or {}
     if isinstance(settings, dict):
-        settings = settings | {key: value for key, value in words.items() if value is not None}
+        settings = settings | given
+        if limits and isinstance(settings.get("limits", {}), dict):
+            settings = settings | {"limits": settings.get("limits", {}) | limits}
     try:
         return RSDConfig.parse({**own, "settings": settings})
     except ConfigurationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +13,13 @@ from rsd_core import Finished, as_prompt
 from rsd_core.control_characters import visible
 from rsd_integrations.cli.options import (
     ConfigFile,
+    Delimiter,
     Draft,
     Hedge,
     Lookahead,
+    MaxThoughtTokens,
+    MaxTokens,
+    MethodText,
     PolicyText,
     TargetSpec,
     Temperature,
@@ -40,8 +45,12 @@ def run(
     target: TargetSpec = None,
     verifier: VerifierSpec = None,
     policy: PolicyText = None,
+    method: MethodText = None,
     temperature: Temperature = None,
     seed: Annotated[int | None, typer.Option(help="Draws the default problem and the random numbers.")] = None,
+    delimiter: Delimiter = None,
+    max_tokens: MaxTokens = None,
+    max_thought_tokens: MaxThoughtTokens = None,
     lookahead: Lookahead = None,
     hedge: Hedge = None,
     config: ConfigFile = None,
@@ -49,6 +58,9 @@ def run(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the trace there, as a page for a browser.")
     ] = None,
+    thoughts: Annotated[
+        bool, typer.Option("--thoughts", help="Show thoughts whole, not folded into a line; in the page as well.")
+    ] = False,
 ) -> None:
     """Solve one problem and watch it happen, step by step.
 
@@ -56,17 +68,29 @@ def run(
     """
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)
-    rsd_config = configured(data, *words, source=f"--config {config}", lookahead=lookahead, hedge=hedge)
+    rsd_config = configured(
+        data,
+        *words,
+        source=f"--config {config}",
+        method=method,
+        delimiter=delimiter,
+        max_tokens=max_tokens,
+        max_thought_tokens=max_thought_tokens,
+        lookahead=lookahead,
+        hedge=hedge,
+    )
     item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
     prompt = item.question if item is not None else str(question)
     as_prompt(prompt)  # a mistake is told before any model is loaded
     check_outputs(html=html)
     reference = None if item is None else str(item.answer)
-    view = None if as_json else RunView(Terminal(), prompt, rsd_config.policy, reference)
-    with resumable(lambda: "A single run keeps nothing; run again"):
+    view = None if as_json else RunView(Terminal(), prompt, reference, thoughts=thoughts)
+    with resumable(lambda: "A single run keeps nothing; run again"), view or contextlib.nullcontext():
         with without_collection():
             decoder = rsd_config.build()
         with decoder:
+            if view is not None:
+                view.attach(decoder)
             for event in decoder.stream(prompt):
                 if view is not None:
                     view.show(event)
@@ -77,7 +101,7 @@ def run(
                     if html is not None:
                         from rsd_integrations.display import to_html
 
-                        write_output(html, to_html(result, decoder))
+                        write_output(html, to_html(result, decoder, thoughts=thoughts))
     if html is not None and html.is_file():  # and no pipe
         say(f"written to {html}")
     faults = RoleFaults()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from rich import box
 from rich.console import Console
@@ -12,69 +12,139 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rsd_core import Degraded, Event, Finished, Result, StepAccepted, StepRejected, StepReplaced, WeightingPolicy
+from rsd_core import (
+    Decoder,
+    Degraded,
+    Event,
+    Finished,
+    Kind,
+    Reader,
+    Result,
+    StepFinished,
+    StepRecord,
+    StepRejected,
+    as_prompt,
+)
 from rsd_core.control_characters import visible
+from rsd_core.thoughts.reading import reader_of
 from rsd_integrations.cli.terminal import plain
+from rsd_integrations.cli.thought_fold import ThoughtFold
 from rsd_integrations.display import Reading, read
-from rsd_integrations.display.reading import MARKS, amount, threshold_of
+from rsd_integrations.display.reading import CLOSED, MARKER, MARKS, amount, read_step, thresholds_of
 
 if TYPE_CHECKING:  # a single run needs none of them
     from rsd_integrations.batch import Progress as BatchProgress
     from rsd_integrations.evaluation.report import Report
 
-STYLES = {"draft": "green", "target": "magenta", "rejected": "dim green"}
+STYLES = {"draft": "green", "target": "magenta", "rejected": "dim green", "limit": "yellow"}
+ASCII_MARKS = {"draft": "+", "target": ">", "rejected": "x", "limit": "#"}
 BAR = 8
 """Cells of a reward's bar."""
 
 
 class RunView:
-    """Prints the events of one run: steps by author with their rewards, rejected drafts folded into a line."""
+    """Prints the events of one run: steps by author with their rewards, rejected drafts and thoughts folded into lines.
+
+    As a context it leaves the terminal as it was, however the run ends.
+
+    Args:
+        console: Where.
+        question: What is asked.
+        reference: The right answer, where it is known.
+        thoughts: Whether the steps of thoughts are shown whole.
+    """
 
     def __init__(
-        self, console: Console, question: str, policy: WeightingPolicy | None = None, reference: str | None = None
+        self, console: Console, question: str, reference: str | None = None, *, thoughts: bool = False
     ) -> None:
-        self.console = console
-        self.reference = reference
-        self._threshold = None if policy is None else threshold_of(policy)
+        self.console, self.question, self.reference = console, question, reference
+        self._whole, self._fold = thoughts, ThoughtFold(console)
+        self._thresholds: dict[Kind, float | None] = {}
+        self._reader = Reader()
+        self._closes = False  # whether the thought is closed at its limit, after the step that comes next
         console.print(plain(question, "bold"))
         console.print()
 
+    def attach(self, decoder: Decoder) -> None:
+        """Learn from what will decode: where thresholds are, and how thoughts begin."""
+        prompt = as_prompt(self.question)
+        self._thresholds, self._reader = thresholds_of(decoder), reader_of(prompt, decoder.thinking(prompt))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._fold.close()
+
     def show(self, event: Event) -> None:
         """Print what an event says."""
-        if isinstance(event, StepAccepted | StepReplaced):
-            self._step(event.index, event.record.author, event.record.own_reward, event.record.text)
+        if isinstance(event, StepFinished):
+            self._finished(event)
         elif isinstance(event, StepRejected):
-            self._step(event.index, "rejected", event.reward, _folded(event.step.text))
+            kind, text = read_step(self._reader, event.step.text)
+            self._put(kind, self._row(event.index, "rejected", event.reward, text, kind))
         elif isinstance(event, Degraded):
             item = event.degradation
+            self._closes = item.kind == "thought_limit"
+            if item.kind == "no_answer":
+                self._fold.close()
             self.console.print(plain(f"    ! {item.kind}: {item.message}", "yellow"))
         elif isinstance(event, Finished):
+            self._fold.close()
             self._summary(event.result)
 
-    def _step(self, index: int, fate: str, reward: float | None, text: str) -> None:
+    def _finished(self, event: StepFinished) -> None:
+        record, index = event.record, event.index
+        self._reader = self._reader.read(record.text)[0]
+        self._show_step(record, index)
+        if self._closes:  # which no event of its own tells
+            self._put("thought", self._row(index + 1, "limit", None, CLOSED, "thought"))
+            self._reader, self._closes = Reader(self._reader.markers, "closed"), False
+
+    def _show_step(self, record: StepRecord, index: int) -> None:
+        if record.kind == "thought":
+            row = self._row(index, record.author, record.own_reward, record.thought or MARKER, "thought")
+            self._put("thought", row, record)
+            return
+        if record.thought:  # and the answer, in one step
+            self._put("thought", self._row(index, record.author, None, record.thought, "thought"), None)
+        self._put("answer", self._row(index, record.author, record.own_reward, record.content, "answer"))
+
+    def _put(self, kind: Kind, row: Table, *steps: StepRecord | None) -> None:
+        """Print a row, or show it in the fold of the thought."""
+        if kind == "thought" and not self._whole:
+            self._fold.add(row, *steps)
+        else:
+            self._fold.close()
+            self.console.print(row)
+
+    def _row(self, index: int, fate: str, reward: float | None, text: str, kind: Kind) -> Table:
+        thought = kind == "thought"
+        line = fate == "rejected" or (thought and not self._whole)
         grid = Table.grid(padding=(0, 1))
         widths = (2, 1, 8, 4, BAR if self.console.width >= 60 else 0)
         for width in widths:
             grid.add_column(width=width, no_wrap=True)
         left = self.console.width - sum(widths) - len(widths) - 1
-        grid.add_column(width=left, overflow="ellipsis" if fate == "rejected" else "fold", no_wrap=fate == "rejected")
-        style = STYLES[fate]
-        body = plain(text.strip() or "(nothing)", "dim strike" if fate == "rejected" else style)
-        shown = "" if reward is None else f"{reward:.2f}"
-        mark = {"draft": "+", "target": ">", "rejected": "x"}[fate] if self._ascii else MARKS[fate]
-        cells = (Text(word, style=style) for word in (f"{index + 1:>2}", mark, fate, shown))
-        grid.add_row(*cells, self._bar(reward, style), body)
-        self.console.print(grid)
+        grid.add_column(width=left, overflow="ellipsis" if line else "fold", no_wrap=line)
+        style = f"dim {STYLES[fate]}" if thought else STYLES[fate]
+        shown = _folded(text) if line else text.strip()
+        body = plain(shown or "(nothing)", "dim strike" if fate == "rejected" else style)
+        score = "" if reward is None else f"{reward:.2f}"
+        mark = (ASCII_MARKS if self._ascii else MARKS)[fate]
+        cells = (Text(word, style=style) for word in (f"{index + 1:>2}", mark, fate, score))
+        grid.add_row(*cells, self._bar(reward, style, self._thresholds.get(kind)), body)
+        return grid
 
-    def _bar(self, reward: float | None, style: str) -> Text:
+    def _bar(self, reward: float | None, style: str, threshold: float | None) -> Text:
         """The reward as a bar, with the threshold as a notch."""
         if reward is None:
             return Text()
         full, rest, notch = "=-|" if self._ascii else "━─┃"
         bar = Text(full * round(reward * BAR), style=style).append(rest * (BAR - round(reward * BAR)), style="dim")
-        if self._threshold is None:
+        if threshold is None:
             return bar
-        at = min(BAR - 1, int(self._threshold * BAR))
+        at = min(BAR - 1, int(threshold * BAR))
         return Text.assemble(bar[:at], (notch, "bold"), bar[at + 1 :])
 
     @property

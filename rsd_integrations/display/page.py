@@ -10,26 +10,33 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
-from rsd_core import Account, Decoder, Message, Result, StepRecord
+from rsd_core import Account, Decoder, Kind, Message, Result
 from rsd_core.control_characters import visible
-from rsd_integrations.display.reading import MARKS, Reading, amount, read
+from rsd_integrations.display.reading import MARKS, Reading, Row, amount, read, thought_of
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 COLUMNS = ("calls", "computed", "reused", "generated", "discarded", "seconds", "FLOPs", "FLOPs, paper")
 
 
-def to_html(results: Result | Sequence[Result], decoder: Decoder | None = None, title: str = "RSD trace") -> str:
+def to_html(
+    results: Result | Sequence[Result],
+    decoder: Decoder | None = None,
+    title: str = "RSD trace",
+    *,
+    thoughts: bool = False,
+) -> str:
     """A page that shows one result or several.
 
     Args:
         results: What to show; several get a table of contents.
         decoder: What made them, for the threshold and the names of the models.
         title: Heading of the page.
+        thoughts: Whether thoughts are unfolded when the page opens.
     """
     readings = [read(result, decoder) for result in ([results] if isinstance(results, Result) else results)]
     several = len(readings) > 1
     contents = _contents(readings) if several else ""
-    runs = "\n".join(_run(reading, i if several else None) for i, reading in enumerate(readings, 1))
+    runs = "\n".join(_run(reading, i if several else None, thoughts) for i, reading in enumerate(readings, 1))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -51,9 +58,9 @@ def to_html(results: Result | Sequence[Result], decoder: Decoder | None = None, 
 """
 
 
-def fragment(reading: Reading) -> str:
-    """One result for a notebook's output cell, with its style."""
-    return f'<style>{_css()}</style>\n<div class="rsd rsd-cell">{_run(reading)}</div>'
+def fragment(reading: Reading, *, thoughts: bool = False) -> str:
+    """One result for a notebook's output cell, with its style; thoughts folded unless asked for."""
+    return f'<style>{_css()}</style>\n<div class="rsd rsd-cell">{_run(reading, None, thoughts)}</div>'
 
 
 @cache
@@ -82,11 +89,11 @@ def _contents(readings: Sequence[Reading]) -> str:
     return _table("Runs", names, rows)
 
 
-def _run(reading: Reading, number: int | None = None) -> str:
+def _run(reading: Reading, number: int | None, thoughts: bool) -> str:
     """One run; with a number where it is one of several on a page."""
     result, h = reading.result, "h2" if number is None else "h3"
     answer = "none found" if result.answer is None else result.answer
-    steps = "\n".join(_step(reading, i, step) for i, step in enumerate(result.steps, 1))
+    steps = "\n".join([_thought(reading, thoughts), *(_step(reading, row) for row in _rows(reading, "answer"))]).strip()
     prompt = "".join(_message(message) for message in result.prompt)
     head = '<article aria-label="Run">' if number is None else f'<article id="run-{number}"><h2>Run {number}</h2>'
     return f"""{head}
@@ -110,31 +117,60 @@ def _run(reading: Reading, number: int | None = None) -> str:
 def _message(message: Message) -> str:
     if message.role == "tools":
         return f"<details><summary>tools</summary>{_text(message.content)}</details>"
-    return f'<div class="message"><span class="quiet">{_safe(message.role)}</span>{_text(message.content)}</div>'
+    thought = thought_of(message)
+    folded = f'<details class="thought"><summary>thought</summary>{_text(thought)}</details>' if thought else ""
+    return (
+        f'<div class="message"><span class="quiet">{_safe(message.role)}</span>{folded}{_text(message.content)}</div>'
+    )
 
 
 def _legend(reading: Reading) -> str:
-    threshold = reading.threshold
-    note = "" if threshold is None else f" The line in a bar is the threshold {threshold:.2f}."
+    thresholds = {kind: value for kind, value in reading.thresholds.items() if value is not None}
+    told = dict.fromkeys(f"{value:.2f}" for value in thresholds.values())
+    if len(told) > 1 and _rows(reading, "thought"):
+        note = " The line in a bar is the threshold: {answer:.2f}, and {thought:.2f} in the thought.".format(
+            **thresholds
+        )
+    else:
+        value = thresholds.get("answer", thresholds.get("thought"))
+        note = "" if value is None else f" The line in a bar is the threshold {value:.2f}."
     return (
         f'<p class="quiet"><span class="draft author">{MARKS["draft"]} draft</span> written by the drafter and '
         f'accepted, <span class="target author">{MARKS["target"]} target</span> written by the target.{note}</p>'
     )
 
 
-def _step(reading: Reading, number: int, step: StepRecord) -> str:
-    rejected = ""
-    if step.discarded_draft is not None:
+def _rows(reading: Reading, kind: Kind) -> list[Row]:
+    return [row for row in reading.rows if row.kind == kind]
+
+
+def _thought(reading: Reading, unfolded: bool) -> str:
+    """The steps of the thought, folded into one; nothing where there is none."""
+    steps = "\n".join(_step(reading, row) for row in _rows(reading, "thought"))
+    if not steps:
+        return ""
+    return (
+        f'<li><details class="thought"{" open" * unfolded}><summary>{_safe(reading.thought_summary)}</summary>'
+        f'<ol class="steps">\n{steps}\n</ol></details></li>'
+    )
+
+
+def _step(reading: Reading, row: Row) -> str:
+    step, number = row.step, f'<span class="number">{row.number}</span>'
+    if step is None:  # the answer's row tells who wrote it, and what it was worth
+        return f'<li class="step part"><div class="head">{number} </div>{_text(row.text)}</li>'
+    threshold, rejected = reading.thresholds.get(row.kind), ""
+    if row.rejected is not None:
         summary = f"{MARKS['rejected']} rejected draft, {_safe(reading.verdict(step))}"
-        bar = _bar(step.reward, reading.threshold, "draft")
-        rejected = f"<details><summary>{summary} {bar}</summary>{_text(step.discarded_draft, 'text gone')}</details>"
+        bar = _bar(step.reward, threshold, "draft")
+        rejected = f"<details><summary>{summary} {bar}</summary>{_text(row.rejected, 'text gone')}</details>"
     reward = step.own_reward
-    score = "" if reward is None else f'<span class="reward">{reward:.2f}</span>{_bar(reward, reading.threshold)}'
+    score = "" if reward is None else f'<span class="reward">{reward:.2f}</span>{_bar(reward, threshold)}'
     size = f'<span class="quiet">{step.size} tokens</span>' if step.size else ""
     return (
-        f'<li class="step {step.author}"><div class="head"><span class="number">{number}</span> '
+        f'<li class="step {step.author}"><div class="head">{number} '
         f'<span class="author">{MARKS[step.author]} {step.author}</span> {score} {size}</div>'
-        f"{_text(step.text)}{rejected}</li>"
+        f"{_text(row.text)}{rejected}</li>"
     )
 
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rsd_core import Account, Decoder, Result, RewardGuidedDecoder, StepRecord, WeightingPolicy
+from rsd_core import (
+    Account,
+    Decoder,
+    Kind,
+    Message,
+    Reader,
+    Result,
+    RewardGuidedDecoder,
+    StepRecord,
+    Thinking,
+    WeightingPolicy,
+)
+from rsd_core.thoughts.reading import reader_of
 
-MARKS = {"draft": "●", "target": "▲", "rejected": "✕"}
+MARKS = {"draft": "●", "target": "▲", "rejected": "✕", "limit": "■"}
 """Signs of authors and fates, since colour alone does not reach everybody."""
+CLOSED = "(closed at the limit)"
+"""What is shown for a step that closed a thought which had used up its tokens."""
+MARKER = "(a marker of the thought)"
+"""What is shown for a step that holds nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +42,28 @@ class Saving:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A step as it is shown, or a part of one: where a thought ends within a step, each part is a row."""
+
+    number: int
+    """Of the step, from 1."""
+    kind: Kind
+    text: str
+    """Without markers."""
+    step: StepRecord | None
+    """The step, with its rewards; None for the part of a thought in a step that goes on with the answer."""
+    rejected: str | None = None
+    """Text of the rejected draft, without markers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """A result, and what its decoder adds to the picture."""
 
     result: Result
-    threshold: float | None = None
-    """The smallest reward that is more likely accepted than not; None where the policy has none that stands still."""
+    thresholds: dict[Kind, float | None] = field(default_factory=dict)
+    """The smallest reward that is more likely accepted than not, by what is decided about; None where the policy has
+    none that stands still."""
     names: dict[str, str] = field(default_factory=dict)
     """Names of the models by role, where known."""
 
@@ -51,6 +84,31 @@ class Reading:
         return [Saving(name, spent, alone) for name, (spent, alone) in pairs.items() if spent and alone]
 
     @property
+    def rows(self) -> list[Row]:
+        """The steps as they are shown, those of the thought first."""
+        result, rows = self.result, list[Row]()
+        if result.markers is None:
+            return [Row(i, "answer", step.text, step, step.discarded_draft) for i, step in enumerate(result.steps, 1)]
+        reader = reader_of(result.prompt, Thinking(result.markers, result.opening))
+        for number, step in enumerate(result.steps, 1):
+            rejected = None if step.discarded_draft is None else read_step(reader, step.discarded_draft)[1]
+            reader = reader.read(step.text)[0]
+            text, thought = step.content, step.thought
+            if step.kind == "answer" and thought:
+                rows.append(Row(number, "thought", thought, None))
+            if step.kind == "thought":
+                text = thought or (CLOSED if step.author == "limit" else MARKER)
+            rows.append(Row(number, step.kind, text, step, rejected))
+        return rows
+
+    @property
+    def thought_summary(self) -> str:
+        """The line that a thought is folded to."""
+        rows = [row for row in self.rows if row.kind == "thought"]
+        unfinished = any(item.kind == "no_answer" for item in self.result.degradations)
+        return f"{'unfinished ' * unfinished}{folded_thought(row.step for row in rows)}"
+
+    @property
     def summary(self) -> str:
         """One line: steps, shares, time."""
         result, rate = self.result, self.result.acceptance_rate
@@ -62,9 +120,10 @@ class Reading:
         """Why a rejected draft was rejected, as far as its reward tells."""
         if step.reward is None:
             return "not scored"
-        if self.threshold is None or step.reward >= self.threshold:
+        threshold = self.thresholds.get(step.kind)
+        if threshold is None or step.reward >= threshold:
             return f"reward {step.reward:.2f}"
-        return f"reward {step.reward:.2f}, below {self.threshold:.2f}"
+        return f"reward {step.reward:.2f}, below {threshold:.2f}"
 
 
 def read(result: Result, decoder: Decoder | None = None) -> Reading:
@@ -76,8 +135,49 @@ def read(result: Result, decoder: Decoder | None = None) -> Reading:
     """
     if not isinstance(decoder, RewardGuidedDecoder):
         return Reading(result)
-    names = {"drafter": decoder.drafter.name, "verifier": decoder.verifier.name, "target": decoder.target.name}
-    return Reading(result, threshold_of(decoder.policy), names)
+    casts, names = decoder.casts(), dict[str, str]()
+    for role in ("drafter", "verifier", "target"):
+        both = (getattr(casts[kind], role).name for kind in ("thought", "answer"))
+        names[role] = ", ".join(dict.fromkeys(both))
+    return Reading(result, thresholds_of(decoder), names)
+
+
+def thresholds_of(decoder: Decoder) -> dict[Kind, float | None]:
+    """The thresholds of a decoder's policies, by what they decide about; none where it has no policy."""
+    if not isinstance(decoder, RewardGuidedDecoder):
+        return {}
+    return {kind: threshold_of(cast.policy) for kind, cast in decoder.casts().items()}
+
+
+def read_step(reader: Reader, text: str) -> tuple[Kind, str]:
+    """What a step is part of that goes on from where a reader is, and its text without markers."""
+    after, pieces = reader.read(text)
+    pieces += after.rest()
+    thought, answer = ("".join(piece for part, piece in pieces if part == kind) for kind in ("thought", "answer"))
+    if answer.strip():
+        return "answer", f"{thought.strip()}\n\n{answer}" if thought.strip() else answer
+    thinks = reader.in_thought or after.in_thought
+    return ("thought", thought.strip() or MARKER) if thinks else ("answer", answer)
+
+
+def folded_thought(steps: Iterable[StepRecord | None]) -> str:
+    """A thought in a line: how many steps and tokens, and how many of the steps the target wrote.
+
+    Args:
+        steps: Of the thought; None for a part of a step, whose tokens are not known apart from the answer's.
+    """
+    written = [step for step in steps if step is None or step.author != "limit"]
+    whole = [step for step in written if step is not None]
+    tokens, by_target = sum(step.size for step in whole), sum(step.author == "target" for step in whole)
+    words = [f"{len(written)} step{'s' * (len(written) != 1)}"]
+    words += [f"{tokens:,} tokens"] if tokens else []
+    words += [f"{by_target} by the target"] if by_target else []
+    return f"thought: {', '.join(words)}"
+
+
+def thought_of(message: Message) -> str:
+    """The thought that came with an assistant's message of a prompt; empty where there is none."""
+    return str(message.extra.get("reasoning_content") or "")
 
 
 def threshold_of(policy: WeightingPolicy) -> float | None:

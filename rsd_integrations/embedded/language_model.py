@@ -185,7 +185,7 @@ def train(
         losses = {"loss": cross_entropy(logits, labels[:, 1:])}
         if recipe.ends:
             losses["ends"] = cross_entropy(logits, labels[:, 1:].where(torch.isin(labels[:, 1:], ends), IGNORE))
-        sum(losses.values()).backward()  # type: ignore[no-untyped-call, union-attr]
+        sum(losses.values()).backward()  # type: ignore[union-attr]
         optimizer.step()
         for name_, value in losses.items():
             shown[name_] = 0.98 * shown.get(name_, value.item()) + 0.02 * value.item()
@@ -242,7 +242,7 @@ def batches(
         per = len(drawn) / block
         collated = [collate(drawn[round(i * per) : round((i + 1) * per)], tokenizer.pad_token_id) for i in range(block)]
         rng.shuffle(collated)
-        yield from collated[max(0, start - first) :]
+        yield from collated[max(0, start - first) : recipe.steps - first]
 
 
 def drill(rng: random.Random) -> tuple[str, list[str]]:

@@ -58,12 +58,11 @@ class Conversations:
                 turns = [("user", earlier.question), ("assistant", said)]
             problem = next(stream)
             turns.append(("user", problem.question))
-            *steps, answer = problem.solution()
-            thought = "".join(steps).rstrip("\n")
-            response = [(OPEN + thought + CLOSE + answer, True)]
+            steps = problem.solution()
+            response = [(OPEN + "".join(steps[:-1]).rstrip("\n") + CLOSE + steps[-1], True)]
             drawn = rng.random()
             if drawn < self.plain:
-                response = [(OPEN + CLOSE, False), ("".join(problem.solution()), True)]
+                response = [(OPEN + CLOSE, False), ("".join(steps), True)]
             elif drawn < self.plain + CUT:
                 response = cut(problem, tokenizer, rng)
             yield _row(tokenizer, turns, response)
@@ -76,7 +75,7 @@ def cut(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random
     thought = "".join(steps[:whole])
     if whole < len(steps) - 1 and (not whole or rng.random() < 0.5):
         ids = tokenizer(steps[whole], add_special_tokens=False)["input_ids"]
-        thought += tokenizer.decode(ids[: rng.randint(1, len(ids) - 1)])
+        thought += str(tokenizer.decode(ids[: rng.randint(1, len(ids) - 1)]))
     elif rng.random() < 0.5:
         thought = thought.rstrip("\n")
     return [(OPEN + thought, True), (CLOSE, False), ("".join(steps[whole:]), True)]

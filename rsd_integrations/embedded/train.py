@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ DRAFT = Recipe(layers=2, width=64, steps=2400, seed=2)
 BODY = Recipe(layers=4, width=96, steps=2000, seed=3)
 THOUGHTS = replace(TARGET, steps=600, muon_lr=0.01, adam_lr=1.5e-3, seed=5, context=vocabulary.THINKING_CONTEXT)
 ENDS = replace(THOUGHTS, steps=200, ends=thinking.ENDS)
-THINKING_TARGET = replace(ENDS, steps=260, muon_lr=0.006, adam_lr=1e-3, seed=15)
+THINKING_TARGET = replace(ENDS, steps=300, muon_lr=0.006, adam_lr=1e-3, seed=15)
 THINKING_DRAFT = replace(ENDS, layers=2, width=64, steps=900, seed=6)
 VERIFIER = RewardRecipe(new_layers=1, steps=3500, seed=4)
 CHUNK = 1024
@@ -56,6 +56,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.update(MALLOC)
     spawn = multiprocessing.get_context("spawn")
+    work: list[tuple[Callable[..., None], tuple[Path, ...]]]
     if options.thinkers:
         work = [(job, (options.out, options.work)) for job in (train_thinking_target, train_thinking_draft)]
     else:

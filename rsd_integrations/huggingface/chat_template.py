@@ -343,12 +343,7 @@ class ChatTemplate:
             return ""
 
     def _render(
-        self,
-        turns: list[Turn],
-        tools: list[Any] | None,
-        *,
-        generate: bool,
-        arguments: Mapping[str, Any] | None = None,
+        self, turns: list[Turn], tools: list[Any] | None, *, generate: bool, arguments: Mapping[str, Any] | None = None
     ) -> str:
         try:
             return str(

@@ -49,13 +49,13 @@ class OpenStep:
             end: What ends it.
             max_tokens: Most tokens of it, one that ends the response included; at least 1.
         """
-        self._end, self._max_tokens = end, max_tokens
+        self._splitter, self._marks, self._window = end.splitter, end.marks, end.window
+        self._eos_ids, self._pieces = end.eos_ids, end.vocabulary.pieces
+        self._max_tokens = max_tokens
         self.sampled = 0
         """Tokens sampled so far, those included that the step does not keep."""
-        self.size = 0
-        """Tokens of the step so far, one that ends the response included."""
         self.tokens: list[int] = []
-        """Without one that ends the response."""
+        """Those of the step so far, without one that ends the response."""
         self.logprobs: list[float] = []
         """Natural log-probabilities of the tokens."""
         self.ending: Ending = "length"
@@ -68,34 +68,33 @@ class OpenStep:
         self._length: int | None = None
         """Characters of the text that are the step, once the splitter says so."""
 
+    @property
+    def size(self) -> int:
+        """Tokens of the step so far, one that ends the response included."""
+        return len(self.tokens) + (self.ending == "end")
+
     def append(self, token: int, logprob: float) -> bool:
         """Add a sampled token; True when the step is over with it."""
         self.sampled += 1
-        self.size += 1
-        end = self._end
-        if token in end.eos_ids:
+        if token in self._eos_ids:
             self.ending = "end"
             return True
         self.tokens.append(token)
         self.logprobs.append(logprob)
-        if end.splitter is not None:
-            # Models write "\n\n" as one token or as two, so what counts is the last bytes, wherever tokens begin: all
-            # of the new one, and of those before it one byte less than the longest mark has.
-            piece = end.vocabulary.pieces[token]
-            if self._text is None:
-                self._recent = recent = (self._recent + piece)[-end.window - len(piece) + 1 :]
-                for mark in end.marks:
-                    if mark in recent:
-                        self._text = ""
-                        for earlier in self.tokens:
-                            self._read(end.vocabulary.pieces[earlier])
-                        break
-            else:
+        if self._splitter is not None:
+            piece = self._pieces[token]
+            if self._text is not None:
                 self._read(piece)
-            if self._text is not None and self._is_split(end.splitter):
-                self.ending = "delimiter"
-                return True
-        return self.size >= self._max_tokens
+                if self._is_split():
+                    return True
+            else:
+                # Models write "\n\n" as one token or as two, so what counts is the last bytes, wherever tokens begin:
+                # all of the new one, and of those before it one byte less than the longest mark has.
+                self._recent = recent = (self._recent + piece)[-self._window - len(piece) + 1 :]
+                for mark in self._marks:
+                    if mark in recent and self._is_split():
+                        return True
+        return self.sampled >= self._max_tokens
 
     def _read(self, piece: bytes) -> None:
         assert self._text is not None
@@ -103,15 +102,18 @@ class OpenStep:
         inside_a_character = self._decoder.getstate()[0]
         self._boundaries.append(-1 if inside_a_character else len(self._text))
 
-    def _is_split(self, splitter: Splitter) -> bool:
+    def _is_split(self) -> bool:
         """Whether the step is over; it keeps the tokens up to the first boundary at or after its end."""
-        assert self._text is not None
-        if self._length is None:
-            self._length = splitter.end(self._text)
+        if self._text is None:
+            self._text = ""
+            for token in self.tokens:
+                self._read(self._pieces[token])
+        if self._length is None and self._splitter is not None:
+            self._length = self._splitter.end(self._text)
         length = self._length
         kept = None if length is None else next((i for i, at in enumerate(self._boundaries, 1) if at >= length), None)
         if kept is None:
             return False
         del self.tokens[kept:], self.logprobs[kept:]
-        self.size = kept
+        self.ending = "delimiter"
         return True

@@ -36,8 +36,9 @@ def picture() -> str:
     console = Console(record=True, width=84, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     item = find_task("embedded").draw(1, DEMO_SEED)[0]
     config = RSDConfig()
-    view = RunView(console, item.question, config.policy, item.reference)
+    view = RunView(console, item.question, item.reference)
     with config.build() as decoder:
+        view.attach(decoder)
         for event in decoder.stream(item.question):
             view.show(event)
     return console.export_svg(title="rsd run", theme=THEME, code_format=FORMAT, unique_id="rsd-run")

@@ -49,7 +49,8 @@ def test_a_run_can_be_read_in_any_terminal(width: int, encoding: str) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding)
     config = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
     with config.build() as decoder:
-        view = RunView(Console(file=out, width=width, legacy_windows=False), "How many?", config.policy)
+        view = RunView(Console(file=out, width=width, legacy_windows=False), "How many?")
+        view.attach(decoder)
         for event in decoder.stream("How many?"):
             view.show(event)
     out.seek(0)

@@ -77,6 +77,7 @@ def test_batches_are_a_function_of_step_and_seed() -> None:
     taken = list(itertools.islice(batches(TINY, tokenizer(), 0), 12))
     resumed = list(itertools.islice(batches(TINY, tokenizer(), 7), 5))
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(taken[7:], resumed, strict=True))
+    assert len(list(batches(TINY, tokenizer(), 5))) == TINY.steps - 5
     ids, labels = taken[0]
     asked = labels != IGNORE
     assert torch.equal(ids[asked], labels[asked])
@@ -166,3 +167,32 @@ def test_thinkers_learn_what_they_write_themselves() -> None:
         seen["later turn"] += text.count("<|im_start|>user") == 2
     assert seen["thought"] > seen["none"] > 0 < seen["closed early"]
     assert seen["later turn"] > 0
+
+
+def test_a_model_between_two(tmp_path: Path) -> None:
+    one, other = (
+        language_model.train(name, replace(TINY, steps=2, seed=seed), tokenizer(), tmp_path)
+        for seed, name in enumerate(("one", "other"))
+    )
+    folder = language_model.average(one, other, 0.25, tmp_path / "between")
+    first, second, mixed = (load_file(where / "model.safetensors") for where in (one, other, folder))
+    for name, tensor in mixed.items():
+        assert torch.equal(tensor, (first[name].float() * 0.75 + second[name].float() * 0.25).bfloat16())
+    assert load_generator(str(folder)).context == vocabulary.CONTEXT
+
+
+def test_thinkers_are_trained_alone_or_with_the_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each from the model of its role, in stages that resume; nothing else is exported."""
+    for name, recipe in {"THOUGHTS": TINY, "ENDS": TINY, "THINKING_TARGET": TINY, "THINKING_DRAFT": TINY}.items():
+        monkeypatch.setattr(train, name, replace(recipe, steps=1, ends=thinking.ENDS))
+    monkeypatch.setattr(train, "_prepared", vocabulary.build)
+    for role in ("draft", "target"):
+        language_model.train(role, replace(TINY, steps=1), tokenizer(), tmp_path / "start")
+    work = tmp_path / "work"
+    work.mkdir()
+    train.train_thinking_target(tmp_path / "start", work)
+    train.train_thinking_draft(tmp_path / "start", work)
+    train.export(work, tmp_path / "out", thinkers_only=True)
+    assert {folder.name for folder in (tmp_path / "out").iterdir()} == {"thinking-draft", "thinking-target"}
+    for folder in (tmp_path / "out").iterdir():
+        assert load_generator(str(folder)).vocabulary.encode("</think>") == [558]

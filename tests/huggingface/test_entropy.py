@@ -25,7 +25,7 @@ def by_definition(checkpoint: Folder, ids: list[int]) -> float:
     with torch.inference_mode():
         logits = plain(input_ids=torch.tensor([ids])).logits[0, -1].double()
     probabilities = logits.softmax(-1).tolist()
-    return -sum(p * math.log(p) for p in probabilities if p)
+    return -math.fsum(p * math.log(p) for p in probabilities if p)
 
 
 def test_it_is_that_of_the_next_token_at_temperature_1(checkpoint: Folder) -> None:
