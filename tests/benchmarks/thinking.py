@@ -56,7 +56,7 @@ def page(data: dict[str, Any]) -> str:
     lines = [
         "## Recipes for thinking models",
         "",
-        f"Made by `python -m tests.benchmarks.thinking`, {data['date']}, {data['machine']}, load average {data['load']}: "
+        f"Made by `python -m tests.benchmarks.thinking`, {data['date']}, {data['machine']}, load {data['load']}: "
         f"`embedded:thinking-draft` and `embedded:thinking-target`, greedy, {data['n']} held-out problems; seconds of "
         f"requests one after the other, {data['timed']} problems. The router's threshold is the one of some that sends "
         f"about half of the steps to the target, on {data['dev']} problems of the development split.",
