@@ -1,8 +1,8 @@
 """From a spec string to a model: `load("embedded:draft")`, `load("hf:ORG/MODEL")`.
 
-A spec is `KIND:REST`, with options of the kind as `KIND,KEY=VALUE,…:REST`. A value that is a JSON object, list or text
-in double quotes may hold commas and colons. Names with dots nest: `template.enable_thinking=false` is
-`template={"enable_thinking":false}`. Kinds that are made of other models take
+A spec is `KIND:REST`, with options of the kind as `KIND,KEY=VALUE,…:REST`. A value that is a JSON object, list or
+string may hold commas and colons; names with dots nest: `template.enable_thinking=false` is
+`template={"enable_thinking": false}`. Kinds that are made of other models take
 specs as their rest, with `|` between several of them and parentheses around one that has a `|` of its own:
 `judge:hf:ORG/MODEL`, `cascade,low=0.2:rule:arithmetic|(ensemble,how=min:prm:A|prm:B)`.
 
