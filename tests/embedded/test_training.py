@@ -169,16 +169,20 @@ def test_thinkers_learn_what_they_write_themselves() -> None:
     assert seen["later turn"] > 0
 
 
-def test_a_model_between_two(tmp_path: Path) -> None:
-    one, other = (
-        language_model.train(name, replace(TINY, steps=2, seed=seed), tokenizer(), tmp_path)
-        for seed, name in enumerate(("one", "other"))
+def test_a_model_between_others(tmp_path: Path) -> None:
+    """The share of a model without the last tokens goes to the others there."""
+    plain, thinking_ = (
+        language_model.train(name, replace(TINY, steps=2, seed=seed), words, tmp_path)
+        for seed, (name, words) in enumerate({"plain": tokenizer(), "thinking": THINKING}.items())
     )
-    folder = language_model.average(one, other, 0.25, tmp_path / "between")
-    first, second, mixed = (load_file(where / "model.safetensors") for where in (one, other, folder))
+    folder = language_model.average({plain: 0.25, thinking_: 0.75}, tmp_path / "between")
+    first, second, mixed = (load_file(where / "model.safetensors") for where in (plain, thinking_, folder))
     for name, tensor in mixed.items():
-        assert torch.equal(tensor, (first[name].float() * 0.75 + second[name].float() * 0.25).bfloat16())
-    assert load_generator(str(folder)).context == vocabulary.CONTEXT
+        known = len(first[name])
+        wanted = first[name].float() * 0.25 + second[name][:known].float() * 0.75
+        assert torch.equal(tensor[:known], wanted.bfloat16())
+        assert torch.equal(tensor[known:], second[name][known:])
+    assert load_generator(str(folder)).vocabulary.encode("<think>") == [557]
 
 
 def test_thinkers_are_trained_alone_or_with_the_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
