@@ -187,8 +187,8 @@ def test_a_model_between_others(tmp_path: Path) -> None:
 
 def test_thinkers_are_trained_alone_or_with_the_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each from the model of its role, in stages that resume; nothing else is exported."""
-    for name, recipe in {"THOUGHTS": TINY, "ENDS": TINY, "THINKING_TARGET": TINY, "THINKING_DRAFT": TINY}.items():
-        monkeypatch.setattr(train, name, replace(recipe, steps=1, ends=thinking.ENDS))
+    for name in ("THOUGHTS", "ENDS", "BOTH", "THINKING_TARGET", "THINKING_DRAFT"):
+        monkeypatch.setattr(train, name, replace(TINY, steps=1, ends=thinking.ENDS))
     monkeypatch.setattr(train, "_prepared", vocabulary.build)
     for role in ("draft", "target"):
         language_model.train(role, replace(TINY, steps=1), tokenizer(), tmp_path / "start")
