@@ -117,9 +117,9 @@ class Request:
         self.records.append(record)
         if progress.excess:
             self._cut(progress.excess)
-        if progress.part.closed is None:
-            return self.records[-1]
         part = progress.part
+        if part.closed is None:
+            return self.records[-1]
         self.records.append(StepRecord(part.closed.text, "limit", None, accepted=False, pieces=part.closed_pieces))
         if not self._is_branch:
             self._note_closing(self.index - 1)

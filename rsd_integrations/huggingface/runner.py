@@ -188,8 +188,8 @@ class Runner:
             try:
                 if row.call not in faulty and row.extend(tokens):
                     row.call.finish(row)
-            except Exception as error:  # a splitter's, and no fault of the model: others who share it go on
-                faulty[row.call] = error
+            except Exception as fault:  # a splitter's, and no fault of the model: others who share it go on
+                faulty[row.call] = fault
         for call, error in faulty.items():
             call.fail(error)
         for reader in result.scored:

@@ -72,7 +72,7 @@ def test_whatever_is_written_is_read_as_a_whole_and_with_every_way_of_working_ah
                 drafter=ScriptedDrafter(script, thinking=thinking),
                 verifier=ScriptedVerifier([0.9, 0.9, 0.1, 0.9]),
                 target=ScriptedTarget(script, thinking=thinking),
-                settings=Settings(limits=limits, **ahead),  # type: ignore[arg-type]
+                settings=Settings(limits=limits, **ahead),
             )
             again = decoder.run("question")
             assert (again.text, again.thought, again.raw_text) == (result.text, result.thought, result.raw_text)
@@ -108,7 +108,7 @@ def test_a_limit_that_falls_into_the_opening_marker_closes_an_empty_thought(firs
         return "So 48." if path.depth else first
 
     target = ScriptedTarget(steps, thinking=Thinking(MARKERS["harmony"]))
-    settings = Settings(limits={"max_thought_tokens": 1})  # type: ignore[arg-type]
+    settings = Settings(limits={"max_thought_tokens": 1})
     result = TargetOnly(target=_Capped(target), settings=settings).run("question")
     assert result.raw_text == raw
     assert (result.thought, result.text) == ("", split(raw, MARKERS["harmony"]).answer)
@@ -142,7 +142,7 @@ def _long(path: Path, rng: random.Random) -> str:
     return f"a b {rng.random()}\n\n" if path.depth < 2 else "So 48."
 
 
-SAMPLED = Settings(temperature=1.0, limits={"max_thought_tokens": 6})  # type: ignore[arg-type]
+SAMPLED = Settings(temperature=1.0, limits={"max_thought_tokens": 6})
 _models: dict[str, Any] = {
     "drafter": ScriptedDrafter(_long, thinking=OPENED),
     "verifier": ScriptedVerifier([0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1]),
