@@ -1,15 +1,16 @@
 """The checkpoints that think: markers, chat template, and responses as their card says."""
 
+import asyncio
 import itertools
 import json
 import re
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from transformers import AutoTokenizer
 
-from rsd_core import SpeculativeDecoding, load
+from rsd_core import ConfigurationError, Settings, SpeculativeDecoding, Splitter, TargetOnly, load
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.rollouts import Rollout
@@ -140,3 +141,27 @@ def test_an_assistant_reads_what_its_target_reads() -> None:
     result = decoder.run(problem.question)
     assert (result.thought, result.markers) == ("", None)
     assert is_right(problem, result.text)
+
+
+class Raises(Splitter):
+    """A splitter with a fault."""
+
+    kind: Literal["raises"] = "raises"
+
+    def end(self, text: str) -> int | None:
+        raise ValueError(f"at {text[:1]!r}")
+
+
+def test_a_broken_splitter_fails_its_own_request_alone() -> None:
+    target = load("embedded:thinking-target")
+    whole, broken = TargetOnly(target=target), TargetOnly(target=target, settings=Settings(delimiter=Raises()))
+    question = next(iter(problems("test", 5))).question
+
+    async def side_by_side() -> list[Any]:
+        calls = [whole.arun(question), broken.arun(question), whole.arun(question, repeat=1)]
+        return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    one, failed, other = asyncio.run(side_by_side())
+    assert one.text == other.text == whole.run(question).text
+    assert isinstance(failed, ConfigurationError)
+    assert "end() of the splitter Raises" in str(failed)
