@@ -325,4 +325,4 @@ def test_no_error_about_a_spec_holds_its_key(spec: str) -> None:
 def test_options_after_the_colon_are_told_where_they_stand() -> None:
     line = r"options stand before the colon: hf,dtype=float32,template\.enable_thinking=false:ORG/MODEL"
     with pytest.raises(SpecError, match=line):
-        parse_spec("hf,dtype=float32:ORG/MODEL,template.enable_thinking=false")
+        load("hf,dtype=float32:ORG/MODEL,template.enable_thinking=false")
