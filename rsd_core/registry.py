@@ -74,9 +74,8 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
             f"{masked(spec)!r}: {wrong[0]!r} is no option; options are written {kind},KEY=VALUE:{masked(rest)}"
         )
     if not backend.nested and (after := re.search(r"(.+?),(\w[\w.]*=.*)", rest)):
-        raise SpecError(
-            f"{masked(spec)!r}: options stand before the colon: {','.join([kind, *options])},{masked(after[2])}:{after[1]}"
-        )
+        before = f"{','.join([kind, *options, after[2]])}:{after[1]}"
+        raise SpecError(f"{masked(spec)!r}: options stand before the colon: {masked(before)}")
     names = [option.partition("=")[0] for option in options]
     if twice := [name for name in names if names.count(name) > 1]:
         raise SpecError(f"{masked(spec)!r} gives {twice[0]} twice")
