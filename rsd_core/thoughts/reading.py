@@ -209,7 +209,7 @@ def visible(path: Path, step: Step) -> Parts:
     after, pieces = before.read(step.text)
     if pieces:  # what was held back is the end of the step before
         (kind, text), *others = pieces
-        held = before.held if before.state == "thought" else before.held.lstrip()
+        held = before.held.lstrip() if before.state == "closed" else before.held
         pieces = ((kind, text.removeprefix(held)), *others)
     return _parts((*pieces, *after.rest()), after)
 

@@ -117,6 +117,13 @@ def test_a_step_of_a_marker_alone_is_called_that() -> None:
     assert told(result) == ["1?", MARKER, "One.", MARKER, "So \\boxed{1}."]
 
 
+def test_a_dropped_draft_is_read_from_where_it_goes_on() -> None:
+    slips = ["<think>\nOne.\n\n", "It is 9.\n</think>\n\n", "So \\boxed{1}."]
+    right = [slips[0], "It is 1.\n</think>\n\n", slips[2]]
+    result = decoder(slips, right, Thinking(MARKERS["think"])).run("1?")
+    assert told(result) == ["1?", "One.", "It is 1.", "It is 9.", "So \\boxed{1}."]
+
+
 def test_a_dropped_draft_of_a_thought_and_its_answer_is_read_like_any_other_text() -> None:
     opened = Reader(MARKERS["think"]).read("<think>\n")[0]
     assert read_step(opened, "So.\n</think>\n\nIt is 9.") == ("answer", "So.\n\nIt is 9.")
