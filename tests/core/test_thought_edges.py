@@ -14,10 +14,12 @@ from rsd_core import (
     Path,
     Sentence,
     Settings,
+    Splitter,
     Step,
     StepRequest,
     Thinking,
     ThoughtSettings,
+    Words,
     as_prompt,
     split,
     visible,
@@ -141,6 +143,22 @@ def test_a_thought_that_the_model_opens_has_its_steps_from_the_first_one_on(firs
         ("\n\n", ""),
     ]
     assert result.text == "48"
+
+
+@pytest.mark.parametrize(
+    ("splitter", "step", "rest"),
+    [
+        (StepRequest((0,), delimiter="\n\n", close="</think>").splitter, "Add.</think>\n\n", ""),
+        (StepRequest((0,), delimiter="\n\n", close="</think>").splitter, "Add.</think> \n\n", "\n\nSo 48."),
+        (StepRequest((0,), delimiter=Sentence(), close="</think>").splitter, "Add</think>\n", "So. Or"),
+        (Words(words=("Wait", "But")), "\n\nWait, it is 3.\n\n", "But no.\n\nWait"),
+        (Sentence(), "First\n\n", "Then. So"),
+        (Sentence(), '"It is 3."', " So."),
+        (Sentence(), "  (It is 3!)", " So."),
+    ],
+)
+def test_a_step_ends_with_what_belongs_to_it(splitter: Splitter, step: str, rest: str) -> None:
+    assert splitter.end(step + rest) == len(step)
 
 
 # Limits
