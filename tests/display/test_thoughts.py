@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -175,6 +176,7 @@ def test_thresholds_and_names_are_those_of_each_part() -> None:
     html = to_html(mixed.run(QUESTION), mixed)
     assert "the threshold: 0.50, and 0.90 in the thought" in html
     assert "reward 0.10, below 0.90" in html
+    assert re.findall(r"left:(\d+)", html) == ["90"] * 3 + ["50"] * 2
     assert "the thinker, scripted target" in html
     split = RewardGuidedDecoder(
         drafter=made.drafter, verifier=made.verifier, target=made.target, thoughts=Roles(policy=AlwaysTarget())
