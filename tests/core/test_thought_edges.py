@@ -1,5 +1,6 @@
 """Thoughts at their edges: beginnings of markers, several thoughts, limits and models that say nothing."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,24 +8,31 @@ import pytest
 
 from rsd_core import (
     ConfigurationError,
+    Constant,
     DraftOnly,
+    FirstToken,
     Generation,
     Limits,
     Markers,
     Path,
+    RewardGuidedDecoder,
     Sentence,
     Settings,
     Splitter,
     Step,
     StepRequest,
+    TargetChoice,
+    TextStream,
     Thinking,
     ThoughtSettings,
+    VerifierError,
     Words,
     as_prompt,
     split,
     visible,
 )
-from rsd_core.testing import ScriptedDrafter
+from rsd_core.model import usage_of
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_core.thoughts.agreement import agree
 from rsd_core.thoughts.markers import MARKERS
 from rsd_core.thoughts.reading import Reader
@@ -173,3 +181,102 @@ def test_two_thoughts_have_one_limit() -> None:
     drafts = [f"{HARMONY}a b<|end|>\n\n", f"<|start|>assistant{HARMONY}c d\n\n", "never", "48"]
     result = drafter(drafts, Thinking(MARKERS["harmony"]), limits=Limits(max_thought_tokens=4)).run("question")
     assert ([step.author for step in result.steps], result.text) == (["draft", "draft", "limit", "draft"], "48")
+
+
+@pytest.mark.parametrize(
+    ("limits", "authors", "finish"),
+    [
+        (Limits(max_thought_tokens=4, max_tokens=4), ["draft"], "max_tokens"),
+        (Limits(max_thought_tokens=4, max_steps=2), ["draft", "limit"], "max_steps"),
+    ],
+)
+def test_limits_of_the_response_stand_above_the_one_of_the_thought(
+    limits: Limits, authors: list[str], finish: str
+) -> None:
+    result = drafter(["a b c d\n\n", "never", "So 48."], OPENED, limits=limits).run("question")
+    assert ([step.author for step in result.steps], result.finish_reason) == (authors, finish)
+
+
+def test_the_reward_of_the_targets_step_is_its_own_where_the_limit_closes_the_thought() -> None:
+    class Learns(Constant):
+        @property
+        def scores_target(self) -> bool:
+            return True
+
+    decoder = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["x\n\n"], thinking=OPENED),
+        verifier=ScriptedVerifier([0.3, 0.0, 0.6]),
+        target=ScriptedTarget(["a b c d\n\n", "never", "So 48."], thinking=OPENED),
+        policy=Learns(p=0),
+        settings=Settings(limits=Limits(max_thought_tokens=4)),
+    )
+    steps = decoder.run("question").steps
+    assert [(step.author, step.target_reward) for step in steps] == [("target", 0.3), ("limit", None), ("target", 0.6)]
+
+
+def test_a_turn_is_not_cut_where_its_thought_ends() -> None:
+    requests: list[StepRequest] = []
+
+    class Asked(ScriptedDrafter):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            requests.append(request)
+            return await super().generate(path, request)
+
+    settings = Settings(granularity="turn", thoughts=ThoughtSettings(delimiter="line"))
+    DraftOnly(drafter=Asked(["Add.\n</think>\n\nSo 48."], thinking=OPENED), settings=settings).run("question")
+    assert [(request.delimiter, request.close) for request in requests] == [(None, "")]
+
+
+# Streams
+
+
+def test_an_end_without_text_repeats_nothing() -> None:
+    stream = TextStream()
+    parts = [
+        part
+        for event in drafter(["<think>Add.</think>So 48.\n\n", ""]).stream("question")
+        for part in stream.feed_parts(event)
+    ]
+    assert parts == [("thought", "Add."), ("answer", "So 48.\n\n")]
+
+
+# Who writes, and who judges
+
+
+def test_a_threshold_of_entropy_is_a_number_that_still_drafts() -> None:
+    class Asked:
+        entropy = 0.5
+
+    assert FirstToken(threshold=0.5).route(Asked()) == "draft"  # type: ignore[arg-type]
+    assert FirstToken(threshold=0.4).route(Asked()) == "target"  # type: ignore[arg-type]
+    for wrong in (float("inf"), -0.1):
+        with pytest.raises(ValueError, match="threshold"):
+            FirstToken(threshold=wrong)
+
+
+@pytest.mark.parametrize(("reply", "rewards"), [("2", (0.0, 1.0)), ("0.", (0.0, 0.0)), ("3", None), ("none", None)])
+def test_the_target_chooses_among_steps_without_markers(reply: str, rewards: tuple[float, ...] | None) -> None:
+    target = ScriptedTarget([reply])
+    path = Path(as_prompt("question"), thinking=OPENED).extend(Step("Add.\n\n", "delimiter", size=1))
+    steps = [Step("Two.\n</think>\n\n", "delimiter", size=3), Step("Three.\n\n", "delimiter", size=2)]
+    choice = TargetChoice(target).score(path, steps)
+    if rewards is None:
+        with pytest.raises(VerifierError, match=f"replied '{reply}' where a number from 0 to 2") as refused:
+            asyncio.run(choice)
+        usage = usage_of(refused.value)
+    else:
+        scores = asyncio.run(choice)
+        usage = scores.usage
+        assert scores.rewards == rewards
+    assert usage is not None
+    assert (usage.generated, usage.scored) == (2, 5)  # the reply and its end; the steps
+    (asked,) = target.calls
+    assert "problem:\n\nAdd.\n\nOne of" in asked.prompt[-1].content
+    assert "1. Two.\n\n2. Three.\n\n" in asked.prompt[-1].content
+
+
+def test_a_target_that_is_known_not_to_think_is_asked_without_a_thought() -> None:
+    for thinking in (Thinking(None), Thinking(THINK, "<think>\n\n</think>\n\n"), None):
+        target = ScriptedTarget(["1"], thinking=thinking)
+        asyncio.run(TargetChoice(target).score(Path(as_prompt("question")), [Step("Add.", "end")]))
+        assert [path.thinking for path in target.calls] == [None]
