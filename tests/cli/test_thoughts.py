@@ -13,13 +13,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rsd_core import BinaryStep, Decoder, Roles, RSDConfig, RSDError, Thinking, parse_method
+from rsd_core import BinaryStep, Decoder, Roles, RSDConfig, RSDError, StepRecord, Thinking, parse_method
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.batch import read_results
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.options import configured
 from rsd_integrations.cli.show import RunView
+from rsd_integrations.cli.thought_fold import ThoughtFold
 from tests.display.pages import Page
 from tests.display.thinking import ANSWER, QUESTION, SLIPS, THOUGHT, decoder
 
@@ -157,6 +158,15 @@ def test_what_ended_a_thought_is_told(whole: bool) -> None:
 def test_a_thought_that_no_answer_follows_is_folded_before_the_summary() -> None:
     shown = str(watched(decoder(["One.\n</think>"], ["One.\n</think>"])))
     assert 0 < shown.find("thought: 1 step") < shown.index("Answer: none found")
+
+
+def test_each_of_several_thoughts_has_a_line_of_its_own() -> None:
+    out = io.StringIO()
+    fold = ThoughtFold(Console(file=out))
+    for _ in range(2):
+        fold.add("a row", StepRecord("x", "draft", None, accepted=True, size=3))
+        fold.close()
+    assert out.getvalue().splitlines() == ["    thought: 1 step, 3 tokens"] * 2
 
 
 def test_a_step_that_ends_a_thought_and_answers_is_in_both() -> None:

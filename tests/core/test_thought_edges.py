@@ -9,6 +9,7 @@ import pytest
 from rsd_core import (
     ConfigurationError,
     Constant,
+    Drafter,
     DraftOnly,
     FirstToken,
     Generation,
@@ -18,6 +19,7 @@ from rsd_core import (
     RewardGuidedDecoder,
     Sentence,
     Settings,
+    SpeculativeDecoding,
     Splitter,
     Step,
     StepRequest,
@@ -25,6 +27,7 @@ from rsd_core import (
     TextStream,
     Thinking,
     ThoughtSettings,
+    Usage,
     VerifierError,
     Words,
     as_prompt,
@@ -169,6 +172,11 @@ def test_a_step_ends_with_what_belongs_to_it(splitter: Splitter, step: str, rest
     assert splitter.end(step + rest) == len(step)
 
 
+def test_servers_are_asked_to_stop_at_what_ends_the_steps_of_a_thought() -> None:
+    splitters = [StepRequest((0,), delimiter=end, close="</think>").splitter for end in ("\n\n", Sentence(), None)]
+    assert [splitter and splitter.stops for splitter in splitters] == [("\n\n",), (), ()]
+
+
 # Limits
 
 
@@ -225,6 +233,21 @@ def test_a_turn_is_not_cut_where_its_thought_ends() -> None:
     settings = Settings(granularity="turn", thoughts=ThoughtSettings(delimiter="line"))
     DraftOnly(drafter=Asked(["Add.\n</think>\n\nSo 48."], thinking=OPENED), settings=settings).run("question")
     assert [(request.delimiter, request.close) for request in requests] == [(None, "")]
+
+
+def test_the_answer_of_an_assisted_target_has_the_room_that_its_thought_left() -> None:
+    rooms: list[int] = []
+
+    class Assisted(ScriptedTarget):
+        async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
+            rooms.append(request.max_tokens)
+            step = Step("So 48.", "end", size=3) if path.depth else Step("a b c d", "length", size=4)
+            return Generation((step,), Usage(generated=step.size)), Usage()
+
+    settings = Settings(limits=Limits(max_thought_tokens=4, max_tokens=100))
+    target = Assisted([], thinking=OPENED)
+    result = SpeculativeDecoding(drafter=ScriptedDrafter([""]), target=target, settings=settings).run("question")
+    assert (rooms, result.thought, result.text) == ([4, 96], "a b c d", "So 48.")
 
 
 # Streams
