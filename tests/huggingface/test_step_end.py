@@ -110,9 +110,7 @@ def test_the_splitter_is_not_asked_before_one_of_its_marks_is_written() -> None:
         (None, ()),
     ],
 )
-def test_no_step_ends_before_a_mark_where_its_splitter_has_some(
-    rule: Splitter | None, marks: tuple[bytes, ...]
-) -> None:
+def test_marks_are_what_steps_cannot_end_without(rule: Splitter | None, marks: tuple[bytes, ...]) -> None:
     assert StepEnd(Pieces([]), frozenset(), rule).marks == marks  # type: ignore[arg-type]
 
 
