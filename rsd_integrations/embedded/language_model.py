@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -215,12 +215,21 @@ def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
         model.model.embed_tokens.weight[: len(known)].copy_(known)
 
 
-def average(one: Path, other: Path, share: float, out: Path) -> Path:
-    """Write a checkpoint between two of the same model: `share` of the other's weights."""
-    first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
-    shutil.copytree(other, out, dirs_exist_ok=True)
-    mixed = {name: (first[name].float() * (1 - share) + second[name].float() * share).bfloat16() for name in first}
-    save_file(mixed, out / "model.safetensors", metadata={"format": "pt"})
+def average(shares: Mapping[Path, float], out: Path) -> Path:
+    """Write a checkpoint between some of one model, given the share of each; the last one has all tokens."""
+    weights = [load_file(folder / "model.safetensors") for folder in shares]
+    mixed = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in weights[-1].items()}
+    sums = {name: torch.zeros(len(tensor), *[1] * (tensor.ndim - 1)) for name, tensor in mixed.items()}
+    for tensors, share in zip(weights, shares.values(), strict=True):
+        for name, tensor in tensors.items():
+            mixed[name][: len(tensor)] += share * tensor.float()
+            sums[name][: len(tensor)] += share
+    shutil.copytree(list(shares)[-1], out, dirs_exist_ok=True)
+    save_file(
+        {name: (tensor / sums[name]).bfloat16() for name, tensor in mixed.items()},
+        out / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return out
 
 

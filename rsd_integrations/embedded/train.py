@@ -35,7 +35,8 @@ DRAFT = Recipe(layers=2, width=64, steps=2400, seed=2)
 BODY = Recipe(layers=4, width=96, steps=2000, seed=3)
 THOUGHTS = replace(TARGET, steps=600, muon_lr=0.01, adam_lr=1.5e-3, seed=5, context=vocabulary.THINKING_CONTEXT)
 ENDS = replace(THOUGHTS, steps=200, ends=thinking.ENDS)
-THINKING_TARGET = replace(ENDS, steps=300, muon_lr=0.006, adam_lr=1e-3, seed=15)
+BOTH = replace(ENDS, steps=300, muon_lr=0.006, adam_lr=1e-3, seed=15)
+THINKING_TARGET = replace(ENDS, steps=150, muon_lr=0.004, adam_lr=6e-4, seed=16)
 THINKING_DRAFT = replace(ENDS, layers=2, width=64, steps=900, seed=6)
 VERIFIER = RewardRecipe(new_layers=1, steps=3500, seed=4)
 CHUNK = 1024
@@ -90,14 +91,16 @@ def train_others(work: Path) -> None:
 def train_thinking_target(start: Path, work: Path) -> None:
     """The target that thinks, from the one in the folder `start`.
 
-    It learns to think, then, on short problems, where thoughts end, which costs it some arithmetic; so it goes on from
-    between the two.
+    It learns to think, then, on short problems, where thoughts end, which costs it some arithmetic. So it goes on from
+    averages with the models before, which know that better.
     """
     tokenizer = vocabulary.thinking(_prepared())
     learned = partial(language_model.train, tokenizer=tokenizer, work=work)
-    one = learned("thoughts", THOUGHTS, start=start / "target", rows=Conversations(plain=0.2))
-    other = learned("ends", ENDS, start=one, rows=Conversations(short=0.5))
-    between = language_model.average(one, other, 0.65, work / "between")
+    thoughts = learned("thoughts", THOUGHTS, start=start / "target", rows=Conversations(plain=0.2))
+    ends = learned("ends", ENDS, start=thoughts, rows=Conversations(short=0.5))
+    between = language_model.average({thoughts: 0.35, ends: 0.65}, work / "between")
+    both = learned("both", BOTH, start=between, rows=Conversations())
+    between = language_model.average({start / "target": 0.2, thoughts: 0.2, both: 0.6}, work / "between")
     learned("thinking-target", THINKING_TARGET, start=between, rows=Conversations())
 
 

@@ -152,8 +152,8 @@ def test_thinkers_learn_what_they_write_themselves() -> None:
     seen = Counter[str]()
     header = "<|im_start|>assistant\n"
     for row in itertools.islice(thinking.Conversations()(THINKING, random.Random(2), 1.0), 300):
-        text = THINKING.decode(row.ids)
-        learned = THINKING.decode([id_ for id_ in row.labels if id_ != IGNORE]).removesuffix("<|im_end|>")
+        text = str(THINKING.decode(row.ids))
+        learned = str(THINKING.decode([id_ for id_ in row.labels if id_ != IGNORE])).removesuffix("<|im_end|>")
         response = text[text.rindex(header) + len(header) :].removesuffix("<|im_end|>")
         assert len(row.ids) == len(row.labels) <= vocabulary.THINKING_CONTEXT
         if response == learned:
@@ -169,22 +169,26 @@ def test_thinkers_learn_what_they_write_themselves() -> None:
     assert seen["later turn"] > 0
 
 
-def test_a_model_between_two(tmp_path: Path) -> None:
-    one, other = (
-        language_model.train(name, replace(TINY, steps=2, seed=seed), tokenizer(), tmp_path)
-        for seed, name in enumerate(("one", "other"))
+def test_a_model_between_others(tmp_path: Path) -> None:
+    """The share of a model without the last tokens goes to the others there."""
+    plain, thinking_ = (
+        language_model.train(name, replace(TINY, steps=2, seed=seed), words, tmp_path)
+        for seed, (name, words) in enumerate({"plain": tokenizer(), "thinking": THINKING}.items())
     )
-    folder = language_model.average(one, other, 0.25, tmp_path / "between")
-    first, second, mixed = (load_file(where / "model.safetensors") for where in (one, other, folder))
+    folder = language_model.average({plain: 0.25, thinking_: 0.75}, tmp_path / "between")
+    first, second, mixed = (load_file(where / "model.safetensors") for where in (plain, thinking_, folder))
     for name, tensor in mixed.items():
-        assert torch.equal(tensor, (first[name].float() * 0.75 + second[name].float() * 0.25).bfloat16())
-    assert load_generator(str(folder)).context == vocabulary.CONTEXT
+        known = len(first[name])
+        wanted = first[name].float() * 0.25 + second[name][:known].float() * 0.75
+        assert torch.equal(tensor[:known], wanted.bfloat16())
+        assert torch.equal(tensor[known:], second[name][known:])
+    assert load_generator(str(folder)).vocabulary.encode("<think>") == [557]
 
 
 def test_thinkers_are_trained_alone_or_with_the_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each from the model of its role, in stages that resume; nothing else is exported."""
-    for name, recipe in {"THOUGHTS": TINY, "ENDS": TINY, "THINKING_TARGET": TINY, "THINKING_DRAFT": TINY}.items():
-        monkeypatch.setattr(train, name, replace(recipe, steps=1, ends=thinking.ENDS))
+    for name in ("THOUGHTS", "ENDS", "BOTH", "THINKING_TARGET", "THINKING_DRAFT"):
+        monkeypatch.setattr(train, name, replace(TINY, steps=1, ends=thinking.ENDS))
     monkeypatch.setattr(train, "_prepared", vocabulary.build)
     for role in ("draft", "target"):
         language_model.train(role, replace(TINY, steps=1), tokenizer(), tmp_path / "start")
