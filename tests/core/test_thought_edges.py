@@ -11,6 +11,7 @@ from rsd_core import (
     Constant,
     Drafter,
     DraftOnly,
+    Entropy,
     FirstToken,
     Generation,
     Limits,
@@ -42,6 +43,16 @@ from rsd_core.thoughts.reading import Reader
 
 THINK = MARKERS["think"]
 OPENED = Thinking(THINK, "<think>\n")
+
+
+class Learns(Constant):
+    """Wants the target's steps scored."""
+
+    @property
+    def scores_target(self) -> bool:
+        return True
+
+
 HARMONY = "<|channel|>analysis<|message|>"
 
 
@@ -206,11 +217,6 @@ def test_limits_of_the_response_stand_above_the_one_of_the_thought(
 
 
 def test_the_reward_of_the_targets_step_is_its_own_where_the_limit_closes_the_thought() -> None:
-    class Learns(Constant):
-        @property
-        def scores_target(self) -> bool:
-            return True
-
     decoder = RewardGuidedDecoder(
         drafter=ScriptedDrafter(["x\n\n"], thinking=OPENED),
         verifier=ScriptedVerifier([0.3, 0.0, 0.6]),
@@ -220,6 +226,16 @@ def test_the_reward_of_the_targets_step_is_its_own_where_the_limit_closes_the_th
     )
     steps = decoder.run("question").steps
     assert [(step.author, step.target_reward) for step in steps] == [("target", 0.3), ("limit", None), ("target", 0.6)]
+
+
+def test_a_step_of_the_target_without_text_is_not_scored() -> None:
+    decoder = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["x\n\n"]),
+        verifier=ScriptedVerifier([0.3, 0.6]),
+        target=ScriptedTarget(["Add.\n\n", ""]),
+        policy=Learns(p=0),
+    )
+    assert [step.target_reward for step in decoder.run("question").steps] == [0.3]
 
 
 def test_a_turn_is_not_cut_where_its_thought_ends() -> None:
@@ -250,6 +266,24 @@ def test_the_answer_of_an_assisted_target_has_the_room_that_its_thought_left() -
     assert (rooms, result.thought, result.text) == ([4, 96], "a b c d", "So 48.")
 
 
+# Results
+
+
+def test_a_response_that_is_cut_off_keeps_what_was_held_back() -> None:
+    result = drafter(["a b </ d"], OPENED, limits=Limits(max_tokens=3)).run("question")
+    assert (result.thought, result.finish_reason) == ("a b </", "max_tokens")
+
+
+def test_a_thinking_model_that_thinks_nothing_has_its_markers() -> None:
+    assert drafter(["So 48."], Thinking(THINK)).run("question").markers == THINK
+    assert drafter(["So 48."]).run("question").markers is None
+
+
+def test_a_stop_string_takes_nothing_from_the_thought() -> None:
+    (step,) = drafter(["<think>Add.</think>So 48.\nStop"]).run("question", stop=["\nStop"]).steps
+    assert (step.thought, step.content) == ("Add.", "So 48.")
+
+
 # Streams
 
 
@@ -275,6 +309,23 @@ def test_a_threshold_of_entropy_is_a_number_that_still_drafts() -> None:
     for wrong in (float("inf"), -0.1):
         with pytest.raises(ValueError, match="threshold"):
             FirstToken(threshold=wrong)
+
+
+def test_the_entropy_of_one_step_is_not_that_of_the_next() -> None:
+    class Doubts(ScriptedDrafter):
+        async def first_token_entropy(self, path: Path) -> Entropy:
+            if path.depth:
+                raise ValueError("no logits")
+            return Entropy(0.2, Usage(computed=1))
+
+    result = RewardGuidedDecoder(
+        drafter=Doubts(["a\n\n", "b"]),
+        target=ScriptedTarget(["A\n\n", "B"]),
+        policy=FirstToken(),
+        settings=Settings(lookahead=2),
+    ).run("question")
+    assert [step.text for step in result.steps] == ["a\n\n", "B"]
+    assert result.ledger.drafter.discarded == 0  # what is kept without a reward is not waited for
 
 
 @pytest.mark.parametrize(("reply", "rewards"), [("2", (0.0, 1.0)), ("0.", (0.0, 0.0)), ("3", None), ("none", None)])
