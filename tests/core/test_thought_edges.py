@@ -18,12 +18,14 @@ from rsd_core import (
     Markers,
     Path,
     RewardGuidedDecoder,
+    Scores,
     Sentence,
     Settings,
     SpeculativeDecoding,
     Splitter,
     Step,
     StepRequest,
+    StepScored,
     TargetChoice,
     TextStream,
     Thinking,
@@ -238,6 +240,40 @@ def test_a_step_of_the_target_without_text_is_not_scored() -> None:
     assert [step.target_reward for step in decoder.run("question").steps] == [0.3]
 
 
+def test_a_marker_among_candidates_has_no_reward() -> None:
+    texts = iter(["</think>\n\n", "Add.\n\n"] + ["So 48."] * 2)
+    decoder = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(lambda path, rng: next(texts), thinking=OPENED),
+        verifier=ScriptedVerifier([0.9] * 3),
+        target=ScriptedTarget(["x"], thinking=OPENED),
+        settings=Settings(temperature=0.5, candidates=2),
+    )
+    scored = [event.rewards for event in decoder.stream("question") if isinstance(event, StepScored)]
+    assert scored[0] == (None, 0.9)
+
+
+def test_a_run_of_steps_that_are_scored_has_no_gap() -> None:
+    class InRuns(ScriptedVerifier):
+        async def score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
+            scores = []
+            for step in steps:
+                scores.append(await self.score(path, [step]))
+                path = path.extend(step)
+            return scores
+
+    drafts = [f"{i} a\n\n" if i % 5 else "\n\n" for i in range(1, 20)] + ["So 48."]
+    verifier = InRuns(lambda path, step: 0.9 if step.text == drafts[path.depth] else 0.1, delay=0.002)
+    decoder = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(drafts),
+        verifier=verifier,
+        target=ScriptedTarget(["x"]),
+        policy=Constant(p=1),
+        settings=Settings(lookahead=4),
+    )
+    rewards = [step.reward for step in decoder.run("question").steps]
+    assert rewards == [0.9 if text.strip() else 0.0 for text in drafts]
+
+
 def test_a_turn_is_not_cut_where_its_thought_ends() -> None:
     requests: list[StepRequest] = []
 
@@ -325,7 +361,7 @@ def test_the_entropy_of_one_step_is_not_that_of_the_next() -> None:
         settings=Settings(lookahead=2),
     ).run("question")
     assert [step.text for step in result.steps] == ["a\n\n", "B"]
-    assert result.ledger.drafter.discarded == 0  # what is kept without a reward is not waited for
+    assert result.ledger.drafter.discarded == 0  # nothing was drafted ahead in vain
 
 
 @pytest.mark.parametrize(("reply", "rewards"), [("2", (0.0, 1.0)), ("0.", (0.0, 0.0)), ("3", None), ("none", None)])
