@@ -34,14 +34,16 @@ from rsd_core import (
     VerifierError,
     Words,
     as_prompt,
+    parse_method,
     split,
     visible,
 )
+from rsd_core.methods import GlimpRouterMethod, Setup
 from rsd_core.model import usage_of
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_core.thoughts.agreement import agree
 from rsd_core.thoughts.markers import MARKERS
-from rsd_core.thoughts.reading import Reader
+from rsd_core.thoughts.reading import Piece, Reader
 
 THINK = MARKERS["think"]
 OPENED = Thinking(THINK, "<think>\n")
@@ -333,7 +335,41 @@ def test_an_end_without_text_repeats_nothing() -> None:
     assert parts == [("thought", "Add."), ("answer", "So 48.\n\n")]
 
 
+@pytest.mark.parametrize(
+    ("text", "limits", "wanted"),
+    [
+        ("a b </ d", Limits(max_tokens=3), [("thought", "a b </")]),
+        ("a\nSto</think>48.\nStop", Limits(), [("thought", "a\nSto"), ("answer", "48.")]),
+    ],
+)
+def test_thoughts_are_streamed_whole_and_no_stop_string_holds_them_back(
+    text: str, limits: Limits, wanted: list[Piece]
+) -> None:
+    stream, parts = TextStream(["\nStop"]), {"thought": "", "answer": ""}
+    for event in drafter([text], OPENED, limits=limits).stream("question", stop=["\nStop"]):
+        for kind, piece in stream.feed_parts(event):
+            parts[kind] += piece
+            assert not (kind == "thought" and parts["answer"])
+    assert [(kind, piece) for kind, piece in parts.items() if piece] == wanted
+
+
 # Who writes, and who judges
+
+
+def test_recipes_pass_their_parameters_on() -> None:
+    for method, policy in (("glimprouter:0.1", FirstToken(threshold=0.1)), ("glimprouter", FirstToken(threshold=1))):
+        recipe = parse_method(method)
+        assert isinstance(recipe, GlimpRouterMethod)
+        assert recipe.policies() == (policy, policy)
+    setup = Setup(ScriptedDrafter(["a"]), "scripted:verifier", ScriptedTarget(["0"]))
+    assert [step.author for step in parse_method("speccot:2").build(setup).run("question").steps] == ["target"]
+
+
+def test_a_solution_that_the_prompt_began_is_shown_without_gaps() -> None:
+    target = ScriptedTarget(["1"])
+    path = Path(as_prompt([("user", "question"), ("assistant", "So")])).extend(Step("Add.\n\n", "delimiter"))
+    asyncio.run(TargetChoice(target).score(path, [Step("48.", "end")]))
+    assert "problem:\n\nSo\n\nAdd.\n\nOne of" in target.calls[0].prompt[-1].content
 
 
 def test_a_threshold_of_entropy_is_a_number_that_still_drafts() -> None:
