@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from rsd_core import (
+    AlwaysDraft,
+    AlwaysTarget,
     ConfigurationError,
     Constant,
     Drafter,
@@ -18,6 +20,7 @@ from rsd_core import (
     Markers,
     Path,
     RewardGuidedDecoder,
+    Roles,
     Scores,
     Sentence,
     Settings,
@@ -354,6 +357,17 @@ def test_thoughts_are_streamed_whole_and_no_stop_string_holds_them_back(
 
 
 # Who writes, and who judges
+
+
+def test_only_who_writes_the_thought_has_to_agree_on_it() -> None:
+    decoder = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(["", "48"], thinking=Thinking(None)),
+        target=ScriptedTarget(["never"]),
+        policy=AlwaysDraft(),
+        thoughts=Roles(target=ScriptedTarget(["Add.\n</think>\n\n"], thinking=OPENED), policy=AlwaysTarget()),
+    )
+    result = decoder.run("question")
+    assert (result.thought, result.text) == ("Add.", "48")
 
 
 def test_recipes_pass_their_parameters_on() -> None:
