@@ -43,6 +43,7 @@ from rsd_core import (
 )
 from rsd_core.methods import GlimpRouterMethod, Setup
 from rsd_core.model import usage_of
+from rsd_core.paths import Ending
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_core.thoughts.agreement import agree
 from rsd_core.thoughts.markers import MARKERS
@@ -111,6 +112,8 @@ def test_what_only_looks_like_a_marker_at_the_end_is_text_once(text: str, though
 
 def test_neither_space_nor_half_a_marker_is_a_marker() -> None:
     assert [Reader().is_mark(text) for text in ("\n\n", "<thi", "<think>", "<think>\n\n")] == [False, False, True, True]
+    for before in ("<think>", "<think>Add.", "<think>Add.</think>"):
+        assert not Reader().read(before)[0].is_mark("\n\n")
 
 
 @pytest.mark.parametrize("bits", [["</think>It is 48."], ["</th", "ink>\n\n", "It is 48."]])
@@ -161,7 +164,7 @@ def test_a_thought_that_the_model_opens_has_its_steps_from_the_first_one_on(firs
         async def generate(self, path: Path, request: StepRequest) -> Generation:
             requests.append(request)
             text = [first, "ink>" * (first == "<th") + "Two.\n</think>\n\n", "48"][path.depth]
-            ending = "end" if path.depth == 2 else "delimiter"
+            ending: Ending = "end" if path.depth == 2 else "delimiter"
             return Generation((Step(text, ending, size=2),), (await super().generate(path, request)).usage)
 
     settings = Settings(thoughts=ThoughtSettings(delimiter="sentence"))
