@@ -13,7 +13,6 @@ from rsd_core.results import FinishReason
 from rsd_core.settings import Settings
 from rsd_core.splitting import Splitter
 from rsd_core.stopping import stops_at
-from rsd_core.thoughts.markers import Thinking
 from rsd_core.thoughts.part import Part
 from rsd_core.thoughts.reading import Kind, Reader
 
@@ -35,12 +34,9 @@ class Terms:
         settings: The decoder's settings, the policy's limits worked in.
         stop: The response ends before the first of these strings.
         randomness: The request's own random numbers.
-        thinking: What the models agree on about their thoughts; None where nobody is known to think.
     """
 
-    def __init__(
-        self, settings: Settings, stop: tuple[str, ...], randomness: Randomness, thinking: Thinking | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, stop: tuple[str, ...], randomness: Randomness) -> None:
         self.settings, self.limits, self.sampling = settings, settings.limits, settings.sampling
         self.wastes_target = self.limits.allow_waste(of_target=True)
         """Whether no limit counts what the target does."""
@@ -53,7 +49,6 @@ class Terms:
         self.thought = (
             self.answer if self.in_turns else Shape(own.delimiter or self.answer.delimiter, own.max_step_tokens or cap)
         )
-        self.thinking = thinking
         self.stop = stop
         self.overlap = max(map(len, stop), default=1) - 1
         """Characters of a text that may begin a stop string which the next step completes."""
@@ -61,7 +56,7 @@ class Terms:
 
     def branch(self, label: int) -> Terms:
         """The terms of another answer to the same request, with random numbers of its own."""
-        return Terms(self.settings, self.stop, self.randomness.branch(label), self.thinking)
+        return Terms(self.settings, self.stop, self.randomness.branch(label))
 
 
 _START = Part.first(Reader(), thinks=False)

@@ -44,7 +44,7 @@ class Request:
         stop: tuple[str, ...] = (),
         thinking: Thinking | None = None,
     ) -> None:
-        self.terms = Terms(settings, stop, Randomness(seed, prompt, repeat), thinking)
+        self.terms = Terms(settings, stop, Randomness(seed, prompt, repeat))
         self.settings = settings
         self.path = Path(prompt, thinking=thinking)
         """The prompt and the steps so far, as they were written."""

@@ -37,8 +37,6 @@ class ThoughtFold:
         """
         self._rows.append(row)
         self._steps += steps
-        if not self.console.is_terminal:
-            return
         if self._live is None:
             self._live = Live(console=self.console, transient=True, auto_refresh=False)
             self._live.start()

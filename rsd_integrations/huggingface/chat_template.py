@@ -161,7 +161,7 @@ class ChatTemplate:
         """A prompt as the template writes it, without a last message that is the beginning of the response."""
         with self._lock:
             known = self._renderings.get(id(prompt))
-            if known is not None and known[0] is prompt:
+            if known is not None:  # the prompt is kept with it, so no other one has its id
                 return known[1]
         rendering = self._split(*self._turns(prompt if begun(prompt) is None else prompt[:-1]))
         with self._lock:

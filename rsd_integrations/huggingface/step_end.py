@@ -65,8 +65,6 @@ class OpenStep:
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
         self._boundaries: list[int] = []
         """Characters of the text at the end of each token; -1 where that is inside of a character."""
-        self._length: int | None = None
-        """Characters of the text that are the step, once the splitter says so."""
 
     @property
     def size(self) -> int:
@@ -108,9 +106,8 @@ class OpenStep:
             self._text = ""
             for token in self.tokens:
                 self._read(self._pieces[token])
-        if self._length is None and self._splitter is not None:
-            self._length = self._splitter.end(self._text)
-        length = self._length
+        assert self._splitter is not None
+        length = self._splitter.end(self._text)
         kept = None if length is None else next((i for i, at in enumerate(self._boundaries, 1) if at >= length), None)
         if kept is None:
             return False

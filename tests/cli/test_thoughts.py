@@ -13,13 +13,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rsd_core import Decoder, RSDConfig, RSDError, Thinking, parse_method
+from rsd_core import BinaryStep, Decoder, Roles, RSDConfig, RSDError, StepRecord, Thinking, parse_method
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.batch import read_results
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.options import configured
 from rsd_integrations.cli.show import RunView
+from rsd_integrations.cli.thought_fold import ThoughtFold
 from tests.display.pages import Page
 from tests.display.thinking import ANSWER, QUESTION, SLIPS, THOUGHT, decoder
 
@@ -116,6 +117,19 @@ def test_thoughts_are_shown_whole_where_one_asks() -> None:
     assert "think>" not in shown
 
 
+def test_rows_of_the_fold_are_single_lines() -> None:
+    steps = ["One.\nTwo.\nThree.\n\n", "So.\n</think>\n\n", "It is \\boxed{1}."]
+    assert any("One.  (and 2 more lines)" in one for one in watched(decoder(steps, steps)).seen)
+    assert not any("Two." in one for one in watched(decoder(steps, steps)).seen)
+
+
+def test_the_notch_in_a_bar_is_the_threshold_of_its_part() -> None:
+    made = decoder()
+    made.thoughts = Roles(policy=BinaryStep(delta=0.9))
+    shown = str(watched(made, thoughts=True))
+    assert re.findall(r"draft    0\.95 (\S+)", shown) == ["━━━━━━━┃", "━━━━━┃━━", "━━━━━┃━━"]
+
+
 def test_thoughts_are_dimmed() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system="standard", legacy_windows=False)
@@ -138,6 +152,21 @@ def test_what_ended_a_thought_is_told(whole: bool) -> None:
     assert "! no_answer: the response ended inside of its thought (max_tokens)" in cut
     assert "none found   (max_tokens)" in cut
     assert ("thought: 3 steps" in cut) != whole
+    assert cut.find("thought: 3 steps") < cut.index("! no_answer")
+
+
+def test_a_thought_that_no_answer_follows_is_folded_before_the_summary() -> None:
+    shown = str(watched(decoder(["One.\n</think>"], ["One.\n</think>"])))
+    assert 0 < shown.find("thought: 1 step") < shown.index("Answer: none found")
+
+
+def test_each_of_several_thoughts_has_a_line_of_its_own() -> None:
+    out = io.StringIO()
+    fold = ThoughtFold(Console(file=out))
+    for _ in range(2):
+        fold.add("a row", StepRecord("x", "draft", None, accepted=True, size=3))
+        fold.close()
+    assert out.getvalue().splitlines() == ["    thought: 1 step, 3 tokens"] * 2
 
 
 def test_a_step_that_ends_a_thought_and_answers_is_in_both() -> None:

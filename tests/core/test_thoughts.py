@@ -464,6 +464,7 @@ def test_what_was_begun_early_is_used_by_its_own_model_alone(ahead: int) -> None
         ("a\n\n", 0.8),
         ("b", 0.8),
     ]
+    assert len(thinker.calls) == 2  # it is not asked for the answer, ahead or not
 
 
 def methods(name: str, drafts: list[str], target: list[str]) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -117,6 +118,13 @@ def test_a_step_of_a_marker_alone_is_called_that() -> None:
     assert told(result) == ["1?", MARKER, "One.", MARKER, "So \\boxed{1}."]
 
 
+def test_a_dropped_draft_is_read_from_where_it_goes_on() -> None:
+    slips = ["<think>\nOne.\n\n", "It is 9.\n</think>\n\n", "So \\boxed{1}."]
+    right = [slips[0], "It is 1.\n</think>\n\n", slips[2]]
+    result = decoder(slips, right, Thinking(MARKERS["think"])).run("1?")
+    assert told(result) == ["1?", "One.", "It is 1.", "It is 9.", "So \\boxed{1}."]
+
+
 def test_a_dropped_draft_of_a_thought_and_its_answer_is_read_like_any_other_text() -> None:
     opened = Reader(MARKERS["think"]).read("<think>\n")[0]
     assert read_step(opened, "So.\n</think>\n\nIt is 9.") == ("answer", "So.\n\nIt is 9.")
@@ -168,12 +176,21 @@ def test_thresholds_and_names_are_those_of_each_part() -> None:
     html = to_html(mixed.run(QUESTION), mixed)
     assert "the threshold: 0.50, and 0.90 in the thought" in html
     assert "reward 0.10, below 0.90" in html
+    assert re.findall(r"left:(\d+)", html) == ["90"] * 3 + ["50"] * 2
     assert "the thinker, scripted target" in html
     split = RewardGuidedDecoder(
         drafter=made.drafter, verifier=made.verifier, target=made.target, thoughts=Roles(policy=AlwaysTarget())
     )
     assert "The line in a bar is the threshold 0.70." in to_html(split.run(QUESTION), split)
     assert read(split.run(QUESTION), split).thresholds == {"answer": 0.7, "thought": None}
+    split.policy, split.thoughts = AlwaysTarget(), Roles(policy=BinaryStep(delta=0.9))
+    assert "The line in a bar is the threshold 0.90." in to_html(split.run(QUESTION), split)
+
+
+def test_the_threshold_of_thoughts_is_not_told_where_there_is_none() -> None:
+    made = decoder(ANSWER, ANSWER, Thinking(None))
+    made.thoughts = Roles(policy=BinaryStep(delta=0.9))
+    assert "The line in a bar is the threshold 0.70." in to_html(made.run(QUESTION), made)
 
 
 def test_the_line_of_a_folded_thought() -> None:

@@ -175,6 +175,9 @@ def test_markers_of_the_users_own_are_text_and_are_opened_once() -> None:
     assert read(words, path) == ASKED
     ids = words.encode("<|im_start|>why not<extra_0>So<|endoftext|>")
     assert words.text(ids) == "<|im_start|>why not<extra_0>So"
+    words = vocabulary(PLAIN)
+    words.ids(Path(as_prompt(QUESTION), thinking=Thinking(Markers("own", "(", ")", end="<extra_0>"))))
+    assert words.text(words.encode("So<extra_0><|endoftext|>")) == "So<extra_0>"
 
 
 @pytest.mark.parametrize("template", [QWEN, R1, SWITCH])
@@ -191,6 +194,29 @@ def test_a_begun_response_is_read_as_it_was_written(template: str) -> None:
         told = words.thinking(as_prompt([asked, message]))
         assert told is not None
         assert told.opening == ""
+
+
+def test_a_begun_thought_has_the_markers_of_the_request() -> None:
+    begun = {"role": "assistant", "content": "", "reasoning_content": "First.\n\n"}
+    path = Path(as_prompt([{"role": "user", "content": QUESTION}, begun]), thinking=Thinking(Markers("own", "(", ")")))
+    assert read(vocabulary(QWEN), path) == f"{ASKED}(First.\n\n"
+
+
+def test_markers_that_say_most_come_first() -> None:
+    words = "Write the thought between <think></think>, and the answer between <response></response>."
+    template = PLAIN.replace("{% for", "{% if thinking %}" + words + "{% endif %}{% for", 1)
+    told = vocabulary(template, thinking=True).thinking(as_prompt(QUESTION))
+    assert told is not None
+    assert told.markers is not None
+    assert told.markers.name == "granite"
+
+
+def test_few_renderings_are_kept() -> None:
+    template = vocabulary(PLAIN).template
+    assert template is not None
+    for i in range(100):
+        template.rendering(as_prompt(f"{QUESTION} {i}"))
+    assert len(template._renderings) == 64
 
 
 def test_earlier_thoughts_reach_a_template_under_its_own_name_for_them() -> None:

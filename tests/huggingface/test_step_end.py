@@ -100,6 +100,26 @@ def test_the_splitter_is_not_asked_before_one_of_its_marks_is_written() -> None:
     assert asked == ["So it is\n\nfour."]
 
 
+@pytest.mark.parametrize(
+    ("rule", "marks"),
+    [
+        (Delimiter(), (b"\n\n",)),
+        (splitter("\n", close="</think>"), (b"</think>", b"\n")),
+        (splitter(None, close="</think>"), (b"</think>",)),
+        (splitter(Sentence(), close="</think>"), ()),
+        (None, ()),
+    ],
+)
+def test_marks_are_what_steps_cannot_end_without(rule: Splitter | None, marks: tuple[bytes, ...]) -> None:
+    assert StepEnd(Pieces([]), frozenset(), rule).marks == marks  # type: ignore[arg-type]
+
+
+def test_a_token_that_ends_the_response_counts_and_is_no_text() -> None:
+    step = OpenStep(StepEnd(Pieces([b"So", b""]), frozenset([1]), Delimiter()), 9)  # type: ignore[arg-type]
+    assert [step.append(i, 0.0) for i in range(2)] == [False, True]
+    assert (step.tokens, step.size, step.sampled, step.ending) == ([0], 2, 2, "end")
+
+
 def in_steps(model: HuggingFaceGenerator, question: str, request: StepRequest) -> list[Step]:
     async def decode() -> list[Step]:
         path, steps = Path(as_prompt(question)), list[Step]()
