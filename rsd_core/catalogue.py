@@ -46,7 +46,7 @@ _ALL = (
         "rsd_integrations.huggingface:load_generator",
         "huggingface",
         "a causal language model, by hub id or folder, as drafter or target",
-        ("hf:Qwen/Qwen2.5-Math-1.5B-Instruct", "hf:./my-model"),
+        ("hf:Qwen/Qwen2.5-Math-1.5B-Instruct", "hf,template.enable_thinking=false:Qwen/Qwen3-8B", "hf:./my-model"),
         roles=_WRITES,
     ),
     Backend(

@@ -92,7 +92,9 @@ def test_what_a_family_writes_is_taken_apart_again(markers: Markers) -> None:
         assert split(f"{markers.answer}It is 48.", markers).answer == "It is 48."
 
 
-@pytest.mark.parametrize("markers", [m for m in MARKERS.values() if m.name != "command_r7b"], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "markers", [m for m in MARKERS.values() if m.name not in ("command_r7b", "granite")], ids=lambda m: m.name
+)
 def test_known_markers_are_found_at_the_beginning_alone(markers: Markers) -> None:
     parts = split(f"{markers.wrap('Add.')}So 48.")
     assert (parts.thought, parts.answer) == ("Add.", "So 48.")

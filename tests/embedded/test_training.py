@@ -152,8 +152,8 @@ def test_thinkers_learn_what_they_write_themselves() -> None:
     seen = Counter[str]()
     header = "<|im_start|>assistant\n"
     for row in itertools.islice(thinking.Conversations()(THINKING, random.Random(2), 1.0), 300):
-        text = THINKING.decode(row.ids)
-        learned = THINKING.decode([id_ for id_ in row.labels if id_ != IGNORE]).removesuffix("<|im_end|>")
+        text = str(THINKING.decode(row.ids))
+        learned = str(THINKING.decode([id_ for id_ in row.labels if id_ != IGNORE])).removesuffix("<|im_end|>")
         response = text[text.rindex(header) + len(header) :].removesuffix("<|im_end|>")
         assert len(row.ids) == len(row.labels) <= vocabulary.THINKING_CONTEXT
         if response == learned:

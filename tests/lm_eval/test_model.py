@@ -206,3 +206,14 @@ def test_arguments_of_chat_templates_go_to_the_models() -> None:
     }
     with pytest.raises(ConfigurationError, match="name drafter and target"):
         RSDModel(enable_thinking=False)
+
+
+def test_the_embedded_models_that_think() -> None:
+    model = RSDModel(drafter="embedded:thinking-draft", target="embedded:thinking-target")
+    question = "Mia has 20 pens. Then she buys 12 more. How many pens does Mia have now?"
+    made: Any = [Request(question, until=["Problem:"]), Request(question, until=["\\boxed"])]
+    whole, cut = model.generate_until(made)
+    assert whole == model.results[0].text
+    assert "\\boxed{32}" in whole
+    assert cut == whole.partition("\\boxed")[0]
+    assert all("20+12" in result.thought for result in model.results)
