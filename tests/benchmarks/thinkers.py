@@ -1,8 +1,8 @@
 """The thinking models measured alone: `python -m tests.benchmarks.thinkers --json FILE [--markdown FILE]`.
 
 Greedy responses to held-out problems, with thoughts and without: how many are right, and how many have their markers
-where they belong. Then how well the family's verifiers rank right steps above wrong ones in the thinking drafter's
-responses.
+where they belong. Beside them the models that do not think, on the same problems. Then how well the family's verifiers
+rank right steps above wrong ones in the thinking drafter's responses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ RESPONSE = re.compile(
     r"<think>\n(?P<thought>(?:(?!</?think>).)*\S)\n</think>\n\n(?P<answer>(?:(?!</?think>).)+)", re.DOTALL
 )
 """A response as it should be: one thought that is not empty, then an answer."""
-MODELS = ("thinking-draft", "thinking-target")
+ROWS = (
+    *itertools.product(("thinking-draft", "thinking-target"), (True, False)),
+    *itertools.product(("draft", "target"), (False,)),
+)
+"""Models, and whether they are to think."""
 VERIFIERS = ("verifier", "prm")
 
 
@@ -55,7 +59,7 @@ def accuracy(name: str, thinking: bool, n: int) -> dict[str, Any]:
     right = sum(is_right(rollout.problem, rollout.text) for rollout in rollouts)
     return {
         "model": name,
-        "enable_thinking": thinking,
+        "thinking": thinking,
         "accuracy": right / n,
         "ci95": wilson(right, n),
         "well_formed": sum(well_formed(rollout, thinking) for rollout in rollouts) / n,
@@ -94,13 +98,13 @@ def markdown(data: dict[str, Any]) -> str:
         f"Made by `python -m tests.benchmarks.thinkers`, {data['date']}, {data['machine']}. Greedy responses to "
         f"{data['n']} held-out problems, seed {SEED}.",
         "",
-        "| model | `enable_thinking` | accuracy | 95 % | markers where they belong |",
+        "| model | thinks | accuracy | 95 % | markers where they belong |",
         "|---|---|---|---|---|",
     ]
     for row in data["accuracy"]:
         low, high = row["ci95"]
         lines.append(
-            f"| embedded:{row['model']} | {str(row['enable_thinking']).lower()} "
+            f"| embedded:{row['model']} | {'yes' if row['thinking'] else 'no'} "
             f"| {row['accuracy']:.3f} | {low:.3f}–{high:.3f} | {row['well_formed']:.1%} |"
         )
     one = next(iter(data["verifiers"].values()))
@@ -134,7 +138,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores {platform.machine()}, no GPU, Python {platform.python_version()}",
         "n": options.n,
         "scored": options.scored,
-        "accuracy": [accuracy(name, asked, options.n) for name in MODELS for asked in (True, False)],
+        "accuracy": [accuracy(*row, options.n) for row in ROWS],
         "verifiers": {name: step_auc(name, drafts) for name in VERIFIERS},
     }
     options.json.write_text(json.dumps(data, indent=1) + "\n")
