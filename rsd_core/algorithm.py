@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from rsd_core.calls import Calls
 from rsd_core.decisions import choose, decide, learn, route
 from rsd_core.decoder import Decoder
+from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
 from rsd_core.interfaces import Drafter, Target, Verifier
 from rsd_core.ledger import Role
@@ -49,6 +50,14 @@ class RewardGuidedDecoder(Decoder):
         self.thoughts = thoughts or Roles()
         self.casts()
         super().__init__(settings)
+
+    def check(self, settings: Settings) -> Settings:
+        if settings.granularity == "turn" and self.thoughts != Roles():
+            raise ConfigurationError(
+                "thoughts with roles of their own need granularity='step': a turn is thought and answer in one "
+                "piece, by one model"
+            )
+        return settings
 
     def casts(self) -> dict[Kind, Cast]:
         """Who plays which role in the thought, and in the answer."""

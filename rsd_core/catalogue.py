@@ -38,15 +38,15 @@ _ALL = (
         "embedded",
         "rsd_integrations.embedded.models:load",
         "huggingface",
-        "a model that ships with the package: draft, target, verifier or prm",
-        ("embedded:draft", "embedded:target", "embedded:verifier", "embedded:prm"),
+        "a model that ships with the package: draft, target, thinking-draft, thinking-target, verifier or prm",
+        ("embedded:draft", "embedded:target", "embedded:thinking-target", "embedded:verifier", "embedded:prm"),
     ),
     Backend(
         "hf",
         "rsd_integrations.huggingface:load_generator",
         "huggingface",
         "a causal language model, by hub id or folder, as drafter or target",
-        ("hf:Qwen/Qwen2.5-Math-1.5B-Instruct", "hf:./my-model"),
+        ("hf:Qwen/Qwen2.5-Math-1.5B-Instruct", "hf,template.enable_thinking=false:Qwen/Qwen3-8B", "hf:./my-model"),
         roles=_WRITES,
     ),
     Backend(

@@ -113,7 +113,8 @@ def newer_version(data: Mapping[str, Any]) -> str | None:
 
 def masked(text: str) -> str:
     """A spec or what holds one, without the values of options that are secrets: a key has no place in an error."""
-    return re.sub(r"((?:key|secret|password)=)[^,:'\"\s]+", r"\1…", text, flags=re.IGNORECASE)
+    named = r"((?:key|secret|password|authorization)(?:=\"?|\"\s*:\s*\"))[^,:'\"\s]+"  # an option, or a name in JSON
+    return re.sub(named, r"\1…", text, flags=re.IGNORECASE)
 
 
 def explain(error: ValidationError) -> str:

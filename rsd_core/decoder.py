@@ -304,8 +304,10 @@ class Decoder(ABC):
     def _result(self, request: Request, reason: FinishReason, seconds: float) -> Result:
         """The request's result, with the estimate of what the target alone would have cost."""
         request.discard(request.undecided, scored=False)
-        if request.progress.part.reader.in_thought and request.records:
-            request.degrade("no_answer", f"the response ended inside of its thought ({reason}): there is no answer")
+        reader, last = request.progress.part.reader, request.records[-1] if request.records else None
+        if last is not None and (reader.in_thought or (reader.state == "closed" and last.native is None)):
+            where = "inside of" if reader.in_thought else "with"
+            request.degrade("no_answer", f"the response ended {where} its thought ({reason}): there is no answer")
         rate = None if self.target is None else self.target.flops_per_token
         if rate is not None:
             tokens = request.progress.tokens

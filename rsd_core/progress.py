@@ -131,9 +131,9 @@ class Progress:
         limit = terms.limits.max_thought_tokens
         if limit is not None and part.kind == "thought" and finish is None and part.tokens >= limit:
             part = part.close(step.text)
-            assert part.closed is not None
-            path = path.extend(part.closed)
-            finish = terms.limits.reached(path.depth, tokens)
+            if part.closed is not None:
+                path = path.extend(part.closed)
+                finish = terms.limits.reached(path.depth, tokens)
         return Progress(terms, path, tokens, finish, excess, tail, said, repeats, part)
 
     def _stuck(self, said: str, repeats: int) -> FinishReason | None:

@@ -1,6 +1,8 @@
 """From a spec string to a model: `load("embedded:draft")`, `load("hf:ORG/MODEL")`.
 
-A spec is `KIND:REST`, with options of the kind as `KIND,KEY=VALUE,…:REST`. Kinds that are made of other models take
+A spec is `KIND:REST`, with options of the kind as `KIND,KEY=VALUE,…:REST`. A value that is a JSON object, list or
+string may hold commas and colons; names with dots nest: `template.enable_thinking=false` is
+`template={"enable_thinking": false}`. Kinds that are made of other models take
 specs as their rest, with `|` between several of them and parentheses around one that has a `|` of its own:
 `judge:hf:ORG/MODEL`, `cascade,low=0.2:rule:arithmetic|(ensemble,how=min:prm:A|prm:B)`.
 
@@ -14,8 +16,10 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import NoneType
 from typing import Any, Literal, get_args, overload
 
@@ -57,22 +61,25 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     """
     if not isinstance(spec, str):
         raise SpecError(f"{spec!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
-    head, colon, rest = spec.partition(":")
-    kind, *options = head.split(",")
+    (kind, *options), rest = _split(spec)
     if kind not in BACKENDS:
         examples = ", ".join(BUILT_IN[kind].examples[0] for kind in ("embedded", "hf", "prm"))
         what = unknown("kind", kind, sorted(BACKENDS))
         raise SpecError(f"{masked(spec)!r} names no model: {what}. Examples: {examples}; `rsd models` lists all")
     backend = BACKENDS[kind]
-    if not colon or not rest:
+    if not rest:
         raise SpecError(f"{masked(spec)!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
     if wrong := [option for option in options if "=" not in option]:
         raise SpecError(
             f"{masked(spec)!r}: {wrong[0]!r} is no option; options are written {kind},KEY=VALUE:{masked(rest)}"
         )
+    if not backend.nested and (after := re.search(r"(.+?),(\w[\w.]*=.*)", rest)):
+        before = f"{','.join([kind, *options, after[2]])}:{after[1]}"
+        raise SpecError(f"{masked(spec)!r}: options stand before the colon: {masked(before)}")
     names = [option.partition("=")[0] for option in options]
     if twice := [name for name in names if names.count(name) > 1]:
         raise SpecError(f"{masked(spec)!r} gives {twice[0]} twice")
+    _options(spec)
     if role is not None and backend.roles and role not in backend.roles:
         raise _wrong_role(spec, role, backend.roles)
     if backend.nested:
@@ -81,10 +88,44 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     return backend, rest
 
 
+def _split(spec: str) -> tuple[list[str], str]:
+    """The kind with its options, and what follows the colon; JSON in a value keeps its own commas and colons."""
+    parts, start, at = list[str](), 0, 0
+    while at < len(spec):
+        if spec[at] in ",:":
+            parts.append(spec[start:at])
+            start = at + 1
+            if spec[at] == ":":
+                return parts, spec[start:]
+        elif spec[at] == "=" and spec[at + 1 : at + 2] in ("{", "[", '"'):
+            try:
+                _, end = json.JSONDecoder().raw_decode(spec, at + 1)
+            except ValueError:  # plain text that begins like JSON
+                end = at + 1
+            at = end - 1
+        at += 1
+    return [*parts, spec[start:]], ""
+
+
 def _options(spec: str) -> dict[str, Any]:
-    """The options that a spec names."""
-    pairs = (option.partition("=") for option in spec.partition(":")[0].split(",")[1:])
-    return {key: _value(value) for key, _, value in pairs}
+    """The options that a spec names; those with dots are nested.
+
+    Raises:
+        SpecError: A name stands for a value and for what is inside it.
+    """
+    options: dict[str, Any] = {}
+    for option in _split(spec)[0][1:]:
+        path, _, value = option.partition("=")
+        *outer, name = path.split(".")
+        inside = options
+        for part in outer:
+            inside = inside.setdefault(part, {})
+            if not isinstance(inside, dict):
+                break
+        if not isinstance(inside, dict) or name in inside:
+            raise SpecError(f"{masked(spec)!r} gives {path} and what is inside or around it; give one of the two")
+        inside[name] = _value(value)
+    return options
 
 
 def parts_of(rest: str) -> list[str]:
@@ -100,9 +141,12 @@ def parts_of(rest: str) -> list[str]:
 
 
 def _value(text: str) -> Any:
-    r"""The value of an option: a number, `true` or `false`, or a text in which `\n` is a line's end."""
+    r"""The value of an option: JSON, a number, `true`, `false` or `null`, or a text in which `\n` is a line's end."""
+    if text[:1] in ("{", "["):
+        with suppress(ValueError):
+            return json.loads(text)
     try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+        return ast.literal_eval({"true": "True", "false": "False", "null": "None"}.get(text, text))
     except (ValueError, SyntaxError):
         return text.replace("\\n", "\n").replace("\\t", "\t")
 

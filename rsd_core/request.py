@@ -15,6 +15,7 @@ from rsd_core.progress import Progress, Terms
 from rsd_core.randomness import Randomness
 from rsd_core.results import Degradation, DegradationKind, FinishReason, Result, StepRecord
 from rsd_core.settings import Settings
+from rsd_core.stopping import stops_at
 from rsd_core.thoughts.markers import Thinking
 from rsd_core.thoughts.part import Part
 from rsd_core.thoughts.reading import Kind, reader_of
@@ -64,6 +65,7 @@ class Request:
         self.prompt_tokens = 0
         """Length of the prompt as the model that read it first counts it."""
         self._noticed = 0
+        self._is_branch = False
 
     @property
     def index(self) -> int:
@@ -115,14 +117,18 @@ class Request:
         self.records.append(record)
         if progress.excess:
             self._cut(progress.excess)
-        if progress.part.closed is None:
+        part = progress.part
+        if part.closed is None:
             return self.records[-1]
+        self.records.append(StepRecord(part.closed.text, "limit", None, accepted=False, pieces=part.closed_pieces))
+        if not self._is_branch:
+            self._note_closing(self.index - 1)
+        return self.records[-2]
+
+    def _note_closing(self, step: int) -> None:
         limit = f"max_thought_tokens={self.terms.limits.max_thought_tokens} is reached: the thought was closed"
-        closing = self.index - 1
-        self.degradations.append(Degradation(closing, "thought_limit", limit))
-        logger.warning("step %d: thought_limit: %s", closing, limit)
-        self.records.append(StepRecord(progress.part.closed.text, "limit", None, accepted=False, pieces=()))
-        return record
+        self.degradations.append(Degradation(step, "thought_limit", limit))
+        logger.warning("step %d: thought_limit: %s", step, limit)
 
     def rate(self, reward: float | None) -> StepRecord:
         """Note the reward of the last step itself, which the target wrote."""
@@ -157,11 +163,15 @@ class Request:
     def text(self, kind: Kind) -> str:
         """The thought or the answer so far, without markers."""
         own = [record.content if kind == "answer" else record.text_of("thought") for record in self.records]
-        return "".join([*own, *(text for part, text in self.progress.part.reader.rest() if part == kind)])
+        if self.progress.excess:  # what was held back comes after the stop string
+            return "".join(own)
+        text = "".join([*own, *(text for part, text in self.progress.part.rest if part == kind)])
+        return text[: stops_at(text, self.terms.stop)] if kind == "answer" else text
 
     def branch(self, label: int) -> Request:
         """Another response from here on, with random numbers of its own, on the same ledger."""
         other = copy.copy(self)
+        other._is_branch = True
         other.records = list(self.records)
         other.terms = self.terms.branch(label)
         other.progress = replace(self.progress, terms=other.terms)
@@ -171,6 +181,9 @@ class Request:
         """Make a branch the response: its records."""
         self.progress, self.path, self.finish = branch.progress, branch.path, branch.finish
         self.records = list(branch.records)
+        for i, record in enumerate(self.records):
+            if record.author == "limit":
+                self._note_closing(i)
         return list(branch.records)
 
     def result(self, reason: FinishReason, seconds: float) -> Result:
@@ -181,35 +194,40 @@ class Request:
             seconds: Wall-clock time since the request started.
         """
         thinks = self.path.opening is not None or any(record.pieces is not None for record in self.records)
+        markers = self.progress.part.reader.markers if thinks else None
         return Result(
             prompt=self.path.prompt,
             text=self.text("answer"),
             finish_reason=reason,
-            steps=tuple(self.records),
+            steps=tuple(self.records if markers else [_plain(record) for record in self.records]),
             ledger=self.ledger,
             seconds=seconds,
             degradations=tuple(self.degradations),
             thought=self.text("thought"),
             opening=self.path.opening or "",
-            markers=self.progress.part.reader.markers if thinks else None,
+            markers=markers,
         )
 
     def _cut(self, excess: int) -> None:
-        """Take so many characters off the end of the text, which may reach back over some steps."""
+        """Take so many characters off the end of the answer, which may reach back over some steps."""
+        read = written = excess  # a step may hold back the end of its text, which is answer of the next one
         for i in range(len(self.records) - 1, -1, -1):
-            text = self.records[i].text
-            gone = min(excess, len(text))
-            self.records[i] = _without_end(self.records[i], gone)
-            excess -= gone
-            if not excess:
+            text, content = self.records[i].text, self.records[i].content
+            self.records[i] = _without_end(self.records[i], min(written, len(text)), min(read, len(content)))
+            read, written = max(0, read - len(content)), max(0, written - len(text))
+            if not read and not written:
                 return
 
 
-def _without_end(record: StepRecord, size: int) -> StepRecord:
-    """A step without so many characters at the end of its text."""
-    text, pieces = record.text[: len(record.text) - size], record.pieces
-    if pieces is not None:  # what is cut is the end of the answer
-        content = record.content
-        rest = content[: max(0, len(content) - size)]
+def _plain(record: StepRecord) -> StepRecord:
+    """A step of a response in which no marker came: what was held back for one is answer."""
+    return record if record.pieces is None else replace(record, pieces=None)
+
+
+def _without_end(record: StepRecord, written: int, read: int) -> StepRecord:
+    """A step without so many characters at the end of its text, and so many at the end of its answer."""
+    text, pieces = record.text[: len(record.text) - written], record.pieces
+    if pieces is not None:
+        rest = record.content[: len(record.content) - read]
         pieces = (*[piece for piece in pieces if piece[0] == "thought"], ("answer", rest))
     return replace(record, text=text, pieces=pieces)

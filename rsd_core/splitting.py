@@ -115,6 +115,33 @@ class InThought(Splitter):
         return () if self.inner is None else self.inner.stops
 
 
+class Checked(Splitter):
+    """A splitter of somebody's own: what it gives is an end, or the error names it."""
+
+    kind: Literal["checked"] = "checked"
+    inner: SerializeAsAny[Splitter]
+
+    def end(self, text: str) -> int | None:
+        if not text:
+            return None
+        try:
+            end = self.inner.end(text)
+        except Exception as error:
+            raise ConfigurationError(
+                f"end() of the splitter {self.inner!r} failed: {type(error).__name__}: {error}"
+            ) from error
+        if end is None or (isinstance(end, int) and 0 < end <= len(text)):
+            return end
+        raise ConfigurationError(
+            f"end() of the splitter {self.inner!r} gave {end!r} for a text of {len(text)} characters: it takes a whole "
+            f"number from 1 to {len(text)}, or None while the step may go on"
+        )
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return self.inner.stops
+
+
 BUILT_IN: dict[str, type[Splitter]] = {"delimiter": Delimiter, "sentence": Sentence, "words": Words}
 SPLITTERS = Registry("splitter", "rsd.splitters", BUILT_IN, of_class(Splitter))  # type: ignore[type-abstract]
 """All known splitters by kind, those of installed packages included."""
@@ -157,7 +184,6 @@ AnyDelimiter = Annotated[str | SerializeAsAny[Splitter], BeforeValidator(_parse)
 """A field that holds what ends a step: a text, or any splitter."""
 
 
-@cache
 def splitter(delimiter: str | Splitter | None, close: str = "") -> Splitter | None:
     """What ends a step that is asked for.
 
@@ -165,5 +191,17 @@ def splitter(delimiter: str | Splitter | None, close: str = "") -> Splitter | No
         delimiter: A text or a splitter; None where only the whole response ends.
         close: The marker that ends a thought, where the step is part of one.
     """
+    try:
+        return _cached(delimiter, close)
+    except TypeError:  # a splitter with a field that cannot be hashed, such as a list
+        return _splitter(delimiter, close)
+
+
+def _splitter(delimiter: str | Splitter | None, close: str) -> Splitter | None:
     inner = Delimiter(text=delimiter) if isinstance(delimiter, str) else delimiter
+    if inner is not None and type(inner) not in BUILT_IN.values():
+        inner = Checked(inner=inner)
     return InThought(close=close, inner=inner) if close else inner
+
+
+_cached = cache(_splitter)

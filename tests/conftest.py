@@ -80,6 +80,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (HuggingFaceGenerator, "log_likelihoods"),
         (HuggingFaceGenerator, "generate"),
         (HuggingFaceGenerator, "next_word"),
+        (HuggingFaceGenerator, "first_token_entropy"),
         (HuggingFaceVerifier, "score"),
         (LikelihoodVerifier, "score"),
         (SharedVerifier, "score"),

@@ -45,6 +45,10 @@ class SpeculativeDecoding(Decoder):
     def target(self) -> Target:
         return self._target
 
+    @property
+    def thinkers(self) -> tuple[Model, ...]:
+        return (self._target,)  # the assistant goes on from what the target reads
+
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         while request.finish is None:
             i = request.index

@@ -48,7 +48,7 @@ class TiltedDecoder(RewardGuidedDecoder):
         super().__init__(drafter=drafter, verifier=verifier, target=target, settings=settings)
 
     def check(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"softmax_beta": self.beta})
+        return super().check(settings).model_copy(update={"softmax_beta": self.beta})
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         while request.finish is None:

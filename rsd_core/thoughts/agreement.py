@@ -35,7 +35,8 @@ def agree(statements: Sequence[Statement], markers: Markers | None = None) -> Th
         )
         raise ConfigurationError(f"{_names(thinkers)} thinks before it answers, {_names(others)} does not: {remedy}")
     if not thinkers:
-        return None if markers is None else Thinking(markers)
+        is_off = any(thinking.opening for _, thinking in others)  # a template has written an empty thought
+        return None if markers is None or is_off else Thinking(markers)
     marks = {thinking.markers.open: name for name, thinking in thinkers if thinking.markers is not None}
     if markers is None and len(marks) > 1:
         told = " and ".join(f"{name!r} with {mark!r}" for mark, name in marks.items())

@@ -81,6 +81,15 @@ MARKERS: dict[str, Markers] = {
             source="Qwen3, QwQ, DeepSeek-R1, MiniMax-M2, SmolLM3; with other white space GLM-4, DeepSeek-V3.1, "
             f"Kimi-K2, Nemotron, StepFun, Ling, LFM2.5, Laguna: {_TEMPLATES}",
         ),
+        Markers(
+            "granite",
+            "<think>",
+            "</think>",
+            closing="</think><response>",
+            answer="<response>",
+            end="</response>",
+            source=f"Granite 3.3: {_TEMPLATES}",
+        ),
         Markers("mistral", "[THINK]", "[/THINK]", source=f"Magistral, Ministral-3: {_TEMPLATES}"),
         Markers(
             "harmony",

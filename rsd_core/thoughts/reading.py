@@ -207,21 +207,27 @@ def visible(path: Path, step: Step) -> Parts:
     """What of a step that follows a path is thought and what is answer, without markers."""
     before = reader_at(path)
     after, pieces = before.read(step.text)
-    if pieces:  # what was held back is the end of the step before
-        (kind, text), *others = pieces
-        held = before.held if before.state == "thought" else before.held.lstrip()
-        pieces = ((kind, text.removeprefix(held)), *others)
-    return _parts((*pieces, *after.rest()), after)
+    return _parts(without_beginning((*pieces, *after.rest()), before.held), after)  # the end of the step before
 
 
 def parts_of(path: Path) -> Parts:
     """The two parts of the response so far, without markers and without what a begun prompt holds of it."""
-    reader = reader_of(path.prompt, path.thinking)
+    first = reader = reader_of(path.prompt, path.thinking)
     pieces: list[Piece] = []
     for step in path.steps:
         reader, more = reader.read(step.text)
         pieces += more
-    return _parts((*pieces, *reader.rest()), reader)
+    return _parts(without_beginning((*pieces, *reader.rest()), first.held), reader)
+
+
+def without_beginning(pieces: Sequence[Piece], held: str) -> tuple[Piece, ...]:
+    """Pieces without what was held back before them, where that turned out to be text."""
+    if not held or not pieces:
+        return tuple(pieces)
+    (kind, text), *others = pieces
+    held = held if text.startswith(held) else held.lstrip()
+    rest = text.removeprefix(held)
+    return ((kind, rest), *others) if rest else tuple(others)
 
 
 def _parts(pieces: Sequence[Piece], reader: Reader) -> Parts:

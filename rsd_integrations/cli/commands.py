@@ -32,7 +32,7 @@ COMMANDS = {
     "score": Entry("score:score", "Score the steps of given solutions by any verifier."),
     "doctor": Entry(
         "doctor:doctor",
-        "Try servers out before a run: reachable, continues a prefix exactly, tells the end of a step, counts tokens.",
+        "Try servers out before a run: fields that are refused, thoughts, prefixes, ends of steps, token counts.",
     ),
     "plan": Entry("checkpoints:plan", "Say whether models fit into a device's memory together, before any is loaded."),
     "merge": Entry(

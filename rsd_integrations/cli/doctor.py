@@ -25,7 +25,7 @@ def doctor(
     specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Models behind URLs, such as openai:… judge:…")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
 ) -> None:
-    """Try servers out before a run: reachable, continues a prefix exactly, tells the end of a step, counts tokens.
+    """Try servers out before a run: fields that are refused, thoughts, prefixes, ends of steps, token counts.
 
     The exit code is 1 where something that is needed does not work.
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from rsd_core import boxed
 from rsd_integrations.embedded.task import OPERATORS, Problem, conclusion, heading, work
 
+THOUGHT = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
+BREAK = re.compile(r"\n*</?think>\n*|\n\n")
 EQUATION = re.compile(r"(\d+)([+*/-])(\d+)((?:=\d+[+*/-]\d+)*)=(\d+)")
 TERM = re.compile(r"(\d+)(?:([+*/-])(\d+))?")
 
@@ -28,8 +30,13 @@ class Verdict:
 
 
 def is_right(problem: Problem, text: str) -> bool:
-    """Whether the text's final answer is the problem's."""
-    return boxed(text) == str(problem.answer)
+    """Whether the final answer of a text is the problem's; a thought is no answer."""
+    return boxed(THOUGHT.sub("", text)) == str(problem.answer)
+
+
+def steps_of(text: str) -> list[str]:
+    """The steps of a response without their blank lines, those of its thought first, and without its markers."""
+    return [step for step in BREAK.split(text) if step.strip()]
 
 
 def judge(problem: Problem, steps: Sequence[str]) -> list[Verdict]:

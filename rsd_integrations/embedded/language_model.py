@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
@@ -19,6 +22,14 @@ SAVE_EVERY = 250
 """Optimizer steps between two savings of an unfinished training."""
 IGNORE = -100
 """Label of positions without loss, as in `torch.nn.functional.cross_entropy`."""
+
+
+class Row(NamedTuple):
+    """A conversation, and what is to be learned at each of its positions."""
+
+    ids: list[int]
+    labels: list[int]
+    """The ids again where there is loss, else `IGNORE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,9 @@ class Recipe:
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
     seed: int = 0
+    context: int = CONTEXT
+    ends: tuple[str, ...] = ()
+    """Tokens that have a loss of their own as well: few, and so hardly heard among all others."""
 
     def config(self, tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
         """A standard Qwen2 configuration with attention heads of size 32."""
@@ -45,7 +59,7 @@ class Recipe:
             num_hidden_layers=self.layers,
             num_attention_heads=heads,
             num_key_value_heads=heads,
-            max_position_embeddings=CONTEXT,
+            max_position_embeddings=self.context,
             max_window_layers=self.layers,
             tie_word_embeddings=True,
             bos_token_id=None,
@@ -108,8 +122,41 @@ class Optimizer:
             schedule.load_state_dict(saved)
 
 
-def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, work: Path) -> Path:
+Rows = Callable[[PreTrainedTokenizerBase, random.Random, float], Iterator[Row]]
+"""An endless stream of rows, given a source of randomness and how far training is, from 0 to 1."""
+
+
+def solutions(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
+    """Problems with their solutions, which alone have loss, from drills and short problems to full ones."""
+    bare, bounds = (0.5, (1, 3)) if progress < 0.12 else (0.25, (2, 5)) if progress < 0.35 else (0.05, (2, 7))
+    stream = problems("train", rng.getrandbits(60), events=bounds)
+    while True:
+        if rng.random() < bare:
+            question, steps = drill(rng)
+        else:
+            problem = next(stream)
+            question, steps = problem.question, problem.solution()
+        yield encode(tokenizer, question, "".join(steps))
+
+
+def train(
+    name: str,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    work: Path,
+    *,
+    start: Path | None = None,
+    rows: Rows | None = None,
+) -> Path:
     """Train one model, or go on with an interrupted training.
+
+    Args:
+        name: Of the checkpoint.
+        recipe: Size and schedule.
+        tokenizer: The model's tokenizer.
+        work: Working folder.
+        start: Checkpoint to start from, of the recipe's size; tokens that are new get fresh embeddings. None is none.
+        rows: What it learns from; None is solutions.
 
     Returns:
         The folder with the finished checkpoint, `work/name`.
@@ -119,26 +166,30 @@ def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, work: P
         return out
     torch.manual_seed(recipe.seed)
     model = Qwen2ForCausalLM(recipe.config(tokenizer))
+    if start is not None:
+        _take_over(model, start)
     model.set_attn_implementation("eager")  # faster than SDPA for training rows this short on a CPU
     nn.Module.to(model, torch.bfloat16)
     optimizer = Optimizer(model, recipe.muon_lr, recipe.adam_lr, recipe.steps)
-    start = 0
+    first = 0
     if partial.exists():
         saved = torch.load(partial)
-        start = saved["step"]
+        first = saved["step"]
         optimizer.load_state_dict(saved["optimizer"])
     forward = torch.compile(model, dynamic=True)
-    average = 0.0
-    bar = tqdm(total=recipe.steps, initial=start, desc=name, mininterval=5)
-    for step, (ids, labels) in enumerate(batches(recipe, tokenizer, start), start):
-        logits = forward(input_ids=ids, use_cache=False).logits
-        loss = nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
+    ends = torch.tensor([tokenizer.get_vocab()[token] for token in recipe.ends], dtype=torch.long)
+    shown: dict[str, float] = {}
+    bar = tqdm(total=recipe.steps, initial=first, desc=name, mininterval=5)
+    for step, (ids, labels) in enumerate(batches(recipe, tokenizer, first, rows or solutions), first):
+        logits = forward(input_ids=ids, use_cache=False).logits[:, :-1]
+        losses = {"loss": cross_entropy(logits, labels[:, 1:])}
+        if recipe.ends:
+            losses["ends"] = cross_entropy(logits, labels[:, 1:].where(torch.isin(labels[:, 1:], ends), IGNORE))
+        sum(losses.values()).backward()  # type: ignore[union-attr]
         optimizer.step()
-        average = 0.98 * average + 0.02 * loss.item() if step > start else loss.item()
-        bar.set_postfix(loss=f"{average:.4f}", refresh=False)
+        for name_, value in losses.items():
+            shown[name_] = 0.98 * shown.get(name_, value.item()) + 0.02 * value.item()
+        bar.set_postfix({name_: f"{value:.4f}" for name_, value in shown.items()}, refresh=False)
         bar.update()
         if (step + 1) % SAVE_EVERY == 0:
             torch.save({"step": step + 1, "optimizer": optimizer.state_dict()}, partial)
@@ -148,33 +199,59 @@ def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, work: P
     return out
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Length-bucketed batches of (ids, labels) from step `start` on, the same for the same seed.
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the positions with a label."""
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
 
-    The curriculum goes from drills and short problems to full ones; loss is on solutions only.
-    """
+
+def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
+    """Give a model the weights of a checkpoint whose vocabulary may lack the last tokens of its own."""
+    weights, embeddings = load_file(start / "model.safetensors"), "model.embed_tokens.weight"
+    known = weights.pop(embeddings)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert set(missing) <= {embeddings, "lm_head.weight"}, missing
+    assert not unexpected, unexpected
+    with torch.no_grad():
+        model.model.embed_tokens.weight[: len(known)].copy_(known)
+
+
+def average(shares: Mapping[Path, float], out: Path) -> Path:
+    """Write a checkpoint between some of one model, given the share of each; the last one has all tokens."""
+    weights = [load_file(folder / "model.safetensors") for folder in shares]
+    mixed = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in weights[-1].items()}
+    sums = {name: torch.zeros(len(tensor), *[1] * (tensor.ndim - 1)) for name, tensor in mixed.items()}
+    for tensors, share in zip(weights, shares.values(), strict=True):
+        for name, tensor in tensors.items():
+            mixed[name][: len(tensor)] += share * tensor.float()
+            sums[name][: len(tensor)] += share
+    shutil.copytree(list(shares)[-1], out, dirs_exist_ok=True)
+    save_file(
+        {name: (tensor / sums[name]).bfloat16() for name, tensor in mixed.items()},
+        out / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    return out
+
+
+def batches(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, start: int, rows: Rows = solutions
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Length-bucketed batches of (ids, labels) from step `start` on, the same for the same seed."""
     block = 50  # batches drawn and sorted by length together; restarts happen at block edges
     for first in range(start - start % block, recipe.steps, block):
         rng = random.Random(f"{recipe.seed}:{first}")
-        progress = first / recipe.steps
-        bare, bounds = (0.5, (1, 3)) if progress < 0.12 else (0.25, (2, 5)) if progress < 0.35 else (0.05, (2, 7))
-        stream = problems("train", rng.getrandbits(60), events=bounds)
-        rows: list[tuple[list[int], int]] = []
+        drawn: list[Row] = []
         total = 0
-        while total < block * recipe.tokens:
-            if rng.random() < bare:
-                question, steps = drill(rng)
-            else:
-                problem = next(stream)
-                question, steps = problem.question, problem.solution()
-            row = encode(tokenizer, question, "".join(steps))
-            rows.append(row)
-            total += len(row[0])
-        rows.sort(key=lambda row: len(row[0]))
-        per = len(rows) / block
-        collated = [collate(rows[round(i * per) : round((i + 1) * per)], tokenizer.pad_token_id) for i in range(block)]
+        for row in rows(tokenizer, rng, first / recipe.steps):
+            drawn.append(row)
+            total += len(row.ids)
+            if total >= block * recipe.tokens:
+                break
+        drawn.sort(key=lambda row: len(row.ids))
+        per = len(drawn) / block
+        collated = [collate(drawn[round(i * per) : round((i + 1) * per)], tokenizer.pad_token_id) for i in range(block)]
         rng.shuffle(collated)
-        yield from collated[max(0, start - first) :]
+        yield from collated[max(0, start - first) : recipe.steps - first]
 
 
 def drill(rng: random.Random) -> tuple[str, list[str]]:
@@ -193,21 +270,22 @@ def drill(rng: random.Random) -> tuple[str, list[str]]:
     return ", ".join(equations), steps
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, question: str, solution: str) -> tuple[list[int], int]:
-    """Token ids of a templated problem with its solution, and how many of them are the prompt."""
+def encode(tokenizer: PreTrainedTokenizerBase, question: str, solution: str) -> Row:
+    """A templated problem with its solution."""
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
     )
-    head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    return head + tokenizer(solution + "<|im_end|>", add_special_tokens=False)["input_ids"], len(head)
+    head: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    written: list[int] = tokenizer(solution + "<|im_end|>", add_special_tokens=False)["input_ids"]
+    return Row(head + written, [IGNORE] * len(head) + written)
 
 
-def collate(rows: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor]:
+def collate(rows: list[Row], pad: int) -> tuple[Tensor, Tensor]:
     """Right-padded ids and labels of some rows."""
-    longest = max(len(ids) for ids, _ in rows)
+    longest = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), longest), pad)
     labels = torch.full((len(rows), longest), IGNORE)
-    for i, (row, prompt) in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        labels[i, prompt : len(row)] = torch.tensor(row[prompt:])
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        labels[i, : len(row.ids)] = torch.tensor(row.labels)
     return ids, labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from rsd_integrations.huggingface import (
 )
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
+from rsd_integrations.huggingface.chat_template import chat_template
 from rsd_integrations.huggingface.likelihood import How
 
 FOLDER = Path(__file__).parent / "checkpoints"
-NAMES = ("draft", "target", "verifier", "prm")
+NAMES = ("draft", "target", "verifier", "prm", "thinking-draft", "thinking-target")
 
 
 def folder_of(name: str) -> Path:
@@ -42,7 +43,8 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
 
     Args:
         name: `draft`, `target`, `verifier` (the default: a small language model that scores a step by its least likely
-            token) or `prm` (the trained process reward model).
+            token), `prm` (the trained process reward model), `thinking-draft` or `thinking-target` (models that think
+            before they answer, unless `enable_thinking=false` is given to their chat template).
         options: As for `rsd_integrations.huggingface.load_generator`.
 
     Raises:
@@ -61,24 +63,38 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
     return model
 
 
-def _generator(folder: Path, *, cache_bytes: float | None = None, **options: Any) -> HuggingFaceGenerator:
-    return HuggingFaceGenerator(*_bare(folder, **options), folder.name, cache_bytes)
+def _generator(
+    folder: Path, *, cache_bytes: float | None = None, template: Mapping[str, Any] | None = None, **options: Any
+) -> HuggingFaceGenerator:
+    return HuggingFaceGenerator(*_bare(folder, template, **options), folder.name, cache_bytes, template)
 
 
 def _likelihood(
-    folder: Path, *, how: How = "min", cache_bytes: float | None = None, **options: Any
+    folder: Path,
+    *,
+    how: How = "min",
+    cache_bytes: float | None = None,
+    template: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> LikelihoodVerifier:
-    return LikelihoodVerifier(*_bare(folder, **options), folder.name, how, cache_bytes)
+    return LikelihoodVerifier(*_bare(folder, template, **options), folder.name, how, cache_bytes, template)
 
 
 def _bare(
-    folder: Path, *, dtype: str | None = None, device: str | None = None, allow_pickles: bool = False
+    folder: Path,
+    template: Mapping[str, Any] | None,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    allow_pickles: bool = False,
 ) -> tuple[BareModel, BareTokenizer]:
     """Weights and tokenizer, read without transformers, whose import would take most of a short run's time."""
     del allow_pickles  # there are none
     where = loading.choose_device(device)
     kind = loading.named_dtype(dtype) or loading.default_dtype(where, loading.shards(folder, folder.name))
-    return bare_model.load(folder, kind, where), BareTokenizer(folder)
+    tokenizer = BareTokenizer(folder)
+    chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
+    return bare_model.load(folder, kind, where), tokenizer
 
 
 @contextmanager

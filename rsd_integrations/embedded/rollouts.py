@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsd_integrations.embedded.checker import Verdict, judge
+from rsd_integrations.embedded.checker import Verdict, judge, steps_of
 from rsd_integrations.embedded.task import Problem, Split, problems
 
 MAX_TOKENS = 300
@@ -22,9 +22,12 @@ class Rollout:
 
     problem: Problem
     steps: list[str]
+    """Those of a thought first."""
     verdicts: list[Verdict]
     ended: bool
     """Whether the model ended the answer itself."""
+    text: str = ""
+    """The response as written, its markers included; what the chat template wrote of it is not part of it."""
 
 
 def roll_out(
@@ -35,8 +38,19 @@ def roll_out(
     *,
     temperatures: Sequence[float],
     batch: int = 128,
+    **template: Any,
 ) -> Iterator[Rollout]:
-    """An endless stream of solutions by one model, one batch of fresh problems per temperature in turn."""
+    """An endless stream of solutions by one model, one batch of fresh problems per temperature in turn.
+
+    Args:
+        model: A language model of the family.
+        tokenizer: Its tokenizer.
+        split: Of the problems.
+        seed: Of problems and sampling.
+        temperatures: Used in turn.
+        batch: Solutions written side by side.
+        template: Arguments of the chat template, such as `enable_thinking`.
+    """
     torch.manual_seed(seed)
     generate: Any = model.generate
     stream = problems(split, seed)
@@ -44,7 +58,7 @@ def roll_out(
         group = list(itertools.islice(stream, batch))
         texts = [
             tokenizer.apply_chat_template(
-                [{"role": "user", "content": problem.question}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": problem.question}], tokenize=False, add_generation_prompt=True, **template
             )
             for problem in group
         ]
@@ -55,5 +69,5 @@ def roll_out(
         for problem, row in zip(group, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             ended = tokenizer.eos_token_id in row
             text = str(tokenizer.decode(row, skip_special_tokens=True))
-            steps = [step for step in text.split("\n\n") if step.strip()]
-            yield Rollout(problem, steps, judge(problem, steps), ended)
+            steps = steps_of(text)
+            yield Rollout(problem, steps, judge(problem, steps), ended, text)

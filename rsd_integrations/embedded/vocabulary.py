@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from rsd_integrations.embedded.task import problems
@@ -24,6 +24,44 @@ CHAT_TEMPLATE = (
 )
 CONTEXT = 512
 """Tokens the models are trained and configured for."""
+MARKERS = ("<think>", "</think>")
+"""Around a thought; text and no special tokens, as in Qwen3."""
+# Qwen3's without tools: thoughts are kept after the last message of the user alone, and an answer that follows it
+# without one stands after an empty one.
+THINKING_TEMPLATE = """\
+{%- set ns = namespace(last_query_index=messages|length - 1) %}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {%- set ns.last_query_index = loop.index0 %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- set content = message.content %}
+    {%- if message.role == 'assistant' %}
+        {%- set reasoning_content = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set reasoning_content = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set reasoning_content = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_query_index and (loop.last or reasoning_content) %}
+            {{- '<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' }}
+            {%- set content = content.lstrip('\\n') %}
+        {%- endif %}
+    {%- endif %}
+    {{- content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+THINKING_CONTEXT = 1024
+"""Tokens the thinking models are trained and configured for: conversations are longer."""
 
 
 def build(seed: int = 0) -> PreTrainedTokenizerBase:
@@ -50,6 +88,14 @@ def build(seed: int = 0) -> PreTrainedTokenizerBase:
         model_max_length=CONTEXT,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def thinking(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Give the family's tokenizer the two markers, each a token of its own, and the chat template of the thinkers."""
+    tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in MARKERS])
+    tokenizer.chat_template = THINKING_TEMPLATE
+    tokenizer.model_max_length = THINKING_CONTEXT
     return tokenizer
 
 

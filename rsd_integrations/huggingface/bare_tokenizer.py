@@ -19,12 +19,9 @@ from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_END = "⟦end⟧"
-"""Stands at the end of a message that is to be continued, while the chat template is rendered."""
-
 
 class BareTokenizer:
-    """A tokenizer with a chat template that reads `messages` (role and content) and `add_generation_prompt`."""
+    """A tokenizer with a chat template that reads `messages`, `add_generation_prompt` and arguments of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -81,31 +78,15 @@ class BareTokenizer:
         """The names of ids."""
         return [self._backend.id_to_token(id_) for id_ in ids]
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ids, special tokens included."""
-        return self._backend.decode(token_ids, skip_special_tokens=False)
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of ids, special tokens included unless they are to be skipped."""
+        return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, Any]],
-        *,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Render messages; the last one without its end where it is to be continued."""
-        if options.get("tokenize", True):
-            return self.transformers.apply_chat_template(
-                conversation,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                **options,
-            )
-        messages = list(conversation)
-        if continue_final_message:
-            messages[-1] = {**messages[-1], "content": messages[-1]["content"] + _END}
-        text = self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
-        return text[: text.rindex(_END)] if continue_final_message else text
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any:
+        """Render messages."""
+        if options.get("tokenize", True) or options.get("continue_final_message"):
+            return self.transformers.apply_chat_template(conversation, **options)
+        return self._template.render(messages=conversation, **options)
 
     @cached_property
     def _template(self) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.bare_model import BareModel
@@ -28,6 +29,7 @@ class CausalLM:
         tokenizer: PreTrainedTokenizerBase | BareTokenizer,
         name: str,
         cache_bytes: float | None = None,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
         """Take over a model.
 
@@ -36,12 +38,13 @@ class CausalLM:
             tokenizer: Its tokenizer.
             name: Shown to people.
             cache_bytes: For keys and values; by default an eighth of the device's memory.
+            template: Arguments of its chat template, such as `enable_thinking`.
 
         Raises:
-            ConfigurationError: The model cannot run in batches in process.
+            ConfigurationError: The model cannot run in batches in process, or its chat template uses no such argument.
         """
         self.name = name
-        self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
+        self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size, template)
         flops = loading.flops_of(model)
         self.flops_per_token: float | None = flops
         self.runner = Runner.of(model, threads=threads_for(flops), budget=cache_bytes)

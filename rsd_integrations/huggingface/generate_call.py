@@ -39,8 +39,8 @@ class GenerateRow(Row):
 
     @property
     def tokens(self) -> list[int]:
-        """The sampled ids so far, without one that ends the answer."""
-        return self.ids[self._prefix : self._prefix + len(self.step.logprobs)]
+        """The sampled ids of the step so far, without one that ends the response."""
+        return self.step.tokens
 
     def extend(self, sampled: Iterable[tuple[int, float]]) -> bool:
         """Go on with sampled tokens and their log-probabilities; True when the step is over.
@@ -49,18 +49,19 @@ class GenerateRow(Row):
         the guess was right.
         """
         for token, logprob in sampled:
-            position = self._prefix + len(self.step.logprobs)
+            position = self._prefix + len(self.step.tokens)
             guessed = self.ids[position : position + 1] == [token]
             over = self.step.append(token, logprob)
             del self._uniforms[:1]
             if over or not guessed:
-                answer_ended = self.step.ending == "end"
                 # What was computed beyond this token follows a wrong guess. The token itself was computed only where
-                # it was guessed; one that ends the answer is no part of the path, and is rolled back as well.
-                right = position + (guessed and not answer_ended)
+                # it was guessed. One that ends the response is no part of the path, nor are those beyond the step's
+                # end, and they are rolled back as well.
+                end = self._prefix + len(self.step.tokens)
+                right = min(position + guessed, end)
                 del self.ids[right:]
                 self.sequence.truncate(right)
-                if not guessed and not answer_ended:
+                if right < end:
                     self.ids.append(token)
                 self.output_positions = [len(self.ids) - 1]
                 return over
@@ -128,7 +129,7 @@ class GenerateCall(Call[Generation]):
             text = vocabulary.text(list(ids))
             steps.append(Step(text, step.ending, ids, vocabulary.identity, step.size, tuple(step.logprobs)))
         steps += [Step("", "length")] * (len(self.request.seeds) - len(steps))  # cancelled before they began
-        generated = sum(step.size for step in steps)
+        generated = sum(row.step.sampled for row in self._candidates)
         usage = Usage(len(self._prefix), self.computed, self.reused, generated, seconds=self.seconds)
         return Generation(tuple(steps), usage)
 

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from rsd_core import Drafter, Generation, Message, NextWord, Path, PromptError, Step, StepRequest, Target, Usage
+import torch
+
+from rsd_core import (
+    Drafter,
+    Entropy,
+    Generation,
+    Message,
+    NextWord,
+    Path,
+    Prompt,
+    PromptError,
+    Step,
+    StepRequest,
+    Target,
+    Thinking,
+    Usage,
+)
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.assisted_generation import AssistedGeneration
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Output
+from rsd_integrations.huggingface.chat_template import chat_template
 from rsd_integrations.huggingface.checks import check_prompt
 from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
@@ -39,9 +57,14 @@ class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
         tokenizer: PreTrainedTokenizerBase | BareTokenizer,
         name: str,
         cache_bytes: float | None = None,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, name, cache_bytes)
+        super().__init__(model, tokenizer, name, cache_bytes, template)
         self.renders_tools = self.vocabulary.renders_tools
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """How the model thinks before it answers the prompt, as its chat template tells."""
+        return self.vocabulary.thinking(prompt)
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed.
@@ -55,10 +78,34 @@ class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
         if max_tokens <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
         guess = () if request.guess is None or len(request.seeds) > 1 else self.vocabulary.step(request.guess)
-        delimiter = None if request.delimiter is None else request.delimiter.encode()
-        end = StepEnd(self.vocabulary, self.eos_ids, delimiter)
+        end = StepEnd(self.vocabulary, self.eos_ids, request.splitter)
         call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess[: max_tokens - 1])
         return await engine_of(self.runner.device).run(self.runner, call)
+
+    async def first_token_entropy(self, path: Path) -> Entropy:
+        """Entropy of the token that follows the path, 0 where the context is full and none can.
+
+        What was read of the path stays cached, with what it gave: a draft goes on from there.
+
+        Raises:
+            PromptError: The prompt alone fills the model's context.
+        """
+        ids, prompt = self.vocabulary.ids(path)
+        check_prompt(prompt, self.context, self.name)
+        if len(ids) >= self.context:
+            return Entropy(0.0, Usage(len(ids)))
+        nats: list[float] = []
+
+        def note(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
+            ((output, _),) = candidates
+            assert output.logits is not None
+            logprobs = output.logits[-1].float().log_softmax(-1)
+            nats.append(max(0.0, float(torch.special.entr(logprobs.exp()).sum())))
+            return [0.0]
+
+        call = ScoreCall(path, self.runner.cache, ids, prompt, [Layout((), read=(-1,))], note)
+        scores = await engine_of(self.runner.device).run(self.runner, call)
+        return Entropy(nats[0], replace(scores.usage, scored=0))
 
     async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
         """Log-probabilities of words as the next text; what was read of the path stays cached.
@@ -94,6 +141,7 @@ def load_generator(
     device: str | None = None,
     allow_pickles: bool = False,
     cache_bytes: float | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> HuggingFaceGenerator:
     """Load a causal language model as drafter or target.
 
@@ -104,14 +152,16 @@ def load_generator(
         device: As torch names it; by default a GPU where there is one.
         allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
         cache_bytes: For keys and values; by default an eighth of the device's memory.
+        template: Arguments of the chat template: `{"enable_thinking": False}`.
 
     Raises:
-        ConfigurationError: No such checkpoint, or no safetensors in it.
+        ConfigurationError: No such checkpoint, no safetensors in it, or its chat template uses no such argument.
     """
     where, kind = loading.choose_device(device), loading.named_dtype(dtype)
     folder = loading.find(model, allow_pickles)
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or loading.default_dtype(where, files)
-    return HuggingFaceGenerator(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), load_tokenizer(folder), model, cache_bytes
-    )
+    tokenizer = load_tokenizer(folder)
+    chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
+    weights = loading.load_causal_lm(folder, kind, where, allow_pickles)
+    return HuggingFaceGenerator(weights, tokenizer, model, cache_bytes, template)

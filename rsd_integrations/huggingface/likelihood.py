@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import exp, isnan, nan
 from statistics import fmean
@@ -16,6 +16,7 @@ from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.calls import Output
 from rsd_integrations.huggingface.causal_lm import CausalLM
+from rsd_integrations.huggingface.chat_template import chat_template
 from rsd_integrations.huggingface.checks import check_rewards, check_scored
 from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
@@ -62,11 +63,12 @@ class LikelihoodVerifier(CausalLM, Verifier):
         name: str,
         how: How = "min",
         cache_bytes: float | None = None,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
         if how not in ("min", "mean", "entropy"):
             raise ConfigurationError(f"how={how!r} is unknown; choose min, mean or entropy")
         self.how: How = how
-        super().__init__(model, tokenizer, name, cache_bytes)
+        super().__init__(model, tokenizer, name, cache_bytes, template)
         self._marks = Marks(self.vocabulary)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
@@ -121,6 +123,7 @@ def load_likelihood(
     device: str | None = None,
     allow_pickles: bool = False,
     cache_bytes: float | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> LikelihoodVerifier:
     """Load a causal language model as likelihood verifier; arguments and errors as in `load_generator`.
 
@@ -130,6 +133,7 @@ def load_likelihood(
     folder = loading.find(model, allow_pickles)
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or loading.default_dtype(where, files)
-    return LikelihoodVerifier(
-        loading.load_causal_lm(folder, kind, where, allow_pickles), load_tokenizer(folder), model, how, cache_bytes
-    )
+    tokenizer = load_tokenizer(folder)
+    chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
+    weights = loading.load_causal_lm(folder, kind, where, allow_pickles)
+    return LikelihoodVerifier(weights, tokenizer, model, how, cache_bytes, template)

@@ -184,8 +184,12 @@ class Runner:
         finally:  # whatever fails after the forward pass, its tokens were computed
             self._charge(scheduled, time.perf_counter() - began)
         for row, places in result.generating:
-            if row.extend(list(itertools.islice(sampled, len(places)))):
-                row.call.finish(row)
+            tokens = list(itertools.islice(sampled, len(places)))
+            try:
+                if row.call not in faulty and row.extend(tokens):
+                    row.call.finish(row)
+            except Exception as fault:  # a splitter's, and no fault of the model: others who share it go on
+                faulty[row.call] = fault
         for call, error in faulty.items():
             call.fail(error)
         for reader in result.scored:

@@ -6,8 +6,9 @@ that token next anyhow; it finds it cached, with what the body gave.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path as Folder
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
@@ -59,7 +60,12 @@ class SharedVerifier(Verifier):
 
 
 def load_shared(
-    model: str, *, dtype: str | None = None, device: str | None = None, cache_bytes: float | None = None
+    model: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    cache_bytes: float | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> SharedVerifier:
     """Load the reward head of a merged checkpoint, as `rsd merge` makes it, with the body it shares.
 
@@ -68,15 +74,16 @@ def load_shared(
         dtype: Of the body, as in `load_generator`; the head is always fp32.
         device: As torch names it; by default a GPU where there is one.
         cache_bytes: For keys and values; by default an eighth of the device's memory.
+        template: Arguments of the chat template; those of the generator that it shares the cache with.
 
     Raises:
-        ConfigurationError: No such checkpoint, or no reward head in it.
+        ConfigurationError: No such checkpoint, no reward head in it, or its chat template uses no such argument.
     """
     folder = loading.find(model)
     file = folder / HEAD
     if not file.exists():
         raise ConfigurationError(f"{model} holds no {HEAD}; `rsd merge` makes a checkpoint that does")
-    generator = load_generator(model, dtype=dtype, device=device, cache_bytes=cache_bytes)
+    generator = load_generator(model, dtype=dtype, device=device, cache_bytes=cache_bytes, template=template)
     return SharedVerifier(generator, read_head(file).to(generator.model.device), model)
 
 

@@ -1,10 +1,12 @@
-"""Where a step ends: at its delimiter, at the end of the whole answer, or at its token cap."""
+"""Where a step ends: where its splitter says, at the end of the whole response, or at its token cap."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from codecs import getincrementaldecoder
+from dataclasses import dataclass, field
 
 from rsd_core.paths import Ending
+from rsd_core.splitting import InThought, Splitter
 from rsd_integrations.huggingface.vocabulary import Vocabulary
 
 
@@ -14,9 +16,27 @@ class StepEnd:
 
     vocabulary: Vocabulary
     eos_ids: frozenset[int]
-    """Ids that end the whole answer."""
-    delimiter: bytes | None = None
-    """None where only the whole answer ends."""
+    """Ids that end the whole response."""
+    splitter: Splitter | None = None
+    """None where only the whole response ends."""
+    marks: tuple[bytes, ...] = field(init=False)
+    """Before one of these is written no step ends; empty where any text may end one."""
+    window: int = field(init=False)
+    """Length of the longest of them."""
+
+    def __post_init__(self) -> None:
+        marks = _marks(self.splitter)
+        object.__setattr__(self, "marks", marks)
+        object.__setattr__(self, "window", max(map(len, marks), default=0))
+
+
+def _marks(splitter: Splitter | None) -> tuple[bytes, ...]:
+    if splitter is None:
+        return ()
+    if isinstance(splitter, InThought):
+        inner = _marks(splitter.inner)
+        return (splitter.close.encode(), *inner) if inner or splitter.inner is None else ()
+    return tuple(stop.encode() for stop in splitter.stops)
 
 
 class OpenStep:
@@ -27,30 +47,73 @@ class OpenStep:
 
         Args:
             end: What ends it.
-            max_tokens: Most tokens of it, one that ends the answer included; at least 1.
+            max_tokens: Most tokens of it, one that ends the response included; at least 1.
         """
-        self._end, self._max_tokens = end, max_tokens
-        self.size = 0
-        """Tokens sampled so far, one that ends the answer included."""
+        self._splitter, self._marks, self._window = end.splitter, end.marks, end.window
+        self._eos_ids, self._pieces = end.eos_ids, end.vocabulary.pieces
+        self._max_tokens = max_tokens
+        self.sampled = 0
+        """Tokens sampled so far, those included that the step does not keep."""
+        self.tokens: list[int] = []
+        """Those of the step so far, without one that ends the response."""
         self.logprobs: list[float] = []
-        """Natural log-probabilities of the tokens, without one that ends the answer."""
+        """Natural log-probabilities of the tokens."""
         self.ending: Ending = "length"
         self._recent = b""
+        self._text: str | None = None if end.marks else ""
+        """What is written, where the splitter has to be asked; None as long as no mark was seen."""
+        self._decoder = getincrementaldecoder("utf-8")(errors="replace")
+        self._boundaries: list[int] = []
+        """Characters of the text at the end of each token; -1 where that is inside of a character."""
+        self._length: int | None = None
+        """Characters of the text that are the step, once the splitter says so."""
+
+    @property
+    def size(self) -> int:
+        """Tokens of the step so far, one that ends the response included."""
+        return len(self.tokens) + (self.ending == "end")
 
     def append(self, token: int, logprob: float) -> bool:
         """Add a sampled token; True when the step is over with it."""
-        self.size += 1
-        if token in self._end.eos_ids:
+        self.sampled += 1
+        if token in self._eos_ids:
             self.ending = "end"
             return True
+        self.tokens.append(token)
         self.logprobs.append(logprob)
-        delimiter = self._end.delimiter
-        if delimiter is not None:
-            # Models write "\n\n" as one token or as two, so what counts is the last bytes, wherever tokens begin: all
-            # of the new one, and of those before it one byte less than the delimiter has.
-            piece = self._end.vocabulary.pieces[token]
-            self._recent = (self._recent + piece)[-len(delimiter) - len(piece) + 1 :]
-            if delimiter in self._recent:
-                self.ending = "delimiter"
-                return True
-        return self.size >= self._max_tokens
+        if self._splitter is not None:
+            piece = self._pieces[token]
+            if self._text is not None:
+                self._read(piece)
+                if self._is_split():
+                    return True
+            else:
+                # Models write "\n\n" as one token or as two, so what counts is the last bytes, wherever tokens begin:
+                # all of the new one, and of those before it one byte less than the longest mark has.
+                self._recent = recent = (self._recent + piece)[-self._window - len(piece) + 1 :]
+                for mark in self._marks:
+                    if mark in recent and self._is_split():
+                        return True
+        return self.sampled >= self._max_tokens
+
+    def _read(self, piece: bytes) -> None:
+        assert self._text is not None
+        self._text += self._decoder.decode(piece)
+        inside_a_character = self._decoder.getstate()[0]
+        self._boundaries.append(-1 if inside_a_character else len(self._text))
+
+    def _is_split(self) -> bool:
+        """Whether the step is over; it keeps the tokens up to the first boundary at or after its end."""
+        if self._text is None:
+            self._text = ""
+            for token in self.tokens:
+                self._read(self._pieces[token])
+        if self._length is None and self._splitter is not None:
+            self._length = self._splitter.end(self._text)
+        length = self._length
+        kept = None if length is None else next((i for i, at in enumerate(self._boundaries, 1) if at >= length), None)
+        if kept is None:
+            return False
+        del self.tokens[kept:], self.logprobs[kept:]
+        self.ending = "delimiter"
+        return True

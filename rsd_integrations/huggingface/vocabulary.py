@@ -5,26 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rsd_core import ConfigurationError, Message, Path, Prompt, Step
+from rsd_core import ConfigurationError, Message, Path, Prompt, Step, Thinking, beginning
+from rsd_core.paths import begun
+from rsd_integrations.huggingface.chat_template import chat_template
 from rsd_integrations.prm_formats import PathIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from rsd_core import Markers
     from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
-
-_ANSWER = "⟦answer⟧"
 
 
 class Vocabulary:
-    """A tokenizer as the decoder needs it."""
+    """A tokenizer as the decoder needs it.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | BareTokenizer, size: int) -> None:
+    Args:
+        tokenizer: The tokenizer.
+        size: Ids the model has rows for.
+        template: Arguments of the chat template, such as `enable_thinking`.
+
+    Raises:
+        ConfigurationError: The chat template uses no such argument, or there is none.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase | BareTokenizer, size: int, template: Mapping[str, Any] | None = None
+    ) -> None:
         self.tokenizer = tokenizer
+        self.template = chat_template(tokenizer, template)
+        """None where the tokenizer has no chat template."""
         self.size = max(size, 1 + max(tokenizer.get_vocab().values()))
         """Ids the model has rows for; often some more than the tokenizer names."""
         self.ids = PathIds(self._encode_node)
@@ -39,11 +53,12 @@ class Vocabulary:
 
     @cached_property
     def pieces(self) -> list[bytes]:
-        """The bytes of every id. Special tokens are empty: they are no text."""
+        """The bytes of every id. Special tokens are empty, since they are no text, but for those that mark thoughts."""
         tokenizer = self.tokenizer
         names = {id_: token for token, id_ in tokenizer.get_vocab().items()}
         tokens = [names.get(id_) for id_ in range(self.size)]
-        special = set(tokenizer.all_special_ids)
+        own = None if self.template is None else self.template.markers
+        special = self._special_ids - self._marking_ids(own)
         added = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
         spaced = any(token is not None and token.startswith("▁") for token in tokens)
         pieces = []
@@ -57,9 +72,23 @@ class Vocabulary:
         return pieces
 
     @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        """Ids that tell the structure of a conversation: all that the tokenizer has added as special, named or not."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        named = {id_ for id_ in self.tokenizer.all_special_ids if id_ is not None}
+        return frozenset(named | {id_ for id_, token in added if token.special})
+
+    def _marking_ids(self, markers: Markers | None) -> frozenset[int]:
+        """The special tokens that the markers of thoughts are made of."""
+        if markers is None:
+            return frozenset()
+        marks = (markers.open, markers.close, markers.ending, markers.answer, markers.end)
+        return frozenset(id_ for mark in marks if mark for id_ in self.encode(mark)) & self._special_ids
+
+    @cached_property
     def renders_tools(self) -> bool:
         """Whether the chat template shows the model the tools it may call."""
-        return "tools" in str(self.tokenizer.chat_template or "")
+        return self.template is not None and "tools" in self.template.source
 
     def text(self, ids: list[int]) -> str:
         """The text of some ids, special tokens left out."""
@@ -71,46 +100,43 @@ class Vocabulary:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, through the chat template where there is one.
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """How the model thinks before it answers a prompt, as its chat template tells; None where nothing does."""
+        return None if self.template is None else self.template.thinking(prompt)
 
-        A last message by the assistant is left open, to be continued.
+    def prompt(self, prompt: Prompt, thinking: Thinking | None = None) -> list[int]:
+        """Ids of `prompt_text`."""
+        text = self.prompt_text(prompt, thinking)
+        return self.encode(text) if self.template else list(self.tokenizer(text)["input_ids"])
+
+    def prompt_text(self, prompt: Prompt, thinking: Thinking | None = None) -> str:
+        """What the model reads before the first step, special tokens of the chat template written out.
+
+        Args:
+            prompt: The prompt; a last message that begins the response stands there as it is.
+            thinking: How all models of the request begin the response: what the model reads instead of what its own
+                template opens. None leaves that to the template.
         """
-        if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(self.prompt_text(prompt))["input_ids"])
-        return self.encode(self.prompt_text(prompt))
+        if self.template is not None:
+            return self.template.start(prompt, thinking)
+        *earlier, last = [message for message in prompt if message.role != "tools"]
+        opening, markers = ("", None) if thinking is None else (thinking.opening, thinking.markers)
+        end = last.content + opening if begun(prompt) is None else beginning(last, markers)
+        return "\n\n".join([*(message.content for message in earlier), end])
 
-    def prompt_text(self, prompt: Prompt) -> str:
-        """The text whose ids `prompt` gives, special tokens of the template written out."""
-        messages = [message for message in prompt if message.role != "tools"]
-        if self.tokenizer.chat_template is None:
-            return "\n\n".join(message.content for message in messages)
-        tools = [tool for message in prompt if message.role == "tools" for tool in json.loads(message.content)]
-        goes_on = prompt[-1].role == "assistant" and not prompt[-1].extra
-        text = self.tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content, **message.extra} for message in messages],
-            tools=tools or None,
-            tokenize=False,
-            add_generation_prompt=not goes_on,
-            continue_final_message=goes_on,
-        )
-        return str(text)
+    def path_text(self, path: Path) -> str:
+        """What the model reads of a path."""
+        return self.prompt_text(path.prompt, path.thinking) + "".join(step.text for step in path.steps)
 
     def after(self, prompt: Prompt, messages: Sequence[Message]) -> list[int]:
-        """Ids of messages that follow the answer to a prompt; the last one, by the assistant, stays open."""
-        if self.tokenizer.chat_template is None:
+        """Ids of messages that follow the response to a prompt; the last one, by the assistant, is begun.
+
+        Raises:
+            ConfigurationError: The chat template drops earlier turns of the assistant.
+        """
+        if self.template is None:
             return self.encode("".join(f"\n\n{message.content}" for message in messages))
-        turns = [*(message for message in prompt if message.role != "tools"), Message("assistant", _ANSWER), *messages]
-        text = self.tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in turns],
-            tokenize=False,
-            continue_final_message=turns[-1].role == "assistant",
-            add_generation_prompt=turns[-1].role != "assistant",
-        )
-        _, answer, rest = str(text).rpartition(_ANSWER)
-        if not answer:
-            raise ConfigurationError("the chat template drops earlier turns of the assistant, so no step can be judged")
-        return self.encode(rest)
+        return self.encode(self.template.after(prompt, messages))
 
     def first_tokens(self, last: int, words: Sequence[str]) -> list[int]:
         """The first token of each word where the text so far ends with the token `last`.
@@ -133,7 +159,10 @@ class Vocabulary:
         return firsts
 
     def _encode_node(self, node: Path) -> Sequence[int]:
-        return self.prompt(node.prompt) if node.step is None else self.step(node.step)
+        if node.step is None and node.thinking is not None:
+            for id_ in self._marking_ids(node.thinking.markers):  # which may be the user's own
+                self.pieces[id_] = self.tokenizer.added_tokens_decoder[id_].content.encode()
+        return self.prompt(node.prompt, node.thinking) if node.step is None else self.step(node.step)
 
     def step(self, step: Step) -> Sequence[int]:
         """Ids of a step: those that were sampled where its model has this vocabulary, else those of its text."""

@@ -56,8 +56,14 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         In turn granularity through the inner models' own `bind_tools`. In step granularity tools are rendered by the
         models' chat templates, and calls read from the text (Hermes and Qwen form); no call can be forced.
 
+    Thoughts:
+        Of models that think before they answer: reasoning blocks of `message.content_blocks`, in streamed chunks as
+        well, and no part of `text`. `content` is the answer alone, and `additional_kwargs["reasoning_content"]` the
+        thought; with `output_version="v1"` `content` is the blocks. Messages of a history keep theirs.
+
     Token usage:
-        `usage_metadata` counts the tokens of all three models, rejected drafts included: what is paid for.
+        `usage_metadata` counts the tokens of all three models, rejected drafts included: what is paid for. `reasoning`
+        of its `output_token_details` are those of the thought.
 
     Response metadata:
         `response_metadata["rsd"]` is the whole trace as data; `result_of(message)` makes it a `Result` again.

@@ -35,7 +35,8 @@ class RSDMessages(RSDFields):
         call = _Call(self, messages, stop, kwargs)
         decoder = call.model.make_decoder(**call.inner)
         with providers_types(), closing(decoder.stream(call.prompt(decoder), stop=call.stop)) as events:
-            yield from filter(None, map(call.chunks.feed, events))
+            for event in events:
+                yield from call.chunks.feed(event)
 
     async def _achunks(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
@@ -45,8 +46,7 @@ class RSDMessages(RSDFields):
         with providers_types():
             async with aclosing(decoder.astream(call.prompt(decoder), stop=call.stop)) as events:
                 async for event in events:
-                    chunk = call.chunks.feed(event)
-                    if chunk is not None:
+                    for chunk in call.chunks.feed(event):
                         yield chunk
 
 
@@ -82,6 +82,7 @@ class _Call:
             self.stop,
             tools=bool(self.tools) and not self.passes_on,
             rejected=self.model.trace_inner,
+            markers=self.model.resolved().thoughts.markers,
         )
 
     def prompt(self, decoder: Decoder) -> Prompt:

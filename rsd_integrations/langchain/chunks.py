@@ -10,68 +10,83 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from rsd_core import Event, Finished, StepFinished, TextStream
+from rsd_core import Event, Finished, Markers, StepFinished, TextStream
 from rsd_core.stopping import stops_at
+from rsd_integrations.langchain.thoughts import told_apart
 from rsd_integrations.langchain.tools import ToolCallStream
 from rsd_integrations.langchain.trace import metadata, step_data, usage
 
 
 class MessageChunks:
-    """Makes one chunk for each accepted or replaced step, and a last one with the metadata.
+    """Makes a chunk for each accepted or replaced step, two where it ends a thought, and a last one with the metadata.
 
-    What merging would spoil is on the last chunk alone: numbers are added, texts joined and unequal floats refused
-    when chunks are merged. The steps of the other chunks are a list in `additional_kwargs["rsd_steps"]`, which grows.
+    A thought is `additional_kwargs["reasoning_content"]`, of which LangChain makes reasoning blocks. What merging would
+    spoil is on the last chunk alone: numbers are added, texts joined and unequal floats refused when chunks are merged.
+    The steps of the other chunks are a list in `additional_kwargs["rsd_steps"]`, which grows.
 
     Args:
         model_name: Goes with the last chunk.
         stop: Strings that end the answer.
         tools: Whether the text may hold tool calls.
         rejected: Whether to tell the texts of rejected drafts in the metadata.
+        markers: Those of thoughts that models write into their text, where the settings name them.
     """
 
     def __init__(
-        self, model_name: str, stop: Sequence[str] = (), *, tools: bool = False, rejected: bool = False
+        self,
+        model_name: str,
+        stop: Sequence[str] = (),
+        *,
+        tools: bool = False,
+        rejected: bool = False,
+        markers: Markers | None = None,
     ) -> None:
         self._rejected = rejected
         self._model_name = model_name
         self._stop = stop
+        self._markers = markers
         self._text = TextStream(stop)
         self._calls = ToolCallStream() if tools else None
         self._native: AIMessage | None = None
         self._steps = 0
 
-    def feed(self, event: Event) -> ChatGenerationChunk | None:
-        """The chunk that an event makes, if it makes one."""
+    def feed(self, event: Event) -> Sequence[ChatGenerationChunk]:
+        """The chunks that an event makes; none for most events."""
         if isinstance(event, StepFinished):
             step = {"rsd_steps": [step_data(event.record, self._steps)]}
             self._steps += 1
             if isinstance(event.record.native, AIMessage):
-                self._native = _cut(event.record.native, self._stop)
-                return ChatGenerationChunk(message=_as_chunk(self._native, step))
-            return self._chunk(event, additional_kwargs=step)
+                self._native = _cut(told_apart(event.record.native, self._markers), self._stop)
+                return [ChatGenerationChunk(message=_as_chunk(self._native, step))]
+            return self._chunks(event, step)
         if isinstance(event, Finished):
             called = bool(self._native.tool_calls) if self._native else bool(self._calls and self._calls.called)
             about: dict[str, Any] = {"model_name": self._model_name, "model_provider": "rsd"}
-            if self._native is not None:  # blocks of content are read by the rules of their provider
-                inner = self._native.response_metadata
-                about |= {key: inner[key] for key in ("model_provider", "output_version") if key in inner}
-                about["inner"] = inner
-            chunk = self._chunk(
-                event,
-                response_metadata=about | metadata(event.result, tool_calls=called, rejected=self._rejected),
-                usage_metadata=usage(event.result),
-                chunk_position="last",
+            if self._native is not None:
+                about |= _provider(self._native) | {"inner": self._native.response_metadata}
+            about |= metadata(event.result, tool_calls=called, rejected=self._rejected)
+            chunks = self._chunks(
+                event, {}, response_metadata=about, usage_metadata=usage(event.result), chunk_position="last"
             )
-            chunk.generation_info = {"finish_reason": chunk.message.response_metadata["finish_reason"]}
-            return chunk
-        return None
+            chunks[-1].generation_info = {"finish_reason": about["finish_reason"]}
+            return chunks
+        return []
 
-    def _chunk(self, event: Event, **fields: Any) -> ChatGenerationChunk:
-        content = "" if self._native is not None else self._text.feed(event)
+    def _chunks(self, event: Event, additional: dict[str, Any], **last: Any) -> list[ChatGenerationChunk]:
+        """Thought and answer in chunks of their own: readers of a stream tell blocks apart by their places."""
+        pieces = () if self._native is not None else self._text.feed_parts(event)
+        thought = "".join(text for kind, text in pieces if kind == "thought")
+        content = "".join(text for kind, text in pieces if kind == "answer")
         calls: list[ToolCallChunk] = []
         if self._calls is not None:
-            content, calls = self._calls.feed(content, last=isinstance(event, Finished))
-        return ChatGenerationChunk(message=AIMessageChunk(content=content, tool_call_chunks=calls, **fields))
+            content, calls = self._calls.feed(content, last=bool(last))
+        messages: list[AIMessageChunk] = []
+        if thought:
+            messages.append(AIMessageChunk(content="", additional_kwargs={"reasoning_content": thought, **additional}))
+        if content or calls or last or not thought:
+            kwargs = {} if thought else additional
+            messages.append(AIMessageChunk(content=content, tool_call_chunks=calls, additional_kwargs=kwargs, **last))
+        return [ChatGenerationChunk(message=message) for message in messages]
 
 
 def _cut(message: AIMessage, stop: Sequence[str]) -> AIMessage:
@@ -105,5 +120,20 @@ def _as_chunk(message: AIMessage, step: dict[str, Any]) -> AIMessageChunk:
         for i, call in enumerate(message.invalid_tool_calls)
     ]
     return AIMessageChunk(
-        content=message.content, additional_kwargs={**message.additional_kwargs, **step}, tool_call_chunks=calls
+        content=message.content,
+        additional_kwargs={**message.additional_kwargs, **step},
+        tool_call_chunks=calls,
+        response_metadata=_provider(message),
     )
+
+
+def _provider(message: AIMessage) -> dict[str, Any]:
+    """By whose rules the blocks of a message are read: its provider's, where those show its thought."""
+    about = {
+        key: value for key in ("model_provider", "output_version") if (value := message.response_metadata.get(key))
+    }
+    if "reasoning_content" in message.additional_kwargs:
+        blocks = AIMessage(message.content, additional_kwargs=message.additional_kwargs, response_metadata=about)
+        if all(block["type"] != "reasoning" for block in blocks.content_blocks):
+            about["model_provider"] = "rsd"
+    return about

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from langchain_core.runnables import Runnable
@@ -44,6 +44,22 @@ def as_verifier(value: Any) -> Any:
     return _as_role(value, "verifier", LangChainJudge)
 
 
+def as_thoughts(value: Any) -> Any:
+    """Models and a policy of the thoughts' own, each checked like that of the answer."""
+    if not isinstance(value, Mapping) or (unknown := sorted(set(value) - set(_PARTS))):
+        what = f"no {', '.join(map(str, unknown))}" if isinstance(value, Mapping) else f"got {value!r}"
+        raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(_PARTS)} ({what})")
+    return {name: _PARTS[name](part) for name, part in value.items()}
+
+
+_PARTS: dict[str, Callable[[Any], Any]] = {
+    "draft": as_drafter,
+    "target": as_target,
+    "verifier": as_verifier,
+    "policy": parse_policy,
+}
+
+
 def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
     if isinstance(value, str):
         backend, _ = parse_spec(value)
@@ -81,6 +97,9 @@ class RSDFields(BaseModel):
     decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder)] = Field(default=None, repr=False)
     """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
     by default. Or a ready decoder in place of models and policy."""
+    thoughts: Annotated[dict[str, Any], BeforeValidator(as_thoughts)] = Field(default_factory=dict)
+    """What is different while the models think, out of `draft`, `target`, `verifier` and `policy`. What is different
+    about the steps of thoughts is in `settings`."""
     granularity: Literal["step", "turn"] | None = None
     """`step` for models that continue a prefix, `turn` for whole messages; by default `turn` where the drafter or the
     target is a LangChain model without a prefix mode, else as the settings say."""
@@ -111,12 +130,22 @@ class RSDFields(BaseModel):
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Method):
             decoder.settings(settings)
+            self._check_thoughts(decoder, settings)
             return self
-        redundant = [name for name in (*_MODELS, "policy") if getattr(self, name) != _default(name)]
+        redundant = [name for name in (*_MODELS, "policy", "thoughts") if getattr(self, name) != _default(name)]
         if redundant:
             raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(redundant)}")
         decoder.with_settings(settings)
         return self
+
+    def _check_thoughts(self, method: Method, settings: Settings) -> None:
+        if self.thoughts and not isinstance(method, RSDMethod):
+            raise ValueError("RSD itself takes models for thoughts, other methods bring theirs; leave out thoughts")
+        if self.thoughts and settings.granularity == "turn":
+            raise ValueError(
+                "thoughts with granularity='turn': a turn is thought and answer in one piece; leave thoughts out, or "
+                "take models that continue a text, with granularity='step'"
+            )
 
     def resolved(self) -> Settings:
         """The settings with the fields of LangChain's names worked in."""
@@ -163,18 +192,25 @@ class RSDFields(BaseModel):
             return known | {"decoder": identity(decoder)}
         known |= {name: _identity(getattr(self, name)) for name in _MODELS}
         known["policy"] = parse_policy(self.policy).model_dump(mode="json")
+        thoughts = as_thoughts(self.thoughts)
+        if "policy" in thoughts:
+            known["policy of thoughts"] = thoughts.pop("policy").model_dump(mode="json")
+        known |= {f"{name} of thoughts": _identity(part) for name, part in thoughts.items()}
         return known | {"decoder": decoder.model_dump(mode="json")}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """A copy that shares the models: weights are not held twice, and clients cannot be copied."""
-        shared = {id(held): held for held in (self.draft, self.target, self.verifier, self.decoder)}
+        models = (self.draft, self.target, self.verifier, self.decoder, *self.thoughts.values())
+        shared = {id(held): held for held in models}
         return super().__deepcopy__({**(memo or {}), **shared})
 
     def writers(self) -> list[Any]:
-        """The fields that draft and that replace, those that the decoder makes use of; none of a ready decoder."""
+        """What drafts and what replaces, of that what the decoder makes use of; nothing of a ready decoder."""
         decoder = self._decoder()
-        roles = () if isinstance(decoder, Decoder) else decoder.roles
-        return [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in roles]
+        if isinstance(decoder, Decoder):
+            return []
+        named = [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in decoder.roles]
+        return named + [self.thoughts[name] for name in ("draft", "target") if name in self.thoughts]
 
     def _decoder(self) -> Decoder | Method:
         """The decoder or the method; text again in a copy made with model_copy."""
@@ -192,6 +228,7 @@ class RSDFields(BaseModel):
             parse_policy(self.policy),  # text again in a copy made with model_copy
             settings,
             load=lambda model: self._model(model, inner),
+            thoughts={_MODELS.get(name, name): part for name, part in as_thoughts(self.thoughts).items()},
         )
 
     def _model(self, model: Any, inner: dict[str, Any]) -> Any:

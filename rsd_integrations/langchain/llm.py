@@ -50,7 +50,9 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         answers never get into a cache.
 
     Metadata:
-        `generation_info` of each generation holds its finish reason, token usage and trace.
+        `generation_info` of each generation holds its finish reason, token usage and trace, and under
+        `reasoning_content` what was thought before the answer. The text is the answer alone: a stream tells thoughts in
+        chunks of an empty text.
 
     Of one call: `stop` and the fields in `CALL_OPTIONS`.
     """
@@ -222,13 +224,17 @@ class _Chunks:
 
     def feed(self, event: Event) -> GenerationChunk | None:
         """The chunk that an event makes, if it makes one."""
-        text = self._text.feed(event)
+        pieces = self._text.feed_parts(event)
+        text = "".join(text for kind, text in pieces if kind == "answer")
+        info = _thought("".join(text for kind, text in pieces if kind == "thought"))
         if isinstance(event, StepFinished):
             self._steps += 1
-            return GenerationChunk(text=text, generation_info={"rsd_steps": [step_data(event.record, self._steps - 1)]})
-        if isinstance(event, Finished):
-            return GenerationChunk(text=text, generation_info=_info(event.result, self._rejected))
-        return None
+            info["rsd_steps"] = [step_data(event.record, self._steps - 1)]
+        elif isinstance(event, Finished):
+            info |= _info(event.result, self._rejected)
+        else:
+            return None
+        return GenerationChunk(text=text, generation_info=info)
 
 
 def _as_arguments(config: RunnableConfig | list[RunnableConfig] | None, count: int) -> dict[str, Any]:
@@ -254,9 +260,10 @@ def _answers(result: LLMResult, return_exceptions: bool) -> list[Any]:
 
 
 def _generation(result: Result, error: Exception | None, rejected: bool) -> Generation:
+    info = _thought(result.thought) | _info(result, rejected)
     if error is None:
-        return Generation(text=result.text, generation_info=_info(result, rejected))
-    info = _info(result, rejected) | {"finish_reason": "error", "error": f"{type(error).__name__}: {error}"}
+        return Generation(text=result.text, generation_info=info)
+    info |= {"finish_reason": "error", "error": f"{type(error).__name__}: {error}"}
     return FailedGeneration(text=result.text, generation_info=info, error=error)
 
 
@@ -266,6 +273,11 @@ def _raisable(error: Exception) -> Exception:
 
 def _info(result: Result, rejected: bool) -> dict[str, Any]:
     return metadata(result, rejected=rejected) | {"token_usage": _openai_usage(result)}
+
+
+def _thought(text: str) -> dict[str, Any]:
+    """What was thought before the answer, by the name that chat models of LangChain have for it."""
+    return {"reasoning_content": text} if text else {}
 
 
 def _openai_usage(result: Result) -> dict[str, int]:

@@ -18,6 +18,7 @@ from langchain_core.messages import (
 )
 
 from rsd_core import Message, Prompt, PromptError
+from rsd_integrations.langchain.thoughts import is_thought, thought_of
 
 _ROLES: dict[type[BaseMessage], str] = {
     HumanMessage: "user",
@@ -26,6 +27,9 @@ _ROLES: dict[type[BaseMessage], str] = {
     ToolMessage: "tool",
     FunctionMessage: "tool",
 }
+
+_READ = ("text", "tool_use", "tool_call", "function_call")
+"""Types of content blocks that are read besides thoughts; calls are, as the message's own tool calls."""
 
 
 def as_prompt(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
@@ -44,7 +48,7 @@ def text_only(messages: Sequence[BaseMessage]) -> None:
     for message in messages:
         for block in message.content if isinstance(message.content, list) else ():
             kind = "text" if isinstance(block, str) else block.get("type")
-            if kind not in ("text", "reasoning", "thinking", "tool_use", "tool_call"):
+            if kind not in _READ and not is_thought(block):
                 raise PromptError(
                     f"a message holds a block of type {kind!r}, and models that write step by step take text alone. "
                     'Use chat models that take it, with granularity="turn": they get every message as it is.'
@@ -52,11 +56,12 @@ def text_only(messages: Sequence[BaseMessage]) -> None:
 
 
 def as_text(message: BaseMessage) -> str:
-    """The text of a message with its tool calls, in the form of Hermes and Qwen templates."""
+    """The text of a message with its tool calls, in the form of Hermes and Qwen templates, without its thought."""
     calls = message.tool_calls if isinstance(message, AIMessage) else []
     written = (json.dumps({"name": call["name"], "arguments": call["args"]}) for call in calls)
-    if not message.text and not calls and message.content:
-        return json.dumps(message.content, default=str)
+    if not message.text and not calls:
+        shown = [block for block in message.content if not is_thought(block)]
+        return json.dumps(shown, default=str) if shown else ""
     return "\n".join(filter(None, [str(message.text), *(f"<tool_call>\n{call}\n</tool_call>" for call in written)]))
 
 
@@ -74,6 +79,8 @@ def _original(message: Message) -> BaseMessage:
 
 def _as_message(message: BaseMessage) -> Message:
     extra: dict[str, Any] = {}
+    if isinstance(message, AIMessage) and (thought := thought_of(message)):
+        extra["reasoning_content"] = thought
     if isinstance(message, AIMessage) and message.tool_calls:
         extra["tool_calls"] = [
             {"type": "function", "id": call["id"], "function": {"name": call["name"], "arguments": call["args"]}}

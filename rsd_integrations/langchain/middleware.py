@@ -9,7 +9,7 @@ from typing import Annotated, Any, NotRequired, cast
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
@@ -39,6 +39,7 @@ from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import Scorer
 from rsd_integrations.langchain.messages import as_prompt, as_text
 from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
+from rsd_integrations.langchain.thoughts import as_response, readable_by, thought_of
 from rsd_integrations.langchain.tokens import usage_of_reply
 from rsd_integrations.langchain.trace import step_data, usage
 from rsd_integrations.loaded_models import LoadedModels
@@ -173,20 +174,24 @@ class _Caller(Drafter, Target):
 
     def __init__(self, model: BaseChatModel, request: ModelRequest[Any], handler: _Handler, *, blocking: bool) -> None:
         self.name = model_name(model)
-        self.request = request.override(model=model)
+        self.request = request.override(
+            model=model, messages=cast("list[AnyMessage]", readable_by(model, request.messages))
+        )
         self.response: _Response | None = None
         self._handler = handler
         self._blocking = blocking
 
-    async def generate(self, path: Path, request: StepRequest) -> Generation:  # noqa: ARG002 - the request holds all
+    async def generate(self, path: Path, request: StepRequest) -> Generation:  # noqa: ARG002 - the agent's holds all
         started = time.perf_counter()
         try:
             if self._blocking:
                 return await call_in_thread(
-                    lambda: self._read(cast("_Response", self._handler(self.request)), started), self.name, traced=True
+                    lambda: self._read(cast("_Response", self._handler(self.request)), path, started),
+                    self.name,
+                    traced=True,
                 )
             answer = cast("Awaitable[_Response]", self._handler(self.request))
-            return self._read(await call_async(answer, self.name, traced=True), started)
+            return self._read(await call_async(answer, self.name, traced=True), path, started)
         except GraphBubbleUp as signal:
             raise _Bubble(signal) from None
         except Exception as error:
@@ -195,13 +200,14 @@ class _Caller(Drafter, Target):
                 add_usage(error, self._usage(reply, started))
             raise
 
-    def _read(self, response: _Response, started: float) -> Generation:
+    def _read(self, response: _Response, path: Path, started: float) -> Generation:
         self.response = response
         reply = next((message for message in response.result if isinstance(message, AIMessage)), None)
         usage = self._usage(reply or "", started)
         if reply is None:
             raise RunError(f"{self.name} gave no message", usage=usage)
-        return Generation((Step(as_text(reply), "end", size=usage.generated, native=reply),), usage)
+        text = as_response(as_text(reply), thought_of(reply), path)
+        return Generation((Step(text, "end", size=usage.generated, native=reply),), usage)
 
     def _usage(self, reply: AIMessage | str, started: float) -> Usage:
         return usage_of_reply(reply, self.request.messages, time.perf_counter() - started)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from langchain_core.language_models import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 
-from rsd_core import ConfigurationError, RunError, Step, Usage
+from rsd_core import ConfigurationError, Path, RunError, Step, StepRequest, Usage
+from rsd_integrations.langchain.thoughts import as_response
 
 StopMode = Literal["kept", "told", "cut"]
 """How the end of a step is told from the end of the answer. `kept`: the server is asked to leave the stop string in
@@ -100,37 +101,45 @@ class Reply:
     """Its finish reason in the provider's words."""
     usage: Usage
     """The work of it, as the provider tells or estimated."""
+    thought: str = ""
+    """What it thought before the text, where that is told apart."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it used up its tokens."""
+        return self.reason in _LENGTH
 
 
 _LENGTH = {"length", "max_tokens", "MAX_TOKENS", "model_length"}
 _FAILED = {"abort", "error", "load"}
 
 
-def whole(reply: Reply, native: object = None) -> Step:
+def whole(reply: Reply, path: Path, native: object = None) -> Step:
     """A reply as a turn."""
     _check(reply)
-    ending: Literal["length", "end"] = "length" if reply.reason in _LENGTH else "end"
-    return Step(reply.text, ending, size=reply.usage.generated, native=native)
+    text = as_response(reply.text, reply.thought, path, cut=reply.is_cut)
+    return Step(text, "length" if reply.is_cut else "end", size=reply.usage.generated, native=native)
 
 
-def first_step(reply: Reply, beginning: str, delimiter: str, mode: PrefixMode, stop: StopMode) -> Step:
-    """The first step of a reply that continues an answer.
+def first_step(reply: Reply, beginning: str, request: StepRequest, mode: PrefixMode, stop: StopMode) -> Step:
+    """The first step of a reply that continues a response.
 
     Of a reply that goes on beyond the step only the step counts, and its tokens by their share of the characters.
     """
     _check(reply)
-    text = reply.text
+    text, splitter = reply.text, request.splitter
+    assert splitter is not None
     if beginning and text.startswith(beginning):  # some APIs repeat what they were given
         text = text[len(beginning) :]
     if beginning and not mode.exact:
         text = text.lstrip("\n")
-    at = text.find(delimiter)
-    if at < 0 and stop == "told" and reply.reason == "stop_sequence":
-        text, at = text + delimiter, len(text)
-    if at < 0:
-        return Step(text, "length" if reply.reason in _LENGTH else "end", size=reply.usage.generated)
-    end = at + len(delimiter)
-    while text[end : end + 1] == "\n":
+    end = splitter.end(text)
+    if end is None and stop == "told" and reply.reason == "stop_sequence":
+        mark = next(iter(splitter.stops), "")
+        end = splitter.end(text := text + mark)
+    if end is None:
+        return Step(text, "length" if reply.is_cut else "end", size=reply.usage.generated)
+    while isinstance(request.delimiter, str) and text[end : end + 1] == "\n":
         end += 1
     share = end / len(text)
     return Step(text[:end], "delimiter", size=max(1, round(share * reply.usage.generated)))

@@ -26,9 +26,14 @@ from rsd_core import (
     Step,
     StepRequest,
     Target,
+    Thinking,
     Usage,
+    add_usage,
+    begun,
+    parts_of,
 )
 from rsd_core.concurrency import run_calls
+from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.prefixes import (
     Reply,
@@ -39,6 +44,7 @@ from rsd_integrations.langchain.prefixes import (
     whole,
     with_beginning,
 )
+from rsd_integrations.langchain.thoughts import opened, readable_by, thought_of
 from rsd_integrations.langchain.tokens import estimate_tokens
 from rsd_integrations.langchain.wrapped_model import LangChainRole, ModelReply
 from rsd_integrations.loaded_models import identity
@@ -136,6 +142,12 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
                 "that it was stopped. Use stop='cut'."
             )
 
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """What a rendered prompt opens; chats in steps have no thoughts, and of turns nobody knows before."""
+        if self.mode is None or begun(prompt) is not None:
+            return None
+        return opened(self.render(prompt)) if self.mode.text else Thinking(None)
+
     async def _write(self, path: Path, request: StepRequest, seed: int) -> Generation:
         options = {**self.options, **self._sent(request, seed)}
         if request.delimiter is None:
@@ -148,29 +160,52 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         body = {**(getattr(self.model, "extra_body", None) or {}), **options.get("extra_body", {})}
         if path.text:
             body.update(self.mode.body or {})
-        if self.stop != "cut":
-            options["stop"] = [request.delimiter]
-        if self.stop == "kept":
+        stops = list(request.splitter.stops) if request.splitter and self.stop != "cut" else []
+        if stops:
+            options["stop"] = stops
+        if stops and self.stop == "kept":
             body["include_stop_str_in_output"] = True
         if body:
             options["extra_body"] = body  # what a call gives replaces what the model has
         if self.mode.text:
-            reply = await self._complete(self.render(path.prompt) + path.text, options)
+            reply = await self._complete(self._rendered(path) + path.text, options)
         else:
-            messages = with_beginning(originals(path.prompt), path.text, self.mode)
-            reply = _as_reply(await self.call(self.model, messages, **options))
-        step = first_step(reply, path.text, request.delimiter, self.mode, self.stop or "cut")
+            self._refuse_thought(path)
+            messages = readable_by(self.model, originals(path.prompt))
+            reply = as_reply(await self.call(self.model, with_beginning(messages, path.text, self.mode), **options))
+            self._refuse_thought(path, reply)
+        step = first_step(reply, path.text, request, self.mode, self.stop or "cut")
         return Generation((step,), reply.usage)
+
+    def _rendered(self, path: Path) -> str:
+        """The text of the prompt, without what its template opens where the path says what is opened."""
+        rendered = self.render(path.prompt)
+        own = None if path.opening is None else self.thinking(path.prompt)
+        return rendered if own is None else rendered.removesuffix(own.opening)
+
+    def _refuse_thought(self, path: Path, reply: Reply | None = None) -> None:
+        """Raise for a thought in a chat in steps: templates drop or change it, so that nothing can go on from it."""
+        written = path if reply is None else path.extend(Step(reply.text, "end"))
+        if reader_at(written).in_thought or parts_of(written).thought or (reply is not None and reply.thought):
+            error = ConfigurationError(
+                f"{self.name} would have to go on from a thought, and a chat cannot: templates drop it or change it. "
+                "Switch thinking off where the model is made (reasoning_effort, or extra_body={'chat_template_kwargs': "
+                "{'enable_thinking': False}}), or use granularity='turn', or an LLM with prefix='completion' and the "
+                "model's chat template as render"
+            )
+            if reply is not None:
+                add_usage(error, reply.usage)
+            raise error
 
     async def _write_turn(self, path: Path, options: dict[str, Any]) -> Generation:
         """A whole message, from the caller's own messages."""
-        prompt = self.render(path.prompt) if isinstance(self.model, BaseLLM) else originals(path.prompt)
         model = self.model
+        prompt = self.render(path.prompt) if isinstance(model, BaseLLM) else readable_by(model, originals(path.prompt))
         if self.tools:
             model, options = self.model.bind_tools(self.tools, **options), {}  # type: ignore[attr-defined]
         replied = await self.call(model, prompt, **options)
         native = replied.message if isinstance(replied.message, AIMessage) else None
-        return Generation((whole(_as_reply(replied), native),), replied.usage)
+        return Generation((whole(as_reply(replied), path, native),), replied.usage)
 
     def _sent(self, request: StepRequest, seed: int) -> dict[str, Any]:
         known = {
@@ -229,10 +264,11 @@ def _plain(prompt: Prompt) -> str:
     return "\n\n".join(message.content for message in prompt if message.role != "tools")
 
 
-def _as_reply(replied: ModelReply) -> Reply:
+def as_reply(replied: ModelReply) -> Reply:
+    """What a model answered, read for its text, its thought and why it ended."""
     message = replied.message
     if isinstance(message, BaseMessage):
-        return Reply(as_text(message), _reason(message.response_metadata), replied.usage)
+        return Reply(as_text(message), _reason(message.response_metadata), replied.usage, thought_of(message))
     return Reply(message, None, replied.usage)
 
 

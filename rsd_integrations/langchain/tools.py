@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_FIRST = 1000
+"""Index of the first call: LangChain numbers a streamed message's other blocks from 0, and merges equal numbers."""
 
 
 class ToolCallStream:
@@ -72,7 +74,7 @@ class ToolCallStream:
             written = args if isinstance(args, str) else json.dumps(args or {}, ensure_ascii=False)
         except (ValueError, TypeError, KeyError, AttributeError):
             name, written = None, _OPEN + body
-        return tool_call_chunk(name=name, args=written, id=f"call_{uuid.uuid4().hex}", index=index)
+        return tool_call_chunk(name=name, args=written, id=f"call_{uuid.uuid4().hex}", index=_FIRST + index)
 
 
 def _settled(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
 from rsd_core import Result, StepRecord
@@ -13,7 +13,8 @@ from rsd_core import Result, StepRecord
 def usage(result: Result) -> UsageMetadata:
     """Tokens of all models together, rejected drafts and the verifier's reading included: what is paid for.
 
-    Input is what was read, from caches or not; output what was written.
+    Input is what was read, from caches or not; output what was written. Of that `reasoning` is the thought before the
+    answer, and `rejected` the drafts that are no part of the response.
     """
     total = result.ledger.total
     return UsageMetadata(
@@ -21,8 +22,23 @@ def usage(result: Result) -> UsageMetadata:
         output_tokens=total.generated,
         total_tokens=total.read + total.generated,
         input_token_details=InputTokenDetails(cache_read=total.reused),
-        output_token_details=OutputTokenDetails(rejected=result.ledger.drafter.discarded),  # type: ignore[typeddict-unknown-key]
+        output_token_details=OutputTokenDetails(
+            reasoning=sum(map(_reasoning, result.steps)),
+            rejected=result.ledger.drafter.discarded,  # type: ignore[typeddict-unknown-key]
+        ),
     )
+
+
+def _reasoning(record: StepRecord) -> int:
+    """Tokens of a step's thought: as its provider tells, else its share of the characters."""
+    counts = record.native.usage_metadata if isinstance(record.native, AIMessage) else None
+    details = counts.get("output_token_details") if counts else None
+    if details and details.get("reasoning") is not None:
+        return details["reasoning"]
+    if record.kind == "thought":
+        return record.size
+    thought, content = len(record.thought), len(record.content)
+    return round(record.size * thought / max(1, thought + content))
 
 
 def metadata(result: Result, *, tool_calls: bool = False, rejected: bool = False) -> dict[str, Any]:
@@ -41,6 +57,7 @@ def step_data(record: StepRecord, index: int) -> dict[str, Any]:
     """A step as a streamed chunk and a step event tell it. Such dicts survive the merging of chunks as they are."""
     return {
         "step": index,
+        "kind": record.kind,
         "author": record.author,
         "reward": record.reward,
         "accepted": record.accepted,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import active_span_id
@@ -16,16 +23,20 @@ _dispatcher = get_dispatcher(__name__)
 
 
 class RSDStepEvent(BaseEvent):
-    """A step became part of an answer."""
+    """A step became part of a response."""
 
     step: int
     """Its index, counted from 0."""
-    author: Literal["draft", "target"]
+    kind: Literal["thought", "answer"]
+    """What of the response it is part of."""
+    author: Literal["draft", "target", "limit"]
+    """Who wrote it; `limit` closed a thought that had used up its tokens."""
     reward: float | None
     """Reward of the drafted step, in [0, 1]; None where nothing was scored."""
     accepted: bool
     """Whether the draft was accepted; False for steps by the target."""
     text: str
+    """As it was written, markers of thoughts included."""
     tokens: int
     """Tokens generated for the text."""
     discarded_draft: str | None
@@ -40,9 +51,14 @@ class Answer:
     """One request: a text that grows, steps that are told to LlamaIndex's instrumentation, and a result in the end."""
 
     def __init__(self, stop: Sequence[str]) -> None:
+        self.thought = ""
+        """What was thought before the answer."""
         self.text = ""
+        """The answer."""
         self.delta = ""
         """What the last event added to the text."""
+        self.thinking_delta = ""
+        """What it added to the thought."""
         self.result: Result | None = None
         self._pieces = TextStream(stop)
         self._span = active_span_id.get()  # a stream outlives its call, and its steps belong to the call's span
@@ -55,6 +71,7 @@ class Answer:
                 RSDStepEvent(
                     span_id=self._span,
                     step=event.index,
+                    kind=record.kind,
                     author=record.author,
                     reward=record.reward,
                     accepted=record.accepted,
@@ -65,33 +82,41 @@ class Answer:
             )
         elif isinstance(event, Finished):
             self.result = event.result
-        self.delta = self._pieces.feed(event)
+        pieces = self._pieces.feed_parts(event)
+        self.delta = "".join(text for kind, text in pieces if kind == "answer")
+        self.thinking_delta = "".join(text for kind, text in pieces if kind == "thought")
         self.text += self.delta
-        return bool(self.delta) or self.result is not None
+        self.thought += self.thinking_delta
+        return bool(pieces) or self.result is not None
 
     def completion(self, delta: str | None = None) -> CompletionResponse:
-        """The answer so far as a completion."""
-        return CompletionResponse(text=self.text, delta=delta, **self._metadata())
+        """The answer so far as a completion, with its thought in `additional_kwargs`."""
+        response = CompletionResponse(text=self.text, delta=delta, **self._metadata(delta))
+        if self.thought:
+            response.additional_kwargs["thinking"] = self.thought
+        return response
 
     def chat(self, delta: str | None = None) -> ChatResponse:
-        """The answer so far as a message.
+        """The answer so far as a message, with its thought as a block of its own.
 
         Its metadata belongs to the response: what a message carries goes into memories and later prompts.
         """
-        message = ChatMessage(role=MessageRole.ASSISTANT, content=self.text)
-        return ChatResponse(message=message, delta=delta, **self._metadata())
+        thought = [ThinkingBlock(content=self.thought)] if self.thought else []
+        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thought, TextBlock(text=self.text)])
+        return ChatResponse(message=message, delta=delta, **self._metadata(delta))
 
-    def _metadata(self) -> dict[str, Any]:
-        """Usage, where token counters look for it, and the trace; nothing before the result is there.
+    def _metadata(self, delta: str | None) -> dict[str, Any]:
+        """Usage, where token counters look for it, and the trace, once the result is there; before, the new thought.
 
         Agents stream this to users along with the text, so it tells no rejected texts.
         """
+        streamed = {} if delta is None or not self.thinking_delta else {"thinking_delta": self.thinking_delta}
         if self.result is None:
-            return {}
+            return {"additional_kwargs": streamed}
         usage = _usage(self.result)
         reason = "stop" if self.result.finish_reason == "stop" else "length"
         raw = {"usage": usage, "finish_reason": reason, "rsd": self.result.to_dict(rejected=False)}
-        return {"raw": raw, "additional_kwargs": dict(usage)}
+        return {"raw": raw, "additional_kwargs": dict(usage) | streamed}
 
 
 def _usage(result: Result) -> dict[str, int]:

@@ -37,6 +37,8 @@ from rsd_core import (
     Setup,
     Target,
     Verifier,
+    WeightingPolicy,
+    parse_policy,
 )
 from rsd_core.blocking import in_thread
 from rsd_core.ledger import Role
@@ -53,25 +55,43 @@ Stop = tuple[str, ...]
 
 CALL_OPTIONS = ("temperature", "top_p", "max_tokens", "seed", "stop", "timeout", "max_retries")
 """Fields that may be given with a single call as well."""
-_OF_A_DECODER = ("draft", "target", "verifier", "policy", "settings")
+_OF_A_DECODER = ("draft", "target", "verifier", "policy", "thoughts", "settings")
 """Fields that a ready decoder brings itself."""
 
 
 def _role(role: Role, kind: type[Model]) -> PlainValidator:
     """Checks a spec without loading it, or that a model can play the role."""
+    return PlainValidator(lambda value: _check_role(value, role, kind))
 
-    def check(value: Any) -> Any:
-        if isinstance(value, str):
-            parse_spec(value, role)
-        else:
-            require(role, value, kind)
-        return value
 
-    return PlainValidator(check)
+def _check_role(value: Any, role: Role, kind: type[Model]) -> Any:
+    if isinstance(value, str):
+        parse_spec(value, role)
+    else:
+        require(role, value, kind)
+    return value
+
+
+_MODELS: dict[str, tuple[Role, type[Model]]] = {
+    "draft": ("drafter", Drafter),
+    "target": ("target", Target),
+    "verifier": ("verifier", Verifier),
+}
+
+
+def _thoughts(value: Any) -> Any:
+    """Models and a policy of the thoughts' own, each checked like that of the answer."""
+    if not isinstance(value, Mapping) or set(value) - {*_MODELS, "policy"}:
+        raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(_MODELS)} and policy (got {value!r:.80})")
+    for name in _MODELS.keys() & value.keys():
+        _check_role(value[name], *_MODELS[name])
+    return {name: parse_policy(part) if name == "policy" else part for name, part in value.items()}
 
 
 def _named(value: Any) -> Any:
-    if isinstance(value, Method):
+    if isinstance(value, Mapping):
+        return {name: _named(part) for name, part in value.items()}
+    if isinstance(value, Method | WeightingPolicy):
         return value.model_dump(mode="json")
     return value if value is None or isinstance(value, str) else repr(value)
 
@@ -94,6 +114,9 @@ class RSDLLM(CustomLLM):
     Messages reach the models as messages, and each model renders them with its own chat template. The prompt of
     `complete` is one user message, after `completion_to_prompt` unless it is `formatted`. A `messages_to_prompt` of
     your own turns a chat into one user message.
+
+    What a model thinks before it answers is a `ThinkingBlock` of a message, in histories as well, and no part of the
+    text: a stream tells it in `additional_kwargs["thinking_delta"]`. A completion has `additional_kwargs["thinking"]`.
 
     Responses hold token usage in `raw["usage"]` and `additional_kwargs`, and the trace of all steps in `raw["rsd"]`,
     see `result_of`; of a stream, the last response does. Every step is an `RSDStepEvent` of the instrumentation.
@@ -118,6 +141,9 @@ class RSDLLM(CustomLLM):
     decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), _BY_NAME] = None
     """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
     by default. Or a ready decoder in place of the models, the policy and the settings."""
+    thoughts: Annotated[dict[str, Any], BeforeValidator(_thoughts), _BY_NAME] = Field(default_factory=dict)
+    """What is different while the models think, out of `draft`, `target`, `verifier` and `policy`. What is different
+    about the steps of thoughts is in `settings`."""
     settings: Settings = Settings()
     """Everything else: step delimiter and length, candidates, limits, faults."""
     temperature: float | None = None
@@ -258,7 +284,9 @@ class RSDLLM(CustomLLM):
         return self.decoder if isinstance(self.decoder, Method) else RSDMethod()
 
     def _setup(self, settings: Settings) -> Setup:
-        return Setup(self.draft, self.verifier, self.target, self.policy, settings, load=self._loaded.get)
+        thoughts = {_MODELS[name][0] if name in _MODELS else name: part for name, part in self.thoughts.items()}
+        load = self._loaded.get
+        return Setup(self.draft, self.verifier, self.target, self.policy, settings, load=load, thoughts=thoughts)
 
     def _resolve(self, options: Mapping[str, Any]) -> tuple[Settings, Stop]:
         """The settings and stop strings, with the fields and a call's own options worked in."""
@@ -282,6 +310,10 @@ class RSDLLM(CustomLLM):
             max_seconds=value["timeout"],
             target_retries=value["max_retries"],
         )
+        if self.thoughts and not isinstance(self._method(), RSDMethod):
+            raise ConfigurationError(
+                "RSD itself takes models for thoughts, other methods bring theirs; leave out thoughts"
+            )
         if ready is None:
             self._method().settings(settings)
         else:
@@ -302,7 +334,8 @@ class RSDLLM(CustomLLM):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Copies share their models: weights exist once."""
         memo = {} if memo is None else memo
-        memo.update({id(model): model for model in (self.draft, self.target, self.verifier, self.decoder)})
+        models = (self.draft, self.target, self.verifier, self.decoder, *self.thoughts.values())
+        memo.update({id(model): model for model in models})
         return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -24,8 +24,8 @@ _ROLES = {
     MessageRole.MODEL: "assistant",
 }
 """Roles that have another name in chat templates."""
-_SILENT = (ThinkingBlock, CachePoint)
-"""Blocks that templates leave out."""
+_READ = (TextBlock, ThinkingBlock, ToolCallBlock, CachePoint)
+"""Blocks that models of text know, or may leave out."""
 
 
 def as_prompt(messages: Sequence[ChatMessage]) -> Prompt:
@@ -39,16 +39,23 @@ def as_prompt(messages: Sequence[ChatMessage]) -> Prompt:
 
 def _as_message(message: ChatMessage) -> Message:
     for block in message.blocks:
-        if not isinstance(block, (TextBlock, ToolCallBlock, *_SILENT)):
+        if not isinstance(block, _READ):
             raise PromptError(
                 f"a message holds a block of type {block.block_type!r}, and RSDLLM takes text alone; "
                 "describe it in words, or ask a multimodal model first"
             )
     known = message.additional_kwargs
     extra: dict[str, Any] = {key: known[key] for key in ("tool_call_id", "name") if key in known}
+    if thought := _thought(message):
+        extra["reasoning_content"] = thought
     if calls := [_call(block) for block in message.blocks if isinstance(block, ToolCallBlock)]:
         extra["tool_calls"] = calls
     return Message(_ROLES.get(message.role, message.role.value), message.content or "", extra)
+
+
+def _thought(message: ChatMessage) -> str:
+    thoughts = [block.content for block in message.blocks if isinstance(block, ThinkingBlock)]
+    return "\n\n".join(filter(None, thoughts))
 
 
 def _call(block: ToolCallBlock) -> dict[str, Any]:

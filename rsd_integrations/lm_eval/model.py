@@ -8,6 +8,7 @@ or, once this module is imported, `model="rsd", model_args={"policy": "budget_aw
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -35,7 +36,12 @@ class RSDModel(LM):  # type: ignore[misc]
         decoder: Which decoder to make of the configuration, as text of `rsd eval --methods`: `majority:8`; RSD by
             default. Or a ready decoder, in place of the configuration.
         concurrency: Requests in flight.
-        config: Fields of `rsd_core.RSDConfig`: drafter, verifier, target, policy, settings.
+        config: Fields of `rsd_core.RSDConfig`: drafter, verifier, target, policy, settings. Arguments of chat
+            templates, `template.NAME`, go to drafter and target, and so does `enable_thinking`, as the harness's own
+            models call that one.
+
+    What a model thinks before it answers is no part of the answer, neither for the filters nor for stop strings, and
+    counts for the length: give thinking models room, as in `gen_kwargs={"max_gen_toks": 32768}`.
     """
 
     def __init__(self, decoder: Decoder | str | None = None, *, concurrency: int | str = 16, **config: Any) -> None:
@@ -52,7 +58,7 @@ class RSDModel(LM):  # type: ignore[misc]
                     method = config["method"]
                     raise ConfigurationError(f"{decoder=} and {method=} say the same thing twice; leave one out")
                 config["method"] = decoder
-            self.decoder = RSDConfig.parse(config).build()
+            self.decoder = RSDConfig.parse(_with_template_arguments(config)).build()
         self.concurrency = int(concurrency)
         self.results: list[Result] = []
         """Of all requests so far, with their ledgers."""
@@ -130,6 +136,26 @@ class RSDModel(LM):  # type: ignore[misc]
             "flops_paper": total.flops_paper,
             "cost": total.cost,
         }
+
+
+def _with_template_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the arguments of chat templates in its specs, which the harness splits at commas."""
+    if "enable_thinking" in config:
+        config = {**config, "template.enable_thinking": config["enable_thinking"]}
+    fields = {name: value for name, value in config.items() if not name.startswith("template.")}
+    fields.pop("enable_thinking", None)
+    options = [
+        f",{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in config.items()
+        if name.startswith("template.")
+    ]
+    writers = [role for role in ("drafter", "target") if isinstance(fields.get(role), str)]
+    if options and not writers:
+        raise ConfigurationError(f"{options[0][1:]} goes to models that are given by spec: name drafter and target")
+    for role in writers:
+        kind = re.split("[,:]", fields[role])[0]
+        fields[role] = "".join([kind, *options, fields[role].removeprefix(kind)])
+    return fields
 
 
 def _prompt(context: str) -> PromptLike:

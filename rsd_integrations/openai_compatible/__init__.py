@@ -5,7 +5,8 @@ from rsd_integrations.openai_compatible.errors import EndpointError, Refused
 from rsd_integrations.openai_compatible.generator import OpenAIGenerator
 from rsd_integrations.openai_compatible.loading import load_generator, open_endpoint
 from rsd_integrations.openai_compatible.probe import Finding
-from rsd_integrations.openai_compatible.profiles import PROFILES, Profile
+from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.profiles import PROFILES
 
 __all__ = [
     "PROFILES",

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rsd_core import ConfigurationError, Step
 from rsd_core.paths import Ending
+from rsd_core.splitting import Splitter
 from rsd_integrations.openai_compatible.answers import Answer
 from rsd_integrations.openai_compatible.charges import Charges, token_counts, usage_in
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.prompts import SentPath
 from rsd_integrations.openai_compatible.server import Server
+from rsd_integrations.openai_compatible.written import WrittenIds
 
 if TYPE_CHECKING:
     from rsd_integrations.huggingface.vocabulary import Vocabulary
@@ -38,15 +40,15 @@ class Guess:
     Args:
         vocabulary: The model's.
         draft: What was rejected.
-        delimiter: What a step ends after.
+        splitter: What ends a step.
         most: Longest guess, in tokens.
     """
 
-    def __init__(self, vocabulary: Vocabulary, draft: Step, delimiter: str | None, most: int) -> None:
-        self._end, self._pieces = vocabulary.tokenizer.eos_token_id, vocabulary.pieces
-        self._mark = b"" if delimiter is None else delimiter.encode()
+    def __init__(self, vocabulary: Vocabulary, draft: Step, splitter: Splitter | None, most: int) -> None:
+        self._vocabulary, self._splitter = vocabulary, splitter
+        self._end, pieces = vocabulary.tokenizer.eos_token_id, vocabulary.pieces
         end = [self._end] if draft.ending == "end" and isinstance(self._end, int) else []
-        plain = itertools.takewhile(lambda id_: self._pieces[id_], vocabulary.step(draft))  # others may end the answer
+        plain = itertools.takewhile(lambda id_: pieces[id_], vocabulary.step(draft))  # others may end the answer
         self.ids = [*plain, *end][:most]
 
     async def verify(self, endpoint: Endpoint, server: Server, sent: SentPath, charges: Charges) -> Accepted:
@@ -84,20 +86,27 @@ class Guess:
         Raises:
             ValueError: It is shorter than the guess, or tells nothing of it.
         """
-        ids, logprobs, written = list[int](), list[float](), b""
+        written, logprobs = WrittenIds(self._vocabulary), list[float]()
         for id_, candidates in zip(self.ids, ranked[-len(self.ids) :], strict=True):
             if candidates is None:
                 raise ValueError("nothing is told of the guess")
             own = candidates[str(id_)]
             if own["rank"] != 1:
                 break
-            ids.append(id_)
+            written.add((id_,))
             logprobs.append(float(own["logprob"]))
-            written += self._pieces[id_]
-            if id_ == self._end or (self._mark and self._mark in written):
-                ending: Ending = "end" if id_ == self._end else "delimiter"
-                return Accepted(Answer("", ending, tuple(ids), tuple(logprobs), wrote=len(ids)), ended=True)
-        # The server looks for the delimiter in what it writes itself, so that has to hold all of it.
-        while ids and any(written.endswith(self._mark[:n]) for n in range(1, len(self._mark))):
-            written = written[: len(written) - len(self._pieces[ids.pop()])]
-        return Accepted(Answer("", "length", tuple(ids), tuple(logprobs[: len(ids)]), wrote=len(ids)), ended=False)
+            end = None if self._splitter is None else self._splitter.end(written.text)
+            if end is not None:
+                return self._accepted(written, logprobs, "delimiter", written.count(end))
+            if id_ == self._end:
+                return self._accepted(written, logprobs, "end", len(written.ids))
+        # The server looks for stop strings in what it writes itself, so that has to hold all of one.
+        count, stops = len(written.ids), () if self._splitter is None else self._splitter.stops
+        while count and any(written.text_of(count).endswith(stop[:n]) for stop in stops for n in range(1, len(stop))):
+            count -= 1
+        return self._accepted(written, logprobs, "length", count)
+
+    @staticmethod
+    def _accepted(written: WrittenIds, logprobs: Sequence[float], ending: Ending, count: int) -> Accepted:
+        answer = Answer("", ending, tuple(written.ids[:count]), tuple(logprobs[:count]), wrote=count)
+        return Accepted(answer, ended=ending != "length")

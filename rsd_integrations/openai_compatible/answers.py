@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from rsd_core import ConfigurationError, RunError
+from rsd_core import RunError
 from rsd_core.paths import Ending
+from rsd_core.splitting import Splitter
+from rsd_core.thoughts.markers import Markers
 from rsd_integrations.openai_compatible.charges import TokenCounts, token_counts
-from rsd_integrations.openai_compatible.profiles import Profile
+from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.streams import NoIdsError
+from rsd_integrations.openai_compatible.written import THINK, Written, WrittenIds, cut_at, ids_in, logprobs_in
+
+if TYPE_CHECKING:
+    from rsd_integrations.huggingface.vocabulary import Vocabulary
+
+_REASONS: dict[str, Ending] = {
+    "stop": "end",
+    "eos": "end",  # Together
+    "eos_token": "end",  # text-generation-inference, as is the next one
+    "stop_sequence": "end",
+    "length": "length",
+    "model_length": "length",  # Mistral, where the window is full
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +34,7 @@ class Answer:
     """What a server wrote."""
 
     text: str
+    """Raw: with the markers of a thought, also where the server told the thought apart."""
     ending: Ending
     ids: tuple[int, ...] = ()
     """The sampled ids, an end-of-answer token included; empty where the server does not tell them."""
@@ -30,100 +46,170 @@ class Answer:
     """Those of them that it found in a cache."""
     wrote: int | None = None
     """Tokens generated, in the server's count."""
+    dropped: int = 0
+    """Those of them that came after the end of the step."""
+    goes_on: bool = False
+    """Whether the server stopped at a stop string where the step does not end."""
 
 
-def read_answer(body: Mapping[str, Any], delimiter: str | None, profile: Profile) -> Answer:
-    """The answer in the body of a response.
+class StepReader:
+    """Takes the events of a stream, or a whole body as one event, until the step is over, or the answer.
+
+    Args:
+        profile: The server's.
+        splitter: What ends a step; None reads the whole answer.
+        vocabulary: What ids mean, where that is known.
+        before: What of the step was written before.
+        begun: What a chat goes on with, and may repeat.
+        markers: What stands around the thoughts of this response.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        splitter: Splitter | None = None,
+        vocabulary: Vocabulary | None = None,
+        before: str = "",
+        begun: str = "",
+        markers: Markers = THINK,
+    ) -> None:
+        self._profile, self._splitter, self._before = profile, splitter, before
+        self.asked = False
+        """Whether the server was asked to stop at the end of the step, and to keep and name what it stopped at."""
+        self._written = Written(profile, begun, markers)
+        self._ids = None if vocabulary is None else WrittenIds(vocabulary)
+        self._logprobs: list[float] = []
+        self._ending: Ending | None = None
+        self._end: int | None = None
+        self._stop: object = None
+        self._counts = TokenCounts()
+
+    def take(self, event: Mapping[str, Any]) -> bool:
+        """Take an event; True when the step has ended and the rest is not wanted.
+
+        Raises:
+            RunError: The server gave up.
+            ConfigurationError: It has ids of another vocabulary.
+        """
+        if event.get("usage"):
+            self._counts = token_counts(event)
+        for choice in event["choices"]:
+            self._written.add(choice)
+            self._logprobs += logprobs_in(choice)
+            if self._ids is not None:
+                self._ids.add(ids_in(choice))
+            if choice.get("finish_reason") is not None:
+                self._ending = ending_of(choice)
+                self._stop = None if self._profile.reason is None else choice.get(self._profile.reason)
+            if self._splitter is not None:
+                self._end = self._splitter.end(self._before + self._text())
+                if self._end is not None:
+                    break
+        if self._ids is not None and self._ids.ids and self.complete:
+            self._ids.check(self._written.text())
+        return self._end is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stream may end here."""
+        return self._ending is not None or self._end is not None
+
+    @property
+    def answer(self) -> Answer:
+        """What was written, or what was received of it where it is not complete."""
+        ids = self._ids.ids if self._ids is not None else []
+        text, end, splitter = self._text(), self._end, self._splitter
+        named = splitter is not None and self._stop in splitter.stops and self._ending == "end"
+        if end is None and named and text and not ids and splitter is not None:
+            text += str(self._stop)  # the server named the stop string and stripped it all the same
+            end = splitter.end(self._before + text)
+        answer = Answer(
+            text,
+            self._ending or "length",
+            tuple(ids),
+            tuple(self._logprobs),
+            # Those that came before the end of a step are not its counts.
+            **(TokenCounts() if self._ending is None and end is not None else self._counts),
+            goes_on=named and end is None and bool(text),
+        )
+        if end is None or (self.asked and not named and end >= len(self._before) + len(text)):
+            # Where a stop string was asked for, the finish reason alone tells what ended a text that ends with it.
+            return replace(answer, ending="delimiter") if named else answer
+        own = max(0, end - len(self._before))
+        if not ids or self._ids is None:
+            return replace(answer, text=cut_at(text, own), ending="delimiter")
+        count = self._ids.count(own)
+        return replace(answer, text=text, ending="delimiter", ids=answer.ids[:count], dropped=len(ids) - count)
+
+    def _text(self) -> str:
+        """The text that steps are cut in: that of the ids, where they are told."""
+        if self._ids is not None and self._ids.ids:
+            return self._ids.text
+        return self._written.text(complete=self._ending is not None)
+
+
+def read_answer(
+    body: Mapping[str, Any],
+    splitter: Splitter | None,
+    profile: Profile,
+    vocabulary: Vocabulary | None = None,
+    before: str = "",
+    begun: str = "",
+    markers: Markers = THINK,
+) -> Answer:
+    """The answer in the body of a response; arguments as of `StepReader`.
 
     Raises:
         RunError: It has no finish reason, or one that is no end of a step.
     """
     (choice,) = body["choices"]
-    text = _text(choice)
-    ending = _ending(choice, delimiter, profile)
-    if ending == "end" and delimiter is not None and profile.stop != "kept":
-        text, ended = first_step(text, delimiter)
-        ending = "delimiter" if ended else "end"
-    elif ending == "delimiter" and delimiter is not None and not text.endswith(delimiter):
-        text += delimiter  # it named the stop string and stripped it all the same
-    logprobs = choice.get("logprobs") or {}
-    return Answer(
-        text,
-        ending,
-        tuple(choice.get("token_ids") or ()),
-        tuple(logprobs.get("token_logprobs") or ()),
-        **token_counts(body),
-    )
+    if choice.get("finish_reason") is None:
+        raise RunError("the answer has no finish reason: it was cut short")
+    reader = StepReader(profile, splitter, vocabulary, before, begun, markers)
+    reader.take(body)
+    reader.asked = profile.stop == "kept"
+    return reader.answer
 
 
 def received(body: Mapping[str, Any]) -> Answer:
     """What was paid for in a body that holds no answer: its text and its counts, as far as it tells them."""
-    text, counts = "", TokenCounts()
+    written, counts = Written(), TokenCounts()
     with suppress(LookupError, TypeError, ValueError, AttributeError):
         counts = token_counts(body)
     with suppress(LookupError, TypeError, ValueError, AttributeError):
-        text = "".join(_text(choice) for choice in body["choices"])
-    return Answer(text, "length", **counts)
-
-
-class StreamedStep:
-    """Takes the events of a stream until the step is over, or the answer."""
-
-    def __init__(self, delimiter: str) -> None:
-        self._delimiter = delimiter
-        self._text = ""
-        self._ending: Ending | None = None
-        self._counts = TokenCounts()
-
-    def take(self, event: Mapping[str, Any]) -> bool:
-        """Take an event; True when the step has ended by its delimiter and the rest is not wanted."""
-        if event.get("usage"):
-            self._counts = token_counts(event)
-        for choice in event["choices"]:
-            self._text += _text(choice)
-            self._text, ended = first_step(self._text, self._delimiter)
-            if ended:  # newlines of the same event are kept; those that follow begin the next step
-                self._ending, self._counts = "delimiter", TokenCounts()
-                return True
-            if choice.get("finish_reason") is not None:
-                self._ending = _reason(choice)
-        return False
-
-    @property
-    def complete(self) -> bool:
-        """Whether the stream may end here."""
-        return self._ending is not None
-
-    @property
-    def answer(self) -> Answer:
-        """What was written, or what was received of it where it is not complete."""
-        return Answer(self._text, self._ending or "length", **self._counts)
+        for choice in body["choices"]:
+            written.add(choice)
+    return Answer(written.text(), "length", **counts)
 
 
 class StreamedSteps:
     """Takes the events of a stream that tells ids, and cuts it into steps.
 
     Args:
-        delimiter: What a step ends after, with the rest of the token that completes it.
-        pieces: The bytes of every id.
+        splitter: What ends a step, with the rest of the token that completes it.
+        vocabulary: What the ids mean.
         most: Cap of one step, in tokens.
         put: Takes each step; True when no more is wanted.
     """
 
-    def __init__(self, delimiter: str, pieces: Sequence[bytes], most: int, put: Callable[[Answer], bool]) -> None:
-        self._mark, self._pieces, self._most, self._put = delimiter.encode(), pieces, most, put
+    def __init__(self, splitter: Splitter, vocabulary: Vocabulary, most: int, put: Callable[[Answer], bool]) -> None:
+        self._splitter, self._most, self._put = splitter, most, put
         self.started = False
         """Whether the server has sent anything."""
-        self.unfinished: list[int] = []
-        """Ids of the step that is being written."""
+        self._ids = WrittenIds(vocabulary)
         self._logprobs: list[float] = []
-        self._written = b""
-        self._text: str | None = ""
-        """What the server calls the first step; None beyond it."""
+        self._first: WrittenIds | None = WrittenIds(vocabulary)
+        self._told = Written()
+        """What the server calls the first step; not compared beyond it."""
         self.read: int | None = None
         """Tokens of the prompt, in the server's count; None where it tells none."""
         self.complete = False
         """Whether the stream may end here."""
+
+    @property
+    def unfinished(self) -> list[int]:
+        """Ids of the step that is being written."""
+        return self._ids.ids
 
     def take(self, event: Mapping[str, Any]) -> bool:
         """Take an event; True when no more is wanted.
@@ -134,70 +220,48 @@ class StreamedSteps:
         """
         enough, self.started = False, True
         for choice in event["choices"]:
-            ids, logprobs = choice.get("token_ids") or (), choice.get("logprobs") or {}
-            ended = None if choice.get("finish_reason") is None else _reason(choice)
-            self._text = None if self._text is None else self._text + _text(choice)
-            self._logprobs += logprobs.get("token_logprobs") or ()
+            ids = ids_in(choice)
+            ended = None if choice.get("finish_reason") is None else ending_of(choice)
+            text = Written()
+            text.add(choice)
+            self._logprobs += logprobs_in(choice)
             if choice.get("prompt_token_ids"):
                 self.read = len(choice["prompt_token_ids"])
-            if _text(choice) and not (ids or self.unfinished):
+            if text.text() and not (ids or self.unfinished):
                 raise NoIdsError("the server streams text without the ids of its tokens")
+            if self._first is not None:
+                self._told.add(choice)
+                self._first.add(ids)
+                self._first.check(self._told.text())
             for position, id_ in enumerate(ids, 1):
-                if id_ >= len(self._pieces):
-                    raise ConfigurationError(f"the server wrote the token {id_}, which is not in the tokenizer given")
-                self.unfinished.append(id_)
-                self._written += self._pieces[id_]
-                if self._mark in self._written:
-                    enough = self._cut("delimiter", position == len(ids))
-                elif len(self.unfinished) == self._most and not (ended == "end" and position == len(ids)):
-                    enough = self._cut("length", position == len(ids))
+                self._ids.add((id_,))
+                last = position == len(ids) and ended == "end"
+                while (end := self._splitter.end(self._ids.text)) is not None:
+                    enough = self._cut("delimiter", self._ids.count(end)) or enough
+                if len(self.unfinished) >= self._most and not last:
+                    enough = self._cut("length", len(self.unfinished)) or enough
             # A cap of the server's own may be above that of a step: what it cut in the middle is written anew.
-            if ended == "end" or (ended and self.unfinished and self._text is not None):
-                self._cut(ended, True)
+            if ended == "end" or (ended and self.unfinished and self._first is not None):
+                enough = self._cut(ended, len(self.unfinished)) or enough
             self.complete = ended is not None
         return enough
 
-    def _cut(self, ending: Ending, at_end: bool) -> bool:
-        """End a step; the server's text of the first one is that step's where no more tokens came with it."""
-        ids, self.unfinished, self._written = tuple(self.unfinished), [], b""
-        logprobs, self._logprobs = tuple(self._logprobs[: len(ids)]), self._logprobs[len(ids) :]
-        text, self._text = self._text if at_end and self._text else "", None
-        return self._put(Answer(text, ending, ids, logprobs, wrote=len(ids)))
+    def _cut(self, ending: Ending, count: int) -> bool:
+        """End a step after so many of the ids."""
+        ids, logprobs = tuple(self.unfinished[:count]), tuple(self._logprobs[:count])
+        self._first = None
+        rest, self._logprobs = self.unfinished[count:], self._logprobs[count:]
+        self._ids.restart(rest)
+        return self._put(Answer("", ending, ids, logprobs, wrote=len(ids)))
 
 
-def first_step(text: str, delimiter: str) -> tuple[str, bool]:
-    """The text up to the end of its first step, newlines after the delimiter included; whether there is one."""
-    start = text.find(delimiter)
-    if start < 0:
-        return text, False
-    end = start + len(delimiter)
-    while text[end : end + 1] == "\n":
-        end += 1
-    return text[:end], True
+def ending_of(choice: Mapping[str, Any]) -> Ending:
+    """What a finish reason means.
 
-
-def _text(choice: Mapping[str, Any]) -> str:
-    """The text of a choice of any of the four shapes: of completions or chats, whole or streamed."""
-    if "text" in choice:
-        text = choice["text"]
-    else:
-        text = (choice["delta"] if "delta" in choice else choice["message"]).get("content")
-    if not isinstance(text, str | None):
-        raise TypeError(f"the text is {type(text).__name__}")
-    return text or ""
-
-
-def _reason(choice: Mapping[str, Any]) -> Ending:
-    """What a finish reason means. Of what is neither an end nor a length, no step can be made."""
+    Raises:
+        RunError: It is neither an end nor a length: no step can be made of that.
+    """
     reason = choice.get("finish_reason")
-    if reason is None:
-        raise RunError("the answer has no finish reason: it was cut short")
-    if reason not in ("stop", "length"):
+    if reason not in _REASONS:
         raise RunError(f"the server gave up: its finish reason is {reason!r}")
-    return "length" if reason == "length" else "end"
-
-
-def _ending(choice: Mapping[str, Any], delimiter: str | None, profile: Profile) -> Ending:
-    ending = _reason(choice)
-    named = profile.reason is not None and choice.get(profile.reason) == delimiter is not None
-    return "delimiter" if ending == "end" and named else ending
+    return _REASONS[reason]

@@ -96,8 +96,7 @@ def token_counts(body: Mapping[str, Any]) -> TokenCounts:
     if not usage:
         return {}
     details = usage.get("prompt_tokens_details") or {}
-    return {
-        "read": int(usage["prompt_tokens"]),
-        "wrote": int(usage.get("completion_tokens") or 0),
-        "cached": int(details.get("cached_tokens") or 0),
-    }
+    read, wrote = int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0)
+    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0  # the latter at DeepSeek
+    # Some count thoughts in the total alone (Gemini, Grok).
+    return {"read": read, "wrote": max(wrote, int(usage.get("total_tokens") or 0) - read), "cached": int(cached)}

@@ -94,6 +94,7 @@ class Endpoint:
         self.concurrency = concurrency or 64
         self._suggestible = concurrency is None
         self.breaker = Breaker(repr(self))
+        self.key_env = key_env
         self._key = find_key(self.base_url, key_env)
         self._replies = Replies(repr(self), self._key)
         self._connection: Connection | None = None
@@ -264,7 +265,9 @@ class Endpoint:
                 else:
                     attempt += 1
                     try:
-                        return await self._attempt(connection, method, url, data, receive, again is not None)
+                        return await self._attempt(
+                            connection, method, url, data, body or {}, receive, again is not None
+                        )
                     except EndpointError as error:
                         fault = error
                     delay = backoff(attempt) if fault.retry_after is None else fault.retry_after
@@ -283,12 +286,13 @@ class Endpoint:
         method: str,
         url: URL,
         data: bytes | None,
+        sent: Mapping[str, Any],
         receive: Callable[[aiohttp.ClientResponse, float], Awaitable[T]],
         lasts: bool,
     ) -> T:
         """Send once, and let the breaker know how it went."""
         try:
-            result = await self._exchange(connection, method, url, data, receive, lasts)
+            result = await self._exchange(connection, method, url, data, sent, receive, lasts)
         except EndpointError as fault:
             if not (fault.throttled or connection.closed):
                 self.breaker.failed(str(fault))
@@ -305,6 +309,7 @@ class Endpoint:
         method: str,
         url: URL,
         data: bytes | None,
+        sent: Mapping[str, Any],
         receive: Callable[[aiohttp.ClientResponse, float], Awaitable[T]],
         lasts: bool,
     ) -> T:
@@ -321,7 +326,8 @@ class Endpoint:
             ) as response:
                 if response.status == 200:
                     return await receive(response, started)
-                self._replies.refuse(response.status, response.headers, await response.text(errors="replace"))
+                text = await response.text(errors="replace")
+                self._replies.refuse(response.status, response.headers, text, sent)
         except ConfigurationError:  # is a ValueError as well
             raise
         except TimeoutError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from rsd_core import (
     NextWord,
     Path,
     Price,
+    Prompt,
     PromptError,
     Step,
     StepRequest,
@@ -25,17 +26,21 @@ from rsd_core import (
     Usage,
 )
 from rsd_core.concurrency import run_all
+from rsd_core.thoughts.markers import Thinking
 from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksError
-from rsd_integrations.openai_compatible.answers import Answer, StreamedStep, StreamedSteps, read_answer, received
+from rsd_integrations.openai_compatible.answers import Answer, StepReader, StreamedSteps, read_answer, received
 from rsd_integrations.openai_compatible.background import Once, on_background_loop
 from rsd_integrations.openai_compatible.charges import Charges
+from rsd_integrations.openai_compatible.continuation import check_chat_steps, check_completions
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import Refused
 from rsd_integrations.openai_compatible.likelihoods import LogProbabilities
 from rsd_integrations.openai_compatible.probe import Finding, Probe
-from rsd_integrations.openai_compatible.profiles import Profile, find_profile
+from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.profiles import find_profile
 from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath
-from rsd_integrations.openai_compatible.server import Server, continues_chats, learn
+from rsd_integrations.openai_compatible.request_fields import RequestFields
+from rsd_integrations.openai_compatible.server import Server, learn
 from rsd_integrations.openai_compatible.streams import NoIdsError, Stream, Streams
 
 logger = logging.getLogger(__name__)
@@ -58,6 +63,11 @@ class OpenAIGenerator(Drafter, Target):
         mode: `completions` or `chat`; by default `completions` where a tokenizer is given.
         profile: What kind of server it is, a name out of `PROFILES`; by default it is asked at first use.
         context: Longest sequence in tokens; by default what the server says.
+        template: Arguments of the chat template, such as `{"enable_thinking": False}`: completions render with them
+            here, chats send them as `chat_template_kwargs`.
+        body: Further fields of every request by name, as JSON has them, such as `{"reasoning_effort": "low"}`.
+        omit: Names of fields that are not sent, such as `temperature`; `reasoning_content` keeps earlier thoughts out
+            of the messages.
         logprobs: Whether steps come with the log-probabilities of their tokens.
         guesses: Whether a target reads the draft that it replaces, and writes on from the first token that it would not
             have chosen, where decoding is greedy. Saves time and costs FLOPs: vLLM reads all of the text for that.
@@ -65,7 +75,8 @@ class OpenAIGenerator(Drafter, Target):
         price: Money per million tokens, for the ledger.
 
     Raises:
-        ConfigurationError: A value is unknown, the tokenizer cannot be had, or there is none for guesses.
+        ConfigurationError: A value is unknown, a field is not the user's to give, the tokenizer cannot be had, or there
+            is none for guesses.
     """
 
     def __init__(
@@ -76,6 +87,9 @@ class OpenAIGenerator(Drafter, Target):
         mode: Mode | None = None,
         profile: str | None = None,
         context: int | None = None,
+        template: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        omit: str | Sequence[str] = (),
         logprobs: bool = False,
         guesses: bool = False,
         flops_per_token: float | None = None,
@@ -88,17 +102,32 @@ class OpenAIGenerator(Drafter, Target):
         self.endpoint = endpoint
         self.name = endpoint.model
         self.flops_per_token, self.price = flops_per_token, price
-        self.prompts = Prompts(tokenizer, mode or ("completions" if tokenizer else "chat"))
+        self.fields = RequestFields(template, body, omit)
+        """The user's part of every request."""
+        self.prompts = Prompts(tokenizer, mode or ("completions" if tokenizer else "chat"), self.fields)
         self.renders_tools = self.prompts.renders_tools
         self.logprobs, self.guesses = logprobs, guesses
-        known_profile = None if profile is None else find_profile(profile)
-        self._learning = Once(lambda: learn(endpoint, known_profile, context))
+        self._context = context
+        self.profile: Profile | None = None
+        """The kind of server that it is taken for; None goes by its host, and by what it says."""
+        self.assume(None if profile is None else find_profile(profile))
         self._step_check = Once(self._check_continuation)
         self._streams = Streams()
         self._streams_ids = True
         """Whether streams come with ids, as far as is known."""
         self.tells_ranks = True
         """Whether what it reads comes with ranks, as far as is known."""
+        self._most: int | None = None
+        """Most tokens of one answer, where the server refused to write more."""
+
+    def assume(self, profile: Profile | None) -> None:
+        """Take the server for one of this kind from now on."""
+        self.profile = profile
+        self._learning = Once(lambda: learn(self.endpoint, profile, self._context))
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """How the model thinks before it answers, by the tokenizer's template; None where the server renders it."""
+        return self.prompts.thinking(prompt)
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed.
@@ -150,14 +179,14 @@ class OpenAIGenerator(Drafter, Target):
         charges = Charges(self)
         with charges.carried_by_errors():
             profile = (await self.server()).profile
-            likely = LogProbabilities(self.endpoint, self.prompts, profile, charges)
+            likely = LogProbabilities(self.endpoint, self.prompts, self.fields, profile, charges)
             return NextWord(await likely.of_words(path, words, after), charges.total())
 
     async def _log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         charges = Charges(self)
         with charges.carried_by_errors():
             profile = (await self.server()).profile
-            likely = LogProbabilities(self.endpoint, self.prompts, profile, charges)
+            likely = LogProbabilities(self.endpoint, self.prompts, self.fields, profile, charges)
             return Likelihoods(await likely.of_steps(path, steps), charges.total())
 
     async def _generate(self, path: Path, request: StepRequest) -> Generation:
@@ -169,10 +198,13 @@ class OpenAIGenerator(Drafter, Target):
                     f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): of servers, only vLLM "
                     "ranks the tokens of a prompt. Leave guesses=true out."
                 )
+            if self.prompts.mode == "completions":
+                check_completions(self.endpoint, self.prompts, server.profile, path)
             # Where completions answer in one piece, each tells whether it read exactly what was sent; a stream that is
             # cut tells nothing.
             streamed = server.profile.stop == "streamed" and self.prompts.vocabulary is not None
-            if request.delimiter is not None and (self.prompts.mode == "chat" or streamed):
+            goes_on = request.splitter is not None or path.step is not None
+            if (goes_on and self.prompts.mode == "chat") or (request.splitter is not None and streamed):
                 await self._step_check.result()
             sent = self.prompts.render(path, server.profile)
             try:
@@ -192,14 +224,38 @@ class OpenAIGenerator(Drafter, Target):
         self, server: Server, path: Path, sent: SentPath, request: StepRequest, charges: Charges
     ) -> tuple[Step, ...]:
         """The steps by the fewest tokens written: from a stream, from a guess, or by a request for each."""
-        room = request.max_tokens
-        if server.context is not None and sent.size is not None:
-            room = min(room, server.context - sent.size)
-            if room <= 0:
+        room = request.max_tokens if self._most is None else min(request.max_tokens, self._most)
+        if server.context is not None:
+            left = server.context - sent.at_least
+            if left <= 0 and sent.size is not None:
                 raise OverlongError(f"{sent.size} tokens fill the context of {server.context}")
+            room = min(room, max(1, left))  # vLLM and llama.cpp write what the window leaves, others refuse
+        try:
+            return await self._written_steps(server, path, sent, request, room, charges)
+        except Refused as error:
+            smaller = self._smaller_room(error, server, sent, room)
+            if smaller is None:
+                raise
+            logger.info("%s: asked again for %d tokens in place of %d: %s", self.endpoint, smaller, room, error.reason)
+            return await self._written_steps(server, path, sent, request, smaller, charges)
+
+    def _smaller_room(self, error: Refused, server: Server, sent: SentPath, room: int) -> int | None:
+        """The tokens to ask for where a server refused to write so many; None where that was not the reason."""
+        window = error.window or server.context
+        if error.overlong and window is not None and sent.size is None:
+            left = window - sent.at_most
+        elif error.most is not None and not error.overlong:
+            left = self._most = error.most
+        else:
+            return None
+        return left if 0 < left < room else None
+
+    async def _written_steps(
+        self, server: Server, path: Path, sent: SentPath, request: StepRequest, room: int, charges: Charges
+    ) -> tuple[Step, ...]:
         # Drawn steps have seeds of their own, and one request has one seed.
         greedy = not request.sampling.temperature and len(request.seeds) == 1
-        if greedy and request.ahead and request.delimiter is not None and self._can_stream(server, sent):
+        if greedy and request.ahead and request.splitter is not None and self._can_stream(server, sent):
             try:
                 write = partial(self._write_on, server, sent)
                 return (await self._streams.step(path, request, write, charges.add),)
@@ -208,7 +264,7 @@ class OpenAIGenerator(Drafter, Target):
                 self._log_fallback(error, "each step is a request of its own")
         if greedy and self.tells_ranks and self.guesses and request.guess is not None:
             assert self.prompts.vocabulary is not None
-            guess = Guess(self.prompts.vocabulary, request.guess, request.delimiter, room - 1)
+            guess = Guess(self.prompts.vocabulary, request.guess, request.splitter, room - 1)
             if guess.ids:
                 try:
                     return (await self._from_guess(server, sent, request, guess, room, charges),)
@@ -216,7 +272,7 @@ class OpenAIGenerator(Drafter, Target):
                     self.tells_ranks = False
                     self._log_fallback(error, "rejected drafts are not read any more")
         answers = await run_all([self._write(server, sent, request, seed, room, charges) for seed in request.seeds])
-        return tuple(self._step(answer) for answer in answers)
+        return tuple(self._step(answer, path) for answer in answers)
 
     def _log_fallback(self, error: Exception, consequence: str) -> None:
         logger.warning("%s: %s, so that %s", self.endpoint, error, consequence)
@@ -236,12 +292,13 @@ class OpenAIGenerator(Drafter, Target):
         prefix = accepted.answer if self.logprobs else replace(accepted.answer, logprobs=())
         if accepted.ended:
             return self._step(prefix)
-        size = len(prefix.ids)
-        rest = await self._write(server, sent.longer(prefix.ids), request, request.seeds[0], room - size, charges)
+        size, longer, seed = len(prefix.ids), sent.longer(prefix.ids), request.seeds[0]
+        before = vocabulary.text(list(prefix.ids))
+        rest = await self._write(server, longer, request, seed, room - size, charges, before)
         if rest.ids:
             answer = replace(rest, text="", ids=prefix.ids + rest.ids, logprobs=prefix.logprobs + rest.logprobs)
         else:  # what it gave is text
-            answer = replace(rest, text=vocabulary.text(list(prefix.ids)) + rest.text)
+            answer = replace(rest, text=before + rest.text)
         return self._step(replace(answer, wrote=size + (rest.wrote or 0)))
 
     async def _check_continuation(self) -> None:
@@ -252,36 +309,45 @@ class OpenAIGenerator(Drafter, Target):
             body = self._body(server.profile, sent, StepRequest((0,), delimiter=None), 0, 1)
             answer = await self.endpoint.post(sent.route, body, lambda reply: read_answer(reply, None, server.profile))
             sent.check_read(answer.read, server.context)
-        elif wrong := await continues_chats(self.endpoint, server.profile):
-            raise ConfigurationError(
-                f"{self.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with "
-                "which it continues the exact text; a profile=… whose chats go on (vllm, sglang); granularity='turn'."
-            )
+        else:
+            await check_chat_steps(self.endpoint, server.profile, self.fields)
 
     async def _write(
-        self, server: Server, sent: SentPath, request: StepRequest, seed: int, room: int, charges: Charges
+        self,
+        server: Server,
+        sent: SentPath,
+        request: StepRequest,
+        seed: int,
+        room: int,
+        charges: Charges,
+        before: str = "",
     ) -> Answer:
-        """One answer by one request."""
-        body = self._body(server.profile, sent, request, seed, room)
-        delimiter, profile = request.delimiter, server.profile
-        if delimiter is not None and profile.stop == "streamed":
+        """One answer by one request; `before` is what was written of its step before."""
+        profile, splitter = server.profile, request.splitter
+        vocabulary = self.prompts.vocabulary if self.prompts.mode == "completions" else None
+        asked = profile.stop != "streamed" and splitter is not None and bool(splitter.stops)
+        if splitter is None or asked:
+            begun = sent.begun if profile.repeats != "never" else ""
+            answer = await self.endpoint.post(
+                sent.route,
+                self._body(profile, sent, request, seed, room),
+                lambda reply: read_answer(reply, splitter, profile, vocabulary, before, begun, sent.markers),
+                lambda reply, answer, seconds: charges.add(self._usage(sent, answer or received(reply), seconds)),
+            )
+            sent.check_read(answer.read, server.context)
+        if splitter is not None and (not asked or answer.goes_on):
+            body = self._body(profile, sent, replace(request, delimiter=None, close=""), seed, room)
             if profile.stream_usage:
-                body["stream_options"] = {"include_usage": True}
+                body = {"stream_options": {"include_usage": True}, **body}
+            begun = sent.begun if profile.repeats == "always" else ""
             reader = await self.endpoint.stream(
                 sent.route,
-                body,
-                lambda: StreamedStep(delimiter),
+                self.fields.applied(body, profile),
+                lambda: StepReader(profile, splitter, vocabulary, before, begun, sent.markers),
                 charge=lambda reader, seconds: charges.add(self._usage(sent, reader.answer, seconds)),
             )
             answer = reader.answer
-        else:
-            answer = await self.endpoint.post(
-                sent.route,
-                body,
-                lambda reply: read_answer(reply, delimiter, profile),
-                lambda reply, answer, seconds: charges.add(self._usage(sent, answer or received(reply), seconds)),
-            )
-        sent.check_read(answer.read, server.context)
+            sent.check_read(answer.read, server.context)
         return replace(answer, wrote=self._written(answer))
 
     def _can_stream(self, server: Server, sent: SentPath) -> bool:
@@ -292,9 +358,10 @@ class OpenAIGenerator(Drafter, Target):
     async def _write_on(self, server: Server, sent: SentPath, stream: Stream) -> None:
         """Let the server write from here to the end of the answer, and put every step into the stream."""
         request, vocabulary, length = stream.request, self.prompts.vocabulary, sent.size
-        delimiter, most = request.delimiter, request.max_tokens
-        assert delimiter is not None and vocabulary is not None and length is not None and server.context is not None  # noqa: PT018
-        body = self._body(server.profile, sent, replace(request, delimiter=None), 0, server.context - length)
+        splitter, most = request.splitter, request.max_tokens
+        assert splitter is not None and vocabulary is not None and length is not None and server.context is not None  # noqa: PT018
+        whole = replace(request, delimiter=None, close="")
+        body = self._body(server.profile, sent, whole, 0, server.context - length)
 
         def attempt() -> StreamedSteps:
             unpaid, since = length, time.monotonic()  # the prompt is read once, for the first step
@@ -314,14 +381,14 @@ class OpenAIGenerator(Drafter, Target):
                 read, wrote = unpaid * reader.started, len(reader.unfinished)
                 return Usage(read, read + wrote, generated=wrote)
 
-            reader = StreamedSteps(delimiter, vocabulary.pieces, most, put)
+            reader = StreamedSteps(splitter, vocabulary, most, put)
             stream.unfinished = unfinished
             return reader
 
         await self.endpoint.stream(sent.route, body, attempt, stream.again)
 
     def _body(self, profile: Profile, sent: SentPath, request: StepRequest, seed: int, room: int) -> dict[str, Any]:
-        body = {
+        body: dict[str, Any] = {
             "model": self.endpoint.model,
             **sent.fields,
             "max_tokens": room,
@@ -330,24 +397,29 @@ class OpenAIGenerator(Drafter, Target):
         }
         if request.sampling.temperature > 0:
             body |= {"top_p": request.sampling.top_p, "seed": seed % SEEDS}
-        if request.delimiter is not None and profile.stop != "streamed":
-            body |= {"stop": [request.delimiter], **profile.keep}
-        if self.prompts.vocabulary is not None:
-            body |= profile.give_ids
+        splitter = request.splitter
+        if splitter is not None and splitter.stops and profile.stop != "streamed":
+            body |= {"stop": list(splitter.stops), **profile.keep}
         if self.logprobs:
             body |= {"logprobs": True, "top_logprobs": 0} if "messages" in body else {"logprobs": 0}
-        return body
+        if self.prompts.vocabulary is not None and self.prompts.mode == "completions":
+            body |= profile.give_ids
+        return self.fields.applied(body, profile)
 
-    def _step(self, answer: Answer) -> Step:
-        text, ids = self.prompts.written(answer)
+    def _step(self, answer: Answer, path: Path | None = None) -> Step:
+        text, ids = self.prompts.written(answer, path)
         vocabulary = self.prompts.vocabulary.identity if ids and self.prompts.vocabulary else ""
-        return Step(text, answer.ending, ids, vocabulary, answer.wrote or 0, answer.logprobs[: len(ids)])
+        size = (answer.wrote or 0) - answer.dropped
+        if not text and answer.ending == "length":
+            size = max(1, size)  # tokens were used up: nothing here says that the window is full
+        logprobs = answer.logprobs[: len(ids)] if self.logprobs else ()
+        return Step(text, answer.ending, ids, vocabulary, size, logprobs)
 
     def _written(self, answer: Answer) -> int:
         """Tokens of an answer: in the server's count, else counted here."""
         if answer.wrote is not None:
             return answer.wrote
-        return len(answer.ids) or self.prompts.count(answer.text) + (answer.ending == "end")
+        return len(answer.ids) + answer.dropped or self.prompts.count(answer.text) + (answer.ending == "end")
 
     def _usage(self, sent: SentPath, answer: Answer, seconds: float) -> Usage:
         read, wrote = sent.estimate if answer.read is None else answer.read, self._written(answer)

@@ -11,8 +11,9 @@ from rsd_core.concurrency import run_all
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.openai_compatible.charges import Charges
 from rsd_integrations.openai_compatible.endpoint import Endpoint
-from rsd_integrations.openai_compatible.profiles import Profile
-from rsd_integrations.openai_compatible.prompts import Prompts, as_json, conversation
+from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.prompts import Prompts, conversation
+from rsd_integrations.openai_compatible.request_fields import RequestFields
 from rsd_integrations.prm_formats import without_markers
 
 CHAT_LOGPROBS = 20
@@ -25,12 +26,16 @@ class LogProbabilities:
     Args:
         endpoint: Where the model is.
         prompts: How paths are sent to it.
+        fields: The user's part of requests.
         profile: What its server can tell.
         charges: Takes the work.
     """
 
-    def __init__(self, endpoint: Endpoint, prompts: Prompts, profile: Profile, charges: Charges) -> None:
-        self._endpoint, self._prompts, self._profile, self._charges = endpoint, prompts, profile, charges
+    def __init__(
+        self, endpoint: Endpoint, prompts: Prompts, fields: RequestFields, profile: Profile, charges: Charges
+    ) -> None:
+        self._endpoint, self._prompts, self._fields = endpoint, prompts, fields
+        self._profile, self._charges = profile, charges
 
     async def of_words(self, path: Path, words: Sequence[str], after: Sequence[Message]) -> tuple[float, ...]:
         """As `OpenAIGenerator.next_word`."""
@@ -40,6 +45,7 @@ class LogProbabilities:
             )
         route, body, first_ids = self._question(path, words, after)
         body |= {"model": self._endpoint.model, "max_tokens": 1, "temperature": 0}
+        body = self._fields.applied(body, self._profile)
 
         def read(reply: dict[str, Any]) -> tuple[float, ...]:
             (choice,) = reply["choices"]
@@ -74,6 +80,7 @@ class LogProbabilities:
                 return math.fsum(logprobs[before : len(ids)])
 
             body = {"model": self._endpoint.model, "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 1}
+            body = self._fields.applied(body, self._profile)
             return await self._endpoint.post("completions", body, read, self._charges.add_reply)
 
         return tuple(await run_all([of_one(step) for step in steps]))
@@ -91,23 +98,26 @@ class LogProbabilities:
                     messages = _without_opening(messages)
                 else:
                     fields |= profile.continues
-            return "chat/completions", fields | {"messages": as_json(messages)}, None
-        sent = prompts.render(path, profile)
-        fields = {"logprobs": profile.logprobs, **sent.fields}
+            sent = prompts.as_json(messages, profile)
+            if messages[-1].role == "assistant":
+                sent[-1] |= profile.begun
+            return "chat/completions", fields | {"messages": sent}, None
+        sent_path = prompts.render(path, profile)
+        fields = {"logprobs": profile.logprobs, **sent_path.fields}
         vocabulary = prompts.vocabulary
         if after and vocabulary is None:
             fields["prompt"] += "".join(f"\n\n{message.content}" for message in after)
         elif after and vocabulary is not None and not profile.token_ids:
             fields["prompt"] = vocabulary.prompt_text(tuple(conversation(_as_earlier_turn(path), after)))
         if vocabulary is None or not profile.token_ids:
-            return sent.route, fields, None
-        ids = [*sent.fields["prompt"], *(vocabulary.after(path.prompt, after) if after else ())]
+            return sent_path.route, fields, None
+        ids = [*sent_path.fields["prompt"], *(vocabulary.after(path.prompt, after) if after else ())]
         fields["prompt"] = ids
         if not profile.named_logprobs:
-            return sent.route, fields, None
+            return sent_path.route, fields, None
         first_ids = vocabulary.first_tokens(ids[-1], words)
         named = {"logprobs": 1, "logprob_token_ids": first_ids, "return_tokens_as_token_ids": True}
-        return sent.route, fields | named, first_ids
+        return sent_path.route, fields | named, first_ids
 
 
 def _as_earlier_turn(path: Path) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rsd_core import Price, SpecError
 from rsd_integrations.openai_compatible.endpoint import Endpoint
@@ -47,6 +49,9 @@ def load_generator(
     mode: Mode | None = None,
     tokenizer: str | None = None,
     context: int | None = None,
+    template: Mapping[str, Any] | None = None,
+    body: Mapping[str, Any] | None = None,
+    omit: str | Sequence[str] = (),
     logprobs: bool = False,
     guesses: bool = False,
     concurrency: int | None = None,
@@ -73,6 +78,9 @@ def load_generator(
         mode=mode,
         profile=profile,
         context=context,
+        template=template,
+        body=body,
+        omit=omit,
         logprobs=logprobs,
         guesses=guesses,
         flops_per_token=flops_per_token,

@@ -6,10 +6,25 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rsd_core import ConfigurationError, Generation, NextWord, Path, RunError, Step, StepRequest, Usage, as_prompt
+from rsd_core import (
+    ConfigurationError,
+    Generation,
+    NextWord,
+    Path,
+    RunError,
+    Sampling,
+    Step,
+    StepRequest,
+    Usage,
+    as_prompt,
+)
+from rsd_integrations.openai_compatible.discovery import find_thoughts, rendered_thoughts, spec_of
 from rsd_integrations.openai_compatible.endpoint import Endpoint
-from rsd_integrations.openai_compatible.errors import readable
+from rsd_integrations.openai_compatible.errors import Refused, readable
+from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.profiles import find_profile, hosted_at
 from rsd_integrations.openai_compatible.prompts import Prompts
+from rsd_integrations.openai_compatible.request_fields import RequestFields
 from rsd_integrations.openai_compatible.server import Server
 
 QUESTION = "Count from one to ten."
@@ -33,11 +48,16 @@ class Probed(Protocol):
 
     endpoint: Endpoint
     prompts: Prompts
+    fields: RequestFields
+    profile: Profile | None
     guesses: bool
     tells_ranks: bool
 
     async def server(self) -> Server:
         """What the server says about itself."""
+
+    def assume(self, profile: Profile | None) -> None:
+        """Take the server for one of this kind from now on."""
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path."""
@@ -54,39 +74,110 @@ class Probe:
         self._path = Path(as_prompt(QUESTION))
         self._whole = Step("", "length")
         self._usage = Usage()
+        self._room = 2 * HALF
 
     async def findings(self) -> list[Finding]:
         """Everything that was found; no more than the first thing where nobody answers."""
+        omit, profile = self.model.fields.omit, self.model.profile
+        try:
+            return await self._findings()
+        finally:  # what was found out is told, and not done behind the user's back
+            self.model.fields.omit = omit
+            if self.model.profile is not profile:
+                self.model.assume(profile)
+
+    async def _findings(self) -> list[Finding]:
         try:
             server = await self.model.server()
         except (ConfigurationError, RunError) as error:
             return [Finding("reachable", False, str(error))]
-        listed = self.model.endpoint.model in server.models if server.models else None
+        name = self.model.endpoint.model
+        listed = name in server.models or f"models/{name}" in server.models if server.models else None
         findings = [
             Finding("reachable", True, f"profile {server.profile.name}: {server.profile.summary}"),
             Finding("model", listed, list_models(server)),
             Finding("context", None if server.context is None else True, _context(server.context)),
         ]
         for name, check in (
+            ("fields", self._fields),
             ("answers", self._answers),
+            ("thoughts", self._thoughts),
             ("prefix", self._prefix),
             ("steps", self._steps),
             ("token accounting", self._accounting),
             ("log-probabilities", self._logprobs),
             *([("guesses", self._guesses)] if self.model.guesses else ()),
+            ("spec", self._spec),
         ):
             findings.append(await _tried(name, check))
             if name == "answers" and not findings[-1].ok:
                 break
         return findings
 
+    async def _fields(self) -> Finding:
+        """A drawn answer is asked for with ever fewer fields, until it is given."""
+        drawn, left_out = StepRequest((0,), self._room, None, Sampling(0.7)), list[str]()
+        while True:
+            try:
+                await self.model.generate(self._path, drawn)
+            except Refused as error:
+                if not self._leave_out(error):
+                    return Finding("fields", None, f"not found out: {error.reason}")
+                left_out.append(str(error.field))
+                continue
+            except (ConfigurationError, RunError):  # told by what is tried next
+                return Finding("fields", None, "not found out")
+            told = f"it refuses {', '.join(left_out)}" if left_out else "it takes all that are sent"
+            return Finding("fields", None if left_out else True, told)
+
+    def _leave_out(self, error: Refused) -> bool:
+        """Do without the field that a server named."""
+        if error.field == "max_tokens" and "max_completion_tokens" in error.reason:
+            self.model.assume(find_profile("openai_reasoning"))
+            return True
+        fields = self.model.fields
+        if error.field is None or error.field in fields.omit or not fields.may_omit(error.field):
+            return False
+        fields.omit |= {error.field}
+        return True
+
     async def _answers(self) -> Finding:
-        generation = await self.model.generate(self._path, StepRequest((0,), 2 * HALF, None))
-        (self._whole,), self._usage = generation.steps, generation.usage
-        return Finding("answers", bool(self._whole.text), repr(self._whole.text))
+        for self._room in (2 * HALF, 2048):  # thoughts may take all of the first
+            generation = await self.model.generate(self._path, StepRequest((0,), self._room, None))
+            (self._whole,), self._usage = generation.steps, generation.usage
+            if self._whole.text or self._whole.ending != "length":
+                break
+        return Finding("answers", bool(self._whole.text), repr(self._whole.text[:80]))
+
+    async def _thoughts(self) -> Finding:
+        model, server = self.model, await self.model.server()
+        if model.prompts.mode == "chat":
+            found = await find_thoughts(model.endpoint, model.fields, server.profile)
+        else:
+            found = rendered_thoughts(model.prompts, model.fields)
+        if found.where is None:
+            return Finding("thoughts", True, "it answers without a thought")
+        off = f"switched off by {', '.join(found.options)}" if found.options else "nothing that was tried switches off"
+        return Finding("thoughts", True, f"{found.where}; {off}")
+
+    async def _spec(self) -> Finding:
+        model, server = self.model, await self.model.server()
+        named = model.profile not in (None, hosted_at(model.endpoint.base_url, model.endpoint.model))
+        spec = spec_of(model.endpoint, model.prompts, model.fields, server, named)
+        turns = model.prompts.mode == "chat" and server.profile.continues is None
+        return Finding("spec", True, f"{spec}, with granularity: turn" if turns else spec)
+
+    async def _turns_only(self, name: str) -> Finding | None:
+        """What to say of steps at a hosted API whose chats open a new turn each: that is no fault of it."""
+        profile = (await self.model.server()).profile
+        if self.model.prompts.mode == "chat" and profile.continues is None and profile.hosts:
+            return Finding(name, None, "its chats write whole turns: settings.granularity: turn")
+        return None
 
     async def _prefix(self) -> Finding:
         """Half an answer, gone on with, is the whole answer."""
+        if turns := await self._turns_only("prefix"):
+            return turns
         first = await self._write(self._path, HALF, _NEVER)
         second = Step("", "end")
         if first.ending != "end":
@@ -102,6 +193,8 @@ class Probe:
 
     async def _steps(self) -> Finding:
         """A step ends after its delimiter, and is told from the end of the answer."""
+        if turns := await self._turns_only("steps"):
+            return turns
         text = self._whole.text.strip()
         mark = text[len(text) // 2 :][:2]
         step = await self._write(self._path, 2 * HALF, mark)

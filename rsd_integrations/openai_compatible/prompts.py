@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rsd_core import ConfigurationError, Message, MissingDependency, Path, PromptError
+from rsd_core import ConfigurationError, Message, MissingDependency, Path, Prompt, PromptError
+from rsd_core.paths import begun
+from rsd_core.thoughts.markers import Markers, Thinking
+from rsd_core.thoughts.reading import beginning
 from rsd_integrations.openai_compatible.answers import Answer
-from rsd_integrations.openai_compatible.profiles import Profile
+from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.request_fields import THOUGHTS, RequestFields
+from rsd_integrations.openai_compatible.written import THINK
 
 if TYPE_CHECKING:
     from rsd_integrations.huggingface.vocabulary import Vocabulary
@@ -31,11 +36,29 @@ class SentPath:
     """Its length in tokens, where the tokenizer is known."""
     slack: int = 0
     """By how many tokens the server's count may differ: where it makes the tokens, newlines may join across steps."""
+    begun: str = ""
+    """The text that a chat is to go on with."""
+    markers: Markers = THINK
+    """What stands around the thoughts of the response."""
 
     @property
     def estimate(self) -> int:
         """Its length in tokens: counted, or four characters each."""
         return self.characters // 4 if self.size is None else self.size
+
+    @property
+    def at_least(self) -> int:
+        """The fewest tokens that it may have: counted, or one for eight characters."""
+        return 1 + self.characters // 8 if self.size is None else self.size
+
+    @property
+    def at_most(self) -> int:
+        """The most tokens that it may have: counted, or one for each byte and some for the template."""
+        if self.size is not None:
+            return self.size
+        texts = [message["content"] for message in self.fields["messages"]] if "messages" in self.fields else []
+        texts = texts or [self.fields["prompt"]]
+        return sum(len(str(text).encode()) + 32 for text in texts)
 
     def longer(self, ids: Sequence[int]) -> SentPath:
         """The same with more ids at its end; for servers that take ids."""
@@ -70,37 +93,68 @@ class SentPath:
 
 
 class Prompts:
-    """Makes what is sent, in one mode, with the model's tokenizer where it was given."""
+    """Makes what is sent, in one mode, with the model's tokenizer where it was given.
 
-    def __init__(self, tokenizer: str | None, mode: Mode) -> None:
-        self.mode = mode
-        self.vocabulary = None if tokenizer is None else load_vocabulary(tokenizer)
+    Args:
+        tokenizer: Folder or hub id of the model's tokenizer.
+        mode: How the server is asked.
+        fields: The user's part of requests: arguments of the template, and whether thoughts are sent back.
+    """
+
+    def __init__(self, tokenizer: str | None, mode: Mode, fields: RequestFields) -> None:
+        self.mode, self._fields, self.tokenizer = mode, fields, tokenizer
+        rendered = mode == "completions" and tokenizer is not None
+        self.vocabulary = None if tokenizer is None else load_vocabulary(tokenizer, fields.template if rendered else {})
+        if fields.template and mode == "completions" and tokenizer is None:
+            raise ConfigurationError("template.NAME=… needs a tokenizer=…, whose chat template takes it, or mode=chat")
 
     @property
     def renders_tools(self) -> bool:
         """Whether the model sees the definitions of tools."""
         return self.mode == "completions" and self.vocabulary is not None and self.vocabulary.renders_tools
 
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """How the model thinks before it answers, as its template tells; None where the server renders the prompt."""
+        if self.mode == "chat" or self.vocabulary is None:
+            return None
+        return self.vocabulary.thinking(prompt)
+
     def render(self, path: Path, profile: Profile) -> SentPath:
         """The request for what follows a path."""
         if self.mode == "chat":
-            messages = conversation(path)
-            continued = messages[-1].role == "assistant"
-            return SentPath(
-                "chat/completions",
-                {"messages": as_json(messages), **((profile.continues or {}) if continued else {})},
-                sum(len(message.content) for message in messages),
-            )
+            messages, text = conversation(path), ""
+            fields: dict[str, Any] = {"messages": self.as_json(messages, profile)}
+            if messages[-1].role == "assistant" and profile.continues is not None:
+                text = messages[-1].content
+                fields["messages"][-1] |= profile.begun
+                fields |= profile.continues
+            length = sum(len(message.content) for message in messages)
+            return SentPath("chat/completions", fields, length, begun=text, markers=markers_of(path))
         if self.vocabulary is None:
             text = "\n\n".join(message.content for message in path.prompt if message.role != "tools") + path.text
             return SentPath("completions", {"prompt": text}, len(text))
         ids, _ = self.vocabulary.ids(path)
         if profile.token_ids:
             return SentPath("completions", {"prompt": ids}, 0, len(ids))
-        text = self.vocabulary.prompt_text(path.prompt) + path.text
+        text = self.vocabulary.path_text(path)
+        bos = self.vocabulary.tokenizer.bos_token
+        if profile.adds_bos and isinstance(bos, str):
+            text = text.removeprefix(bos)
         return SentPath("completions", {"prompt": text}, len(text), len(ids), slack=path.depth + 1)
 
-    def written(self, answer: Answer) -> tuple[str, tuple[int, ...]]:
+    def as_json(self, messages: Sequence[Message], profile: Profile) -> list[dict[str, Any]]:
+        """Messages as a server takes them, thoughts where it takes them back."""
+        field = None if THOUGHTS in self._fields.omit else profile.takes_thoughts
+        sent = []
+        for message in messages:
+            extra = dict(message.extra)
+            thought = extra.pop(THOUGHTS, None)
+            if thought and field is not None:
+                extra[field] = thought
+            sent.append({"role": message.role, "content": message.content, **extra})
+        return sent
+
+    def written(self, answer: Answer, path: Path | None) -> tuple[str, tuple[int, ...]]:
         """Text and ids of an answer, without the token that ends it all.
 
         Where the ids are known, the text is theirs: a server cuts it at the stop string, which may be in the middle of
@@ -109,20 +163,14 @@ class Prompts:
         Raises:
             ConfigurationError: The ids are not those of this vocabulary.
         """
-        vocabulary = self.vocabulary
-        if vocabulary is None or not answer.ids:
-            return answer.text, ()
-        ids = answer.ids
-        if max(ids) >= len(vocabulary.pieces):
-            raise ConfigurationError(f"the server wrote the token {max(ids)}, which is not in the tokenizer given")
+        vocabulary, ids = self.vocabulary, answer.ids
+        if vocabulary is None or not ids:
+            if path is None or self.mode != "chat":
+                return answer.text, ()
+            return _after_opening(answer.text, path), ()
         if answer.ending == "end" and not vocabulary.pieces[ids[-1]]:
             ids = ids[:-1]
-        text = vocabulary.text(list(ids))
-        if not text.lstrip().startswith(answer.text.rstrip("\ufffd").strip()):
-            raise ConfigurationError(
-                f"the server wrote {answer.text!r}, which in the tokenizer given reads {text!r}: it is another model's"
-            )
-        return text, ids
+        return vocabulary.text(list(ids)), ids
 
     def count(self, text: str) -> int:
         """Tokens of a text that the server did not count: counted here, or four characters each."""
@@ -132,19 +180,40 @@ class Prompts:
 def conversation(path: Path, after: Sequence[Message] = ()) -> list[Message]:
     """A path as messages, and those that follow it."""
     messages = [message for message in path.prompt if message.role != "tools"]
-    if path.text:
-        beginning = messages.pop().content if messages[-1].role == "assistant" and not messages[-1].extra else ""
-        messages.append(Message("assistant", beginning + path.text))
+    if path.step is not None:
+        first = begun(path.prompt)
+        before = beginning(messages.pop(), markers_of(path)) if first is not None else ""
+        text = path.text
+        if path.thinking is not None and path.thinking.is_off:  # which the server's own template writes
+            text = text.removeprefix(path.thinking.opening)
+        messages.append(Message("assistant", before + text))
     return [*messages, *after]
 
 
-def as_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as servers take them."""
-    return [{"role": message.role, "content": message.content, **message.extra} for message in messages]
+def markers_of(path: Path) -> Markers:
+    """What stands around the thoughts of a response."""
+    return THINK if path.thinking is None or path.thinking.markers is None else path.thinking.markers
 
 
-def load_vocabulary(name: str) -> Vocabulary:
+def _after_opening(text: str, path: Path) -> str:
+    """What a chat wrote, after what the response is agreed to begin with: a chat writes that itself."""
+    opening = path.opening or ""
+    if path.step is not None or not opening:
+        return text
+    if text.startswith(opening):
+        return text[len(opening) :]
+    markers = markers_of(path)
+    if markers.close not in opening and text.strip():
+        return markers.ending.lstrip("\n") + text  # it answered without a thought
+    return text
+
+
+def load_vocabulary(name: str, template: Mapping[str, Any]) -> Vocabulary:
     """A tokenizer by folder or hub id, without its model.
+
+    Args:
+        name: Folder or hub id.
+        template: Arguments of its chat template.
 
     Raises:
         MissingDependency: The packages of the extra `huggingface` are not installed.
@@ -162,7 +231,7 @@ def load_vocabulary(name: str) -> Vocabulary:
         raise ConfigurationError(
             f"tokenizer={name!r} is no folder with a tokenizer and none that can be fetched from the hub: {error}"
         ) from error
-    return Vocabulary(tokenizer, len(tokenizer) + _UNNAMED)
+    return Vocabulary(tokenizer, len(tokenizer) + _UNNAMED, template)
 
 
 _UNNAMED = 2048

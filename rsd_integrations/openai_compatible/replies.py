@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from rsd_core import ConfigurationError, RunError
 from rsd_integrations.openai_compatible.api_key import without_key
 from rsd_integrations.openai_compatible.errors import EndpointError, Refused, readable, reason_in
+from rsd_integrations.openai_compatible.refusals import named_field, remedy
 from rsd_integrations.openai_compatible.retry import is_retried, retry_after
 
 T = TypeVar("T")
@@ -28,8 +29,14 @@ class Replies:
     def __init__(self, name: str, key: SecretStr | None) -> None:
         self._name, self._key = name, key
 
-    def refuse(self, status: int, headers: Mapping[str, str], text: str) -> NoReturn:
+    def refuse(self, status: int, headers: Mapping[str, str], text: str, sent: Mapping[str, Any]) -> NoReturn:
         """Raise what an error status means.
+
+        Args:
+            status: The status.
+            headers: Those of the reply.
+            text: Its body.
+            sent: The body of the request.
 
         Raises:
             EndpointError: The server wants to be asked again.
@@ -42,13 +49,20 @@ class Replies:
             raise EndpointError(
                 f"{self._name} answered HTTP {status}: {reason}", status=status, throttled=throttled, retry_after=wait
             )
-        remedy = {
+        remedies = {
             401: "check the API key; key_env=NAME names the variable that holds it",
             403: "check the API key; key_env=NAME names the variable that holds it",
             404: "check the model's name and the base URL, which ends in /v1 with most servers",
         }
-        hint = remedy.get(status, "the server does not take this request; a profile=… made for it may help")
-        raise Refused(f"{self._name} answered HTTP {status}: {reason}. Remedy: {hint}.", status, reason)
+        field = named_field(text, sent) if status in (400, 422) else None
+        hint = remedies.get(status) or remedy(field, reason, sent)
+        raise Refused(
+            f"{self._name} answered HTTP {status}: {reason}. Remedy: {hint}.",
+            status,
+            reason,
+            field,
+            None if field is None else sent.get(field),
+        )
 
     def parsed(self, data: bytes) -> dict[str, Any]:
         """The object that a body or an event holds.

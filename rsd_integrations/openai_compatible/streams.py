@@ -177,5 +177,5 @@ async def _end(stream: Stream, charge: Callable[[Usage], None]) -> None:
 
 def _includes(one: StepRequest, other: StepRequest) -> bool:
     """Whether the steps of one request serve another, but for those that are too long for it."""
-    same = (one.delimiter, one.sampling) == (other.delimiter, other.sampling)
+    same = (one.splitter, one.sampling) == (other.splitter, other.sampling)
     return same and other.max_tokens <= one.max_tokens

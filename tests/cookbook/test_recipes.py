@@ -32,7 +32,8 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("file", CONFIGURATIONS, ids=lambda file: file.stem)
 @pytest.mark.usefixtures("no_hub")
 def test_a_configuration_makes_a_decoder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PROVIDER_KEY", "not-a-key")
+    for name in ("PROVIDER_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "not-a-key")
     with RSDConfig.parse(yaml.safe_load(file.read_text())).build() as decoder:
         assert isinstance(decoder, RewardGuidedDecoder)
         assert "not-a-key" not in repr(decoder.models)

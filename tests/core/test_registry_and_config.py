@@ -92,6 +92,24 @@ def test_the_callers_options_go_before_those_of_the_spec(mine: Path) -> None:
     assert load("mine,delay=0.25:x", delay=0.5).delay == 0.5
 
 
+def test_values_may_be_json_and_names_with_dots_nest(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def factory(rest: str, **options: Any) -> Drafter:
+        given.update(rest=rest, **options)
+        return ScriptedDrafter([rest])
+
+    monkeypatch.setattr("rsd_core.registry._factory", lambda backend, spec: factory)
+    words = 'template.enable_thinking=false,body.provider={"order":["a:b","c,d"],"only":null},body.top.k=3,plain={x'
+    load(f"hf,{words}:M@http://127.0.0.1:1/v1")
+    assert given == {
+        "rest": "M@http://127.0.0.1:1/v1",
+        "template": {"enable_thinking": False},
+        "body": {"provider": {"order": ["a:b", "c,d"], "only": None}, "top": {"k": 3}},
+        "plain": "{x",
+    }
+
+
 @pytest.mark.parametrize(
     ("role", "spec", "kind"),
     [("drafter", "draft", Drafter), ("verifier", "verifier", Verifier), ("target", "target", Target)],
@@ -181,6 +199,10 @@ def test_the_default_configuration_is_the_embedded_family() -> None:
             "target: 'embeded:x' names no model: unknown kind 'embeded', did you mean 'embedded'?",
         ),
         ({"drafter": "hf,dtype=a,dtype=b:x"}, "drafter: 'hf,dtype=a,dtype=b:x' gives dtype twice"),
+        (
+            {"drafter": "hf,template.a=1,template.a.b=2:x"},
+            "drafter: 'hf,template.a=1,template.a.b=2:x' gives template.a.b and what is inside or around it",
+        ),
         ({"policy": "binary_step:2"}, "policy.delta: Input should be less than or equal to 1 (got '2')"),
         (
             {"policy": "binry_step"},
@@ -298,3 +320,9 @@ def test_no_error_about_a_spec_holds_its_key(spec: str) -> None:
     for caught in (loading, configuring):
         assert "SECRET" not in f"{caught.value} {caught.value!r}"
     assert "…" in str(loading.value)
+
+
+def test_options_after_the_colon_are_told_where_they_stand() -> None:
+    line = r"options stand before the colon: hf,dtype=float32,template\.enable_thinking=false:ORG/MODEL"
+    with pytest.raises(SpecError, match=line):
+        load("hf,dtype=float32:ORG/MODEL,template.enable_thinking=false")

@@ -92,7 +92,9 @@ def test_what_a_family_writes_is_taken_apart_again(markers: Markers) -> None:
         assert split(f"{markers.answer}It is 48.", markers).answer == "It is 48."
 
 
-@pytest.mark.parametrize("markers", [m for m in MARKERS.values() if m.name != "command_r7b"], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "markers", [m for m in MARKERS.values() if m.name not in ("command_r7b", "granite")], ids=lambda m: m.name
+)
 def test_known_markers_are_found_at_the_beginning_alone(markers: Markers) -> None:
     parts = split(f"{markers.wrap('Add.')}So 48.")
     assert (parts.thought, parts.answer) == ("Add.", "So 48.")
@@ -254,6 +256,13 @@ def test_the_limit_is_the_same_with_lookahead(ahead: int) -> None:
 def test_a_limit_on_thoughts_goes_with_steps_alone() -> None:
     with pytest.raises(ValueError, match="max_thought_tokens=5 with granularity='turn'"):
         Settings(granularity="turn", limits=Limits(max_thought_tokens=5))
+
+
+def test_roles_of_the_thoughts_go_with_steps_alone() -> None:
+    with pytest.raises(ConfigurationError, match="need granularity='step'"):
+        rsd(["a"], settings={"granularity": "turn"}, thoughts=Roles(policy=AlwaysDraft()))
+    with pytest.raises(ConfigurationError, match="need granularity='step'"):
+        rsd(["a"], thoughts=Roles(policy=AlwaysDraft())).with_settings(Settings(granularity="turn"))
 
 
 def test_thoughts_count_for_the_limits_of_the_response() -> None:

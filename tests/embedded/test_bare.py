@@ -26,7 +26,7 @@ from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import bare_model, load_generator, load_likelihood
 from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
-NAMES = ("draft", "target", "verifier")
+NAMES = ("draft", "target", "verifier", "thinking-draft", "thinking-target")
 QUESTIONS = [problem.question for problem, _ in zip(problems("test", 6), range(8), strict=False)]
 TEXTS = (
     "",
@@ -61,6 +61,7 @@ def test_a_tokenizer_is_transformers_own(name: str) -> None:
             ids = own(text, add_special_tokens=special)["input_ids"]
             assert bare(text, add_special_tokens=special)["input_ids"] == ids
         assert bare.decode(ids) == own.decode(ids)
+        assert bare.decode(ids, skip_special_tokens=True) == own.decode(ids, skip_special_tokens=True)
         assert bare.convert_ids_to_tokens(ids) == own.convert_ids_to_tokens(ids)
     batch = {"return_tensors": "pt", "padding": True}
     assert torch.equal(bare(QUESTIONS, **batch)["input_ids"], own(QUESTIONS, **batch)["input_ids"])

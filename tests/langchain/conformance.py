@@ -34,6 +34,10 @@ SUITES = {
     "TestIntegrationInTurns": ("ChatModelIntegrationTests", "turn"),
     "TestUnitInSteps": ("ChatModelUnitTests", "step"),
     "TestIntegrationInSteps": ("ChatModelIntegrationTests", "step"),
+    "TestUnitInThinkingTurns": ("ChatModelUnitTests", "turn, thinking"),
+    "TestIntegrationInThinkingTurns": ("ChatModelIntegrationTests", "turn, thinking"),
+    "TestUnitInThinkingSteps": ("ChatModelUnitTests", "step, thinking"),
+    "TestIntegrationInThinkingSteps": ("ChatModelIntegrationTests", "step, thinking"),
 }
 RESULTS = ("passed", "skipped", "xfailed", "failed")
 HEAD = """\
@@ -44,7 +48,8 @@ langchain-core of the declared range `{declared}`.
 
 In granularity `turn` the models are chat models that call tools, take media and answer by rules
 (`tests/langchain/inner_models.py`); the draft goes wrong now and then, and is replaced. In granularity `step` they are
-the embedded models, `ChatRSD()` as it comes. What the suites are told of the model's abilities is its own `profile`.
+the embedded models, `ChatRSD()` as it comes. Where it says `thinking`, the same models in turns think before they
+answer, and in steps scripted ones do. What the suites are told of the model's abilities is its own `profile`.
 
 | langchain-core | suite | granularity | passed | skipped | xfailed | failed |
 |---|---|---|---|---|---|---|
@@ -129,7 +134,12 @@ def markdown(runs: list[Run]) -> str:
         for run in runs
         for name, (suite, granularity) in SUITES.items()
     ]
-    drafts = {run.core: f"{run.properties['accepted']} accepted, {run.properties['replaced']} replaced" for run in runs}
+    drafts = [
+        f"Drafted turns on {run.core}{', thinking' if 'Thinking' in name else ''}: "
+        f"{run.properties[f'{name}: accepted']} accepted, {run.properties[f'{name}: replaced']} replaced."
+        for run in runs
+        for name in ("TestIntegrationInTurns", "TestIntegrationInThinkingTurns")
+    ]
     tests: dict[tuple[str, str], list[str]] = defaultdict(list)
     for outcome in (outcome for run in runs for outcome in run.outcomes if outcome.reason and outcome.suite):
         names = tests[SUITES[outcome.suite][1], outcome.reason]
@@ -143,7 +153,7 @@ def markdown(runs: list[Run]) -> str:
         tests=version("langchain-tests"),
         declared=declared(),
         rows="\n".join(rows),
-        drafts="\n".join(f"Drafted turns on {core}: {told}." for core, told in drafts.items()),
+        drafts="\n".join(drafts),
         reasons="\n".join(reasons),
         others="\n".join(f"On {core}: {told}." for core, told in others.items()),
         long=", ".join(f"`{test.rpartition('/')[2]}`" for test in LONG),

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
@@ -25,6 +26,7 @@ class Inner(BaseChatModel):
     answer: Any
     model_name: str = "inner"
     delay: float = 0.0
+    provider: str = "inner"
     asked: list[tuple[list[BaseMessage], dict[str, Any]]] = Field(default_factory=list)
 
     @property
@@ -34,6 +36,9 @@ class Inner(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return {"model_name": self.model_name}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return LangSmithParams(ls_provider=self.provider)
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
@@ -81,8 +86,10 @@ class Inner(BaseChatModel):
             content="" if isinstance(message.content, str) else [],
             additional_kwargs=message.additional_kwargs,
             tool_call_chunks=calls,
-            response_metadata={"finish_reason": "tool_calls" if calls else "stop", "model_name": self.model_name},
-            usage_metadata=UsageMetadata(input_tokens=10, output_tokens=len(pieces), total_tokens=10 + len(pieces)),
+            response_metadata={"finish_reason": "tool_calls" if calls else "stop", "model_name": self.model_name}
+            | message.response_metadata,
+            usage_metadata=message.usage_metadata
+            or UsageMetadata(input_tokens=10, output_tokens=len(pieces), total_tokens=10 + len(pieces)),
             chunk_position="last",
         )
         return [ChatGenerationChunk(message=chunk) for chunk in [*chunks, last]]

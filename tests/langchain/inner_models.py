@@ -150,6 +150,35 @@ class HurriedModel(CarefulModel):
             yield chunk
 
 
+class Thinks(CarefulModel):
+    """Thinks before it answers, as models of DeepSeek and behind vLLM do: the thought comes apart from the content."""
+
+    def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        chunks = list(super()._stream(messages, *args, **kwargs))
+        reply = "".join(str(chunk.text) for chunk in chunks)
+        thought = f"{self.model_name}: after {len(messages)} messages I say {reply[:12]!r}".split(" ")
+        for i, word in enumerate(thought):
+            piece = {"reasoning_content": word if i == 0 else f" {word}"}
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", additional_kwargs=piece))
+        counts: Any = chunks[-1].message
+        counts.usage_metadata["output_tokens"] += len(thought)
+        counts.usage_metadata["total_tokens"] += len(thought)
+        counts.usage_metadata["output_token_details"] = {"reasoning": len(thought)}
+        yield from chunks
+
+
+class CarefulThinker(Thinks):
+    """`CarefulModel` that thinks."""
+
+    model_name: str = "careful thinker"
+
+
+class HurriedThinker(Thinks, HurriedModel):
+    """`HurriedModel` that thinks."""
+
+    model_name: str = "hurried thinker"
+
+
 class Grounded:
     """A verifier's rule: a reply says something, and the numbers in its tool calls come from the conversation."""
 

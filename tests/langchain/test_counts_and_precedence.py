@@ -69,21 +69,22 @@ def test_tokens_from_a_providers_cache_reach_the_usage_of_the_answer() -> None:
 
 def test_a_steps_tokens_are_its_share_of_the_characters_and_at_least_one() -> None:
     exact = PREFIX_MODES["prefix_flag"]
-    step = first_step(Reply("one\n\ntwo", "stop", Usage(generated=80)), "", "\n\n", exact, "cut")
+    step = first_step(Reply("one\n\ntwo", "stop", Usage(generated=80)), "", StepRequest((0,)), exact, "cut")
     assert (step.text, step.size) == ("one\n\n", 50)
-    tiny = first_step(Reply("a\n\n" + "b" * 97, "stop", Usage(generated=3)), "", "\n\n", exact, "cut")
+    tiny = first_step(Reply("a\n\n" + "b" * 97, "stop", Usage(generated=3)), "", StepRequest((0,)), exact, "cut")
     assert tiny.size == 1
 
 
 def test_newlines_before_the_first_step_stay() -> None:
     blank = PREFIX_MODES["trailing_assistant"]
-    assert first_step(Reply("\none", "stop", Usage()), "", "\n\n", blank, "cut").text == "\none"
-    assert first_step(Reply("\ntwo", "stop", Usage()), "one\n\n", "\n\n", blank, "cut").text == "two"
+    assert first_step(Reply("\none", "stop", Usage()), "", StepRequest((0,)), blank, "cut").text == "\none"
+    assert first_step(Reply("\ntwo", "stop", Usage()), "one\n\n", StepRequest((0,)), blank, "cut").text == "two"
 
 
 def test_a_turn_that_was_cut_is_not_at_its_end() -> None:
-    assert whole(Reply("x", "max_tokens", Usage(generated=7))) == Step("x", "length", size=7)
-    assert whole(Reply("x", "stop", Usage(generated=7))) == Step("x", "end", size=7)
+    path = Path(as_prompt("q"))
+    assert whole(Reply("x", "max_tokens", Usage(generated=7)), path) == Step("x", "length", size=7)
+    assert whole(Reply("x", "stop", Usage(generated=7)), path) == Step("x", "end", size=7)
 
 
 def test_a_text_is_cut_in_the_block_that_holds_the_stop_string() -> None:

@@ -149,7 +149,7 @@ def test_the_end_of_a_step_is_told_from_the_end_of_the_answer(stop: Any) -> None
     exact = PREFIX_MODES[CONTINUE]
 
     def read(text: str, reason: str | None, begun: str = "") -> tuple[str, str]:
-        step = first_step(Reply(text, reason, Usage(generated=10)), begun, "\n\n", exact, stop)
+        step = first_step(Reply(text, reason, Usage(generated=10)), begun, StepRequest((0,)), exact, stop)
         return step.text, step.ending
 
     assert read("a\n\n", "stop") == ("a\n\n", "delimiter")

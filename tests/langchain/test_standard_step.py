@@ -17,23 +17,28 @@ NO_TOOLS = "the embedded models were taught no tools, and their chat template re
 NO_MEDIA = "the embedded models read text alone"
 
 
+def text_alone(no_tools: str, no_media: str) -> dict[str, str]:
+    """Why tests are skipped over models of text, by the reasons that concern tools and media."""
+    return Declared.reasons | {
+        "Test requires tool calling.": no_tools,
+        "Test requires tool calling support.": no_tools,
+        "Test requires tool choice.": "in steps a call is the models' own choice, so that none can be forced",
+        "Test requires structured output.": no_tools + "; structured output is a call",
+        "Test requires json mode support.": no_tools + "; structured output is a call",
+        "Model does not support PDF inputs.": no_media,
+        "Model does not support audio inputs.": no_media,
+        "Model does not support image message.": no_media,
+        "Model does not support image tool message.": no_media,
+        "Model does not support PDF tool message.": no_media,
+        "Model does not explicitly support Anthropic inputs.": no_media + ", and call no tools",
+    }
+
+
 class Steps(Declared):
     """`ChatRSD()` as it comes, its weights loaded once for all tests."""
 
     loaded: ClassVar = LoadedModels()
-    reasons: ClassVar = Declared.reasons | {
-        "Test requires tool calling.": NO_TOOLS,
-        "Test requires tool calling support.": NO_TOOLS,
-        "Test requires tool choice.": "in steps a call is the models' own choice, so that none can be forced",
-        "Test requires structured output.": NO_TOOLS + "; structured output is a call",
-        "Test requires json mode support.": NO_TOOLS + "; structured output is a call",
-        "Model does not support PDF inputs.": NO_MEDIA,
-        "Model does not support audio inputs.": NO_MEDIA,
-        "Model does not support image message.": NO_MEDIA,
-        "Model does not support image tool message.": NO_MEDIA,
-        "Model does not support PDF tool message.": NO_MEDIA,
-        "Model does not explicitly support Anthropic inputs.": NO_MEDIA + ", and call no tools",
-    }
+    reasons: ClassVar = text_alone(NO_TOOLS, NO_MEDIA)
 
     @property
     def chat_model_params(self) -> dict[str, Any]:

@@ -70,5 +70,5 @@ class TestIntegrationInTurns(Turns, ChatModelIntegrationTests):
             assert set(rewards) == {0.0, 1.0}
             assert len(cls.draft.asked) == len(rewards)
             assert len(cls.target.asked) == rewards.count(0.0)
-            record_testsuite_property("accepted", rewards.count(1.0))
-            record_testsuite_property("replaced", rewards.count(0.0))
+            record_testsuite_property(f"{cls.__name__}: accepted", rewards.count(1.0))
+            record_testsuite_property(f"{cls.__name__}: replaced", rewards.count(0.0))

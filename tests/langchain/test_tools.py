@@ -68,7 +68,7 @@ def test_calls_are_found_however_the_text_is_cut(text: str, data: st.DataObject)
 def test_content_and_calls_are_told_apart() -> None:
     assert parsed(["Let me see.\n\n" + CALL + "\n" + CALL]) == (
         "Let me see.",
-        [("add", '{"a": 1, "b": 2}', 0), ("add", '{"a": 1, "b": 2}', 1)],
+        [("add", '{"a": 1, "b": 2}', 1000), ("add", '{"a": 1, "b": 2}', 1001)],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import simple_parse_args_string
 
 from rsd_core import (
     BatchError,
@@ -21,10 +22,13 @@ from rsd_core import (
     TargetOnly,
 )
 from rsd_core import Path as CorePath
+from rsd_core.registry import parse_spec
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 from rsd_integrations.lm_eval import RSDModel
+from rsd_integrations.lm_eval.model import _with_template_arguments
+from tests.thinkers import ANSWER, THOUGHT, thinker
 
 TASK = """
 task: counting
@@ -167,3 +171,49 @@ def test_a_method_as_text_is_made_of_the_configuration() -> None:
         RSDModel("target", method="draft")
     with pytest.raises(ConfigurationError, match="a decoder brings its own models and settings; leave out policy"):
         RSDModel(DraftOnly(drafter=ScriptedDrafter(["x"])), policy="constant:0")
+
+
+def test_thoughts_are_no_part_of_the_answer_and_stop_strings_end_the_answer_alone() -> None:
+    model = RSDModel(thinker())
+    made: Any = [Request("q"), Request("q", until=["12", "STOP"]), Request("q", until=["The answer"], max_gen_toks=500)]
+    assert model.generate_until(made) == [ANSWER, "Two of ", "Two of 12 are taken.\n\n"]
+    assert {result.thought for result in model.results} == {THOUGHT}
+    assert all(result.finish_reason == "stop" for result in model.results)
+
+
+def test_a_thought_that_uses_up_the_length_leaves_no_answer() -> None:
+    model = RSDModel(thinker())
+    made: Any = [Request("q", max_gen_toks=6)]
+    assert model.generate_until(made) == [""]
+    assert model.get_model_info()["degradations"] == {"no_answer": 1}
+
+
+def test_arguments_of_chat_templates_go_to_the_models() -> None:
+    given = simple_parse_args_string("drafter=hf:a,target=hf:b,template.enable_thinking=false,template.effort=low")
+    specs = _with_template_arguments(given)
+    assert specs == {
+        "drafter": "hf,template.enable_thinking=false,template.effort=low:a",
+        "target": "hf,template.enable_thinking=false,template.effort=low:b",
+    }
+    parse_spec(specs["drafter"], "drafter")
+    assert _with_template_arguments({"drafter": "hf,dtype=float32:a", "enable_thinking": True}) == {
+        "drafter": "hf,template.enable_thinking=true,dtype=float32:a"
+    }
+    assert _with_template_arguments({"policy": "constant:1"}) == {"policy": "constant:1"}
+    alone = {"target": "hf:b", "method": "majority:4"}
+    assert _with_template_arguments(alone | {"enable_thinking": False}) == alone | {
+        "target": "hf,template.enable_thinking=false:b"
+    }
+    with pytest.raises(ConfigurationError, match="name drafter and target"):
+        RSDModel(enable_thinking=False)
+
+
+def test_the_embedded_models_that_think() -> None:
+    model = RSDModel(drafter="embedded:thinking-draft", target="embedded:thinking-target")
+    question = "Mia has 20 pens. Then she buys 12 more. How many pens does Mia have now?"
+    made: Any = [Request(question, until=["Problem:"]), Request(question, until=["\\boxed"])]
+    whole, cut = model.generate_until(made)
+    assert whole == model.results[0].text
+    assert "\\boxed{32}" in whole
+    assert cut == whole.partition("\\boxed")[0]
+    assert all("20+12" in result.thought for result in model.results)

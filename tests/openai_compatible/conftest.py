@@ -35,7 +35,7 @@ def servers(every_kind: dict[str, Habits]) -> dict[str, Habits]:
         server.requests.clear()
         server.key, server.dropped, server.crowd, server.context, server.pace = None, 0, 0, 512, 0.0
         server.listings, server.listing_fault = 0, None
-        server.streams_ids, server.most = True, 10**9
+        server.streams_ids, server.thinks_apart, server.most = True, False, 10**9
         server.fault = lambda number: None
     return every_kind
 

@@ -33,7 +33,7 @@ PLAIN = {
 }
 OWNERS = {
     "vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp", "ollama": "library", "transformers": "hub",
-    "generic": "openai",
+    "generic": "openai", "llama_cpp_python": "me",
 }  # fmt: skip
 
 
@@ -71,6 +71,8 @@ class Habits:
         """Requests whose client went away before the answer was written."""
         self.inside = self.crowd = 0
         """Requests at work, and the most there were."""
+        self.thinks_apart = False
+        """Whether a reasoning parser is on, and all that is written is a thought."""
         self.streams_ids = True
         """Whether streams tell ids, as old versions and some proxies do not."""
         self.most = 10**9
@@ -90,6 +92,8 @@ class Habits:
         entry: dict[str, Any] = {"id": self.name, "object": "model", "owned_by": OWNERS[self.kind]}
         if self.kind in ("vllm", "sglang"):
             entry["max_model_len"] = self.context
+        if self.kind == "llamacpp":
+            entry["meta"] = {"n_ctx": self.context, "n_ctx_train": 32768}
         return {"object": "list", "data": [entry]}
 
     def ids_of(self, body: dict[str, Any]) -> list[int]:
@@ -100,14 +104,14 @@ class Habits:
                 raise Refusal(
                     400, {"error": {"message": "continue_final_message and add_generation_prompt are not compatible"}}
                 )
-            goes_on = last and (self.kind == "ollama" or (asks and self.kind in ("vllm", "sglang")))
+            goes_on = last and (self.kind in ("ollama", "llamacpp") or (asks and self.kind in ("vllm", "sglang")))
             text = self.words.apply_chat_template(
                 body["messages"], tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
             )
         else:
             text = body["prompt"]
             if not isinstance(text, str):
-                if self.kind not in ("vllm", "sglang"):
+                if self.kind not in ("vllm", "sglang", "llamacpp"):
                     raise Refusal(400, {"detail": "prompt must be a string."})
                 return [int(id_) for id_ in text]
             if self.kind == "ollama":
@@ -232,7 +236,12 @@ class Habits:
         made = Written() if only_reads else list(self.write(ids, body))[-1]
         chat = "messages" in body
         text = self.shown(made, body)
-        content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        if chat and self.kind == "llamacpp" and body["messages"][-1]["role"] == "assistant":
+            text = body["messages"][-1]["content"] + text
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if self.thinks_apart:
+            message |= {"content": None, "reasoning": text}
+        content = {"message": message} if chat else {"text": text}
         choice = {"index": 0, **content, **self.ended(made, body), "logprobs": self.likely(ids, made, body)}
         if self.kind == "vllm" and body.get("prompt_logprobs") is not None:
             choice["prompt_logprobs"] = self.ranked(ids)
@@ -250,6 +259,10 @@ class Habits:
                 content["token_ids"] = made.ids[sent:]
                 content["prompt_token_ids"] = None if sent else ids
                 sent = len(made.ids)
+            if self.kind == "llamacpp" and body.get("logprobs") and "prompt" in body:
+                new = zip(made.ids[sent:], made.logprobs[sent:], strict=True)
+                content["logprobs"] = {"content": [{"id": id_, "logprob": value} for id_, value in new]}
+                sent = len(made.ids)
             if last:
                 yield {"choices": [{"index": 0, **last, "finish_reason": None}]}
             last = content
@@ -260,7 +273,7 @@ class Habits:
             yield {"choices": [{"index": 0, **last, "finish_reason": None}]}
             last = {"delta": {}} if "messages" in body else {"text": ""}
             yield {"choices": [{"index": 0, **self.ended(made, body), **last}]}
-        if (body.get("stream_options") or {}).get("include_usage") and self.kind != "llamacpp":
+        if (body.get("stream_options") or {}).get("include_usage") and self.kind != "llama_cpp_python":
             yield {"choices": [], "usage": self.usage(ids, made)}
 
 

@@ -210,7 +210,7 @@ def test_what_a_stream_wrote_is_charged_where_its_ids_are_wrong(
     assert usage.computed == len(vllm.requests[-1]["prompt"]) + 4
 
 
-def refuse(answer: object) -> Any:
+def refuse(*answer: object) -> Any:
     raise ConfigurationError("another model's")
 
 

@@ -77,7 +77,7 @@ def test_the_way_answers_are_continued_is_tried_once_by_all_loops(
     model, path = connect(server, **({"tokenizer": None} if kind == "ollama" else {})), Path(as_prompt(questions[0]))
     steps = in_loops([lambda: model.generate(path, PLAIN)] * 4)
     assert len({one.steps for one in steps}) == 1
-    assert len(server.requests) == 4 + (3 if kind == "ollama" else 1)
+    assert len(server.requests) == 4 + (5 if kind == "ollama" else 1)
 
 
 def test_loops_that_share_a_path_get_the_same_steps_from_streams(

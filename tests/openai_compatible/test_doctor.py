@@ -27,7 +27,8 @@ def examined(model: OpenAIGenerator) -> dict[str, bool | None]:
         ("vllm", {"tokenizer": None}, set()),
         ("sglang", {}, set()),
         ("ollama", {"tokenizer": None}, {"context", "log-probabilities"}),
-        ("llamacpp", {}, {"context"}),
+        ("llamacpp", {}, set()),
+        ("llama_cpp_python", {}, {"context"}),
         ("transformers", {"profile": "transformers"}, {"context", "log-probabilities"}),
     ],
 )
@@ -37,7 +38,7 @@ def test_a_server_that_serves_is_well(
     found = examined(connect(servers[kind], **options))
     assert {name for name, ok in found.items() if ok is None} == without
     assert {name for name, ok in found.items() if ok} == set(found) - without
-    assert len(found) == 8
+    assert len(found) == 11
 
 
 def test_each_fault_is_found_by_its_name(vllm: Habits, servers: dict[str, Habits], connect: Connect) -> None:

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, RunError, SpecError, load
+from rsd_core import ConfigurationError, Delimiter, RunError, SpecError, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import Endpoint, EndpointError, Refused, open_endpoint
-from rsd_integrations.openai_compatible.answers import StreamedStep
+from rsd_integrations.openai_compatible.answers import StepReader
 from rsd_integrations.openai_compatible.base_url import proxy_of
 from rsd_integrations.openai_compatible.breaker import Breaker
+from rsd_integrations.openai_compatible.profiles import PROFILES
 from rsd_integrations.openai_compatible.retry import backoff, retry_after
 from tests.openai_compatible.server import Habits, wait_until
 
+GENERIC, NEVER = PROFILES["generic"], Delimiter(text="never")
 BODY = {"model": "draft", "prompt": "Count.", "max_tokens": 4, "temperature": 0}
 SECRET = "sk-a-key-that-nobody-may-see"
 
@@ -90,13 +92,13 @@ def test_a_stream_without_an_end_is_a_fault_and_begun_anew(
 ) -> None:
     vllm.fault = lambda number: fault if number == 0 else None
     endpoint = connected()
-    reader = wait_for(endpoint.stream("completions", BODY | {"max_tokens": 6}, lambda: StreamedStep("never")))
+    reader = wait_for(endpoint.stream("completions", BODY | {"max_tokens": 6}, lambda: StepReader(GENERIC, NEVER)))
     assert len(vllm.requests) == 2
     vllm.fault = lambda number: None
     assert reader.answer.text == ask(endpoint, max_tokens=6)["choices"][0]["text"]  # nothing of the first is left in it
     vllm.fault = lambda number: "cut"
     with pytest.raises(EndpointError, match="finish reason"):
-        wait_for(connected(retries=0).stream("completions", BODY, lambda: StreamedStep("never")))
+        wait_for(connected(retries=0).stream("completions", BODY, lambda: StepReader(GENERIC, NEVER)))
 
 
 def test_retry_after_is_honoured(vllm: Habits, connected: Callable[..., Endpoint]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rsd_core import (
     ConfigurationError,
+    Delimiter,
     DraftOnly,
     Limits,
     Path,
@@ -28,12 +29,13 @@ from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator
 from rsd_integrations.openai_compatible import OpenAIGenerator
-from rsd_integrations.openai_compatible.answers import StreamedStep, read_answer
+from rsd_integrations.openai_compatible.answers import StepReader, read_answer
 from rsd_integrations.openai_compatible.profiles import PROFILES
 from tests.openai_compatible.conftest import TOKENIZER
 from tests.openai_compatible.server import Habits, wait_until
 
 Connect = Callable[..., OpenAIGenerator]
+BLANK = Delimiter()
 ASKED = StepRequest(seeds=(0,), max_tokens=60)
 STEPPING = [
     ("vllm", "completions"),
@@ -41,6 +43,8 @@ STEPPING = [
     ("sglang", "completions"),
     ("sglang", "chat"),
     ("llamacpp", "completions"),
+    ("llamacpp", "chat"),
+    ("llama_cpp_python", "completions"),
     ("ollama", "chat"),
     ("transformers", "completions"),
     ("generic", "completions"),
@@ -72,8 +76,8 @@ def test_answers_over_servers_equal_those_in_process(
             assert made.ledger.drafter.generated == wanted.ledger.drafter.generated
             assert made.ledger.drafter.read > 0
     sent = servers[kind].requests[-1]
-    assert isinstance(sent.get("prompt"), list) == (mode == "completions" and kind in ("vllm", "sglang"))
-    assert bool(sent.get("stream")) == (kind in ("llamacpp", "ollama", "generic"))
+    assert isinstance(sent.get("prompt"), list) == (mode == "completions" and kind in ("vllm", "sglang", "llamacpp"))
+    assert bool(sent.get("stream")) == (kind in ("llamacpp", "llama_cpp_python", "ollama", "generic"))
     assert (servers[kind].dropped > 0) == bool(sent.get("stream"))  # what comes after the step is not wanted
 
 
@@ -146,7 +150,7 @@ def test_a_chat_that_cannot_be_continued_writes_turns_only(
     assert len(made.steps) == 1
 
 
-@pytest.mark.parametrize("kind", ["llamacpp", "transformers", "generic"])
+@pytest.mark.parametrize("kind", ["llama_cpp_python", "transformers", "generic"])
 def test_a_profile_that_promises_what_the_server_does_not_keep_is_found_out(
     servers: dict[str, Habits], connect: Connect, questions: list[str], kind: str
 ) -> None:
@@ -209,28 +213,28 @@ def choice(**fields: Any) -> dict[str, Any]:
 
 def test_the_finish_reason_alone_ends_an_answer() -> None:
     vllm, generic = PROFILES["vllm"], PROFILES["generic"]
-    told = read_answer(choice(finish_reason="stop", stop_reason="\n\n"), "\n\n", vllm)
+    told = read_answer(choice(finish_reason="stop", stop_reason="\n\n"), BLANK, vllm)
     assert (told.ending, told.read, told.wrote) == ("delimiter", 3, 4)
-    assert read_answer(choice(finish_reason="stop", stop_reason=None), "\n\n", vllm).ending == "end"
-    assert read_answer(choice(finish_reason="stop", stop_reason=151643), "\n\n", vllm).ending == "end"
-    assert read_answer(choice(finish_reason="length", stop_reason=None), "\n\n", vllm).ending == "length"
+    assert read_answer(choice(finish_reason="stop", stop_reason=None), BLANK, vllm).ending == "end"
+    assert read_answer(choice(finish_reason="stop", stop_reason=151643), BLANK, vllm).ending == "end"
+    assert read_answer(choice(finish_reason="length", stop_reason=None), BLANK, vllm).ending == "length"
     assert read_answer(choice(finish_reason="stop"), None, generic).ending == "end"
-    stripped = read_answer(choice(text="So it is.", finish_reason="stop", stop_reason="\n\n"), "\n\n", vllm)
+    stripped = read_answer(choice(text="So it is.", finish_reason="stop", stop_reason="\n\n"), BLANK, vllm)
     assert stripped.text == "So it is.\n\n"
-    left = read_answer(choice(text="So.\n\n\nNo", finish_reason="stop"), "\n\n", PROFILES["transformers"])
+    left = read_answer(choice(text="So.\n\n\nNo", finish_reason="stop"), BLANK, PROFILES["transformers"])
     assert (left.text, left.ending) == ("So.\n\n\n", "delimiter")
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition", "content_filter", "tool_calls", None])
 def test_other_finish_reasons_make_no_step(reason: str | None) -> None:
     with pytest.raises(RunError, match="finish reason"):
-        read_answer(choice(finish_reason=reason), "\n\n", PROFILES["vllm"])
+        read_answer(choice(finish_reason=reason), BLANK, PROFILES["vllm"])
 
 
 def test_a_stream_is_cut_after_the_delimiter_wherever_events_fall() -> None:
     text = "One.\n\n\nTwo."
     for size in range(1, 8):
-        reader = StreamedStep("\n\n")
+        reader = StepReader(PROFILES["generic"], BLANK)
         parts = [text[at : at + size] for at in range(0, len(text), size)]
         done = next(i for i, part in enumerate(parts) if reader.take({"choices": [{"text": part}]}))
         assert reader.complete
@@ -239,13 +243,13 @@ def test_a_stream_is_cut_after_the_delimiter_wherever_events_fall() -> None:
         assert reader.answer.text.startswith("One.\n\n")
         assert not reader.answer.text.strip("\n").endswith("T")
         assert done < len(parts)
-    unfinished = StreamedStep("\n\n")
+    unfinished = StepReader(PROFILES["generic"], BLANK)
     assert not unfinished.take({"choices": [{"delta": {"content": "On"}, "finish_reason": None}]})
     assert not unfinished.complete
 
 
 def test_counts_that_came_before_the_end_of_a_step_are_not_its_counts() -> None:
-    reader = StreamedStep("\n\n")
+    reader = StepReader(PROFILES["generic"], BLANK)
     assert not reader.take({"choices": [{"text": "So"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
     assert (reader.answer.read, reader.answer.wrote) == (3, 1)
     assert reader.take({"choices": [{"text": " it is.\n\n"}]})

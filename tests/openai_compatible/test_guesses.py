@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rsd_core import (
     BinaryStep,
     ConfigurationError,
+    Delimiter,
     Generation,
     Interrupted,
     Limits,
@@ -130,7 +131,7 @@ def test_a_delimiter_that_begins_in_the_guess_ends_the_step(target: OpenAIGenera
     """The server looks for it in what it writes alone, so no beginning of it may be left in the prompt."""
     words = target.prompts.vocabulary
     assert words is not None
-    guess = Guess(words, Step("So 4\n", "length"), "\n\n", 60)
+    guess = Guess(words, Step("So 4\n", "length"), Delimiter(), 60)
     told: list[Any] = [None, *({str(id_): {"rank": 1, "logprob": -0.5}} for id_ in guess.ids)]
     accepted = guess.accepted(told)
     assert not accepted.ended
@@ -240,7 +241,7 @@ def test_nothing_is_kept_beyond_what_may_end_the_answer(target: OpenAIGenerator)
     special = next(id_ for id_, piece in enumerate(words.pieces) if not piece)
     ids = words.encode("So 4 and")
     draft = Step("", "delimiter", (*ids, special, *ids), words.identity)
-    assert Guess(words, draft, "\n\n", 60).ids == list(ids)
+    assert Guess(words, draft, Delimiter(), 60).ids == list(ids)
 
 
 def test_what_was_read_is_told_when_the_writing_is_cancelled(

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from rsd_core import (
     BinaryStep,
+    Delimiter,
     DraftOnly,
     Interrupted,
     Limits,
@@ -428,7 +430,8 @@ def test_steps_do_not_depend_on_where_events_fall(ids: list[int], cuts: set[int]
         made.append(answer)
         return False
 
-    reader = StreamedSteps("\n\n", PIECES, most, put)
+    words: Any = SimpleNamespace(pieces=PIECES, tokenizer=SimpleNamespace(added_tokens_decoder={}))
+    reader = StreamedSteps(Delimiter(), words, most, put)
     for event in _events(ids, sorted(cuts), "stop" if ends else "length"):
         assert not reader.complete
         assert not reader.take(event)

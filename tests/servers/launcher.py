@@ -59,6 +59,7 @@ class Server:
         folder: Its checkpoint. vLLM needs attention heads of a size its CPU kernels know, such as 32.
         pooling: Whether it is a reward model, read through /pooling.
         arguments: Further arguments of vLLM.
+        window: Longest sequence, in tokens.
         port: On loopback; a free one by default.
     """
 
@@ -69,9 +70,11 @@ class Server:
         *,
         pooling: bool = False,
         arguments: tuple[str, ...] = (),
+        window: int = 512,
         port: int | None = None,
     ) -> None:
         self.name, self.folder, self.pooling, self.arguments = name, folder, pooling, arguments
+        self.window = window
         self.port = port or free_port()
         self.log = LOGS / f"{name}-{self.port}.log"
         self._guard: subprocess.Popen[str] | None = None
@@ -92,21 +95,11 @@ class Server:
     def start(self) -> None:
         """Start the server; `wait` says when it answers."""
         if not PYTHON.exists():
-            raise ServerError(f"there is no vLLM in {PYTHON.parent.parent}: `make servers` installs it")
+            raise ServerError(f"there are no servers in {PYTHON.parent.parent}: `make servers` installs them")
         LOGS.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", str(self.folder), "--served-model-name", self.name, self._alias),
-            *("--host", "127.0.0.1", "--port", str(self.port)),
-            *("--max-model-len", "512", "--dtype", "float32", "--enforce-eager"),
-            *("--kv-cache-memory-bytes", str(KEYS_AND_VALUES), "--shutdown-timeout", "5"),
-            *("--uvicorn-log-level", "warning", "--distributed-executor-backend", "uni"),
-            *(("--runner", "pooling") if self.pooling else ("--enable-prompt-tokens-details",)),
-            *self.arguments,
-        ]
         with self.log.open("w") as log:
             self._guard = subprocess.Popen(
-                [sys.executable, "-m", "tests.servers.guard", *command],
+                [sys.executable, "-m", "tests.servers.guard", *self._command()],
                 cwd=ROOT,
                 env=os.environ | ENVIRONMENT,
                 stdin=subprocess.PIPE,
@@ -117,6 +110,18 @@ class Server:
             )
         assert self._guard.stdout is not None
         self._group = int(self._guard.stdout.readline())
+
+    def _command(self) -> list[str]:
+        return [
+            *(str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(self.folder), "--served-model-name", self.name, self._alias),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--max-model-len", str(self.window), "--dtype", "float32", "--enforce-eager"),
+            *("--kv-cache-memory-bytes", str(KEYS_AND_VALUES), "--shutdown-timeout", "5"),
+            *("--uvicorn-log-level", "warning", "--distributed-executor-backend", "uni"),
+            *(("--runner", "pooling") if self.pooling else ("--enable-prompt-tokens-details",)),
+            *self.arguments,
+        ]
 
     def wait(self, seconds: float = PATIENCE) -> None:
         """Wait until the server computes something: its health alone promises nothing.
@@ -163,6 +168,14 @@ class Server:
             assert self._guard.stdout is not None
             self._guard.stdout.close()
             self._guard = None
+
+
+class LlamaServer(Server):
+    """llama.cpp's own server, llama-server, in a session of its own; arguments as of `Server`."""
+
+    def _command(self) -> list[str]:
+        place = (str(self.folder), str(self.port), self.name, str(self.window))
+        return [str(PYTHON), "-m", "tests.servers.llamacpp", *place]
 
 
 @contextmanager

@@ -1,0 +1,140 @@
+"""Thoughts in LangChain's messages: found, written out as the core knows them, and kept from other providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable
+
+from rsd_core import Parts, Path, Reader, split
+from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
+from rsd_core.thoughts.reading import reader_at
+from rsd_integrations.langchain.identities import unbound
+
+Content = str | list[str | dict[str, Any]]
+
+BLOCKS = ("reasoning", "thinking", "redacted_thinking", "reasoning_content")
+"""Types of content blocks that hold thoughts: LangChain's and OpenAI's, Anthropic's and Google's, Bedrock's."""
+
+_FAMILIES = ("anthropic", "openai", "google", "bedrock")
+"""Providers that sign or encrypt thoughts and refuse those of others, by a part of their names in LangChain."""
+
+
+def is_thought(block: object) -> bool:
+    """Whether a content block is part of a thought."""
+    return isinstance(block, Mapping) and _own(block).get("type") in BLOCKS
+
+
+def thought_of(message: BaseMessage) -> str:
+    """The thought that a message holds, in whatever form its provider gives it; empty where it has none."""
+    apart = message.additional_kwargs.get("reasoning_content")
+    if isinstance(apart, str) and apart:
+        return apart
+    blocks = message.content if isinstance(message.content, list) else []
+    return "\n\n".join(filter(None, [_text(_own(block)) for block in blocks if isinstance(block, dict)]))
+
+
+def as_response(text: str, thought: str, path: Path, *, cut: bool = False) -> str:
+    """A reply as the raw text of the response to a path, with its thought in the markers of the request.
+
+    Args:
+        text: What the reply says, perhaps with a thought in a model's own markers.
+        thought: What it thought before, where that is told apart.
+        path: What the reply follows.
+        cut: Whether the reply used up its tokens, so that a thought without a text is not at its end.
+    """
+    reader = reader_at(path)
+    if not thought:
+        parts = _parts(text, reader.markers)
+        thought, text = parts.thought, parts.answer
+    markers = reader.markers or MARKERS["think"]
+    if reader.state in ("answer", "ended") or not (thought or reader.in_thought):
+        return text
+    if cut and not text:
+        return thought if reader.in_thought else markers.begin(thought)
+    return f"{thought}{markers.ending}{text}" if reader.in_thought else markers.wrap(thought) + text
+
+
+def opened(rendered: str) -> Thinking | None:
+    """What a chat template opens of the response, at the end of a prompt; None where that is no thought."""
+    for markers in MARKERS.values():
+        opening = rendered[rendered.rfind(markers.open) :] if markers.open in rendered else ""
+        reader, pieces = Reader(markers).read(opening)
+        if reader.state in ("opened", "closed") and not pieces:
+            return Thinking(markers, opening)
+    return None
+
+
+def told_apart(message: AIMessage, markers: Markers | None = None) -> AIMessage:
+    """A message without a thought in its text: one that its model put in markers there is held apart."""
+    text = str(message.text)
+    parts = _parts(text, markers)
+    if parts.answer == text:
+        return message
+    thought = thought_of(message) or parts.thought
+    held = message.additional_kwargs | ({"reasoning_content": thought} if thought else {})
+    start = text.rfind(parts.answer)
+    content = text_between(message.content, start, start + len(parts.answer))
+    return message.model_copy(update={"content": content, "additional_kwargs": held})
+
+
+def readable_by(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Messages as a model's provider takes them: its own thoughts as they were, without blocks of other providers'."""
+    bare = unbound(model)
+    family = _family(bare._get_ls_params().get("ls_provider")) if isinstance(bare, BaseChatModel) else None
+    return [_without_foreign(message, family) if family in _FAMILIES else message for message in messages]
+
+
+def text_between(content: Content, start: int, stop: int) -> Content:
+    """Content of whose text is left what stands between two places; blocks of other types stay."""
+    if isinstance(content, str):
+        return content[start:stop]
+    rest: list[str | dict[str, Any]] = []
+    for block in content:
+        text = block if isinstance(block, str) else block.get("text", "") if block.get("type") == "text" else ""
+        left = text[max(0, start) : max(0, stop)]
+        start, stop = start - len(text), stop - len(text)
+        if left == text:
+            rest.append(block)
+        elif left:
+            rest.append(left if isinstance(block, str) else {**block, "text": left})
+    return rest
+
+
+def _parts(text: str, markers: Markers | None) -> Parts:
+    """The parts of a text in these markers, or in any that are known."""
+    parts = split(text, markers)
+    return split(text) if markers is not None and not (parts.thought or parts.open) else parts
+
+
+def _without_foreign(message: BaseMessage, family: str | None) -> BaseMessage:
+    author = _family(message.response_metadata.get("model_provider"))
+    if author in (None, family) or not isinstance(message.content, list) or not any(map(is_thought, message.content)):
+        return message
+    kept = [block for block in message.content if not is_thought(block)]
+    return message.model_copy(update={"content": kept or ""})
+
+
+def _family(provider: str | None) -> str | None:
+    name = "openai" if provider == "azure" else provider
+    return next((family for family in _FAMILIES if family in (name or "")), name)
+
+
+def _own(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A block as its provider knows it."""
+    value = block.get("value") if block.get("type") == "non_standard" else None
+    return value if isinstance(value, Mapping) else block
+
+
+def _text(block: Mapping[str, Any]) -> str:
+    if block.get("type") not in BLOCKS:
+        return ""
+    for key in ("reasoning", "thinking", "reasoning_content", "summary", "content"):
+        if value := block.get(key):
+            parts = value if isinstance(value, list) else [value]
+            texts = [part if isinstance(part, str) else str(part.get("text") or "") for part in parts]
+            return ("\n\n" if key == "summary" else "").join(texts)
+    return ""

@@ -1,0 +1,98 @@
+"""Requests that a server refuses: which field of them it named, and which option of ours answers that."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from rsd_integrations.openai_compatible.errors import CAPS
+
+_THOUGHTS = ("reasoning_content", "reasoning")
+_CONTINUES = ("continue_final_message", "add_generation_prompt", "prefix")
+
+
+def named_field(text: str, sent: Mapping[str, Any]) -> str | None:
+    """The field of a request that the body of an error names, if it names one that was sent.
+
+    Args:
+        text: The body of the error.
+        sent: The body of the request.
+    """
+    fields = {*sent, *_fields_of(sent.get("messages") or ())}
+    cap = next((name for name in CAPS if name in sent), None)
+    other = next((name for name in CAPS if name not in sent), "")
+    if cap is not None and cap not in text and re.search(rf"\b{other}\b", text):
+        return cap  # OpenAI names the one where the other was sent
+    with suppress(ValueError):
+        for place in _places(json.loads(text)):
+            named = [part for part in place if part in fields]
+            if named:
+                return str(named[-1])
+    quoted = re.findall(r"[`'\"\\]+([A-Za-z_.\[\]0-9]+?)[`'\"\\]+|\b(\w+):", text)
+    plain = re.findall(r"\b\w*_\w+\b", text)
+    for name in [*(one or other for one, other in quoted), *plain]:
+        last = str(name).rpartition(".")[2]
+        if last in fields and last not in ("model", "messages", "prompt"):
+            return last
+    return None
+
+
+def remedy(field: str | None, reason: str, sent: Mapping[str, Any]) -> str:
+    """What to do about it.
+
+    Args:
+        field: The field that the server named.
+        reason: What it said.
+        sent: The body of the request.
+    """
+    if field == "max_tokens" and "max_completion_tokens" in reason:
+        return "give profile=openai_reasoning, whose requests have max_completion_tokens in its place"
+    if field == "max_completion_tokens" and "max_tokens" in reason.replace("max_completion_tokens", ""):
+        return "give a profile=… whose requests have max_tokens in its place, such as generic"
+    if field in CAPS:
+        return (
+            "ask for fewer tokens: settings.limits.max_tokens, or settings.max_step_tokens where steps are written; "
+            "context=N tells the length of the model's window"
+        )
+    if field == "stop":
+        return "give a profile=… that sends no stop strings, such as generic: steps are then cut here"
+    if field in _CONTINUES:
+        return (
+            "the server goes on with no answer that was begun: give tokenizer=FOLDER_OR_ID, with which the exact text "
+            "is continued, or granularity='turn'"
+        )
+    if field == "chat_template_kwargs":
+        return "leave template.NAME=… out, or give the field that this server has for it by body.NAME=VALUE"
+    if field in _THOUGHTS and field not in sent:
+        return "give omit=reasoning_content: earlier thoughts are then not sent back"
+    if field is not None:
+        together = "+".join(name for name in ("temperature", "top_p", "seed") if name in sent)
+        every = f" (or all of its kind: omit={together})" if field in together.split("+") and "+" in together else ""
+        return (
+            f"give omit={field}, and it is not sent{every}; body.{field}=VALUE gives another value. `rsd doctor` finds "
+            "all fields that a server refuses"
+        )
+    return "the server does not take this request; a profile=… made for it may help, and body.NAME=… or omit=NAME"
+
+
+def _fields_of(messages: Any) -> set[str]:
+    return {name for message in messages if isinstance(message, Mapping) for name in message} - {"role", "content"}
+
+
+def _places(data: Any) -> Iterator[list[str]]:
+    """Names of fields in the places where errors have them: `param` (OpenAI), `loc` (FastAPI, Mistral)."""
+    if isinstance(data, list):
+        for item in data:
+            yield from _places(item)
+    elif isinstance(data, Mapping):
+        for key in ("param", "loc"):
+            where = data.get(key)
+            if isinstance(where, str):
+                yield re.findall(r"\w+", where)
+            elif isinstance(where, list):
+                yield [str(part) for part in where]
+        for value in data.values():
+            yield from _places(value)

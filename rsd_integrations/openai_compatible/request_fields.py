@@ -1,0 +1,143 @@
+"""What a user adds to the requests of a model, and leaves out of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rsd_core import ConfigurationError
+from rsd_core.data import masked, unknown
+from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.profiles import PROFILES
+
+THOUGHTS = "reasoning_content"
+"""Left out, earlier thoughts are not sent back."""
+_CAPS = ("max_tokens", "max_completion_tokens")
+_OWN = {
+    "model": "the spec names the model",
+    "messages": "they are the prompt",
+    "prompt": "it is the prompt",
+    "stream": "the profile decides it",
+    "stop": "the delimiter decides it",
+    "n": "candidates are requests of their own",
+    "echo": "answers are read without it",
+    "continue_final_message": "the profile decides it",
+    "add_generation_prompt": "the profile decides it",
+    **dict.fromkeys(_CAPS, "max_step_tokens and limits decide it, the profile how it is called"),
+}
+"""Fields that are never the user's, and why."""
+
+
+class RequestFields:
+    """The user's part of the body of every request of a model.
+
+    Args:
+        template: Arguments of the chat template, such as `{"enable_thinking": False}`; chats send them as
+            `chat_template_kwargs`, and completions with a tokenizer render with them here.
+        body: Further fields of the request by name, as JSON has them; what is inside objects is merged.
+        omit: Names of fields that are not sent; several in a text are joined by `+`.
+
+    Raises:
+        ConfigurationError: A field is not the user's to give, is no JSON, or is unknown.
+    """
+
+    def __init__(
+        self,
+        template: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        omit: str | Sequence[str] = (),
+    ) -> None:
+        self.template = _checked("template", template)
+        self.body = _checked("body", body)
+        self.omit = frozenset(omit.split("+") if isinstance(omit, str) and omit else omit)
+        for name in self.body:
+            if name in _OWN:
+                raise ConfigurationError(f"body.{name} cannot be given: {_OWN[name]}")
+        known = _omittable()
+        for name in sorted(self.omit):
+            if name in _OWN:
+                raise ConfigurationError(f"omit={name} is not possible: {_OWN[name]}")
+            if name in self.body:
+                raise ConfigurationError(f"body.{name} and omit={name} are given; give one of the two")
+            if name not in known:
+                raise ConfigurationError(f"omit={name!r}: {unknown('field', name, sorted(known))}")
+
+    @staticmethod
+    def may_omit(name: str) -> bool:
+        """Whether requests can do without a field."""
+        return name in _omittable()
+
+    def applied(self, body: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
+        """The body of a request as this server takes it and the user wants it.
+
+        Raises:
+            ConfigurationError: The server's chats take no arguments of the template.
+        """
+        fields, chat = dict(body), "messages" in body
+        if chat and profile.cap in _CAPS and "max_tokens" in fields:
+            fields[profile.cap] = fields.pop("max_tokens")
+        if "seed" in fields:
+            fields[profile.seed] = fields.pop("seed")
+        dropped = profile.refuses | self.omit
+        fields = {name: value for name, value in fields.items() if name not in dropped}
+        if chat and self.template:
+            if not profile.template:
+                switch = "".join(
+                    f" Here thinking is switched off by {field}." for field in off_options(profile.without_thoughts)
+                )
+                raise ConfigurationError(
+                    f"template.{next(iter(self.template))} needs a tokenizer=… and mode=completions, or chats that "
+                    f"take `chat_template_kwargs`; {profile.summary} names none: body.NAME=… gives any field.{switch}"
+                )
+            fields["chat_template_kwargs"] = self.template
+        return _merged(fields, self.body)
+
+
+def off_options(switch: Mapping[str, Any]) -> list[str]:
+    """Fields that switch thinking off, written as options of a spec."""
+    template = switch.get("chat_template_kwargs", {})
+    rest = {name: value for name, value in switch.items() if name != "chat_template_kwargs"}
+    return options_of("template", template) + options_of("body", rest)
+
+
+def options_of(prefix: str, fields: Mapping[str, Any]) -> list[str]:
+    """Fields as options of a spec: `body.reasoning.effort=low`."""
+    options = []
+    for name, value in fields.items():
+        path = f"{prefix}.{name}"
+        if isinstance(value, Mapping) and value and all(isinstance(key, str) and key.isidentifier() for key in value):
+            options += options_of(path, value)
+        else:
+            plain = isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "null")
+            options.append(f"{path}={value if plain else json.dumps(value)}")
+    return options
+
+
+def _omittable() -> set[str]:
+    names = {"temperature", "top_p", "seed", "logprobs", "top_logprobs", "stream_options", THOUGHTS}
+    for profile in PROFILES.values():
+        names |= {profile.seed, *profile.plain, *profile.give_ids}
+    return names
+
+
+def _checked(name: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
+    if fields is None:
+        return {}
+    if not isinstance(fields, Mapping) or not all(isinstance(key, str) and key for key in fields):
+        raise ConfigurationError(
+            f"{name} takes fields by name, such as {name}.NAME=VALUE in a spec (got {masked(repr(fields)):.80})"
+        )
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name} has a value that is no JSON: {error}") from error
+    return dict(fields)
+
+
+def _merged(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(fields)
+    for name, value in others.items():
+        inside = merged.get(name)
+        merged[name] = _merged(inside, value) if isinstance(inside, Mapping) and isinstance(value, Mapping) else value
+    return merged

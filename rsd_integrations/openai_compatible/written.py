@@ -1,0 +1,171 @@
+"""What a server wrote, as raw text: the thought between its markers and the content, however the server has them."""
+
+from __future__ import annotations
+
+import codecs
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rsd_core import ConfigurationError
+from rsd_core.thoughts.markers import MARKERS, Markers
+from rsd_integrations.openai_compatible.profile import Profile
+
+if TYPE_CHECKING:
+    from rsd_integrations.huggingface.vocabulary import Vocabulary
+
+FIELDS = ("reasoning_content", "reasoning")
+"""Where thoughts come in a message or a delta; a server that fills both says the same in both."""
+THINK = MARKERS["think"]
+"""What stands around a thought that came without its markers, where nothing else is known."""
+
+
+class Written:
+    """The text of one choice, as it comes.
+
+    Args:
+        profile: The server's; None where all that counts is what was written.
+        begun: The text that it goes on with, and may repeat.
+        markers: What stands around the thoughts of this response.
+    """
+
+    def __init__(self, profile: Profile | None = None, begun: str = "", markers: Markers = THINK) -> None:
+        self._inline = None if profile is None else profile.inline
+        self._begun, self._markers = begun, markers
+        self.thought = ""
+        """What the server told apart as thought."""
+        self._content = ""
+
+    def add(self, choice: Mapping[str, Any]) -> None:
+        """Take what a choice holds, of any of the four shapes: of completions or chats, whole or streamed.
+
+        Raises:
+            TypeError: It is no text.
+        """
+        thought, content = _told(choice)
+        self.thought += thought
+        self._content += content
+
+    def text(self, complete: bool = True) -> str:
+        """The raw text. A thought that nothing follows is open.
+
+        Args:
+            complete: Whether all is there: what may be a repetition is held back until then.
+        """
+        thought, content = self.thought, self._content
+        if self._begun and content.startswith(self._begun):
+            content = content[len(self._begun) :]
+        elif self._begun.startswith(content) and not complete:
+            content = ""
+        if self._inline and not thought and content.lstrip().startswith(self._inline[0]):
+            thought, closed, content = content.lstrip()[len(self._inline[0]) :].partition(self._inline[1])
+            if not closed:
+                return self._markers.begin(thought.removeprefix("\n"))
+        if not thought:
+            return content
+        if not content.strip():
+            return self._markers.begin(thought.removeprefix("\n"))
+        return self._markers.wrap(thought.strip("\n")) + content.lstrip("\n")
+
+
+class WrittenIds:
+    """The text of sampled ids, and how many of them a part of it takes.
+
+    Args:
+        vocabulary: What they mean.
+        ids: The first ones.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, ids: Sequence[int] = ()) -> None:
+        added = vocabulary.tokenizer.added_tokens_decoder.items()
+        self._pieces, self._special = vocabulary.pieces, frozenset(id_ for id_, token in added if token.special)
+        self.restart(ids)
+
+    def restart(self, ids: Sequence[int] = ()) -> None:
+        """Begin anew with some ids."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.ids: list[int] = []
+        self.text = ""
+        self._lengths: list[int] = []
+        self.add(ids)
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Take the next ids.
+
+        Raises:
+            ConfigurationError: One of them is not in the vocabulary.
+        """
+        for id_ in ids:
+            if id_ >= len(self._pieces):
+                raise ConfigurationError(f"the server wrote the token {id_}, which is not in the tokenizer given")
+            self.text += self._decoder.decode(self._pieces[id_])
+            self.ids.append(id_)
+            self._lengths.append(len(self.text))
+
+    def count(self, length: int) -> int:
+        """How many of the ids it takes to write so many characters."""
+        return min(len(self.ids), bisect_left(self._lengths, length) + 1) if length > 0 else 0
+
+    def text_of(self, count: int) -> str:
+        """The text of so many of the ids."""
+        return self.text[: self._lengths[count - 1]] if count else ""
+
+    def check(self, told: str) -> None:
+        """Compare with what the server says the text is: it leaves special tokens out, and a stop string may cut it.
+
+        Raises:
+            ConfigurationError: They differ.
+        """
+        plain = b"".join(self._pieces[id_] for id_ in self.ids if id_ not in self._special).decode(errors="replace")
+        own, shown = (text.rstrip("\ufffd").strip() for text in (plain, told))
+        if not own.startswith(shown) and not (own and shown.startswith(own)):
+            raise ConfigurationError(
+                f"the server wrote {told!r}, which in the tokenizer given reads {plain!r}: it is another model's"
+            )
+
+
+def cut_at(text: str, end: int) -> str:
+    """The beginning of a text whose tokens are unknown; newlines that follow a newline belong to it."""
+    while text[end - 1 : end] == "\n" and text[end : end + 1] == "\n":
+        end += 1
+    return text[:end]
+
+
+def ids_in(choice: Mapping[str, Any]) -> tuple[int, ...]:
+    """The sampled ids that a choice tells: by themselves (vLLM), or with the log-probabilities (llama.cpp)."""
+    ids = choice.get("token_ids")
+    if ids is None:
+        entries = (choice.get("logprobs") or {}).get("content") or ()
+        ids = [entry["id"] for entry in entries if "id" in entry]
+    return tuple(ids)
+
+
+def logprobs_in(choice: Mapping[str, Any]) -> tuple[float, ...]:
+    """Their log-probabilities, where they were asked for."""
+    logprobs = choice.get("logprobs") or {}
+    if logprobs.get("content"):
+        return tuple(float(entry["logprob"]) for entry in logprobs["content"])
+    return tuple(logprobs.get("token_logprobs") or ())
+
+
+def _told(choice: Mapping[str, Any]) -> tuple[str, str]:
+    """Thought and content of a choice."""
+    if "text" in choice:
+        return "", _text(choice["text"])
+    part = choice["delta"] if "delta" in choice else choice.get("message") or {}
+    thought = next((_text(part[name]) for name in FIELDS if part.get(name)), "")
+    content = part.get("content")
+    if not isinstance(content, list):
+        return thought, _text(content)
+    texts = {"thinking": thought, "text": ""}
+    for item in content:  # as Mistral has it
+        if item["type"] in texts:
+            inner = item[item["type"]]
+            texts[item["type"]] += inner if isinstance(inner, str) else "".join(_text(one["text"]) for one in inner)
+    return texts["thinking"], texts["text"]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | None):
+        raise TypeError(f"the text is {type(value).__name__}")
+    return value or ""

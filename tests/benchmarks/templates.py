@@ -1,0 +1,175 @@
+"""Chat templates of published thinking models: what we feed beside their own rendering, and what chat servers can do.
+
+Fetches the templates that llama.cpp carries, in the source distribution of llama-cpp-python, and builds nothing of it.
+Prints JSON, and ends with an error where anything that we feed differs from what a template renders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.pages import put
+from tests.benchmarks.published_templates import FAMILIES
+from tests.templates import written
+from tests.templates.chats import chat_answer
+from tests.templates.checks import faults
+from tests.templates.comparing import Comparison, comparisons
+from tests.templates.families import Family, turns
+
+VERSION = "0.3.36"
+HASH = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+CACHE = Path("build/chat-templates")
+"""Beside what else is built, and forgotten with it."""
+_SAYS = {
+    "content": "yes, as content",
+    "reasoning": "yes, as reasoning",
+    "trimmed": "no: trims the blank line",
+    "changed": "no: changes what was written",
+    "refused": "no: refused",
+}
+
+
+def fetched(cache: Path) -> dict[str, str]:
+    """The templates by name, downloaded once."""
+    folder = cache / VERSION
+    if not folder.exists():
+        archive = _downloaded(cache)
+        folder.mkdir()
+        with tarfile.open(archive) as files:
+            for member in files:
+                name = Path(member.name)
+                if member.isfile() and name.parts[-3:-1] == ("models", "templates") and name.suffix == ".jinja":
+                    taken = files.extractfile(member)
+                    assert taken is not None
+                    (folder / name.name).write_bytes(taken.read())
+    return {file.stem: file.read_text() for file in sorted(folder.glob("*.jinja"))}
+
+
+def _downloaded(cache: Path) -> Path:
+    cache.mkdir(parents=True, exist_ok=True)
+    wanted = cache / "requirements.txt"
+    wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{HASH}\n")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, "--no-binary", ":all:", "--require-hashes", "-r", wanted, "-d", cache], check=True)
+    return cache / f"llama_cpp_python-{VERSION}.tar.gz"
+
+
+def report(family: Family, source: str) -> dict[str, Any]:
+    """What is so of one template."""
+    compared = comparisons(family, source)
+    return {
+        "template": family.name,
+        "begin": family.begin,
+        "closing": family.closing,
+        "earlier thoughts": family.earlier,
+        "modes": {name: _mode(comparison) for name, comparison in zip(family.modes(), compared, strict=True)},
+        "faults": [fault for comparison in compared for fault in faults(comparison)],
+    }
+
+
+def _mode(comparison: Comparison) -> dict[str, Any]:
+    mode, own = comparison.mode, comparison.own
+    places = [place for place, steps in comparison.written() if steps]
+    chats = {
+        place: chat_answer(comparison.tokenizer, comparison.family, mode, place, comparison.wanted(place, steps))
+        for place, steps in comparison.written()
+        if place in ("in the thought", "in the answer")
+    }
+    return {
+        "opening": mode.opening,
+        "arguments": dict(mode.arguments),
+        "system": mode.system,
+        "default": not mode.system
+        and own.prompt == comparison.template.render(turns(mode), generate=True, arguments={}),
+        "rendered": [place for place in places if place in own.places],
+        "as written": [place for place in places if place not in own.places],
+        "why": own.missing,
+        "chats": chats,
+    }
+
+
+def table(reports: list[dict[str, Any]]) -> str:
+    """A row for each template."""
+    head = (
+        "template",
+        "thought opened by",
+        "switch",
+        "earlier thoughts",
+        "in process, by ids",
+        "chats: in a thought",
+        "chats: in the answer after it",
+        "chats: in an answer without",
+    )
+    rows = [head, ("---",) * len(head), *(tuple(_cells(one)) for one in reports)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cells(one: dict[str, Any]) -> Iterator[str]:
+    thinks, answers = one["modes"]["thinks"], one["modes"].get("answers")
+    yield f"`{one['template']}`"
+    yield f"the template, {_code(thinks['opening'])}" if thinks["opening"] else "the model"
+    switches = [f"on {_switch(thinks)}"] if thinks["arguments"] or thinks["system"] else []
+    if answers:
+        opened = f" opens {_code(answers['opening'])}" if answers["opening"] else ""
+        switches.append(f"off {_switch(answers)}{opened}")
+    yield "<br>".join(switches) or "–"
+    yield one["earlier thoughts"]
+    yield _proof(one)
+    yield _SAYS[thinks["chats"]["in the thought"]]
+    yield _SAYS[thinks["chats"]["in the answer"]]
+    yield "–" if answers is None else _SAYS[answers["chats"]["in the answer"]]
+
+
+def _switch(mode: dict[str, Any]) -> str:
+    told = [f"`template.{name}={json.dumps(value).strip(chr(34))}`" for name, value in mode["arguments"].items()]
+    told += ["`/no_think` in the system message"] if mode["system"] else []
+    return f"{' '.join(told)}{' (default)' if mode['default'] else ''}"
+
+
+def _proof(one: dict[str, Any]) -> str:
+    if one["faults"]:
+        return "**wrong**"
+    asked = {"thinks": "on", "answers": "off"}
+    return "; ".join(
+        ["equal", *(f"{asked[name]}: it {mode['why']}" for name, mode in one["modes"].items() if mode["why"])]
+    )
+
+
+def _code(text: str) -> str:
+    shown = json.dumps(text if len(text) < 60 else f"{text[:28]}…{text[-24:]}", ensure_ascii=False)[1:-1]
+    if "|" not in shown:
+        return f"`{shown}`"
+    return f"<code>{html.escape(shown).replace('|', '&#124;')}</code>"  # a bar would end the cell
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the small templates of the test suite, with no download")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where the download is kept")
+    parser.add_argument("--markdown", type=Path, help="page whose table is written anew")
+    options = parser.parse_args()
+    families = written.WRITTEN if options.quick else FAMILIES
+    sources = (
+        {family.name: written.source(family.name) for family in families} if options.quick else fetched(options.cache)
+    )
+    reports = [report(family, sources[family.name]) for family in families]
+    known = {"date": date.today().isoformat(), "templates": len(sources), "thinking": reports}
+    if options.markdown:
+        put(options.markdown, "templates", table(reports))
+    print(json.dumps(known, indent=1, ensure_ascii=False))
+    wrong = [f"{one['template']}: {fault}" for one in reports for fault in one["faults"]]
+    raise SystemExit("\n".join(["wrong:", *wrong]) if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

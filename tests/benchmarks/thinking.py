@@ -1,0 +1,121 @@
+"""Who thinks and who answers: `python -m tests.benchmarks.thinking --json FILE [--n 500] [--markdown FILE] [--quick]`.
+
+The recipes for thinking models over the embedded thinkers, on the same held-out problems, paired with the target alone:
+accuracy, FLOPs, and seconds of a lone request. GlimpRouter's threshold is the one that sends about half of the steps to
+the target, on the development split. A journal beside the JSON file lets a run that was cut off go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path as File
+from typing import Any
+
+from rsd_core import RSDConfig
+from rsd_integrations.evaluation import Report, evaluate, markdown
+from tests.benchmarks.pages import put
+
+SEED = 3
+CONFIG = RSDConfig(drafter="embedded:thinking-draft", target="embedded:thinking-target")
+THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)
+"""Of the router, in nats."""
+RECIPES = ("draft", "rsd@binary_step:0.5", "specreason:7", "first_steps:2", "drafter_thinks", "target_thinks")
+
+
+def router(n: int) -> str:
+    """The recipe of the router with the threshold that sends about half of the steps to the target."""
+    methods = [f"glimprouter:{threshold}" for threshold in THRESHOLDS]
+    report = evaluate(CONFIG, "embedded-dev", methods, n, SEED, concurrency=32)
+    shares = {name: report.methods[name].by_target / report.methods[name].steps for name in methods}
+    return min(methods, key=lambda name: abs(shares[name] - 0.5))
+
+
+def against_target(report: Report, timed: Report) -> list[dict[str, Any]]:
+    """Each recipe beside the target alone, problem by problem."""
+    alone = timed.methods["target"].seconds
+    return [
+        {
+            "method": name,
+            **asdict(report.compare(name, "target")),
+            "seconds": timed.methods[name].seconds / timed.methods[name].n,
+            "times_faster": alone / timed.methods[name].seconds,
+        }
+        for name in report.methods
+        if name != "target"
+    ]
+
+
+def page(data: dict[str, Any]) -> str:
+    """The figures as a section of a page."""
+    lines = [
+        "## Recipes for thinking models",
+        "",
+        f"Made by `python -m tests.benchmarks.thinking`, {data['date']}, {data['machine']}, load {data['load']}: "
+        f"`embedded:thinking-draft` and `embedded:thinking-target`, greedy, {data['n']} held-out problems; seconds of "
+        f"requests one after the other, {data['timed']} problems. The router's threshold is the one of some that sends "
+        f"about half of the steps to the target, on {data['dev']} problems of the development split.",
+        "",
+        data["table"],
+        "",
+        "Against the target alone, paired:",
+        "",
+        "| method | difference in accuracy | 95 % | p | times fewer FLOPs, paper's convention | everything charged "
+        "| seconds per problem | times faster |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in data["comparisons"]:
+        low, high = row["ci95"]
+        lines.append(
+            f"| {row['method']} | {row['difference']:+.3f} | {low:+.3f} to {high:+.3f} | {row['p_value']:.2g} "
+            f"| {row['fewer_flops_paper']:.2f} | {row['fewer_flops']:.2f} | {row['seconds']:.3f} "
+            f"| {row['times_faster']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=500, help="held-out problems")
+    parser.add_argument("--dev", type=int, default=100, help="problems of the development split")
+    parser.add_argument("--timed", type=int, default=40, help="problems for seconds")
+    parser.add_argument("--json", type=File, required=True)
+    parser.add_argument("--markdown", type=File, help="page to put the section into")
+    parser.add_argument("--quick", action="store_true", help="16 problems of each kind")
+    options = parser.parse_args()
+    if options.quick:
+        options.n = options.dev = options.timed = 16
+    import torch
+
+    torch.set_num_threads(1)
+    started, load = time.monotonic(), os.getloadavg()[0]
+    methods = ["target", *RECIPES, router(options.dev)]
+    journal = options.json.with_suffix(".jsonl")
+    report = evaluate(CONFIG, "embedded", methods, options.n, SEED, concurrency=32, journal=journal)
+    timed = evaluate(CONFIG, "embedded", methods, options.timed, SEED + 1, concurrency=1)
+    data = {
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores {platform.machine()}, no GPU, Python {platform.python_version()}",
+        "load": f"{load:.1f}",
+        "n": options.n,
+        "dev": options.dev,
+        "timed": options.timed,
+        "comparisons": against_target(report, timed),
+        "methods": report.to_dict(),
+        "table": markdown(report),
+        "took_seconds": time.monotonic() - started,
+    }
+    options.json.write_text(json.dumps(data, indent=1) + "\n")
+    if options.markdown:
+        put(options.markdown, "thinking", page(data))
+    print(json.dumps({key: data[key] for key in ("comparisons", "took_seconds")}))
+
+
+if __name__ == "__main__":
+    main()
