@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# transformers cuts the blank line that ends a begun answer, llama.cpp's server keeps it
+# Versions: xllamacpp==2026.10.11549, gguf==0.19.0, transformers==5.23.0, jinja2==3.1.6, llama-cpp-python==0.3.36 (its
+#   templates)
+# Expected: continue_final_message=True ends the prompt exactly where the begun answer ends, as llama.cpp's server
+#   does with the same template.
+# Seen: where a template trims a message (Qwen3.5, GLM-4.7, Seed-OSS, Nemotron-3, gemma-4), transformers ends the
+#   prompt before the blank line, without a warning; llama.cpp's server feeds it. Qwen3 keeps it in both.
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install -qq xllamacpp==2026.10.11549 gguf==0.19.0 transformers==5.23.0 jinja2==3.1.6
+"$work/venv/bin/pip" download -qq --no-deps --no-binary :all: -d "$work" llama-cpp-python==0.3.36  # for its templates
+tar -xzf "$work"/llama_cpp_python-0.3.36.tar.gz -C "$work" --wildcards --strip-components=5 '*/models/templates/*.jinja'
+cd "$work"
+venv/bin/python - <<'END'
+import json, os, urllib.request
+import gguf, numpy as np, xllamacpp
+
+def serve(file, template, begin=257):
+    """llama.cpp's server around one random layer, a vocabulary of bytes and the template."""
+    w = gguf.GGUFWriter(file, "llama")
+    w.add_context_length(4096), w.add_embedding_length(64), w.add_block_count(1), w.add_feed_forward_length(64)
+    w.add_head_count(2), w.add_layer_norm_rms_eps(1e-6), w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre("qwen2")
+    printed = [b for b in range(256) if 32 < b < 127 or 160 < b < 173 or b > 173]
+    others = iter(range(256, 400))
+    w.add_token_list([chr(b if b in printed else next(others)) for b in range(256)] + ["ĊĊ", "<end>", "<think>", "</think>"])
+    w.add_token_types([1] * 257 + [3, 4, 4]), w.add_token_merges(["Ċ Ċ"]), w.add_eos_token_id(257)
+    w.add_bos_token_id(begin) if begin else None
+    w.add_chat_template(template)
+    sizes = dict(token_embd=(260, 64), output=(260, 64), output_norm=64) | {"blk.0.attn_norm": 64, "blk.0.ffn_norm": 64}
+    layer = "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"
+    for name, size in (sizes | {f"blk.0.{part}": (64, 64) for part in layer}).items():
+        w.add_tensor(f"{name}.weight", np.ones(size, np.float32))
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+    p = xllamacpp.CommonParams()
+    p.model.path, p.hostnames, p.port, p.n_ctx, p.n_parallel, p.verbosity = file, ["127.0.0.1"], 0, 512, 1, -1
+    return xllamacpp.Server(p)
+
+def ask(server, path, **body):
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(server.listening_address + path, data, {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(request))
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+def rendered(template, messages, **kwargs):
+    (text,), _ = render_jinja_template([messages], chat_template=template, bos_token="", eos_token="<end>", **kwargs)
+    return text
+
+chat = [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "Step 1: add.\n\n"}]
+names = "Qwen3.5-4B", "GLM-4.7-Flash", "ByteDance-Seed-OSS", "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "google-gemma-4-31B-it", "Qwen-Qwen3-0.6B"
+servers = []
+for name in names:
+    template = open(f"{name}.jinja").read()
+    servers.append(server := serve(f"{name}.gguf", template))
+    there, here = ask(server, "/apply-template", messages=chat)["prompt"], rendered(template, chat, continue_final_message=True)
+    print(f"{name}: llama.cpp …{there[-16:]!r}, transformers …{here[-16:]!r}")
+    assert there.endswith("Step 1: add.\n\n") and here.endswith("add.\n\n" if "Qwen3-" in name else "add.")
+print('as seen before', flush=True)
+os._exit(0)  # the server has no stop
+END
