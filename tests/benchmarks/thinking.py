@@ -64,9 +64,9 @@ def page(data: dict[str, Any]) -> str:
         "",
         f"Made by `python -m tests.benchmarks.thinking`, {data['date']}, {data['machine']}, load {data['load']}: "
         f"`embedded:thinking-draft` and `embedded:thinking-target`, greedy, {data['n']} held-out problems; seconds of "
-        f"requests one after the other, {data['timed']} problems, the methods taking turns. The router's threshold is "
-        f"the one of some that sends about half of the steps to the target, on {data['dev']} problems of the development "
-        "split.",
+        f"requests one after the other, {data['timed']} problems, the methods taking turns. Of some thresholds, the "
+        f"router's is the one that sends about half of the steps to the target, on {data['dev']} problems of the "
+        "development split.",
         "",
         data["table"],
         "",
