@@ -66,7 +66,11 @@ class Sentence(Splitter):
 
 
 class Words(Splitter):
-    r"""A step ends before a paragraph that opens a new thought: "Wait", "But", "Alternatively"."""
+    r"""A step ends before a paragraph that opens a new thought: "Wait", "But", "Alternatively".
+
+    The word is seen only once it is written, so it is dropped and written anew by whoever writes the next step: greedy
+    decoding writes the same again, and sampling draws again.
+    """
 
     kind: Literal["words"] = "words"
     words: Annotated[
