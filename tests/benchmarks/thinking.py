@@ -70,6 +70,9 @@ def page(data: dict[str, Any]) -> str:
         "",
         data["table"],
         "",
+        "The embedded target was not taught to judge by a prompt, so SpecReason shows what it costs here, and not what it "
+        "can do: a reply without a digit is a fault of the verifier, and the target writes the step.",
+        "",
         "Against the target alone, paired:",
         "",
         "| method | difference in accuracy | 95 % | p | times fewer FLOPs, paper's convention | everything charged "
