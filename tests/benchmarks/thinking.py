@@ -70,8 +70,8 @@ def page(data: dict[str, Any]) -> str:
         "",
         data["table"],
         "",
-        "The embedded target was not taught to judge by a prompt, so SpecReason shows what it costs here, and not what it "
-        "can do: a reply without a digit is a fault of the verifier, and the target writes the step.",
+        "The embedded target was not taught to judge by a prompt, so SpecReason shows what it costs here, and not what "
+        "it can do: a reply without a digit is a fault of the verifier, and the target writes the step.",
         "",
         "Against the target alone, paired:",
         "",
