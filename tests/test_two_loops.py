@@ -16,6 +16,7 @@ from rsd_core import (
     AdvantageAware,
     BudgetAware,
     Decoder,
+    Entropy,
     Likelihoods,
     Path,
     RewardGuidedDecoder,
@@ -312,6 +313,9 @@ def test_every_method_is_shared_by_two_loops(kind: str) -> None:
     class Likely(ScriptedTarget, ScriptedDrafter):
         async def log_likelihoods(self, at: Path, steps: Sequence[Step]) -> Likelihoods:
             return Likelihoods((-1.0,) * len(steps), Usage())
+
+        async def first_token_entropy(self, path: Path) -> Entropy:
+            return Entropy(2.0 * (path.depth % 2), Usage())
 
     def model(spec: str) -> Any:
         return load(spec) if spec.endswith("verifier") else Likely(load(spec).script, delay=0.001)

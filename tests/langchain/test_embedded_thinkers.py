@@ -21,6 +21,11 @@ from tests.langchain.server import Server, serving
 MODELS = {"draft": "embedded:thinking-draft", "target": "embedded:thinking-target"}
 PENS = "{name} has 20 pens. Then she buys 12 more. How many pens does {name} have now?"
 QUESTION = PENS.format(name="Mia")
+HARD = (
+    "Max has 35 kites. Next he finds 57. After that he loses 9. Later he gets 42 as a gift. Then he loses 31. After "
+    "that he gets 52 as a gift. Then he loses 22. How many kites does Max have now?"
+)
+"""The drafter slips in its thought."""
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +79,10 @@ def test_a_history_with_its_thoughts_is_read(chat: ChatRSD, result: Result) -> N
     assert message.additional_kwargs["reasoning_content"]
 
 
-def test_an_agent_streams_their_thoughts_as_reasoning(chat: ChatRSD, result: Result) -> None:
+def test_an_agent_streams_their_thoughts_as_reasoning(chat: ChatRSD) -> None:
     agent: Any = create_agent(chat, [])
-    question: Any = {"messages": [("user", QUESTION)]}
+    question: Any = {"messages": [("user", HARD)]}
+    result = chat.make_decoder().run(HARD)
     parts = [part for part, _ in agent.stream(question, stream_mode="messages")]
     blocks = [block for part in parts for block in part.content_blocks]
     assert "".join(block.get("reasoning", "") for block in blocks) == result.thought
