@@ -15,6 +15,8 @@ Kind = Literal["thought", "answer"]
 Piece = tuple[Kind, str]
 
 _KNOWN = tuple(MARKERS.values())
+_FIRST = frozenset(mark.lstrip()[0] for one in _KNOWN for mark in (one.open, one.close, one.answer) if mark)
+"""What the known markers begin with: a response that begins otherwise need not be compared with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class Reader:
             return self._in_answer()
         if self.state == "ended":
             return replace(self, held=""), nothing, False
-        known, text = self._known(), self.held.lstrip()
+        text = self.held.lstrip()
+        known = self._known(text)
         if self.state == "opened":
             return replace(self, state="thought" if text else "opened", held=text), nothing, bool(text)
         for markers in known:
@@ -132,8 +135,11 @@ class Reader:
         certain = text[: len(text) - overlap(text, close)].rstrip()
         return replace(self, held=text[len(certain) :]), ("thought", certain), False
 
-    def _known(self) -> Sequence[Markers]:
-        return _KNOWN if self.markers is None else (self.markers,)
+    def _known(self, text: str) -> Sequence[Markers]:
+        """The markers that a text may begin with."""
+        if self.markers is not None:
+            return (self.markers,)
+        return _KNOWN if not text or text[0] in _FIRST else ()
 
 
 def overlap(text: str, mark: str) -> int:
