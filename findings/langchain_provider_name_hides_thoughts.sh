@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -qq langchain-core==1.8.3
 cd "$work"
-venv/bin/python - <<'END'
+venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 1; }
 from langchain_core.messages import AIMessage
 
 blocks = [{"type": "reasoning", "reasoning": "Add."}, {"type": "text", "text": "Seven."}]

@@ -13,8 +13,10 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" download -qq --no-deps --no-binary :all: -d "$work" llama-cpp-python==0.3.36  # for its templates
 tar -xzf "$work"/llama_cpp_python-0.3.36.tar.gz -C "$work" --wildcards --strip-components=5 '*/models/templates/*.jinja'
 cd "$work"
-venv/bin/python - <<'END'
+venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 1; }
 import json, os, urllib.request
+import sys
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(1))  # the server has no stop
 import gguf, numpy as np, xllamacpp
 
 def serve(file, template, begin=257):

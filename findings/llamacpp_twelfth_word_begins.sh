@@ -11,8 +11,10 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -qq xllamacpp==2026.10.11549 gguf==0.19.0
 cd "$work"
-venv/bin/python - <<'END'
+venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 1; }
 import json, os, urllib.request
+import sys
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(1))  # the server has no stop
 import gguf, numpy as np, xllamacpp
 
 def serve(file, template, begin=257):

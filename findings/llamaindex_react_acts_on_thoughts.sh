@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -qq llama-index-core==0.14.25
 cd "$work"
-venv/bin/python - <<'END'
+venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 1; }
 from llama_index.core.agent.react.output_parser import ReActOutputParser
 
 after = "\n</think>\n\nThought: I can answer without a tool.\nAnswer: 7"

@@ -14,7 +14,7 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" download -qq --no-deps --no-binary :all: -d "$work" llama-cpp-python==0.3.36  # for its templates
 tar -xzf "$work"/llama_cpp_python-0.3.36.tar.gz -C "$work" --wildcards --strip-components=5 '*/models/templates/*.jinja'
 cd "$work"
-venv/bin/python - <<'END'
+venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 1; }
 from transformers.utils.chat_template_utils import render_jinja_template
 
 def rendered(template, messages, **kwargs):
