@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ from rsd_core.stopping import as_stop
 from rsd_core.thoughts.agreement import agree
 from rsd_core.thoughts.markers import Thinking
 from rsd_core.thoughts.reading import reader_of
+
+logger = logging.getLogger(__name__)
 
 
 class RequestOptions(TypedDict, total=False):
@@ -307,7 +310,9 @@ class Decoder(ABC):
         reader, last = request.progress.part.reader, request.records[-1] if request.records else None
         if last is not None and (reader.in_thought or (reader.state == "closed" and last.native is None)):
             where = "inside of" if reader.in_thought else "with"
-            request.degrade("no_answer", f"the response ended {where} its thought ({reason}): there is no answer")
+            message = f"the response ended {where} its thought ({reason}): there is no answer"
+            request.degrade("no_answer", message)
+            logger.warning("step %d: no_answer: %s", request.index, message)
         rate = None if self.target is None else self.target.flops_per_token
         if rate is not None:
             tokens = request.progress.tokens

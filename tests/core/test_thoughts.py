@@ -215,6 +215,20 @@ def test_a_response_that_ends_in_its_thought_says_so() -> None:
     assert len(events) == 1
 
 
+@pytest.mark.parametrize(
+    ("drafts", "limits", "kind"),
+    [(["And"], {}, "no_answer"), (["a b c d\n\n"] * 2 + ["So"], {"max_thought_tokens": 4}, "thought_limit")],
+)
+def test_what_becomes_of_a_thought_is_logged(
+    drafts: list[str], limits: dict[str, Any], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = rsd(drafts, thinking=OPENED, settings={"limits": Limits(**limits)}).run("question")
+    (noted,) = result.degradations
+    (line,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert noted.kind == kind
+    assert line.getMessage() == f"step {noted.step}: {kind}: {noted.message}"
+
+
 def test_tokens_that_nobody_sees_are_no_full_context() -> None:
     class Hidden(ScriptedDrafter):
         async def generate(self, path: Path, request: StepRequest) -> Generation:
