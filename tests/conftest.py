@@ -122,6 +122,7 @@ class Meter:
 
     def __init__(self, name: str, module: object) -> None:
         self.name, self.told = name, 0
+        self.module = module  # held, so that no model loaded later takes its id
         self._counter = Counter()
         self._counter.watch("model", module)
         self._inside = 0
