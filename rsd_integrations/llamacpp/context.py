@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rsd_core.errors import ConfigurationError
 from rsd_integrations.llamacpp.cells import Cells
 from rsd_integrations.llamacpp.layouts import Batch
-from rsd_integrations.llamacpp.model import Adapter, Model, free
+from rsd_integrations.llamacpp.model import Adapter, Model
 
 MOST_SEQUENCES: Final = 256
 """Sequences that a context can have: a constant of llama.cpp."""
@@ -46,7 +46,7 @@ class Context:
         batch: Most tokens of a `decode`; at least `sequences`.
         sequences: How many there can be, up to 256; they are numbered from 0.
         threads: Threads of a decode.
-        hidden: Hidden states are wanted too.
+        hidden: Hidden states are wanted too. A decode with outputs then takes as long as if all tokens in it were some.
         adapters: LoRA adapters with their scales.
         cache_type: Type of keys and values: "f32", "f16" or "q8_0".
 
@@ -118,7 +118,7 @@ class Context:
         self._lengths = [0] * sequences
         self._used = Cells(cells, sequences)
         self._outputs: list[int] = []
-        self._decoded = 0
+        self._embeds = hidden
         self._set_up_batch()
 
     def _prove(self) -> None:
@@ -149,7 +149,7 @@ class Context:
         size = self.batch
         self._ids, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
         self._of, self._wanted = np.zeros(size, np.int32), np.zeros(size, np.int8)
-        self._wanted[:] = self.with_hidden  # every token is an output then
+        self._wanted[:] = self.with_hidden
         self._ones = np.ones(size, np.int32)
         self._line = np.arange(self.cells, dtype=np.int32)
         self._pointers = self._of.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
@@ -183,13 +183,15 @@ class Context:
             if count > self._used.free:
                 return False
             self._batch.n_tokens = count
-            wanted = self._wanted
-            if not self.with_hidden:
+            self._outputs = []
+            if self.with_hidden:
+                self._embed(bool(outputs))
+                code = self._decode(self._address, self._batch)
+            else:
+                wanted = self._wanted
                 for place in outputs:
                     wanted[place] = 1
-            self._outputs = []
-            code = self._decode(self._address, self._batch)
-            if not self.with_hidden:
+                code = self._decode(self._address, self._batch)
                 for place in outputs:
                     wanted[place] = 0
             if code:
@@ -197,8 +199,15 @@ class Context:
             for sequence, first, ids in spans:
                 self._used.extend(sequence, first, len(ids))
                 self._lengths[sequence] = first + len(ids)
-            self._outputs, self._decoded = list(outputs), count
+            self._outputs = list(outputs)
             return True
+
+    def _embed(self, wanted: bool) -> None:
+        """Have hidden states come out, which the library does for every token or for none."""
+        if wanted != self._embeds:
+            self._call.llama_set_embeddings(self._address, wanted)
+            self._wanted[:] = wanted
+            self._embeds = wanted
 
     def _fill(self, spans: Sequence[tuple[int, int, Sequence[int]]]) -> int:
         """Write the spans into the batch, checked; returns how many tokens that is."""
@@ -298,7 +307,7 @@ class Context:
         last = self._call.llama_memory_seq_pos_max(self._memory, sequence)
         if not done or last != length - 1 or first != (0 if length else -1):
             raise RuntimeError(
-                f"sequence {sequence} should have {length} tokens now, and llama.cpp has the positions {first} to {last}"
+                f"sequence {sequence} should have {length} tokens now; llama.cpp has the positions {first} to {last}"
             )
 
     def copy(self, source: int, target: int) -> None:
@@ -423,5 +432,6 @@ def _check_model(model: Model) -> None:
 
 
 def _free(function: Any, address: int, process: int, lock: threading.Lock, _: Model) -> None:
-    with lock:  # a decode that is under way ends first
-        free(function, address, process)
+    if os.getpid() == process:  # else the lock may be held for ever, by a thread that the parent alone has
+        with lock:  # a decode that is under way ends first
+            function(address)

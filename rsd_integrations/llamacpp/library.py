@@ -61,6 +61,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "llama_model_chat_template": (c_char_p, c_void_p, c_char_p),
     "llama_adapter_lora_init": (c_void_p, c_void_p, c_char_p),
     "llama_vocab_n_tokens": (c_int32, c_void_p),
+    "llama_vocab_type": (c_int32, c_void_p),
     "llama_vocab_bos": (c_int32, c_void_p),
     "llama_vocab_eos": (c_int32, c_void_p),
     "llama_vocab_get_add_bos": (c_bool, c_void_p),
@@ -79,6 +80,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "llama_n_threads_batch": (c_int32, c_void_p),
     "llama_set_n_threads": (None, c_void_p, c_int32, c_int32),
     "llama_set_adapters_lora": (c_int32, c_void_p, c_void_p, c_size_t, ctypes.POINTER(c_float)),
+    "llama_set_embeddings": (None, c_void_p, c_bool),
     "llama_decode": (c_int32, c_void_p, Batch),
     "llama_get_logits": (c_void_p, c_void_p),
     "llama_get_embeddings": (c_void_p, c_void_p),
@@ -97,7 +99,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
 
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 _CONTINUED = 5
-_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_LEVELS = {3: logging.WARNING, 4: logging.ERROR}  # what it says as information fills pages
 _LOCK = threading.Lock()
 _library: Library | None = None
 
@@ -209,7 +211,7 @@ class Library:
 
     @contextmanager
     def messages(self) -> Iterator[list[str]]:
-        """What it says to this thread meanwhile as errors, for the text of an error of ours."""
+        """What it says to this thread meanwhile as errors: for the text of an error of ours, and not logged."""
         with self._log.kept() as lines:
             yield lines
 
@@ -223,12 +225,12 @@ class Log:
 
     def _take(self, level: int, text: bytes | None, _: object) -> None:
         state = self._thread.__dict__
-        begun: tuple[int, str] = state.pop("begun", (logging.INFO, ""))
+        begun: tuple[int, str] = state.pop("begun", (logging.DEBUG, ""))
         piece = (text or b"").decode(errors="replace")
         if level != _CONTINUED:
             if begun[1]:
                 self._say(*begun)
-            begun = (_LEVELS.get(level, logging.INFO), "")
+            begun = (_LEVELS.get(level, logging.DEBUG), "")
         level, line = begun[0], begun[1] + piece
         if line.endswith("\n"):
             self._say(level, line)
@@ -239,13 +241,14 @@ class Log:
         line = text.rstrip()
         if line:
             kept = self._thread.__dict__.get("kept")
-            if kept is not None and level >= logging.WARNING:
+            if kept is not None and level == logging.ERROR:
                 kept.append(line)
+                level = logging.DEBUG  # it is said by the error that follows
             logger.log(level, "%s", line)
 
     @contextmanager
     def kept(self) -> Iterator[list[str]]:
-        """Warnings and errors of this thread as a list."""
+        """The errors of this thread as a list."""
         self._thread.kept = lines = list[str]()
         try:
             yield lines

@@ -18,6 +18,8 @@ from rsd_core.errors import ConfigurationError
 from rsd_integrations.llamacpp.library import LIBRARY, REPACK, Library, library
 
 _MAGIC: Final = b"GGUF"
+_NO_VOCABULARY, _WITH_BYTES = 0, (1, 4, 6)  # llama_vocab_type: none; SentencePiece, Unigram and PLaMo
+_BYTE: Final = re.compile(r"<0x([0-9A-F]{2})>")
 _SHARD: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _LOCK = threading.Lock()
 _models: weakref.WeakValueDictionary[tuple[object, ...], Model] = weakref.WeakValueDictionary()
@@ -75,9 +77,11 @@ class Model:
         self.address = _load(self.library, file, gpu_layers, vocabulary_only)
         self._adapters: dict[tuple[object, ...], Adapter] = {}
         self._lock = threading.Lock()
-        weakref.finalize(self, free, self.library.llama_model_free, self.address, os.getpid())
+        weakref.finalize(self, _free, self.library.llama_model_free, self.address, os.getpid())
         call = self.library
         self._vocabulary = call.llama_model_get_vocab(self.address)
+        if call.llama_vocab_type(self._vocabulary) == _NO_VOCABULARY:
+            raise ConfigurationError(f"{file} has no vocabulary, so it reads no text")
         self.vocab_size = call.llama_vocab_n_tokens(self._vocabulary)
         width = call.optional("llama_model_n_embd_out", ctypes.c_int32, ctypes.c_void_p) or call.llama_model_n_embd
         self.width = width(self.address)
@@ -88,6 +92,7 @@ class Model:
         self.eos = self._token_or_none(call.llama_vocab_eos)
         self.add_bos = self.bos is not None and bool(call.llama_vocab_get_add_bos(self._vocabulary))
         self._buffer = ctypes.create_string_buffer(256)
+        self._check_vocabulary()
 
     @classmethod
     def load(cls, file: Path | str, *, gpu_layers: int | None = None, vocabulary_only: bool = False) -> Model:
@@ -112,7 +117,7 @@ class Model:
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says of itself, by key, as text. Long lists end early."""
+        """What the file says of itself, by key, as text. Lists are left out."""
         call = self.library
         count = call.llama_model_meta_count(self.address)
         keys = [_text(call.llama_model_meta_key_by_index, self.address, at) for at in range(count)]
@@ -138,29 +143,32 @@ class Model:
         """A text as tokens.
 
         Args:
-            text: Any text.
+            text: Any text; half of a surrogate pair is read as the replacement character.
             special: Read the names of control tokens in it as these tokens.
-            begin: Add what the file asks for before a text (and after it, where it does).
+            begin: Put `bos` before it where the file asks for that and the text does not bring it.
         """
-        data = text.encode(errors="surrogatepass")
+        data = text.encode(errors="surrogatepass").decode(errors="replace").encode()
         room = len(data) + 16
         while True:
             ids = (ctypes.c_int32 * room)()
-            count = self.library.llama_tokenize(self._vocabulary, data, len(data), ids, room, begin, special)
+            count = self.library.llama_tokenize(self._vocabulary, data, len(data), ids, room, False, special)
             if count >= 0:
-                return ids[:count]
+                break
             room = -count
+        # Not left to the library: where a file asks for a token that it does not name, it ends the process.
+        first = [self.bos] if begin and self.add_bos and self.bos is not None and ids[:1] != [self.bos] else []
+        return first + ids[:count]
 
     def piece(self, id_: int, special: bool = False) -> builtins.bytes:
         """The bytes that a token adds to a text; of a control token none, unless `special`."""
         self._check(id_)
-        while True:
-            buffer = self._buffer
-            with self._lock:
+        with self._lock:
+            while True:
+                buffer = self._buffer
                 size = self.library.llama_token_to_piece(self._vocabulary, id_, buffer, len(buffer), 0, special)
                 if size >= 0:
                     return buffer.raw[:size]
-            self._buffer = ctypes.create_string_buffer(-size)
+                self._buffer = ctypes.create_string_buffer(-size)
 
     def token(self, id_: int) -> str:
         """A token as the vocabulary spells it."""
@@ -184,6 +192,8 @@ class Model:
             ConfigurationError: The file is no GGUF file of an adapter for this model.
         """
         path = _checked(Path(file).expanduser())
+        if self.vocabulary_only:
+            raise ConfigurationError(f"{self.file.name} was loaded for its vocabulary alone: it takes no adapter")
         status = path.stat()
         identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
@@ -198,6 +208,21 @@ class Model:
                 self._adapters[identity] = Adapter(self, path, address)
             return self._adapters[identity]
 
+    def _check_vocabulary(self) -> None:
+        """Refuse a vocabulary that cannot spell every text: the library ends the process at the first such byte."""
+        if self.library.llama_vocab_type(self._vocabulary) not in _WITH_BYTES:
+            return
+        missing = set(range(256))
+        for id_ in range(self.vocab_size):
+            if byte := _BYTE.fullmatch(self.token(id_)):
+                missing.discard(int(byte[1], 16))
+                if not missing:
+                    return
+        raise ConfigurationError(
+            f"{self.file} has no tokens for {len(missing)} of the 256 bytes, so it cannot spell every text. "
+            "Convert the model anew, with a current convert_hf_to_gguf.py"
+        )
+
     def _check(self, id_: int) -> None:
         if not 0 <= id_ < self.vocab_size:
             raise ValueError(f"no token has the id {id_}: {self.file.name} has ids from 0 to {self.vocab_size - 1}")
@@ -210,7 +235,7 @@ class Model:
         return f"Model({str(self.file)!r})"
 
 
-def free(function: Callable[[int], None], address: int, process: int) -> None:
+def _free(function: Callable[[int], None], address: int, process: int) -> None:
     """Give back what the library holds; a child process leaves alone what its parent made."""
     if os.getpid() == process:
         function(address)
