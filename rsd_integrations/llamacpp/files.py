@@ -191,7 +191,8 @@ def _on_hub(repository: str, name: str) -> Path:
         chosen = name if name.endswith(".gguf") else _choose(f"hub={repository}", name, _hub_files(repository))
         folder, _, last = chosen.rpartition("/")
         names = [f"{folder}/{one}" if folder else one for one in shard_names(last)]
-        return [Path(hf_hub_download(repository, one)) for one in names][0]
+        files = [Path(hf_hub_download(repository, one)) for one in names]
+    return files[0]
 
 
 def _hub_files(repository: str) -> list[str]:
