@@ -25,6 +25,7 @@ SUBPACKAGES = {
     "verifiers": {"prm_formats"},
     "inprocess": {"prm_formats"},
     "huggingface": {"inprocess", "prm_formats"},
+    "llamacpp": {"inprocess", "prm_formats"},
     "embedded": {"huggingface", "inprocess"},
     "langchain": set(),
     "openai_compatible": {"huggingface", "inprocess", "prm_formats"},
