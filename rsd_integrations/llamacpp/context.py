@@ -43,7 +43,7 @@ class Context:
     Args:
         model: The model.
         cells: Tokens that fit, shared ones counted once. Rounded up to a multiple of 256.
-        batch: Most tokens of a `decode`; at least `sequences`.
+        batch: Most tokens of a `decode`, at least `sequences`; not more than `cells`.
         sequences: How many there can be, up to 256; they are numbered from 0.
         threads: Threads of a decode.
         hidden: Hidden states are wanted too. A decode with outputs then takes as long as if all tokens in it were some.
@@ -67,10 +67,10 @@ class Context:
         adapters: Sequence[tuple[Adapter, float]] = (),
         cache_type: str = "f16",
     ) -> None:
+        _check_model(model)
         _check_range("threads", threads, 1, MOST_THREADS)
         if cache_type not in TYPES:
             raise ValueError(f"cache_type {cache_type!r} is none of {', '.join(TYPES)}")
-        _check_model(model)
         for adapter, _ in adapters:
             if not adapter.fits(model):
                 raise ValueError(f"the adapter {adapter.file.name} was loaded for another model than {model.file.name}")
@@ -86,7 +86,8 @@ class Context:
         _check_range("sequences", sequences, 1, MOST_SEQUENCES)
         _check_range("cells", cells, 1, 2**31 - CELLS)
         cells += -cells % CELLS
-        _check_range("batch", batch, sequences, cells)  # as many outputs as sequences are always reserved
+        _check_range("batch", batch, sequences, 2**31 - 1)  # as many outputs as sequences are always reserved
+        batch = min(batch, cells)
         call, model, threads = self._call, self.model, self.threads
         parameters = call.context_parameters(
             n_ctx=cells,
