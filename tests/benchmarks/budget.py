@@ -65,8 +65,8 @@ def page(data: dict[str, Any]) -> str:
     lines = [
         "## Budgets",
         "",
-        f"Made by `python -m tests.benchmarks.budget`, {date.today().isoformat()}. The share of {data['steps']:,} steps "
-        "that `BudgetAware` sent to the target, one request after the other and 64 at a time:",
+        f"Made by `python -m tests.benchmarks.budget`, {date.today()}. The share of {data['steps']:,} steps that "
+        "`BudgetAware` sent to the target, one request after the other and 64 at a time:",
         "",
         "| rewards | " + " | ".join(f"γ = {gamma}, {c} at a time" for gamma in GAMMAS for c in (1, 64)) + " |",
         "|---|" + "---|" * 2 * len(GAMMAS),
