@@ -94,7 +94,7 @@ class Command:
 
     def write(self, options: argparse.Namespace, data: Mapping[str, Any]) -> None:
         """Write the figures where they were asked for, and show them; a sample is called one on its page."""
-        text = json.dumps({**data, "quick": options.quick}, indent=1, ensure_ascii=False)
+        text = json.dumps({"benchmark": self.name, "quick": options.quick, **data}, indent=1, ensure_ascii=False)
         if options.json:
             options.json.write_text(text + "\n", encoding="utf-8")
         section = None if self._page is None else self._page(data)
