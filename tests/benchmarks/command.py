@@ -107,8 +107,8 @@ class Command:
     def _marked(self, section: str, options: argparse.Namespace) -> str:
         numbers = {option: getattr(options, option) for option in self._sizes}
         note = (
-            f"**A sample**, made with `--quick` ({self._sampled(numbers)}): it shows that the command works and what "
-            "it measures, and is nothing to compare with."
+            f"**A sample**, made with `--quick` ({self._sampled(numbers)}): it shows that the command works and "
+            "what it measures. Cite no figures of it."
         )
         heading, _, rest = section.strip().partition("\n\n")
         return f"{heading}\n\n{note}\n\n{rest}" if heading.startswith("#") else f"{note}\n\n{section}"

@@ -99,7 +99,8 @@ def step_auc(verifier: str, n: int) -> dict[str, float]:
 
     one_thread()
     drafter, judge_model = load("embedded:draft"), load(f"embedded:{verifier}")
-    rollouts = roll_out(drafter.model, drafter.vocabulary.tokenizer, "test", 777, temperatures=(0.0,))
+    tokenizer, batch = drafter.vocabulary.tokenizer, min(n, 128)
+    rollouts = roll_out(drafter.model, tokenizer, "test", 777, temperatures=(0.0,), batch=batch)
     right: list[float] = []
     wrong: list[float] = []
     for rollout in itertools.islice(rollouts, n):

@@ -17,11 +17,11 @@ RECORD = Path(__file__).with_suffix(".json")
 
 
 def keys(data: Any, above: str = "") -> Iterator[str]:
-    """Where figures are: `rows[].share` is in every element of a list, or in some."""
+    """Where figures are: `rows[].share` is in a row of a table, or in all. How many values a list has says nothing."""
     if isinstance(data, dict):
         for key, value in data.items():
             yield from keys(value, f"{above}.{key}" if above else key)
-    elif isinstance(data, list) and data:
+    elif isinstance(data, list) and any(isinstance(value, dict) for value in data):
         for value in data:
             yield from keys(value, f"{above}[]")
     else:

@@ -35,10 +35,11 @@ from tests.benchmarks.command import Command, Size
 SIZES = {
     "n": Size(200, 8, "held-out problems"),
     "steps": Size(900, 10, "steps of training"),
-    "rollouts": Size(4096, 64, "rollouts that it trains on"),
+    "rollouts": Size(4096, 64, "rollouts that it trains on", least=4),
 }
 LANGUAGE_MODEL = FOLDER / "verifier"
 RECIPE = RewardRecipe(new_layers=0, tokens=3600, muon_lr=0.001, adam_lr=3e-4, seed=5)
+TEMPERATURES = (0.0, 0.7, 1.0, 1.3)
 THRESHOLDS = (0.3, 0.5, 0.7)
 MERGES: dict[str, Any] = {
     "linear, weight 0.5": {"method": "linear", "weight": 0.5},
@@ -76,7 +77,8 @@ def train(folder: Path, steps: int, rollouts: int) -> None:
     """Teach a copy of the language model to judge, and save it with its head."""
     tokenizer, recipe = load_tokenizer(LANGUAGE_MODEL), replace(RECIPE, steps=steps)
     writer = AutoModelForCausalLM.from_pretrained(LANGUAGE_MODEL, dtype=torch.float32)
-    stream = roll_out(writer, tokenizer, "train", 91, temperatures=(0.0, 0.7, 1.0, 1.3))
+    batch = min(128, rollouts // len(TEMPERATURES))
+    stream = roll_out(writer, tokenizer, "train", 91, temperatures=TEMPERATURES, batch=batch)
     examples = [encode(tokenizer, rollout) for rollout in itertools.islice(stream, rollouts)]
     torch.manual_seed(recipe.seed)
     model = RewardModel(LANGUAGE_MODEL, 0).to(torch.bfloat16)

@@ -91,7 +91,7 @@ def _mode(comparison: Comparison) -> dict[str, Any]:
     }
     return {
         "opening": mode.opening,
-        "arguments": dict(mode.arguments),
+        "arguments": [f"{name}={json.dumps(value).strip(chr(34))}" for name, value in mode.arguments.items()],
         "system": mode.system,
         "default": not mode.system
         and own.prompt == comparison.template.render(turns(mode), generate=True, arguments={}),
@@ -136,7 +136,7 @@ def _cells(one: dict[str, Any]) -> Iterator[str]:
 
 
 def _switch(mode: dict[str, Any]) -> str:
-    told = [f"`template.{name}={json.dumps(value).strip(chr(34))}`" for name, value in mode["arguments"].items()]
+    told = [f"`template.{argument}`" for argument in mode["arguments"]]
     told += ["`/no_think` in the system message"] if mode["system"] else []
     return f"{' '.join(told)}{' (default)' if mode['default'] else ''}"
 
@@ -172,7 +172,8 @@ def main() -> None:
     known = {"date": date.today().isoformat(), "templates": len(sources), "thinking": reports}
     COMMAND.write(options, known)
     wrong = [f"{one['template']}: {fault}" for one in reports for fault in one["faults"]]
-    raise SystemExit("\n".join(["wrong:", *wrong]) if wrong else 0)
+    if wrong:
+        raise SystemExit("\n".join(["wrong:", *wrong]))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from tests.benchmarks.command import Command, Size
 
 SIZES = {"n": Size(500, 24, "held-out problems"), "scored": Size(500, 24, "responses whose steps are scored", least=24)}
 SEED = 1
+BATCH = 128
+"""Responses written side by side."""
 RESPONSE = re.compile(
     r"<think>\n(?P<thought>(?:(?!</?think>).)*\S)\n</think>\n\n(?P<answer>(?:(?!</?think>).)+)", re.DOTALL
 )
@@ -42,7 +44,9 @@ def responses(name: str, thinking: bool, n: int, seed: int = SEED) -> list[Rollo
     """Greedy responses of a model of the family to held-out problems."""
     model = load(f"embedded:{name}")
     tokenizer: Any = model.vocabulary.tokenizer
-    rollouts = roll_out(model.model, tokenizer, "test", seed, temperatures=(0.0,), enable_thinking=thinking)
+    rollouts = roll_out(
+        model.model, tokenizer, "test", seed, temperatures=(0.0,), batch=min(n, BATCH), enable_thinking=thinking
+    )
     return list(itertools.islice(rollouts, n))
 
 
