@@ -38,10 +38,11 @@ from rsd_core import (
     Verifier,
 )
 from rsd_integrations.embedded.models import FOLDER
-from rsd_integrations.huggingface import HuggingFaceGenerator, engine, loading
+from rsd_integrations.huggingface import HuggingFaceGenerator, loading
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.shared import SharedVerifier
+from rsd_integrations.inprocess import engine
 from tests.benchmarks.clocks import seconds, timed
 from tests.benchmarks.command import Command, Size
 from tests.benchmarks.servers import recorded
@@ -57,6 +58,8 @@ SAMPLE_LAYERS, SAMPLE_WORDS = 4, 8192
 """Of the models of `--quick`, which are as wide as the published ones."""
 CONCURRENT = 32
 DELTA = 0.5
+DELIMITER, ANY_TEXT = "\n\n", " "
+"""What the engine looks for after each token, and never finds in random words; what every step holds, for the core."""
 OF_THE_ENGINE = ("overhead_batch1", "overhead_batch32", "concurrent32_over_sequential")
 OF_RSD = ("vs_target_generate", "vs_naive_rsd")
 
@@ -113,7 +116,7 @@ class Replayed(Drafter, Target):
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         said = at(self._record, path.prompt, path.depth).target
-        asked = replace(request, max_tokens=said.size)
+        asked = replace(request, max_tokens=said.size, delimiter=DELIMITER)
         made = await self.inner.generate(path, asked)
         return replace(made, steps=tuple(replace(step, ending=said.ending) for step in made.steps))
 
@@ -193,8 +196,8 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int, *, s
             drafter=writers[0], verifier=verifier, target=writers[1], policy=BinaryStep(delta=DELTA), settings=settings
         )
         for settings in (
-            Settings(reuse_rejected=False),  # random weights agree on no token
-            Settings(reuse_rejected=False, limits=Limits(max_steps=2)),
+            Settings(delimiter=ANY_TEXT, reuse_rejected=False),  # random weights agree on no token
+            Settings(delimiter=ANY_TEXT, reuse_rejected=False, limits=Limits(max_steps=2)),
         )
     )
     plain = Plain(writers[0], reader, writers[1], record)

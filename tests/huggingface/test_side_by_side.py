@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rsd_core import Usage
-from rsd_integrations.huggingface.engine import AGING, Engine, _Queue
+from rsd_integrations.inprocess.engine import AGING, Engine, _Queue
 
 
 @dataclass(eq=False)

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step, Thinking, beginning
 from rsd_core.paths import begun
-from rsd_integrations.huggingface.chat_template import chat_template
+from rsd_integrations.inprocess.chat_template import Tokenizer, chat_template
 from rsd_integrations.prm_formats import PathIds
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from rsd_core import Markers
-    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 
 class Vocabulary:
@@ -33,9 +30,7 @@ class Vocabulary:
         ConfigurationError: The chat template uses no such argument, or there is none.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase | BareTokenizer, size: int, template: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int, template: Mapping[str, Any] | None = None) -> None:
         self.tokenizer = tokenizer
         self.template = chat_template(tokenizer, template)
         """None where the tokenizer has no chat template."""
