@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.benchmarks import inprocess, shapes
 from tests.benchmarks.command import Command, Size
@@ -120,4 +122,22 @@ def test_a_sample_is_made_on_shapes_as_wide_and_less_deep() -> None:
     sample = shapes.SMALL.sample()
     assert (sample.hidden, sample.heads, sample.intermediate) == (896, 14, 4864)
     assert (sample.layers, sample.vocabulary) == (shapes.SAMPLE_LAYERS, shapes.SAMPLE_WORDS)
-    assert sample.name == "Qwen2.5-0.5B with 4 of its 24 layers and 8,192 words"
+    assert sample.name == "Qwen2.5-0.5B with 2 of its 24 layers and 8,192 words"
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """As many as before, whatever a benchmark sets."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_lengths_and_decisions_are_replayed_on_other_models(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = shapes.Shape("tiny", 32, 64, 1, 2, 1, 8192)
+    for name, value in {"SMALL": tiny, "SMALL_TARGET": tiny, "CONCURRENT": 3}.items():
+        monkeypatch.setattr(shapes, name, value)
+    figures = shapes.measure(torch.device("cpu"), rounds=1, problems=0, answers=1)
+    assert all(figures[name] > 0 for name in shapes.OF_THE_ENGINE)
+    assert figures["steps"] > 3
+    assert figures["tokens"] > 10 * figures["steps"]
