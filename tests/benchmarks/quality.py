@@ -156,7 +156,7 @@ def main() -> None:
     sampled = at_equal_flops(first, rsd["verifier"], found["verifier"])
     report = run([*BASELINES, *rsd.values(), *budgets, *others, *sampled])
     weights = {
-        f"rsd:verifier=embedded:prm@{text(policy)}": f"{name_of(policy)} for {name_of(fixed)}"
+        f"rsd:verifier=embedded:prm@{text(policy)}": f"{name_of(policy)} at the share of {name_of(fixed)}"
         for fixed in (Clipping(), Sigmoid())
         for policy in matched(found["prm"], fixed)
     }
