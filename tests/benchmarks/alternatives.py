@@ -32,6 +32,7 @@ from tests.benchmarks.command import Command, Size
 
 SIZES = {
     "tokens": Size(60, 8, "tokens after each prompt"),
+    "first": Size(2, 1, "first calls of each way, in which one is compiled"),
     "rounds": Size(5, 1, "rounds of each way"),
     "layer_rounds": Size(30, 3, "rounds of a single layer"),
 }
@@ -155,7 +156,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"{platform.machine()}, no GPU, one thread, load average {data['load'][0]:.1f}: embedded:target, greedy, "
         f"{data['tokens']} tokens after each of 1 and 32 prompts.",
         "",
-        "| way, batch | tokens per second | first two calls, seconds |",
+        f"| way, batch | tokens per second | first calls ({data['first']}), seconds |",
         "|---|---|---|",
     ]
     for name, rate in data["tokens_per_second"].items():
@@ -193,7 +194,7 @@ def main() -> None:
         }
         for name, method in methods.items():
             started = time.perf_counter()
-            for _ in range(2):
+            for _ in range(options.first):
                 method(prompts[:batch])
             first[f"{name}, {batch}"] = time.perf_counter() - started
             print(f"{name}, {batch}: {first[f'{name}, {batch}']:.1f} s", file=sys.stderr, flush=True)
@@ -209,6 +210,7 @@ def main() -> None:
     data = {
         "date": date.today().isoformat(),
         "tokens": options.tokens,
+        "first": options.first,
         "tokens_per_second": rates,
         "first_calls": first,
         "attention": attention(1, options.layer_rounds) | attention(32, options.layer_rounds),
