@@ -62,6 +62,7 @@ class LlamaRunner(Runner):
         if logits is None:
             return False
         self.passes += 1
+        sequence.last_output = None
         sequence.ids.append(ids[position])
         sampling = call.request.sampling
         token = choose(logits, sampling, row.uniforms(1)[0] if sampling.temperature else 0.0)

@@ -119,3 +119,25 @@ def windowed() -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def requantised(source: Path, kind: str) -> Path:
+    """A model with all its matrices in another type."""
+    file = Path(mkdtemp(prefix="rsd-tests-")) / f"{source.stem}-{kind}.gguf"
+    reader, type_ = gguf.GGUFReader(source), gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(file, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
+            inner = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], inner)
+    for tensor in reader.tensors:
+        weights = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(tensor.shape[::-1])
+        if weights.ndim > 1:
+            writer.add_tensor(tensor.name, gguf.quantize(weights, type_), raw_dtype=type_)
+        else:
+            writer.add_tensor(tensor.name, weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
