@@ -169,7 +169,8 @@ def tokenizer_of(file: Mapping[str, Any], name: str) -> Tokenizer:
             if of == kind
         ]
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
-    before = _ends(file, "bos", default=file["model"] == "llama")
+    begun = file["model"] == "llama" or any(one.whole for one in SPLITTERS if file.get("pre") in one.names)
+    before = _ends(file, "bos", default=begun)
     after = _ends(file, "eos", default=False)
     if before or after:
         pieces = [*(f"{tokens[id_]}:0" for id_ in before), "$A:0", *(f"{tokens[id_]}:0" for id_ in after)]
