@@ -25,6 +25,7 @@ SUBPACKAGES = {
     "verifiers": {"prm_formats"},
     "huggingface": {"prm_formats"},
     "embedded": {"huggingface"},
+    "llamacpp": {"inprocess", "prm_formats"},
     "langchain": set(),
     "openai_compatible": {"huggingface", "prm_formats"},
     "llamaindex": set(),

@@ -17,7 +17,6 @@ from typing import Any
 
 import gguf
 import numpy as np
-import xllamacpp
 
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -90,6 +89,8 @@ def tensors(file: Path) -> Iterator[tuple[str, Any]]:
 
 def main() -> None:
     """Serve until killed."""
+    import xllamacpp  # who only writes files needs no server
+
     folder, port, name, window = sys.argv[1:]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / f"{name}.gguf"

@@ -1,0 +1,1 @@
+"""GGUF files in process, through the C functions of llama.cpp."""

@@ -1,0 +1,188 @@
+"""What stands in a GGUF file before its data: values by key, and tensors with their types.
+
+The format is that of ggml, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A vocabulary is an array of some
+hundred thousand strings there; arrays are passed over until somebody asks for one.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsd_core import ConfigurationError
+from rsd_integrations.llamacpp.tensor_types import TENSOR_TYPES
+
+MAGIC, VERSIONS = b"GGUF", (2, 3)
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array that is still in its file."""
+
+    file: Path
+    kind: int
+    count: int
+    start: int
+
+    def read(self) -> list[Any]:
+        """Its values."""
+        with self.file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            reader = _Reader(self.file, data, self.start)
+            if self.kind == _STRING:
+                return [reader.string() for _ in range(self.count)]
+            form = struct.Struct(f"<{self.count}{_SCALARS[self.kind][1]}")
+            return list(form.unpack_from(data, self.start))
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor as the file lists it."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Inputs first, as ggml counts: a matrix of 64 inputs and 192 outputs is (64, 192)."""
+    type: str
+    bytes: int
+
+    @property
+    def weights(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What one file says."""
+
+    version: int
+    """Of the format."""
+    metadata: Mapping[str, Any]
+    """Numbers, texts and `Array`s by key."""
+    tensors: tuple[Tensor, ...]
+
+
+def read_contents(file: Path) -> Contents:
+    """Read what a file says.
+
+    Raises:
+        ConfigurationError: It is no GGUF file, of another version or byte order, cut short, or damaged.
+    """
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(8)
+            if start[:4] != MAGIC:
+                raise ConfigurationError(f"{file} is no GGUF file: it begins with {start[:4]!r}, not with {MAGIC!r}")
+            _check_version(file, start[4:])
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _Reader(file, data, 4).contents()
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (struct.error, OverflowError, MemoryError) as error:
+        raise ConfigurationError(
+            f"{file} is cut short, or damaged: it ends within its header; fetch it again"
+        ) from error
+    except (KeyError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{file} is damaged ({error}); fetch it again") from error
+
+
+def _check_version(file: Path, number: bytes) -> None:
+    version = int.from_bytes(number, "little")
+    if version in VERSIONS:
+        return
+    if int.from_bytes(number, "big") in VERSIONS:
+        raise ConfigurationError(f"{file} is in big-endian byte order, for other machines; fetch or convert it again")
+    raise ConfigurationError(f"{file} is of version {version} of GGUF; versions 2 and 3 can be read. Convert it again")
+
+
+class _Reader:
+    """A place in a file."""
+
+    def __init__(self, file: Path, data: mmap.mmap, at: int) -> None:
+        self.file, self.data, self.at = file, data, at
+
+    def contents(self) -> Contents:
+        version, tensors, values = self.number("<I"), self.number("<Q"), self.number("<Q")
+        metadata = {self.string(): self.value() for _ in range(values)}
+        listed = [self.tensor() for _ in range(tensors)]
+        self._check_places(metadata.get("general.alignment", 32), listed)
+        return Contents(version, metadata, tuple(tensor for tensor, _ in listed))
+
+    def number(self, form: str) -> Any:
+        (value,) = struct.unpack_from(form, self.data, self.at)
+        self.at += struct.calcsize(form)
+        return value
+
+    def string(self) -> str:
+        size = self.number("<Q")
+        self._skip(size)
+        return self.data[self.at - size : self.at].decode()
+
+    def value(self) -> Any:
+        kind = self.number("<I")
+        if kind == _STRING:
+            return self.string()
+        return self.array() if kind == _ARRAY else self.number(_SCALARS[kind])
+
+    def array(self) -> Array:
+        kind, count = self.number("<I"), self.number("<Q")
+        array = Array(self.file, kind, count, self.at)
+        if kind == _STRING:
+            self._skip_strings(count)
+        else:
+            self._skip(count * struct.calcsize(_SCALARS[kind]))
+        return array
+
+    def tensor(self) -> tuple[Tensor, int]:
+        """A tensor, and where it begins in the data."""
+        name = self.string()
+        dimensions = self.number("<I")
+        if dimensions > 4:
+            raise ValueError(f"the tensor {name} has {dimensions} dimensions")
+        shape = tuple(self.number("<Q") for _ in range(dimensions))
+        number = self.number("<I")
+        if number not in TENSOR_TYPES:
+            raise ConfigurationError(
+                f"{self.file}: its tensor {name} has the type {number}, which is unknown here; "
+                "fetch the file in another quantisation"
+            )
+        type_ = TENSOR_TYPES[number]
+        if shape and shape[0] % type_.weights:
+            raise ValueError(f"rows of the tensor {name} hold {shape[0]} weights, no multiple of {type_.weights}")
+        size = math.prod(shape) // type_.weights * type_.bytes
+        return Tensor(name, shape, type_.name, size), self.number("<Q")
+
+    def _skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self.data):
+            raise struct.error
+
+    def _skip_strings(self, count: int) -> None:
+        at, data, size_at = self.at, self.data, _LENGTH.unpack_from
+        for _ in range(count):
+            at += 8 + size_at(data, at)[0]
+        self.at = at
+        self._skip(0)
+
+    def _check_places(self, alignment: Any, listed: Sequence[tuple[Tensor, int]]) -> None:
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"general.alignment is {alignment}, no power of two")
+        start = -(-self.at // alignment) * alignment
+        for tensor, at in listed:
+            if at % alignment:
+                raise ValueError(f"the tensor {tensor.name} begins at {at}, no multiple of {alignment}")
+            if start + at + tensor.bytes > len(self.data):
+                raise ConfigurationError(
+                    f"{self.file} is cut short: it has {len(self.data):,} bytes, and its tensor {tensor.name} ends at "
+                    f"{start + at + tensor.bytes:,}; fetch it again"
+                )

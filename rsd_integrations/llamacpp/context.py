@@ -1,0 +1,437 @@
+"""The cache of a model: sequences of tokens, extended, branched and rolled back.
+
+The library answers a broken precondition by ending the process. All of them are checked here, before it is called.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsd_core.errors import ConfigurationError
+from rsd_integrations.llamacpp.cells import Cells
+from rsd_integrations.llamacpp.layouts import Batch
+from rsd_integrations.llamacpp.model import Adapter, Model
+
+MOST_SEQUENCES: Final = 256
+"""Sequences that a context can have: a constant of llama.cpp."""
+MOST_THREADS: Final = 512
+"""Threads that it can have: likewise."""
+CELLS: Final = 256
+"""The library rounds the number of cells up to a multiple of this."""
+TYPES: Final = {"f32": 0, "f16": 1, "q8_0": 8}
+"""Types of keys and values in the cache, by ggml's number."""
+
+_NONE, _MAGIC = 0, b"rsd1"
+_STATE = struct.Struct("<4sIQ")
+
+
+class Context:
+    """The tokens that a model has read, in sequences that share what they have in common.
+
+    One cache for all sequences: a copy marks the same cells, and costs nothing. Windows of attention are kept whole, so
+    that every sequence can be rolled back to any length. Not meant for two threads at once; they wait for each other.
+
+    Args:
+        model: The model.
+        cells: Tokens that fit, shared ones counted once. Rounded up to a multiple of 256.
+        batch: Most tokens of a `decode`; at least `sequences`.
+        sequences: How many there can be, up to 256; they are numbered from 0.
+        threads: Threads of a decode.
+        hidden: Hidden states are wanted too. A decode with outputs then takes as long as if all tokens in it were some.
+        adapters: LoRA adapters with their scales.
+        cache_type: Type of keys and values: "f32", "f16" or "q8_0".
+
+    Raises:
+        ConfigurationError: The model cannot be used so, or there is not enough memory.
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cells: int,
+        batch: int = 512,
+        sequences: int = 64,
+        threads: int = 1,
+        hidden: bool = False,
+        adapters: Sequence[tuple[Adapter, float]] = (),
+        cache_type: str = "f16",
+    ) -> None:
+        _check_range("sequences", sequences, 1, MOST_SEQUENCES)
+        _check_range("threads", threads, 1, MOST_THREADS)
+        _check_range("cells", cells, 1, 2**31 - CELLS)
+        cells += -cells % CELLS
+        _check_range("batch", batch, sequences, cells)  # as many outputs as sequences are always reserved
+        if cache_type not in TYPES:
+            raise ValueError(f"cache_type {cache_type!r} is none of {', '.join(TYPES)}")
+        _check_model(model)
+        for adapter, _ in adapters:
+            if not adapter.fits(model):
+                raise ValueError(f"the adapter {adapter.file.name} was loaded for another model than {model.file.name}")
+        self.model, self.cells, self.batch, self.sequences = model, cells, batch, sequences
+        self.threads, self.with_hidden = threads, hidden
+        self._call = call = model.library
+        parameters = call.context_parameters(
+            n_ctx=cells,
+            n_batch=batch,
+            n_ubatch=batch,
+            n_seq_max=sequences,
+            n_threads=threads,
+            n_threads_batch=threads,
+            embeddings=hidden,
+            pooling_type=_NONE,
+            type_k=TYPES[cache_type],
+            type_v=TYPES[cache_type],
+            kv_unified=True,
+            swa_full=True,
+            no_perf=True,
+        )
+        with call.messages() as said:
+            address = call.llama_init_from_model(model.address, parameters)
+        if not address:
+            raise ConfigurationError(
+                f"no context of {cells} tokens for {model.file.name}: {'; '.join(said) or 'out of memory'}. "
+                "A smaller one (`context=` or `cache_bytes=`) takes less memory"
+            )
+        self._lock = threading.Lock()
+        # The finalizer holds the model: its weights outlive every context.
+        self._free = weakref.finalize(self, _free, call.llama_free, address, os.getpid(), self._lock, model)
+        self._address = ctypes.c_void_p(address)
+        self._memory = ctypes.c_void_p(call.llama_get_memory(address))
+        self._prove()
+        if adapters:
+            addresses = (ctypes.c_void_p * len(adapters))(*(adapter.address for adapter, _ in adapters))
+            scales = (ctypes.c_float * len(adapters))(*(scale for _, scale in adapters))
+            if call.llama_set_adapters_lora(address, addresses, len(adapters), scales):
+                raise ConfigurationError(f"llama.cpp refuses the adapters for {model.file.name}")
+        self._decode = call.llama_decode
+        self._lengths = [0] * sequences
+        self._used = Cells(cells, sequences)
+        self._outputs: list[int] = []
+        self._embeds = hidden
+        self._set_up_batch()
+
+    def _prove(self) -> None:
+        """What was asked for must be what there is: the layout's second proof."""
+        call, address = self._call, self._address
+        asked = {
+            "n_ctx": self.cells,
+            "n_ctx_seq": self.cells,  # as many as cells only where the cache is unified
+            "n_batch": self.batch,
+            "n_ubatch": self.batch,
+            "n_seq_max": self.sequences,
+            "n_threads": self.threads,
+            "n_threads_batch": self.threads,
+        }
+        wrong = [
+            f"{name} = {value} instead of {asked[name]}"
+            for name in asked
+            if (value := getattr(call, f"llama_{name}")(address)) != asked[name]
+        ]
+        if wrong:
+            self.close()
+            raise ConfigurationError(
+                f"{call.source} made a context with {', '.join(wrong)}: its structures are others than those of "
+                f"{call.layout.builds}"
+            )
+
+    def _set_up_batch(self) -> None:
+        size = self.batch
+        self._ids, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        self._of, self._wanted = np.zeros(size, np.int32), np.zeros(size, np.int8)
+        self._wanted[:] = self.with_hidden
+        self._ones = np.ones(size, np.int32)
+        self._line = np.arange(self.cells, dtype=np.int32)
+        self._pointers = self._of.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
+        self._batch = Batch(
+            0,
+            self._ids.ctypes.data,
+            None,
+            self._positions.ctypes.data,
+            self._ones.ctypes.data,
+            self._pointers.ctypes.data,
+            self._wanted.ctypes.data,
+        )
+
+    def decode(self, spans: Sequence[tuple[int, int, Sequence[int]]], outputs: Sequence[int]) -> bool:
+        """Read tokens, each behind its sequence's last one.
+
+        Args:
+            spans: Sequence, position of the first token, and ids, for each run of tokens.
+            outputs: Places in the batch (0 is the first token of the first span) whose logits are wanted, ascending.
+
+        Returns:
+            False where the cache has no room for them; nothing is changed then.
+
+        Raises:
+            ValueError: A span does not continue its sequence, or a number is out of its range. Nothing is changed.
+            RuntimeError: The library failed; the sequences are as they were.
+        """
+        with self._lock:
+            count = self._fill(spans)
+            self._check_outputs(outputs, count)
+            if count > self._used.free:
+                return False
+            self._batch.n_tokens = count
+            self._outputs = []
+            if self.with_hidden:
+                self._embed(bool(outputs))
+                code = self._decode(self._address, self._batch)
+            else:
+                wanted = self._wanted
+                for place in outputs:
+                    wanted[place] = 1
+                code = self._decode(self._address, self._batch)
+                for place in outputs:
+                    wanted[place] = 0
+            if code:
+                return self._failed(code, spans)
+            for sequence, first, ids in spans:
+                self._used.extend(sequence, first, len(ids))
+                self._lengths[sequence] = first + len(ids)
+            self._outputs = list(outputs)
+            return True
+
+    def _embed(self, wanted: bool) -> None:
+        """Have hidden states come out, which the library does for every token or for none."""
+        if wanted != self._embeds:
+            self._call.llama_set_embeddings(self._address, wanted)
+            self._wanted[:] = wanted
+            self._embeds = wanted
+
+    def _fill(self, spans: Sequence[tuple[int, int, Sequence[int]]]) -> int:
+        """Write the spans into the batch, checked; returns how many tokens that is."""
+        begun: dict[int, int] = {}
+        vocabulary, lengths, count = self.model.vocab_size, self._lengths, 0
+        for sequence, first, ids in spans:
+            self._check_sequence(sequence)
+            length = begun.get(sequence, lengths[sequence])
+            if first != length:
+                raise ValueError(f"sequence {sequence} has {length} tokens, so it cannot go on at {first}")
+            size = len(ids)
+            end = count + size
+            if not size or end > self.batch:
+                raise ValueError(f"a batch takes 1 to {self.batch} tokens, each span at least one; these are {end}")
+            if min(ids) < 0 or max(ids) >= vocabulary:
+                raise ValueError(f"ids go from 0 to {vocabulary - 1}; these go from {min(ids)} to {max(ids)}")
+            if first + size > self.cells:
+                raise ValueError(f"a sequence has at most {self.cells} tokens; this one would have {first + size}")
+            if size == 1:
+                self._ids[count], self._positions[count], self._of[count] = ids[0], first, sequence
+            else:
+                self._ids[count:end] = ids
+                self._positions[count:end] = self._line[first : first + size]
+                self._of[count:end] = sequence
+            begun[sequence], count = first + size, end
+        if not count:
+            raise ValueError("there is nothing to decode")
+        return count
+
+    def _failed(self, code: int, spans: Sequence[tuple[int, int, Sequence[int]]]) -> bool:
+        """After a decode that failed: sequences as they were."""
+        for sequence in {sequence for sequence, _, _ in spans}:
+            self._remove(sequence, self._lengths[sequence])
+        if code == 1:
+            return False
+        raise RuntimeError(f"llama.cpp could not decode: code {code}")
+
+    @staticmethod
+    def _check_outputs(outputs: Sequence[int], count: int) -> None:
+        last = -1
+        for place in outputs:
+            if not last < place < count:
+                raise ValueError(f"outputs are places from 0 to {count - 1}, ascending; these are {list(outputs)}")
+            last = place
+
+    def logits(self, count: int) -> NDArray[np.float32]:
+        """The logits of the first `count` outputs that the last decode was asked for: a copy, [count, vocabulary]."""
+        return self._rows(self._call.llama_get_logits, count, self.model.vocab_size)
+
+    def hidden(self, count: int) -> NDArray[np.float32]:
+        """Their hidden states after the last norm: a copy, [count, width]. For contexts with `hidden`."""
+        if not self.with_hidden:
+            raise ValueError("this context was made without `hidden`")
+        return self._rows(self._call.llama_get_embeddings, count, self.model.width)
+
+    def _rows(self, function: Any, count: int, width: int) -> NDArray[np.float32]:
+        with self._lock:
+            self._check_open()
+            outputs = self._outputs
+            if not 0 <= count <= len(outputs):
+                raise ValueError(f"the last decode had {len(outputs)} outputs; {count} are asked for")
+            rows = np.empty((count, width), np.float32)
+            if not count:
+                return rows
+            address = function(self._address)
+            if not address:
+                raise RuntimeError("llama.cpp has no outputs of the last decode")
+            if not self.with_hidden or outputs[count - 1] == count - 1:  # they lie in a row
+                ctypes.memmove(rows.ctypes.data, address, rows.nbytes)
+            else:
+                for row, place in enumerate(outputs[:count]):
+                    ctypes.memmove(rows[row].ctypes.data, address + 4 * width * place, 4 * width)
+            return rows
+
+    def rollback(self, sequence: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a sequence.
+
+        Raises:
+            ValueError: It has fewer.
+            RuntimeError: The library kept others than these, so that what it holds is of no use.
+        """
+        with self._lock:
+            self._check_sequence(sequence)
+            if not 0 <= length <= self._lengths[sequence]:
+                raise ValueError(f"sequence {sequence} has {self._lengths[sequence]} tokens, not {length}")
+            if length < self._lengths[sequence]:
+                self._remove(sequence, length)
+                self._used.cut(sequence, length, self._lengths[sequence])
+                self._lengths[sequence] = length
+
+    def _remove(self, sequence: int, length: int) -> None:
+        done = self._call.llama_memory_seq_rm(self._memory, sequence, length, -1)
+        self._check_positions(sequence, length, done)
+
+    def _check_positions(self, sequence: int, length: int, done: bool = True) -> None:
+        first = self._call.llama_memory_seq_pos_min(self._memory, sequence)
+        last = self._call.llama_memory_seq_pos_max(self._memory, sequence)
+        if not done or last != length - 1 or first != (0 if length else -1):
+            raise RuntimeError(
+                f"sequence {sequence} should have {length} tokens now; llama.cpp has the positions {first} to {last}"
+            )
+
+    def copy(self, source: int, target: int) -> None:
+        """Make an empty sequence hold what another one holds. Cells are shared, not copied."""
+        with self._lock:
+            self._check_sequence(source)
+            self._check_sequence(target)
+            length = self._lengths[source]
+            if source == target or self._lengths[target]:
+                raise ValueError(f"sequence {target} is not empty, so {source} cannot be copied into it")
+            if length:
+                self._call.llama_memory_seq_cp(self._memory, source, target, 0, length)
+                self._used.share(source, target, length)
+                self._lengths[target] = length
+                self._check_positions(target, length)
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        with self._lock:
+            self._check_open()
+            self._call.llama_memory_clear(self._memory, False)
+            self._lengths = [0] * self.sequences
+            self._used = Cells(self.cells, self.sequences)
+            self._outputs = []
+
+    def length(self, sequence: int) -> int:
+        """Tokens of a sequence."""
+        self._check_sequence(sequence)
+        return self._lengths[sequence]
+
+    @property
+    def free_cells(self) -> int:
+        """Tokens for which there is room."""
+        return self._used.free
+
+    def save(self, sequence: int) -> bytes:
+        """What a sequence holds, to be restored into a context of the same model that is made alike."""
+        with self._lock:
+            self._check_sequence(sequence)
+            size = self._call.llama_state_seq_get_size(self._address, sequence)
+            data = bytearray(_STATE.size + size)
+            target = (ctypes.c_char * size).from_buffer(data, _STATE.size)
+            written = self._call.llama_state_seq_get_data(self._address, target, size, sequence)
+            del target
+            if written != size:
+                raise RuntimeError(f"llama.cpp could not save sequence {sequence}")
+            _STATE.pack_into(data, 0, _MAGIC, self._lengths[sequence], size)
+            return bytes(data)
+
+    def restore(self, sequence: int, data: bytes) -> bool:
+        """Put what was saved into an empty sequence.
+
+        Returns:
+            False where the cache has no room for it; nothing is changed then.
+
+        Raises:
+            ValueError: The sequence is not empty, or the data are not what `save` returned.
+            RuntimeError: The library does not take them: they are of another model.
+        """
+        with self._lock:
+            self._check_sequence(sequence)
+            if self._lengths[sequence]:
+                raise ValueError(f"sequence {sequence} is not empty")
+            magic, length, size = _STATE.unpack_from(data) if len(data) >= _STATE.size else (b"", 0, 0)
+            if magic != _MAGIC or len(data) != _STATE.size + size:
+                raise ValueError("this is not what `save` returned")
+            if length > self._used.free:
+                return False
+            if length:
+                if self._call.llama_state_seq_set_data(self._address, data[_STATE.size :], size, sequence) != size:
+                    self._remove(sequence, 0)
+                    raise RuntimeError("llama.cpp does not take the saved state")
+                self._check_positions(sequence, length)
+                self._used.extend(sequence, 0, length)
+                self._lengths[sequence] = length
+            return True
+
+    def use_threads(self, threads: int) -> None:
+        """Decode with so many threads from now on."""
+        with self._lock:
+            self._check_open()
+            if threads != self.threads:
+                _check_range("threads", threads, 1, MOST_THREADS)
+                self._call.llama_set_n_threads(self._address, threads, threads)
+                self.threads = threads
+
+    def close(self) -> None:
+        """Give the memory back; the context is of no use afterwards."""
+        self._free()
+
+    def _check_sequence(self, sequence: int) -> None:
+        if not 0 <= sequence < self.sequences:
+            raise ValueError(f"sequences are numbered from 0 to {self.sequences - 1}; {sequence} is none of them")
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if not self._free.alive:
+            raise RuntimeError("the context is closed")
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} is not between {low} and {high}")
+
+
+def _check_model(model: Model) -> None:
+    """Refuse what cannot be extended and rolled back token by token."""
+    call, address = model.library, model.address
+    if model.vocabulary_only:
+        raise ConfigurationError(f"{model.file.name} was loaded for its vocabulary alone")
+    kinds = {
+        "an encoder": call.llama_model_has_encoder(address) or not call.llama_model_has_decoder(address),
+        "a diffusion model": call.llama_model_is_diffusion(address),
+        "recurrent, so that it cannot be rolled back to an earlier token": call.llama_model_is_recurrent(address)
+        or call.llama_model_is_hybrid(address),
+    }
+    for kind, is_so in kinds.items():
+        if is_so:
+            raise ConfigurationError(
+                f"{model.file.name} ({model.architecture}) is {kind}; it takes a model of text with attention alone"
+            )
+
+
+def _free(function: Any, address: int, process: int, lock: threading.Lock, _: Model) -> None:
+    if os.getpid() == process:  # else the lock may be held for ever, by a thread that the parent alone has
+        with lock:  # a decode that is under way ends first
+            function(address)

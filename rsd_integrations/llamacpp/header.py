@@ -1,0 +1,195 @@
+"""What a GGUF file says of its model, known in some milliseconds and without its weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rsd_core import ConfigurationError
+from rsd_integrations.llamacpp.contents import Array, Tensor, read_contents
+from rsd_integrations.llamacpp.shards import shards
+from rsd_integrations.llamacpp.tensor_types import FILE_TYPES, ROW_BY_ROW
+
+MAX_LAYERS = 512
+"""Of llama.cpp, which ends the process where a file has more."""
+_LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
+"""Tensors of which a token takes a row each."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says; of a model in several files, what all of them say together.
+
+    Numbers that the file does not give are 0, texts are empty.
+    """
+
+    files: tuple[Path, ...]
+    version: int
+    """Of the format."""
+    metadata: Mapping[str, Any]
+    """Numbers, texts and `Array`s by key, of the first file."""
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def architecture(self) -> str:
+        """As llama.cpp calls it, such as `llama` or `qwen3moe`."""
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return str(self.metadata.get("general.name", ""))
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model was trained for."""
+        return self._number("context_length")
+
+    @property
+    def layers(self) -> int:
+        """Transformer blocks."""
+        return self._number("block_count")
+
+    @property
+    def width(self) -> int:
+        """Of the hidden states."""
+        return self._number("embedding_length")
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer; of the layer with the most, where they differ."""
+        return max(self._of_layers("attention.head_count"), default=0)
+
+    @property
+    def feed_forward(self) -> int:
+        """Width inside of a layer's feed-forward network; of the widest, where they differ."""
+        return max(self._of_layers("feed_forward_length"), default=0)
+
+    @property
+    def sliding_window(self) -> int:
+        """Tokens that layers with a sliding window look back; 0 where all layers see everything."""
+        return self._number("attention.sliding_window")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens of the vocabulary."""
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        return tokens.count if isinstance(tokens, Array) else 0
+
+    @property
+    def tokenizer(self) -> str:
+        """Its kind: `gpt2` (byte-level BPE), `llama` (SentencePiece), `bert` (WordPiece), `t5` (unigram), and so on."""
+        return str(self.metadata.get("tokenizer.ggml.model", ""))
+
+    @property
+    def split_count(self) -> int:
+        """Files that the model was split into, as the first of them says; 0 or 1 where it was not."""
+        count = self.metadata.get("split.count", 0)
+        return count if isinstance(count, int) else 0
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the file holds one."""
+        return "tokenizer.chat_template" in self.metadata
+
+    @property
+    def file_type(self) -> str:
+        """What it was quantised to, such as Q4_K_M; by the type of most weights where the file does not say."""
+        number = self.metadata.get("general.file_type")
+        if number in FILE_TYPES:
+            return FILE_TYPES[number]
+        weights = self.types
+        return max(weights, key=lambda type_: weights[type_]) if weights else ""
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """How many weights are stored in each type, such as Q4_K."""
+        weights: Counter[str] = Counter()
+        for tensor in self.tensors:
+            weights[tensor.type] += tensor.weights
+        return dict(weights)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Weights of the model."""
+        return sum(tensor.weights for tensor in self.tensors)
+
+    @cached_property
+    def bytes(self) -> int:
+        """Size of the weights, all of which are in memory while the model runs."""
+        return sum(tensor.bytes for tensor in self.tensors)
+
+    @cached_property
+    def flops_per_token(self) -> float:
+        """Two for each weight that a token is multiplied by: of experts those in use, of embeddings none."""
+        used, experts = self._number("expert_used_count"), self._number("expert_count")
+        share = used / experts if experts else 1.0
+        return sum(2.0 * t.weights * (share if "_exps." in t.name else 1.0) for t in self._multiplied)
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether the results of a sequence are the same to the last bit whatever is computed beside it.
+
+        It follows from how the matrices are stored: products with K-quants and with floating-point weights are rounded
+        in another order where there are more rows.
+        """
+        return {tensor.type for tensor in self._multiplied if len(tensor.shape) > 1} <= ROW_BY_ROW
+
+    @cached_property
+    def _multiplied(self) -> list[Tensor]:
+        tied = not any(tensor.name == "output.weight" for tensor in self.tensors)
+        looked_up = _LOOKED_UP[1:] if tied else _LOOKED_UP  # tied embeddings are the output head as well
+        return [tensor for tensor in self.tensors if not tensor.name.startswith(looked_up)]
+
+    def cache_bytes(self, bytes_per_number: float = 2.0) -> float:
+        """Bytes that a token takes in the KV cache, windows being kept whole.
+
+        Args:
+            bytes_per_number: Of the type of the cache: 2 in F16, 4 in F32, 34/32 in Q8_0.
+        """
+        heads = self._of_layers("attention.head_count_kv") or self._of_layers("attention.head_count")
+        size = self.width // self.heads if self.heads else 0
+        numbers = sum(self._number(f"attention.{part}_length") or size for part in ("key", "value"))
+        shared = self._number("attention.shared_kv_layers")  # the last layers read what an earlier one has stored
+        return bytes_per_number * numbers * sum(heads[: len(heads) - shared])
+
+    def array(self, key: str) -> list[Any]:
+        """The values of an array; empty where the file has none of this key."""
+        value = self.metadata.get(key)
+        return value.read() if isinstance(value, Array) else []
+
+    def _number(self, key: str) -> int:
+        value = self.metadata.get(f"{self.architecture}.{key}", 0)
+        return int(value) if isinstance(value, int) else 0
+
+    def _of_layers(self, key: str) -> Sequence[int]:
+        """A number of each layer; files give one for all where layers are alike."""
+        full = f"{self.architecture}.{key}"
+        return self.array(full) or ([self._number(key)] * self.layers if full in self.metadata else [])
+
+
+def read_header(file: Path) -> Header:
+    """Read what a file says; of the first of several files, what all of them say.
+
+    Raises:
+        ConfigurationError: It is no GGUF file, of another version or byte order, cut short, or damaged; or one of the
+            files of a model is missing.
+    """
+    files = shards(file)
+    contents = [read_contents(one) for one in files]
+    first = contents[0]
+    header = Header(tuple(files), first.version, first.metadata, tuple(t for one in contents for t in one.tensors))
+    if not isinstance(first.metadata.get("general.architecture"), str):
+        raise ConfigurationError(f"{file} names no architecture (general.architecture); fetch or convert it again")
+    if header.split_count not in (0, 1, len(files)):
+        raise ConfigurationError(
+            f"{file} is one of {header.split_count} files of a model and not named like one; name them as they were "
+            f"split: NAME-00001-of-{header.split_count:05}.gguf and so on"
+        )
+    if header.layers > MAX_LAYERS:
+        raise ConfigurationError(f"{file} has {header.layers:,} layers; llama.cpp runs up to {MAX_LAYERS}")
+    return header

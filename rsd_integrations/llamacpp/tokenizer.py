@@ -1,0 +1,186 @@
+"""The vocabulary of a GGUF file, as the decoder and the formats of reward models ask for a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rsd_core import ConfigurationError
+from rsd_integrations.inprocess.rendering import render
+from rsd_integrations.llamacpp.header import read_header
+from rsd_integrations.llamacpp.model import Attribute, Model
+
+BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
+_ADDED = Attribute.CONTROL | Attribute.USER_DEFINED | Attribute.UNKNOWN
+_SPECIAL = Attribute.CONTROL | Attribute.UNKNOWN
+_TEMPLATE = "tokenizer.chat_template"
+_ANCHOR = "\x01"
+"""A character that no vocabulary merges with another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A token that a text is searched for before it is tokenised."""
+
+    content: str
+    special: bool
+    """Whether it tells the structure of a conversation and is no text."""
+
+    def __str__(self) -> str:
+        return self.content
+
+
+class GGUFTokenizer:
+    """The tokenizer of a GGUF file: llama.cpp's, with the faces of one of transformers that are needed here.
+
+    Texts are encoded as they are: where a SentencePiece vocabulary puts a space before a text, it is put before a whole
+    prompt and after special tokens, as the model has learned it, and not before a step that goes on with a text.
+
+    Args:
+        model: The model, or its vocabulary alone.
+
+    Raises:
+        ConfigurationError: Its vocabulary is of a kind that language models do not use.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._header = read_header(model.file)
+        kind, known = self._header.tokenizer, (BYTE_LEVEL, SENTENCEPIECE)
+        if kind not in known:
+            raise ConfigurationError(
+                f"{model.file} has a tokenizer of the kind {kind or 'none'!r}; a language model has one of {known}"
+            )
+        self._puts_space = kind == SENTENCEPIECE and bool(
+            self._header.metadata.get("tokenizer.ggml.add_space_prefix", True)
+        )
+        self._anchor = model.encode(_ANCHOR) if self._puts_space else []
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        """Tokenise a text; names of special tokens in it become those tokens.
+
+        Args:
+            text: Any text.
+            add_special_tokens: It is a whole text: begin it as the file asks, mostly with one special token.
+        """
+        if add_special_tokens or not self._puts_space:
+            return {"input_ids": self.model.encode(text, begin=add_special_tokens)}
+        return {"input_ids": self.model.encode(_ANCHOR + text)[len(self._anchor) :]}
+
+    def __len__(self) -> int:
+        return len(self.get_vocab())
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by token, without the rows that a converter has put behind a vocabulary to fill a matrix."""
+        tokens = self._header.array("tokenizer.ggml.tokens")
+        return {token: id_ for id_, token in enumerate(tokens) if id_ not in self._filling}
+
+    @cached_property
+    def added_tokens_decoder(self) -> dict[int, Added]:
+        """Tokens beside the merged ones, by id."""
+        return {
+            id_: Added(self.model.piece(id_, special=True).decode(), bool(kind & _SPECIAL))
+            for id_, kind in self._kinds.items()
+            if kind & _ADDED
+        }
+
+    @cached_property
+    def _kinds(self) -> dict[int, Attribute]:
+        """Attributes of tokens that are not ordinary ones, by id."""
+        attributes = ((id_, self.model.attributes(id_)) for id_ in range(self.model.vocab_size))
+        return {id_: kind for id_, kind in attributes if not kind & (Attribute.NORMAL | Attribute.BYTE)}
+
+    @cached_property
+    def _filling(self) -> frozenset[int]:
+        return frozenset(id_ for id_, kind in self._kinds.items() if not kind & _ADDED)
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of tokens that are no text."""
+        return [id_ for id_, token in self.added_tokens_decoder.items() if token.special]
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of the token that begins a text; None where the file names none."""
+        return self._named("bos")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the token that ends an answer; None where the file names none."""
+        return self._named("eos")
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that begins a text."""
+        return self._spelled("bos")
+
+    @property
+    def eos_token(self) -> str | None:
+        """The token that ends an answer."""
+        return self._spelled("eos")
+
+    def _named(self, name: str) -> int | None:
+        """An id that the file itself gives: llama.cpp has defaults for others, of the vocabulary of GPT-2."""
+        id_ = self._header.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        return id_ if isinstance(id_, int) and 0 <= id_ < self.model.vocab_size else None
+
+    def _spelled(self, name: str) -> str | None:
+        id_ = self._named(name)
+        return None if id_ is None else self.model.token(id_)
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary spells them."""
+        return [self.model.token(id_) for id_ in ids]
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of ids, special tokens included unless they are to be skipped."""
+        pieces = [self.model.piece(id_, special=not skip_special_tokens) for id_ in token_ids]
+        return b"".join(pieces).decode(errors="replace")
+
+    @cached_property
+    def chat_template(self) -> str | dict[str, str] | None:
+        """The file's chat template; by name where it has several; None where it has none."""
+        named = {
+            key.removeprefix(f"{_TEMPLATE}."): str(value)
+            for key, value in self._header.metadata.items()
+            if key.startswith(f"{_TEMPLATE}.")
+        }
+        default = self._header.metadata.get(_TEMPLATE)
+        if default is None:
+            return named or None
+        return {"default": str(default), **named} if named else str(default)
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        **arguments: Any,
+    ) -> str:
+        """Render messages as text.
+
+        Args:
+            conversation: Messages.
+            tools: Tools that the model may call.
+            add_generation_prompt: Begin the model's next turn.
+            tokenize: False: the text is asked for.
+            **arguments: Of the template, such as `enable_thinking`.
+
+        Raises:
+            TemplateError: The template refuses the conversation.
+        """
+        source = self.chat_template
+        if isinstance(source, dict):
+            source = source["tool_use" if tools and "tool_use" in source else "default"]
+        assert source is not None
+        assert not tokenize
+        named = {f"{name}_token": self._spelled(name) for name in ("bos", "eos", "unknown", "padding")}
+        special = {_SHORT.get(name, name): token for name, token in named.items() if token is not None}
+        return render(source, conversation, tools, add_generation_prompt, {**special, **arguments})
+
+
+_SHORT = {"unknown_token": "unk_token", "padding_token": "pad_token"}
