@@ -23,7 +23,7 @@ SUBPACKAGES = {
     "prm_formats": set(),
     "batch": set(),
     "verifiers": {"prm_formats"},
-    "huggingface": {"prm_formats"},
+    "huggingface": {"llamacpp", "prm_formats"},
     "embedded": {"huggingface"},
     "llamacpp": {"inprocess", "prm_formats"},
     "langchain": set(),
@@ -32,7 +32,16 @@ SUBPACKAGES = {
     "display": set(),
     "evaluation": {"batch", "display", "embedded"},
     "lm_eval": set(),
-    "cli": {"batch", "display", "embedded", "evaluation", "huggingface", "openai_compatible", "prm_formats"},
+    "cli": {
+        "batch",
+        "display",
+        "embedded",
+        "evaluation",
+        "huggingface",
+        "llamacpp",
+        "openai_compatible",
+        "prm_formats",
+    },
 }
 
 

@@ -18,9 +18,12 @@ from torch import Tensor
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import gguf_architectures as architectures
 from rsd_integrations.huggingface import gguf_tokenizers
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+from rsd_integrations.huggingface.gguf_vocabulary_check import TEXTS
+from rsd_integrations.output_files import new_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -49,7 +52,9 @@ class File:
             try:
                 reader = gguf.GGUFReader(part)
             except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"{part} is no whole GGUF file ({error}); is the download complete?") from error
+                raise ConfigurationError(
+                    f"{part} is no whole GGUF file ({error}); is the download complete?"
+                ) from error
             self.settings = {name: field.contents() for name, field in reader.fields.items()} | self.settings
             self._tensors |= {tensor.name: tensor for tensor in reader.tensors}
         self.shapes = {name: tuple(reversed(tensor.shape.tolist())) for name, tensor in self._tensors.items()}
@@ -70,7 +75,7 @@ class File:
             numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as error:
             raise ConfigurationError(
-                f"{self.name}: {name} is of the type {tensor.tensor_type.name}, which the package gguf cannot dequantize"
+                f"{self.name}: {name} is of the type {tensor.tensor_type.name}, which the package gguf does not read"
             ) from error
         full = torch.from_numpy(np.array(numbers, dtype=np.float32).reshape(self.shapes[name]))
         if not torch.isfinite(full).all():
@@ -88,7 +93,7 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
 
     Args:
         file: The file; the first one of a model in several.
-        out: Folder of the checkpoint; must not hold one.
+        out: Folder of the checkpoint, new or empty. It is there as a whole or not at all.
         dtype: float32, which keeps every number of the file, or bfloat16. By default float32 where the file has that,
             else bfloat16: what checkpoints are published in, and half the size. It rounds numbers by up to 1 in 512;
             for Q8_0 that is up to a quarter of the steps between them, for types of fewer bits next to nothing.
@@ -99,8 +104,6 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigurationError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-    if (out / "config.json").exists():
-        raise ConfigurationError(f"{out} holds a checkpoint already; choose another folder")
     source = File(file)
     architecture = architectures.of_file(source.settings.get("general.architecture"), source.name)
     divisors = source.tensor(architectures.FREQUENCIES) if architectures.FREQUENCIES in source.shapes else None
@@ -112,27 +115,51 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
     lost = {named for named, (_, shape) in names.items() if source.shapes.get(named) != shape}
     if strange or lost:
         problem = f"lacks {min(lost)}, or has it in another shape" if lost else f"has a tensor {min(strange)} too many"
-        raise ConfigurationError(f"{source.name} is no whole model of the architecture {architecture.name}: it {problem}")
+        raise ConfigurationError(
+            f"{source.name} is no whole model of the architecture {architecture.name}: it {problem}"
+        )
     tokenizer = _tokenizer(source)
     kind = DTYPES[dtype or ("float32" if source.full else "bfloat16")]
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(out)
-    ends = _ends(source)
-    config.architectures = [type(config).__name__.removesuffix("Config").removesuffix("Text") + "ForCausalLM"]
-    config.dtype = kind
-    config.bos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
-    config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
-    config.save_pretrained(out)
-    generation = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
-    generation |= {"pad_token_id": config.pad_token_id}
-    _write_json(out / "generation_config.json", {key: id_ for key, id_ in generation.items() if id_ is not None})
 
     def read(name: str) -> Tensor:
         named, _ = tensors[name]
         return architectures.from_file(architecture, config, named, source.tensor(named)).to(kind)
 
-    _save(out / "model.safetensors", {name: shape for name, (_, shape) in tensors.items()}, kind, read)
+    with new_folder(out) as fresh:
+        _save_tokenizer(tokenizer, config, fresh, source.name)
+        _save_config(config, kind, tokenizer, _ends(source), fresh)
+        _save(fresh / "model.safetensors", {name: shape for name, (_, shape) in tensors.items()}, kind, read)
     return out
+
+
+def _save_config(
+    config: PretrainedConfig, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast, ends: list[int], folder: Path
+) -> None:
+    """The configuration, and what generation asks for."""
+    from transformers import GenerationConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
+    named: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    config.architectures = [named.__name__]
+    config.dtype = dtype
+    config.update(ids)
+    config.save_pretrained(folder)
+    GenerationConfig(**ids).save_pretrained(folder)  # type: ignore[no-untyped-call]
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, folder: Path, name: str) -> None:
+    """The tokenizer, if it is read as it was written: transformers has its own for some types of models."""
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": config.model_type}))  # which it decides by
+    again = load_tokenizer(folder)
+    for text in TEXTS:
+        if again(text)["input_ids"] != tokenizer(text)["input_ids"]:
+            raise ConfigurationError(
+                f"{name}: transformers reads {text[:40]!r} as other tokens in a model of the type {config.model_type} "
+                "than the file does"
+            )
 
 
 def _tokenizer(source: File) -> PreTrainedTokenizerFast:
@@ -145,7 +172,9 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
     keys = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
     named = {f"{name}_token": tokens[settings[key]] for name, key in keys.items() if key in settings}
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
-        tokenizer_object=gguf_tokenizers.tokenizer_of(settings, source.name), clean_up_tokenization_spaces=False, **named
+        tokenizer_object=gguf_tokenizers.tokenizer_of(settings, source.name),
+        clean_up_tokenization_spaces=False,
+        **named,
     )
     template = source.settings.get("tokenizer.chat_template")
     others = source.settings.get("tokenizer.chat_templates", [])
@@ -175,9 +204,7 @@ def _parts(path: Path) -> list[Path]:
     return parts
 
 
-def _save(
-    file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, read: Callable[[str], Tensor]
-) -> None:
+def _save(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, read: Callable[[str], Tensor]) -> None:
     """Write tensors one after another, where `safetensors` wants all of them in memory."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -190,7 +217,3 @@ def _save(
         out.write(len(encoded).to_bytes(8, "little") + encoded)
         for name in shapes:
             read(name).contiguous().view(torch.uint8).numpy().tofile(out)
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n")

@@ -96,7 +96,7 @@ def tensors(architecture: Architecture, config: PretrainedConfig) -> dict[str, t
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        shaped = AutoModelForCausalLM.from_config(config).state_dict()
+        shaped = AutoModelForCausalLM.from_config(config).state_dict()  # type: ignore[no-untyped-call]
     gguf = library()
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
@@ -114,7 +114,7 @@ def to_file(architecture: Architecture, config: PretrainedConfig, name: str, ten
     if architecture.norm_offset and name.endswith("norm.weight"):
         return tensor + architecture.norm_offset
     heads = _rotated_heads(architecture, config, name)
-    return tensor if heads is None else tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(tensor.shape)
+    return tensor if heads is None else _exchanged(tensor, heads, 2, -1)
 
 
 def from_file(architecture: Architecture, config: PretrainedConfig, name: str, tensor: Tensor) -> Tensor:
@@ -122,7 +122,12 @@ def from_file(architecture: Architecture, config: PretrainedConfig, name: str, t
     if architecture.norm_offset and name.endswith("norm.weight"):
         return tensor - architecture.norm_offset
     heads = _rotated_heads(architecture, config, name)
-    return tensor if heads is None else tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(tensor.shape)
+    return tensor if heads is None else _exchanged(tensor, heads, -1, 2)
+
+
+def _exchanged(tensor: Tensor, heads: int, outer: int, inner: int) -> Tensor:
+    """The rows of each head, which are counted by an outer and an inner index, counted the other way round."""
+    return tensor.reshape(heads, outer, inner, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
 def _rotated_heads(architecture: Architecture, config: PretrainedConfig, name: str) -> int | None:
@@ -142,7 +147,8 @@ def frequency_divisors(rope: Mapping[str, Any], head: int) -> Tensor:
     waves = 2 * math.pi * rope["rope_theta"] ** (torch.arange(0, head, 2, dtype=torch.float64) / head)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     share = ((rope["original_max_position_embeddings"] / waves - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - share) / rope["factor"] + share)).float()
+    divisors: Tensor = 1 / ((1 - share) / rope["factor"] + share)
+    return divisors.float()
 
 
 def settings(architecture: Architecture, config: PretrainedConfig, model: str) -> dict[str, Any]:
@@ -233,8 +239,8 @@ def _scaling(architecture: Architecture, rope: Mapping[str, Any], model: str) ->
     if kind == "llama3" and architecture.name == "llama":
         return {}  # a tensor of its own
     raise ConfigurationError(
-        f"{model}: rope_parameters {dict(rope)} cannot be written for {architecture.name}; known are the types default, "
-        "linear, yarn with factor and original_max_position_embeddings alone, and llama3 for llama"
+        f"{model}: rope_parameters {dict(rope)} cannot be written for {architecture.name}; known are the types "
+        "default, linear, yarn with factor and original_max_position_embeddings alone, and llama3 for llama"
     )
 
 
@@ -321,8 +327,8 @@ def _rope(file: Mapping[str, Any], divisors: Tensor | None, head: int, name: str
         return rope | {"rope_type": "yarn", "factor": _decimal(scaling["factor"]), **extent}
     divided = "" if divisors is None else f" and divisors up to {float(divisors.max()):g}"
     raise ConfigurationError(
-        f"{name}: rotary embeddings of the type {kind} with {scaling}{divided} have no equal in transformers; known are "
-        "none, linear with a factor, yarn with a factor and original_context_length, and the divisors of Llama 3"
+        f"{name}: rotary embeddings of the type {kind} with {scaling}{divided} have no equal in transformers; known "
+        "are none, linear with a factor, yarn with a factor and original_context_length, and the divisors of Llama 3"
     )
 
 

@@ -96,7 +96,9 @@ def settings(tokenizer: PreTrainedTokenizerBase, rows: int, model: str) -> dict[
 def _byte_level(raw: Mapping[str, Any], model: str) -> dict[str, Any]:
     kind = raw["model"]["type"]
     if kind != "BPE":
-        raise ConfigurationError(f"{model}: its tokenizer is of the kind {kind}, and GGUF files are written of BPE only")
+        raise ConfigurationError(
+            f"{model}: its tokenizer is of the kind {kind}, and GGUF files are written of BPE only"
+        )
     parts = _listed(raw["pre_tokenizer"])
     for splitter in SPLITTERS:
         alike = parts == [json.loads(part.__getstate__()) for part in splitter.parts()]
@@ -131,15 +133,14 @@ def _sentencepiece(raw: Mapping[str, Any], backend: Tokenizer, rows: int) -> dic
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, model: str) -> dict[str, bool]:
-    """Whether a text gets a token before it and one after it."""
+    """Whether a text gets a token before it."""
     plain, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    for before in (False, True):
-        for after in (False, True):
-            if whole == [tokenizer.bos_token_id] * before + plain + [tokenizer.eos_token_id] * after:
-                return {"add_bos_token": before, "add_eos_token": after}
+    for begins in (False, True):
+        if whole == [tokenizer.bos_token_id] * begins + plain:
+            return {"add_bos_token": begins, "add_eos_token": False}
     raise ConfigurationError(
-        f"{model}: its tokenizer puts {tokenizer.convert_ids_to_tokens(whole)} around a text; llama.cpp knows of the "
-        "tokens that begin and end one"
+        f"{model}: its tokenizer makes {tokenizer.convert_ids_to_tokens(whole)} of the text 'a'; a GGUF file can ask "
+        "for the token that begins a text, and for no other"
     )
 
 
@@ -174,8 +175,8 @@ def tokenizer_of(file: Mapping[str, Any], name: str) -> Tokenizer:
     after = _ends(file, "eos", default=False)
     if before or after:
         pieces = [*(f"{tokens[id_]}:0" for id_ in before), "$A:0", *(f"{tokens[id_]}:0" for id_ in after)]
-        special = [(tokens[id_], id_) for id_ in {*before, *after}]
-        tokenizer.post_processor = processors.TemplateProcessing(single=pieces, special_tokens=special)
+        around = [(tokens[id_], id_) for id_ in {*before, *after}]
+        tokenizer.post_processor = processors.TemplateProcessing(single=pieces, special_tokens=around)
     return tokenizer
 
 

@@ -19,6 +19,7 @@ from rsd_integrations.huggingface.gguf_architectures import Architecture
 from rsd_integrations.huggingface.gguf_vocabulary_check import check_vocabulary
 from rsd_integrations.huggingface.reward_models import Weights, native_config
 from rsd_integrations.huggingface.shared import HEAD
+from rsd_integrations.output_files import new_file
 from rsd_integrations.prm_formats import CONFIG_KEY, Head, find_format
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def export(model: str, file: Path, *, type: str = "f32", format: str | None = No
 
     Args:
         model: Hub id or folder of a language model or a reward model.
-        file: What to write; must not exist.
+        file: What to write, which must not exist. It is there as a whole or not at all.
         type: One of `TYPES`.
         format: Of a reward model, where its weights and its name do not tell.
 
@@ -56,8 +57,7 @@ def export(model: str, file: Path, *, type: str = "f32", format: str | None = No
     """
     if type not in TYPES:
         raise ConfigurationError(f"type {type!r} is unknown; choose one of {', '.join(TYPES)}")
-    if file.exists():
-        raise ConfigurationError(f"{file} exists; choose another file")
+    architectures.library()
     folder = loading.find(model)
     raw = loading.read_config(folder)
     architecture = architectures.of_model_type(raw.get("model_type"), model)
@@ -75,11 +75,12 @@ def export(model: str, file: Path, *, type: str = "f32", format: str | None = No
         **{f"tokenizer.ggml.{key}": value for key, value in vocabulary.items()},
     }
     template = tokenizer.chat_template
-    with tempfile.TemporaryDirectory() as scratch:
-        trial = Path(scratch) / "vocabulary.gguf"
-        _write(trial, architecture, metadata, template, [], type, model)
-        check_vocabulary(trial, tokenizer, set(ends), model)
-    _write(file, architecture, metadata, template, tensors, type, model)
+    with new_file(file) as fresh:
+        with tempfile.TemporaryDirectory() as scratch:
+            trial = Path(scratch) / "vocabulary.gguf"
+            _write(trial, architecture, metadata, template, [], type, model)
+            check_vocabulary(trial, tokenizer, set(ends), model)
+        _write(fresh, architecture, metadata, template, tensors, type, model)
     return file
 
 
@@ -105,8 +106,8 @@ def _planned(
         others.discard("lm_head.weight")
     if lost and not (lost == ["lm_head.weight"] and others):
         raise ConfigurationError(
-            f"{weights.model}: {len(lost)} tensors are missing or of another shape, {', '.join(lost[:3])} first. Is the "
-            "download complete, and does config.json belong to it?"
+            f"{weights.model}: {len(lost)} tensors are missing or of another shape, {', '.join(lost[:3])} first. Is "
+            "the download complete, and does config.json belong to it?"
         )
     return tensors, frozenset(others)
 
@@ -132,7 +133,8 @@ def _reward_settings(
     strange = sorted(name for name in left_out if name.rpartition(".")[0] not in layers)
     if strange:
         raise ConfigurationError(
-            f"{weights.model}: {len(strange)} of its tensors have no place in a GGUF file, {', '.join(strange[:3])} first"
+            f"{weights.model}: {len(strange)} of its tensors have no place in a GGUF file, {', '.join(strange[:3])} "
+            "first"
         )
     return {
         "general.description": f"Body of a reward model of the format {form.name}, without its head. Use it as "
@@ -174,9 +176,11 @@ def _write(
         for key, value in metadata.items():
             _add(writer, key, value)
         if template is not None:
-            named = template if isinstance(template, str) else [
-                {"name": name, "template": text} for name, text in template.items()
-            ]
+            named = (
+                template
+                if isinstance(template, str)
+                else [{"name": name, "template": text} for name, text in template.items()]
+            )
             writer.add_chat_template(named)
         for tensor in tensors:
             kind = _kind(tensor, type)
