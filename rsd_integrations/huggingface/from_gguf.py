@@ -19,7 +19,7 @@ from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import gguf_architectures as architectures
 from rsd_integrations.huggingface import gguf_tokenizers
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
-from rsd_integrations.huggingface.gguf_vocabulary_check import TEXTS
+from rsd_integrations.huggingface.gguf_vocabulary_check import check_vocabulary
 from rsd_integrations.output_files import new_folder
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class File:
         if not path.is_file():
             raise ConfigurationError(f"there is no file {str(path)!r}")
         gguf = architectures.library()
-        self.name = str(path)
+        self.path, self.name = path, str(path)
         self.settings: dict[str, Any] = {}
         self._tensors: dict[str, Any] = {}
         for part in _parts(path):
@@ -100,7 +100,7 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
 
     Raises:
         ConfigurationError: An architecture, a tokenizer or a quantisation that is not known, or a broken file.
-        MissingDependency: `gguf` is not installed.
+        MissingDependency: `gguf` is not installed, or no llama.cpp to compare the tokenizer with.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigurationError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -125,9 +125,12 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
         named, _ = tensors[name]
         return architectures.from_file(architecture, config, named, source.tensor(named)).to(kind)
 
+    ends = _ends(source, tokenizer)
     with new_folder(out) as fresh:
-        _save_tokenizer(tokenizer, config, fresh, source.name)
-        _save_config(config, kind, tokenizer, _ends(source), fresh)
+        tokenizer.save_pretrained(fresh)
+        _save_config(config, kind, tokenizer, ends, fresh)
+        # transformers has tokenizers of its own for some types of models, whatever the folder holds.
+        check_vocabulary(source.path, load_tokenizer(fresh), set(ends), source.name)
         _save(fresh / "model.safetensors", {name: shape for name, (_, shape) in tensors.items()}, kind, read)
     return out
 
@@ -149,19 +152,6 @@ def _save_config(
     GenerationConfig(**ids).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, folder: Path, name: str) -> None:
-    """The tokenizer, if it is read as it was written: transformers has its own for some types of models."""
-    tokenizer.save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": config.model_type}))  # which it decides by
-    again = load_tokenizer(folder)
-    for text in TEXTS:
-        if again(text)["input_ids"] != tokenizer(text)["input_ids"]:
-            raise ConfigurationError(
-                f"{name}: transformers reads {text[:40]!r} as other tokens in a model of the type {config.model_type} "
-                "than the file does"
-            )
-
-
 def _tokenizer(source: File) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
@@ -171,7 +161,7 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
     tokens = settings["tokens"]
     keys = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
     named = {f"{name}_token": tokens[settings[key]] for name, key in keys.items() if key in settings}
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=gguf_tokenizers.tokenizer_of(settings, source.name),
         clean_up_tokenization_spaces=False,
         **named,
@@ -184,11 +174,14 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _ends(source: File) -> list[int]:
-    """Tokens that end an answer, as far as the file says so."""
-    settings = source.under(TOKENIZER)
-    ids = [settings.get(f"{name}_token_id") for name in ("eos", "eot", "eom")]
-    return list(dict.fromkeys(id_ for id_ in ids if id_ is not None))
+def _ends(source: File, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Tokens that end an answer, the file's own first: all of its control tokens that llama.cpp stops at."""
+    from rsd_integrations.llamacpp.model import Model
+
+    stops = Model.load(source.path, vocabulary_only=True).ends
+    control = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
+    own = source.settings.get(f"{TOKENIZER}eos_token_id")
+    return sorted((id_ for id_ in {*control, own} - {None} if stops(id_)), key=lambda id_: (id_ != own, id_))
 
 
 def _parts(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Whether llama.cpp reads texts as a checkpoint's own tokenizer does, by trying."""
+"""Whether llama.cpp and transformers read texts as the same tokens, by trying."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def check_vocabulary(file: Path, tokenizer: PreTrainedTokenizerBase, ends: Set[i
     """Compare the two on texts of many kinds and on the tokens that are added to the vocabulary.
 
     Args:
-        file: A GGUF file with the vocabulary; it needs no weights.
-        tokenizer: The checkpoint's own.
+        file: For llama.cpp; the vocabulary is enough.
+        tokenizer: Of the checkpoint, for transformers.
         ends: Tokens that end an answer of the checkpoint.
         model: For messages.
 
@@ -52,11 +52,13 @@ def check_vocabulary(file: Path, tokenizer: PreTrainedTokenizerBase, ends: Set[i
             at = next((at for at, pair in enumerate(zip(own, ids, strict=False)) if pair[0] != pair[1]), 0)
             first, second = (tokenizer.convert_ids_to_tokens(some[at : at + 3]) for some in (own, ids))
             raise ConfigurationError(
-                f"{model}: llama.cpp would read {text[:60]!r} as other tokens than its own tokenizer does ({second} "
-                f"where that has {first}); no file is written, since a model reads nonsense of it"
+                f"{model}: transformers and llama.cpp read {text[:60]!r} as different tokens, {first} and {second}; "
+                "nothing is written, since the model would read nonsense"
             )
-    if tokenizer("a")["input_ids"] != other.encode("a", begin=True):
-        raise ConfigurationError(f"{model}: llama.cpp would put other tokens around a text than its own tokenizer does")
+    own, ids = tokenizer("a")["input_ids"], other.encode("a", begin=True)
+    if own != ids:
+        first, second = (tokenizer.convert_ids_to_tokens(some) for some in (own, ids))
+        raise ConfigurationError(f"{model}: transformers reads the text 'a' as {first}, and llama.cpp as {second}")
     unknown = sorted(id_ for id_ in ends if not other.ends(id_))
     if unknown:
         tokens = tokenizer.convert_ids_to_tokens(unknown)
