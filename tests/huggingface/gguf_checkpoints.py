@@ -133,11 +133,18 @@ def logits(file: Path, tokens: list[int]) -> NDArray[np.float32]:
     return context.logits(len(tokens))
 
 
+class LookedUp(torch.nn.Module):
+    """GELU out of llama.cpp's table."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return gelu(x.half().float(), approximate="tanh").half().float()
+
+
 def own_logits(folder: Path, tokens: list[int]) -> NDArray[np.float32]:
     """Of every token, by transformers in single precision; GELU in half precision, as llama.cpp looks it up."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for layer in model.model.layers if model.config.model_type == "gemma3_text" else []:
-        layer.mlp.act_fn = lambda x: gelu(x.half().float(), approximate="tanh").half().float()
+        layer.mlp.act_fn = LookedUp()
     with torch.inference_mode():
         numbers: NDArray[np.float32] = model(torch.tensor([tokens])).logits[0].numpy()
     return numbers
