@@ -39,8 +39,8 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from rsd_core.model import usage_of
     from rsd_integrations.huggingface import (
         HuggingFaceGenerator,
+        HuggingFaceLikelihood,
         HuggingFaceVerifier,
-        LikelihoodVerifier,
         SharedVerifier,
     )
 
@@ -82,7 +82,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (HuggingFaceGenerator, "next_word"),
         (HuggingFaceGenerator, "first_token_entropy"),
         (HuggingFaceVerifier, "score"),
-        (LikelihoodVerifier, "score"),
+        (HuggingFaceLikelihood, "score"),
         (SharedVerifier, "score"),
     ):
         monkeypatch.setattr(kind, method, watched(getattr(kind, method)))

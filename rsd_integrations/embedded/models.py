@@ -12,16 +12,16 @@ import torch
 from rsd_core import SpecError
 from rsd_integrations.huggingface import (
     HuggingFaceGenerator,
+    HuggingFaceLikelihood,
     HuggingFaceVerifier,
-    LikelihoodVerifier,
     bare_model,
     load_verifier,
     loading,
 )
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
-from rsd_integrations.huggingface.chat_template import chat_template
-from rsd_integrations.huggingface.likelihood import How
+from rsd_integrations.inprocess.chat_template import chat_template
+from rsd_integrations.inprocess.likelihood import How
 
 FOLDER = Path(__file__).parent / "checkpoints"
 NAMES = ("draft", "target", "verifier", "prm", "thinking-draft", "thinking-target")
@@ -38,7 +38,7 @@ def folder_of(name: str) -> Path:
     return FOLDER / name
 
 
-def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifier | LikelihoodVerifier:
+def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifier | HuggingFaceLikelihood:
     """Load a model of the embedded family.
 
     Args:
@@ -51,7 +51,7 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
         SpecError: No such model.
     """
     folder = folder_of(name)
-    model: HuggingFaceGenerator | HuggingFaceVerifier | LikelihoodVerifier
+    model: HuggingFaceGenerator | HuggingFaceVerifier | HuggingFaceLikelihood
     with _one_thread():
         if name == "prm":
             model = load_verifier(str(folder), **options)
@@ -76,8 +76,8 @@ def _likelihood(
     cache_bytes: float | None = None,
     template: Mapping[str, Any] | None = None,
     **options: Any,
-) -> LikelihoodVerifier:
-    return LikelihoodVerifier(*_bare(folder, template, **options), folder.name, how, cache_bytes, template)
+) -> HuggingFaceLikelihood:
+    return HuggingFaceLikelihood(*_bare(folder, template, **options), folder.name, how, cache_bytes, template)
 
 
 def _bare(

@@ -23,7 +23,7 @@ from rsd_core.concurrency import Slots, outlast
 from rsd_core.model import add_usage
 from rsd_core.paths import Ending
 from rsd_integrations.huggingface.causal_lm import CausalLM
-from rsd_integrations.huggingface.checks import check_prompt
+from rsd_integrations.inprocess.checks import check_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,7 +6,6 @@ transformers reads some GGUF files, and refuses to save what it has read.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from rsd_integrations.huggingface import gguf_architectures as architectures
 from rsd_integrations.huggingface import gguf_tokenizers
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.gguf_vocabulary_check import check_vocabulary
+from rsd_integrations.llamacpp.contents import Array
+from rsd_integrations.llamacpp.header import read_header
 from rsd_integrations.output_files import new_folder
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16"}
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 TOKENIZER = "tokenizer.ggml."
 
 
@@ -44,24 +44,20 @@ class File:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise ConfigurationError(f"there is no file {str(path)!r}")
-        gguf = architectures.library()
         self.path, self.name = path, str(path)
-        self.settings: dict[str, Any] = {}
-        self._tensors: dict[str, Any] = {}
-        for part in _parts(path):
-            try:
-                reader = gguf.GGUFReader(part)
-            except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-                raise ConfigurationError(
-                    f"{part} is no whole GGUF file ({error}); is the download complete?"
-                ) from error
-            self.settings = {name: field.contents() for name, field in reader.fields.items()} | self.settings
-            self._tensors |= {tensor.name: tensor for tensor in reader.tensors}
-        self.shapes = {name: tuple(reversed(tensor.shape.tolist())) for name, tensor in self._tensors.items()}
+        self.header = read_header(path)
+        self._tensors = {tensor.name: tensor for tensor in self.header.tensors}
+        self.shapes = {name: tensor.shape[::-1] for name, tensor in self._tensors.items()}
 
     def under(self, prefix: str) -> dict[str, Any]:
         """Settings that begin with a prefix, without it."""
-        return {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
+        named = {key.removeprefix(prefix): key for key in self.header.metadata if key.startswith(prefix)}
+        return {name: self.setting(key) for name, key in named.items()}
+
+    def setting(self, key: str) -> Any:
+        """A setting by its whole name; None where the file has none of it."""
+        value = self.header.metadata.get(key)
+        return value.read() if isinstance(value, Array) else value
 
     def tensor(self, name: str) -> Tensor:
         """A tensor in fp32.
@@ -70,14 +66,16 @@ class File:
             ConfigurationError: Its quantisation is not known, or it holds something that is no number.
         """
         gguf = architectures.library()
-        tensor = self._tensors[name]
+        stored = self._tensors[name]
         try:
-            numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
+            kind = gguf.GGMLQuantizationType[stored.type]
+            rows = gguf.quant_shape_to_byte_shape(self.shapes[name], kind)
+            numbers = gguf.dequantize(np.memmap(stored.file, np.uint8, "r", stored.start, rows), kind)
+        except (NotImplementedError, KeyError) as error:
             raise ConfigurationError(
-                f"{self.name}: {name} is of the type {tensor.tensor_type.name}, which the package gguf does not read"
+                f"{self.name}: {name} is of the type {stored.type}, which the package gguf does not read"
             ) from error
-        full = torch.from_numpy(np.array(numbers, dtype=np.float32).reshape(self.shapes[name]))
+        full = torch.from_numpy(np.array(numbers, dtype=np.float32))
         if not torch.isfinite(full).all():
             raise ConfigurationError(f"{self.name}: the tensor {name} is not finite; is the download complete?")
         return full
@@ -85,7 +83,7 @@ class File:
     @property
     def full(self) -> bool:
         """Whether its matrices are in single precision."""
-        return all(tensor.tensor_type.name == "F32" for tensor in self._tensors.values())
+        return self.header.types.keys() == {"F32"}
 
 
 def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
@@ -105,7 +103,7 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
     if dtype is not None and dtype not in DTYPES:
         raise ConfigurationError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     source = File(file)
-    architecture = architectures.of_file(source.settings.get("general.architecture"), source.name)
+    architecture = architectures.of_file(source.header.architecture, source.name)
     divisors = source.tensor(architectures.FREQUENCIES) if architectures.FREQUENCIES in source.shapes else None
     settings = source.under(f"{architecture.name}.")
     config = architectures.config_of(architecture, settings, source.shapes, divisors, source.name)
@@ -166,10 +164,9 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         **named,
     )
-    template = source.settings.get("tokenizer.chat_template")
-    others = source.settings.get("tokenizer.chat_templates", [])
+    template = source.setting("tokenizer.chat_template")
     if template is not None:
-        more = {name: source.settings[f"tokenizer.chat_template.{name}"] for name in others}
+        more = source.under("tokenizer.chat_template.")
         tokenizer.chat_template = {"default": template, **more} if more else template
     return tokenizer
 
@@ -180,21 +177,8 @@ def _ends(source: File, tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
     stops = Model.load(source.path, vocabulary_only=True).ends
     control = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
-    own = source.settings.get(f"{TOKENIZER}eos_token_id")
+    own = source.setting(f"{TOKENIZER}eos_token_id")
     return sorted((id_ for id_ in {*control, own} - {None} if stops(id_)), key=lambda id_: (id_ != own, id_))
-
-
-def _parts(path: Path) -> list[Path]:
-    """A file, or all that a model was split into."""
-    split = _SHARD.search(path.name)
-    if split is None:
-        return [path]
-    stem, count = path.name[: split.start()], int(split[2])
-    parts = [path.with_name(f"{stem}-{at:05}-of-{count:05}.gguf") for at in range(1, count + 1)]
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ConfigurationError(f"{path}: of its {count} files {len(missing)} are missing, {missing[0]} first")
-    return parts
 
 
 def _save(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, read: Callable[[str], Tensor]) -> None:

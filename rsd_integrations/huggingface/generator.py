@@ -1,41 +1,17 @@
-"""Causal language models as drafter and target."""
+"""Causal language models of transformers as drafter and target."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from rsd_core import (
-    Drafter,
-    Entropy,
-    Generation,
-    Message,
-    NextWord,
-    Path,
-    Prompt,
-    PromptError,
-    Step,
-    StepRequest,
-    Target,
-    Thinking,
-    Usage,
-)
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.assisted_generation import AssistedGeneration
 from rsd_integrations.huggingface.bare_model import BareModel
-from rsd_integrations.huggingface.calls import Output
-from rsd_integrations.huggingface.chat_template import chat_template
-from rsd_integrations.huggingface.checks import check_prompt
-from rsd_integrations.huggingface.engine import engine_of
+from rsd_integrations.huggingface.causal_lm import parts_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
-from rsd_integrations.huggingface.generate_call import GenerateCall
-from rsd_integrations.huggingface.log_likelihoods import LogLikelihoods
-from rsd_integrations.huggingface.score_call import ScoreCall
-from rsd_integrations.huggingface.step_end import StepEnd
-from rsd_integrations.prm_formats import Layout
+from rsd_integrations.inprocess.chat_template import chat_template
+from rsd_integrations.inprocess.generator import Generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,13 +19,8 @@ if TYPE_CHECKING:
     from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 
-class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
-    """A causal language model that writes steps.
-
-    Keys and values of accepted steps stay cached for each path, so that every token is computed once. Calls of any
-    threads and event loops share its forward passes. Decoding is greedy, or by temperature and top-p with random
-    numbers of each step's own; a checkpoint's own sampling defaults are not used.
-    """
+class HuggingFaceGenerator(AssistedGeneration, Generator):
+    """A causal language model of the transformers library that writes steps."""
 
     def __init__(
         self,
@@ -59,79 +30,8 @@ class HuggingFaceGenerator(LogLikelihoods, AssistedGeneration, Drafter, Target):
         cache_bytes: float | None = None,
         template: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, name, cache_bytes, template)
-        self.renders_tools = self.vocabulary.renders_tools
-
-    def thinking(self, prompt: Prompt) -> Thinking | None:
-        """How the model thinks before it answers the prompt, as its chat template tells."""
-        return self.vocabulary.thinking(prompt)
-
-    async def generate(self, path: Path, request: StepRequest) -> Generation:
-        """Write the step that follows the path, once per seed.
-
-        Raises:
-            PromptError: The prompt alone fills the model's context.
-        """
-        ids, prompt = self.vocabulary.ids(path)
-        check_prompt(prompt, self.context, self.name)
-        max_tokens = min(request.max_tokens, self.context - len(ids))
-        if max_tokens <= 0:
-            return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
-        guess = () if request.guess is None or len(request.seeds) > 1 else self.vocabulary.step(request.guess)
-        end = StepEnd(self.vocabulary, self.eos_ids, request.splitter)
-        call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess[: max_tokens - 1])
-        return await engine_of(self.runner.device).run(self.runner, call)
-
-    async def first_token_entropy(self, path: Path) -> Entropy:
-        """Entropy of the token that follows the path, 0 where the context is full and none can.
-
-        What was read of the path stays cached, with what it gave: a draft goes on from there.
-
-        Raises:
-            PromptError: The prompt alone fills the model's context.
-        """
-        ids, prompt = self.vocabulary.ids(path)
-        check_prompt(prompt, self.context, self.name)
-        if len(ids) >= self.context:
-            return Entropy(0.0, Usage(len(ids)))
-        nats: list[float] = []
-
-        def note(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
-            ((output, _),) = candidates
-            assert output.logits is not None
-            logprobs = output.logits[-1].float().log_softmax(-1)
-            nats.append(max(0.0, float(torch.special.entr(logprobs.exp()).sum())))
-            return [0.0]
-
-        call = ScoreCall(path, self.runner.cache, ids, prompt, [Layout((), read=(-1,))], note)
-        scores = await engine_of(self.runner.device).run(self.runner, call)
-        return Entropy(nats[0], replace(scores.usage, scored=0))
-
-    async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
-        """Log-probabilities of words as the next text; what was read of the path stays cached.
-
-        Raises:
-            PromptError: What is to be read is longer than the context.
-            ConfigurationError: Two words begin with the same token, or one joins with the text before it.
-        """
-        ids, prompt = self.vocabulary.ids(path)
-        ids = [*ids, *self.vocabulary.after(path.prompt, after)] if after else ids
-        if len(ids) > self.context:
-            raise PromptError(f"{len(ids)} tokens to read, the context of {self.name} is {self.context}")
-        firsts = self.vocabulary.first_tokens(ids[-1], words)
-        logprobs: list[float] = []
-
-        def note(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
-            ((output, _),) = candidates
-            assert output.logits is not None
-            logprobs.extend(output.logits[-1].float().log_softmax(-1)[firsts].tolist())
-            return [0.0]
-
-        # A judged step is a path of its own that may not live on; the path before it does, and serves those after it.
-        layout = Layout((ids[-1],), read=(0,))
-        call = ScoreCall(path.parent or path, self.runner.cache, ids[:-1], prompt, [layout], note)
-        scores = await engine_of(self.runner.device).run(self.runner, call)
-        return NextWord(tuple(logprobs), scores.usage)
+        """Take over a model; arguments and errors as in `parts_of`."""
+        super().__init__(*parts_of(model, tokenizer, name, cache_bytes, template))
 
 
 def load_generator(

@@ -166,12 +166,15 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
     window = [types[i] == "sliding_attention" if types else _windowed(config) for i in layers]
     told = {
         "hidden_act": (_activation(config), architecture.activation),
-        "sliding window layers": (window, [gemma and i % PERIOD < PERIOD - 1 for i in layers]),
         "attention_bias": (bool(getattr(config, "attention_bias", False)) and architecture.name != "llama", False),
         "partial_rotary_factor": (rope.get("partial_rotary_factor") or 1.0, 1.0),
         "heads times their width": (config.num_attention_heads * head, _width(architecture, config, head)),
     }
+    context = config.max_position_embeddings
+    if any(window) and not gemma:
+        context = min(context, config.sliding_window)  # up to there all is in the window
     if gemma:
+        told["sliding window layers"] = (window, [i % PERIOD < PERIOD - 1 for i in layers])
         scale = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == LAYERS_27B else head
         told["query_pre_attn_scalar"] = (config.query_pre_attn_scalar, scale)
         told["attn_logit_softcapping"] = (config.attn_logit_softcapping, None)
@@ -185,7 +188,7 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
                 f"{value!r}; a GGUF file of it would be another model"
             )
     return {
-        "context_length": config.max_position_embeddings,
+        "context_length": context,
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
         "feed_forward_length": config.intermediate_size,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rsd_integrations.huggingface.calls import Output
+from rsd_integrations.inprocess.calls import Output
 from rsd_integrations.prm_formats import Layout
 
 

@@ -15,12 +15,12 @@ from torch import nn
 
 from rsd_core import ConfigurationError, Path, Scores, Step, Verifier, VerifierError
 from rsd_integrations.huggingface import loading
-from rsd_integrations.huggingface.checks import check_rewards, check_scored
-from rsd_integrations.huggingface.engine import engine_of
 from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.heads import RewardHead, linear
-from rsd_integrations.huggingface.marks import Marks
-from rsd_integrations.huggingface.score_call import ScoreCall
+from rsd_integrations.inprocess.checks import check_rewards, check_scored
+from rsd_integrations.inprocess.engine import run
+from rsd_integrations.inprocess.marks import Marks
+from rsd_integrations.inprocess.score_call import ScoreCall
 from rsd_integrations.prm_formats import Layout
 
 HEAD = "step_head.safetensors"
@@ -56,7 +56,7 @@ class SharedVerifier(Verifier):
         check_scored(prompt, len(prefix) + max(map(len, step_ids)), self.context, self.name)
         layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in step_ids]
         call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, self.head.rewards)
-        return check_rewards(await engine_of(self.runner.device).run(self.runner, call), self.name)
+        return check_rewards(await run(self.runner, call), self.name)
 
 
 def load_shared(

@@ -18,7 +18,7 @@ from rsd_integrations.openai_compatible.server import Server
 from rsd_integrations.openai_compatible.written import WrittenIds
 
 if TYPE_CHECKING:
-    from rsd_integrations.huggingface.vocabulary import Vocabulary
+    from rsd_integrations.inprocess.vocabulary import Vocabulary
 
 
 class NoRanksError(ConfigurationError):

@@ -17,7 +17,7 @@ from rsd_integrations.openai_compatible.streams import NoIdsError
 from rsd_integrations.openai_compatible.written import THINK, Written, WrittenIds, cut_at, ids_in, logprobs_in
 
 if TYPE_CHECKING:
-    from rsd_integrations.huggingface.vocabulary import Vocabulary
+    from rsd_integrations.inprocess.vocabulary import Vocabulary
 
 _REASONS: dict[str, Ending] = {
     "stop": "end",

@@ -16,7 +16,7 @@ from rsd_integrations.openai_compatible.request_fields import THOUGHTS, RequestF
 from rsd_integrations.openai_compatible.written import THINK
 
 if TYPE_CHECKING:
-    from rsd_integrations.huggingface.vocabulary import Vocabulary
+    from rsd_integrations.inprocess.vocabulary import Vocabulary
 
 Mode = Literal["completions", "chat"]
 
@@ -222,7 +222,7 @@ def load_vocabulary(name: str, template: Mapping[str, Any]) -> Vocabulary:
     try:
         from transformers import AutoTokenizer
 
-        from rsd_integrations.huggingface.vocabulary import Vocabulary
+        from rsd_integrations.inprocess.vocabulary import Vocabulary
     except ModuleNotFoundError as error:
         raise MissingDependency(error.name or "transformers", "huggingface", f"tokenizer={name}") from error
     try:

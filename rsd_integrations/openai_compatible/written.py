@@ -12,7 +12,7 @@ from rsd_core.thoughts.markers import MARKERS, Markers
 from rsd_integrations.openai_compatible.profile import Profile
 
 if TYPE_CHECKING:
-    from rsd_integrations.huggingface.vocabulary import Vocabulary
+    from rsd_integrations.inprocess.vocabulary import Vocabulary
 
 FIELDS = ("reasoning_content", "reasoning")
 """Where thoughts come in a message or a delta; a server that fills both says the same in both."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from rsd_integrations.huggingface.engine import engine_of
-from rsd_integrations.huggingface.runner import Runner, ScheduledRow
+from rsd_integrations.inprocess.engine import engine_of
+from rsd_integrations.inprocess.runner import Runner, ScheduledRow
 
 
 def timed(runners: list[Runner]) -> list[float]:

@@ -30,7 +30,7 @@ from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Settings, StepReques
 from rsd_integrations.evaluation.tasks import Item, find_task
 from rsd_integrations.huggingface import load_generator, load_likelihood, loading
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
-from rsd_integrations.huggingface.runner import Runner, ScheduledRow
+from rsd_integrations.inprocess.runner import Runner, ScheduledRow
 from tests.benchmarks import pages, shapes
 from tests.benchmarks.clocks import one_at_a_time, seconds, timed
 from tests.benchmarks.plain import Plain

@@ -40,10 +40,11 @@ from rsd_core import (
     Verifier,
 )
 from rsd_integrations.embedded.models import FOLDER
-from rsd_integrations.huggingface import HuggingFaceGenerator, engine, loading
+from rsd_integrations.huggingface import HuggingFaceGenerator, loading
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.shared import SharedVerifier
+from rsd_integrations.inprocess import engine
 from tests.benchmarks import pages
 from tests.benchmarks.clocks import seconds, timed
 from tests.benchmarks.servers import recorded

@@ -48,7 +48,7 @@ def test_types_and_formats(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (("--gguf", "--from-gguf", "a", "b"), "--gguf writes a GGUF file and --from-gguf reads one; give one of them"),
-        (("a.gguf", "b"), "a.gguf is a GGUF file; to make a checkpoint of it: rsd export --from-gguf a.gguf FOLDER"),
+        (("a.gguf", "b"), "a.gguf is a GGUF file; make a checkpoint of it: rsd export --from-gguf a.gguf FOLDER"),
         (("a", "b.gguf"), "b.gguf is named like a GGUF file; to write one: rsd export --gguf a b.gguf"),
         (("--gguf", "a", "b"), "b is no name of a GGUF file; name it b.gguf"),
         (("a", "b", "--type", "f16"), "--type f16 is of --gguf"),

@@ -16,7 +16,7 @@ from rsd_integrations.embedded.checker import is_right, judge
 from rsd_integrations.embedded.models import FOLDER, NAMES
 from rsd_integrations.embedded.rollouts import roll_out
 from rsd_integrations.embedded.task import problems
-from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier, LikelihoodVerifier
+from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceLikelihood, HuggingFaceVerifier
 from tests.conftest import Counter
 
 RECORDED = {
@@ -142,7 +142,7 @@ def test_target_only_solves_held_out_problems(target: HuggingFaceGenerator) -> N
 def test_the_default_verifier_is_what_measures_best(questions: list[str]) -> None:
     """The likelihood verifier, under the name of its role; the trained reward model is another spec."""
     default, trained = load("embedded:verifier"), load("embedded:prm")
-    assert isinstance(default, LikelihoodVerifier)
+    assert isinstance(default, HuggingFaceLikelihood)
     assert isinstance(trained, HuggingFaceVerifier)
     decoder = RewardGuidedDecoder(drafter=load("embedded:draft"), verifier=default, target=load("embedded:target"))
     results = decoder.run_many(questions[:30])

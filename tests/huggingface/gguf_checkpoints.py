@@ -45,6 +45,7 @@ GEMMA = {
     "head_dim": 32,
     "query_pre_attn_scalar": 32,
     "sliding_window": 16,
+    "initializer_range": 0.1,  # a number between two of that table counts for less
     "rope_parameters": {
         "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},

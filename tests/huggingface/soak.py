@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from rsd_core import Path, Sampling, Step, StepRequest, as_prompt
 from rsd_core.concurrency import run_all
-from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier, LikelihoodVerifier
+from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceLikelihood, HuggingFaceVerifier
 
 PROMPTS = ["Mia has 45 apples.", "Leo has 7 pens and 12 boxes. He buys 3 more, then he sells 2.", "Zoe walks 5 miles."]
 CALLS = ("generate", "guess", "score", "log_likelihoods")
@@ -32,7 +32,7 @@ class Soak:
     Both models are of one checkpoint, as is the reference, which runs plain forward passes.
     """
 
-    def __init__(self, writer: HuggingFaceGenerator, reader: LikelihoodVerifier, reference: Any) -> None:
+    def __init__(self, writer: HuggingFaceGenerator, reader: HuggingFaceLikelihood, reference: Any) -> None:
         self.writer, self.reader, self.reference = writer, reader, reference
         self.done: Counter[str] = Counter()
         """How often each operation was done."""
@@ -125,7 +125,7 @@ def _logits(model: Any, ids: list[int]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def check_store(model: HuggingFaceGenerator | LikelihoodVerifier | HuggingFaceVerifier, reference: Any) -> int:
+def check_store(model: HuggingFaceGenerator | HuggingFaceLikelihood | HuggingFaceVerifier, reference: Any) -> int:
     """Compare everything a store holds with a fresh computation; returns how many tokens that were."""
     store = model.runner.store
     slots = [sequence.slot for sequence in store.live]

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from rsd_integrations.huggingface import attention
 from rsd_integrations.huggingface.attention import Batch, _neighbours, _Span
-from rsd_integrations.huggingface.kv_store import CachedSequence
-from rsd_integrations.huggingface.runner import Runner
+from rsd_integrations.huggingface.runner import TorchRunner
 from tests.huggingface.test_fused_decoder import alone, make
 
 
@@ -50,8 +49,8 @@ def test_results_do_not_depend_on_the_cover(call: float, monkeypatch: pytest.Mon
     texts = [torch.randint(3, 640, (length,)).tolist() for length in (40, 8, 60, 9, 9, 25)]
     some = [0, 1, 2, 5]  # two slots between are idle
     wanted = torch.stack([logits[-1] for logits in alone(model, [texts[i] for i in some])])
-    runner = Runner(model, threads=1)
-    sequences = [CachedSequence(runner.store) for _ in texts]
+    runner = TorchRunner(model, threads=1)
+    sequences = [runner.store.sequence() for _ in texts]
     with torch.inference_mode():
         for sequence, text in zip(sequences, texts, strict=True):
             sequence.activate()

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM
 from rsd_core import Generation, Interrupted, Path, Sampling, Step, StepRequest, as_prompt
 from rsd_core.concurrency import run_all
 from rsd_core.model import usage_of
-from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier, runner
-from rsd_integrations.huggingface.score_call import ScoreCall
+from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier
+from rsd_integrations.inprocess import runner
+from rsd_integrations.inprocess.score_call import ScoreCall
 from tests.huggingface.soak import check_store
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import copied, make_causal_lm, make_prm

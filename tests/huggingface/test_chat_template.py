@@ -12,7 +12,7 @@ from rsd_core import ConfigurationError, Markers, Message, Path, PromptError, St
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator, load_likelihood, loading
 from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.inprocess.vocabulary import Vocabulary
 from tests.huggingface import thinking
 from tests.huggingface.thinking import HARMONY, PLAIN, QWEN, R1, SWITCH, make_thinker
 

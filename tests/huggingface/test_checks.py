@@ -10,7 +10,8 @@ import torch
 
 from rsd_core import Path, PromptError, Step, StepRequest, VerifierError, as_prompt
 from rsd_core.model import usage_of
-from rsd_integrations.huggingface import likelihood, load_generator, load_likelihood, load_shared, load_verifier
+from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier
+from rsd_integrations.huggingface.output import TorchOutput
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm, make_prm
 
@@ -73,14 +74,14 @@ def test_a_likelihood_that_is_no_number_is_no_reward_of_one(
     load: Any, how: Any, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither Python's `min(1.0, nan)` nor a minimum over tokens hides it."""
-    plain = likelihood.likelihoods
+    plain = TorchOutput.entropies if how == "entropy" else TorchOutput.log_likelihoods
 
-    def broken(*args: Any) -> torch.Tensor:
-        values = plain(*args)
+    def broken(self: TorchOutput, *args: Any) -> list[float]:
+        values = plain(self, *args)
         values[place] = nan
         return values
 
-    monkeypatch.setattr(likelihood, "likelihoods", broken)
+    monkeypatch.setattr(TorchOutput, plain.__name__, broken)
     model = load("likelihood")
     model.how = how
     with pytest.raises(VerifierError, match="gave nan for a step"):

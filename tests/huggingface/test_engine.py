@@ -17,7 +17,7 @@ import transformers
 from rsd_core import ConfigurationError, Path, Sampling, Step, StepRequest, as_prompt
 from rsd_integrations.huggingface import (
     HuggingFaceGenerator,
-    LikelihoodVerifier,
+    HuggingFaceLikelihood,
     load_generator,
     load_likelihood,
     load_verifier,
@@ -245,7 +245,7 @@ def test_a_fault_of_the_model_reaches_every_caller_and_ends_there(checkpoint: Fo
 
 
 def test_the_verifier_reads_a_scored_step_once(tmp_path: Folder) -> None:
-    model: LikelihoodVerifier = load_likelihood(str(make_causal_lm(tmp_path / "lm")))
+    model: HuggingFaceLikelihood = load_likelihood(str(make_causal_lm(tmp_path / "lm")))
     path = Path(as_prompt(PROMPTS[0]))
     for text in ("She buys 12 more.\n\n", "No.\n\n"):
         step = Step(text, "delimiter")

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from rsd_integrations.huggingface import fused_decoder, linear
 from rsd_integrations.huggingface.attention import Batch
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
-from rsd_integrations.huggingface.kv_store import CachedSequence
-from rsd_integrations.huggingface.runner import Runner
+from rsd_integrations.huggingface.runner import TorchRunner
 from tests.huggingface.test_engine import SIZES
 
 
@@ -39,9 +38,9 @@ def alone(model: Any, texts: list[list[int]]) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def packed(runner: Runner, texts: list[list[int]]) -> list[Tensor]:
+def packed(runner: TorchRunner, texts: list[list[int]]) -> list[Tensor]:
     """Logits of texts read side by side, all but the last three tokens at once and those one by one."""
-    sequences = [CachedSequence(runner.store) for _ in texts]
+    sequences = [runner.store.sequence() for _ in texts]
     for sequence, text in zip(sequences, texts, strict=True):
         sequence.activate()
         assert runner.store.reserve(sequence, len(text))
@@ -84,7 +83,7 @@ def test_it_gives_what_the_model_gives(
     texts = some_texts()
     exact, rough = torch.cat(alone(model, texts)), torch.cat(alone(copy.deepcopy(model).bfloat16(), texts))
     for dtype in (torch.float32, torch.bfloat16):
-        runner = Runner(copy.deepcopy(model).to(dtype), threads=1)
+        runner = TorchRunner(copy.deepcopy(model).to(dtype), threads=1)
         assert runner.fused is not None
         found = torch.cat(packed(runner, texts))
         if dtype is torch.float32:
@@ -95,7 +94,7 @@ def test_it_gives_what_the_model_gives(
 
 def test_it_runs_without_the_interpreter_where_torch_can_once_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_decoder, "SCRIPT_AFTER", 10**9)
-    runner, texts = Runner(make(), threads=1), some_texts()
+    runner, texts = TorchRunner(make(), threads=1), some_texts()
     decoder: Any = runner.fused
     before = packed(runner, texts)
     assert not isinstance(decoder._decoder, torch.jit.ScriptModule)
@@ -114,7 +113,7 @@ def test_what_cannot_be_scripted_runs_as_it_stands(monkeypatch: pytest.MonkeyPat
     model = make()
     texts = some_texts()
     wanted = alone(model, texts)
-    runner = Runner(model, threads=1)
+    runner = TorchRunner(model, threads=1)
     assert runner.fused is not None
     for found, logits in zip(packed(runner, texts), wanted, strict=True):
         assert torch.allclose(found, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
@@ -147,7 +146,7 @@ def test_a_model_that_was_changed_runs_through_its_modules(change: Callable[[Any
     change(model)
     texts = some_texts()
     wanted = alone(model, texts)
-    runner = Runner(model, threads=1)
+    runner = TorchRunner(model, threads=1)
     assert runner.fused is None
     for found, logits in zip(packed(runner, texts), wanted, strict=True):
         assert torch.allclose(found, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
@@ -163,7 +162,7 @@ def test_a_model_that_was_changed_runs_through_its_modules(change: Callable[[Any
     ],
 )
 def test_what_is_not_known_runs_through_its_modules(kind: str, changes: dict[str, Any]) -> None:
-    assert Runner(make(kind, **changes), threads=1).fused is None
+    assert TorchRunner(make(kind, **changes), threads=1).fused is None
 
 
 def test_a_fused_pass_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,14 +173,14 @@ def test_a_fused_pass_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) 
         return hidden, None if logits is None else logits.roll(1, -1)
 
     monkeypatch.setattr(FusedDecoder, "__call__", wrong)
-    assert Runner(make(), threads=1).fused is None
+    assert TorchRunner(make(), threads=1).fused is None
 
 
 def test_the_weights_are_held_once_and_stay_the_models(tmp_path: Folder) -> None:
     model, ids = make(), torch.arange(3, 20)[None]
     wanted = model(input_ids=ids).logits
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    runner = Runner(model, threads=1)
+    runner = TorchRunner(model, threads=1)
     assert runner.fused is not None
     weight = model.model.layers[0].self_attn.k_proj.weight
     assert weight.untyped_storage().data_ptr() == model.model.layers[0].self_attn.q_proj.weight.data_ptr()

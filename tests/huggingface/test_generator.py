@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path as Folder
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from rsd_core.concurrency import run_all
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.attention import Batch
-from rsd_integrations.huggingface.calls import Output
+from rsd_integrations.huggingface.output import TorchOutput
 from tests.conftest import Counter
 from tests.huggingface.tiny import copied, make_causal_lm
 
@@ -39,7 +40,7 @@ BATCHES = [(1, slice(0, 30)), (3, slice(30, 80)), (16, slice(80, 200))]
 
 def generated(model: HuggingFaceGenerator, questions: list[str], tokens: int) -> list[list[int]]:
     """What transformers' own `generate()` writes, greedily, up to the end of the answer."""
-    tokenizer = model.vocabulary.tokenizer
+    tokenizer: Any = model.vocabulary.tokenizer
     answers: list[list[int]] = []
     for at in range(0, len(questions), 20):
         texts = [
@@ -172,13 +173,13 @@ def test_a_delimiter_in_pieces_ends_the_step(checkpoint: Folder) -> None:
         assert made.steps[0].ending == "delimiter"
 
 
-def scripted(model: HuggingFaceGenerator, play: Iterator[int]) -> Callable[[Batch, list[int]], Output]:
+def scripted(model: HuggingFaceGenerator, play: Iterator[int]) -> Callable[[Batch, list[int]], TorchOutput]:
     """Forward passes as they are, with logits that ask for the tokens of a script."""
     plain = type(model.runner)._run
 
-    def run(batch: Batch, indices: list[int]) -> Output:
+    def run(batch: Batch, indices: list[int]) -> TorchOutput:
         plain(model.runner, batch, indices)
-        return Output(None, torch.nn.functional.one_hot(torch.tensor([next(play)]), model.model.config.vocab_size))
+        return TorchOutput(None, torch.nn.functional.one_hot(torch.tensor([next(play)]), model.model.config.vocab_size))
 
     return run
 
@@ -267,7 +268,7 @@ def test_a_generation_cut_short_is_charged_and_does_not_outlive_its_request(
     counted.watch("model", model.model)
     plain = model.runner._run
 
-    def slowly(batch: Batch, indices: list[int]) -> Output:
+    def slowly(batch: Batch, indices: list[int]) -> TorchOutput:
         time.sleep(0.02)
         return plain(batch, indices)
 

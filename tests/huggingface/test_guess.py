@@ -15,9 +15,10 @@ from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Sampling, Settings, 
 from rsd_core.testing import ScriptedDrafter, ScriptedVerifier
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
-from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator, runner
+from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
+from rsd_integrations.inprocess import runner
 from tests.conftest import Counter
 from tests.huggingface.test_fused_decoder import make
 

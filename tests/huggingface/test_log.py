@@ -13,7 +13,7 @@ import torch
 from rsd_core import Path, Step, StepRequest, as_prompt
 from rsd_integrations.huggingface import load_generator, load_shared
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
-from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore, LayerShape
+from rsd_integrations.huggingface.kv_store import KVStore, LayerShape
 from tests.huggingface.soak import PROMPTS
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm
@@ -32,7 +32,7 @@ def test_sequences_that_make_room_are_logged(caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.DEBUG, ROOM)
     shape = LayerShape(1, 8, 8)
     store = KVStore([shape], torch.float32, torch.device("cpu"), budget=16 * 4 * 32, context=32)  # one sequence
-    early, late = CachedSequence(store), CachedSequence(store)
+    early, late = store.sequence(), store.sequence()
     early.activate()
     late.activate()
     assert store.reserve(late, 20)

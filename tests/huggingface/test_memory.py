@@ -11,8 +11,8 @@ from rsd_core import ConfigurationError, as_prompt
 from rsd_core import Path as StepPath
 from rsd_integrations.huggingface import load_generator, loading, memory, runner
 from rsd_integrations.huggingface.context import context_of
-from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore, LayerShape
-from rsd_integrations.huggingface.path_cache import PathCache
+from rsd_integrations.huggingface.kv_store import KVStore, LayerShape
+from rsd_integrations.inprocess.path_cache import PathCache
 from tests.huggingface.tiny import make_causal_lm
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_room_is_made_by_candidates_that_were_not_chosen_then_by_what_was_idle_l
     shape = LayerShape(1, 8, 8)
     store, cache = KVStore([shape], torch.float32, CPU, budget=3 * 16 * 4 * 64, context=64), PathCache()
     path = StepPath(as_prompt("question"))
-    chosen, rejected, idle = (CachedSequence(store) for _ in range(3))
+    chosen, rejected, idle = (store.sequence() for _ in range(3))
     for last, sequence in enumerate((chosen, rejected, idle)):
         assert store.reserve(sequence, 3)
         sequence.ids = [7, 8, last]
@@ -109,7 +109,7 @@ def test_room_is_made_by_candidates_that_were_not_chosen_then_by_what_was_idle_l
     assert cache.claim(path, [7, 8, 1]) is rejected
     cache.put(path, rejected)
     assert cache.claim(path, [7, 8, 0, 4]) is chosen
-    fresh = [CachedSequence(store) for _ in range(3)]
+    fresh = [store.sequence() for _ in range(3)]
     for sequence, gone in zip(fresh, ([rejected], [rejected, chosen], [rejected, chosen, idle]), strict=True):
         sequence.activate()
         assert store.reserve(sequence, 3)

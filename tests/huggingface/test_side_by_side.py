@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rsd_core import Usage
-from rsd_integrations.huggingface.engine import AGING, Engine, _Queue
+from rsd_integrations.inprocess.engine import AGING, Engine, _Queue
 
 
 @dataclass(eq=False)
@@ -46,6 +46,9 @@ class Model:
     @property
     def waiting_rows(self) -> int:
         return len(self.calls)
+
+    def use_threads(self, count: int) -> None:
+        """It has none."""
 
     def start(self, work: Work) -> None:
         self.calls.append(work)

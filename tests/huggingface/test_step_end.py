@@ -14,7 +14,7 @@ from rsd_core import Delimiter, Path, Sampling, Sentence, Splitter, Step, StepRe
 from rsd_core.splitting import splitter
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
-from rsd_integrations.huggingface.step_end import OpenStep, StepEnd
+from rsd_integrations.inprocess.step_end import OpenStep, StepEnd
 from tests.huggingface.tiny import make_causal_lm
 
 TOTAL = 96

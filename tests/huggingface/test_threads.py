@@ -18,9 +18,9 @@ from rsd_core.concurrency import run_all
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier
 from rsd_integrations.huggingface.bare_model import BareModel
-from rsd_integrations.huggingface.engine import Engine, engine_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.inprocess.engine import Engine, engine_of
+from rsd_integrations.inprocess.vocabulary import Vocabulary
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm, make_prm
 
@@ -124,7 +124,7 @@ def test_models_of_one_checkpoint_answer_any_threads_and_loops_alike(tmp_path: F
 
 
 def test_a_device_has_one_engine_whoever_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsd_integrations.huggingface.engine._engines", {})
+    monkeypatch.setattr("rsd_integrations.inprocess.engine._engines", {})
     engines = at_once(*[lambda: engine_of(torch.device("cpu"))] * 8)
     assert len({id(engine) for engine in engines}) == 1
 

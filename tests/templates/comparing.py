@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsd_core import Path, Prompt, Step, Thinking, as_prompt
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.inprocess.vocabulary import Vocabulary
 from tests.templates.families import SHOWN, Family, Mode, Rendering, own_rendering, rendered, turns
 from tests.templates.rendering import Template, Turn
 from tests.templates.tiny_tokenizer import tiny_tokenizer

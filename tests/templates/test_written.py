@@ -3,7 +3,7 @@
 import pytest
 
 from rsd_core import as_prompt
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.inprocess.vocabulary import Vocabulary
 from tests.templates.checks import CHECKS
 from tests.templates.comparing import comparisons
 from tests.templates.families import Family

@@ -5,7 +5,7 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from rsd_core import Path
-from rsd_integrations.huggingface.kv_store import CachedSequence
+from rsd_integrations.inprocess.sequences import CachedSequence
 
 
 class PathCache:

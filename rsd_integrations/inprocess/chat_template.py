@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, TemplateError, meta
 
@@ -17,11 +17,6 @@ from rsd_core import ConfigurationError, Message, Prompt, PromptError, Thinking,
 from rsd_core.data import unknown
 from rsd_core.paths import begun
 from rsd_core.thoughts.markers import MARKERS, Markers
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 Turn = dict[str, Any]
 """A message as templates read it."""
@@ -71,6 +66,45 @@ class Rendering:
         return self.head + self.space + self.opening
 
 
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer, in the words of transformers."""
+
+    @property
+    def chat_template(self) -> Any:
+        """The template, or several by name; None where there is none."""
+
+    @property
+    def bos_token(self) -> Any:
+        """What begins a text; None where nothing does."""
+
+    @property
+    def eos_token_id(self) -> Any:
+        """What ends an answer; None where nothing is named."""
+
+    @property
+    def added_tokens_decoder(self) -> Any:
+        """Tokens beside the merged ones by id, each with its `content` and whether it is `special`."""
+
+    @property
+    def all_special_ids(self) -> Any:
+        """Ids of the tokens that are named as no text."""
+
+    def __call__(self, text: Any, /, *, add_special_tokens: bool = True) -> Any:
+        """`{"input_ids": [...]}` of a text, with or without `add_special_tokens`."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by token."""
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        """The names of ids."""
+
+    def decode(self, token_ids: Any) -> Any:
+        """The text of ids, special tokens included."""
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """Render messages."""
+
+
 class ChatTemplate:
     """The chat template of a tokenizer, with the arguments that the user gives to it.
 
@@ -82,9 +116,7 @@ class ChatTemplate:
         ConfigurationError: The template uses no such argument, or a switch is neither true nor false.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase | BareTokenizer, arguments: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, arguments: Mapping[str, Any] | None = None) -> None:
         self._tokenizer = tokenizer
         template = tokenizer.chat_template
         self.source = "\n".join(template.values()) if isinstance(template, dict) else str(template)
@@ -363,9 +395,7 @@ class ChatTemplate:
             raise PromptError(f"the chat template does not take this prompt: {error}") from error
 
 
-def chat_template(
-    tokenizer: PreTrainedTokenizerBase | BareTokenizer, arguments: Mapping[str, Any] | None = None
-) -> ChatTemplate | None:
+def chat_template(tokenizer: Tokenizer, arguments: Mapping[str, Any] | None = None) -> ChatTemplate | None:
     """The chat template of a tokenizer; None where it has none.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rsd_core.paths import Ending
 from rsd_core.splitting import InThought, Splitter
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.inprocess.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from rsd_core import Path, Scores, Usage
-from rsd_integrations.huggingface.calls import Call, Output, Row
-from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore
-from rsd_integrations.huggingface.path_cache import PathCache
+from rsd_integrations.inprocess.calls import Call, Output, Row
+from rsd_integrations.inprocess.path_cache import PathCache
+from rsd_integrations.inprocess.sequences import CachedSequence, Store
 from rsd_integrations.prm_formats import Layout
 
 RewardFunction = Callable[[Sequence[tuple[Output, Layout]]], Sequence[float]]
@@ -87,9 +87,9 @@ class ScoreCall(Call[Scores]):
         self._candidates: list[ScoreRow] = []
         self._scored = 0
 
-    def start(self, store: KVStore) -> None:
+    def start(self, store: Store) -> None:
         alone = self._layouts[0].feed if len(self._layouts) == 1 else ()
-        sequence = self.cache.claim(self.path, [*self._prefix, *alone]) or CachedSequence(store)
+        sequence = self.cache.claim(self.path, [*self._prefix, *alone]) or store.sequence()
         if len(self._layouts) == 1:
             self._add(sequence, self._layouts[0])
             self.reused = len(sequence.ids)
@@ -101,13 +101,13 @@ class ScoreCall(Call[Scores]):
         if not row.pending:
             self.fork(row, store)
 
-    def fork(self, row: ScoreRow, store: KVStore) -> None:
+    def fork(self, row: ScoreRow, store: Store) -> None:
         """One row per candidate, now that the prefix is computed; one that finds no room computes it by itself."""
         self.rows.remove(row)
         row.keep_last_output()  # before the sequence is copied: candidates may be scored by it
         copies = [store.branch(row.sequence) for _ in self._layouts[1:]]
         for sequence, layout in zip((row.sequence, *copies), self._layouts, strict=True):
-            self._add(sequence or CachedSequence(store), layout)
+            self._add(sequence or store.sequence(), layout)
 
     def charge(self, cached: int, new: int, seconds: float) -> None:
         super().charge(cached, new, seconds)

@@ -6,16 +6,12 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-
-import torch
-from torch import Tensor
+from typing import Any, Generic, Self, TypeVar
 
 from rsd_core import Generation, Path, Scores, Usage
 from rsd_core.model import add_usage
-from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore
-from rsd_integrations.huggingface.path_cache import PathCache
+from rsd_integrations.inprocess.path_cache import PathCache
+from rsd_integrations.inprocess.sequences import CachedSequence, Store
 
 Answer = TypeVar("Answer", Generation, Scores)
 
@@ -39,35 +35,48 @@ class Row:
         return len(self.ids) - len(self.sequence.ids)
 
 
-@dataclass(slots=True)
-class Output:
-    """What a model gives at some positions."""
+class Output(ABC):
+    """What a model gives at some positions, in arrays of its own library."""
 
-    hidden: Tensor | None
-    """Last hidden states [positions, width], of models that have a reward head."""
-    logits: Tensor | None
-    """[positions, vocabulary], of models with an output head."""
+    __slots__ = ("hidden", "logits")
 
-    def part(self, begin: int, end: int) -> Output:
+    def __init__(self, hidden: Any, logits: Any) -> None:
+        self.hidden = hidden
+        """Last hidden states [positions, width]; None of models that have no use for them."""
+        self.logits = logits
+        """[positions, vocabulary]; None of models without an output head."""
+
+    def __len__(self) -> int:
+        """How many positions."""
+        return len(self.hidden if self.logits is None else self.logits)
+
+    def part(self, begin: int, end: int) -> Self:
         """Some of the positions."""
-        return self._map(lambda tensor: tensor[begin:end])
+        return self._map(lambda array: array[begin:end])
 
-    def last(self) -> Output:
+    @abstractmethod
+    def last(self) -> Self:
         """The last position, in memory of its own."""
-        return self._map(lambda tensor: tensor[-1:].clone())
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Output:
+    @abstractmethod
+    def joined(self, others: Sequence[Self]) -> Self:
+        """These positions and those of others, end to end."""
+
+    @abstractmethod
+    def log_likelihoods(self, ids: Sequence[int]) -> list[float]:
+        """The natural log-probability of an id at each position."""
+
+    @abstractmethod
+    def entropies(self) -> list[float]:
+        """The entropy of the next token at each position, in nats."""
+
+    @abstractmethod
+    def log_probabilities(self, ids: Sequence[int]) -> list[float]:
+        """The natural log-probabilities of some ids at the last position."""
+
+    def _map(self, change: Callable[[Any], Any]) -> Self:
         hidden, logits = self.hidden, self.logits
-        return Output(None if hidden is None else change(hidden), None if logits is None else change(logits))
-
-    @staticmethod
-    def joined(parts: Sequence[Output]) -> Output:
-        """Outputs end to end."""
-        if len(parts) == 1:
-            return parts[0]
-        hidden = [part.hidden for part in parts if part.hidden is not None]
-        logits = [part.logits for part in parts if part.logits is not None]
-        return Output(torch.cat(hidden) if hidden else None, torch.cat(logits) if logits else None)
+        return type(self)(None if hidden is None else change(hidden), None if logits is None else change(logits))
 
 
 class Call(ABC, Generic[Answer]):
@@ -89,7 +98,7 @@ class Call(ABC, Generic[Answer]):
         self.seconds = 0.0
 
     @abstractmethod
-    def start(self, store: KVStore) -> None:
+    def start(self, store: Store) -> None:
         """Make the first row or rows."""
 
     @abstractmethod

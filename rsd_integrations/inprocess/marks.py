@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from rsd_core import Markers, Path, Step
 from rsd_core.thoughts.reading import reader_at
-from rsd_integrations.huggingface.vocabulary import Vocabulary
+from rsd_integrations.inprocess.vocabulary import Vocabulary
 from rsd_integrations.prm_formats import plain_step, without_markers
 
 

@@ -12,17 +12,16 @@ from functools import partial
 from math import sqrt
 from typing import Any
 
-import torch
-
 from rsd_core import Interrupted
 from rsd_core.concurrency import outlast
 from rsd_core.model import usage_of
-from rsd_integrations.huggingface.calls import Answer, Call
-from rsd_integrations.huggingface.runner import Runner
+from rsd_integrations.inprocess.calls import Answer, Call
+from rsd_integrations.inprocess.cores import usable_cores
+from rsd_integrations.inprocess.runner import Runner
 
 AGING = 32
 """One part in so many of what a model has waited is added to the time that counts for its priority."""
-ALL_THREADS = torch.get_num_threads()
+ALL_THREADS = usable_cores()
 SINGLE_THREAD_FLOPS = 1e8
 """FLOPs per token below which one thread is fastest. Below some fifty million weights, waiting for each other costs
 the threads more than sharing the work saves, and on a busy machine many times more."""
@@ -103,7 +102,6 @@ class Engine:
         for worker in self._workers:
             worker.join(5)
 
-    @torch.inference_mode()
     def _work(self) -> None:
         wakeup = threading.Semaphore(0)
         while self._advance():
@@ -123,9 +121,11 @@ class Engine:
             queue.running, self._free_threads = True, self._free_threads - threads
             new_calls, queue.new_calls = queue.new_calls, []
             self._wake_worker()
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)  # holds for this thread alone
-        works: list[Callable[[], None]] = [*(partial(runner.start, call) for call in new_calls), runner.step]
+        works: list[Callable[[], None]] = [
+            partial(runner.use_threads, threads),
+            *(partial(runner.start, call) for call in new_calls),
+            runner.step,
+        ]
         for work in works:
             try:
                 work()
@@ -166,13 +166,19 @@ class Engine:
             worker.start()
 
 
-_engines: dict[torch.device, Engine] = {}
+_engines: dict[str, Engine] = {}
 
 
-def engine_of(device: torch.device) -> Engine:
-    """The engine that all models of a device share."""
-    engine = _engines.get(device)
-    return engine or _engines.setdefault(device, Engine(ALL_THREADS if device.type == "cpu" else 1))
+def engine_of(device: object) -> Engine:
+    """The engine that all models of a device share, whatever library runs them; a device is known by its text."""
+    name = str(device)
+    engine = _engines.get(name)
+    return engine or _engines.setdefault(name, Engine(ALL_THREADS if name == "cpu" else 1))
+
+
+async def run(runner: Runner, call: Call[Answer]) -> Answer:
+    """Run a call on the engine of its model's device; see `Engine.run`."""
+    return await engine_of(runner.device).run(runner, call)
 
 
 def _after_fork() -> None:

@@ -6,10 +6,10 @@ import random
 from collections.abc import Iterable, Sequence
 
 from rsd_core import Generation, Path, Step, StepRequest, Usage
-from rsd_integrations.huggingface.calls import Call, Row
-from rsd_integrations.huggingface.kv_store import CachedSequence, KVStore
-from rsd_integrations.huggingface.path_cache import PathCache
-from rsd_integrations.huggingface.step_end import OpenStep, StepEnd
+from rsd_integrations.inprocess.calls import Call, Row
+from rsd_integrations.inprocess.path_cache import PathCache
+from rsd_integrations.inprocess.sequences import CachedSequence, Store
+from rsd_integrations.inprocess.step_end import OpenStep, StepEnd
 
 
 class GenerateRow(Row):
@@ -101,15 +101,15 @@ class GenerateCall(Call[Generation]):
         self._prefix, self._guess = prefix, guess
         self._candidates: list[GenerateRow] = []
 
-    def start(self, store: KVStore) -> None:
-        sequence = self.cache.claim(self.path, self._prefix) or CachedSequence(store)
+    def start(self, store: Store) -> None:
+        sequence = self.cache.claim(self.path, self._prefix) or store.sequence()
         # The first token is sampled from what the model gave at the end of the prefix: where that was not kept, or a
         # guess is to be read after it, the last token of the prefix is computed once more.
         sequence.truncate(len(self._prefix) - (sequence.last_output is None or bool(self._guess)))
         self.reused = len(sequence.ids)
         self._add(sequence, self.request.seeds[0], self._guess)
 
-    def fork(self, row: GenerateRow, store: KVStore) -> list[GenerateRow]:
+    def fork(self, row: GenerateRow, store: Store) -> list[GenerateRow]:
         """The rows that may sample their first token now that the prefix is computed: the first one and its twins.
 
         A twin that finds no room computes the prefix by itself, later.
@@ -117,7 +117,7 @@ class GenerateCall(Call[Generation]):
         ready = [row]
         for seed in self.request.seeds[len(self._candidates) :]:
             copy = store.branch(row.sequence)
-            twin = self._add(copy or CachedSequence(store), seed)
+            twin = self._add(copy or store.sequence(), seed)
             if copy is not None:
                 ready.append(twin)
         return ready

@@ -1,0 +1,145 @@
+"""Language models in process as drafter and target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import exp, fsum, log
+
+from rsd_core import (
+    Drafter,
+    Entropy,
+    Generation,
+    Likelihoods,
+    Message,
+    NextWord,
+    Path,
+    Prompt,
+    PromptError,
+    Step,
+    StepRequest,
+    Target,
+    Thinking,
+    Usage,
+)
+from rsd_integrations.inprocess.calls import Output
+from rsd_integrations.inprocess.checks import check_prompt
+from rsd_integrations.inprocess.engine import run
+from rsd_integrations.inprocess.generate_call import GenerateCall
+from rsd_integrations.inprocess.language_model import LanguageModel
+from rsd_integrations.inprocess.runner import Runner
+from rsd_integrations.inprocess.score_call import ScoreCall
+from rsd_integrations.inprocess.step_end import StepEnd
+from rsd_integrations.inprocess.vocabulary import Vocabulary
+from rsd_integrations.prm_formats import Layout
+
+
+class Generator(LanguageModel, Drafter, Target):
+    """A causal language model that writes steps.
+
+    Keys and values of accepted steps stay cached for each path, so that every token is computed once. Calls of any
+    threads and event loops share its forward passes. Decoding is greedy, or by temperature and top-p with random
+    numbers of each step's own; a checkpoint's own sampling defaults are not used.
+    """
+
+    def __init__(
+        self, runner: Runner, vocabulary: Vocabulary, eos_ids: frozenset[int], flops_per_token: float, name: str
+    ) -> None:
+        super().__init__(runner, vocabulary, eos_ids, flops_per_token, name)
+        self.renders_tools = vocabulary.renders_tools
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """How the model thinks before it answers the prompt, as its chat template tells."""
+        return self.vocabulary.thinking(prompt)
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        """Write the step that follows the path, once per seed.
+
+        Raises:
+            PromptError: The prompt alone fills the model's context.
+        """
+        ids, prompt = self.vocabulary.ids(path)
+        check_prompt(prompt, self.context, self.name)
+        max_tokens = min(request.max_tokens, self.context - len(ids))
+        if max_tokens <= 0:
+            return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
+        guess = () if request.guess is None or len(request.seeds) > 1 else self.vocabulary.step(request.guess)
+        end = StepEnd(self.vocabulary, self.eos_ids, request.splitter)
+        call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess[: max_tokens - 1])
+        return await run(self.runner, call)
+
+    async def first_token_entropy(self, path: Path) -> Entropy:
+        """Entropy of the token that follows the path, 0 where the context is full and none can.
+
+        What was read of the path stays cached, with what it gave: a draft goes on from there.
+
+        Raises:
+            PromptError: The prompt alone fills the model's context.
+        """
+        ids, prompt = self.vocabulary.ids(path)
+        check_prompt(prompt, self.context, self.name)
+        if len(ids) >= self.context:
+            return Entropy(0.0, Usage(len(ids)))
+        nats: list[float] = []
+
+        def note(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
+            ((output, _),) = candidates
+            nats.append(max(0.0, output.entropies()[-1]))
+            return [0.0]
+
+        call = ScoreCall(path, self.runner.cache, ids, prompt, [Layout((), read=(-1,))], note)
+        scores = await run(self.runner, call)
+        return Entropy(nats[0], replace(scores.usage, scored=0))
+
+    async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
+        """Log-probabilities of words as the next text; what was read of the path stays cached.
+
+        Raises:
+            PromptError: What is to be read is longer than the context.
+            ConfigurationError: Two words begin with the same token, or one joins with the text before it.
+        """
+        ids, prompt = self.vocabulary.ids(path)
+        ids = [*ids, *self.vocabulary.after(path.prompt, after)] if after else ids
+        if len(ids) > self.context:
+            raise PromptError(f"{len(ids)} tokens to read, the context of {self.name} is {self.context}")
+        firsts = self.vocabulary.first_tokens(ids[-1], words)
+        logprobs: list[float] = []
+
+        def note(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
+            ((output, _),) = candidates
+            logprobs.extend(output.log_probabilities(firsts))
+            return [0.0]
+
+        # A judged step is a path of its own that may not live on; the path before it does, and serves those after it.
+        layout = Layout((ids[-1],), read=(0,))
+        call = ScoreCall(path.parent or path, self.runner.cache, ids[:-1], prompt, [layout], note)
+        scores = await run(self.runner, call)
+        return NextWord(tuple(logprobs), scores.usage)
+
+    async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
+        """Log-probability of each step after the path, the end of the answer included where the step ends it.
+
+        Raises:
+            PromptError: Path and step are longer than the model's context.
+        """
+        prefix, prompt = self.vocabulary.ids(path)
+        step_ids = [tuple(self.vocabulary.step(step)) for step in steps]
+        if (longest := len(prefix) + max(map(len, step_ids))) > self.context:
+            raise PromptError(f"{longest} tokens to read, the context of {self.name} is {self.context}")
+        # Every token is predicted by the one before it, the first by the last of the path; what the model gives at a
+        # step's last token predicts the end of the answer.
+        layouts = [Layout(ids, read=tuple(range(-1, len(ids)))) for ids in step_ids]
+        ended = {id(layout) for layout, step in zip(layouts, steps, strict=True) if step.ending == "end"}
+
+        def rewards(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
+            return [self._log_likelihood(output, layout, id(layout) in ended) for output, layout in candidates]
+
+        call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, rewards)
+        scores = await run(self.runner, call)
+        return Likelihoods(tuple(value or 0.0 for value in scores.rewards), scores.usage)
+
+    def _log_likelihood(self, output: Output, layout: Layout, ended: bool) -> float:
+        value = fsum(output.part(0, len(layout.feed)).log_likelihoods(layout.feed)) if layout.feed else 0.0
+        if ended and self.eos_ids:
+            value += log(fsum(map(exp, output.log_probabilities(sorted(self.eos_ids)))))
+        return value

@@ -1,0 +1,248 @@
+"""One model of an engine: the calls whose rows share its forward passes."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from rsd_integrations.inprocess.calls import Call, Output, Row
+from rsd_integrations.inprocess.generate_call import GenerateRow
+from rsd_integrations.inprocess.path_cache import PathCache
+from rsd_integrations.inprocess.score_call import ScoreRow
+from rsd_integrations.inprocess.sequences import Store
+
+logger = logging.getLogger(__name__)
+PREFILL_CHUNK = 512
+"""Most tokens that prefill adds to one forward pass; longer prefixes take several, with other rows between them."""
+AVERAGED_PASSES = 8
+"""Forward passes that the time of one is averaged over."""
+
+
+class ScheduledRow(NamedTuple):
+    """A row's part of a forward pass."""
+
+    row: Row
+    cached: int
+    new: int
+    """Tokens that the pass computes, after the cached ones."""
+    outputs: int
+    """How many of them have an output that the row wants."""
+
+
+@dataclass(slots=True)
+class PassResult:
+    """What rows go on with: outputs of a forward pass, and of earlier ones where a row finds them in the cache."""
+
+    generating: list[tuple[GenerateRow, range]] = field(default_factory=list)
+    """Rows that sample tokens, each with the places of its logits: several where tokens were guessed."""
+    outputs: list[Output] = field(default_factory=list)
+    """What the places count through."""
+    scored: list[ScoreRow] = field(default_factory=list)
+    """Rows that were read to their end."""
+
+
+class Runner(ABC):
+    """Runs one model for everybody who calls it: all rows that are scheduled share each forward pass.
+
+    Once it is made, it is used by one thread of the engine at a time, and by nobody else.
+    """
+
+    def __init__(self, name: str, store: Store, context: int, device: object, threads: int) -> None:
+        """Begin without calls.
+
+        Args:
+            name: What the model is, for the log.
+            store: The room for its keys and values.
+            context: Longest sequence that it reads, in tokens.
+            device: Where it runs; models of one device take turns, or share its cores.
+            threads: For each operation on a CPU.
+        """
+        self.kind, self.store, self.context, self.device, self.threads = name, store, context, device, threads
+        self.cache = PathCache()
+        """For all who read paths as their own tokens; a verifier with an input format has a cache of its own."""
+        self.passes = 0
+        """Forward passes so far."""
+        self.most_outputs = 2**31
+        """Most positions with outputs in a forward pass, for libraries whose outputs take memory of their own."""
+        self.pass_seconds = 1e-3
+        """Seconds that a forward pass took lately."""
+        self._calls: list[Call[Any]] = []
+
+    @abstractmethod
+    def use_threads(self, count: int) -> None:
+        """Use so many threads from the next forward pass on."""
+
+    @abstractmethod
+    def _compute(self, scheduled: Sequence[ScheduledRow]) -> Output:
+        """One forward pass: the outputs at all wanted positions, in the order of the rows."""
+
+    @abstractmethod
+    def _sample(self, output: Output, rows: Sequence[tuple[GenerateRow, range]]) -> list[tuple[int, float]]:
+        """What rows that decode take at their places of an output: tokens with their log-probabilities."""
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for a forward pass."""
+        return sum(len(call.rows) for call in self._calls)
+
+    def start(self, call: Call[Any]) -> None:
+        """Take a call in."""
+        self._calls.append(call)
+        call.start(self.store)
+
+    def fail(self, error: BaseException) -> None:
+        """End all calls with an error, each with the work it had done."""
+        calls, self._calls = self._calls, []
+        if calls:
+            logger.warning("%d calls of %s failed: %s: %s", len(calls), self.kind, type(error).__name__, error)
+            logger.debug("where they failed; the KV cache is cleared", exc_info=error)
+        for call in calls:
+            call.fail(error)
+        self.store.clear()
+
+    def step(self) -> None:
+        """One forward pass: a token for every row that decodes, a chunk of prefill for the others."""
+        # Cancelled calls end here, before rows are looked at, so that none of a pass is of an ended call.
+        for call in self._calls:
+            if call.cancelled:
+                call.interrupt()
+        self._drop_ended()
+        began = time.perf_counter()
+        scheduled = self._schedule()
+        cached = [row for call in self._calls for row in call.rows if not row.pending]
+        output = self._forward(scheduled) if scheduled else None
+        try:
+            result = self._collect(scheduled, output)
+            self._collect_cached(cached, result)
+            if not (scheduled or result.generating or result.scored) and self._calls:
+                raise RuntimeError("rows wait, and none of them can run")
+            sampled = iter(self._sample_all(result))
+            faulty = _set_rewards([row for row in result.scored if row.layout is not None])
+        finally:  # whatever fails after the forward pass, its tokens were computed
+            self._charge(scheduled, time.perf_counter() - began)
+        for row, places in result.generating:
+            tokens = list(itertools.islice(sampled, len(places)))
+            try:
+                if row.call not in faulty and row.extend(tokens):
+                    row.call.finish(row)
+            except Exception as fault:  # a splitter's, and no fault of the model: others who share it go on
+                faulty[row.call] = fault
+        for call, error in faulty.items():
+            call.fail(error)
+        for reader in result.scored:
+            if reader.call in faulty:
+                continue
+            if reader.layout is None:
+                reader.call.fork(reader, self.store)
+            else:
+                reader.call.finish(reader)
+        self._drop_ended()
+
+    def _charge(self, scheduled: list[ScheduledRow], seconds: float) -> None:
+        """Share out the time of a pass by the tokens that each row computed."""
+        if scheduled:
+            self.pass_seconds += (seconds - self.pass_seconds) / AVERAGED_PASSES
+        share = seconds / max(1, sum(part.new for part in scheduled))
+        for row, cached, new, _ in scheduled:
+            row.call.charge(cached, new, share * new)
+
+    def _drop_ended(self) -> None:
+        self._calls = [call for call in self._calls if call.rows]
+
+    def _schedule(self) -> list[ScheduledRow]:
+        """The rows of the next forward pass, earliest arrivals first as long as there is room."""
+        scheduled: list[ScheduledRow] = []
+        room, outputs_left = PREFILL_CHUNK, self.most_outputs
+        for row in sorted((row for call in self._calls for row in call.rows), key=attrgetter("sequence.arrival")):
+            new = row.pending
+            if new > 1:
+                new = min(new, room)
+                room -= new
+            cached = len(row.sequence.ids)
+            outputs = bisect_left(row.output_positions, cached + new)
+            if outputs > outputs_left:  # as far as before the first one that is too many
+                outputs = outputs_left
+                new = row.output_positions[outputs] - cached
+            if new > 0 and self.store.reserve(row.sequence, cached + new):
+                outputs_left -= outputs
+                scheduled.append(ScheduledRow(row, cached, new, outputs))
+        return scheduled
+
+    def _collect(self, scheduled: list[ScheduledRow], output: Output | None) -> PassResult:
+        """Hand out what a forward pass gave."""
+        result = PassResult()
+        if output is not None and output.logits is not None:
+            result.outputs.append(output)
+        begin = 0
+        for row, _, _, count in scheduled:
+            end = begin + count
+            if isinstance(row, GenerateRow) and count:
+                del row.output_positions[:count]
+                result.generating += [(twin, range(begin, end)) for twin in row.call.fork(row, self.store)]
+            elif isinstance(row, ScoreRow):
+                if count and output is not None:
+                    row.add(output.part(begin, end), count)
+                if not row.pending:
+                    result.scored.append(row)
+            begin = end
+        return result
+
+    def _collect_cached(self, rows: list[Row], result: PassResult) -> None:
+        """Add rows that need no forward pass: all that they want is cached."""
+        for row in rows:
+            if row.pending:  # preempted for a row of this pass
+                continue
+            if isinstance(row, ScoreRow):
+                result.scored.append(row)
+            elif isinstance(row, GenerateRow):
+                begin = sum(len(part) for part in result.outputs)
+                result.outputs.append(row.sequence.last_output)
+                result.generating += [(twin, range(begin, begin + 1)) for twin in row.call.fork(row, self.store)]
+
+    def _forward(self, scheduled: list[ScheduledRow]) -> Output:
+        """Compute what is scheduled."""
+        output = self._compute(scheduled)
+        self.passes += 1
+        for row, cached, new, _ in scheduled:
+            row.sequence.last_output = None
+            row.sequence.ids += row.ids[cached : cached + new]
+        return output
+
+    def _sample_all(self, result: PassResult) -> list[tuple[int, float]]:
+        if not result.generating:
+            return []
+        first, *others = result.outputs
+        return self._sample(first.joined(others) if others else first, result.generating)
+
+
+def _set_rewards(rows: Sequence[ScoreRow]) -> dict[Call[Any], Exception]:
+    """Set the rewards of rows that were read, in one go for each verifier; the calls whose verifier failed.
+
+    A reward head that fails is no fault of the model, so that others who share it go on.
+    """
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row.call.rewards].append(row)
+    faulty: dict[Call[Any], Exception] = {}
+    for rewards_of, group in groups.items():
+        try:
+            rewards = rewards_of([(_joined(row.outputs), row.layout) for row in group if row.layout is not None])
+            for row, reward in zip(group, rewards, strict=True):
+                row.reward = reward
+        except Exception as error:
+            logger.warning("the rewards of %d candidates failed: %s: %s", len(group), type(error).__name__, error)
+            logger.debug("where they failed", exc_info=error)
+            faulty |= dict.fromkeys((row.call for row in group), error)
+    return faulty
+
+
+def _joined(outputs: Sequence[Output]) -> Output:
+    return outputs[0] if len(outputs) == 1 else outputs[0].joined(outputs[1:])

@@ -1,0 +1,101 @@
+"""Computed sequences of a model, and the store that finds room for them."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import count
+from math import inf
+from typing import Any
+
+logger = logging.getLogger(__name__)
+_clock = count()
+_arrivals = count()
+
+
+class CachedSequence(ABC):
+    """Tokens whose keys and values a model keeps. Freed with the object, or evicted when room is needed."""
+
+    __slots__ = ("__weakref__", "arrival", "ids", "last_output", "last_used", "passed_over")
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        """The computed tokens; empty after an eviction."""
+        self.last_output: Any = None
+        """What the model gave at the last token, where somebody may ask for it again."""
+        self.arrival: float = inf
+        """When the row that uses it arrived, as a count; infinite while it is idle."""
+        self.passed_over = False
+        """Whether a sibling was claimed in its place, so that it is most likely a rejected candidate."""
+        self.last_used = next(_clock)
+        """When it was last used, as a count."""
+
+    def activate(self) -> None:
+        """Mark it as used by a row: only rows that arrived earlier may preempt it."""
+        self.arrival = next(_arrivals)
+
+    def deactivate(self) -> None:
+        """Mark it as idle: any row may evict it."""
+        self.arrival = inf
+
+    def touch(self) -> None:
+        """Note that it is used now."""
+        self.last_used = next(_clock)
+
+    def truncate(self, count: int) -> None:
+        """Roll back to the first `count` tokens."""
+        if count < len(self.ids):
+            del self.ids[count:]
+            self.last_output = None
+
+    @abstractmethod
+    def evict(self) -> None:
+        """Give the room back; the tokens have to be computed again."""
+
+
+class Store(ABC):
+    """The room for keys and values of one model, used by the one thread that runs it.
+
+    When it is full, rejected candidates are evicted first, then what was idle longest; then the latest arrival is
+    preempted, and computes its tokens again. So the earliest one always makes progress.
+    """
+
+    size: str
+    """How much room there is, for people."""
+    evicted = 0
+    """Sequences that were evicted or preempted so far, rejected candidates aside."""
+
+    @property
+    @abstractmethod
+    def live(self) -> Sequence[CachedSequence]:
+        """All sequences that hold room."""
+
+    @abstractmethod
+    def sequence(self) -> CachedSequence:
+        """A new sequence, with nothing in it."""
+
+    @abstractmethod
+    def reserve(self, sequence: CachedSequence, length: int) -> bool:
+        """Make room for a sequence of so many tokens; False where earlier arrivals hold all there is."""
+
+    @abstractmethod
+    def branch(self, source: CachedSequence) -> CachedSequence | None:
+        """A copy of a sequence that can go its own way; None where there is no room."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Evict everything, as after a failure."""
+
+    def _victim(self, wanted_by: CachedSequence) -> CachedSequence | None:
+        """What goes first; never the sequence of an earlier arrival."""
+        others = [s for s in self.live if s is not wanted_by and s.arrival > wanted_by.arrival]
+        return max(others, key=lambda s: (s.passed_over, s.arrival, -s.last_used), default=None)
+
+    def _evict(self, victim: CachedSequence) -> None:
+        if victim.arrival < inf:
+            logger.info("preempted a row of %d tokens: %s are full (cache_bytes)", len(victim.ids), self.size)
+        else:
+            logger.debug("evicted a sequence of %d tokens", len(victim.ids))
+        victim.evict()
+        self.evicted += not victim.passed_over
