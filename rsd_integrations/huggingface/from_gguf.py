@@ -21,6 +21,7 @@ from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.gguf_vocabulary_check import check_vocabulary
 from rsd_integrations.llamacpp.contents import Array
 from rsd_integrations.llamacpp.header import read_header
+from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.output_files import new_folder
 
 if TYPE_CHECKING:
@@ -123,12 +124,13 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
         named, _ = tensors[name]
         return architectures.from_file(architecture, config, named, source.tensor(named)).to(kind)
 
-    ends = _ends(source, tokenizer)
+    other = Model.load(source.path, vocabulary_only=True)
+    ends = _ends(source, tokenizer, other)
     with new_folder(out) as fresh:
         tokenizer.save_pretrained(fresh)
         _save_config(config, kind, tokenizer, ends, fresh)
         # transformers has tokenizers of its own for some types of models, whatever the folder holds.
-        check_vocabulary(source.path, load_tokenizer(fresh), set(ends), source.name)
+        check_vocabulary(other, load_tokenizer(fresh), set(ends), source.name)
         _save(fresh / "model.safetensors", {name: shape for name, (_, shape) in tensors.items()}, kind, read)
     return out
 
@@ -171,14 +173,11 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _ends(source: File, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def _ends(source: File, tokenizer: PreTrainedTokenizerFast, other: Model) -> list[int]:
     """Tokens that end an answer, the file's own first: all of its control tokens that llama.cpp stops at."""
-    from rsd_integrations.llamacpp.model import Model
-
-    stops = Model.load(source.path, vocabulary_only=True).ends
     control = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
     own = source.setting(f"{TOKENIZER}eos_token_id")
-    return sorted((id_ for id_ in {*control, own} - {None} if stops(id_)), key=lambda id_: (id_ != own, id_))
+    return sorted((id_ for id_ in {*control, own} - {None} if other.ends(id_)), key=lambda id_: (id_ != own, id_))
 
 
 def _save(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, read: Callable[[str], Tensor]) -> None:

@@ -68,7 +68,8 @@ def make(case: str, folder: Path, **changes: Any) -> Path:
     """A random checkpoint with the family's tokenizer; norms and biases are random as well."""
     kind, own = CASES[case]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SHAPE | own | changes))
+    config = AutoConfig.for_model(kind, **SHAPE | own | changes)
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     for name, weights in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             centre = 1.0 if "norm" in name and kind != "gemma3_text" else 0.0
@@ -107,7 +108,7 @@ def sentencepiece(folder: Path, *, begins: bool) -> Path:
     make("llama", folder, vocab_size=len(words) + 5, bos_token_id=1, pad_token_id=None)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / file).unlink()
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(folder)
     return folder

@@ -81,7 +81,7 @@ def test_a_sure_answer_is_the_same_text(both: tuple[Model, HuggingFaceGenerator]
 
 def test_the_same_texts_are_the_same_tokens(both: tuple[Model, HuggingFaceGenerator], questions: list[str]) -> None:
     model, generator = both
-    tokenizer = generator.vocabulary.tokenizer
+    tokenizer: Any = generator.vocabulary.tokenizer
     some = "<|im_start|>user\nhi<|im_end|><start_of_turn>\n\n\n   <b>日本語</b>\t\t🎉 ½ x²\r\n"
     for text in [*questions[:50], *TEXTS, some]:
         assert tokenizer(text)["input_ids"] == model.encode(text, begin=True)
@@ -182,9 +182,12 @@ def rewrite(
         if name in fields and fields[name].types[0] != gguf.GGUFValueType.ARRAY:
             writer.add_key_value(name, value, fields[name].types[0])
         else:
-            {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}.get(
-                type(value), writer.add_array
-            )(name, value)
+            adders: dict[type, Callable[..., object]] = {
+                str: writer.add_string,
+                float: writer.add_float32,
+                int: writer.add_uint32,
+            }
+            adders.get(type(value), writer.add_array)(name, value)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

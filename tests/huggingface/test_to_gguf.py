@@ -60,7 +60,8 @@ def test_the_embedded_family_keeps_its_logits_and_its_vocabulary(name: str, tmp_
     assert (model.eos, model.add_bos, model.ends(2)) == (tokenizer.eos_token_id, False, True)
     thinks = name.startswith("thinking")
     added = {"<|im_end|>": Attribute.CONTROL} | ({"<think>": Attribute.USER_DEFINED} if thinks else {})
-    assert {token: model.attributes(tokenizer.convert_tokens_to_ids(token)) for token in added} == added
+    vocabulary = tokenizer.get_vocab()
+    assert {token: model.attributes(vocabulary[token]) for token in added} == added
     text = "<think>\nso\n</think>\n\nIs it 3*4=12?<|im_end|>"
     assert model.encode(text) == tokenizer(text)["input_ids"]
 
