@@ -144,8 +144,8 @@ def _save_config(
 
     ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     ids["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
-    named: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    config.architectures = [named.__name__]
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    config.architectures = [model_class.__name__]
     config.dtype = dtype
     config.update(ids)
     config.save_pretrained(folder)
@@ -160,11 +160,21 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
         raise ConfigurationError(f"{source.name} holds no vocabulary")
     tokens = settings["tokens"]
     keys = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
-    named = {f"{name}_token": tokens[settings[key]] for name, key in keys.items() if key in settings}
+    named = {
+        f"{name}_token": tokens[settings[key]]
+        for name, key in keys.items()
+        if settings.get(key, -1) in range(len(tokens))
+    }
+    try:
+        backend = gguf_tokenizers.tokenizer_of(settings, source.name)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # of the tokenizers library, which has no class for it
+        raise ConfigurationError(
+            f"{source.name}: its vocabulary is not whole ({type(error).__name__}: {error})"
+        ) from error
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=gguf_tokenizers.tokenizer_of(settings, source.name),
-        clean_up_tokenization_spaces=False,
-        **named,
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **named
     )
     template = source.setting("tokenizer.chat_template")
     if template is not None:

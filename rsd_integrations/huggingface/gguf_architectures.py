@@ -6,7 +6,7 @@ One that is missing here is refused in both directions: a file that loads and wr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -44,6 +44,15 @@ LAYERS_27B = 62
 """Gemma 3 of as many layers scales its queries by the width of the model, all others by that of a head."""
 FREQUENCIES = "rope_freqs.weight"
 """Divisors of the rotary frequencies: how llama.cpp has the scaling of Llama 3."""
+NEEDED = {
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.layer_norm_rms_epsilon",
+}
+"""Settings without which a file is none of a model."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What a file with divisors does not say; the same in all published models."""
 
@@ -268,12 +277,9 @@ def config_of(
     """
     from transformers import AutoConfig
 
-    missing = {"context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"}
-    missing = missing - file.keys()
-    if missing or "token_embd.weight" not in tensors:
-        lacks = ", ".join(sorted(missing)) or "the tensor token_embd.weight"
-        raise ConfigurationError(f"{name} is no whole GGUF file of a model: it lacks {lacks}")
-    heads, gemma = file["attention.head_count"], architecture.name == "gemma3"
+    gemma = architecture.name == "gemma3"
+    _check_whole(NEEDED | ({"attention.sliding_window"} if gemma else set()), file, tensors, name)
+    heads = file["attention.head_count"]
     head = file.get("attention.key_length", file["embedding_length"] // heads)
     told = {
         "attention.value_length": (file.get("attention.value_length", head), head),
@@ -308,7 +314,25 @@ def config_of(
         local = {"rope_type": "default", "rope_theta": _decimal(file.get("rope.freq_base_swa", 10_000.0))}
         own |= {"sliding_window": file["attention.sliding_window"], "query_pre_attn_scalar": scale}
         own |= {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
-    return AutoConfig.for_model(architecture.model_types[0], **own)
+    try:
+        return AutoConfig.for_model(architecture.model_types[0], **own)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"{name}: transformers has no {architecture.name} of these settings: {reason}"
+        ) from error
+
+
+def _check_whole(needed: Set[str], file: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], name: str) -> None:
+    missing = sorted(needed - file.keys())
+    if missing or "token_embd.weight" not in tensors:
+        lacks = ", ".join(missing) or "the tensor token_embd.weight"
+        raise ConfigurationError(f"{name} is no whole GGUF file of a model: it lacks {lacks}")
+    lists = sorted(key for key in needed if not isinstance(file[key], int | float) or file[key] <= 0)
+    if lists:
+        raise ConfigurationError(
+            f"{name}: {lists[0]} is {file[lists[0]]!r}; known is one number above 0, the same for all layers"
+        )
 
 
 def _rope(file: Mapping[str, Any], divisors: Tensor | None, head: int, name: str) -> dict[str, Any]:

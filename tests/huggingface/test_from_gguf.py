@@ -179,7 +179,7 @@ def rewrite(
     change(values, tensors)
     writer = gguf.GGUFWriter(out, values.pop("general.architecture"), **options)
     for name, value in values.items():
-        if name in fields and fields[name].types[0] != gguf.GGUFValueType.ARRAY:
+        if name in fields and not isinstance(value, list):
             writer.add_key_value(name, value, fields[name].types[0])
         else:
             adders: dict[type, Callable[..., object]] = {
@@ -238,6 +238,25 @@ REFUSED: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object]
     "no splitting": ("llama", settings(tokenizer__ggml__pre=None), "texts split as None does"),
     "no vocabulary": ("llama", settings(tokenizer__ggml__tokens=None), "holds no vocabulary"),
     "no width": ("llama", settings(llama__embedding_length=None), "it lacks embedding_length"),
+    "no accuracy": (
+        "llama",
+        settings(llama__attention__layer_norm_rms_epsilon=None),
+        "it lacks attention.layer_norm_rms",
+    ),
+    "no window": ("gemma3", settings(gemma3__attention__sliding_window=None), "it lacks attention.sliding_window"),
+    "heads by layer": (
+        "llama",
+        settings(llama__attention__head_count=[4, 2]),
+        r"attention.head_count is \[4, 2\]; known",
+    ),
+    "no heads": ("llama", settings(llama__attention__head_count=0), "attention.head_count is 0; known"),
+    "odd width": ("llama", settings(llama__embedding_length=66), "transformers has no llama of these settings: .*66"),
+    "no merges": (
+        "llama",
+        settings(tokenizer__ggml__merges=None),
+        r"its vocabulary is not whole \(KeyError: 'merges'\)",
+    ),
+    "strange merges": ("llama", settings(tokenizer__ggml__merges=["a bc de"]), "its vocabulary is not whole"),
     "no layers": ("llama", settings(llama__block_count=9), "it lacks blk.2.attn_k.weight, or has it in another shape"),
     "too many layers": ("llama", settings(llama__block_count=1), "it has a tensor blk.1.attn_k.weight too many"),
     "experts": ("llama", settings(llama__expert_count=8), "llama.expert_count is 8, and only 0 is known here"),
