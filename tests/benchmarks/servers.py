@@ -317,13 +317,10 @@ takes 1/183 s (1.5B), 1/84 s (7B), 1/31 s (72B on four), as [published](https://
 for vLLM 0.6.3, or as long as its tokens need at half of the data sheet's FLOP/s; prefill in chunks of 8,192 tokens,
 continuous batches, prefixes cached by generators and not by reward models. Round trips have a median of 1 ms, 60 ms to
 another region, and each request 5 ms of overhead at the server; both are lognormal (σ = 0.3). Answers, rewards and
-lengths are recorded ones of the embedded family: tokens count twice, and answers are {
-        found["answers"][USUAL]
-    } (the long ones {found["answers"][LONG]}) in a
-row, where 3 have the length of worked solutions and 12 that of chains of thought. The clock jumps over waiting, so the clients' own
-work takes no time. A stream's client hears of each token as late as of an answer. Medians over {
-        found["rounds"]
-    } rounds.
+lengths are recorded ones of the embedded family: tokens count twice, and answers are {found["answers"][USUAL]} in a
+row (the long ones {found["answers"][LONG]}); 3 have the length of worked solutions and 12 that of chains of thought.
+The clock jumps over waiting, so the clients' own work takes no time. A stream's client hears of each token as late as
+of an answer. Medians over {found["rounds"]} rounds.
 
 **One problem at a time.** Wall-clock over lock-step's. Without lookahead it is 1.00: the requests are the same. With it
 a draft stands in [one request with those before it](scheduling.md#one-request-for-many-steps). The last column is what
