@@ -17,7 +17,7 @@ from tests.benchmarks.command import Command, Size
 from tests.benchmarks.keys import RECORD, keys
 
 FOLDER = RECORD.parent
-OTHERS = {"core_workloads", "faulty", "instant", "keys", "picture"}
+OTHERS = {"core_workloads", "faulty", "gguf_worker", "instant", "keys", "picture"}
 """What is run and measures nothing: processes that benchmarks start, the record of their keys, and a drawing."""
 NAMES = sorted({file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__":' in file.read_text()} - OTHERS)
 
@@ -34,7 +34,7 @@ def test_every_benchmark_takes_a_sample(name: str, tmp_path: Path) -> None:
     for option, size in sizes.items():
         assert (getattr(sample, option), getattr(whole, option)) == (size.quick, size.full)
         assert size.least <= size.quick <= size.full
-    assert f"`python -m tests.benchmarks.{name} --json FILE [--quick]`" in module.__doc__
+    assert re.search(rf"python -m tests\.benchmarks\.{name} --json FILE (\[--markdown FILE\] )?\[--quick\]", module.__doc__)
 
 
 @pytest.mark.parametrize("name", NAMES)
