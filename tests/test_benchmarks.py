@@ -34,7 +34,8 @@ def test_every_benchmark_takes_a_sample(name: str, tmp_path: Path) -> None:
     for option, size in sizes.items():
         assert (getattr(sample, option), getattr(whole, option)) == (size.quick, size.full)
         assert size.least <= size.quick <= size.full
-    assert re.search(rf"python -m tests\.benchmarks\.{name} --json FILE (\[--markdown FILE\] )?\[--quick\]", module.__doc__)
+    said = rf"python -m tests\.benchmarks\.{name} --json FILE (\[--markdown FILE\] )?\[--quick\]"
+    assert re.search(said, module.__doc__)
 
 
 @pytest.mark.parametrize("name", NAMES)
