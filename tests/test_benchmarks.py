@@ -123,7 +123,7 @@ def test_a_sample_is_made_on_shapes_as_wide_and_less_deep() -> None:
     sample = shapes.SMALL.sample()
     assert (sample.hidden, sample.heads, sample.intermediate) == (896, 14, 4864)
     assert (sample.layers, sample.vocabulary) == (shapes.SAMPLE_LAYERS, shapes.SAMPLE_WORDS)
-    assert sample.name == "Qwen2.5-0.5B with 2 of its 24 layers and 8,192 words"
+    assert sample.name == "Qwen2.5-0.5B with 1 of its 24 layers and 4,096 words"
 
 
 @pytest.fixture
