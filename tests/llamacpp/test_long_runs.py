@@ -19,13 +19,13 @@ import sys
 from rsd_integrations.llamacpp.model import Model
 for file in sys.argv[1].split(","):
     model = Model.load(file, vocabulary_only=True)
+    pieces = [model.piece(id_) for id_ in range(model.vocab_size)]
     for run in sys.argv[2].split(","):
-        for text in ((run * 100_000)[:100_000], "So " + run * 2000 + " it is"):
-            assert b"".join(model.piece(id_) for id_ in model.encode(text)).decode() == text, (file, run)
+        text = "So " + (run * 40_000)[:40_000] + " it is"
+        assert b"".join(pieces[id_] for id_ in model.encode(text)).decode() == text, (file, run)
 """
 
 
-@pytest.mark.timeout(300)
 def test_long_runs_are_encoded_by_every_pattern(tmp_path: Path) -> None:
     tokens, merges = [*all_bytes(), "aa", "<end>"], ["a a"]
     kinds = [*[Kind.NORMAL] * 257, Kind.CONTROL]
