@@ -20,6 +20,7 @@ from rsd_integrations.llamacpp.library import LIBRARY, REPACK, Library, library
 
 _MAGIC: Final = b"GGUF"
 _NO_VOCABULARY, _WITH_BYTES = 0, (1, 4, 6)  # llama_vocab_type: none; SentencePiece, Unigram and PLaMo
+_BPE: Final = 2
 _BYTE: Final = re.compile(r"<0x([0-9A-F]{2})>")
 _SHARD: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _LOCK = threading.Lock()
@@ -149,15 +150,15 @@ class Model:
             begin: Put `bos` before it where the file asks for that and the text does not bring it.
         """
         whole = text.encode(errors="surrogatepass").decode(errors="replace")
-        parts = [whole] if self._is_sentencepiece else long_runs.parts(whole)
+        parts = long_runs.parts(whole) if self._has_patterns else [whole]
         ids = [id_ for part in parts for id_ in self._encode(part.encode(), special)]
         # Not left to the library: where a file asks for a token that it does not name, it ends the process.
         first = [self.bos] if begin and self.add_bos and self.bos is not None and ids[:1] != [self.bos] else []
         return first + ids
 
     @cached_property
-    def _is_sentencepiece(self) -> bool:
-        return self.metadata.get("tokenizer.ggml.model") == "llama"
+    def _has_patterns(self) -> bool:
+        return bool(self.library.llama_vocab_type(self._vocabulary) == _BPE)
 
     def _encode(self, data: builtins.bytes, special: bool) -> list[int]:
         room = len(data) + 16
