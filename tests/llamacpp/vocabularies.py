@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import gguf
 
 Kind = gguf.TokenType
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,40 @@ def all_bytes() -> list[str]:
     from rsd_integrations.inprocess.vocabulary import _BYTES
 
     return list(_BYTES)
+
+
+def words_of(tokenizer: Any, pattern: str = "qwen2") -> Words:
+    """The vocabulary of a fast tokenizer of transformers, as a converter writes it."""
+    data = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, added = data["model"], {token["id"]: token for token in data["added_tokens"]}
+    ids = {id_: token for token, id_ in model["vocab"].items()} | {id_: one["content"] for id_, one in added.items()}
+    tokens = [ids.get(id_, f"[PAD{id_}]") for id_ in range(max(ids) + 1)]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    named = {
+        "bos": tokenizer.bos_token_id,
+        "eos": tokenizer.eos_token_id,
+        "unknown": tokenizer.unk_token_id,
+        "padding": tokenizer.pad_token_id,
+    }
+    sentencepiece = bool(model.get("byte_fallback"))
+
+    def kind(id_: int) -> Kind:
+        if id_ in added:
+            unknown = sentencepiece and id_ == named["unknown"]
+            return Kind.UNKNOWN if unknown else Kind.CONTROL if added[id_]["special"] else Kind.USER_DEFINED
+        if id_ not in ids:
+            return Kind.UNUSED
+        return Kind.BYTE if sentencepiece and BYTE.fullmatch(tokens[id_]) else Kind.NORMAL
+
+    ranks = {merge.replace(" ", ""): float(-rank) for rank, merge in enumerate(merges)} if sentencepiece else {}
+    return Words(
+        tokens,
+        [kind(id_) for id_ in range(len(tokens))],
+        model="llama" if sentencepiece else "gpt2",
+        pattern="default" if sentencepiece else pattern,
+        merges=[] if sentencepiece else merges,
+        scores=[ranks.get(token, -1e6) for token in tokens] if sentencepiece else [],
+        named={name: id_ for name, id_ in named.items() if id_ is not None},
+        options={"add_bos_token": tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id},
+        chat_template=tokenizer.chat_template,
+    )
