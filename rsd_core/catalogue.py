@@ -29,6 +29,8 @@ class Backend:
     """Whether the rest is made of specs."""
     inside: Role | None = None
     """What the models of those specs have to be, if they cannot be any."""
+    gguf: str = ""
+    """What makes the model of a GGUF file instead, where the rest is `gguf=FILE`; it takes the extra `llamacpp`."""
     plugin: Plugin | None = None
     """The package that brings it, if it is none of the built-in ones."""
 
@@ -50,20 +52,30 @@ _ALL = (
         roles=_WRITES,
     ),
     Backend(
+        "gguf",
+        "rsd_integrations.llamacpp:load_generator",
+        "llamacpp",
+        "a GGUF file as drafter or target, by path, package=DISTRIBUTION or hub=ORG/REPO:NAME.gguf; without torch",
+        ("gguf:./Qwen3-8B-Q4_K_M.gguf", "gguf,threads=4:hub=Qwen/Qwen3-8B-GGUF:Qwen3-8B-Q4_K_M.gguf"),
+        roles=_WRITES,
+    ),
+    Backend(
         "prm",
         "rsd_integrations.huggingface:load_verifier",
         "huggingface",
         "a process or outcome reward model, by hub id or folder, as verifier",
         ("prm:Qwen/Qwen2.5-Math-PRM-7B", "prm,format=trl,separator=\\n:./my-prm"),
         roles=_JUDGES,
+        gguf="rsd_integrations.llamacpp:load_verifier",
     ),
     Backend(
         "likelihood",
         "rsd_integrations.huggingface:load_likelihood",
         "huggingface",
         "a causal language model as verifier: the probability of a step's least likely token, or how=mean, entropy",
-        ("likelihood:Qwen/Qwen2.5-Math-7B-Instruct",),
+        ("likelihood:Qwen/Qwen2.5-Math-7B-Instruct", "likelihood:gguf=./Qwen3-8B-Q4_K_M.gguf"),
         roles=_JUDGES,
+        gguf="rsd_integrations.llamacpp:load_likelihood",
     ),
     Backend(
         "shared",

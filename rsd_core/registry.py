@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import NoneType
 from typing import Any, Literal, get_args, overload
 
@@ -32,6 +33,7 @@ from rsd_core.model import Model
 from rsd_core.plugins import Plugin, Registry
 
 GROUP = "rsd.backends"
+_NAMED = re.compile(r"\w+=")
 ROLES: dict[Role, type[Model]] = {"drafter": Drafter, "verifier": Verifier, "target": Target}
 
 
@@ -67,6 +69,8 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
         what = unknown("kind", kind, sorted(BACKENDS))
         raise SpecError(f"{masked(spec)!r} names no model: {what}. Examples: {examples}; `rsd models` lists all")
     backend = BACKENDS[kind]
+    if rest.startswith("gguf=") and backend.gguf:
+        backend, rest = replace(backend, module=backend.gguf, extra="llamacpp"), rest.removeprefix("gguf=")
     if not rest:
         raise SpecError(f"{masked(spec)!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
     if wrong := [option for option in options if "=" not in option]:
@@ -96,7 +100,12 @@ def _split(spec: str) -> tuple[list[str], str]:
             parts.append(spec[start:at])
             start = at + 1
             if spec[at] == ":":
-                return parts, spec[start:]
+                rest = spec[start:]
+                # Where the rest begins with a name as well, what follows it are options: KIND:NAME=VALUE,KEY=VALUE.
+                if _NAMED.match(rest) and "," in rest:
+                    rest, _, more = rest.partition(",")
+                    parts += _split(f"{more}:")[0]
+                return parts, rest
         elif spec[at] == "=" and spec[at + 1 : at + 2] in ("{", "[", '"'):
             try:
                 _, end = json.JSONDecoder().raw_decode(spec, at + 1)

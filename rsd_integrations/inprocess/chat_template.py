@@ -69,8 +69,9 @@ class Rendering:
 class Tokenizer(Protocol):
     """What is asked of a tokenizer, in the words of transformers."""
 
-    chat_template: Any
-    """The template, or several by name; None where there is none."""
+    @property
+    def chat_template(self) -> Any:
+        """The template, or several by name; None where there is none."""
 
     @property
     def bos_token(self) -> Any:

@@ -121,8 +121,11 @@ class Engine:
             queue.running, self._free_threads = True, self._free_threads - threads
             new_calls, queue.new_calls = queue.new_calls, []
             self._wake_worker()
-        runner.use_threads(threads)
-        works: list[Callable[[], None]] = [*(partial(runner.start, call) for call in new_calls), runner.step]
+        works: list[Callable[[], None]] = [
+            partial(runner.use_threads, threads),
+            *(partial(runner.start, call) for call in new_calls),
+            runner.step,
+        ]
         for work in works:
             try:
                 work()

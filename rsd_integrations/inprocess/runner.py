@@ -70,6 +70,8 @@ class Runner(ABC):
         """For all who read paths as their own tokens; a verifier with an input format has a cache of its own."""
         self.passes = 0
         """Forward passes so far."""
+        self.most_outputs = 2**31
+        """Most positions with outputs in a forward pass, for libraries whose outputs take memory of their own."""
         self.pass_seconds = 1e-3
         """Seconds that a forward pass took lately."""
         self._calls: list[Call[Any]] = []
@@ -158,15 +160,20 @@ class Runner(ABC):
     def _schedule(self) -> list[ScheduledRow]:
         """The rows of the next forward pass, earliest arrivals first as long as there is room."""
         scheduled: list[ScheduledRow] = []
-        room = PREFILL_CHUNK
+        room, outputs_left = PREFILL_CHUNK, self.most_outputs
         for row in sorted((row for call in self._calls for row in call.rows), key=attrgetter("sequence.arrival")):
             new = row.pending
             if new > 1:
                 new = min(new, room)
                 room -= new
             cached = len(row.sequence.ids)
+            outputs = bisect_left(row.output_positions, cached + new)
+            if outputs > outputs_left:  # as far as before the first one that is too many
+                outputs = outputs_left
+                new = row.output_positions[outputs] - cached
             if new > 0 and self.store.reserve(row.sequence, cached + new):
-                scheduled.append(ScheduledRow(row, cached, new, bisect_left(row.output_positions, cached + new)))
+                outputs_left -= outputs
+                scheduled.append(ScheduledRow(row, cached, new, outputs))
         return scheduled
 
     def _collect(self, scheduled: list[ScheduledRow], output: Output | None) -> PassResult:

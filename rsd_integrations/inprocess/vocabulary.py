@@ -34,7 +34,7 @@ class Vocabulary:
         self.tokenizer = tokenizer
         self.template = chat_template(tokenizer, template)
         """None where the tokenizer has no chat template."""
-        self.size = max(size, 1 + max(tokenizer.get_vocab().values()))
+        self.size = self._rows(size)
         """Ids the model has rows for; often some more than the tokenizer names."""
         self.ids = PathIds(self._encode_node)
         """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; others are tokenised from
@@ -46,8 +46,11 @@ class Vocabulary:
         entries = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
         return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
 
+    def _rows(self, size: int) -> int:
+        return max(size, 1 + max(self.tokenizer.get_vocab().values()))
+
     @cached_property
-    def pieces(self) -> list[bytes]:
+    def pieces(self) -> list[bytes] | dict[int, bytes]:
         """The bytes of every id. Special tokens are empty, since they are no text, but for those that mark thoughts."""
         tokenizer = self.tokenizer
         names = {id_: token for token, id_ in tokenizer.get_vocab().items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -37,6 +39,17 @@ class Cells:
         """An empty sequence gets the first `count` of another one."""
         cells = self._of[target, :count] = self._of[source, :count]
         self._holders[cells] += 1
+
+    def most_shared(self, sequence: int, length: int, others: Mapping[int, int]) -> tuple[int, int]:
+        """The sequence, of some with their lengths, that shares most with one, and how many cells from the first on."""
+        best, own = (sequence, 0), self._of[sequence, :length]
+        for other, size in others.items():
+            both = min(length, size)  # what stands behind is of former times
+            different = np.flatnonzero(self._of[other, :both] != own[:both])
+            count = int(different[0]) if len(different) else both
+            if count > best[1]:
+                best = other, count
+        return best
 
     def cut(self, sequence: int, length: int, before: int) -> None:
         """A sequence gives up all of its `before` but the first `length`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,13 @@ class Array:
                 return [reader.string() for _ in range(self.count)]
             form = struct.Struct(f"<{self.count}{_SCALARS[self.kind][1]}")
             return list(form.unpack_from(data, self.start))
+
+    def strings(self) -> Iterator[str]:
+        """Its texts, one by one."""
+        with self.file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            reader = _Reader(self.file, data, self.start)
+            for _ in range(self.count):
+                yield reader.string()
 
 
 @dataclass(frozen=True, slots=True)

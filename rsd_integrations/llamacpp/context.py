@@ -67,20 +67,27 @@ class Context:
         adapters: Sequence[tuple[Adapter, float]] = (),
         cache_type: str = "f16",
     ) -> None:
-        _check_range("sequences", sequences, 1, MOST_SEQUENCES)
         _check_range("threads", threads, 1, MOST_THREADS)
-        _check_range("cells", cells, 1, 2**31 - CELLS)
-        cells += -cells % CELLS
-        _check_range("batch", batch, sequences, cells)  # as many outputs as sequences are always reserved
         if cache_type not in TYPES:
             raise ValueError(f"cache_type {cache_type!r} is none of {', '.join(TYPES)}")
         _check_model(model)
         for adapter, _ in adapters:
             if not adapter.fits(model):
                 raise ValueError(f"the adapter {adapter.file.name} was loaded for another model than {model.file.name}")
-        self.model, self.cells, self.batch, self.sequences = model, cells, batch, sequences
-        self.threads, self.with_hidden = threads, hidden
-        self._call = call = model.library
+        self.model, self.threads, self.with_hidden = model, threads, hidden
+        self._adapters, self._type = tuple(adapters), TYPES[cache_type]
+        self._call = model.library
+        self._decode = self._call.llama_decode
+        self._lock = threading.Lock()
+        self._open(cells, batch, sequences)
+
+    def _open(self, cells: int, batch: int, sequences: int) -> None:
+        """Make the library's context, with nothing in it."""
+        _check_range("sequences", sequences, 1, MOST_SEQUENCES)
+        _check_range("cells", cells, 1, 2**31 - CELLS)
+        cells += -cells % CELLS
+        _check_range("batch", batch, sequences, cells)  # as many outputs as sequences are always reserved
+        call, model, threads = self._call, self.model, self.threads
         parameters = call.context_parameters(
             n_ctx=cells,
             n_batch=batch,
@@ -88,10 +95,10 @@ class Context:
             n_seq_max=sequences,
             n_threads=threads,
             n_threads_batch=threads,
-            embeddings=hidden,
+            embeddings=self.with_hidden,
             pooling_type=_NONE,
-            type_k=TYPES[cache_type],
-            type_v=TYPES[cache_type],
+            type_k=self._type,
+            type_v=self._type,
             kv_unified=True,
             swa_full=True,
             no_perf=True,
@@ -103,22 +110,21 @@ class Context:
                 f"no context of {cells} tokens for {model.file.name}: {'; '.join(said) or 'out of memory'}. "
                 "A smaller one (`context=` or `cache_bytes=`) takes less memory"
             )
-        self._lock = threading.Lock()
+        self.cells, self.batch, self.sequences = cells, batch, sequences
         # The finalizer holds the model: its weights outlive every context.
         self._free = weakref.finalize(self, _free, call.llama_free, address, os.getpid(), self._lock, model)
         self._address = ctypes.c_void_p(address)
         self._memory = ctypes.c_void_p(call.llama_get_memory(address))
         self._prove()
-        if adapters:
-            addresses = (ctypes.c_void_p * len(adapters))(*(adapter.address for adapter, _ in adapters))
-            scales = (ctypes.c_float * len(adapters))(*(scale for _, scale in adapters))
-            if call.llama_set_adapters_lora(address, addresses, len(adapters), scales):
+        if self._adapters:
+            addresses = (ctypes.c_void_p * len(self._adapters))(*(adapter.address for adapter, _ in self._adapters))
+            scales = (ctypes.c_float * len(self._adapters))(*(scale for _, scale in self._adapters))
+            if call.llama_set_adapters_lora(address, addresses, len(self._adapters), scales):
                 raise ConfigurationError(f"llama.cpp refuses the adapters for {model.file.name}")
-        self._decode = call.llama_decode
         self._lengths = [0] * sequences
         self._used = Cells(cells, sequences)
         self._outputs: list[int] = []
-        self._embeds = hidden
+        self._embeds = self.with_hidden
         self._set_up_batch()
 
     def _prove(self) -> None:
@@ -384,6 +390,54 @@ class Context:
                 self._used.extend(sequence, 0, length)
                 self._lengths[sequence] = length
             return True
+
+    def grow(self, *, cells: int, batch: int, sequences: int) -> None:
+        """Make room for more, and keep what is there: nothing is computed again, and what is shared stays shared.
+
+        Args:
+            cells: At least as many as there are; as for a new context, as are the others.
+            batch: See cells.
+            sequences: See cells.
+
+        Raises:
+            ConfigurationError: There is not enough memory; all is as it was.
+        """
+        if cells < self.cells or sequences < self.sequences:
+            raise ValueError(
+                f"{cells} cells and {sequences} sequences are fewer than {self.cells} and {self.sequences}"
+            )
+        before = dict(vars(self))
+        try:
+            self._open(cells, batch, sequences)
+        except ConfigurationError:
+            vars(self).update(before)
+            raise
+        with self._lock:
+            old, used, lengths = before["_address"], before["_used"], before["_lengths"]
+            moved: dict[int, int] = {}
+            for sequence, length in enumerate(lengths):
+                if length:
+                    self._move(sequence, length, old, before["_memory"], used.most_shared(sequence, length, moved))
+                    moved[sequence] = length
+        before["_free"]()
+
+    def _move(self, sequence: int, length: int, old: Any, memory: Any, shared: tuple[int, int]) -> None:
+        """Take a sequence over from another context, but for what it shares with one that was moved before."""
+        call, (source, common) = self._call, shared
+        if common:
+            call.llama_memory_seq_rm(memory, sequence, 0, common)
+        if common < length:
+            size = call.llama_state_seq_get_size(old, sequence)
+            data = ctypes.create_string_buffer(size)
+            written = call.llama_state_seq_get_data(old, data, size, sequence)
+            if written != size or call.llama_state_seq_set_data(self._address, data, size, sequence) != size:
+                raise RuntimeError(f"llama.cpp could not move sequence {sequence} to a larger context")
+        if common:
+            call.llama_memory_seq_cp(self._memory, source, sequence, 0, common)
+            self._used.share(source, sequence, common)
+        self._used.extend(sequence, common, length - common)
+        self._lengths[sequence] = length
+        self._check_positions(sequence, length)
 
     def use_threads(self, threads: int) -> None:
         """Decode with so many threads from now on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -161,6 +161,11 @@ class Header:
         """The values of an array; empty where the file has none of this key."""
         value = self.metadata.get(key)
         return value.read() if isinstance(value, Array) else []
+
+    def strings(self, key: str) -> Iterator[str]:
+        """The texts of an array, one by one."""
+        value = self.metadata.get(key)
+        return value.strings() if isinstance(value, Array) else iter(())
 
     def _number(self, key: str) -> int:
         value = self.metadata.get(f"{self.architecture}.{key}", 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -80,8 +80,16 @@ class GGUFTokenizer:
 
     def get_vocab(self) -> dict[str, int]:
         """Ids by token, without the rows that a converter has put behind a vocabulary to fill a matrix."""
-        tokens = self._header.array("tokenizer.ggml.tokens")
-        return {token: id_ for id_, token in enumerate(tokens) if id_ not in self._filling}
+        return {token: id_ for id_, token in self.tokens()}
+
+    def tokens(self) -> Iterator[tuple[int, str]]:
+        """The same in the order of ids, one by one."""
+        filling = self._filling
+        return (
+            (id_, token)
+            for id_, token in enumerate(self._header.strings("tokenizer.ggml.tokens"))
+            if id_ not in filling
+        )
 
     @cached_property
     def added_tokens_decoder(self) -> dict[int, Added]:
@@ -101,6 +109,11 @@ class GGUFTokenizer:
     @cached_property
     def _filling(self) -> frozenset[int]:
         return frozenset(id_ for id_, kind in self._kinds.items() if not kind & _ADDED)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end a response: those that the file names, and what else llama.cpp knows as such."""
+        return frozenset(id_ for id_ in self.added_tokens_decoder if self.model.ends(id_))
 
     @property
     def all_special_ids(self) -> list[int]:

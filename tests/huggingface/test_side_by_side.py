@@ -47,6 +47,9 @@ class Model:
     def waiting_rows(self) -> int:
         return len(self.calls)
 
+    def use_threads(self, count: int) -> None:
+        """It has none."""
+
     def start(self, work: Work) -> None:
         self.calls.append(work)
         if work.passes < 0:

@@ -43,7 +43,12 @@ def write_small(
 ) -> Path:
     """A file with a few values and tensors, as the gguf package writes it."""
     writer = gguf.GGUFWriter(file, "llama", **options)
-    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    adders: dict[type, Any] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+    }
     for key, value in (values or {}).items():
         adders.get(type(value), writer.add_array)(key, value)
     for name, tensor in (tensors or {"token_embd.weight": np.zeros((8, 4), np.float32)}).items():

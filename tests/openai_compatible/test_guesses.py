@@ -106,7 +106,7 @@ def test_the_step_is_the_one_without_a_guess(data: st.DataObject, target: OpenAI
         path = path.extend(made(target, path).steps[0])
     most = data.draw(st.sampled_from([1, 2, 9, 60]))
     (wanted,) = made(target, path, max_tokens=most).steps
-    newlines = [id_ for id_, piece in enumerate(words.pieces) if piece and not piece.strip(b"\n")]
+    newlines = [id_ for id_ in range(words.size) if (piece := words.pieces[id_]) and not piece.strip(b"\n")]
     others = st.lists(st.sampled_from([*newlines, 5, 50, 200]), max_size=3)
     begins, ends = sorted(data.draw(st.integers(0, wanted.size)) for _ in range(2))
     ids = (*wanted.tokens[:begins], *data.draw(others), *wanted.tokens[ends:], *data.draw(others))

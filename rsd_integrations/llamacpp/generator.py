@@ -1,0 +1,77 @@
+"""GGUF models as drafter, target and likelihood verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rsd_integrations.inprocess.generator import Generator
+from rsd_integrations.inprocess.likelihood import How, LikelihoodVerifier
+from rsd_integrations.llamacpp.loading import Loaded, Options, load
+
+
+class LlamaCppGenerator(Generator):
+    """A GGUF model that writes steps, in process."""
+
+    def __init__(self, loaded: Loaded, name: str, template: Mapping[str, Any] | None = None) -> None:
+        super().__init__(*loaded.parts(name, template))
+        self.batch_invariant = loaded.batch_invariant
+
+
+class LlamaCppLikelihood(LikelihoodVerifier):
+    """Scores a step by its likelihood under a GGUF model."""
+
+    def __init__(self, loaded: Loaded, name: str, how: How = "min", template: Mapping[str, Any] | None = None) -> None:
+        super().__init__(*loaded.parts(name, template), how)
+        self.batch_invariant = loaded.batch_invariant
+
+
+def load_generator(
+    file: str,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    cache_bytes: float | None = None,
+    gpu_layers: int | None = None,
+    lora: str | None = None,
+    alone: bool = False,
+    template: Mapping[str, Any] | None = None,
+) -> LlamaCppGenerator:
+    """Load a GGUF file as drafter or target.
+
+    Args:
+        file: A path, `package=DISTRIBUTION` or `hub=ORG/REPO:NAME.gguf`, see `files.find`.
+        context: Longest sequence in tokens; by default what the model was trained for, as far as the cache holds it.
+        threads: Of a forward pass; by default one for small models, otherwise all cores.
+        cache_bytes: For keys and values; by default an eighth of the machine's memory. Taken little by little.
+        gpu_layers: Layers on a graphics card, if the library was built for one; by default all.
+        lora: Adapters as GGUF files: `FILE` or `FILE*SCALE`, several of them with `+` between.
+        alone: Compute every row by itself, so that no result depends on what runs beside it, whatever the quantisation.
+        template: Arguments of the chat template: `{"enable_thinking": False}`.
+
+    Raises:
+        ConfigurationError: No such file, it cannot be run so, or its chat template uses no such argument.
+        MissingDependency: llama.cpp is not installed.
+    """
+    options = Options(context, threads, cache_bytes, gpu_layers, lora, alone)
+    return LlamaCppGenerator(load(file, options, template), file, template)
+
+
+def load_likelihood(
+    file: str,
+    *,
+    how: How = "min",
+    context: int | None = None,
+    threads: int | None = None,
+    cache_bytes: float | None = None,
+    gpu_layers: int | None = None,
+    lora: str | None = None,
+    alone: bool = False,
+    template: Mapping[str, Any] | None = None,
+) -> LlamaCppLikelihood:
+    """Load a GGUF file as likelihood verifier; arguments and errors as in `load_generator`.
+
+    `how` is that of `LikelihoodVerifier`.
+    """
+    options = Options(context, threads, cache_bytes, gpu_layers, lora, alone)
+    return LlamaCppLikelihood(load(file, options, template), file, how, template)

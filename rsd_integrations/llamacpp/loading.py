@@ -1,0 +1,174 @@
+"""GGUF models from specs: the file found and read, its weights and its cache made, everything shared that can be."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from rsd_core import ConfigurationError
+from rsd_integrations.inprocess.chat_template import chat_template
+from rsd_integrations.inprocess.cores import usable_cores
+from rsd_integrations.inprocess.engine import threads_for
+from rsd_integrations.llamacpp.context import MOST_THREADS, Context
+from rsd_integrations.llamacpp.files import find
+from rsd_integrations.llamacpp.header import Header, read_header
+from rsd_integrations.llamacpp.model import Adapter, Model
+from rsd_integrations.llamacpp.runner import LlamaRunner
+from rsd_integrations.llamacpp.store import FIRST_CELLS, FIRST_SEQUENCES, batch_size
+from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
+from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary
+
+CACHE_SHARE = 8
+"""A cache takes at most one part in so many of the machine's memory, where nobody says."""
+LEAST_CONTEXT = 256
+"""Tokens that the library's caches have at least."""
+
+_making = threading.Lock()
+_runners: WeakValueDictionary[tuple[object, ...], LlamaRunner] = WeakValueDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a GGUF model is run; models that are run alike share weights, cache and forward passes."""
+
+    context: int | None = None
+    """Longest sequence in tokens; by default what the model was trained for, as far as the cache holds it."""
+    threads: int | None = None
+    """Of a forward pass; by default one for small models, otherwise all cores."""
+    cache_bytes: float | None = None
+    """For keys and values; by default an eighth of the machine's memory. Taken little by little."""
+    gpu_layers: int | None = None
+    """Layers on a graphics card, if the library was built for one; by default all."""
+    lora: str | None = None
+    """Adapters as GGUF files: `FILE` or `FILE*SCALE`, several of them with `+` between."""
+    alone: bool = False
+    """Compute every row by itself: results of quantisations that round otherwise in batches then depend on nothing
+    that runs beside them."""
+    hidden: bool = False
+    """Hidden states are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A GGUF model, ready to run."""
+
+    header: Header
+    runner: LlamaRunner
+    tokenizer: GGUFTokenizer
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether the results of a row are the same to the last bit whatever is computed beside it."""
+        return self.runner.alone or self.header.batch_invariant
+
+    def parts(
+        self, name: str, template: Mapping[str, Any] | None = None
+    ) -> tuple[LlamaRunner, GGUFVocabulary, frozenset[int], float, str]:
+        """The arguments of `LanguageModel`.
+
+        Args:
+            name: Shown to people.
+            template: Arguments of the chat template.
+
+        Raises:
+            ConfigurationError: The chat template uses no such argument.
+        """
+        vocabulary = GGUFVocabulary(self.tokenizer, self.runner.model.vocab_size, template)
+        return self.runner, vocabulary, self.tokenizer.end_ids, self.header.flops_per_token, name
+
+
+def load(text: str, options: Options, template: Mapping[str, Any] | None = None) -> Loaded:
+    """Load a model, or take the one that is loaded alike.
+
+    Args:
+        text: Where its file is, see `files.find`.
+        options: How it is run.
+        template: Arguments of the chat template, refused before the weights are read where it uses none such.
+
+    Raises:
+        ConfigurationError: No such file, or it cannot be run so.
+        MissingDependency: llama.cpp is not installed.
+    """
+    file = find(text)
+    header = read_header(file)
+    kind = "f32" if header.types.keys() <= {"F32"} else "f16"
+    most, longest = _room(header, options, 4.0 if kind == "f32" else 2.0)
+    threads = _threads(header, options)
+    if template:
+        chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
+    adapters = _adapters(options.lora)
+    model = Model.load(file, gpu_layers=options.gpu_layers)
+    key = (id(model), most, longest, threads, options.alone, options.hidden, tuple(adapters))
+    with _making:
+        runner = _runners.get(key)
+        if runner is None:
+            loaded: list[tuple[Adapter, float]] = [(model.adapter(path), scale) for path, scale in adapters]
+            cells = min(FIRST_CELLS, most)
+            context = Context(
+                model,
+                cells=cells,
+                batch=batch_size(cells, FIRST_SEQUENCES),
+                sequences=FIRST_SEQUENCES,
+                threads=threads,
+                hidden=options.hidden,
+                adapters=loaded,
+                cache_type=kind,
+            )
+            runner = _runners[key] = LlamaRunner(context, most, longest, options.alone)
+    return Loaded(header, runner, GGUFTokenizer(model))
+
+
+def _room(header: Header, options: Options, number_bytes: float) -> tuple[int, int]:
+    """Most cells of the cache, and the longest sequence."""
+    budget = options.cache_bytes or _memory() / CACHE_SHARE
+    token = header.cache_bytes(number_bytes) or 1.0
+    cells = int(budget // token)
+    cells -= cells % LEAST_CONTEXT
+    if options.context is not None and not 1 <= options.context <= header.context:
+        raise ConfigurationError(
+            f"context={options.context} is not between 1 and {header.context:,}, what the model was trained for"
+        )
+    least = options.context or LEAST_CONTEXT
+    if cells < least:
+        raise ConfigurationError(
+            f"a cache of {budget / 1e6:,.1f} MB does not hold one sequence of {least} tokens, which takes "
+            f"{least * token / 1e6:,.1f} MB; raise cache_bytes" + (" or lower context" if options.context else "")
+        )
+    return cells, options.context or min(header.context, cells)
+
+
+def _threads(header: Header, options: Options) -> int:
+    if options.threads is None:
+        return min(threads_for(header.flops_per_token), MOST_THREADS)
+    if not 1 <= options.threads <= usable_cores():
+        raise ConfigurationError(
+            f"threads={options.threads} is not between 1 and {usable_cores()}, the cores of this process: threads of "
+            "llama.cpp wait for each other by spinning, so more than there are cores for take many times as long"
+        )
+    return options.threads
+
+
+def _adapters(text: str | None) -> list[tuple[Path, float]]:
+    """Files and scales.
+
+    Raises:
+        ConfigurationError: A scale is no number, or there is no such file.
+    """
+    adapters: list[tuple[Path, float]] = []
+    for part in (text or "").split("+") if text else ():
+        name, star, scale = part.partition("*")
+        try:
+            adapters.append((find(name), float(scale) if star else 1.0))
+        except ValueError as error:
+            raise ConfigurationError(f"lora={part}: after the star comes a number, such as 0.5") from error
+    return adapters
+
+
+def _memory() -> float:
+    """Bytes of the machine's memory."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

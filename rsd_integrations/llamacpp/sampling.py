@@ -1,0 +1,33 @@
+"""Choosing the next token of a row, as the engine for transformers models does, in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsd_core import Sampling
+
+
+def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> int:
+    """A token for one row of logits [vocabulary].
+
+    Temperature 0 takes the largest. Otherwise the row's own random number in [0, 1) is looked up in its cumulative
+    distribution, so that a row's token depends on nothing else in the batch.
+    """
+    if not sampling.temperature:
+        return int(logits.argmax())
+    scaled = logits / np.float32(sampling.temperature)
+    weights = np.exp(scaled - scaled.max())
+    order = None
+    if sampling.top_p < 1:
+        order = np.argsort(-weights, kind="stable")
+        weights = weights[order]
+        weights /= weights.sum()
+        before = np.cumsum(weights) - weights
+        weights[before >= np.float32(sampling.top_p)] = 0  # the smallest set of tokens whose mass reaches top_p stays
+    cumulative = np.cumsum(weights)
+    total = cumulative[-1]
+    # Below the total, however it was rounded: a token without weight is never chosen.
+    point = min(np.float32(uniform) * total, np.nextafter(total, np.float32(0)))
+    index = int(np.searchsorted(cumulative, point, side="right"))
+    return index if order is None else int(order[index])

@@ -1,0 +1,44 @@
+"""The vocabulary of a GGUF file as the decoder needs it, read piece by piece: some have 262,144 tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+
+from rsd_integrations.inprocess.vocabulary import Vocabulary
+from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
+
+
+class GGUFVocabulary(Vocabulary):
+    """The same answers as a vocabulary of transformers gives, without a list of all tokens in memory."""
+
+    tokenizer: GGUFTokenizer
+
+    @cached_property
+    def identity(self) -> str:
+        digest = hashlib.sha256(b"[")
+        for at, (id_, token) in enumerate(self.tokenizer.tokens()):
+            digest.update((", " if at else "").encode() + json.dumps([token, id_]).encode())
+        digest.update(b"]")
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def pieces(self) -> dict[int, bytes]:
+        own = None if self.template is None else self.template.markers
+        return _Pieces(self.tokenizer, self._marking_ids(own))
+
+    def _rows(self, size: int) -> int:
+        return size
+
+
+class _Pieces(dict[int, bytes]):
+    """The bytes of ids, known once they were asked for."""
+
+    def __init__(self, tokenizer: GGUFTokenizer, marking: frozenset[int]) -> None:
+        super().__init__()
+        self._model, self._marking = tokenizer.model, marking
+
+    def __missing__(self, id_: int) -> bytes:
+        piece = self[id_] = self._model.piece(id_, special=id_ in self._marking)
+        return piece
