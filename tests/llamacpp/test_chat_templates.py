@@ -94,7 +94,7 @@ def test_templates_are_rendered_as_by_transformers(name: str) -> None:
                     text = outcome(ours.apply_chat_template, messages, **options)
                     assert text == outcome(theirs.apply_chat_template, messages, **options)
                     rendered.add(text)
-    assert len(rendered) > 4
+    assert len(rendered) > 3
     if name == "features":
         assert any(f"{datetime.now():%Y}me" in text and "<1 & 'é'>" not in text for text in rendered)
 
