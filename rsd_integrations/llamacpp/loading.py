@@ -96,8 +96,7 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     """
     file = find(text)
     header = read_header(file)
-    kind = "f32" if header.types.keys() <= {"F32"} else "f16"
-    most, longest = _room(header, options, 4.0 if kind == "f32" else 2.0)
+    most, longest = _room(header, options)
     threads = _threads(header, options)
     if template:
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
@@ -117,16 +116,15 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
                 threads=threads,
                 hidden=options.hidden,
                 adapters=loaded,
-                cache_type=kind,
             )
             runner = _runners[key] = LlamaRunner(context, most, longest, options.alone)
     return Loaded(header, runner, GGUFTokenizer(model))
 
 
-def _room(header: Header, options: Options, number_bytes: float) -> tuple[int, int]:
+def _room(header: Header, options: Options) -> tuple[int, int]:
     """Most cells of the cache, and the longest sequence."""
     budget = options.cache_bytes or _memory() / CACHE_SHARE
-    token = header.cache_bytes(number_bytes) or 1.0
+    token = header.cache_bytes() or 1.0
     cells = int(budget // token)
     cells -= cells % LEAST_CONTEXT
     if options.context is not None and not 1 <= options.context <= header.context:
