@@ -119,7 +119,7 @@ class Context:
                 f"no context of {cells} tokens for {model.file.name}: {'; '.join(said) or 'out of memory'}. "
                 "A smaller one (`context=` or `cache_bytes=`) takes less memory"
             )
-        self.cells, self.batch, self.sequences = cells, batch, sequences
+        self.cells, self.batch, self.sequences, self._process = cells, batch, sequences, os.getpid()
         # The finalizer holds the model: its weights outlive every context.
         self._free = weakref.finalize(self, _free, call.llama_free, address, os.getpid(), self._lock, model)
         self._address = ctypes.c_void_p(address)
@@ -393,8 +393,12 @@ class Context:
 
     def clear(self) -> None:
         """Forget all sequences."""
+        if os.getpid() != self._process:
+            self._lock = threading.Lock()  # that of the parent may be held for ever
         with self._lock:
             self._check_open()
+            if os.getpid() != self._process:  # what the parent was in the middle of is in no state to go on from
+                self._open(self.cells, self.batch, self.sequences)
             self._call.llama_memory_clear(self._memory, False)
             self._lengths = [0] * self.sequences
             self._used = Cells(self.cells, self.sequences)

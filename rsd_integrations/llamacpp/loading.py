@@ -123,7 +123,9 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
 
 def _room(header: Header, options: Options) -> tuple[int, int]:
     """Most cells of the cache, and the longest sequence."""
-    budget = options.cache_bytes or _memory() / CACHE_SHARE
+    budget = _memory() / CACHE_SHARE if options.cache_bytes is None else options.cache_bytes
+    if not 0 < budget < 2**63:
+        raise ConfigurationError(f"cache_bytes={budget:g} is no size of a cache: give bytes above 0, such as 2e9")
     token = header.cache_bytes() or 1.0
     cells = int(budget // token)
     cells -= cells % LEAST_CONTEXT

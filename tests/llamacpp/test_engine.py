@@ -64,7 +64,6 @@ def answers(decoder: Decoder, prompts: list[str]) -> list[Any]:
     return [(result.text, result.finish_reason, [step.author for step in result.steps]) for result in results]
 
 
-
 def test_ids_mean_the_same_to_both_engines() -> None:
     for name in ("draft", "target"):
         assert gguf(name).vocabulary.identity == torch(name).vocabulary.identity
@@ -74,9 +73,7 @@ def test_ids_mean_the_same_to_both_engines() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [Settings(), Settings(lookahead=2), Settings(hedge=0.3)],
-    ids=["plain", "lookahead", "hedging"],
+    "settings", [Settings(), Settings(lookahead=2), Settings(hedge=0.3)], ids=["plain", "lookahead", "hedging"]
 )
 def test_reward_guided_texts_are_equal(questions: list[str], settings: Settings) -> None:
     own, other = (
@@ -91,7 +88,7 @@ def test_reward_guided_texts_are_equal(questions: list[str], settings: Settings)
     )
     found = answers(own, questions[:12])
     assert found == answers(other, questions[:12])
-    assert {author for _, _, authors in found for author in authors} == {"drafter", "target"}
+    assert {author for _, _, authors in found for author in authors} == {"draft", "target"}
 
 
 @pytest.mark.parametrize(("drafter", "target"), [(gguf, torch), (torch, gguf)])
@@ -146,7 +143,9 @@ def test_judges_agree() -> None:
 
 def test_confidence_reads_the_log_probabilities_of_sampled_tokens() -> None:
     request = StepRequest((0,), 24)
-    own, other = (asyncio.run(model.generate(copied(PATH), request)).steps[0] for model in (gguf("draft"), torch("draft")))
+    own, other = (
+        asyncio.run(model.generate(copied(PATH), request)).steps[0] for model in (gguf("draft"), torch("draft"))
+    )
     assert own.tokens == other.tokens
     assert own.logprobs == pytest.approx(other.logprobs, abs=0.02)
     scores = [asyncio.run(Confidence().score(PATH, [step])).rewards for step in (own, other)]
@@ -179,7 +178,9 @@ def test_sampled_steps_are_those_of_the_transformers_engine(questions: list[str]
         )
         same += own == other
         alone = [
-            asyncio.run(gguf("draft").generate(copied(path), StepRequest((seed,), 40, sampling=sampling))).steps[0].tokens
+            asyncio.run(gguf("draft").generate(copied(path), StepRequest((seed,), 40, sampling=sampling)))
+            .steps[0]
+            .tokens
             for seed in (1, 2, 3)
         ]
         assert sum(a == b for a, b in zip(alone, own, strict=True)) >= 2
@@ -201,7 +202,17 @@ def test_a_configuration_names_gguf_models(questions: list[str]) -> None:
     assert own == [result.text for result in wanted.run_many(questions[:3])]
 
 
-METHODS = ["target", "draft", "majority:3", "best_of_n:3", "beam", "backtracking", "specreason", "glimprouter", "first_steps:1"]
+METHODS = [
+    "target",
+    "draft",
+    "majority:3",
+    "best_of_n:3",
+    "beam",
+    "backtracking",
+    "specreason",
+    "glimprouter",
+    "first_steps:1",
+]
 
 
 @pytest.mark.parametrize("method", METHODS)

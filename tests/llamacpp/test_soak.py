@@ -28,7 +28,7 @@ def test_random_work_leaves_what_a_fresh_computation_gives(file: object) -> None
 
 
 def test_random_work_while_the_cache_grows() -> None:
-    soak = soak_of(embedded("draft"), cells=8192, context=1024)
+    soak = soak_of(embedded("draft"), cells=8192, context=512)
     assert soak.run(150, seed=1, loops=3) > 0
     assert soak.grown > 0
     assert soak.evicted == 0
