@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rsd_core import BinaryStep, RewardGuidedDecoder, Settings, StepRequest, as_prompt
+from rsd_core import BinaryStep, Ledger, RewardGuidedDecoder, Settings, StepRequest, as_prompt
 from rsd_core import Path as StepPath
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.llamacpp import LlamaCppGenerator, load_generator, load_likelihood
@@ -71,8 +71,19 @@ def accounting(count: int, settings: Settings, cells: int | None = None) -> dict
         "rejected": sum(not step.accepted for result in results for step in result.steps),
         "told": told,
         "seen": dict(counter.tokens),
+        "recomputed_tokens": recomputed(asked, [result.ledger for result in results], target),
         "evicted": target.runner.store.evicted,
     }
+
+
+def recomputed(asked: list[str], ledgers: list[Ledger], model: LlamaCppGenerator) -> int:
+    """Tokens beyond those of the prompts and of all that was written, each once for either model."""
+    again = 0
+    for question, ledger in zip(asked, ledgers, strict=True):
+        once = len(model.vocabulary.prompt(as_prompt(question))) + ledger.drafter.generated + ledger.target.generated
+        again += max(0, ledger.drafter.computed - once)
+        again += max(0, ledger.target.computed + ledger.verifier.computed - once)
+    return again
 
 
 def plain_generation(model: LlamaCppGenerator, prompt: list[int], tokens: int) -> list[int]:
