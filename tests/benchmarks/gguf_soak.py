@@ -77,12 +77,16 @@ def accounting(count: int, settings: Settings, cells: int | None = None) -> dict
 
 
 def recomputed(asked: list[str], ledgers: list[Ledger], model: LlamaCppGenerator) -> int:
-    """Tokens beyond those of the prompts and of all that was written, each once for either model."""
+    """Tokens beyond those of the prompts and of all that was written, each once for either model.
+
+    A rejected draft counts twice for the target: it is read to be judged, and again as a guess of what takes its place.
+    """
     again = 0
     for question, ledger in zip(asked, ledgers, strict=True):
         once = len(model.vocabulary.prompt(as_prompt(question))) + ledger.drafter.generated + ledger.target.generated
         again += max(0, ledger.drafter.computed - once)
-        again += max(0, ledger.target.computed + ledger.verifier.computed - once)
+        judged = ledger.target.computed + ledger.verifier.computed
+        again += max(0, judged - once - ledger.drafter.discarded)
     return again
 
 

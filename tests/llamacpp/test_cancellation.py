@@ -1,4 +1,4 @@
-"""Calls that are cut short, faults inside of llama.cpp, and input that no model can take: others go on, and so does it."""
+"""Calls cut short, faults inside of llama.cpp, and input that no model can take: others go on, and so does the model."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_any_text_is_a_prompt(text: str) -> None:
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
     model = load_generator(str(embedded("draft")), context=100)
-    with pytest.raises(PromptError, match="the context of .* is 100"):
+    with pytest.raises(PromptError, match=r"the context of .* is 100"):
         asyncio.run(model.generate(Path(as_prompt("apples " * 3000)), StepRequest((0,), 3)))
     result = DraftOnly(drafter=model).run("Mia has 45 apples. How many?")
     assert result.text

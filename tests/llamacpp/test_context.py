@@ -365,7 +365,7 @@ def test_what_the_library_did_otherwise_is_no_silent_fault(monkeypatch: pytest.M
     with monkeypatch.context() as patched:
         patched.setattr(library(), "llama_memory_seq_rm", lambda *_: True)  # and nothing is removed
         with pytest.raises(
-            RuntimeError, match="sequence 0 should have 4 tokens now; llama.cpp has the positions 0 to 12"
+            RuntimeError, match=r"sequence 0 should have 4 tokens now; llama.cpp has the positions 0 to 12"
         ):
             one.rollback(0, 4)
     with monkeypatch.context() as patched:

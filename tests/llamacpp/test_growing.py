@@ -18,7 +18,7 @@ from rsd_integrations.llamacpp.model import Model
 from tests.llamacpp import gguf_files
 
 TOLERANCE = 0.1
-"""Of logits: in single precision they change by up to 0.04 with what runs beside them, and by 1 and more by a wrong token."""
+"""Of logits: in single precision they change by up to 0.04 with what runs beside them, by a wrong token by 1."""
 
 
 @functools.cache

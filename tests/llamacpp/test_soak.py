@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rsd_integrations.llamacpp import loading, load_generator, load_likelihood
+from rsd_integrations.llamacpp import load_generator, load_likelihood, loading
 from rsd_integrations.llamacpp.header import read_header
 from tests.llamacpp.gguf_files import embedded, windowed
 from tests.llamacpp.soak import KINDS, Soak
