@@ -34,14 +34,14 @@ def smollm2() -> Model:
     return Model.load(gguf_files.smollm2())
 
 
-EXACT = {"cache_type": "f32", "flash_attention": False}
+EXACT: dict[str, Any] = {"cache_type": "f32", "flash_attention": False}
 """What keeps the single precision of a file."""
 
 
 def context(model: Model | None = None, **options: Any) -> Context:
     """A small context, of the drafter in its own precision."""
-    exact = EXACT if model in (None, draft()) else {}
-    return Context(model or draft(), **{"cells": 512, "batch": 64, "sequences": 8} | exact | options)
+    sizes: dict[str, Any] = {"cells": 512, "batch": 64, "sequences": 8}
+    return Context(model or draft(), **sizes | (EXACT if model in (None, draft()) else {}) | options)
 
 
 def fresh(model: Model, ids: list[int]) -> np.ndarray:
@@ -50,7 +50,8 @@ def fresh(model: Model, ids: list[int]) -> np.ndarray:
     one.clear()
     for first in range(0, len(ids), 50):
         assert one.decode([(0, first, ids[first : first + 50])], [len(ids[first : first + 50]) - 1])
-    return one.logits(1)[0]
+    logits: np.ndarray = one.logits(1)[0]
+    return logits
 
 
 @functools.cache
@@ -237,7 +238,12 @@ def test_threads_change_when_they_change(monkeypatch: pytest.MonkeyPatch) -> Non
     one = context()
     asked: list[int] = []
     original = library().llama_set_n_threads
-    monkeypatch.setattr(library(), "llama_set_n_threads", lambda *args: (asked.append(args[1]), original(*args)))
+
+    def set_threads(address: object, threads: int, also: int) -> None:
+        asked.append(threads)
+        original(address, threads, also)
+
+    monkeypatch.setattr(library(), "llama_set_n_threads", set_threads)
     for threads in (1, 2, 2, 1):
         one.use_threads(threads)
     assert asked == [2, 1]
@@ -275,8 +281,8 @@ def test_threads_change_when_they_change(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_would_end_the_process_is_refused_and_changes_nothing(
     spans: list[Any], outputs: list[int], said: str
 ) -> None:
-    for options in ({}, {"hidden": True}):
-        one = context(**options)
+    for hidden in (False, True):
+        one = context(hidden=hidden)
         one.decode([(0, 0, IDS)], [12])
         with pytest.raises(ValueError, match=said):
             one.decode(spans, outputs)
