@@ -10,7 +10,8 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -100,16 +101,28 @@ class Context:
         self._call = model.library
         self._decode = self._call.llama_decode
         self._lock = threading.Lock()
+        self._window = self._call.llama_model_n_swa(model.address)
+        if separate and self._window:
+            raise ConfigurationError(
+                f"{model.file.name} has windows of attention, so its sequences cannot be kept separate: of a copy "
+                "llama.cpp keeps what is within the window alone"
+            )
+        self._numbers = 2 if self._window else 1
+        """The library's sequences for one of ours: twins, where a model has windows, see `_set_up_batch`."""
+        self.most_sequences = MOST_SEQUENCES // self._numbers
+        """Sequences that it can have."""
         self._open(cells, batch, sequences)
 
     def _open(self, cells: int, batch: int, sequences: int) -> None:
         """Make the library's context, with nothing in it."""
-        _check_range("sequences", sequences, 1, MOST_SEQUENCES)
+        _check_range("sequences", sequences, 1, self.most_sequences)
         _check_range("cells", cells, 1, 2**31 - CELLS)
         most = -(-cells // sequences) if self.separate else cells
         most += -most % CELLS
         cells = most * sequences if self.separate else most
-        _check_range("batch", batch, sequences, 2**31 - 1)  # as many outputs as sequences are always reserved
+        _check_range("batch", batch, sequences, 2**31 - 1)
+        numbers = sequences * self._numbers
+        batch = max(batch, numbers)  # as many outputs as sequences are always reserved
         batch = min(batch, cells)
         if cells * self._cell_bytes > _memory():  # the library would take it page by page, until the process is ended
             raise ConfigurationError(
@@ -121,7 +134,7 @@ class Context:
             n_ctx=cells,
             n_batch=batch,
             n_ubatch=self._at_once(batch),
-            n_seq_max=sequences,
+            n_seq_max=numbers,
             n_threads=threads,
             n_threads_batch=threads,
             embeddings=self.with_hidden,
@@ -173,7 +186,7 @@ class Context:
             "n_ctx_seq": self.most_tokens,  # as many as cells only where the cache is unified
             "n_batch": self.batch,
             "n_ubatch": self._at_once(self.batch),
-            "n_seq_max": self.sequences,
+            "n_seq_max": self.sequences * self._numbers,
             "n_threads": self.threads,
             "n_threads_batch": self.threads,
         }
@@ -192,17 +205,21 @@ class Context:
     def _set_up_batch(self) -> None:
         size = self.batch
         self._ids, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        self._of, self._wanted = np.zeros(size, np.int32), np.zeros(size, np.int8)
+        # A full-size cache keeps windows whole, but not for ever: where the library comes by such a cell on its search
+        # for a free one, it takes what is behind the window. It never takes what two sequences hold, hence the twins.
+        numbers = np.zeros((size, 2), np.int32)
+        self._of, self._twins = numbers.T
+        self._wanted = np.zeros(size, np.int8)
         self._wanted[:] = self.with_hidden
-        self._ones = np.ones(size, np.int32)
+        self._counts = np.full(size, self._numbers, np.int32)
         self._line = np.arange(self.cells, dtype=np.int32)
-        self._pointers = self._of.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
+        self._pointers = numbers.ctypes.data + 8 * np.arange(size, dtype=np.uint64)
         self._batch = Batch(
             0,
             self._ids.ctypes.data,
             None,
             self._positions.ctypes.data,
-            self._ones.ctypes.data,
+            self._counts.ctypes.data,
             self._pointers.ctypes.data,
             self._wanted.ctypes.data,
         )
@@ -266,6 +283,7 @@ class Context:
             if not self._used.free or position == self.most_tokens:
                 return None
             self._ids[0], self._positions[0], self._of[0], self._wanted[0] = id_, position, sequence, 1
+            self._twins[0] = sequence + self.sequences
             self._batch.n_tokens = 1
             self._outputs = [0]
             code = self._decode(self._address, self._batch)
@@ -316,6 +334,8 @@ class Context:
             begun[sequence], count = first + size, end
         if not count:
             raise ValueError("there is nothing to decode")
+        if self._numbers > 1:
+            self._twins[:count] = self._of[:count] + self.sequences
         return count
 
     def _failed(self, code: int, spans: Sequence[tuple[int, int, Sequence[int]]]) -> bool:
@@ -381,6 +401,8 @@ class Context:
 
     def _remove(self, sequence: int, length: int) -> None:
         done = self._call.llama_memory_seq_rm(self._memory, sequence, length, -1)
+        if self._numbers > 1:
+            self._call.llama_memory_seq_rm(self._memory, sequence + self.sequences, length, -1)
         self._check_positions(sequence, length, done)
 
     def _check_positions(self, sequence: int, length: int, done: bool = True) -> None:
@@ -403,10 +425,17 @@ class Context:
                 if self.separate:  # the library's own copy happens at some later time, over what is there by then
                     self._put(target, self._state(self._address, source))
                 else:
-                    self._call.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+                    self._share(source, target, length)
                 self._used.share(source, target, length)
                 self._lengths[target] = length
                 self._check_positions(target, length)
+
+    def _share(self, source: int, target: int, length: int) -> None:
+        """Have a sequence and its twin hold the first cells of another one, or the twin alone those of its own."""
+        if source != target:
+            self._call.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        if self._numbers > 1:
+            self._call.llama_memory_seq_cp(self._memory, source, target + self.sequences, 0, length)
 
     def clear(self) -> None:
         """Forget all sequences."""
@@ -469,6 +498,7 @@ class Context:
                 return False
             if length:
                 self._put(sequence, data[_STATE.size :])
+                self._share(sequence, sequence, length)
                 self._check_positions(sequence, length)
                 self._used.extend(sequence, 0, length)
                 self._lengths[sequence] = length
@@ -497,28 +527,44 @@ class Context:
         except ConfigurationError:
             vars(self).update(before)
             raise
-        with self._lock:
-            old, used, lengths = before["_address"], before["_used"], before["_lengths"]
-            moved: dict[int, int] = {}
-            for sequence, length in enumerate(lengths):
-                if length:
-                    self._move(sequence, length, old, before["_memory"], used.most_shared(sequence, length, moved))
-                    moved[sequence] = length
-        before["_free"]()
+        used, lengths = before["_used"], before["_lengths"]
+        moved: dict[int, int] = {}
+        try:
+            with self._lock:
+                for sequence, length in enumerate(lengths):
+                    if length:
+                        self._move(sequence, length, before, used.most_shared(sequence, length, moved))
+                        moved[sequence] = length
+        finally:
+            before["_free"]()
 
-    def _move(self, sequence: int, length: int, old: Any, memory: Any, shared: tuple[int, int]) -> None:
+    def _move(self, sequence: int, length: int, before: Mapping[str, Any], shared: tuple[int, int]) -> None:
         """Take a sequence over from another context, but for what it shares with one that was moved before."""
-        call, (source, common) = self._call, shared
+        old, memory, (source, common) = before["_address"], before["_memory"], shared
+        for begin, end in self._parts(common, length):
+            saved, target = sequence, sequence
+            if self._numbers > 1:  # of a sequence the library saves what is within its window alone: twins carry parts
+                saved, target = sequence + before["sequences"], sequence + self.sequences
+                self._call.llama_memory_seq_rm(memory, saved, 0, -1)
+                self._call.llama_memory_seq_cp(memory, sequence, saved, begin, end)
+            elif begin:
+                self._call.llama_memory_seq_rm(memory, sequence, 0, begin)
+            self._put(target, self._state(old, saved))
+            if self._numbers > 1:
+                self._call.llama_memory_seq_cp(self._memory, target, sequence, begin, end)
         if common:
-            call.llama_memory_seq_rm(memory, sequence, 0, common)
-        if common < length:
-            self._put(sequence, self._state(old, sequence))
-        if common:
-            call.llama_memory_seq_cp(self._memory, source, sequence, 0, common)
+            self._share(source, sequence, common)
             self._used.share(source, sequence, common)
+        self._share(sequence, sequence, length)
         self._used.extend(sequence, common, length - common)
         self._lengths[sequence] = length
         self._check_positions(sequence, length)
+
+    def _parts(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """Ranges of positions that lie within a window, whatever its kind; one where there are none."""
+        size = max(1, self._window // 2) if self._window else end
+        cuts = [begin, *range(begin + size - begin % size, end, size), end] if begin < end else []
+        return list(pairwise(cuts))
 
     def use_threads(self, threads: int) -> None:
         """Decode with so many threads from now on."""
