@@ -31,6 +31,7 @@ TYPES: Final = {"f32": 0, "f16": 1, "q8_0": 8}
 """Types of keys and values in the cache, by ggml's number."""
 
 _NONE, _MAGIC = 0, b"rsd1"
+_AUTOMATIC, _DISABLED = -1, 0  # llama_flash_attn_type
 _STATE = struct.Struct("<4sIQ")
 
 
@@ -49,6 +50,7 @@ class Context:
         hidden: Hidden states are wanted too. A decode with outputs then takes as long as if all tokens in it were some.
         adapters: LoRA adapters with their scales.
         cache_type: Type of keys and values: "f32", "f16" or "q8_0".
+        flash_attention: Where the model allows it; it rounds keys and values to half precision, whatever their type.
 
     Raises:
         ConfigurationError: The model cannot be used so, or there is not enough memory.
@@ -66,6 +68,7 @@ class Context:
         hidden: bool = False,
         adapters: Sequence[tuple[Adapter, float]] = (),
         cache_type: str = "f16",
+        flash_attention: bool = True,
     ) -> None:
         _check_range("threads", threads, 1, MOST_THREADS)
         if cache_type not in TYPES:
@@ -76,6 +79,7 @@ class Context:
                 raise ValueError(f"the adapter {adapter.file.name} was loaded for another model than {model.file.name}")
         self.model, self.threads, self.with_hidden = model, threads, hidden
         self._adapters, self._type = tuple(adapters), TYPES[cache_type]
+        self._flash = _AUTOMATIC if flash_attention else _DISABLED
         self._call = model.library
         self._decode = self._call.llama_decode
         self._lock = threading.Lock()
@@ -99,6 +103,7 @@ class Context:
             pooling_type=_NONE,
             type_k=self._type,
             type_v=self._type,
+            flash_attn_type=self._flash,
             kv_unified=True,
             swa_full=True,
             no_perf=True,

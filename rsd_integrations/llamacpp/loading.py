@@ -51,6 +51,11 @@ class Options:
     that runs beside them."""
     hidden: bool = False
     """Hidden states are wanted."""
+    exact: bool = False
+    """Where all weights are in single precision, keys, values and attention are as well, which takes longer to read;
+    otherwise they are rounded to half of it, as flash attention does in any case."""
+    beyond_training: bool = False
+    """`context` may be longer than what the model was trained for, as some reward models are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +101,14 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     """
     file = find(text)
     header = read_header(file)
-    kind = "f32" if header.types.keys() <= {"F32"} else "f16"
-    most, longest = _room(header, options, 4.0 if kind == "f32" else 2.0)
+    exact = options.exact and header.types.keys() <= {"F32"}
+    most, longest = _room(header, options, 4.0 if exact else 2.0)
     threads = _threads(header, options)
     if template:
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
     adapters = _adapters(options.lora)
     model = Model.load(file, gpu_layers=options.gpu_layers)
-    key = (id(model), most, longest, threads, options.alone, options.hidden, tuple(adapters))
+    key = (id(model), most, longest, threads, options.alone, options.hidden, exact, tuple(adapters))
     with _making:
         runner = _runners.get(key)
         if runner is None:
@@ -117,7 +122,8 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
                 threads=threads,
                 hidden=options.hidden,
                 adapters=loaded,
-                cache_type=kind,
+                cache_type="f32" if exact else "f16",
+                flash_attention=not exact,
             )
             runner = _runners[key] = LlamaRunner(context, most, longest, options.alone)
     return Loaded(header, runner, GGUFTokenizer(model))
@@ -129,9 +135,11 @@ def _room(header: Header, options: Options, number_bytes: float) -> tuple[int, i
     token = header.cache_bytes(number_bytes) or 1.0
     cells = int(budget // token)
     cells -= cells % LEAST_CONTEXT
-    if options.context is not None and not 1 <= options.context <= header.context:
+    longest = 2**31 - LEAST_CONTEXT if options.beyond_training else header.context
+    if options.context is not None and not 1 <= options.context <= longest:
         raise ConfigurationError(
-            f"context={options.context} is not between 1 and {header.context:,}, what the model was trained for"
+            f"context={options.context} is not between 1 and {longest:,}"
+            + ("" if options.beyond_training else ", what the model was trained for")
         )
     least = options.context or LEAST_CONTEXT
     if cells < least:
