@@ -127,10 +127,9 @@ class Engine:
             runner.step,
         ]
         for work in works:
-            try:
-                work()
-            except BaseException as error:  # whatever it is, callers are to hear of it, and the thread is to live on
-                runner.fail(error)
+            _guarded(runner, work)
+        while len(self._queues) == 1 and runner.waiting_rows and not queue.new_calls:  # nothing to choose between
+            _guarded(runner, runner.step)
         with self._lock:
             for other in self._queues.values():
                 other.waited += runner.pass_seconds
@@ -164,6 +163,13 @@ class Engine:
             worker = threading.Thread(target=self._work, name=f"rsd-engine-{len(self._workers)}", daemon=True)
             self._workers.append(worker)
             worker.start()
+
+
+def _guarded(runner: Runner, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except BaseException as error:  # whatever it is, callers are to hear of it, and the thread is to live on
+        runner.fail(error)
 
 
 _engines: dict[str, Engine] = {}

@@ -44,7 +44,7 @@ class Context:
     Args:
         model: The model.
         cells: Tokens that fit, shared ones counted once. Rounded up to a multiple of 256.
-        batch: Most tokens of a `decode`; at least `sequences`.
+        batch: Most tokens of a `decode`, at least `sequences`; not more than `cells`.
         sequences: How many there can be, up to 256; they are numbered from 0.
         threads: Threads of a decode.
         hidden: Hidden states are wanted too. A decode with outputs then takes as long as if all tokens in it were some.
@@ -70,10 +70,10 @@ class Context:
         cache_type: str = "f16",
         flash_attention: bool = True,
     ) -> None:
+        _check_model(model)
         _check_range("threads", threads, 1, MOST_THREADS)
         if cache_type not in TYPES:
             raise ValueError(f"cache_type {cache_type!r} is none of {', '.join(TYPES)}")
-        _check_model(model)
         for adapter, _ in adapters:
             if not adapter.fits(model):
                 raise ValueError(f"the adapter {adapter.file.name} was loaded for another model than {model.file.name}")
@@ -90,7 +90,8 @@ class Context:
         _check_range("sequences", sequences, 1, MOST_SEQUENCES)
         _check_range("cells", cells, 1, 2**31 - CELLS)
         cells += -cells % CELLS
-        _check_range("batch", batch, sequences, cells)  # as many outputs as sequences are always reserved
+        _check_range("batch", batch, sequences, 2**31 - 1)  # as many outputs as sequences are always reserved
+        batch = min(batch, cells)
         call, model, threads = self._call, self.model, self.threads
         parameters = call.context_parameters(
             n_ctx=cells,
@@ -130,6 +131,7 @@ class Context:
         self._used = Cells(cells, sequences)
         self._outputs: list[int] = []
         self._embeds = self.with_hidden
+        self._logits_at, self._logits = 0, np.empty(0, np.float32)
         self._set_up_batch()
 
     def _prove(self) -> None:
@@ -212,6 +214,41 @@ class Context:
                 self._lengths[sequence] = first + len(ids)
             self._outputs = list(outputs)
             return True
+
+    def decode_one(self, sequence: int, position: int, id_: int) -> NDArray[np.float32] | None:
+        """Read one token, as `decode` does, in a fraction of the time around the library's own.
+
+        Returns:
+            Its logits [vocabulary], the library's own memory: good until the next decode. None where there is no room.
+
+        Raises:
+            ValueError: The token does not continue the sequence, or there is no such one. Nothing is changed.
+            RuntimeError: The library failed; the sequence is as it was.
+        """
+        with self._lock:
+            self._check_sequence(sequence)
+            if position != self._lengths[sequence] or not 0 <= id_ < self.model.vocab_size or self.with_hidden:
+                raise ValueError(
+                    f"the token {id_} of {self.model.vocab_size} cannot stand at {position} of sequence {sequence}, "
+                    f"which has {self._lengths[sequence]} tokens"
+                )
+            if not self._used.free:
+                return None
+            self._ids[0], self._positions[0], self._of[0], self._wanted[0] = id_, position, sequence, 1
+            self._batch.n_tokens = 1
+            self._outputs = [0]
+            code = self._decode(self._address, self._batch)
+            self._wanted[0] = 0
+            if code:
+                self._failed(code, [(sequence, position, [id_])])
+                return None
+            self._used.extend(sequence, position, 1)
+            self._lengths[sequence] = position + 1
+            address = self._call.llama_get_logits(self._address)
+            if address != self._logits_at:
+                row = (ctypes.c_float * self.model.vocab_size).from_address(address)
+                self._logits_at, self._logits = address, np.ctypeslib.as_array(row)
+            return self._logits
 
     def _embed(self, wanted: bool) -> None:
         """Have hidden states come out, which the library does for every token or for none."""

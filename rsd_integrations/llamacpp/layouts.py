@@ -194,8 +194,7 @@ def _context(sizes: str, cache: str, last: str) -> list[Field]:
 
 
 _MAPPED = _model("", "use_mmap use_direct_io use_mlock", "")
-_LOADED = _model("load_mode", "", "")
-_MTP = _model("load_mode", "", "load_mtp")
+_LOADED = _model("load_mode", "", "load_mtp")  # the last flag came with b10236; before it was unused room
 _LAZY = _model("load_mode lazy_mode", "", "load_mtp")
 _SNAPSHOTS = _context("n_rs_seq", "", "")
 _OUTPUTS = _context("n_rs_seq n_outputs_max", "", "ctx_other")
@@ -205,9 +204,8 @@ _MOE_CACHE = _context("n_rs_seq n_outputs_max n_outputs_max_per_seq", "moe_cache
 LAYOUTS: Final = (
     Layout.of("b11548 to b11739", _LAZY, _MOE_CACHE),
     Layout.of("b10715 to b11413, v0.5.0", _LAZY, _PER_SEQUENCE),
-    Layout.of("b10603", _MTP, _PER_SEQUENCE),
-    Layout.of("b10236 to b10335", _MTP, _OUTPUTS),
-    Layout.of("b10152", _LOADED, _OUTPUTS),
+    Layout.of("b10603", _LOADED, _PER_SEQUENCE),
+    Layout.of("b10152 to b10335", _LOADED, _OUTPUTS),
     Layout.of("b9756 to b9982", _MAPPED, _OUTPUTS),
     Layout.of("b9309 to b9445", _MAPPED, _SNAPSHOTS),
 )

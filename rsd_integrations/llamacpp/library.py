@@ -170,13 +170,12 @@ class Library:
             function = getattr(self._functions, name)
             function.restype, function.argtypes = c_void_p, arguments
             setattr(self, name, function)
-        self._log = Log()
-        self._functions.llama_log_set(self._log.callback, None)
+        self._functions.llama_log_set(_LOG.callback, None)
         self.llama_backend_init()
         if not self.ggml_backend_dev_count():  # kernels in files of their own, of which it chooses at run time
             self.ggml_backend_load_all_from_path(os.fsencode(self.file.resolve().parent))
-        # Made first, so called last at exit: after models and contexts are gone, nothing may call Python.
-        weakref.finalize(self, self._functions.llama_log_set, None, None)
+        # Made before models and contexts, so called after them at exit: from then on nothing may call Python.
+        weakref.finalize(_LOG, self._functions.llama_log_set, None, None)
         logger.debug("%s from %s: %s", self.source, self.file, self.features)
 
     def __getattr__(self, name: str) -> Any:
@@ -212,7 +211,7 @@ class Library:
     @contextmanager
     def messages(self) -> Iterator[list[str]]:
         """What it says to this thread meanwhile as errors: for the text of an error of ours, and not logged."""
-        with self._log.kept() as lines:
+        with _LOG.kept() as lines:
             yield lines
 
 
@@ -254,6 +253,9 @@ class Log:
             yield lines
         finally:
             self._thread.kept = None
+
+
+_LOG: Final = Log()
 
 
 def library() -> Library:

@@ -102,7 +102,7 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     file = find(text)
     header = read_header(file)
     exact = options.exact and header.types.keys() <= {"F32"}
-    most, longest = _room(header, options, 4.0 if exact else 2.0)
+    most, longest = _room(header, options, exact)
     threads = _threads(header, options)
     if template:
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
@@ -129,10 +129,10 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     return Loaded(header, runner, GGUFTokenizer(model))
 
 
-def _room(header: Header, options: Options, number_bytes: float) -> tuple[int, int]:
+def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
     """Most cells of the cache, and the longest sequence."""
     budget = options.cache_bytes or _memory() / CACHE_SHARE
-    token = header.cache_bytes(number_bytes) or 1.0
+    token = header.cache_bytes(4.0 if exact else 2.0) or 1.0
     cells = int(budget // token)
     cells -= cells % LEAST_CONTEXT
     longest = 2**31 - LEAST_CONTEXT if options.beyond_training else header.context

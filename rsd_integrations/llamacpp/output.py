@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from typing import Self
 
 import numpy as np
@@ -48,6 +49,12 @@ class NumpyOutput(Output):
         row = self.logits[-1:]
         values: list[float] = (row[0, list(ids)] - log_totals(row)).tolist()
         return values
+
+
+def log_total(logits: Array) -> float:
+    """The logarithm of the sum of exponentials of one row [vocabulary]."""
+    largest = logits.max()
+    return float(largest) + log(np.exp(logits - largest).sum())
 
 
 def log_totals(logits: Array) -> Array:
