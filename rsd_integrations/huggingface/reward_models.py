@@ -14,7 +14,17 @@ from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer, quiet
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
-from rsd_integrations.prm_formats import Head, PRMFormat, Reader, bind, check_widths, find_format, find_head, separate_files, tensor_name
+from rsd_integrations.prm_formats import (
+    Head,
+    PRMFormat,
+    Reader,
+    bind,
+    check_widths,
+    find_format,
+    find_head,
+    separate_files,
+    tensor_name,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -58,7 +58,9 @@ class WordHead:
 
     def rewards(self, candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
         """Rewards of candidates, each by what its model gave at one place."""
-        return [float(_sigmoid(output.logits[0, self.right] - output.logits[0, self.wrong])) for output, _ in candidates]
+        return [
+            float(_sigmoid(output.logits[0, self.right] - output.logits[0, self.wrong])) for output, _ in candidates
+        ]
 
 
 def read_head(head: Head, files: SafetensorsFiles) -> RewardHead:

@@ -21,7 +21,6 @@ from rsd_integrations.prm_formats import (
     CONFIG_KEY,
     PRMFormat,
     Reader,
-    Words,
     bind,
     check_widths,
     find_format,

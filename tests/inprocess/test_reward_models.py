@@ -5,6 +5,7 @@ import random
 from pathlib import Path as Folder
 
 import pytest
+
 from rsd_core import Path, Step, as_prompt
 from rsd_integrations.inprocess.reward_verifier import RewardVerifier
 from tests.huggingface.reward_models import CASES
