@@ -6,7 +6,6 @@ transformers reads some GGUF files, and refuses to save what it has read.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,9 @@ from rsd_integrations.huggingface import gguf_architectures as architectures
 from rsd_integrations.huggingface import gguf_tokenizers
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.gguf_vocabulary_check import check_vocabulary
+from rsd_integrations.llamacpp.contents import Array
+from rsd_integrations.llamacpp.header import read_header
+from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.output_files import new_folder
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16"}
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 TOKENIZER = "tokenizer.ggml."
 
 
@@ -44,24 +45,20 @@ class File:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise ConfigurationError(f"there is no file {str(path)!r}")
-        gguf = architectures.library()
         self.path, self.name = path, str(path)
-        self.settings: dict[str, Any] = {}
-        self._tensors: dict[str, Any] = {}
-        for part in _parts(path):
-            try:
-                reader = gguf.GGUFReader(part)
-            except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-                raise ConfigurationError(
-                    f"{part} is no whole GGUF file ({error}); is the download complete?"
-                ) from error
-            self.settings = {name: field.contents() for name, field in reader.fields.items()} | self.settings
-            self._tensors |= {tensor.name: tensor for tensor in reader.tensors}
-        self.shapes = {name: tuple(reversed(tensor.shape.tolist())) for name, tensor in self._tensors.items()}
+        self.header = read_header(path)
+        self._tensors = {tensor.name: tensor for tensor in self.header.tensors}
+        self.shapes = {name: tensor.shape[::-1] for name, tensor in self._tensors.items()}
 
     def under(self, prefix: str) -> dict[str, Any]:
         """Settings that begin with a prefix, without it."""
-        return {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
+        named = {key.removeprefix(prefix): key for key in self.header.metadata if key.startswith(prefix)}
+        return {name: self.setting(key) for name, key in named.items()}
+
+    def setting(self, key: str) -> Any:
+        """A setting by its whole name; None where the file has none of it."""
+        value = self.header.metadata.get(key)
+        return value.read() if isinstance(value, Array) else value
 
     def tensor(self, name: str) -> Tensor:
         """A tensor in fp32.
@@ -70,14 +67,16 @@ class File:
             ConfigurationError: Its quantisation is not known, or it holds something that is no number.
         """
         gguf = architectures.library()
-        tensor = self._tensors[name]
+        stored = self._tensors[name]
         try:
-            numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
+            kind = gguf.GGMLQuantizationType[stored.type]
+            rows = gguf.quant_shape_to_byte_shape(self.shapes[name], kind)
+            numbers = gguf.dequantize(np.memmap(stored.file, np.uint8, "r", stored.start, rows), kind)
+        except (NotImplementedError, KeyError) as error:
             raise ConfigurationError(
-                f"{self.name}: {name} is of the type {tensor.tensor_type.name}, which the package gguf does not read"
+                f"{self.name}: {name} is of the type {stored.type}, which the package gguf does not read"
             ) from error
-        full = torch.from_numpy(np.array(numbers, dtype=np.float32).reshape(self.shapes[name]))
+        full = torch.from_numpy(np.array(numbers, dtype=np.float32))
         if not torch.isfinite(full).all():
             raise ConfigurationError(f"{self.name}: the tensor {name} is not finite; is the download complete?")
         return full
@@ -85,7 +84,7 @@ class File:
     @property
     def full(self) -> bool:
         """Whether its matrices are in single precision."""
-        return all(tensor.tensor_type.name == "F32" for tensor in self._tensors.values())
+        return self.header.types.keys() == {"F32"}
 
 
 def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
@@ -105,7 +104,7 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
     if dtype is not None and dtype not in DTYPES:
         raise ConfigurationError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     source = File(file)
-    architecture = architectures.of_file(source.settings.get("general.architecture"), source.name)
+    architecture = architectures.of_file(source.header.architecture, source.name)
     divisors = source.tensor(architectures.FREQUENCIES) if architectures.FREQUENCIES in source.shapes else None
     settings = source.under(f"{architecture.name}.")
     config = architectures.config_of(architecture, settings, source.shapes, divisors, source.name)
@@ -125,12 +124,13 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
         named, _ = tensors[name]
         return architectures.from_file(architecture, config, named, source.tensor(named)).to(kind)
 
-    ends = _ends(source, tokenizer)
+    other = Model.load(source.path, vocabulary_only=True)
+    ends = _ends(source, tokenizer, other)
     with new_folder(out) as fresh:
         tokenizer.save_pretrained(fresh)
         _save_config(config, kind, tokenizer, ends, fresh)
         # transformers has tokenizers of its own for some types of models, whatever the folder holds.
-        check_vocabulary(source.path, load_tokenizer(fresh), set(ends), source.name)
+        check_vocabulary(other, load_tokenizer(fresh), set(ends), source.name)
         _save(fresh / "model.safetensors", {name: shape for name, (_, shape) in tensors.items()}, kind, read)
     return out
 
@@ -144,8 +144,8 @@ def _save_config(
 
     ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     ids["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
-    named: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    config.architectures = [named.__name__]
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    config.architectures = [model_class.__name__]
     config.dtype = dtype
     config.update(ids)
     config.save_pretrained(folder)
@@ -160,41 +160,34 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
         raise ConfigurationError(f"{source.name} holds no vocabulary")
     tokens = settings["tokens"]
     keys = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
-    named = {f"{name}_token": tokens[settings[key]] for name, key in keys.items() if key in settings}
+    named = {
+        f"{name}_token": tokens[settings[key]]
+        for name, key in keys.items()
+        if settings.get(key, -1) in range(len(tokens))
+    }
+    try:
+        backend = gguf_tokenizers.tokenizer_of(settings, source.name)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # of the tokenizers library, which has no class for it
+        raise ConfigurationError(
+            f"{source.name}: its vocabulary is not whole ({type(error).__name__}: {error})"
+        ) from error
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=gguf_tokenizers.tokenizer_of(settings, source.name),
-        clean_up_tokenization_spaces=False,
-        **named,
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **named
     )
-    template = source.settings.get("tokenizer.chat_template")
-    others = source.settings.get("tokenizer.chat_templates", [])
+    template = source.setting("tokenizer.chat_template")
     if template is not None:
-        more = {name: source.settings[f"tokenizer.chat_template.{name}"] for name in others}
+        more = source.under("tokenizer.chat_template.")
         tokenizer.chat_template = {"default": template, **more} if more else template
     return tokenizer
 
 
-def _ends(source: File, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def _ends(source: File, tokenizer: PreTrainedTokenizerFast, other: Model) -> list[int]:
     """Tokens that end an answer, the file's own first: all of its control tokens that llama.cpp stops at."""
-    from rsd_integrations.llamacpp.model import Model
-
-    stops = Model.load(source.path, vocabulary_only=True).ends
     control = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
-    own = source.settings.get(f"{TOKENIZER}eos_token_id")
-    return sorted((id_ for id_ in {*control, own} - {None} if stops(id_)), key=lambda id_: (id_ != own, id_))
-
-
-def _parts(path: Path) -> list[Path]:
-    """A file, or all that a model was split into."""
-    split = _SHARD.search(path.name)
-    if split is None:
-        return [path]
-    stem, count = path.name[: split.start()], int(split[2])
-    parts = [path.with_name(f"{stem}-{at:05}-of-{count:05}.gguf") for at in range(1, count + 1)]
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ConfigurationError(f"{path}: of its {count} files {len(missing)} are missing, {missing[0]} first")
-    return parts
+    own = source.setting(f"{TOKENIZER}eos_token_id")
+    return sorted((id_ for id_ in {*control, own} - {None} if other.ends(id_)), key=lambda id_: (id_ != own, id_))
 
 
 def _save(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, read: Callable[[str], Tensor]) -> None:

@@ -6,7 +6,7 @@ One that is missing here is refused in both directions: a file that loads and wr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -44,6 +44,15 @@ LAYERS_27B = 62
 """Gemma 3 of as many layers scales its queries by the width of the model, all others by that of a head."""
 FREQUENCIES = "rope_freqs.weight"
 """Divisors of the rotary frequencies: how llama.cpp has the scaling of Llama 3."""
+NEEDED = {
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.layer_norm_rms_epsilon",
+}
+"""Settings without which a file is none of a model."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What a file with divisors does not say; the same in all published models."""
 
@@ -166,12 +175,15 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
     window = [types[i] == "sliding_attention" if types else _windowed(config) for i in layers]
     told = {
         "hidden_act": (_activation(config), architecture.activation),
-        "sliding window layers": (window, [gemma and i % PERIOD < PERIOD - 1 for i in layers]),
         "attention_bias": (bool(getattr(config, "attention_bias", False)) and architecture.name != "llama", False),
         "partial_rotary_factor": (rope.get("partial_rotary_factor") or 1.0, 1.0),
         "heads times their width": (config.num_attention_heads * head, _width(architecture, config, head)),
     }
+    context = config.max_position_embeddings
+    if any(window) and not gemma:
+        context = min(context, config.sliding_window)  # up to there all is in the window
     if gemma:
+        told["sliding window layers"] = (window, [i % PERIOD < PERIOD - 1 for i in layers])
         scale = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == LAYERS_27B else head
         told["query_pre_attn_scalar"] = (config.query_pre_attn_scalar, scale)
         told["attn_logit_softcapping"] = (config.attn_logit_softcapping, None)
@@ -185,7 +197,7 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
                 f"{value!r}; a GGUF file of it would be another model"
             )
     return {
-        "context_length": config.max_position_embeddings,
+        "context_length": context,
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
         "feed_forward_length": config.intermediate_size,
@@ -265,12 +277,9 @@ def config_of(
     """
     from transformers import AutoConfig
 
-    missing = {"context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"}
-    missing = missing - file.keys()
-    if missing or "token_embd.weight" not in tensors:
-        lacks = ", ".join(sorted(missing)) or "the tensor token_embd.weight"
-        raise ConfigurationError(f"{name} is no whole GGUF file of a model: it lacks {lacks}")
-    heads, gemma = file["attention.head_count"], architecture.name == "gemma3"
+    gemma = architecture.name == "gemma3"
+    _check_whole(NEEDED | ({"attention.sliding_window"} if gemma else set()), file, tensors, name)
+    heads = file["attention.head_count"]
     head = file.get("attention.key_length", file["embedding_length"] // heads)
     told = {
         "attention.value_length": (file.get("attention.value_length", head), head),
@@ -305,7 +314,25 @@ def config_of(
         local = {"rope_type": "default", "rope_theta": _decimal(file.get("rope.freq_base_swa", 10_000.0))}
         own |= {"sliding_window": file["attention.sliding_window"], "query_pre_attn_scalar": scale}
         own |= {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
-    return AutoConfig.for_model(architecture.model_types[0], **own)
+    try:
+        return AutoConfig.for_model(architecture.model_types[0], **own)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"{name}: transformers has no {architecture.name} of these settings: {reason}"
+        ) from error
+
+
+def _check_whole(needed: Set[str], file: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], name: str) -> None:
+    missing = sorted(needed - file.keys())
+    if missing or "token_embd.weight" not in tensors:
+        lacks = ", ".join(missing) or "the tensor token_embd.weight"
+        raise ConfigurationError(f"{name} is no whole GGUF file of a model: it lacks {lacks}")
+    lists = sorted(key for key in needed if not isinstance(file[key], int | float) or file[key] <= 0)
+    if lists:
+        raise ConfigurationError(
+            f"{name}: {lists[0]} is {file[lists[0]]!r}; known is one number above 0, the same for all layers"
+        )
 
 
 def _rope(file: Mapping[str, Any], divisors: Tensor | None, head: int, name: str) -> dict[str, Any]:

@@ -181,8 +181,8 @@ def tokenizer_of(file: Mapping[str, Any], name: str) -> Tokenizer:
 
 
 def _ends(file: Mapping[str, Any], name: str, default: bool) -> Sequence[int]:
-    id_ = file.get(f"{name}_token_id")
-    return [id_] if file.get(f"add_{name}_token", default) and id_ is not None else []
+    id_ = file.get(f"{name}_token_id", -1)
+    return [id_] if file.get(f"add_{name}_token", default) and id_ in range(len(file["tokens"])) else []
 
 
 def _byte_level_tokenizer(vocabulary: dict[str, int], file: Mapping[str, Any], name: str) -> Tokenizer:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsd_core import ConfigurationError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from rsd_integrations.llamacpp.model import Model
 
 TEXTS = (
     "What is 12 + 7? 1234567 and 3.14159, or 1,000,000; 0x1F, 1e-5, 10%, $5.00, #1.",
@@ -29,22 +30,18 @@ ADDED = 256
 """How many of the added tokens are tried; some vocabularies have thousands that nobody uses."""
 
 
-def check_vocabulary(file: Path, tokenizer: PreTrainedTokenizerBase, ends: Set[int], model: str) -> None:
+def check_vocabulary(other: Model, tokenizer: PreTrainedTokenizerBase, ends: Set[int], model: str) -> None:
     """Compare the two on texts of many kinds and on the tokens that are added to the vocabulary.
 
     Args:
-        file: For llama.cpp; the vocabulary is enough.
+        other: In llama.cpp; the vocabulary is enough.
         tokenizer: Of the checkpoint, for transformers.
         ends: Tokens that end an answer of the checkpoint.
         model: For messages.
 
     Raises:
         ConfigurationError: They differ; the message has the first text on which they do.
-        MissingDependency: No llama.cpp is installed.
     """
-    from rsd_integrations.llamacpp.model import Model
-
-    other = Model.load(file, vocabulary_only=True)
     for text in (*TEXTS, *_around_added_tokens(tokenizer)):
         own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = other.encode(text)

@@ -19,6 +19,7 @@ from rsd_integrations.huggingface.gguf_architectures import Architecture
 from rsd_integrations.huggingface.gguf_vocabulary_check import check_vocabulary
 from rsd_integrations.huggingface.reward_models import Weights, native_config
 from rsd_integrations.huggingface.shared import HEAD
+from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.output_files import new_file
 from rsd_integrations.prm_formats import CONFIG_KEY, Head, find_format, separate_files, tensor_name
 
@@ -79,7 +80,7 @@ def export(model: str, file: Path, *, type: str = "f32", format: str | None = No
         with tempfile.TemporaryDirectory() as scratch:
             trial = Path(scratch) / "vocabulary.gguf"
             _write(trial, architecture, metadata, template, [], type, model)
-            check_vocabulary(trial, tokenizer, set(ends), model)
+            check_vocabulary(Model.load(trial, vocabulary_only=True), tokenizer, set(ends), model)
         _write(fresh, architecture, metadata, template, tensors, type, model)
     return file
 

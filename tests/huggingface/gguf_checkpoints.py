@@ -45,6 +45,7 @@ GEMMA = {
     "head_dim": 32,
     "query_pre_attn_scalar": 32,
     "sliding_window": 16,
+    "initializer_range": 0.1,  # a number between two of that table counts for less
     "rope_parameters": {
         "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
@@ -67,7 +68,8 @@ def make(case: str, folder: Path, **changes: Any) -> Path:
     """A random checkpoint with the family's tokenizer; norms and biases are random as well."""
     kind, own = CASES[case]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SHAPE | own | changes))
+    config = AutoConfig.for_model(kind, **SHAPE | own | changes)
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     for name, weights in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             centre = 1.0 if "norm" in name and kind != "gemma3_text" else 0.0
@@ -106,7 +108,7 @@ def sentencepiece(folder: Path, *, begins: bool) -> Path:
     make("llama", folder, vocab_size=len(words) + 5, bos_token_id=1, pad_token_id=None)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / file).unlink()
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(folder)
     return folder
@@ -133,11 +135,18 @@ def logits(file: Path, tokens: list[int]) -> NDArray[np.float32]:
     return context.logits(len(tokens))
 
 
+class LookedUp(torch.nn.Module):
+    """GELU out of llama.cpp's table."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return gelu(x.half().float(), approximate="tanh").half().float()
+
+
 def own_logits(folder: Path, tokens: list[int]) -> NDArray[np.float32]:
     """Of every token, by transformers in single precision; GELU in half precision, as llama.cpp looks it up."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for layer in model.model.layers if model.config.model_type == "gemma3_text" else []:
-        layer.mlp.act_fn = lambda x: gelu(x.half().float(), approximate="tanh").half().float()
+        layer.mlp.act_fn = LookedUp()
     with torch.inference_mode():
         numbers: NDArray[np.float32] = model(torch.tensor([tokens])).logits[0].numpy()
     return numbers

@@ -60,7 +60,8 @@ def test_the_embedded_family_keeps_its_logits_and_its_vocabulary(name: str, tmp_
     assert (model.eos, model.add_bos, model.ends(2)) == (tokenizer.eos_token_id, False, True)
     thinks = name.startswith("thinking")
     added = {"<|im_end|>": Attribute.CONTROL} | ({"<think>": Attribute.USER_DEFINED} if thinks else {})
-    assert {token: model.attributes(tokenizer.convert_tokens_to_ids(token)) for token in added} == added
+    vocabulary = tokenizer.get_vocab()
+    assert {token: model.attributes(vocabulary[token]) for token in added} == added
     text = "<think>\nso\n</think>\n\nIs it 3*4=12?<|im_end|>"
     assert model.encode(text) == tokenizer(text)["input_ids"]
 
@@ -106,6 +107,16 @@ def test_the_file_says_all_that_the_checkpoint_does(tmp_path: Folder) -> None:
     told = settings(export(str(make("qwen2, yarn", tmp_path / "yarn")), tmp_path / "yarn.gguf"))
     assert told["qwen2.rope.scaling.type"] == "yarn"
     assert told["qwen2.rope.scaling.original_context_length"] == 64
+
+
+def test_a_window_that_llama_cpp_has_not_is_the_end_of_the_context(tmp_path: Folder) -> None:
+    qwen: dict[str, Any] = {"use_sliding_window": True, "max_window_layers": 1}
+    for case, changes in (("mistral", {}), ("qwen2", qwen)):
+        folder = make(case, tmp_path / case, **changes | {"sliding_window": 64})
+        file = export(str(folder), tmp_path / f"{case}.gguf")
+        assert Model.load(file).context == 64
+        assert np.abs(logits(file, ids(64)) - own_logits(folder, ids(64))).max() < CLOSE
+        assert np.abs(logits(file, ids(70)) - own_logits(folder, ids(70)))[65:].max() > CLOSE
 
 
 def test_rows_without_a_token_and_every_end_are_told(tmp_path: Folder) -> None:
@@ -212,7 +223,6 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
         "no GGUF file is written of the model_type 'phi3', only of q",
     ),
     "activation": ("llama", changed(hidden_act="gelu"), "with hidden_act 'silu', and this checkpoint has 'gelu'"),
-    "window": ("mistral", changed(sliding_window=64), "with sliding window layers"),
     "layers": ("gemma3", changed(**SLIDING), "with sliding window layers"),
     "queries": ("gemma3", changed(query_pre_attn_scalar=64), "with query_pre_attn_scalar 32"),
     "cap": ("gemma3", changed(final_logit_softcapping=30.0), "with final_logit_softcapping None"),
