@@ -15,6 +15,7 @@ from rsd_integrations.llamacpp.header import Header, read_header
 from rsd_integrations.llamacpp.heads import RewardHead, WordHead, read_head
 from rsd_integrations.llamacpp.loading import Loaded, Options, load
 from rsd_integrations.llamacpp.model import Model
+from rsd_integrations.llamacpp.runner import LlamaRunner
 from rsd_integrations.llamacpp.safetensors_files import SafetensorsFiles
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
 from rsd_integrations.prm_formats import (
@@ -37,6 +38,8 @@ _QUANTISATION = re.compile(r"[.-](?:i1-)?(?:I?Q\d\w*|B?F16|F32)(?:-\d{5}-of-\d{5
 
 class LlamaCppVerifier(RewardVerifier):
     """A reward model with a body of llama.cpp. The body runs in its own types, the head in single precision."""
+
+    runner: LlamaRunner
 
     def __init__(self, loaded: Loaded, head: RewardHead | WordHead, reader: Reader[Any], name: str) -> None:
         self.head = head

@@ -61,15 +61,15 @@ def tokens_read(model: RewardVerifier) -> Iterator[list[int]]:
         counter.close()
         return
     assert isinstance(model, LlamaCppVerifier)
-    context = model.runner.store.context
+    context: Any = model.runner.store.context
     decode = context.decode
 
-    def counted(spans: Any, outputs: Any) -> bool:
+    def counted(spans: Any, outputs: Any) -> Any:
         counts.append(sum(len(ids) for _, _, ids in spans))
         return decode(spans, outputs)
 
-    context.decode = counted  # type: ignore[method-assign]
+    context.decode = counted
     try:
         yield counts
     finally:
-        context.decode = decode  # type: ignore[method-assign]
+        del context.decode

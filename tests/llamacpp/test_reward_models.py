@@ -46,8 +46,13 @@ def copy(originals: Folder, tmp_path: Folder) -> Any:
     return one
 
 
+def beside(folder: Folder) -> Folder:
+    """The body of a checkpoint that `copy` has made."""
+    return folder.with_name(f"{folder.name}.gguf")
+
+
 def refused(told: str, folder: Folder, **options: Any) -> None:
-    file = options.pop("file", folder.with_suffix(".gguf"))
+    file = options.pop("file", beside(folder))
     with pytest.raises(ConfigurationError, match=told) as error:
         load_verifier(str(file), **{"head": str(folder)} | options)
     assert "\n" not in str(error.value)
@@ -159,7 +164,7 @@ assert not {"torch", "transformers"} & set(sys.modules)
 
 def test_specs_name_body_and_head_in_either_order(copy: Any) -> None:
     folder = copy("trl")
-    body = folder.with_suffix(".gguf")
+    body = beside(folder)
     wanted = CASES["trl"].rewards(folder, QUESTION, STEPS[:1])
     for spec in (f"prm:gguf={body},head={folder},separator=\\n\\n", f"prm,separator=\\n\\n,head={folder}:gguf={body}"):
         assert asyncio.run(load(spec).score(START, [FIRST])).rewards == pytest.approx(wanted, abs=1e-5)
@@ -167,7 +172,7 @@ def test_specs_name_body_and_head_in_either_order(copy: Any) -> None:
 
 def test_models_that_judge_by_words_need_no_head(copy: Any) -> None:
     folder = copy("math-shepherd")
-    model = load_verifier(str(folder.with_suffix(".gguf")), format="math-shepherd")
+    model = load_verifier(str(beside(folder)), format="math-shepherd")
     wanted = CASES["math-shepherd"].rewards(folder, QUESTION, STEPS[:1])
     assert asyncio.run(model.score(START, [FIRST])).rewards == pytest.approx(wanted, abs=1e-5)
 
@@ -193,7 +198,7 @@ def test_a_format_is_known_by_the_name_of_a_published_model(copy: Any, tmp_path:
 
 def test_a_format_is_known_by_the_head_or_by_the_folder(copy: Any, tmp_path: Folder) -> None:
     folder = copy("qwen")
-    body = str(folder.with_suffix(".gguf"))
+    body = str(beside(folder))
     assert load_verifier(body, head=str(folder)).reader.format.name == "qwen2.5-math-prm"
     known = folder.rename(tmp_path / "ReasonFlux-PRM-7B")
     bare = to_gguf.export(str(known), tmp_path / "bare.gguf")
@@ -206,7 +211,7 @@ def test_a_format_is_known_by_the_head_or_by_the_folder(copy: Any, tmp_path: Fol
 def test_models_without_a_head_are_told_apart(copy: Any, tmp_path: Folder) -> None:
     folder = copy("qwen")
     with pytest.raises(ConfigurationError, match=r"qwen2\.5-math-prm have a reward head.*prm:gguf=.*,head=FOLDER"):
-        load_verifier(str(folder.with_suffix(".gguf")))
+        load_verifier(str(beside(folder)))
     plain = to_gguf.export(str(copy("openr")), tmp_path / "plain.gguf")
     with pytest.raises(ConfigurationError, match=r"prm,format=math-shepherd:gguf=.*plain\.gguf"):
         load_verifier(str(plain))
@@ -257,13 +262,13 @@ def test_pickles_are_refused_with_the_way_out(copy: Any) -> None:
 
 def test_a_body_with_another_vocabulary_is_refused(copy: Any, tmp_path: Folder) -> None:
     folder, other = copy("qwen"), copy("rlhflow")
-    refused("the vocabularies of file and head differ; .* has the id", folder, file=other.with_suffix(".gguf"))
+    refused("the vocabularies of file and head differ; .* has the id", folder, file=beside(other))
     shown = folder / "tokenizer.json"
     shown.write_text(shown.read_text().replace("<extra_0>", "<extra_9>"))
     refused("'<extra_9>' has the id .* and none in the GGUF file", folder)
     shown.unlink()  # the file's own is enough
     assert options_of("qwen") == {}
-    load_verifier(str(folder.with_suffix(".gguf")), head=str(folder))
+    load_verifier(str(beside(folder)), head=str(folder))
 
 
 def test_a_separator_that_cannot_be_is_refused(copy: Any) -> None:
