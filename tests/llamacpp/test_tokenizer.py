@@ -21,6 +21,7 @@ from rsd_integrations.inprocess.vocabulary import Vocabulary
 from rsd_integrations.llamacpp.header import read_header
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
+from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary
 from rsd_integrations.prm_formats import FORMATS
 from rsd_integrations.prm_formats.readers import bind
 from rsd_integrations.prm_formats.sequences import Layouts
@@ -144,6 +145,14 @@ def test_smollm2_is_tokenised_as_by_the_tokenizers_library() -> None:
             assert ours.decode(ids) == text
 
 
+@pytest.mark.parametrize("file", [smollm2, gemma, lambda: embedded("thinking-draft")])
+def test_a_vocabulary_read_piece_by_piece_is_the_same(file: Callable[[], Path]) -> None:
+    tokenizer = of_file(file())
+    lazy, whole = GGUFVocabulary(tokenizer, tokenizer.model.vocab_size), Vocabulary(tokenizer, 0)
+    assert (lazy.identity, lazy.size) == (whole.identity, whole.size)
+    assert [lazy.pieces[id_] for id_ in range(whole.size)] == whole.pieces
+
+
 @pytest.mark.parametrize("file", [smollm2, gemma])
 def test_pieces_are_those_of_llamacpp(file: Callable[[], Path]) -> None:
     tokenizer = of_file(file())
@@ -226,6 +235,8 @@ def test_rows_that_fill_a_matrix_are_no_tokens() -> None:
     kinds = [*[Kind.NORMAL] * 257, Kind.UNUSED, Kind.CONTROL, Kind.USER_DEFINED, Kind.UNUSED]
     tokenizer = of_words(Words(tokens, kinds, merges=["a a"], named={"eos": 258}))
     vocabulary = Vocabulary(tokenizer, tokenizer.model.vocab_size)
+    lazy = GGUFVocabulary(tokenizer, tokenizer.model.vocab_size)
+    assert [lazy.pieces[id_] for id_ in range(261)] == vocabulary.pieces
     assert tokenizer.get_vocab() == {token: id_ for id_, token in enumerate(tokens) if "PAD" not in token}
     assert (len(tokenizer), vocabulary.size) == (259, 261)
     assert vocabulary.pieces[255:] == [b"\xad", b"aa", b"", b"", b"<user>", b""]
