@@ -74,7 +74,7 @@ def test_the_largest_calls_are_the_largest_that_may_be() -> None:
 @pytest.mark.parametrize("type_", [*sorted(ROW_BY_ROW), "F32", "F16"])
 def test_a_type_is_batch_invariant_where_the_header_says_so(type_: str, tmp_path: Path) -> None:
     file = requantised(embedded("target"), tmp_path / f"{type_}.gguf", type_)
-    assert read_header(file).batch_invariant is (type_ in ROW_BY_ROW)
+    assert read_header(file).row_by_row is (type_ in ROW_BY_ROW)
     assert (difference(Model.load(file), WAYS) == 0.0) is (type_ in ROW_BY_ROW)
 
 
