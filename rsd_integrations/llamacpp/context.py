@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rsd_core.errors import ConfigurationError
 from rsd_integrations.llamacpp.cells import Cells, SeparateCells
-from rsd_integrations.llamacpp.header import read_header
+from rsd_integrations.llamacpp.header import INVARIANT_BATCH, read_header
 from rsd_integrations.llamacpp.layouts import Batch
 from rsd_integrations.llamacpp.model import Adapter, Model
 
@@ -31,10 +31,6 @@ CELLS: Final = 256
 """The library rounds the number of cells up to a multiple of this."""
 TYPES: Final = {"f32": (0, 4.0), "f16": (1, 2.0), "q8_0": (8, 34 / 32)}
 """Types of keys and values in the cache: ggml's number for them, and bytes."""
-
-EXACT_CHUNK: Final = 63
-"""Tokens that are computed at once at most where results must not depend on how many there are: flash attention
-computes 64 and more in another order."""
 
 _NONE, _MAGIC = 0, b"rsd1"
 _STATE = struct.Struct("<4sIQ")
@@ -62,7 +58,7 @@ class Context:
         cache_type: Type of keys and values: "f32", "f16" or "q8_0".
         flash_attention: Whether to use it; by default llama.cpp decides (it mostly does). It rounds what "f32" keeps
             to half precision, so that without it alone that is worth its memory.
-        separate: Give every sequence cells of its own, `cells` divided by `sequences`, and compute `EXACT_CHUNK` tokens
+        separate: Give every sequence cells of its own, `cells` divided by `sequences`, and compute `INVARIANT_BATCH` tokens
             at once at most. A copy takes time and cells then; types whose kernels compute every row by itself (Q4_1,
             Q8_0) give the same bits whatever else the context does.
 
@@ -173,7 +169,7 @@ class Context:
         self._set_up_batch()
 
     def _at_once(self, batch: int) -> int:
-        return min(batch, EXACT_CHUNK) if self.separate else batch
+        return min(batch, INVARIANT_BATCH) if self.separate else batch
 
     def _all_free(self) -> Cells | SeparateCells:
         return SeparateCells(self.cells) if self.separate else Cells(self.cells, self.sequences)

@@ -84,7 +84,7 @@ def test_one_token_more_in_a_call_makes_a_difference(tmp_path: Path) -> None:
 
 
 def test_real_models_are_what_the_header_says() -> None:
-    assert read_header(smollm2()).batch_invariant
+    assert read_header(smollm2()).row_by_row
     assert difference(Model.load(smollm2()), [(LENGTH, 2)]) == 0.0
-    assert not read_header(gemma()).batch_invariant
+    assert not read_header(gemma()).row_by_row
     assert difference(Model.load(gemma()), [(1, OTHERS)]) > 0.0
