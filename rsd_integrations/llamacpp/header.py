@@ -14,9 +14,6 @@ from rsd_integrations.llamacpp.contents import Array, Tensor, read_contents
 from rsd_integrations.llamacpp.shards import shards
 from rsd_integrations.llamacpp.tensor_types import FILE_TYPES, ROW_BY_ROW
 
-INVARIANT_BATCH = 63
-"""Most tokens of a micro-batch whose results do not depend on each other: from 64 on llama.cpp (b11549, on a processor)
-computes attention in tiles, which rounds in another order."""
 MAX_LAYERS = 512
 """Of llama.cpp, which ends the process where a file has more."""
 _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
@@ -134,11 +131,11 @@ class Header:
         return sum(2.0 * t.weights * (share if "_exps." in t.name else 1.0) for t in self._multiplied)
 
     @property
-    def batch_invariant(self) -> bool:
-        """Whether the results of a sequence are the same to the last bit whatever is computed beside it.
+    def row_by_row(self) -> bool:
+        """Whether products with its matrices are the same to the last bit, however many rows are multiplied at once.
 
-        It holds in calls of up to `INVARIANT_BATCH` tokens, and follows from how the matrices are stored: products
-        with K-quants and with floating-point weights are rounded in another order where there are more rows.
+        It follows from how they are stored: products with K-quants and with floating-point weights are rounded in
+        another order where there are more rows.
         """
         return {tensor.type for tensor in self._multiplied if len(tensor.shape) > 1} <= ROW_BY_ROW
 
