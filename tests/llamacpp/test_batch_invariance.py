@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rsd_integrations.llamacpp.context import Context
-from rsd_integrations.llamacpp.header import INVARIANT_BATCH, read_header
+from rsd_integrations.llamacpp.context import EXACT_CHUNK, Context
+from rsd_integrations.llamacpp.header import read_header
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.llamacpp.tensor_types import ROW_BY_ROW
 from tests.llamacpp.gguf_files import embedded, gemma, smollm2
@@ -40,12 +40,12 @@ def requantised(source: Path, file: Path, type_: str) -> Path:
     return file
 
 
-def logits(model: Model, *, pass_: int, beside: int) -> NDArray[np.float32]:
+def logits(model: Model, *, pass_: int, beside: int, separate: bool = True) -> NDArray[np.float32]:
     """Logits of a sequence, so many tokens of it in each call and so many sequences beside it."""
     numbers = np.random.default_rng(3)
     sequences = numbers.integers(256, 500, (beside + 1, LENGTH)).tolist()
     sequences[0] = list(range(300, 300 + LENGTH))
-    context, rows = Context(model, cells=1024, batch=512, sequences=16), []
+    context, rows = Context(model, cells=1024, batch=512, sequences=16, separate=separate), []
     try:
         for begin in range(0, LENGTH, pass_):
             spans = [(number, begin, ids[begin : begin + pass_]) for number, ids in enumerate(sequences)]
@@ -68,11 +68,11 @@ WAYS = ((LENGTH, 0), (1, 1), (1, 3), (1, OTHERS), (7, OTHERS), (LENGTH, 2))
 
 
 def test_the_largest_calls_are_the_largest_that_may_be() -> None:
-    assert max(pass_ * (beside + 1) for pass_, beside in WAYS) == INVARIANT_BATCH
+    assert max(pass_ * (beside + 1) for pass_, beside in WAYS) == EXACT_CHUNK
 
 
 @pytest.mark.parametrize("type_", [*sorted(ROW_BY_ROW), "F32", "F16"])
-def test_a_type_is_batch_invariant_where_the_header_says_so(type_: str, tmp_path: Path) -> None:
+def test_rows_are_computed_apart_where_the_header_says_so(type_: str, tmp_path: Path) -> None:
     file = requantised(embedded("target"), tmp_path / f"{type_}.gguf", type_)
     assert read_header(file).row_by_row is (type_ in ROW_BY_ROW)
     assert (difference(Model.load(file), WAYS) == 0.0) is (type_ in ROW_BY_ROW)
@@ -80,11 +80,13 @@ def test_a_type_is_batch_invariant_where_the_header_says_so(type_: str, tmp_path
 
 def test_one_token_more_in_a_call_makes_a_difference(tmp_path: Path) -> None:
     model = Model.load(requantised(embedded("target"), tmp_path / "model.gguf", "Q8_0"))
-    assert (logits(model, pass_=8, beside=7) != logits(model, pass_=1, beside=0)).any()  # 64 tokens
+    assert (logits(model, pass_=8, beside=7, separate=False) != logits(model, pass_=1, beside=0)).any()  # 64 tokens
 
 
 def test_real_models_are_what_the_header_says() -> None:
     assert read_header(smollm2()).row_by_row
     assert difference(Model.load(smollm2()), [(LENGTH, 2)]) == 0.0
     assert not read_header(gemma()).row_by_row
-    assert difference(Model.load(gemma()), [(1, OTHERS)]) > 0.0
+    model = Model.load(gemma())
+    alone, beside = (logits(model, pass_=1, beside=others, separate=False) for others in (0, OTHERS))
+    assert (alone != beside).any()
