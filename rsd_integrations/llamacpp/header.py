@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,27 +123,40 @@ class Header:
         """Size of the weights, all of which are in memory while the model runs."""
         return sum(tensor.bytes for tensor in self.tensors)
 
-    @cached_property
+    @property
     def flops_per_token(self) -> float:
         """Two for each weight that a token is multiplied by: of experts those in use, of embeddings none."""
-        used, experts = self._number("expert_used_count"), self._number("expert_count")
-        share = used / experts if experts else 1.0
-        return sum(2.0 * t.weights * (share if "_exps." in t.name else 1.0) for t in self._multiplied)
+        return self._flops(self._multiplied)
 
     @property
-    def batch_invariant(self) -> bool:
-        """Whether the results of a sequence are the same to the last bit whatever is computed beside it.
+    def body_flops_per_token(self) -> float:
+        """The same without the output head."""
+        return self._flops([tensor for tensor in self._multiplied if tensor.name != self._output_head])
 
-        It follows from how the matrices are stored: products with K-quants and with floating-point weights are rounded
-        in another order where there are more rows.
+    def _flops(self, tensors: Iterable[Tensor]) -> float:
+        used, experts = self._number("expert_used_count"), self._number("expert_count")
+        share = used / experts if experts else 1.0
+        return sum(2.0 * t.weights * (share if "_exps." in t.name else 1.0) for t in tensors)
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether products with its matrices are the same to the last bit, however many rows are multiplied at once.
+
+        It follows from how they are stored: products with K-quants and with floating-point weights are rounded in
+        another order where there are more rows.
         """
         return {tensor.type for tensor in self._multiplied if len(tensor.shape) > 1} <= ROW_BY_ROW
 
     @cached_property
     def _multiplied(self) -> list[Tensor]:
-        tied = not any(tensor.name == "output.weight" for tensor in self.tensors)
-        looked_up = _LOOKED_UP[1:] if tied else _LOOKED_UP  # tied embeddings are the output head as well
-        return [tensor for tensor in self.tensors if not tensor.name.startswith(looked_up)]
+        head = self._output_head
+        return [tensor for tensor in self.tensors if tensor.name == head or not tensor.name.startswith(_LOOKED_UP)]
+
+    @property
+    def _output_head(self) -> str:
+        """Name of the tensor; tied embeddings are the output head as well."""
+        untied = any(tensor.name == "output.weight" for tensor in self.tensors)
+        return "output.weight" if untied else "token_embd.weight"
 
     def cache_bytes(self, bytes_per_number: float = 2.0) -> float:
         """Bytes that a token takes in the KV cache, windows being kept whole.

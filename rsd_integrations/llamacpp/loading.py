@@ -46,11 +46,16 @@ class Options:
     """Layers on a graphics card, if the library was built for one; by default all."""
     lora: str | None = None
     """Adapters as GGUF files: `FILE` or `FILE*SCALE`, several of them with `+` between."""
-    alone: bool = False
-    """Compute every row by itself: results of quantisations that round otherwise in batches then depend on nothing
-    that runs beside them."""
+    batch_invariant: bool = False
+    """Give every sequence cells of its own and read in small chunks, so that no result depends on what runs beside it,
+    to the last bit. For files of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, without windows of attention."""
     hidden: bool = False
     """Hidden states are wanted."""
+    exact: bool = False
+    """Where all weights are in single precision, keys, values and attention are as well, which takes longer to read;
+    otherwise they are rounded to half of it, as flash attention does in any case."""
+    beyond_training: bool = False
+    """`context` may be longer than what the model was trained for, as some reward models are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Loaded:
     @property
     def batch_invariant(self) -> bool:
         """Whether the results of a row are the same to the last bit whatever is computed beside it."""
-        return self.runner.alone or self.header.batch_invariant
+        return self.runner.store.context.separate
 
     def parts(
         self, name: str, template: Mapping[str, Any] | None = None
@@ -96,42 +101,56 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     """
     file = find(text)
     header = read_header(file)
-    most, longest = _room(header, options)
+    exact = options.exact and header.types.keys() <= {"F32"}
+    most, longest = _room(header, options, exact)
     threads = _threads(header, options)
+    if options.batch_invariant and not header.row_by_row:
+        raise ConfigurationError(
+            f"{file.name} ({', '.join(sorted(header.types))}) cannot be batch_invariant: products with K-quants and "
+            "with floating-point weights are rounded in another order where there are more rows. Take Q8_0 or Q4_1"
+        )
     if template:
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
     adapters = _adapters(options.lora)
     model = Model.load(file, gpu_layers=options.gpu_layers)
-    key = (id(model), most, longest, threads, options.alone, options.hidden, tuple(adapters))
+    key = (id(model), most, longest, threads, options.batch_invariant, options.hidden, exact, tuple(adapters))
     with _making:
         runner = _runners.get(key)
         if runner is None:
             loaded: list[tuple[Adapter, float]] = [(model.adapter(path), scale) for path, scale in adapters]
-            cells = min(FIRST_CELLS, most)
+            cells, sequences = min(FIRST_CELLS, most), FIRST_SEQUENCES
+            if options.batch_invariant:  # as many as are there from the beginning
+                sequences = min(FIRST_SEQUENCES, most // longest)
+                cells = most = sequences * longest
             context = Context(
                 model,
                 cells=cells,
-                batch=batch_size(cells, FIRST_SEQUENCES),
-                sequences=FIRST_SEQUENCES,
+                batch=batch_size(cells, sequences),
+                sequences=sequences,
                 threads=threads,
                 hidden=options.hidden,
                 adapters=loaded,
+                separate=options.batch_invariant,
+                cache_type="f32" if exact else "f16",
+                flash_attention=False if exact else None,
             )
-            runner = _runners[key] = LlamaRunner(context, most, longest, options.alone)
+            runner = _runners[key] = LlamaRunner(context, max(most, context.cells), longest)
     return Loaded(header, runner, GGUFTokenizer(model))
 
 
-def _room(header: Header, options: Options) -> tuple[int, int]:
+def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
     """Most cells of the cache, and the longest sequence."""
     budget = _memory() / CACHE_SHARE if options.cache_bytes is None else options.cache_bytes
     if not 0 < budget < 2**63:
         raise ConfigurationError(f"cache_bytes={budget:g} is no size of a cache: give bytes above 0, such as 2e9")
-    token = header.cache_bytes() or 1.0
+    token = header.cache_bytes(4.0 if exact else 2.0) or 1.0
     cells = int(budget // token)
     cells -= cells % LEAST_CONTEXT
-    if options.context is not None and not 1 <= options.context <= header.context:
+    longest = 2**31 - LEAST_CONTEXT if options.beyond_training else header.context
+    if options.context is not None and not 1 <= options.context <= longest:
         raise ConfigurationError(
-            f"context={options.context} is not between 1 and {header.context:,}, what the model was trained for"
+            f"context={options.context} is not between 1 and {longest:,}"
+            + ("" if options.beyond_training else ", what the model was trained for")
         )
     least = options.context or LEAST_CONTEXT
     if cells < least:

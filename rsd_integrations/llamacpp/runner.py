@@ -27,20 +27,17 @@ class LlamaRunner(Runner):
 
     store: UnifiedStore
 
-    def __init__(self, context: Context, most_cells: int, longest: int, alone: bool) -> None:
+    def __init__(self, context: Context, most_cells: int, longest: int) -> None:
         """Take over a context.
 
         Args:
             context: An empty one.
             most_cells: What it may grow to.
             longest: Longest sequence, in tokens.
-            alone: Every row is computed by itself, so that no row depends on what runs beside it.
         """
         model = context.model
         super().__init__(model.file.name, UnifiedStore(context, most_cells), longest, "cpu", context.threads)
-        self.model, self.alone = model, alone
-        self.batch_invariant = alone
-        """Whether rows are the same to the last bit whatever is computed beside them."""
+        self.model = model
         self._has_told = False
         self.most_outputs = max(1, OUTPUT_BYTES // (4 * model.vocab_size))
 
@@ -49,11 +46,11 @@ class LlamaRunner(Runner):
 
     def start(self, call: Call[Any]) -> None:
         super().start(call)
-        if not (self.batch_invariant or self._has_told) and len(self._calls) > 1:
+        if len(self._calls) > 1 and not (self._has_told or self.store.context.separate):
             self._has_told = True
             logger.info(
-                "%s: what runs beside a request changes the last digits of its numbers, and now and then a word; "
-                "alone=true computes each by itself",
+                "%s: what runs beside a request changes its numbers in their last digits, and a word now and then; "
+                "batch_invariant=true prevents that for files of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0",
                 self.kind,
             )
 
@@ -96,12 +93,10 @@ class LlamaRunner(Runner):
         return True
 
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> NumpyOutput:
-        if not self.alone:
-            return self._decode(scheduled)
-        first, *others = (self._decode([part]) for part in scheduled)
-        return first.joined(others) if others else first
-
-    def _decode(self, scheduled: Sequence[ScheduledRow]) -> NumpyOutput:
+        context = self.store.context
+        wanted = sum(part.outputs for part in scheduled)
+        if context.with_hidden and wanted and sum(part.new for part in scheduled) > self.most_outputs:
+            scheduled = self._read_ahead(scheduled)
         spans: list[tuple[int, int, Sequence[int]]] = []
         places: list[int] = []
         begin = 0
@@ -110,12 +105,33 @@ class LlamaRunner(Runner):
                 places += [begin + position - cached for position in row.output_positions[:outputs]]
             spans.append((_number(row.sequence), cached, row.ids[cached : cached + new]))
             begin += new
-        context = self.store.context
-        if not context.decode(spans, places):
-            raise RuntimeError(f"{self.kind}: no room for {begin} tokens that there was room for")
+        self._run(spans, places)
         self.store.settle()
-        count = len(places)
-        return NumpyOutput(context.hidden(count) if context.with_hidden else None, context.logits(count))
+        if context.with_hidden:
+            return NumpyOutput(context.hidden(wanted), None)
+        return NumpyOutput(None, context.logits(wanted))
+
+    def _read_ahead(self, scheduled: Sequence[ScheduledRow]) -> list[ScheduledRow]:
+        """Read what comes before the first output of each row; what is left.
+
+        The library computes hidden states and logits of all tokens of a decode or of none, and logits of so many take
+        more memory than a model.
+        """
+        ahead, left = list[tuple[int, int, Sequence[int]]](), list[ScheduledRow]()
+        for row, cached, new, outputs in scheduled:
+            end = row.output_positions[0] if outputs else cached + new
+            if end > cached:
+                ahead.append((_number(row.sequence), cached, row.ids[cached:end]))
+            if outputs:
+                left.append(ScheduledRow(row, end, cached + new - end, outputs))
+        if ahead:
+            self._run(ahead, ())
+        return left
+
+    def _run(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
+        if not self.store.context.decode(spans, places):
+            count = sum(len(ids) for _, _, ids in spans)
+            raise RuntimeError(f"{self.kind}: no room for {count} tokens that there was room for")
 
     def _sample(self, output: Output, rows: Sequence[tuple[GenerateRow, range]]) -> list[tuple[int, float]]:
         logits = output.logits

@@ -109,7 +109,8 @@ class UnifiedStore(Store):
         self._take_back()
         while not self._free:
             victim = self._victim(sequence)
-            if (victim is None or not victim.passed_over) and self.context.sequences < self.context.most_sequences:
+            more = not self.context.separate and self.context.sequences < self.context.most_sequences
+            if more and (victim is None or not victim.passed_over):
                 self._grow(self.context.cells, min(2 * self.context.sequences, self.context.most_sequences))
             elif victim is None:
                 return False

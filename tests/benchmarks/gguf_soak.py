@@ -132,7 +132,7 @@ def main() -> None:
             "accounting_candidates": accounting(options.problems // 5, Settings(candidates=3, temperature=0.5)),
             "accounting_small_cache": accounting(options.problems // 5, Settings(), cells=1024),
             "smollm2": equal_to_plain(smollm2(), options.prompts),
-            "gemma": equal_to_plain(gemma(), options.prompts, alone=True),
+            "gemma": equal_to_plain(gemma(), options.prompts),
         },
     )
 
