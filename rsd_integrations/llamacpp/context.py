@@ -58,9 +58,9 @@ class Context:
         cache_type: Type of keys and values: "f32", "f16" or "q8_0".
         flash_attention: Whether to use it; by default llama.cpp decides (it mostly does). It rounds what "f32" keeps
             to half precision, so that without it alone that is worth its memory.
-        separate: Give every sequence cells of its own, `cells` divided by `sequences`, and compute `INVARIANT_BATCH` tokens
-            at once at most. A copy takes time and cells then; types whose kernels compute every row by itself (Q4_1,
-            Q8_0) give the same bits whatever else the context does.
+        separate: Give every sequence cells of its own, `cells` divided by `sequences`, and compute at most
+            `INVARIANT_BATCH` tokens at once. A copy takes time and cells then; types whose kernels compute every row by
+            itself (Q4_1, Q8_0) give the same bits whatever else the context does.
 
     Raises:
         ConfigurationError: The model cannot be used so, or there is not enough memory.
@@ -149,7 +149,7 @@ class Context:
                 f"no context of {cells} tokens for {model.file.name}: {'; '.join(said) or 'out of memory'}. "
                 "A smaller one (`context=` or `cache_bytes=`) takes less memory"
             )
-        self.cells, self.batch, self.sequences = cells, batch, sequences
+        self.cells, self.batch, self.sequences, self._process = cells, batch, sequences, os.getpid()
         self.most_tokens = most
         # The finalizer holds the model: its weights outlive every context.
         self._free = weakref.finalize(self, _free, call.llama_free, address, os.getpid(), self._lock, model)
@@ -435,8 +435,12 @@ class Context:
 
     def clear(self) -> None:
         """Forget all sequences."""
+        if os.getpid() != self._process:
+            self._lock = threading.Lock()  # that of the parent may be held for ever
         with self._lock:
             self._check_open()
+            if os.getpid() != self._process:  # what the parent was in the middle of is in no state to go on from
+                self._open(self.cells, self.batch, self.sequences)
             self._call.llama_memory_clear(self._memory, False)
             self._lengths = [0] * self.sequences
             self._used = self._all_free()

@@ -69,7 +69,7 @@ class Loaded:
     @property
     def batch_invariant(self) -> bool:
         """Whether the results of a row are the same to the last bit whatever is computed beside it."""
-        return self.runner.store.context.separate
+        return self.runner.batch_invariant
 
     def parts(
         self, name: str, template: Mapping[str, Any] | None = None
@@ -140,7 +140,9 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
 
 def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
     """Most cells of the cache, and the longest sequence."""
-    budget = options.cache_bytes or _memory() / CACHE_SHARE
+    budget = _memory() / CACHE_SHARE if options.cache_bytes is None else options.cache_bytes
+    if not 0 < budget < 2**63:
+        raise ConfigurationError(f"cache_bytes={budget:g} is no size of a cache: give bytes above 0, such as 2e9")
     token = header.cache_bytes(4.0 if exact else 2.0) or 1.0
     cells = int(budget // token)
     cells -= cells % LEAST_CONTEXT

@@ -79,7 +79,8 @@ class Model:
         self.address = _load(self.library, file, gpu_layers, vocabulary_only)
         self._adapters: dict[tuple[object, ...], Adapter] = {}
         self._lock = threading.Lock()
-        weakref.finalize(self, _free, self.library.llama_model_free, self.address, os.getpid())
+        # Not at exit: a thread of the engine may still ask it for the bytes of a token.
+        weakref.finalize(self, _free, self.library.llama_model_free, self.address, os.getpid()).atexit = False
         call = self.library
         self._vocabulary = call.llama_model_get_vocab(self.address)
         if call.llama_vocab_type(self._vocabulary) == _NO_VOCABULARY:

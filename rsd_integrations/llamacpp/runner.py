@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rsd_core import Sampling
-from rsd_integrations.inprocess.calls import Output
+from rsd_integrations.inprocess.calls import Call, Output
 from rsd_integrations.inprocess.generate_call import GenerateRow
 from rsd_integrations.inprocess.runner import AVERAGED_PASSES, Runner, ScheduledRow
 from rsd_integrations.inprocess.sequences import CachedSequence
@@ -15,6 +17,7 @@ from rsd_integrations.llamacpp.output import NumpyOutput, log_total
 from rsd_integrations.llamacpp.sampling import choose
 from rsd_integrations.llamacpp.store import NumberedSequence, UnifiedStore
 
+logger = logging.getLogger(__name__)
 OUTPUT_BYTES = 2**26
 """Most bytes of logits of a forward pass."""
 
@@ -35,10 +38,23 @@ class LlamaRunner(Runner):
         model = context.model
         super().__init__(model.file.name, UnifiedStore(context, most_cells), longest, "cpu", context.threads)
         self.model = model
+        self.batch_invariant = context.separate
+        """Whether rows are the same to the last bit whatever is computed beside them."""
+        self._has_told = False
         self.most_outputs = max(1, OUTPUT_BYTES // (4 * model.vocab_size))
 
     def use_threads(self, count: int) -> None:
         self.store.context.use_threads(count)
+
+    def start(self, call: Call[Any]) -> None:
+        super().start(call)
+        if not (self.batch_invariant or self._has_told) and len(self._calls) > 1:
+            self._has_told = True
+            logger.info(
+                "%s: what runs beside a request changes the last digits of its numbers, and now and then a word; "
+                "batch_invariant=true prevents that where a file's types allow it",
+                self.kind,
+            )
 
     def step(self) -> None:
         if len(self._calls) == 1 and len(self._calls[0].rows) == 1:

@@ -1,31 +1,34 @@
 """The GGUF engine at length: random work, nothing computed twice, and the texts of plain generation.
 
-    python -m tests.benchmarks.gguf_soak --json FILE [--quick]
-
-Takes an hour; `--quick` a few minutes, with the same keys.
+`python -m tests.benchmarks.gguf_soak --json FILE [--quick]`
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from rsd_core import BinaryStep, RewardGuidedDecoder, Settings, StepRequest, as_prompt
+from rsd_core import BinaryStep, Ledger, RewardGuidedDecoder, Settings, StepRequest, as_prompt
 from rsd_core import Path as StepPath
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.llamacpp import LlamaCppGenerator, load_generator, load_likelihood
 from rsd_integrations.llamacpp.context import Context
 from rsd_integrations.llamacpp.header import read_header
+from tests.benchmarks.command import Command, Size
 from tests.conftest import Counter
 from tests.llamacpp.gguf_files import embedded, gemma, smollm2, windowed
 from tests.llamacpp.soak import Soak
 
 DELTA = 0.9
+SIZES = {
+    "operations": Size(10_000, 1000, "random operations", 100),
+    "problems": Size(1000, 50, "problems that RSD solves", 5),
+    "prompts": Size(200, 3, "prompts whose texts are compared with plain generation"),
+}
+COMMAND = Command("gguf_soak", __doc__, SIZES)
 
 
 def soak(file: Path, operations: int, cells: int = 512) -> dict[str, Any]:
@@ -68,9 +71,19 @@ def accounting(count: int, settings: Settings, cells: int | None = None) -> dict
         "rejected": sum(not step.accepted for result in results for step in result.steps),
         "told": told,
         "seen": dict(counter.tokens),
-        "recomputed_tokens": sum(ledger.recomputed for ledger in ledgers),
+        "recomputed_tokens": recomputed(asked, [result.ledger for result in results], target),
         "evicted": target.runner.store.evicted,
     }
+
+
+def recomputed(asked: list[str], ledgers: list[Ledger], model: LlamaCppGenerator) -> int:
+    """Tokens beyond those of the prompts and of all that was written, each once for either model."""
+    again = 0
+    for question, ledger in zip(asked, ledgers, strict=True):
+        once = len(model.vocabulary.prompt(as_prompt(question))) + ledger.drafter.generated + ledger.target.generated
+        again += max(0, ledger.drafter.computed - once)
+        again += max(0, ledger.target.computed + ledger.verifier.computed - once)
+    return again
 
 
 def plain_generation(model: LlamaCppGenerator, prompt: list[int], tokens: int) -> list[int]:
@@ -104,25 +117,20 @@ def equal_to_plain(file: Path, prompts: int, tokens: int = 24, **options: Any) -
 
 
 def main() -> None:
-    """Do all of it, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    small = options.quick
-    found = {
-        "soak": soak(embedded("draft"), 1000 if small else 10_000),
-        "soak_windows": soak(windowed(), 300 if small else 3000),
-        "accounting": accounting(50 if small else 1000, Settings()),
-        "accounting_candidates": accounting(20 if small else 200, Settings(candidates=3, temperature=0.5)),
-        "accounting_small_cache": accounting(20 if small else 200, Settings(), cells=1024),
-        "smollm2": equal_to_plain(smollm2(), 5 if small else 200),
-        "gemma": equal_to_plain(gemma(), 3 if small else 200, alone=True),
-    }
-    text = json.dumps(found, indent=1)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
+    """Do all of it, and write the figures."""
+    options = COMMAND.parse()
+    COMMAND.write(
+        options,
+        {
+            "soak": soak(embedded("draft"), options.operations),
+            "soak_windows": soak(windowed(), options.operations // 4),
+            "accounting": accounting(options.problems, Settings()),
+            "accounting_candidates": accounting(options.problems // 5, Settings(candidates=3, temperature=0.5)),
+            "accounting_small_cache": accounting(options.problems // 5, Settings(), cells=1024),
+            "smollm2": equal_to_plain(smollm2(), options.prompts),
+            "gemma": equal_to_plain(gemma(), options.prompts, alone=True),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def test_reward_guided_texts_are_equal(questions: list[str], settings: Settings)
     )
     found = answers(own, questions[:12])
     assert found == answers(other, questions[:12])
-    assert {author for _, _, authors in found for author in authors} == {"drafter", "target"}
+    assert {author for _, _, authors in found for author in authors} == {"draft", "target"}
 
 
 @pytest.mark.parametrize(("drafter", "target"), [(gguf, torch), (torch, gguf)])

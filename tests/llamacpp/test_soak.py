@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rsd_integrations.llamacpp import load_generator, load_likelihood
+from rsd_integrations.llamacpp import load_generator, load_likelihood, loading
 from rsd_integrations.llamacpp.header import read_header
 from tests.llamacpp.gguf_files import embedded, windowed
 from tests.llamacpp.soak import KINDS, Soak
@@ -27,8 +27,9 @@ def test_random_work_leaves_what_a_fresh_computation_gives(file: object) -> None
     assert sum(soak.cut_short.values()) > 5
 
 
-def test_random_work_while_the_cache_grows() -> None:
-    soak = soak_of(embedded("draft"), cells=8192, context=1024)
+def test_random_work_while_the_cache_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "FIRST_CELLS", 256)
+    soak = soak_of(embedded("draft"), cells=8192, context=512)
     assert soak.run(150, seed=1, loops=3) > 0
     assert soak.grown > 0
     assert soak.evicted == 0
