@@ -24,18 +24,17 @@ class LlamaRunner(Runner):
 
     store: UnifiedStore
 
-    def __init__(self, context: Context, most_cells: int, longest: int, alone: bool) -> None:
+    def __init__(self, context: Context, most_cells: int, longest: int) -> None:
         """Take over a context.
 
         Args:
             context: An empty one.
             most_cells: What it may grow to.
             longest: Longest sequence, in tokens.
-            alone: Every row is computed by itself, so that no row depends on what runs beside it.
         """
         model = context.model
         super().__init__(model.file.name, UnifiedStore(context, most_cells), longest, "cpu", context.threads)
-        self.model, self.alone = model, alone
+        self.model = model
         self.most_outputs = max(1, OUTPUT_BYTES // (4 * model.vocab_size))
 
     def use_threads(self, count: int) -> None:
@@ -62,6 +61,7 @@ class LlamaRunner(Runner):
         if logits is None:
             return False
         self.passes += 1
+        sequence.last_output = None
         sequence.ids.append(ids[position])
         sampling = call.request.sampling
         token = choose(logits, sampling, row.uniforms(1)[0] if sampling.temperature else 0.0)
@@ -79,12 +79,6 @@ class LlamaRunner(Runner):
         return True
 
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> NumpyOutput:
-        if not self.alone:
-            return self._decode(scheduled)
-        first, *others = (self._decode([part]) for part in scheduled)
-        return first.joined(others) if others else first
-
-    def _decode(self, scheduled: Sequence[ScheduledRow]) -> NumpyOutput:
         context = self.store.context
         wanted = sum(part.outputs for part in scheduled)
         if context.with_hidden and wanted and sum(part.new for part in scheduled) > self.most_outputs:
@@ -97,7 +91,7 @@ class LlamaRunner(Runner):
                 places += [begin + position - cached for position in row.output_positions[:outputs]]
             spans.append((_number(row.sequence), cached, row.ids[cached : cached + new]))
             begin += new
-        self._run(spans, places)
+        self._decode(spans, places)
         self.store.settle()
         if context.with_hidden:
             return NumpyOutput(context.hidden(wanted), None)
@@ -117,10 +111,10 @@ class LlamaRunner(Runner):
             if outputs:
                 left.append(ScheduledRow(row, end, cached + new - end, outputs))
         if ahead:
-            self._run(ahead, ())
+            self._decode(ahead, ())
         return left
 
-    def _run(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
+    def _decode(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
         if not self.store.context.decode(spans, places):
             count = sum(len(ids) for _, _, ids in spans)
             raise RuntimeError(f"{self.kind}: no room for {count} tokens that there was room for")
