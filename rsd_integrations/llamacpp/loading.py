@@ -130,9 +130,9 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
                 threads=threads,
                 hidden=options.hidden,
                 adapters=loaded,
+                separate=options.batch_invariant,
                 cache_type="f32" if exact else "f16",
                 flash_attention=False if exact else None,
-                separate=options.batch_invariant,
             )
             runner = _runners[key] = LlamaRunner(context, max(most, context.cells), longest)
     return Loaded(header, runner, GGUFTokenizer(model))
