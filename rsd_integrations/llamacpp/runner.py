@@ -107,7 +107,7 @@ class LlamaRunner(Runner):
                 places += [begin + position - cached for position in row.output_positions[:outputs]]
             spans.append((_number(row.sequence), cached, row.ids[cached : cached + new]))
             begin += new
-        self._run(spans, places)
+        self._decode(spans, places)
         self.store.settle()
         if context.with_hidden:
             return NumpyOutput(context.hidden(wanted), None)
@@ -127,10 +127,10 @@ class LlamaRunner(Runner):
             if outputs:
                 left.append(ScheduledRow(row, end, cached + new - end, outputs))
         if ahead:
-            self._run(ahead, ())
+            self._decode(ahead, ())
         return left
 
-    def _run(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
+    def _decode(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
         if not self.store.context.decode(spans, places):
             count = sum(len(ids) for _, _, ids in spans)
             raise RuntimeError(f"{self.kind}: no room for {count} tokens that there was room for")
