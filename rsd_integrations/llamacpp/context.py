@@ -58,9 +58,9 @@ class Context:
         cache_type: Type of keys and values: "f32", "f16" or "q8_0".
         flash_attention: Whether to use it; by default llama.cpp decides (it mostly does). It rounds what "f32" keeps
             to half precision, so that without it alone that is worth its memory.
-        separate: Give every sequence cells of its own, `cells` divided by `sequences`, and compute `INVARIANT_BATCH` tokens
-            at once at most. A copy takes time and cells then; types whose kernels compute every row by itself (Q4_1,
-            Q8_0) give the same bits whatever else the context does.
+        separate: Give every sequence cells of its own, `cells` divided by `sequences`, and compute at most
+            `INVARIANT_BATCH` tokens at once. A copy takes time and cells then; types whose kernels compute every row by
+            itself (Q4_1, Q8_0) give the same bits whatever else the context does.
 
     Raises:
         ConfigurationError: The model cannot be used so, or there is not enough memory.

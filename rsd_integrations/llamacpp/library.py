@@ -134,6 +134,11 @@ class Candidate:
     layouts: tuple[Layout, ...] = LAYOUTS
 
 
+def _silence() -> Any:
+    """A function of C that does nothing when it is told a message; without any, messages go to stderr."""
+    return None if sys.platform == "win32" else ctypes.cast(ctypes.CDLL(None).abs, _LOG_CALLBACK)
+
+
 class Library:
     """The C functions of one shared object, called with a layout that was proved to be its own.
 
@@ -176,7 +181,7 @@ class Library:
         if not self.ggml_backend_dev_count():  # kernels in files of their own, of which it chooses at run time
             self.ggml_backend_load_all_from_path(os.fsencode(self.file.resolve().parent))
         # Made before models and contexts, so called after them at exit: from then on nothing may call Python.
-        weakref.finalize(_LOG, self._functions.llama_log_set, None, None)
+        weakref.finalize(_LOG, self._functions.llama_log_set, _silence(), None)
         logger.debug("%s from %s: %s", self.source, self.file, self.features)
 
     def __getattr__(self, name: str) -> Any:

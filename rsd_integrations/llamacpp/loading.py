@@ -69,7 +69,7 @@ class Loaded:
     @property
     def batch_invariant(self) -> bool:
         """Whether the results of a row are the same to the last bit whatever is computed beside it."""
-        return self.runner.store.context.separate
+        return self.runner.batch_invariant
 
     def parts(
         self, name: str, template: Mapping[str, Any] | None = None

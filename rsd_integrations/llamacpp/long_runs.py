@@ -1,8 +1,7 @@
-"""Texts that llama.cpp would die of: long runs of letters, of signs or of white space.
+"""Texts with long runs of letters, of signs or of white space, which llama.cpp is given in pieces.
 
-Before it merges bytes, it cuts a text by the patterns of the vocabulary, many of them (DeepSeek, Mistral's Tekken,
-gpt-4o, Llama 4, BLOOM) by std::regex, which calls itself for every character that a pattern repeats over, some 300
-bytes of stack each: with the 8 MB that threads have on Linux it ends the process at a run of about 25,000.
+Before it merges bytes, it cuts a text by the patterns of the vocabulary, and how deep that goes depends on the length
+of what a pattern repeats over. So runs are cut here, far above the length of words.
 """
 
 from __future__ import annotations

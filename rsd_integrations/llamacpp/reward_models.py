@@ -59,7 +59,7 @@ def load_verifier(
     cache_bytes: float | None = None,
     gpu_layers: int | None = None,
     lora: str | None = None,
-    alone: bool = False,
+    batch_invariant: bool = False,
 ) -> LlamaCppVerifier:
     """Load a GGUF file as the body of a process or outcome reward model.
 
@@ -74,7 +74,7 @@ def load_verifier(
         cache_bytes: See threads.
         gpu_layers: See threads.
         lora: See threads.
-        alone: See threads.
+        batch_invariant: See threads.
 
     Raises:
         ConfigurationError: No such file or folder, no reward head that is known, one of another model, a vocabulary
@@ -91,7 +91,7 @@ def load_verifier(
         checkpoint.check_vocabulary(tokenizer)
     words = bind(form, tokenizer, name, separator).words()
     chosen = _head(form, header, checkpoint, name) if words is None else WordHead(*words, header.width)
-    options = Options(context, threads, cache_bytes, gpu_layers, lora, alone)
+    options = Options(context, threads, cache_bytes, gpu_layers, lora, batch_invariant)
     loaded = load(file, replace(options, hidden=words is None, exact=True, beyond_training=True))
     reader = bind(form, StandaloneTokenizer(loaded.runner.model), name, separator)
     return LlamaCppVerifier(loaded, chosen, reader, file)

@@ -38,6 +38,8 @@ class LlamaRunner(Runner):
         model = context.model
         super().__init__(model.file.name, UnifiedStore(context, most_cells), longest, "cpu", context.threads)
         self.model = model
+        self.batch_invariant = context.separate
+        """Whether rows are the same to the last bit whatever is computed beside them."""
         self._has_told = False
         self.most_outputs = max(1, OUTPUT_BYTES // (4 * model.vocab_size))
 
@@ -46,11 +48,11 @@ class LlamaRunner(Runner):
 
     def start(self, call: Call[Any]) -> None:
         super().start(call)
-        if len(self._calls) > 1 and not (self._has_told or self.store.context.separate):
+        if not (self.batch_invariant or self._has_told) and len(self._calls) > 1:
             self._has_told = True
             logger.info(
-                "%s: what runs beside a request changes its numbers in their last digits, and a word now and then; "
-                "batch_invariant=true prevents that for files of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0",
+                "%s: what runs beside a request changes the last digits of its numbers, and now and then a word; "
+                "batch_invariant=true prevents that where a file's types allow it",
                 self.kind,
             )
 
@@ -105,7 +107,7 @@ class LlamaRunner(Runner):
                 places += [begin + position - cached for position in row.output_positions[:outputs]]
             spans.append((_number(row.sequence), cached, row.ids[cached : cached + new]))
             begin += new
-        self._run(spans, places)
+        self._decode(spans, places)
         self.store.settle()
         if context.with_hidden:
             return NumpyOutput(context.hidden(wanted), None)
@@ -125,10 +127,10 @@ class LlamaRunner(Runner):
             if outputs:
                 left.append(ScheduledRow(row, end, cached + new - end, outputs))
         if ahead:
-            self._run(ahead, ())
+            self._decode(ahead, ())
         return left
 
-    def _run(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
+    def _decode(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
         if not self.store.context.decode(spans, places):
             count = sum(len(ids) for _, _, ids in spans)
             raise RuntimeError(f"{self.kind}: no room for {count} tokens that there was room for")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from pathlib import Path
@@ -120,12 +119,7 @@ def ids(count: int, size: int = 500) -> list[int]:
 
 def exact(model: Model, **options: Any) -> Context:
     """A context in single precision: flash attention rounds keys and values to half of that."""
-    parameters = model.library.context_parameters
-    model.library.context_parameters = functools.partial(parameters, flash_attn_type=0)  # type: ignore[method-assign]
-    try:
-        return Context(model, cells=1024, cache_type="f32", **options)
-    finally:
-        model.library.context_parameters = parameters  # type: ignore[method-assign]
+    return Context(model, cells=1024, cache_type="f32", flash_attention=False, **options)
 
 
 def logits(file: Path, tokens: list[int]) -> NDArray[np.float32]:

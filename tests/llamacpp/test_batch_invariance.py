@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rsd_integrations.llamacpp.context import EXACT_CHUNK, Context
-from rsd_integrations.llamacpp.header import read_header
+from rsd_integrations.llamacpp.context import Context
+from rsd_integrations.llamacpp.header import INVARIANT_BATCH, read_header
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.llamacpp.tensor_types import ROW_BY_ROW
 from tests.llamacpp.gguf_files import embedded, gemma, smollm2
@@ -68,7 +68,7 @@ WAYS = ((LENGTH, 0), (1, 1), (1, 3), (1, OTHERS), (7, OTHERS), (LENGTH, 2))
 
 
 def test_the_largest_calls_are_the_largest_that_may_be() -> None:
-    assert max(pass_ * (beside + 1) for pass_, beside in WAYS) == EXACT_CHUNK
+    assert max(pass_ * (beside + 1) for pass_, beside in WAYS) == INVARIANT_BATCH
 
 
 @pytest.mark.parametrize("type_", [*sorted(ROW_BY_ROW), "F32", "F16"])

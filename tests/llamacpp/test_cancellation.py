@@ -1,4 +1,4 @@
-"""Calls cut short, faults inside of llama.cpp, and input that no model can take: others go on, and so does the model."""
+"""Calls cut short, faults inside of llama.cpp, input that no model can take: others go on, and so does the model."""
 
 from __future__ import annotations
 

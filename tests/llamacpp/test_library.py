@@ -272,6 +272,7 @@ def test_lines_are_joined_of_their_pieces_and_keep_their_levels(caplog: pytest.L
 
 
 def test_errors_that_become_ours_are_not_logged_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     log = Log()
     with log.kept() as lines:
         log.callback(4, b"no such tensor\n", None)
