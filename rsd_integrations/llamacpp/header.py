@@ -14,6 +14,9 @@ from rsd_integrations.llamacpp.contents import Array, Tensor, read_contents
 from rsd_integrations.llamacpp.shards import shards
 from rsd_integrations.llamacpp.tensor_types import FILE_TYPES, ROW_BY_ROW
 
+INVARIANT_BATCH = 63
+"""Most tokens of a micro-batch whose results do not depend on each other: from 64 on llama.cpp (b11549, on a processor)
+computes attention in tiles, which rounds in another order."""
 MAX_LAYERS = 512
 """Of llama.cpp, which ends the process where a file has more."""
 _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
