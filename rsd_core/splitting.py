@@ -36,13 +36,16 @@ class Splitter(Data):
 
 
 class Delimiter(Splitter):
-    r"""A step ends after a text; by default after a blank line."""
+    """A step ends after a text; by default after a blank line.
+
+    White space ends no step that holds nothing else: a model without a chat template begins with an empty line.
+    """
 
     kind: Literal["delimiter"] = "delimiter"
     text: Annotated[str, Field(min_length=1)] = "\n\n"
 
     def end(self, text: str) -> int | None:
-        at = text.find(self.text)
+        at = text.find(self.text, len(text) - len(text.lstrip()) if self.text.isspace() else 0)
         return None if at < 0 else at + len(self.text)
 
     @property
