@@ -8,10 +8,13 @@ from typing import Any
 from rsd_integrations.inprocess.generator import Generator
 from rsd_integrations.inprocess.likelihood import How, LikelihoodVerifier
 from rsd_integrations.llamacpp.loading import Loaded, Options, load
+from rsd_integrations.llamacpp.runner import LlamaRunner
 
 
 class LlamaCppGenerator(Generator):
     """A GGUF model that writes steps, in process."""
+
+    runner: LlamaRunner
 
     def __init__(self, loaded: Loaded, name: str, template: Mapping[str, Any] | None = None) -> None:
         super().__init__(*loaded.parts(name, template))
@@ -20,6 +23,8 @@ class LlamaCppGenerator(Generator):
 
 class LlamaCppLikelihood(LikelihoodVerifier):
     """Scores a step by its likelihood under a GGUF model."""
+
+    runner: LlamaRunner
 
     def __init__(self, loaded: Loaded, name: str, how: How = "min", template: Mapping[str, Any] | None = None) -> None:
         super().__init__(*loaded.parts(name, template), how)

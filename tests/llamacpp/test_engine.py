@@ -59,6 +59,10 @@ def setups(**options: Any) -> list[Setup]:
     ]
 
 
+def _given(setup: Setup) -> Any:
+    return setup.given
+
+
 def answers(decoder: Decoder, prompts: list[str]) -> list[Any]:
     results = decoder.run_many(prompts, concurrency=4)
     return [(result.text, result.finish_reason, [step.author for step in result.steps]) for result in results]
@@ -78,13 +82,13 @@ def test_ids_mean_the_same_to_both_engines() -> None:
 def test_reward_guided_texts_are_equal(questions: list[str], settings: Settings) -> None:
     own, other = (
         RewardGuidedDecoder(
-            drafter=setup.given["drafter"],
-            verifier=setup.given["verifier"],
-            target=setup.given["target"],
+            drafter=given["drafter"],
+            verifier=given["verifier"],
+            target=given["target"],
             policy=BinaryStep(delta=0.9),
             settings=settings,
         )
-        for setup in setups()
+        for given in map(_given, setups())
     )
     found = answers(own, questions[:12])
     assert found == answers(other, questions[:12])
@@ -105,9 +109,17 @@ def test_models_of_both_engines_exchange_ids(
     )
     wanted = answers(plain, questions[:8])
     encoded: list[str] = []
+
+    def noting(encode: Any) -> Any:
+        def noted(text: str) -> Any:
+            encoded.append(text)
+            return encode(text)
+
+        return noted
+
     for model in (drafter("draft"), target("target"), own):
         encode = model.vocabulary.encode
-        monkeypatch.setattr(model.vocabulary, "encode", lambda text, to=encode: (encoded.append(text), to(text))[1])
+        monkeypatch.setattr(model.vocabulary, "encode", noting(encode))
     assert answers(mixed, questions[:8]) == wanted
     assert all(any(question in text for question in questions[:8]) for text in encoded)
 

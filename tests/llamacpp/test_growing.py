@@ -36,7 +36,8 @@ def fresh(name: str, ids: list[int]) -> np.ndarray:
     one = reference(name)
     one.clear()
     assert one.decode([(0, 0, ids)], [len(ids) - 1])
-    return one.logits(1)[0]
+    row: np.ndarray = one.logits(1)[0]
+    return row
 
 
 class Plain:
