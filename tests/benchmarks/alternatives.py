@@ -1,4 +1,4 @@
-"""transformers' own ways of decoding beside the engine: `python -m tests.benchmarks.alternatives --json FILE`.
+"""transformers' ways of decoding beside the engine: `python -m tests.benchmarks.alternatives --json FILE [--quick]`.
 
 The target writes greedy answers, as plain decoding: what reward-guided decoding needs besides (rolling back, branching,
 scoring, three models that share a device) none of the others offers. Tokens per second, medians over rounds, all
@@ -7,16 +7,14 @@ methods in turn. The compiled one is compiled before it is timed.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,24 +28,30 @@ from rsd_integrations.evaluation.tasks import find_task
 from rsd_integrations.huggingface import load_generator
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.linear import Linear
-from tests.benchmarks import pages
+from tests.benchmarks.command import Command, Size
 
-TOKENS = 60
+SIZES = {
+    "tokens": Size(60, 8, "tokens after each prompt"),
+    "first": Size(2, 1, "first calls of each way, in which one is compiled"),
+    "rounds": Size(5, 1, "rounds of each way"),
+    "layer_rounds": Size(30, 3, "rounds of a single layer"),
+}
 
 
 class Ways:
-    """Ways to write the first sixty tokens of answers; the answers end nowhere before, so all write the same number."""
+    """Ways to write the first tokens of answers; the answers end nowhere before, so all write the same number."""
 
-    def __init__(self, name: str, dtype: torch.dtype) -> None:
+    def __init__(self, name: str, dtype: torch.dtype, tokens: int) -> None:
+        self.tokens = tokens
         folder = FOLDER / name
         self.tokenizer: Any = load_tokenizer(folder)
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self.model.generation_config.eos_token_id = None
         self.settings: Any = copy.deepcopy(self.model.generation_config)
-        self.settings.max_new_tokens, self.settings.eos_token_id = TOKENS, -1
+        self.settings.max_new_tokens, self.settings.eos_token_id = tokens, -1
         engine = load_generator(str(folder), dtype=str(dtype).removeprefix("torch."))
         engine.eos_ids = frozenset()
-        limits = Limits(max_tokens=TOKENS, max_repeats=None)
+        limits = Limits(max_tokens=tokens, max_repeats=None)
         self.engine = TargetOnly(target=engine, settings=Settings(limits=limits))
 
     def ids(self, prompt: str) -> list[int]:
@@ -66,7 +70,9 @@ class Ways:
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        self.model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0, **options)
+        self.model.generate(
+            ids, attention_mask=mask, max_new_tokens=self.tokens, do_sample=False, pad_token_id=0, **options
+        )
 
     def static(self, prompts: list[str]) -> None:
         """`generate()` with a static cache, not compiled."""
@@ -86,7 +92,9 @@ class Ways:
 
 
 @torch.inference_mode()
-def attention(rows: int, heads: int = 7, width: int = 32, length: int = 160, block: int = 16) -> dict[str, float]:
+def attention(
+    rows: int, rounds: int, heads: int = 7, width: int = 32, length: int = 160, block: int = 16
+) -> dict[str, float]:
     """Microseconds of one layer's attention, one new token a row: over neighbouring slots, row by row, over blocks."""
     attend = torch.nn.functional.scaled_dot_product_attention
     lengths = [length - 7 * i % 40 for i in range(rows)]
@@ -109,7 +117,7 @@ def attention(rows: int, heads: int = 7, width: int = 32, length: int = 160, blo
         "gathered blocks": gathered,
     }
     spent: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(30):
+    for _ in range(rounds):
         for name, method in methods.items():
             started = time.perf_counter()
             for _ in range(10):
@@ -119,7 +127,7 @@ def attention(rows: int, heads: int = 7, width: int = 32, length: int = 160, blo
 
 
 @torch.no_grad()
-def layers() -> dict[str, float]:
+def layers(rounds: int) -> dict[str, float]:
     """Microseconds of a linear layer by torch and by the engine; so many weights that no cache holds them all."""
     found = {}
     for outputs, inputs in ((1216, 224), (9728, 896)):
@@ -128,7 +136,7 @@ def layers() -> dict[str, float]:
         for rows in (1, 4, 32):
             x = torch.randn(rows, inputs)
             spent: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(15):
+            for _ in range(rounds):
                 for name, some in ways.items():
                     started = time.perf_counter()
                     for layer in some:
@@ -146,9 +154,9 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         f"Made by `python -m tests.benchmarks.alternatives`, {data['date']}, {os.cpu_count()} cores "
         f"{platform.machine()}, no GPU, one thread, load average {data['load'][0]:.1f}: embedded:target, greedy, "
-        f"{TOKENS} tokens after each of 1 and 32 prompts.",
+        f"{data['tokens']} tokens after each of 1 and 32 prompts.",
         "",
-        "| way, batch | tokens per second | first two calls, seconds |",
+        f"| way, batch | tokens per second | first calls ({data['first']}), seconds |",
         "|---|---|---|",
     ]
     for name, rate in data["tokens_per_second"].items():
@@ -160,17 +168,19 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COMMAND = Command("alternatives", __doc__, SIZES, markdown)
+
+
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--markdown", type=Path, help="page whose section is written anew")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    options = COMMAND.parse()
     torch.set_num_threads(1)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     prompts = [str(item.prompt) for item in find_task("embedded").draw(32, 1)]
-    ways = {"fp32": Ways("target", torch.float32), "bf16": Ways("target", torch.bfloat16)}
+    ways = {
+        "fp32": Ways("target", torch.float32, options.tokens),
+        "bf16": Ways("target", torch.bfloat16, options.tokens),
+    }
     rates: dict[str, float] = {}
     first: dict[str, float] = {}
     for batch in (1, 32):
@@ -184,29 +194,30 @@ def main() -> None:
         }
         for name, method in methods.items():
             started = time.perf_counter()
-            for _ in range(2):
+            for _ in range(options.first):
                 method(prompts[:batch])
             first[f"{name}, {batch}"] = time.perf_counter() - started
-            print(f"{name}, {batch}: {first[f'{name}, {batch}']:.1f} s", flush=True)
+            print(f"{name}, {batch}: {first[f'{name}, {batch}']:.1f} s", file=sys.stderr, flush=True)
         spent: dict[str, list[float]] = {name: [] for name in methods}
         for i in range(options.rounds):
             for name, method in methods.items():
                 started = time.perf_counter()
                 method(prompts[i : i + 1] if batch == 1 else prompts)
                 spent[name].append(time.perf_counter() - started)
-        rates |= {f"{name}, {batch}": batch * TOKENS / statistics.median(times) for name, times in spent.items()}
+        rates |= {
+            f"{name}, {batch}": batch * options.tokens / statistics.median(times) for name, times in spent.items()
+        }
     data = {
         "date": date.today().isoformat(),
+        "tokens": options.tokens,
+        "first": options.first,
         "tokens_per_second": rates,
         "first_calls": first,
-        "attention": attention(1) | attention(32),
-        "layers": layers(),
+        "attention": attention(1, options.layer_rounds) | attention(32, options.layer_rounds),
+        "layers": layers(options.layer_rounds),
         "load": os.getloadavg(),
     }
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
-    if options.markdown:
-        pages.put(options.markdown, "alternatives", markdown(data))
-    print(json.dumps(data, indent=1))
+    COMMAND.write(options, data)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether budget-aware policies spend their budget: `python -m tests.benchmarks.budget --json FILE`.
+"""Whether budget-aware policies spend their budget: `python -m tests.benchmarks.budget --json FILE [--quick]`.
 
 Rewards of five laws, four budgets, 5,000 steps each; once one request after the other and once 64 at a time, through
 the decoder itself with scripted models that take turns at every call.
@@ -6,42 +6,41 @@ the decoder itself with scripted models that take turns at every call.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterator
 from datetime import date
-from pathlib import Path as File
 from typing import Any
 
 from rsd_core import BudgetAware, Limits, Path, RewardGuidedDecoder, Settings, Step
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
-from tests.benchmarks.pages import put
+from tests.benchmarks.command import Command, Size
 
+SIZES = {"steps": Size(5000, 1000, "steps of each law and budget", least=10)}
 GAMMAS = (0.05, 0.1, 0.3, 0.5)
-STEPS, PER_REQUEST = 5000, 10
+PER_REQUEST = 10
 
 
 def _clip(value: float) -> float:
     return min(1.0, max(0.0, value))
 
 
-LAWS: dict[str, Callable[[random.Random, int], float]] = {
+LAWS: dict[str, Callable[[random.Random, float], float]] = {
     "uniform": lambda rng, _: rng.random(),
     "bimodal": lambda rng, _: _clip(rng.gauss(rng.choice((0.2, 0.9)), 0.05)),
     "tied": lambda rng, _: rng.choice((0.1, 0.5, 0.5, 0.9, 0.9, 0.9)),
-    "drifting": lambda rng, i: _clip(rng.gauss(0.8 - 0.6 * i / STEPS, 0.1)),
-    "sorted": lambda _, i: i / STEPS,
+    "drifting": lambda rng, done: _clip(rng.gauss(0.8 - 0.6 * done, 0.1)),
+    "sorted": lambda _, done: done,
 }
-"""From a random generator and the number of the step to a reward. `sorted` rises, so that each is the best so far."""
+"""From a random generator and the share of the steps that are done to a reward. `sorted` rises: each is the best so
+far."""
 
 
-def measure(law: str, gamma: float, concurrency: int) -> float:
-    """The share of 5,000 steps that a fresh budget-aware policy sends to the target."""
+def measure(law: str, gamma: float, concurrency: int, steps: int = SIZES["steps"].full) -> float:
+    """The share of some steps that a fresh budget-aware policy sends to the target."""
     rng = random.Random(f"{law} {gamma} {concurrency}")
-    rewards: Iterator[float] = (LAWS[law](rng, i) for i in itertools.count())
+    rewards: Iterator[float] = (LAWS[law](rng, i / steps) for i in itertools.count())
 
     def score(_path: Path, _step: Step) -> float:
         return next(rewards)
@@ -54,19 +53,19 @@ def measure(law: str, gamma: float, concurrency: int) -> float:
         policy=BudgetAware(target_rate=gamma),
         settings=Settings(temperature=1, limits=Limits(max_steps=PER_REQUEST)),
     )
-    prompts = [f"question {i}" for i in range(STEPS // PER_REQUEST)]
+    prompts = [f"question {i}" for i in range(steps // PER_REQUEST)]
     results = asyncio.run(decoder.arun_many(prompts, concurrency=concurrency))
     authors = [step.author for result in results for step in result.steps]
-    assert len(authors) == STEPS
-    return authors.count("target") / STEPS
+    return authors.count("target") / len(authors)
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(data: dict[str, Any]) -> str:
     """The figures as a page."""
+    rows = data["rows"]
     lines = [
         "## Budgets",
         "",
-        f"Made by `python -m tests.benchmarks.budget`, {date.today().isoformat()}. The share of {STEPS:,} steps that "
+        f"Made by `python -m tests.benchmarks.budget`, {date.today()}. The share of {data['steps']:,} steps that "
         "`BudgetAware` sent to the target, one request after the other and 64 at a time:",
         "",
         "| rewards | " + " | ".join(f"γ = {gamma}, {c} at a time" for gamma in GAMMAS for c in (1, 64)) + " |",
@@ -78,21 +77,17 @@ def page(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+COMMAND = Command("budget", __doc__, SIZES, page)
+
+
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File, help="page to put the section into")
-    options = parser.parse_args()
+    options = COMMAND.parse()
     rows = [
-        {"law": law, "gamma": gamma, "concurrency": concurrency, "realised": measure(law, gamma, concurrency)}
-        for law, gamma, concurrency in itertools.product(LAWS, GAMMAS, (1, 64))
+        {"law": law, "gamma": gamma, "concurrency": at_once, "realised": measure(law, gamma, at_once, options.steps)}
+        for law, gamma, at_once in itertools.product(LAWS, GAMMAS, (1, 64))
     ]
-    options.json.write_text(json.dumps({"steps": STEPS, "rows": rows}, indent=1) + "\n")
-    if options.markdown:
-        put(options.markdown, "budget", page(rows))
-    for row in rows:
-        print(json.dumps(row))
+    COMMAND.write(options, {"steps": options.steps, "rows": rows})
 
 
 if __name__ == "__main__":

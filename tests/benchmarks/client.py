@@ -1,7 +1,8 @@
-"""What driving three servers costs the client: `python -m tests.benchmarks.client --json FILE`.
+"""What driving three servers costs the client: `python -m tests.benchmarks.client --json FILE [--quick]`.
 
 The servers answer at once, from a process of their own over loopback (`tests.benchmarks.instant`), so processor time
-of this process is the client's work: the decoder, the requests, and reading the answers.
+of this process is the client's work: the decoder, the requests, and reading the answers. `--quick` counts fewer of
+them; the memory is that of as many at once.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path as File
 from typing import Any
 
 from rsd_core import BinaryStep, Limits, Path, RewardGuidedDecoder, Scores, Settings, Step, Usage, Verifier
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import Endpoint, load_generator
+from tests.benchmarks.command import Command, Size
 from tests.benchmarks.instant import instant_server
-from tests.benchmarks.pages import put
 
+SIZES = {
+    "problems": Size(1000, 200, "problems of a run, of which the best of three counts"),
+    "calls": Size(1000, 200, "bare requests by each of the clients"),
+}
+FLYING = 5000
+"""Requests in flight whose memory is measured."""
 STEPS = 8
 PROMPT = "Mia has 45 apples. On Monday she buys 12 more. On Friday she sells 5. How many apples does Mia have now? ({})"
 BODY = {"model": "m", "prompt": PROMPT * 4, "max_tokens": 512, "temperature": 0, "stop": ["\n\n"]}
@@ -139,14 +145,14 @@ def peak_mb(problems: int) -> dict[str, float]:
     return {f"peak_mb_{problems}": flying[0], "with_idle_connections_mb": peak(), "imported_mb": before}
 
 
-def measured(problems: int, calls: int, flying: int) -> dict[str, Any]:
+def measured(problems: int, calls: int) -> dict[str, Any]:
     """All figures; the memory's in a process of its own."""
     with instant_server() as url:
         found: dict[str, Any] = max(
             (steps_per_second(url, problems) for _ in range(3)), key=lambda run: run["steps_per_second"]
         )
         found["calls_per_second"] = clients(url, calls)
-    command = [sys.executable, "-m", "tests.benchmarks.client", "--peak", str(flying)]
+    command = [sys.executable, "-m", "tests.benchmarks.client", "--peak", str(FLYING)]
     found |= json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return found
 
@@ -178,23 +184,18 @@ Why the client is aiohttp and not the official `openai` package, in bare request
 """
 
 
+COMMAND = Command("client", __doc__, SIZES, page)
+COMMAND.parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+
+
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=File, help="write the figures there")
-    parser.add_argument("--markdown", type=File, help="write the section of a page there")
-    parser.add_argument("--problems", type=int, default=1000)
-    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peak:
-        print(json.dumps(peak_mb(args.peak)))
+    """Measure and write."""
+    options = COMMAND.parse()
+    if options.peak:
+        print(json.dumps(peak_mb(options.peak)))
         return
-    found = measured(args.problems, 1000, 5000) | {"date": datetime.now(UTC).date().isoformat()}
-    print(json.dumps(found, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
-    if args.markdown:
-        put(args.markdown, "client", page(found))
+    found = measured(options.problems, options.calls)
+    COMMAND.write(options, found | {"date": datetime.now(UTC).date().isoformat()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The core's own speed beside that of build 9862848: `python -m tests.benchmarks.core --json FILE [--markdown FILE]`.
+"""The core's own speed beside that of build 9862848: `python -m tests.benchmarks.core --json FILE [--quick]`.
 
 Both builds take turns in processes of their own, under one interpreter, and what counts is CPU time, so that a busy
 machine disturbs both alike. The older one is taken from this repository's history. `--quick` takes fewer rounds.
@@ -6,7 +6,6 @@ machine disturbs both alike. The older one is taken from this repository's histo
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -25,8 +24,9 @@ from datetime import date
 from pathlib import Path as File
 from typing import Any
 
-from tests.benchmarks.pages import put
+from tests.benchmarks.command import Command, Size
 
+SIZES = {"rounds": Size(15, 5, "rounds in which both builds take turns")}
 ROOT = File(__file__).parents[2]
 BASE = "9862848"
 PACKAGES = ("rsd_core", "rsd_integrations")
@@ -217,19 +217,18 @@ def page(data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+COMMAND = Command("core", __doc__, SIZES, page)
+
+
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File, help="page to put the section into")
-    parser.add_argument("--quick", action="store_true", help="5 rounds in place of 15")
-    options = parser.parse_args()
-    started, rounds = time.monotonic(), 5 if options.quick else 15
+    options = COMMAND.parse()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         builds = [checkout(BASE, File(folder)), Build("present", ROOT)]
         for build in builds:
             build.check()
-        found = measure(builds, rounds)
+        found = measure(builds, options.rounds)
     figures = compared(found["present"], found[BASE])
     data: dict[str, Any] = {
         **figures,
@@ -243,14 +242,10 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}, no GPU, Python {platform.python_version()}",
         "load": os.getloadavg(),
-        "rounds": rounds,
+        "rounds": options.rounds,
         "took_seconds": time.monotonic() - started,
     }
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
-    if options.markdown:
-        put(options.markdown, "core", page(data))
-    for key, most in TARGETS.items():
-        print(f"{key}: {figures[key]:.3f}, at most {most:.3f}{'' if data['met'][key] else ': missed'}")
+    COMMAND.write(options, data)
 
 
 if __name__ == "__main__":

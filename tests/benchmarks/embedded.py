@@ -1,4 +1,4 @@
-"""The embedded family measured: `python -m tests.benchmarks.embedded --json FILE [--markdown FILE]`.
+"""The embedded family measured: `python -m tests.benchmarks.embedded --json FILE [--quick]`.
 
 A sweep of thresholds on held-out problems beside the drafter and the target alone; the threshold that counts is
 chosen on the development split. Accuracy is computed in two processes side by side, seconds afterwards in one, with
@@ -7,10 +7,8 @@ nothing else running, method by method on each problem.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -18,15 +16,21 @@ import platform
 import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
-from pathlib import Path as File
 from typing import Any
 
 from rsd_core import Path, RSDConfig, Settings, Step, as_prompt, load
 from rsd_integrations.embedded.checker import judge
 from rsd_integrations.embedded.rollouts import roll_out
 from rsd_integrations.evaluation import evaluate
-from tests.benchmarks.pages import put
+from tests.benchmarks.command import Command, Size
+from tests.benchmarks.reports import named
 
+SIZES = {
+    "n": Size(1000, 24, "held-out problems", least=2),
+    "dev": Size(250, 12, "problems of the development split"),
+    "ranked": Size(500, 24, "solutions whose steps the verifiers rank", least=24),
+    "timed": Size(100, 6, "problems for seconds"),
+}
 THRESHOLDS = {"verifier": (0.5, 0.9), "prm": (0.1, 0.3, 0.5, 0.7, 0.9)}
 SEED = 1
 
@@ -52,13 +56,7 @@ def run(task: str, rows: tuple[str, ...], n: int) -> dict[str, Any]:
     # The target does without the rejected drafts, as in the paper; reading them saves time and costs some FLOPs.
     config = RSDConfig(verifier=f"embedded:{used.pop()}", settings=Settings(reuse_rejected=False))
     methods = {f"rsd@binary_step:{SWEEP[row][1]}" if row in SWEEP else row: row for row in rows}
-    report = evaluate(config, task, tuple(methods), n, SEED, concurrency=1).to_dict()
-    found: Any = report["methods"]
-    report["methods"] = {methods[name]: figures for name, figures in found.items()}
-    problems: Any = report["problems"]
-    for problem in problems:
-        problem["methods"] = {methods[name]: outcome for name, outcome in problem["methods"].items()}
-    return report
+    return named(evaluate(config, task, tuple(methods), n, SEED, concurrency=1), methods)
 
 
 def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -80,6 +78,12 @@ def chosen(dev: dict[str, Any], verifier: str) -> str:
     return max(rows, key=lambda row: found[row]["accuracy"])
 
 
+def lone_seconds(row: str, n: int) -> dict[str, Any]:
+    """Figures of the target, the drafter and the row that was chosen, method by method on each problem."""
+    methods = run("embedded", ("target", "draft", row), n)["methods"]
+    return {"rsd" if name == row else name: figures for name, figures in methods.items()}
+
+
 def difference(report: dict[str, Any], method: str) -> dict[str, float]:
     """Accuracy of a method minus the target's over the same problems, with its 95 % interval."""
     pairs = [(p["methods"][method]["correct"], p["methods"]["target"]["correct"]) for p in report["problems"]]
@@ -95,7 +99,8 @@ def step_auc(verifier: str, n: int) -> dict[str, float]:
 
     one_thread()
     drafter, judge_model = load("embedded:draft"), load(f"embedded:{verifier}")
-    rollouts = roll_out(drafter.model, drafter.vocabulary.tokenizer, "test", 777, temperatures=(0.0,))
+    tokenizer, batch = drafter.vocabulary.tokenizer, min(n, 128)
+    rollouts = roll_out(drafter.model, tokenizer, "test", 777, temperatures=(0.0,), batch=batch)
     right: list[float] = []
     wrong: list[float] = []
     for rollout in itertools.islice(rollouts, n):
@@ -147,10 +152,11 @@ def markdown(data: dict[str, Any]) -> str:
         )
     lines += ["", f"Seconds at batch 1, one thread, method by method on each of {data['timed']} problems:", ""]
     lines += ["| method | seconds per problem | times faster than the target |", "|---|---|---|"]
-    for report in data["seconds"].values():
+    for verifier, report in data["seconds"].items():
         for name, m in report.items():
             faster = report["target"]["seconds_per_problem"] / m["seconds_per_problem"]
-            lines.append(f"| {name} | {m['seconds_per_problem']:.3f} | {faster:.2f} |")
+            shown = data["chosen"][verifier] if name == "rsd" else name
+            lines.append(f"| {shown} | {m['seconds_per_problem']:.3f} | {faster:.2f} |")
     lines += [
         "",
         "Verifiers, on the drafter's greedy solutions of other held-out problems:",
@@ -165,14 +171,12 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COMMAND = Command("embedded", __doc__, SIZES, markdown)
+
+
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1000, help="held-out problems")
-    parser.add_argument("--dev", type=int, default=250, help="problems of the development split")
-    parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File)
-    options = parser.parse_args()
+    options = COMMAND.parse()
     started = time.monotonic()
     rows = ("target", *SWEEP, "draft")
     spawn = multiprocessing.get_context("spawn")
@@ -181,13 +185,12 @@ def main() -> None:
             task: [pool.submit(run, task, (row,), n) for row in rows]
             for task, n in (("embedded-dev", options.dev), ("embedded", options.n))
         }
-        ranks = {name: pool.submit(step_auc, name, 500) for name in ("verifier", "prm")}
+        ranks = {name: pool.submit(step_auc, name, options.ranked) for name in ("verifier", "prm")}
         dev, test = (merged([job.result() for job in jobs[task]]) for task in ("embedded-dev", "embedded"))
         verifiers = {name: job.result() for name, job in ranks.items()}
     best = {verifier: chosen(dev, verifier) for verifier in THRESHOLDS}
     one_thread()
-    timed = min(100, options.n)
-    seconds = {verifier: run("embedded", ("target", "draft", row), timed)["methods"] for verifier, row in best.items()}
+    seconds = {verifier: lone_seconds(row, options.timed) for verifier, row in best.items()}
     test["methods"] = {row: test["methods"][row] for row in ("draft", "target", *SWEEP)}
     data = {
         "date": date.today().isoformat(),
@@ -196,15 +199,12 @@ def main() -> None:
         "difference": {verifier: difference(test, row) for verifier, row in best.items()},
         "dev": dev,
         "test": test,
-        "timed": timed,
+        "timed": options.timed,
         "seconds": seconds,
         "verifiers": verifiers,
         "took_seconds": time.monotonic() - started,
     }
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
-    if options.markdown:
-        put(options.markdown, "embedded", markdown(data))
-    print(json.dumps({key: data[key] for key in ("chosen", "difference", "verifiers", "seconds", "took_seconds")}))
+    COMMAND.write(options, data)
 
 
 if __name__ == "__main__":

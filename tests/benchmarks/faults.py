@@ -1,4 +1,4 @@
-"""What becomes of answers when servers fail: `python -m tests.benchmarks.faults --json FILE [--n 1000]`.
+"""What becomes of answers when servers fail: `python -m tests.benchmarks.faults --json FILE [--quick]`.
 
 Three scripted servers in processes of their own (`tests.benchmarks.faulty`) fail in one way at a time. What the answers
 should be without faults is known, so each result tells whether it is lost (it does not hold every step), misattributed
@@ -8,7 +8,6 @@ faults, which its `degradations` must then say.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -25,9 +24,10 @@ from typing import Any
 
 from rsd_core import BatchError, Result, RSDConfig
 from rsd_integrations.batch import read_results, read_rows
+from tests.benchmarks.command import Command, Size
 from tests.benchmarks.faulty import PRM, STEPS, Process, question, rejected, step_text
-from tests.benchmarks.pages import put
 
+SIZES = {"n": Size(1000, 100, "problems for each fault")}
 RATE = 0.05
 OPTIONS = "timeout=1"
 PATIENT = f"{OPTIONS},patience=60"
@@ -213,22 +213,18 @@ unmarked: the answer is another one than without faults, and the result does not
 """
 
 
+COMMAND = Command("faults", __doc__, SIZES, page)
+COMMAND.parser.add_argument("--fault", action="append", choices=SCENARIOS, help="only this one; may be given again")
+
+
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1000, help="problems for each fault")
-    parser.add_argument("--fault", action="append", choices=SCENARIOS, help="only this one; may be given several times")
-    parser.add_argument("--json", type=File, help="write the figures there")
-    parser.add_argument("--markdown", type=File, help="write the section of a page there")
-    args = parser.parse_args()
+    """Measure and write."""
+    options = COMMAND.parse()
     found: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "faults": {}}
-    for name in args.fault or SCENARIOS:
-        found["faults"][name] = SCENARIOS[name](args.n)
-        print(name, json.dumps(found["faults"][name]), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
-    if args.markdown:
-        put(args.markdown, "faults", page(found))
+    for name in options.fault or SCENARIOS:
+        found["faults"][name] = SCENARIOS[name](options.n)
+        print(name, json.dumps(found["faults"][name]), file=sys.stderr, flush=True)
+    COMMAND.write(options, found)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Speed of the in-process engine: `python -m tests.benchmarks.inprocess --json FILE [--markdown FILE]`.
+"""Speed of the in-process engine: `python -m tests.benchmarks.inprocess --json FILE [--quick]`.
 
 Everything is timed side by side, method by method on each problem in turn; ratios are medians over rounds. The embedded
 family is compared with what one would write today with transformers alone (`tests/benchmarks/plain.py`). What the
 engine adds to its models, and what many requests gain, is measured on models of the sizes that people run on a CPU as
 well (`tests/benchmarks/shapes.py`): of models that take half a millisecond for a token it says little about others.
+They take 16 GB of memory and most of the time; `--quick` gives them fewer layers and words, and with
+`--published-rounds 0` there are none.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import platform
 import statistics
@@ -31,12 +31,19 @@ from rsd_integrations.evaluation.tasks import Item, find_task
 from rsd_integrations.huggingface import load_generator, load_likelihood, loading
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
 from rsd_integrations.inprocess.runner import Runner, ScheduledRow
-from tests.benchmarks import pages, shapes
+from tests.benchmarks import shapes
 from tests.benchmarks.clocks import one_at_a_time, seconds, timed
+from tests.benchmarks.command import Command, Size
 from tests.benchmarks.plain import Plain
 from tests.huggingface.soak import Soak
 from tests.huggingface.tiny import make_causal_lm
 
+SIZES = {
+    "rounds": Size(5, 1, "rounds on the embedded family"),
+    "published_rounds": Size(5, 1, "rounds on published shapes, about 10 minutes each", least=0),
+    "problems": Size(16, 4, "problems for the comparison at batch 1"),
+    "soak": Size(10_000, 400, "random operations of the soak", least=0),
+}
 DELTA = 0.5
 CONCURRENT = 32
 
@@ -187,6 +194,16 @@ def recomputed(runners: list[Runner]) -> Iterator[list[int]]:
         runner._forward = forward  # type: ignore[method-assign]
 
 
+def published(rounds: int, *, sample: bool) -> dict[str, Any]:
+    """The engine on published shapes; all of it is None without a round, and no model is made."""
+    if not rounds:
+        return {**dict.fromkeys(shapes.OF_THE_ENGINE), "published": None}
+    answers = shapes.SIZES["answers"]
+    device = torch.device("cpu")
+    found = shapes.measure(device, rounds, 0, answers.quick if sample else answers.full, sample=sample)
+    return {**{name: found[name] for name in shapes.OF_THE_ENGINE}, "published": found}
+
+
 def soak(operations: int) -> dict[str, Any]:
     """Random operations in memory for three sequences, each checked; raises where anything differs."""
     with TemporaryDirectory() as folder:
@@ -230,13 +247,17 @@ def markdown(data: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for name, (sign, goal) in GOALS.items():
+        if data[name] is None:
+            lines.append(f"| `{name}` | not measured | {sign} {goal:g} | |")
+            continue
         met = data[name] >= goal if sign == "≥" else data[name] <= goal
         lines.append(f"| `{name}` | {data[name]:.2f} | {sign} {goal:g} | {'met' if met else '**missed**'} |")
+    large = shapes.described(data["published"]) if data["published"] else "left out here."
     lines += [
         "",
         "Overhead is wall-clock over the time in forward passes, which make their positions and masks as transformers' "
         "do. It and the gain of 32 requests at once are given twice. First on models of the sizes that people run on a "
-        f"CPU: {shapes.described(data['published'])} Then on the embedded family, in fp32 with one thread for each "
+        f"CPU: {large} Then on the embedded family, in fp32 with one thread for each "
         "model, whose passes take half a millisecond: by the fused pass, and by transformers' own modules in its place "
         "(`by_modules`), which models of other families run by. There the same work weighs more beside less, and "
         "[the engine's page](engine.md#what-is-not-done) says what bounds it. The comparisons (`vs_…`), "
@@ -249,16 +270,12 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COMMAND = Command("inprocess", __doc__, SIZES, markdown, sample="published shapes with fewer layers and words")
+
+
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File, help="page whose section is written anew")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--published-rounds", type=int, help="on published shapes, about 10 minutes each; as --rounds")
-    parser.add_argument("--problems", type=int, default=16, help="for the comparison at batch 1")
-    parser.add_argument("--soak", type=int, default=10_000, help="operations of the soak; 0 leaves it out")
-    options = parser.parse_args()
+    options = COMMAND.parse()
     one_thread()
     load, started = os.getloadavg(), time.monotonic()
     family, by_modules = Family(), Family(modules=True)
@@ -278,15 +295,10 @@ def main() -> None:
         "step40_over_step4": depth(family, options.rounds),
         **against_plain(family, by_modules, Plain(DELTA), items[: options.problems], options.rounds),
     }
-    if options.soak:
-        data["soak"] = soak(options.soak)
-    published = shapes.measure(torch.device("cpu"), options.published_rounds or options.rounds, 0, shapes.ANSWERS)
-    data |= {name: published[name] for name in shapes.OF_THE_ENGINE} | {"published": published}
+    data["soak"] = soak(options.soak) if options.soak else None
+    data |= published(options.published_rounds, sample=options.quick)
     data |= {"took_seconds": time.monotonic() - started, "load_after": os.getloadavg()}
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
-    if options.markdown:
-        pages.put(options.markdown, "inprocess", markdown(data))
-    print(json.dumps(data, indent=1))
+    COMMAND.write(options, data)
 
 
 if __name__ == "__main__":

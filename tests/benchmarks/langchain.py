@@ -1,4 +1,4 @@
-"""ChatRSD measured: `python -m tests.benchmarks.langchain [--json FILE] [--n 64]`.
+"""ChatRSD measured: `python -m tests.benchmarks.langchain --json FILE [--quick]`.
 
 So many calls of `ainvoke` at once against the same calls one after another, on one embedded `ChatRSD`, in turns within
 one run; and the lateness of a heartbeat on the loop meanwhile.
@@ -6,17 +6,18 @@ one run; and the lateness of a heartbeat on the loop meanwhile.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import json
 import os
 import platform
 import statistics
 import time
 from datetime import date
-from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.command import Command, Size
+
+SIZES = {"n": Size(64, 8, "calls"), "repeats": Size(5, 1, "how often both ways take turns")}
 
 
 async def measure(n: int, repeats: int) -> dict[str, Any]:
@@ -48,17 +49,13 @@ async def measure(n: int, repeats: int) -> dict[str, Any]:
     }
 
 
+COMMAND = Command("langchain", __doc__, SIZES)
+
+
 def main() -> None:
-    """Measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--n", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    told = json.dumps(asyncio.run(measure(arguments.n, arguments.repeats)), indent=2)
-    print(told)
-    if arguments.json:
-        arguments.json.write_text(told)
+    """Measure and write."""
+    options = COMMAND.parse()
+    COMMAND.write(options, asyncio.run(measure(options.n, options.repeats)))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""A drafter that judges itself: `python -m tests.benchmarks.merged --json FILE [--work FOLDER]`.
+"""A drafter that judges itself: `python -m tests.benchmarks.merged --json FILE [--quick]`.
 
 A copy of the family's four-layer language model learns to judge steps at their last token, from its own rollouts, in
 some minutes on one thread. It is merged with the language model it came from, linearly and by TIES, and the merged
-models draft and judge at once; beside them the same two models apart. Paper, Table 4.
+models draft and judge at once; beside them the same two models apart. Paper, Table 4. `--quick` trains in seconds, to
+little effect.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,16 @@ from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.merging import merge
 from rsd_integrations.huggingface.shared import HEAD, SharedVerifier, load_shared
-from tests.benchmarks import pages
+from tests.benchmarks.command import Command, Size
 
+SIZES = {
+    "n": Size(200, 8, "held-out problems"),
+    "steps": Size(900, 10, "steps of training"),
+    "rollouts": Size(4096, 64, "rollouts that it trains on", least=4),
+}
 LANGUAGE_MODEL = FOLDER / "verifier"
-RECIPE = RewardRecipe(new_layers=0, steps=900, tokens=3600, muon_lr=0.001, adam_lr=3e-4, seed=5)
-ROLLOUTS = 4096
+RECIPE = RewardRecipe(new_layers=0, tokens=3600, muon_lr=0.001, adam_lr=3e-4, seed=5)
+TEMPERATURES = (0.0, 0.7, 1.0, 1.3)
 THRESHOLDS = (0.3, 0.5, 0.7)
 MERGES: dict[str, Any] = {
     "linear, weight 0.5": {"method": "linear", "weight": 0.5},
@@ -68,27 +73,28 @@ def encode(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> Example:
     return example
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, steps: int, rollouts: int) -> None:
     """Teach a copy of the language model to judge, and save it with its head."""
-    tokenizer = load_tokenizer(LANGUAGE_MODEL)
+    tokenizer, recipe = load_tokenizer(LANGUAGE_MODEL), replace(RECIPE, steps=steps)
     writer = AutoModelForCausalLM.from_pretrained(LANGUAGE_MODEL, dtype=torch.float32)
-    stream = roll_out(writer, tokenizer, "train", 91, temperatures=(0.0, 0.7, 1.0, 1.3))
-    examples = [encode(tokenizer, rollout) for rollout in itertools.islice(stream, ROLLOUTS)]
-    torch.manual_seed(RECIPE.seed)
+    batch = min(128, rollouts // len(TEMPERATURES))
+    stream = roll_out(writer, tokenizer, "train", 91, temperatures=TEMPERATURES, batch=batch)
+    examples = [encode(tokenizer, rollout) for rollout in itertools.islice(stream, rollouts)]
+    torch.manual_seed(recipe.seed)
     model = RewardModel(LANGUAGE_MODEL, 0).to(torch.bfloat16)
-    optimizer = Optimizer(model, RECIPE.muon_lr, RECIPE.adam_lr, RECIPE.steps)
+    optimizer = Optimizer(model, recipe.muon_lr, recipe.adam_lr, recipe.steps)
     started = time.monotonic()
-    for step, (ids, tokens, ends, texts) in enumerate(_batches(RECIPE, examples, int(tokenizer.pad_token_id or 0), 0)):
+    for step, (ids, tokens, ends, texts) in enumerate(_batches(recipe, examples, int(tokenizer.pad_token_id or 0), 0)):
         scores, words = model(ids)
         likely = torch.nn.functional.cross_entropy(
             words[:, :-1].flatten(0, 1).float(), texts[:, 1:].flatten(), ignore_index=IGNORE
         )
-        weight = min(1.0, step / RECIPE.steps / 0.3)
+        weight = min(1.0, step / recipe.steps / 0.3)
         judged = (1.5 - weight) * _balanced(scores, tokens) + (0.3 + weight) * _balanced(scores, ends)
         (judged + likely).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % 50 == 0:
-            print(f"step {step} of {RECIPE.steps}, {time.monotonic() - started:.0f} s, loss {judged:.3f}", flush=True)
+            print(f"step {step} of {recipe.steps}, {time.monotonic() - started:.0f} s, loss {judged:.3f}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     model.lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -139,32 +145,29 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COMMAND = Command("merged", __doc__, SIZES, markdown)
+COMMAND.parser.add_argument("--work", type=Path, default=Path("build/merged"), help="where the models are kept")
+
+
 def main() -> None:
     """Train what is not trained yet, merge, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--markdown", type=Path, help="page whose section is written anew")
-    parser.add_argument("--work", type=Path, default=Path("build/merged"))
-    parser.add_argument("--n", type=int, default=300)
-    options = parser.parse_args()
+    options = COMMAND.parse()
     torch.set_num_threads(1)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    reward, writer = options.work / "reward", str(LANGUAGE_MODEL)
+    work = options.work / f"{options.steps}-steps-{options.rollouts}-rollouts"
+    reward, writer = work / "reward", str(LANGUAGE_MODEL)
     if not (reward / HEAD).exists():
-        train(reward)
+        train(reward, options.steps, options.rollouts)
     apart = load_generator(writer), load_shared(str(reward))
     rows: dict[str, Any] = {f"apart, δ = {delta}": measure(*apart, delta, options.n) for delta in THRESHOLDS}
     for name, settings in MERGES.items():
-        folder = options.work / name.replace(" ", "-")
+        folder = work / name.replace(" ", "-")
         if not (folder / HEAD).exists():
             merge(writer, str(reward), folder, **settings)
         merged = load_generator(str(folder)), load_shared(str(folder))
         rows |= {f"{name}, δ = {delta}": measure(*merged, delta, options.n) for delta in THRESHOLDS}
     data = {"date": date.today().isoformat(), "n": options.n, "rows": rows}
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
-    if options.markdown:
-        pages.put(options.markdown, "merged", markdown(data))
-    print(json.dumps(data, indent=1))
+    COMMAND.write(options, data)
 
 
 if __name__ == "__main__":

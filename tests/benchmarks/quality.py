@@ -1,4 +1,4 @@
-"""RSD against everything else: `python -m tests.benchmarks.quality --json FILE --n 1000 [--markdown FILE]`.
+"""RSD against everything else: `python -m tests.benchmarks.quality --json FILE [--quick]`.
 
 On the embedded task: thresholds and budgets are chosen on the development split, all methods then answer the same
 held-out problems. Three parts: RSD and the baselines, with paired intervals and tests; voting and best of N at the
@@ -8,15 +8,13 @@ file lets a run that was cut off go on.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import platform
+import re
 import time
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path as File
 from typing import Any
 
 from rsd_core import BinaryStep, Clipping, Constant, Logistic, RSDConfig, Settings, Sigmoid, WeightingPolicy
@@ -24,12 +22,19 @@ from rsd_core.methods import RSDMethod
 from rsd_integrations.evaluation import Calibration, Report, calibrate, evaluate, find_task, markdown
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
 from rsd_integrations.evaluation.plots import accuracy_against_cost
-from tests.benchmarks.pages import put
+from tests.benchmarks.command import Command, Size
+from tests.benchmarks.reports import named
 
+SIZES = {"n": Size(1000, 8, "held-out problems"), "dev": Size(500, 16, "problems of the development split")}
 SEED = 3
 VERIFIERS = ("verifier", "prm")
 BASELINES = ("target", "draft", "speculative", "backtracking:0.5", "beam:8,width=2", "gsi:2")
 STEEPNESS = 20.0
+
+
+def name_of(policy: WeightingPolicy) -> str:
+    """The kind of a policy."""
+    return text(policy).split(":")[0]
 
 
 def text(policy: WeightingPolicy) -> str:
@@ -110,15 +115,13 @@ def page(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+COMMAND = Command("quality", __doc__, SIZES, page)
+COMMAND.parser.add_argument("--concurrency", type=int, default=32)
+
+
 def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1000, help="held-out problems")
-    parser.add_argument("--dev", type=int, default=500, help="problems of the development split")
-    parser.add_argument("--concurrency", type=int, default=32)
-    parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File, help="page to put the section into; plots go beside it, into plots/")
-    options = parser.parse_args()
+    """Measure and write; plots go beside the page, into plots/."""
+    options = COMMAND.parse()
     import torch
 
     torch.set_num_threads(1)
@@ -139,7 +142,7 @@ def main() -> None:
             options.n,
             SEED,
             concurrency=options.concurrency,
-            journal=options.json.with_suffix(".jsonl"),
+            journal=COMMAND.journal(options),
         )
 
     share = found["verifier"].row(chosen["verifier"].delta).target_share
@@ -152,12 +155,16 @@ def main() -> None:
     first = run([*BASELINES, *rsd.values(), *budgets, *others])
     sampled = at_equal_flops(first, rsd["verifier"], found["verifier"])
     report = run([*BASELINES, *rsd.values(), *budgets, *others, *sampled])
-    weights = [
-        f"rsd:verifier=embedded:prm@{text(policy)}"
+    weights = {
+        f"rsd:verifier=embedded:prm@{text(policy)}": f"{name_of(policy)} at the share of {name_of(fixed)}"
         for fixed in (Clipping(), Sigmoid())
         for policy in matched(found["prm"], fixed)
-    ]
+    }
     five = run(["target", "draft", *weights])
+    names = {method: f"rsd, {name}" for name, method in rsd.items()}
+    names |= zip(budgets, ("budget_aware, half", "budget_aware, whole", "budget_aware:0.2"), strict=True)
+    names |= {method: re.split("[:/]", method.removeprefix("rsd@"))[0] for method in others}
+    names |= {method: re.sub(r":\d+,?", " ", method).strip() for method in sampled}
     pairs = [(method, "target") for method in (*rsd.values(), *budgets, *others)]
     pairs += [(rsd["verifier"], method) for method in (*sampled, "speculative", "backtracking:0.5")]
     data = {
@@ -166,22 +173,20 @@ def main() -> None:
         "dev": options.dev,
         "chosen": {name: policy.model_dump() for name, policy in chosen.items()},
         "comparisons": compared(report, pairs),
-        "methods": report.to_dict(),
-        "weights": five.to_dict(),
+        "methods": named(report, names),
+        "weights": named(five, weights),
         "calibration": {name: [asdict(row) for row in made.curve] for name, made in found.items()},
         "tables": {"methods": markdown(report), "weights": markdown(five)},
         "took_seconds": time.monotonic() - started,
     }
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
+    COMMAND.write(options, data)
     if options.markdown:
-        put(options.markdown, "quality", page(data))
         plots = options.markdown.parent / "plots"
         plots.mkdir(exist_ok=True)
         accuracy_against_cost(report, plots / "methods.png")
         accuracy_against_cost(five, plots / "weights.png")
         for name, made in found.items():
             plot_calibration(made, plots / f"calibration-{name}.png")
-    print(json.dumps({key: data[key] for key in ("chosen", "comparisons", "took_seconds")}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""RSD over model servers against a client in lock-step: `python -m tests.benchmarks.servers --json FILE`.
+"""RSD over model servers against a client in lock-step: `python -m tests.benchmarks.servers --json FILE [--quick]`.
 
 Side by side over servers on machines of their own, simulated (`tests/benchmarks/simulated.py`), and with `--real`
 over three vLLM servers on this machine (`make servers` installs them). Ratios are medians over rounds.
@@ -6,23 +6,20 @@ over three vLLM servers on this machine (`make servers` installs them). Ratios a
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import platform
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import Path as File
 from types import SimpleNamespace
 from typing import Any
 
 from rsd_core import BinaryStep, Prompt, RewardGuidedDecoder, Settings, as_prompt, load
 from rsd_core.blocking import in_thread
 from rsd_integrations.evaluation import find_task
-from tests.benchmarks import pages
+from tests.benchmarks.command import Command, Size
 from tests.benchmarks.lockstep import Score, Write, lock_step
 from tests.benchmarks.simulated import (
     BIG,
@@ -42,7 +39,12 @@ from tests.benchmarks.simulated import (
     record,
     start,
 )
+from tests.servers.launcher import PYTHON
 
+SIZES = {
+    "rounds": Size(5, 1, "rounds of every client"),
+    "problems": Size(200, 8, "problems that are compared with answers in process, with --real"),
+}
 CONCURRENT, ALONE, PROBLEMS = 32, 16, 64
 FEW, MANY = "few", "many"
 PATTERNS = {FEW: ("embedded:verifier", 0.5), MANY: ("embedded:prm", 0.9)}
@@ -369,15 +371,15 @@ answers, {" and ".join(str(real["same_answers"][name]) for name in TOGETHER)} ar
 """
 
 
+COMMAND = Command("servers", __doc__, SIZES, markdown)
+COMMAND.parser.add_argument("--real", action="store_true", help="also on three vLLM servers here (`make servers`)")
+
+
 def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=File)
-    parser.add_argument("--markdown", type=File, help="a page whose section is written anew")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--real", action="store_true", help="also on three vLLM servers here (`make servers`)")
-    parser.add_argument("--problems", type=int, default=200, help="problems that are compared with in-process answers")
-    options = parser.parse_args()
+    """Measure and write."""
+    options = COMMAND.parse()
+    if options.real and not PYTHON.exists():
+        COMMAND.parser.error("--real needs vLLM servers, which `make servers` installs")
     here = asyncio.run(real(options.rounds, options.problems)) if options.real else None
     short = {name: (recorded(PROBLEMS, *pattern), pattern[1]) for name, pattern in PATTERNS.items()}
     cases = simulated(short, options.rounds)
@@ -399,12 +401,7 @@ def main() -> None:
         "simulated": cases,
         "real": here,
     }
-    text = json.dumps(found, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
-    if options.markdown:
-        pages.put(options.markdown, "servers", markdown(found))
+    COMMAND.write(options, found)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""The engine on models of published shapes: `python -m tests.benchmarks.shapes --json FILE [--markdown FILE]`.
+"""The engine on models of published shapes: `python -m tests.benchmarks.shapes --json FILE [--quick]`.
 
 The weights are random, so what the models write means nothing. How long each step is, and whether it is accepted, is
 replayed from answers of the embedded family, and every token is computed. On a CPU the shapes are those of Qwen2.5-0.5B
-and 1.5B, on a GPU those of the paper's models. Everything is timed side by side in one run.
+and 1.5B, on a GPU those of the paper's models; `--quick` gives them fewer layers and words. Everything is timed side by
+side in one run.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import Path as File
 from typing import Any
 
 import torch
@@ -45,16 +43,23 @@ from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.shared import SharedVerifier
 from rsd_integrations.inprocess import engine
-from tests.benchmarks import pages
 from tests.benchmarks.clocks import seconds, timed
+from tests.benchmarks.command import Command, Size
 from tests.benchmarks.servers import recorded
 from tests.benchmarks.simulated import Record, at, longer
 
+SIZES = {
+    "rounds": Size(5, 1, "rounds of everything, about 10 minutes each on two cores"),
+    "problems": Size(1, 1, "problems for the comparison at batch 1"),
+    # The embedded family answers its small problems in some hundred tokens, which is little for published shapes.
+    "answers": Size(2, 1, "recorded answers in one"),
+}
+SAMPLE_LAYERS, SAMPLE_WORDS = 2, 8192
+"""Of the models of `--quick`, which are as wide as the published ones."""
 CONCURRENT = 32
-ANSWERS = 2
-"""Recorded answers in one: the embedded family answers its small problems in some hundred tokens, which is little for
-models of published shapes."""
 DELTA = 0.5
+DELIMITER, ANY_TEXT = "\n\n", " "
+"""What the engine looks for after each token, and never finds in random words; what every step holds, for the core."""
 OF_THE_ENGINE = ("overhead_batch1", "overhead_batch32", "concurrent32_over_sequential")
 OF_RSD = ("vs_target_generate", "vs_naive_rsd")
 
@@ -70,6 +75,11 @@ class Shape:
     heads: int
     key_value_heads: int
     vocabulary: int
+
+    def sample(self) -> Shape:
+        """The same with fewer layers and words."""
+        name = f"{self.name} with {SAMPLE_LAYERS} of its {self.layers} layers and {SAMPLE_WORDS:,} words"
+        return replace(self, name=name, layers=SAMPLE_LAYERS, vocabulary=SAMPLE_WORDS)
 
     def make(self, device: torch.device, dtype: torch.dtype) -> HuggingFaceGenerator:
         """Such a model with random weights, every id of its vocabulary a word."""
@@ -106,7 +116,7 @@ class Replayed(Drafter, Target):
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         said = at(self._record, path.prompt, path.depth).target
-        asked = replace(request, max_tokens=said.size)
+        asked = replace(request, max_tokens=said.size, delimiter=DELIMITER)
         made = await self.inner.generate(path, asked)
         return replace(made, steps=tuple(replace(step, ending=said.ending) for step in made.steps))
 
@@ -160,7 +170,7 @@ class Plain:
             ids = step if position.reward >= DELTA else self._write(self._target, ids, size)
 
 
-def measure(device: torch.device, rounds: int, problems: int, answers: int) -> dict[str, Any]:
+def measure(device: torch.device, rounds: int, problems: int, answers: int, *, sample: bool = False) -> dict[str, Any]:
     """All figures.
 
     Args:
@@ -168,9 +178,12 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int) -> d
         rounds: Of which medians are taken.
         problems: How many are answered by other ways as well; with none, only the figures of the engine are taken.
         answers: Recorded answers in one.
+        sample: Whether the models have fewer layers and words than published ones.
     """
     torch.set_num_threads(engine.ALL_THREADS)  # as the engine has for models of this size
     small, big = (PAPER, PAPER_TARGET) if device.type == "cuda" else (SMALL, SMALL_TARGET)
+    if sample:
+        small, big = small.sample(), big.sample()
     dtype = torch.bfloat16 if device.type == "cuda" or loading._bf16_is_faster() else torch.float32
     record = longer(recorded(CONCURRENT, "embedded:verifier", DELTA), answers)
     torch.manual_seed(0)
@@ -183,8 +196,8 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int) -> d
             drafter=writers[0], verifier=verifier, target=writers[1], policy=BinaryStep(delta=DELTA), settings=settings
         )
         for settings in (
-            Settings(reuse_rejected=False),  # random weights agree on no token
-            Settings(reuse_rejected=False, limits=Limits(max_steps=2)),
+            Settings(delimiter=ANY_TEXT, reuse_rejected=False),  # random weights agree on no token
+            Settings(delimiter=ANY_TEXT, reuse_rejected=False, limits=Limits(max_steps=2)),
         )
     )
     plain = Plain(writers[0], reader, writers[1], record)
@@ -264,17 +277,12 @@ problem alone over RSD's. Medians; {data["problems"]} of the problems for `vs_â€
 """
 
 
+COMMAND = Command("shapes", __doc__, SIZES, markdown, sample="fewer layers and words")
+
+
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File, help="page whose section is written anew")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--problems", type=int, default=1, help="for the comparison at batch 1, at least 1")
-    parser.add_argument("--answers", type=int, default=ANSWERS, help="recorded answers in one")
-    options = parser.parse_args()
-    if options.problems < 1:
-        parser.error(f"--problems {options.problems} is below 1: the page compares at least one problem")
+    options = COMMAND.parse()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.monotonic()
     data = {
@@ -282,13 +290,10 @@ def main() -> None:
         "machine": torch.cuda.get_device_name()
         if device.type == "cuda"
         else f"{os.cpu_count()} cores {platform.machine()}",
-        **measure(device, options.rounds, options.problems, options.answers),
+        **measure(device, options.rounds, options.problems, options.answers, sample=options.quick),
         "took_seconds": time.monotonic() - started,
     }
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
-    if options.markdown:
-        pages.put(options.markdown, "shapes", markdown(data))
-    print(json.dumps(data, indent=1))
+    COMMAND.write(options, data)
 
 
 if __name__ == "__main__":

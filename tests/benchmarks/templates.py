@@ -1,12 +1,12 @@
-"""Chat templates of published thinking models: what we feed beside their own rendering, and what chat servers can do.
+"""Templates of published thinking models: `python -m tests.benchmarks.templates --json FILE [--quick]`.
 
-Fetches the templates that llama.cpp carries, in the source distribution of llama-cpp-python, and builds nothing of it.
-Prints JSON, and ends with an error where anything that we feed differs from what a template renders.
+What we feed beside their own rendering, and what chat servers can do. Fetches the templates that llama.cpp carries, in
+the source distribution of llama-cpp-python, and builds nothing of it; `--quick` takes the small ones of the test suite.
+Ends with an error where anything that we feed differs from what a template renders.
 """
 
 from __future__ import annotations
 
-import argparse
 import html
 import json
 import subprocess
@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.pages import put
+from tests.benchmarks.command import Command
 from tests.benchmarks.published_templates import FAMILIES
 from tests.templates import written
 from tests.templates.chats import chat_answer
@@ -59,7 +59,12 @@ def _downloaded(cache: Path) -> Path:
     wanted = cache / "requirements.txt"
     wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{HASH}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, "--no-binary", ":all:", "--require-hashes", "-r", wanted, "-d", cache], check=True)
+    done = subprocess.run([*pip, "--no-binary", ":all:", "--require-hashes", "-r", wanted, "-d", cache])
+    if done.returncode:
+        raise SystemExit(
+            f"pip could not download llama-cpp-python {VERSION}, whose templates are compared. That takes a package "
+            "index; `--quick` downloads nothing"
+        )
     return cache / f"llama_cpp_python-{VERSION}.tar.gz"
 
 
@@ -86,7 +91,7 @@ def _mode(comparison: Comparison) -> dict[str, Any]:
     }
     return {
         "opening": mode.opening,
-        "arguments": dict(mode.arguments),
+        "arguments": [f"{name}={json.dumps(value).strip(chr(34))}" for name, value in mode.arguments.items()],
         "system": mode.system,
         "default": not mode.system
         and own.prompt == comparison.template.render(turns(mode), generate=True, arguments={}),
@@ -97,8 +102,9 @@ def _mode(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def table(reports: list[dict[str, Any]]) -> str:
+def table(data: dict[str, Any]) -> str:
     """A row for each template."""
+    reports = data["thinking"]
     head = (
         "template",
         "thought opened by",
@@ -130,7 +136,7 @@ def _cells(one: dict[str, Any]) -> Iterator[str]:
 
 
 def _switch(mode: dict[str, Any]) -> str:
-    told = [f"`template.{name}={json.dumps(value).strip(chr(34))}`" for name, value in mode["arguments"].items()]
+    told = [f"`template.{argument}`" for argument in mode["arguments"]]
     told += ["`/no_think` in the system message"] if mode["system"] else []
     return f"{' '.join(told)}{' (default)' if mode['default'] else ''}"
 
@@ -151,24 +157,23 @@ def _code(text: str) -> str:
     return f"<code>{html.escape(shown).replace('|', '&#124;')}</code>"  # a bar would end the cell
 
 
+COMMAND = Command("templates", __doc__, {}, table, sample="the small templates of the test suite, with no download")
+COMMAND.parser.add_argument("--cache", type=Path, default=CACHE, help="where the download is kept")
+
+
 def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the small templates of the test suite, with no download")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the download is kept")
-    parser.add_argument("--markdown", type=Path, help="page whose table is written anew")
-    options = parser.parse_args()
+    """Compare and write."""
+    options = COMMAND.parse()
     families = written.WRITTEN if options.quick else FAMILIES
     sources = (
         {family.name: written.source(family.name) for family in families} if options.quick else fetched(options.cache)
     )
     reports = [report(family, sources[family.name]) for family in families]
     known = {"date": date.today().isoformat(), "templates": len(sources), "thinking": reports}
-    if options.markdown:
-        put(options.markdown, "templates", table(reports))
-    print(json.dumps(known, indent=1, ensure_ascii=False))
+    COMMAND.write(options, known)
     wrong = [f"{one['template']}: {fault}" for one in reports for fault in one["faults"]]
-    raise SystemExit("\n".join(["wrong:", *wrong]) if wrong else 0)
+    if wrong:
+        raise SystemExit("\n".join(["wrong:", *wrong]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The thinking models measured alone: `python -m tests.benchmarks.thinkers --json FILE [--markdown FILE]`.
+"""The thinking models measured alone: `python -m tests.benchmarks.thinkers --json FILE [--quick]`.
 
 Greedy responses to held-out problems, with thoughts and without: how many are right, and how many have their markers
 where they belong. Beside them the models that do not think, on the same problems. Then how well the family's verifiers
@@ -7,16 +7,13 @@ rank right steps above wrong ones in the thinking drafter's responses.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import json
 import os
 import platform
 import re
 from collections.abc import Iterable
 from datetime import date
-from pathlib import Path as File
 from typing import Any
 
 import torch
@@ -25,9 +22,12 @@ from rsd_core import Path, Step, as_prompt, load
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.embedded.rollouts import Rollout, roll_out
 from rsd_integrations.evaluation.statistics import wilson
-from tests.benchmarks.pages import put
+from tests.benchmarks.command import Command, Size
 
+SIZES = {"n": Size(500, 24, "held-out problems"), "scored": Size(500, 24, "responses whose steps are scored", least=24)}
 SEED = 1
+BATCH = 128
+"""Responses written side by side."""
 RESPONSE = re.compile(
     r"<think>\n(?P<thought>(?:(?!</?think>).)*\S)\n</think>\n\n(?P<answer>(?:(?!</?think>).)+)", re.DOTALL
 )
@@ -44,7 +44,9 @@ def responses(name: str, thinking: bool, n: int, seed: int = SEED) -> list[Rollo
     """Greedy responses of a model of the family to held-out problems."""
     model = load(f"embedded:{name}")
     tokenizer: Any = model.vocabulary.tokenizer
-    rollouts = roll_out(model.model, tokenizer, "test", seed, temperatures=(0.0,), enable_thinking=thinking)
+    rollouts = roll_out(
+        model.model, tokenizer, "test", seed, temperatures=(0.0,), batch=min(n, BATCH), enable_thinking=thinking
+    )
     return list(itertools.islice(rollouts, n))
 
 
@@ -123,14 +125,12 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COMMAND = Command("thinkers", __doc__, SIZES, markdown)
+
+
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=500, help="held-out problems")
-    parser.add_argument("--scored", type=int, default=500, help="responses whose steps are scored")
-    parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File)
-    options = parser.parse_args()
+    options = COMMAND.parse()
     torch.set_num_threads(1)  # models this small lose time by sharing cores
     drafts = responses("thinking-draft", True, options.scored, seed=777)
     data = {
@@ -141,10 +141,7 @@ def main() -> None:
         "accuracy": [accuracy(*row, options.n) for row in ROWS],
         "verifiers": {name: step_auc(name, drafts) for name in VERIFIERS},
     }
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
-    if options.markdown:
-        put(options.markdown, "thinkers", markdown(data))
-    print(json.dumps({key: data[key] for key in ("accuracy", "verifiers")}))
+    COMMAND.write(options, data)
 
 
 if __name__ == "__main__":

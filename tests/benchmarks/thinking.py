@@ -1,4 +1,4 @@
-"""Who thinks and who answers: `python -m tests.benchmarks.thinking --json FILE [--n 500] [--markdown FILE] [--quick]`.
+"""Who thinks and who answers: `python -m tests.benchmarks.thinking --json FILE [--quick]`.
 
 The recipes for thinking models over the embedded thinkers, on the same held-out problems, paired with the target alone:
 accuracy, FLOPs, and seconds of a lone request. GlimpRouter's threshold is the one that sends about half of the steps to
@@ -7,20 +7,23 @@ the target, on the development split. A journal beside the JSON file lets a run 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import time
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path as File
 from typing import Any
 
 from rsd_core import RSDConfig
 from rsd_integrations.evaluation import Report, evaluate, markdown
-from tests.benchmarks.pages import put
+from tests.benchmarks.command import Command, Size
+from tests.benchmarks.reports import named
 
+SIZES = {
+    "n": Size(500, 16, "held-out problems"),
+    "dev": Size(100, 16, "problems of the development split"),
+    "timed": Size(40, 16, "problems for seconds"),
+}
 SEED = 3
 CONFIG = RSDConfig(drafter="embedded:thinking-draft", target="embedded:thinking-target")
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -89,25 +92,19 @@ def page(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+COMMAND = Command("thinking", __doc__, SIZES, page)
+
+
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=500, help="held-out problems")
-    parser.add_argument("--dev", type=int, default=100, help="problems of the development split")
-    parser.add_argument("--timed", type=int, default=40, help="problems for seconds")
-    parser.add_argument("--json", type=File, required=True)
-    parser.add_argument("--markdown", type=File, help="page to put the section into")
-    parser.add_argument("--quick", action="store_true", help="16 problems of each kind")
-    options = parser.parse_args()
-    if options.quick:
-        options.n = options.dev = options.timed = 16
+    options = COMMAND.parse()
     import torch
 
     torch.set_num_threads(1)
     started, load = time.monotonic(), os.getloadavg()[0]
-    methods = ["target", *RECIPES, router(options.dev)]
-    journal = options.json.with_suffix(".jsonl")
-    report = evaluate(CONFIG, "embedded", methods, options.n, SEED, concurrency=32, journal=journal)
+    routed = router(options.dev)
+    methods = ["target", *RECIPES, routed]
+    report = evaluate(CONFIG, "embedded", methods, options.n, SEED, concurrency=32, journal=COMMAND.journal(options))
     data = {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}, no GPU, Python {platform.python_version()}",
@@ -116,14 +113,11 @@ def main() -> None:
         "dev": options.dev,
         "timed": options.timed,
         "comparisons": against_target(report, lone_seconds(methods, options.timed)),
-        "methods": report.to_dict(),
+        "methods": named(report, {routed: "glimprouter"}),
         "table": markdown(report),
         "took_seconds": time.monotonic() - started,
     }
-    options.json.write_text(json.dumps(data, indent=1) + "\n")
-    if options.markdown:
-        put(options.markdown, "thinking", page(data))
-    print(json.dumps({key: data[key] for key in ("comparisons", "took_seconds")}))
+    COMMAND.write(options, data)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,123 @@
+"""The command line of all benchmarks: `python -m tests.benchmarks.NAME --json FILE [--markdown FILE] [--quick]`.
+
+How much each measures is data at the top of its file. `--quick` takes a sample of everything, and leaves nothing out:
+the JSON has the same keys, after less than five minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import pages
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of something is measured."""
+
+    full: int
+    """By the figures that the documentation has."""
+    quick: int
+    """By `--quick`."""
+    what: str
+    """What is counted, for `--help`."""
+    least: int = 1
+    """The smallest number that makes sense; 0 where the part can be left out."""
+
+
+class Command:
+    """A benchmark as a command.
+
+    Args:
+        name: The module's, and of its section of a page.
+        about: The module's docstring, for `--help`.
+        sizes: How much is measured, by option; an option that is given counts beside `--quick` too.
+        page: Writes the section from the figures; without it there is no `--markdown`.
+        sample: What `--quick` measures beside smaller sizes, for `--help` and the page.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        about: str | None,
+        sizes: Mapping[str, Size],
+        page: Callable[[Any], str] | None = None,
+        sample: str = "",
+    ) -> None:
+        self.name, self._sizes, self._page, self._sample = name, sizes, page, sample
+        self.parser = argparse.ArgumentParser(
+            prog=f"python -m tests.benchmarks.{name}",
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go; else they are shown")
+        if page is not None:
+            self.parser.add_argument("--markdown", type=Path, metavar="FILE", help="page whose section is written anew")
+        self.parser.add_argument(
+            "--quick", action="store_true", help=f"a sample in under five minutes: {self._sampled(sizes_of(sizes))}"
+        )
+        for option, size in sizes.items():
+            self.parser.add_argument(
+                f"--{option.replace('_', '-')}", type=int, metavar="N", help=f"{size.what}; {size.full} if not given"
+            )
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The options, each size with its number.
+
+        Args:
+            arguments: Instead of the process's.
+
+        Raises:
+            SystemExit: Something is wrong with them, before any model is loaded.
+        """
+        options = self.parser.parse_args(arguments)
+        for option, size in self._sizes.items():
+            number = getattr(options, option)
+            if number is None:
+                setattr(options, option, size.quick if options.quick else size.full)
+            elif number < size.least:
+                self.parser.error(f"--{option.replace('_', '-')} {number} is below {size.least}")
+        for option in ("json", "markdown"):
+            file: Path | None = getattr(options, option, None)
+            if file is not None and not file.absolute().parent.is_dir():
+                self.parser.error(f"--{option} {file}: there is no folder {file.parent}; make it first")
+        return options
+
+    def journal(self, options: argparse.Namespace) -> Path | None:
+        """Where a run that is cut off finds what it did: beside its JSON file. A sample begins anew each time."""
+        return None if options.quick or options.json is None else options.json.with_suffix(".jsonl")
+
+    def write(self, options: argparse.Namespace, data: Mapping[str, Any]) -> None:
+        """Write the figures where they were asked for, and show them; a sample is called one on its page."""
+        text = json.dumps({"benchmark": self.name, "quick": options.quick, **data}, indent=1, ensure_ascii=False)
+        if options.json:
+            options.json.write_text(text + "\n", encoding="utf-8")
+        section = None if self._page is None else self._page(data)
+        if section is not None and options.quick:
+            section = self._marked(section, options)
+        if section is not None and options.markdown:
+            pages.put(options.markdown, self.name, section)
+        print(section if section is not None and options.json else text)
+
+    def _marked(self, section: str, options: argparse.Namespace) -> str:
+        numbers = {option: getattr(options, option) for option in self._sizes}
+        note = (
+            f"**A sample**, made with `--quick` ({self._sampled(numbers)}): it shows that the command works and "
+            "what it measures. Cite no figures of it."
+        )
+        heading, _, rest = section.strip().partition("\n\n")
+        return f"{heading}\n\n{note}\n\n{rest}" if heading.startswith("#") else f"{note}\n\n{section}"
+
+    def _sampled(self, numbers: Mapping[str, int]) -> str:
+        parts = [f"{option.replace('_', ' ')} {number:,}" for option, number in numbers.items()]
+        return ", ".join([*([self._sample] if self._sample else []), *parts])
+
+
+def sizes_of(sizes: Mapping[str, Size]) -> dict[str, int]:
+    """How much `--quick` measures."""
+    return {option: size.quick for option, size in sizes.items()}
