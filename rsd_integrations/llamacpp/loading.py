@@ -97,8 +97,9 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     """
     file = find(text)
     header = read_header(file)
+    _check_kind(header)
     most, longest = _room(header, options)
-    threads = _threads(header, options)
+    threads = choose_threads(header, options)
     if template:
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
     adapters = _adapters(options.lora)
@@ -134,10 +135,9 @@ def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
         ConfigurationError: It cannot be run so.
     """
     _check_kind(header)
-    _, number_bytes = _cache_type(header)
-    _, longest = _room(header, options, number_bytes)
+    _, longest = _room(header, options)
     logits = 4.0 * header.vocabulary_size * STEP_TOKENS * LOGIT_COPIES
-    return ModelMemory(name, float(header.bytes), header.cache_bytes(number_bytes), longest, logits)
+    return ModelMemory(name, float(header.bytes), header.cache_bytes(), longest, logits)
 
 
 def _check_kind(header: Header) -> None:
@@ -153,11 +153,6 @@ def _check_kind(header: Header) -> None:
         raise ConfigurationError(f"{file} is no language model, but of the kind {kind!r}; name the model's own file")
     if not header.tensors:
         raise ConfigurationError(f"{file} holds a vocabulary and no weights; fetch the model's own file")
-
-
-def _cache_type(header: Header) -> tuple[str, float]:
-    """The type of cached numbers, and how many bytes one takes."""
-    return ("f32", 4.0) if header.types.keys() <= {"F32"} else ("f16", 2.0)
 
 
 def _room(header: Header, options: Options) -> tuple[int, int]:
@@ -199,13 +194,16 @@ def _adapters(text: str | None) -> list[tuple[Path, float]]:
     """Files and scales.
 
     Raises:
-        ConfigurationError: A scale is no number, or there is no such file.
+        ConfigurationError: A scale is no number, there is no such file, or it is no adapter.
     """
     adapters: list[tuple[Path, float]] = []
     for part in (text or "").split("+") if text else ():
         name, star, scale = part.partition("*")
+        file = find(name)
+        if read_header(file).metadata.get("general.type") != "adapter":
+            raise ConfigurationError(f"lora={part}: {file} is no LoRA adapter, converted to GGUF")
         try:
-            adapters.append((find(name), float(scale) if star else 1.0))
+            adapters.append((file, float(scale) if star else 1.0))
         except ValueError as error:
             raise ConfigurationError(f"lora={part}: after the star comes a number, such as 0.5") from error
     return adapters
