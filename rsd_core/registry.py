@@ -73,10 +73,7 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
         what = unknown("kind", kind, sorted(BACKENDS))
         raise SpecError(f"{masked(spec)!r} names no model: {what}. Examples: {examples}; `rsd models` lists all")
     backend = BACKENDS[kind]
-    if rest.startswith("gguf=") and backend.gguf:
-        backend, rest = replace(backend, module=backend.gguf, extra="llamacpp"), rest.removeprefix("gguf=")
-    elif rest.endswith(GGUF) and backend.extra == "huggingface":
-        raise SpecError(f"{masked(spec)!r} names a GGUF file: {_for_gguf(backend, masked(rest))}")
+    backend, rest = _of_gguf(backend, rest, spec)
     if not rest:
         raise SpecError(f"{masked(spec)!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
     if wrong := [option for option in options if "=" not in option]:
@@ -98,11 +95,22 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     return backend, rest
 
 
-def _for_gguf(backend: Backend, file: str) -> str:
-    """What to write for a GGUF file, where a kind takes others."""
-    spec = f"gguf:{file}" if not backend.gguf else f"{backend.kind}:gguf={file}"
-    head = ",head=FOLDER" if backend.kind == "prm" else ""
-    return f'write {spec}{head}, which takes pip install "{DISTRIBUTION}[llamacpp]"'
+def _of_gguf(backend: Backend, rest: str, spec: str) -> tuple[Backend, str]:
+    """What makes the model of a GGUF file, where the rest says that it is one; otherwise both as they are.
+
+    Raises:
+        SpecError: A GGUF file is named where the kind takes checkpoints.
+    """
+    if rest.startswith("gguf=") and backend.gguf:
+        return replace(backend, module=backend.gguf, extra="llamacpp"), rest.removeprefix("gguf=")
+    if rest.endswith(GGUF) and backend.extra == "huggingface":
+        right = f"{backend.kind}:gguf={rest}" if backend.gguf else f"gguf:{rest}"
+        head = ",head=FOLDER" if backend.kind == "prm" else ""
+        raise SpecError(
+            f"{masked(spec)!r} names a GGUF file: write {masked(right)}{head}, which takes pip install "
+            f'"{DISTRIBUTION}[llamacpp]"'
+        )
+    return backend, rest
 
 
 def _split(spec: str) -> tuple[list[str], str]:

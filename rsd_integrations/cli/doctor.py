@@ -22,7 +22,10 @@ _SIGNS = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("–", "ye
 
 
 def doctor(
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Models behind URLs and GGUF files, such as openai:… judge:… gguf:…")],
+    specs: Annotated[
+        list[str],
+        typer.Argument(metavar="SPEC...", help="Models behind URLs and GGUF files, such as openai:… judge:… gguf:…"),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
 ) -> None:
     """Try servers and GGUF files out before a run: refused fields, thoughts, ends of steps, libraries, memory.

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from rsd_integrations.huggingface.context import context_of
-from rsd_integrations.inprocess.memory import CACHE_SHARE, ModelMemory, check_room, free_machine_memory, machine_memory
+from rsd_integrations.inprocess.memory import ModelMemory, check_room, free_machine_memory, machine_memory
 
 ADVICE = (
     "Load in bfloat16 (half of float32), take smaller models, put one on another device (device=), or serve one and "
