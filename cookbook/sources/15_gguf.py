@@ -2,7 +2,7 @@
 # # GGUF files, on a laptop
 #
 # You learn how to run models from GGUF files, the form in which most models for laptops come, in all three roles; how to
-# see what a file is before you load it; and what changes when many requests run at once.
+# see what a file is before you load it; and what a language model is worth as a verifier.
 #
 # The models are real ones that nobody trained for this package: SmolLM2 135M Instruct, and Gemma 3 270M, a base model.
 # They come as packages, so nothing is fetched from a hub:
@@ -30,8 +30,10 @@ from rsd_integrations.llamacpp.header import read_header
 for text in (SMOLLM2, GEMMA):
     header = read_header(find(text))
     print(f"{header.name}: {header.architecture}, {header.file_type}, {header.parameters / 1e6:.0f} million weights")
-    print(f"  {header.bytes / 1e6:.0f} MB, {header.cache_bytes() / 1e3:.0f} kB of cache a token, context {header.context}")
-    print(f"  chat template: {header.has_chat_template}, same results in batches: {header.batch_invariant}")
+    print(
+        f"  {header.bytes / 1e6:.0f} MB, {header.cache_bytes() / 1e3:.0f} kB of cache a token, context {header.context}"
+    )
+    print(f"  chat template: {header.has_chat_template}")
 
 # %% [markdown]
 # Gemma has no chat template: it is a *base* model. It continues texts and follows no instructions. SmolLM2 was taught to
@@ -76,29 +78,22 @@ for role in ("drafter", "verifier", "target"):
     print(f"{role:8} {account.calls} calls, {account.computed} tokens computed, {account.reused} reused")
 
 # %% [markdown]
-# ## Many requests at once
+# ## The verifier by itself
 #
-# Requests side by side share forward passes, which is faster where a quantisation has kernels for several rows. Whether
-# a row's numbers then depend on its neighbours is up to the quantisation. For SmolLM2's Q4_1 they do not:
+# A likelihood verifier needs no training for rewards. It tells a plausible step from an odd one; it does not know what
+# is true. Here the same question is answered in two ways.
 
 # %%
-questions = ["Name a colour.", "Name an animal.", "What is two plus two?", "Say hello."]
-writer = load(f"gguf,threads=1:{SMOLLM2}")
-quick = RewardGuidedDecoder(
-    drafter=writer,
-    verifier=load("rule:repetition"),
-    target=writer,
-    policy=BinaryStep(delta=0.5),
-    settings=Settings(limits=Limits(max_tokens=12)),
-)
-together = [one.text for one in quick.run_many(questions)]
-alone = [quick.run(question).text for question in questions]
-print(together == alone, writer.batch_invariant)
-print(load(f"gguf,threads=1:{GEMMA}").batch_invariant, load(f"gguf,threads=1,alone=true:{GEMMA}").batch_invariant)
+from rsd_core import Path, Step, as_prompt
+
+verifier = load(f"likelihood,threads=1,how=mean:gguf={SMOLLM2}")
+path = Path(as_prompt("What is the capital of France?"))
+steps = [Step(text, "end") for text in ("The capital of France is Paris.", "Bananas are the capital of cheese.")]
+rewards = await verifier.score(path, steps)
+for step, reward in zip(steps, rewards.rewards):
+    print(f"{reward:.2f}", step.text)
 
 # %% [markdown]
-# For Gemma's Q4_K_M they do, and `alone=true` buys the same promise at the price of batches.
-#
 # ## Mistakes are told before anything is loaded
 
 # %%

@@ -244,3 +244,16 @@ def test_every_refusal_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(RSDError) as error:
             refused()
         assert "\n" not in str(error.value)
+
+
+def test_a_run_of_files_imports_and_holds_little() -> None:
+    """Beside the file, its vocabulary and its first cells, a run holds the interpreter and numpy, and no torch."""
+    file = f"gguf,threads=1:{SMOLLM2}"
+    told, _, peak = process(
+        command(
+            "run", "Say hello.", "--draft", file, "--target", file, "--verifier", "rule:format", "--max-tokens", "8"
+        )
+    )
+    unused = {"torch", "transformers", "huggingface_hub", "safetensors", "scipy", "rsd_integrations.huggingface"}
+    assert not unused & imported(told)
+    assert peak < smollm2().stat().st_size / 2**20 + 160
