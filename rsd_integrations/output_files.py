@@ -74,6 +74,36 @@ def write_output(file: Path, write: str | Callable[[Path], object]) -> None:
 
 
 @contextlib.contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """A file that is there as a whole or not at all: it is written under another name, and takes its own at the end.
+
+    Args:
+        file: Does not exist yet; its folder does.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        ConfigurationError: The file exists, or none can be made there.
+        RSDError: It could not be written to its end; nothing is left of it.
+    """
+    if file.exists():
+        raise ConfigurationError(f"{file} exists; choose another file")
+    check_output(file, "the file")
+    target = file.resolve()
+    fresh = _beside(target)
+    try:
+        yield fresh
+        if target.exists():  # by now
+            raise ConfigurationError(f"{file} exists; choose another file")
+        fresh.rename(target)
+    except OSError as error:
+        raise RSDError(f"{file} cannot be written: {error.strerror or error}; make room, then run again") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder that is there as a whole or not at all: it is written under another name, and takes its own at the end.
 

@@ -17,7 +17,7 @@ from tests.benchmarks.command import Command, Size
 from tests.benchmarks.keys import RECORD, keys
 
 FOLDER = RECORD.parent
-OTHERS = {"core_workloads", "faulty", "instant", "keys", "picture"}
+OTHERS = {"core_workloads", "faulty", "gguf_worker", "instant", "keys", "picture"}
 """What is run and measures nothing: processes that benchmarks start, the record of their keys, and a drawing."""
 NAMES = sorted({file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__":' in file.read_text()} - OTHERS)
 
@@ -34,7 +34,8 @@ def test_every_benchmark_takes_a_sample(name: str, tmp_path: Path) -> None:
     for option, size in sizes.items():
         assert (getattr(sample, option), getattr(whole, option)) == (size.quick, size.full)
         assert size.least <= size.quick <= size.full
-    assert f"`python -m tests.benchmarks.{name} --json FILE [--quick]`" in module.__doc__
+    said = rf"python -m tests\.benchmarks\.{name} --json FILE (\[--markdown FILE\] )?\[--quick\]"
+    assert re.search(said, module.__doc__)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +123,7 @@ def test_a_sample_is_made_on_shapes_as_wide_and_less_deep() -> None:
     sample = shapes.SMALL.sample()
     assert (sample.hidden, sample.heads, sample.intermediate) == (896, 14, 4864)
     assert (sample.layers, sample.vocabulary) == (shapes.SAMPLE_LAYERS, shapes.SAMPLE_WORDS)
-    assert sample.name == "Qwen2.5-0.5B with 2 of its 24 layers and 8,192 words"
+    assert sample.name == "Qwen2.5-0.5B with 1 of its 24 layers and 4,096 words"
 
 
 @pytest.fixture

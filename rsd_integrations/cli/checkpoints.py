@@ -1,4 +1,4 @@
-"""Commands on checkpoints: two merged into one, one written for a server."""
+"""Commands on checkpoints: two merged into one, one written in another layout."""
 
 from __future__ import annotations
 
@@ -36,17 +36,64 @@ def merge(
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A Qwen2 reward model: hub id or folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the checkpoint for vLLM.")],
-    format: Annotated[str | None, typer.Option(help="Its format, where weights and name do not tell.")] = None,
+    model: Annotated[
+        str, typer.Argument(help="A Qwen2 reward model; with --gguf any model, by hub id or folder; a GGUF file.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder of the new checkpoint; with --gguf the file.")],
+    gguf: Annotated[bool, typer.Option("--gguf", help="Write a GGUF file, for llama.cpp.")] = False,
+    from_gguf: Annotated[bool, typer.Option("--from-gguf", help="Write a checkpoint from a GGUF file.")] = False,
+    type: Annotated[str | None, typer.Option(help="Of --gguf: f32 (the default), f16 or q8_0.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --from-gguf: float32 (every number kept) or bfloat16; by default bfloat16 unless in f32."
+        ),
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="Of a reward model, where weights and name do not tell.")] = None,
 ) -> None:
-    """Write a reward model in a layout that vLLM serves by itself, with exactly its own scores.
+    """Write a model in another layout: a reward model for vLLM, a GGUF file, or a checkpoint from a GGUF file.
 
-    Example: `rsd export Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B ./skywork`
+    Examples: `rsd export Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B ./skywork`,
+    `rsd export --gguf ./model model.gguf --type q8_0`, `rsd export --from-gguf model.gguf ./model`
     """
-    from rsd_integrations.huggingface import exporting
+    _check_direction(model, out, gguf, from_gguf)
+    for option, value, needs, given in (
+        ("--type", type, "--gguf", gguf),
+        ("--dtype", dtype, "--from-gguf", from_gguf),
+        ("--format", format, "a reward model", not from_gguf),
+    ):
+        if value is not None and not given:
+            raise ConfigurationError(f"{option} {value} is of {needs}")
+    if gguf:
+        from rsd_integrations.huggingface import to_gguf
 
-    with new_folder(out) as fresh:
-        exporting.export(model, fresh, format=format)
-    serve = f"""vllm serve {out} --runner pooling --pooler-config '{{"pooling_type": "ALL"}}'"""
-    Terminal().print(plain(f"written to {out}. Serve it: {serve}"))
+        to_gguf.export(model, out, type=type or "f32", format=format)
+        told = f"written to {out}: gguf:{out}"
+    elif from_gguf:
+        from rsd_integrations.huggingface import from_gguf as reading
+        from rsd_integrations.llamacpp.files import find
+
+        reading.export(find(model), out, dtype=dtype)
+        told = f"written to {out}: hf:{out}"
+    else:
+        from rsd_integrations.huggingface import exporting
+
+        with new_folder(out) as fresh:
+            exporting.export(model, fresh, format=format)
+        serve = f"""vllm serve {out} --runner pooling --pooler-config '{{"pooling_type": "ALL"}}'"""
+        told = f"written to {out}. Serve it: {serve}"
+    Terminal().print(plain(told))
+
+
+def _check_direction(model: str, out: Path, gguf: bool, from_gguf: bool) -> None:
+    """Say what was meant where the names tell of files that the options do not."""
+    if gguf and from_gguf:
+        raise ConfigurationError("--gguf writes a GGUF file and --from-gguf reads one; give one of them")
+    if model.endswith(".gguf") and not from_gguf:
+        raise ConfigurationError(
+            f"{model} is a GGUF file; make a checkpoint of it: rsd export --from-gguf {model} FOLDER"
+        )
+    if out.suffix == ".gguf" and not gguf:
+        raise ConfigurationError(f"{out} is named like a GGUF file; to write one: rsd export --gguf {model} {out}")
+    if gguf and out.suffix != ".gguf":
+        raise ConfigurationError(f"{out} is no name of a GGUF file; name it {out}.gguf")

@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "export": Entry(
         "checkpoints:export",
-        "Write a reward model in a layout that vLLM serves by itself, with exactly its own scores.",
+        "Write a model in another layout: a reward model for vLLM, a GGUF file, or a checkpoint from a GGUF file.",
     ),
     "models": Entry("models:models", "List what a SPEC can name."),
 }

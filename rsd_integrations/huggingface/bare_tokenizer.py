@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer
 
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+from rsd_integrations.inprocess.rendering import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,12 +82,17 @@ class BareTokenizer:
         """The text of ids, special tokens included unless they are to be skipped."""
         return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
-    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any:
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        tools: Any = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        **arguments: Any,
+    ) -> Any:
         """Render messages."""
-        if options.get("tokenize", True) or options.get("continue_final_message"):
-            return self.transformers.apply_chat_template(conversation, **options)
-        return self._template.render(messages=conversation, **options)
-
-    @cached_property
-    def _template(self) -> Any:
-        return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(self.chat_template)
+        if tokenize or arguments.get("continue_final_message"):
+            options = {"tools": tools, "add_generation_prompt": add_generation_prompt, "tokenize": tokenize}
+            return self.transformers.apply_chat_template(conversation, **options, **arguments)
+        return render(self.chat_template, conversation, tools, add_generation_prompt, arguments)

@@ -39,6 +39,10 @@ class Weights:
             self._pickled |= torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         self.shapes |= {name: tuple(tensor.shape) for name, tensor in self._pickled.items()}
 
+    def file_of(self, name: str) -> str | None:
+        """Name of the safetensors file that holds a tensor; None of pickled ones."""
+        return self._files[name].name if name in self._files else None
+
     def rows(self, name: str, rows: list[int] | None = None) -> Tensor:
         """A tensor, or some of its rows, in fp32.
 
@@ -96,13 +100,13 @@ def load_verifier(
     form = find_format(raw, weights.shapes | separate_files, model, format)
     tokenizer = load_tokenizer(folder)
     reader = bind(form, tokenizer, model, separator)
-    config = _config(raw | ({} if context is None else {"max_position_embeddings": context}), model)
+    config = native_config(raw | ({} if context is None else {"max_position_embeddings": context}), model)
     head = _head(form, reader, weights, folder, config, allow_pickles).to(where).eval()
     body = _body(folder, config, kind, where, weights, allow_pickles)
     return HuggingFaceVerifier(body, head, tokenizer, reader, model, cache_bytes)
 
 
-def _config(raw: dict[str, Any], model: str) -> PretrainedConfig:
+def native_config(raw: dict[str, Any], model: str) -> PretrainedConfig:
     """The native configuration. Remote code is never needed: its classes only add the head that we load ourselves."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_MAPPING

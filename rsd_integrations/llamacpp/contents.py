@@ -10,7 +10,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,9 @@ class Tensor:
     """Inputs first, as ggml counts: a matrix of 64 inputs and 192 outputs is (64, 192)."""
     type: str
     bytes: int
+    file: Path
+    start: int
+    """Where it begins in the file."""
 
     @property
     def weights(self) -> int:
@@ -122,8 +125,7 @@ class _Reader:
         version, tensors, values = self.number("<I"), self.number("<Q"), self.number("<Q")
         metadata = {self.string(): self.value() for _ in range(values)}
         listed = [self.tensor() for _ in range(tensors)]
-        self._check_places(metadata.get("general.alignment", 32), listed)
-        return Contents(version, metadata, tuple(tensor for tensor, _ in listed))
+        return Contents(version, metadata, tuple(self._placed(metadata.get("general.alignment", 32), listed)))
 
     def number(self, form: str) -> Any:
         (value,) = struct.unpack_from(form, self.data, self.at)
@@ -150,8 +152,8 @@ class _Reader:
             self._skip(count * struct.calcsize(_SCALARS[kind]))
         return array
 
-    def tensor(self) -> tuple[Tensor, int]:
-        """A tensor, and where it begins in the data."""
+    def tensor(self) -> Tensor:
+        """A tensor, which begins where it does in the data."""
         name = self.string()
         dimensions = self.number("<I")
         if dimensions > 4:
@@ -167,7 +169,7 @@ class _Reader:
         if shape and shape[0] % type_.weights:
             raise ValueError(f"rows of the tensor {name} hold {shape[0]} weights, no multiple of {type_.weights}")
         size = math.prod(shape) // type_.weights * type_.bytes
-        return Tensor(name, shape, type_.name, size), self.number("<Q")
+        return Tensor(name, shape, type_.name, size, self.file, self.number("<Q"))
 
     def _skip(self, size: int) -> None:
         self.at += size
@@ -181,15 +183,18 @@ class _Reader:
         self.at = at
         self._skip(0)
 
-    def _check_places(self, alignment: Any, listed: Sequence[tuple[Tensor, int]]) -> None:
+    def _placed(self, alignment: Any, listed: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Tensors with the places where they begin in the file, which are checked."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"general.alignment is {alignment}, no power of two")
         start = -(-self.at // alignment) * alignment
-        for tensor, at in listed:
-            if at % alignment:
-                raise ValueError(f"the tensor {tensor.name} begins at {at}, no multiple of {alignment}")
-            if start + at + tensor.bytes > len(self.data):
+        for tensor in listed:
+            if tensor.start % alignment:
+                raise ValueError(f"the tensor {tensor.name} begins at {tensor.start}, no multiple of {alignment}")
+            end = start + tensor.start + tensor.bytes
+            if end > len(self.data):
                 raise ConfigurationError(
                     f"{self.file} is cut short: it has {len(self.data):,} bytes, and its tensor {tensor.name} ends at "
-                    f"{start + at + tensor.bytes:,}; fetch it again"
+                    f"{end:,}; fetch it again"
                 )
+            yield replace(tensor, start=start + tensor.start)

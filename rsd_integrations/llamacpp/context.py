@@ -362,7 +362,7 @@ class Context:
             if source == target or self._lengths[target]:
                 raise ValueError(f"sequence {target} is not empty, so {source} cannot be copied into it")
             if length:
-                self._call.llama_memory_seq_cp(self._memory, source, target, 0, length)
+                self._call.llama_memory_seq_cp(self._memory, source, target, -1, -1)
                 self._used.share(source, target, length)
                 self._lengths[target] = length
                 self._check_positions(target, length)

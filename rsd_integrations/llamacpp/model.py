@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rsd_core.errors import ConfigurationError
+from rsd_integrations.llamacpp import long_runs
 from rsd_integrations.llamacpp.library import LIBRARY, REPACK, Library, library
 
 _MAGIC: Final = b"GGUF"
 _NO_VOCABULARY, _WITH_BYTES = 0, (1, 4, 6)  # llama_vocab_type: none; SentencePiece, Unigram and PLaMo
+_BPE: Final = 2
 _BYTE: Final = re.compile(r"<0x([0-9A-F]{2})>")
 _SHARD: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _LOCK = threading.Lock()
@@ -147,17 +149,25 @@ class Model:
             special: Read the names of control tokens in it as these tokens.
             begin: Put `bos` before it where the file asks for that and the text does not bring it.
         """
-        data = text.encode(errors="surrogatepass").decode(errors="replace").encode()
+        whole = text.encode(errors="surrogatepass").decode(errors="replace")
+        parts = long_runs.parts(whole) if self._has_patterns else [whole]
+        ids = [id_ for part in parts for id_ in self._encode(part.encode(), special)]
+        # Not left to the library: where a file asks for a token that it does not name, it ends the process.
+        first = [self.bos] if begin and self.add_bos and self.bos is not None and ids[:1] != [self.bos] else []
+        return first + ids
+
+    @cached_property
+    def _has_patterns(self) -> bool:
+        return bool(self.library.llama_vocab_type(self._vocabulary) == _BPE)
+
+    def _encode(self, data: builtins.bytes, special: bool) -> list[int]:
         room = len(data) + 16
         while True:
             ids = (ctypes.c_int32 * room)()
             count = self.library.llama_tokenize(self._vocabulary, data, len(data), ids, room, False, special)
             if count >= 0:
-                break
+                return ids[:count]
             room = -count
-        # Not left to the library: where a file asks for a token that it does not name, it ends the process.
-        first = [self.bos] if begin and self.add_bos and self.bos is not None and ids[:1] != [self.bos] else []
-        return first + ids[:count]
 
     def piece(self, id_: int, special: bool = False) -> builtins.bytes:
         """The bytes that a token adds to a text; of a control token none, unless `special`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from rsd_integrations.llamacpp.header import read_header
 from rsd_integrations.llamacpp.model import Attribute, Model
 
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
+COMPOSED = frozenset({"qwen2", "qwen35", "deepseek-r1-qwen"})
+"""Patterns of vocabularies that read letters with their accents as one (NFC), which llama.cpp leaves out."""
 _ADDED = Attribute.CONTROL | Attribute.USER_DEFINED | Attribute.UNKNOWN
 _SPECIAL = Attribute.CONTROL | Attribute.UNKNOWN
 _TEMPLATE = "tokenizer.chat_template"
@@ -40,12 +43,13 @@ class GGUFTokenizer:
 
     Args:
         model: The model, or its vocabulary alone.
+        spaced: Put that space before every text, as transformers does: formats of reward models count on it.
 
     Raises:
         ConfigurationError: Its vocabulary is of a kind that language models do not use.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, spaced: bool = False) -> None:
         self.model = model
         self._header = read_header(model.file)
         kind, known = self._header.tokenizer, (BYTE_LEVEL, SENTENCEPIECE)
@@ -53,10 +57,10 @@ class GGUFTokenizer:
             raise ConfigurationError(
                 f"{model.file} has a tokenizer of the kind {kind or 'none'!r}; a language model has one of {known}"
             )
-        self._puts_space = kind == SENTENCEPIECE and bool(
-            self._header.metadata.get("tokenizer.ggml.add_space_prefix", True)
-        )
-        self._anchor = model.encode(_ANCHOR) if self._puts_space else []
+        puts_space = kind == SENTENCEPIECE and self._header.metadata.get("tokenizer.ggml.add_space_prefix", True)
+        self._anchor = model.encode(_ANCHOR) if puts_space and not spaced else []
+        """Stands before texts that get no space; empty where none gets one."""
+        self._composes = self._header.metadata.get("tokenizer.ggml.pre") in COMPOSED
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
         """Tokenise a text; names of special tokens in it become those tokens.
@@ -65,7 +69,9 @@ class GGUFTokenizer:
             text: Any text.
             add_special_tokens: It is a whole text: begin it as the file asks, mostly with one special token.
         """
-        if add_special_tokens or not self._puts_space:
+        if self._composes:
+            text = unicodedata.normalize("NFC", text)
+        if add_special_tokens or not self._anchor:
             return {"input_ids": self.model.encode(text, begin=add_special_tokens)}
         return {"input_ids": self.model.encode(_ANCHOR + text)[len(self._anchor) :]}
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.benchmarks.command import Command, Size
 
-SIZES = {"rounds": Size(15, 5, "rounds in which both builds take turns")}
+SIZES = {"rounds": Size(15, 3, "rounds in which both builds take turns")}
 ROOT = File(__file__).parents[2]
 BASE = "9862848"
 PACKAGES = ("rsd_core", "rsd_integrations")

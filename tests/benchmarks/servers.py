@@ -10,7 +10,7 @@ import asyncio
 import platform
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from types import SimpleNamespace
@@ -43,14 +43,17 @@ from tests.servers.launcher import PYTHON
 
 SIZES = {
     "rounds": Size(5, 1, "rounds of every client"),
+    "alone": Size(16, 4, "problems that are solved one at a time"),
+    "usual": Size(3, 1, "recorded answers in one: three are as long as worked solutions"),
+    "long": Size(12, 2, "the same where answers are long: twelve are as long as chains of thought"),
     "problems": Size(200, 8, "problems that are compared with answers in process, with --real"),
 }
-CONCURRENT, ALONE, PROBLEMS = 32, 16, 64
+CONCURRENT, PROBLEMS = 32, 64
 FEW, MANY = "few", "many"
 PATTERNS = {FEW: ("embedded:verifier", 0.5), MANY: ("embedded:prm", 0.9)}
 """Reward models and thresholds of the embedded family whose recorded answers are replayed."""
-USUAL, LONG = 3, 12
-"""Recorded answers in one: as long as worked solutions, and as long as chains of thought."""
+USUAL, LONG = "usual", "long"
+"""Lengths of answers."""
 CASES = (
     *((setup, pattern, USUAL) for pattern in (FEW, MANY) for setup in (PAPER, TWICE, BIG_TARGET, BIG, REMOTE, JUDGE)),
     *((setup, FEW, LONG) for setup in (PAPER, JUDGE)),
@@ -171,7 +174,7 @@ def ratio(a: Sequence[Answers], b: Sequence[Answers]) -> float:
     return statistics.median(x.seconds / y.seconds for x, y in zip(a, b, strict=True))
 
 
-async def real(rounds: int, problems: int) -> dict[str, Any]:
+async def real(rounds: int, problems: int, lone: int) -> dict[str, Any]:
     """Both clients on three vLLM servers on this machine, which share its cores; one problem by all of them in turn."""
     from tests.benchmarks.loopback import batched
     from tests.servers.equality import DELTA, equal_to_inprocess
@@ -196,7 +199,7 @@ async def real(rounds: int, problems: int) -> dict[str, Any]:
         many: defaultdict[str, list[Answers]] = defaultdict(list)
         for turn in range(rounds + 1):
             spent = dict.fromkeys((LOCK_STEP, *HERE), 0.0)
-            for prompt in prompts[:ALONE]:
+            for prompt in prompts[:lone]:
                 for name in spent:
                     spent[name] += (await answers(name, [prompt])).seconds
             made = {name: await answers(name, prompts) for name in (LOCK_STEP, *TOGETHER)}
@@ -210,7 +213,7 @@ async def real(rounds: int, problems: int) -> dict[str, Any]:
     return {
         "equal_to_inprocess": equal,
         "equal_to_inprocess_with_guesses": guessed,
-        "seconds_per_problem_lock_step": statistics.median(alone[LOCK_STEP]) / ALONE,
+        "seconds_per_problem_lock_step": statistics.median(alone[LOCK_STEP]) / lone,
         "latency_ratio": {
             name: statistics.median(a / b for a, b in zip(alone[name], alone[LOCK_STEP], strict=True)) for name in HERE
         },
@@ -222,7 +225,7 @@ async def real(rounds: int, problems: int) -> dict[str, Any]:
     }
 
 
-def compared(setup: Setup, said: Record, delta: float, rounds: int) -> dict[str, Any]:
+def compared(setup: Setup, said: Record, delta: float, rounds: int, lone: int) -> dict[str, Any]:
     """All clients on one setup, round by round; every one gives the same answers."""
 
     def go(way: Way | None, at_once: int, problems: int, writing: bool = False) -> list[Answers]:
@@ -232,13 +235,13 @@ def compared(setup: Setup, said: Record, delta: float, rounds: int) -> dict[str,
     def same(*runs: list[Answers]) -> None:
         assert all(run.texts == runs[0][0].texts for method in runs for run in method), "answers differ"
 
-    lock = go(None, 1, ALONE)
-    alone = {name: go(way, 1, ALONE) for name, way in WAYS.items()}
+    lock = go(None, 1, lone)
+    alone = {name: go(way, 1, lone) for name, way in WAYS.items()}
     same(lock, *alone.values())
     found: dict[str, Any] = {
-        "seconds_per_problem_lock_step": statistics.median(run.seconds for run in lock) / ALONE,
+        "seconds_per_problem_lock_step": statistics.median(run.seconds for run in lock) / lone,
         "latency_ratio": {name: ratio(runs, lock) for name, runs in alone.items()},
-        "latency_ratio_writing_alone": ratio(go(Way(), 1, ALONE, writing=True), lock),
+        "latency_ratio_writing_alone": ratio(go(Way(), 1, lone, writing=True), lock),
         "computed_ratio": {name: runs[0].computed / alone["rsd"][0].computed for name, runs in alone.items()},
     }
     for problems in (CONCURRENT, len(said)):
@@ -262,12 +265,14 @@ def agreed(said: Record, delta: float) -> float:
     return sum(common(*pair) for pair in replaced) / sum(target.size for _, target in replaced)
 
 
-def simulated(short: dict[str, tuple[Record, float]], rounds: int) -> list[dict[str, Any]]:
+def simulated(
+    short: dict[str, tuple[Record, float]], rounds: int, lone: int, lengths: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Every case, with what it is made of."""
     cases = []
-    for setup, pattern, times in CASES:
+    for setup, pattern, length in CASES:
         said, delta = short[pattern]
-        answers = longer(dict(list(said.items())[: PROBLEMS if times < LONG else CONCURRENT]), times)
+        answers = longer(dict(list(said.items())[: PROBLEMS if length == USUAL else CONCURRENT]), lengths[length])
         sizes = [SCALE * sum((p.draft if p.reward >= delta else p.target).size for p in a) for a in answers.values()]
         cases.append(
             {
@@ -276,7 +281,7 @@ def simulated(short: dict[str, tuple[Record, float]], rounds: int) -> list[dict[
                 "rejected": rejected(answers, delta),
                 "steps": statistics.mean(map(len, answers.values())),
                 "tokens": statistics.mean(sizes),
-                **compared(setup, answers, delta, rounds),
+                **compared(setup, answers, delta, rounds, lone),
             }
         )
     return cases
@@ -312,11 +317,10 @@ takes 1/183 s (1.5B), 1/84 s (7B), 1/31 s (72B on four), as [published](https://
 for vLLM 0.6.3, or as long as its tokens need at half of the data sheet's FLOP/s; prefill in chunks of 8,192 tokens,
 continuous batches, prefixes cached by generators and not by reward models. Round trips have a median of 1 ms, 60 ms to
 another region, and each request 5 ms of overhead at the server; both are lognormal (σ = 0.3). Answers, rewards and
-lengths are recorded ones of the embedded family: tokens count twice, and answers are three (the long ones twelve) in a
-row, to have the lengths of worked solutions and of chains of thought. The clock jumps over waiting, so the clients' own
-work takes no time. A stream's client hears of each token as late as of an answer. Medians over {
-        found["rounds"]
-    } rounds.
+lengths are recorded ones of the embedded family: tokens count twice, and answers are {found["answers"][USUAL]} in a
+row (the long ones {found["answers"][LONG]}); 3 have the length of worked solutions and 12 that of chains of thought.
+The clock jumps over waiting, so the clients' own work takes no time. A stream's client hears of each token as late as
+of an answer. Medians over {found["rounds"]} rounds.
 
 **One problem at a time.** Wall-clock over lock-step's. Without lookahead it is 1.00: the requests are the same. With it
 a draft stands in [one request with those before it](scheduling.md#one-request-for-many-steps). The last column is what
@@ -380,15 +384,17 @@ def main() -> None:
     options = COMMAND.parse()
     if options.real and not PYTHON.exists():
         COMMAND.parser.error("--real needs vLLM servers, which `make servers` installs")
-    here = asyncio.run(real(options.rounds, options.problems)) if options.real else None
+    here = asyncio.run(real(options.rounds, options.problems, options.alone)) if options.real else None
     short = {name: (recorded(PROBLEMS, *pattern), pattern[1]) for name, pattern in PATTERNS.items()}
-    cases = simulated(short, options.rounds)
+    lengths = {USUAL: options.usual, LONG: options.long}
+    cases = simulated(short, options.rounds, options.alone, lengths)
     throughput = cases[0]["throughput_32_of_32"]
     best = max(TOGETHER, key=throughput.__getitem__)
     found = {
         "date": f"{date.today()}",
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "rounds": options.rounds,
+        "answers": lengths,
         "throughput_over_lockstep_32": throughput[best],
         "throughput_over_lockstep_32_with": best,
         "lookahead_latency_ratio_1": (here or cases[0])["latency_ratio"][FOR_ONE],

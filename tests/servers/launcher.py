@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.vocabulary import STEP_END
+from rsd_integrations.huggingface import to_gguf
 
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = ROOT / ".venv-servers" / "bin" / "python"
@@ -173,9 +174,21 @@ class Server:
 class LlamaServer(Server):
     """llama.cpp's own server, llama-server, in a session of its own; arguments as of `Server`."""
 
+    def start(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory()  # gone with the object: the server has the file mapped
+        self._file = to_gguf.export(str(self.folder), Path(self._scratch.name) / f"{self.name}.gguf")
+        super().start()
+
     def _command(self) -> list[str]:
-        place = (str(self.folder), str(self.port), self.name, str(self.window))
-        return [str(PYTHON), "-m", "tests.servers.llamacpp", *place]
+        return [
+            str(PYTHON),
+            "-m",
+            "tests.servers.llamacpp",
+            str(self._file),
+            str(self.port),
+            self.name,
+            str(self.window),
+        ]
 
 
 @contextmanager
