@@ -118,7 +118,7 @@ def _model(model: LlamaCppGenerator, header: Header, options: Options) -> Iterat
     yield Finding("context", True, longest + trained)
     yield _chat(model, header)
     yield _thoughts(model)
-    yield _invariance(model, header)
+    yield _invariance(model, header, options)
     threads, cores = choose_threads(header, options), usable_cores()
     spin = "; they wait for each other by spinning, so keep as many cores free" if threads > 1 else ""
     yield Finding("threads", True, f"{threads} of {cores} {'core' if cores == 1 else 'cores'}{spin}")
@@ -145,9 +145,9 @@ def _thoughts(model: LlamaCppGenerator) -> Finding:
     return Finding("thoughts", True, f"between {thinking.markers.open} and {thinking.markers.close}")
 
 
-def _invariance(model: LlamaCppGenerator, header: Header) -> Finding:
+def _invariance(model: LlamaCppGenerator, header: Header, options: Options) -> Finding:
     if model.batch_invariant:
-        why = "rows are computed one by one" if model.runner.alone else f"{header.file_type} rounds rows alike"
+        why = "rows are computed one by one" if options.alone else f"{header.file_type} rounds rows alike"
         return Finding("batch invariant", True, f"yes, {why}")
     return Finding(
         "batch invariant",

