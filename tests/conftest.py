@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +33,7 @@ def one_thread() -> None:
 def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In every test that runs models: the tokens that calls report are those that a hook saw go through the model.
 
+    Of models of torch that is a hook on their embeddings; of GGUF models it counts what llama.cpp was given to decode.
     No forward pass holds padding, so the sums agree to the token; a call that shared its model with no other agrees by
     itself, also when it was cut short.
     """
@@ -43,6 +45,8 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         HuggingFaceVerifier,
         SharedVerifier,
     )
+    from rsd_integrations.inprocess.reward_verifier import RewardVerifier
+    from rsd_integrations.llamacpp import LlamaCppGenerator, LlamaCppLikelihood
 
     meters: dict[int, Meter] = {}
     wrong: list[str] = []
@@ -56,8 +60,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def watched(original: Callable[..., Any]) -> Callable[..., Any]:
         async def call(self: Any, *args: Any, **options: Any) -> Any:
-            module = self.runner.model
-            meter = meter_of(self.name, module)
+            meter = meter_of(self.name, _counted(self.runner))
             alone, before = meter.enter(), meter.seen
             usage = Usage()
             try:
@@ -84,6 +87,12 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (HuggingFaceVerifier, "score"),
         (HuggingFaceLikelihood, "score"),
         (SharedVerifier, "score"),
+        (LlamaCppGenerator, "log_likelihoods"),
+        (LlamaCppGenerator, "generate"),
+        (LlamaCppGenerator, "next_word"),
+        (LlamaCppGenerator, "first_token_entropy"),
+        (LlamaCppLikelihood, "score"),
+        (RewardVerifier, "score"),
     ):
         monkeypatch.setattr(kind, method, watched(getattr(kind, method)))
     yield
@@ -93,13 +102,20 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert [(meter.name, meter.told) for meter in meters.values()] == [(m.name, m.seen) for m in meters.values()]
 
 
+def _counted(runner: Any) -> object:
+    """What a runner's tokens go through: a module of torch, or a context of llama.cpp."""
+    from rsd_integrations.llamacpp.runner import LlamaRunner
+
+    return runner.store.context if isinstance(runner, LlamaRunner) else runner.model
+
+
 def _watched_pair(meter_of: Callable[[str, object], Meter], original: Callable[..., Any]) -> Callable[..., Any]:
     """A call of two models that tells the work of each."""
     from rsd_core import Usage
     from rsd_core.model import usage_of
 
     async def speculate(self: Any, path: Any, request: Any, drafter: Any) -> Any:
-        own, other = (meter_of(model.name, model.runner.model) for model in (self, drafter))
+        own, other = (meter_of(model.name, _counted(model.runner)) for model in (self, drafter))
         own.enter(), other.enter()
         parts: tuple[Any, ...] = ()
         try:
@@ -208,15 +224,35 @@ class Counter:
 
     def watch(self, role: str, module: object) -> None:
         self.tokens[role] = 0
+        if hasattr(module, "decode_one"):
+            self._handles.append(self._watch_context(role, module))
+            return
 
         def hook(_module: object, args: tuple[object, ...], _out: object) -> None:
             self.tokens[role] += args[0].numel()  # type: ignore[attr-defined]
 
-        embeddings = module.get_input_embeddings()  # type: ignore[attr-defined]
+        embeddings: Any = module.get_input_embeddings()  # type: ignore[attr-defined]
         self._handles.append(embeddings.register_forward_hook(hook))
 
+    def _watch_context(self, role: str, context: Any) -> Any:
+        """Count what llama.cpp itself is given."""
+        decode = context._decode
+
+        def watched(address: Any, batch: Any) -> int:
+            code: int = decode(address, batch)
+            self.tokens[role] += batch.n_tokens if code == 0 else 0
+            return code
+
+        context._decode = watched
+
+        def remove() -> None:
+            if context._decode is watched:
+                context._decode = decode
+
+        return SimpleNamespace(remove=remove)
+
     def close(self) -> None:
-        for handle in self._handles:
+        for handle in reversed(self._handles):
             handle.remove()  # type: ignore[attr-defined]
 
 

@@ -40,10 +40,10 @@ def test_every_benchmark_takes_a_sample(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_says_what_each_sample_takes(name: str) -> None:
-    """Less than the five minutes that it may take."""
+    """Less than the five minutes that it may take, where it was timed."""
     page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
-    (took,) = re.findall(rf"^\| `{name}` \|.*\| (\d+) s \|", page, re.MULTILINE)
-    assert int(took) < 300
+    (took,) = re.findall(rf"^\| `{name}` \|.*\| (\d+ s|–) \|$", page, re.MULTILINE)
+    assert took == "–" or int(took.removesuffix(" s")) < 300
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,9 @@ class ModelMemory:
     logits: float = 0.0
     """Bytes of the logits of a step, where the vocabulary makes them worth telling."""
 
+    reserved: int = 1
+    """Sequences whose room is taken from the beginning."""
+
     @property
     def sequence(self) -> float:
         """Bytes of the keys and values of one sequence as long as the context, without which it does not run."""
@@ -48,7 +51,7 @@ class ModelMemory:
     @property
     def working(self) -> float:
         """Bytes beside the weights that it does not run without."""
-        return self.sequence + self.logits
+        return self.reserved * self.sequence + self.logits
 
 
 def check_room(models: Sequence[ModelMemory], weights: Sequence[float], room: float, where: str, advice: str) -> float:
@@ -76,7 +79,9 @@ def check_room(models: Sequence[ModelMemory], weights: Sequence[float], room: fl
 
 def _parts(model: ModelMemory, weights: float) -> str:
     logits = f", logits {_gb(model.logits)}" if model.logits else ""
-    return f"{model.name}: weights {_gb(weights)}, a sequence of {model.context} tokens {_gb(model.sequence)}{logits}"
+    sequences = "a sequence" if model.reserved == 1 else f"{model.reserved} sequences"
+    cache = _gb(model.reserved * model.sequence)
+    return f"{model.name}: weights {_gb(weights)}, {sequences} of {model.context} tokens {cache}{logits}"
 
 
 def _gb(size: float) -> str:

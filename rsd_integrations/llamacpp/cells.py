@@ -59,3 +59,31 @@ class Cells:
         freed = cells[holders == 0]
         self._unused[self.free : self.free + len(freed)] = freed
         self.free += len(freed)
+
+
+class SeparateCells:
+    """Cells that belong to one sequence each: counted, and never shared.
+
+    Args:
+        cells: How many there are of all sequences.
+    """
+
+    def __init__(self, cells: int) -> None:
+        self.free = cells
+        """Cells with nothing in them."""
+
+    def extend(self, sequence: int, first: int, count: int) -> None:  # noqa: ARG002
+        """A sequence gets `count` more."""
+        self.free -= count
+
+    def share(self, source: int, target: int, count: int) -> None:  # noqa: ARG002
+        """An empty sequence gets as many of its own as another one has."""
+        self.free -= count
+
+    def most_shared(self, sequence: int, length: int, others: Mapping[int, int]) -> tuple[int, int]:  # noqa: ARG002
+        """Nothing is shared with any."""
+        return sequence, 0
+
+    def cut(self, sequence: int, length: int, before: int) -> None:  # noqa: ARG002
+        """A sequence gives up all of its `before` but the first `length`."""
+        self.free += before - length

@@ -10,14 +10,16 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsd_core.errors import ConfigurationError
-from rsd_integrations.llamacpp.cells import Cells
+from rsd_integrations.llamacpp.cells import Cells, SeparateCells
+from rsd_integrations.llamacpp.header import read_header
 from rsd_integrations.llamacpp.layouts import Batch
 from rsd_integrations.llamacpp.model import Adapter, Model
 
@@ -27,8 +29,12 @@ MOST_THREADS: Final = 512
 """Threads that it can have: likewise."""
 CELLS: Final = 256
 """The library rounds the number of cells up to a multiple of this."""
-TYPES: Final = {"f32": 0, "f16": 1, "q8_0": 8}
-"""Types of keys and values in the cache, by ggml's number."""
+TYPES: Final = {"f32": (0, 4.0), "f16": (1, 2.0), "q8_0": (8, 34 / 32)}
+"""Types of keys and values in the cache: ggml's number for them, and bytes."""
+
+EXACT_CHUNK: Final = 63
+"""Tokens that are computed at once at most where results must not depend on how many there are: flash attention
+computes 64 and more in another order."""
 
 _NONE, _MAGIC = 0, b"rsd1"
 _STATE = struct.Struct("<4sIQ")
@@ -40,15 +46,25 @@ class Context:
     One cache for all sequences: a copy marks the same cells, and costs nothing. Windows of attention are kept whole, so
     that every sequence can be rolled back to any length. Not meant for two threads at once; they wait for each other.
 
+    What a sequence reads depends in its last digits on the order of its cells, which others leave behind, and on how
+    many tokens are computed at once (`flash_attention` makes more of it than need be); a quantised model makes large
+    differences of them. With `separate` it depends on neither.
+
     Args:
         model: The model.
-        cells: Tokens that fit, shared ones counted once. Rounded up to a multiple of 256.
+        cells: Tokens that fit, shared ones counted once. Rounded up to a multiple of 256 (for each sequence, where
+            they are `separate`).
         batch: Most tokens of a `decode`, at least `sequences`; not more than `cells`.
         sequences: How many there can be, up to 256; they are numbered from 0.
         threads: Threads of a decode.
         hidden: Hidden states are wanted too. A decode with outputs then takes as long as if all tokens in it were some.
         adapters: LoRA adapters with their scales.
         cache_type: Type of keys and values: "f32", "f16" or "q8_0".
+        flash_attention: Whether to use it; by default llama.cpp decides (it mostly does). It rounds what "f32" keeps
+            to half precision, so that without it alone that is worth its memory.
+        separate: Give every sequence cells of its own, `cells` divided by `sequences`, and compute `EXACT_CHUNK` tokens
+            at once at most. A copy takes time and cells then; types whose kernels compute every row by itself (Q4_1,
+            Q8_0) give the same bits whatever else the context does.
 
     Raises:
         ConfigurationError: The model cannot be used so, or there is not enough memory.
@@ -66,6 +82,8 @@ class Context:
         hidden: bool = False,
         adapters: Sequence[tuple[Adapter, float]] = (),
         cache_type: str = "f16",
+        flash_attention: bool | None = None,
+        separate: bool = False,
     ) -> None:
         _check_model(model)
         _check_range("threads", threads, 1, MOST_THREADS)
@@ -75,32 +93,56 @@ class Context:
             if not adapter.fits(model):
                 raise ValueError(f"the adapter {adapter.file.name} was loaded for another model than {model.file.name}")
         self.model, self.threads, self.with_hidden = model, threads, hidden
-        self._adapters, self._type = tuple(adapters), TYPES[cache_type]
+        self._adapters = tuple(adapters)
+        self._type, size = TYPES[cache_type]
+        self._cell_bytes = read_header(model.file).cache_bytes(size)
+        self._flash_attention = -1 if flash_attention is None else int(flash_attention)
+        self.separate = separate
         self._call = model.library
         self._decode = self._call.llama_decode
         self._lock = threading.Lock()
+        self._window = self._call.llama_model_n_swa(model.address)
+        if separate and self._window:
+            raise ConfigurationError(
+                f"{model.file.name} has windows of attention, so its sequences cannot be kept separate: of a copy "
+                "llama.cpp keeps what is within the window alone"
+            )
+        self._numbers = 2 if self._window else 1
+        """The library's sequences for one of ours: twins, where a model has windows, see `_set_up_batch`."""
+        self.most_sequences = MOST_SEQUENCES // self._numbers
+        """Sequences that it can have."""
         self._open(cells, batch, sequences)
 
     def _open(self, cells: int, batch: int, sequences: int) -> None:
         """Make the library's context, with nothing in it."""
-        _check_range("sequences", sequences, 1, MOST_SEQUENCES)
+        _check_range("sequences", sequences, 1, self.most_sequences)
         _check_range("cells", cells, 1, 2**31 - CELLS)
-        cells += -cells % CELLS
-        _check_range("batch", batch, sequences, 2**31 - 1)  # as many outputs as sequences are always reserved
+        most = -(-cells // sequences) if self.separate else cells
+        most += -most % CELLS
+        cells = most * sequences if self.separate else most
+        _check_range("batch", batch, sequences, 2**31 - 1)
+        numbers = sequences * self._numbers
+        batch = max(batch, numbers)  # as many outputs as sequences are always reserved
         batch = min(batch, cells)
+        if cells * self._cell_bytes > _memory():  # the library would take it page by page, until the process is ended
+            raise ConfigurationError(
+                f"no context of {cells:,} tokens for {self.model.file.name}: it takes "
+                f"{cells * self._cell_bytes / 1e9:,.1f} GB, and this machine has {_memory() / 1e9:,.1f}"
+            )
         call, model, threads = self._call, self.model, self.threads
         parameters = call.context_parameters(
             n_ctx=cells,
             n_batch=batch,
-            n_ubatch=batch,
-            n_seq_max=sequences,
+            n_ubatch=self._at_once(batch),
+            n_seq_max=numbers,
             n_threads=threads,
             n_threads_batch=threads,
             embeddings=self.with_hidden,
             pooling_type=_NONE,
             type_k=self._type,
             type_v=self._type,
-            kv_unified=True,
+            flash_attn_type=self._flash_attention,
+            kv_unified=not self.separate,
             swa_full=True,
             no_perf=True,
         )
@@ -112,6 +154,7 @@ class Context:
                 "A smaller one (`context=` or `cache_bytes=`) takes less memory"
             )
         self.cells, self.batch, self.sequences = cells, batch, sequences
+        self.most_tokens = most
         # The finalizer holds the model: its weights outlive every context.
         self._free = weakref.finalize(self, _free, call.llama_free, address, os.getpid(), self._lock, model)
         self._address = ctypes.c_void_p(address)
@@ -123,21 +166,27 @@ class Context:
             if call.llama_set_adapters_lora(address, addresses, len(self._adapters), scales):
                 raise ConfigurationError(f"llama.cpp refuses the adapters for {model.file.name}")
         self._lengths = [0] * sequences
-        self._used = Cells(cells, sequences)
+        self._used = self._all_free()
         self._outputs: list[int] = []
         self._embeds = self.with_hidden
         self._logits_at, self._logits = 0, np.empty(0, np.float32)
         self._set_up_batch()
+
+    def _at_once(self, batch: int) -> int:
+        return min(batch, EXACT_CHUNK) if self.separate else batch
+
+    def _all_free(self) -> Cells | SeparateCells:
+        return SeparateCells(self.cells) if self.separate else Cells(self.cells, self.sequences)
 
     def _prove(self) -> None:
         """What was asked for must be what there is: the layout's second proof."""
         call, address = self._call, self._address
         asked = {
             "n_ctx": self.cells,
-            "n_ctx_seq": self.cells,  # as many as cells only where the cache is unified
+            "n_ctx_seq": self.most_tokens,  # as many as cells only where the cache is unified
             "n_batch": self.batch,
-            "n_ubatch": self.batch,
-            "n_seq_max": self.sequences,
+            "n_ubatch": self._at_once(self.batch),
+            "n_seq_max": self.sequences * self._numbers,
             "n_threads": self.threads,
             "n_threads_batch": self.threads,
         }
@@ -156,17 +205,21 @@ class Context:
     def _set_up_batch(self) -> None:
         size = self.batch
         self._ids, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        self._of, self._wanted = np.zeros(size, np.int32), np.zeros(size, np.int8)
+        # A full-size cache keeps windows whole, but not for ever: where the library comes by such a cell on its search
+        # for a free one, it takes what is behind the window. It never takes what two sequences hold, hence the twins.
+        numbers = np.zeros((size, 2), np.int32)
+        self._of, self._twins = numbers.T
+        self._wanted = np.zeros(size, np.int8)
         self._wanted[:] = self.with_hidden
-        self._ones = np.ones(size, np.int32)
+        self._counts = np.full(size, self._numbers, np.int32)
         self._line = np.arange(self.cells, dtype=np.int32)
-        self._pointers = self._of.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
+        self._pointers = numbers.ctypes.data + 8 * np.arange(size, dtype=np.uint64)
         self._batch = Batch(
             0,
             self._ids.ctypes.data,
             None,
             self._positions.ctypes.data,
-            self._ones.ctypes.data,
+            self._counts.ctypes.data,
             self._pointers.ctypes.data,
             self._wanted.ctypes.data,
         )
@@ -227,9 +280,10 @@ class Context:
                     f"the token {id_} of {self.model.vocab_size} cannot stand at {position} of sequence {sequence}, "
                     f"which has {self._lengths[sequence]} tokens"
                 )
-            if not self._used.free:
+            if not self._used.free or position == self.most_tokens:
                 return None
             self._ids[0], self._positions[0], self._of[0], self._wanted[0] = id_, position, sequence, 1
+            self._twins[0] = sequence + self.sequences
             self._batch.n_tokens = 1
             self._outputs = [0]
             code = self._decode(self._address, self._batch)
@@ -267,8 +321,10 @@ class Context:
                 raise ValueError(f"a batch takes 1 to {self.batch} tokens, each span at least one; these are {end}")
             if min(ids) < 0 or max(ids) >= vocabulary:
                 raise ValueError(f"ids go from 0 to {vocabulary - 1}; these go from {min(ids)} to {max(ids)}")
-            if first + size > self.cells:
-                raise ValueError(f"a sequence has at most {self.cells} tokens; this one would have {first + size}")
+            if first + size > self.most_tokens:
+                raise ValueError(
+                    f"a sequence has at most {self.most_tokens} tokens; this one would have {first + size}"
+                )
             if size == 1:
                 self._ids[count], self._positions[count], self._of[count] = ids[0], first, sequence
             else:
@@ -278,6 +334,8 @@ class Context:
             begun[sequence], count = first + size, end
         if not count:
             raise ValueError("there is nothing to decode")
+        if self._numbers > 1:
+            self._twins[:count] = self._of[:count] + self.sequences
         return count
 
     def _failed(self, code: int, spans: Sequence[tuple[int, int, Sequence[int]]]) -> bool:
@@ -343,6 +401,8 @@ class Context:
 
     def _remove(self, sequence: int, length: int) -> None:
         done = self._call.llama_memory_seq_rm(self._memory, sequence, length, -1)
+        if self._numbers > 1:
+            self._call.llama_memory_seq_rm(self._memory, sequence + self.sequences, length, -1)
         self._check_positions(sequence, length, done)
 
     def _check_positions(self, sequence: int, length: int, done: bool = True) -> None:
@@ -354,7 +414,7 @@ class Context:
             )
 
     def copy(self, source: int, target: int) -> None:
-        """Make an empty sequence hold what another one holds. Cells are shared, not copied."""
+        """Make an empty sequence hold what another one holds. Cells are shared, unless they are `separate`."""
         with self._lock:
             self._check_sequence(source)
             self._check_sequence(target)
@@ -362,10 +422,20 @@ class Context:
             if source == target or self._lengths[target]:
                 raise ValueError(f"sequence {target} is not empty, so {source} cannot be copied into it")
             if length:
-                self._call.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+                if self.separate:  # the library's own copy happens at some later time, over what is there by then
+                    self._put(target, self._state(self._address, source))
+                else:
+                    self._share(source, target, length)
                 self._used.share(source, target, length)
                 self._lengths[target] = length
                 self._check_positions(target, length)
+
+    def _share(self, source: int, target: int, length: int) -> None:
+        """Have a sequence and its twin hold the first cells of another one, or the twin alone those of its own."""
+        if source != target:
+            self._call.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        if self._numbers > 1:
+            self._call.llama_memory_seq_cp(self._memory, source, target + self.sequences, 0, length)
 
     def clear(self) -> None:
         """Forget all sequences."""
@@ -373,7 +443,7 @@ class Context:
             self._check_open()
             self._call.llama_memory_clear(self._memory, False)
             self._lengths = [0] * self.sequences
-            self._used = Cells(self.cells, self.sequences)
+            self._used = self._all_free()
             self._outputs = []
 
     def length(self, sequence: int) -> int:
@@ -390,15 +460,22 @@ class Context:
         """What a sequence holds, to be restored into a context of the same model that is made alike."""
         with self._lock:
             self._check_sequence(sequence)
-            size = self._call.llama_state_seq_get_size(self._address, sequence)
-            data = bytearray(_STATE.size + size)
-            target = (ctypes.c_char * size).from_buffer(data, _STATE.size)
-            written = self._call.llama_state_seq_get_data(self._address, target, size, sequence)
-            del target
-            if written != size:
-                raise RuntimeError(f"llama.cpp could not save sequence {sequence}")
-            _STATE.pack_into(data, 0, _MAGIC, self._lengths[sequence], size)
-            return bytes(data)
+            data = self._state(self._address, sequence)
+            return _STATE.pack(_MAGIC, self._lengths[sequence], len(data)) + data
+
+    def _state(self, context: Any, sequence: int) -> bytes:
+        """The library's own form of what a sequence of a context holds."""
+        size = self._call.llama_state_seq_get_size(context, sequence)
+        data = ctypes.create_string_buffer(size)
+        if self._call.llama_state_seq_get_data(context, data, size, sequence) != size:
+            raise RuntimeError(f"llama.cpp could not save sequence {sequence}")
+        return data.raw
+
+    def _put(self, sequence: int, state: bytes) -> None:
+        """Have an empty sequence hold that."""
+        if self._call.llama_state_seq_set_data(self._address, state, len(state), sequence) != len(state):
+            self._remove(sequence, 0)
+            raise RuntimeError("llama.cpp does not take the saved state")
 
     def restore(self, sequence: int, data: bytes) -> bool:
         """Put what was saved into an empty sequence.
@@ -417,12 +494,11 @@ class Context:
             magic, length, size = _STATE.unpack_from(data) if len(data) >= _STATE.size else (b"", 0, 0)
             if magic != _MAGIC or len(data) != _STATE.size + size:
                 raise ValueError("this is not what `save` returned")
-            if length > self._used.free:
+            if length > min(self._used.free, self.most_tokens):
                 return False
             if length:
-                if self._call.llama_state_seq_set_data(self._address, data[_STATE.size :], size, sequence) != size:
-                    self._remove(sequence, 0)
-                    raise RuntimeError("llama.cpp does not take the saved state")
+                self._put(sequence, data[_STATE.size :])
+                self._share(sequence, sequence, length)
                 self._check_positions(sequence, length)
                 self._used.extend(sequence, 0, length)
                 self._lengths[sequence] = length
@@ -443,38 +519,52 @@ class Context:
             raise ValueError(
                 f"{cells} cells and {sequences} sequences are fewer than {self.cells} and {self.sequences}"
             )
+        if self.separate and cells // sequences < self.most_tokens:
+            raise ValueError(f"{cells} cells are fewer than {self.most_tokens} for each of {sequences} sequences")
         before = dict(vars(self))
         try:
             self._open(cells, batch, sequences)
         except ConfigurationError:
             vars(self).update(before)
             raise
-        with self._lock:
-            old, used, lengths = before["_address"], before["_used"], before["_lengths"]
-            moved: dict[int, int] = {}
-            for sequence, length in enumerate(lengths):
-                if length:
-                    self._move(sequence, length, old, before["_memory"], used.most_shared(sequence, length, moved))
-                    moved[sequence] = length
-        before["_free"]()
+        used, lengths = before["_used"], before["_lengths"]
+        moved: dict[int, int] = {}
+        try:
+            with self._lock:
+                for sequence, length in enumerate(lengths):
+                    if length:
+                        self._move(sequence, length, before, used.most_shared(sequence, length, moved))
+                        moved[sequence] = length
+        finally:
+            before["_free"]()
 
-    def _move(self, sequence: int, length: int, old: Any, memory: Any, shared: tuple[int, int]) -> None:
+    def _move(self, sequence: int, length: int, before: Mapping[str, Any], shared: tuple[int, int]) -> None:
         """Take a sequence over from another context, but for what it shares with one that was moved before."""
-        call, (source, common) = self._call, shared
+        old, memory, (source, common) = before["_address"], before["_memory"], shared
+        for begin, end in self._parts(common, length):
+            saved, target = sequence, sequence
+            if self._numbers > 1:  # of a sequence the library saves what is within its window alone: twins carry parts
+                saved, target = sequence + before["sequences"], sequence + self.sequences
+                self._call.llama_memory_seq_rm(memory, saved, 0, -1)
+                self._call.llama_memory_seq_cp(memory, sequence, saved, begin, end)
+            elif begin:
+                self._call.llama_memory_seq_rm(memory, sequence, 0, begin)
+            self._put(target, self._state(old, saved))
+            if self._numbers > 1:
+                self._call.llama_memory_seq_cp(self._memory, target, sequence, begin, end)
         if common:
-            call.llama_memory_seq_rm(memory, sequence, 0, common)
-        if common < length:
-            size = call.llama_state_seq_get_size(old, sequence)
-            data = ctypes.create_string_buffer(size)
-            written = call.llama_state_seq_get_data(old, data, size, sequence)
-            if written != size or call.llama_state_seq_set_data(self._address, data, size, sequence) != size:
-                raise RuntimeError(f"llama.cpp could not move sequence {sequence} to a larger context")
-        if common:
-            call.llama_memory_seq_cp(self._memory, source, sequence, 0, common)
+            self._share(source, sequence, common)
             self._used.share(source, sequence, common)
+        self._share(sequence, sequence, length)
         self._used.extend(sequence, common, length - common)
         self._lengths[sequence] = length
         self._check_positions(sequence, length)
+
+    def _parts(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """Ranges of positions that lie within a window, whatever its kind; one where there are none."""
+        size = max(1, self._window // 2) if self._window else end
+        cuts = [begin, *range(begin + size - begin % size, end, size), end] if begin < end else []
+        return list(pairwise(cuts))
 
     def use_threads(self, threads: int) -> None:
         """Decode with so many threads from now on."""
@@ -497,6 +587,11 @@ class Context:
     def _check_open(self) -> None:
         if not self._free.alive:
             raise RuntimeError("the context is closed")
+
+
+def _memory() -> float:
+    """Bytes of this machine's memory."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else float("inf")
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:

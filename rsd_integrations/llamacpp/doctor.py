@@ -70,7 +70,7 @@ def _memory(header: Header, options: Options) -> str:
     needed = check_room([need], [need.weights], room, "this machine", advice)
     return (
         f"{needed / 1e6:,.0f} MB of {room / 1e6:,.0f} MB that are free: weights {need.weights / 1e6:,.0f}, "
-        f"{need.context:,} tokens of cache {need.sequence / 1e6:,.0f}, logits {need.logits / 1e6:,.0f}"
+        f"{need.reserved * need.context:,} tokens of cache {need.reserved * need.sequence / 1e6:,.0f}, logits {need.logits / 1e6:,.0f}"
     )
 
 
@@ -118,7 +118,7 @@ def _model(model: LlamaCppGenerator, header: Header, options: Options) -> Iterat
     yield Finding("context", True, longest + trained)
     yield _chat(model, header)
     yield _thoughts(model)
-    yield _invariance(model, header, options)
+    yield _invariance(model, header)
     threads, cores = choose_threads(header, options), usable_cores()
     spin = "; they wait for each other by spinning, so keep as many cores free" if threads > 1 else ""
     yield Finding("threads", True, f"{threads} of {cores} {'core' if cores == 1 else 'cores'}{spin}")
@@ -145,13 +145,14 @@ def _thoughts(model: LlamaCppGenerator) -> Finding:
     return Finding("thoughts", True, f"between {thinking.markers.open} and {thinking.markers.close}")
 
 
-def _invariance(model: LlamaCppGenerator, header: Header, options: Options) -> Finding:
+def _invariance(model: LlamaCppGenerator, header: Header) -> Finding:
+    """Whether results depend on what runs beside them, and what can be done about it."""
     if model.batch_invariant:
-        why = "rows are computed one by one" if options.alone else f"{header.file_type} rounds rows alike"
-        return Finding("batch invariant", True, f"yes, {why}")
-    return Finding(
-        "batch invariant",
-        None,
-        f"no: {header.file_type} rounds otherwise where more rows run at once; alone=true buys it, at the price of "
-        "batches",
-    )
+        return Finding("batch invariant", True, "yes: every sequence has cells of its own")
+    kind = header.file_type
+    if header.sliding_window or not header.row_by_row:
+        why = "attention with windows" if header.row_by_row else f"what is stored as {kind}"
+        buy = "take a file in Q8_0 or Q4_1, of a model without windows of attention, with batch_invariant=true"
+    else:
+        why, buy = "attention", "batch_invariant=true buys it, for cells of the cache"
+    return Finding("batch invariant", None, f"no: {why} rounds otherwise beside others; {buy}")

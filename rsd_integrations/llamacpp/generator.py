@@ -34,7 +34,7 @@ def load_generator(
     cache_bytes: float | None = None,
     gpu_layers: int | None = None,
     lora: str | None = None,
-    alone: bool = False,
+    batch_invariant: bool = False,
     template: Mapping[str, Any] | None = None,
 ) -> LlamaCppGenerator:
     """Load a GGUF file as drafter or target.
@@ -46,14 +46,15 @@ def load_generator(
         cache_bytes: For keys and values; by default an eighth of the machine's memory. Taken little by little.
         gpu_layers: Layers on a graphics card, if the library was built for one; by default all.
         lora: Adapters as GGUF files: `FILE` or `FILE*SCALE`, several of them with `+` between.
-        alone: Compute every row by itself, so that no result depends on what runs beside it, whatever the quantisation.
+        batch_invariant: Give every sequence cells of its own, so that no result depends on what runs beside it, to the
+            last bit. For files of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 without windows of attention; takes more memory.
         template: Arguments of the chat template: `{"enable_thinking": False}`.
 
     Raises:
         ConfigurationError: No such file, it cannot be run so, or its chat template uses no such argument.
         MissingDependency: llama.cpp is not installed.
     """
-    options = Options(context, threads, cache_bytes, gpu_layers, lora, alone)
+    options = Options(context, threads, cache_bytes, gpu_layers, lora, batch_invariant)
     return LlamaCppGenerator(load(file, options, template), file, template)
 
 
@@ -66,12 +67,12 @@ def load_likelihood(
     cache_bytes: float | None = None,
     gpu_layers: int | None = None,
     lora: str | None = None,
-    alone: bool = False,
+    batch_invariant: bool = False,
     template: Mapping[str, Any] | None = None,
 ) -> LlamaCppLikelihood:
     """Load a GGUF file as likelihood verifier; arguments and errors as in `load_generator`.
 
     `how` is that of `LikelihoodVerifier`.
     """
-    options = Options(context, threads, cache_bytes, gpu_layers, lora, alone)
+    options = Options(context, threads, cache_bytes, gpu_layers, lora, batch_invariant)
     return LlamaCppLikelihood(load(file, options, template), file, how, template)

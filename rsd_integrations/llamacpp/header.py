@@ -131,11 +131,11 @@ class Header:
         return sum(2.0 * t.weights * (share if "_exps." in t.name else 1.0) for t in self._multiplied)
 
     @property
-    def batch_invariant(self) -> bool:
-        """Whether the results of a sequence are the same to the last bit whatever is computed beside it.
+    def row_by_row(self) -> bool:
+        """Whether products with its matrices are the same to the last bit, however many rows are multiplied at once.
 
-        It follows from how the matrices are stored: products with K-quants and with floating-point weights are rounded
-        in another order where there are more rows.
+        It follows from how they are stored: products with K-quants and with floating-point weights are rounded in
+        another order where there are more rows.
         """
         return {tensor.type for tensor in self._multiplied if len(tensor.shape) > 1} <= ROW_BY_ROW
 

@@ -46,6 +46,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "llama_model_free": (None, c_void_p),
     "llama_model_get_vocab": (c_void_p, c_void_p),
     "llama_model_n_embd": (c_int32, c_void_p),
+    "llama_model_n_swa": (c_int32, c_void_p),
     "llama_model_n_ctx_train": (c_int32, c_void_p),
     "llama_model_n_params": (c_uint64, c_void_p),
     "llama_model_size": (c_uint64, c_void_p),

@@ -47,9 +47,9 @@ class Options:
     """Layers on a graphics card, if the library was built for one; by default all."""
     lora: str | None = None
     """Adapters as GGUF files: `FILE` or `FILE*SCALE`, several of them with `+` between."""
-    alone: bool = False
-    """Compute every row by itself: results of quantisations that round otherwise in batches then depend on nothing
-    that runs beside them."""
+    batch_invariant: bool = False
+    """Give every sequence cells of its own and read in small chunks, so that no result depends on what runs beside it,
+    to the last bit. For files of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, without windows of attention."""
     hidden: bool = False
     """Hidden states are wanted."""
 
@@ -65,7 +65,7 @@ class Loaded:
     @property
     def batch_invariant(self) -> bool:
         """Whether the results of a row are the same to the last bit whatever is computed beside it."""
-        return self.runner.alone or self.header.batch_invariant
+        return self.runner.store.context.separate
 
     def parts(
         self, name: str, template: Mapping[str, Any] | None = None
@@ -100,26 +100,35 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     _check_kind(header)
     most, longest = _room(header, options)
     threads = choose_threads(header, options)
+    if options.batch_invariant and not header.row_by_row:
+        raise ConfigurationError(
+            f"{file.name} ({', '.join(sorted(header.types))}) cannot be batch_invariant: products with K-quants and "
+            "with floating-point weights are rounded in another order where there are more rows. Take Q8_0 or Q4_1"
+        )
     if template:
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
     adapters = _adapters(options.lora)
     model = Model.load(file, gpu_layers=options.gpu_layers)
-    key = (id(model), most, longest, threads, options.alone, options.hidden, tuple(adapters))
+    key = (id(model), most, longest, threads, options.batch_invariant, options.hidden, tuple(adapters))
     with _making:
         runner = _runners.get(key)
         if runner is None:
             loaded: list[tuple[Adapter, float]] = [(model.adapter(path), scale) for path, scale in adapters]
-            cells = min(FIRST_CELLS, most)
+            cells, sequences = min(FIRST_CELLS, most), FIRST_SEQUENCES
+            if options.batch_invariant:  # as many as are there from the beginning
+                sequences = min(FIRST_SEQUENCES, most // longest)
+                cells = most = sequences * longest
             context = Context(
                 model,
                 cells=cells,
-                batch=batch_size(cells, FIRST_SEQUENCES),
-                sequences=FIRST_SEQUENCES,
+                batch=batch_size(cells, sequences),
+                sequences=sequences,
                 threads=threads,
                 hidden=options.hidden,
                 adapters=loaded,
+                separate=options.batch_invariant,
             )
-            runner = _runners[key] = LlamaRunner(context, most, longest, options.alone)
+            runner = _runners[key] = LlamaRunner(context, max(most, context.cells), longest)
     return Loaded(header, runner, GGUFTokenizer(model))
 
 
@@ -135,9 +144,10 @@ def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
         ConfigurationError: It cannot be run so.
     """
     _check_kind(header)
-    _, longest = _room(header, options)
+    most, longest = _room(header, options)
+    reserved = min(FIRST_SEQUENCES, most // longest) if options.batch_invariant else 1
     logits = 4.0 * header.vocabulary_size * STEP_TOKENS * LOGIT_COPIES
-    return ModelMemory(name, float(header.bytes), header.cache_bytes(), longest, logits)
+    return ModelMemory(name, float(header.bytes), header.cache_bytes(), longest, logits, reserved)
 
 
 def _check_kind(header: Header) -> None:

@@ -24,18 +24,17 @@ class LlamaRunner(Runner):
 
     store: UnifiedStore
 
-    def __init__(self, context: Context, most_cells: int, longest: int, alone: bool) -> None:
+    def __init__(self, context: Context, most_cells: int, longest: int) -> None:
         """Take over a context.
 
         Args:
             context: An empty one.
             most_cells: What it may grow to.
             longest: Longest sequence, in tokens.
-            alone: Every row is computed by itself, so that no row depends on what runs beside it.
         """
         model = context.model
         super().__init__(model.file.name, UnifiedStore(context, most_cells), longest, "cpu", context.threads)
-        self.model, self.alone = model, alone
+        self.model = model
         self.most_outputs = max(1, OUTPUT_BYTES // (4 * model.vocab_size))
 
     def use_threads(self, count: int) -> None:
@@ -62,6 +61,7 @@ class LlamaRunner(Runner):
         if logits is None:
             return False
         self.passes += 1
+        sequence.last_output = None
         sequence.ids.append(ids[position])
         sampling = call.request.sampling
         token = choose(logits, sampling, row.uniforms(1)[0] if sampling.temperature else 0.0)
@@ -79,12 +79,6 @@ class LlamaRunner(Runner):
         return True
 
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> NumpyOutput:
-        if not self.alone:
-            return self._decode(scheduled)
-        first, *others = (self._decode([part]) for part in scheduled)
-        return first.joined(others) if others else first
-
-    def _decode(self, scheduled: Sequence[ScheduledRow]) -> NumpyOutput:
         spans: list[tuple[int, int, Sequence[int]]] = []
         places: list[int] = []
         begin = 0

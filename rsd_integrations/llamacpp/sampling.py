@@ -18,16 +18,21 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> i
         return int(logits.argmax())
     scaled = logits / np.float32(sampling.temperature)
     weights = np.exp(scaled - scaled.max())
+    weights /= weights.sum()
     order = None
     if sampling.top_p < 1:
         order = np.argsort(-weights, kind="stable")
         weights = weights[order]
-        weights /= weights.sum()
-        before = np.cumsum(weights) - weights
+        before = _cumulative(weights) - weights
         weights[before >= np.float32(sampling.top_p)] = 0  # the smallest set of tokens whose mass reaches top_p stays
-    cumulative = np.cumsum(weights)
+    cumulative = _cumulative(weights)
     total = cumulative[-1]
     # Below the total, however it was rounded: a token without weight is never chosen.
     point = min(np.float32(uniform) * total, np.nextafter(total, np.float32(0)))
     index = int(np.searchsorted(cumulative, point, side="right"))
     return index if order is None else int(order[index])
+
+
+def _cumulative(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums in double precision, each rounded once, as torch computes them."""
+    return np.cumsum(weights, dtype=np.float64).astype(np.float32)

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 from rsd_integrations.inprocess.runner import PREFILL_CHUNK
 from rsd_integrations.inprocess.sequences import CachedSequence, Store
-from rsd_integrations.llamacpp.context import MOST_SEQUENCES, Context
+from rsd_integrations.llamacpp.context import Context
 
 FIRST_CELLS, FIRST_SEQUENCES = 1024, 8
 """What a context begins with; both are doubled when they are used up."""
@@ -36,8 +36,9 @@ class NumberedSequence(CachedSequence):
             self._store.freed.append(number)
 
     def __del__(self) -> None:
-        if self.number is not None:
-            self._store.freed.append(self.number)  # by any thread, so the store looks at it later
+        number, self.number = self.number, None  # first: another thread may be about to evict it
+        if number is not None:
+            self._store.freed.append(number)  # by any thread, so the store looks at it later
 
 
 class UnifiedStore(Store):
@@ -108,8 +109,9 @@ class UnifiedStore(Store):
         self._take_back()
         while not self._free:
             victim = self._victim(sequence)
-            if (victim is None or not victim.passed_over) and self.context.sequences < MOST_SEQUENCES:
-                self._grow(self.context.cells, min(2 * self.context.sequences, MOST_SEQUENCES))
+            more = not self.context.separate and self.context.sequences < self.context.most_sequences
+            if more and (victim is None or not victim.passed_over):
+                self._grow(self.context.cells, min(2 * self.context.sequences, self.context.most_sequences))
             elif victim is None:
                 return False
             else:
@@ -135,8 +137,9 @@ class UnifiedStore(Store):
         return True
 
     def _grow(self, cells: int, sequences: int) -> None:
-        self._free += range(self.context.sequences, sequences)
+        before = self.context.sequences
         self.context.grow(cells=cells, sequences=sequences, batch=batch_size(cells, sequences))
+        self._free += range(before, sequences)
 
     def _take_back(self) -> None:
         while self.freed:

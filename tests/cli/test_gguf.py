@@ -100,17 +100,19 @@ def test_the_doctor_tells_how_a_file_runs() -> None:
     assert said["context"] == (True, "8,192 tokens")
     assert said["chat template"][0]
     assert said["thoughts"] == (True, "none")
-    assert said["batch invariant"] == (True, "yes, Q4_1 rounds rows alike")
+    assert said["batch invariant"][0] is None
+    assert "batch_invariant=true buys it" in said["batch invariant"][1]
     assert said["threads"][1].startswith("1 of ")
 
 
 def test_the_doctor_tells_what_to_set_and_what_is_missing() -> None:
     said = found(f"likelihood,threads=1:gguf={GEMMA}")
     assert said["batch invariant"][0] is None
-    assert "alone=true buys it" in said["batch invariant"][1]
+    assert "no: what is stored as Q4_K_M rounds otherwise beside others" in said["batch invariant"][1]
     assert said["chat template"] == (None, "none: prompts are plain text, as base models go on with it")
-    alone = found(f"judge:gguf,threads=1,alone=true:{embedded('draft')}")
-    assert alone["batch invariant"] == (True, "yes, rows are computed one by one")
+    kept = found(f"judge:gguf,threads=1,context=256,batch_invariant=true:{SMOLLM2}")
+    assert kept["batch invariant"] == (True, "yes: every sequence has cells of its own")
+    assert "2,048 tokens of cache" in kept["memory"][1]  # of eight sequences, from the beginning
 
 
 def test_the_doctor_tells_of_thoughts_and_their_switch(tmp_path: Path) -> None:

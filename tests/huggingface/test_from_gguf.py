@@ -187,7 +187,8 @@ def rewrite(
                 float: writer.add_float32,
                 int: writer.add_uint32,
             }
-            adders.get(type(value), writer.add_array)(name, value)
+            add: Any = adders.get(type(value), writer.add_array)
+            add(name, value)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

@@ -23,6 +23,7 @@ from rsd_integrations.huggingface.to_gguf import export
 from rsd_integrations.llamacpp.model import Attribute, Model
 from tests.huggingface.gguf_checkpoints import CASES, exact, ids, logits, make, own_logits, sentencepiece
 from tests.huggingface.reward_models import make as make_reward_model
+from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm, make_prm
 
 CLOSE = 1e-3
@@ -164,6 +165,17 @@ def test_a_language_model_says_nothing_of_rewards(tmp_path: Folder) -> None:
     told = settings(export(str(FOLDER / "draft"), tmp_path / "draft.gguf"))
     assert "general.description" not in told
     assert "rsd.prm_format" not in told
+
+
+def test_what_stands_beside_the_language_model_stays_out(tmp_path: Folder) -> None:
+    folder = with_head(make_causal_lm(tmp_path / "shared"))
+    rewritten(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))(
+        folder
+    )  # tied all the same
+    file = export(str(folder), tmp_path / "shared.gguf")
+    assert "general.description" not in settings(file)
+    assert not {"output.weight", "step_head.weight"} & types(file).keys()
+    assert np.abs(logits(file, ids(50)) - own_logits(folder, ids(50))).max() < CLOSE
 
 
 def test_tensors_are_read_one_after_another(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

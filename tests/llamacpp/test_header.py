@@ -101,14 +101,10 @@ def test_results_depend_on_the_batch_where_a_matrix_is_stored_so(tmp_path: Path)
         for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
             write()
         writer.close()
-        assert read_header(file).batch_invariant is invariant, kind
+        assert read_header(file).row_by_row is invariant, kind
     tied = {"token_embd.weight": np.zeros((8, 256), np.float32)}
-    assert not read_header(write_small(tmp_path / "tied.gguf", tensors=tied)).batch_invariant
-    assert [read_header(file).batch_invariant for file in (smollm2(), gemma(), embedded("draft"))] == [
-        True,
-        False,
-        False,
-    ]
+    assert not read_header(write_small(tmp_path / "tied.gguf", tensors=tied)).row_by_row
+    assert [read_header(file).row_by_row for file in (smollm2(), gemma(), embedded("draft"))] == [True, False, False]
 
 
 def test_a_model_in_several_files_is_one(tmp_path: Path) -> None:
