@@ -14,7 +14,17 @@ from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer, quiet
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
-from rsd_integrations.prm_formats import Head, PRMFormat, Reader, bind, find_format, fits
+from rsd_integrations.prm_formats import (
+    Head,
+    PRMFormat,
+    Reader,
+    bind,
+    check_widths,
+    find_format,
+    find_head,
+    separate_files,
+    tensor_name,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -24,7 +34,7 @@ class Weights:
     """The tensors of a checkpoint by name, read one at a time."""
 
     def __init__(self, folder: Path, model: str, pickles: bool) -> None:
-        self.model = model
+        self.model, self.folder = model, folder
         self._files: dict[str, Path] = {}
         self._pickled: dict[str, Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -96,8 +106,7 @@ def load_verifier(
     kind = kind or loading.default_dtype(where, files)
     raw = loading.read_config(folder)
     weights = Weights(folder, model, allow_pickles)
-    separate_files: dict[str, tuple[int, ...]] = {file.name: () for file in folder.glob("*.pt")}
-    form = find_format(raw, weights.shapes | separate_files, model, format)
+    form = find_format(raw, weights.shapes | separate_files(folder), model, format)
     tokenizer = load_tokenizer(folder)
     reader = bind(form, tokenizer, model, separator)
     config = native_config(raw | ({} if context is None else {"max_position_embeddings": context}), model)
@@ -168,26 +177,18 @@ def _head(
     words = reader.words()
     if words is not None:
         return _word_head(words, weights, config)
-    heads = [head for head in form.heads if isinstance(head, Head)]
-    for head in heads:
-        if head.file is not None and (folder / head.file).exists():
-            return _separate_head(folder / head.file, weights.model, pickles)
-        if fits(head, weights.shapes):
-            return _linear_head(head, weights)
-    expected = " or ".join(head.file or ", ".join(head.layers) for head in heads)
-    others = [name for name in weights.shapes if not name.startswith(("model.", "layers.", "lm_head.", "embed_tokens"))]
-    raise ConfigurationError(
-        f"{weights.model}: the reward head of the format {form.name} ({expected}) is missing from its weights, or has "
-        f"another shape; a random one would score at random. Beside the body they hold: "
-        f"{', '.join(others[:8]) or 'nothing'}. Is the download complete, and is this the model's format?"
-    )
+    head = find_head(form, weights.shapes | separate_files(folder), weights.model)
+    if head.file is not None and not (folder / f"{head.file}.safetensors").exists():
+        return _pickled_head(folder / f"{head.file}.pt", weights.model, pickles)
+    check_widths(head, weights.shapes, config.hidden_size, weights.model)
+    return _linear_head(head, weights)
 
 
 def _linear_head(head: Head, weights: Weights) -> RewardHead:
     layers: list[nn.Module] = []
     for layer in head.layers:
-        weight = weights.rows(f"{layer}.weight")
-        bias = weights.rows(f"{layer}.bias") if f"{layer}.bias" in weights.shapes else None
+        weight, name = weights.rows(tensor_name(layer, "weight")), tensor_name(layer, "bias")
+        bias = weights.rows(name) if name in weights.shapes else None
         if head.ensemble:
             layers.append(EnsembleLinear(weight, torch.zeros_like(weight[:, 0]) if bias is None else bias))
         else:
@@ -209,7 +210,7 @@ def _word_head(words: tuple[int, int], weights: Weights, config: PretrainedConfi
     return RewardHead(linear(weights.rows(name, [wrong, right]), None))
 
 
-def _separate_head(file: Path, model: str, pickles: bool) -> RewardHead:
+def _pickled_head(file: Path, model: str, pickles: bool) -> RewardHead:
     if not pickles:
         raise ConfigurationError(
             f"{model}: its reward head is the pickle {file.name}, and pickles can run code when they are read. Load "

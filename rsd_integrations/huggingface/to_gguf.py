@@ -21,7 +21,7 @@ from rsd_integrations.huggingface.reward_models import Weights, native_config
 from rsd_integrations.huggingface.shared import HEAD
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.output_files import new_file
-from rsd_integrations.prm_formats import CONFIG_KEY, Head, find_format
+from rsd_integrations.prm_formats import CONFIG_KEY, Head, find_format, separate_files, tensor_name
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -129,9 +129,11 @@ def _reward_settings(
     """
     if not left_out and format is None and CONFIG_KEY not in raw:
         return {}
-    form = find_format(raw, weights.shapes, weights.model, format)
+    form = find_format(raw, weights.shapes | separate_files(weights.folder), weights.model, format)
     layers = {layer for head in form.heads if isinstance(head, Head) for layer in head.layers}
-    strange = sorted(name for name in left_out if name.rpartition(".")[0] not in layers)
+    # All of the head's module: some hold more layers than count.
+    modules = {tensor_name(layer, part).partition(".")[0] for layer in layers for part in ("weight", "bias")}
+    strange = sorted(name for name in left_out if name.partition(".")[0] not in modules)
     if strange:
         raise ConfigurationError(
             f"{weights.model}: {len(strange)} of its tensors have no place in a GGUF file, {', '.join(strange[:3])} "

@@ -38,7 +38,5 @@ def check_rewards(scores: Scores, name: str) -> Scores:
     """
     for reward in scores.rewards:
         if reward is None or not 0 <= reward <= 1:
-            raise VerifierError(
-                f"{name} gave {reward} for a step; load it with dtype=float32 or bfloat16", usage=scores.usage
-            )
+            raise VerifierError(f"{name} gave {reward} for a step; load it in float32 or bfloat16", usage=scores.usage)
     return scores

@@ -68,9 +68,10 @@ def _memory(header: Header, options: Options) -> str:
     need, room = memory_of(header.files[0].name, header, options), free_machine_memory()
     advice = "Take a file of fewer bits a weight or a smaller model, or lower context"
     needed = check_room([need], [need.weights], room, "this machine", advice)
+    tokens, cache = need.reserved * need.context, need.reserved * need.sequence
     return (
         f"{needed / 1e6:,.0f} MB of {room / 1e6:,.0f} MB that are free: weights {need.weights / 1e6:,.0f}, "
-        f"{need.reserved * need.context:,} tokens of cache {need.reserved * need.sequence / 1e6:,.0f}, logits {need.logits / 1e6:,.0f}"
+        f"{tokens:,} tokens of cache {cache / 1e6:,.0f}, logits {need.logits / 1e6:,.0f}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,9 @@ from rsd_integrations.llamacpp.contents import Array, Tensor, read_contents
 from rsd_integrations.llamacpp.shards import shards
 from rsd_integrations.llamacpp.tensor_types import FILE_TYPES, ROW_BY_ROW
 
+INVARIANT_BATCH = 63
+"""Most tokens of a micro-batch whose results do not depend on each other: from 64 on llama.cpp (b11549, on a processor)
+computes attention in tiles, which rounds in another order."""
 MAX_LAYERS = 512
 """Of llama.cpp, which ends the process where a file has more."""
 _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
@@ -123,12 +126,20 @@ class Header:
         """Size of the weights, all of which are in memory while the model runs."""
         return sum(tensor.bytes for tensor in self.tensors)
 
-    @cached_property
+    @property
     def flops_per_token(self) -> float:
         """Two for each weight that a token is multiplied by: of experts those in use, of embeddings none."""
+        return self._flops(self._multiplied)
+
+    @property
+    def body_flops_per_token(self) -> float:
+        """The same without the output head."""
+        return self._flops([tensor for tensor in self._multiplied if tensor.name != self._output_head])
+
+    def _flops(self, tensors: Iterable[Tensor]) -> float:
         used, experts = self._number("expert_used_count"), self._number("expert_count")
         share = used / experts if experts else 1.0
-        return sum(2.0 * t.weights * (share if "_exps." in t.name else 1.0) for t in self._multiplied)
+        return sum(2.0 * t.weights * (share if "_exps." in t.name else 1.0) for t in tensors)
 
     @property
     def row_by_row(self) -> bool:
@@ -141,9 +152,14 @@ class Header:
 
     @cached_property
     def _multiplied(self) -> list[Tensor]:
-        tied = not any(tensor.name == "output.weight" for tensor in self.tensors)
-        looked_up = _LOOKED_UP[1:] if tied else _LOOKED_UP  # tied embeddings are the output head as well
-        return [tensor for tensor in self.tensors if not tensor.name.startswith(looked_up)]
+        head = self._output_head
+        return [tensor for tensor in self.tensors if tensor.name == head or not tensor.name.startswith(_LOOKED_UP)]
+
+    @property
+    def _output_head(self) -> str:
+        """Name of the tensor; tied embeddings are the output head as well."""
+        untied = any(tensor.name == "output.weight" for tensor in self.tensors)
+        return "output.weight" if untied else "token_embd.weight"
 
     def cache_bytes(self, bytes_per_number: float = 2.0) -> float:
         """Bytes that a token takes in the KV cache, windows being kept whole.

@@ -100,7 +100,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
 
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 _CONTINUED = 5
-_LEVELS = {3: logging.WARNING, 4: logging.ERROR}  # what it says as information fills pages
+_LEVELS = {3: logging.INFO, 4: logging.ERROR}  # warnings are for programs that call it; information fills pages
 _LOCK = threading.Lock()
 _library: Library | None = None
 

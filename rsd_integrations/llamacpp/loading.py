@@ -52,6 +52,11 @@ class Options:
     to the last bit. For files of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, without windows of attention."""
     hidden: bool = False
     """Hidden states are wanted."""
+    exact: bool = False
+    """Where all weights are in single precision, keys, values and attention are as well, which takes longer to read;
+    otherwise they are rounded to half of it, as flash attention does in any case."""
+    beyond_training: bool = False
+    """`context` may be longer than what the model was trained for, as some reward models are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     file = find(text)
     header = read_header(file)
     _check_kind(header)
-    most, longest = _room(header, options)
+    exact = _is_exact(header, options)
+    most, longest = _room(header, options, exact)
     threads = choose_threads(header, options)
     if options.batch_invariant and not header.row_by_row:
         raise ConfigurationError(
@@ -109,7 +115,7 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
     adapters = _adapters(options.lora)
     model = Model.load(file, gpu_layers=options.gpu_layers)
-    key = (id(model), most, longest, threads, options.batch_invariant, options.hidden, tuple(adapters))
+    key = (id(model), most, longest, threads, options.batch_invariant, options.hidden, exact, tuple(adapters))
     with _making:
         runner = _runners.get(key)
         if runner is None:
@@ -127,6 +133,8 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
                 hidden=options.hidden,
                 adapters=loaded,
                 separate=options.batch_invariant,
+                cache_type="f32" if exact else "f16",
+                flash_attention=False if exact else None,
             )
             runner = _runners[key] = LlamaRunner(context, max(most, context.cells), longest)
     return Loaded(header, runner, GGUFTokenizer(model))
@@ -144,10 +152,11 @@ def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
         ConfigurationError: It cannot be run so.
     """
     _check_kind(header)
-    most, longest = _room(header, options)
+    exact = _is_exact(header, options)
+    most, longest = _room(header, options, exact)
     reserved = min(FIRST_SEQUENCES, most // longest) if options.batch_invariant else 1
     logits = 4.0 * header.vocabulary_size * STEP_TOKENS * LOGIT_COPIES
-    return ModelMemory(name, float(header.bytes), header.cache_bytes(), longest, logits, reserved)
+    return ModelMemory(name, float(header.bytes), header.cache_bytes(4.0 if exact else 2.0), longest, logits, reserved)
 
 
 def _check_kind(header: Header) -> None:
@@ -165,15 +174,22 @@ def _check_kind(header: Header) -> None:
         raise ConfigurationError(f"{file} holds a vocabulary and no weights; fetch the model's own file")
 
 
-def _room(header: Header, options: Options) -> tuple[int, int]:
+def _is_exact(header: Header, options: Options) -> bool:
+    """Whether keys and values are kept in single precision."""
+    return options.exact and header.types.keys() <= {"F32"}
+
+
+def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
     """Most cells of the cache, and the longest sequence."""
     budget = options.cache_bytes or machine_memory() / CACHE_SHARE
-    token = header.cache_bytes() or 1.0
+    token = header.cache_bytes(4.0 if exact else 2.0) or 1.0
     cells = int(budget // token)
     cells -= cells % LEAST_CONTEXT
-    if options.context is not None and not 1 <= options.context <= header.context:
+    longest = 2**31 - LEAST_CONTEXT if options.beyond_training else header.context
+    if options.context is not None and not 1 <= options.context <= longest:
         raise ConfigurationError(
-            f"context={options.context} is not between 1 and {header.context:,}, what the model was trained for"
+            f"context={options.context} is not between 1 and {longest:,}"
+            + ("" if options.beyond_training else ", what the model was trained for")
         )
     least = options.context or LEAST_CONTEXT
     if cells < least:

@@ -79,6 +79,10 @@ class LlamaRunner(Runner):
         return True
 
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> NumpyOutput:
+        context = self.store.context
+        wanted = sum(part.outputs for part in scheduled)
+        if context.with_hidden and wanted and sum(part.new for part in scheduled) > self.most_outputs:
+            scheduled = self._read_ahead(scheduled)
         spans: list[tuple[int, int, Sequence[int]]] = []
         places: list[int] = []
         begin = 0
@@ -87,12 +91,33 @@ class LlamaRunner(Runner):
                 places += [begin + position - cached for position in row.output_positions[:outputs]]
             spans.append((_number(row.sequence), cached, row.ids[cached : cached + new]))
             begin += new
-        context = self.store.context
-        if not context.decode(spans, places):
-            raise RuntimeError(f"{self.kind}: no room for {begin} tokens that there was room for")
+        self._run(spans, places)
         self.store.settle()
-        count = len(places)
-        return NumpyOutput(context.hidden(count) if context.with_hidden else None, context.logits(count))
+        if context.with_hidden:
+            return NumpyOutput(context.hidden(wanted), None)
+        return NumpyOutput(None, context.logits(wanted))
+
+    def _read_ahead(self, scheduled: Sequence[ScheduledRow]) -> list[ScheduledRow]:
+        """Read what comes before the first output of each row; what is left.
+
+        The library computes hidden states and logits of all tokens of a decode or of none, and logits of so many take
+        more memory than a model.
+        """
+        ahead, left = list[tuple[int, int, Sequence[int]]](), list[ScheduledRow]()
+        for row, cached, new, outputs in scheduled:
+            end = row.output_positions[0] if outputs else cached + new
+            if end > cached:
+                ahead.append((_number(row.sequence), cached, row.ids[cached:end]))
+            if outputs:
+                left.append(ScheduledRow(row, end, cached + new - end, outputs))
+        if ahead:
+            self._run(ahead, ())
+        return left
+
+    def _run(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
+        if not self.store.context.decode(spans, places):
+            count = sum(len(ids) for _, _, ids in spans)
+            raise RuntimeError(f"{self.kind}: no room for {count} tokens that there was room for")
 
     def _sample(self, output: Output, rows: Sequence[tuple[GenerateRow, range]]) -> list[tuple[int, float]]:
         logits = output.logits

@@ -5,7 +5,8 @@ A format knows nothing of where a model runs; `rsd_integrations.huggingface` and
 
 from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Turns, Words
 from rsd_integrations.prm_formats.generative import CRITICS, Critic
-from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, fits, usable
+from rsd_integrations.prm_formats.heads import check_widths, find_head, fits, separate_files, tensor_name
+from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, published_format, usable
 from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
 from rsd_integrations.prm_formats.readers import Reader, bind
 from rsd_integrations.prm_formats.sequences import Layouts, PathIds
@@ -29,13 +30,18 @@ __all__ = [
     "Turns",
     "Words",
     "bind",
+    "check_widths",
     "find_format",
+    "find_head",
     "fits",
     "plain_step",
     "problem",
+    "published_format",
+    "separate_files",
     "shown",
     "shown_response",
     "shown_steps",
+    "tensor_name",
     "usable",
     "without_markers",
 ]

@@ -21,7 +21,8 @@ class Head:
     bias: bool = True
     """Whether a bias has to be there; one that is there counts in any case."""
     file: str | None = None
-    """The file of the head, where it lies apart from the model's weights."""
+    """The file of the head without its ending, where it lies apart from the model's weights: `.safetensors`, or `.pt`,
+    which is a pickle."""
 
 
 @dataclass(frozen=True, slots=True)

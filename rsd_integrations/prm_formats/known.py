@@ -11,6 +11,7 @@ from rsd_core import ConfigurationError
 from rsd_core.data import unknown
 from rsd_core.plugins import Plugin, Registry, of_type
 from rsd_integrations.prm_formats.formats import PROBLEM, Chat, Head, PRMFormat, Text, Turns, Words
+from rsd_integrations.prm_formats.heads import fits
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -162,7 +163,7 @@ UNIVERSAL = PRMFormat(
 REASONFLUX_SMALL = PRMFormat(
     name="reasonflux-prm-1.5b",
     prompt=Text(),
-    heads=(Head(("",), 1, file="reward_head.pt"),),
+    heads=(Head(("",), 1, file="reward_head"),),
     separator="",
     read="at the last token of each step",
     models=("Gen-Verse/ReasonFlux-PRM-1.5B",),
@@ -213,6 +214,15 @@ def usable(registry: Registry[T]) -> Iterator[tuple[str, T]]:
             logger.warning("%s", error)
 
 
+def published_format(name: str) -> PRMFormat | None:
+    """The format of the published model of this name, whoever has it and in whatever folder."""
+    called = name.rstrip("/").rpartition("/")[2].lower()
+    for _, form in usable(FORMATS):
+        if called in {published.rpartition("/")[2].lower() for published in form.models}:
+            return form
+    return None
+
+
 def find_format(
     config: Mapping[str, object], tensors: Mapping[str, tuple[int, ...]], model: str, named: str | None = None
 ) -> PRMFormat:
@@ -220,7 +230,7 @@ def find_format(
 
     Args:
         config: The checkpoint's `config.json`; its class names and remote code do not matter.
-        tensors: Shapes of the tensors in its weights, by name. A file of a head lying apart is named with no shape.
+        tensors: Shapes of the tensors in its weights, by name, and `separate_files`.
         model: Hub id or folder; a folder that is called as the model on the hub is known by that.
         named: A format by name, above everything else.
 
@@ -232,10 +242,8 @@ def find_format(
         if named not in FORMATS:
             raise ConfigurationError(f"{model}: {unknown('format', named, FORMATS)}")
         return FORMATS[named]
-    called = model.rstrip("/").rpartition("/")[2].lower()
-    for _, form in usable(FORMATS):
-        if called in {published.rpartition("/")[2].lower() for published in form.models}:
-            return form
+    if (known := published_format(model)) is not None:
+        return known
     for form in _UNIQUE_HEAD:
         if any(isinstance(head, Head) and fits(head, tensors) for head in form.heads):
             return form
@@ -245,14 +253,3 @@ def find_format(
         f"({', '.join(of_words)}), as in prm,format={of_words[0]}:{model}. If it is a plain language model, use it as "
         "drafter or target, or as likelihood:… or judge:… verifier. Otherwise: is the download complete?"
     )
-
-
-def fits(head: Head, tensors: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a checkpoint holds this head: all of its tensors, with as many outputs as it should have."""
-    if head.file is not None:
-        return head.file in tensors
-    parts = ("weight", "bias") if head.bias else ("weight",)
-    if not all(f"{layer}.{part}" in tensors for layer in head.layers for part in parts):
-        return False
-    shape = tensors[f"{head.layers[-1]}.weight"]
-    return (len(shape) == 3 and shape[2] == head.outputs) if head.ensemble else shape[0] == head.outputs

@@ -35,10 +35,21 @@ class Layout:
 class Tokenizer(Protocol):
     """What a format needs of a tokenizer; those of transformers have it."""
 
-    chat_template: Any
-    bos_token: Any
-    bos_token_id: Any
-    eos_token_id: Any
+    @property
+    def chat_template(self) -> Any:
+        """The template, or nothing."""
+
+    @property
+    def bos_token(self) -> Any:
+        """The token that begins a text, or None."""
+
+    @property
+    def bos_token_id(self) -> Any:
+        """Its id."""
+
+    @property
+    def eos_token_id(self) -> Any:
+        """Id of the token that ends a text, or None."""
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> Any:
         """Tokenise a text."""

@@ -274,6 +274,6 @@ def test_a_run_of_files_imports_and_holds_little() -> None:
             "run", "Say hello.", "--draft", file, "--target", file, "--verifier", "rule:format", "--max-tokens", "8"
         )
     )
-    unused = {"torch", "transformers", "huggingface_hub", "safetensors", "scipy", "rsd_integrations.huggingface"}
+    unused = {"torch", "transformers", "huggingface_hub", "scipy", "rsd_integrations.huggingface"}
     assert not unused & imported(told)
     assert peak < smollm2().stat().st_size / 2**20 + 160

@@ -103,6 +103,15 @@ def test_pickles_are_read_only_where_they_are_trusted(copy: Any) -> None:
     refused(copy("reasonflux-1.5b"), r"reward_head\.pt.*allow_pickles")
 
 
+def test_a_separate_head_in_safetensors_is_no_pickle(copy: Any) -> None:
+    folder = copy("reasonflux-1.5b")
+    wanted = CASES["reasonflux-1.5b"].rewards(folder, "Mia has 45 apples.", ["45+12=57."])
+    save_file(torch.load(folder / "reward_head.pt", weights_only=True), folder / "reward_head.safetensors")
+    (folder / "reward_head.pt").unlink()
+    model = load_verifier(str(folder))
+    assert asyncio.run(model.score(START, [STEP])).rewards == pytest.approx(wanted, abs=1e-5)
+
+
 def test_unknown_formats_and_architectures_are_told(copy: Any) -> None:
     refused(copy("qwen"), "unknown format 'nonsense'; known are skywork-prm", format="nonsense")
     refused(put_on(copy("skywork"), {}, model_type="mamba9"), "no native model of the type 'mamba9'")

@@ -19,9 +19,12 @@ from transformers import (
 
 from rsd_core import Message, Path, Step, Thinking, Verifier, VerifierError, as_prompt, load
 from rsd_core.thoughts.markers import MARKERS
-from rsd_integrations.huggingface import HuggingFaceVerifier, load_likelihood, load_verifier
+from rsd_integrations.huggingface import load_likelihood, load_verifier
+from rsd_integrations.inprocess.reward_verifier import RewardVerifier
 from rsd_integrations.prm_formats import shown, shown_steps, without_markers
-from tests.huggingface.reward_models import CASES, SequenceClassifier, _options, make, plain, qwen, save
+from tests.huggingface.reward_models import CASES, SequenceClassifier, _options, plain, qwen, save
+from tests.inprocess.backends import MODELS, make_safe
+from tests.inprocess.backends import load as load_reward_model
 
 QUESTION = "Mia has 45 apples. On Monday she buys 12 more. How many apples does Mia have now?"
 THOUGHT = ["On Monday she buys 12 more: 45+12=57.", "So + or - ?"]
@@ -67,26 +70,28 @@ def scored(model: Verifier, path: Path, texts: Sequence[str]) -> list[float]:
     return rewards
 
 
-@pytest.fixture(scope="module", params=CASES)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Folder]:
-    return request.param, make(request.param, tmp_path_factory.mktemp("prm") / request.param)
+Made = tuple[str, str, Folder]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=" ".join)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    backend, name = request.param
+    return backend, name, make_safe(name, tmp_path_factory.mktemp("prm") / name)
 
 
 @pytest.fixture(scope="module")
-def model(made: tuple[str, Folder]) -> HuggingFaceVerifier:
-    return load_verifier(str(made[1]), **CASES[made[0]].options)
+def model(made: Made) -> RewardVerifier:
+    return load_reward_model(*made)
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_thoughts_are_scored_as_the_card_scores_a_solution(
-    made: tuple[str, Folder], model: HuggingFaceVerifier, name: str
-) -> None:
+def test_thoughts_are_scored_as_the_card_scores_a_solution(made: Made, model: RewardVerifier, name: str) -> None:
     thinking, texts = RESPONSES[name]
     rewards = scored(model, Path(as_prompt(QUESTION), thinking=thinking), texts)
-    assert rewards == pytest.approx(CASES[made[0]].rewards(made[1], QUESTION, [*THOUGHT, *ANSWER]), abs=1e-5)
+    assert rewards == pytest.approx(CASES[made[1]].rewards(made[2], QUESTION, [*THOUGHT, *ANSWER]), abs=1e-5)
 
 
-def test_nothing_of_a_marker_is_read(made: tuple[str, Folder], model: HuggingFaceVerifier) -> None:
+def test_nothing_of_a_marker_is_read(made: Made, model: RewardVerifier) -> None:
     path = Path(as_prompt(QUESTION), thinking=Thinking(THINK, "<think>\n"))
     for text in RESPONSES["opened by the template"][1]:
         read = model.explain(path, Step(text, "delimiter")).text
@@ -94,7 +99,7 @@ def test_nothing_of_a_marker_is_read(made: tuple[str, Folder], model: HuggingFac
         path = path.extend(Step(text, "delimiter"))
 
 
-def test_a_marker_alone_cannot_be_scored(model: HuggingFaceVerifier) -> None:
+def test_a_marker_alone_cannot_be_scored(model: RewardVerifier) -> None:
     path = Path(as_prompt(QUESTION), thinking=Thinking(THINK, "<think>\n"))
     with pytest.raises(VerifierError, match="a marker of a thought alone"):
         asyncio.run(model.score(path.extend(Step("Add.\n\n", "delimiter")), [Step("</think>\n\n", "delimiter")]))
@@ -108,9 +113,7 @@ def test_a_marker_alone_cannot_be_scored(model: HuggingFaceVerifier) -> None:
     ],
     ids=["field", "markers"],
 )
-def test_a_thought_that_the_prompt_begins_is_gone_on_with(
-    made: tuple[str, Folder], model: HuggingFaceVerifier, message: Message
-) -> None:
+def test_a_thought_that_the_prompt_begins_is_gone_on_with(made: Made, model: RewardVerifier, message: Message) -> None:
     begun = Path((*as_prompt(QUESTION), message), thinking=Thinking(THINK))
     text_only = Path((*as_prompt(QUESTION), Message("assistant", "She has 45.\n\n")))
     texts = RESPONSES["opened by the template"][1]

@@ -21,6 +21,7 @@ from rsd_integrations.inprocess.vocabulary import Vocabulary
 from rsd_integrations.llamacpp.header import read_header
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
+from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary
 from rsd_integrations.prm_formats import FORMATS
 from rsd_integrations.prm_formats.readers import bind
 from rsd_integrations.prm_formats.sequences import Layouts
@@ -136,12 +137,23 @@ def smollm2_by_tokenizers() -> Tokenizer:
 def test_smollm2_is_tokenised_as_by_the_tokenizers_library() -> None:
     ours, theirs = of_file(smollm2()), smollm2_by_tokenizers()
     names = [token.content for token in ours.added_tokens_decoder.values()]
-    spelled = set(b"".join(Vocabulary(ours, 0).pieces))  # it has no token for some bytes of control characters
+    pieces = Vocabulary(ours, 0).pieces
+    spelled = set(
+        b"".join(pieces[id_] for id_ in range(len(pieces)))
+    )  # it has no token for some bytes of control characters
     for text in texts(5000, 2, names):
         if set(text.encode()) <= spelled:
             ids = encoded(ours, text)
             assert ids == theirs.encode(text, add_special_tokens=False).ids, text
             assert ours.decode(ids) == text
+
+
+@pytest.mark.parametrize("file", [smollm2, gemma, lambda: embedded("thinking-draft")])
+def test_a_vocabulary_read_piece_by_piece_is_the_same(file: Callable[[], Path]) -> None:
+    tokenizer = of_file(file())
+    lazy, whole = GGUFVocabulary(tokenizer, tokenizer.model.vocab_size), Vocabulary(tokenizer, 0)
+    assert (lazy.identity, lazy.size) == (whole.identity, whole.size)
+    assert [lazy.pieces[id_] for id_ in range(whole.size)] == whole.pieces
 
 
 @pytest.mark.parametrize("file", [smollm2, gemma])
@@ -198,12 +210,13 @@ def spaced() -> GGUFTokenizer:
 
 def test_a_space_comes_before_a_whole_text_and_before_no_step() -> None:
     ours, theirs = spaced(), reward_models.mistral()
+    byte: Any = theirs.convert_tokens_to_ids("<0x01>")
     for text in texts(1000, 4):
         text = text.replace("\0", "")
         assert encoded(ours, text, whole=True) == encoded(theirs, text, whole=True)  # with a space, as it has learned
         assert ours.decode(encoded(ours, text)) == text
         ids = encoded(theirs, "\x01" + text)  # where a byte stands before it, it has none there either
-        assert encoded(ours, text) == ids[ids.index(theirs.convert_tokens_to_ids("<0x01>")) + 1 :]
+        assert encoded(ours, text) == ids[ids.index(byte) + 1 :]
     assert encoded(ours, "") == []
     assert ours.convert_ids_to_tokens(encoded(ours, "Step")) == ["Step"]
     assert ours.convert_ids_to_tokens(encoded(ours, "Step", whole=True)) == ["<s>", "▁Step"]
@@ -226,6 +239,8 @@ def test_rows_that_fill_a_matrix_are_no_tokens() -> None:
     kinds = [*[Kind.NORMAL] * 257, Kind.UNUSED, Kind.CONTROL, Kind.USER_DEFINED, Kind.UNUSED]
     tokenizer = of_words(Words(tokens, kinds, merges=["a a"], named={"eos": 258}))
     vocabulary = Vocabulary(tokenizer, tokenizer.model.vocab_size)
+    lazy = GGUFVocabulary(tokenizer, tokenizer.model.vocab_size)
+    assert [lazy.pieces[id_] for id_ in range(261)] == vocabulary.pieces
     assert tokenizer.get_vocab() == {token: id_ for id_, token in enumerate(tokens) if "PAD" not in token}
     assert (len(tokenizer), vocabulary.size) == (259, 261)
     assert vocabulary.pieces[255:] == [b"\xad", b"aa", b"", b"", b"<user>", b""]

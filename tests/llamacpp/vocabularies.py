@@ -94,6 +94,9 @@ def words_of(tokenizer: Any, pattern: str = "qwen2") -> Words:
             return Kind.UNUSED
         return Kind.BYTE if sentencepiece and BYTE.fullmatch(tokens[id_]) else Kind.NORMAL
 
+    first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[0]
+    options = {"add_bos_token": tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id}
+    options |= {"add_space_prefix": first.startswith("▁")} if sentencepiece else {}
     ranks = {merge.replace(" ", ""): float(-rank) for rank, merge in enumerate(merges)} if sentencepiece else {}
     return Words(
         tokens,
@@ -103,6 +106,6 @@ def words_of(tokenizer: Any, pattern: str = "qwen2") -> Words:
         merges=[] if sentencepiece else merges,
         scores=[ranks.get(token, -1e6) for token in tokens] if sentencepiece else [],
         named={name: id_ for name, id_ in named.items() if id_ is not None},
-        options={"add_bos_token": tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id},
+        options=options,
         chat_template=tokenizer.chat_template,
     )

@@ -27,7 +27,7 @@ from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.openai_compatible import EndpointError, OpenAIGenerator
 from rsd_integrations.openai_compatible.charges import Charges
 from rsd_integrations.openai_compatible.reward_models import PoolingVerifier
-from tests.huggingface.test_reward_models import STEPS, extended, step
+from tests.inprocess.test_reward_models import STEPS, extended, step
 from tests.openai_compatible.server import Habits, wait_until
 from tests.openai_compatible.test_reward_models import GOOD, causal, choice, in_a_run, pooled, rows, worded
 

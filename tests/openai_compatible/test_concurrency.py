@@ -29,7 +29,7 @@ from rsd_integrations.openai_compatible import Endpoint, EndpointError, OpenAIGe
 from rsd_integrations.openai_compatible.background import Once, on_background_loop
 from rsd_integrations.prm_formats import FORMATS, bind
 from tests.huggingface.reward_models import qwen
-from tests.huggingface.test_reward_models import STEPS, extended, step
+from tests.inprocess.test_reward_models import STEPS, extended, step
 from tests.openai_compatible.server import Habits, wait_until
 from tests.openai_compatible.test_reward_models import causal, in_a_run
 

@@ -31,7 +31,7 @@ from rsd_integrations.openai_compatible.errors import Refused
 from rsd_integrations.openai_compatible.reward_models import PoolingRunVerifier, PoolingVerifier, TokenLogitsVerifier
 from rsd_integrations.prm_formats import FORMATS, bind
 from tests.huggingface.reward_models import llama, mistral, qwen
-from tests.huggingface.test_reward_models import STEPS, extended, step
+from tests.inprocess.test_reward_models import STEPS, extended, step
 
 Answer = Callable[[Mapping[str, Any]], dict[str, Any]]
 

@@ -14,7 +14,7 @@ import pytest
 from rsd_core import load
 from rsd_integrations.huggingface import load_verifier
 from tests.huggingface.reward_models import CASES, make
-from tests.huggingface.test_reward_models import QUESTION, STEPS, extended, step
+from tests.inprocess.test_reward_models import QUESTION, STEPS, extended, step
 from tests.servers.launcher import Server, running
 
 

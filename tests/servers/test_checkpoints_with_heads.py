@@ -12,7 +12,7 @@ from rsd_core import VerifierError
 from rsd_integrations.huggingface.exporting import export
 from rsd_integrations.openai_compatible.errors import EndpointError
 from tests.huggingface.reward_models import CASES
-from tests.huggingface.test_reward_models import STEPS, extended, step
+from tests.inprocess.test_reward_models import STEPS, extended, step
 from tests.servers.launcher import Server, step_tag
 from tests.servers.served import Served, published, running_all
 

@@ -8,7 +8,7 @@ import pytest
 from rsd_core import Path, Step, VerifierError, as_prompt, load
 from rsd_integrations.openai_compatible.errors import Refused
 from tests.huggingface.reward_models import CASES
-from tests.huggingface.test_reward_models import STEPS, extended, step
+from tests.inprocess.test_reward_models import STEPS, extended, step
 from tests.servers.launcher import Server
 from tests.servers.served import Served, published, running_all
 
