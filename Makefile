@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help run test check servers cookbook docs docs-serve format langchain-versions train eval clean
+.PHONY: help run run-real test check servers cookbook docs docs-serve format langchain-versions train eval clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -24,6 +24,13 @@ help:  ## Show this list
 
 run: .venv/ready  ## Solve an embedded problem and show how
 	$(BIN)/rsd run
+
+run-real: .venv/ready  ## The same on real weights: SmolLM2 and Gemma as GGUF files, from two packages
+	$(BIN)/rsd run "Why is the sky blue?" --config cookbook/recipes/gguf.yaml
+	@echo
+	@echo "A base model (Gemma 3 270M) drafted sentence by sentence; SmolLM2 135M kept what it found likely and wrote the"
+	@echo "rest. Both are tiny and of different families: expect fluent sentences, little knowledge, and no saving. Two"
+	@echo "sizes of one family are what RSD is for: docs/guides/gguf.md has pairs for 8, 16 and 32 GB of memory."
 
 test: .venv/ready  ## Run the tests
 	$(BIN)/pytest

@@ -26,13 +26,15 @@ from typing import Any, Literal, get_args, overload
 
 from rsd_core.catalogue import BUILT_IN, Backend
 from rsd_core.data import masked, unknown
-from rsd_core.errors import ConfigurationError, MissingDependency, RSDError, SpecError
+from rsd_core.errors import DISTRIBUTION, ConfigurationError, MissingDependency, RSDError, SpecError
 from rsd_core.interfaces import Drafter, Target, Verifier
 from rsd_core.ledger import Role
 from rsd_core.model import Model
 from rsd_core.plugins import Plugin, Registry
 
 GROUP = "rsd.backends"
+GGUF = ".gguf"
+"""How names of llama.cpp's files end."""
 _NAMED = re.compile(r"\w+=")
 ROLES: dict[Role, type[Model]] = {"drafter": Drafter, "verifier": Verifier, "target": Target}
 
@@ -65,12 +67,13 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
         raise SpecError(f"{spec!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
     (kind, *options), rest = _split(spec)
     if kind not in BACKENDS:
+        if spec.endswith(GGUF):
+            raise SpecError(f"{masked(spec)!r} names no model: a GGUF file is written gguf:{masked(spec)}")
         examples = ", ".join(BUILT_IN[kind].examples[0] for kind in ("embedded", "hf", "prm"))
         what = unknown("kind", kind, sorted(BACKENDS))
         raise SpecError(f"{masked(spec)!r} names no model: {what}. Examples: {examples}; `rsd models` lists all")
     backend = BACKENDS[kind]
-    if rest.startswith("gguf=") and backend.gguf:
-        backend, rest = replace(backend, module=backend.gguf, extra="llamacpp"), rest.removeprefix("gguf=")
+    backend, rest = _of_gguf(backend, rest, spec)
     if not rest:
         raise SpecError(f"{masked(spec)!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
     if wrong := [option for option in options if "=" not in option]:
@@ -83,12 +86,30 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     names = [option.partition("=")[0] for option in options]
     if twice := [name for name in names if names.count(name) > 1]:
         raise SpecError(f"{masked(spec)!r} gives {twice[0]} twice")
-    _options(spec)
+    options_of(spec)
     if role is not None and backend.roles and role not in backend.roles:
         raise _wrong_role(spec, role, backend.roles)
     if backend.nested:
         for part in parts_of(rest):
             parse_spec(part, backend.inside)
+    return backend, rest
+
+
+def _of_gguf(backend: Backend, rest: str, spec: str) -> tuple[Backend, str]:
+    """What makes the model of a GGUF file, where the rest says that it is one; otherwise both as they are.
+
+    Raises:
+        SpecError: A GGUF file is named where the kind takes checkpoints.
+    """
+    if rest.startswith("gguf=") and backend.gguf:
+        return replace(backend, module=backend.gguf, extra="llamacpp"), rest.removeprefix("gguf=")
+    if rest.endswith(GGUF) and backend.extra == "huggingface":
+        right = f"{backend.kind}:gguf={rest}" if backend.gguf else f"gguf:{rest}"
+        head = ",head=FOLDER" if backend.kind == "prm" else ""
+        raise SpecError(
+            f"{masked(spec)!r} names a GGUF file: write {masked(right)}{head}, which takes pip install "
+            f'"{DISTRIBUTION}[llamacpp]"'
+        )
     return backend, rest
 
 
@@ -116,7 +137,7 @@ def _split(spec: str) -> tuple[list[str], str]:
     return [*parts, spec[start:]], ""
 
 
-def _options(spec: str) -> dict[str, Any]:
+def options_of(spec: str) -> dict[str, Any]:
     """The options that a spec names; those with dots are nested.
 
     Raises:
@@ -187,7 +208,7 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
         raise ConfigurationError(unknown("role", role, ROLES))
     backend, rest = parse_spec(spec, role)
     factory = _factory(backend, spec)
-    options = _options(spec) | options
+    options = options_of(spec) | options
     _check_options(backend, factory, rest, options, spec)
     check_numbers(factory, options, spec)
     try:

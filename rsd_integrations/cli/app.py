@@ -19,6 +19,14 @@ except ModuleNotFoundError as missing:
 
 from rsd_integrations.cli.commands import Commands
 
+EXTRAS = {
+    "gguf": "gguf",
+    "peft": "merge",
+    "safetensors": "huggingface",
+    "torch": "huggingface",
+    "transformers": "huggingface",
+}
+"""What commands need beyond their own extra, and which one brings it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 app = typer.Typer(
     name="rsd",
@@ -66,7 +74,7 @@ def main() -> None:
 
 def _told(error: Exception) -> int:
     """Tell of what ended a command, and give its exit code; only a fault of this program has a traceback."""
-    from rsd_core import RSDError  # a command that failed has imported it; `rsd --help` does without
+    from rsd_core import MissingDependency, RSDError  # a command that failed has imported it; `rsd --help` does without
     from rsd_integrations.cli.terminal import say
 
     if isinstance(error, RSDError):
@@ -75,6 +83,9 @@ def _told(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in _FULL:
         place = error.filename or "what this command prints"
         say(f"Error: {place} cannot be written: {error.strerror}; make room, then run again", "bold red")
+        return 2
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
+        say(f"Error: {MissingDependency(str(error.name), extra, 'this command')}", "bold red")
         return 2
     say("".join(traceback.format_exception(error)))
     return 1

@@ -1,4 +1,4 @@
-"""Commands on checkpoints: whether they fit into memory, two merged into one, one written in another layout."""
+"""Commands on checkpoints: two merged into one, one written in another layout."""
 
 from __future__ import annotations
 
@@ -6,52 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from rsd_core import ConfigurationError, SpecError
-from rsd_core.data import masked
-from rsd_core.registry import parse_spec, parts_of
+from rsd_core import ConfigurationError
 from rsd_integrations.cli.terminal import Terminal, plain
 from rsd_integrations.output_files import new_folder
-
-
-def plan(
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Models of this process, such as hf:… prm:…")],
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device runs.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="As torch names it; by default a GPU where there is one.")] = None,
-) -> None:
-    """Say whether models fit into a device's memory together, before any is loaded.
-
-    Example: `rsd plan hf:./draft prm:./reward hf:./target --device cuda --dtype bfloat16`
-    """
-    from rsd_integrations.huggingface import loading, memory
-
-    where, wanted = loading.choose_device(device), loading.named_dtype(dtype)
-    models = []
-    # One that plays two roles is loaded once.
-    for model, spec in {model: spec for argument in specs for model, spec in _checkpoints(argument)}.items():
-        folder = loading.find(model)
-        files = loading.shards(folder, model)
-        kind = wanted or loading.default_dtype(where, files)
-        models.append(memory.model_memory(spec, files, loading.read_config(folder), kind))
-    if not models:
-        raise SpecError(f"{', '.join(specs)}: no weights to load, so there is nothing to plan")
-    table = Table("model", "weights", "cache a token", "context", "sequences in the cache's share")
-    weights, share = memory.weight_bytes(models, where), memory.total_memory(where) / memory.CACHE_SHARE
-    for one, size in zip(models, weights, strict=True):
-        table.add_row(
-            plain(one.name),
-            f"{size / 2**20:,.1f} MiB",
-            f"{one.token / 2**10:,.1f} KiB",
-            str(one.context),
-            f"{share / one.sequence:,.0f}",
-        )
-    Terminal().print(table)
-    room = memory.check_fit(models, where)
-    needed = sum(weights) + sum(one.sequence for one in models)
-    Terminal().print(f"They fit: {needed / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
 
 
 def merge(
@@ -139,20 +97,3 @@ def _check_direction(model: str, out: Path, gguf: bool, from_gguf: bool) -> None
         raise ConfigurationError(f"{out} is named like a GGUF file; to write one: rsd export --gguf {model} {out}")
     if gguf and out.suffix != ".gguf":
         raise ConfigurationError(f"{out} is no name of a GGUF file; name it {out}.gguf")
-
-
-def _checkpoints(spec: str) -> list[tuple[str, str]]:
-    """The checkpoints behind a spec of this process with the specs that name them, those of specs inside included."""
-    backend, rest = parse_spec(spec)
-    if backend.nested:
-        return [checkpoint for part in parts_of(rest) for checkpoint in _checkpoints(part)]
-    if backend.kind in ("rule", "code", "confidence"):  # no model, or the drafter itself
-        return []
-    if backend.kind == "embedded":
-        from rsd_integrations.embedded.models import folder_of
-
-        return [(str(folder_of(rest)), spec)]
-    if backend.kind not in ("hf", "prm", "likelihood", "shared"):
-        known = "embedded, hf, prm, likelihood, shared"
-        raise SpecError(f"{masked(spec)} runs elsewhere and takes no memory here; give specs of {known}")
-    return [(rest, spec)]

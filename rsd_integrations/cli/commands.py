@@ -32,9 +32,9 @@ COMMANDS = {
     "score": Entry("score:score", "Score the steps of given solutions by any verifier."),
     "doctor": Entry(
         "doctor:doctor",
-        "Try servers out before a run: fields that are refused, thoughts, prefixes, ends of steps, token counts.",
+        "Try servers and GGUF files out before a run: refused fields, thoughts, ends of steps, libraries, memory.",
     ),
-    "plan": Entry("checkpoints:plan", "Say whether models fit into a device's memory together, before any is loaded."),
+    "plan": Entry("plan:plan", "Say whether models fit into a device's memory together, before any is loaded."),
     "merge": Entry(
         "checkpoints:merge",
         "Merge a language model and a reward model of the same base into one that plays both roles.",

@@ -1,10 +1,11 @@
-"""`rsd doctor`: whether the servers behind specs can do what they are wanted for."""
+"""`rsd doctor`: whether servers behind specs, and GGUF files, can do what they are wanted for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,19 +14,21 @@ from rich.text import Text
 from rsd_core import load
 from rsd_core.blocking import wait_for
 from rsd_core.control_characters import visible
+from rsd_core.registry import options_of, parse_spec, parts_of
 from rsd_integrations.cli.terminal import Terminal, plain
-
-if TYPE_CHECKING:
-    from rsd_integrations.openai_compatible import Finding
+from rsd_integrations.findings import Finding
 
 _SIGNS = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("–", "yellow")}
 
 
 def doctor(
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Models behind URLs, such as openai:… judge:…")],
+    specs: Annotated[
+        list[str],
+        typer.Argument(metavar="SPEC...", help="Models behind URLs and GGUF files, such as openai:… judge:… gguf:…"),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
 ) -> None:
-    """Try servers out before a run: fields that are refused, thoughts, prefixes, ends of steps, token counts.
+    """Try servers and GGUF files out before a run: refused fields, thoughts, ends of steps, libraries, memory.
 
     The exit code is 1 where something that is needed does not work.
 
@@ -43,6 +46,11 @@ def doctor(
 
 
 async def _examine(spec: str) -> list[Finding]:
+    files = list(_gguf(spec))
+    if files:
+        from rsd_integrations.llamacpp.doctor import examine
+
+        return [one for rest, inner in files for one in await examine(rest, options_of(inner))]
     model: Any = load(spec)
     try:
         behind = model
@@ -51,6 +59,16 @@ async def _examine(spec: str) -> list[Finding]:
         return list(await behind.examine()) if hasattr(behind, "examine") else []
     finally:
         await model.aclose()
+
+
+def _gguf(spec: str) -> Iterator[tuple[str, str]]:
+    """The GGUF files of a spec, each with the spec inside of it that names it."""
+    backend, rest = parse_spec(spec)
+    if backend.nested:
+        for part in parts_of(rest):
+            yield from _gguf(part)
+    elif backend.extra == "llamacpp":
+        yield rest, spec
 
 
 def _show(spec: str, findings: list[Finding]) -> None:

@@ -16,11 +16,13 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     """List what a SPEC can name."""
     by_kind = backends()
     formats, critics = dict(usable(FORMATS)).values(), dict(usable(CRITICS)).values()  # a broken package is left out
+    files = _gguf_packages()
     if as_json:
         data = {
             "backends": {
                 b.kind: {"summary": b.summary, "extra": b.extra, "examples": list(b.examples)} for b in by_kind.values()
             },
+            "gguf_packages": files,
             "prm_formats": {
                 f.name: {
                     "models": list(f.models),
@@ -46,6 +48,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
             console.print(f"    {example}", style="cyan", highlight=False)
         if backend.extra:
             console.print(f'    needs pip install "rsd-decoding\\[{backend.extra}]"', style="dim", highlight=False)
+    if files:
+        console.print("\n[bold]GGUF files in installed packages[/], as drafter or target:")
+        for spec in files:
+            console.print(f"    {spec}", style="cyan", highlight=False)
     console.print(
         "\n[bold]Arguments of a chat template[/] are options template.NAME=VALUE, as with thinking models:\n"
         "    [cyan]hf,template.enable_thinking=false:Qwen/Qwen3-8B[/]",
@@ -58,3 +64,12 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     for critic in critics:
         if critic.models:
             console.print(f"    {critic.name}: {', '.join(critic.models)}", highlight=False)
+
+
+def _gguf_packages() -> list[str]:
+    """Specs of the GGUF files that packages of this environment hold."""
+    try:
+        from rsd_integrations.llamacpp.files import packages
+    except ModuleNotFoundError:  # without the extra, which is named beside the kind
+        return []
+    return [f"gguf:{text}" for text in packages()]

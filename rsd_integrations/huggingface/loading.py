@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rsd_core import ConfigurationError
+from rsd_core.errors import DISTRIBUTION
 from rsd_integrations.huggingface import from_pretrained, memory
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.linear import Linear
@@ -44,22 +45,49 @@ def find(model: str, pickles: bool = False) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
+            if files := sorted(folder.glob("*.gguf")):
+                raise ConfigurationError(_is_gguf(f"the folder {model!r}", str(files[0])))
             adapter = (folder / "adapter_config.json").exists()
             hint = "; it is an adapter: merge it into its base first (merge_and_unload of peft)" if adapter else ""
             raise ConfigurationError(f"the folder {model!r} holds no checkpoint: config.json is missing{hint}")
         return folder
+    if folder.suffix == ".gguf" or model.startswith(("package=", "hub=")):
+        raise ConfigurationError(_is_gguf(repr(model), model))
     if model.startswith((".", "/", "~")):
         raise ConfigurationError(f"there is no folder {model!r}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=[*FILES, "*.bin", "*.pt"] if pickles else FILES))
+        folder = Path(snapshot_download(model, allow_patterns=[*FILES, "*.bin", "*.pt"] if pickles else FILES))
+        names = [] if (folder / "config.json").exists() else _gguf_names(model, folder)
     except (RepositoryNotFoundError, HFValidationError, OSError) as error:
         raise ConfigurationError(
             f"{model!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: {error}). "
             "Check the name, or give the path of a folder."
         ) from error
+    if names:
+        raise ConfigurationError(_is_gguf(f"the repository {model!r}", f"hub={model}:{names[0]}"))
+    return folder
+
+
+def _gguf_names(repository: str, folder: Path) -> list[str]:
+    """The GGUF files of a repository; without the hub those that were fetched."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        names = list_repo_files(repository)
+    except OSError:
+        names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf")]
+    return sorted(name for name in names if name.endswith(".gguf"))
+
+
+def _is_gguf(what: str, file: str) -> str:
+    """What to say where a checkpoint is looked for and a GGUF file is there."""
+    return (
+        f"{what} holds GGUF and no checkpoint of transformers; write gguf:{file} (likelihood:gguf={file}, "
+        f'prm:gguf={file},head=FOLDER as verifier), which takes pip install "{DISTRIBUTION}[llamacpp]"'
+    )
 
 
 def shards(folder: Path, model: str, pickles: bool = False) -> list[Path]:

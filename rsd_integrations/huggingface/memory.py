@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from rsd_core import ConfigurationError
 from rsd_integrations.huggingface.context import context_of
+from rsd_integrations.inprocess.memory import ModelMemory, check_room, free_machine_memory, machine_memory
 
-CACHE_SHARE = 8
-"""A model's keys and values may take one part in so many of the device's memory."""
+ADVICE = (
+    "Load in bfloat16 (half of float32), take smaller models, put one on another device (device=), or serve one and "
+    "use it as openai:MODEL@URL"
+)
+"""What to change where models do not fit."""
 COPY_SHARE = 4
 """Weights that take less than one part in so many of a CPU's free memory are held a second time, in a faster layout."""
 
@@ -25,35 +26,14 @@ def total_memory(device: torch.device) -> float:
     """Bytes of memory that a device has."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return machine_memory()
 
 
 def free_memory(device: torch.device) -> float:
     """Bytes of memory that are free, or that the system would free, on a device."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return 1024 * float(fields["MemAvailable"].split()[0])
-    return total_memory(device)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelMemory:
-    """What one model will take, told by its files before any weight is read."""
-
-    name: str
-    weights: float
-    """Bytes."""
-    token: float
-    """Bytes of one token's keys and values."""
-    context: int
-
-    @property
-    def sequence(self) -> float:
-        """Bytes of the keys and values of one sequence as long as the context, without which it does not run."""
-        return self.token * self.context
+    return free_machine_memory()
 
 
 def has_weight_copy(weights: float, room: float, device: torch.device) -> bool:
@@ -113,19 +93,6 @@ def check_fit(models: Sequence[ModelMemory], device: torch.device) -> float:
     Raises:
         ConfigurationError: They do not; the message says what each takes, and what can be changed.
     """
-    weights, room = weight_bytes(models, device), free_memory(device)
-    needed = sum(weights) + sum(one.sequence for one in models)
-    if needed <= room:
-        return room
-    parts = "; ".join(
-        f"{one.name}: weights {_gb(size)}, a sequence of {one.context} tokens {_gb(one.sequence)}"
-        for one, size in zip(models, weights, strict=True)
-    )
-    raise ConfigurationError(
-        f"{_gb(needed)} are needed on {device}, {_gb(room)} are free ({parts}). Load in bfloat16 (half of float32), "
-        "take smaller models, put one on another device (device=), or serve one and use it as openai:MODEL@URL"
-    )
-
-
-def _gb(size: float) -> str:
-    return f"{size / 2**30:,.2f} GiB"
+    room = free_memory(device)
+    check_room(models, weight_bytes(models, device), room, str(device), ADVICE)
+    return room

@@ -19,11 +19,12 @@ from rsd_integrations.huggingface.compatibility import PROBE_IDS, close, explain
 from rsd_integrations.huggingface.context import context_of
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
 from rsd_integrations.huggingface.kv_store import KVStore, SlotSequence
-from rsd_integrations.huggingface.memory import CACHE_SHARE, free_memory, has_weight_copy, total_memory
+from rsd_integrations.huggingface.memory import free_memory, has_weight_copy, total_memory
 from rsd_integrations.huggingface.output import TorchOutput
 from rsd_integrations.huggingface.sampling import choose
 from rsd_integrations.inprocess.calls import Call, Output
 from rsd_integrations.inprocess.generate_call import GenerateRow
+from rsd_integrations.inprocess.memory import CACHE_SHARE
 from rsd_integrations.inprocess.runner import Runner, ScheduledRow
 from rsd_integrations.inprocess.sequences import CachedSequence
 

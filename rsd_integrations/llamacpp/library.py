@@ -110,7 +110,9 @@ class MissingLibrary(MissingDependency):
 
     def __init__(self) -> None:
         super().__init__("xllamacpp", "llamacpp", "gguf:")
-        has_wheel = sys.platform == "darwin" or (sys.platform == "linux" and os.uname().machine == "x86_64")
+        has_wheel = sys.platform == "darwin" or (
+            sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64")
+        )
         if not has_wheel:
             self.package = "llama-cpp-python"
             self.args = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rsd_core import ConfigurationError
 from rsd_integrations.inprocess.chat_template import chat_template
 from rsd_integrations.inprocess.cores import usable_cores
 from rsd_integrations.inprocess.engine import threads_for
+from rsd_integrations.inprocess.memory import CACHE_SHARE, ModelMemory, machine_memory
 from rsd_integrations.llamacpp.context import MOST_THREADS, Context
 from rsd_integrations.llamacpp.files import find
 from rsd_integrations.llamacpp.header import Header, read_header
@@ -23,10 +23,11 @@ from rsd_integrations.llamacpp.store import FIRST_CELLS, FIRST_SEQUENCES, batch_
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
 from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary
 
-CACHE_SHARE = 8
-"""A cache takes at most one part in so many of the machine's memory, where nobody says."""
 LEAST_CONTEXT = 256
 """Tokens that the library's caches have at least."""
+STEP_TOKENS, LOGIT_COPIES = 64, 3
+"""Logits are told for a step of so many tokens, all of which are read at once where a step is scored. They are there
+where they are computed, where the library gives them out, and in the copy that is kept of them."""
 
 _making = threading.Lock()
 _runners: WeakValueDictionary[tuple[object, ...], LlamaRunner] = WeakValueDictionary()
@@ -101,9 +102,10 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     """
     file = find(text)
     header = read_header(file)
-    exact = options.exact and header.types.keys() <= {"F32"}
+    _check_kind(header)
+    exact = _is_exact(header, options)
     most, longest = _room(header, options, exact)
-    threads = _threads(header, options)
+    threads = choose_threads(header, options)
     if options.batch_invariant and not header.row_by_row:
         raise ConfigurationError(
             f"{file.name} ({', '.join(sorted(header.types))}) cannot be batch_invariant: products with K-quants and "
@@ -138,9 +140,48 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     return Loaded(header, runner, GGUFTokenizer(model))
 
 
+def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
+    """What a model will take, told by its file.
+
+    Args:
+        name: Shown to people.
+        header: What the file says.
+        options: How the model is run.
+
+    Raises:
+        ConfigurationError: It cannot be run so.
+    """
+    _check_kind(header)
+    exact = _is_exact(header, options)
+    most, longest = _room(header, options, exact)
+    reserved = min(FIRST_SEQUENCES, most // longest) if options.batch_invariant else 1
+    logits = 4.0 * header.vocabulary_size * STEP_TOKENS * LOGIT_COPIES
+    return ModelMemory(name, float(header.bytes), header.cache_bytes(4.0 if exact else 2.0), longest, logits, reserved)
+
+
+def _check_kind(header: Header) -> None:
+    """Refuse files that are no language models, by what they say of themselves.
+
+    Raises:
+        ConfigurationError: With what the file is for.
+    """
+    file, kind = header.files[0], str(header.metadata.get("general.type", "model"))
+    if kind == "adapter":
+        raise ConfigurationError(f"{file} is a LoRA adapter; name it beside its model: gguf,lora={file}:MODEL.gguf")
+    if kind != "model" or header.architecture == "clip":
+        raise ConfigurationError(f"{file} is no language model, but of the kind {kind!r}; name the model's own file")
+    if not header.tensors:
+        raise ConfigurationError(f"{file} holds a vocabulary and no weights; fetch the model's own file")
+
+
+def _is_exact(header: Header, options: Options) -> bool:
+    """Whether keys and values are kept in single precision."""
+    return options.exact and header.types.keys() <= {"F32"}
+
+
 def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
     """Most cells of the cache, and the longest sequence."""
-    budget = _memory() / CACHE_SHARE if options.cache_bytes is None else options.cache_bytes
+    budget = machine_memory() / CACHE_SHARE if options.cache_bytes is None else options.cache_bytes
     if not 0 < budget < 2**63:
         raise ConfigurationError(f"cache_bytes={budget:g} is no size of a cache: give bytes above 0, such as 2e9")
     token = header.cache_bytes(4.0 if exact else 2.0) or 1.0
@@ -161,7 +202,12 @@ def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
     return cells, options.context or min(header.context, cells)
 
 
-def _threads(header: Header, options: Options) -> int:
+def choose_threads(header: Header, options: Options) -> int:
+    """How many threads a forward pass uses.
+
+    Raises:
+        ConfigurationError: More are asked for than there are cores.
+    """
     if options.threads is None:
         return min(threads_for(header.flops_per_token), MOST_THREADS)
     if not 1 <= options.threads <= usable_cores():
@@ -176,18 +222,16 @@ def _adapters(text: str | None) -> list[tuple[Path, float]]:
     """Files and scales.
 
     Raises:
-        ConfigurationError: A scale is no number, or there is no such file.
+        ConfigurationError: A scale is no number, there is no such file, or it is no adapter.
     """
     adapters: list[tuple[Path, float]] = []
     for part in (text or "").split("+") if text else ():
         name, star, scale = part.partition("*")
+        file = find(name)
+        if read_header(file).metadata.get("general.type") != "adapter":
+            raise ConfigurationError(f"lora={part}: {file} is no LoRA adapter, converted to GGUF")
         try:
-            adapters.append((find(name), float(scale) if star else 1.0))
+            adapters.append((file, float(scale) if star else 1.0))
         except ValueError as error:
             raise ConfigurationError(f"lora={part}: after the star comes a number, such as 0.5") from error
     return adapters
-
-
-def _memory() -> float:
-    """Bytes of the machine's memory."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

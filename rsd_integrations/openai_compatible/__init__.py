@@ -1,10 +1,10 @@
 """Model servers with the OpenAI API: vLLM, SGLang, llama.cpp, Ollama, `transformers serve`, hosted ones."""
 
+from rsd_integrations.findings import Finding
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import EndpointError, Refused
 from rsd_integrations.openai_compatible.generator import OpenAIGenerator
 from rsd_integrations.openai_compatible.loading import load_generator, open_endpoint
-from rsd_integrations.openai_compatible.probe import Finding
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import PROFILES
 

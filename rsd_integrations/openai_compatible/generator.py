@@ -27,6 +27,7 @@ from rsd_core import (
 )
 from rsd_core.concurrency import run_all
 from rsd_core.thoughts.markers import Thinking
+from rsd_integrations.findings import Finding
 from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksError
 from rsd_integrations.openai_compatible.answers import Answer, StepReader, StreamedSteps, read_answer, received
 from rsd_integrations.openai_compatible.background import Once, on_background_loop
@@ -35,7 +36,7 @@ from rsd_integrations.openai_compatible.continuation import check_chat_steps, ch
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import Refused
 from rsd_integrations.openai_compatible.likelihoods import LogProbabilities
-from rsd_integrations.openai_compatible.probe import Finding, Probe
+from rsd_integrations.openai_compatible.probe import Probe
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import find_profile
 from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath

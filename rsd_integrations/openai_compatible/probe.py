@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from rsd_core import (
@@ -18,6 +17,7 @@ from rsd_core import (
     Usage,
     as_prompt,
 )
+from rsd_integrations.findings import Finding
 from rsd_integrations.openai_compatible.discovery import find_thoughts, rendered_thoughts, spec_of
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import Refused, readable
@@ -30,17 +30,6 @@ from rsd_integrations.openai_compatible.server import Server
 QUESTION = "Count from one to ten."
 HALF = 8
 """Tokens that are written at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was tried."""
-
-    name: str
-    ok: bool | None
-    """None for what is missing, and can be done without."""
-    told: str
-    """What it showed, or why it failed."""
 
 
 class Probed(Protocol):

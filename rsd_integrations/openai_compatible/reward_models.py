@@ -21,11 +21,12 @@ from rsd_core import (
     VerifierError,
     as_prompt,
 )
+from rsd_integrations.findings import Finding
 from rsd_integrations.openai_compatible.background import on_background_loop
 from rsd_integrations.openai_compatible.charges import Charges, usage_in
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import Refused
-from rsd_integrations.openai_compatible.probe import Finding, list_models
+from rsd_integrations.openai_compatible.probe import list_models
 from rsd_integrations.openai_compatible.profiles import PROFILES
 from rsd_integrations.openai_compatible.server import learn
 from rsd_integrations.prm_formats import Head, Layouts, Reader, shown

@@ -16,7 +16,9 @@ MAPPED = {
     "rsd_integrations": "CONTRIBUTING.md",
     "rsd_integrations/evaluation": "CONTRIBUTING.md",
     "rsd_integrations/huggingface": "docs/engine.md",
+    "rsd_integrations/inprocess": "docs/engine.md",
     "rsd_integrations/langchain": "CONTRIBUTING.md",
+    "rsd_integrations/llamacpp": "docs/engine.md",
     "rsd_integrations/openai_compatible": "CONTRIBUTING.md",
 }
 """Folders with a table of their files, by the page that has it."""

@@ -1,0 +1,149 @@
+"""`rsd plan`: whether models fit into memory together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from rsd_core import MissingDependency, SpecError
+from rsd_core.data import masked
+from rsd_core.registry import options_of, parse_spec, parts_of
+from rsd_integrations.cli.terminal import Terminal, plain
+from rsd_integrations.inprocess.memory import CACHE_SHARE, ModelMemory, check_room, free_machine_memory, machine_memory
+
+if TYPE_CHECKING:
+    import torch
+
+    from rsd_integrations.llamacpp.loading import Options
+
+CHECKPOINTS = ("embedded", "hf", "prm", "likelihood", "shared")
+"""Kinds of specs that load a checkpoint into this process."""
+NOTHING = ("rule", "code", "confidence")
+"""Kinds without a model, or of the drafter itself."""
+GGUF_ADVICE = "Take files of fewer bits a weight or smaller models, or lower context= of the longest"
+
+
+def plan(
+    specs: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help="Models of this process, such as hf:… prm:… gguf:…")
+    ],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device runs.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="As torch names it; by default a GPU where there is one.")] = None,
+) -> None:
+    """Say whether models fit into a device's memory together, before any is loaded.
+
+    Example: `rsd plan hf:./draft prm:./reward hf:./target --device cuda --dtype bfloat16`
+    """
+    found = [one for argument in specs for one in _models(argument)]
+    # One that plays two roles is loaded once.
+    checkpoints = {rest: spec for kind, rest, spec in found if kind == "checkpoint"}
+    files = {rest: spec for kind, rest, spec in found if kind == "gguf"}
+    if not found:
+        raise SpecError(f"{', '.join(specs)}: no weights to load, so there is nothing to plan")
+    on_machine = _gguf(files)
+    if not checkpoints:
+        sizes = [one.weights for one in on_machine]
+        _show(on_machine, sizes, machine_memory())
+        _fit(on_machine, sizes, free_machine_memory(), "this machine", GGUF_ADVICE)
+        return
+    memory, where, models = _checkpoints(checkpoints, dtype, device)
+    sizes = memory.weight_bytes(models, where)
+    total, room = memory.total_memory(where), memory.free_memory(where)
+    if where.type == "cpu":  # one memory for all
+        models, sizes = [*models, *on_machine], [*sizes, *(one.weights for one in on_machine)]
+    elif on_machine:
+        own = [one.weights for one in on_machine]
+        _show(on_machine, own, machine_memory())
+        _fit(on_machine, own, free_machine_memory(), "this machine", GGUF_ADVICE)
+    _show(models, sizes, total)
+    _fit(models, sizes, room, str(where), memory.ADVICE)
+
+
+def _show(models: list[ModelMemory], weights: list[float], total: float) -> None:
+    logits = any(one.logits for one in models)
+    table = Table(
+        "model",
+        "weights",
+        "cache a token",
+        "context",
+        "sequences in the cache's share",
+        *(["logits of a step"] if logits else []),
+    )
+    for one, size in zip(models, weights, strict=True):
+        table.add_row(
+            plain(one.name),
+            f"{size / 2**20:,.1f} MiB",
+            f"{one.token / 2**10:,.1f} KiB",
+            str(one.context),
+            f"{total / CACHE_SHARE / one.sequence:,.0f}",
+            *([f"{one.logits / 2**20:,.1f} MiB" if one.logits else "–"] if logits else []),
+        )
+    Terminal().print(table)
+
+
+def _fit(models: list[ModelMemory], weights: list[float], room: float, where: str, advice: str) -> None:
+    needed = check_room(models, weights, room, where, advice)
+    Terminal().print(f"They fit: {needed / 2**30:,.2f} of {room / 2**30:,.2f} GiB on {where}.")
+
+
+def _models(spec: str) -> Iterator[tuple[str, str, str]]:
+    """The models behind a spec of this process, those of specs inside included: their form, place and spec."""
+    backend, rest = parse_spec(spec)
+    if backend.nested:
+        for part in parts_of(rest):
+            yield from _models(part)
+    elif backend.extra == "llamacpp":
+        yield "gguf", rest, spec
+    elif backend.kind in CHECKPOINTS:
+        yield "checkpoint", rest, spec
+    elif backend.kind not in NOTHING:
+        known = ", ".join((*CHECKPOINTS, "gguf"))
+        raise SpecError(f"{masked(spec)} runs elsewhere and takes no memory here; give specs of {known}")
+
+
+def _gguf(files: dict[str, str]) -> list[ModelMemory]:
+    """What GGUF files will take, by the specs that name them."""
+    if not files:
+        return []
+    try:
+        from rsd_integrations.llamacpp.files import find
+        from rsd_integrations.llamacpp.header import read_header
+        from rsd_integrations.llamacpp.loading import Options, memory_of
+    except ModuleNotFoundError as error:
+        raise MissingDependency(error.name or "xllamacpp", "llamacpp", "rsd plan of GGUF files") from error
+    return [memory_of(spec, read_header(find(rest)), _options(spec, Options)) for rest, spec in files.items()]
+
+
+def _options(spec: str, kind: type[Options]) -> Options:
+    return kind(**{name: value for name, value in options_of(spec).items() if name in kind.__slots__})
+
+
+def _checkpoints(
+    specs: dict[str, str], dtype: str | None, device: str | None
+) -> tuple[Any, torch.device, list[ModelMemory]]:
+    """The module that knows checkpoints, where they run, and what they will take."""
+    try:
+        from rsd_integrations.huggingface import loading, memory
+    except ModuleNotFoundError as error:
+        named = ", ".join(masked(spec) for spec in specs.values())
+        raise MissingDependency(error.name or "torch", "huggingface", f"rsd plan of {named}") from error
+    where, wanted = loading.choose_device(device), loading.named_dtype(dtype)
+    models = []
+    for rest, spec in specs.items():
+        model = _embedded(rest) if parse_spec(spec)[0].kind == "embedded" else rest
+        folder = loading.find(model)
+        files = loading.shards(folder, model)
+        kind = wanted or loading.default_dtype(where, files)
+        models.append(memory.model_memory(spec, files, loading.read_config(folder), kind))
+    return memory, where, models
+
+
+def _embedded(name: str) -> str:
+    from rsd_integrations.embedded.models import folder_of
+
+    return str(folder_of(name))
