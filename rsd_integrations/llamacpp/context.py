@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -32,8 +31,7 @@ CELLS: Final = 256
 TYPES: Final = {"f32": (0, 4.0), "f16": (1, 2.0), "q8_0": (8, 34 / 32)}
 """Types of keys and values in the cache: ggml's number for them, and bytes."""
 
-_NONE, _MAGIC = 0, b"rsd1"
-_STATE = struct.Struct("<4sIQ")
+_NONE = 0  # llama_pooling_type
 
 
 class Context:
@@ -456,13 +454,6 @@ class Context:
         """Tokens for which there is room."""
         return self._used.free
 
-    def save(self, sequence: int) -> bytes:
-        """What a sequence holds, to be restored into a context of the same model that is made alike."""
-        with self._lock:
-            self._check_sequence(sequence)
-            data = self._state(self._address, sequence)
-            return _STATE.pack(_MAGIC, self._lengths[sequence], len(data)) + data
-
     def _state(self, context: Any, sequence: int) -> bytes:
         """The library's own form of what a sequence of a context holds."""
         size = self._call.llama_state_seq_get_size(context, sequence)
@@ -476,33 +467,6 @@ class Context:
         if self._call.llama_state_seq_set_data(self._address, state, len(state), sequence) != len(state):
             self._remove(sequence, 0)
             raise RuntimeError("llama.cpp does not take the saved state")
-
-    def restore(self, sequence: int, data: bytes) -> bool:
-        """Put what was saved into an empty sequence.
-
-        Returns:
-            False where the cache has no room for it; nothing is changed then.
-
-        Raises:
-            ValueError: The sequence is not empty, or the data are not what `save` returned.
-            RuntimeError: The library does not take them: they are of another model.
-        """
-        with self._lock:
-            self._check_sequence(sequence)
-            if self._lengths[sequence]:
-                raise ValueError(f"sequence {sequence} is not empty")
-            magic, length, size = _STATE.unpack_from(data) if len(data) >= _STATE.size else (b"", 0, 0)
-            if magic != _MAGIC or len(data) != _STATE.size + size:
-                raise ValueError("this is not what `save` returned")
-            if length > min(self._used.free, self.most_tokens):
-                return False
-            if length:
-                self._put(sequence, data[_STATE.size :])
-                self._share(sequence, sequence, length)
-                self._check_positions(sequence, length)
-                self._used.extend(sequence, 0, length)
-                self._lengths[sequence] = length
-            return True
 
     def grow(self, *, cells: int, batch: int, sequences: int) -> None:
         """Make room for more, and keep what is there: nothing is computed again, and what is shared stays shared.
