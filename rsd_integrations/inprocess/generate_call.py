@@ -42,6 +42,20 @@ class GenerateRow(Row):
         """The sampled ids of the step so far, without one that ends the response."""
         return self.step.tokens
 
+    def append(self, token: int, logprob: float) -> bool:
+        """Go on with one sampled token where nothing is guessed or still to be computed; True when the step is over."""
+        del self._uniforms[:1]
+        if not self.step.append(token, logprob):
+            self.ids.append(token)
+            return False
+        end = self._prefix + len(self.step.tokens)
+        if end > len(self.ids):
+            self.ids.append(token)
+        else:  # it ends the response, or what came after the step's end goes with it
+            del self.ids[end:]
+            self.sequence.truncate(end)
+        return True
+
     def extend(self, sampled: Iterable[tuple[int, float]]) -> bool:
         """Go on with sampled tokens and their log-probabilities; True when the step is over.
 

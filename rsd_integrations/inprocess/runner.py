@@ -149,10 +149,16 @@ class Runner(ABC):
     def _charge(self, scheduled: list[ScheduledRow], seconds: float) -> None:
         """Share out the time of a pass by the tokens that each row computed."""
         if scheduled:
-            self.pass_seconds += (seconds - self.pass_seconds) / AVERAGED_PASSES
+            self._note(1, seconds)
         share = seconds / max(1, sum(part.new for part in scheduled))
         for row, cached, new, _ in scheduled:
             row.call.charge(cached, new, share * new)
+
+    def _note(self, passes: int, seconds: float) -> None:
+        """Count forward passes, and note how long they took."""
+        self.passes += passes
+        if passes:
+            self.pass_seconds += (seconds / passes - self.pass_seconds) / AVERAGED_PASSES
 
     def _drop_ended(self) -> None:
         self._calls = [call for call in self._calls if call.rows]
@@ -210,7 +216,6 @@ class Runner(ABC):
     def _forward(self, scheduled: list[ScheduledRow]) -> Output:
         """Compute what is scheduled."""
         output = self._compute(scheduled)
-        self.passes += 1
         for row, cached, new, _ in scheduled:
             row.sequence.last_output = None
             row.sequence.ids += row.ids[cached : cached + new]

@@ -51,10 +51,9 @@ class NumpyOutput(Output):
         return values
 
 
-def log_total(logits: Array) -> float:
-    """The logarithm of the sum of exponentials of one row [vocabulary]."""
-    largest = logits.max()
-    return float(largest) + log(np.exp(logits - largest).sum())
+def log_total(logits: Array, largest: np.float32) -> float:
+    """The logarithm of the sum of exponentials of one row [vocabulary], given its largest."""
+    return float(largest) + log(np.add.reduce(np.exp(logits - largest)))
 
 
 def log_totals(logits: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 from rsd_core import Sampling
 from rsd_integrations.inprocess.calls import Call, Output
 from rsd_integrations.inprocess.generate_call import GenerateRow
-from rsd_integrations.inprocess.runner import AVERAGED_PASSES, Runner, ScheduledRow
+from rsd_integrations.inprocess.runner import Runner, ScheduledRow
 from rsd_integrations.inprocess.sequences import CachedSequence
 from rsd_integrations.llamacpp.context import Context
 from rsd_integrations.llamacpp.output import NumpyOutput, log_total
@@ -20,6 +20,8 @@ from rsd_integrations.llamacpp.store import NumberedSequence, UnifiedStore
 logger = logging.getLogger(__name__)
 OUTPUT_BYTES = 2**26
 """Most bytes of logits of a forward pass."""
+LONE_SECONDS = 0.001
+"""How long a row decodes by itself before the engine looks for others."""
 
 
 class LlamaRunner(Runner):
@@ -59,40 +61,52 @@ class LlamaRunner(Runner):
     def step(self) -> None:
         if len(self._calls) == 1 and len(self._calls[0].rows) == 1:
             (row,) = self._calls[0].rows
-            if isinstance(row, GenerateRow) and row.step.sampled and row.pending == 1 and self._decode_lone(row):
+            if (
+                isinstance(row, GenerateRow)
+                and row.step.sampled
+                and row.pending == 1
+                and not row.call.cancelled
+                and self._decode_lone(row)
+            ):
                 return
         super().step()
 
     def _decode_lone(self, row: GenerateRow) -> bool:
-        """One token of a row that nothing runs beside: the same as any step, without what batches need.
+        """Some tokens of a row that nothing runs beside: the same as by steps, without what batches need.
 
-        A small model takes some thirty microseconds for a token, less than the bookkeeping of a batch.
+        A small model takes some thirty microseconds for a token, less than the bookkeeping of a batch. False where
+        there is no room.
         """
-        began, call, sequence, ids = time.perf_counter(), row.call, row.sequence, row.ids
-        position = len(ids) - 1
-        if call.cancelled or not self.store.reserve(sequence, position + 1):
-            return False
-        logits = self.store.context.decode_one(_number(sequence), position, ids[position])
-        self.store.settle()
-        if logits is None:
-            return False
-        self.passes += 1
+        call, sequence, ids, context = row.call, row.sequence, row.ids, self.store.context
+        number, sampling, first = _number(sequence), row.call.request.sampling, len(ids) - 1
+        sequence.touch()
         sequence.last_output = None
-        sequence.ids.append(ids[position])
-        sampling = call.request.sampling
-        token = choose(logits, sampling, row.uniforms(1)[0] if sampling.temperature else 0.0)
-        sampled = token, float(logits[token]) - log_total(logits)
-        row.output_positions.clear()
-        seconds = time.perf_counter() - began
-        self.pass_seconds += (seconds - self.pass_seconds) / AVERAGED_PASSES
-        call.charge(position, 1, seconds)
+        began, over = time.perf_counter(), False
+        until, fault = began + LONE_SECONDS, None
         try:
-            if row.extend((sampled,)):
-                call.finish(row)
-        except Exception as fault:  # a splitter's
+            while not (over or call.cancelled or fault or time.perf_counter() > until):
+                position = len(ids) - 1
+                logits = context.decode_one(number, position, ids[position])
+                if logits is None:
+                    break
+                sequence.ids.append(ids[position])
+                token = choose(logits, sampling, row.uniforms(1)[0] if sampling.temperature else 0.0)
+                largest = logits.max() if sampling.temperature else logits[token]
+                try:
+                    over = row.append(token, float(logits[token]) - log_total(logits, largest))
+                except Exception as error:  # a splitter's
+                    fault = error
+        finally:
+            computed, seconds = len(sequence.ids) - first, time.perf_counter() - began
+            self._note(computed, seconds)
+            call.charge(first, computed, seconds)
+        row.output_positions = [len(ids) - 1]
+        if fault is not None:
             call.fail(fault)
+        elif over:
+            call.finish(row)
         self._drop_ended()
-        return True
+        return computed > 0
 
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> NumpyOutput:
         context = self.store.context
@@ -144,7 +158,7 @@ class LlamaRunner(Runner):
             for place, uniform in zip(places, uniforms, strict=True):
                 one = logits[place]
                 token = choose(one, sampling, uniform)
-                sampled.append((token, float(one[token]) - log_total(one)))
+                sampled.append((token, float(one[token]) - log_total(one, one.max())))
         return sampled
 
 
