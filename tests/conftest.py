@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
 
 import pytest
 from hypothesis import settings
@@ -48,15 +49,17 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from rsd_integrations.inprocess.reward_verifier import RewardVerifier
     from rsd_integrations.llamacpp import LlamaCppGenerator, LlamaCppLikelihood
 
-    meters: dict[int, Meter] = {}
+    meters: list[Meter] = []
+    by_module: WeakKeyDictionary[object, Meter] = WeakKeyDictionary()  # a test may look whether its model is freed
     wrong: list[str] = []
     making = threading.Lock()
 
     def meter_of(name: str, module: object) -> Meter:
         with making:  # a second meter would be a second hook, left on the model
-            if id(module) not in meters:
-                meters[id(module)] = Meter(name, module)
-            return meters[id(module)]
+            if module not in by_module:
+                by_module[module] = Meter(name, module)
+                meters.append(by_module[module])
+            return by_module[module]
 
     def watched(original: Callable[..., Any]) -> Callable[..., Any]:
         async def call(self: Any, *args: Any, **options: Any) -> Any:
@@ -96,10 +99,10 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ):
         monkeypatch.setattr(kind, method, watched(getattr(kind, method)))
     yield
-    for meter in meters.values():
+    for meter in meters:
         meter.close()
     assert not wrong
-    assert [(meter.name, meter.told) for meter in meters.values()] == [(m.name, m.seen) for m in meters.values()]
+    assert [(meter.name, meter.told) for meter in meters] == [(meter.name, meter.seen) for meter in meters]
 
 
 def _counted(runner: Any) -> object:
@@ -138,7 +141,6 @@ class Meter:
 
     def __init__(self, name: str, module: object) -> None:
         self.name, self.told = name, 0
-        self.module = module  # held, so that no model loaded later takes its id
         self._counter = Counter()
         self._counter.watch("model", module)
         self._inside = 0
@@ -243,10 +245,11 @@ class Counter:
             self.tokens[role] += batch.n_tokens if code == 0 else 0
             return code
 
-        context._decode = watched
+        context._decode, alive = watched, ref(context)
 
         def remove() -> None:
-            if context._decode is watched:
+            context = alive()
+            if context is not None and context._decode is watched:
                 context._decode = decode
 
         return SimpleNamespace(remove=remove)

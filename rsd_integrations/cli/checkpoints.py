@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rsd_core import ConfigurationError
+from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.cli.terminal import Terminal, plain
 from rsd_integrations.output_files import new_folder
 
@@ -65,12 +67,14 @@ def export(
         if value is not None and not given:
             raise ConfigurationError(f"{option} {value} is of {needs}")
     if gguf:
-        from rsd_integrations.huggingface import to_gguf
+        with _gguf_needs("--gguf"):
+            from rsd_integrations.huggingface import to_gguf
 
         to_gguf.export(model, out, type=type or "f32", format=format)
         told = f"written to {out}: gguf:{out}"
     elif from_gguf:
-        from rsd_integrations.huggingface import from_gguf as reading
+        with _gguf_needs("--from-gguf"):
+            from rsd_integrations.huggingface import from_gguf as reading
         from rsd_integrations.llamacpp.files import find
 
         reading.export(find(model), out, dtype=dtype)
@@ -83,6 +87,15 @@ def export(
         serve = f"""vllm serve {out} --runner pooling --pooler-config '{{"pooling_type": "ALL"}}'"""
         told = f"written to {out}. Serve it: {serve}"
     Terminal().print(plain(told))
+
+
+@contextmanager
+def _gguf_needs(option: str) -> Iterator[None]:
+    """Name all at once that takes: torch, the `gguf` package, and llama.cpp to try the vocabulary."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependency(error.name or "torch", "gguf,llamacpp", f"rsd export {option}") from error
 
 
 def _check_direction(model: str, out: Path, gguf: bool, from_gguf: bool) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from rsd_core import load
 from rsd_core.blocking import wait_for
 from rsd_core.control_characters import visible
-from rsd_core.registry import options_of, parse_spec, parts_of
+from rsd_core.registry import parse_spec, parts_of
 from rsd_integrations.cli.terminal import Terminal, plain
 from rsd_integrations.findings import Finding
 
@@ -50,7 +50,7 @@ async def _examine(spec: str) -> list[Finding]:
     if files:
         from rsd_integrations.llamacpp.doctor import examine
 
-        return [one for rest, inner in files for one in await examine(rest, options_of(inner))]
+        return [one for rest, inner in files for one in await examine(rest, inner)]
     model: Any = load(spec)
     try:
         behind = model

@@ -47,7 +47,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
         for example in backend.examples:
             console.print(f"    {example}", style="cyan", highlight=False)
         if backend.extra:
-            console.print(f'    needs pip install "rsd-decoding\\[{backend.extra}]"', style="dim", highlight=False)
+            needs = f'    needs pip install "rsd-decoding\\[{backend.extra}]"'
+            if backend.gguf:
+                needs += '; with gguf= instead "rsd-decoding\\[llamacpp]"'
+            console.print(needs, style="dim", highlight=False)
     if files:
         console.print("\n[bold]GGUF files in installed packages[/], as drafter or target:")
         for spec in files:

@@ -10,14 +10,12 @@ from rich.table import Table
 
 from rsd_core import MissingDependency, SpecError
 from rsd_core.data import masked
-from rsd_core.registry import options_of, parse_spec, parts_of
+from rsd_core.registry import parse_spec, parts_of
 from rsd_integrations.cli.terminal import Terminal, plain
 from rsd_integrations.inprocess.memory import CACHE_SHARE, ModelMemory, check_room, free_machine_memory, machine_memory
 
 if TYPE_CHECKING:
     import torch
-
-    from rsd_integrations.llamacpp.loading import Options
 
 CHECKPOINTS = ("embedded", "hf", "prm", "likelihood", "shared")
 """Kinds of specs that load a checkpoint into this process."""
@@ -42,22 +40,19 @@ def plan(
     found = [one for argument in specs for one in _models(argument)]
     # One that plays two roles is loaded once.
     checkpoints = {rest: spec for kind, rest, spec in found if kind == "checkpoint"}
-    files = {rest: spec for kind, rest, spec in found if kind == "gguf"}
     if not found:
         raise SpecError(f"{', '.join(specs)}: no weights to load, so there is nothing to plan")
-    on_machine = _gguf(files)
+    on_machine, own = _gguf([(rest, spec) for kind, rest, spec in found if kind == "gguf"])
     if not checkpoints:
-        sizes = [one.weights for one in on_machine]
-        _show(on_machine, sizes, machine_memory())
-        _fit(on_machine, sizes, free_machine_memory(), "this machine", GGUF_ADVICE)
+        _show(on_machine, own, machine_memory())
+        _fit(on_machine, own, free_machine_memory(), "this machine", GGUF_ADVICE)
         return
     memory, where, models = _checkpoints(checkpoints, dtype, device)
     sizes = memory.weight_bytes(models, where)
     total, room = memory.total_memory(where), memory.free_memory(where)
     if where.type == "cpu":  # one memory for all
-        models, sizes = [*models, *on_machine], [*sizes, *(one.weights for one in on_machine)]
+        models, sizes = [*models, *on_machine], [*sizes, *own]
     elif on_machine:
-        own = [one.weights for one in on_machine]
         _show(on_machine, own, machine_memory())
         _fit(on_machine, own, free_machine_memory(), "this machine", GGUF_ADVICE)
     _show(models, sizes, total)
@@ -69,15 +64,16 @@ def _show(models: list[ModelMemory], weights: list[float], total: float) -> None
     table = Table(
         "model",
         "weights",
-        "cache a token",
+        "cache a\ntoken",
         "context",
-        "sequences in the cache's share",
-        *(["logits of a step"] if logits else []),
+        "sequences\nin the\ncache's\nshare",
+        *(["logits of\na step"] if logits else []),
     )
+    table.columns[0].overflow = "fold"  # a spec cut short names nothing
     for one, size in zip(models, weights, strict=True):
         table.add_row(
             plain(one.name),
-            f"{size / 2**20:,.1f} MiB",
+            f"{size / 2**20:,.1f} MiB" if size else "shared",
             f"{one.token / 2**10:,.1f} KiB",
             str(one.context),
             f"{total / CACHE_SHARE / one.sequence:,.0f}",
@@ -106,21 +102,23 @@ def _models(spec: str) -> Iterator[tuple[str, str, str]]:
         raise SpecError(f"{masked(spec)} runs elsewhere and takes no memory here; give specs of {known}")
 
 
-def _gguf(files: dict[str, str]) -> list[ModelMemory]:
-    """What GGUF files will take, by the specs that name them."""
+def _gguf(files: list[tuple[str, str]]) -> tuple[list[ModelMemory], list[float]]:
+    """What GGUF files will take, each with a spec that names it, and the bytes of weights of each.
+
+    One that plays two roles is loaded once; where the roles have other options, each has a cache of its own.
+    """
     if not files:
-        return []
+        return [], []
     try:
         from rsd_integrations.llamacpp.files import find
         from rsd_integrations.llamacpp.header import read_header
-        from rsd_integrations.llamacpp.loading import Options, memory_of
+        from rsd_integrations.llamacpp.loading import memory_of, options_from
     except ModuleNotFoundError as error:
         raise MissingDependency(error.name or "xllamacpp", "llamacpp", "rsd plan of GGUF files") from error
-    return [memory_of(spec, read_header(find(rest)), _options(spec, Options)) for rest, spec in files.items()]
-
-
-def _options(spec: str, kind: type[Options]) -> Options:
-    return kind(**{name: value for name, value in options_of(spec).items() if name in kind.__slots__})
+    by_use = {(find(rest), options_from(spec)): spec for rest, spec in files}
+    models = [memory_of(spec, read_header(file), options) for (file, options), spec in by_use.items()]
+    loaded = [file for file, _ in by_use]
+    return models, [0.0 if file in loaded[:at] else models[at].weights for at, file in enumerate(loaded)]
 
 
 def _checkpoints(

@@ -127,8 +127,12 @@ class ChatTemplate:
         if self.arguments:
             names = sorted(_arguments_of(self.source))
             for name, value in self.arguments.items():
+                if not names:
+                    raise ConfigurationError(
+                        f"this model's chat template takes no arguments (got {name!r}): leave it out"
+                    )
                 if name not in names:
-                    raise ConfigurationError(unknown("template argument", name, names or ["none"]))
+                    raise ConfigurationError(unknown("template argument", name, names))
                 if name in _SWITCHES and not isinstance(value, bool):  # templates take the text "false" for true
                     raise ConfigurationError(f"the template argument {name} takes true or false (got {value!r})")
         self._renderings: OrderedDict[int, tuple[Prompt, Rendering]] = OrderedDict()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rsd_core import ConfigurationError, RSDError, StepRequest, as_prompt
 from rsd_core import Path as StepPath
+from rsd_core import load as make
+from rsd_core.registry import options_of, parse_spec
 from rsd_integrations.findings import Finding
 from rsd_integrations.inprocess.cores import usable_cores
 from rsd_integrations.inprocess.memory import check_room, free_machine_memory
@@ -16,7 +17,8 @@ from rsd_integrations.llamacpp.files import find
 from rsd_integrations.llamacpp.generator import LlamaCppGenerator
 from rsd_integrations.llamacpp.header import Header, read_header
 from rsd_integrations.llamacpp.library import LIBRARY, library
-from rsd_integrations.llamacpp.loading import Options, choose_threads, load, memory_of
+from rsd_integrations.llamacpp.loading import Options, choose_threads, load, memory_of, options_from
+from rsd_integrations.llamacpp.reward_models import LlamaCppVerifier
 
 QUESTION = "Count from one to ten."
 WRITTEN = 8
@@ -25,15 +27,14 @@ FASTER = {"AMX_INT8": "amx_int8", "AVX512": "avx512f", "AVX2": "avx2"}
 """Kernels as llama.cpp names them, and the processor's flag for what they use; the best first."""
 
 
-async def examine(text: str, options: Mapping[str, Any]) -> list[Finding]:
+async def examine(text: str, spec: str) -> list[Finding]:
     """Everything that was found; no more than the first fault where nothing can be tried after it.
 
     Args:
         text: Where the file is, see `files.find`.
-        options: Those of its spec; ones that say nothing of how a model is run are left alone.
+        spec: The spec that names it, with its options.
     """
-    told = {name: value for name, value in options.items() if name in Options.__slots__}
-    chosen = Options(**told)
+    chosen, template = options_from(spec), options_of(spec).get("template")
     findings: list[Finding] = []
     try:
         header = read_header(find(text))
@@ -42,8 +43,10 @@ async def examine(text: str, options: Mapping[str, Any]) -> list[Finding]:
         findings.append(_tried("library", _library))
         if findings[-1].ok:
             findings.append(_kernels())
-            loaded = load(text, chosen, options.get("template"))
-            model = LlamaCppGenerator(loaded, text, options.get("template"))
+            if parse_spec(spec)[0].kind == "prm":
+                findings.append(_tried("reward head", lambda: _reward_head(spec)))
+            loaded = load(text, chosen, template)
+            model = LlamaCppGenerator(loaded, text, template)
             findings.append(await _answers(model))
             findings += _model(model, header, chosen)
     except RSDError as error:
@@ -75,6 +78,12 @@ def _memory(header: Header, options: Options) -> str:
     )
 
 
+def _reward_head(spec: str) -> str:
+    """Whether rewards can be read; it is made as for a run."""
+    verifier: LlamaCppVerifier = make(spec)
+    return f"of the format {verifier.reader.format.name}"
+
+
 def _library() -> str:
     """Which one it is, and by which layout its structures were proved."""
     loaded = library()
@@ -84,16 +93,17 @@ def _library() -> str:
 def _kernels() -> Finding:
     """What the library was compiled for and found, and what the processor has beyond that."""
     features = library().features
-    used = {name for name, value in re.findall(r"(\w+) = (\d+)", features) if value != "0"}
+    used = [name for name, value in re.findall(r"(\w+) = (\d+)", features) if value != "0"]
+    names = ", ".join(used)
     known = next((name for name in FASTER if name in used), "none of these")
     better = next((name for name, flag in FASTER.items() if flag in _flags()), None)
     if better is None or better in used:
-        return Finding("kernels", True, features)
+        return Finding("kernels", True, names)
     return Finding(
         "kernels",
         None,
         f"{known}, and this processor has {better}: a build that chooses at run time is faster, "
-        f"above all at reading; {LIBRARY} names one. {features}",
+        f"above all at reading; {LIBRARY} names one. This one has {names}",
     )
 
 
@@ -152,8 +162,9 @@ def _invariance(model: LlamaCppGenerator, header: Header) -> Finding:
         return Finding("batch invariant", True, "yes: every sequence has cells of its own")
     kind = header.file_type
     if header.sliding_window or not header.row_by_row:
-        why = "attention with windows" if header.row_by_row else f"what is stored as {kind}"
+        why = "attention with windows" if header.row_by_row else f"products with {kind}"
         buy = "take a file in Q8_0 or Q4_1, of a model without windows of attention, with batch_invariant=true"
     else:
-        why, buy = "attention", "batch_invariant=true buys it, for cells of the cache"
-    return Finding("batch invariant", None, f"no: {why} rounds otherwise beside others; {buy}")
+        why, buy = "attention", "batch_invariant=true prevents it, and takes its cache from the beginning"
+    beside = "round otherwise" if why.startswith("products") else "rounds otherwise"
+    return Finding("batch invariant", None, f"no: {why} {beside} where requests run beside each other; {buy}")

@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from rsd_core import ConfigurationError
+from rsd_core.registry import options_of, parse_spec
 from rsd_integrations.inprocess.chat_template import chat_template
 from rsd_integrations.inprocess.cores import usable_cores
 from rsd_integrations.inprocess.engine import threads_for
@@ -57,6 +58,13 @@ class Options:
     otherwise they are rounded to half of it, as flash attention does in any case."""
     beyond_training: bool = False
     """`context` may be longer than what the model was trained for, as some reward models are read."""
+
+
+def options_from(spec: str) -> Options:
+    """How a spec has its file run; what else the spec says is left alone."""
+    named = {name: value for name, value in options_of(spec).items() if name in Options.__slots__}
+    reads_rewards = parse_spec(spec)[0].kind == "prm"
+    return Options(**named, exact=reads_rewards, beyond_training=reads_rewards)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,33 @@ def test_a_plan_counts_files_and_checkpoints_in_one_memory(monkeypatch: pytest.M
         rsd("plan", f"gguf:{file}")
 
 
+def test_a_plan_counts_a_file_once_and_a_cache_for_each_way_to_run_it() -> None:
+    def needed(*specs: str) -> float:
+        shown = rsd("plan", *specs)
+        (told,) = re.findall(r"They fit: ([\d.]+) of", shown)
+        return float(told)
+
+    long, short = f"gguf,context=8192:{GEMMA}", f"likelihood,context=2048:gguf={GEMMA}"
+    shown = rsd("plan", long, short, f"judge:{long}")
+    assert row(shown, "context=8192")[1] == "235.2 MiB"
+    assert row(shown, "context=2048")[1:4] == ["shared", "18.0 KiB", "2048"]
+    weights = 235.2 / 1024
+    assert needed(long, short) == pytest.approx(needed(long) + needed(short) - weights, abs=0.02)
+    assert needed(long, short) > needed(long)
+
+
+def test_a_plan_on_a_narrow_terminal_tells_every_spec_in_full() -> None:
+    shown = CliRunner().invoke(app, ["plan", f"gguf,context=2048:{GEMMA}"], env={"COLUMNS": "80"}).output
+    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert "".join(rows) == f"gguf,context=2048:{GEMMA}"
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_plan_reads_a_body_as_long_as_its_verifier_does() -> None:
+    shown = rsd("plan", f"prm,context=9000:gguf={SMOLLM2}")  # reward models may read more than they were trained for
+    assert row(shown, "prm")[3] == "9000"
+
+
 def test_a_plan_of_files_imports_no_torch() -> None:
     told, _, _ = process(command("plan", f"gguf:{SMOLLM2}"))
     assert not {"torch", "transformers", "huggingface_hub"} & imported(told)
@@ -95,20 +122,22 @@ def test_the_doctor_tells_how_a_file_runs() -> None:
         True,
         f"{library.library().source}, structures as in b11548 to b11739, proved by its defaults",
     )
-    assert library.library().features in said["kernels"][1]
+    used = re.findall(r"(\w+) = 1", library.library().features)
+    assert used
+    assert said["kernels"][1].endswith(", ".join(used))
     assert "8 tokens" in said["answers"][1]
     assert said["context"] == (True, "8,192 tokens")
     assert said["chat template"][0]
     assert said["thoughts"] == (True, "none")
     assert said["batch invariant"][0] is None
-    assert "batch_invariant=true buys it" in said["batch invariant"][1]
+    assert "batch_invariant=true prevents it" in said["batch invariant"][1]
     assert said["threads"][1].startswith("1 of ")
 
 
 def test_the_doctor_tells_what_to_set_and_what_is_missing() -> None:
     said = found(f"likelihood,threads=1:gguf={GEMMA}")
     assert said["batch invariant"][0] is None
-    assert "no: what is stored as Q4_K_M rounds otherwise beside others" in said["batch invariant"][1]
+    assert "no: products with Q4_K_M round otherwise where requests run beside each other" in said["batch invariant"][1]
     assert said["chat template"] == (None, "none: prompts are plain text, as base models go on with it")
     kept = found(f"judge:gguf,threads=1,context=256,batch_invariant=true:{SMOLLM2}")
     assert kept["batch invariant"] == (True, "yes: every sequence has cells of its own")
@@ -129,6 +158,16 @@ def test_the_doctor_tells_of_kernels_that_a_build_leaves_out(monkeypatch: pytest
     assert re.match(r"AVX\w*, and this processor has AMX_INT8: .*RSD_LLAMA_LIBRARY", said[1])
     monkeypatch.setattr(doctor, "_flags", lambda: {"avx2"} if "AVX2 = 1" in library.library().features else set())
     assert found(f"gguf:{embedded('draft')}")["kernels"][0]
+
+
+def test_the_doctor_tells_whether_rewards_can_be_read() -> None:
+    said = found(f"prm,threads=1:gguf={SMOLLM2}")
+    assert said["reward head"][0] is False
+    assert "holds no reward head that is known" in said["reward head"][1]
+    assert said["answers"][0]
+    known = found(f"prm,threads=1,format=rlhflow:gguf={SMOLLM2}")
+    assert known["reward head"] == (True, "of the format rlhflow")
+    assert "reward head" not in found(f"likelihood,threads=1:gguf={SMOLLM2}")
 
 
 def test_the_doctor_goes_on_as_far_as_it_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -152,6 +191,7 @@ def test_models_lists_the_files_of_packages() -> None:
     shown = rsd("models")
     assert f"    gguf:{SMOLLM2}\n" in shown
     assert 'pip install "rsd-decoding[llamacpp]"' in shown
+    assert shown.count('with gguf= instead "rsd-decoding[llamacpp]"') == 2  # prm and likelihood
     assert f"gguf:{GEMMA}" in json.loads(rsd("models", "--json"))["gguf_packages"]
 
 
@@ -240,17 +280,25 @@ def test_an_adapter_that_is_none(tmp_path: Path) -> None:
             load(f"gguf:{SMOLLM2}", lora=lora)
 
 
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["a", "b"], "huggingface"),
+        (["--gguf", "a", "b.gguf"], "gguf,llamacpp"),
+        (["--from-gguf", "a.gguf", "b"], "gguf,llamacpp"),
+    ],
+)
 def test_a_command_names_the_extra_that_it_lacks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    words: list[str], extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["rsd", "export", "a", str(tmp_path / "b")])
+    monkeypatch.setattr(sys, "argv", ["rsd", "export", *words])
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [name for name in sys.modules if name.startswith("rsd_integrations.huggingface")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert 'pip install "rsd-decoding[huggingface]"' in capsys.readouterr().err
+    assert f'pip install "rsd-decoding[{extra}]"' in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_every_refusal_is_one_line(tmp_path: Path) -> None:
