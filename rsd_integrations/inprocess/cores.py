@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 
 def usable_cores() -> int:
@@ -11,3 +12,13 @@ def usable_cores() -> int:
     if wanted.isdecimal() and int(wanted):
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def free_cores() -> int:
+    """The usable cores that nothing else kept busy in the minute before it was first asked, at least one.
+
+    Asked once, so that models which are loaded alike are run alike.
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, usable_cores() - round(load))

@@ -47,7 +47,7 @@ def load_generator(
     Args:
         file: A path, `package=DISTRIBUTION` or `hub=ORG/REPO:NAME.gguf`, see `files.find`.
         context: Longest sequence in tokens; by default what the model was trained for, as far as the cache holds it.
-        threads: Of a forward pass; by default one for small models, otherwise all cores.
+        threads: Of a forward pass; by default one below a billion weights, otherwise the free cores.
         cache_bytes: For keys and values; by default an eighth of the machine's memory. Taken little by little.
         gpu_layers: Layers on a graphics card, if the library was built for one; by default all.
         lora: Adapters as GGUF files: `FILE` or `FILE*SCALE`, several of them with `+` between.

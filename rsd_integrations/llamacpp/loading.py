@@ -12,8 +12,7 @@ from weakref import WeakValueDictionary
 from rsd_core import ConfigurationError
 from rsd_core.registry import options_of, parse_spec
 from rsd_integrations.inprocess.chat_template import chat_template
-from rsd_integrations.inprocess.cores import usable_cores
-from rsd_integrations.inprocess.engine import threads_for
+from rsd_integrations.inprocess.cores import free_cores, usable_cores
 from rsd_integrations.inprocess.memory import CACHE_SHARE, ModelMemory, machine_memory
 from rsd_integrations.llamacpp.context import MOST_THREADS, Context
 from rsd_integrations.llamacpp.files import find
@@ -30,6 +29,12 @@ STEP_TOKENS, LOGIT_COPIES = 64, 3
 """Logits are told for a step of so many tokens, all of which are read at once where a step is scored. They are there
 where they are computed, where the library gives them out, and in the copy that is kept of them."""
 
+ONE_THREAD_FLOPS = 2e9
+"""FLOPs per token, two for each of a billion weights, below which a model runs in one thread where nobody says."""
+
+SEPARATE_SEQUENCES = 8
+"""Sequences at most where each has cells of its own, all of them there from the beginning."""
+
 _making = threading.Lock()
 _runners: WeakValueDictionary[tuple[object, ...], LlamaRunner] = WeakValueDictionary()
 
@@ -41,7 +46,7 @@ class Options:
     context: int | None = None
     """Longest sequence in tokens; by default what the model was trained for, as far as the cache holds it."""
     threads: int | None = None
-    """Of a forward pass; by default one for small models, otherwise all cores."""
+    """Of a forward pass; by default one below a billion weights, otherwise the free cores."""
     cache_bytes: float | None = None
     """For keys and values; by default an eighth of the machine's memory. Taken little by little."""
     gpu_layers: int | None = None
@@ -130,7 +135,7 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
             loaded: list[tuple[Adapter, float]] = [(model.adapter(path), scale) for path, scale in adapters]
             cells, sequences = min(FIRST_CELLS, most), FIRST_SEQUENCES
             if options.batch_invariant:  # as many as are there from the beginning
-                sequences = min(FIRST_SEQUENCES, most // longest)
+                sequences = min(SEPARATE_SEQUENCES, most // longest)
                 cells = most = sequences * longest
             context = Context(
                 model,
@@ -162,7 +167,7 @@ def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
     _check_kind(header)
     exact = _is_exact(header, options)
     most, longest = _room(header, options, exact)
-    reserved = min(FIRST_SEQUENCES, most // longest) if options.batch_invariant else 1
+    reserved = min(SEPARATE_SEQUENCES, most // longest) if options.batch_invariant else 1
     logits = 4.0 * header.vocabulary_size * STEP_TOKENS * LOGIT_COPIES
     return ModelMemory(name, float(header.bytes), header.cache_bytes(4.0 if exact else 2.0), longest, logits, reserved)
 
@@ -213,11 +218,14 @@ def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
 def choose_threads(header: Header, options: Options) -> int:
     """How many threads a forward pass uses.
 
+    Threads of llama.cpp wait for each other by spinning: one that has no core of its own holds up all others. So a
+    small model has one thread, and no model has more than there are free cores.
+
     Raises:
         ConfigurationError: More are asked for than there are cores.
     """
     if options.threads is None:
-        return min(threads_for(header.flops_per_token), MOST_THREADS)
+        return 1 if header.flops_per_token < ONE_THREAD_FLOPS else min(free_cores(), MOST_THREADS)
     if not 1 <= options.threads <= usable_cores():
         raise ConfigurationError(
             f"threads={options.threads} is not between 1 and {usable_cores()}, the cores of this process: threads of "

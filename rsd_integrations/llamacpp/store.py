@@ -9,7 +9,7 @@ from rsd_integrations.inprocess.runner import PREFILL_CHUNK
 from rsd_integrations.inprocess.sequences import CachedSequence, Store
 from rsd_integrations.llamacpp.context import Context
 
-FIRST_CELLS, FIRST_SEQUENCES = 1024, 8
+FIRST_CELLS, FIRST_SEQUENCES = 512, 4
 """What a context begins with; both are doubled when they are used up."""
 
 
