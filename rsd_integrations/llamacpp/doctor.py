@@ -17,7 +17,7 @@ from rsd_integrations.llamacpp.files import find
 from rsd_integrations.llamacpp.generator import LlamaCppGenerator
 from rsd_integrations.llamacpp.header import Header, read_header
 from rsd_integrations.llamacpp.library import LIBRARY, library
-from rsd_integrations.llamacpp.loading import Options, choose_threads, load, memory_of, options_from
+from rsd_integrations.llamacpp.loading import Options, check_kind, choose_threads, load, memory_of, options_from
 from rsd_integrations.llamacpp.reward_models import LlamaCppVerifier
 
 QUESTION = "Count from one to ten."
@@ -38,6 +38,7 @@ async def examine(text: str, spec: str) -> list[Finding]:
     findings: list[Finding] = []
     try:
         header = read_header(find(text))
+        check_kind(header)
         findings.append(Finding("file", True, _file(header)))
         findings.append(_tried("memory", lambda: _memory(header, chosen)))
         findings.append(_tried("library", _library))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -115,7 +116,7 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     """
     file = find(text)
     header = read_header(file)
-    _check_kind(header)
+    check_kind(header)
     exact = _is_exact(header, options)
     most, longest = _room(header, options, exact)
     threads = choose_threads(header, options)
@@ -164,15 +165,16 @@ def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
     Raises:
         ConfigurationError: It cannot be run so.
     """
-    _check_kind(header)
+    check_kind(header)
     exact = _is_exact(header, options)
     most, longest = _room(header, options, exact)
     reserved = min(SEPARATE_SEQUENCES, most // longest) if options.batch_invariant else 1
     logits = 4.0 * header.vocabulary_size * STEP_TOKENS * LOGIT_COPIES
-    return ModelMemory(name, float(header.bytes), header.cache_bytes(4.0 if exact else 2.0), longest, logits, reserved)
+    weights = header.bytes + sum(read_header(file).bytes for file, _ in _adapters(options.lora))
+    return ModelMemory(name, float(weights), header.cache_bytes(4.0 if exact else 2.0), longest, logits, reserved)
 
 
-def _check_kind(header: Header) -> None:
+def check_kind(header: Header) -> None:
     """Refuse files that are no language models, by what they say of themselves.
 
     Raises:
@@ -181,7 +183,8 @@ def _check_kind(header: Header) -> None:
     file, kind = header.files[0], str(header.metadata.get("general.type", "model"))
     if kind == "adapter":
         raise ConfigurationError(f"{file} is a LoRA adapter; name it beside its model: gguf,lora={file}:MODEL.gguf")
-    if kind != "model" or header.architecture == "clip":
+    kind = header.architecture if header.architecture == "clip" else kind  # older files for pictures say no kind
+    if kind != "model":
         raise ConfigurationError(f"{file} is no language model, but of the kind {kind!r}; name the model's own file")
     if not header.tensors:
         raise ConfigurationError(f"{file} holds a vocabulary and no weights; fetch the model's own file")
@@ -248,6 +251,8 @@ def _adapters(text: str | None) -> list[tuple[Path, float]]:
             raise ConfigurationError(f"lora={part}: {file} is no LoRA adapter, converted to GGUF")
         try:
             adapters.append((file, float(scale) if star else 1.0))
-        except ValueError as error:
-            raise ConfigurationError(f"lora={part}: after the star comes a number, such as 0.5") from error
+        except ValueError:
+            adapters.append((file, nan))
+        if not isfinite(adapters[-1][1]):
+            raise ConfigurationError(f"lora={part}: after the star comes a number, such as 0.5")
     return adapters

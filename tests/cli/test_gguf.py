@@ -245,12 +245,16 @@ def test_a_checkpoint_is_told_its_kind() -> None:
     [
         ({"general.type": "adapter"}, None, "is a LoRA adapter; name it beside its model: gguf,lora="),
         ({"general.type": "mmproj"}, None, "is no language model, but of the kind 'mmproj'"),
+        ({"general.architecture": "clip"}, None, "is no language model, but of the kind 'clip'"),
     ],
 )
 def test_files_that_are_no_language_models(values: dict[str, str], tensors: None, told: str, tmp_path: Path) -> None:
     file = write_small(tmp_path / "m.gguf", values, tensors)
     with pytest.raises(ConfigurationError, match=told):
         load(f"gguf:{file}")
+    ((name, (ok, said)),) = found(f"gguf:{file}").items()
+    assert (name, ok) == ("file", False)
+    assert told.partition(":")[0] in said
 
 
 def test_a_vocabulary_without_weights_is_told(tmp_path: Path) -> None:
@@ -275,9 +279,13 @@ def test_an_adapter_that_is_none(tmp_path: Path) -> None:
         (str(write_small(tmp_path / "m.gguf")), "is no LoRA adapter"),
         (str(tmp_path / "none.gguf"), "there is no file"),
         (f"{write_small(tmp_path / 'a.gguf', {'general.type': 'adapter'})}*x", "after the star comes a number"),
+        (f"{tmp_path / 'a.gguf'}*nan", "after the star comes a number"),
+        (f"{tmp_path / 'a.gguf'}*-inf", "after the star comes a number"),
     ):
         with pytest.raises(ConfigurationError, match=told):
             load(f"gguf:{SMOLLM2}", lora=lora)
+        with pytest.raises(ConfigurationError, match=told):
+            rsd("plan", f"gguf,lora={lora}:{SMOLLM2}")
 
 
 @pytest.mark.parametrize(
