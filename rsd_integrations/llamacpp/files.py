@@ -129,7 +129,7 @@ def _parts(installed: Distribution) -> dict[str, list[Path]]:
         if part := _PART.fullmatch(file.name):
             numbered.setdefault(part["name"], {})[int(part["number"])] = file
     for name, parts in numbered.items():
-        missing = sorted(set(range(max(parts) + 1)) - set(parts))
+        missing = sorted(set(range(max(parts))) - set(parts))
         if missing:
             raise ConfigurationError(f"{installed.name}: of {name} the parts {missing} are missing; install it anew")
     return {name: [parts[number] for number in sorted(parts)] for name, parts in numbered.items()}
