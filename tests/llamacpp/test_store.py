@@ -138,7 +138,6 @@ def test_room_is_given_back_by_objects_that_die_and_all_of_it_by_clear() -> None
     second.evict()
     third = filled(own, 10)
     own.reserve(third, 20)
-    third.evict()
     own.clear()
     assert (second.number, third.number, third.ids, list(own.freed)) == (None, None, [], [])
     sequences = [filled(own, 64) for _ in range(4)]
