@@ -25,15 +25,16 @@ FASTER = {"AMX_INT8": "amx_int8", "AVX512": "avx512f", "AVX2": "avx2"}
 """Kernels as llama.cpp names them, and the processor's flag for what they use; the best first."""
 
 
-async def examine(text: str, options: Mapping[str, Any]) -> list[Finding]:
+async def examine(text: str, options: Mapping[str, Any], *, reads_on: bool = False) -> list[Finding]:
     """Everything that was found; no more than the first fault where nothing can be tried after it.
 
     Args:
         text: Where the file is, see `files.find`.
         options: Those of its spec; ones that say nothing of how a model is run are left alone.
+        reads_on: It may read more than what it was trained for, as reward models do.
     """
     told = {name: value for name, value in options.items() if name in Options.__slots__}
-    chosen = Options(**told)
+    chosen = Options(**told, beyond_training=reads_on)
     findings: list[Finding] = []
     try:
         header = read_header(find(text))
