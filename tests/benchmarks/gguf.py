@@ -21,9 +21,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import rsd_integrations.huggingface.from_gguf as from_gguf
+import rsd_integrations.huggingface.to_gguf as to_gguf
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
-from rsd_integrations.huggingface import from_gguf, to_gguf
 from rsd_integrations.llamacpp.files import find
 from tests.benchmarks.command import Command, Size
 from tests.benchmarks.core import BASE, ROOT, Build, checkout
