@@ -64,11 +64,7 @@ _ALL = (
         "rsd_integrations.huggingface:load_verifier",
         "huggingface",
         "a process or outcome reward model, by hub id or folder, as verifier",
-        (
-            "prm:Qwen/Qwen2.5-Math-PRM-7B",
-            "prm,format=trl,separator=\\n:./my-prm",
-            "prm:gguf=./prm-Q8_0.gguf,head=./Qwen2.5-Math-PRM-7B",
-        ),
+        ("prm:Qwen/Qwen2.5-Math-PRM-7B", "prm,format=trl,separator=\\n:./my-prm", "prm:gguf=./prm.gguf,head=./prm"),
         roles=_JUDGES,
         gguf="rsd_integrations.llamacpp:load_verifier",
     ),

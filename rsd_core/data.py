@@ -112,8 +112,9 @@ def newer_version(data: Mapping[str, Any]) -> str | None:
 
 
 def masked(text: str) -> str:
-    """A spec or what holds one, without the values of options that are secrets: a key has no place in an error."""
-    named = r"((?:key|secret|password|authorization)(?:=\"?|\"\s*:\s*\"))[^,:'\"\s]+"  # an option, or a name in JSON
+    """A spec or what holds one, without secrets: values of options that are some, and who logs in at a URL."""
+    text = re.sub(r"(://)[^/?#@\s]+@", r"\1…@", text)
+    named = r"((?:key|secret|password|authorization|token)(?:=\"?|\"\s*:\s*\"))[^,:'\"\s&]+"  # option, or name in JSON
     return re.sub(named, r"\1…", text, flags=re.IGNORECASE)
 
 

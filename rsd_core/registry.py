@@ -207,10 +207,8 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     if role is not None and role not in ROLES:
         raise ConfigurationError(unknown("role", role, ROLES))
     backend, rest = parse_spec(spec, role)
-    factory = _factory(backend, spec)
     options = options_of(spec) | options
-    _check_options(backend, factory, rest, options, spec)
-    check_numbers(factory, options, spec)
+    factory = _checked_factory(backend, rest, options, spec)
     try:
         model = factory(rest, **options)
     except RSDError:
@@ -232,6 +230,29 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     if role is not None and role not in plays:
         raise _wrong_role(spec, role, plays)
     return model
+
+
+def check_spec(spec: str) -> None:
+    """Refuse what `load` refuses of a spec's options by their names and types; nothing is loaded.
+
+    Raises:
+        SpecError: An option is unknown, missing, or of another type.
+        MissingDependency: The backend needs a package that is not installed.
+        ConfigurationError: The package that brings the kind is broken.
+    """
+    backend, rest = parse_spec(spec)
+    _checked_factory(backend, rest, options_of(spec), spec)
+    if backend.nested:
+        for part in parts_of(rest):
+            check_spec(part)
+
+
+def _checked_factory(backend: Backend, rest: str, options: dict[str, Any], spec: str) -> Callable[..., Model]:
+    """What makes the model; it takes these options."""
+    factory = _factory(backend, spec)
+    _check_options(backend, factory, rest, options, spec)
+    check_types(factory, options, spec)
+    return factory
 
 
 def _wrong_role(spec: str, role: Role, plays: Sequence[Role]) -> SpecError:
@@ -281,8 +302,8 @@ def _check_options(
         ) from error
 
 
-def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
-    """Refuse an option that is annotated as a number and is none.
+def check_types(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
+    """Refuse an option that is annotated as a number, a text or yes and no, and is something else.
 
     Args:
         factory: Function or class that takes the options.
@@ -290,7 +311,7 @@ def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: 
         spec: What the user wrote, for the message.
 
     Raises:
-        SpecError: An option is no number.
+        SpecError: An option is of another type.
     """
     try:
         parameters = inspect.signature(factory, eval_str=True).parameters
@@ -299,7 +320,19 @@ def check_numbers(factory: Callable[..., Model], options: dict[str, Any], spec: 
     for name in options.keys() & parameters.keys():
         annotation, value = parameters[name].annotation, options[name]
         kinds = set(get_args(annotation) or (annotation,))
+        if not kinds <= {int, float, bool, str, NoneType}:
+            continue
         takes = kinds | {int} if float in kinds else kinds
-        if kinds <= {int, float, NoneType} and not isinstance(value, tuple(takes)):
-            number = "number" if float in kinds else "whole number"
-            raise SpecError(f"{masked(spec)!r}: {name} takes a {number} (got {value!r})")
+        if not isinstance(value, tuple(takes)) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(_TYPES[kind] for kind in _TYPES if kind in kinds)
+            fix = f'; in quotes it is one: {name}="…"' if str in kinds and value is not None else ""
+            raise SpecError(f"{masked(spec)!r}: {name} takes {wanted}{_got(name, value)}{fix}")
+
+
+def _got(name: str, value: object) -> str:
+    """What was given, unless it is a secret."""
+    given = f"{name}={value}"
+    return f" (got {value!r})" if masked(given) == given else ""
+
+
+_TYPES: dict[type, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}

@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from rsd_core import load
+from rsd_core import RSDError, load
 from rsd_core.blocking import wait_for
 from rsd_core.control_characters import visible
-from rsd_core.registry import parse_spec, parts_of
+from rsd_core.registry import check_spec, options_of, parse_spec, parts_of
 from rsd_integrations.cli.terminal import Terminal, plain
 from rsd_integrations.findings import Finding
 
@@ -48,9 +48,8 @@ def doctor(
 async def _examine(spec: str) -> list[Finding]:
     files = list(_gguf(spec))
     if files:
-        from rsd_integrations.llamacpp.doctor import examine
-
-        return [one for rest, inner in files for one in await examine(rest, inner)]
+        check_spec(spec)
+        return [one for rest, inner in files for one in await _examine_file(rest, inner)]
     model: Any = load(spec)
     try:
         behind = model
@@ -59,6 +58,20 @@ async def _examine(spec: str) -> list[Finding]:
         return list(await behind.examine()) if hasattr(behind, "examine") else []
     finally:
         await model.aclose()
+
+
+async def _examine_file(rest: str, spec: str) -> list[Finding]:
+    """The file as a model that writes and, where it plays another role, whether it can do so."""
+    from rsd_integrations.llamacpp.doctor import examine
+
+    kind = parse_spec(spec)[0].kind
+    findings = await examine(rest, options_of(spec), reads_on=kind == "prm")
+    if kind != "gguf" and not any(one.ok is False for one in findings):
+        try:
+            findings.append(Finding(kind, True, repr(load(spec))))
+        except RSDError as error:
+            findings.append(Finding(kind, False, str(error)))
+    return findings
 
 
 def _gguf(spec: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,12 +11,14 @@ from rich.table import Table
 
 from rsd_core import MissingDependency, SpecError
 from rsd_core.data import masked
-from rsd_core.registry import parse_spec, parts_of
+from rsd_core.registry import check_spec, options_of, parse_spec, parts_of
 from rsd_integrations.cli.terminal import Terminal, plain
 from rsd_integrations.inprocess.memory import CACHE_SHARE, ModelMemory, check_room, free_machine_memory, machine_memory
 
 if TYPE_CHECKING:
     import torch
+
+    from rsd_integrations.llamacpp.loading import Options
 
 CHECKPOINTS = ("embedded", "hf", "prm", "likelihood", "shared")
 """Kinds of specs that load a checkpoint into this process."""
@@ -40,9 +43,11 @@ def plan(
     found = [one for argument in specs for one in _models(argument)]
     # One that plays two roles is loaded once.
     checkpoints = {rest: spec for kind, rest, spec in found if kind == "checkpoint"}
+    files = [(rest, spec) for kind, rest, spec in found if kind == "gguf"]
     if not found:
         raise SpecError(f"{', '.join(specs)}: no weights to load, so there is nothing to plan")
-    on_machine, own = _gguf([(rest, spec) for kind, rest, spec in found if kind == "gguf"])
+    on_machine = _gguf(files)
+    own = [one.weights for one in on_machine]
     if not checkpoints:
         _show(on_machine, own, machine_memory())
         _fit(on_machine, own, free_machine_memory(), "this machine", GGUF_ADVICE)
@@ -102,23 +107,31 @@ def _models(spec: str) -> Iterator[tuple[str, str, str]]:
         raise SpecError(f"{masked(spec)} runs elsewhere and takes no memory here; give specs of {known}")
 
 
-def _gguf(files: list[tuple[str, str]]) -> tuple[list[ModelMemory], list[float]]:
-    """What GGUF files will take, each with a spec that names it, and the bytes of weights of each.
-
-    One that plays two roles is loaded once; where the roles have other options, each has a cache of its own.
-    """
+def _gguf(files: list[tuple[str, str]]) -> list[ModelMemory]:
+    """What GGUF files will take, with the specs that name them; those of one file share weights."""
     if not files:
-        return [], []
+        return []
     try:
         from rsd_integrations.llamacpp.files import find
         from rsd_integrations.llamacpp.header import read_header
-        from rsd_integrations.llamacpp.loading import memory_of, options_from
+        from rsd_integrations.llamacpp.loading import Options, memory_of
     except ModuleNotFoundError as error:
         raise MissingDependency(error.name or "xllamacpp", "llamacpp", "rsd plan of GGUF files") from error
-    by_use = {(find(rest), options_from(spec)): spec for rest, spec in files}
-    models = [memory_of(spec, read_header(file), options) for (file, options), spec in by_use.items()]
-    loaded = [file for file, _ in by_use]
-    return models, [0.0 if file in loaded[:at] else models[at].weights for at, file in enumerate(loaded)]
+    models: dict[tuple[str, Options], ModelMemory] = {}
+    for rest, spec in files:
+        check_spec(spec)
+        file, options = find(rest), _options(spec, Options)
+        one = memory_of(spec, read_header(file), options)
+        shared = any(str(file) == other for other, _ in models)
+        models.setdefault((str(file), options), replace(one, weights=0.0) if shared else one)
+    return list(models.values())
+
+
+def _options(spec: str, kind: type[Options]) -> Options:
+    """How a file is run; reward models are run in a way of their own."""
+    given = {name: value for name, value in options_of(spec).items() if name in kind.__slots__}
+    reward_model = parse_spec(spec)[0].kind == "prm"
+    return kind(**given, exact=reward_model, beyond_training=reward_model)
 
 
 def _checkpoints(
@@ -133,6 +146,7 @@ def _checkpoints(
     where, wanted = loading.choose_device(device), loading.named_dtype(dtype)
     models = []
     for rest, spec in specs.items():
+        check_spec(spec)
         model = _embedded(rest) if parse_spec(spec)[0].kind == "embedded" else rest
         folder = loading.find(model)
         files = loading.shards(folder, model)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rsd_core import ConfigurationError, RSDError, StepRequest, as_prompt
 from rsd_core import Path as StepPath
-from rsd_core import load as make
-from rsd_core.registry import options_of, parse_spec
 from rsd_integrations.findings import Finding
 from rsd_integrations.inprocess.cores import usable_cores
 from rsd_integrations.inprocess.memory import check_room, free_machine_memory
@@ -17,8 +16,7 @@ from rsd_integrations.llamacpp.files import find
 from rsd_integrations.llamacpp.generator import LlamaCppGenerator
 from rsd_integrations.llamacpp.header import Header, read_header
 from rsd_integrations.llamacpp.library import LIBRARY, library
-from rsd_integrations.llamacpp.loading import Options, check_kind, choose_threads, load, memory_of, options_from
-from rsd_integrations.llamacpp.reward_models import LlamaCppVerifier
+from rsd_integrations.llamacpp.loading import Options, check_kind, choose_threads, load, memory_of
 
 QUESTION = "Count from one to ten."
 WRITTEN = 8
@@ -27,14 +25,16 @@ FASTER = {"AMX_INT8": "amx_int8", "AVX512": "avx512f", "AVX2": "avx2"}
 """Kernels as llama.cpp names them, and the processor's flag for what they use; the best first."""
 
 
-async def examine(text: str, spec: str) -> list[Finding]:
+async def examine(text: str, options: Mapping[str, Any], *, reads_on: bool = False) -> list[Finding]:
     """Everything that was found; no more than the first fault where nothing can be tried after it.
 
     Args:
         text: Where the file is, see `files.find`.
-        spec: The spec that names it, with its options.
+        options: Those of its spec; ones that say nothing of how a model is run are left alone.
+        reads_on: It may read more than what it was trained for, as reward models do.
     """
-    chosen, template = options_from(spec), options_of(spec).get("template")
+    told = {name: value for name, value in options.items() if name in Options.__slots__}
+    chosen = Options(**told, beyond_training=reads_on)
     findings: list[Finding] = []
     try:
         header = read_header(find(text))
@@ -44,10 +44,8 @@ async def examine(text: str, spec: str) -> list[Finding]:
         findings.append(_tried("library", _library))
         if findings[-1].ok:
             findings.append(_kernels())
-            if parse_spec(spec)[0].kind == "prm":
-                findings.append(_tried("reward head", lambda: _reward_head(spec)))
-            loaded = load(text, chosen, template)
-            model = LlamaCppGenerator(loaded, text, template)
+            loaded = load(text, chosen, options.get("template"))
+            model = LlamaCppGenerator(loaded, text, options.get("template"))
             findings.append(await _answers(model))
             findings += _model(model, header, chosen)
     except RSDError as error:
@@ -77,12 +75,6 @@ def _memory(header: Header, options: Options) -> str:
         f"{needed / 1e6:,.0f} MB of {room / 1e6:,.0f} MB that are free: weights {need.weights / 1e6:,.0f}, "
         f"{tokens:,} tokens of cache {cache / 1e6:,.0f}, logits {need.logits / 1e6:,.0f}"
     )
-
-
-def _reward_head(spec: str) -> str:
-    """Whether rewards can be read; it is made as for a run."""
-    verifier: LlamaCppVerifier = make(spec)
-    return f"of the format {verifier.reader.format.name}"
 
 
 def _library() -> str:

@@ -12,7 +12,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path, PurePath
 
 from rsd_core import ConfigurationError, MissingDependency
-from rsd_core.data import nearest
+from rsd_core.data import masked, nearest
 from rsd_integrations.llamacpp.shards import shard_names, shards
 
 FORMS = "FILE.gguf, package=DISTRIBUTION, package=DISTRIBUTION:NAME.gguf, hub=ORG/REPO or hub=ORG/REPO:NAME.gguf"
@@ -34,6 +34,8 @@ def find(text: str) -> Path:
         ConfigurationError: There is no such file; the message says which there are.
         MissingDependency: huggingface-hub is not installed.
     """
+    if not isinstance(text, str) or not text:
+        raise ConfigurationError(f"{text!r} is no text that names a GGUF file; the forms are {FORMS}")
     kind, equals, rest = text.partition("=")
     if equals and kind in ("package", "hub"):
         place, _, name = rest.partition(":")
@@ -51,7 +53,7 @@ def _here(text: str) -> Path:
         return shards(file)[0]
     if (file / "config.json").is_file():
         raise ConfigurationError(f"{text!r} is a checkpoint of transformers; write hf:{text}")
-    what = f"{text!r} is a folder; name a file in it" if file.is_dir() else f"there is no file {text!r}"
+    what = f"{text!r} is a folder; name a file in it" if file.is_dir() else f"there is no file {masked(text)!r}"
     folder = file if file.is_dir() else file.parent
     beside = sorted(one.name for one in folder.glob("*.gguf")) if folder.is_dir() else []
     raise ConfigurationError(f"{what}; {f'{folder} has {_listed(beside)}' if beside else f'the forms are {FORMS}'}")

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from rsd_core import ConfigurationError
-from rsd_core.registry import options_of, parse_spec
 from rsd_integrations.inprocess.chat_template import chat_template
 from rsd_integrations.inprocess.cores import free_cores, usable_cores
 from rsd_integrations.inprocess.memory import CACHE_SHARE, ModelMemory, machine_memory
 from rsd_integrations.llamacpp.context import MOST_THREADS, Context
 from rsd_integrations.llamacpp.files import find
-from rsd_integrations.llamacpp.header import Header, read_header
+from rsd_integrations.llamacpp.header import MAX_LAYERS, Header, read_header
 from rsd_integrations.llamacpp.model import Adapter, Model
 from rsd_integrations.llamacpp.runner import LlamaRunner
 from rsd_integrations.llamacpp.store import FIRST_CELLS, FIRST_SEQUENCES, batch_size
@@ -35,6 +34,8 @@ ONE_THREAD_FLOPS = 2e9
 
 SEPARATE_SEQUENCES = 8
 """Sequences at most where each has cells of its own, all of them there from the beginning."""
+MOST_SCALE: Final = 1000.0
+"""Of an adapter; from somewhere above it on nothing but overflow comes out."""
 
 _making = threading.Lock()
 _runners: WeakValueDictionary[tuple[object, ...], LlamaRunner] = WeakValueDictionary()
@@ -65,12 +66,30 @@ class Options:
     beyond_training: bool = False
     """`context` may be longer than what the model was trained for, as some reward models are read."""
 
+    def __post_init__(self) -> None:
+        """Refuse values of another type, which specs are checked for and calls are not.
 
-def options_from(spec: str) -> Options:
-    """How a spec has its file run; what else the spec says is left alone."""
-    named = {name: value for name, value in options_of(spec).items() if name in Options.__slots__}
-    reads_rewards = parse_spec(spec)[0].kind == "prm"
-    return Options(**named, exact=reads_rewards, beyond_training=reads_rewards)
+        Raises:
+            ConfigurationError: With the option's name, its value and what it takes.
+        """
+        for name, takes, wanted in _TAKES:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, takes) or (isinstance(value, bool) and takes is not bool)):
+                raise ConfigurationError(f"{name} takes {wanted} (got {value!r})")
+        if self.gpu_layers is not None and not 0 <= self.gpu_layers <= MAX_LAYERS + 1:
+            raise ConfigurationError(
+                f"gpu_layers={self.gpu_layers} is not between 0 and {MAX_LAYERS + 1}; leave it out for all layers"
+            )
+
+
+_TAKES: Final[Sequence[tuple[str, Any, str]]] = (
+    ("context", int, "a whole number"),
+    ("threads", int, "a whole number"),
+    ("gpu_layers", int, "a whole number"),
+    ("cache_bytes", (int, float), "a number"),
+    ("lora", str, "FILE or FILE*SCALE, several with + between"),
+    ("batch_invariant", bool, "true or false"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +138,9 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     check_kind(header)
     exact = _is_exact(header, options)
     most, longest = _room(header, options, exact)
-    threads = choose_threads(header, options)
-    if options.batch_invariant and not header.row_by_row:
-        raise ConfigurationError(
-            f"{file.name} ({', '.join(sorted(header.types))}) cannot be batch_invariant: products with K-quants and "
-            "with floating-point weights are rounded in another order where there are more rows. Take Q8_0 or Q4_1"
-        )
+    threads, adapters = _way(header, options)
     if template:
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
-    adapters = _adapters(options.lora)
     model = Model.load(file, gpu_layers=options.gpu_layers)
     key = (id(model), most, longest, threads, options.batch_invariant, options.hidden, exact, tuple(adapters))
     with _making:
@@ -168,6 +181,7 @@ def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
     check_kind(header)
     exact = _is_exact(header, options)
     most, longest = _room(header, options, exact)
+    _way(header, options)
     reserved = min(SEPARATE_SEQUENCES, most // longest) if options.batch_invariant else 1
     logits = 4.0 * header.vocabulary_size * STEP_TOKENS * LOGIT_COPIES
     weights = header.bytes + sum(read_header(file).bytes for file, _ in _adapters(options.lora))
@@ -188,6 +202,21 @@ def check_kind(header: Header) -> None:
         raise ConfigurationError(f"{file} is no language model, but of the kind {kind!r}; name the model's own file")
     if not header.tensors:
         raise ConfigurationError(f"{file} holds a vocabulary and no weights; fetch the model's own file")
+
+
+def _way(header: Header, options: Options) -> tuple[int, list[tuple[Path, float]]]:
+    """Threads and adapters of a model.
+
+    Raises:
+        ConfigurationError: It cannot be run so.
+    """
+    if options.batch_invariant and not header.row_by_row:
+        raise ConfigurationError(
+            f"{header.files[0].name} ({', '.join(sorted(header.types))}) cannot be batch_invariant: products with "
+            "K-quants and with floating-point weights are rounded in another order where there are more rows. Take "
+            "Q8_0 or Q4_1"
+        )
+    return choose_threads(header, options), _adapters(options.lora)
 
 
 def _is_exact(header: Header, options: Options) -> bool:
@@ -244,15 +273,20 @@ def _adapters(text: str | None) -> list[tuple[Path, float]]:
         ConfigurationError: A scale is no number, there is no such file, or it is no adapter.
     """
     adapters: list[tuple[Path, float]] = []
-    for part in (text or "").split("+") if text else ():
-        name, star, scale = part.partition("*")
+    for part in [] if text is None else text.split("+"):
+        name, star, factor = part.partition("*")
+        if not name:
+            raise ConfigurationError(f"lora={text} names no file; write FILE or FILE*SCALE, several with + between")
+        try:
+            scale = float(factor) if star else 1.0
+        except ValueError:
+            scale = nan
+        if not abs(scale) <= MOST_SCALE:
+            raise ConfigurationError(
+                f"lora={part}: after the star comes a number between -{MOST_SCALE:g} and {MOST_SCALE:g}, such as 0.5"
+            )
         file = find(name)
         if read_header(file).metadata.get("general.type") != "adapter":
             raise ConfigurationError(f"lora={part}: {file} is no LoRA adapter, converted to GGUF")
-        try:
-            adapters.append((file, float(scale) if star else 1.0))
-        except ValueError:
-            adapters.append((file, nan))
-        if not isfinite(adapters[-1][1]):
-            raise ConfigurationError(f"lora={part}: after the star comes a number, such as 0.5")
+        adapters.append((file, scale))
     return adapters

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rsd_core import SpecError, Verifier, load
-from rsd_core.registry import check_numbers, parts_of
+from rsd_core.registry import check_types, parts_of
 from rsd_integrations.prm_formats import CRITICS, usable
 from rsd_integrations.verifiers.combine import Cached, Cascade, Ensemble, How
 from rsd_integrations.verifiers.confidence import Confidence
@@ -53,7 +53,7 @@ def rule(name: str, **options: Any) -> Rule:
     """
     if name not in RULES:
         raise SpecError(f"rule:{name} is unknown; there are {', '.join(f'rule:{known}' for known in RULES)}")
-    check_numbers(RULES[name], options, f"rule:{name}")
+    check_types(RULES[name], options, f"rule:{name}")
     try:
         loaded: Rule = RULES[name](**options)
     except TypeError as error:

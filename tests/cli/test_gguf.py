@@ -109,6 +109,54 @@ def test_what_a_plan_refuses_of_a_file(tmp_path: Path) -> None:
         rsd("plan", f"gguf:{_text(tmp_path / 'x.gguf')}")
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("nosuch=2", "unknown option of gguf 'nosuch'"),
+        ("threads=abc", r"threads takes a whole number \(got 'abc'\)"),
+        ("threads=4000", "threads=4000 is not between 1 and"),
+        ("gpu_layers=-5", "gpu_layers=-5 is not between 0 and 513; leave it out for all layers"),
+        ("gpu_layers=99999999999", "gpu_layers=99999999999 is not between 0 and 513"),
+        ("lora=", "lora= names no file; write FILE"),
+        ("lora=a.gguf*nan", r"lora=a.gguf\*nan: after the star comes a number between -1000 and 1000"),
+        ("batch_invariant=no", "batch_invariant takes true or false"),
+    ],
+)
+def test_options_are_refused_where_a_model_is_planned_examined_and_loaded(options: str, told: str) -> None:
+    spec = f"gguf,{options}:{embedded('draft')}"
+    with pytest.raises(RSDError, match=told):
+        rsd("plan", spec)
+    with pytest.raises(RSDError, match=told):
+        load(spec)
+    shown = CliRunner().invoke(app, ["doctor", f"judge:{spec}"], env=WIDE)
+    assert shown.exit_code == 1
+    assert re.search(told, shown.output + str(shown.exception))
+
+
+def test_a_file_that_is_run_in_two_ways_is_planned_for_both() -> None:
+    file = embedded("draft")
+    shown = rsd(
+        "plan", f"gguf,context=512:{file}", f"likelihood,context=16:gguf={file}", f"prm,context=900:gguf={file}"
+    )
+    assert row(shown, "gguf,context")[1:4] == ["0.5 MiB", "0.5 KiB", "512"]
+    assert row(shown, "likelihood,context")[1:4] == ["shared", "0.5 KiB", "16"]  # weights are shared
+    assert row(shown, "prm,context")[1:4] == ["0.0 MiB", "1.0 KiB", "900"]  # in single precision, beyond its training
+
+
+def test_the_doctor_looks_at_the_role_as_well() -> None:
+    file = embedded("draft")
+    assert "no reward head that is known" in found(f"prm,context=900:gguf={file}")["prm"][1]
+    assert found(f"likelihood,how=mean:gguf={file}")["likelihood"][0]
+
+
+def test_who_logs_in_at_a_url_is_not_told() -> None:
+    for url in ("https://me:topsecret@hub.example/a.gguf", "https://hub.example/a.gguf?token=topsecret&x"):
+        for spec in (f"gguf:{url}", f"likelihood:gguf={url}", f"prm:gguf={url}"):
+            with pytest.raises(ConfigurationError) as caught:
+                load(spec)
+            assert "topsecret" not in str(caught.value)
+
+
 def _text(file: Path) -> Path:
     file.write_text("version https://git-lfs.github.com/spec/v1")
     return file
@@ -158,16 +206,6 @@ def test_the_doctor_tells_of_kernels_that_a_build_leaves_out(monkeypatch: pytest
     assert re.match(r"AVX\w*, and this processor has AMX_INT8: .*RSD_LLAMA_LIBRARY", said[1])
     monkeypatch.setattr(doctor, "_flags", lambda: {"avx2"} if "AVX2 = 1" in library.library().features else set())
     assert found(f"gguf:{embedded('draft')}")["kernels"][0]
-
-
-def test_the_doctor_tells_whether_rewards_can_be_read() -> None:
-    said = found(f"prm,threads=1:gguf={SMOLLM2}")
-    assert said["reward head"][0] is False
-    assert "holds no reward head that is known" in said["reward head"][1]
-    assert said["answers"][0]
-    known = found(f"prm,threads=1,format=rlhflow:gguf={SMOLLM2}")
-    assert known["reward head"] == (True, "of the format rlhflow")
-    assert "reward head" not in found(f"likelihood,threads=1:gguf={SMOLLM2}")
 
 
 def test_the_doctor_goes_on_as_far_as_it_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

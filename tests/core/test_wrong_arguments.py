@@ -14,6 +14,7 @@ from rsd_core import (
     WeightingPolicy,
     load,
 )
+from rsd_core.registry import check_types
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 
@@ -58,12 +59,24 @@ def test_what_is_no_cancellation_is_refused() -> None:
         ("cascade,low=x:rule:arithmetic|rule:format", "low takes a number (got 'x')"),
         ("rule,max_chars=many:format", "max_chars takes a whole number (got 'many')"),
         ("rule,max_chars=1.5:format", "max_chars takes a whole number (got 1.5)"),
+        ("rule,max_chars=true:format", "max_chars takes a whole number (got True)"),
+        ("gguf,batch_invariant=no:F.gguf", "batch_invariant takes true or false (got 'no')"),
+        ("gguf,lora=5:F.gguf", "lora takes a text (got 5); in quotes it is one"),
+        ("prm,head=2024:gguf=F.gguf", "head takes a text (got 2024)"),
     ],
 )
-def test_an_option_that_is_no_number_is_told_by_its_name(spec: Any, told: str) -> None:
+def test_an_option_of_another_type_is_told_by_its_name(spec: Any, told: str) -> None:
     with pytest.raises(SpecError) as caught:
         load(spec)
     assert told in str(caught.value)
+
+
+def test_a_secret_of_another_type_is_not_shown() -> None:
+    def make(rest: str, *, api_key: str | None = None) -> Any: ...
+
+    with pytest.raises(SpecError, match="api_key takes a text; in quotes it is one") as caught:
+        check_types(make, {"api_key": 48151623}, "mine,api_key=48151623:model")
+    assert "48151623" not in str(caught.value)
 
 
 def test_whole_numbers_are_numbers() -> None:

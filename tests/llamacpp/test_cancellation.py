@@ -202,6 +202,13 @@ def test_a_prompt_longer_than_the_context_is_refused() -> None:
         ({"cache_bytes": float("inf")}, "cache_bytes=inf"),
         ({"lora": "nowhere.gguf"}, "nowhere.gguf"),
         ({"lora": "nowhere.gguf*much"}, "nowhere.gguf"),
+        ({"lora": ["a.gguf"]}, "lora takes FILE"),
+        ({"context": "100"}, "context takes a whole number"),
+        ({"context": 100.5}, "context takes a whole number"),
+        ({"threads": True}, "threads takes a whole number"),
+        ({"cache_bytes": "2e9"}, "cache_bytes takes a number"),
+        ({"gpu_layers": 2**40}, "gpu_layers="),
+        ({"batch_invariant": "no"}, "batch_invariant takes true or false"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_model_is_loaded(options: Any, message: str) -> None:

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# transformers forgets how a GGUF file stretches positions: Llama 3.1 and its kin, YaRN, linear
+# Versions: transformers==5.23.0, torch==2.13.0, accelerate==1.15.0, gguf==0.19.0, xllamacpp==2026.10.11549
+# Expected: a llama file gives the same logits in transformers as in llama.cpp, up to rounding, also where it scales
+#   its rotary positions: by metadata (rope.scaling.*) or, as Llama 3.1 to 3.3 do, by a tensor of factors
+#   (rope_freqs).
+# Seen: the first position agrees to 1e-4, later ones are off by more than 1, without a warning: rope_parameters say
+#   'default' and the tensor is dropped. Without scaling all agree.
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install -qq transformers==5.23.0 torch==2.13.0 accelerate==1.15.0 gguf==0.19.0 xllamacpp==2026.10.11549
+cd "$work"
+venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 3; }
+import ctypes as c, glob, os
+from importlib.util import find_spec
+import gguf, numpy as np
+
+llama = c.CDLL(glob.glob(os.path.dirname(find_spec("xllamacpp").origin) + "/*.so")[0])  # it exports llama.cpp's C functions
+KINDS = dict(P=c.c_void_p, I=c.c_int32, U=c.c_uint32, F=c.c_float, B=c.c_bool, Z=c.c_size_t)
+
+def structure(text):
+    """Fields in order; a letter says the type of those after it."""
+    fields, kind = [], None
+    for word in text.split():
+        if word in KINDS:
+            kind = KINDS[word]
+        else:
+            fields.append((word, kind))
+    return type("Structure", (c.Structure,), {"_fields_": fields})
+
+def function(name, kinds, result=None):
+    call = getattr(llama, name)
+    call.argtypes, call.restype = [KINDS.get(kind, kind) for kind in kinds], KINDS.get(result, result)
+    return call
+
+ModelParameters = structure("""P devices overrides I n_gpu_layers split_mode load_mode lazy_mode main_gpu P tensor_split
+    progress progress_data kv_overrides B vocab_only check_tensors use_extra_bufts no_host no_alloc load_mtp""")
+log = c.CFUNCTYPE(None, c.c_int32, c.c_char_p, c.c_void_p)(lambda *_: None)
+llama.llama_log_set(log, None)
+llama.llama_backend_init()
+
+def model(file):
+    parameters = function("llama_model_default_params", [], ModelParameters)()
+    parameters.n_gpu_layers = 0
+    return function("llama_model_load_from_file", [c.c_char_p, ModelParameters], "P")(file.encode(), parameters)
+
+ContextParameters = structure("""U n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq
+    I n_threads n_threads_batch ctx_type rope_scaling_type pooling_type attention_type flash_attn_type F rope_freq_base
+    rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow U yarn_orig_ctx F defrag_thold
+    P cb_eval cb_eval_data I type_k type_v Z moe_cache_size P abort abort_data B embeddings offload_kqv no_perf op_offload
+    swa_full kv_unified P samplers Z n_samplers P ctx_other""")
+Batch = structure("I n_tokens P token embd pos n_seq_id seq_id logits")
+ON, OFF, F32, F16 = 1, 0, 0, 1  # of flash_attn_type; of type_k and type_v
+
+def context(model, **values):
+    parameters = function("llama_context_default_params", [], ContextParameters)()
+    for name, value in (dict(n_ctx=256, n_seq_max=4, kv_unified=True, n_threads=1, n_threads_batch=1) | values).items():
+        setattr(parameters, name, value)
+    return function("llama_init_from_model", ["P", ContextParameters], "P")(model, parameters)
+
+def decode(context, words, sequence=0, start=0, vocabulary=257):
+    """The logits after each word."""
+    batch = function("llama_batch_init", ["I"] * 3, Batch)(len(words), 0, 1)
+    batch.n_tokens = len(words)
+    for field, kind, value in ("token", "i4", words), ("pos", "i4", range(start, start + len(words))), ("n_seq_id", "i4", 1), ("logits", "i1", 1):
+        array = c.cast(getattr(batch, field), c.POINTER(c.c_int32 if kind == "i4" else c.c_int8))
+        np.ctypeslib.as_array(array, (len(words),))[:] = value
+    for row in range(len(words)):
+        c.cast(batch.seq_id, c.POINTER(c.POINTER(c.c_int32)))[row][0] = sequence
+    assert function("llama_decode", ["P", Batch], "I")(context, batch) == 0
+    row = function("llama_get_logits_ith", ["P", "I"], c.POINTER(c.c_float))
+    return np.array([np.ctypeslib.as_array(row(context, i), (vocabulary,)).copy() for i in range(len(words))])
+
+def write(file, words=(), types=(), layers=2, change=lambda w: None, tensors={}, merges=(), pre="qwen2"):
+    """A small random llama with a vocabulary of bytes, and of `words`."""
+    w = gguf.GGUFWriter(file, "llama")
+    w.add_name("tiny"), w.add_context_length(4096), w.add_embedding_length(64), w.add_block_count(layers)
+    w.add_feed_forward_length(64), w.add_head_count(2), w.add_head_count_kv(2), w.add_layer_norm_rms_eps(1e-6)
+    printed = [b for b in range(256) if 32 < b < 127 or 160 < b < 173 or b > 173]
+    others = iter(range(256, 400))
+    w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre(pre), w.add_token_merges(["Ċ Ċ", *merges])
+    w.add_token_list([chr(b if b in printed else next(others)) for b in range(256)] + ["ĊĊ", *words])
+    w.add_token_types([1] * 257 + list(types)), w.add_eos_token_id(0), change(w)
+    random, one = np.random.default_rng(0), np.ones(64, np.float32)
+    weight = lambda rows=64: random.normal(0, 1 / 8, (rows, 64)).astype(np.float32)
+    found = {"token_embd": weight(257 + len(words)), "output": weight(257 + len(words)), "output_norm": one}
+    for layer in range(layers):
+        found |= {f"blk.{layer}.{part}": one for part in ("attn_norm", "ffn_norm")}
+        found |= {f"blk.{layer}.attn_{part}": weight() for part in ("q", "k", "v", "output")}
+        found |= {f"blk.{layer}.ffn_{part}": weight() for part in ("gate", "up", "down")}
+    for name, value in (found | tensors).items():
+        w.add_tensor(f"{name}.weight", value)
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+    return found
+
+import torch, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+transformers.logging.set_verbosity_error()
+os.makedirs("folder")
+
+def scaled(kind):
+    return lambda w: (w.add_rope_scaling_type(kind), w.add_rope_scaling_factor(4.0), w.add_rope_scaling_orig_ctx_len(1024))
+
+kinds = gguf.RopeScalingType
+words, nothing = list(range(60, 100)), lambda w: None
+for name, change, tensors in (
+    ("none", nothing, {}),
+    ("linear", scaled(kinds.LINEAR), {}),
+    ("YaRN", scaled(kinds.YARN), {}),
+    ("factors", nothing, {"rope_freqs": np.linspace(1, 8, 16, dtype=np.float32)}),
+):
+    write("folder/model.gguf", change=change, tensors=tensors)
+    there = decode(context(model("folder/model.gguf"), flash_attn_type=OFF, type_k=F32, type_v=F32), words)
+    here = AutoModelForCausalLM.from_pretrained("folder", gguf_file="model.gguf", dtype=torch.float32)
+    with torch.no_grad():
+        off = np.abs(here(torch.tensor([words])).logits[0].numpy() - there).max(1)
+    print(f"{name}: {here.config.rope_parameters}, first position off by {off[0]:.0e}, the worst by {off.max():.0e}")
+    assert here.config.rope_parameters["rope_type"] == "default"
+    assert off[0] < 1e-4 and (off.max() < 1e-4 if name == "none" else off.max() > 1)
+print('as seen before')
+END

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# transformers scales attention in a GGUF file of Gemma 3 27B as in its smaller sisters
+# Versions: transformers==5.23.0, torch==2.13.0, accelerate==1.15.0, gguf==0.19.0, xllamacpp==2026.10.11549
+# Expected: a gemma3 file with the 62 layers of the 27B model gives the same logits in transformers as in llama.cpp,
+#   up to rounding: the file has no field for the scale of attention, so both know it from the architecture.
+# Seen: llama.cpp knows the 27B model by its 62 layers and divides by the root of width / heads (168 in the real one,
+#   which its original configuration states as query_pre_attn_scalar). transformers keeps its default, 256, which is
+#   right for heads of 256 only: logits are off by more than 0.1. With the right number put in, they agree.
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install -qq transformers==5.23.0 torch==2.13.0 accelerate==1.15.0 gguf==0.19.0 xllamacpp==2026.10.11549
+cd "$work"
+venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 3; }
+import ctypes as c, glob, os
+from importlib.util import find_spec
+import gguf, numpy as np
+
+llama = c.CDLL(glob.glob(os.path.dirname(find_spec("xllamacpp").origin) + "/*.so")[0])  # it exports llama.cpp's C functions
+KINDS = dict(P=c.c_void_p, I=c.c_int32, U=c.c_uint32, F=c.c_float, B=c.c_bool, Z=c.c_size_t)
+
+def structure(text):
+    """Fields in order; a letter says the type of those after it."""
+    fields, kind = [], None
+    for word in text.split():
+        if word in KINDS:
+            kind = KINDS[word]
+        else:
+            fields.append((word, kind))
+    return type("Structure", (c.Structure,), {"_fields_": fields})
+
+def function(name, kinds, result=None):
+    call = getattr(llama, name)
+    call.argtypes, call.restype = [KINDS.get(kind, kind) for kind in kinds], KINDS.get(result, result)
+    return call
+
+ModelParameters = structure("""P devices overrides I n_gpu_layers split_mode load_mode lazy_mode main_gpu P tensor_split
+    progress progress_data kv_overrides B vocab_only check_tensors use_extra_bufts no_host no_alloc load_mtp""")
+log = c.CFUNCTYPE(None, c.c_int32, c.c_char_p, c.c_void_p)(lambda *_: None)
+llama.llama_log_set(log, None)
+llama.llama_backend_init()
+
+def model(file):
+    parameters = function("llama_model_default_params", [], ModelParameters)()
+    parameters.n_gpu_layers = 0
+    return function("llama_model_load_from_file", [c.c_char_p, ModelParameters], "P")(file.encode(), parameters)
+
+ContextParameters = structure("""U n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq
+    I n_threads n_threads_batch ctx_type rope_scaling_type pooling_type attention_type flash_attn_type F rope_freq_base
+    rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow U yarn_orig_ctx F defrag_thold
+    P cb_eval cb_eval_data I type_k type_v Z moe_cache_size P abort abort_data B embeddings offload_kqv no_perf op_offload
+    swa_full kv_unified P samplers Z n_samplers P ctx_other""")
+Batch = structure("I n_tokens P token embd pos n_seq_id seq_id logits")
+ON, OFF, F32, F16 = 1, 0, 0, 1  # of flash_attn_type; of type_k and type_v
+
+def context(model, **values):
+    parameters = function("llama_context_default_params", [], ContextParameters)()
+    for name, value in (dict(n_ctx=256, n_seq_max=4, kv_unified=True, n_threads=1, n_threads_batch=1) | values).items():
+        setattr(parameters, name, value)
+    return function("llama_init_from_model", ["P", ContextParameters], "P")(model, parameters)
+
+def decode(context, words, sequence=0, start=0, vocabulary=257):
+    """The logits after each word."""
+    batch = function("llama_batch_init", ["I"] * 3, Batch)(len(words), 0, 1)
+    batch.n_tokens = len(words)
+    for field, kind, value in ("token", "i4", words), ("pos", "i4", range(start, start + len(words))), ("n_seq_id", "i4", 1), ("logits", "i1", 1):
+        array = c.cast(getattr(batch, field), c.POINTER(c.c_int32 if kind == "i4" else c.c_int8))
+        np.ctypeslib.as_array(array, (len(words),))[:] = value
+    for row in range(len(words)):
+        c.cast(batch.seq_id, c.POINTER(c.POINTER(c.c_int32)))[row][0] = sequence
+    assert function("llama_decode", ["P", Batch], "I")(context, batch) == 0
+    row = function("llama_get_logits_ith", ["P", "I"], c.POINTER(c.c_float))
+    return np.array([np.ctypeslib.as_array(row(context, i), (vocabulary,)).copy() for i in range(len(words))])
+
+import torch, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+transformers.logging.set_verbosity_error()
+os.makedirs("folder")
+
+def write_gemma(file, layers, head, width=336, heads=2):
+    w = gguf.GGUFWriter(file, "gemma3")
+    w.add_name("tiny"), w.add_context_length(4096), w.add_embedding_length(width), w.add_block_count(layers)
+    w.add_feed_forward_length(64), w.add_head_count(heads), w.add_head_count_kv(heads), w.add_layer_norm_rms_eps(1e-6)
+    w.add_key_length(head), w.add_value_length(head), w.add_sliding_window(1024), w.add_rope_freq_base(1e6)
+    w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre("qwen2"), w.add_token_merges(["Ċ Ċ"])
+    w.add_token_list([chr(256 + i) for i in range(256)] + ["ĊĊ"]), w.add_token_types([1] * 257)
+    random, inner = np.random.default_rng(0), heads * head
+    weight = lambda rows, columns: random.normal(0, columns**-0.5, (rows, columns)).astype(np.float32)
+    tensors = {"token_embd": weight(257, width), "output_norm": np.ones(width, np.float32)}
+    for i in range(layers):
+        for part in "attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm":
+            tensors[f"blk.{i}.{part}"] = np.ones(width, np.float32)
+        for part in "q", "k":
+            tensors[f"blk.{i}.attn_{part}_norm"] = np.ones(head, np.float32)
+        tensors |= {f"blk.{i}.attn_{part}": weight(inner, width) for part in "qkv"}
+        tensors |= {f"blk.{i}.ffn_{part}": weight(64, width) for part in ("gate", "up")}
+        tensors |= {f"blk.{i}.attn_output": weight(width, inner), f"blk.{i}.ffn_down": weight(width, 64)}
+    for name, value in tensors.items():
+        w.add_tensor(f"{name}.weight", value)
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+
+words = list(range(60, 80))
+for layers, head in (6, 256), (62, 128):
+    write_gemma("folder/model.gguf", layers, head)
+    there = decode(context(model("folder/model.gguf"), flash_attn_type=OFF, type_k=F32, type_v=F32), words)
+    here = AutoModelForCausalLM.from_pretrained("folder", gguf_file="model.gguf", dtype=torch.float32)
+
+    def off():
+        with torch.no_grad():
+            return np.abs(here(torch.tensor([words])).logits[0].numpy() - there).max()
+
+    first = off()
+    print(f"{layers} layers, heads of {head}: scalar {here.config.query_pre_attn_scalar}, off by {first:.3f}")
+    assert here.config.query_pre_attn_scalar == 256 and (first < 0.03 if layers == 6 else first > 0.1)
+    if layers == 62:
+        for layer in here.model.layers:
+            layer.self_attn.scaling = (336 / 2) ** -0.5
+        print(f"with 168: off by {off():.3f}")
+        assert off() < 0.03
+print('as seen before')
+END
