@@ -16,6 +16,7 @@ from rsd_core.testing import ScriptedDrafter, ScriptedVerifier
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
+from rsd_integrations.huggingface import runner as torch_runner
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
 from rsd_integrations.inprocess import runner
@@ -43,7 +44,7 @@ def test_a_step_is_the_same_whatever_is_guessed(
     checkpoint: Folder, sampling: Sampling, chunk: int, drawn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "PREFILL_CHUNK", chunk)
-    monkeypatch.setattr(runner, "SAMPLED_AT_ONCE", drawn)
+    monkeypatch.setattr(torch_runner, "SAMPLED_AT_ONCE", drawn)
     check(load_generator(str(checkpoint)), sampling)
 
 
