@@ -167,3 +167,13 @@ def test_a_rejected_draft_of_scripts_is_read_by_a_real_target(checkpoint: Folder
         for reuse in (False, True)
     ]
     assert texts[0] == texts[1]
+
+
+def test_a_guess_is_read_behind_a_prefix_whose_last_output_is_kept(draft: HuggingFaceGenerator) -> None:
+    path, request = Path(as_prompt("A baker sells 12 loaves at 3 dollars each.")), StepRequest((0,), 24)
+    (step,) = asyncio.run(draft.generate(path, request)).steps
+    again = Path(path.prompt)
+    asyncio.run(draft.first_token_entropy(again))  # leaves what the model gave at the end of the prompt
+    made = asyncio.run(draft.generate(again, replace(request, guess=step)))
+    assert made.steps[0].tokens == step.tokens
+    assert made.usage.generated == step.size
