@@ -105,6 +105,11 @@ class Call(ABC, Generic[Answer]):
     def answer(self) -> Answer:
         """What the call has by now, with its usage."""
 
+    @property
+    @abstractmethod
+    def usage(self) -> Usage:
+        """The work that it has done by now: told apart from what has come of it, which may be what fails."""
+
     @abstractmethod
     def release(self) -> None:
         """Let go of the rows, which know the call: paths have to be freed at once, not by the garbage collector."""
@@ -128,7 +133,7 @@ class Call(ABC, Generic[Answer]):
 
     def fail(self, error: BaseException) -> None:
         """End the call with an error that tells the work it had done."""
-        usage = self.answer().usage
+        usage = self.usage
         for row in tuple(self.rows):
             self._close(row)
         self.release()

@@ -143,9 +143,12 @@ class GenerateCall(Call[Generation]):
             text = vocabulary.text(list(ids))
             steps.append(Step(text, step.ending, ids, vocabulary.identity, step.size, tuple(step.logprobs)))
         steps += [Step("", "length")] * (len(self.request.seeds) - len(steps))  # cancelled before they began
+        return Generation(tuple(steps), self.usage)
+
+    @property
+    def usage(self) -> Usage:
         generated = sum(row.step.sampled for row in self._candidates)
-        usage = Usage(len(self._prefix), self.computed, self.reused, generated, seconds=self.seconds)
-        return Generation(tuple(steps), usage)
+        return Usage(len(self._prefix), self.computed, self.reused, generated, seconds=self.seconds)
 
     def release(self) -> None:
         self._candidates.clear()

@@ -122,8 +122,12 @@ class ScoreCall(Call[Scores]):
 
     def answer(self) -> Scores:
         rewards = tuple(row.reward for row in self._candidates)
+        return Scores(rewards, self.usage)
+
+    @property
+    def usage(self) -> Usage:
         prefix = len(self._prefix) + max(len(layout.kept) for layout in self._layouts)
-        return Scores(rewards, Usage(prefix, self.computed, self.reused, 0, self._scored, self.seconds))
+        return Usage(prefix, self.computed, self.reused, 0, self._scored, self.seconds)
 
     def release(self) -> None:
         self._candidates.clear()

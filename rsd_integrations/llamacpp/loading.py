@@ -21,7 +21,7 @@ from rsd_integrations.llamacpp.model import Adapter, Model
 from rsd_integrations.llamacpp.runner import LlamaRunner
 from rsd_integrations.llamacpp.store import FIRST_CELLS, FIRST_SEQUENCES, batch_size
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
-from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary
+from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary, identity_of
 
 LEAST_CONTEXT = 256
 """Tokens that the library's caches have at least."""
@@ -164,7 +164,9 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
                 flash_attention=False if exact else None,
             )
             runner = _runners[key] = LlamaRunner(context, max(most, context.cells), longest)
-    return Loaded(header, runner, GGUFTokenizer(model))
+    tokenizer = GGUFTokenizer(model)
+    identity_of(tokenizer)  # now, while the file is there: a model may outlive it
+    return Loaded(header, runner, tokenizer)
 
 
 def memory_of(name: str, header: Header, options: Options) -> ModelMemory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ class _Checkpoint:
                 "config.json and the safetensors file that holds the head"
             )
         config = self.folder / "config.json"
-        self.config: dict[str, Any] = json.loads(config.read_text()) if config.exists() else {}
+        self.config = self._read(config, dict) if config.exists() else {}
         self.files = SafetensorsFiles(self.folder, name)
         pickles = sorted(file.name for file in self.folder.glob("*.bin"))
         if pickles and not self.files.shapes:
@@ -136,10 +137,7 @@ class _Checkpoint:
         file = self.folder / "tokenizer.json"
         if not file.exists():
             return
-        raw = json.loads(file.read_text())
-        words = raw["model"]["vocab"]
-        ids = words if isinstance(words, dict) else {piece: at for at, (piece, _) in enumerate(words)}
-        ids = {**ids, **{token["content"]: token["id"] for token in raw.get("added_tokens", ())}}
+        ids = self._read(file, _ids)
         own = tokenizer.get_vocab()
         wrong = next((token for token, id_ in ids.items() if own.get(token) != id_), None)
         if wrong is not None:
@@ -147,6 +145,26 @@ class _Checkpoint:
                 f"{self.name}: the vocabularies of file and head differ; {wrong!r} has the id {ids[wrong]} in "
                 f"{self.given}, and {own.get(wrong, 'none')} in the GGUF file. Convert the body of that checkpoint"
             )
+
+    def _read(self, file: Path, form: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """What a file of JSON says.
+
+        Raises:
+            ConfigurationError: It is damaged.
+        """
+        try:
+            return form(json.loads(file.read_text()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigurationError(
+                f"{self.name}: {file.name} is damaged ({type(error).__name__}: {error}); fetch it again"
+            ) from error
+
+
+def _ids(tokenizer: Any) -> dict[str, Any]:
+    """Ids by token, of a tokenizer.json."""
+    words = tokenizer["model"]["vocab"]
+    ids = words if isinstance(words, dict) else {piece: at for at, (piece, _) in enumerate(words)}
+    return {**ids, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens", ())}}
 
 
 def _format(named: str | None, header: Header, checkpoint: _Checkpoint | None, name: str) -> PRMFormat:

@@ -5,9 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 from rsd_integrations.inprocess.vocabulary import Vocabulary
+from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
+
+_identities: WeakKeyDictionary[Model, str] = WeakKeyDictionary()
+
+
+def identity_of(tokenizer: GGUFTokenizer) -> str:
+    """What two vocabularies have in common if they are the same; read from the file once for each loaded model."""
+    identity = _identities.get(tokenizer.model)
+    if identity is None:
+        digest = hashlib.sha256(b"[")
+        for at, (id_, token) in enumerate(tokenizer.tokens()):
+            digest.update((", " if at else "").encode() + json.dumps([token, id_]).encode())
+        digest.update(b"]")
+        identity = _identities[tokenizer.model] = digest.hexdigest()[:16]
+    return identity
 
 
 class GGUFVocabulary(Vocabulary):
@@ -17,11 +33,7 @@ class GGUFVocabulary(Vocabulary):
 
     @cached_property
     def identity(self) -> str:
-        digest = hashlib.sha256(b"[")
-        for at, (id_, token) in enumerate(self.tokenizer.tokens()):
-            digest.update((", " if at else "").encode() + json.dumps([token, id_]).encode())
-        digest.update(b"]")
-        return digest.hexdigest()[:16]
+        return identity_of(self.tokenizer)
 
     @cached_property
     def pieces(self) -> dict[int, bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -214,6 +216,34 @@ def test_a_prompt_longer_than_the_context_is_refused() -> None:
 def test_what_cannot_be_is_said_before_the_model_is_loaded(options: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_generator(str(embedded("draft")), **options)
+
+
+def test_a_model_outlives_its_file(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "draft.gguf"
+    shutil.copy(embedded("draft"), file)
+    model = load_generator(str(file))
+    file.unlink()
+    models = model, load_generator(str(embedded("draft")))
+    ours, plain = (DraftOnly(drafter=one).run("Mia has 45 apples. How many?") for one in models)
+    assert ours.text == plain.text
+
+
+def test_an_answer_that_cannot_be_told_fails_its_call_and_no_other(
+    models: Soak, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that runs models lives on."""
+
+    def broken(ids: list[int]) -> str:
+        raise KeyError(ids[0])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models.writer.vocabulary, "text", broken)
+        with pytest.raises(KeyError) as caught:
+            asyncio.run(asyncio.wait_for(write(models, PATH, 1), 10))
+    usage = usage_of(caught.value)
+    assert usage is not None
+    assert usage.generated
+    assert asyncio.run(asyncio.wait_for(write(models, PATH, 1), 10)).steps
 
 
 @pytest.mark.parametrize("cells", [256, 512, 10**7])

@@ -267,3 +267,13 @@ def test_a_separator_that_cannot_be_is_refused(copy: Any) -> None:
     folder = copy("qwen")
     refused("reads scores at <extra_0>", folder, separator="\n\n")
     refused("trained with different separators", copy("trl"))
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_damaged_file_beside_the_head_is_told(name: str, text: str, tmp_path: Folder) -> None:
+    folder = tmp_path / "head"
+    shutil.copytree(FOLDER / "prm", folder)
+    (folder / name).write_text(text)
+    with pytest.raises(ConfigurationError, match=f"{name} is damaged .*fetch it again"):
+        load_verifier(str(embedded("prm")), head=str(folder))
