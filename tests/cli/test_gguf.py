@@ -145,7 +145,7 @@ def test_a_file_that_is_run_in_two_ways_is_planned_for_both() -> None:
     )
     assert row(shown, "gguf,context")[1:4] == ["0.5 MiB", "0.5 KiB", "512"]
     assert row(shown, "likelihood,context")[1:4] == ["shared", "0.5 KiB", "16"]  # weights are shared
-    assert row(shown, "prm,context")[1:4] == ["0.0 MiB", "1.0 KiB", "900"]  # in single precision, beyond its training
+    assert row(shown, "prm,context")[1:4] == ["shared", "1.0 KiB", "900"]  # in single precision, beyond its training
 
 
 def test_the_doctor_looks_at_the_role_as_well() -> None:
