@@ -16,7 +16,7 @@ from rsd_integrations.inprocess.cores import free_cores, usable_cores
 from rsd_integrations.inprocess.memory import CACHE_SHARE, ModelMemory, machine_memory
 from rsd_integrations.llamacpp.context import MOST_THREADS, Context
 from rsd_integrations.llamacpp.files import find
-from rsd_integrations.llamacpp.header import MAX_LAYERS, Header, read_header
+from rsd_integrations.llamacpp.header import Header, read_header
 from rsd_integrations.llamacpp.model import Adapter, Model
 from rsd_integrations.llamacpp.runner import LlamaRunner
 from rsd_integrations.llamacpp.store import FIRST_CELLS, FIRST_SEQUENCES, batch_size
@@ -76,9 +76,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, takes) or (isinstance(value, bool) and takes is not bool)):
                 raise ConfigurationError(f"{name} takes {wanted} (got {value!r})")
-        if self.gpu_layers is not None and not 0 <= self.gpu_layers <= MAX_LAYERS + 1:
+        if self.gpu_layers is not None and not -1 <= self.gpu_layers < 2**31:  # users write 999 for all
             raise ConfigurationError(
-                f"gpu_layers={self.gpu_layers} is not between 0 and {MAX_LAYERS + 1}; leave it out for all layers"
+                f"gpu_layers={self.gpu_layers} is not between -1 and {2**31 - 1}; leave it out, or give -1, for all"
             )
 
 

@@ -115,8 +115,8 @@ def test_what_a_plan_refuses_of_a_file(tmp_path: Path) -> None:
         ("nosuch=2", "unknown option of gguf 'nosuch'"),
         ("threads=abc", r"threads takes a whole number \(got 'abc'\)"),
         ("threads=4000", "threads=4000 is not between 1 and"),
-        ("gpu_layers=-5", "gpu_layers=-5 is not between 0 and 513; leave it out for all layers"),
-        ("gpu_layers=99999999999", "gpu_layers=99999999999 is not between 0 and 513"),
+        ("gpu_layers=-5", "gpu_layers=-5 is not between -1 and 2147483647; leave it out, or give -1, for all"),
+        ("gpu_layers=99999999999", "gpu_layers=99999999999 is not between -1 and"),
         ("lora=", "lora= names no file; write FILE"),
         ("lora=a.gguf*nan", r"lora=a.gguf\*nan: after the star comes a number between -1000 and 1000"),
         ("batch_invariant=no", "batch_invariant takes true or false"),
@@ -131,6 +131,11 @@ def test_options_are_refused_where_a_model_is_planned_examined_and_loaded(option
     shown = CliRunner().invoke(app, ["doctor", f"judge:{spec}"], env=WIDE)
     assert shown.exit_code == 1
     assert re.search(told, shown.output + str(shown.exception))
+
+
+@pytest.mark.parametrize("layers", [-1, 0, 999])
+def test_layers_on_a_graphics_card_may_be_written_as_is_usual(layers: int) -> None:
+    load(f"gguf,gpu_layers={layers}:{embedded('draft')}")
 
 
 def test_a_file_that_is_run_in_two_ways_is_planned_for_both() -> None:
