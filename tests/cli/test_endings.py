@@ -21,7 +21,9 @@ from rsd_integrations.cli.options import read_mapping
 
 SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
 SLOW = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore Ctrl-C
 import rsd_core.methods
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 import rsd_integrations.cli.score
