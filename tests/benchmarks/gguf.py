@@ -30,7 +30,7 @@ from tests.benchmarks.command import Command, Size
 from tests.benchmarks.core import BASE, ROOT, Build, checkout
 
 SIZES = {
-    "rounds": Size(7, 3, "rounds of all engines"),
+    "rounds": Size(7, 2, "rounds of all engines"),
     "problems": Size(30, 6, "problems of the embedded task that RSD solves in a round"),
     "together": Size(32, 16, "problems at once in the figures of batches", 2),
 }
