@@ -18,7 +18,7 @@ from tests.huggingface.soak import PROMPTS
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm
 
-ROOM = "rsd_integrations.huggingface"
+ROOM = "rsd_integrations"
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
