@@ -212,6 +212,7 @@ def test_a_warning_of_a_role_that_never_works_holds_no_control_characters() -> N
 def test_a_second_interrupt_of_a_stream_leaves_at_once() -> None:
     code = (
         "import os, signal, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells have background jobs ignore it
         "from rsd_core import DraftOnly\n"
         "from rsd_core.blocking import in_thread\n"
         "from rsd_core.testing import ScriptedDrafter\n"
