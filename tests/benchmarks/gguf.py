@@ -149,7 +149,7 @@ def measure(rounds: int, count: int, together: int) -> dict[str, Any]:
         def note(figure: str, name: str, mine: Mapping[str, Any], other: Mapping[str, Any], text: str = "") -> None:
             ratios[figure].append(rate(mine) / rate(other))
             rates.setdefault(name, []).append(rate(mine))
-            rates.setdefault(f"{name}, {text or 'other'}", []).append(rate(other))
+            rates.setdefault(f"{name.removesuffix(', side by side')}, {text or 'other'}", []).append(rate(other))
 
         for turn in range(rounds + 1):
             for name in ("draft", "target"):
@@ -178,7 +178,7 @@ def measure(rounds: int, count: int, together: int) -> dict[str, Any]:
             ):
                 if turn < 2 or figure == "embedded_f32" or turn % 3 == 0:
                     batch, single = gguf("decode_together", name, texts, 64), gguf("decode", name, texts, 64)
-                    note(f"batch_vs_sequential_{figure}", f"{name}, {together} at once", batch, single, "one by one")
+                    note(f"batch_vs_sequential_{figure}", f"{name}, side by side", batch, single, "one by one")
             if not turn:  # to warm up: fused code is made, caches are filled
                 for numbers in (*ratios.values(), *rates.values()):
                     numbers.clear()
