@@ -174,10 +174,17 @@ class Server:
 class LlamaServer(Server):
     """llama.cpp's own server, llama-server, in a session of its own; arguments as of `Server`."""
 
+    _scratch: tempfile.TemporaryDirectory[str] | None = None
+
     def start(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory()  # gone with the object: the server has the file mapped
+        self._scratch = tempfile.TemporaryDirectory()
         self._file = to_gguf.export(str(self.folder), Path(self._scratch.name) / f"{self.name}.gguf")
         super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        if self._scratch is not None:  # only now: the server has the file mapped
+            self._scratch.cleanup()
 
     def _command(self) -> list[str]:
         return [
