@@ -18,7 +18,7 @@ INVARIANT_BATCH = 63
 """Most tokens of a micro-batch whose results do not depend on each other: from 64 on llama.cpp (b11549, on a processor)
 computes attention in tiles, which rounds in another order."""
 MAX_LAYERS = 512
-"""Of llama.cpp, which ends the process where a file has more."""
+"""The most that llama.cpp runs."""
 _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
 """Tensors of which a token takes a row each."""
 

@@ -153,7 +153,7 @@ class Model:
         whole = text.encode(errors="surrogatepass").decode(errors="replace")
         parts = long_runs.parts(whole) if self._has_patterns else [whole]
         ids = [id_ for part in parts for id_ in self._encode(part.encode(), special)]
-        # Not left to the library: where a file asks for a token that it does not name, it ends the process.
+        # Not left to the library, which counts on the file to name what it asks for.
         first = [self.bos] if begin and self.add_bos and self.bos is not None and ids[:1] != [self.bos] else []
         return first + ids
 
@@ -220,7 +220,7 @@ class Model:
             return self._adapters[identity]
 
     def _check_vocabulary(self) -> None:
-        """Refuse a vocabulary that cannot spell every text: the library ends the process at the first such byte."""
+        """Refuse a vocabulary that cannot spell every text."""
         if self.library.llama_vocab_type(self._vocabulary) not in _WITH_BYTES:
             return
         missing = set(range(256))
