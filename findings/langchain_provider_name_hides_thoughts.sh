@@ -10,7 +10,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -qq langchain-core==1.8.3
+"$work/venv/bin/python" -m pip install -qq langchain-core==1.8.3
 cd "$work"
 venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 1; }
 from langchain_core.messages import AIMessage

@@ -10,7 +10,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -qq xllamacpp==2026.10.11549 gguf==0.19.0
+"$work/venv/bin/python" -m pip install -qq xllamacpp==2026.10.11549 gguf==0.19.0
 cd "$work"
 venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 3; }
 import ctypes as c, glob, os

@@ -8,7 +8,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -qq llama-index-core==0.14.25
+"$work/venv/bin/python" -m pip install -qq llama-index-core==0.14.25
 cd "$work"
 venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 1; }
 from llama_index.core.agent.react.output_parser import ReActOutputParser

@@ -9,7 +9,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -qq pydantic-ai-slim==2.68.0 openai==3.57.0 httpx==0.28.1
+"$work/venv/bin/python" -m pip install -qq pydantic-ai-slim==2.68.0 openai==3.57.0 httpx==0.28.1
 cd "$work"
 venv/bin/python - <<'END' || { echo 'no longer as seen before'; exit 1; }
 import asyncio, json, httpx

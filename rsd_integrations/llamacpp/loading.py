@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ MOST_SCALE: Final = 1000.0
 """Of an adapter; from somewhere above it on nothing but overflow comes out."""
 
 _making = threading.Lock()
+logger = logging.getLogger(__name__)
 _runners: WeakValueDictionary[tuple[object, ...], LlamaRunner] = WeakValueDictionary()
 
 
@@ -139,6 +141,14 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     exact = _is_exact(header, options)
     most, longest = _room(header, options, exact)
     threads, adapters = _way(header, options)
+    if options.context is None and longest < header.context:
+        logger.warning(
+            "%s reads sequences of up to %d tokens here, of the %d that it was trained for: the cache holds no more "
+            "(cache_bytes)",
+            file.name,
+            longest,
+            header.context,
+        )
     if template:
         chat_template(GGUFTokenizer(Model.load(file, vocabulary_only=True)), template)
     model = Model.load(file, gpu_layers=options.gpu_layers)
