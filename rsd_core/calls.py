@@ -32,6 +32,7 @@ from rsd_core.limits import LimitReached
 from rsd_core.lookahead import Lookahead
 from rsd_core.model import Interrupted, Model, Usage, add_usage, usage_of
 from rsd_core.paths import Path, Step
+from rsd_core.queueing import CALLER, Caller
 from rsd_core.request import Request
 from rsd_core.results import DegradationKind, FinishReason, StepRecord
 from rsd_core.thoughts.reading import reader_at
@@ -51,10 +52,11 @@ class Calls:
         guard: Deadline and cancellation.
         early: Work begun before it is known to be needed.
         health: Which of the decoder's models ever worked.
+        caller: Whose calls they are.
     """
 
-    def __init__(self, guard: Guard, early: Lookahead, health: Health) -> None:
-        self._guard, self._early, self._health = guard, early, health
+    def __init__(self, guard: Guard, early: Lookahead, health: Health, caller: Caller) -> None:
+        self._guard, self._early, self._health, self._caller = guard, early, health, caller
 
     async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted."""
@@ -273,6 +275,7 @@ class Calls:
     ) -> Reply:
         """Await a call of a model and charge it, whatever its end; what the check refuses has failed as well."""
         account: Account = getattr(request.ledger, role)
+        token = CALLER.set(self._caller)
         try:
             reply = check(model, await (self._guard.call(work) if self._guard.watches else work), *terms)
         except BaseException as error:
@@ -287,6 +290,8 @@ class Calls:
             if isinstance(error, Interrupted):
                 raise asyncio.CancelledError from None  # what timeouts know
             raise
+        finally:
+            CALLER.reset(token)
         account.charge(model, reply.usage)
         if role in self._health.unproven:
             self._health.worked(role)

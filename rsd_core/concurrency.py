@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Collection, Coroutine, Iterable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from rsd_core.errors import RunError
 from rsd_core.model import Interrupted, Usage, add_usage, usage_of
@@ -144,56 +144,3 @@ def ended_process(owner: object, error: SystemExit | KeyboardInterrupt) -> BaseE
     if threading.current_thread() is threading.main_thread():
         return error  # the user's own
     return RunError(f"{owner!r} raised KeyboardInterrupt", usage=usage_of(error))
-
-
-class Slots:
-    """A number of places to work at, shared by callers of any threads and event loops.
-
-    asyncio's semaphore belongs to one loop: used from a second one, it waits for ever.
-
-    Args:
-        count: Places, at least 1.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._lock = threading.Lock()
-        self._free = count
-        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
-
-    async def __aenter__(self) -> Self:
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return self
-            loop = asyncio.get_running_loop()
-            place: asyncio.Future[None] = loop.create_future()
-            self._waiting.append((loop, place))
-        try:
-            await place
-        except asyncio.CancelledError:
-            with self._lock:
-                if (loop, place) in self._waiting:
-                    self._waiting.remove((loop, place))
-                    raise
-            self._hand_on()  # the place was given just now
-            raise
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._hand_on()
-
-    def _hand_on(self) -> None:
-        with self._lock:
-            while self._waiting:
-                loop, place = self._waiting.popleft()
-                try:
-                    loop.call_soon_threadsafe(_give, place)
-                except RuntimeError:  # its loop was closed meanwhile, and nobody waits there any more
-                    continue
-                return
-            self._free += 1
-
-
-def _give(place: asyncio.Future[None]) -> None:
-    if not place.done():
-        place.set_result(None)

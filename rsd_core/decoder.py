@@ -28,6 +28,7 @@ from rsd_core.lookahead import Lookahead
 from rsd_core.model import Model
 from rsd_core.paths import Prompt
 from rsd_core.prompts import PromptLike, as_prompt
+from rsd_core.queueing import new_caller, side_by_side
 from rsd_core.request import Request
 from rsd_core.results import FinishReason, Result
 from rsd_core.settings import Settings
@@ -184,7 +185,8 @@ class Decoder(ABC):
                 partial = error.partial if isinstance(error, RunError) else None
                 return partial or self._begin(normalised[position], own)[0].result("error", 0.0)
 
-        results = await run_all([one(i) for i in range(len(normalised))], concurrency)
+        with side_by_side(concurrency):
+            results = await run_all([one(i) for i in range(len(normalised))], concurrency)
         if errors:
             raise BatchError(results, errors)
         return results
@@ -261,8 +263,9 @@ class Decoder(ABC):
             raise ConfigurationError(f"cancel takes a Cancellation (got {cancel!r})")
         request = Request(prompt, settings, seed, options.get("repeat", 0), stop, self.thinking(prompt))
         guard = Guard(limits.max_seconds, cancel)
-        early = Lookahead(request.ledger, settings.lookahead if limits.allow_waste() else 0)
-        return request, Calls(guard, early, self._health), guard
+        caller = new_caller()
+        early = Lookahead(request.ledger, settings.lookahead if limits.allow_waste() else 0, caller)
+        return request, Calls(guard, early, self._health, caller), guard
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """What the models agree on about their thoughts; asked before any of them is called.

@@ -19,6 +19,7 @@ from rsd_core.interfaces import Drafter, Scores, ScoresRuns, StepRequest, Target
 from rsd_core.ledger import Ledger, Role
 from rsd_core.model import Interrupted, Model, Usage, usage_of
 from rsd_core.paths import Path, Step
+from rsd_core.queueing import CALLER, Caller
 from rsd_core.results import FinishReason
 from rsd_core.thoughts.reading import Kind
 
@@ -85,15 +86,16 @@ class AcceptanceEstimate:
 class _Work:
     """A call at work; the steps of a run share one."""
 
-    def __init__(self, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    def __init__(self, caller: Caller, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self.started = False
         """Whether it has reached its model: a call that was cancelled before costs nothing."""
         self.charged = False
         """Whether a run that failed or was cut is on the ledger."""
-        self.task: asyncio.Task[Any] = asyncio.ensure_future(self._run(model, work))
+        self.task: asyncio.Task[Any] = asyncio.ensure_future(self._run(caller, model, work))
 
-    async def _run(self, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def _run(self, caller: Caller, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         self.started = True
+        CALLER.set(caller)  # for this task
         return await contained(model, work())
 
 
@@ -125,10 +127,11 @@ class Lookahead:
         ledger: Where discarded work is charged.
         depth: How many steps after the one that is being decided are drafted; from 2 on they are scored as well. Of a
             verifier that scores runs, after the last one that it is scoring.
+        caller: Whose calls they are.
     """
 
-    def __init__(self, ledger: Ledger, depth: int) -> None:
-        self._ledger, self.depth = ledger, depth
+    def __init__(self, ledger: Ledger, depth: int, caller: Caller) -> None:
+        self._ledger, self.depth, self._caller = ledger, depth, caller
         self.estimate = AcceptanceEstimate()
         self._calls: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
@@ -231,7 +234,7 @@ class Lookahead:
         if call is not None and call.request == request:
             return call
         self._drop(lambda *key: key == (role, path))
-        call = _Call(model, request, _Work(model, lambda: work(path, request)))
+        call = _Call(model, request, _Work(self._caller, model, lambda: work(path, request)))
         call.work.task.add_done_callback(lambda _: self._go_on and self._go_on())
         self._calls[role, path] = call
         return call
@@ -255,7 +258,7 @@ class Lookahead:
             return list(replies)
 
         if len(run) > 1:
-            shared = _Work(model, score)
+            shared = _Work(self._caller, model, score)
             for at, (path, step) in enumerate(run):
                 self._calls["verifier", path] = _Call(model, (step,), shared, at)
 

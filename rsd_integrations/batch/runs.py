@@ -13,6 +13,7 @@ from typing import Any
 from rsd_core import ConfigurationError, Decoder, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
 from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
+from rsd_core.queueing import side_by_side
 from rsd_integrations.batch.journal import KINDS, Journal, damaged, read_rows
 from rsd_integrations.jsonl import Line, read_lines
 from rsd_integrations.role_faults import RoleFaults
@@ -195,7 +196,8 @@ async def arun_journaled(
 
         async with await in_thread(decoder) as loaded:
             note_refused()  # not before: settings that make no decoder are in no file
-            await run_all(work(loaded) for _ in range(min(concurrency, len(todo))))
+            with side_by_side(concurrency):
+                await run_all(work(loaded) for _ in range(min(concurrency, len(todo))))
     return counts
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from rsd_core.concurrency import run_all, settle
+from rsd_core.queueing import side_by_side
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -31,7 +32,8 @@ async def as_ready(
 
     async def every_one() -> None:
         try:
-            await run_all([one(argument) for argument in arguments], at_once=at_once)
+            with side_by_side(at_once):
+                await run_all([one(argument) for argument in arguments], at_once=at_once)
         finally:
             ready.put_nowait(None)
 

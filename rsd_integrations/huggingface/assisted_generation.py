@@ -19,9 +19,10 @@ from torch import Tensor
 
 from rsd_core import ConfigurationError, Drafter, Generation, Interrupted, Path, Step, StepRequest, Usage
 from rsd_core.blocking import in_thread
-from rsd_core.concurrency import Slots, outlast
+from rsd_core.concurrency import outlast
 from rsd_core.model import add_usage
 from rsd_core.paths import Ending
+from rsd_core.queueing import Slots
 from rsd_integrations.huggingface.causal_lm import CausalLM
 from rsd_integrations.inprocess.checks import check_prompt
 

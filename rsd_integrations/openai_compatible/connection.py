@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import aiohttp
 
-from rsd_core.concurrency import Slots
+from rsd_core.queueing import Slots
 
 
 class Connection:
@@ -42,7 +42,7 @@ class Connection:
 
     def limit(self, concurrency: int) -> None:
         """Have so many requests in flight at once from now on; those that are stay."""
-        self.slots = Slots(concurrency)
+        self.slots.resize(concurrency)
 
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than the connection is open."""

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
-from rsd_core.concurrency import Slots, run_calls
+from rsd_core.concurrency import run_calls
+from rsd_core.queueing import Slots
 from rsd_integrations.prm_formats import problem, shown, shown_response
 from rsd_integrations.verifiers.charging import joined
 

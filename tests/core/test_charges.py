@@ -43,6 +43,7 @@ from rsd_core import (
     as_prompt,
 )
 from rsd_core.lookahead import Lookahead
+from rsd_core.queueing import Caller
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 WARM = Settings(temperature=1.0)
@@ -377,7 +378,7 @@ def test_a_ledger_of_a_result_is_its_own() -> None:
 
 async def test_an_early_call_that_never_reached_its_model_costs_nothing() -> None:
     ledger, target = Ledger(), ScriptedTarget(["x"])
-    early = Lookahead(ledger, 0)
+    early = Lookahead(ledger, 0, Caller())
     early.hedge(Path(as_prompt("question")), target, StepRequest((1,)))
     await early.aclose()
     assert (ledger.target.calls, target.calls) == (0, [])
@@ -385,7 +386,7 @@ async def test_an_early_call_that_never_reached_its_model_costs_nothing() -> Non
 
 async def test_an_early_call_is_claimed_by_the_very_same_request_only() -> None:
     ledger, target, path = Ledger(), ScriptedTarget(["x"]), Path(as_prompt("question"))
-    early = Lookahead(ledger, 0)
+    early = Lookahead(ledger, 0, Caller())
     early.hedge(path, target, StepRequest((1,)))
     assert early.claim("target", target, path, StepRequest((2,))) is None
     assert early.claim("target", target, Path(path.prompt), StepRequest((1,))) is None

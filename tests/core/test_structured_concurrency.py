@@ -13,8 +13,9 @@ import pytest
 
 from rsd_core import Interrupted, RunError, Usage, add_usage, usage_of
 from rsd_core.blocking import in_thread, iterate, wait_for
-from rsd_core.concurrency import Slots, contained, run_all, run_calls, settle
+from rsd_core.concurrency import contained, run_all, run_calls, settle
 from rsd_core.interfaces import Generation
+from rsd_core.queueing import Slots
 
 
 async def after(seconds: float, value: Any) -> Any:
