@@ -7,7 +7,6 @@ import base64
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from aiohappyeyeballs import start_connection
@@ -91,8 +90,10 @@ class HttpClient:
         message = head + (b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body) + body)
         started = self._loop.time()
         if (connection := self._idle.latest()) is not None:
-            with suppress(StaleError):
+            try:
                 return await self._answer(connection, message, started, streamed, lasts)
+            except StaleError:
+                pass
         connection = await self._connect()
         return await self._answer(connection, message, started, streamed, lasts)
 
