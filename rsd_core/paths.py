@@ -100,8 +100,9 @@ class Path:
     @property
     def steps(self) -> tuple[Step, ...]:
         """The accepted steps in order."""
-        steps, node = [], self
-        while node.parent is not None:
+        steps: list[Step] = []
+        node: Path | None = self
+        while node is not None:
             if node.step is not None:
                 steps.append(node.step)
             node = node.parent
