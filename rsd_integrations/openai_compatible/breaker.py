@@ -116,14 +116,14 @@ class Breaker:
         """A call that tried the server out is over, whatever came of it."""
         self._trials -= 1
 
-    def succeeded(self, sent: float | None = None) -> None:
+    def succeeded(self, sent: float) -> None:
         """The server answered, be it with a refusal.
 
         Args:
             sent: When the call was sent. Of those from before an outage some are still answered by a server that goes.
         """
         if self.since is not None:
-            if sent is not None and sent < self.since:
+            if sent < self.since:
                 return
             away = time.monotonic() - self.since
             logger.log(
@@ -162,7 +162,7 @@ class Breaker:
             if not self.is_open and self._faults >= self.limit and (alone or len(self._failing) >= self.limit):
                 self._open(self.first_trial)
                 logger.warning(
-                    "%s failed %d times in a row: its breaker opens, and calls wait or fail; the last fault: %s",
+                    "%s failed %d times in a row: its breaker opens, and calls wait; the last fault: %s",
                     self.name,
                     self._faults,
                     fault,
@@ -196,18 +196,23 @@ class Breaker:
         """Let calls try where it is time, and see to it that this is done again."""
         self._stop_timer()
         now = time.monotonic()
-        if now >= self._due:
-            count = max(1, self._trials) if not self._failed_since else 1
+        if now >= self._due and (count := self._take(1 if self._failed_since else max(1, self._trials))):
             if self._failed_since:
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)
             self._failed_since, self._due = False, now + self._pause
-            while count and self._waiting:
-                one = heapq.heappop(self._waiting)
-                if not one.turn.done():
-                    one.turn.set_result(True)
-                    self._trials, count = self._trials + 1, count - 1
+            self._trials += count
         if self._waiting:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, self._due - now), self._let_through)
+
+    def _take(self, most: int) -> int:
+        """Let so many of those who wait try; how many there were."""
+        count = 0
+        while count < most and self._waiting:
+            one = heapq.heappop(self._waiting)
+            if not one.turn.done():  # else it went away
+                one.turn.set_result(True)
+                count += 1
+        return count
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

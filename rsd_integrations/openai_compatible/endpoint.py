@@ -12,7 +12,8 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, overload
 
 import aiohttp
@@ -219,6 +220,15 @@ class Endpoint:
             self.concurrency = concurrency
             if self._connection is not None:
                 self._connection.limit(concurrency)
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Wait for no server that is away: who examines one wants to know how it is now."""
+        patience, self.patience = self.patience, 0.0
+        try:
+            yield
+        finally:
+            self.patience = patience
 
     async def aclose(self) -> None:
         """Close all connections: requests in flight fail, the next call opens new ones."""

@@ -85,7 +85,7 @@ class Sender:
                 with self._shown(call, trial):
                     async with connection.slots:
                         if connection.closed:
-                            raise EndpointError(f"{self._name} was closed while a request was under way")
+                            raise self._closed()
                         if self.breaker.is_open and not trial:
                             continue  # it opened while this call waited for its place
                         call.sent += 1
@@ -95,7 +95,9 @@ class Sender:
             finally:
                 if trial:
                     self.breaker.tried()
-            if connection.closed or (again is not None and not again()):
+            if connection.closed:
+                raise self._closed()
+            if again is not None and not again():
                 raise fault
             delay = self._delay(call, fault)
             logger.info("%s, attempt %d: %s; trying again in %.2f s", what, call.sent, fault, delay)
@@ -114,6 +116,9 @@ class Sender:
         """Begin anew in a forked child: the calls that wait are its parent's."""
         self._waiting.clear()
         self.breaker.forget()
+
+    def _closed(self) -> EndpointError:
+        return EndpointError(f"{self._name} was closed while a request was under way")
 
     async def _turn(self, call: _Call) -> bool:
         """Wait at the breaker; whether the call is to try the server out."""
@@ -159,8 +164,10 @@ class Sender:
         Raises:
             EndpointError: The fault, where there is to be no other attempt.
         """
-        if fault.retry_after is not None:  # which may be 0, again and again
-            delay = max(fault.retry_after, backoff(call.sent - 1) if call.sent > 1 else 0.0)
+        if fault.retry_after is not None:
+            call.spared += 1
+            again_and_again = backoff(call.spared - 1) if call.spared > 1 else 0.0  # some always say 0
+            delay = max(fault.retry_after, again_and_again)
         else:
             delay = 0.0 if self.breaker.is_open else backoff(call.sent)
         no_fault_of_it = fault.outage or fault.throttled or self.breaker.fails_all
@@ -206,6 +213,8 @@ class _Call:
     """Attempts so far."""
     tried: int = 0
     """Those of them that tried out a server that was away."""
+    spared: int = 0
+    """How often the server has asked to be spared."""
     used: int = 0
     """Retries that were used up."""
     waited: float = 0.0

@@ -148,7 +148,7 @@ def test_the_key_is_sent_and_never_told(
     monkeypatch.setenv("OTHER_KEY", SECRET)
     caplog.set_level(logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.DEBUG)
-    model = load(f"openai,key_env=OTHER_KEY,retries=0:draft@{vllm.url}")
+    model = load(f"openai,key_env=OTHER_KEY,retries=0,patience=0:draft@{vllm.url}")
     vllm.key = SECRET
     assert ask(model.endpoint)["choices"]
     shown = [repr(model), repr(model.endpoint), repr(vars(model.endpoint)), str(vars(model))]
