@@ -32,7 +32,7 @@ UP = b'{"up": true}'
 
 def using(server: Wire, work: Callable[[Endpoint], Awaitable[T]], url: str | None = None, **options: Any) -> T:
     """Work with an endpoint, of which nothing is left afterwards."""
-    endpoint = Endpoint("m", url or server.url, **{"retries": 0, "timeout": 5.0, **options})
+    endpoint = Endpoint("m", url or server.url, **{"retries": 0, "patience": 0.0, "timeout": 5.0, **options})
 
     async def run() -> T:
         try:
@@ -115,7 +115,7 @@ def test_what_is_sent_and_what_comes_is_as_another_client_has_it() -> None:
 
     loop = background_loop()
     with wired(script) as server, httpx.Client(trust_env=False, verify=False) as other:
-        endpoint = Endpoint("m", server.url, retries=0, timeout=5.0)
+        endpoint = Endpoint("m", server.url, retries=0, patience=0.0, timeout=5.0)
 
         @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(
@@ -196,7 +196,7 @@ def test_a_kept_connection_that_is_closed_is_no_fault(how: str) -> None:
         if how == "closed":
             await asyncio.to_thread(wait_until, lambda: server.open == 0)
         found += [await endpoint.post("completions", BODY) for _ in range(2)]
-        assert endpoint.breaker.last == ""
+        assert endpoint.breaker.last is None
         return found
 
     with wired(script) as server:
@@ -362,7 +362,7 @@ def test_closing_fails_what_is_in_flight() -> None:
         assert await asyncio.to_thread(wait_until, lambda: server.open == 0)
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(error) for error in found] == [EndpointError] * 3
-        assert endpoint.breaker.last == ""
+        assert endpoint.breaker.last is None
 
     with wired(lambda peer: peer.request() and peer.request()) as server:
         using(server, work)
