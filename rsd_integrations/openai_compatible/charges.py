@@ -94,7 +94,11 @@ def token_counts(body: Mapping[str, Any]) -> TokenCounts:
     """The counts in a reply, as far as the server tells some: gateways leave them out, or say 0 of everything."""
     usage = body.get("usage")
     if not usage:
-        return {}
+        timings = body.get("timings")  # llama.cpp, in the middle of a stream
+        if not timings:
+            return {}
+        cached, fresh, wrote = (int(timings.get(name) or 0) for name in ("cache_n", "prompt_n", "predicted_n"))
+        return {"read": cached + fresh, "cached": cached, "wrote": wrote}
     details = usage.get("prompt_tokens_details") or {}
     read, wrote, total = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
     counts = TokenCounts()

@@ -347,7 +347,7 @@ class OpenAIGenerator(Drafter, Target):
         if splitter is not None and (not asked or answer.goes_on):
             body = self._body(profile, sent, replace(request, delimiter=None, close=""), seed, room)
             if profile.stream_usage:
-                body = {"stream_options": {"include_usage": True, **profile.stream_options}, **body}
+                body = {"stream_options": {"include_usage": True}, **profile.stream_counts, **body}
             begun = sent.begun if profile.repeats == "always" else ""
             reader = await self.endpoint.stream(
                 sent.route,

@@ -12,7 +12,7 @@ from rsd_core import Path, StepRequest, as_prompt, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.openai_compatible import OpenAIGenerator, trials
-from tests.openai_compatible.server import OWNERS, Habits, listening, wait_until
+from tests.openai_compatible.server import OWNERS, Gateway, Habits, listening, wait_until
 
 TOKENIZER = str(FOLDER / "draft")
 
@@ -65,8 +65,15 @@ def servers(every_kind: dict[str, Habits], tried: tuple[dict[Any, Any], set[Any]
         server.key, server.dropped, server.crowd, server.context, server.pace = None, 0, 0, 512, 0.0
         server.listings, server.listing_fault = 0, None
         server.streams_ids, server.thinks_apart, server.most = True, False, 10**9
-        server.fault = lambda number: None
+        server.fault, server.gateway, server.cuts = (lambda number: None), Gateway(), False
     return every_kind
+
+
+@pytest.fixture
+def untried(servers: dict[str, Habits]) -> None:
+    """Nothing was proved of the servers yet."""
+    trials.STEP_ENDS.clear()
+    trials.GOES_ON.clear()
 
 
 @pytest.fixture
