@@ -342,8 +342,6 @@ class OpenAIGenerator(Drafter, Target):
                 ),
             )
             sent.check_read(answer.read, server.context)
-            if answer.read is None:
-                await self._trials.check_reading(charges)
         if splitter is not None and (not asked or answer.goes_on):
             body = self._body(profile, sent, replace(request, delimiter=None, close=""), seed, room)
             if profile.stream_usage:
@@ -357,6 +355,8 @@ class OpenAIGenerator(Drafter, Target):
             )
             answer = reader.answer
             sent.check_read(answer.read, server.context)
+        if answer.read is None:
+            await self._trials.check_reading(charges)
         return replace(answer, wrote=self.prompts.wrote(answer))
 
     def _can_stream(self, server: Server, sent: SentPath) -> bool:
