@@ -42,6 +42,9 @@ class Reader(Protocol):
     def complete(self) -> bool:
         """Whether the answer is whole, so that the stream may end here."""
 
+    def end(self) -> None:
+        """Take the server's word that this was all; raises as `take` does where it is no whole answer."""
+
 
 R = TypeVar("R", bound=Reader)
 
@@ -188,6 +191,9 @@ class Endpoint:
 
             def take(data: bytes) -> bool:
                 nonlocal received
+                if data == b"[DONE]":
+                    self._replies.result(lambda _: reader.end(), {})
+                    return True
                 event = self._replies.parsed(data)
                 if not received:
                     received = True
@@ -335,8 +341,6 @@ async def read_events(response: Response, take: Callable[[bytes], bool], refuse_
     while lines := await response.lines():
         for line in lines:
             data = line[5:].strip() if line.startswith(b"data:") else b""
-            if data == b"[DONE]":
-                return False
             if data:
                 begun = True
                 if take(data):

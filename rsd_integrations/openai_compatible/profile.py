@@ -74,6 +74,8 @@ class Profile:
     """Whether it tells log-probabilities of the prompt's tokens."""
     ranks: Mapping[str, Any] = field(default_factory=dict)
     """Fields that ask for the rank of each token of the prompt among all that might stand there."""
+    stream_counts: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a stream that bring the counts of tokens with every event, since it may be closed before its end."""
     stream_usage: bool = True
     """Whether streams end with the usage where `stream_options` ask for it; refused or ignored elsewhere."""
     concurrency: int = 64

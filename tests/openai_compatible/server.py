@@ -52,6 +52,14 @@ class Written:
     stop: str | None = None
 
 
+@dataclass
+class Gateway:
+    """What a gateway makes of requests, and of replies or the events of a stream."""
+
+    request: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body
+    reply: Callable[[dict[str, Any]], dict[str, Any]] = lambda data: data
+
+
 class Habits:
     """The model and what this kind of server makes of requests."""
 
@@ -77,6 +85,10 @@ class Habits:
         """Whether streams tell ids, as old versions and some proxies do not."""
         self.most = 10**9
         """Cap on the tokens of any answer."""
+        self.cuts = False
+        """Whether prompts that are too long are cut without a word."""
+        self.gateway = Gateway()
+        """What stands between the server and its clients."""
         self.pace = 0.0
         """Seconds that a streamed token takes at least."""
         self.url = ""
@@ -128,7 +140,7 @@ class Habits:
             raise Refusal(404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}})
         ids = self.ids_of(body)
         if len(ids) >= self.context:
-            if self.kind == "ollama":
+            if self.kind == "ollama" or self.cuts:
                 return ids[-self.context // 2 :]
             if self.kind != "transformers":
                 raise Refusal(
@@ -176,7 +188,7 @@ class Habits:
         text = self.text(made.ids)
         if made.stop is None or self.kind == "transformers":
             return text
-        keeps = body.get("include_stop_str_in_output") or body.get("no_stop_trim")
+        keeps = body.get({"vllm": "include_stop_str_in_output", "sglang": "no_stop_trim"}.get(self.kind, ""))
         return text[: text.index(made.stop) + (len(made.stop) if keeps else 0)]
 
     def ended(self, made: Written, body: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +261,9 @@ class Habits:
 
     def events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ids, told, made, sent = self.checked(body), "", Written(), 0
-        last: dict[str, Any] = {}
+        last, counts = dict[str, Any](), dict[str, Any]()
+        options = body.get("stream_options") or {}
+        counting = options.get("continuous_usage_stats") and self.kind in ("vllm", "sglang")
         for made in self.write(ids, body):
             time.sleep(self.pace)
             text = self.shown(made, body)
@@ -264,8 +278,8 @@ class Habits:
                 content["logprobs"] = {"content": [{"id": id_, "logprob": value} for id_, value in new]}
                 sent = len(made.ids)
             if last:
-                yield {"choices": [{"index": 0, **last, "finish_reason": None}]}
-            last = content
+                yield {"choices": [{"index": 0, **last, "finish_reason": None}], **counts}
+            last, counts = content, {"usage": self.usage(ids, made)} if counting else {}
         if self.kind == "vllm":  # tells the reason with the last token
             ended = {key: value for key, value in self.ended(made, body).items() if key != "token_ids"}
             yield {"choices": [{"index": 0, **ended, **last}]}
@@ -273,7 +287,7 @@ class Habits:
             yield {"choices": [{"index": 0, **last, "finish_reason": None}]}
             last = {"delta": {}} if "messages" in body else {"text": ""}
             yield {"choices": [{"index": 0, **self.ended(made, body), **last}]}
-        if (body.get("stream_options") or {}).get("include_usage") and self.kind != "llama_cpp_python":
+        if options.get("include_usage") and self.kind != "llama_cpp_python":
             yield {"choices": [], "usage": self.usage(ids, made)}
 
 
@@ -340,7 +354,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if body.get("stream"):
                 return self.send_stream(body, fault)
-            data = habits.answer(body)
+            data = habits.gateway.reply(habits.answer(habits.gateway.request(body)))
         except Refusal as refusal:
             return self.send_json(refusal.status, refusal.body, **refusal.headers)
         text = json.dumps(data if fault is None else spoilt(data, fault))
@@ -370,7 +384,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_stream(self, body: dict[str, Any], fault: str | None) -> None:
         habits, started = self.habits, False
-        for number, event in enumerate(habits.events(body)):
+        events = map(habits.gateway.reply, habits.events(habits.gateway.request(body)))
+        for number, event in enumerate(events):
             if not started:
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
