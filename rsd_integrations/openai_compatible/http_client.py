@@ -138,18 +138,20 @@ class HttpClient:
         """Wait for more of an answer, with a new deadline where it lasts."""
         if response.lasts and not response.ended:
             self._busy.add(connection)
-        await response.news(self._loop)
+        await response.news()
 
     async def _answer(
         self, connection: HttpConnection, message: bytes, started: float, streamed: bool, lasts: bool
     ) -> Response:
-        response = connection.send(message, streamed, lasts)
+        response, waiter = connection.send(message, streamed, lasts)
         self._busy.add(connection, None if lasts else started)
         try:
-            await response.news(self._loop)
+            await waiter
         except BaseException:
             connection.close()
             raise
+        if response.error is not None:
+            raise response.error  # its connection is closed, or about to be
         return response
 
     def _head(self, method: str, path: str) -> bytes:
@@ -187,7 +189,9 @@ class HttpClient:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what lies between forgets silent connections
         secured = {"ssl": self._trust(), "server_hostname": place.hostname} if place.scheme == "https" else {}
         try:
-            _, connection = await self._loop.create_connection(lambda: HttpConnection(self), sock=made, **secured)
+            _, connection = await self._loop.create_connection(
+                lambda: HttpConnection(self._loop, self), sock=made, **secured
+            )
         except BaseException:
             made.close()
             raise
@@ -198,12 +202,16 @@ class HttpClient:
         place = _authority(self._server, with_port=True)
         fields = "".join(f"{name}: {value}\r\n" for name, value in ({"Host": place} | _credentials(proxy)).items())
         try:
-            response = connection.send(f"CONNECT {place} HTTP/1.1\r\n{fields}\r\n".encode("latin-1"), True, False)
-            await response.news(self._loop)
+            response, waiter = connection.send(
+                f"CONNECT {place} HTTP/1.1\r\n{fields}\r\n".encode("latin-1"), True, False
+            )
+            await waiter
+            if response.error is not None:
+                raise response.error
             if response.status != 200:
                 kind = ConnectionError if response.status >= 500 else ValueError
                 raise kind(f"the proxy {_authority(proxy)} answered HTTP {response.status}")
-            plain, secure = connection.transport, HttpConnection(self)
+            plain, secure = connection.transport, HttpConnection(self._loop, self)
             assert plain is not None
             made = await self._loop.start_tls(plain, secure, self._trust(), server_hostname=self._server.hostname)
         except BaseException:
