@@ -151,7 +151,8 @@ class HttpClient:
             connection.close()
             raise
         if response.error is not None:
-            raise response.error  # its connection is closed, or about to be
+            connection.close()
+            raise response.error
         return response
 
     def _head(self, method: str, path: str) -> bytes:
