@@ -186,12 +186,13 @@ class HttpClient:
             if self._loop.time() >= self._look_up_at:
                 self._addresses = await self._loop.getaddrinfo(place.hostname, _port(place), type=socket.SOCK_STREAM)  # type: ignore[assignment]
                 self._look_up_at = self._loop.time() + _LOOKED_UP
-        made = await start_connection(self._addresses, happy_eyeballs_delay=_STAGGER, interleave=1)  # type: ignore[arg-type]
+        made = await start_connection(self._addresses, happy_eyeballs_delay=_STAGGER, interleave=1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what lies between forgets silent connections
-        secured = {"ssl": self._trust(), "server_hostname": place.hostname} if place.scheme == "https" else {}
+        trust, name = (self._trust(), place.hostname) if place.scheme == "https" else (None, None)
         try:
             _, connection = await self._loop.create_connection(
-                lambda: HttpConnection(self._loop, self), sock=made, **secured
+                lambda: HttpConnection(self._loop, self), sock=made, ssl=trust, server_hostname=name
             )
         except BaseException:
             made.close()

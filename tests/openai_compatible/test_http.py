@@ -142,7 +142,7 @@ def test_what_is_sent_and_what_comes_is_as_another_client_has_it() -> None:
             for name in ("host", "content-type", "accept", "accept-encoding"):
                 assert fields[0][name] == fields[1][name]
 
-        compare()  # type: ignore[call-arg]
+        compare()
         wait_for(endpoint.aclose())
 
 
