@@ -138,18 +138,21 @@ class HttpClient:
         """Wait for more of an answer, with a new deadline where it lasts."""
         if response.lasts and not response.ended:
             self._busy.add(connection)
-        await response.news(self._loop)
+        await response.news()
 
     async def _answer(
         self, connection: HttpConnection, message: bytes, started: float, streamed: bool, lasts: bool
     ) -> Response:
-        response = connection.send(message, streamed, lasts)
+        response, waiter = connection.send(message, streamed, lasts)
         self._busy.add(connection, None if lasts else started)
         try:
-            await response.news(self._loop)
+            await waiter
         except BaseException:
             connection.close()
             raise
+        if response.error is not None:
+            connection.close()
+            raise response.error
         return response
 
     def _head(self, method: str, path: str) -> bytes:
@@ -183,11 +186,14 @@ class HttpClient:
             if self._loop.time() >= self._look_up_at:
                 self._addresses = await self._loop.getaddrinfo(place.hostname, _port(place), type=socket.SOCK_STREAM)  # type: ignore[assignment]
                 self._look_up_at = self._loop.time() + _LOOKED_UP
-        made = await start_connection(self._addresses, happy_eyeballs_delay=_STAGGER, interleave=1)  # type: ignore[arg-type]
+        made = await start_connection(self._addresses, happy_eyeballs_delay=_STAGGER, interleave=1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what lies between forgets silent connections
-        secured = {"ssl": self._trust(), "server_hostname": place.hostname} if place.scheme == "https" else {}
+        trust, name = (self._trust(), place.hostname) if place.scheme == "https" else (None, None)
         try:
-            _, connection = await self._loop.create_connection(lambda: HttpConnection(self), sock=made, **secured)
+            _, connection = await self._loop.create_connection(
+                lambda: HttpConnection(self._loop, self), sock=made, ssl=trust, server_hostname=name
+            )
         except BaseException:
             made.close()
             raise
@@ -198,12 +204,16 @@ class HttpClient:
         place = _authority(self._server, with_port=True)
         fields = "".join(f"{name}: {value}\r\n" for name, value in ({"Host": place} | _credentials(proxy)).items())
         try:
-            response = connection.send(f"CONNECT {place} HTTP/1.1\r\n{fields}\r\n".encode("latin-1"), True, False)
-            await response.news(self._loop)
+            response, waiter = connection.send(
+                f"CONNECT {place} HTTP/1.1\r\n{fields}\r\n".encode("latin-1"), True, False
+            )
+            await waiter
+            if response.error is not None:
+                raise response.error
             if response.status != 200:
                 kind = ConnectionError if response.status >= 500 else ValueError
                 raise kind(f"the proxy {_authority(proxy)} answered HTTP {response.status}")
-            plain, secure = connection.transport, HttpConnection(self)
+            plain, secure = connection.transport, HttpConnection(self._loop, self)
             assert plain is not None
             made = await self._loop.start_tls(plain, secure, self._trust(), server_hostname=self._server.hostname)
         except BaseException:

@@ -46,6 +46,7 @@ class Response:
     """The answer to a request, as it comes.
 
     Args:
+        loop: The loop.
         connection: What it comes through.
         streamed: Whether it is read before it is complete.
         lasts: Whether its timeout is one of silence.
@@ -54,6 +55,7 @@ class Response:
     __slots__ = (
         "_connection",
         "_decoder",
+        "_loop",
         "_parts",
         "_rest",
         "_size",
@@ -69,7 +71,10 @@ class Response:
         "until_closed",
     )
 
-    def __init__(self, connection: HttpConnection, streamed: bool, lasts: bool) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connection: HttpConnection, streamed: bool, lasts: bool
+    ) -> None:
+        self._loop = loop
         self._connection, self.streamed, self.lasts = connection, streamed, lasts
         self.status = 0
         """Of HTTP; 0 until all headers are there."""
@@ -88,22 +93,17 @@ class Response:
         """The headers, their names as in `Retry-After`."""
         return {name.decode("latin-1").title(): value.decode("latin-1") for name, value in self.fields}
 
-    async def news(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for the end or, where it is streamed, for the headers or more of the body.
-
-        Raises:
-            Exception: It broke off.
-        """
-        if self.error is None and not self.ended:
-            self._waiter = loop.create_future()
-            await self._waiter
-        if self.error is not None:
-            raise self.error
+    def news(self) -> asyncio.Future[None]:
+        """What is done once it has ended or broken off or, where it is streamed, once more of it is there."""
+        self._waiter = self._loop.create_future()
+        if self.ended or self.error is not None:
+            self._waiter.set_result(None)
+        return self._waiter
 
     async def read(self) -> bytes:
         """The rest of the body."""
         while not self.ended:
-            await self._connection.news(self)
+            await self._more()
         return b"".join(self._parts)
 
     async def lines(self) -> list[bytes]:
@@ -118,7 +118,12 @@ class Response:
             if self.ended:
                 last, self._rest = self._rest, b""
                 return [last] if last else []
-            await self._connection.news(self)
+            await self._more()
+
+    async def _more(self) -> None:
+        await self._connection.news(self)
+        if self.error is not None:
+            raise self.error
 
     def close(self) -> None:
         """Be done with it: the connection is kept where nothing more comes through it, else closed."""
@@ -197,13 +202,14 @@ class HttpConnection(asyncio.Protocol):
     """A connection of a pool, at work for one request at a time.
 
     Args:
+        loop: The loop.
         pool: Whose it is.
     """
 
-    __slots__ = ("_head", "_parser", "_pool", "_response", "_reused", "transport")
+    __slots__ = ("_head", "_loop", "_parser", "_pool", "_response", "_reused", "transport")
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
+        self._loop, self._pool = loop, pool
         self._response: Response | None = None
         self._reused = False
         self._head = 0
@@ -211,12 +217,13 @@ class HttpConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         """None once it is closed."""
 
-    def send(self, message: bytes, streamed: bool, lasts: bool) -> Response:
-        """Send a request; its answer is about to come."""
+    def send(self, message: bytes, streamed: bool, lasts: bool) -> tuple[Response, asyncio.Future[None]]:
+        """Send a request; with its answer, what is done once that is there, or the headers of one that is streamed."""
         assert self.transport is not None
-        self._response, self._head = Response(self, streamed, lasts), 0
+        response = self._response = Response(self._loop, self, streamed, lasts)
+        self._head = 0
         self.transport.write(message)
-        return self._response
+        return response, response.news()
 
     async def news(self, response: Response) -> None:
         """Wait for more of an answer."""

@@ -1,8 +1,8 @@
-"""What driving three servers costs the client, beside build 9862848: `python -m tests.benchmarks.client --json FILE [--quick]`.
+"""What driving three servers costs the client: `python -m tests.benchmarks.client --json FILE [--quick]`.
 
 The servers answer at once, from a process of their own over loopback (`tests.benchmarks.instant`), so processor time
-of the measured process is the client's work: the decoder, the requests, and reading the answers. Both builds take
-turns under one interpreter; the older one is taken from this repository's history, or from the folder of `--base`.
+of the measured process is the client's work: the decoder, the requests, and reading the answers. This build and 9862848
+take turns under one interpreter; the older one is taken from this repository's history, or from the folder of `--base`.
 `--quick` counts fewer requests; the memory is that of as many at once.
 """
 
@@ -23,7 +23,7 @@ from tests.benchmarks.core import BASE, ROOT, Build, checkout
 from tests.benchmarks.instant import instant_server
 
 SIZES = {
-    "rounds": Size(5, 3, "rounds in which both builds take turns, of which the best counts"),
+    "rounds": Size(3, 2, "rounds in which both builds take turns, of which the best counts"),
     "problems": Size(1000, 200, "problems of a round"),
     "calls": Size(1000, 200, "bare requests by each of the clients"),
 }

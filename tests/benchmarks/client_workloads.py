@@ -142,5 +142,11 @@ def _calls_per_second(call: Callable[[], Awaitable[object]], count: int) -> floa
 
 if __name__ == "__main__":
     what, url, number = sys.argv[1:]
-    found = {"steps": steps, "calls": calls, "official": official, "memory": memory}[what](url, int(number))
+    kinds: dict[str, Callable[[str, int], dict[str, float]]] = {
+        "steps": steps,
+        "calls": calls,
+        "official": official,
+        "memory": memory,
+    }
+    found = kinds[what](url, int(number))
     print(json.dumps({"file": rsd_core.__file__, "found": found}))

@@ -142,7 +142,7 @@ def test_what_is_sent_and_what_comes_is_as_another_client_has_it() -> None:
             for name in ("host", "content-type", "accept", "accept-encoding"):
                 assert fields[0][name] == fields[1][name]
 
-        compare()  # type: ignore[call-arg]
+        compare()
         wait_for(endpoint.aclose())
 
 
@@ -226,7 +226,15 @@ def test_it_is_sent_again_once_and_a_second_break_is_an_outage() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [b"", b"HTTP/1.1 2", OK, OK + b"Content-Length: 12\r\n\r\n{", chunked(UP, 5)[:-4], FORMS["gzip"](UP)[0][:-3]],
+    [
+        b"",
+        b"HTTP/1.1 2",
+        OK,
+        OK + b"Content-Length: 12\r\n\r\n{",
+        chunked(UP, 5)[:-4],
+        FORMS["gzip"](UP)[0][:-3],
+        whole(gzip.compress(UP)[:-3], b"Content-Encoding: gzip"),
+    ],
 )
 @pytest.mark.parametrize("kept", [False, True])
 def test_an_answer_that_breaks_off_is_an_outage_and_not_asked_for_twice(said: bytes, kept: bool) -> None:
@@ -405,7 +413,11 @@ def test_only_a_trusted_server_is_spoken_to(monkeypatch: pytest.MonkeyPatch) -> 
         assert len(server.requests) == 2
 
 
-def test_a_proxy_is_asked_for_the_whole_url_or_for_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("run", [wait_for, asyncio.run])
+def test_a_proxy_is_asked_for_the_whole_url_or_for_a_tunnel(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], Any]
+) -> None:
+    """On the background loop, which may be uvloop's, and on asyncio's own."""
     monkeypatch.setenv("SSL_CERT_FILE", str(TLS / "authority.pem"))
 
     def script(peer: Peer) -> None:
@@ -428,16 +440,16 @@ def test_a_proxy_is_asked_for_the_whole_url_or_for_a_tunnel(monkeypatch: pytest.
             await client.aclose()
 
     with wired(script) as server:
-        assert wait_for(through(server, "http://far.example/v1", "user:p%40ss@")) == (200, UP)
+        assert run(through(server, "http://far.example/v1", "user:p%40ss@")) == (200, UP)
         assert server.requests[-1][0].startswith("GET http://far.example/v1/models HTTP/1.1\r\nHost: far.example\r\n")
-        assert wait_for(through(server, "https://localhost/v1", "user:p%40ss@")) == (200, UP)
+        assert run(through(server, "https://localhost/v1", "user:p%40ss@")) == (200, UP)
         assert [head.split("\r\n")[0] for head, _ in server.requests[-2:]] == [
             "CONNECT localhost:443 HTTP/1.1",
             "GET /v1/models HTTP/1.1",
         ]
         assert "Basic" not in server.requests[-1][0]
         with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+ answered HTTP 407") as caught:
-            wait_for(through(server, "https://localhost/v1", "user:wrong@"))
+            run(through(server, "https://localhost/v1", "user:wrong@"))
         assert "wrong" not in str(caught.value)
         assert wait_until(lambda: server.open == 0)
     with pytest.raises(ConfigurationError, match="'socks5'"):

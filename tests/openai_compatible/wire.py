@@ -61,7 +61,7 @@ class Peer:
 class Wire:
     """A listening socket; each connection is served by a script in a thread."""
 
-    def __init__(self, script: Callable[[Peer], None], host: str = "127.0.0.1") -> None:
+    def __init__(self, script: Callable[[Peer], object], host: str = "127.0.0.1") -> None:
         self._script = script
         self._socket = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port = self._socket.getsockname()[1]
@@ -103,7 +103,7 @@ class Wire:
 
 
 @contextmanager
-def wired(script: Callable[[Peer], None], host: str = "127.0.0.1") -> Iterator[Wire]:
+def wired(script: Callable[[Peer], object], host: str = "127.0.0.1") -> Iterator[Wire]:
     """A server for a test."""
     server = Wire(script, host)
     try:
