@@ -4,7 +4,6 @@ import pytest
 
 from tests.benchmarks.faults import SCENARIOS
 
-
 SMALL = [
     "hung_calls",
     "cut_streams",

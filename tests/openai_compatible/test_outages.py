@@ -20,7 +20,7 @@ from rsd_integrations.openai_compatible import Endpoint, EndpointError, OpenAIGe
 from rsd_integrations.openai_compatible.breaker import Breaker
 from rsd_integrations.openai_compatible.retry import backoff
 from rsd_integrations.waiting import waiting
-from tests.openai_compatible.scripted import Reply, Scripted, scripted
+from tests.openai_compatible.answering import Reply, Scripted, scripted
 
 DONE, AWAY, BROKEN = Reply(), Reply(502, "<html><title>502 Bad Gateway</title></html>"), Reply(500, {"error": "broken"})
 INTERACTIVE, BATCH = None, 64
