@@ -189,11 +189,12 @@ class Endpoint:
         """
 
         async def receive(response: aiohttp.ClientResponse, started: float) -> R:
-            reader, received = make(), False
+            reader, received, whole = make(), False, False
             try:
                 async for line in response.content:
                     data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
                     if data == b"[DONE]":
+                        whole = True
                         break
                     if not data:
                         if not received and line.lstrip().startswith(b"<"):
@@ -209,7 +210,8 @@ class Endpoint:
                 if received and charge is not None:
                     charge(reader, time.monotonic() - started)
             if not reader.complete:
-                raise EndpointError(f"{self} cut its stream short: it ended without a finish reason")
+                cut = f"{self} cut its stream short: it ended without a finish reason"
+                raise EndpointError(cut, outage=not whole)  # one that is there says that it is done
             return reader
 
         return await on_background_loop(self._send("POST", path, {**body, "stream": True}, receive, again))
