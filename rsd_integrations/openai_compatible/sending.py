@@ -24,7 +24,7 @@ INTERACTIVE_PATIENCE = 30.0
 """Those of a call that somebody waits for."""
 
 LONG_ATTEMPT = 1.0
-"""Seconds from which on an attempt costs the server something."""
+"""Seconds from which on a server was at work on an attempt, whatever a gateway says of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class Sender:
 
         An outage and back-pressure are waited for within the patience, and use up no retries. All other faults do, and
         those as well where there is no patience left. It counts from the beginning of an outage: who asks at the end
-        of a long one does not wait as long again. What a call alone meets again and again, after long attempts and
-        while others are answered, is no outage, whatever a gateway says (504, a cut): it uses up retries.
+        of a long one does not wait as long again. What a call meets again and again while others are answered is no
+        outage, whatever it looks like (a gateway's 504 after a long time, an answer that is cut): it uses up retries.
 
         Args:
             attempt: Sends once.
@@ -223,7 +223,7 @@ class _Call:
     spared: int = 0
     """How often the server has asked to be spared."""
     alone: int = 0
-    """Long attempts that ended as in an outage, while others were answered."""
+    """Attempts that ended as in an outage, while others were answered."""
     fails_alone: bool = False
     """Whether the last attempt was one of several such."""
     used: int = 0
@@ -235,7 +235,10 @@ class _Call:
 
     def met_alone(self, fault: EndpointError, sent: float, answered: float) -> None:
         """Note what became of an attempt, given when it was sent and when the server answered somebody last."""
-        alone = fault.outage and answered > sent and time.monotonic() - sent > LONG_ATTEMPT
+        costs = (
+            fault.status is None or time.monotonic() - sent > LONG_ATTEMPT
+        )  # a gateway without a server tells at once
+        alone = fault.outage and costs and answered > sent
         self.alone += alone
         self.fails_alone = alone and self.alone > 1
 

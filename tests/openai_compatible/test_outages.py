@@ -258,25 +258,27 @@ async def test_a_poisoned_request_fails_alone() -> None:
         assert len(server.requests) == 17
 
 
+@pytest.mark.parametrize("reply", [Reply(504), Reply(hang_up=True)])
 @on_the_loop
-async def test_what_a_request_meets_alone_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway that gives up on one long answer, and hands on all others."""
+async def test_what_a_request_meets_alone_is_no_outage(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that gives up on one long answer, or a server that breaks off, and all others are answered."""
     monkeypatch.setattr("rsd_integrations.openai_compatible.sending.LONG_ATTEMPT", 0.1)
 
     async def answer(_: Scripted, body: dict[str, Any]) -> Reply:
         if body["prompt"] != "long":
             return DONE
         await asyncio.sleep(0.2)
-        return Reply(504)
+        return reply
 
     async with scripted(answer) as server, connected(server, retries=0) as endpoint:
         call = asyncio.create_task(ask(endpoint, "long"))
         while not call.done():
             await ask(endpoint)
             await asyncio.sleep(0.02)
-        with pytest.raises(EndpointError, match="HTTP 504"):
+        with pytest.raises(EndpointError, match=r"HTTP 504|is the server up"):
             await call
-        assert [one["prompt"] for one in server.requests].count("long") == 2, "the first may have been an outage"
+        asked = [one["prompt"] for one in server.requests].count("long")
+        assert 2 <= asked <= 4, "the first may have been an outage, and a kept connection may have been stale"
 
 
 @on_the_loop
