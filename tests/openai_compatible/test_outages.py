@@ -359,9 +359,10 @@ async def test_who_asks_to_be_spared_is_spared_by_all() -> None:
     async with scripted(busy) as server, connected(server, retries=0, concurrency=8) as endpoint:
         calls = crowd(endpoint, 40)
         await asyncio.sleep(0.4)
-        assert len(server.requests) == 8
+        refused = len(server.requests)
+        assert 8 <= refused < 16, "places are free until five were refused"
         assert await asyncio.gather(*calls) == ["done"] * 40
-        assert len(server.requests) == 48
+        assert len(server.requests) == refused + 40
 
 
 @pytest.mark.parametrize("reply", [Reply(429, {"error": "slow down"}), Reply(529, {"error": "overloaded"})])
