@@ -206,7 +206,7 @@ class Endpoint:
                 if received and charge is not None:
                     charge(reader, time.monotonic() - started)
             if not (enough or reader.complete):
-                raise EndpointError(f"{self} cut its stream short: it ended without a finish reason")
+                raise EndpointError(f"{self} cut its stream short: it ended without a finish reason", outage=True)
             return reader
 
         return await on_background_loop(self._send("POST", path, {**body, "stream": True}, receive, again))

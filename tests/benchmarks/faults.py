@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path as File
@@ -68,10 +68,12 @@ def serving(fault: str = "", roles: tuple[str, ...] = ROLES, rate: float = RATE)
             process.kill()
 
 
-def judged(results: dict[int, Result]) -> Found:
-    """What is wrong with the results, by problem."""
+def judged(results: dict[int, Result], refused: Collection[int] = ()) -> Found:
+    """What is wrong with the results, by problem; of those that were refused with an error there are none."""
     lost = misattributed = unmarked = degraded = cut = 0
     for problem, result in results.items():
+        if problem in refused:
+            continue
         lost += len(result.steps) != STEPS or result.finish_reason != "stop"
         cut += len(result.steps) < STEPS and result.finish_reason == "stop" and not result.degradations
         right = [
@@ -84,6 +86,7 @@ def judged(results: dict[int, Result]) -> Found:
         degraded += bool(result.degradations)
     return {
         "problems": len(results),
+        "refused": len(refused),
         "lost": lost,
         "misattributed": misattributed,
         "silently_cut": cut,
@@ -104,14 +107,14 @@ def run(
     happening = threading.Thread(target=meanwhile)
     with RSDConfig(**servers.specs(profile, options)).build() as decoder:
         happening.start()
+        refused: list[int] = []
         try:
             results = decoder.run_many([question(problem) for problem in range(n)], concurrency=64)
         except BatchError as error:
             results = error.results
-        except ConfigurationError:  # before the first answer
-            results = []
+            refused = [i for i, one in error.errors.items() if isinstance(one, ConfigurationError)]
         happening.join()
-    return judged(dict(enumerate(results))) | {"seconds": round(time.monotonic() - started, 1)}
+    return judged(dict(enumerate(results)), refused) | {"seconds": round(time.monotonic() - started, 1)}
 
 
 def injected(fault: str, n: int, profile: str = "vllm", roles: tuple[str, ...] = ROLES, rate: float = RATE) -> Found:
@@ -238,7 +241,7 @@ SCENARIOS: dict[str, Callable[[int], Found]] = {
 def page(found: dict[str, Any]) -> str:
     """The section of docs/benchmarks.md."""
     rows = [
-        f"| {name.replace('_', ' ')} | {one['problems']} | {one['lost']} | {one['misattributed']} | "
+        f"| {name.replace('_', ' ')} | {one['problems']} | {one['refused']} | {one['lost']} | {one['misattributed']} | "
         f"{one['silently_cut']} | {one['degraded']} | {one['degraded_unmarked']} | {one['seconds']:.0f} |"
         for name, one in found["faults"].items()
     ]
@@ -255,13 +258,13 @@ def page(found: dict[str, Any]) -> str:
 Measured {found["date"]} with `python -m tests.benchmarks.faults`: three scripted servers in processes of their own, 64
 problems in flight, a timeout of 1 s, and all else by default, but for `patience=2` where the verifier does not come
 back. A fault of the first nine kinds hits {RATE:.0%} of the answers, one of a gateway or kept connections hits all; a
-server killed alone is down for 2 s. Lost: not every step is there. Misattributed: a step of another problem, place or
-author. Silently cut: the answer ends early as if that were its end. Degraded: a fault was got over, and the result says
-so; unmarked: the answer is another one than without faults, and the result does not say so. Where stop strings are
-stripped and not named, no problem is begun: the error says so.
+server killed alone is down for 2 s. Refused: an error in place of the first step, as the spec is not for that server.
+Lost: not every step is there. Misattributed: a step of another problem, place or author. Silently cut: the answer ends
+early as if that were its end. Degraded: a fault was got over, and the result says so; unmarked: the answer is another
+one than without faults, and the result does not say so.
 
-| fault | problems | lost | misattributed | silently cut | degraded | unmarked | seconds |
-|---|---|---|---|---|---|---|---|
+| fault | problems | refused | lost | misattributed | silently cut | degraded | unmarked | seconds |
+|---|---|---|---|---|---|---|---|---|
 {lines}
 {last}
 """

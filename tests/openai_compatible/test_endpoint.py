@@ -92,7 +92,7 @@ def test_a_stream_without_an_end_is_a_fault_and_begun_anew(
     assert reader.answer.text == ask(endpoint, max_tokens=6)["choices"][0]["text"]  # nothing of the first is left in it
     vllm.fault = lambda number: "cut"
     with pytest.raises(EndpointError, match="finish reason"):
-        wait_for(connected(retries=0).stream("completions", BODY, lambda: StepReader(GENERIC, NEVER)))
+        wait_for(connected(retries=0, patience=0).stream("completions", BODY, lambda: StepReader(GENERIC, NEVER)))
 
 
 def test_retry_after_is_honoured(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
