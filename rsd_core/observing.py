@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from rsd_core.errors import DISTRIBUTION
 from rsd_core.events import Event
 from rsd_core.guard import Guard
 from rsd_core.ledger import Role
@@ -95,14 +96,11 @@ def begin(decoder: Decoder) -> Watches | None:
     return Watches(watches) if watches else None
 
 
-_BUILT_IN = {"opentelemetry": Plugin("opentelemetry", "rsd_integrations.telemetry:OBSERVER", "rsd-decoding")}
-"""By the package that a program has to have imported."""
-_OBSERVERS: Registry[Observer | None] = Registry("observer", "rsd.observers", {}, lambda plugin: _loaded(plugin))
-
-
-def _observers() -> Iterator[Observer]:
-    found = [_loaded(plugin) for package, plugin in _BUILT_IN.items() if package in sys.modules]
-    return (observer for observer in (*found, *_OBSERVERS.values()) if observer is not None)
+def _guarded(tell: Callable[..., Any], *what: object) -> Any:
+    try:
+        return tell(*what)
+    except Exception:
+        logger.exception("an observer failed: %r", tell)
 
 
 @cache
@@ -112,8 +110,11 @@ def _loaded(plugin: Plugin) -> Observer | None:
     return observer
 
 
-def _guarded(tell: Callable[..., Any], *what: object) -> Any:
-    try:
-        return tell(*what)
-    except Exception:
-        logger.exception("an observer failed: %r", tell)
+_BUILT_IN = {"opentelemetry": Plugin("opentelemetry", "rsd_integrations.telemetry:OBSERVER", DISTRIBUTION)}
+"""By the package that a program has to have imported."""
+_OBSERVERS: Registry[Observer | None] = Registry("observer", "rsd.observers", {}, _loaded)
+
+
+def _observers() -> Iterator[Observer]:
+    found = [_loaded(plugin) for package, plugin in _BUILT_IN.items() if package in sys.modules]
+    return (observer for observer in (*found, *_OBSERVERS.values()) if observer is not None)

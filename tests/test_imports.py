@@ -33,6 +33,7 @@ SUBPACKAGES = {
     "display": set(),
     "evaluation": {"batch", "display", "embedded"},
     "lm_eval": set(),
+    "telemetry": set(),
     "cli": {
         "batch",
         "display",

@@ -109,6 +109,11 @@ class Endpoint:
         """The URL without the version, where routes beyond the OpenAI API are: `/tokenize`, `/pooling`, `/health`."""
         return self.base_url.removesuffix("/v1")
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place among those in flight."""
+        return 0 if self._connection is None else self._connection.slots.waiting
+
     async def get(self, path: str, read: Callable[[dict[str, Any]], T]) -> T:
         """What is read of the answer to a GET request; arguments and errors as in `post`."""
         return await on_background_loop(self._request("GET", path, None, read, _free))
