@@ -12,7 +12,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rsd_core.errors import DISTRIBUTION
 from rsd_core.events import Event
@@ -22,9 +22,6 @@ from rsd_core.model import Model
 from rsd_core.plugins import Plugin, Registry
 from rsd_core.request import Request
 from rsd_core.results import FinishReason, Result
-
-if TYPE_CHECKING:
-    from rsd_core.decoder import Decoder
 
 logger = logging.getLogger(__name__)
 Reply = TypeVar("Reply")
@@ -55,8 +52,8 @@ class Watch(Protocol):
 class Observer(Protocol):
     """Somebody who watches requests."""
 
-    def begin(self, decoder: Decoder) -> Watch | None:
-        """A request begins, in its caller's context; None where nobody wants to see it."""
+    def begin(self, decoder: object) -> Watch | None:
+        """A request of a decoder begins, in its caller's context; None where nobody wants to see it."""
 
 
 class Watches:
@@ -90,7 +87,7 @@ class Watches:
             raise
 
 
-def begin(decoder: Decoder) -> Watches | None:
+def begin(decoder: object) -> Watches | None:
     """Tell all observers that a request begins; None where nobody watches it."""
     watches = [watch for observer in _observers() if (watch := _guarded(observer.begin, decoder)) is not None]
     return Watches(watches) if watches else None

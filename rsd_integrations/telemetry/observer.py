@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from opentelemetry import metrics, trace
 
-from rsd_core import Decoder
 from rsd_core.version import __version__
 from rsd_integrations.telemetry.instruments import Instruments
 from rsd_integrations.telemetry.watch import RequestWatch
@@ -19,7 +18,7 @@ class Telemetry:
     def __init__(self) -> None:
         self._made: tuple[metrics.MeterProvider, Instruments] | None = None
 
-    def begin(self, decoder: Decoder) -> RequestWatch | None:
+    def begin(self, decoder: object) -> RequestWatch | None:
         """A request begins; None where neither traces nor metrics go anywhere."""
         tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
         if _stands_in(tracers) and _stands_in(meters):

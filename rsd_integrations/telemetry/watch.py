@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from opentelemetry import context, trace
 from opentelemetry.trace import StatusCode
 
-from rsd_core import Decoder, Event, Model, Result, StepFinished, Usage, usage_of
+from rsd_core import Event, Model, Result, StepFinished, Usage, usage_of
 from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached
 from rsd_integrations.telemetry.described import Described, describe
@@ -30,7 +30,7 @@ class RequestWatch:
         decoder: What decodes.
     """
 
-    def __init__(self, tracer: trace.Tracer, instruments: Instruments, decoder: Decoder) -> None:
+    def __init__(self, tracer: trace.Tracer, instruments: Instruments, decoder: object) -> None:
         self._tracer, self._instruments = tracer, instruments
         self._decoder = type(decoder).__name__
         self._span = tracer.start_span(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as words
 
-from rsd_core.testing import ScriptedTarget
 from rsd_core import TargetOnly
+from rsd_core.testing import ScriptedTarget
 from rsd_integrations.telemetry.described import PROVIDERS
 from tests.core import plugin_packages
 
