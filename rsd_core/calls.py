@@ -134,7 +134,9 @@ class Calls:
             if self._guard.watches:
                 self._guard.check()
             begun = self._early.claim("verifier", verifier, at, nonblank)
-            work = begun or self._seen("verifier", verifier, verifier.score(at, nonblank))
+            work = begun or verifier.score(at, nonblank)
+            if self.watches is not None and begun is None:
+                work = self.watches.call("verifier", verifier, work)
             scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(nonblank))
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
@@ -271,7 +273,9 @@ class Calls:
         ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
         step_request = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead)
         begun = self._early.claim(role, model, request.path, step_request)
-        work = begun or self._seen(role, model, model.generate(request.path, step_request))
+        work = begun or model.generate(request.path, step_request)
+        if self.watches is not None and begun is None:
+            work = self.watches.call(role, model, work)
         return self._call(request, role, model, work, checked_steps, count, step_request)
 
     def _seen(self, role: Role, model: Model, work: Coroutine[Any, Any, Reply]) -> Coroutine[Any, Any, Reply]:

@@ -133,12 +133,13 @@ class Decoder(ABC):
         """
         request, calls, guard = self._begin(as_prompt(prompt), options)
         async with self._running(request, calls, guard) as events:
+            watches = calls.watches
             async for event in events:
                 if request.has_notices:
                     for notice in request.pop_notices():
                         yield notice
-                if calls.watches is not None:
-                    calls.watches.happened(event)
+                if watches is not None:
+                    watches.happened(event)
                 yield event
         result = self._finished(request, calls, guard)
         for notice in request.pop_notices():
@@ -149,9 +150,10 @@ class Decoder(ABC):
         """Decode one prompt; arguments and errors as in `astream`."""
         request, calls, guard = self._begin(as_prompt(prompt), options)
         async with self._running(request, calls, guard) as events:
+            watches = calls.watches
             async for event in events:
-                if calls.watches is not None:
-                    calls.watches.happened(event)
+                if watches is not None:
+                    watches.happened(event)
         return self._finished(request, calls, guard)
 
     async def arun_many(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -36,16 +37,31 @@ class Told:
     def _points(self, name: str, wanted: dict[str, object]) -> list[tuple[float, int]]:
         want = {(key.replace("__", "."), value) for key, value in wanted.items()}
         data = self.reader.get_metrics_data()
-        found = []
+        found: list[tuple[float, int]] = []
         for resource in data.resource_metrics if data else ():
             for metric in [
                 metric for scope in resource.scope_metrics for metric in scope.metrics if metric.name == name
             ]:
                 for point in metric.data.data_points:
                     if want <= (point.attributes or {}).items():
-                        histogram = isinstance(point, HistogramDataPoint)
-                        found.append((point.sum, point.count) if histogram else (point.value, 1))
+                        if isinstance(point, HistogramDataPoint):
+                            found.append((point.sum, point.count))
+                        elif isinstance(point, NumberDataPoint):
+                            found.append((point.value, 1))
         return found
+
+
+def attributes(span: object) -> dict[str, Any]:
+    """What a span holds."""
+    assert isinstance(span, ReadableSpan)
+    return dict(span.attributes or {})
+
+
+def inside(span: ReadableSpan, other: ReadableSpan) -> bool:
+    """Whether a span begins and ends within another one."""
+    times = (other.start_time, span.start_time, span.end_time, other.end_time)
+    known = [time for time in times if time is not None]
+    return len(known) == 4 and known == sorted(known)
 
 
 @pytest.fixture
