@@ -31,6 +31,7 @@ from rsd_core.ledger import Account, Role
 from rsd_core.limits import LimitReached
 from rsd_core.lookahead import Lookahead
 from rsd_core.model import Interrupted, Model, Usage, add_usage, usage_of
+from rsd_core.observing import Watches
 from rsd_core.paths import Path, Step
 from rsd_core.queueing import CALLER, Caller
 from rsd_core.request import Request
@@ -57,6 +58,12 @@ class Calls:
 
     def __init__(self, guard: Guard, early: Lookahead, health: Health, caller: Caller) -> None:
         self._guard, self._early, self._health, self._caller = guard, early, health, caller
+        self.watches: Watches | None = None
+        """Who watches the request."""
+
+    def watched_by(self, watches: Watches | None) -> None:
+        """Show all calls from now on, those that are begun early included."""
+        self.watches = self._early.watches = watches
 
     async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted."""
@@ -73,7 +80,7 @@ class Calls:
         assert isinstance(drafter, FirstTokenEntropy)
         try:
             self._guard.check()
-            work = drafter.first_token_entropy(request.path)
+            work = self._seen("drafter", drafter, drafter.first_token_entropy(request.path))
             entropy: Entropy = await self._call(request, "drafter", drafter, work, checked_entropy)
         except Exception as error:
             self._fault(request, "drafter", error)
@@ -126,7 +133,10 @@ class Calls:
         try:
             if self._guard.watches:
                 self._guard.check()
-            work = self._early.claim("verifier", verifier, at, nonblank) or verifier.score(at, nonblank)
+            begun = self._early.claim("verifier", verifier, at, nonblank)
+            work = begun or verifier.score(at, nonblank)
+            if self.watches is not None and begun is None:
+                work = self.watches.call("verifier", verifier, work)
             scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(nonblank))
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
@@ -186,7 +196,7 @@ class Calls:
         """Log-probabilities of the candidates by a drafter or target that tells them."""
         assert isinstance(model, HasLikelihood)
         self._guard.check()
-        work = model.log_likelihoods(request.path, candidates)
+        work = self._seen(role, model, model.log_likelihoods(request.path, candidates))
         reply: Likelihoods = await self._call(request, role, model, work, checked_likelihoods, len(candidates))
         return reply.values
 
@@ -210,7 +220,8 @@ class Calls:
             request.ledger.drafter.charge(drafter, checked_usage(drafter, usage))
             return generation
 
-        generation: Generation = await self._call(request, "target", target, work(), checked_steps, 1, step_request)
+        call = self._seen("target", target, work())
+        generation: Generation = await self._call(request, "target", target, call, checked_steps, 1, step_request)
         return generation.steps[0]
 
     def hedge(self, request: Request, target: Target) -> None:
@@ -261,8 +272,15 @@ class Calls:
             self._guard.check()
         ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
         step_request = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead)
-        work = self._early.claim(role, model, request.path, step_request) or model.generate(request.path, step_request)
+        begun = self._early.claim(role, model, request.path, step_request)
+        work = begun or model.generate(request.path, step_request)
+        if self.watches is not None and begun is None:
+            work = self.watches.call(role, model, work)
         return self._call(request, role, model, work, checked_steps, count, step_request)
+
+    def _seen(self, role: Role, model: Model, work: Coroutine[Any, Any, Reply]) -> Coroutine[Any, Any, Reply]:
+        """A call that begins now, as it is awaited where somebody watches."""
+        return work if self.watches is None else self.watches.call(role, model, work)
 
     async def _call(
         self,

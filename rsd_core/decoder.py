@@ -8,7 +8,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from inspect import signature
 from numbers import Integral
 from typing import Any, Self, TypedDict, Unpack
@@ -26,6 +26,7 @@ from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached, Limits
 from rsd_core.lookahead import Lookahead
 from rsd_core.model import Model
+from rsd_core.observing import begin
 from rsd_core.paths import Prompt
 from rsd_core.prompts import PromptLike, as_prompt
 from rsd_core.queueing import new_caller, side_by_side
@@ -132,12 +133,15 @@ class Decoder(ABC):
         """
         request, calls, guard = self._begin(as_prompt(prompt), options)
         async with self._running(request, calls, guard) as events:
+            watches = calls.watches
             async for event in events:
                 if request.has_notices:
                     for notice in request.pop_notices():
                         yield notice
+                if watches is not None:
+                    watches.happened(event)
                 yield event
-        result = self._result(request, request.finish or "stop", guard.elapsed)
+        result = self._finished(request, calls, guard)
         for notice in request.pop_notices():
             yield notice
         yield Finished(request.index, result)
@@ -146,9 +150,11 @@ class Decoder(ABC):
         """Decode one prompt; arguments and errors as in `astream`."""
         request, calls, guard = self._begin(as_prompt(prompt), options)
         async with self._running(request, calls, guard) as events:
-            async for _ in events:
-                pass
-        return self._result(request, request.finish or "stop", guard.elapsed)
+            watches = calls.watches
+            async for event in events:
+                if watches is not None:
+                    watches.happened(event)
+        return self._finished(request, calls, guard)
 
     async def arun_many(
         self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[RequestOptions]
@@ -289,23 +295,33 @@ class Decoder(ABC):
         self, request: Request, calls: Calls, guard: Guard
     ) -> AsyncGenerator[AsyncGenerator[Event, None], None]:
         """The events of a request; whatever ends them, nothing of the request is left running."""
-        try:
-            with guard:
-                async with aclosing(calls), aclosing(self._decode(request, calls)) as events:
-                    yield events
-        except LimitReached as limit:
-            request.finish = limit.reason
-        except ConfigurationError:
-            raise
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            failed: BaseException = error
-            if isinstance(error, SystemExit | KeyboardInterrupt):  # a model's are told by its call
-                failed = ended_process(getattr(self, "policy", self), error)
-            elif not isinstance(error, RunError):
-                failed = RunError(f"step {request.index} failed: {error!r}")
-            if isinstance(failed, RunError):
-                failed.partial = self._result(request, "error", guard.elapsed)
-            raise failed from error.__cause__ if failed is error else error
+        watches = begin(self)
+        calls.watched_by(watches)
+        with nullcontext() if watches is None else watches.told_of_failure(request, guard):
+            try:
+                with guard:
+                    async with aclosing(calls), aclosing(self._decode(request, calls)) as events:
+                        yield events
+            except LimitReached as limit:
+                request.finish = limit.reason
+            except ConfigurationError:
+                raise
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                failed: BaseException = error
+                if isinstance(error, SystemExit | KeyboardInterrupt):  # a model's are told by its call
+                    failed = ended_process(getattr(self, "policy", self), error)
+                elif not isinstance(error, RunError):
+                    failed = RunError(f"step {request.index} failed: {error!r}")
+                if isinstance(failed, RunError):
+                    failed.partial = self._result(request, "error", guard.elapsed)
+                raise failed from error.__cause__ if failed is error else error
+
+    def _finished(self, request: Request, calls: Calls, guard: Guard) -> Result:
+        """The result of a request that came to its end."""
+        result = self._result(request, request.finish or "stop", guard.elapsed)
+        if calls.watches is not None:
+            calls.watches.end(result)
+        return result
 
     def _result(self, request: Request, reason: FinishReason, seconds: float) -> Result:
         """The request's result, with the estimate of what the target alone would have cost."""

@@ -18,6 +18,7 @@ from rsd_core.errors import VerifierError
 from rsd_core.interfaces import Drafter, Scores, ScoresRuns, StepRequest, Target, Verifier
 from rsd_core.ledger import Ledger, Role
 from rsd_core.model import Interrupted, Model, Usage, usage_of
+from rsd_core.observing import Watches
 from rsd_core.paths import Path, Step
 from rsd_core.queueing import CALLER, Caller
 from rsd_core.results import FinishReason
@@ -132,6 +133,8 @@ class Lookahead:
 
     def __init__(self, ledger: Ledger, depth: int, caller: Caller) -> None:
         self._ledger, self.depth, self._caller = ledger, depth, caller
+        self.watches: Watches | None = None
+        """Who watches the calls."""
         self.estimate = AcceptanceEstimate()
         self._calls: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
@@ -234,7 +237,7 @@ class Lookahead:
         if call is not None and call.request == request:
             return call
         self._drop(lambda *key: key == (role, path))
-        call = _Call(model, request, _Work(self._caller, model, lambda: work(path, request)))
+        call = _Call(model, request, self._work(role, model, lambda: work(path, request)))
         call.work.task.add_done_callback(lambda _: self._go_on and self._go_on())
         self._calls[role, path] = call
         return call
@@ -258,9 +261,13 @@ class Lookahead:
             return list(replies)
 
         if len(run) > 1:
-            shared = _Work(self._caller, model, score)
+            shared = self._work("verifier", model, score)
             for at, (path, step) in enumerate(run):
                 self._calls["verifier", path] = _Call(model, (step,), shared, at)
+
+    def _work(self, role: Role, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> _Work:
+        watches = self.watches
+        return _Work(self._caller, model, work if watches is None else lambda: watches.call(role, model, work()))
 
     async def _result(self, role: Role, path: Path) -> Any:
         # Taken out only here: a coroutine that is closed before it runs leaves its call to be charged as dropped.
@@ -281,7 +288,8 @@ class Lookahead:
         # A run may have failed because of another of its steps, so this one is asked for alone.
         assert isinstance(call.model, Verifier)
         assert isinstance(call.request, tuple)
-        return await call.model.score(path, call.request)
+        work = call.model.score(path, call.request)
+        return await (work if self.watches is None else self.watches.call(role, call.model, work))
 
     def _drop(self, unwanted: Callable[[Role, Path], bool]) -> None:
         for key in [key for key in self._calls if unwanted(*key)]:

@@ -2,7 +2,8 @@
 
 A package registers a part under a name in one of the groups `rsd.backends`, `rsd.policies`, `rsd.methods`,
 `rsd.graders`, `rsd.tasks`, `rsd.prm_formats` and `rsd.critics`. From then on, the name works wherever a built-in one
-does. Nothing is imported before a part is named, so that a broken package is in nobody's way.
+does. Nothing is imported before a part is named, so that a broken package is in nobody's way. Observers, in the group
+`rsd.observers`, are used without being named (`observing.py`).
 """
 
 from __future__ import annotations
@@ -108,18 +109,25 @@ class Registry(Mapping[str, T], Generic[T]):
     def _plugin(self, name: object) -> Plugin | None:
         plugins = _installed(self.group, *sys.path)
         if name not in plugins and name not in self._built_in:
-            _installed.cache_clear()  # it may have been installed since
+            _entry_points.cache_clear()  # it may have been installed since
+            _installed.cache_clear()
             plugins = _installed(self.group, *sys.path)
         return plugins.get(name)  # type: ignore[call-overload, no-any-return]
 
 
 @cache
-def _installed(group: str, *_path: str) -> Mapping[str, Plugin]:
-    """The plugins of a group. Looking for them takes some milliseconds, so it is done once for a search path."""
+def _entry_points(*_path: str) -> Any:
+    """Those of all groups. Reading them takes some fifty milliseconds, so it is done once for a search path."""
     from importlib.metadata import entry_points
 
+    return entry_points()
+
+
+@cache
+def _installed(group: str, *path: str) -> Mapping[str, Plugin]:
+    """The plugins of a group."""
     by_name: dict[str, Plugin] = {}
-    for point in entry_points(group=group):
+    for point in _entry_points(*path).select(group=group):
         package = (point.dist and point.dist.name) or point.module  # broken metadata have no name
         first = by_name.setdefault(point.name, Plugin(point.name, point.value, package))
         if first.package != package:

@@ -65,7 +65,7 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     """
     if not isinstance(spec, str):
         raise SpecError(f"{spec!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
-    (kind, *options), rest = _split(spec)
+    (kind, *options), rest = split_spec(spec)
     if kind not in BACKENDS:
         if spec.endswith(GGUF):
             raise SpecError(f"{masked(spec)!r} names no model: a GGUF file is written gguf:{masked(spec)}")
@@ -113,7 +113,7 @@ def _of_gguf(backend: Backend, rest: str, spec: str) -> tuple[Backend, str]:
     return backend, rest
 
 
-def _split(spec: str) -> tuple[list[str], str]:
+def split_spec(spec: str) -> tuple[list[str], str]:
     """The kind with its options, and what follows the colon; JSON in a value keeps its own commas and colons."""
     parts, start, at = list[str](), 0, 0
     while at < len(spec):
@@ -125,7 +125,7 @@ def _split(spec: str) -> tuple[list[str], str]:
                 # Where the rest begins with a name as well, what follows it are options: KIND:NAME=VALUE,KEY=VALUE.
                 if _NAMED.match(rest) and "," in rest:
                     rest, _, more = rest.partition(",")
-                    parts += _split(f"{more}:")[0]
+                    parts += split_spec(f"{more}:")[0]
                 return parts, rest
         elif spec[at] == "=" and spec[at + 1 : at + 2] in ("{", "[", '"'):
             try:
@@ -144,7 +144,7 @@ def options_of(spec: str) -> dict[str, Any]:
         SpecError: A name stands for a value and for what is inside it.
     """
     options: dict[str, Any] = {}
-    for option in _split(spec)[0][1:]:
+    for option in split_spec(spec)[0][1:]:
         path, _, value = option.partition("=")
         *outer, name = path.split(".")
         inside = options

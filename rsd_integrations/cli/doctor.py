@@ -1,94 +1,108 @@
-"""`rsd doctor`: whether servers behind specs, and GGUF files, can do what they are wanted for."""
+"""`rsd doctor`: whether servers, GGUF files and all models of a configuration can do what they are for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from rsd_core import RSDError, load
+from rsd_core import RSDError
 from rsd_core.blocking import wait_for
 from rsd_core.control_characters import visible
-from rsd_core.registry import check_spec, options_of, parse_spec, parts_of
+from rsd_core.data import masked
+from rsd_integrations.cli.examining import Examined, examine, models_of
+from rsd_integrations.cli.options import ConfigFile, configured, read_mapping
 from rsd_integrations.cli.terminal import Terminal, plain
-from rsd_integrations.findings import Finding
+from rsd_integrations.cli.verdicts import Verdict, roles_of, to_paste, verdicts
 
 _SIGNS = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("–", "yellow")}
 
 
 def doctor(
     specs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="SPEC...", help="Models behind URLs and GGUF files, such as openai:… judge:… gguf:…"),
-    ],
+    ] = None,
+    config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
 ) -> None:
     """Try servers and GGUF files out before a run: refused fields, thoughts, ends of steps, libraries, memory.
 
-    The exit code is 1 where something that is needed does not work.
+    With `--config`, all roles of a configuration, each with a verdict and, where a better one was found, the spec to
+    use. Models are tried out side by side, each once. The exit code is 1 where something that is needed does not work.
 
     Example: `rsd doctor openai:draft@http://127.0.0.1:8000/v1 pooling:prm@http://127.0.0.1:8002/v1`
     """
-    by_spec = {spec: wait_for(_examine(spec)) for spec in specs}
-    if as_json:
-        data = {spec: [asdict(one) for one in findings] for spec, findings in by_spec.items()}
-        print(visible(json.dumps(data, indent=2)))
+    if bool(specs) == (config is not None):
+        raise RSDError("rsd doctor takes either SPECs or --config FILE")
+    if config is None:
+        works = _examine_specs(specs or [], as_json)
     else:
-        for spec, findings in by_spec.items():
-            _show(spec, findings)
-    if any(one.ok is False for findings in by_spec.values() for one in findings):
+        works = _examine_roles(read_mapping(config, "--config"), f"--config {config}", as_json)
+    if not works:
         raise typer.Exit(1)
 
 
-async def _examine(spec: str) -> list[Finding]:
-    files = list(_gguf(spec))
-    if files:
-        check_spec(spec)
-        return [one for rest, inner in files for one in await _examine_file(rest, inner)]
-    model: Any = load(spec)
-    try:
-        behind = model
-        while not hasattr(behind, "examine") and hasattr(behind, "model"):
-            behind = behind.model  # a judge is as good as the model it asks
-        return list(await behind.examine()) if hasattr(behind, "examine") else []
-    finally:
-        await model.aclose()
+def _examine_specs(specs: Sequence[str], as_json: bool) -> bool:
+    examined = wait_for(examine(specs))
+    if as_json:
+        by_spec = {spec: [one for model in models_of(spec) for one in examined[model].findings] for spec in specs}
+        _print_json({spec: [asdict(one) for one in findings] for spec, findings in by_spec.items()})
+    else:
+        for model, found in examined.items():
+            _show(model, found)
+    return not any(found.faults for found in examined.values())
 
 
-async def _examine_file(rest: str, spec: str) -> list[Finding]:
-    """The file as a model that writes and, where it plays another role, whether it can do so."""
-    from rsd_integrations.llamacpp.doctor import examine
-
-    kind = parse_spec(spec)[0].kind
-    findings = await examine(rest, options_of(spec), reads_on=kind == "prm")
-    if kind != "gguf" and not any(one.ok is False for one in findings):
-        try:
-            findings.append(Finding(kind, True, repr(load(spec))))
-        except RSDError as error:
-            findings.append(Finding(kind, False, str(error)))
-    return findings
-
-
-def _gguf(spec: str) -> Iterator[tuple[str, str]]:
-    """The GGUF files of a spec, each with the spec inside of it that names it."""
-    backend, rest = parse_spec(spec)
-    if backend.nested:
-        for part in parts_of(rest):
-            yield from _gguf(part)
-    elif backend.extra == "llamacpp":
-        yield rest, spec
+def _examine_roles(data: dict[str, object], source: str, as_json: bool) -> bool:
+    config = configured(data, *[None] * 6, source=source)
+    roles = roles_of(config)
+    examined = wait_for(examine(list(dict.fromkeys(roles.values()))))
+    found = verdicts(config, examined)
+    changes = to_paste(found)
+    if as_json:
+        models = {
+            masked(model): {"where": one.where, "findings": [asdict(finding) for finding in one.findings]}
+            for model, one in examined.items()
+        }
+        _print_json({"roles": [asdict(one) for one in found], "changes": changes, "models": models})
+    else:
+        for one in {id(one): one for one in examined.values()}.values():  # models that were asked the same are one
+            own = [model for model in examined if examined[model] is one]
+            _show(own[0], one, [role for role, spec in roles.items() if set(own) & set(models_of(spec))])
+        _show_verdicts(found, changes)
+    return all(one.ok for one in found)
 
 
-def _show(spec: str, findings: list[Finding]) -> None:
-    table = Table("", "", "", title=plain(spec), title_justify="left", show_header=False)
-    for one in findings:
+def _print_json(data: object) -> None:
+    print(visible(json.dumps(data, indent=2)))
+
+
+def _show(model: str, found: Examined, roles: Sequence[str] = ()) -> None:
+    table = Table("", "", "", show_header=False)
+    for one in found.findings:
         sign, style = _SIGNS[one.ok]
         table.add_row(plain(one.name), Text(sign, style), plain(one.told))
-    if not findings:
-        table.add_row("in this process", Text("–", "yellow"), Text("no server to examine"))
+    title = masked(model) + (f" ({', '.join(roles)})" if roles else "")
+    Terminal().print(plain(title), soft_wrap=True)  # to be copied
     Terminal().print(table)
+
+
+def _show_verdicts(found: Sequence[Verdict], changes: Mapping[str, object]) -> None:
+    table = Table("", "", "", show_header=False)
+    for one in found:
+        sign, style = _SIGNS[one.ok]
+        table.add_row(plain(one.role), Text(sign, style), plain(one.told))
+    Terminal().print(table)
+    if changes:
+        import yaml
+
+        told = yaml.safe_dump(dict(changes), sort_keys=False, allow_unicode=True, width=2**31)
+        Terminal().print(plain(f"To change in the configuration:\n{told.rstrip()}"), soft_wrap=True)
+    elif all(one.ok for one in found):
+        Terminal().print("The configuration needs no change.")

@@ -121,6 +121,11 @@ class Endpoint:
         """Since when calls wait for the server to come back, by the monotonic clock; None where none does."""
         return self._sender.waiting_since
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place among those in flight."""
+        return 0 if self._connection is None else self._connection.slots.waiting
+
     async def get(self, path: str, read: Callable[[dict[str, Any]], T]) -> T:
         """What is read of the answer to a GET request; arguments and errors as in `post`."""
         return await on_background_loop(self._request("GET", path, None, read, _free))
