@@ -76,5 +76,5 @@ class Profile:
     """Fields that ask for the rank of each token of the prompt among all that might stand there."""
     stream_usage: bool = True
     """Whether streams end with the usage where `stream_options` ask for it; refused or ignored elsewhere."""
-    concurrency: int = 64
-    """Requests that it works on at once, at most, unless told otherwise."""
+    concurrency: int | None = None
+    """Requests that it works on at once, at most, unless told otherwise; None where they are as many as it is sent."""
