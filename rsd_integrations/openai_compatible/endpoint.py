@@ -223,7 +223,7 @@ class Endpoint:
                 "as its concurrency=… says" if self._named else "as is known of such servers; concurrency=… changes it"
             )
             notices.warning(
-                "concurrency is %d, but %s works on %d at once (%s): others wait their turn",
+                "%d requests want to be in flight, but %s works on %d at once (%s): others wait their turn",
                 wanted,
                 self,
                 self._most,

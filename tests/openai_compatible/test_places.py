@@ -8,12 +8,15 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rsd_core import TargetOnly
+from rsd_core.blocking import wait_for
 from rsd_core.queueing import side_by_side
+from rsd_integrations.cli import main
 from rsd_integrations.openai_compatible import Endpoint, OpenAIGenerator
 
 NOTICES = "rsd_integrations.notices"
@@ -51,7 +54,10 @@ class Server:
         await asyncio.sleep(0.05)
         self.inside -= 1
         usage = {"prompt_tokens": 3, "completion_tokens": 3}
-        return {"choices": [{"text": "It is \\boxed{4}.", "finish_reason": "stop", "stop_reason": None}], "usage": usage}
+        return {
+            "choices": [{"text": "It is \\boxed{4}.", "finish_reason": "stop", "stop_reason": None}],
+            "usage": usage,
+        }
 
 
 @asynccontextmanager
@@ -102,9 +108,31 @@ async def test_fewer_places_by_the_users_word_are_kept_and_told_of_once(caplog: 
         await asked(server, 20, 16, places=4)
     assert server.crowd == 4
     assert told(caplog) == [
-        f"concurrency is 16, but <Endpoint 'm' at {server.url}> works on 4 at once (as its concurrency=… says): others "
-        "wait their turn"
+        f"16 requests want to be in flight, but <Endpoint 'm' at {server.url}> works on 4 at once "
+        "(as its concurrency=… says): others wait their turn"
     ]
+
+
+def test_the_command_line_tells_of_it_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('"One"\n"Two"\n"Three"\n')
+    running = serving()
+    server = wait_for(running.__aenter__())
+    target = f"openai,mode=completions,concurrency=2:m@{server.url}"
+    words = ["batch", str(prompts), "--out", str(tmp_path / "out.jsonl"), "--method", "target", "--target", target]
+    monkeypatch.setattr("sys.argv", ["rsd", *words, "--concurrency", "256"])
+    with pytest.raises(SystemExit):
+        main()
+    wait_for(running.__aexit__(None, None, None))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "Warning" in line] == [
+        f"Warning: 3 requests want to be in flight, but <Endpoint 'm' at {server.url}> works on 2 at once "
+        "(as its concurrency=… says): others wait their turn"
+    ]
+    assert "3 done" in lines[-1]
+    assert server.crowd == 2
 
 
 async def test_more_places_than_the_run_asks_for_are_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
@@ -119,7 +147,7 @@ async def test_a_server_that_works_on_fewer_is_told_of(caplog: pytest.LogCapture
         await asked(server, 6, 6)
     assert server.crowd == 1
     (line,) = told(caplog)
-    assert line.startswith("concurrency is 6, but <Endpoint")
+    assert line.startswith("6 requests want to be in flight, but <Endpoint")
     assert "works on 1 at once (as is known of such servers; concurrency=… changes it)" in line
 
 
