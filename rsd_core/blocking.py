@@ -22,6 +22,13 @@ from rsd_core.model import Interrupted, usage_of
 T = TypeVar("T")
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+
+
+def make_loop_by(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Have the background loop made so from now on; one that runs stays."""
+    global _make_loop
+    _make_loop = make
 
 
 def _forget() -> None:
@@ -39,7 +46,7 @@ def background_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _lock:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
+            _loop = _make_loop()
             threading.Thread(target=_loop.run_forever, name="rsd-loop", daemon=True).start()
         return _loop
 

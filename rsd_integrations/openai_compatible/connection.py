@@ -6,9 +6,8 @@ import asyncio
 from concurrent.futures import Future
 from contextlib import suppress
 
-import aiohttp
-
 from rsd_core.queueing import Slots
+from rsd_integrations.openai_compatible.http_client import HttpClient
 
 
 class Connection:
@@ -16,23 +15,13 @@ class Connection:
 
     Args:
         loop: The loop.
-        timeout: Seconds of one attempt, or of silence in a stream that lasts.
+        client: What sends.
         concurrency: Requests in flight at once.
-        proxy: The proxy's URL, where there is one.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float, concurrency: int, proxy: str | None) -> None:
-        self.loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, client: HttpClient, concurrency: int) -> None:
+        self.loop, self.client = loop, client
         self.slots = Slots(concurrency)
-        self.whole = aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout))
-        """The timeouts of a request."""
-        self.silence = aiohttp.ClientTimeout(sock_read=timeout, sock_connect=min(10.0, timeout))
-        """Those of a stream that lasts."""
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # the slots bound them
-            proxy=proxy,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
         self._closed = asyncio.Event()
 
     @property
@@ -48,11 +37,11 @@ class Connection:
     async def aclose(self) -> None:
         """Close it; requests in flight fail."""
         self._closed.set()
-        await self.session.close()
+        await self.client.aclose()
 
     def close(self) -> None:
         """Close it from any thread, at the latest when the interpreter ends."""
-        if self.session.closed or not self.loop.is_running():
+        if self.client.is_closed or not self.loop.is_running():
             return
         done: Future[None] = asyncio.run_coroutine_threadsafe(self.aclose(), self.loop)
         with suppress(TimeoutError):

@@ -1,6 +1,6 @@
 """A model behind a URL: one place for keys, timeouts, retries, back-pressure and faults.
 
-The requests are those of the OpenAI API, and the client is aiohttp: a step is two or three small requests, and the
+The requests are those of the OpenAI API, and the client is our own: a step is two or three small requests, and the
 official client would spend more on each than many a small model (`python -m tests.benchmarks.client` compares them).
 """
 
@@ -14,10 +14,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar, overload
-
-import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
-from yarl import URL
+from urllib.parse import urlsplit
 
 from rsd_core import ConfigurationError
 from rsd_core.queueing import current_caller
@@ -27,6 +24,8 @@ from rsd_integrations.openai_compatible.base_url import OPENAI, checked_url, pro
 from rsd_integrations.openai_compatible.breaker import Breaker
 from rsd_integrations.openai_compatible.connection import Connection
 from rsd_integrations.openai_compatible.errors import EndpointError
+from rsd_integrations.openai_compatible.http_client import HttpClient
+from rsd_integrations.openai_compatible.http_connection import Response
 from rsd_integrations.openai_compatible.replies import Replies
 from rsd_integrations.openai_compatible.retry import LONGEST_WAIT, backoff
 
@@ -36,8 +35,6 @@ notices = logging.getLogger("rsd_integrations.notices")
 T = TypeVar("T")
 AT_ONCE = 64
 """Requests in flight at once where neither a run, nor the user, nor the server asks for more or fewer."""
-LONGEST_LINE = 2**23
-"""Bytes: streams that tell ids begin with those of the whole prompt."""
 
 
 class Reader(Protocol):
@@ -96,6 +93,7 @@ class Endpoint:
             raise ConfigurationError(f"timeout={timeout} is out of range; it is a number of seconds above 0")
         self.model = model
         self.base_url = checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)
+        self._base_path, self._root_path = urlsplit(self.base_url).path, urlsplit(self.root).path
         self.timeout, self.retries, self.patience = timeout, retries, patience
         self.concurrency = concurrency or AT_ONCE
         self._named = concurrency is not None
@@ -108,7 +106,6 @@ class Endpoint:
         self._replies = Replies(repr(self), self._key)
         self._connection: Connection | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
-        self._urls: dict[str, URL] = {}
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.model!r} at {self.base_url}>"
@@ -183,25 +180,23 @@ class Endpoint:
             Refused: The server is well and does not take the request.
         """
 
-        async def receive(response: aiohttp.ClientResponse, started: float) -> R:
+        async def receive(response: Response, started: float) -> R:
             reader, received = make(), False
+
+            def take(data: bytes) -> bool:
+                nonlocal received
+                event = self._replies.parsed(data)
+                if not received:
+                    received = True
+                    self.breaker.succeeded()  # a stream may last, or be left before its end
+                return self._replies.result(reader.take, event)
+
             try:
-                async for line in response.content:
-                    data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
-                    if data == b"[DONE]":
-                        break
-                    if not data:
-                        continue
-                    event = self._replies.parsed(data)
-                    if not received:
-                        received = True
-                        self.breaker.succeeded()  # a stream may last, or be left before its end
-                    if self._replies.result(reader.take, event):
-                        return reader
+                enough = await read_events(response, take)
             finally:
                 if received and charge is not None:
                     charge(reader, time.monotonic() - started)
-            if not reader.complete:
+            if not (enough or reader.complete):
                 raise EndpointError(f"{self} cut its stream short: it ended without a finish reason")
             return reader
 
@@ -254,7 +249,7 @@ class Endpoint:
         read: Callable[[dict[str, Any]], T],
         charge: Callable[[dict[str, Any], T | None, float], None],
     ) -> T:
-        async def receive(response: aiohttp.ClientResponse, started: float) -> T:
+        async def receive(response: Response, started: float) -> T:
             data = self._replies.parsed(await response.read())
 
             def read_and_charge(data: dict[str, Any]) -> T:
@@ -274,11 +269,11 @@ class Endpoint:
         method: str,
         path: str,
         body: Mapping[str, Any] | None,
-        receive: Callable[[aiohttp.ClientResponse, float], Awaitable[T]],
+        receive: Callable[[Response, float], Awaitable[T]],
         again: Callable[[], bool] | None = None,
     ) -> T:
         """Send until it works, or until neither retries nor patience are left."""
-        url = self._urls.get(path) or self._urls.setdefault(path, self._url(path))
+        url = self._url(path)
         data = None if body is None else _encode(body).encode()
         connection = self._open()
         deadline, attempt = time.monotonic() + self.patience, 0
@@ -307,17 +302,18 @@ class Endpoint:
             logger.info("%s %s, attempt %d: %s; trying again in %.2f s", method, path, max(1, attempt), fault, delay)
             await connection.pause(delay)
 
-    def _url(self, path: str) -> URL:
-        return URL(f"{self.root}{path}" if path.startswith("/") else f"{self.base_url}/{path}")
+    def _url(self, path: str) -> str:
+        """The path on the server."""
+        return f"{self._root_path}{path}" if path.startswith("/") else f"{self._base_path}/{path}"
 
     async def _attempt(
         self,
         connection: Connection,
         method: str,
-        url: URL,
+        url: str,
         data: bytes | None,
         sent: Mapping[str, Any],
-        receive: Callable[[aiohttp.ClientResponse, float], Awaitable[T]],
+        receive: Callable[[Response, float], Awaitable[T]],
         lasts: bool,
     ) -> T:
         """Send once, and let the breaker know how it went."""
@@ -337,41 +333,35 @@ class Endpoint:
         self,
         connection: Connection,
         method: str,
-        url: URL,
+        url: str,
         data: bytes | None,
         sent: Mapping[str, Any],
-        receive: Callable[[aiohttp.ClientResponse, float], Awaitable[T]],
+        receive: Callable[[Response, float], Awaitable[T]],
         lasts: bool,
     ) -> T:
         started = time.monotonic()
+        outage = False
         try:
-            async with connection.session.request(
-                method,
-                url,
-                data=data,
-                headers=self._headers(),
-                allow_redirects=False,
-                timeout=connection.silence if lasts else connection.whole,
-                read_bufsize=LONGEST_LINE if lasts else None,
-            ) as response:
+            response = await connection.client.send(method, url, data, streamed=bool(sent.get("stream")), lasts=lasts)
+            try:
                 if response.status == 200:
                     return await receive(response, started)
-                text = await response.text(errors="replace")
+                text = (await response.read()).decode(errors="replace")
                 self._replies.refuse(response.status, response.headers, text, sent)
+            finally:
+                response.close()
         except ConfigurationError:  # is a ValueError as well
             raise
         except TimeoutError:
             reason = f"no answer within {self.timeout:g} s; a longer timeout=… may help, or a server that works"
-        except (
-            aiohttp.ClientError,
-            OSError,
-            ValueError,
-            HttpProcessingError,
-        ) as error:  # the last two: too long a line
+        except (OSError, ValueError) as error:
+            outage = isinstance(error, OSError)
             reason = (
                 f"{self._replies.shown(str(error) or type(error).__name__)}; is the server up? `rsd doctor` tells more"
             )
-        raise EndpointError(f"{self}: {reason}") from None  # causes hold requests, and those hold the key
+        raise EndpointError(
+            f"{self}: {reason}", outage=outage
+        ) from None  # causes hold requests, and those hold the key
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
@@ -385,12 +375,25 @@ class Endpoint:
             self._make_room(wanted)
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:  # the loop is another one after a fork
-            self._connection = Connection(loop, self.timeout, self.concurrency, proxy_of(self.base_url))
+            client = HttpClient(loop, self.base_url, self._headers(), self.timeout, proxy_of(self.base_url))
+            self._connection = Connection(loop, client, self.concurrency)
             self._finalizer = weakref.finalize(self, self._connection.close)
         return self._connection
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+async def read_events(response: Response, take: Callable[[bytes], bool]) -> bool:
+    """Read server-sent events until one of them is enough; False where they ended before."""
+    while lines := await response.lines():
+        for line in lines:
+            data = line[5:].strip() if line.startswith(b"data:") else b""
+            if data == b"[DONE]":
+                return False
+            if data and take(data):
+                return True
+    return False
 
 
 def _unread(data: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,13 @@ class EndpointError(RunError):
     """A server failed, did not answer in time, or gave what is no answer: a fault of its role."""
 
     def __init__(
-        self, message: str = "", *, status: int | None = None, throttled: bool = False, retry_after: float | None = None
+        self,
+        message: str = "",
+        *,
+        status: int | None = None,
+        throttled: bool = False,
+        retry_after: float | None = None,
+        outage: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -36,6 +42,8 @@ class EndpointError(RunError):
         """Whether the server is well and only asked to be called less often."""
         self.retry_after = retry_after
         """Seconds after which it wants to be asked again, where it said so."""
+        self.outage = outage
+        """Whether the server is away, rather than unwell: it cannot be reached, or broke off."""
 
 
 class Refused(ConfigurationError):  # noqa: N818

@@ -345,5 +345,5 @@ def test_an_endpoint_that_nobody_holds_closes_its_connections(vllm: Habits) -> N
     assert connection is not None
     del endpoint
     gc.collect()
-    assert wait_until(lambda: connection.session.closed)
+    assert wait_until(lambda: connection.client.is_closed)
     assert background_loop().is_running()

@@ -1,0 +1,298 @@
+"""A client of HTTP/1.1 for one server: small requests, many at a time, at little cost for each."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from aiohappyeyeballs import start_connection
+
+from rsd_core import ConfigurationError
+from rsd_integrations.openai_compatible.http_connection import HttpConnection, Response, StaleError
+
+KEPT = 15.0
+"""Seconds that a connection is kept without work; servers close theirs after 5 (uvicorn) to 75 (nginx)."""
+CONNECTING = 10.0
+_LOOKED_UP = 10.0
+"""Seconds that a look-up of the server's name holds."""
+_STAGGER = 0.25
+"""Seconds until the next address of a server is tried beside the one before (RFC 8305, section 5)."""
+
+
+class HttpClient:
+    """The connections to one server. It belongs to one event loop.
+
+    It sends what it is given and hands back what comes: no redirects, no cookies, no retries but one. A connection
+    that was kept may be closed by the server just when the next request is on its way; where no byte of an answer has
+    come, the request is sent again at once, through a new connection.
+
+    Args:
+        loop: The loop.
+        url: Where the server is; its path is not used.
+        headers: Sent with every request.
+        timeout: Seconds from a request to the end of its answer, or of silence in one that lasts.
+        proxy: The URL of an HTTP proxy on the way.
+
+    Raises:
+        ConfigurationError: The proxy is of another kind.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        url: str,
+        headers: Mapping[str, str],
+        timeout: float,
+        proxy: str | None = None,
+    ) -> None:
+        self._loop, self._timeout = loop, timeout
+        self._server = urlsplit(url)
+        self._proxy = None if proxy is None else _checked_proxy(proxy)
+        self._secure = self._server.scheme == "https"
+        self._tls: ssl.SSLContext | None = None
+        fields = {"Host": _authority(self._server), "Accept": "*/*", "Accept-Encoding": "identity", **headers}
+        self._prefix = ""
+        if self._proxy is not None and not self._secure:
+            self._prefix = f"http://{_authority(self._server)}"
+            fields |= _credentials(self._proxy)
+        self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self._heads: dict[tuple[str, str], bytes] = {}
+        self._open: set[HttpConnection] = set()
+        self._busy = Lapses(loop, timeout, lambda connection: connection.fail(TimeoutError()))
+        self._idle = Lapses(loop, KEPT, HttpConnection.close)
+        self._addresses: list[tuple[int, int, int, str, tuple[object, ...]]] = []
+        self._look_up_at, self._looking_up = 0.0, asyncio.Lock()
+        self.is_closed = False
+        """Whether it is closed for good."""
+
+    async def send(
+        self, method: str, path: str, body: bytes | None = None, *, streamed: bool = False, lasts: bool = False
+    ) -> Response:
+        """Send a request and wait for its answer. `Response.close` is to be called in the end.
+
+        Args:
+            method: The method.
+            path: The path on the server.
+            body: JSON; None sends none.
+            streamed: Return when the headers are there, rather than the whole answer.
+            lasts: Take the timeout for one of silence.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            ConnectionError: The server cannot be reached, or the connection broke.
+            ValueError: It is not to be trusted, or what came is no answer.
+        """
+        head = self._heads.get((method, path)) or self._head(method, path)
+        message = head + (b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        started = self._loop.time()
+        if (connection := self._idle.latest()) is not None:
+            with suppress(StaleError):
+                return await self._answer(connection, message, started, streamed, lasts)
+        connection = await self._connect()
+        return await self._answer(connection, message, started, streamed, lasts)
+
+    async def aclose(self) -> None:
+        """Close all connections, and wait until they are closed."""
+        self.is_closed = True
+        for connection in tuple(self._open):
+            connection.fail(ConnectionError("Connection closed"))
+        while self._open:  # noqa: ASYNC110 - it takes a turn of the loop or two
+            await asyncio.sleep(0)
+        self._busy.stop()
+        self._idle.stop()
+
+    def opened(self, connection: HttpConnection) -> None:
+        """Note that a connection is open."""
+        self._open.add(connection)
+        if self.is_closed:
+            connection.close()
+
+    def kept(self, connection: HttpConnection) -> None:
+        """Note that a connection is free for the next request."""
+        self._busy.discard(connection)
+        self._idle.add(connection)
+
+    def closing(self, connection: HttpConnection) -> None:
+        """Note that a connection is of no use any more."""
+        self._busy.discard(connection)
+        self._idle.discard(connection)
+
+    def closed(self, connection: HttpConnection) -> None:
+        """Note that a connection is closed."""
+        self.closing(connection)
+        self._open.discard(connection)
+
+    async def news(self, connection: HttpConnection, response: Response) -> None:
+        """Wait for more of an answer, with a new deadline where it lasts."""
+        if response.lasts and not response.ended:
+            self._busy.add(connection)
+        await response.news(self._loop)
+
+    async def _answer(
+        self, connection: HttpConnection, message: bytes, started: float, streamed: bool, lasts: bool
+    ) -> Response:
+        response = connection.send(message, streamed, lasts)
+        self._busy.add(connection, None if lasts else started)
+        try:
+            await response.news(self._loop)
+        except BaseException:
+            connection.close()
+            raise
+        return response
+
+    def _head(self, method: str, path: str) -> bytes:
+        target = quote(path, safe="/%:@!$&'()*+,;=~-._")
+        head = f"{method} {self._prefix}{target} HTTP/1.1\r\n{self._fields}"
+        return self._heads.setdefault((method, path), head.encode("latin-1"))
+
+    async def _connect(self) -> HttpConnection:
+        """A new connection, through the proxy where there is one."""
+        limit = min(CONNECTING, self._timeout)
+        place = _authority(self._proxy or self._server, with_port=True)
+        try:
+            async with asyncio.timeout(limit):
+                connection = await self._connect_to(self._proxy or self._server)
+                if self._proxy is not None and self._secure:
+                    place = _authority(self._server, with_port=True)
+                    connection = await self._through(connection, self._proxy)
+        except TimeoutError:
+            raise ConnectionError(f"Cannot connect to host {place}: no answer within {limit:g} s") from None
+        except ssl.SSLError as error:
+            raise ValueError(f"Cannot connect to host {place} [{error}]") from None
+        except OSError as error:
+            raise ConnectionError(f"Cannot connect to host {place} [{error}]") from None
+        if self.is_closed:
+            raise ConnectionError("Connection closed")
+        return connection
+
+    async def _connect_to(self, place: SplitResult) -> HttpConnection:
+        """A connection to the server or the proxy."""
+        async with self._looking_up:  # once for a crowd
+            if self._loop.time() >= self._look_up_at:
+                self._addresses = await self._loop.getaddrinfo(place.hostname, _port(place), type=socket.SOCK_STREAM)  # type: ignore[assignment]
+                self._look_up_at = self._loop.time() + _LOOKED_UP
+        made = await start_connection(self._addresses, happy_eyeballs_delay=_STAGGER, interleave=1)  # type: ignore[arg-type]
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what lies between forgets silent connections
+        secured = {"ssl": self._trust(), "server_hostname": place.hostname} if place.scheme == "https" else {}
+        try:
+            _, connection = await self._loop.create_connection(lambda: HttpConnection(self), sock=made, **secured)
+        except BaseException:
+            made.close()
+            raise
+        return connection
+
+    async def _through(self, connection: HttpConnection, proxy: SplitResult) -> HttpConnection:
+        """A connection to the server through one to the proxy."""
+        place = _authority(self._server, with_port=True)
+        fields = "".join(f"{name}: {value}\r\n" for name, value in ({"Host": place} | _credentials(proxy)).items())
+        try:
+            response = connection.send(f"CONNECT {place} HTTP/1.1\r\n{fields}\r\n".encode("latin-1"), True, False)
+            await response.news(self._loop)
+            if response.status != 200:
+                kind = ConnectionError if response.status >= 500 else ValueError
+                raise kind(f"the proxy {_authority(proxy)} answered HTTP {response.status}")
+            plain, secure = connection.transport, HttpConnection(self)
+            assert plain is not None
+            made = await self._loop.start_tls(plain, secure, self._trust(), server_hostname=self._server.hostname)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self.closed(connection)  # nobody tells it any more
+        assert made is not None
+        secure.connection_made(made)
+        return secure
+
+    def _trust(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+
+class Lapses:
+    """Deadlines of one length under one timer, which costs less than a timer for each.
+
+    Args:
+        loop: The loop.
+        seconds: The length.
+        lapsed: Called with each connection that stayed for so long.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, lapsed: Callable[[HttpConnection], None]
+    ) -> None:
+        self._loop, self._seconds, self._lapsed = loop, seconds, lapsed
+        self._ends: dict[HttpConnection, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = 0.0
+
+    def add(self, connection: HttpConnection, since: float | None = None) -> None:
+        """Begin anew, now or at a time of the loop's clock."""
+        end = (self._loop.time() if since is None else since) + self._seconds
+        self._ends[connection] = end
+        if self._timer is None or end < self._next:
+            self._set(end)
+
+    def discard(self, connection: HttpConnection) -> None:
+        """Forget a connection."""
+        self._ends.pop(connection, None)
+
+    def latest(self) -> HttpConnection | None:
+        """Take out the one that came last."""
+        return self._ends.popitem()[0] if self._ends else None
+
+    def stop(self) -> None:
+        """Set no deadlines any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ends.clear()
+
+    def _set(self, end: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next, self._timer = end, self._loop.call_at(end, self._look)
+
+    def _look(self) -> None:
+        self._timer, now = None, self._loop.time()
+        for connection in [connection for connection, end in self._ends.items() if end <= now]:
+            del self._ends[connection]
+            self._lapsed(connection)
+        if self._ends:
+            self._set(min(self._ends.values()))
+
+
+def _checked_proxy(url: str) -> SplitResult:
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"the proxy that the environment names is of the kind {parts.scheme!r}; it looks like http://HOST:PORT"
+        )
+    return parts
+
+
+def _credentials(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _port(place: SplitResult) -> int:
+    return place.port or (443 if place.scheme == "https" else 80)
+
+
+def _authority(place: SplitResult, with_port: bool = False) -> str:
+    """Host and port as HTTP has them: the usual port is left out."""
+    host = (place.hostname or "").encode("idna").decode() if not (place.hostname or "").isascii() else place.hostname
+    host = f"[{host}]" if host and ":" in host else host or ""
+    return (
+        f"{host}:{_port(place)}"
+        if with_port or place.port not in (None, 443 if place.scheme == "https" else 80)
+        else host
+    )

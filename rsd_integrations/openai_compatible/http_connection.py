@@ -1,0 +1,308 @@
+"""One HTTP/1.1 connection: a request, its answer, and the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Mapping
+from typing import Protocol
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+LARGEST_HEAD = 2**16
+LARGEST_BODY = 2**28
+LONGEST_LINE = 2**23
+"""Bytes: streams that tell ids begin with those of the whole prompt."""
+
+
+class MalformedError(ValueError):
+    """What came is no answer of HTTP, or more than anybody can use."""
+
+
+class StaleError(ConnectionError):
+    """A connection that had been kept was closed before the first byte of an answer came."""
+
+
+class Pool(Protocol):
+    """Whose the connections are."""
+
+    def opened(self, connection: HttpConnection) -> None:
+        """Note that one is open."""
+
+    def kept(self, connection: HttpConnection) -> None:
+        """Note that one is free for the next request."""
+
+    def closing(self, connection: HttpConnection) -> None:
+        """Note that one is of no use any more."""
+
+    def closed(self, connection: HttpConnection) -> None:
+        """Note that one is closed."""
+
+    async def news(self, connection: HttpConnection, response: Response) -> None:
+        """Wait for more of an answer, in time."""
+
+
+class Response:
+    """The answer to a request, as it comes.
+
+    Args:
+        connection: What it comes through.
+        streamed: Whether it is read before it is complete.
+        lasts: Whether its timeout is one of silence.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_decoder",
+        "_parts",
+        "_rest",
+        "_size",
+        "_waiter",
+        "begun",
+        "ended",
+        "error",
+        "fields",
+        "keeps",
+        "lasts",
+        "status",
+        "streamed",
+        "until_closed",
+    )
+
+    def __init__(self, connection: HttpConnection, streamed: bool, lasts: bool) -> None:
+        self._connection, self.streamed, self.lasts = connection, streamed, lasts
+        self.status = 0
+        """Of HTTP; 0 until all headers are there."""
+        self.fields: list[tuple[bytes, bytes]] = []
+        """The headers, as they came."""
+        self.begun = self.ended = self.keeps = self.until_closed = False
+        self.error: Exception | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._rest = b""
+        self._decoder: zlib._Decompress | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, their names in lower case."""
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.fields}
+
+    async def news(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for the end or, where it is streamed, for the headers or more of the body.
+
+        Raises:
+            Exception: It broke off.
+        """
+        if self.error is None and not self.ended:
+            self._waiter = loop.create_future()
+            await self._waiter
+        if self.error is not None:
+            raise self.error
+
+    async def read(self) -> bytes:
+        """The rest of the body."""
+        while not self.ended:
+            await self._connection.news(self)
+        return b"".join(self._parts)
+
+    async def lines(self) -> list[bytes]:
+        """The lines that came since; empty once all are there."""
+        while True:
+            if self._parts:
+                *lines, self._rest = b"".join((self._rest, *self._parts)).split(b"\n")
+                self._parts.clear()
+                self._size = len(self._rest)
+                if lines:
+                    return lines
+            if self.ended:
+                last, self._rest = self._rest, b""
+                return [last] if last else []
+            await self._connection.news(self)
+
+    def close(self) -> None:
+        """Be done with it: the connection is kept where nothing more comes through it, else closed."""
+        self._connection.release(self)
+
+    def begin(self, status: int, keeps: bool) -> None:
+        """Note that the headers are complete.
+
+        Raises:
+            MalformedError: The body is in a form that nobody asked for.
+        """
+        self.status, self.keeps = status, keeps
+        if not keeps:  # also where nothing but the end of the connection tells that of the body
+            names = {name.lower() for name, _ in self.fields}
+            self.until_closed = b"content-length" not in names and b"transfer-encoding" not in names
+        for name, value in self.fields:
+            if len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
+                if value.lower() not in (b"gzip", b"x-gzip", b"deflate"):
+                    raise MalformedError(f"the answer's encoding is {value.decode('latin-1')}, which was not asked for")
+                self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either of the two
+        if self.streamed:
+            self.wake()
+
+    def add(self, data: bytes) -> None:
+        """Take the next part of the body.
+
+        Raises:
+            MalformedError: It cannot be unpacked, or is too much.
+        """
+        most = LONGEST_LINE if self.streamed and self.status == 200 else LARGEST_BODY
+        if self._decoder is not None:
+            try:
+                data = self._decoder.decompress(data, most + 1)
+            except zlib.error as error:
+                raise MalformedError(f"the answer cannot be unpacked: {error}") from None
+        self._size += len(data)
+        if self._size > most:
+            raise MalformedError(f"the answer has more than {most} bytes at once")
+        self._parts.append(data)
+        if self.streamed:
+            self.wake()
+
+    def end(self) -> None:
+        """Note that it is complete."""
+        if self._decoder is not None and not self._decoder.eof and self._size:
+            self.fail(ConnectionError("Response payload is not completed: what was packed ends too early"))
+            return
+        self.ended = True
+        self.wake()
+
+    def fail(self, error: Exception) -> None:
+        """Note that it broke off."""
+        if not self.ended and self.error is None:
+            self.error = error
+            self.wake()
+
+    def lost(self, error: Exception | None, reused: bool) -> None:
+        """Note that the connection is closed."""
+        if self.until_closed and error is None:
+            self.end()
+        elif self.status:
+            self.fail(ConnectionError(f"Response payload is not completed: it broke off after {self._size} bytes"))
+        elif reused and not self.begun:
+            self.fail(StaleError("Server disconnected"))
+        else:
+            self.fail(ConnectionError(f"Server disconnected{f' [{error}]' if error else ''}"))
+
+    def wake(self) -> None:
+        """Let whoever waits for news look."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class HttpConnection(asyncio.Protocol):
+    """A connection of a pool, at work for one request at a time.
+
+    Args:
+        pool: Whose it is.
+    """
+
+    __slots__ = ("_head", "_parser", "_pool", "_response", "_reused", "transport")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._response: Response | None = None
+        self._reused = False
+        self._head = 0
+        self._parser: HttpResponseParser | None = None
+        self.transport: asyncio.Transport | None = None
+        """None once it is closed."""
+
+    def send(self, message: bytes, streamed: bool, lasts: bool) -> Response:
+        """Send a request; its answer is about to come."""
+        assert self.transport is not None
+        self._response, self._head = Response(self, streamed, lasts), 0
+        self.transport.write(message)
+        return self._response
+
+    async def news(self, response: Response) -> None:
+        """Wait for more of an answer."""
+        await self._pool.news(self, response)
+
+    def release(self, response: Response) -> None:
+        """Make it free for the next request, or close it where more of the answer may come."""
+        self._reused = True
+        if response.ended and response.keeps and self.transport is not None and not self.transport.is_closing():
+            self._pool.kept(self)
+        else:
+            self.close()
+
+    def fail(self, error: Exception) -> None:
+        """Let the request under way fail, and close."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.fail(error)
+        self.close()
+
+    def close(self) -> None:
+        """Close at once; a server that writes notices it."""
+        self._pool.closing(self)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._parser = HttpResponseParser(self)
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:  # nothing was asked: a server that says why it closes
+            self.close()
+            return
+        assert self._parser is not None
+        response.begun = True
+        try:
+            self._parser.feed_data(data)
+        except HttpParserCallbackError as error:
+            cause = error.__context__
+            self.fail(cause if isinstance(cause, MalformedError) else MalformedError(str(error)))
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self.fail(MalformedError(f"the answer is no HTTP: {error}"))
+        if not response.status:
+            self._head += len(data)
+            if self._head > LARGEST_HEAD:
+                self.fail(MalformedError(f"the answer's headers have more than {LARGEST_HEAD} bytes"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        self._parser = None  # which refers to this
+        response, self._response = self._response, None
+        if response is not None:
+            response.lost(error, self._reused)
+        self._pool.closed(self)
+
+    def on_message_begin(self) -> None:
+        """Begin an answer."""
+        if self._response is None:
+            raise MalformedError("an answer came that nobody had asked for")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or one that follows the body."""
+        assert self._response is not None
+        self._response.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Note status and headers, unless the real ones are still to come."""
+        assert self._response is not None and self._parser is not None  # noqa: PT018
+        status = self._parser.get_status_code()
+        if status >= 200:
+            self._response.begin(status, self._parser.should_keep_alive())
+
+    def on_body(self, data: bytes) -> None:
+        """Take a part of the body."""
+        assert self._response is not None
+        self._response.add(data)
+
+    def on_message_complete(self) -> None:
+        """End an answer; one that only said that the real one comes is forgotten."""
+        response = self._response
+        assert response is not None
+        if response.status:
+            self._response = None
+            response.end()
+        else:
+            response.fields.clear()
