@@ -44,6 +44,8 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
 def background_loop() -> asyncio.AbstractEventLoop:
     """The process's background loop, started on first use and anew after a fork."""
     global _loop
+    if _loop is not None:  # nearly always, and asked for with every request
+        return _loop
     with _lock:
         if _loop is None:
             _loop = _make_loop()

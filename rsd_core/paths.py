@@ -100,9 +100,15 @@ class Path:
     @property
     def steps(self) -> tuple[Step, ...]:
         """The accepted steps in order."""
-        return tuple(node.step for node in self.up() if node.step is not None)[::-1]
+        steps: list[Step] = []
+        node: Path | None = self
+        while node is not None:
+            if node.step is not None:
+                steps.append(node.step)
+            node = node.parent
+        return tuple(steps[::-1])
 
     @property
     def text(self) -> str:
         """The response so far, as it was written, markers of thoughts included."""
-        return (self.opening or "") + "".join(step.text for step in self.steps)
+        return (self.opening or "") + "".join([step.text for step in self.steps])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rsd_core import RunError
@@ -123,23 +123,21 @@ class StepReader:
         if end is None and named and text and not ids and splitter is not None:
             text += str(self._stop)  # the server named the stop string and stripped it all the same
             end = splitter.end(self._before + text)
-        answer = Answer(
-            text,
-            self._ending or "length",
-            tuple(ids),
-            tuple(self._logprobs),
-            # Those that came before the end of a step are not its counts.
-            **(TokenCounts() if self._ending is None and end is not None else self._counts),
-            goes_on=named and end is None and bool(text),
-        )
+        ending, dropped = self._ending or "length", 0
+        # Those that came before the end of a step are not its counts.
+        counts = TokenCounts() if self._ending is None and end is not None else self._counts
+        goes_on = named and end is None and bool(text)
         if end is None or (self.asked and not named and end >= len(self._before) + len(text)):
             # Where a stop string was asked for, the finish reason alone tells what ended a text that ends with it.
-            return replace(answer, ending="delimiter") if named else answer
-        own = max(0, end - len(self._before))
-        if not ids or self._ids is None:
-            return replace(answer, text=cut_at(text, own), ending="delimiter")
-        count = self._ids.count(own)
-        return replace(answer, text=text, ending="delimiter", ids=answer.ids[:count], dropped=len(ids) - count)
+            ending = "delimiter" if named else ending
+        else:
+            ending, own = "delimiter", max(0, end - len(self._before))
+            if not ids or self._ids is None:
+                text = cut_at(text, own)
+            else:
+                count = self._ids.count(own)
+                ids, dropped = ids[:count], len(ids) - count
+        return Answer(text, ending, tuple(ids), tuple(self._logprobs), **counts, dropped=dropped, goes_on=goes_on)
 
     def _text(self) -> str:
         """The text that steps are cut in: that of the ids, where they are told."""

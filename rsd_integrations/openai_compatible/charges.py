@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 from rsd_core import Interrupted, Model, Usage, add_usage, usage_of
 
@@ -44,25 +43,22 @@ class Charges:
         parts = tuple((self._model, usage) for usage in self._usages)
         return replace(self._sum(), prefix=last.prefix if prefix is None else prefix, parts=parts)
 
-    @contextmanager
-    def carried_by_errors(self) -> Iterator[None]:
-        """Let what is raised inside carry all work until then.
+    def __enter__(self) -> Self:
+        """Let what is raised inside carry all work until then; a plain cancellation becomes `Interrupted`."""
+        return self
 
-        Raises:
-            Interrupted: In place of a plain cancellation.
-        """
-        try:
-            yield
-        except asyncio.CancelledError as cancelled:
-            self._add_from(cancelled)
-            if not self._usages:
-                raise
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if not cancelled and not isinstance(error, Exception):
+            return
+        self._add_from(error)
+        if not self._usages:
+            return
+        if cancelled:
             raise Interrupted(self._sum()) from None
-        except Exception as error:
-            self._add_from(error)
-            if self._usages:
-                add_usage(error, self._sum())
-            raise
+        add_usage(error, self._sum())
 
     def _add_from(self, error: BaseException) -> None:
         usage = usage_of(error)

@@ -7,7 +7,6 @@ official client would spend more on each than many a small model (`python -m tes
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
@@ -26,6 +25,7 @@ from rsd_integrations.openai_compatible.connection import Connection
 from rsd_integrations.openai_compatible.errors import EndpointError
 from rsd_integrations.openai_compatible.http_client import HttpClient
 from rsd_integrations.openai_compatible.http_connection import Response
+from rsd_integrations.openai_compatible.json_data import encoded
 from rsd_integrations.openai_compatible.replies import Replies
 from rsd_integrations.openai_compatible.retry import LONGEST_WAIT, backoff
 
@@ -274,7 +274,7 @@ class Endpoint:
     ) -> T:
         """Send until it works, or until neither retries nor patience are left."""
         url = self._url(path)
-        data = None if body is None else _encode(body).encode()
+        data = None if body is None else encoded(body)
         connection = self._open()
         deadline, attempt = time.monotonic() + self.patience, 0
         while True:
@@ -379,9 +379,6 @@ class Endpoint:
             self._connection = Connection(loop, client, self.concurrency)
             self._finalizer = weakref.finalize(self, self._connection.close)
         return self._connection
-
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 async def read_events(response: Response, take: Callable[[bytes], bool]) -> bool:

@@ -178,21 +178,21 @@ class OpenAIGenerator(Drafter, Target):
 
     async def _next_word(self, path: Path, words: Sequence[str], after: Sequence[Message]) -> NextWord:
         charges = Charges(self)
-        with charges.carried_by_errors():
+        with charges:
             profile = (await self.server()).profile
             likely = LogProbabilities(self.endpoint, self.prompts, self.fields, profile, charges)
             return NextWord(await likely.of_words(path, words, after), charges.total())
 
     async def _log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         charges = Charges(self)
-        with charges.carried_by_errors():
+        with charges:
             profile = (await self.server()).profile
             likely = LogProbabilities(self.endpoint, self.prompts, self.fields, profile, charges)
             return Likelihoods(await likely.of_steps(path, steps), charges.total())
 
     async def _generate(self, path: Path, request: StepRequest) -> Generation:
         charges = Charges(self)
-        with charges.carried_by_errors():
+        with charges:
             server = await self.server()
             if self.guesses and not server.profile.ranks:
                 raise ConfigurationError(
@@ -349,7 +349,7 @@ class OpenAIGenerator(Drafter, Target):
             )
             answer = reader.answer
             sent.check_read(answer.read, server.context)
-        return replace(answer, wrote=self._written(answer))
+        return answer if answer.wrote is not None else replace(answer, wrote=self._written(answer))
 
     def _can_stream(self, server: Server, sent: SentPath) -> bool:
         """Whether steps can be cut from one stream."""

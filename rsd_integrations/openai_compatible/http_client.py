@@ -7,7 +7,6 @@ import base64
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from aiohappyeyeballs import start_connection
@@ -18,6 +17,9 @@ from rsd_integrations.openai_compatible.http_connection import HttpConnection, R
 KEPT = 15.0
 """Seconds that a connection is kept without work; servers close theirs after 5 (uvicorn) to 75 (nginx)."""
 CONNECTING = 10.0
+"""Seconds that connecting may take."""
+AT_ONCE = 128
+"""Connections that are made at once: a server lets few wait at its door, and turns the others away in silence."""
 _LOOKED_UP = 10.0
 """Seconds that a look-up of the server's name holds."""
 _STAGGER = 0.25
@@ -67,6 +69,7 @@ class HttpClient:
         self._idle = Lapses(loop, KEPT, HttpConnection.close)
         self._addresses: list[tuple[int, int, int, str, tuple[object, ...]]] = []
         self._look_up_at, self._looking_up = 0.0, asyncio.Lock()
+        self._connecting = asyncio.Semaphore(AT_ONCE)
         self.is_closed = False
         """Whether it is closed for good."""
 
@@ -91,9 +94,13 @@ class HttpClient:
         message = head + (b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body) + body)
         started = self._loop.time()
         if (connection := self._idle.latest()) is not None:
-            with suppress(StaleError):
+            try:
                 return await self._answer(connection, message, started, streamed, lasts)
-        connection = await self._connect()
+            except StaleError:
+                pass
+        async with self._connecting:
+            started = self._loop.time()
+            connection = await self._connect()
         return await self._answer(connection, message, started, streamed, lasts)
 
     async def aclose(self) -> None:

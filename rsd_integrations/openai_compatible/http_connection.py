@@ -85,8 +85,8 @@ class Response:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers, their names in lower case."""
-        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.fields}
+        """The headers, their names as in `Retry-After`."""
+        return {name.decode("latin-1").title(): value.decode("latin-1") for name, value in self.fields}
 
     async def news(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for the end or, where it is streamed, for the headers or more of the body.

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from rsd_core import ConfigurationError, RunError
 from rsd_integrations.openai_compatible.api_key import without_key
 from rsd_integrations.openai_compatible.errors import EndpointError, Refused, readable, reason_in
+from rsd_integrations.openai_compatible.json_data import decoded
 from rsd_integrations.openai_compatible.refusals import named_field, remedy
 from rsd_integrations.openai_compatible.retry import is_retried, retry_after
 
@@ -71,8 +72,8 @@ class Replies:
             EndpointError: It holds none, or an error.
         """
         try:
-            parsed = json.loads(data.decode())
-        except ValueError:
+            parsed = decoded(data)
+        except (ValueError, RecursionError):
             raise EndpointError(
                 f"{self._name} gave what is no JSON: {self.shown(data.decode(errors='replace'), 80)}"
             ) from None

@@ -79,8 +79,8 @@ class RequestFields:
             fields[profile.cap] = fields.pop("max_tokens")
         if "seed" in fields:
             fields[profile.seed] = fields.pop("seed")
-        dropped = profile.refuses | self.omit
-        fields = {name: value for name, value in fields.items() if name not in dropped}
+        if dropped := profile.refuses | self.omit:
+            fields = {name: value for name, value in fields.items() if name not in dropped}
         if chat and self.template:
             if not profile.template:
                 switch = "".join(
@@ -91,7 +91,7 @@ class RequestFields:
                     f"take `chat_template_kwargs`; {profile.summary} names none: body.NAME=… gives any field.{switch}"
                 )
             fields["chat_template_kwargs"] = self.template
-        return _merged(fields, self.body)
+        return _merged(fields, self.body) if self.body else fields
 
 
 def off_options(switch: Mapping[str, Any]) -> list[str]:

@@ -81,7 +81,7 @@ class RewardServer(Verifier):
 
     async def _score(self, path: Path, steps: Sequence[Step]) -> Scores:
         charges = Charges(self)
-        with charges.carried_by_errors():
+        with charges:
             before, prompt = self.layouts.ids(path)
             layouts = [self.layouts.step(path, step) for step in steps]
             texts = [
@@ -237,7 +237,7 @@ class PoolingRunVerifier(PoolingVerifier):
 
     async def _score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
         charges = Charges(self)
-        with charges.carried_by_errors():
+        with charges:
             before, prompt = self.layouts.ids(path)
             ids, at, sizes, marks = before, list[int](), list[int](), list[bool]()
             for step in steps:

@@ -299,7 +299,7 @@ class Writer(Drafter, Target):
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         if request.ahead:
             charges = Charges(self)
-            with charges.carried_by_errors():
+            with charges:
                 step = await self._streams.step(path, request, partial(self._write_on, path), charges.add)
                 return Generation((step,), charges.total())
         step = self.says(path.prompt, path.depth)

@@ -339,13 +339,13 @@ def test_charges_of_several_replies_are_priced_one_by_one() -> None:
     assert charges.total(8) == Usage(8, 12, 0, 2, parts=((drafter, one),))
     charges.add(other := Usage(11, 5, 8, 2))
     assert charges.total() == Usage(11, 17, 8, 4, parts=((drafter, one), (drafter, other)))
-    with pytest.raises(EndpointError) as caught, charges.carried_by_errors():
+    with pytest.raises(EndpointError) as caught, charges:
         raise EndpointError("no")
     assert usage_of(caught.value) == Usage(21, 17, 8, 4)  # without parts: sums of both kinds would lose some
-    with pytest.raises(asyncio.CancelledError) as cancelled, charges.carried_by_errors():
+    with pytest.raises(asyncio.CancelledError) as cancelled, charges:
         raise Interrupted(Usage(1, 1))
     assert usage_of(cancelled.value) == Usage(22, 18, 8, 4)
-    with pytest.raises(asyncio.CancelledError) as plain, Charges(drafter).carried_by_errors():
+    with pytest.raises(asyncio.CancelledError) as plain, Charges(drafter):
         raise asyncio.CancelledError
     assert usage_of(plain.value) is None
 
