@@ -191,7 +191,7 @@ class Decoder(ABC):
                 partial = error.partial if isinstance(error, RunError) else None
                 return partial or self._begin(normalised[position], own)[0].result("error", 0.0)
 
-        with side_by_side(concurrency):
+        with side_by_side(min(concurrency, len(normalised)) if len(normalised) > 1 else None):
             results = await run_all([one(i) for i in range(len(normalised))], concurrency)
         if errors:
             raise BatchError(results, errors)

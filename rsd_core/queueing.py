@@ -41,8 +41,8 @@ def current_caller() -> Caller:
 
 
 @contextmanager
-def side_by_side(concurrency: int) -> Iterator[None]:
-    """Make the requests that begin inside a run of so many at once; within another run they stay part of that."""
+def side_by_side(concurrency: int | None) -> Iterator[None]:
+    """Make the requests that begin inside part of a run of so many at once, unless they are part of one already."""
     token = _concurrency.set(_concurrency.get() or concurrency)
     try:
         yield

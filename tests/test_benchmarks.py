@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import inprocess, shapes
+from tests.benchmarks import first_results, inprocess, shapes
 from tests.benchmarks.command import Command, Size
+from tests.benchmarks.core import ROOT, Build
 from tests.benchmarks.keys import RECORD, keys
 
 FOLDER = RECORD.parent
-OTHERS = {"client_workloads", "core_workloads", "faulty", "gguf_worker", "instant", "keys", "picture"}
+OTHERS = {
+    *("client_workloads", "core_workloads", "crowded", "faulty", "gguf_worker", "instant", "keys", "picture"),
+    "servers_worker",
+}
 """What is run and measures nothing: processes that benchmarks start, the record of their keys, and a drawing."""
 NAMES = sorted({file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__":' in file.read_text()} - OTHERS)
 
@@ -58,6 +62,13 @@ def test_a_sample_has_the_keys_of_a_whole_run(
     data = json.loads(file.read_text())
     assert data["quick"]
     assert sorted(set(keys(data))) == json.loads(RECORD.read_text())[name]
+
+
+def test_a_batch_that_is_killed_has_answers_in_its_file() -> None:
+    found = first_results.killed(Build("this", ROOT), prompts=48, concurrency=16, places=4, told=True)
+    assert 0.25 <= found["of_the_work"] < 0.6
+    assert found["late"] >= first_results.GOAL
+    assert found["late"] > found["early"]
 
 
 def command() -> Command:

@@ -196,8 +196,9 @@ async def arun_journaled(
 
         async with await in_thread(decoder) as loaded:
             note_refused()  # not before: settings that make no decoder are in no file
-            with side_by_side(concurrency):
-                await run_all(work(loaded) for _ in range(min(concurrency, len(todo))))
+            at_once = min(concurrency, len(todo))
+            with side_by_side(at_once):
+                await run_all(work(loaded) for _ in range(at_once))
     return counts
 
 

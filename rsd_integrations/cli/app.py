@@ -57,11 +57,24 @@ def _root(
     pass
 
 
+class _Notices(logging.Handler):
+    """Prints what users are to hear of whatever they run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rsd_integrations.cli.terminal import say
+
+        say(f"Warning: {record.getMessage()}", "yellow")
+
+
+_notices = _Notices()
+
+
 def main() -> None:
     """Entry point: errors of this project are told in one line, without a traceback."""
     warnings.showwarning = _show_warning
     for package in ("rsd_core", "rsd_integrations"):  # commands tell what went wrong themselves, and once
         logging.getLogger(package).addHandler(logging.NullHandler())
+    logging.getLogger("rsd_integrations.notices").addHandler(_notices)
     try:
         app()
     except KeyboardInterrupt:

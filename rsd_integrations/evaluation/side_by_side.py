@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from typing import TypeVar
 
 from rsd_core.concurrency import run_all, settle
-from rsd_core.queueing import side_by_side
+from rsd_core.queueing import CALLER, new_caller, side_by_side
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 
 async def as_ready(
-    call: Callable[[A], Awaitable[T]], arguments: Iterable[A], at_once: int
+    call: Callable[[A], Awaitable[T]], arguments: Collection[A], at_once: int
 ) -> AsyncGenerator[tuple[A, T], None]:
     """Call a function with each argument, and yield argument and result in the order in which the calls end.
+
+    Each is a request of its own: where models have to wait, what was begun first goes first.
 
     Leaving early, an error of a call and a cancellation end all of the calls before they are passed on.
 
@@ -28,11 +30,12 @@ async def as_ready(
     ready: asyncio.Queue[tuple[A, T] | None] = asyncio.Queue()
 
     async def one(argument: A) -> None:
+        CALLER.set(new_caller())  # until this worker's next one: calls of decoders set their own
         ready.put_nowait((argument, await call(argument)))
 
     async def every_one() -> None:
         try:
-            with side_by_side(at_once):
+            with side_by_side(min(at_once, len(arguments))):
                 await run_all([one(argument) for argument in arguments], at_once=at_once)
         finally:
             ready.put_nowait(None)

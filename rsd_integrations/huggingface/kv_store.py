@@ -102,7 +102,7 @@ class KVStore(Store):
     def branch(self, source: CachedSequence) -> SlotSequence | None:
         assert isinstance(source, SlotSequence)
         copy = SlotSequence(self)
-        copy.activate()
+        copy.activate(source.arrival[0])
         if not self.reserve(copy, len(source.ids)) or source.slot is None or copy.slot is None:
             return None
         for tensor in (*self.keys, *self.values):

@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from rsd_core import Generation, Path, Scores, Usage
 from rsd_core.model import add_usage
+from rsd_core.queueing import current_caller
 from rsd_integrations.inprocess.path_cache import PathCache
 from rsd_integrations.inprocess.sequences import CachedSequence, Store
 
@@ -21,9 +22,11 @@ class Row:
 
     call: Call[Any]
 
-    def __init__(self, sequence: CachedSequence, ids: list[int], output_positions: Iterable[int]) -> None:
-        self.sequence = sequence
-        sequence.activate()
+    def __init__(
+        self, call: Call[Any], sequence: CachedSequence, ids: list[int], output_positions: Iterable[int]
+    ) -> None:
+        self.call, self.sequence = call, sequence
+        sequence.activate(call.request_number)
         self.ids = ids
         """All tokens wanted so far; those beyond the sequence's are still to be computed."""
         self.output_positions = list(output_positions)
@@ -88,6 +91,8 @@ class Call(ABC, Generic[Answer]):
 
     def __init__(self, path: Path, cache: PathCache) -> None:
         self.path, self.cache = path, cache
+        self.request_number = current_caller().number
+        """Calls of older requests go first."""
         self.future: Future[Answer] = Future()
         self.future.set_running_or_notify_cancel()  # from now on only the engine ends it
         self.cancelled = False

@@ -21,8 +21,7 @@ class GenerateRow(Row):
         self, call: GenerateCall, sequence: CachedSequence, prefix: list[int], seed: int, guess: Sequence[int] = ()
     ) -> None:
         # The last token of the prefix gives the first token of the step, each guessed token the one after it.
-        super().__init__(sequence, [*prefix, *guess], range(len(prefix) - 1, len(prefix) + len(guess)))
-        self.call = call
+        super().__init__(call, sequence, [*prefix, *guess], range(len(prefix) - 1, len(prefix) + len(guess)))
         self.step = OpenStep(call.end, call.max_tokens)
         self._prefix = len(prefix)
         self._random = random.Random(seed)

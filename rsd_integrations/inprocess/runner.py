@@ -164,7 +164,7 @@ class Runner(ABC):
         self._calls = [call for call in self._calls if call.rows]
 
     def _schedule(self) -> list[ScheduledRow]:
-        """The rows of the next forward pass, earliest arrivals first as long as there is room."""
+        """The rows of the next forward pass, those of the oldest requests first as long as there is room."""
         scheduled: list[ScheduledRow] = []
         room, outputs_left = PREFILL_CHUNK, self.most_outputs
         for row in sorted((row for call in self._calls for row in call.rows), key=attrgetter("sequence.arrival")):

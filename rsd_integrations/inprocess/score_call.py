@@ -27,8 +27,7 @@ class ScoreRow(Row):
         output_positions: Iterable[int],
         layout: Layout | None,
     ) -> None:
-        super().__init__(sequence, ids, output_positions)
-        self.call = call
+        super().__init__(call, sequence, ids, output_positions)
         self.layout = layout
         self.reward = 0.0
         self.outputs: list[Output] = []

@@ -12,6 +12,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 _clock = count()
 _arrivals = count()
+IDLE = inf, 0
+"""When the row of a sequence arrived that no row uses."""
 
 
 class CachedSequence(ABC):
@@ -24,20 +26,20 @@ class CachedSequence(ABC):
         """The computed tokens; empty after an eviction."""
         self.last_output: Any = None
         """What the model gave at the last token, where somebody may ask for it again."""
-        self.arrival: float = inf
-        """When the row that uses it arrived, as a count; infinite while it is idle."""
+        self.arrival: tuple[float, int] = IDLE
+        """The number of the request whose row uses it, and when that row arrived, as a count."""
         self.passed_over = False
         """Whether a sibling was claimed in its place, so that it is most likely a rejected candidate."""
         self.last_used = next(_clock)
         """When it was last used, as a count."""
 
-    def activate(self) -> None:
-        """Mark it as used by a row: only rows that arrived earlier may preempt it."""
-        self.arrival = next(_arrivals)
+    def activate(self, request: float = 0) -> None:
+        """Mark it as used by a row of this request: only rows of older ones, or earlier ones of it, may preempt it."""
+        self.arrival = request, next(_arrivals)
 
     def deactivate(self) -> None:
         """Mark it as idle: any row may evict it."""
-        self.arrival = inf
+        self.arrival = IDLE
 
     def touch(self) -> None:
         """Note that it is used now."""
@@ -57,8 +59,8 @@ class CachedSequence(ABC):
 class Store(ABC):
     """The room for keys and values of one model, used by the one thread that runs it.
 
-    When it is full, rejected candidates are evicted first, then what was idle longest; then the latest arrival is
-    preempted, and computes its tokens again. So the earliest one always makes progress.
+    When it is full, rejected candidates are evicted first, then what was idle longest; then the latest row of the
+    youngest request is preempted, and computes its tokens again. So the oldest request always makes progress.
     """
 
     size: str
@@ -93,7 +95,7 @@ class Store(ABC):
         return max(others, key=lambda s: (s.passed_over, s.arrival, -s.last_used), default=None)
 
     def _evict(self, victim: CachedSequence) -> None:
-        if victim.arrival < inf:
+        if victim.arrival < IDLE:
             logger.info("preempted a row of %d tokens: %s are full (cache_bytes)", len(victim.ids), self.size)
         else:
             logger.debug("evicted a sequence of %d tokens", len(victim.ids))

@@ -22,6 +22,7 @@ from rsd_integrations.langchain.chat_calls import RSDMessages, refuse_choice
 from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
+from rsd_integrations.langchain.runs import run_of
 
 
 class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
@@ -146,8 +147,27 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         # The threads only wait: the models coalesce what is asked at once. LangChain's default is a few per core.
-        wide: list[RunnableConfig] = [{"max_concurrency": 64, **one} for one in get_config_list(config, len(inputs))]
-        return super().batch(inputs, wide, return_exceptions=return_exceptions, **kwargs)
+        return super().batch(inputs, _wide(config, min(64, len(inputs))), return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        return await super().abatch(inputs, _wide(config, len(inputs)), return_exceptions=return_exceptions, **kwargs)
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        with run_of(config):
+            return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        with run_of(config):
+            return await super().ainvoke(input, config, **kwargs)
 
     def _generate(
         self,
@@ -192,6 +212,13 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
+
+
+def _wide(
+    config: RunnableConfig | list[RunnableConfig] | None, width: int
+) -> RunnableConfig | list[RunnableConfig] | None:
+    """The configurations of a batch, which say how wide it is: by default so wide."""
+    return [{"max_concurrency": width, **one} for one in get_config_list(config, width)] if width else config
 
 
 def _common(profiles: list[Any]) -> ModelProfile | None:

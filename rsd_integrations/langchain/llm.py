@@ -22,6 +22,7 @@ from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
 from rsd_integrations.langchain.provider_errors import providers_types, with_providers_type
+from rsd_integrations.langchain.runs import run_of
 from rsd_integrations.langchain.trace import metadata, step_data, usage
 
 
@@ -78,6 +79,14 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
 
     async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         return await super(RSDLLM, self._for_call(kwargs)).agenerate(prompts, *args, **kwargs)
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        with run_of(config):
+            return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        with run_of(config):
+            return await super().ainvoke(input, config, **kwargs)
 
     def batch(
         self,

@@ -22,8 +22,10 @@ from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from rsd_core import PromptError
 from rsd_core.blocking import wait_for
 from rsd_core.concurrency import run_all
+from rsd_core.queueing import side_by_side
 from rsd_integrations.langchain.chat_calls import RSDMessages
 from rsd_integrations.langchain.fields import CONFIG
+from rsd_integrations.langchain.runs import run_of
 
 STEP_EVENT = "rsd_step"
 """Name of the custom event of each accepted or replaced step; its data are those of `step_data`."""
@@ -58,12 +60,14 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
         return AIMessage
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        return self._call_with_config(self._one, input, config, **kwargs)
+        with run_of(config):
+            return self._call_with_config(self._one, input, config, **kwargs)
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
-        return await self._acall_with_config(self._aone, input, config, **kwargs)
+        with run_of(config):
+            return await self._acall_with_config(self._aone, input, config, **kwargs)
 
     def batch(
         self,
@@ -138,7 +142,9 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
             except Exception as error:  # LangChain raises it, or gives it back in its place
                 return error
 
-        return await run_all(map(one, inputs, run_manager), at_once=config[0].get("max_concurrency") or 64)
+        at_once = min(config[0].get("max_concurrency") or 64, len(inputs))
+        with side_by_side(at_once):
+            return await run_all(map(one, inputs, run_manager), at_once)
 
     def _transform(
         self, input: Iterator[LanguageModelInput], run_manager: CallbackManagerForChainRun, **kwargs: Any

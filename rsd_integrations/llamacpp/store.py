@@ -88,7 +88,7 @@ class UnifiedStore(Store):
     def branch(self, source: CachedSequence) -> NumberedSequence | None:
         assert isinstance(source, NumberedSequence)
         copy = NumberedSequence(self)
-        copy.activate()
+        copy.activate(source.arrival[0])
         if not self._number(copy) or source.number is None or copy.number is None:
             return None
         self.context.copy(source.number, copy.number)

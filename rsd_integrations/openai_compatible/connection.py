@@ -29,10 +29,6 @@ class Connection:
         """Whether nothing can be sent any more."""
         return self._closed.is_set()
 
-    def limit(self, concurrency: int) -> None:
-        """Have so many requests in flight at once from now on; those that are stay."""
-        self.slots.resize(concurrency)
-
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than the connection is open."""
         with suppress(TimeoutError):

@@ -7,6 +7,7 @@ official client would spend more on each than many a small model (`python -m tes
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import weakref
@@ -16,6 +17,7 @@ from typing import Any, Protocol, TypeVar, overload
 from urllib.parse import urlsplit
 
 from rsd_core import ConfigurationError
+from rsd_core.queueing import current_caller
 from rsd_integrations import waiting
 from rsd_integrations.openai_compatible.api_key import find_key
 from rsd_integrations.openai_compatible.background import on_background_loop
@@ -29,7 +31,11 @@ from rsd_integrations.openai_compatible.json_data import encoded
 from rsd_integrations.openai_compatible.replies import Replies
 from rsd_integrations.openai_compatible.sending import Persistence, Sender
 
+notices = logging.getLogger("rsd_integrations.notices")
+"""What users are to hear of whatever they run: the command line prints it."""
 T = TypeVar("T")
+AT_ONCE = 64
+"""Requests in flight at once where neither a run, nor the user, nor the server asks for more or fewer."""
 
 
 class Reader(Protocol):
@@ -67,7 +73,8 @@ class Endpoint:
         patience: Seconds that calls wait, beyond their retries, for a server that is away or asks to be called later;
             counted from the beginning of an outage, and 0 is none. By default 600 in runs of many requests, and 30
             elsewhere, once the server has ever answered.
-        concurrency: Requests in flight at once; others wait for their turn. By default 64, or what suits the server.
+        concurrency: Requests in flight at once; others wait for their turn, those of older prompts first. By default as
+            many as the server works on where that is known to be few, else as many as the run has, and 64 at least.
 
     Raises:
         ConfigurationError: A value is out of its range, or the key is missing.
@@ -93,8 +100,11 @@ class Endpoint:
         self.base_url = checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)
         self._base_path, self._root_path = urlsplit(self.base_url).path, urlsplit(self.root).path
         self.timeout, self.retries, self.patience = timeout, retries, patience
-        self.concurrency = concurrency or 64
-        self._suggestible = concurrency is None
+        self.concurrency = concurrency or AT_ONCE
+        self._named = concurrency is not None
+        self._most = concurrency
+        """As many as it may ever be, by the user's word or the server's; None where runs decide."""
+        self._conflict_told = False
         self._sender = Sender(repr(self))
         self.key_env = key_env
         self._key = find_key(self.base_url, key_env)
@@ -216,12 +226,33 @@ class Endpoint:
 
         return await on_background_loop(self._send("POST", path, {**body, "stream": True}, receive, again))
 
-    def suggest(self, concurrency: int) -> None:
-        """Work with so many requests at once from now on, unless the user has said how many."""
-        if self._suggestible and concurrency != self.concurrency:
-            self.concurrency = concurrency
-            if self._connection is not None:
-                self._connection.limit(concurrency)
+    def suggest(self, concurrency: int | None) -> None:
+        """Work with no more requests at once from now on, unless the user has said how many; None: runs decide."""
+        if not self._named and concurrency != self._most:
+            self._most = concurrency
+            self._resize(concurrency or AT_ONCE)
+
+    def _make_room(self, wanted: int) -> None:
+        """Have a place for each request of a run of so many, or say once why there is none."""
+        if self._most is None:
+            self._resize(wanted)
+        elif not self._conflict_told:
+            self._conflict_told = True
+            why = (
+                "as its concurrency=… says" if self._named else "as is known of such servers; concurrency=… changes it"
+            )
+            notices.warning(
+                "%d requests want to be in flight, but %s works on %d at once (%s): others wait their turn",
+                wanted,
+                self,
+                self._most,
+                why,
+            )
+
+    def _resize(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        if self._connection is not None:
+            self._connection.slots.resize(concurrency)
 
     @contextmanager
     def impatient(self) -> Iterator[None]:
@@ -330,6 +361,9 @@ class Endpoint:
         return headers
 
     def _open(self) -> Connection:
+        wanted = current_caller().concurrency
+        if wanted is not None and wanted > self.concurrency:
+            self._make_room(wanted)
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:  # the loop is another one after a fork
             if self._connection is not None:

@@ -78,5 +78,5 @@ class Profile:
     """Fields of a stream that bring the counts of tokens with every event, since it may be closed before its end."""
     stream_usage: bool = True
     """Whether streams end with the usage where `stream_options` ask for it; refused or ignored elsewhere."""
-    concurrency: int = 64
-    """Requests that it works on at once, at most, unless told otherwise."""
+    concurrency: int | None = None
+    """Requests that it works on at once, at most, unless told otherwise; None where they are as many as it is sent."""

@@ -28,7 +28,8 @@ PRM = File(rsd_integrations.__file__).parent / "embedded" / "checkpoints" / "prm
 STEPS = 3
 SEPARATOR = "<extra_0>"
 LATENCY = 0.003
-_STEP = re.compile(r"P(\d+) step (\d+) by (\w+)")
+WRITTEN = re.compile(r"P(\d+) step (\d+) by (\w+)")
+"""A step that somebody wrote."""
 
 
 def question(problem: int) -> str:
@@ -116,7 +117,7 @@ class Faulty:
             return self._tried_out(body)
         problem = int(named[-1])
         self._served[problem] += 1
-        step = 1 + len(_STEP.findall(body["prompt"]))
+        step = 1 + len(WRITTEN.findall(body["prompt"]))
         last = step >= STEPS
         text = step_text(problem, step, self.role)
         if body.get("stream"):  # no stop string was sent, so it goes on to the end
@@ -139,7 +140,7 @@ class Faulty:
         for index, ids in enumerate(body["input"]):
             read += len(ids)
             text = self._tokenizer.decode(ids, skip_special_tokens=False)
-            problem, step, _ = _STEP.findall(text)[-1]
+            problem, step, _ = WRITTEN.findall(text)[-1]
             self._served[int(problem)] += 1
             right = 0.1 if rejected(int(problem), int(step)) else 0.9
             rows = [[1 - right, right]] * text.count(SEPARATOR)
@@ -183,6 +184,9 @@ def _head(status: str, length: int, headers: str = "") -> bytes:
 class Process:
     """A server in a process of its own, which may be killed and started again on its port."""
 
+    module = "tests.benchmarks.faulty"
+    """Which runs it, given its arguments."""
+
     def __init__(self, role: str, fault: str = "", rate: float = 0.0) -> None:
         self.role = role
         self._arguments = [role, fault, str(rate)]
@@ -196,7 +200,7 @@ class Process:
 
     def start(self) -> None:
         """Start it, on the same port as before."""
-        command = [sys.executable, "-m", "tests.benchmarks.faulty", *self._arguments, str(self.port)]
+        command = [sys.executable, "-m", self.module, *self._arguments, str(self.port)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())

@@ -10,10 +10,8 @@ larger being better for the GGUF engine. The older build is taken from this repo
 from __future__ import annotations
 
 import itertools
-import json
 import platform
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -28,6 +26,7 @@ from rsd_integrations.embedded.task import problems
 from rsd_integrations.llamacpp.files import find
 from tests.benchmarks.command import Command, Size
 from tests.benchmarks.core import BASE, ROOT, Build, checkout
+from tests.benchmarks.worker import Worker
 
 SIZES = {
     "rounds": Size(7, 2, "rounds of all engines"),
@@ -68,44 +67,6 @@ masked where they are another's, so that prompts which share nothing gain less f
 prompt; and the kernels of the wheel (AVX2) gain little from more rows. Reading is where transformers is far ahead."""
 
 
-class Worker:
-    """A process with an engine, see `gguf_worker.py`."""
-
-    def __init__(self, build: Build, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            build.python(str(Path(__file__).with_name("gguf_worker.py")), *arguments),
-            env={**build.environment, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._tree = build.tree
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-
-    def load(self, name: str, spec: str, **options: Any) -> None:
-        """Load a model under a name."""
-        assert Path(self("load", name, spec, options)["file"]).is_relative_to(self._tree)
-
-    def __call__(self, work: str, *arguments: Any) -> dict[str, Any]:
-        """Have it do some work."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([work, *arguments]) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a process of {self._tree} ended while it worked on {work} {arguments[0]}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
 def rate(answer: Mapping[str, Any]) -> float:
     """Tokens per second."""
     return float(answer["tokens"] / answer["seconds"])
@@ -132,9 +93,9 @@ def measure(rounds: int, count: int, together: int) -> dict[str, Any]:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = _files(scratch)
         now = Build("today", ROOT)
-        old = stack.enter_context(Worker(checkout(BASE, scratch / "base"), "torch"))
-        torch = stack.enter_context(Worker(now, "torch"))
-        gguf = stack.enter_context(Worker(now, "torch"))  # RSD over both engines runs here
+        old = stack.enter_context(Worker(checkout(BASE, scratch / "base"), "gguf_worker.py", "torch"))
+        torch = stack.enter_context(Worker(now, "gguf_worker.py", "torch"))
+        gguf = stack.enter_context(Worker(now, "gguf_worker.py", "torch"))  # RSD over both engines runs here
         for name in ("draft", "target"):
             for worker in (old, torch, gguf):
                 worker.load(name, f"embedded:{name}")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rsd_core import Path, RewardGuidedDecoder, Scores, Step, Usage, Verifier, VerifierError, as_prompt
+from rsd_core.queueing import Caller, Slots, current_caller
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.evaluation.scoring import Solution, aggregates, score_all, score_steps
 
@@ -122,3 +123,25 @@ def test_aggregates_leave_out_what_has_no_reward() -> None:
     assert aggregates([0.5, None, 0.8]) == {"min": 0.5, "product": 0.4, "mean": pytest.approx(0.65), "last": 0.8}
     assert aggregates([0.5, None])["last"] is None
     assert set(aggregates([None]).values()) == {None}
+
+
+def test_solutions_that_were_begun_go_before_new_ones() -> None:
+    """Each is one request of a run, so that a verifier with few places ends them one after another."""
+    places, served, callers = Slots(1), list[str](), dict[str, set[Caller]]()
+
+    class Crowded(Verifier):
+        name = "crowded"
+
+        async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+            callers.setdefault(path.prompt[0].content, set()).add(current_caller())
+            async with places:
+                await asyncio.sleep(0)
+                served.append(path.prompt[0].content)
+            return Scores((0.5,), Usage())
+
+    questions = [f"Question {i}" for i in range(8)]
+    all_of(Crowded(), *(Solution(as_prompt(question), TEXTS, {}) for question in questions), concurrency=4)
+    assert [[caller.concurrency for caller in own] for own in callers.values()] == [[4]] * 8
+    last = {question: len(served) - served[::-1].index(question) for question in questions}
+    assert sorted(questions, key=last.__getitem__) == questions
+    assert last[questions[0]] < len(served) // 4

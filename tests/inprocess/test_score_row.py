@@ -23,7 +23,9 @@ class Sequence(CachedSequence):
 def row() -> ScoreRow:
     """One that has read four tokens, and wanted what the model gives at the second and the last."""
     sequence, output = Sequence(), NumpyOutput(None, np.arange(6, dtype=np.float32).reshape(2, 3))
-    one = ScoreRow(cast("Any", SimpleNamespace()), sequence, [7, 8, 9, 10], [1, 3], Layout((9, 10), read=(-1, 1)))
+    one = ScoreRow(
+        cast("Any", SimpleNamespace(request_number=0)), sequence, [7, 8, 9, 10], [1, 3], Layout((9, 10), read=(-1, 1))
+    )
     sequence.ids += one.ids
     one.add(output, 2)
     return one

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from math import inf
 
 from rsd_integrations.inprocess.runner import PREFILL_CHUNK
+from rsd_integrations.inprocess.sequences import IDLE
 from rsd_integrations.llamacpp.context import Context
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.llamacpp.store import NumberedSequence, UnifiedStore, batch_size
@@ -20,7 +20,7 @@ def store(cells: int = 256, most: int = 256, sequences: int = 4, *, separate: bo
 
 def read(own: UnifiedStore, sequence: NumberedSequence, count: int) -> bool:
     """Have a sequence read so many tokens more, if there is room; one that was idle is idle again afterwards."""
-    length, was_idle = len(sequence.ids), sequence.arrival == inf
+    length, was_idle = len(sequence.ids), sequence.arrival == IDLE
     if was_idle:
         sequence.activate()
     if not own.reserve(sequence, length + count):
@@ -69,6 +69,17 @@ def test_a_later_arrival_is_preempted_and_an_earlier_one_never() -> None:
     assert not own.reserve(late, 200)
     assert read(own, early, 100)
     assert (len(early.ids), len(late.ids), late.number) == (200, 0, None)
+
+
+def test_rows_of_older_requests_preempt_those_of_younger_ones_that_were_there_before() -> None:
+    own = store()
+    young, old = own.sequence(), own.sequence()
+    young.activate(7)
+    assert read(own, young, 200)
+    old.activate(3)
+    assert read(own, old, 100)
+    assert (len(old.ids), len(young.ids)) == (100, 0)
+    assert not own.reserve(young, 200)
 
 
 def test_room_that_is_promised_is_not_given_twice() -> None:
@@ -120,7 +131,7 @@ def test_a_branch_arrives_later_and_goes_on_from_what_the_model_gave() -> None:
     copy = own.branch(source)
     assert copy is not None
     assert (copy.ids, copy.last_output) == (source.ids, source.last_output)
-    assert source.arrival < copy.arrival < inf
+    assert source.arrival < copy.arrival < IDLE
     assert own.context.free_cells == 256 - 50  # they share their cells
     copy.truncate(20)
     assert (own.context.length(copy.number or 0), own.context.length(source.number or 0)) == (20, 50)

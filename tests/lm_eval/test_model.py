@@ -22,6 +22,7 @@ from rsd_core import (
     TargetOnly,
 )
 from rsd_core import Path as CorePath
+from rsd_core.queueing import current_caller
 from rsd_core.registry import parse_spec
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.embedded.task import problems
@@ -124,6 +125,19 @@ def test_options_of_a_request_are_read_as_the_harness_means_them() -> None:
     ]
     assert model.generate_until(made)[2] == "one "
     assert seen[:2] == [(0.5, 9), (0.0, 7)]
+
+
+def test_requests_are_part_of_a_run_as_wide_as_was_told() -> None:
+    seen: list[int | None] = []
+
+    class Drafter(ScriptedDrafter):
+        async def generate(self, path: CorePath, request: StepRequest) -> Generation:
+            seen.append(current_caller().concurrency)
+            return await super().generate(path, request)
+
+    made: Any = [Request(f"question {i}") for i in range(5)]
+    RSDModel(DraftOnly(drafter=Drafter(["one"])), concurrency="3").generate_until(made)
+    assert seen == [3] * 5
 
 
 class Cache:

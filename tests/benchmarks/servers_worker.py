@@ -1,0 +1,55 @@
+"""A client of model servers, which works when it is told to: `python servers_worker.py`, a JSON list per line.
+
+It runs under earlier builds of this library as well. `["load", name, spec, options]` makes a model of a server,
+`["solve", models, prompts, lookahead, concurrency, delta]` has problems solved with the models named.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rsd_core import BinaryStep, RewardGuidedDecoder, Settings, load
+
+models: dict[str, Any] = {}
+
+
+def open_model(name: str, spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a model of a server."""
+    models[name] = load(spec, **options)
+    return {"file": sys.modules["rsd_core"].__file__}
+
+
+def solve(
+    names: Mapping[str, str], prompts: Sequence[str], lookahead: int, concurrency: int, delta: float
+) -> dict[str, Any]:
+    """Solve problems, so many at once."""
+    decoder = RewardGuidedDecoder(
+        **{role: models[name] for role, name in names.items()},
+        policy=BinaryStep(delta=delta),
+        settings=Settings(lookahead=lookahead),
+    )
+    cpu, clock = time.process_time(), time.perf_counter()
+    results = decoder.run_many(prompts, concurrency=concurrency)
+    return {
+        "seconds": time.perf_counter() - clock,
+        "cpu": time.process_time() - cpu,
+        "steps": [[(step.text, step.author, step.discarded_draft) for step in result.steps] for result in results],
+    }
+
+
+WORKS = {"load": open_model, "solve": solve}
+
+
+def main() -> None:
+    """Work until the other side has no more to say."""
+    for line in sys.stdin:
+        work, *arguments = json.loads(line)
+        print(json.dumps(WORKS[work](*arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
