@@ -14,7 +14,7 @@ from rsd_core.thoughts.markers import Markers
 from rsd_integrations.openai_compatible.charges import TokenCounts, token_counts
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.streams import NoIdsError
-from rsd_integrations.openai_compatible.written import THINK, Written, WrittenIds, cut_at, ids_in, logprobs_in
+from rsd_integrations.openai_compatible.written import THINK, Written, WrittenIds, cut_at, ids_in, logprobs_in, sizes_in
 
 if TYPE_CHECKING:
     from rsd_integrations.inprocess.vocabulary import Vocabulary
@@ -39,7 +39,7 @@ class Answer:
     ids: tuple[int, ...] = ()
     """The sampled ids, an end-of-answer token included; empty where the server does not tell them."""
     logprobs: tuple[float, ...] = ()
-    """Of the ids, where they were asked for."""
+    """Of the ids, where they were asked for; where no ids are known, of the tokens of the text."""
     read: int | None = None
     """Tokens of the prompt, in the server's count; None where it tells none."""
     cached: int = 0
@@ -79,10 +79,13 @@ class StepReader:
         self._written = Written(profile, begun, markers)
         self._ids = None if vocabulary is None else WrittenIds(vocabulary)
         self._logprobs: list[float] = []
+        self._sizes: list[int] = []
         self._ending: Ending | None = None
         self._end: int | None = None
         self._stop: object = None
         self._counts = TokenCounts()
+        self._up_to_date = False
+        """Whether the counts are those of all that was taken."""
 
     def take(self, event: Mapping[str, Any]) -> bool:
         """Take an event; True when the step has ended and the rest is not wanted.
@@ -91,11 +94,12 @@ class StepReader:
             RunError: The server gave up.
             ConfigurationError: It has ids of another vocabulary.
         """
-        if event.get("usage"):
-            self._counts = token_counts(event)
+        self._counts = token_counts(event) or self._counts
+        self._up_to_date = bool(event.get("timings"))
         for choice in event["choices"]:
             self._written.add(choice)
             self._logprobs += logprobs_in(choice)
+            self._sizes += sizes_in(choice)
             if self._ids is not None:
                 self._ids.add(ids_in(choice))
             if choice.get("finish_reason") is not None:
@@ -129,17 +133,27 @@ class StepReader:
             tuple(ids),
             tuple(self._logprobs),
             # Those that came before the end of a step are not its counts.
-            **(TokenCounts() if self._ending is None and end is not None else self._counts),
+            **(TokenCounts() if self._ending is None and end is not None and not self._up_to_date else self._counts),
             goes_on=named and end is None and bool(text),
         )
         if end is None or (self.asked and not named and end >= len(self._before) + len(text)):
             # Where a stop string was asked for, the finish reason alone tells what ended a text that ends with it.
-            return replace(answer, ending="delimiter") if named else answer
+            answer = replace(answer, ending="delimiter") if named else answer
+            return answer if ids else replace(answer, logprobs=self._logprobs_of(text))
         own = max(0, end - len(self._before))
         if not ids or self._ids is None:
-            return replace(answer, text=cut_at(text, own), ending="delimiter")
+            text = cut_at(text, own)
+            return replace(answer, text=text, ending="delimiter", logprobs=self._logprobs_of(text))
         count = self._ids.count(own)
         return replace(answer, text=text, ending="delimiter", ids=answer.ids[:count], dropped=len(ids) - count)
+
+    def _logprobs_of(self, text: str) -> tuple[float, ...]:
+        """Those of the first tokens, which write a text; without that of a token that ends the answer."""
+        left, count = len(text.encode()), 0
+        while left > 0 and count < len(self._sizes):
+            left -= self._sizes[count]
+            count += 1
+        return tuple(self._logprobs[:count])
 
     def _text(self) -> str:
         """The text that steps are cut in: that of the ids, where they are told."""
@@ -203,6 +217,8 @@ class StreamedSteps:
         """What the server calls the first step; not compared beyond it."""
         self.read: int | None = None
         """Tokens of the prompt, in the server's count; None where it tells none."""
+        self.cached = 0
+        """Those of them that it found in a cache."""
         self.complete = False
         """Whether the stream may end here."""
 
@@ -219,6 +235,8 @@ class StreamedSteps:
             ConfigurationError: It has ids of another vocabulary.
         """
         enough, self.started = False, True
+        if counts := token_counts(event):
+            self.read, self.cached = counts["read"], counts["cached"]
         for choice in event["choices"]:
             ids = ids_in(choice)
             ended = None if choice.get("finish_reason") is None else ending_of(choice)

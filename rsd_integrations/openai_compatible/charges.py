@@ -92,7 +92,10 @@ def usage_in(body: Mapping[str, Any], seconds: float = 0.0) -> Usage:
 
 def token_counts(body: Mapping[str, Any]) -> TokenCounts:
     """The counts in a reply; empty where the server tells none."""
-    usage = body.get("usage")
+    usage, timings = body.get("usage"), body.get("timings")
+    if not usage and timings:  # llama.cpp, in the middle of a stream
+        read, cached = int(timings["prompt_n"]), int(timings["cache_n"])
+        return {"read": read + cached, "wrote": int(timings["predicted_n"]), "cached": cached}
     if not usage:
         return {}
     details = usage.get("prompt_tokens_details") or {}

@@ -370,3 +370,16 @@ def test_the_ledger_of_a_result_has_the_work_of_roles_that_failed(
     ).run(questions[0])
     assert [step.author for step in refused.steps] == ["target"]
     assert refused.ledger.verifier.computed > 0
+
+
+def test_a_stream_that_is_cut_here_is_charged_as_llama_cpp_counts_until_then(
+    servers: dict[str, Habits], connect: Connect, questions: list[str]
+) -> None:
+    """What its slot still had of the prompt is cached."""
+    model, path = connect(servers["llamacpp"]), Path(as_prompt(questions[0]))
+    generation = wait_for(model.generate(path, StepRequest((0,), 60)))
+    (step,), usage = generation.steps, generation.usage
+    assert step.ending == "delimiter"
+    assert usage.reused == usage.prefix // 2 > 0, "the fake says so"
+    assert usage.generated == step.size == len(step.tokens)
+    assert usage.computed == usage.prefix - usage.reused + usage.generated
