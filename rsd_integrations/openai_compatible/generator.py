@@ -201,7 +201,8 @@ class OpenAIGenerator(Drafter, Target):
                 )
             if self.logprobs and not server.profile.logprobs:
                 raise ConfigurationError(
-                    f"logprobs=true: {self.endpoint} tells no log-probabilities ({server.profile.summary}). Leave it out."
+                    f"logprobs=true: {self.endpoint} tells no log-probabilities ({server.profile.summary}). Leave it "
+                    "out."
                 )
             if self.prompts.mode == "completions":
                 check_completions(self.endpoint, self.prompts, server.profile, path)

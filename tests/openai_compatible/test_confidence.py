@@ -40,7 +40,7 @@ def test_those_of_a_step_are_those_in_process(
 
 
 def test_a_server_that_tells_none_is_not_asked_to_write(servers: dict[str, Habits], connect: Connect) -> None:
-    with pytest.raises(ConfigurationError, match="logprobs=true: .* tells no log-probabilities"):
+    with pytest.raises(ConfigurationError, match=r"logprobs=true: .* tells no log-probabilities"):
         step_of(connect(servers["ollama"], None, logprobs=True), "Mia has 4 apples.")
     assert servers["ollama"].requests == []
 
