@@ -29,6 +29,8 @@ class Account:
     discarded: int = 0
     """Tokens of rejected drafts as the drafter counts them; for the verifier, of those that it had scored."""
     seconds: float = 0.0
+    estimated: int = 0
+    """Tokens of those above that nobody counted: a server did not tell, so that their text is measured."""
     flops: float | None = 0.0
     """FLOPs of every computed token; None when the model's size is unknown."""
     flops_paper: float | None = 0.0
@@ -63,6 +65,7 @@ class Account:
         self.generated += usage.generated
         self.scored += usage.scored
         self.seconds += usage.seconds
+        self.estimated += usage.estimated
         rate, price = model.flops_per_token, model.price
         if rate is None:
             self.flops = self.flops_paper = None
@@ -83,7 +86,7 @@ class Account:
             setattr(self, name, _plus(getattr(self, name), getattr(other, name)))
 
 
-_COUNTS = ("prefix", "computed", "reused", "generated", "scored")
+_COUNTS = ("prefix", "computed", "reused", "generated", "scored", "estimated")
 
 
 def _plus(a: float | None, b: float | None) -> float | None:

@@ -23,6 +23,8 @@ class Usage:
     """Tokens of the answer, prompt excluded, that a verifier computed in this call."""
     seconds: float = 0.0
     """Time the model worked, without waiting for its turn."""
+    estimated: int = 0
+    """Tokens of those above that nobody counted: a server did not tell, so that their text is measured."""
     parts: tuple[tuple[Model, Usage], ...] = ()
     """Whose work it was, where a model is made of others; the ledger charges each at its own rate."""
 

@@ -7,26 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rsd_core import RunError
 from rsd_core.paths import Ending
 from rsd_core.splitting import Splitter
 from rsd_core.thoughts.markers import Markers
 from rsd_integrations.openai_compatible.charges import TokenCounts, token_counts
+from rsd_integrations.openai_compatible.finish_reasons import FinishReasons
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.streams import NoIdsError
 from rsd_integrations.openai_compatible.written import THINK, Written, WrittenIds, cut_at, ids_in, logprobs_in, sizes_in
 
 if TYPE_CHECKING:
     from rsd_integrations.inprocess.vocabulary import Vocabulary
-
-_REASONS: dict[str, Ending] = {
-    "stop": "end",
-    "eos": "end",  # Together
-    "eos_token": "end",  # text-generation-inference, as is the next one
-    "stop_sequence": "end",
-    "length": "length",
-    "model_length": "length",  # Mistral, where the window is full
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +53,8 @@ class StepReader:
         before: What of the step was written before.
         begun: What a chat goes on with, and may repeat.
         markers: What stands around the thoughts of this response.
+        reasons: The server's finish reasons.
+        asked: Whether the server was asked to stop at the splitter's stop strings, and is proved to keep or name them.
     """
 
     def __init__(
@@ -72,10 +65,11 @@ class StepReader:
         before: str = "",
         begun: str = "",
         markers: Markers = THINK,
+        reasons: FinishReasons | None = None,
+        asked: bool = False,
     ) -> None:
         self._profile, self._splitter, self._before = profile, splitter, before
-        self.asked = False
-        """Whether the server was asked to stop at the end of the step, and to keep and name what it stopped at."""
+        self._reasons, self._asked = reasons or FinishReasons(), asked
         self._written = Written(profile, begun, markers)
         self._ids = None if vocabulary is None else WrittenIds(vocabulary)
         self._logprobs: list[float] = []
@@ -84,31 +78,36 @@ class StepReader:
         self._end: int | None = None
         self._stop: object = None
         self._counts = TokenCounts()
-        self._up_to_date = False
-        """Whether the counts are those of all that was taken."""
+        self._counted = False
+        """Whether the counts are of all that came."""
 
     def take(self, event: Mapping[str, Any]) -> bool:
         """Take an event; True when the step has ended and the rest is not wanted.
 
         Raises:
             RunError: The server gave up.
-            ConfigurationError: It has ids of another vocabulary.
+            ConfigurationError: It has ids of another vocabulary, or ended for a reason that is none of a step.
         """
-        self._counts = token_counts(event) or self._counts
-        self._up_to_date = bool(event.get("timings"))
-        for choice in event["choices"]:
+        length = self._written.length
+        for choice in event.get("choices") or ():
             self._written.add(choice)
             self._logprobs += logprobs_in(choice)
             self._sizes += sizes_in(choice)
             if self._ids is not None:
                 self._ids.add(ids_in(choice))
-            if choice.get("finish_reason") is not None:
-                self._ending = ending_of(choice)
+            ending = self._reasons.ending(choice)
+            if ending is not None:
+                self._ending = ending
                 self._stop = None if self._profile.reason is None else choice.get(self._profile.reason)
             if self._splitter is not None:
                 self._end = self._splitter.end(self._before + self._text())
                 if self._end is not None:
                     break
+        if counts := token_counts(event):  # some tell them with every event, some twice, some with an empty one
+            self._counts |= counts
+            self._counted = True
+        elif self._written.length > length:
+            self._counted = False
         if self._ids is not None and self._ids.ids and self.complete:
             self._ids.check(self._written.text())
         return self._end is not None
@@ -118,27 +117,38 @@ class StepReader:
         """Whether the stream may end here."""
         return self._ending is not None or self._end is not None
 
+    def end(self) -> None:
+        """The server says that this was all.
+
+        Raises:
+            RunError: It told no finish reason.
+            ConfigurationError: It never does.
+        """
+        if not self.complete:
+            self._reasons.missing()
+
     @property
     def answer(self) -> Answer:
         """What was written, or what was received of it where it is not complete."""
         ids = self._ids.ids if self._ids is not None else []
         text, end, splitter = self._text(), self._end, self._splitter
-        named = splitter is not None and self._stop in splitter.stops and self._ending == "end"
+        stops = () if splitter is None or self._ending != "end" else splitter.stops
+        named = self._stop in stops
         if end is None and named and text and not ids and splitter is not None:
             text += str(self._stop)  # the server named the stop string and stripped it all the same
             end = splitter.end(self._before + text)
+        # Nothing is written after a stop string: a text that holds one was ended by it, named or not.
+        stopped = named or (self._asked and any(stop in text for stop in stops))
         answer = Answer(
             text,
             self._ending or "length",
             tuple(ids),
             tuple(self._logprobs),
-            # Those that came before the end of a step are not its counts.
-            **(TokenCounts() if self._ending is None and end is not None and not self._up_to_date else self._counts),
-            goes_on=named and end is None and bool(text),
+            **(self._counts if self._counted else self._prompt_counts()),
+            goes_on=stopped and end is None,
         )
-        if end is None or (self.asked and not named and end >= len(self._before) + len(text)):
-            # Where a stop string was asked for, the finish reason alone tells what ended a text that ends with it.
-            answer = replace(answer, ending="delimiter") if named else answer
+        if end is None:
+            answer = replace(answer, ending="delimiter") if stopped else answer
             return answer if ids else replace(answer, logprobs=self._logprobs_of(text))
         own = max(0, end - len(self._before))
         if not ids or self._ids is None:
@@ -155,6 +165,11 @@ class StepReader:
             count += 1
         return tuple(self._logprobs[:count])
 
+    def _prompt_counts(self) -> TokenCounts:
+        """What early counts tell of the prompt; what they tell of the answer is not of all of it."""
+        early = self._counts
+        return {"read": early["read"], "cached": early.get("cached", 0)} if "read" in early else {}
+
     def _text(self) -> str:
         """The text that steps are cut in: that of the ids, where they are told."""
         if self._ids is not None and self._ids.ids:
@@ -170,18 +185,20 @@ def read_answer(
     before: str = "",
     begun: str = "",
     markers: Markers = THINK,
+    reasons: FinishReasons | None = None,
 ) -> Answer:
-    """The answer in the body of a response; arguments as of `StepReader`.
+    """The answer in the body of a response; arguments as of `StepReader`. Its stop strings were asked for.
 
     Raises:
-        RunError: It has no finish reason, or one that is no end of a step.
+        RunError: It has no finish reason, or the server gave up.
+        ConfigurationError: It ended for a reason that is none of a step, or tells no reasons at all.
     """
     (choice,) = body["choices"]
-    if choice.get("finish_reason") is None:
-        raise RunError("the answer has no finish reason: it was cut short")
-    reader = StepReader(profile, splitter, vocabulary, before, begun, markers)
+    reasons = reasons or FinishReasons()
+    if not choice.get("finish_reason"):
+        reasons.missing()
+    reader = StepReader(profile, splitter, vocabulary, before, begun, markers, reasons, asked=True)
     reader.take(body)
-    reader.asked = profile.stop == "kept"
     return reader.answer
 
 
@@ -204,10 +221,19 @@ class StreamedSteps:
         vocabulary: What the ids mean.
         most: Cap of one step, in tokens.
         put: Takes each step; True when no more is wanted.
+        reasons: The server's finish reasons.
     """
 
-    def __init__(self, splitter: Splitter, vocabulary: Vocabulary, most: int, put: Callable[[Answer], bool]) -> None:
+    def __init__(
+        self,
+        splitter: Splitter,
+        vocabulary: Vocabulary,
+        most: int,
+        put: Callable[[Answer], bool],
+        reasons: FinishReasons | None = None,
+    ) -> None:
         self._splitter, self._most, self._put = splitter, most, put
+        self._reasons = reasons or FinishReasons()
         self.started = False
         """Whether the server has sent anything."""
         self._ids = WrittenIds(vocabulary)
@@ -235,11 +261,11 @@ class StreamedSteps:
             ConfigurationError: It has ids of another vocabulary.
         """
         enough, self.started = False, True
-        if counts := token_counts(event):
+        if "read" in (counts := token_counts(event)):
             self.read, self.cached = counts["read"], counts["cached"]
-        for choice in event["choices"]:
+        for choice in event.get("choices") or ():
             ids = ids_in(choice)
-            ended = None if choice.get("finish_reason") is None else ending_of(choice)
+            ended = self._reasons.ending(choice)
             text = Written()
             text.add(choice)
             self._logprobs += logprobs_in(choice)
@@ -264,6 +290,11 @@ class StreamedSteps:
             self.complete = ended is not None
         return enough
 
+    def end(self) -> None:
+        """As `StepReader.end`."""
+        if not self.complete:
+            self._reasons.missing()
+
     def _cut(self, ending: Ending, count: int) -> bool:
         """End a step after so many of the ids."""
         ids, logprobs = tuple(self.unfinished[:count]), tuple(self._logprobs[:count])
@@ -271,15 +302,3 @@ class StreamedSteps:
         rest, self._logprobs = self.unfinished[count:], self._logprobs[count:]
         self._ids.restart(rest)
         return self._put(Answer("", ending, ids, logprobs, wrote=len(ids)))
-
-
-def ending_of(choice: Mapping[str, Any]) -> Ending:
-    """What a finish reason means.
-
-    Raises:
-        RunError: It is neither an end nor a length: no step can be made of that.
-    """
-    reason = choice.get("finish_reason")
-    if reason not in _REASONS:
-        raise RunError(f"the server gave up: its finish reason is {reason!r}")
-    return _REASONS[reason]

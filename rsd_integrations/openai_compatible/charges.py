@@ -91,15 +91,21 @@ def usage_in(body: Mapping[str, Any], seconds: float = 0.0) -> Usage:
 
 
 def token_counts(body: Mapping[str, Any]) -> TokenCounts:
-    """The counts in a reply; empty where the server tells none."""
-    usage, timings = body.get("usage"), body.get("timings")
-    if not usage and timings:  # llama.cpp, in the middle of a stream
-        read, cached = int(timings["prompt_n"]), int(timings["cache_n"])
-        return {"read": read + cached, "wrote": int(timings["predicted_n"]), "cached": cached}
+    """The counts in a reply, as far as the server tells some: gateways leave them out, or say 0 of everything."""
+    usage = body.get("usage")
     if not usage:
-        return {}
+        timings = body.get("timings")  # llama.cpp, in the middle of a stream
+        if not timings:
+            return {}
+        cached, fresh, wrote = (int(timings.get(name) or 0) for name in ("cache_n", "prompt_n", "predicted_n"))
+        return {"read": cached + fresh, "cached": cached, "wrote": wrote}
     details = usage.get("prompt_tokens_details") or {}
-    read, wrote = int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0)
-    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0  # the latter at DeepSeek
-    # Some count thoughts in the total alone (Gemini, Grok).
-    return {"read": read, "wrote": max(wrote, int(usage.get("total_tokens") or 0) - read), "cached": int(cached)}
+    read, wrote, total = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    counts = TokenCounts()
+    if read:
+        cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0  # the latter at DeepSeek
+        counts |= {"read": read, "cached": int(cached)}
+        wrote = max(wrote, total - read)  # some count thoughts in the total alone (Gemini, Grok)
+    if wrote or (read and usage.get("completion_tokens") is not None):
+        counts["wrote"] = wrote
+    return counts

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
 
-from rsd_core import ConfigurationError, Path
+from rsd_core import ConfigurationError, Message, Path, Step, as_prompt
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.prompts import Prompts
-from rsd_integrations.openai_compatible.request_fields import RequestFields, off_options
+from rsd_integrations.openai_compatible.request_fields import off_options
+from rsd_integrations.openai_compatible.short_answers import QUESTION, ShortAnswers
 from rsd_integrations.openai_compatible.written import THINK, Written
+
+logger = logging.getLogger(__name__)
 
 
 def check_completions(endpoint: Endpoint, prompts: Prompts, profile: Profile, path: Path) -> None:
@@ -37,70 +40,121 @@ def check_completions(endpoint: Endpoint, prompts: Prompts, profile: Profile, pa
         )
 
 
-async def check_chat_steps(endpoint: Endpoint, profile: Profile, fields: RequestFields) -> None:
+async def check_completion_steps(ask: ShortAnswers) -> None:
+    """Refuse completions that do not read exactly what is sent: told by the length of a prompt, else by an answer.
+
+    Raises:
+        ConfigurationError: The server has another tokenizer, or puts a template around.
+    """
+    answer, _ = await ask.to(BEGUN, 1)  # whose length is compared
+    if answer.read is not None:
+        return
+    wrong = await _goes_on_wrongly(ask)
+    if wrong is not None:
+        raise ConfigurationError(
+            f"{ask.endpoint} does not tell how many tokens it read, and does not go on with a text exactly: {wrong}. "
+            "Either it has another tokenizer than the one given, or puts a template of its own around, or never "
+            "writes the same twice. Remedies: the model's own tokenizer=…; mode=chat; if a gateway leaves `usage` out, "
+            "the server behind it"
+        )
+    _warn_of_counts(ask)
+
+
+async def check_chat_steps(ask: ShortAnswers) -> None:
     """Refuse steps where chats do not go on with an answer exactly.
 
     Raises:
         ConfigurationError: They do not.
     """
-    wrong = await _wrong(endpoint, profile, fields)
+    wrong = await _wrong(ask)
     if wrong is not None:
         off = "".join(
-            f"{option}, where the model can do without thoughts; " for option in off_options(profile.without_thoughts)
+            f"{option}, where the model can do without thoughts; "
+            for option in off_options(ask.server.profile.without_thoughts)
         )
         raise ConfigurationError(
-            f"{endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with which it "
+            f"{ask.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with which it "
             f"continues the exact text; {off}a profile=… whose chats go on (vllm, sglang); granularity='turn'."
         )
 
 
-async def _wrong(endpoint: Endpoint, profile: Profile, fields: RequestFields) -> str | None:
+async def _wrong(ask: ShortAnswers) -> str | None:
     """What is wrong with the way a chat continues the assistant's last message; None where it is right.
 
     Told by the lengths of prompts: going on with a digit adds a token, and a blank line after it another. A server that
     closes the turn and opens a new one adds the template's words for that, and one that drops or trims the message
     adds too little. A thought that was closed has to be read again as it was written.
+
+    Where lengths are not told, or are a gateway's, which counts no template, half an answer is gone on with.
     """
-    if profile.continues is None:
+    if ask.server.profile.continues is None:
         return "its chats open a new turn, whatever comes last"
-
-    async def read(beginning: str | None) -> int:
-        return await _prompt_tokens(endpoint, profile, fields, beginning)
-
-    if await _thinks_apart(endpoint, profile, fields):
+    if await _thinks_apart(ask):
         return (
             "it gives thoughts in a field of their own (its reasoning parser is on), and nothing can be gone on with "
             "inside of one"
         )
-    bare, digit, blank = await read(None), await read("1"), await read("1\n\n")
+    thought = f"{THINK.wrap('1')}1"
+    lengths = [(await ask.to(path, 1))[0].read for path in (_ASKED, _begun("1"), _TURNS)]
+    bare, digit, turns = (length or 0 for length in lengths)
+    if not (bare and turns > digit + 2):
+        return await _wrong_by_text(ask, thought)
+    blank = (await ask.to(_begun("1\n\n"), 1))[0].read or 0
     if not 1 <= digit - bare <= 2:
         return f"an answer begun with one digit made the prompt {digit - bare} tokens longer, so it is not continued"
     if blank <= digit:
         return "blank lines at the end of an answer that was begun are lost"
-    if await read(f"{THINK.wrap('1')}1") < digit + 3:
+    if ((await ask.to(_begun(thought), 1))[0].read or 0) < digit + 3:
         return "the chat template drops a thought that was begun"
     return None
 
 
-async def _thinks_apart(endpoint: Endpoint, profile: Profile, fields: RequestFields) -> bool:
+async def _wrong_by_text(ask: ShortAnswers, thought: str) -> str | None:
+    """The same, told by what is written: what is lost makes no difference to what follows."""
+    if wrong := await _goes_on_wrongly(ask):
+        return f"it does not tell how many tokens it read, and {wrong}"
+    after = [(await ask.to(_begun(text), _SHORT))[0].text for text in ("1", "1\n\n", thought)]
+    if after[0] == after[1]:
+        return "blank lines at the end of an answer that was begun seem to be lost: what follows is the same"
+    if after[0] == after[2]:
+        return "the chat template seems to drop a thought that was begun: what follows is the same"
+    _warn_of_counts(ask)
+    return None
+
+
+async def _goes_on_wrongly(ask: ShortAnswers) -> str | None:
+    """How an answer that is interrupted goes on otherwise than in one piece; None where it does not."""
+    path = Path(as_prompt(QUESTION))
+    whole, first = [(await ask.to(path, tokens))[0].text for tokens in (3 * _SHORT, _SHORT)]
+    second = (await ask.to(path.extend(Step(first, "length")), _SHORT))[0].text if first else ""
+    if first and second and f"{whole} ".startswith(first + second):
+        return None
+    return f"{first!r} was gone on with by {second!r}, in one piece it is {whole!r}"
+
+
+async def _thinks_apart(ask: ShortAnswers) -> bool:
     """Whether the beginning of an answer is a thought in a field of its own: nothing of it is in the text."""
-
-    def read(reply: dict[str, Any]) -> bool:
-        written = Written(profile)
-        written.add(reply["choices"][0])
-        ended = reply["choices"][0].get("finish_reason") != "length"
-        return bool(written.thought) or not (written.text() or ended)
-
-    messages = [{"role": "user", "content": "What is 2 + 3?"}]
-    body = {"model": endpoint.model, "messages": messages, "max_tokens": 16, "temperature": 0}
-    return await endpoint.post("chat/completions", fields.applied(body, profile), read)
+    answer, choice = await ask.to(Path(as_prompt("What is 2 + 3?")), 16)
+    written = Written(ask.server.profile)
+    written.add(choice)
+    return bool(written.thought) or not (answer.text or answer.ending == "end")
 
 
-async def _prompt_tokens(endpoint: Endpoint, profile: Profile, fields: RequestFields, beginning: str | None) -> int:
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "Count."}]
-    body: dict[str, Any] = {"model": endpoint.model, "max_tokens": 1, "temperature": 0}
-    if beginning is not None:
-        messages.append({"role": "assistant", "content": beginning, **profile.begun})
-        body |= profile.continues or {}
-    body = fields.applied({**body, "messages": messages}, profile)
-    return await endpoint.post("chat/completions", body, lambda reply: int(reply["usage"]["prompt_tokens"]))
+def _warn_of_counts(ask: ShortAnswers) -> None:
+    logger.warning(
+        "%s does not tell how many tokens it read: figures of the ledger are estimates, and a prompt that it cuts "
+        "silently goes unnoticed",
+        ask.endpoint,
+    )
+
+
+def _begun(text: str) -> Path:
+    return _ASKED.extend(Step(text, "length"))
+
+
+_ASKED = Path((Message("user", "Count."),))
+_TURNS = Path((*_ASKED.prompt, Message("assistant", "1"), Message("user", "1")))
+BEGUN = _begun("1\n\n")
+"""A short answer that was begun."""
+_SHORT = 5
+"""Tokens of an answer that is interrupted."""

@@ -45,6 +45,9 @@ class Reader(Protocol):
     def complete(self) -> bool:
         """Whether the answer is whole, so that the stream may end here."""
 
+    def end(self) -> None:
+        """Take the server's word that this was all; raises as `take` does where it is no whole answer."""
+
 
 R = TypeVar("R", bound=Reader)
 
@@ -180,6 +183,7 @@ class Endpoint:
                 async for line in response.content:
                     data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
                     if data == b"[DONE]":
+                        self._replies.result(lambda _: reader.end(), {})
                         break
                     if not data:
                         continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -32,9 +33,10 @@ from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksErr
 from rsd_integrations.openai_compatible.answers import Answer, StepReader, StreamedSteps, read_answer, received
 from rsd_integrations.openai_compatible.background import Once, on_background_loop
 from rsd_integrations.openai_compatible.charges import Charges
-from rsd_integrations.openai_compatible.continuation import check_chat_steps, check_completions
+from rsd_integrations.openai_compatible.continuation import check_completions
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import Refused
+from rsd_integrations.openai_compatible.finish_reasons import FinishReasons
 from rsd_integrations.openai_compatible.likelihoods import LogProbabilities
 from rsd_integrations.openai_compatible.probe import Probe
 from rsd_integrations.openai_compatible.profile import Profile
@@ -42,11 +44,11 @@ from rsd_integrations.openai_compatible.profiles import find_profile
 from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath
 from rsd_integrations.openai_compatible.request_fields import RequestFields
 from rsd_integrations.openai_compatible.server import Server, learn
+from rsd_integrations.openai_compatible.step_ends import StepEnds
 from rsd_integrations.openai_compatible.streams import NoIdsError, Stream, Streams
+from rsd_integrations.openai_compatible.trials import Trials
 
 logger = logging.getLogger(__name__)
-BEGUN = Path((Message("user", "Count."),)).extend(Step("1\n\n", "delimiter"))
-"""A short answer that was begun."""
 SEEDS = 2**31
 """Seeds are taken modulo this: some servers take 32 bits, with a sign."""
 
@@ -109,10 +111,10 @@ class OpenAIGenerator(Drafter, Target):
         self.renders_tools = self.prompts.renders_tools
         self.logprobs, self.guesses = logprobs, guesses
         self._context = context
+        self._reasons = FinishReasons()
         self.profile: Profile | None = None
         """The kind of server that it is taken for; None goes by its host, and by what it says."""
         self.assume(None if profile is None else find_profile(profile))
-        self._step_check = Once(self._check_continuation)
         self._streams = Streams()
         self._streams_ids = True
         """Whether streams come with ids, as far as is known."""
@@ -125,6 +127,13 @@ class OpenAIGenerator(Drafter, Target):
         """Take the server for one of this kind from now on."""
         self.profile = profile
         self._learning = Once(lambda: learn(self.endpoint, profile, self._context))
+        self._trials = Trials(self, self._reasons)
+
+    def like(self, profile: Profile | None) -> OpenAIGenerator:
+        """The same model at the same endpoint, its server taken for another kind."""
+        other = copy.copy(self)
+        other.assume(profile)
+        return other
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers, by the tokenizer's template; None where the server renders it."""
@@ -162,6 +171,15 @@ class OpenAIGenerator(Drafter, Target):
         self.endpoint.suggest(server.concurrency)
         return server
 
+    async def step_ends(self) -> StepEnds:
+        """How the ends of steps come back from the server: tried out with two short answers, once in a process.
+
+        Raises:
+            ConfigurationError: The server refuses to be asked.
+            EndpointError: It failed, after all retries.
+        """
+        return await on_background_loop(self._trials.step_ends())
+
     async def examine(self) -> list[Finding]:
         """Try the server out; what fails is found, and not raised."""
         return await on_background_loop(Probe(self).findings())
@@ -172,7 +190,7 @@ class OpenAIGenerator(Drafter, Target):
 
     async def _close(self) -> None:
         await self._learning.aclose()
-        await self._step_check.aclose()
+        await self._trials.aclose()
         await self._streams.aclose()
         await self.endpoint.aclose()
 
@@ -206,12 +224,7 @@ class OpenAIGenerator(Drafter, Target):
                 )
             if self.prompts.mode == "completions":
                 check_completions(self.endpoint, self.prompts, server.profile, path)
-            # Where completions answer in one piece, each tells whether it read exactly what was sent; a stream that is
-            # cut tells nothing.
-            streamed = server.profile.stop == "streamed" and self.prompts.vocabulary is not None
-            goes_on = request.splitter is not None or path.step is not None
-            if (goes_on and self.prompts.mode == "chat") or (request.splitter is not None and streamed):
-                await self._step_check.result()
+            server = await self._trials.for_step(server, path, request, charges)
             sent = self.prompts.render(path, server.profile)
             try:
                 steps = await self._steps(server, path, sent, request, charges)
@@ -307,17 +320,6 @@ class OpenAIGenerator(Drafter, Target):
             answer = replace(rest, text=before + rest.text)
         return self._step(replace(answer, wrote=size + (rest.wrote or 0)))
 
-    async def _check_continuation(self) -> None:
-        """Try out whether the server goes on with an answer that was begun."""
-        server = await self.server()
-        if self.prompts.mode == "completions":
-            sent = self.prompts.render(BEGUN, server.profile)
-            body = self._body(server.profile, sent, StepRequest((0,), delimiter=None), 0, 1)
-            answer = await self.endpoint.post(sent.route, body, lambda reply: read_answer(reply, None, server.profile))
-            sent.check_read(answer.read, server.context)
-        else:
-            await check_chat_steps(self.endpoint, server.profile, self.fields)
-
     async def _write(
         self,
         server: Server,
@@ -337,25 +339,30 @@ class OpenAIGenerator(Drafter, Target):
             answer = await self.endpoint.post(
                 sent.route,
                 self._body(profile, sent, request, seed, room),
-                lambda reply: read_answer(reply, splitter, profile, vocabulary, before, begun, sent.markers),
-                lambda reply, answer, seconds: charges.add(self._usage(sent, answer or received(reply), seconds)),
+                lambda reply: read_answer(
+                    reply, splitter, profile, vocabulary, before, begun, sent.markers, self._reasons
+                ),
+                lambda reply, answer, seconds: charges.add(
+                    self.prompts.usage(sent, answer or received(reply), seconds)
+                ),
             )
             sent.check_read(answer.read, server.context)
+            if answer.read is None:
+                await self._trials.check_reading(charges)
         if splitter is not None and (not asked or answer.goes_on):
             body = self._body(profile, sent, replace(request, delimiter=None, close=""), seed, room)
-            body = {**profile.counts, **body}
             if profile.stream_usage:
-                body = {"stream_options": {"include_usage": True}, **body}
+                body = {"stream_options": {"include_usage": True}, **profile.stream_counts, **body}
             begun = sent.begun if profile.repeats == "always" else ""
             reader = await self.endpoint.stream(
                 sent.route,
                 self.fields.applied(body, profile),
-                lambda: StepReader(profile, splitter, vocabulary, before, begun, sent.markers),
-                charge=lambda reader, seconds: charges.add(self._usage(sent, reader.answer, seconds)),
+                lambda: StepReader(profile, splitter, vocabulary, before, begun, sent.markers, self._reasons),
+                charge=lambda reader, seconds: charges.add(self.prompts.usage(sent, reader.answer, seconds)),
             )
             answer = reader.answer
             sent.check_read(answer.read, server.context)
-        return replace(answer, wrote=self._written(answer))
+        return replace(answer, wrote=self.prompts.wrote(answer))
 
     def _can_stream(self, server: Server, sent: SentPath) -> bool:
         """Whether steps can be cut from one stream."""
@@ -368,7 +375,8 @@ class OpenAIGenerator(Drafter, Target):
         splitter, most = request.splitter, request.max_tokens
         assert splitter is not None and vocabulary is not None and length is not None and server.context is not None  # noqa: PT018
         whole = replace(request, delimiter=None, close="")
-        body = {**server.profile.counts, **self._body(server.profile, sent, whole, 0, server.context - length)}
+        body = self._body(server.profile, sent, whole, 0, server.context - length)
+        body = self.fields.applied({**server.profile.stream_counts, **body}, server.profile)
 
         def attempt() -> StreamedSteps:
             unpaid, since = length, time.monotonic()  # the prompt is read once, for the first step
@@ -377,7 +385,7 @@ class OpenAIGenerator(Drafter, Target):
                 nonlocal unpaid, since
                 now = time.monotonic()
                 cached = reader.cached if unpaid else 0
-                usage = self._usage(sent, replace(answer, read=unpaid, cached=cached), now - since)
+                usage = self.prompts.usage(sent, replace(answer, read=unpaid, cached=cached), now - since)
                 stream.unfinished = lambda: usage  # where it is refused here
                 if unpaid:
                     sent.check_read(reader.read, server.context)
@@ -389,7 +397,7 @@ class OpenAIGenerator(Drafter, Target):
                 read, wrote = unpaid * reader.started, len(reader.unfinished)
                 return Usage(read, read + wrote, generated=wrote)
 
-            reader = StreamedSteps(splitter, vocabulary, most, put)
+            reader = StreamedSteps(splitter, vocabulary, most, put, self._reasons)
             stream.unfinished = unfinished
             return reader
 
@@ -428,13 +436,3 @@ class OpenAIGenerator(Drafter, Target):
                 "server behind it, or leave logprobs=true out."
             )
         return Step(text, answer.ending, ids, vocabulary, size, logprobs)
-
-    def _written(self, answer: Answer) -> int:
-        """Tokens of an answer: in the server's count, else counted here."""
-        if answer.wrote is not None:
-            return answer.wrote
-        return len(answer.ids) + answer.dropped or self.prompts.count(answer.text) + (answer.ending == "end")
-
-    def _usage(self, sent: SentPath, answer: Answer, seconds: float) -> Usage:
-        read, wrote = sent.estimate if answer.read is None else answer.read, self._written(answer)
-        return Usage(read, max(0, read - answer.cached) + wrote, answer.cached, wrote, seconds=seconds)

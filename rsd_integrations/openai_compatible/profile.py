@@ -80,9 +80,9 @@ class Profile:
     """Whether it tells log-probabilities of the prompt's tokens."""
     ranks: Mapping[str, Any] = field(default_factory=dict)
     """Fields that ask for the rank of each token of the prompt among all that might stand there."""
+    stream_counts: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a stream that bring the counts of tokens with every event, since it may be closed before its end."""
     stream_usage: bool = True
     """Whether streams end with the usage where `stream_options` ask for it; refused or ignored elsewhere."""
-    counts: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that make every event of a stream tell what was read and written until then."""
     concurrency: int = 64
     """Requests that it works on at once, at most, unless it or the user tells otherwise."""

@@ -12,6 +12,7 @@ from rsd_integrations.openai_compatible.hosted import HOSTED
 from rsd_integrations.openai_compatible.profile import ANY, Profile
 
 _NO_DEFAULTS = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+_EVERY_EVENT = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
 _LLAMA = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
 _NO_THOUGHTS = {"chat_template_kwargs": {"enable_thinking": False}}
 
@@ -26,6 +27,7 @@ OPEN = (
         token_ids=True,
         give_ids={"return_token_ids": True},
         continues={"continue_final_message": True, "add_generation_prompt": False},
+        stream_counts=_EVERY_EVENT,
         plain=_NO_DEFAULTS,  # else generation_config.json's
         template=True,
         takes_thoughts="reasoning_content",
@@ -44,6 +46,7 @@ OPEN = (
         reason="matched_stop",
         token_ids=True,
         continues={"continue_final_message": True},
+        stream_counts=_EVERY_EVENT,
         plain=_NO_DEFAULTS,
         template=True,
         takes_thoughts="reasoning_content",
@@ -61,13 +64,13 @@ OPEN = (
         give_ids={"logprobs": 1},
         continues={},
         repeats="whole",
+        stream_counts={"timings_per_token": True},
         plain=_LLAMA,
         template=True,
         takes_thoughts="reasoning_content",
         without_thoughts=_NO_THOUGHTS,
         logprobs=5,
         fewest_logprobs=1,  # 0 switches them off
-        counts={"timings_per_token": True},
         concurrency=4,  # the slots that it has by default, where it does not tell
     ),
     Profile(

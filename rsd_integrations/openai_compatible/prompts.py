@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rsd_core import ConfigurationError, Message, MissingDependency, Path, Prompt, PromptError
+from rsd_core import ConfigurationError, Message, MissingDependency, Path, Prompt, PromptError, Usage
 from rsd_core.paths import begun
 from rsd_core.thoughts.markers import Markers, Thinking
 from rsd_core.thoughts.reading import beginning
@@ -172,9 +172,29 @@ class Prompts:
             ids = ids[:-1]
         return vocabulary.text(list(ids)), ids
 
+    def wrote(self, answer: Answer) -> int:
+        """Tokens of an answer: in the server's count, else counted here."""
+        if _counted(answer):
+            return answer.wrote or 0
+        return len(answer.ids) + answer.dropped or self.count(answer.text) + (answer.ending == "end")
+
+    def usage(self, sent: SentPath, answer: Answer, seconds: float) -> Usage:
+        """The work of an answer; what no server counted and no ids tell is estimated, and marked so."""
+        read, wrote = sent.estimate if answer.read is None else answer.read, self.wrote(answer)
+        estimated = read if answer.read is None and (sent.size is None or sent.slack) else 0
+        if not _counted(answer) and not answer.ids:
+            estimated += wrote
+        computed = max(0, read - answer.cached) + wrote
+        return Usage(read, computed, answer.cached, wrote, seconds=seconds, estimated=estimated)
+
     def count(self, text: str) -> int:
         """Tokens of a text that the server did not count: counted here, or four characters each."""
         return (len(text) + 3) // 4 if self.vocabulary is None else len(self.vocabulary.encode(text))
+
+
+def _counted(answer: Answer) -> bool:
+    """Whether a server counted what it wrote; llama-cpp-python counts none where the model ended the answer."""
+    return bool(answer.wrote) or (answer.wrote == 0 and not answer.text and not answer.ids)
 
 
 def conversation(path: Path, after: Sequence[Message] = ()) -> list[Message]:

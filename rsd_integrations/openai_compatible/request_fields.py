@@ -117,7 +117,7 @@ def options_of(prefix: str, fields: Mapping[str, Any]) -> list[str]:
 def _omittable() -> set[str]:
     names = {"temperature", "top_p", "seed", "logprobs", "top_logprobs", "stream_options", THOUGHTS}
     for profile in PROFILES.values():
-        names |= {profile.seed, *profile.plain, *profile.give_ids}
+        names |= {profile.seed, *profile.plain, *profile.give_ids, *profile.stream_counts}
     return names
 
 

@@ -46,6 +46,11 @@ class Written:
         self.thought += thought
         self._content += content
 
+    @property
+    def length(self) -> int:
+        """Characters that came, thoughts included."""
+        return len(self.thought) + len(self._content)
+
     def text(self, complete: bool = True) -> str:
         """The raw text. A thought that nothing follows is open.
 
@@ -160,7 +165,7 @@ def _told(choice: Mapping[str, Any]) -> tuple[str, str]:
     """Thought and content of a choice."""
     if "text" in choice:
         return "", _text(choice["text"])
-    part = choice["delta"] if "delta" in choice else choice.get("message") or {}
+    part = choice.get("delta") or choice.get("message") or {}  # some gateways leave them out where nothing is said
     thought = next((_text(part[name]) for name in FIELDS if part.get(name)), "")
     content = part.get("content")
     if not isinstance(content, list):

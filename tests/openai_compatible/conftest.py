@@ -8,13 +8,39 @@ from typing import Any
 
 import pytest
 
-from rsd_core import load
+from rsd_core import Path, StepRequest, as_prompt, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.embedded.models import FOLDER
-from rsd_integrations.openai_compatible import OpenAIGenerator
-from tests.openai_compatible.server import OWNERS, Habits, listening, wait_until
+from rsd_integrations.openai_compatible import OpenAIGenerator, trials
+from tests.openai_compatible.server import OWNERS, Gateway, Habits, listening, wait_until
 
 TOKENIZER = str(FOLDER / "draft")
+
+
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    ("vllm", {"tokenizer": TOKENIZER}),
+    ("vllm", {"mode": "completions"}),
+    ("vllm", {}),
+    ("sglang", {"tokenizer": TOKENIZER}),
+    ("sglang", {}),
+    ("llamacpp", {"tokenizer": TOKENIZER}),
+    ("llamacpp", {}),
+    ("llama_cpp_python", {"tokenizer": TOKENIZER}),
+    ("ollama", {}),
+    ("transformers", {"tokenizer": TOKENIZER, "profile": "transformers"}),
+    ("generic", {"tokenizer": TOKENIZER}),
+]
+"""How the servers are asked by most tests. What is tried out at first use is tried out before: it has its own tests."""
+
+
+@pytest.fixture(scope="session")
+def tried(every_kind: dict[str, Habits]) -> tuple[dict[Any, Any], set[Any]]:
+    """What was proved of them."""
+    for kind, options in WAYS:
+        model = load(f"openai:draft@{every_kind[kind].url}", **options)
+        wait_for(model.generate(Path(as_prompt("Count.")), StepRequest((0,), 1)))
+        wait_for(model.aclose())
+    return trials.STEP_ENDS.copy(), trials.GOES_ON.copy()
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +54,26 @@ def every_kind() -> Iterator[dict[str, Habits]]:
 
 
 @pytest.fixture
-def servers(every_kind: dict[str, Habits]) -> dict[str, Habits]:
+def servers(every_kind: dict[str, Habits], tried: tuple[dict[Any, Any], set[Any]]) -> dict[str, Habits]:
     """The same, as they come."""
+    for now, then in zip((trials.STEP_ENDS, trials.GOES_ON), tried, strict=True):
+        now.clear()
+        now.update(then)
     for server in every_kind.values():
         assert wait_until(lambda server=server: server.inside == 0), "clients of other tests are still there"  # type: ignore[misc]
         server.requests.clear()
         server.key, server.dropped, server.crowd, server.context, server.pace = None, 0, 0, 512, 0.0
         server.listings, server.listing_fault, server.owner, server.slots = 0, None, None, 1
         server.streams_ids, server.thinks_apart, server.most = True, False, 10**9
-        server.fault = lambda number: None
+        server.fault, server.gateway, server.cuts = (lambda number: None), Gateway(), False
     return every_kind
+
+
+@pytest.fixture
+def untried(servers: dict[str, Habits]) -> None:
+    """Nothing was proved of the servers yet."""
+    trials.STEP_ENDS.clear()
+    trials.GOES_ON.clear()
 
 
 @pytest.fixture

@@ -52,6 +52,14 @@ class Written:
     stop: str | None = None
 
 
+@dataclass
+class Gateway:
+    """What a gateway makes of requests, and of replies or the events of a stream."""
+
+    request: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body
+    reply: Callable[[dict[str, Any]], dict[str, Any]] = lambda data: data
+
+
 class Habits:
     """The model and what this kind of server makes of requests."""
 
@@ -81,6 +89,10 @@ class Habits:
         """Whom its models are said to belong to, where that is not the usual."""
         self.slots = 1
         """Requests that it works on at once, as it says."""
+        self.cuts = False
+        """Whether prompts that are too long are cut without a word."""
+        self.gateway = Gateway()
+        """What stands between the server and its clients."""
         self.pace = 0.0
         """Seconds that a streamed token takes at least."""
         self.url = ""
@@ -140,7 +152,7 @@ class Habits:
             raise Refusal(404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}})
         ids = self.ids_of(body)
         if len(ids) >= self.context:
-            if self.kind == "ollama":
+            if self.kind == "ollama" or self.cuts:
                 return ids[-self.context // 2 :]
             if self.kind != "transformers":
                 raise Refusal(
@@ -371,7 +383,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if body.get("stream"):
                 return self.send_stream(body, fault)
-            data = habits.answer(body)
+            data = habits.gateway.reply(habits.answer(habits.gateway.request(body)))
         except Refusal as refusal:
             return self.send_json(refusal.status, refusal.body, **refusal.headers)
         text = json.dumps(data if fault is None else spoilt(data, fault))
@@ -401,7 +413,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_stream(self, body: dict[str, Any], fault: str | None) -> None:
         habits, started = self.habits, False
-        for number, event in enumerate(habits.events(body)):
+        events = map(habits.gateway.reply, habits.events(habits.gateway.request(body)))
+        for number, event in enumerate(events):
             if not started:
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")

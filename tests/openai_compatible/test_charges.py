@@ -248,14 +248,14 @@ def test_what_was_tried_in_vain_is_charged(
 def test_a_prompt_that_is_refused_costs_nothing_and_one_that_is_cut_does(
     servers: dict[str, Habits], connect: Connect
 ) -> None:
-    vllm, ollama = servers["vllm"], servers["ollama"]
-    vllm.context = ollama.context = 64
+    vllm, cutter = servers["vllm"], servers["transformers"]
+    vllm.context, cutter.context, cutter.cuts = 64, 64, True
     long = Path(as_prompt("word " * 200))
     with pytest.raises(PromptError) as refused:
         wait_for(connect(vllm, context=5000).generate(long, StepRequest((0,))))
     assert len(vllm.requests) == 1
     assert usage_of(refused.value) is None
-    cut = connect(ollama, profile="transformers", mode="completions")
+    cut = connect(cutter, profile="transformers")
     assert counts(cost_of(cut.generate(long, StepRequest((0,), max_tokens=4, delimiter="never")))) == (32, 20, 16, 4)
     begun = long.extend(Step("So.\n\n", "delimiter"))
     vllm.requests.clear()

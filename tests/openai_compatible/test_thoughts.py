@@ -163,6 +163,7 @@ def test_a_stop_string_at_which_no_step_ends_is_written_past(
     assert len(vllm.requests) == before + 2
 
 
+@pytest.mark.usefixtures("untried")
 def test_steps_of_a_model_that_thinks_behind_a_parser_are_refused_before_the_first_one(
     vllm: Habits, connect: Connect, questions: list[str]
 ) -> None:
@@ -176,6 +177,7 @@ def test_steps_of_a_model_that_thinks_behind_a_parser_are_refused_before_the_fir
     assert turn.thought.strip()
 
 
+@pytest.mark.usefixtures("untried")
 def test_a_template_that_drops_thoughts_is_refused_for_steps(
     vllm: Habits, connect: Connect, questions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
