@@ -32,7 +32,7 @@ _CALLS = frozenset({"tool_calls", "tool_call", "tool_use", "function_call"})
 
 
 class FinishReasons:
-    """The finish reasons of one server."""
+    """The finish reasons of one server: those of its bodies, or those of its streams."""
 
     def __init__(self) -> None:
         self._told = False
@@ -81,6 +81,7 @@ class FinishReasons:
         if self._told or self._missing == 1:
             raise RunError("the answer has no finish reason: it was cut short")
         raise ConfigurationError(
-            "the server tells no finish reasons, so that nobody knows whether an answer is whole. Remedy: if a gateway "
-            "leaves them out, the base URL of the server behind it"
+            "the server tells no finish reasons, so that nobody knows whether an answer is whole. Remedies: if a gateway "
+            "leaves them out, the base URL of the server behind it; without logprobs=true, which costs some streams "
+            "their reason"
         )

@@ -111,13 +111,15 @@ class OpenAIGenerator(Drafter, Target):
         self.renders_tools = self.prompts.renders_tools
         self.logprobs, self.guesses = logprobs, guesses
         self._context = context
-        self._reasons = FinishReasons()
+        self._reasons, self._stream_reasons = FinishReasons(), FinishReasons()
         self.profile: Profile | None = None
         """The kind of server that it is taken for; None goes by its host, and by what it says."""
         self.assume(None if profile is None else find_profile(profile))
         self._streams = Streams()
         self._streams_ids = True
         """Whether streams come with ids, as far as is known."""
+        self._streams_tell = True
+        """Whether streams tell what was read, as far as is known: a gateway between may leave it out."""
         self.tells_ranks = True
         """Whether what it reads comes with ranks, as far as is known."""
         self._most: int | None = None
@@ -277,7 +279,10 @@ class OpenAIGenerator(Drafter, Target):
         if greedy and request.ahead and request.splitter is not None and self._can_stream(server, sent):
             try:
                 write = partial(self._write_on, server, sent)
-                return (await self._streams.step(path, request, write, charges.add),)
+                step = await self._streams.step(path, request, write, charges.add)
+                if not self._streams_tell:
+                    await self._trials.check_reading(charges)
+                return (step,)
             except NoIdsError as error:
                 self._streams_ids = False
                 self._log_fallback(error, "each step is a request of its own")
@@ -347,8 +352,6 @@ class OpenAIGenerator(Drafter, Target):
                 ),
             )
             sent.check_read(answer.read, server.context)
-            if answer.read is None:
-                await self._trials.check_reading(charges)
         if splitter is not None and (not asked or answer.goes_on):
             body = self._body(profile, sent, replace(request, delimiter=None, close=""), seed, room)
             if profile.stream_usage:
@@ -357,11 +360,13 @@ class OpenAIGenerator(Drafter, Target):
             reader = await self.endpoint.stream(
                 sent.route,
                 self.fields.applied(body, profile),
-                lambda: StepReader(profile, splitter, vocabulary, before, begun, sent.markers, self._reasons),
+                lambda: StepReader(profile, splitter, vocabulary, before, begun, sent.markers, self._stream_reasons),
                 charge=lambda reader, seconds: charges.add(self.prompts.usage(sent, reader.answer, seconds)),
             )
             answer = reader.answer
             sent.check_read(answer.read, server.context)
+        if answer.read is None:
+            await self._trials.check_reading(charges)
         return replace(answer, wrote=self.prompts.wrote(answer))
 
     def _can_stream(self, server: Server, sent: SentPath) -> bool:
@@ -389,15 +394,17 @@ class OpenAIGenerator(Drafter, Target):
                 stream.unfinished = lambda: usage  # where it is refused here
                 if unpaid:
                     sent.check_read(reader.read, server.context)
+                    self._streams_tell = reader.read is not None
                 step = self._step(answer)
                 stream.unfinished, unpaid, since = unfinished, 0, now
                 return stream.put(step, usage)
 
             def unfinished() -> Usage:
                 read, wrote = unpaid * reader.started, len(reader.unfinished)
-                return Usage(read, read + wrote, generated=wrote)
+                # A gateway may let the server write on when the stream is closed.
+                return Usage(read, read + wrote, generated=wrote, estimated=wrote * (reader.read is None))
 
-            reader = StreamedSteps(splitter, vocabulary, most, put, self._reasons)
+            reader = StreamedSteps(splitter, vocabulary, most, put, self._stream_reasons)
             stream.unfinished = unfinished
             return reader
 

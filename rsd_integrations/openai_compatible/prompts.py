@@ -179,10 +179,10 @@ class Prompts:
         return len(answer.ids) + answer.dropped or self.count(answer.text) + (answer.ending == "end")
 
     def usage(self, sent: SentPath, answer: Answer, seconds: float) -> Usage:
-        """The work of an answer; what no server counted and no ids tell is estimated, and marked so."""
+        """The work of an answer; what the server did not count is estimated, and marked so."""
         read, wrote = sent.estimate if answer.read is None else answer.read, self.wrote(answer)
         estimated = read if answer.read is None and (sent.size is None or sent.slack) else 0
-        if not _counted(answer) and not answer.ids:
+        if not _counted(answer):  # ids tell what came of a stream, and not what was written when it was closed
             estimated += wrote
         computed = max(0, read - answer.cached) + wrote
         return Usage(read, computed, answer.cached, wrote, seconds=seconds, estimated=estimated)

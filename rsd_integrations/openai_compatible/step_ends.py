@@ -14,6 +14,7 @@ from typing import Literal
 from rsd_core import Path, as_prompt
 from rsd_integrations.openai_compatible.short_answers import QUESTION, ShortAnswers
 
+QUESTIONS = (QUESTION, "Say hello in five words.")
 TOKENS = 16
 """Of each of the two answers."""
 Way = Literal["kept", "named", "stripped", "ignored", "unknown", "streamed"]
@@ -46,10 +47,14 @@ async def find_step_ends(ask: ShortAnswers) -> StepEnds:
     """
     if ask.server.profile.stop == "streamed":
         return StepEnds("streamed", "is sent no stop strings: steps are streamed and cut here")
-    path, named_by = Path(as_prompt(QUESTION)), ask.server.profile.reason
-    whole = (await ask.to(path, TOKENS))[0].text
-    stop = _inside(whole)
-    if stop is None:
+    named_by = ask.server.profile.reason
+    for question in QUESTIONS:
+        path = Path(as_prompt(question))
+        whole = (await ask.to(path, TOKENS))[0].text
+        stop = _blank_inside(whole)
+        if stop is not None:
+            break
+    else:
         return StepEnds("unknown", f"gave an answer that is too short to try a stop string: {whole!r}")
     answer, choice = await ask.to(path, TOKENS, stop)
     text = answer.text
@@ -64,10 +69,7 @@ async def find_step_ends(ask: ShortAnswers) -> StepEnds:
     return StepEnds("unknown", f"does not write the same twice: {whole!r}, and up to {stop!r} {text!r}", stop)
 
 
-def _inside(text: str) -> str | None:
+def _blank_inside(text: str) -> str | None:
     """A stop string from the middle of a text: white space, as delimiters are, since some strip nothing else."""
     blank = re.search(r"(?<=\S)\s(?=.*\S)", text, re.DOTALL)
-    if blank is not None:
-        return blank[0]
-    middle = text[len(text) // 2 :][:1]
-    return middle if 0 < text.find(middle) < len(text) - 1 else None
+    return None if blank is None else blank[0]

@@ -75,13 +75,10 @@ class Trials:
                 await self._continuation.result()
             if splitter is not None and splitter.stops:
                 server = await self._proof.result()
-        # A stream that is cut tells nothing of what it read.
-        if splitter is not None and server.profile.stop == "streamed":
-            await self.check_reading(charges)
         return server
 
     async def check_reading(self, charges: Charges) -> None:
-        """Try out whether completions read what is sent, where answers do not tell it by their counts.
+        """Try out whether completions read what is sent, where an answer did not tell it by its counts.
 
         Raises:
             ConfigurationError: They do not.

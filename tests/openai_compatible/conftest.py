@@ -12,6 +12,7 @@ from rsd_core import Path, StepRequest, as_prompt, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.openai_compatible import OpenAIGenerator, trials
+from rsd_integrations.openai_compatible.short_answers import QUESTION
 from tests.openai_compatible.server import OWNERS, Gateway, Habits, listening, wait_until
 
 TOKENIZER = str(FOLDER / "draft")
@@ -38,7 +39,7 @@ def tried(every_kind: dict[str, Habits]) -> tuple[dict[Any, Any], set[Any]]:
     """What was proved of them."""
     for kind, options in WAYS:
         model = load(f"openai:draft@{every_kind[kind].url}", **options)
-        wait_for(model.generate(Path(as_prompt("Count.")), StepRequest((0,), 1)))
+        wait_for(model.generate(Path(as_prompt(QUESTION)), StepRequest((0,), 16)))
         wait_for(model.aclose())
     return trials.STEP_ENDS.copy(), trials.GOES_ON.copy()
 

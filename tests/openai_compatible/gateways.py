@@ -61,7 +61,7 @@ def _trim(choice: Data) -> None:
 
 def reasons(words: dict[str, str | None]) -> Gateway:
     """Has finish reasons of its own."""
-    return choices(lambda choice: choice.update(finish_reason=words.get(choice.get("finish_reason") or "", None)))
+    return choices(lambda choice: choice.update(finish_reason=words.get(choice.get("finish_reason") or "")))
 
 
 PLAIN_FIELDS = Gateway(request=lambda body: {name: value for name, value in body.items() if name in PLAIN})

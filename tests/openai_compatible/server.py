@@ -200,7 +200,7 @@ class Habits:
         text = self.text(made.ids)
         if made.stop is None or self.kind == "transformers":
             return text
-        keeps = body.get("include_stop_str_in_output") or body.get("no_stop_trim")
+        keeps = body.get({"vllm": "include_stop_str_in_output", "sglang": "no_stop_trim"}.get(self.kind, ""))
         return text[: text.index(made.stop) + (len(made.stop) if keeps else 0)]
 
     def ended(self, made: Written, body: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +287,9 @@ class Habits:
 
     def events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ids, told, made, sent = self.checked(body), "", Written(), 0
-        last: dict[str, Any] = {}
+        last, counts = dict[str, Any](), dict[str, Any]()
+        options = body.get("stream_options") or {}
+        counting = options.get("continuous_usage_stats") and self.kind in ("vllm", "sglang")
         for made in self.write(ids, body):
             time.sleep(self.pace)
             text = self.shown(made, body)
@@ -304,8 +306,9 @@ class Habits:
                 }
                 sent = len(made.ids)
             if last:
-                yield {"choices": [{"index": 0, **last, "finish_reason": None}], **self.timings(ids, made, 1, body)}
-            last = content
+                counts |= self.timings(ids, made, 1, body)
+                yield {"choices": [{"index": 0, **last, "finish_reason": None}], **counts}
+            last, counts = content, {"usage": self.usage(ids, made)} if counting else {}
         if self.kind == "vllm":  # tells the reason with the last token
             ended = {key: value for key, value in self.ended(made, body).items() if key != "token_ids"}
             yield {"choices": [{"index": 0, **ended, **last}]}
@@ -313,7 +316,7 @@ class Habits:
             yield {"choices": [{"index": 0, **last, "finish_reason": None}], **self.timings(ids, made, 0, body)}
             last = {"delta": {}} if "messages" in body else {"text": ""}
             yield {"choices": [{"index": 0, **self.ended(made, body), **last}]}
-        if (body.get("stream_options") or {}).get("include_usage") and self.kind != "llama_cpp_python":
+        if options.get("include_usage") and self.kind != "llama_cpp_python":
             yield {"choices": [], "usage": self.usage(ids, made)}
 
 

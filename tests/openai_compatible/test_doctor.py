@@ -47,7 +47,7 @@ def test_each_fault_is_found_by_its_name(vllm: Habits, servers: dict[str, Habits
         return {name for name, ok in examined(model).items() if ok is False}
 
     assert faults(connect(servers["generic"], None)) == {"prefix", "steps"}
-    assert faults(connect(servers["llamacpp"], None, profile="vllm", mode="completions")) == {"steps"}
+    assert faults(connect(servers["llamacpp"], None, profile="vllm", mode="completions")) == {"prefix", "steps"}
     vllm.fault = lambda number: "http500"
     assert faults(connect(vllm, retries=0)) == {"answers"}
     vllm.fault = lambda number: None

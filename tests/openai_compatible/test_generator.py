@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Callable
 from pathlib import Path as Folder
-from typing import Any
 
 import pytest
 
