@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from rsd_core import ConfigurationError
 from rsd_core.paths import Ending
 from rsd_core.splitting import Splitter
 from rsd_core.thoughts.markers import Markers
@@ -191,8 +192,13 @@ def read_answer(
 
     Raises:
         RunError: It has no finish reason, or the server gave up.
-        ConfigurationError: It ended for a reason that is none of a step, or tells no reasons at all.
+        ConfigurationError: It ended for a reason that is none of a step, or tells no reasons at all, or it is several.
     """
+    if len(body["choices"]) > 1:
+        raise ConfigurationError(
+            f"the server gave {len(body['choices'])} answers to one question: a gateway took each message for a prompt "
+            "of its own. Its route is one of completions: give a tokenizer=…, or have it ask for chats"
+        )
     (choice,) = body["choices"]
     reasons = reasons or FinishReasons()
     if not choice.get("finish_reason"):
