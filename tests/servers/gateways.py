@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.servers.launcher import LOGS, ROOT, Server, free_port
+from tests.servers.launcher import LOGS, ROOT, Server
 
 LITELLM = ROOT / ".venv-litellm" / "bin" / "litellm"
 KEY = "sk-loopback"
@@ -89,7 +89,8 @@ class Nginx(Server):
             for prefix, server in self.places.items()
         )
         (folder / "nginx.conf").write_text(
-            f"pid {folder}/pid;\nerror_log stderr;\ndaemon off;\nworker_processes 1;\nevents {{ worker_connections 512; }}\n"
+            f"pid {folder}/pid;\nerror_log stderr;\ndaemon off;\nworker_processes 1;\n"
+            "events { worker_connections 512; }\n"
             f"http {{\n    access_log off;\n{temporary}    keepalive_timeout {self.keep_alive};\n"
             f"    server {{\n        listen 127.0.0.1:{self.port};\n{places}    }}\n}}\n"
         )

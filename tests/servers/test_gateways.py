@@ -51,7 +51,7 @@ def prefixed(server: Server, nginx: Nginx, prefix: str, options: str = "") -> st
 
 @needs_nginx
 def test_servers_below_prefixes_of_nginx_answer_as_without_it(behind: Behind, wanted: list[list[object]]) -> None:
-    """Streams are buffered there, connections that were idle for a second are closed, and /props is below the prefix."""
+    """Streams are buffered, connections that were idle for a second are closed, and /props is below the prefix."""
     _, servers = behind
     nginx = Nginx({f"/llm/{kind}/v1": server for kind, server in servers.items()}, keep_alive=1)
     with running(nginx):
