@@ -25,10 +25,7 @@ SETTINGS = Settings(limits=Limits(max_tokens=300))
 @contextmanager
 def behind_litellm() -> Iterator[tuple[LiteLLM, dict[str, Server]]]:
     """The embedded drafter behind vLLM and behind llama-server with four slots, and LiteLLM before both."""
-    servers = {
-        "vllm": Server("draft", FOLDER / "draft"),
-        "llamacpp": LlamaServer("draft", FOLDER / "draft", slots=4),
-    }
+    servers = {"vllm": Server("draft", FOLDER / "draft"), "llamacpp": LlamaServer("draft", FOLDER / "draft", slots=4)}
     routes = {
         f"{kind}-{provider}": (provider, server)
         for kind, server in servers.items()

@@ -13,16 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from rsd_core import (
-    DraftOnly,
-    Path,
-    PromptError,
-    Result,
-    RSDConfig,
-    StepRequest,
-    as_prompt,
-    load,
-)
+from rsd_core import DraftOnly, Path, PromptError, Result, RSDConfig, StepRequest, as_prompt, load
 from rsd_core.blocking import wait_for
 from rsd_core.concurrency import run_all
 from rsd_integrations.cli.app import app
@@ -78,7 +69,9 @@ def test_steps_by_chat_write_the_same_text(llama: Servers) -> None:
 @pytest.mark.parametrize("mode", ["ids", "chat"])
 def test_confidence_is_that_of_the_drafter_in_process(llama: Servers, mode: str) -> None:
     server = llama["draft"]
-    remote = chat(server, ",logprobs=true") if mode == "chat" else server.spec.replace("openai,", "openai,logprobs=true,")
+    remote = (
+        chat(server, ",logprobs=true") if mode == "chat" else server.spec.replace("openai,", "openai,logprobs=true,")
+    )
     path, confidence = Path(as_prompt(QUESTION)), load("confidence:min")
     rewards = []
     for spec in ("embedded:draft", remote):
