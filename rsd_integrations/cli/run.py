@@ -31,6 +31,7 @@ from rsd_integrations.cli.options import (
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
+from rsd_integrations.cli.waits import Waits
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
 from rsd_integrations.role_faults import RoleFaults
@@ -84,8 +85,10 @@ def run(
     as_prompt(prompt)  # a mistake is told before any model is loaded
     check_outputs(html=html)
     reference = None if item is None else str(item.answer)
-    view = None if as_json else RunView(Terminal(), prompt, reference, thoughts=thoughts)
-    with resumable(lambda: "A single run keeps nothing; run again"), view or contextlib.nullcontext():
+    terminal = Terminal()
+    view = None if as_json else RunView(terminal, prompt, reference, thoughts=thoughts)
+    waits = Waits(terminal if view is not None and terminal.is_terminal else Terminal(stderr=True))
+    with resumable(lambda: "A single run keeps nothing; run again"), view or contextlib.nullcontext(), waits:
         with without_collection():
             decoder = rsd_config.build()
         with decoder:
@@ -93,7 +96,8 @@ def run(
                 view.attach(decoder)
             for event in decoder.stream(prompt):
                 if view is not None:
-                    view.show(event)
+                    with waits.aside():
+                        view.show(event)
                 if isinstance(event, Finished):
                     result = event.result
                     if as_json:

@@ -29,6 +29,7 @@ from rsd_core.control_characters import visible
 from rsd_core.thoughts.reading import reader_of
 from rsd_integrations.cli.terminal import plain
 from rsd_integrations.cli.thought_fold import ThoughtFold
+from rsd_integrations.cli.waits import WaitingLine, Waits
 from rsd_integrations.display import Reading, read
 from rsd_integrations.display.reading import CLOSED, MARKER, MARKS, amount, read_step, thresholds_of
 
@@ -191,10 +192,10 @@ def _ledger_table(reading: Reading) -> Table:
 
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, RenderableColumn, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    progress = Progress(*columns, console=console)
+    bar = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*bar, TextColumn("{task.description}"), RenderableColumn(WaitingLine()), console=console)
 
     def show(total: int, completed: int, live: str) -> None:
         if not progress.tasks:  # nothing is drawn before there is something to tell
@@ -203,7 +204,8 @@ def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
         progress.update(progress.task_ids[0], total=total, completed=completed, description=live)
 
     try:
-        yield show
+        with contextlib.nullcontext() if console.is_terminal else Waits(console):
+            yield show
     finally:
         if progress.tasks:
             progress.stop()

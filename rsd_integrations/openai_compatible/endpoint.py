@@ -12,7 +12,8 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, overload
 
 import aiohttp
@@ -20,6 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from rsd_core import ConfigurationError
+from rsd_integrations import waiting
 from rsd_integrations.openai_compatible.api_key import find_key
 from rsd_integrations.openai_compatible.background import on_background_loop
 from rsd_integrations.openai_compatible.base_url import OPENAI, checked_url, proxy_of
@@ -27,7 +29,7 @@ from rsd_integrations.openai_compatible.breaker import Breaker
 from rsd_integrations.openai_compatible.connection import Connection
 from rsd_integrations.openai_compatible.errors import EndpointError
 from rsd_integrations.openai_compatible.replies import Replies
-from rsd_integrations.openai_compatible.retry import LONGEST_WAIT, backoff
+from rsd_integrations.openai_compatible.sending import Persistence, Sender
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -66,9 +68,10 @@ class Endpoint:
         key_env: The environment variable that holds the API key. By default OPENAI_API_KEY, which is sent to OpenAI,
             to OPENAI_BASE_URL and to this machine, and nowhere else.
         timeout: Seconds that one attempt may take; of a stream that lasts, that it may be silent.
-        retries: Attempts after a failed one, with jittered back-off; `Retry-After` is honoured.
-        patience: Seconds that a call goes on trying beyond its retries and while the breaker is open. 0 suits
-            drafters and verifiers, which the target stands in for; a target that may be restarted deserves a minute.
+        retries: Attempts after one that met a fault, with jittered back-off.
+        patience: Seconds that calls wait, beyond their retries, for a server that is away or asks to be called later;
+            counted from the beginning of an outage, and 0 is none. By default 600 in runs of many requests, and 30
+            elsewhere, once the server has ever answered.
         concurrency: Requests in flight at once; others wait for their turn. By default 64, or what suits the server.
 
     Raises:
@@ -83,7 +86,7 @@ class Endpoint:
         key_env: str | None = None,
         timeout: float = 120.0,
         retries: int = 2,
-        patience: float = 0.0,
+        patience: float | None = None,
         concurrency: int | None = None,
     ) -> None:
         for name, value, least in (("retries", retries, 0), ("patience", patience, 0), ("concurrency", concurrency, 1)):
@@ -96,13 +99,14 @@ class Endpoint:
         self.timeout, self.retries, self.patience = timeout, retries, patience
         self.concurrency = concurrency or 64
         self._suggestible = concurrency is None
-        self.breaker = Breaker(repr(self))
+        self._sender = Sender(repr(self))
         self.key_env = key_env
         self._key = find_key(self.base_url, key_env)
         self._replies = Replies(repr(self), self._key)
         self._connection: Connection | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._urls: dict[str, URL] = {}
+        waiting.register(self)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.model!r} at {self.base_url}>"
@@ -111,6 +115,16 @@ class Endpoint:
     def root(self) -> str:
         """The URL without the version, where routes beyond the OpenAI API are: `/tokenize`, `/pooling`, `/health`."""
         return self.base_url.removesuffix("/v1")
+
+    @property
+    def breaker(self) -> Breaker:
+        """What calls wait at while the server is away."""
+        return self._sender.breaker
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when calls wait for the server to come back, by the monotonic clock; None where none does."""
+        return self._sender.waiting_since
 
     async def get(self, path: str, read: Callable[[dict[str, Any]], T]) -> T:
         """What is read of the answer to a GET request; arguments and errors as in `post`."""
@@ -146,7 +160,7 @@ class Endpoint:
                 it was refused) and the seconds it took.
 
         Raises:
-            EndpointError: The server failed, after all retries.
+            EndpointError: The server failed, after all retries, or was away for longer than the patience.
             Refused: The server is well and does not take the request.
         """
         return await on_background_loop(self._request("POST", path, body, read or _unread, charge or _free))
@@ -178,26 +192,30 @@ class Endpoint:
         """
 
         async def receive(response: aiohttp.ClientResponse, started: float) -> R:
-            reader, received = make(), False
+            reader, received, whole = make(), False, False
             try:
                 async for line in response.content:
                     data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
                     if data == b"[DONE]":
                         self._replies.result(lambda _: reader.end(), {})
+                        whole = True
                         break
                     if not data:
+                        if not received and line.lstrip().startswith(b"<"):
+                            self._replies.refuse_page(line)
                         continue
                     event = self._replies.parsed(data)
                     if not received:
                         received = True
-                        self.breaker.succeeded()  # a stream may last, or be left before its end
+                        self._sender.answered(started)  # a stream may last, or be left before its end
                     if self._replies.result(reader.take, event):
                         return reader
             finally:
                 if received and charge is not None:
                     charge(reader, time.monotonic() - started)
             if not reader.complete:
-                raise EndpointError(f"{self} cut its stream short: it ended without a finish reason")
+                cut = f"{self} cut its stream short: it ended without a finish reason"
+                raise EndpointError(cut, outage=not whole)  # one that is there says that it is done
             return reader
 
         return await on_background_loop(self._send("POST", path, {**body, "stream": True}, receive, again))
@@ -209,6 +227,15 @@ class Endpoint:
             if self._connection is not None:
                 self._connection.limit(concurrency)
 
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Wait for no server that is away: who examines one wants to know how it is now."""
+        patience, self.patience = self.patience, 0.0
+        try:
+            yield
+        finally:
+            self.patience = patience
+
     async def aclose(self) -> None:
         """Close all connections: requests in flight fail, the next call opens new ones."""
         await on_background_loop(self._close())
@@ -219,6 +246,7 @@ class Endpoint:
             if self._finalizer is not None:
                 self._finalizer.detach()
             await connection.aclose()
+            self.breaker.wake()
 
     async def _request(
         self,
@@ -255,57 +283,15 @@ class Endpoint:
         url = self._urls.get(path) or self._urls.setdefault(path, self._url(path))
         data = None if body is None else _encode(body).encode()
         connection = self._open()
-        deadline, attempt = time.monotonic() + self.patience, 0
-        while True:
-            async with connection.slots:
-                if connection.closed:
-                    raise EndpointError(f"{self} was closed while a request was under way")
-                left_alone = delay = self.breaker.open_for()
-                if left_alone:
-                    fault = EndpointError(
-                        f"{self} is left alone for {delay:.1f} s after {self.breaker.limit} faults in a row, "
-                        f"the last one: {self.breaker.last}"
-                    )
-                else:
-                    attempt += 1
-                    try:
-                        return await self._attempt(
-                            connection, method, url, data, body or {}, receive, again is not None
-                        )
-                    except EndpointError as error:
-                        fault = error
-                    delay = backoff(attempt) if fault.retry_after is None else fault.retry_after
-            retried = attempt <= self.retries and not left_alone  # while the breaker is open, patience alone waits
-            if delay > LONGEST_WAIT or (not retried and time.monotonic() + delay > deadline) or (again and not again()):
-                raise fault
-            logger.info("%s %s, attempt %d: %s; trying again in %.2f s", method, path, max(1, attempt), fault, delay)
-            await connection.pause(delay)
+
+        def attempt() -> Awaitable[T]:
+            return self._exchange(connection, method, url, data, body or {}, receive, again is not None)
+
+        persistence = Persistence(self.retries, self.patience)
+        return await self._sender.send(attempt, f"{method} {path}", connection, persistence, again)
 
     def _url(self, path: str) -> URL:
         return URL(f"{self.root}{path}" if path.startswith("/") else f"{self.base_url}/{path}")
-
-    async def _attempt(
-        self,
-        connection: Connection,
-        method: str,
-        url: URL,
-        data: bytes | None,
-        sent: Mapping[str, Any],
-        receive: Callable[[aiohttp.ClientResponse, float], Awaitable[T]],
-        lasts: bool,
-    ) -> T:
-        """Send once, and let the breaker know how it went."""
-        try:
-            result = await self._exchange(connection, method, url, data, sent, receive, lasts)
-        except EndpointError as fault:
-            if not (fault.throttled or connection.closed):
-                self.breaker.failed(str(fault))
-            raise
-        except ConfigurationError:
-            self.breaker.succeeded()  # it answered, and is well
-            raise
-        self.breaker.succeeded()
-        return result
 
     async def _exchange(
         self,
@@ -317,7 +303,7 @@ class Endpoint:
         receive: Callable[[aiohttp.ClientResponse, float], Awaitable[T]],
         lasts: bool,
     ) -> T:
-        started = time.monotonic()
+        started, outage = time.monotonic(), False
         try:
             async with connection.session.request(
                 method,
@@ -334,6 +320,8 @@ class Endpoint:
                 self._replies.refuse(response.status, response.headers, text, sent)
         except ConfigurationError:  # is a ValueError as well
             raise
+        except aiohttp.ConnectionTimeoutError:
+            reason, outage = "no connection in time; is the server up? `rsd doctor` tells more", True
         except TimeoutError:
             reason = f"no answer within {self.timeout:g} s; a longer timeout=… may help, or a server that works"
         except (
@@ -342,10 +330,13 @@ class Endpoint:
             ValueError,
             HttpProcessingError,
         ) as error:  # the last two: too long a line
+            outage = isinstance(error, _AWAY) and not isinstance(error, aiohttp.ClientSSLError)
             reason = (
                 f"{self._replies.shown(str(error) or type(error).__name__)}; is the server up? `rsd doctor` tells more"
             )
-        raise EndpointError(f"{self}: {reason}") from None  # causes hold requests, and those hold the key
+        raise EndpointError(
+            f"{self}: {reason}", outage=outage
+        ) from None  # causes hold requests, and those hold the key
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
@@ -356,11 +347,15 @@ class Endpoint:
     def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:  # the loop is another one after a fork
+            if self._connection is not None:
+                self._sender.forget()
             self._connection = Connection(loop, self.timeout, self.concurrency, proxy_of(self.base_url))
             self._finalizer = weakref.finalize(self, self._connection.close)
         return self._connection
 
 
+_AWAY = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)
+"""Refused, reset, no route, a body that was cut off."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 

@@ -19,6 +19,7 @@ _OVERLONG = (
 )
 # In the words of vLLM, llama.cpp (both servers), OpenAI, SGLang, Anthropic, Google and Groq.
 _WINDOW = re.compile(r"context (?:length|size)[^0-9]{0,24}(\d+)")
+_TITLE = re.compile(r"<title>\s*(\S.*?)</title>", re.IGNORECASE | re.DOTALL)
 CAPS = ("max_tokens", "max_completion_tokens")
 """How servers call the cap on the tokens of an answer."""
 
@@ -27,7 +28,13 @@ class EndpointError(RunError):
     """A server failed, did not answer in time, or gave what is no answer: a fault of its role."""
 
     def __init__(
-        self, message: str = "", *, status: int | None = None, throttled: bool = False, retry_after: float | None = None
+        self,
+        message: str = "",
+        *,
+        status: int | None = None,
+        throttled: bool = False,
+        retry_after: float | None = None,
+        outage: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -36,6 +43,8 @@ class EndpointError(RunError):
         """Whether the server is well and only asked to be called less often."""
         self.retry_after = retry_after
         """Seconds after which it wants to be asked again, where it said so."""
+        self.outage = outage
+        """Whether nothing was there to answer: a server that is away, or the gateway's word for it."""
 
 
 class Refused(ConfigurationError):  # noqa: N818
@@ -74,7 +83,7 @@ class Refused(ConfigurationError):  # noqa: N818
 
 
 def reason_in(body: str) -> str:
-    """The human part of an error's body, on one line."""
+    """The human part of an error's body, on one line; the title of a page."""
     with suppress(ValueError):
         data = json.loads(body)
         data = data[0] if isinstance(data, list) and len(data) == 1 else data  # as Google has it
@@ -82,7 +91,8 @@ def reason_in(body: str) -> str:
             if isinstance(data, dict) and data.get(key):
                 data = data[key]
         body = data if isinstance(data, str) else json.dumps(data)
-    return " ".join(body.split()) or "no reason given"
+    title = _TITLE.search(body)
+    return " ".join((title[1] if title else body).split()) or "no reason given"
 
 
 def readable(text: str, length: int = 400) -> str:

@@ -184,7 +184,8 @@ class OpenAIGenerator(Drafter, Target):
 
     async def examine(self) -> list[Finding]:
         """Try the server out; what fails is found, and not raised."""
-        return await on_background_loop(Probe(self).findings())
+        with self.endpoint.impatient():
+            return await on_background_loop(Probe(self).findings())
 
     async def aclose(self) -> None:
         """End what is under way, and close all connections."""

@@ -20,7 +20,7 @@ def open_endpoint(
     key_env: str | None = None,
     timeout: float = 120.0,
     retries: int = 2,
-    patience: float = 0.0,
+    patience: float | None = None,
     concurrency: int | None = None,
 ) -> Endpoint:
     """The endpoint that `MODEL@BASE_URL` names, or `MODEL` at OPENAI_BASE_URL; arguments as of `Endpoint`.
@@ -57,7 +57,7 @@ def load_generator(
     concurrency: int | None = None,
     timeout: float = 120.0,
     retries: int = 2,
-    patience: float = 0.0,
+    patience: float | None = None,
     key_env: str | None = None,
     flops_per_token: float | None = None,
     prompt_price: float | None = None,

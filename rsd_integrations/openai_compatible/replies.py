@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -11,10 +12,11 @@ from pydantic import SecretStr
 from rsd_core import ConfigurationError, RunError
 from rsd_integrations.openai_compatible.api_key import without_key
 from rsd_integrations.openai_compatible.errors import EndpointError, Refused, readable, reason_in
-from rsd_integrations.openai_compatible.refusals import named_field, remedy
-from rsd_integrations.openai_compatible.retry import is_retried, retry_after
+from rsd_integrations.openai_compatible.refusals import is_full, named_field, remedy, remedy_of_fault
+from rsd_integrations.openai_compatible.retry import AWAY, BUSY, is_retried, retry_after
 
 T = TypeVar("T")
+_PAGE = re.compile(rb"\s*<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _WRONG_SHAPE = (LookupError, TypeError, ValueError, AttributeError)
 
 
@@ -28,6 +30,7 @@ class Replies:
 
     def __init__(self, name: str, key: SecretStr | None) -> None:
         self._name, self._key = name, key
+        self._gave_json = False
 
     def refuse(self, status: int, headers: Mapping[str, str], text: str, sent: Mapping[str, Any]) -> NoReturn:
         """Raise what an error status means.
@@ -43,11 +46,15 @@ class Replies:
             Refused: It does not take the request.
         """
         reason = self.shown(reason_in(text))
-        if is_retried(status):
+        hopeless = remedy_of_fault(reason) if status == 500 else None
+        if is_retried(status) and hopeless is None:
             wait = retry_after(headers)
-            throttled = status == 429 or wait is not None
             raise EndpointError(
-                f"{self._name} answered HTTP {status}: {reason}", status=status, throttled=throttled, retry_after=wait
+                f"{self._name} answered HTTP {status}: {reason}",
+                status=status,
+                throttled=status in BUSY or wait is not None or is_full(reason),
+                retry_after=wait,
+                outage=status in AWAY,
             )
         remedies = {
             401: "check the API key; key_env=NAME names the variable that holds it",
@@ -55,7 +62,7 @@ class Replies:
             404: "check the model's name and the base URL, which ends in /v1 with most servers",
         }
         field = named_field(text, sent) if status in (400, 422) else None
-        hint = remedies.get(status) or remedy(field, reason, sent)
+        hint = hopeless or remedies.get(status) or remedy(field, reason, sent)
         raise Refused(
             f"{self._name} answered HTTP {status}: {reason}. Remedy: {hint}.",
             status,
@@ -68,11 +75,14 @@ class Replies:
         """The object that a body or an event holds.
 
         Raises:
-            EndpointError: It holds none, or an error.
+            EndpointError: It holds none, or an error; or a web page in place of the API that was there before.
+            Refused: It holds a web page, and no API was ever there.
         """
         try:
             parsed = json.loads(data.decode())
         except ValueError:
+            if _PAGE.match(data):
+                self.refuse_page(data)
             raise EndpointError(
                 f"{self._name} gave what is no JSON: {self.shown(data.decode(errors='replace'), 80)}"
             ) from None
@@ -80,10 +90,24 @@ class Replies:
             raise EndpointError(
                 f"{self._name} gave {type(parsed).__name__} where an object was due: {self.shown(data.decode(), 80)}"
             )
+        self._gave_json = True
         if "error" in parsed and "choices" not in parsed:
             # Errors in streams, and of servers that answer 200 to everything.
-            raise EndpointError(f"{self._name} gave an error: {self.shown(reason_in(json.dumps(parsed)))}")
+            reason = self.shown(reason_in(json.dumps(parsed)))
+            raise EndpointError(f"{self._name} gave an error: {reason}", throttled=is_full(reason))
         return parsed
+
+    def refuse_page(self, data: bytes) -> NoReturn:
+        """Raise what a web page means that comes with status 200.
+
+        Raises:
+            EndpointError: The API was there before: a gateway shows it while the server is away.
+            Refused: It never was: the URL is that of something else.
+        """
+        told = f"{self._name} answered with a web page: {self.shown(reason_in(data.decode(errors='replace')), 80)}"
+        if self._gave_json:
+            raise EndpointError(told, outage=True)
+        raise Refused(f"{told}. Remedy: check the base URL; the API of most servers is at /v1.", 200, "a web page")
 
     def result(self, read: Callable[[dict[str, Any]], T], data: dict[str, Any]) -> T:
         """What is read of an answer.

@@ -8,9 +8,13 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-LONGEST_WAIT = 120.0
-"""Seconds; a server that asks for more patience than this has failed."""
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
+LONGEST_DELAY = 8.0
+"""Seconds that a retry waits at most."""
+_FIRST_DELAY = 0.5
+AWAY = (502, 503, 504, 520, 521, 522, 523, 524, 530)
+"""What gateways say of a server that is away; from 520 on in Cloudflare's words."""
+BUSY = (429, 529)
+"""What a server says that is well and has too much to do; the latter is Anthropic's."""
 _RETRIED = (408, 409, 425, 429)
 
 
@@ -21,7 +25,7 @@ def is_retried(status: int) -> bool:
 
 def backoff(attempt: int) -> float:
     """Seconds before the next attempt, the first one being number 1: doubled each time, with jitter."""
-    return float(min(_FIRST_DELAY * 2 ** (attempt - 1), _LONGEST_DELAY)) * random.uniform(0.5, 1.0)
+    return float(min(_FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY)) * random.uniform(0.5, 1.0)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -23,7 +23,7 @@ def load_pooling(
     concurrency: int | None = None,
     timeout: float = 120.0,
     retries: int = 2,
-    patience: float = 0.0,
+    patience: float | None = None,
     key_env: str | None = None,
 ) -> PoolingVerifier:
     """A reward model behind vLLM's /pooling, as `MODEL@BASE_URL`; other arguments as of `Endpoint`.
@@ -62,7 +62,7 @@ def load_token_logits(
     concurrency: int | None = None,
     timeout: float = 120.0,
     retries: int = 2,
-    patience: float = 0.0,
+    patience: float | None = None,
     key_env: str | None = None,
 ) -> TokenLogitsVerifier:
     """A reward model that judges by words of its language model, behind completions; all as for `load_pooling`."""

@@ -96,6 +96,10 @@ class RewardServer(Verifier):
 
     async def examine(self) -> list[Finding]:
         """What a server shows in some short requests, for `rsd doctor`. Nothing is raised: what fails is a finding."""
+        with self.endpoint.impatient():
+            return await self._findings()
+
+    async def _findings(self) -> list[Finding]:
         try:
             server = await on_background_loop(learn(self.endpoint, PROFILES["vllm"], None))
         except (ConfigurationError, RunError) as error:

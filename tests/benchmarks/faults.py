@@ -3,7 +3,7 @@
 Three scripted servers in processes of their own (`tests.benchmarks.faulty`) fail in one way at a time. What the answers
 should be without faults is known, so each result tells whether it is lost (it does not hold every step), misattributed
 (a step of another problem, at another place, or by another author than recorded), or differs from the answer without
-faults, which its `degradations` must then say.
+faults, which its `degradations` must then say. Silently cut is an answer that ends early as if that were its end.
 """
 
 from __future__ import annotations
@@ -15,52 +15,52 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path as File
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rsd_core import BatchError, Result, RSDConfig
+from rsd_core import BatchError, ConfigurationError, Result, RSDConfig
 from rsd_integrations.batch import read_results, read_rows
 from tests.benchmarks.command import Command, Size
 from tests.benchmarks.faulty import PRM, STEPS, Process, question, rejected, step_text
 
 SIZES = {"n": Size(1000, 100, "problems for each fault")}
 RATE = 0.05
+ROLES = ("draft", "reward", "target")
+WRITERS = ("draft", "target")
 OPTIONS = "timeout=1"
-PATIENT = f"{OPTIONS},patience=60"
-"""The target has nobody to stand in for it, so its calls wait until it is back."""
+GONE = f"{OPTIONS},patience=2"
+"""Where a server does not come back: by default a run waits for it for ten minutes."""
 Found = dict[str, Any]
 
 
 class Servers:
     """Drafter, verifier and target, each a process."""
 
-    def __init__(self, fault: str = "", roles: tuple[str, ...] = ("draft", "reward", "target")) -> None:
-        self.draft, self.reward, self.target = (
-            Process(role, fault if role in roles else "", RATE) for role in ("draft", "reward", "target")
-        )
+    def __init__(self, fault: str = "", roles: tuple[str, ...] = ROLES, rate: float = RATE) -> None:
+        self.draft, self.reward, self.target = (Process(role, fault if role in roles else "", rate) for role in ROLES)
 
     @property
     def all(self) -> tuple[Process, Process, Process]:
         return self.draft, self.reward, self.target
 
-    def specs(self, profile: str = "vllm") -> dict[str, str]:
+    def specs(self, profile: str = "vllm", options: str = OPTIONS) -> dict[str, str]:
         """The three roles by spec."""
-        form = f"mode=completions,profile={profile}"
+        form = f"mode=completions,profile={profile},{options}"
         return {
-            "drafter": f"openai,{form},{OPTIONS}:draft@{self.draft.url}",
-            "verifier": f"pooling,tokenizer={PRM},{OPTIONS}:reward@{self.reward.url}",
-            "target": f"openai,{form},{PATIENT}:target@{self.target.url}",
+            "drafter": f"openai,{form}:draft@{self.draft.url}",
+            "verifier": f"pooling,tokenizer={PRM},{options}:reward@{self.reward.url}",
+            "target": f"openai,{form}:target@{self.target.url}",
         }
 
 
 @contextmanager
-def serving(fault: str = "", roles: tuple[str, ...] = ("draft", "reward", "target")) -> Iterator[Servers]:
+def serving(fault: str = "", roles: tuple[str, ...] = ROLES, rate: float = RATE) -> Iterator[Servers]:
     """Three servers, killed in the end."""
-    servers = Servers(fault, roles)
+    servers = Servers(fault, roles, rate)
     try:
         yield servers
     finally:
@@ -68,11 +68,14 @@ def serving(fault: str = "", roles: tuple[str, ...] = ("draft", "reward", "targe
             process.kill()
 
 
-def judged(results: dict[int, Result]) -> Found:
-    """What is wrong with the results, by problem."""
-    lost = misattributed = unmarked = degraded = 0
+def judged(results: dict[int, Result], refused: Collection[int] = ()) -> Found:
+    """What is wrong with the results, by problem; of those that were refused with an error there are none."""
+    lost = misattributed = unmarked = degraded = cut = 0
     for problem, result in results.items():
+        if problem in refused:
+            continue
         lost += len(result.steps) != STEPS or result.finish_reason != "stop"
+        cut += len(result.steps) < STEPS and result.finish_reason == "stop" and not result.degradations
         right = [
             step.text == step_text(problem, i, "draft" if step.author == "draft" else "target")
             for i, step in enumerate(result.steps, 1)
@@ -83,32 +86,40 @@ def judged(results: dict[int, Result]) -> Found:
         degraded += bool(result.degradations)
     return {
         "problems": len(results),
+        "refused": len(refused),
         "lost": lost,
         "misattributed": misattributed,
+        "silently_cut": cut,
         "degraded": degraded,
         "degraded_unmarked": unmarked,
     }
 
 
-def run(servers: Servers, n: int, profile: str = "vllm", meanwhile: Callable[[], None] = lambda: None) -> Found:
+def run(
+    servers: Servers,
+    n: int,
+    profile: str = "vllm",
+    options: str = OPTIONS,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Found:
     """Solve the problems while something happens to the servers."""
     started = time.monotonic()
     happening = threading.Thread(target=meanwhile)
-    with RSDConfig(**servers.specs(profile)).build() as decoder:
+    with RSDConfig(**servers.specs(profile, options)).build() as decoder:
         happening.start()
+        refused: list[int] = []
         try:
             results = decoder.run_many([question(problem) for problem in range(n)], concurrency=64)
         except BatchError as error:
             results = error.results
+            refused = [i for i, one in error.errors.items() if isinstance(one, ConfigurationError)]
         happening.join()
-    return judged(dict(enumerate(results))) | {"seconds": round(time.monotonic() - started, 1)}
+    return judged(dict(enumerate(results)), refused) | {"seconds": round(time.monotonic() - started, 1)}
 
 
-def injected(
-    fault: str, n: int, profile: str = "vllm", roles: tuple[str, ...] = ("draft", "reward", "target")
-) -> Found:
-    """A fault in 5 % of the answers of some servers."""
-    with serving(fault, roles) as servers:
+def injected(fault: str, n: int, profile: str = "vllm", roles: tuple[str, ...] = ROLES, rate: float = RATE) -> Found:
+    """A fault in 5 % of the answers of some servers, or in more."""
+    with serving(fault, roles, rate) as servers:
         found = run(servers, n, profile)
         return found | {"faults": sum(process.counts()["faults"] for process in servers.all)}
 
@@ -125,18 +136,55 @@ def killed(role: str, n: int, down: float | None = 2.0) -> Found:
                 time.sleep(down)
                 process.start()
 
-        return run(servers, n, meanwhile=kill)
+        return run(servers, n, options=OPTIONS if down is not None else GONE, meanwhile=kill)
+
+
+def second_of_502(n: int) -> Found:
+    """All servers answer 502 for a second, as gateways do, with 64 requests in flight."""
+    with serving() as servers:
+
+        def leave() -> None:
+            servers.target.wait_for_requests(n // 8)
+            for process in servers.all:
+                process.leave(1.0)
+
+        return run(servers, n, meanwhile=leave)
+
+
+def _batch(servers: Servers, folder: str, n: int) -> tuple[list[str], File]:
+    """The command `rsd batch` over n problems, and its file of results."""
+    prompts, out = File(folder) / "prompts.jsonl", File(folder) / "results.jsonl"
+    prompts.write_text("".join(json.dumps({"id": str(i), "prompt": question(i)}) + "\n" for i in range(n)))
+    specs = servers.specs()
+    options = ["--draft", specs["drafter"], "--verifier", specs["verifier"], "--target", specs["target"]]
+    return [sys.executable, "-m", "rsd_integrations.cli", "batch", str(prompts), "--out", str(out), *options], out
+
+
+def away_in_a_batch(n: int, seconds: float) -> Found:
+    """All servers killed with SIGKILL in the middle of `rsd batch`, and started again after some seconds."""
+    started = time.monotonic()
+    with serving() as servers, TemporaryDirectory() as folder:
+        command, out = _batch(servers, folder, n)
+        client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while client.poll() is None and _lines(out) < n // 4:
+            time.sleep(0.02)
+        for process in servers.all:
+            process.kill()
+        time.sleep(seconds)
+        for process in servers.all:
+            process.start()
+        _, said = client.communicate()
+        results = {int(name): result for name, result in read_results(out).items()}
+    found = judged(results)
+    found |= {"problems": n, "lost": found["lost"] + n - len(results), "lines_said": len(said.splitlines())}
+    return found | {"away": seconds, "seconds": round(time.monotonic() - started, 1)}
 
 
 def resumed(n: int) -> Found:
     """`rsd batch` killed with SIGKILL in the middle and run again."""
     started = time.monotonic()
     with serving() as servers, TemporaryDirectory() as folder:
-        prompts, out = File(folder) / "prompts.jsonl", File(folder) / "results.jsonl"
-        prompts.write_text("".join(json.dumps({"id": str(i), "prompt": question(i)}) + "\n" for i in range(n)))
-        specs = servers.specs()
-        options = ["--draft", specs["drafter"], "--verifier", specs["verifier"], "--target", specs["target"]]
-        command = [sys.executable, "-m", "rsd_integrations.cli", "batch", str(prompts), "--out", str(out), *options]
+        command, out = _batch(servers, folder, n)
         client = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         while client.poll() is None and _lines(out) < n // 3:
             time.sleep(0.02)
@@ -172,13 +220,20 @@ SCENARIOS: dict[str, Callable[[int], Found]] = {
     "cut_streams": lambda n: injected("cut", n, profile="generic"),
     "429_retry_after": lambda n: injected("429", n),
     "malformed_json": lambda n: injected("malformed", n),
-    "aborted": lambda n: injected("aborted", n, roles=("draft", "target")),
+    "aborted": lambda n: injected("aborted", n, roles=WRITERS),
     "empty_reward_rows": lambda n: injected("empty_rows", n, roles=("reward",)),
     "nan_reward": lambda n: injected("nan_reward", n, roles=("reward",)),
     "drafter_killed_and_restarted": lambda n: killed("draft", n),
     "verifier_killed_and_restarted": lambda n: killed("reward", n),
     "target_killed_and_restarted": lambda n: killed("target", n),
     "verifier_gone": lambda n: killed("reward", n, down=None),
+    "second_of_502": second_of_502,
+    "servers_away_for_8_s_in_a_batch": lambda n: away_in_a_batch(2 * n, 8.0),
+    "servers_away_for_a_minute_in_a_batch": lambda n: away_in_a_batch(2 * n, min(60.0, n / 10)),
+    "kept_connections_reset": lambda n: injected("hangs_up", n, rate=1.0),
+    "last_chunk_without_text": lambda n: injected("no_last_text", n, "generic", WRITERS, rate=1.0),
+    "stop_reason_dropped": lambda n: injected("no_stop_reason", n, roles=WRITERS, rate=1.0),
+    "stop_strings_stripped_and_not_named": lambda n: injected("stripped", n, roles=WRITERS, rate=1.0),
     "client_killed_and_resumed": resumed,
 }
 
@@ -186,8 +241,8 @@ SCENARIOS: dict[str, Callable[[int], Found]] = {
 def page(found: dict[str, Any]) -> str:
     """The section of docs/benchmarks.md."""
     rows = [
-        f"| {name.replace('_', ' ')} | {one['problems']} | {one['lost']} | {one['misattributed']} | "
-        f"{one['degraded']} | {one['degraded_unmarked']} | {one['seconds']:.0f} |"
+        f"| {name.replace('_', ' ')} | {one['problems']} | {one['refused']} | {one['lost']} | {one['misattributed']} | "
+        f"{one['silently_cut']} | {one['degraded']} | {one['degraded_unmarked']} | {one['seconds']:.0f} |"
         for name, one in found["faults"].items()
     ]
     resumed = found["faults"].get("client_killed_and_resumed")
@@ -201,13 +256,15 @@ def page(found: dict[str, Any]) -> str:
     return f"""## Faults
 
 Measured {found["date"]} with `python -m tests.benchmarks.faults`: three scripted servers in processes of their own, 64
-problems in flight, a timeout of 1 s, 2 retries, and a target that is waited for (`patience=60`). A fault of the first
-nine kinds hits {RATE:.0%} of the answers; a killed server is down for 2 s. Lost: not every step is there.
-Misattributed: a step of another problem, place or author. Degraded: a fault was got over, and the result says so;
-unmarked: the answer is another one than without faults, and the result does not say so.
+problems in flight, a timeout of 1 s, and all else by default, but for `patience=2` where the verifier does not come
+back. A fault of the first nine kinds hits {RATE:.0%} of the answers, one of a gateway or kept connections hits all; a
+server killed alone is down for 2 s. Refused: an error in place of the first step, as the spec is not for that server.
+Lost: not every step is there. Misattributed: a step of another problem, place or author. Silently cut: the answer ends
+early as if that were its end. Degraded: a fault was got over, and the result says so; unmarked: the answer is another
+one than without faults, and the result does not say so.
 
-| fault | problems | lost | misattributed | degraded | unmarked | seconds |
-|---|---|---|---|---|---|---|
+| fault | problems | refused | lost | misattributed | silently cut | degraded | unmarked | seconds |
+|---|---|---|---|---|---|---|---|---|
 {lines}
 {last}
 """

@@ -52,6 +52,7 @@ class Faulty:
     def __init__(self, role: str, fault: str, rate: float) -> None:
         self.role, self.fault, self.rate = role, fault, rate
         self._random = random.Random(role)
+        self._away_until = 0.0
         self._served: Counter[int] = Counter()
         self._faults = 0
         self._tokenizer = Tokenizer.from_file(str(PRM / "tokenizer.json"))
@@ -76,6 +77,12 @@ class Faulty:
             return self._write(writer, {"data": [{"id": self.role, "owned_by": "vllm"}]})
         if path == "/counts":
             return self._write(writer, {"faults": self._faults, "served": self._served})
+        if path.startswith("/away/"):
+            self._away_until = time.monotonic() + float(path.removeprefix("/away/"))
+            return self._write(writer, {})
+        if time.monotonic() < self._away_until:
+            self._faults += 1
+            return self._write(writer, "no server behind this gateway", "502 Bad Gateway")
         fault = self.fault if self._random.random() < self.rate else ""
         self._faults += bool(fault)
         if fault == "hang":
@@ -97,10 +104,17 @@ class Faulty:
         if fault == "cut":
             writer.write(_head("200 OK", 1000) + json.dumps(data).encode()[:40])
             return False
-        return self._write(writer, data, cut=fault == "malformed")
+        if fault in ("no_stop_reason", "stripped") and "choices" in data:
+            choice = data["choices"][0]
+            ended_by = choice.pop("stop_reason")
+            choice["text"] = choice["text"].removesuffix(ended_by or "") if fault == "stripped" else choice["text"]
+        self._write(writer, data, cut=fault == "malformed")
+        return fault != "hangs_up"
 
     def _written(self, body: dict[str, Any]) -> dict[str, Any]:
-        problem = int(re.findall(r"Problem (\d+)", body["prompt"])[-1])
+        if not (named := re.findall(r"Problem (\d+)", body["prompt"])):
+            return self._tried_out(body)
+        problem = int(named[-1])
         self._served[problem] += 1
         step = 1 + len(_STEP.findall(body["prompt"]))
         last = step >= STEPS
@@ -110,6 +124,15 @@ class Faulty:
         choice = {"text": text, "finish_reason": "stop", "stop_reason": None if last else "\n\n"}
         usage = {"prompt_tokens": len(body["prompt"]) // 4, "completion_tokens": 8}
         return {"choices": [choice], "usage": usage}
+
+    @staticmethod
+    def _tried_out(body: dict[str, Any]) -> dict[str, Any]:
+        """An answer to whoever finds out what a server can do: up to the stop string, as any other."""
+        text, stop = "One, two, three, four, five.", next(iter(body.get("stop") or []), None)
+        ended_by = stop if stop is not None and stop in text else None
+        text = text if ended_by is None else text[: text.index(ended_by) + len(ended_by)]
+        choice = {"text": text, "finish_reason": "stop", "stop_reason": ended_by}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(body["prompt"]) // 4, "completion_tokens": 8}}
 
     def _pooled(self, body: dict[str, Any], fault: str) -> dict[str, Any]:
         entries, read = [], 0
@@ -131,12 +154,17 @@ class Faulty:
         for number, part in enumerate(parts):
             if fault == "cut" and number == 2:
                 return False
-            last = number == len(parts) - 1
-            event = {"choices": [{"text": part, "finish_reason": "stop" if last else None}]}
-            writer.write(f"data: {json.dumps(event)}\n\n".encode())
-            await writer.drain()
+            ends = number == len(parts) - 1 and fault != "no_last_text"
+            await self._send_event(writer, {"text": part, "finish_reason": "stop" if ends else None})
+        if fault == "no_last_text":
+            await self._send_event(writer, {"finish_reason": "stop", "index": 0})
         writer.write(b"data: [DONE]\n\n")
         return False
+
+    @staticmethod
+    async def _send_event(writer: asyncio.StreamWriter, choice: dict[str, Any]) -> None:
+        writer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+        await writer.drain()
 
     @staticmethod
     def _write(
@@ -179,6 +207,11 @@ class Process:
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
+
+    def leave(self, seconds: float) -> None:
+        """Answer 502 for some time, as a gateway does whose server is away."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/away/{seconds}"):
+            pass
 
     def counts(self) -> dict[str, Any]:
         """Faults, and requests by problem, of the running process."""

@@ -200,7 +200,7 @@ def test_closing_fails_requests_in_flight_at_once(
     asyncio.run(closed())
     assert wait_until(lambda: vllm.inside == 0)
     assert len(vllm.requests) == before + 1
-    assert not model.endpoint.breaker.open_for()
+    assert not model.endpoint.breaker.is_open
 
 
 def test_closing_ends_a_pause_between_attempts(vllm: Habits, connect: Connect, questions: list[str]) -> None:

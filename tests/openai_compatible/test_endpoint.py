@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,6 @@ from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import Endpoint, EndpointError, Refused, open_endpoint
 from rsd_integrations.openai_compatible.answers import StepReader
 from rsd_integrations.openai_compatible.base_url import proxy_of
-from rsd_integrations.openai_compatible.breaker import Breaker
 from rsd_integrations.openai_compatible.profiles import PROFILES
 from rsd_integrations.openai_compatible.retry import backoff, retry_after
 from tests.openai_compatible.server import Habits, wait_until
@@ -43,10 +41,6 @@ def ask(endpoint: Endpoint, **body: Any) -> Any:
     return wait_for(endpoint.post("completions", {**BODY, **body}))
 
 
-async def gathered(calls: list[Any]) -> list[Any]:
-    return await asyncio.gather(*calls, return_exceptions=True)
-
-
 @pytest.mark.parametrize("fault", ["http500", "429", "malformed", "cut"])
 def test_passing_faults_are_tried_again(vllm: Habits, connected: Callable[..., Endpoint], fault: str) -> None:
     vllm.fault = lambda number: fault if number < 2 else None
@@ -64,7 +58,7 @@ def test_lasting_faults_name_the_server_and_the_cause(
 ) -> None:
     vllm.fault = lambda number: fault
     with pytest.raises(EndpointError, match=told) as caught:
-        ask(connected(retries=1, timeout=0.2))
+        ask(connected(retries=1, timeout=0.2, patience=0))
     assert isinstance(caught.value, RunError)
     assert "draft" in str(caught.value)
     assert vllm.url in str(caught.value)
@@ -98,7 +92,7 @@ def test_a_stream_without_an_end_is_a_fault_and_begun_anew(
     assert reader.answer.text == ask(endpoint, max_tokens=6)["choices"][0]["text"]  # nothing of the first is left in it
     vllm.fault = lambda number: "cut"
     with pytest.raises(EndpointError, match="finish reason"):
-        wait_for(connected(retries=0).stream("completions", BODY, lambda: StepReader(GENERIC, NEVER)))
+        wait_for(connected(retries=0, patience=0).stream("completions", BODY, lambda: StepReader(GENERIC, NEVER)))
 
 
 def test_retry_after_is_honoured(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
@@ -119,127 +113,6 @@ def test_back_off_grows_and_is_jittered() -> None:
     assert len({backoff(1) for _ in range(20)}) > 10
     for attempt in range(1, 12):
         assert min(0.5 * 2 ** (attempt - 1), 8) / 2 <= backoff(attempt) <= min(0.5 * 2 ** (attempt - 1), 8)
-
-
-def test_the_breaker_spares_a_failing_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [100.0]
-    monkeypatch.setattr("rsd_integrations.openai_compatible.breaker.time.monotonic", lambda: clock[0])
-    breaker = Breaker("a server", faults=3, cooldown=5)
-    for _ in range(3):
-        assert breaker.open_for() == 0
-        breaker.failed("it broke")
-    assert breaker.open_for() == 5
-    clock[0] += 5
-    assert breaker.open_for() == 0  # one call may try
-    assert breaker.open_for() > 0  # the next one waits for its outcome
-    breaker.failed("still")
-    clock[0] += 4
-    assert breaker.open_for() > 0
-    clock[0] += 1
-    assert breaker.open_for() == 0
-    breaker.succeeded()
-    assert breaker.open_for() == breaker.open_for() == 0
-
-
-def test_calls_fail_at_once_while_the_breaker_is_open_and_patient_ones_wait(
-    vllm: Habits, connected: Callable[..., Endpoint]
-) -> None:
-    down = True
-    vllm.fault = lambda number: "http500" if down else None
-    endpoint = connected(retries=0)
-    endpoint.breaker.cooldown = 0.3
-    for _ in range(5):
-        with pytest.raises(EndpointError, match="HTTP 500"):
-            ask(endpoint)
-    started = time.monotonic()
-    with pytest.raises(EndpointError, match=r"left alone.*5 faults.*HTTP 500"):
-        ask(endpoint)
-    assert time.monotonic() - started < 0.2
-    assert len(vllm.requests) == 5
-    endpoint.retries = 5  # a call that was under way when the breaker opened fails at once as well
-    endpoint.breaker.succeeded()
-    endpoint.breaker.cooldown = 5
-    crowd = [endpoint.post("completions", BODY) for _ in range(6)]
-    started = time.monotonic()
-    assert all(isinstance(made, EndpointError) for made in wait_for(gathered(crowd)))
-    assert time.monotonic() - started < 2
-    endpoint.breaker.cooldown = 0.3
-    endpoint.breaker.failed("it broke")
-    before = len(vllm.requests)
-    endpoint.patience = 10
-    down = False
-    assert ask(endpoint)["choices"]
-    assert len(vllm.requests) == before + 1
-
-
-@pytest.mark.parametrize(
-    ("fault", "counted"),
-    [("429", False), ("429 without a time", False), ("503", False), ("503 without a time", True), ("malformed", True)],
-)
-def test_a_server_that_asks_for_patience_opens_no_breaker(
-    vllm: Habits, connected: Callable[..., Endpoint], fault: str, counted: bool
-) -> None:
-    vllm.fault = lambda number: fault
-    endpoint = connected(retries=0)
-    for _ in range(endpoint.breaker.limit):
-        with pytest.raises(EndpointError, match=r"slow down|no JSON"):
-            ask(endpoint)
-    assert bool(endpoint.breaker.open_for()) is counted
-
-
-def test_a_refusal_shows_that_a_server_is_well(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
-    endpoint = connected(retries=0)
-    for _ in range(endpoint.breaker.limit - 1):
-        endpoint.breaker.failed("a fault")
-    with pytest.raises(Refused):
-        ask(endpoint, model="nope")
-    endpoint.breaker.failed("another one, and none in a row")
-    assert not endpoint.breaker.open_for()
-
-
-def test_who_asks_for_too_much_patience_has_failed(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
-    endpoint = connected(retries=5, patience=9)
-    vllm.fault = lambda number: "503 in an hour"
-    started = time.monotonic()
-    with pytest.raises(EndpointError, match="HTTP 503"):
-        ask(endpoint)
-    assert time.monotonic() - started < 2
-    assert len(vllm.requests) == 1
-
-
-def test_patience_is_not_exceeded(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
-    """A pause that would end after it is not begun."""
-    vllm.fault = lambda number: "503 in a second"
-    started = time.monotonic()
-    with pytest.raises(EndpointError, match="HTTP 503"):
-        ask(connected(retries=0, patience=0.5))
-    assert time.monotonic() - started < 0.5
-    assert len(vllm.requests) == 1
-
-
-def test_a_restart_is_waited_for(vllm: Habits) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    impatient, patient = (Endpoint("draft", f"http://127.0.0.1:{port}", retries=0, patience=p) for p in (0, 20))
-    with pytest.raises(EndpointError, match="is the server up"):
-        ask(impatient)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\n{"up": true}')
-        await writer.drain()
-        writer.close()
-
-    async def restarted() -> Any:
-        call = asyncio.ensure_future(patient.post("completions", BODY))
-        await asyncio.sleep(0.3)
-        async with await asyncio.start_server(answer, "127.0.0.1", port):
-            return await call
-
-    assert asyncio.run(restarted()) == {"up": True}
-    wait_for(impatient.aclose())
-    wait_for(patient.aclose())
 
 
 def test_as_many_at_once_as_allowed(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
@@ -275,7 +148,7 @@ def test_the_key_is_sent_and_never_told(
     monkeypatch.setenv("OTHER_KEY", SECRET)
     caplog.set_level(logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.DEBUG)
-    model = load(f"openai,key_env=OTHER_KEY,retries=0:draft@{vllm.url}")
+    model = load(f"openai,key_env=OTHER_KEY,retries=0,patience=0:draft@{vllm.url}")
     vllm.key = SECRET
     assert ask(model.endpoint)["choices"]
     shown = [repr(model), repr(model.endpoint), repr(vars(model.endpoint)), str(vars(model))]

@@ -55,26 +55,6 @@ def test_a_failure_that_is_not_tried_again_is_raised_and_not_logged(
     assert not logged(logging.INFO)
 
 
-def test_a_breaker_logs_when_it_opens_and_closes(vllm: Habits, logged: Callable[[int], list[str]]) -> None:
-    down = True
-    vllm.fault = lambda number: "http500" if down else None
-    endpoint = Endpoint("draft", vllm.url, retries=0)
-    endpoint.breaker.cooldown = 0.5
-    endpoint.breaker.limit = 1
-    with pytest.raises(EndpointError, match="HTTP 500"):
-        ask(endpoint)
-    with pytest.raises(EndpointError, match=r"left alone for 0\.\d s after 1 faults"):
-        ask(endpoint)
-    (opened,) = logged(logging.WARNING)
-    assert "draft" in opened
-    assert "failed 1 times in a row: its breaker opens" in opened
-    assert opened.endswith("HTTP 500: EngineCore encountered an issue.")
-    down, endpoint.patience = False, 5.0
-    ask(endpoint)
-    assert logged(logging.WARNING)[1:] == [f"{endpoint} answers again: its breaker closes"]
-    assert "left alone" in logged(logging.INFO)[-1]  # that it waits
-
-
 def test_degradations_are_warned_of_once(
     vllm: Habits,
     connect: Connect,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from rsd_core import ConfigurationError, Path, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import OpenAIGenerator
 from rsd_integrations.openai_compatible.background import on_background_loop
 from rsd_integrations.openai_compatible.server import Server
-from tests.openai_compatible.server import Habits
+from tests.openai_compatible.server import Habits, Refusal
 
 Connect = Callable[..., OpenAIGenerator]
 
@@ -73,3 +74,60 @@ def test_a_server_with_faults_is_asked_for_its_models_alone(vllm: Habits, connec
     finally:
         del vllm.told
     assert asked == []
+
+
+def test_a_window_that_all_slots_share_and_that_is_full_is_waited_for(
+    servers: dict[str, Habits], connect: Connect, questions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama-server fails all that it is working on: that is back-pressure, in one piece and in streams."""
+    llama = servers["llamacpp"]
+    full = {"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}}
+    events = Habits.events
+    refused: list[str] = []
+
+    def some_events(server: Habits, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if len(refused) < 2:
+            refused.append("stream")
+            if len(refused) == 1:
+                raise Refusal(500, full)
+            yield next(events(server, body))
+            yield full
+            return
+        yield from events(server, body)
+
+    monkeypatch.setattr(Habits, "events", some_events)
+    model = connect(llama, retries=0, patience=20)
+    (step,) = wait_for(model.generate(Path(as_prompt(questions[0])), StepRequest((0,), 60))).steps
+    assert (step.ending, len(refused)) == ("delimiter", 2)
+
+
+def test_a_route_that_takes_no_ids_is_refused_with_what_to_do(
+    vllm: Habits, connect: Connect, questions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As LiteLLM's are, but for one."""
+
+    def refuse(server: Habits, body: dict[str, Any]) -> list[int]:
+        raise Refusal(500, {"error": {"message": "OpenAIException - Unmapped prompt format.", "code": "500"}})
+
+    monkeypatch.setattr(Habits, "checked", refuse)
+    with pytest.raises(ConfigurationError, match="takes no token ids.*text-completion-openai.*leave profile="):
+        wait_for(connect(vllm).generate(Path(as_prompt(questions[0])), StepRequest((0,), 60)))
+    assert len(vllm.requests) == 1, "it is not tried again"
+
+
+@pytest.mark.usefixtures("untried")
+def test_a_route_that_makes_a_prompt_of_each_message_is_refused(
+    vllm: Habits, connect: Connect, questions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Habits.answer
+
+    def one_each(server: Habits, body: dict[str, Any]) -> dict[str, Any]:
+        data = answer(server, body)
+        return data | {"choices": data["choices"] * len(body["messages"])}
+
+    monkeypatch.setattr(Habits, "answer", one_each)
+    with pytest.raises(ConfigurationError, match="took each message for a prompt of its own"):
+        wait_for(connect(vllm, None).generate(Path(as_prompt(questions[0])), StepRequest((0,), 60)))
+    with pytest.raises(ConfigurationError, match="took each message"):
+        whole = StepRequest((0,), 60, None)
+        wait_for(connect(vllm, None).generate(Path(as_prompt([("system", "Add."), ("user", "1 + 1?")])), whole))

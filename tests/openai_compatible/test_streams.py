@@ -33,7 +33,7 @@ from rsd_core import (
 from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedTarget, ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator
-from rsd_integrations.openai_compatible import OpenAIGenerator
+from rsd_integrations.openai_compatible import EndpointError, OpenAIGenerator
 from rsd_integrations.openai_compatible.answers import Answer, StreamedSteps
 from rsd_integrations.openai_compatible.background import on_background_loop
 from rsd_integrations.openai_compatible.streams import Stream, Streams
@@ -265,11 +265,11 @@ def test_what_streams_say_closes_the_breaker(slow: Habits, connect: Connect, que
     """Also where they are left before their end."""
     model = connect(slow)
     steps_of(model, questions[0], PLAIN)
-    for _ in range(model.endpoint.breaker.limit - 1):
-        model.endpoint.breaker.failed("a fault")
+    for number in range(model.endpoint.breaker.limit - 1):
+        model.endpoint.breaker.failed(EndpointError("a fault"), number)
     steps_of(model, questions[0], StepRequest((0,), max_tokens=4, ahead=50))
-    model.endpoint.breaker.failed("another one")
-    assert not model.endpoint.breaker.open_for()
+    model.endpoint.breaker.failed(EndpointError("another one"), 99)
+    assert not model.endpoint.breaker.is_open
 
 
 def test_a_silent_stream_times_out(vllm: Habits, connect: Connect, questions: list[str]) -> None:
