@@ -19,8 +19,8 @@ def remedy_of_fault(reason: str) -> str | None:
     """What to do where a server calls a fault of its own (HTTP 500) what it will never take; None for real faults."""
     if _NO_IDS in reason:  # LiteLLM's
         return (
-            "this route of the gateway takes no token ids. LiteLLM does with the provider text-completion-openai in its "
-            "configuration; or leave profile=… out: text is sent then"
+            "this route of the gateway takes no token ids. LiteLLM's provider text-completion-openai does; or leave "
+            "profile=… out: text is sent then"
         )
     return None
 
