@@ -81,7 +81,6 @@ class FinishReasons:
         if self._told or self._missing == 1:
             raise RunError("the answer has no finish reason: it was cut short")
         raise ConfigurationError(
-            "the server tells no finish reasons, so that nobody knows whether an answer is whole. Remedies: if a gateway "
-            "leaves them out, the base URL of the server behind it; without logprobs=true, which costs some streams "
-            "their reason"
+            "the server tells no finish reasons, so that nobody knows whether an answer is whole. Remedies: the base URL "
+            "of the server behind it, if a gateway leaves them out; no logprobs=true, which costs some streams theirs"
         )

@@ -35,7 +35,8 @@ class Instant(asyncio.Protocol):
             length = int(headers[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             if len(self._left) < head + 4 + length:
                 return
-            reply = _REPLIES[self._left[:head].split(b" ", 2)[1]]
+            tried = self._left.find(b'"stop":[" "]', head, head + 4 + length) >= 0
+            reply = _TRIED if tried else _REPLIES[self._left[:head].split(b" ", 2)[1]]
             self._left = self._left[head + 4 + length :]
             if self._delay:
                 asyncio.get_running_loop().call_later(self._delay, self._write, reply)
@@ -68,6 +69,9 @@ _REPLIES = {
         {"id": "pooling-1", "data": [{"index": 0, "data": [[0.1, 0.9]]}], "usage": {"prompt_tokens": 208}}
     ),
 }
+
+_TRIED = _reply({"choices": [{**_CHOICE, "text": "The ", "stop_reason": " "}], "usage": _USAGE})
+"""What a stop string is tried out with, at first use."""
 
 
 async def _serve(delay: float) -> None:

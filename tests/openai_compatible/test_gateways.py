@@ -181,7 +181,7 @@ def test_an_answer_without_a_finish_reason_is_cut_unless_there_never_is_one(
     vllm.gateway = missing
     with pytest.raises(RunError, match="cut short"):
         wait_for(never.generate(Path(as_prompt(questions[0])), asked))
-    assert len(vllm.requests) == 4  # told before: a fault, and asked again
+    assert len(vllm.requests) == 3  # told before: a fault, and asked again
 
 
 def test_bodies_without_choices_are_faults_and_events_are_not() -> None:
