@@ -178,7 +178,8 @@ def test_a_stream_that_is_begun_anew_is_charged_for_both(vllm: Habits, connect: 
     usage = wait_for(model.generate(path, request)).usage
     prompt = plain.prefix
     assert usage.generated == plain.generated + 3
-    assert usage.computed == 2 * prompt + usage.generated
+    assert usage.reused == prompt // 2, "of the one that worked"
+    assert usage.computed == 2 * prompt - usage.reused + usage.generated
     assert sum(part.prefix for _, part in usage.parts or ((model, usage),)) == 2 * prompt
 
 
@@ -207,7 +208,7 @@ def test_what_a_stream_wrote_is_charged_where_its_ids_are_wrong(
     monkeypatch.setattr(model.prompts, "written", refuse)
     usage = cost_of(model.generate(path, StepRequest((0,), max_tokens=4, ahead=8)))
     assert usage.generated == 4
-    assert usage.computed == len(vllm.requests[-1]["prompt"]) + 4
+    assert usage.computed == len(vllm.requests[-1]["prompt"]) - usage.reused + 4
 
 
 def refuse(*answer: object) -> Any:
