@@ -23,6 +23,9 @@ BATCH_PATIENCE = 600.0
 INTERACTIVE_PATIENCE = 30.0
 """Those of a call that somebody waits for."""
 
+LONG_ATTEMPT = 1.0
+"""Seconds from which on a server was at work on an attempt, whatever a gateway says of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Persistence:
@@ -46,6 +49,8 @@ class Sender:
         self._name = name
         self._heard = False
         """Whether it ever answered anything: what never did may be a mistake in the URL, which nobody waits for."""
+        self._answered = 0.0
+        """When it answered last."""
         self._waiting: dict[_Call, float] = {}
 
     @property
@@ -65,7 +70,8 @@ class Sender:
 
         An outage and back-pressure are waited for within the patience, and use up no retries. All other faults do, and
         those as well where there is no patience left. It counts from the beginning of an outage: who asks at the end
-        of a long one does not wait as long again.
+        of a long one does not wait as long again. What a call meets again and again while others are answered is no
+        outage, whatever it looks like (a gateway's 504 after a long time, an answer that is cut): it uses up retries.
 
         Args:
             attempt: Sends once.
@@ -109,7 +115,7 @@ class Sender:
 
     def answered(self, sent: float) -> None:
         """The server answers a call that was sent at that time, by the monotonic clock."""
-        self._heard = True
+        self._heard, self._answered = True, time.monotonic()
         self.breaker.succeeded(sent)
 
     def forget(self) -> None:
@@ -147,6 +153,7 @@ class Sender:
             result = await attempt()
         except EndpointError as fault:
             self._heard |= fault.status is not None
+            call.met_alone(fault, sent, self._answered)
             if not connection.closed:
                 self.breaker.failed(fault, call.caller.number, trial)
             raise
@@ -170,7 +177,7 @@ class Sender:
             delay = max(fault.retry_after, again_and_again)
         else:
             delay = 0.0 if self.breaker.is_open else backoff(call.sent)
-        no_fault_of_it = fault.outage or fault.throttled or self.breaker.fails_all
+        no_fault_of_it = (fault.outage and not call.fails_alone) or fault.throttled or self.breaker.fails_all
         waits = no_fault_of_it and time.monotonic() + delay <= self._until(call)
         if not waits and (delay > LONGEST_DELAY or not call.may_retry()):
             raise fault
@@ -215,12 +222,25 @@ class _Call:
     """Those of them that tried out a server that was away."""
     spared: int = 0
     """How often the server has asked to be spared."""
+    alone: int = 0
+    """Attempts that ended as in an outage, while others were answered."""
+    fails_alone: bool = False
+    """Whether the last attempt was one of several such."""
     used: int = 0
     """Retries that were used up."""
     waited: float = 0.0
     """Seconds."""
     back_off: float = field(default=0.0)
     """Until when a retry waits at an open breaker, patience or not, by the monotonic clock."""
+
+    def met_alone(self, fault: EndpointError, sent: float, answered: float) -> None:
+        """Note what became of an attempt, given when it was sent and when the server answered somebody last."""
+        costs = (
+            fault.status is None or time.monotonic() - sent > LONG_ATTEMPT
+        )  # a gateway without a server tells at once
+        alone = fault.outage and costs and answered > sent
+        self.alone += alone
+        self.fails_alone = alone and self.alone > 1
 
     def may_retry(self) -> bool:
         """Use up a retry; whether there was one."""

@@ -123,7 +123,7 @@ def test_a_step_that_is_cut_midway_is_charged_as_far_as_it_came(
     servers: dict[str, Habits], connect: Connect, path: Path
 ) -> None:
     server = servers["generic"]
-    model, request = connect(server, retries=1), StepRequest((0,), max_tokens=40, delimiter="never")
+    model, request = connect(server, retries=1, patience=0), StepRequest((0,), max_tokens=40, delimiter="never")
     text = wait_for(model.generate(path, request)).steps[0].text
     server.fault = lambda number: "cut"  # after three events of a token each
     usage = cost_of(model.generate(path, request))
@@ -184,7 +184,7 @@ def test_a_stream_that_is_begun_anew_is_charged_for_both(vllm: Habits, connect: 
 
 
 def test_a_stream_that_fails_is_charged(vllm: Habits, connect: Connect, path: Path) -> None:
-    model = connect(vllm, retries=1)
+    model = connect(vllm, retries=1, patience=0)
     prompt = wait_for(model.generate(path, StepRequest((0,), max_tokens=60))).usage.prefix
     vllm.fault = lambda number: "cut"
     usage = cost_of(model.generate(path, StepRequest((0,), max_tokens=60, ahead=8)))

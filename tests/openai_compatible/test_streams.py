@@ -258,7 +258,7 @@ def test_a_stream_that_breaks_after_a_step_goes_on_with_a_new_one(
     assert len(vllm.requests) == first + 2
     vllm.fault = lambda number: "cut"
     with pytest.raises(RunError, match="without a finish reason"):
-        steps_of(connect(vllm, retries=1), questions[1], *[AHEAD] * 6)
+        steps_of(connect(vllm, retries=1, patience=0), questions[1], *[AHEAD] * 6)
 
 
 def test_what_streams_say_closes_the_breaker(slow: Habits, connect: Connect, questions: list[str]) -> None:
