@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -77,7 +78,7 @@ def test_confidence_is_that_of_the_drafter_in_process(llama: Servers, mode: str)
         steps = wait_for(load(spec).generate(path, StepRequest((0,), 60))).steps
         rewards.append(asyncio.run(confidence.score(path, steps)).rewards[0])
     assert rewards[0] is not None
-    assert rewards[1] == pytest.approx(rewards[0], abs=1e-4)
+    assert rewards[1] == pytest.approx(rewards[0], abs=0.02), "its cache is in half precision"
 
 
 def test_the_window_is_that_of_a_slot(llama: Servers) -> None:
@@ -90,17 +91,23 @@ def test_the_window_is_that_of_a_slot(llama: Servers) -> None:
 
 
 def test_requests_run_in_as_many_slots_as_it_has(llama: Servers) -> None:
-    model = load(llama["target"].spec)
+    server = llama["target"]
+    model = load(server.spec)
     request = StepRequest((0,), 300, None)
 
-    async def many(count: int) -> float:
-        began = time.perf_counter()
-        await run_all([model.generate(Path(as_prompt(f"{i} {QUESTION}")), request) for i in range(count)])
-        return time.perf_counter() - began
+    async def at_work() -> int:
+        """The most slots that were at work at once while twice as many requests were under way."""
+        calls = [model.generate(Path(as_prompt(f"{i} {QUESTION}")), request) for i in range(2 * SLOTS)]
+        writing, most = asyncio.ensure_future(run_all(calls)), 0
+        async with httpx.AsyncClient(base_url=server.url.removesuffix("/v1")) as client:
+            while not writing.done():
+                slots = (await client.get("/slots")).json()
+                most = max(most, sum(slot["is_processing"] for slot in slots))
+        await writing
+        return most
 
-    wait_for(many(1))
+    assert wait_for(at_work()) == SLOTS
     assert model.endpoint.concurrency == SLOTS
-    assert wait_for(many(SLOTS)) < 0.9 * SLOTS * wait_for(many(1)), "side by side is less than one after the other"
 
 
 def test_what_a_slot_still_has_of_the_prompt_is_charged_as_cached(llama: Servers) -> None:
