@@ -22,6 +22,13 @@ help:  ## Show this list
 	.venv-servers/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch
 	touch $@
 
+.venv-litellm/ready: constraints-litellm.txt
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/pip install --quiet --disable-pip-version-check --constraint constraints-litellm.txt \
+		litellm apscheduler backoff cryptography expression fastapi fastapi-sso httpx2 mcp orjson pyjwt pynacl \
+		python-multipart redis rich semver soundfile uvicorn uvloop websockets
+	touch $@
+
 run: .venv/ready  ## Solve an embedded problem and show how
 	$(BIN)/rsd run
 
@@ -50,7 +57,7 @@ docs-serve: export NO_MKDOCS_2_WARNING = 1
 docs-serve: .venv/ready  ## Show the documentation at http://127.0.0.1:8000, anew after every change
 	$(BIN)/mkdocs serve
 
-servers: .venv/ready .venv-servers/ready  ## Run the tests that need real servers: vLLM and llama.cpp, started and stopped here
+servers: .venv/ready .venv-servers/ready .venv-litellm/ready  ## Run the tests that need real servers and gateways, started and stopped here
 	$(BIN)/pytest -m servers --durations=5 tests/servers
 
 format: .venv/ready  ## Format and fix what can be fixed
@@ -70,4 +77,4 @@ train: .venv/ready  ## Train the embedded family anew (hours)
 	$(BIN)/python -m rsd_integrations.embedded.train
 
 clean:  ## Remove the environment and caches
-	rm -rf .venv .venv-servers .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-servers .venv-litellm .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -55,7 +55,8 @@ class Step:
     size: int = 0
     """Tokens generated to write the step, the end-of-answer token included; 0 when unknown."""
     logprobs: tuple[float, ...] = field(default=(), compare=False, repr=False)
-    """Natural log-probabilities of `tokens` under the model that wrote them; empty when unknown."""
+    """Natural log-probabilities of `tokens`, or of those of the text where the ids are unknown, under the model that
+    wrote them; empty when unknown."""
     native: object = field(default=None, compare=False, repr=False)
     """The message as the model gave it, where a turn is more than its text: tool calls, images."""
 

@@ -124,8 +124,8 @@ def step(text: str, **options: Any) -> Step:
     return Step(text, "delimiter", size=3, **options)
 
 
-def scoring(verifier: Any, *texts: str, after: Callable[[int], Path] = path) -> Use:
-    steps = [step(text) for text in texts or ("45+12=57.\n\n", "45+12=58.\n\n")]
+def scoring(verifier: Any, *texts: str, after: Callable[[int], Path] = path, **options: Any) -> Use:
+    steps = [step(text, **options) for text in texts or ("45+12=57.\n\n", "45+12=58.\n\n")]
 
     async def use(i: int) -> Any:
         return (await verifier.score(after(i), steps)).rewards
@@ -173,7 +173,7 @@ VERIFIERS: dict[str, Callable[[], Use]] = {
     "cached": lambda: scoring(Cached(ScriptedVerifier(random_reward, delay=0.002), size=1), "a\n\n", "b\n\n", "c\n\n"),
     "cascade": lambda: scoring(Cascade([scripted(0.5), scripted(None), scripted(0.7)])),
     "ensemble": lambda: scoring(Ensemble([scripted(0.5), scripted(0.7), scripted(None)])),
-    "confidence": lambda: scoring(Confidence()),
+    "confidence": lambda: scoring(Confidence(), logprobs=(-0.1, -0.7)),
     "word judge": lambda: _rounded(scoring(WordJudge(load("embedded:draft"), min_mass=0))),
     "critic": lambda: scoring(CriticJudge(writer("Fine. Score: 7"), CRITICS["rubric"])),
     "target as judge": lambda: scoring(TargetJudge(writer("7"))),

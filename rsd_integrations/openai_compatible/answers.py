@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rsd_core import ConfigurationError
 from rsd_core.paths import Ending
 from rsd_core.splitting import Splitter
 from rsd_core.thoughts.markers import Markers
@@ -14,7 +15,7 @@ from rsd_integrations.openai_compatible.charges import TokenCounts, token_counts
 from rsd_integrations.openai_compatible.finish_reasons import FinishReasons
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.streams import NoIdsError
-from rsd_integrations.openai_compatible.written import THINK, Written, WrittenIds, cut_at, ids_in, logprobs_in
+from rsd_integrations.openai_compatible.written import THINK, Written, WrittenIds, cut_at, ids_in, logprobs_in, sizes_in
 
 if TYPE_CHECKING:
     from rsd_integrations.inprocess.vocabulary import Vocabulary
@@ -30,7 +31,7 @@ class Answer:
     ids: tuple[int, ...] = ()
     """The sampled ids, an end-of-answer token included; empty where the server does not tell them."""
     logprobs: tuple[float, ...] = ()
-    """Of the ids, where they were asked for."""
+    """Of the ids, where they were asked for; where no ids are known, of the tokens of the text."""
     read: int | None = None
     """Tokens of the prompt, in the server's count; None where it tells none."""
     cached: int = 0
@@ -73,6 +74,7 @@ class StepReader:
         self._written = Written(profile, begun, markers)
         self._ids = None if vocabulary is None else WrittenIds(vocabulary)
         self._logprobs: list[float] = []
+        self._sizes: list[int] = []
         self._ending: Ending | None = None
         self._end: int | None = None
         self._stop: object = None
@@ -91,6 +93,7 @@ class StepReader:
         for choice in event.get("choices") or ():
             self._written.add(choice)
             self._logprobs += logprobs_in(choice)
+            self._sizes += sizes_in(choice)
             if self._ids is not None:
                 self._ids.add(ids_in(choice))
             ending = self._reasons.ending(choice)
@@ -147,9 +150,18 @@ class StepReader:
             else:
                 count = self._ids.count(own)
                 ids, dropped = ids[:count], len(ids) - count
+        logprobs = tuple(self._logprobs) if ids or not self._logprobs else self._logprobs_of(text)
         counts = self._counts if self._counted else self._prompt_counts()
         goes_on = stopped and end is None
-        return Answer(text, ending, tuple(ids), tuple(self._logprobs), **counts, dropped=dropped, goes_on=goes_on)
+        return Answer(text, ending, tuple(ids), logprobs, **counts, dropped=dropped, goes_on=goes_on)
+
+    def _logprobs_of(self, text: str) -> tuple[float, ...]:
+        """Those of the first tokens, which write a text; without that of a token that ends the answer."""
+        left, count = len(text.encode()), 0
+        while left > 0 and count < len(self._sizes):
+            left -= self._sizes[count]
+            count += 1
+        return tuple(self._logprobs[:count])
 
     def _prompt_counts(self) -> TokenCounts:
         """What early counts tell of the prompt; what they tell of the answer is not of all of it."""
@@ -177,8 +189,13 @@ def read_answer(
 
     Raises:
         RunError: It has no finish reason, or the server gave up.
-        ConfigurationError: It ended for a reason that is none of a step, or tells no reasons at all.
+        ConfigurationError: It ended for a reason that is none of a step, or tells no reasons at all, or it is several.
     """
+    if len(body["choices"]) > 1:
+        raise ConfigurationError(
+            f"the server gave {len(body['choices'])} answers to one question: a gateway took each message for a prompt "
+            "of its own. Its route is one of completions: give a tokenizer=…, or have it ask for chats"
+        )
     (choice,) = body["choices"]
     reasons = reasons or FinishReasons()
     if not choice.get("finish_reason"):
@@ -229,6 +246,8 @@ class StreamedSteps:
         """What the server calls the first step; not compared beyond it."""
         self.read: int | None = None
         """Tokens of the prompt, in the server's count; None where it tells none."""
+        self.cached = 0
+        """Those of them that it found in a cache."""
         self.complete = False
         """Whether the stream may end here."""
 
@@ -245,6 +264,8 @@ class StreamedSteps:
             ConfigurationError: It has ids of another vocabulary.
         """
         enough, self.started = False, True
+        if "read" in (counts := token_counts(event)):
+            self.read, self.cached = counts["read"], counts["cached"]
         for choice in event.get("choices") or ():
             ids = ids_in(choice)
             ended = self._reasons.ending(choice)

@@ -170,7 +170,7 @@ class OpenAIGenerator(Drafter, Target):
     async def server(self) -> Server:
         """What the server says about itself; asked once. To be awaited on the background loop."""
         server = await self._learning.result()
-        self.endpoint.suggest(server.profile.concurrency)
+        self.endpoint.suggest(server.concurrency)
         return server
 
     async def step_ends(self) -> StepEnds:
@@ -219,6 +219,11 @@ class OpenAIGenerator(Drafter, Target):
                 raise ConfigurationError(
                     f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): of servers, only vLLM "
                     "ranks the tokens of a prompt. Leave guesses=true out."
+                )
+            if self.logprobs and not server.profile.logprobs:
+                raise ConfigurationError(
+                    f"logprobs=true: {self.endpoint} tells no log-probabilities ({server.profile.summary}). Leave it "
+                    "out."
                 )
             if self.prompts.mode == "completions":
                 check_completions(self.endpoint, self.prompts, server.profile, path)
@@ -378,6 +383,7 @@ class OpenAIGenerator(Drafter, Target):
         assert splitter is not None and vocabulary is not None and length is not None and server.context is not None  # noqa: PT018
         whole = replace(request, delimiter=None, close="")
         body = self._body(server.profile, sent, whole, 0, server.context - length)
+        body = self.fields.applied({**server.profile.stream_counts, **body}, server.profile)
 
         def attempt() -> StreamedSteps:
             unpaid, since = length, time.monotonic()  # the prompt is read once, for the first step
@@ -385,7 +391,8 @@ class OpenAIGenerator(Drafter, Target):
             def put(answer: Answer) -> bool:
                 nonlocal unpaid, since
                 now = time.monotonic()
-                usage = self.prompts.usage(sent, replace(answer, read=unpaid), now - since)
+                cached = reader.cached if unpaid else 0
+                usage = self.prompts.usage(sent, replace(answer, read=unpaid, cached=cached), now - since)
                 stream.unfinished = lambda: usage  # where it is refused here
                 if unpaid:
                     sent.check_read(reader.read, server.context)
@@ -419,7 +426,8 @@ class OpenAIGenerator(Drafter, Target):
         if splitter is not None and splitter.stops and profile.stop != "streamed":
             body |= {"stop": list(splitter.stops), **profile.keep}
         if self.logprobs:
-            body |= {"logprobs": True, "top_logprobs": 0} if "messages" in body else {"logprobs": 0}
+            few = profile.fewest_logprobs
+            body |= {"logprobs": True, "top_logprobs": few} if "messages" in body else {"logprobs": few}
         if self.prompts.vocabulary is not None and self.prompts.mode == "completions":
             body |= profile.give_ids
         return self.fields.applied(body, profile)
@@ -430,5 +438,10 @@ class OpenAIGenerator(Drafter, Target):
         size = (answer.wrote or 0) - answer.dropped
         if not text and answer.ending == "length":
             size = max(1, size)  # tokens were used up: nothing here says that the window is full
-        logprobs = answer.logprobs[: len(ids)] if self.logprobs else ()
+        logprobs = (answer.logprobs[: len(ids)] if ids else answer.logprobs) if self.logprobs else ()
+        if self.logprobs and text and not logprobs:
+            raise ConfigurationError(
+                f"{self.endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask the "
+                "server behind it, or leave logprobs=true out."
+            )
         return Step(text, answer.ending, ids, vocabulary, size, logprobs)

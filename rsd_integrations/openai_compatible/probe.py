@@ -28,6 +28,9 @@ from rsd_integrations.openai_compatible.request_fields import RequestFields
 from rsd_integrations.openai_compatible.server import Server
 
 QUESTION = "Count from one to ten."
+OTHERS = ("List the months of the year.", "Explain how to add 45 and 12.")
+"""Asked where an answer was not written again as it had been: where two tokens are as likely as each other, rounding
+decides between them, and a server is at fault only if it happens every time."""
 HALF = 8
 """Tokens that are written at a time."""
 
@@ -167,31 +170,48 @@ class Probe:
         """Half an answer, gone on with, is the whole answer."""
         if turns := await self._turns_only("prefix"):
             return turns
-        first = await self._write(self._path, HALF, _NEVER)
-        second = Step("", "end")
-        if first.ending != "end":
-            second = await self._write(self._path.extend(first), HALF, _NEVER)
-        exact = first.text + second.text == self._whole.text
         way = "exact ids" if self._whole.tokens else f"mode={self.model.prompts.mode}"
-        detail = f"{way}: an answer that is interrupted goes on as if it had not been"
-        if not exact:
-            detail = (
-                f"{way}: {first.text!r} was gone on with by {second.text!r}, in one piece it is {self._whole.text!r}"
-            )
-        return Finding("prefix", exact, detail)
+
+        async def wrong(path: Path, whole: Step) -> str | None:
+            first = await self._write(path, HALF, _NEVER)
+            if first.ending == "end":
+                return None
+            second = await self._write(path.extend(first), HALF, _NEVER)
+            if first.text + second.text == whole.text:
+                return None
+            return f"{first.text!r} was gone on with by {second.text!r}, in one piece it is {whole.text!r}"
+
+        found, near = await self._every_time(wrong)
+        told = f"an answer that is interrupted goes on as if it had not been{near}" if found is None else found
+        return Finding("prefix", found is None, f"{way}: {told}")
 
     async def _steps(self) -> Finding:
         """A step ends after its delimiter, and is told from the end of the answer."""
         if turns := await self._turns_only("steps"):
             return turns
-        text = self._whole.text.strip()
-        mark = text[len(text) // 2 :][:2]
-        step = await self._write(self._path, 2 * HALF, mark)
-        ends = step.ending == "delimiter" and mark in step.text and self._whole.text.startswith(step.text)
-        wrong = f"a step that was to end after {mark!r} is {step.text!r} and ended by {step.ending}"
+
+        async def wrong(path: Path, whole: Step) -> str | None:
+            text = whole.text.strip()
+            mark = text[len(text) // 2 :][:2]
+            step = await self._write(path, 2 * HALF, mark)
+            if step.ending == "delimiter" and mark in step.text and whole.text.startswith(step.text):
+                return None
+            return f"a step that was to end after {mark!r} is {step.text!r} and ended by {step.ending}"
+
+        found, near = await self._every_time(wrong)
         how = {"kept": "the server keeps and names stop strings", "left": "the server leaves stop strings in the text"}
         right = how.get((await self.model.server()).profile.stop, "steps are streamed and cut here")
-        return Finding("steps", ends, right if ends else wrong)
+        return Finding("steps", found is None, f"{right}{near}" if found is None else found)
+
+    async def _every_time(self, wrong: Callable[[Path, Step], Awaitable[str | None]]) -> tuple[str | None, str]:
+        """What is wrong with the first answer, if the same check finds fault with others, too; else what to add."""
+        found = await wrong(self._path, self._whole)
+        for question in OTHERS if found is not None else ():
+            path = Path(as_prompt(question))
+            whole = (await self.model.generate(path, StepRequest((0,), 2 * HALF, None))).steps[0]
+            if whole.ending == "length" and await wrong(path, whole) is None:
+                return None, "; of two tokens that are as likely as each other it may write either"
+        return found, ""
 
     async def _accounting(self) -> Finding:
         usage, known = self._usage, len(self._whole.tokens)
@@ -210,13 +230,16 @@ class Probe:
 
     async def _guesses(self) -> Finding:
         """An answer that is read is the answer that was written."""
-        request = StepRequest((0,), 2 * HALF, None, guess=self._whole)
-        (step,) = (await self.model.generate(self._path, request)).steps
+
+        async def wrong(path: Path, whole: Step) -> str | None:
+            (step,) = (await self.model.generate(path, StepRequest((0,), 2 * HALF, None, guess=whole))).steps
+            return None if step.text == whole.text else f"read as a guess, {whole.text!r} became {step.text!r}"
+
+        found, near = await self._every_time(wrong)
         if not self.model.tells_ranks:
             return Finding("guesses", False, "the server does not tell the ranks of the tokens that it reads")
-        if step.text != self._whole.text:
-            return Finding("guesses", False, f"read as a guess, {self._whole.text!r} became {step.text!r}")
-        return Finding("guesses", True, "rejected drafts are read, and their right beginnings kept")
+        told = f"rejected drafts are read, and their right beginnings kept{near}" if found is None else found
+        return Finding("guesses", found is None, told)
 
     async def _write(self, path: Path, tokens: int, delimiter: str) -> Step:
         return (await self.model.generate(path, StepRequest((0,), tokens, delimiter))).steps[0]

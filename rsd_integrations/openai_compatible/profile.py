@@ -25,6 +25,10 @@ class Profile:
     summary: str
     owner: tuple[str, ...] = ()
     """What `owned_by` says in the server's list of models."""
+    sign: tuple[str, str] | None = None
+    """A route of its own, below the server's root, and a field of what it tells there."""
+    slots: str | None = None
+    """The field there that says how many requests it works on at once."""
     hosts: tuple[str, ...] = ()
     """Where it certainly is: patterns of host and path, such as `*.openai.azure.com/*`."""
     models: str = ANY
@@ -68,6 +72,8 @@ class Profile:
     """Fields of a chat that switch thinking off, in models that can do without."""
     logprobs: int = 0
     """How many likely tokens it tells for one place; 0 where it tells none."""
+    fewest_logprobs: int = 0
+    """How many have to be asked for, at the fewest, to be told that of the token which was written."""
     named_logprobs: bool = False
     """Whether the log-probabilities of tokens named by their ids can be asked for."""
     echo: bool = False
@@ -79,4 +85,5 @@ class Profile:
     stream_usage: bool = True
     """Whether streams end with the usage where `stream_options` ask for it; refused or ignored elsewhere."""
     concurrency: int | None = None
-    """Requests that it works on at once, at most, unless told otherwise; None where they are as many as it is sent."""
+    """Requests that it works on at once, at most, unless it or the user tells otherwise; None where they are as many
+    as it is sent."""

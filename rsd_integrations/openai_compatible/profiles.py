@@ -20,7 +20,7 @@ OPEN = (
     Profile(
         "vllm",
         "vLLM (measured on 0.32.0)",
-        owner=("vllm",),
+        owner=("vllm", "organization-owner"),  # the latter is what Ray Serve says, whose engine is vLLM
         stop="kept",
         keep={"include_stop_str_in_output": True},
         reason="stop_reason",
@@ -58,6 +58,8 @@ OPEN = (
         "llamacpp",
         "llama.cpp's own server, llama-server (measured, build 11549)",
         owner=("llamacpp",),
+        sign=("/props", "total_slots"),
+        slots="total_slots",
         token_ids=True,
         give_ids={"logprobs": 1},
         continues={},
@@ -68,7 +70,8 @@ OPEN = (
         takes_thoughts="reasoning_content",
         without_thoughts=_NO_THOUGHTS,
         logprobs=5,
-        concurrency=1,  # by default it has one slot
+        fewest_logprobs=1,  # 0 switches them off
+        concurrency=4,  # the slots that it has by default, where it does not tell
     ),
     Profile(
         "llama_cpp_python",
@@ -85,7 +88,8 @@ OPEN = (
     Profile(
         "ollama",
         "Ollama (from its documents)",
-        owner=("library",),
+        owner=("library",),  # of models that others publish, their names
+        sign=("/api/version", "version"),
         continues={},
         without_thoughts={"reasoning_effort": "none"},
     ),
@@ -96,7 +100,7 @@ OPEN = (
         stream_usage=False,
         concurrency=8,
     ),
-    Profile("generic", "any other server: fields of the OpenAI API alone", owner=("openai",), logprobs=5),
+    Profile("generic", "any other server: fields of the OpenAI API alone", logprobs=5),
 )
 PROFILES = {profile.name: profile for profile in OPEN + HOSTED}
 
@@ -129,6 +133,6 @@ def hosted_at(base_url: str, model: str) -> Profile | None:
     return max(narrow, key=lambda fit: fit[0])[1] if narrow else None
 
 
-def recognise(owner: str) -> Profile:
-    """The profile of a server by what its list of models says; `generic` where nobody is recognised."""
-    return next((profile for profile in PROFILES.values() if owner in profile.owner), PROFILES["generic"])
+def recognise(owner: str) -> Profile | None:
+    """The profile of a server by what its list of models says; None where nobody is recognised."""
+    return next((profile for profile in PROFILES.values() if owner in profile.owner), None)

@@ -12,6 +12,22 @@ from rsd_integrations.openai_compatible.errors import CAPS
 
 _THOUGHTS = ("reasoning_content", "reasoning")
 _CONTINUES = ("continue_final_message", "add_generation_prompt", "prefix")
+_NO_IDS = "Unmapped prompt format"
+
+
+def remedy_of_fault(reason: str) -> str | None:
+    """What to do where a server calls a fault of its own (HTTP 500) what it will never take; None for real faults."""
+    if _NO_IDS in reason:  # LiteLLM's
+        return (
+            "this route of the gateway takes no token ids. LiteLLM's provider text-completion-openai does; or leave "
+            "profile=… out: text is sent then"
+        )
+    return None
+
+
+def is_full(reason: str) -> bool:
+    """Whether a server had no room for all that it was working on, and may have some when there is less of it."""
+    return "Context size has been exceeded" in reason  # llama-server, whose slots may share one window
 
 
 def named_field(text: str, sent: Mapping[str, Any]) -> str | None:

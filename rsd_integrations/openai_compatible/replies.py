@@ -13,7 +13,7 @@ from rsd_core import ConfigurationError, RunError
 from rsd_integrations.openai_compatible.api_key import without_key
 from rsd_integrations.openai_compatible.errors import EndpointError, Refused, readable, reason_in
 from rsd_integrations.openai_compatible.json_data import decoded
-from rsd_integrations.openai_compatible.refusals import named_field, remedy
+from rsd_integrations.openai_compatible.refusals import is_full, named_field, remedy, remedy_of_fault
 from rsd_integrations.openai_compatible.retry import AWAY, BUSY, is_retried, retry_after
 
 T = TypeVar("T")
@@ -47,12 +47,13 @@ class Replies:
             Refused: It does not take the request.
         """
         reason = self.shown(reason_in(text))
-        if is_retried(status):
+        hopeless = remedy_of_fault(reason) if status == 500 else None
+        if is_retried(status) and hopeless is None:
             wait = retry_after(headers)
             raise EndpointError(
                 f"{self._name} answered HTTP {status}: {reason}",
                 status=status,
-                throttled=status in BUSY or wait is not None,
+                throttled=status in BUSY or wait is not None or is_full(reason),
                 retry_after=wait,
                 outage=status in AWAY,
             )
@@ -62,7 +63,7 @@ class Replies:
             404: "check the model's name and the base URL, which ends in /v1 with most servers",
         }
         field = named_field(text, sent) if status in (400, 422) else None
-        hint = remedies.get(status) or remedy(field, reason, sent)
+        hint = hopeless or remedies.get(status) or remedy(field, reason, sent)
         raise Refused(
             f"{self._name} answered HTTP {status}: {reason}. Remedy: {hint}.",
             status,
@@ -93,7 +94,8 @@ class Replies:
         self._gave_json = True
         if "error" in parsed and "choices" not in parsed:
             # Errors in streams, and of servers that answer 200 to everything.
-            raise EndpointError(f"{self._name} gave an error: {self.shown(reason_in(json.dumps(parsed)))}")
+            reason = self.shown(reason_in(json.dumps(parsed)))
+            raise EndpointError(f"{self._name} gave an error: {reason}", throttled=is_full(reason))
         return parsed
 
     def refuse_page(self, data: bytes) -> NoReturn:

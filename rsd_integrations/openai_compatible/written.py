@@ -153,6 +153,14 @@ def logprobs_in(choice: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(logprobs.get("token_logprobs") or ())
 
 
+def sizes_in(choice: Mapping[str, Any]) -> tuple[int, ...]:
+    """Bytes of the tokens that those are of."""
+    logprobs = choice.get("logprobs") or {}
+    if logprobs.get("content"):
+        return tuple(len(entry.get("bytes") or entry.get("token", "").encode()) for entry in logprobs["content"])
+    return tuple(len(token.encode()) for token in logprobs.get("tokens") or ())
+
+
 def _told(choice: Mapping[str, Any]) -> tuple[str, str]:
     """Thought and content of a choice."""
     if "text" in choice:

@@ -14,8 +14,8 @@ from rsd_core.thoughts.reading import reader_at
 class Confidence(Verifier):
     """The least (`min`) or the geometric mean (`mean`) probability of a step's tokens under the model that wrote it.
 
-    It abstains where the step does not carry them. A drafter is often sure and wrong: calibrate, and prefer it as the
-    first verifier of a cascade. For the probability under another model there is `likelihood:…`.
+    A drafter is often sure and wrong: calibrate, and prefer it as the first verifier of a cascade. For the probability
+    under another model there is `likelihood:…`.
 
     Markers of thoughts do not count. A step does not say which of its tokens they are: each of their names is taken for
     one token, and so is white space after them, as in the vocabularies of the models that write them. It abstains where
@@ -32,7 +32,17 @@ class Confidence(Verifier):
         self.how = how
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """The confidence in each candidate."""
+        """The confidence in each candidate.
+
+        Raises:
+            ConfigurationError: The drafter does not tell how likely it found what it wrote.
+        """
+        if any(step.text.strip() and not step.logprobs for step in steps):
+            raise ConfigurationError(
+                f"{self.name} reads the log-probabilities of the drafter's tokens, and its steps carry none. Models in "
+                "process tell them; one behind a URL does with logprobs=true in its spec (openai,logprobs=true:…), "
+                "where its server tells them at all. likelihood:… asks another model."
+            )
         return Scores(tuple(self._of(_judged(path, step)) for step in steps), Usage())
 
     def explain(self, path: Path, step: Step) -> Explanation:

@@ -32,7 +32,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("file", CONFIGURATIONS, ids=lambda file: file.stem)
 @pytest.mark.usefixtures("no_hub")
 def test_a_configuration_makes_a_decoder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PROVIDER_KEY", "OPENAI_API_KEY"):
+    for name in ("PROVIDER_KEY", "OPENAI_API_KEY", "GATEWAY_KEY"):
         monkeypatch.setenv(name, "not-a-key")
     with RSDConfig.parse(yaml.safe_load(file.read_text())).build() as decoder:
         assert isinstance(decoder, RewardGuidedDecoder)

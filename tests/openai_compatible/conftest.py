@@ -64,7 +64,7 @@ def servers(every_kind: dict[str, Habits], tried: tuple[dict[Any, Any], set[Any]
         assert wait_until(lambda server=server: server.inside == 0), "clients of other tests are still there"  # type: ignore[misc]
         server.requests.clear()
         server.key, server.dropped, server.crowd, server.context, server.pace = None, 0, 0, 512, 0.0
-        server.listings, server.listing_fault = 0, None
+        server.listings, server.listing_fault, server.owner, server.slots = 0, None, None, 1
         server.streams_ids, server.thinks_apart, server.most = True, False, 10**9
         server.fault, server.gateway, server.cuts = (lambda number: None), Gateway(), False
     return every_kind

@@ -85,6 +85,10 @@ class Habits:
         """Whether streams tell ids, as old versions and some proxies do not."""
         self.most = 10**9
         """Cap on the tokens of any answer."""
+        self.owner: str | None = None
+        """Whom its models are said to belong to, where that is not the usual."""
+        self.slots = 1
+        """Requests that it works on at once, as it says."""
         self.cuts = False
         """Whether prompts that are too long are cut without a word."""
         self.gateway = Gateway()
@@ -100,8 +104,16 @@ class Habits:
         other.kind, other.requests = kind, []
         return other
 
+    def told(self, path: str) -> dict[str, Any] | None:
+        """What is at a route that is only read."""
+        if path == "/v1/models":
+            return self.models()
+        if path == "/props" and self.kind == "llamacpp":
+            return {"total_slots": self.slots, "default_generation_settings": {"n_ctx": self.context}}
+        return {"version": "0.13.0"} if path == "/api/version" and self.kind == "ollama" else None
+
     def models(self) -> dict[str, Any]:
-        entry: dict[str, Any] = {"id": self.name, "object": "model", "owned_by": OWNERS[self.kind]}
+        entry: dict[str, Any] = {"id": self.name, "object": "model", "owned_by": self.owner or OWNERS[self.kind]}
         if self.kind in ("vllm", "sglang"):
             entry["max_model_len"] = self.context
         if self.kind == "llamacpp":
@@ -217,7 +229,14 @@ class Habits:
         top = [int(i) for i in here.topk(max(1, count)).indices]
         if "messages" in body:
             entries = [{"token": self.text([i]), "logprob": float(here[i])} for i in top]
-            return {"content": [{"token": self.text(made.ids[:1]), "top_logprobs": entries}]}
+            if self.kind == "llamacpp" and not count:
+                return None
+            written = [
+                {"token": self.text([id_]), "logprob": value}
+                for id_, value in zip(made.ids, made.logprobs, strict=True)
+            ]
+            written[0]["top_logprobs"] = entries
+            return {"content": written}
         top += body.get("logprob_token_ids") or []
         named = body.get("return_token_ids") or body.get("return_tokens_as_token_ids")
         likely = {f"token_id:{i}" if named else self.text([i]): float(here[i]) for i in top}
@@ -241,6 +260,13 @@ class Habits:
             "prompt_tokens": len(ids), "completion_tokens": len(made.ids),
             "total_tokens": len(ids) + len(made.ids), "prompt_tokens_details": {"cached_tokens": len(ids) // 2},
         }  # fmt: skip
+
+    def timings(self, ids: list[int], made: Written, behind: int, body: dict[str, Any]) -> dict[str, Any]:
+        """What an event of llama.cpp says that was read and written; it is sent some tokens behind."""
+        if self.kind != "llamacpp" or not body.get("timings_per_token"):
+            return {}
+        cached = len(ids) // 2
+        return {"timings": {"cache_n": cached, "prompt_n": len(ids) - cached, "predicted_n": len(made.ids) - behind}}
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         ids = self.checked(body)
@@ -273,18 +299,21 @@ class Habits:
                 content["token_ids"] = made.ids[sent:]
                 content["prompt_token_ids"] = None if sent else ids
                 sent = len(made.ids)
-            if self.kind == "llamacpp" and body.get("logprobs") and "prompt" in body:
+            if self.kind == "llamacpp" and body.get("logprobs") and ("prompt" in body or body.get("top_logprobs")):
                 new = zip(made.ids[sent:], made.logprobs[sent:], strict=True)
-                content["logprobs"] = {"content": [{"id": id_, "logprob": value} for id_, value in new]}
+                content["logprobs"] = {
+                    "content": [{"id": id_, "token": self.text([id_]), "logprob": value} for id_, value in new]
+                }
                 sent = len(made.ids)
             if last:
+                counts |= self.timings(ids, made, 1, body)
                 yield {"choices": [{"index": 0, **last, "finish_reason": None}], **counts}
             last, counts = content, {"usage": self.usage(ids, made)} if counting else {}
         if self.kind == "vllm":  # tells the reason with the last token
             ended = {key: value for key, value in self.ended(made, body).items() if key != "token_ids"}
             yield {"choices": [{"index": 0, **ended, **last}]}
         else:
-            yield {"choices": [{"index": 0, **last, "finish_reason": None}]}
+            yield {"choices": [{"index": 0, **last, "finish_reason": None}], **self.timings(ids, made, 0, body)}
             last = {"delta": {}} if "messages" in body else {"text": ""}
             yield {"choices": [{"index": 0, **self.ended(made, body), **last}]}
         if options.get("include_usage") and self.kind != "llama_cpp_python":
@@ -308,11 +337,14 @@ class Handler(BaseHTTPRequestHandler):
     habits: Habits
 
     def do_GET(self) -> None:
-        self.habits.listings += 1
+        self.habits.listings += self.path == "/v1/models"
         if self.habits.listing_fault == "http500":
             return self.send_json(500, {"error": "no list"})
         try:
-            return self.hang() if self.habits.listing_fault == "hang" else self.send_json(200, self.habits.models())
+            if self.habits.listing_fault == "hang":
+                return self.hang()
+            told = self.habits.told(self.path)
+            return self.send_json(404, {"detail": "Not Found"}) if told is None else self.send_json(200, told)
         except ConnectionError:
             self.habits.dropped += 1
             self.close_connection = True

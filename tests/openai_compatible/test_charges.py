@@ -178,7 +178,8 @@ def test_a_stream_that_is_begun_anew_is_charged_for_both(vllm: Habits, connect: 
     usage = wait_for(model.generate(path, request)).usage
     prompt = plain.prefix
     assert usage.generated == plain.generated + 3
-    assert usage.computed == 2 * prompt + usage.generated
+    assert usage.reused == prompt // 2, "of the one that worked"
+    assert usage.computed == 2 * prompt - usage.reused + usage.generated
     assert sum(part.prefix for _, part in usage.parts or ((model, usage),)) == 2 * prompt
 
 
@@ -207,7 +208,7 @@ def test_what_a_stream_wrote_is_charged_where_its_ids_are_wrong(
     monkeypatch.setattr(model.prompts, "written", refuse)
     usage = cost_of(model.generate(path, StepRequest((0,), max_tokens=4, ahead=8)))
     assert usage.generated == 4
-    assert usage.computed == len(vllm.requests[-1]["prompt"]) + 4
+    assert usage.computed == len(vllm.requests[-1]["prompt"]) - usage.reused + 4
 
 
 def refuse(*answer: object) -> Any:
@@ -370,3 +371,16 @@ def test_the_ledger_of_a_result_has_the_work_of_roles_that_failed(
     ).run(questions[0])
     assert [step.author for step in refused.steps] == ["target"]
     assert refused.ledger.verifier.computed > 0
+
+
+def test_a_stream_that_is_cut_here_is_charged_as_llama_cpp_counts_until_then(
+    servers: dict[str, Habits], connect: Connect, questions: list[str]
+) -> None:
+    """What its slot still had of the prompt is cached."""
+    model, path = connect(servers["llamacpp"]), Path(as_prompt(questions[0]))
+    generation = wait_for(model.generate(path, StepRequest((0,), 60)))
+    (step,), usage = generation.steps, generation.usage
+    assert step.ending == "delimiter"
+    assert usage.reused == usage.prefix // 2 > 0, "the fake says so"
+    assert usage.generated == step.size == len(step.tokens)
+    assert usage.computed == usage.prefix - usage.reused + usage.generated

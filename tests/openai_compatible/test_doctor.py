@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from rsd_core.blocking import wait_for
 from rsd_integrations.cli.app import app
 from rsd_integrations.openai_compatible import OpenAIGenerator
+from rsd_integrations.openai_compatible.probe import OTHERS, QUESTION
 from tests.openai_compatible.conftest import TOKENIZER
 from tests.openai_compatible.server import Habits
 
@@ -69,3 +70,21 @@ def test_the_command_prints_a_table_or_json_and_tells_by_its_exit_code(vllm: Hab
     (only,) = told["openai,retries=0:m@http://127.0.0.1:9"]
     assert (only["name"], only["ok"]) == ("reachable", False)
     assert "is the server up" in only["told"]
+
+
+def test_near_ties_are_no_fault_of_a_server(vllm: Habits, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tokens within rounding of each other: after a prefix of its own, the other one is written."""
+    write, tied = Habits.write, {tuple(vllm.ids_of({"messages": [{"role": "user", "content": QUESTION}]}))}
+
+    def other_token(server: Habits, ids: list[int], body: dict[str, Any]) -> Any:
+        for made in write(server, ids, body):
+            if any(tuple(ids[: len(one)]) == one and len(ids) > len(one) for one in tied):
+                made.ids[0] = 17
+            yield made
+
+    monkeypatch.setattr(Habits, "write", other_token)
+    (found,) = [one for one in wait_for(connect(vllm).examine()) if one.name == "prefix"]
+    assert (found.ok, "as likely as each other" in found.told) == (True, True)
+    tied |= {tuple(vllm.ids_of({"messages": [{"role": "user", "content": other}]})) for other in OTHERS}
+    (found,) = [one for one in wait_for(connect(vllm).examine()) if one.name == "prefix"]
+    assert found.ok is False, "what happens every time is a fault"

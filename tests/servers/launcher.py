@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class ServerError(RuntimeError):
 
 
 class Server:
-    """One vLLM server in a session of its own.
+    """A server in a session of its own: vLLM, unless a subclass says otherwise.
 
     Args:
         name: What the model is called in requests.
@@ -63,6 +63,11 @@ class Server:
         window: Longest sequence, in tokens.
         port: On loopback; a free one by default.
     """
+
+    environment: Mapping[str, str] = ENVIRONMENT
+    """Variables that it is started with."""
+    program = PYTHON
+    """What has to be installed for it."""
 
     def __init__(
         self,
@@ -95,14 +100,14 @@ class Server:
 
     def start(self) -> None:
         """Start the server; `wait` says when it answers."""
-        if not PYTHON.exists():
-            raise ServerError(f"there are no servers in {PYTHON.parent.parent}: `make servers` installs them")
+        if not self.program.exists():
+            raise ServerError(f"there is no {self.program}: `make servers` installs it")
         LOGS.mkdir(parents=True, exist_ok=True)
         with self.log.open("w") as log:
             self._guard = subprocess.Popen(
                 [sys.executable, "-m", "tests.servers.guard", *self._command()],
                 cwd=ROOT,
-                env=os.environ | ENVIRONMENT,
+                env={**os.environ, **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -172,7 +177,15 @@ class Server:
 
 
 class LlamaServer(Server):
-    """llama.cpp's own server, llama-server, in a session of its own; arguments as of `Server`."""
+    """llama.cpp's own server, llama-server, in a session of its own; arguments as of `Server`.
+
+    Args:
+        slots: How many requests it works on at once, each with a whole window.
+    """
+
+    def __init__(self, name: str, folder: Path, *, slots: int = 1, **options: Any) -> None:
+        super().__init__(name, folder, **options)
+        self.slots = slots
 
     _scratch: tempfile.TemporaryDirectory[str] | None = None
 
@@ -195,6 +208,7 @@ class LlamaServer(Server):
             str(self.port),
             self.name,
             str(self.window),
+            str(self.slots),
         ]
 
 

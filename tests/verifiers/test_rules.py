@@ -130,7 +130,8 @@ def test_confidence_is_what_the_drafter_told() -> None:
     (least,) = asyncio.run(Confidence("min").score(START, [told])).rewards
     (mean,) = asyncio.run(Confidence("mean").score(START, [told])).rewards
     assert (least, mean) == pytest.approx((0.4966, 0.6703), abs=1e-4)
-    assert asyncio.run(Confidence().score(START, [step("a")])).rewards == (None,)
+    with pytest.raises(ConfigurationError, match="its steps carry none"):
+        asyncio.run(Confidence().score(START, [told, step("a")]))
 
 
 # -- programs -------------------------------------------------------------------------------------------------------
