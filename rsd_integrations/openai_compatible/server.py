@@ -25,7 +25,7 @@ class Server:
     """Longest sequence in tokens; None where it does not say."""
     models: tuple[str, ...]
     """The models it lists; empty where it lists none."""
-    concurrency: int
+    concurrency: int | None
     """Requests that it works on at once: as it says, else as its kind does."""
 
 

@@ -468,6 +468,9 @@ class Words:
         self.complete = event["word"] == "end"
         return len(self.words) == 4
 
+    def end(self) -> None:
+        """The server says that this was all."""
+
 
 def events(*words: str) -> bytes:
     return b"".join(b": ping\r\n\r\ndata: " + json.dumps({"word": word}).encode() + b"\n\n" for word in words)
