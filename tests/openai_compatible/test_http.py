@@ -7,9 +7,12 @@ import gzip
 import itertools
 import json
 import math
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import httpx
@@ -545,3 +548,21 @@ def test_a_line_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
                 await endpoint.stream("completions", BODY, Words)
 
         using(server, work)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_background_loop_is_the_fast_one_where_it_is_installed(installed: bool) -> None:
+    code = f"""
+import sys
+if not {installed}:
+    sys.modules["uvloop"] = None
+from rsd_core.blocking import background_loop, wait_for
+from rsd_integrations.openai_compatible import Endpoint
+endpoint = Endpoint("m", sys.argv[1])
+print(wait_for(endpoint.post("completions", {{}})), type(background_loop()).__module__)
+wait_for(endpoint.aclose())
+"""
+    with wired(forever(whole(UP))) as server:
+        done = subprocess.run([sys.executable, "-c", code, server.url], capture_output=True, text=True, check=True)
+    fast = installed and find_spec("uvloop") is not None
+    assert done.stdout.startswith(f"{{'up': True}} {'uvloop' if fast else 'asyncio.'}")
