@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -25,6 +25,8 @@ INTERACTIVE_PATIENCE = 30.0
 
 LONG_ATTEMPT = 1.0
 """Seconds from which on a server was at work on an attempt, whatever a gateway says of it."""
+
+_AT_WORK = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Sender:
         while True:
             trial = self.breaker.is_open and not connection.closed and await self._turn(call)
             try:
-                with self._shown(call, trial):
+                with self._shown(call) if trial else _AT_WORK:
                     async with connection.slots:
                         if connection.closed:
                             raise self._closed()
@@ -196,11 +198,8 @@ class Sender:
         return INTERACTIVE_PATIENCE if self._heard else 0.0
 
     @contextmanager
-    def _shown(self, call: _Call, waits: bool = True) -> Iterator[None]:
+    def _shown(self, call: _Call) -> Iterator[None]:
         """Count the time that a call waits, and have displays tell of it."""
-        if not waits:
-            yield
-            return
         started = time.monotonic()
         self._waiting[call] = started - call.waited
         try:
