@@ -32,9 +32,14 @@ _CALLS = frozenset({"tool_calls", "tool_call", "tool_use", "function_call"})
 
 
 class FinishReasons:
-    """The finish reasons of one server: those of its bodies, or those of its streams."""
+    """The finish reasons of one server: those of its bodies, or those of its streams.
 
-    def __init__(self) -> None:
+    Args:
+        server: What messages call it.
+    """
+
+    def __init__(self, server: str = "the server") -> None:
+        self._server = server
         self._told = False
         self._missing = 0
 
@@ -57,17 +62,17 @@ class FinishReasons:
             raise RunError(f"the server gave up: its finish reason is {reason!r}")
         if word in _FILTERED:
             raise PromptError(
-                f"a filter of the server stopped the answer: its finish reason is {reason!r}. It is not asked again; "
+                f"a filter of {self._server} stopped the answer (finish reason {reason!r}). It is not asked again; "
                 "another prompt, or a server without that filter"
             )
         if word in _CALLS:
             raise ConfigurationError(
-                f"the model called a tool where a step is text: its finish reason is {reason!r}. Remedy: leave the "
-                "tools out of body.NAME=…, or body.tool_choice=none"
+                f"{self._server}: the model called a tool where a step is text (finish reason {reason!r}). Remedy: "
+                "leave the tools out of body.NAME=…, or body.tool_choice=none"
             )
         raise ConfigurationError(
-            f"the server ended its answer for the reason {reason!r}, of which nothing is known: an end, a length or a "
-            f"fault? Known are {', '.join(_ENDINGS)}. It is not asked again"
+            f"{self._server} ended its answer for the reason {reason!r:.80}, of which nothing is known: an end, a "
+            f"length or a fault? Known are {', '.join(_ENDINGS)}. It is not asked again"
         )
 
     def missing(self) -> NoReturn:
@@ -81,7 +86,7 @@ class FinishReasons:
         if self._told or self._missing == 1:
             raise RunError("the answer has no finish reason: it was cut short")
         raise ConfigurationError(
-            "the server tells no finish reasons, so that nobody knows whether an answer is whole. Remedies: the base "
-            "URL of the server behind it, if a gateway leaves them out; no logprobs=true, which costs some streams "
-            "theirs"
+            f"{self._server} tells no finish reasons, so that nobody knows whether an answer is whole. Remedies: the "
+            "base URL of the server behind it, if a gateway leaves them out; no logprobs=true, which costs some "
+            "streams theirs"
         )

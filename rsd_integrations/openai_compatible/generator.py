@@ -111,7 +111,7 @@ class OpenAIGenerator(Drafter, Target):
         self.renders_tools = self.prompts.renders_tools
         self.logprobs, self.guesses = logprobs, guesses
         self._context = context
-        self._reasons, self._stream_reasons = FinishReasons(), FinishReasons()
+        self._reasons, self._stream_reasons = (FinishReasons(repr(endpoint)) for _ in range(2))
         self.profile: Profile | None = None
         """The kind of server that it is taken for; None goes by its host, and by what it says."""
         self.assume(None if profile is None else find_profile(profile))
