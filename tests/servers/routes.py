@@ -49,15 +49,20 @@ def answers(model: str, problems: int) -> list[list[object]]:
     """What the drafter answers alone."""
     prompts = [item.prompt for item in find_task("embedded").draw(problems, 11)]
     with DraftOnly(drafter=load(model), settings=SETTINGS) as decoder:
+        if problems == 1:  # alone, it raises what was raised
+            return [shape(decoder.run(prompts[0]))]
         return [shape(result) for result in decoder.run_many(prompts, concurrency=8)]
 
 
 def outcome(model: str, wanted: list[list[object]]) -> str:
-    """`20 of 20 equal`, or what was refused."""
+    """`20 of 20 equal`, `refused` with the words for it where the first step is, or `failed`."""
     try:
+        answers(model, 1)
         made = answers(model, len(wanted))
-    except (ConfigurationError, RunError) as error:
+    except ConfigurationError as error:
         return f"refused: {error}"
+    except RunError as error:
+        return f"failed: {error}"
     equal = sum(one == other for one, other in zip(made, wanted, strict=True))
     return f"{equal} of {len(wanted)} equal"
 
