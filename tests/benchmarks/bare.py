@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,13 +27,21 @@ class _Client:
 
     async def post(self, place: str, request: bytes) -> None:
         idle = self._idle.setdefault(place, [])
+        while idle:
+            kept = idle.pop()
+            with suppress(asyncio.IncompleteReadError, ConnectionError):  # the server closed it meanwhile
+                return await self._exchange(place, *kept, request)
         host, port = place.split(":")
-        reader, writer = idle.pop() if idle else await asyncio.open_connection(host, int(port))
+        return await self._exchange(place, *await asyncio.open_connection(host, int(port)), request)
+
+    async def _exchange(
+        self, place: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+    ) -> None:
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200"), head
         await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n", 1)[0]))
-        idle.append((reader, writer))
+        self._idle[place].append((reader, writer))
 
     def close(self) -> None:
         for _, writer in (pair for idle in self._idle.values() for pair in idle):
