@@ -191,12 +191,13 @@ def read_answer(
         RunError: It has no finish reason, or the server gave up.
         ConfigurationError: It ended for a reason that is none of a step, or tells no reasons at all, or it is several.
     """
-    if len(body["choices"]) > 1:
+    choices = body["choices"]
+    if isinstance(choices, list) and len(choices) > 1:
         raise ConfigurationError(
-            f"the server gave {len(body['choices'])} answers to one question: a gateway took each message for a prompt "
+            f"the server gave {len(choices)} answers to one question: a gateway took each message for a prompt "
             "of its own. Its route is one of completions: give a tokenizer=…, or have it ask for chats"
         )
-    (choice,) = body["choices"]
+    (choice,) = choices
     reasons = reasons or FinishReasons()
     if not choice.get("finish_reason"):
         reasons.missing()

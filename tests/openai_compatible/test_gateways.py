@@ -277,7 +277,7 @@ def test_what_a_stream_of_many_steps_wrote_for_nobody_is_estimated_behind_a_gate
     model, path = connect(vllm), Path(as_prompt(questions[0]))
     wait_for(model.generate(path, StepRequest((0,), 1)))
     vllm.pace = 0.04
-    vllm.gateway = without("prompt_token_ids") if hidden else Gateway()
+    vllm.gateway = without("prompt_token_ids", "usage") if hidden else Gateway()
     usage = cancelled(model, path, StepRequest((0,), 60, Never(), ahead=4), vllm)
     assert 3 < usage.generated < 20
     assert usage.estimated == (usage.generated if hidden else 0)
