@@ -135,13 +135,17 @@ async def test_a_batch_waits_for_a_server_that_is_restarted(fault: str, caplog: 
 
 @on_the_loop
 async def test_nobody_waits_for_what_never_answered_interactively() -> None:
-    """It may be a mistake in the port."""
+    """It may be a mistake in the port; nobody is told of a patience that was never set."""
     async with scripted(lambda *_: DONE) as server, connected(server) as endpoint:
         await server.kill()
         started = time.monotonic()
         with pytest.raises(EndpointError, match="is the server up"):
             await ask(endpoint, concurrency=INTERACTIVE)
         assert 0.5 < seconds_since(started) < 2, "two retries, with their back-off"
+        for _ in range(3):  # the breaker opens
+            with pytest.raises(EndpointError) as caught:
+                await ask(endpoint, concurrency=INTERACTIVE)
+        assert "has never answered, so it is not waited for; the last fault:" in str(caught.value)
 
 
 @on_the_loop
