@@ -76,7 +76,8 @@ async def check_chat_steps(ask: ShortAnswers) -> None:
         )
         raise ConfigurationError(
             f"{ask.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with which it "
-            f"continues the exact text; {off}the profile=… of the server, if its chats go on ({_GOING_ON}); granularity='turn'."
+            f"continues the exact text; {off}the profile=… of the server, if its chats go on ({_GOING_ON}); "
+            "granularity='turn'."
         )
 
 

@@ -239,7 +239,9 @@ class Endpoint:
         elif not self._conflict_told:
             self._conflict_told = True
             why = (
-                "as its concurrency=… says" if self._named else "as it says or is known of its kind; concurrency=… changes it"
+                "as its concurrency=… says"
+                if self._named
+                else "as it says or is known of its kind; concurrency=… changes it"
             )
             notices.warning(
                 "%d requests want to be in flight, but %s works on %d at once (%s): others wait their turn",

@@ -51,8 +51,8 @@ class LogProbabilities:
             (choice,) = reply["choices"]
             if not choice.get("logprobs"):
                 raise ConfigurationError(
-                    f"{self._endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask the "
-                    "server behind it, or judge with mode=rubric"
+                    f"{self._endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask "
+                    "the server behind it, or judge with mode=rubric"
                 )
             likely = dict(_likely(choice["logprobs"]))
             if first_ids is not None:

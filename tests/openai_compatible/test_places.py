@@ -148,7 +148,7 @@ async def test_a_server_that_works_on_fewer_is_told_of(caplog: pytest.LogCapture
     assert server.crowd == 1
     (line,) = told(caplog)
     assert line.startswith("6 requests want to be in flight, but <Endpoint")
-    assert "works on 1 at once (as is known of such servers; concurrency=… changes it)" in line
+    assert "works on 1 at once (as it says or is known of its kind; concurrency=… changes it)" in line
 
 
 async def test_a_few_prompts_want_no_more_places_than_they_are(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,4 +165,6 @@ async def test_whoever_waits_is_served_by_the_age_of_the_prompt() -> None:
         decoder = TargetOnly(target=model)
         await decoder.arun_many([f"Question {i}" for i in range(12)], concurrency=12)
         await decoder.aclose()
-    assert [found for prompt in server.asked for found in re.findall(r"Question \d+", prompt)] == [f"Question {i}" for i in range(12)]
+    assert [found for prompt in server.asked for found in re.findall(r"Question \d+", prompt)] == [
+        f"Question {i}" for i in range(12)
+    ]
