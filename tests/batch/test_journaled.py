@@ -87,6 +87,15 @@ def test_the_rest_of_a_run_may_ask_its_servers_otherwise(tmp_path: Path) -> None
         run_journaled(other, as_problems(["one"]), out)
 
 
+def test_a_difference_at_the_end_of_a_long_spec_is_shown(tmp_path: Path) -> None:
+    out, spec = tmp_path / "results.jsonl", f"openai,tokenizer={'long/' * 30}:m@http://127.0.0.1:{{}}/v1"
+    run_journaled(SCRIPTED, as_problems(["one"]), out)
+    out.write_text(out.read_text().replace("scripted:target", spec.format(8001)))
+    other = SCRIPTED.model_copy(update={"target": spec.format(8002)})
+    with pytest.raises(ConfigurationError, match=r'target is "….*:8001/v1", not "….*:8002/v1"'):
+        run_journaled(other, as_problems(["one"]), out)
+
+
 @pytest.mark.parametrize("torn", ['{"id": "b", "key": "x", "res', "\x00\x00\x00"])
 def test_a_torn_line_is_no_result_and_no_error(tmp_path: Path, torn: str) -> None:
     out = tmp_path / "results.jsonl"
