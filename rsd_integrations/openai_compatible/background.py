@@ -21,15 +21,17 @@ else:
 T = TypeVar("T")
 
 
-async def on_background_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run work on the background loop. A caller who is cancelled waits for its end.
+def on_background_loop(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """Run work on the background loop, to be awaited at once. A caller who is cancelled waits for its end.
 
     Raises:
         Interrupted: The caller was cancelled, and the work said by its result or its error what it had done.
     """
     loop = background_loop()
-    if asyncio.get_running_loop() is loop:
-        return await work
+    return work if asyncio.get_running_loop() is loop else _elsewhere(loop, work)
+
+
+async def _elsewhere(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
     tasks: list[asyncio.Task[T]] = []
     ended: Future[asyncio.Task[T]] = Future()
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rsd_core import ConfigurationError
 from rsd_core.queueing import Caller, current_caller
@@ -29,8 +29,7 @@ LONG_ATTEMPT = 1.0
 _AT_WORK = nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
-class Persistence:
+class Persistence(NamedTuple):
     """How long calls go on."""
 
     retries: int

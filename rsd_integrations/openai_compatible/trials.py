@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -71,11 +69,13 @@ class Trials:
             ConfigurationError: It does not go on with what was begun, or is not of the kind that the user says.
         """
         prompts, splitter = self._model.prompts, request.splitter
-        with self._paid_by(charges):
+        try:
             if prompts.mode == "chat" and (splitter is not None or path.step is not None):
                 await self._continuation.result()
             if splitter is not None and splitter.stops:
                 server = await self._proof.result()
+        finally:
+            self._charge(charges)
         return server
 
     async def check_reading(self, charges: Charges) -> None:
@@ -86,8 +86,10 @@ class Trials:
         """
         prompts = self._model.prompts
         if prompts.mode == "completions" and prompts.vocabulary is not None:
-            with self._paid_by(charges):
+            try:
                 await self._continuation.result()
+            finally:
+                self._charge(charges)
 
     async def step_ends(self) -> StepEnds:
         """How the ends of steps come back; errors as of `find_step_ends`."""
@@ -106,13 +108,10 @@ class Trials:
         await self._continuation.aclose()
         await self._proof.aclose()
 
-    @contextmanager
-    def _paid_by(self, charges: Charges) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            while self._unpaid:
-                charges.add(self._unpaid.pop(0))
+    def _charge(self, charges: Charges) -> None:
+        """Let a call pay for what was tried out meanwhile."""
+        while self._unpaid:
+            charges.add(self._unpaid.pop(0))
 
     async def _ask(self) -> ShortAnswers:
         model = self._model

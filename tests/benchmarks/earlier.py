@@ -17,7 +17,8 @@ from pathlib import Path as File
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rsd_core import Path, Prompt, Step, as_prompt, load
+from rsd_core import Path, Prompt, PromptLike, Step, as_prompt, load
+from rsd_core.paths import Ending
 from rsd_integrations.evaluation import find_task
 from rsd_integrations.openai_compatible import PROFILES
 from tests.benchmarks.bare import Sent, send
@@ -90,7 +91,9 @@ def beside_base(servers: Mapping[str, Server], rounds: int, problems: int) -> di
     }
 
 
-def requests(servers: Mapping[str, Server], prompts: Sequence[str], answers: Sequence[Steps]) -> list[list[Sent]]:
+def requests(
+    servers: Mapping[str, Server], prompts: Sequence[PromptLike], answers: Sequence[Steps]
+) -> list[list[Sent]]:
     """What this build asks the servers for while it writes answers, problem by problem."""
     models: dict[str, Any] = {name: load(server.spec) for name, server in servers.items()}
 
@@ -109,7 +112,7 @@ def requests(servers: Mapping[str, Server], prompts: Sequence[str], answers: Seq
     def of(prompt: Prompt, steps: Steps) -> list[Sent]:
         path, sent = Path(prompt), list[Sent]()
         for i, (text, author, rejected) in enumerate(steps, 1):
-            ending = "end" if i == len(steps) else "delimiter"
+            ending: Ending = "end" if i == len(steps) else "delimiter"
             sent.append(written("draft", path))
             sent.append(scored(path, Step(text if rejected is None else rejected, ending)))
             if author == "target":

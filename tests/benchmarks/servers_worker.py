@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rsd_core import BinaryStep, RewardGuidedDecoder, Settings, load
@@ -41,7 +41,7 @@ def solve(
     }
 
 
-WORKS = {"load": open_model, "solve": solve}
+WORKS: dict[str, Callable[..., dict[str, Any]]] = {"load": open_model, "solve": solve}
 
 
 def main() -> None:

@@ -57,9 +57,10 @@ def every_kind() -> Iterator[dict[str, Habits]]:
 @pytest.fixture
 def servers(every_kind: dict[str, Habits], tried: tuple[dict[Any, Any], set[Any]]) -> dict[str, Habits]:
     """The same, as they come."""
-    for now, then in zip((trials.STEP_ENDS, trials.GOES_ON), tried, strict=True):
-        now.clear()
-        now.update(then)
+    trials.STEP_ENDS.clear()
+    trials.STEP_ENDS.update(tried[0])
+    trials.GOES_ON.clear()
+    trials.GOES_ON.update(tried[1])
     for server in every_kind.values():
         assert wait_until(lambda server=server: server.inside == 0), "clients of other tests are still there"  # type: ignore[misc]
         server.requests.clear()

@@ -25,7 +25,7 @@ from rsd_core.paths import Ending
 from rsd_core.splitting import Splitter
 from rsd_integrations.huggingface import HuggingFaceGenerator
 from rsd_integrations.openai_compatible import OpenAIGenerator
-from rsd_integrations.openai_compatible.answers import StepReader, StreamedSteps, read_answer
+from rsd_integrations.openai_compatible.answers import Answer, StepReader, StreamedSteps, read_answer
 from rsd_integrations.openai_compatible.charges import token_counts
 from rsd_integrations.openai_compatible.finish_reasons import FinishReasons
 from rsd_integrations.openai_compatible.profiles import PROFILES
@@ -205,8 +205,18 @@ def test_bodies_without_choices_are_faults_and_events_are_not() -> None:
     assert (reader.answer.text, reader.answer.ending) == ("So.", "end")
     assert (reader.answer.read, reader.answer.wrote) == (3, 2)
     steps = list[str]()
-    cut = StreamedSteps(Delimiter(), VOCABULARY, 9, lambda answer: bool(steps.append(answer.ending)))
-    for event in ({"choices": []}, {"choices": [{"finish_reason": "stop", "index": 0}]}, {"usage": told}):
+
+    def put(answer: Answer) -> bool:
+        steps.append(answer.ending)
+        return False
+
+    cut = StreamedSteps(Delimiter(), VOCABULARY, 9, put)
+    last: list[dict[str, Any]] = [
+        {"choices": []},
+        {"choices": [{"finish_reason": "stop", "index": 0}]},
+        {"usage": told},
+    ]
+    for event in last:
         cut.take(event)
     cut.end()
     assert steps == ["end"]

@@ -97,7 +97,8 @@ def test_nothing_is_lost_when_what_is_behind_nginx_is_restarted_in_the_middle_of
             calls += 1
             if calls == 40:
                 begun.set()
-            return await generate(path, request)
+            made: Generation = await generate(path, request)
+            return made
 
         monkeypatch.setattr(model, "generate", counted)
         restarting.start()
