@@ -176,12 +176,12 @@ class Calls:
             room, limit = self._target_room(request, target)
             if limit is not None and room < count:
                 raise LimitReached(limit)
+            guess = rejected if reused and attempt == 0 else None  # which a fault may come from
             try:
-                guess = rejected if reused and attempt == 0 else None  # which a fault may come from
                 return (await self._generate(request, "target", target, count, room / count, guess)).steps
             except Exception as error:
                 self._pass_configuration(request, error)
-                if attempt == settings.target_retries:
+                if attempt == settings.target_retries or (isinstance(error, ConfigurationError) and guess is None):
                     self._health.warn()
                     times = f"{attempt + 1} times" if attempt else "once"
                     message = f"the target {target.name!r} failed {times} at step {request.index}: {error}"

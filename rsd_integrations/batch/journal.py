@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -243,11 +244,24 @@ def _difference(name: str, actual: Any, wanted: Any) -> str:
     """The first place where two values are different, in words; empty where there is none."""
     if actual == wanted:
         return ""
+    if isinstance(actual, str) and isinstance(wanted, str):
+        actual, wanted = _asked_for(actual), _asked_for(wanted)
+        if actual == wanted:
+            return ""
+        same = next((i for i, (a, b) in enumerate(zip(actual, wanted, strict=False)) if a != b), 0) - 20
+        if same > 20:  # what is different may be at the end of long specs
+            actual, wanted = f"…{actual[same:]}", f"…{wanted[same:]}"
     if isinstance(actual, dict) and isinstance(wanted, dict):
         for key in (*wanted, *actual):
             if difference := _difference(f"{name}.{key}", actual.get(key), wanted.get(key)):
                 return difference
+        return ""
     return f"{name} is {_short(actual)}, not {_short(wanted)}"
+
+
+def _asked_for(spec: str) -> str:
+    """A model's spec without what only says how long and how often its server is asked."""
+    return re.sub(r",(?:patience|retries|concurrency)=[\d.]+(?=[,:])", "", spec)
 
 
 def _short(value: object) -> str:

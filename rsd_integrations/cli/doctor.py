@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from rsd_core import RSDError
@@ -84,21 +84,24 @@ def _print_json(data: object) -> None:
 
 
 def _show(model: str, found: Examined, roles: Sequence[str] = ()) -> None:
-    table = Table("", "", "", show_header=False)
-    for one in found.findings:
-        sign, style = _SIGNS[one.ok]
-        table.add_row(plain(one.name), Text(sign, style), plain(one.told))
+    specs = [one for one in found.findings if one.name == "spec"]
     title = masked(model) + (f" ({', '.join(roles)})" if roles else "")
     Terminal().print(plain(title), soft_wrap=True)  # to be copied
-    Terminal().print(table)
+    Terminal().print(_table((one.name, one.ok, one.told) for one in found.findings if one not in specs))
+    for one in specs:
+        Terminal().print(plain(f"spec: {one.told}"), soft_wrap=True)
+
+
+def _table(rows: Iterable[tuple[str, bool | None, str]]) -> Table:
+    table = Table("", "", Column(overflow="fold"), show_header=False)  # specs and URLs have no blanks to break at
+    for name, ok, told in rows:
+        sign, style = _SIGNS[ok]
+        table.add_row(plain(name), Text(sign, style), plain(told))
+    return table
 
 
 def _show_verdicts(found: Sequence[Verdict], changes: Mapping[str, object]) -> None:
-    table = Table("", "", "", show_header=False)
-    for one in found:
-        sign, style = _SIGNS[one.ok]
-        table.add_row(plain(one.role), Text(sign, style), plain(one.told))
-    Terminal().print(table)
+    Terminal().print(_table((one.role, one.ok, one.told) for one in found))
     if changes:
         import yaml
 

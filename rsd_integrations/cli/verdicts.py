@@ -98,7 +98,10 @@ def _faults(needs: str, by_turns: bool, examined: Examined) -> list[str]:
     wrong = [one for one in examined.findings if one.ok is False and one.name not in left_out]
     if needs == "words" and examined.where == "server":
         wrong += [one for one in examined.findings if one.name == "log-probabilities" and one.ok is None]
-    return [f"{one.name}: {one.told}" for one in wrong]
+    names: dict[str, list[str]] = {}
+    for one in wrong:
+        names.setdefault(one.told, []).append(one.name)
+    return [f"{' and '.join(own)}: {told}" for told, own in names.items()]
 
 
 def _silent(drafter: str, examined: Mapping[str, Examined]) -> list[str]:

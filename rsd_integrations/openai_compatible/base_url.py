@@ -38,7 +38,7 @@ def is_local(url: str) -> bool:
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names. aiohttp's own way of finding it would also send what is in .netrc."""
+    """The proxy that the environment names for a server on another machine."""
     parts = urlsplit(url)
     if is_local(url) or proxy_bypass(parts.netloc):
         return None

@@ -7,12 +7,14 @@ import logging
 from rsd_core import ConfigurationError, Message, Path, Step, as_prompt
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.profiles import OPEN
 from rsd_integrations.openai_compatible.prompts import Prompts
 from rsd_integrations.openai_compatible.request_fields import off_options
 from rsd_integrations.openai_compatible.short_answers import QUESTION, ShortAnswers
 from rsd_integrations.openai_compatible.written import THINK, Written
 
 logger = logging.getLogger(__name__)
+_GOING_ON = ", ".join(profile.name for profile in OPEN if profile.continues is not None)
 
 
 def check_completions(endpoint: Endpoint, prompts: Prompts, profile: Profile, path: Path) -> None:
@@ -74,7 +76,8 @@ async def check_chat_steps(ask: ShortAnswers) -> None:
         )
         raise ConfigurationError(
             f"{ask.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with which it "
-            f"continues the exact text; {off}a profile=… whose chats go on (vllm, sglang); granularity='turn'."
+            f"continues the exact text; {off}the profile=… of the server, if its chats go on ({_GOING_ON}); "
+            "granularity='turn'."
         )
 
 

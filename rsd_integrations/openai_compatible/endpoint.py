@@ -239,7 +239,9 @@ class Endpoint:
         elif not self._conflict_told:
             self._conflict_told = True
             why = (
-                "as its concurrency=… says" if self._named else "as is known of such servers; concurrency=… changes it"
+                "as its concurrency=… says"
+                if self._named
+                else "as it says or is known of its kind; concurrency=… changes it"
             )
             notices.warning(
                 "%d requests want to be in flight, but %s works on %d at once (%s): others wait their turn",
@@ -347,12 +349,9 @@ class Endpoint:
             reason = f"no answer within {self.timeout:g} s; a longer timeout=… may help, or a server that works"
         except (OSError, ValueError) as error:
             outage = isinstance(error, OSError)
-            reason = (
-                f"{self._replies.shown(str(error) or type(error).__name__)}; is the server up? `rsd doctor` tells more"
-            )
-        raise EndpointError(
-            f"{self}: {reason}", outage=outage
-        ) from None  # causes hold requests, and those hold the key
+            reason = f"{self._replies.shown(str(error) or type(error).__name__)}; is the server up, and this its URL?"
+        # Causes hold requests, and those hold the key.
+        raise EndpointError(f"{self}: {reason}", outage=outage) from None
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}

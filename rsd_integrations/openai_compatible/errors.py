@@ -82,6 +82,15 @@ class Refused(ConfigurationError):  # noqa: N818
         return max(smaller, default=None)
 
 
+class WrongProfile(ConfigurationError):  # noqa: N818
+    """A server is of another kind than its spec says."""
+
+    def __init__(self, message: str = "", use: str | None = None) -> None:
+        super().__init__(message)
+        self.use = use
+        """The spec that works, where one was found."""
+
+
 def reason_in(body: str) -> str:
     """The human part of an error's body, on one line; the title of a page."""
     with suppress(ValueError):

@@ -49,6 +49,11 @@ class LogProbabilities:
 
         def read(reply: dict[str, Any]) -> tuple[float, ...]:
             (choice,) = reply["choices"]
+            if not choice.get("logprobs"):
+                raise ConfigurationError(
+                    f"{self._endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask "
+                    "the server behind it, or judge with mode=rubric"
+                )
             likely = dict(_likely(choice["logprobs"]))
             if first_ids is not None:
                 return tuple(likely[f"token_id:{id_}"] for id_ in first_ids)

@@ -12,6 +12,8 @@ from rsd_integrations.openai_compatible.generator import OpenAIGenerator
 from rsd_integrations.openai_compatible.prompts import Mode
 
 _SPEC = re.compile(r"(?P<model>.+?)(?:@(?P<url>https?://.*))?", re.DOTALL)
+_HOST = re.compile(r".*@(?:localhost|[\w.-]+:\d+|\d+(?:\.\d+){3})(?:/.*)?", re.DOTALL)
+"""What ends in a URL without `http://`; names of models may hold an @ as well."""
 
 
 def open_endpoint(
@@ -31,6 +33,9 @@ def open_endpoint(
     parts = _SPEC.fullmatch(spec)
     if parts is None or "://" in parts["model"]:
         raise SpecError(f"{spec!r} names no model at a URL; it looks like draft@http://127.0.0.1:8000/v1")
+    if parts["url"] is None and _HOST.fullmatch(spec):
+        model, _, host = spec.rpartition("@")
+        raise SpecError(f"{spec!r} has no http:// or https:// after its @; it looks like {model}@http://{host}")
     return Endpoint(
         parts["model"],
         parts["url"],

@@ -20,7 +20,7 @@ from rsd_core import (
 from rsd_integrations.findings import Finding
 from rsd_integrations.openai_compatible.discovery import find_thoughts, rendered_thoughts, spec_of
 from rsd_integrations.openai_compatible.endpoint import Endpoint
-from rsd_integrations.openai_compatible.errors import Refused, readable
+from rsd_integrations.openai_compatible.errors import Refused, WrongProfile, readable
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import find_profile, hosted_at
 from rsd_integrations.openai_compatible.prompts import Prompts
@@ -67,6 +67,8 @@ class Probe:
         self._whole = Step("", "length")
         self._usage = Usage()
         self._room = 2 * HALF
+        self._use: str | None = None
+        """The spec that works in place of one that does not, where an error tells it."""
 
     async def findings(self) -> list[Finding]:
         """Everything that was found; no more than the first thing where nobody answers."""
@@ -84,10 +86,9 @@ class Probe:
         except (ConfigurationError, RunError) as error:
             return [Finding("reachable", False, str(error))]
         name = self.model.endpoint.model
-        listed = name in server.models or f"models/{name}" in server.models if server.models else None
         findings = [
             Finding("reachable", True, f"profile {server.profile.name}: {server.profile.summary}"),
-            Finding("model", listed, list_models(server)),
+            find_listed(server, name, f"models/{name}"),
             Finding("context", None if server.context is None else True, _context(server.context)),
         ]
         for name, check in (
@@ -101,7 +102,7 @@ class Probe:
             *([("guesses", self._guesses)] if self.model.guesses else ()),
             ("spec", self._spec),
         ):
-            findings.append(await _tried(name, check))
+            findings.append(await self._tried(name, check))
             if name == "answers" and not findings[-1].ok:
                 break
         return findings
@@ -153,6 +154,8 @@ class Probe:
         return Finding("thoughts", True, f"{found.where}; {off}")
 
     async def _spec(self) -> Finding:
+        if self._use is not None:
+            return Finding("spec", True, self._use)
         model, server = self.model, await self.model.server()
         named = model.profile not in (None, hosted_at(model.endpoint.base_url, model.endpoint.model))
         spec = spec_of(model.endpoint, model.prompts, model.fields, server, named)
@@ -241,6 +244,14 @@ class Probe:
         told = f"rejected drafts are read, and their right beginnings kept{near}" if found is None else found
         return Finding("guesses", found is None, told)
 
+    async def _tried(self, name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
+        try:
+            return await check()
+        except (ConfigurationError, RunError) as error:
+            if isinstance(error, WrongProfile):
+                self._use = error.use
+            return Finding(name, False, str(error))
+
     async def _write(self, path: Path, tokens: int, delimiter: str) -> Step:
         return (await self.model.generate(path, StepRequest((0,), tokens, delimiter))).steps[0]
 
@@ -249,17 +260,14 @@ _NEVER = "\x1f\x1f"
 """A delimiter that no answer holds: half an answer is asked for as a step is."""
 
 
-def list_models(server: Server) -> str:
-    """The names of a server's models, control characters written out."""
-    return ", ".join(readable(name) for name in server.models[:8]) or "the server lists none"
+def find_listed(server: Server, name: str, *others: str) -> Finding:
+    """Whether a model is in its server's list, under its name or another one; control characters are written out."""
+    if not server.models:
+        return Finding("model", None, "the server lists none")
+    listed = ", ".join(readable(one) for one in server.models[:8]) + ", …" * (len(server.models) > 8)
+    found = not {name, *others}.isdisjoint(server.models)
+    return Finding("model", found, listed if found else f"{name!r} is not in the server's list: {listed}")
 
 
 def _context(tokens: int | None) -> str:
     return "not told; context=N says it" if tokens is None else f"{tokens} tokens"
-
-
-async def _tried(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
-    try:
-        return await check()
-    except (ConfigurationError, RunError) as error:
-        return Finding(name, False, str(error))

@@ -26,7 +26,7 @@ from rsd_integrations.openai_compatible.background import on_background_loop
 from rsd_integrations.openai_compatible.charges import Charges, usage_in
 from rsd_integrations.openai_compatible.endpoint import Endpoint
 from rsd_integrations.openai_compatible.errors import Refused
-from rsd_integrations.openai_compatible.probe import list_models
+from rsd_integrations.openai_compatible.probe import find_listed
 from rsd_integrations.openai_compatible.profiles import PROFILES
 from rsd_integrations.openai_compatible.server import learn
 from rsd_integrations.prm_formats import Head, Layouts, Reader, shown
@@ -104,10 +104,9 @@ class RewardServer(Verifier):
             server = await on_background_loop(learn(self.endpoint, PROFILES["vllm"], None))
         except (ConfigurationError, RunError) as error:
             return [Finding("reachable", False, str(error))]
-        listed = self.endpoint.model in server.models if server.models else None
         return [
             Finding("reachable", True, f"format {self.reader.format.name}, scores {self.reader.format.read}"),
-            Finding("model", listed, list_models(server)),
+            find_listed(server, self.endpoint.model),
             *await self._try_out(),
         ]
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from rsd_core import ConfigurationError
@@ -138,11 +138,8 @@ class Sender:
                     return trial
             except TimeoutError:
                 if not (call.sent and call.may_retry()):
-                    since = self.breaker.since or time.monotonic()
                     raise EndpointError(
-                        f"{self._name} has been left alone for {time.monotonic() - since:.1f} s, and "
-                        f"patience={self._patience(call):g} ends here; the last fault: {self.breaker.last}",
-                        outage=True,
+                        f"{self._name} {self._no_longer(call)}; the last fault: {self.breaker.last}", outage=True
                     ) from None
 
     async def _attempt(
@@ -189,6 +186,14 @@ class Sender:
         now = time.monotonic()
         return min(now - call.waited, self.breaker.since or now) + self._patience(call)
 
+    def _no_longer(self, call: _Call) -> str:
+        """Why a call does not wait any more, in words."""
+        patience = self._patience(call)
+        if not (patience or self._heard):
+            return "has never answered, so it is not waited for"
+        away = time.monotonic() - (self.breaker.since or time.monotonic())
+        return f"has been left alone for {away:.1f} s, and patience={patience:g} ends here"
+
     def _patience(self, call: _Call) -> float:
         if call.persistence.patience is not None:
             return call.persistence.patience
@@ -228,14 +233,13 @@ class _Call:
     """Retries that were used up."""
     waited: float = 0.0
     """Seconds."""
-    back_off: float = field(default=0.0)
+    back_off: float = 0.0
     """Until when a retry waits at an open breaker, patience or not, by the monotonic clock."""
 
     def met_alone(self, fault: EndpointError, sent: float, answered: float) -> None:
         """Note what became of an attempt, given when it was sent and when the server answered somebody last."""
-        costs = (
-            fault.status is None or time.monotonic() - sent > LONG_ATTEMPT
-        )  # a gateway without a server tells at once
+        # A gateway without a server tells so at once.
+        costs = fault.status is None or time.monotonic() - sent > LONG_ATTEMPT
         alone = fault.outage and costs and answered > sent
         self.alone += alone
         self.fails_alone = alone and self.alone > 1

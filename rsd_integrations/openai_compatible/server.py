@@ -36,13 +36,15 @@ async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None
 
     Raises:
         EndpointError: It cannot be reached. (One that answers with an error lists no models, and may be well.)
+        Refused: It shows a web page, and nobody says what kind of server it is.
     """
     listed: Sequence[Mapping[str, Any]] = ()
     hosted, unlisted = hosted_at(endpoint.base_url, endpoint.model), None
     try:
         listed = await endpoint.get("models", lambda body: _entries(body))
     except (Refused, EndpointError) as error:
-        if error.status is None and hosted is None:
+        page = error.status == 200 and profile is None  # nothing says that there is an API at all
+        if hosted is None and (error.status is None or page):
             raise
         logger.debug("the list of models", exc_info=error)
         unlisted = error

@@ -13,6 +13,7 @@ from rsd_integrations.openai_compatible.charges import Charges
 from rsd_integrations.openai_compatible.continuation import check_chat_steps, check_completion_steps
 from rsd_integrations.openai_compatible.discovery import spec_of
 from rsd_integrations.openai_compatible.endpoint import Endpoint
+from rsd_integrations.openai_compatible.errors import WrongProfile
 from rsd_integrations.openai_compatible.finish_reasons import FinishReasons
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import PROFILES
@@ -137,10 +138,12 @@ class Trials:
         if found.told:
             return server
         if found.way == "stripped" and model.profile is not None:
-            raise ConfigurationError(
+            use = await self._spec_that_works(found.stop)
+            raise WrongProfile(
                 f"{model.endpoint} {found.reason}. So with profile={model.profile.name} the end of a step cannot be "
                 "told from the end of the answer, and every answer would end after its first step. Remedy: "
-                + (await self._spec_that_works(found.stop) or _NOTHING)
+                + (use or _NOTHING),
+                use,
             )
         logger.warning("%s %s; so steps are streamed and cut here", model.endpoint, found.reason)
         return replace(server, profile=replace(server.profile, stop="streamed"))

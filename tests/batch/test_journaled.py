@@ -74,6 +74,28 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         run_journaled(other, as_problems(["one"]), out)
 
 
+def test_the_rest_of_a_run_may_ask_its_servers_otherwise(tmp_path: Path) -> None:
+    """Who learns in an outage that more patience is needed keeps what is finished."""
+    out, spec = tmp_path / "results.jsonl", "openai{}:m@http://127.0.0.1:9/v1"
+    run_journaled(SCRIPTED, as_problems(["one"]), out)
+    head, *rows = out.read_text().splitlines()
+    patient = SCRIPTED.model_copy(update={"target": spec.format(",retries=3,patience=1800,concurrency=4")})
+    out.write_text("\n".join([head.replace("scripted:target", spec.format(",patience=5")), *rows]) + "\n")
+    assert run_journaled(patient, as_problems(["one"]), out).found == 1
+    other = SCRIPTED.model_copy(update={"target": spec.format(",template.thinking=true")})
+    with pytest.raises(ConfigurationError, match=r"about another run: its config\.target is"):
+        run_journaled(other, as_problems(["one"]), out)
+
+
+def test_a_difference_at_the_end_of_a_long_spec_is_shown(tmp_path: Path) -> None:
+    out, spec = tmp_path / "results.jsonl", f"openai,tokenizer={'long/' * 30}:m@http://127.0.0.1:{{}}/v1"
+    run_journaled(SCRIPTED, as_problems(["one"]), out)
+    out.write_text(out.read_text().replace("scripted:target", spec.format(8001)))
+    other = SCRIPTED.model_copy(update={"target": spec.format(8002)})
+    with pytest.raises(ConfigurationError, match=r'target is "….*:8001/v1", not "….*:8002/v1"'):
+        run_journaled(other, as_problems(["one"]), out)
+
+
 @pytest.mark.parametrize("torn", ['{"id": "b", "key": "x", "res', "\x00\x00\x00"])
 def test_a_torn_line_is_no_result_and_no_error(tmp_path: Path, torn: str) -> None:
     out = tmp_path / "results.jsonl"

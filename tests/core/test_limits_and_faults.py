@@ -236,6 +236,18 @@ def test_configuration_faults_are_not_mistaken_for_model_faults() -> None:
         made.run("question")
 
 
+def test_what_the_user_has_to_put_right_is_not_tried_again() -> None:
+    """A target may be asked for the first time after accepted drafts."""
+    target = ScriptedTarget([ConfigurationError("the key is wrong")] * 3)
+    verifier = ScriptedVerifier([0.9, 0.1])
+    drafter, settings = ScriptedDrafter(["a\n\n", "b\n\n"]), Settings(reuse_rejected=False)
+    made = RewardGuidedDecoder(drafter=drafter, verifier=verifier, target=target, settings=settings)
+    with pytest.raises(TargetError, match="failed once at step 1: the key is wrong") as caught:
+        made.run("question")
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a\n\n"
+
+
 def test_cancelling_from_another_thread_in_mid_step_keeps_the_text() -> None:
     cancel = Cancellation()
 

@@ -56,12 +56,43 @@ def test_each_fault_is_found_by_its_name(vllm: Habits, servers: dict[str, Habits
     vllm.name = name
 
 
+def test_a_wrong_profile_is_told_with_the_spec_that_works(servers: dict[str, Habits], connect: Connect) -> None:
+    found = wait_for(connect(servers["llamacpp"], None, profile="vllm", mode="completions").examine())
+    told = {one.name: one.told for one in found}
+    assert told["steps"].endswith(f"Remedy: {told['spec']}")
+    assert "profile=vllm" not in told["spec"]
+
+
+def test_a_model_that_is_not_there_is_named(vllm: Habits, connect: Connect) -> None:
+    model = connect(vllm)
+    vllm.name, name = "other", vllm.name
+    try:
+        told = {one.name: one for one in wait_for(model.examine())}["model"]
+    finally:
+        vllm.name = name
+    assert (told.ok, told.told) == (False, f"{name!r} is not in the server's list: other")
+
+
+def test_log_probabilities_that_a_gateway_drops_are_no_fault(vllm: Habits, connect: Connect) -> None:
+    """Who needs them is told by the verdict on the role."""
+
+    def dropped(data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "choices": [{**choice, "logprobs": None} for choice in data["choices"]]}
+
+    vllm.gateway.reply = dropped
+    found = {one.name: one for one in wait_for(connect(vllm).examine())}
+    assert found["log-probabilities"].ok is None
+    assert "A gateway may drop them" in found["log-probabilities"].told
+    assert found["steps"].ok
+
+
 def test_the_command_prints_a_table_or_json_and_tells_by_its_exit_code(vllm: Habits) -> None:
     runner = CliRunner()
     spec = f"openai,tokenizer={TOKENIZER}:draft@{vllm.url}"
     good = runner.invoke(app, ["doctor", f"judge:{spec}", "embedded:draft"])
     assert good.exit_code == 0, good.output
     assert "exact ids" in " ".join(good.output.split())
+    assert f"\nspec: {spec}\n" in good.output, "in one piece, to be copied"
     assert "no server to examine" in good.output
     bad = runner.invoke(app, ["doctor", "--json", spec, "openai,retries=0:m@http://127.0.0.1:9"])
     assert bad.exit_code == 1

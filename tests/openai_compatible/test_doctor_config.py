@@ -69,7 +69,7 @@ def test_a_role_needs_what_it_does_and_no_more(servers: dict[str, Habits], tmp_p
     steps = f"openai,tokenizer={TOKENIZER}:draft@{servers['vllm'].url}"
     data = doctor(written(tmp_path, drafter=by_chat, verifier=f"judge,mode=rubric:{by_chat}", target=steps))
     assert [one["ok"] for one in data["roles"]] == [False, True, True]
-    assert "prefix:" in by_role(data)["drafter"]["told"]
+    assert "prefix and steps:" in by_role(data)["drafter"]["told"]
     by_turns = written(tmp_path, target=by_chat, method="target", settings={"granularity": "turn"})
     assert by_role(doctor(by_turns))["target"]["ok"]
 

@@ -192,6 +192,14 @@ def test_the_key_of_openai_stays_with_openai(monkeypatch: pytest.MonkeyPatch) ->
         key("https://elsewhere.example/v1", key_env="NO_KEY")
 
 
+def test_a_url_without_its_scheme_is_no_part_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for host in ("127.0.0.1:8000/v1", "localhost/v1", "gpu-1.example:8000", "10.0.0.1"):
+        with pytest.raises(SpecError, match=f"it looks like small@http://{host}$"):
+            load(f"openai:small@{host}")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    assert open_endpoint("claude@20251001").model == "claude@20251001"
+
+
 def test_specs_name_a_model_at_a_url() -> None:
     endpoint = open_endpoint("qwen2.5:0.5b@http://127.0.0.1:11434")
     assert (endpoint.model, endpoint.base_url) == ("qwen2.5:0.5b", "http://127.0.0.1:11434/v1")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rsd_core import Limits, RewardGuidedDecoder, Settings
+from rsd_core import Limits, Path, RewardGuidedDecoder, Settings, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
 from rsd_core.queueing import CALLER, Caller
 from rsd_core.testing import ScriptedDrafter, ScriptedVerifier
@@ -135,13 +135,17 @@ async def test_a_batch_waits_for_a_server_that_is_restarted(fault: str, caplog: 
 
 @on_the_loop
 async def test_nobody_waits_for_what_never_answered_interactively() -> None:
-    """It may be a mistake in the port."""
+    """It may be a mistake in the port; nobody is told of a patience that was never set."""
     async with scripted(lambda *_: DONE) as server, connected(server) as endpoint:
         await server.kill()
         started = time.monotonic()
         with pytest.raises(EndpointError, match="is the server up"):
             await ask(endpoint, concurrency=INTERACTIVE)
         assert 0.5 < seconds_since(started) < 2, "two retries, with their back-off"
+        for _ in range(3):  # the breaker opens
+            with pytest.raises(EndpointError) as caught:
+                await ask(endpoint, concurrency=INTERACTIVE)
+        assert "has never answered, so it is not waited for; the last fault:" in str(caught.value)
 
 
 @on_the_loop
@@ -467,6 +471,16 @@ async def test_a_web_page_is_no_answer(streamed: bool) -> None:
         await heard(endpoint, server)
         server.answer = away_for(0.2, page)
         assert await asyncio.gather(*crowd(endpoint, 8)) == ["done"] * 8
+
+
+@on_the_loop
+async def test_a_web_page_in_place_of_a_list_of_models_is_told_as_one() -> None:
+    """And not as what an unknown server cannot do."""
+    async with scripted(lambda *_: Reply(200, "<html><title>Welcome</title></html>")) as server:
+        model = OpenAIGenerator(Endpoint("m", server.url))
+        with pytest.raises(Refused, match="web page: Welcome"):
+            await model.generate(Path(as_prompt("hello")), StepRequest((0,), 8, "\n\n"))
+        await model.aclose()
 
 
 def test_back_off_grows_and_is_jittered() -> None:

@@ -148,7 +148,7 @@ async def test_a_server_that_works_on_fewer_is_told_of(caplog: pytest.LogCapture
     assert server.crowd == 1
     (line,) = told(caplog)
     assert line.startswith("6 requests want to be in flight, but <Endpoint")
-    assert "works on 1 at once (as is known of such servers; concurrency=… changes it)" in line
+    assert "works on 1 at once (as it says or is known of its kind; concurrency=… changes it)" in line
 
 
 async def test_a_few_prompts_want_no_more_places_than_they_are(caplog: pytest.LogCaptureFixture) -> None:
