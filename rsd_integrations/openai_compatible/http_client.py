@@ -190,12 +190,12 @@ class HttpClient:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what lies between forgets silent connections
         trust, name = (self._trust(), place.hostname) if place.scheme == "https" else (None, None)
+        connection = HttpConnection(self._loop, self)
         try:
-            _, connection = await self._loop.create_connection(
-                lambda: HttpConnection(self._loop, self), sock=made, ssl=trust, server_hostname=name
-            )
+            await self._loop.create_connection(lambda: connection, sock=made, ssl=trust, server_hostname=name)
         except BaseException:
             made.close()
+            self.closed(connection)  # it may have been made already, and is told nothing any more
             raise
         return connection
 

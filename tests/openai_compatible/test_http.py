@@ -309,6 +309,19 @@ def test_the_time_to_wait_is_read_however_it_is_spelt() -> None:
         assert (error.status, error.retry_after, error.throttled) == (503, 7.0, True)
 
 
+def test_an_answer_may_have_an_error_that_is_none() -> None:
+    with wired(forever(whole(b'{"error": null, "up": true}'))) as server:
+        assert ask(server) == [{"error": None, "up": True}]
+
+
+def test_a_count_without_end_is_a_fault_of_the_server() -> None:
+    async def work(endpoint: Endpoint) -> int:
+        return await endpoint.post("completions", BODY, lambda answer: int(answer["tokens"]))
+
+    with wired(forever(whole(b'{"tokens": Infinity}'))) as server, pytest.raises(EndpointError, match="unknown shape"):
+        using(server, work)
+
+
 @pytest.mark.parametrize("said", [b"", OK + b"Content-Length: 12\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_slow_answer_is_given_up_and_its_connection_closed(said: bytes, kept: bool) -> None:
@@ -348,6 +361,25 @@ def test_a_cancelled_request_closes_its_connection_and_no_other() -> None:
 
     with wired(script) as server:
         using(server, work)
+
+
+@pytest.mark.parametrize("loop", [wait_for, asyncio.run])
+def test_requests_that_are_cancelled_while_they_connect_leave_no_connection(loop: Callable[[Any], Any]) -> None:
+    """Some just when the connection is made, whenever in the turns of the loop that is."""
+
+    async def run() -> None:
+        client = HttpClient(asyncio.get_running_loop(), server.url, {}, 5.0)
+        calls = [asyncio.ensure_future(client.send("POST", "/v1/completions", b"{}")) for _ in range(60)]
+        for call in calls:
+            await asyncio.sleep(0)
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.wait_for(client.aclose(), 2)
+
+    with wired(lambda peer: peer.request() and peer.request()) as server:
+        for _ in range(5):
+            loop(run())
+        assert wait_until(lambda: server.open == 0)
 
 
 def test_connections_are_no_more_than_what_is_in_flight_and_dropped_once_idle(monkeypatch: pytest.MonkeyPatch) -> None:
