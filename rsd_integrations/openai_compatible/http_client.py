@@ -113,12 +113,6 @@ class HttpClient:
         self._busy.stop()
         self._idle.stop()
 
-    def opened(self, connection: HttpConnection) -> None:
-        """Note that a connection is open."""
-        self._open.add(connection)
-        if self.is_closed:
-            connection.close()
-
     def kept(self, connection: HttpConnection) -> None:
         """Note that a connection is free for the next request."""
         self._busy.discard(connection)
@@ -177,7 +171,9 @@ class HttpClient:
         except OSError as error:
             raise ConnectionError(f"Cannot connect to host {place} [{error}]") from None
         if self.is_closed:
+            connection.close()
             raise ConnectionError("Connection closed")
+        self._open.add(connection)
         return connection
 
     async def _connect_to(self, place: SplitResult) -> HttpConnection:
@@ -190,13 +186,15 @@ class HttpClient:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what lies between forgets silent connections
         trust, name = (self._trust(), place.hostname) if place.scheme == "https" else (None, None)
-        connection = HttpConnection(self._loop, self)
         try:
-            await self._loop.create_connection(lambda: connection, sock=made, ssl=trust, server_hostname=name)
+            _, connection = await self._loop.create_connection(
+                lambda: HttpConnection(self._loop, self), sock=made, ssl=trust, server_hostname=name
+            )
         except BaseException:
             made.close()
-            self.closed(connection)  # it may have been made already, and is told nothing any more
             raise
+        if connection.transport is None:
+            raise ConnectionError("Server disconnected")
         return connection
 
     async def _through(self, connection: HttpConnection, proxy: SplitResult) -> HttpConnection:
@@ -219,9 +217,9 @@ class HttpClient:
         except BaseException:
             connection.close()
             raise
-        finally:
-            self.closed(connection)  # nobody tells it any more
         assert made is not None
+        if made.is_closing():
+            raise ConnectionError("Server disconnected")
         secure.connection_made(made)
         return secure
 

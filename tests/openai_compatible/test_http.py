@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import itertools
 import json
@@ -363,23 +364,29 @@ def test_a_cancelled_request_closes_its_connection_and_no_other() -> None:
         using(server, work)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("loop", [wait_for, asyncio.run])
-def test_requests_that_are_cancelled_while_they_connect_leave_no_connection(loop: Callable[[Any], Any]) -> None:
-    """Some just when the connection is made, whenever in the turns of the loop that is."""
+def test_requests_that_end_while_they_connect_leave_no_connection(loop: Callable[[Any], Any], closed: bool) -> None:
+    """Cancelled or closed, some just when the connection is made, in whatever turn of the loop that is."""
 
-    async def run() -> None:
+    async def run(turns: int) -> None:
         client = HttpClient(asyncio.get_running_loop(), server.url, {}, 5.0)
-        calls = [asyncio.ensure_future(client.send("POST", "/v1/completions", b"{}")) for _ in range(60)]
-        for call in calls:
+        calls = [asyncio.ensure_future(client.send("POST", "/v1/completions", b"{}")) for _ in range(20)]
+        for _ in range(turns):
             await asyncio.sleep(0)
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        if not closed:
+            for call in calls:
+                call.cancel()
+                await asyncio.sleep(0)
         await asyncio.wait_for(client.aclose(), 2)
+        await asyncio.gather(*calls, return_exceptions=True)
 
     with wired(lambda peer: peer.request() and peer.request()) as server:
-        for _ in range(5):
-            loop(run())
+        for turns in range(15):
+            loop(run(turns))
         assert wait_until(lambda: server.open == 0)
+    gc.collect()  # sockets that nobody closed tell now
 
 
 def test_connections_are_no_more_than_what_is_in_flight_and_dropped_once_idle(monkeypatch: pytest.MonkeyPatch) -> None:
