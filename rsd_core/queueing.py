@@ -87,7 +87,7 @@ class Slots:
             heapq.heappush(self._waiting, one)
         try:
             await one.place
-        except asyncio.CancelledError:
+        except BaseException:  # also where its loop was closed, and nobody goes on
             with self._lock:
                 if not one.given:
                     one.gone = True

@@ -19,7 +19,8 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:  # half an IPv6 address, a port that is no number
+        (parts.hostname or "").encode("idna")
+    except ValueError as error:  # half an IPv6 address, a port that is no number, a name with an empty part
         raise ConfigurationError(f"{url!r} is no base URL ({error}); it looks like http://127.0.0.1:8000/v1") from None
     readable = url.isprintable() and " " not in url
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not readable:

@@ -113,12 +113,6 @@ class HttpClient:
         self._busy.stop()
         self._idle.stop()
 
-    def opened(self, connection: HttpConnection) -> None:
-        """Note that a connection is open."""
-        self._open.add(connection)
-        if self.is_closed:
-            connection.close()
-
     def kept(self, connection: HttpConnection) -> None:
         """Note that a connection is free for the next request."""
         self._busy.discard(connection)
@@ -177,7 +171,9 @@ class HttpClient:
         except OSError as error:
             raise ConnectionError(f"Cannot connect to host {place} [{error}]") from None
         if self.is_closed:
+            connection.close()
             raise ConnectionError("Connection closed")
+        self._open.add(connection)
         return connection
 
     async def _connect_to(self, place: SplitResult) -> HttpConnection:
@@ -197,6 +193,8 @@ class HttpClient:
         except BaseException:
             made.close()
             raise
+        if connection.transport is None:
+            raise ConnectionError("Server disconnected")
         return connection
 
     async def _through(self, connection: HttpConnection, proxy: SplitResult) -> HttpConnection:
@@ -219,9 +217,9 @@ class HttpClient:
         except BaseException:
             connection.close()
             raise
-        finally:
-            self.closed(connection)  # nobody tells it any more
         assert made is not None
+        if made.is_closing():
+            raise ConnectionError("Server disconnected")
         secure.connection_made(made)
         return secure
 

@@ -26,9 +26,6 @@ class StaleError(ConnectionError):
 class Pool(Protocol):
     """Whose the connections are."""
 
-    def opened(self, connection: HttpConnection) -> None:
-        """Note that one is open."""
-
     def kept(self, connection: HttpConnection) -> None:
         """Note that one is free for the next request."""
 
@@ -253,7 +250,6 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self._parser = HttpResponseParser(self)
-        self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         response = self._response

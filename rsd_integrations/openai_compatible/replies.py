@@ -18,7 +18,7 @@ from rsd_integrations.openai_compatible.retry import AWAY, BUSY, is_retried, ret
 
 T = TypeVar("T")
 _PAGE = re.compile(rb"\s*<(?:!doctype|html|head|body)\b", re.IGNORECASE)
-_WRONG_SHAPE = (LookupError, TypeError, ValueError, AttributeError)
+_WRONG_SHAPE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class Replies:
@@ -92,7 +92,7 @@ class Replies:
                 f"{self._name} gave {type(parsed).__name__} where an object was due: {self.shown(data.decode(), 80)}"
             )
         self._gave_json = True
-        if "error" in parsed and "choices" not in parsed:
+        if parsed.get("error") and "choices" not in parsed:  # some have one everywhere, which is null
             # Errors in streams, and of servers that answer 200 to everything.
             reason = self.shown(reason_in(json.dumps(parsed)))
             raise EndpointError(f"{self._name} gave an error: {reason}", throttled=is_full(reason))

@@ -13,6 +13,7 @@ from typing import Literal
 
 from rsd_core import Path, as_prompt
 from rsd_integrations.openai_compatible.short_answers import QUESTION, ShortAnswers
+from rsd_integrations.openai_compatible.written import told
 
 QUESTIONS = (QUESTION, "Say hello in five words.")
 TOKENS = 16
@@ -50,14 +51,14 @@ async def find_step_ends(ask: ShortAnswers) -> StepEnds:
     named_by = ask.server.profile.reason
     for question in QUESTIONS:
         path = Path(as_prompt(question))
-        whole = (await ask.to(path, TOKENS))[0].text
+        whole = "".join(told((await ask.to(path, TOKENS))[1]))  # what is put around thoughts here is none of its stops
         stop = _blank_inside(whole)
         if stop is not None:
             break
     else:
         return StepEnds("unknown", f"gave an answer that is too short to try a stop string: {whole!r}")
     answer, choice = await ask.to(path, TOKENS, stop)
-    text = answer.text
+    text = "".join(told(choice))
     if stop in text:
         if answer.ending == "length" or (text == whole and not text.endswith(stop)):
             return StepEnds("ignored", f"ignores stop strings: {stop!r} was to end {text!r}", stop)

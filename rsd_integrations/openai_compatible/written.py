@@ -42,7 +42,7 @@ class Written:
         Raises:
             TypeError: It is no text.
         """
-        thought, content = _told(choice)
+        thought, content = told(choice)
         self.thought += thought
         self._content += content
 
@@ -161,8 +161,8 @@ def sizes_in(choice: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(len(token.encode()) for token in logprobs.get("tokens") or ())
 
 
-def _told(choice: Mapping[str, Any]) -> tuple[str, str]:
-    """Thought and content of a choice."""
+def told(choice: Mapping[str, Any]) -> tuple[str, str]:
+    """Thought and content of a choice, in the server's words."""
     if "text" in choice:
         return "", _text(choice["text"])
     part = choice.get("delta") or choice.get("message") or {}  # some gateways leave them out where nothing is said

@@ -255,6 +255,14 @@ class TestSlots:
         await asyncio.wait_for(slots.__aenter__(), 5)
         waiters[0]._log_destroy_pending = False  # type: ignore[attr-defined]
 
+    async def test_a_waiter_that_is_dropped_just_when_it_got_the_place_hands_it_on(self) -> None:
+        slots = Slots(1)
+        async with slots:
+            waiter = slots.__aenter__()
+            waiter.send(None)
+        waiter.close()  # as what is left of a loop that was closed
+        await asyncio.wait_for(slots.__aenter__(), 5)
+
 
 class TestThread:
     """Blocking work of a call."""

@@ -100,6 +100,7 @@ def test_retry_after_is_honoured(vllm: Habits, connected: Callable[..., Endpoint
     assert retry_after({}) is None
     assert retry_after({"Retry-After": "soon"}) is None
     assert retry_after({"Retry-After": "nan"}) is None
+    assert retry_after({"Retry-After": "Mon, 1 Jan 99999999999999999999 00:00:00 GMT"}) is None
     assert retry_after({"Retry-After": "-3"}) == retry_after({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 25 < (retry_after({"Retry-After": date}) or 0) <= 30

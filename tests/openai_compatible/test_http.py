@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import itertools
 import json
@@ -309,6 +310,19 @@ def test_the_time_to_wait_is_read_however_it_is_spelt() -> None:
         assert (error.status, error.retry_after, error.throttled) == (503, 7.0, True)
 
 
+def test_an_answer_may_have_an_error_that_is_none() -> None:
+    with wired(forever(whole(b'{"error": null, "up": true}'))) as server:
+        assert ask(server) == [{"error": None, "up": True}]
+
+
+def test_a_count_without_end_is_a_fault_of_the_server() -> None:
+    async def work(endpoint: Endpoint) -> int:
+        return await endpoint.post("completions", BODY, lambda answer: int(answer["tokens"]))
+
+    with wired(forever(whole(b'{"tokens": Infinity}'))) as server, pytest.raises(EndpointError, match="unknown shape"):
+        using(server, work)
+
+
 @pytest.mark.parametrize("said", [b"", OK + b"Content-Length: 12\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_slow_answer_is_given_up_and_its_connection_closed(said: bytes, kept: bool) -> None:
@@ -348,6 +362,31 @@ def test_a_cancelled_request_closes_its_connection_and_no_other() -> None:
 
     with wired(script) as server:
         using(server, work)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("loop", [wait_for, asyncio.run])
+def test_requests_that_end_while_they_connect_leave_no_connection(loop: Callable[[Any], Any], closed: bool) -> None:
+    """Cancelled or closed, some just when the connection is made, in whatever turn of the loop that is."""
+
+    async def run(turns: int) -> None:
+        client = HttpClient(asyncio.get_running_loop(), server.url, {}, 5.0)
+        calls = [asyncio.ensure_future(client.send("POST", "/v1/completions", b"{}")) for _ in range(20)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not closed:
+            for call in calls:
+                call.cancel()
+                await asyncio.sleep(0)
+        await asyncio.wait_for(client.aclose(), 2)
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    with wired(lambda peer: peer.request() and peer.request()) as server:
+        for turns in range(15):
+            loop(run(turns))
+        assert wait_until(lambda: server.open == 0)
+    gc.collect()  # sockets that nobody closed tell now
 
 
 def test_connections_are_no_more_than_what_is_in_flight_and_dropped_once_idle(monkeypatch: pytest.MonkeyPatch) -> None:

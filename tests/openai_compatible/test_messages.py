@@ -173,7 +173,15 @@ def test_the_doctor_shows_no_control_characters(
 
 
 @pytest.mark.parametrize(
-    "url", ["http://a\x1b2J/v1", "http://[::1/v1", "http://127.0.0.1:1/v 1", "http://127.0.0.1:99999", "http://h:x"]
+    "url",
+    [
+        "http://a\x1b2J/v1",
+        "http://[::1/v1",
+        "http://127.0.0.1:1/v 1",
+        "http://127.0.0.1:99999",
+        "http://h:x",
+        "http://é..example/v1",
+    ],
 )
 def test_a_base_url_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigurationError, match="is no base URL") as caught:

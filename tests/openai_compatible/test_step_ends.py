@@ -161,6 +161,30 @@ def test_a_gateway_that_hides_the_ends_of_steps_is_found_out(
     assert ("steps are streamed and cut here" in caplog.text) == (gateway is not PLAIN_FIELDS)
 
 
+class Thinking(Scripted):
+    """Thinks first, and tells the thought apart."""
+
+    async def post(self, path: str, body: dict[str, Any], read: Any, charge: Any) -> Any:
+        thought = "Well, one\nby one."
+        for stop in body.get("stop") or []:
+            before, found, _ = thought.partition(stop)
+            thought = before + (found if self.stops == "kept" else "")
+        reply = {"choices": [{"message": {"reasoning_content": thought}, "finish_reason": "stop"}]}
+        result = read(reply)
+        charge(reply, result, 0.0)
+        return result
+
+
+@pytest.mark.parametrize("way", ["kept", "stripped"])
+def test_what_is_put_around_a_thought_here_proves_nothing(way: Stops) -> None:
+    """A line break follows the mark that opens it."""
+    trials.STEP_ENDS.clear()
+    model = load("openai:m@http://127.0.0.1:9", profile="vllm")
+    assert isinstance(model, OpenAIGenerator)
+    model.endpoint = Thinking("", way)  # type: ignore[assignment]
+    assert wait_for(model.step_ends()).way == way
+
+
 @pytest.mark.usefixtures("untried")
 def test_servers_are_tried_out_once_and_the_first_call_pays(
     vllm: Habits, connect: Connect, questions: list[str]
