@@ -10,7 +10,6 @@ import pytest
 from rsd_core import ConfigurationError, Path, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import OpenAIGenerator
-from rsd_integrations.openai_compatible.background import on_background_loop
 from rsd_integrations.openai_compatible.server import Server
 from tests.openai_compatible.server import Habits, Refusal
 
@@ -18,7 +17,7 @@ Connect = Callable[..., OpenAIGenerator]
 
 
 def learnt(model: OpenAIGenerator) -> Server:
-    return wait_for(on_background_loop(model.server()))
+    return wait_for(model.server())
 
 
 @pytest.mark.parametrize(
