@@ -11,6 +11,8 @@ SMALL = [
     "second_of_502",
     "kept_connections_reset",
     "last_chunk_without_text",
+    "stop_reason_dropped",
+    "stop_strings_stripped_and_not_named",
     "client_killed_and_resumed",
 ]
 
