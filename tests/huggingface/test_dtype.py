@@ -57,13 +57,13 @@ def test_small_models_run_in_fp32_on_a_cpu(tmp_path: Folder, monkeypatch: pytest
 @pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
 def test_what_is_faster_is_measured(monkeypatch: pytest.MonkeyPatch, slow: torch.dtype, rows: int) -> None:
     """fp32 is kept where either of the two is no faster in bf16."""
-    forward, both = Linear.forward, slow == torch.float32
+    both = slow == torch.float32
 
-    def delayed(layer: Linear, x: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.3 * (x.dtype == slow and (both or len(x) == rows)))
-        return forward(layer, x)
+    def timed(_: Linear, x: torch.Tensor) -> torch.Tensor:  # whatever this machine is faster at
+        time.sleep(0.05 if x.dtype == slow and (both or len(x) == rows) else 0.002)
+        return x
 
-    monkeypatch.setattr(Linear, "forward", delayed)
+    monkeypatch.setattr(Linear, "forward", timed)
     assert loading._bf16_is_faster.__wrapped__() is both
 
 
