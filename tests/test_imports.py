@@ -307,17 +307,21 @@ def test_a_missing_llamacpp_is_named_with_its_pip_line(bare: Path) -> None:
 
 
 def test_gguf_models_import_quickly_and_without_torch(laptop: Path) -> None:
-    # Processor time, which a busy machine does not stretch, beyond that of the core.
+    # Processor time, which a busy machine hardly stretches, in that of the core, since processors differ.
     code = (
-        "import time, sys, rsd_core; t = time.process_time(); import rsd_integrations.llamacpp;"
-        "print(time.process_time() - t, 'torch' in sys.modules)"
+        "import time, sys; t = time.process_time(); import rsd_core; core = time.process_time() - t;"
+        "import rsd_integrations.llamacpp;"
+        "print((time.process_time() - t - core) / core, 'torch' in sys.modules)"
     )
     measured = [python(laptop, code).split() for _ in range(5)]
     assert {loaded for _, loaded in measured} == {"False"}
-    assert min(float(seconds) for seconds, _ in measured) < 0.2
+    assert min(float(ratio) for ratio, _ in measured) < 1.0
 
 
 def test_the_core_imports_quickly(bare: Path) -> None:
-    # Processor time, which a busy machine does not stretch.
-    code = "import time; t = time.process_time(); import rsd_core; print(time.process_time() - t)"
-    assert min(float(python(bare, code)) for _ in range(5)) < 0.3
+    # Processor time, which a busy machine hardly stretches, in that of what it is built on, since processors differ.
+    code = (
+        "import time; t = time.process_time(); import asyncio, pydantic.main; base = time.process_time() - t;"
+        "import rsd_core; print((time.process_time() - t - base) / base)"
+    )
+    assert min(float(python(bare, code)) for _ in range(5)) < 1.7
