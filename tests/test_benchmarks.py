@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import first_results, inprocess, shapes
+from tests.benchmarks import inprocess, shapes
 from tests.benchmarks.command import Command, Size
-from tests.benchmarks.core import ROOT, Build
 from tests.benchmarks.keys import RECORD, keys
 
 FOLDER = RECORD.parent
@@ -62,13 +61,6 @@ def test_a_sample_has_the_keys_of_a_whole_run(
     data = json.loads(file.read_text())
     assert data["quick"]
     assert sorted(set(keys(data))) == json.loads(RECORD.read_text())[name]
-
-
-def test_a_batch_that_is_killed_has_answers_in_its_file() -> None:
-    found = first_results.killed(Build("this", ROOT), prompts=48, concurrency=16, places=4, told=True)
-    assert 0.25 <= found["of_the_work"] < 0.6
-    assert found["late"] >= first_results.GOAL
-    assert found["late"] > found["early"]
 
 
 def command() -> Command:
