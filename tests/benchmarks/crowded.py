@@ -46,7 +46,9 @@ class Crowded(Faulty):
 
     def _written(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt: str = body["prompt"]
-        problem, step = int(re.findall(r"Problem (\d+)", prompt)[-1]), 1 + len(faulty.WRITTEN.findall(prompt))
+        if not (named := re.findall(r"Problem (\d+)", prompt)):
+            return self._tried_out(body)
+        problem, step = int(named[-1]), 1 + len(faulty.WRITTEN.findall(prompt))
         self._served[problem] += 1
         last = step == steps_of(problem)
         text = f"P{problem} step {step} by {self.role}" + (". Done." if last else "\n\n")
