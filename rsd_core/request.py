@@ -206,6 +206,7 @@ class Request:
             thought=self.text("thought"),
             opening=self.path.opening or "",
             markers=markers,
+            prompt_tokens=self.prompt_tokens,
         )
 
     def _cut(self, excess: int) -> None:

@@ -119,6 +119,8 @@ class Result:
     """What the chat template had written of the response: the beginning of a thought, or an empty one."""
     markers: Markers | None = None
     """The markers around the thought; None where there is none."""
+    prompt_tokens: int = 0
+    """Length of the prompt as the model that read it first counts it; 0 where nobody read it."""
 
     @property
     def raw_text(self) -> str:
@@ -175,6 +177,7 @@ class Result:
             "ledger": self.ledger.to_dict(),
             "seconds": self.seconds,
             "degradations": [asdict(item) for item in self.degradations],
+            "prompt_tokens": self.prompt_tokens,
             **({"opening": self.opening} if self.opening else {}),
             **({"markers": asdict(self.markers)} if self.markers is not None else {}),
         }

@@ -20,11 +20,15 @@ except ModuleNotFoundError as missing:
 from rsd_integrations.cli.commands import Commands
 
 EXTRAS = {
+    "fastapi": "serve",
     "gguf": "gguf",
     "peft": "merge",
+    "prometheus_client": "serve",
+    "ray": "ray",
     "safetensors": "huggingface",
     "torch": "huggingface",
     "transformers": "huggingface",
+    "uvicorn": "serve",
 }
 """What commands need beyond their own extra, and which one brings it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
