@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,17 +26,28 @@ from rsd_integrations.serve.serving import Serving
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_app(config: ServeConfig | None = None, *, keys: Sequence[str] = (), serving: Serving | None = None) -> Any:
+def create_app(
+    config: ServeConfig | None = None,
+    *,
+    decoders: Mapping[str, Decoder] | None = None,
+    keys: Sequence[str] = (),
+    serving: Serving | None = None,
+) -> FastAPI:
     """RSD behind the routes of the OpenAI API, as an ASGI app to be run by any server or mounted in another app.
 
     Models are loaded when the app starts, and where it is mounted, at the first request.
 
     Args:
-        config: What is served; the embedded family by default.
+        config: What is served, and the server's own limits; the embedded family by default.
+        decoders: Ready decoders by the names that clients ask for.
         keys: Any of them opens the routes under /v1; without any, everybody may come in.
-        serving: The state of a server that exists already, in place of a configuration.
+        serving: The state of a server that exists already, in place of a configuration and decoders.
+
+    Raises:
+        ConfigurationError: There is no model, or two have one name.
     """
-    serving = serving or Serving(config or ServeConfig.embedded())
+    if serving is None:
+        serving = Serving(config or (ServeConfig() if decoders else ServeConfig.embedded()), decoders)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:

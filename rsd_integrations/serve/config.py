@@ -18,7 +18,7 @@ _FURTHER = {"draft": "The drafter alone, to compare with.", "target": "The targe
 class ServeConfig(Data):
     """The decoders that are served, each by the name that clients call `model`, and the server's own limits."""
 
-    models: Annotated[dict[Annotated[str, Field(min_length=1)], RSDConfig], Field(min_length=1)]
+    models: dict[Annotated[str, Field(min_length=1)], RSDConfig] = Field(default_factory=dict)
     concurrency: Annotated[int, Field(ge=1)] = 64
     """Answers that are decoded at once; a request for n answers takes n places."""
     queue: Annotated[int, Field(ge=0)] = 256

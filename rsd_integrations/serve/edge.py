@@ -88,7 +88,6 @@ class Edge:
                 headers={"www-authenticate": "Bearer"},
             )
 
-
     def _check_body(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raise for a body that is told to be too long, or no JSON; the app sees to bodies that do not tell."""
         most, length = self._serving.config.max_body, headers.get(b"content-length", b"")

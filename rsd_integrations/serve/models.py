@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rsd_core import Decoder, Generator, Limits, RSDConfig, Settings, Setup, WeightingPolicy
+from rsd_core import ConfigurationError, Decoder, Generator, Limits, RSDConfig, Settings, Setup, WeightingPolicy
 from rsd_core.blocking import in_thread
 from rsd_integrations.loaded_models import LoadedModels
-from rsd_integrations.serve.config import ServeConfig
-from rsd_integrations.serve.errors import ApiError
+from rsd_integrations.serve.errors import ApiError, unsupported
 
 
-class ServedModel:
+class ServedModel(ABC):
     """A decoder by its name.
 
     Args:
         name: What clients call `model`.
-        config: What it is made of.
-        loaded: The models of all decoders of the server: one that several of them name is loaded once.
     """
 
-    def __init__(self, name: str, config: RSDConfig, loaded: LoadedModels) -> None:
-        self.name, self.config = name, config
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.created = int(time.time())
-        self._loaded = loaded
-        self._own = LoadedModels()
-        """What decoders of single requests share: which roles ever worked."""
 
+    @abstractmethod
     def decoder(
         self,
         settings: Mapping[str, Any],
@@ -40,15 +36,68 @@ class ServedModel:
 
         Args:
             settings: Of the request's own, by the names of `Settings`.
-            limits: Of the request's own; they tighten those of the configuration.
-            policy: In place of the configuration's.
+            limits: Of the request's own; they tighten those of the model.
+            policy: In place of the model's.
             fields: What its models are asked for besides, see `Generator.with_fields`.
 
         Raises:
-            ConfigurationError: The decoder or its models cannot work so.
+            ApiError: It takes none of that.
+            ConfigurationError: It cannot work so.
         """
-        base = self.config.settings.updated(**settings)
-        setup = self._setup(base.model_copy(update={"limits": base.limits.tightened(limits)}), policy, fields or {})
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the smallest of its models takes; None where one does not tell."""
+        contexts = [getattr(model, "context", None) for model in self.decoder({}).models]
+        known = [context for context in contexts if isinstance(context, int)]
+        return min(known) if known and len(known) == len(contexts) else None
+
+
+class ReadyModel(ServedModel):
+    """A decoder that somebody made."""
+
+    def __init__(self, name: str, decoder: Decoder) -> None:
+        super().__init__(name)
+        self._decoder = decoder
+
+    def decoder(
+        self,
+        settings: Mapping[str, Any],
+        limits: Limits | None = None,
+        policy: WeightingPolicy | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Decoder:
+        if policy is not None:
+            raise unsupported("rsd.policy", f"{self.name} is a ready decoder, which brings its own")
+        if fields:
+            raise unsupported(next(iter(fields)), f"{self.name} is a ready decoder, whose models are as they are")
+        return self._decoder.with_settings(_own(self._decoder.settings, settings, limits))
+
+
+class ConfiguredModel(ServedModel):
+    """A decoder as data.
+
+    Args:
+        name: What clients call `model`.
+        config: What it is made of.
+        loaded: The models of all decoders of the server: one that several of them name is loaded once.
+    """
+
+    def __init__(self, name: str, config: RSDConfig, loaded: LoadedModels) -> None:
+        super().__init__(name)
+        self.config = config
+        self._loaded = loaded
+        self._own = LoadedModels()
+        """What decoders of single requests share: which roles ever worked."""
+
+    def decoder(
+        self,
+        settings: Mapping[str, Any],
+        limits: Limits | None = None,
+        policy: WeightingPolicy | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Decoder:
+        setup = self._setup(_own(self.config.settings, settings, limits), policy, fields or {})
         return self._own.watched(self.config.method.build(setup))
 
     def _setup(self, settings: Settings, policy: WeightingPolicy | None, fields: Mapping[str, Any]) -> Setup:
@@ -61,24 +110,34 @@ class ServedModel:
         policy = policy or own.policy
         return Setup(**own.given, policy=policy, settings=settings, load=load, thoughts=own.thoughts)  # type: ignore[arg-type]
 
-    @property
-    def context(self) -> int | None:
-        """Tokens that the smallest of its models takes; None where one does not tell."""
-        contexts = [getattr(model, "context", None) for model in self.decoder({}).models]
-        known = [context for context in contexts if isinstance(context, int)]
-        return min(known) if len(known) == len(contexts) else None
+
+def _own(base: Settings, settings: Mapping[str, Any], limits: Limits | None) -> Settings:
+    """Settings with those of a request in them."""
+    updated = base.updated(**settings)
+    return updated if limits is None else updated.model_copy(update={"limits": updated.limits.tightened(limits)})
 
 
 class ServedModels:
     """All of them, by name.
 
     Args:
-        config: What is served.
+        configs: Decoders as data.
+        decoders: Decoders that somebody made.
+
+    Raises:
+        ConfigurationError: There is none at all, or two have one name.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
-        self._loaded = LoadedModels()
-        self._models = {name: ServedModel(name, own, self._loaded) for name, own in config.models.items()}
+    def __init__(self, configs: Mapping[str, RSDConfig], decoders: Mapping[str, Decoder]) -> None:
+        if twice := configs.keys() & decoders.keys():
+            raise ConfigurationError(f"the name {min(twice)!r} stands for two models; give each its own")
+        if not configs and not decoders:
+            raise ConfigurationError("there is no model to serve; name one under `models`")
+        loaded = LoadedModels()
+        self._models: dict[str, ServedModel] = {
+            **{name: ConfiguredModel(name, config, loaded) for name, config in configs.items()},
+            **{name: ReadyModel(name, decoder) for name, decoder in decoders.items()},
+        }
         self.ready = False
         """Whether all models are loaded."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from rsd_core import Decoder
 from rsd_integrations.serve.admission import Admission
 from rsd_integrations.serve.config import ServeConfig
 from rsd_integrations.serve.jobs import Job
@@ -17,12 +18,16 @@ class Serving:
     """What all routes of one server share.
 
     Args:
-        config: What is served.
+        config: What is served, and the server's own limits.
+        decoders: Ready decoders by name, beside those of the configuration.
+
+    Raises:
+        ConfigurationError: There is no model, or two have one name.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, decoders: Mapping[str, Decoder] | None = None) -> None:
         self.config = config
-        self.models = ServedModels(config)
+        self.models = ServedModels(config.models, decoders or {})
         self.admission = Admission(config.concurrency, config.queue)
         self.metrics = Metrics(self.admission)
         self._jobs: dict[int, Job] = {}
