@@ -62,7 +62,6 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # pages that would load scripts from elsewhere
         redoc_url=None,
-        max_body_size=serving.config.max_body,
     )
     app.state.serving = serving
     _add_errors(app, serving)

@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: its id, the key, the log, the counters."""
+"""What every request passes on its way in and out: its id, the key, the size of its body, the log, the counters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rsd_integrations.serve.errors import ApiError, too_long
@@ -59,7 +60,7 @@ class Edge:
             try:
                 self._check_key(scope, headers)
                 self._check_body(scope, headers)
-                await self._app(scope, receive, send_on)
+                await self._app(scope, self._bounded(receive), send_on)
             except ApiError as error:
                 await _answer(error, send_on)
         finally:
@@ -96,6 +97,20 @@ class Edge:
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if scope["method"] == "POST" and kind != b"application/json":
             raise ApiError(415, "the body is to be JSON: content-type: application/json", code="unsupported_media_type")
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """A channel that ends a body which is too long."""
+        most, read = self._serving.config.max_body, 0
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise HTTPException(413)  # of anything else that is raised here FastAPI makes a status 400
+            return message
+
+        return bounded
 
 
 def _digest(key: bytes) -> bytes:
