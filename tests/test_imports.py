@@ -16,7 +16,10 @@ from rsd_core.errors import DISTRIBUTION
 
 ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
-SHARED = {"findings", "jsonl", "loaded_models", "output_files", "role_faults", "tool_calls", "waiting", "yaml_data"}
+SHARED = {
+    "chat_fields", "findings", "jsonl", "loaded_models", "output_files", "role_faults", "tool_calls", "waiting",
+    "yaml_data",
+}  # fmt: skip
 """Modules beside the subpackages, which all of them may use. They import the core alone."""
 SUBPACKAGES = {
     # Besides rsd_core, its own SDK and itself, a subpackage may use these only.

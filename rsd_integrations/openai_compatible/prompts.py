@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,6 +109,27 @@ class Prompts:
         if fields.template and mode == "completions" and tokenizer is None:
             raise ConfigurationError("template.NAME=… needs a tokenizer=…, whose chat template takes it, or mode=chat")
 
+    def with_arguments(self, fields: Mapping[str, Any]) -> Prompts:
+        """The same, whose template gets what a request asks of it, see `Vocabulary.with_fields`.
+
+        Raises:
+            ConfigurationError: There is no template here, or it uses no such argument.
+        """
+        other = copy.copy(self)
+        if self.vocabulary is not None:
+            other.vocabulary = self.vocabulary.with_fields(fields)
+        elif fields:
+            raise ConfigurationError(
+                f"{' and '.join(fields)}: plain text is sent, without a chat template; give a tokenizer=…, or mode=chat"
+            )
+        return other
+
+    def sending(self, fields: RequestFields) -> Prompts:
+        """The same with another user's part of requests."""
+        other = copy.copy(self)
+        other._fields = fields
+        return other
+
     @property
     def renders_tools(self) -> bool:
         """Whether the model sees the definitions of tools."""
@@ -119,8 +141,14 @@ class Prompts:
             return None
         return self.vocabulary.thinking(prompt)
 
-    def render(self, path: Path, profile: Profile) -> SentPath:
-        """The request for what follows a path."""
+    def render(self, path: Path, profile: Profile, *, turn: bool = False) -> SentPath:
+        """The request for what follows a path.
+
+        Args:
+            path: The path.
+            profile: The server's.
+            turn: Whether a whole turn is asked for.
+        """
         if self.mode == "chat":
             messages, text = conversation(path), ""
             fields: dict[str, Any] = {"messages": self.as_json(messages, profile)}
@@ -128,6 +156,8 @@ class Prompts:
                 text = messages[-1].content
                 fields["messages"][-1] |= profile.begun
                 fields |= profile.continues
+            if turn:
+                fields |= self._fields.turn
             length = sum(len(message.content) for message in messages)
             return SentPath("chat/completions", fields, length, begun=text, markers=markers_of(path))
         if self.vocabulary is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from rsd_integrations.chat_fields import EFFORT, TEMPLATE, TURN_FIELDS
 from rsd_integrations.openai_compatible.errors import CAPS
 
 _THOUGHTS = ("reasoning_content", "reasoning")
@@ -80,7 +81,9 @@ def remedy(field: str | None, reason: str, sent: Mapping[str, Any]) -> str:
             "the server goes on with no answer that was begun: give tokenizer=FOLDER_OR_ID, with which the exact text "
             "is continued, or granularity='turn'"
         )
-    if field == "chat_template_kwargs":
+    if field in (EFFORT, "tools", *TURN_FIELDS):
+        return f"this server takes no {field}: leave it out of the request, or of body.NAME=…"
+    if field == TEMPLATE:
         return "leave template.NAME=… out, or give the field that this server has for it by body.NAME=VALUE"
     if field in _THOUGHTS and field not in sent:
         return "give omit=reasoning_content: earlier thoughts are then not sent back"
