@@ -77,12 +77,12 @@ for chunk in stream:
 # rejected drafts, and what the verifier read. With `rsd: {"trace": true}` the answer tells its steps as well.
 
 # %%
-traced = client.chat.completions.create(
-    model="rsd-careful", messages=[question], extra_body={"rsd": {"trace": True}}
-)
+traced = client.chat.completions.create(model="rsd-careful", messages=[question], extra_body={"rsd": {"trace": True}})
 print(traced.usage.prompt_tokens, "tokens read,", traced.usage.completion_tokens, "written")
 for role in ("drafter", "verifier", "target"):
-    print(f"{role:8}: {traced.usage.rsd[role]['generated']:3} generated, {traced.usage.rsd[role]['computed']:3} computed")
+    print(
+        f"{role:8}: {traced.usage.rsd[role]['generated']:3} generated, {traced.usage.rsd[role]['computed']:3} computed"
+    )
 for step in traced.choices[0].rsd["trace"]["steps"]:
     print(f"{step['author']:6} {step['text'].strip()}")
 

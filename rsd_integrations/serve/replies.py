@@ -70,26 +70,23 @@ class Reply(Response):
         """The ASGI side of it."""
         self._send = send
         watch = asyncio.ensure_future(self._watch(receive))
-        status = 200
+        failure: ApiError | None = None
         try:
             with self._serving.working(self._job):
                 await self._job.run(self._serving.admission, self._serving.metrics, self._tell)
-            if self._stream:
-                await self._events([*self._opening(), *self._form.last(self._job)])
-            else:
-                await self._finish(200, orjson.dumps(self._form.whole(self._job)))
         except Exception as error:
             failure = as_api_error(error)
-            status = failure.status
-            if self._started:
-                await self._events(self._form.failed(failure))
-            else:
-                await self._finish(status, failure.body, failure.headers)
         finally:
             await settle([watch])
-        if self._stream and self._started:
+        if self._stream and (failure is None or self._started):
+            ending = self._form.last(self._job) if failure is None else self._form.failed(failure)
+            await self._events([*self._opening(), *ending])
             await self._write(b"", more=False)
-        scope["rsd.told"] = self._told(499 if self._gone else status)
+        elif failure is None:
+            await self._finish(200, orjson.dumps(self._form.whole(self._job)))
+        else:
+            await self._finish(failure.status, failure.body, failure.headers)
+        scope["rsd.told"] = self._told(499 if self._gone else 200 if failure is None else failure.status)
 
     def _told(self, status: int) -> dict[str, Any]:
         """What the log says of it; no text of prompts and answers is in it."""

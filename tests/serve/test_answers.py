@@ -45,7 +45,7 @@ def test_texts_are_the_decoders_own_for_the_same_seed(served: Running, temperatu
     with config.build() as decoder:
         for question in ASKED:
             wanted = [decoder.run(question, seed=7, repeat=i).text for i in range(2)]
-            fields = {"seed": 7, "n": 2, "temperature": temperature}
+            fields: dict[str, Any] = {"seed": 7, "n": 2, "temperature": temperature}
             whole = served.chat(question, **fields).json()
             assert [choice["message"]["content"] for choice in whole["choices"]] == wanted
             assert streamed(served.chat(question, stream=True, **fields)) == wanted
@@ -83,7 +83,6 @@ def test_nothing_that_was_rejected_reaches_a_client() -> None:
             response = server.chat(**fields)
             assert "RIGHT" in response.text
             assert "WRONG" not in response.text
-    assert decoder.drafter.calls
 
 
 def test_a_thought_is_reasoning_and_no_content() -> None:
@@ -117,7 +116,7 @@ def test_usage_counts_the_answers_own_tokens_and_the_bill_is_that_of_the_ledger(
     assert usage["completion_tokens"] == 2 * own
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     for role in ("drafter", "verifier", "target"):
-        account = result.ledger.account(role)  # type: ignore[arg-type]
+        account = result.ledger.account(role)
         assert usage["rsd"][role]["generated"] == 2 * account.generated
         assert usage["rsd"][role]["computed"] == 2 * account.computed
     assert usage["rsd"]["drafter"]["generated"] > own - result.ledger.target.generated  # the rejected draft
