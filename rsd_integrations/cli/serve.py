@@ -15,18 +15,37 @@ import uvicorn
 
 from rsd_core import ConfigurationError, RSDError
 from rsd_core.blocking import wait_for
-from rsd_integrations.cli.options import ConfigFile, read_mapping
+from rsd_integrations.cli.options import (
+    ConfigFile,
+    Draft,
+    MethodText,
+    PolicyText,
+    TargetSpec,
+    VerifierSpec,
+    configured,
+    read_mapping,
+)
 from rsd_integrations.cli.starting import without_collection
 from rsd_integrations.cli.terminal import say
 from rsd_integrations.serve import ServeConfig, Serving, create_app
+from rsd_integrations.serve.config import NAME
 from rsd_integrations.serve.edge import REQUEST_ID
 
+CONNECTIONS = 65_536
+"""Files and connections that the process may have open, where the system's hard limit allows it."""
+KEPT = 75
+"""Seconds that an idle connection is kept: longer than nginx keeps its own, which then never asks a dead one."""
 HARD_END = 5
 """Seconds after the end of the drain in which answers that were cut are sent."""
 LOG = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
 
 
 def serve(
+    draft: Draft = None,
+    target: TargetSpec = None,
+    verifier: VerifierSpec = None,
+    policy: PolicyText = None,
+    method: MethodText = None,
     config: ConfigFile = None,
     host: Annotated[str, typer.Option(help="Address to listen at. 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
@@ -36,20 +55,18 @@ def serve(
 ) -> None:
     """Answer clients of the OpenAI API: RSD behind a URL, streamed step by step.
 
-    `--config` takes a file with `models`, a configuration for each name, or one configuration by itself, which is then
-    called `rsd`; by default the embedded family is served. `GET /v1/models` lists what there is.
+    `--config` takes a file with `models`, a configuration for each name, or one configuration by itself. That one, and
+    what the options alone make, is called `rsd`; without any, the embedded family is served.
 
     Example: `rsd serve --port 8000`, then `curl http://127.0.0.1:8000/v1/models`
     """
-    data = read_mapping(config, "--config")
-    try:
-        served = ServeConfig.parse(data) if config else ServeConfig.embedded()
-    except ConfigurationError as error:
-        raise ConfigurationError(f"--config {config}: {error}") from error
+    words = {"draft": draft, "target": target, "verifier": verifier, "policy": policy}
+    served = _served(config, words, method)
     keys = _keys(api_key_file)
     if not keys and not _is_loopback(host):
         say(f"Warning: everybody who reaches {host} may ask this server, since it has no --api-key-file", "yellow")
     listener = _listen(host, port)
+    _allow_many_connections()
     serving = Serving(served)
     with without_collection():
         wait_for(serving.models.load())
@@ -62,6 +79,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEPT,
         timeout_graceful_shutdown=int(served.drain) + HARD_END,
     )
     _Server(settings, serving).run([listener])
@@ -81,6 +99,34 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # to have drained is a good end, and no death by the signal
+
+
+def _served(config: Path | None, words: dict[str, str | None], method: str | None) -> ServeConfig:
+    data, given = read_mapping(config, "--config"), [name for name, word in words.items() if word is not None]
+    given += ["method"] if method is not None else []
+    if not config and not given:
+        return ServeConfig.embedded()
+    if "models" not in data:
+        own = configured(data, **words, temperature=None, seed=None, source=f"--config {config}", method=method)
+        return ServeConfig(models={NAME: own})
+    if given:
+        raise RSDError(f"--{given[0]} is for one model, and --config {config} names several; say it there")
+    try:
+        return ServeConfig.parse(data)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--config {config}: {error}") from error
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit on open files, which is 1,024 in most shells: a client for each is soon too many."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _keys(file: Path | None) -> list[str]:

@@ -286,6 +286,15 @@ def test_on_sigterm_what_is_in_flight_is_finished_and_the_process_ends_well(tmp_
     assert "Traceback" not in log
 
 
+def test_options_alone_make_the_model_that_is_called_rsd(tmp_path: File) -> None:
+    words = ["--draft", "scripted:draft", "--verifier", "scripted:verifier", "--target", "scripted:target"]
+    with started(tmp_path, *words, "--policy", "always_target") as (_, url):
+        body = {"model": "rsd", "prompt": "Seats?"}
+        answer = httpx.post(url + "/v1/completions", json=body, trust_env=False).json()
+    assert answer["choices"][0]["text"].endswith("\\boxed{10}.")
+    assert answer["choices"][0]["rsd"]["target_share"] == 1
+
+
 def test_a_port_in_use_and_a_file_without_keys_are_told_in_a_line(tmp_path: File) -> None:
     empty = tmp_path / "keys"
     empty.write_text("# none yet\n\n")
@@ -295,6 +304,7 @@ def test_a_port_in_use_and_a_file_without_keys_are_told_in_a_line(tmp_path: File
             (["--api-key-file", str(empty)], "holds no key"),
             (["--api-key-file", str(tmp_path / "nothing")], "cannot be read"),
             (["--config", str(tmp_path / "nothing.yaml")], "cannot be read"),
+            (["--config", str(tmp_path / "serve.yaml"), "--policy", "sigmoid"], "--policy is for one model"),
         ):
             ended = subprocess.run([*SERVE, *options], capture_output=True, text=True, timeout=60, check=False)
             assert ended.returncode == 2
