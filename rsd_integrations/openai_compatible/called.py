@@ -71,9 +71,6 @@ def _normalised(call: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise RunError("a tool call names no function")
     text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
-    return {
-        **call,
-        "id": call.get("id") or new_id(),
-        "type": kind,
-        "function": {**function, "name": name, "arguments": text or "{}"},
-    }
+    text = "{}" if text.strip() in ("", "null") else text  # vLLM says null where its parser finds none
+    function = {**function, "name": name, "arguments": text}
+    return {**call, "id": call.get("id") or new_id(), "type": kind, "function": function}

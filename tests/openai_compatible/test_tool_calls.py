@@ -120,6 +120,7 @@ def test_a_thought_before_a_call_is_closed_and_no_part_of_the_messages_content(
         ({"function": {"name": "add", "arguments": {"a": 1}}}, '{"a": 1}'),
         ({"id": None, "type": None, "function": {"name": "add"}}, "{}"),
         ({"id": "", "function": {"name": "add", "arguments": ""}}, "{}"),
+        ({"function": {"name": "add", "arguments": "null"}}, "{}"),
         ({"function": {"name": "add", "arguments": '{"a": 1'}}, '{"a": 1'),
     ],
 )
