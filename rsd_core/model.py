@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ class Model(ABC):  # noqa: B024 - what is abstract is in the roles
     """FLOPs to run one token through the model, two per weight that takes part; None when unknown."""
     price: Price | None = None
     """What the model costs, where it costs."""
-    renders_tools: bool = False
-    """Whether the model sees the definitions in a prompt's `tools` message."""
+    renders_tools: bool | Literal["turn"] = False
+    """Whether the model sees the definitions in a prompt's `tools` message; `turn`: where it writes whole turns."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

@@ -16,7 +16,9 @@ from rsd_core.data import unknown
 from rsd_core.interfaces import Generator
 
 TEMPLATE, EFFORT = "chat_template_kwargs", "reasoning_effort"
-TURN_FIELDS = ("tool_choice", "parallel_tool_calls", "response_format")
+TOOL_FIELDS = ("tool_choice", "parallel_tool_calls")
+"""How tools are called; of meaning where a prompt has some."""
+TURN_FIELDS = (*TOOL_FIELDS, "response_format")
 """What only a whole message can honour."""
 _TAKES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     TEMPLATE: (Mapping, "arguments of the chat template by name"),

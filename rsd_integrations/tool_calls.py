@@ -1,15 +1,19 @@
-"""Tool calls that a model writes into its text, in the form of Hermes and Qwen chat templates.
+"""Tool calls: in a model's text, in the form of Hermes and Qwen chat templates, and in messages of the OpenAI form.
 
-Form: model card of Qwen/Qwen2.5-7B-Instruct; `<tool_call>` and `</tool_call>` around a JSON object with `name` and
-`arguments`.
+Form of the text: model card of Qwen/Qwen2.5-7B-Instruct; `<tool_call>` and `</tool_call>` around a JSON object with
+`name` and `arguments`.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
+
+from rsd_core import Model, Prompt
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
@@ -97,3 +101,52 @@ def _settled(text: str) -> str:
         if text.endswith(_OPEN[:n]):
             return text[:-n].rstrip()
     return text.rstrip()
+
+
+def sees_tools(model: Model, granularity: str) -> bool:
+    """Whether a model is shown a prompt's tools where it writes steps, or turns."""
+    return model.renders_tools is True or model.renders_tools == granularity
+
+
+def tools_of(prompt: Prompt) -> list[Any]:
+    """The definitions of the tools that a prompt lets a model call."""
+    return [tool for message in prompt if message.role == "tools" for tool in json.loads(message.content)]
+
+
+def as_text(content: str, calls: Iterable[tuple[str, Any]]) -> str:
+    """A message in one text, for those who read nothing else: its content, and its calls in the form above.
+
+    Args:
+        content: The message's own text.
+        calls: Name and arguments of each call.
+    """
+    written = (json.dumps({"name": name, "arguments": arguments}) for name, arguments in calls)
+    return "\n".join(filter(None, [content, *(f"{_OPEN}\n{call}\n{_CLOSE}" for call in written)]))
+
+
+def with_text(calls: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A message's calls with arguments as text, which is how servers take them."""
+    return [
+        _with_arguments(call, lambda value: value if isinstance(value, str) else json.dumps(value)) for call in calls
+    ]
+
+
+def with_objects(calls: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A message's calls with arguments as objects, as chat templates take them; what is no JSON stays text."""
+    return [_with_arguments(call, parsed) for call in calls]
+
+
+def parsed(arguments: Any) -> Any:
+    """The arguments of a call as an object; what is no JSON object stays as it is."""
+    if isinstance(arguments, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(arguments)
+            return value if isinstance(value, dict) else arguments
+    return arguments
+
+
+def _with_arguments(call: Mapping[str, Any], changed: Callable[[Any], Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, Mapping) or "arguments" not in function:
+        return dict(call)
+    return {**call, "function": {**function, "arguments": changed(function["arguments"])}}

@@ -359,7 +359,7 @@ class OpenAIGenerator(TakesFields, Drafter, Target):
                 sent.route,
                 self._body(profile, sent, request, seed, room),
                 lambda reply: read_answer(
-                    reply, splitter, profile, vocabulary, before, begun, sent.markers, self._reasons
+                    reply, splitter, profile, vocabulary, before, begun, sent.markers, self._reasons, splitter is None
                 ),
                 lambda reply, answer, seconds: charges.add(
                     self.prompts.usage(sent, answer or received(reply), seconds)
@@ -457,4 +457,4 @@ class OpenAIGenerator(TakesFields, Drafter, Target):
                 f"{self.endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask the "
                 "server behind it, or leave logprobs=true out."
             )
-        return Step(text, answer.ending, ids, vocabulary, size, logprobs)
+        return Step(text, answer.ending, ids, vocabulary, size, logprobs, answer.native)

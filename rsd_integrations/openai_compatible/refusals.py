@@ -14,6 +14,7 @@ from rsd_integrations.openai_compatible.errors import CAPS
 _THOUGHTS = ("reasoning_content", "reasoning")
 _CONTINUES = ("continue_final_message", "add_generation_prompt", "prefix")
 _NO_IDS = "Unmapped prompt format"
+_NO_PARSER = "--tool-call-parser"
 
 
 def remedy_of_fault(reason: str) -> str | None:
@@ -65,6 +66,10 @@ def remedy(field: str | None, reason: str, sent: Mapping[str, Any]) -> str:
         reason: What it said.
         sent: The body of the request.
     """
+    if _NO_PARSER in reason:
+        return (
+            "start the server with --enable-auto-tool-choice and --tool-call-parser=NAME, the form of the model's calls"
+        )
     if field == "max_tokens" and "max_completion_tokens" in reason:
         return "give profile=openai_reasoning, whose requests have max_completion_tokens in its place"
     if field == "max_completion_tokens" and "max_tokens" in reason.replace("max_completion_tokens", ""):

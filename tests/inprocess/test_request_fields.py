@@ -103,7 +103,7 @@ def test_a_request_of_both_roles_thinks_or_does_not() -> None:
 
 def test_what_a_model_cannot_honour_is_refused_with_what_it_can(thinker: Thinker) -> None:
     model = thinker()
-    refused: list[tuple[dict[str, Any], str]] = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"chat_template_kwargs": {"thinking": False}}, r"chat_template_kwargs: unknown template argument 'thinking', "
          r"did you mean 'enable_thinking'\? known are enable_thinking"),
         ({"chat_template_kwargs": {"add_generation_prompt": False}}, "known are enable_thinking"),
@@ -113,7 +113,7 @@ def test_what_a_model_cannot_honour_is_refused_with_what_it_can(thinker: Thinker
         ({"parallel_tool_calls": False}, "cannot honour parallel_tool_calls=False"),
         ({"response_format": {"type": "json_object"}}, "cannot honour response_format="),
     ]  # fmt: skip
-    for fields, told in refused:
+    for fields, told in cases:
         with pytest.raises(ConfigurationError, match=told) as caught:
             model.with_fields(fields)
         assert model.name in str(caught.value)
