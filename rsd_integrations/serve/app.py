@@ -22,6 +22,7 @@ from rsd_integrations.serve.prompts import prompt_of
 from rsd_integrations.serve.replies import JSON, Form, Reply
 from rsd_integrations.serve.requests import Asked, ChatRequest, CompletionRequest
 from rsd_integrations.serve.serving import Serving
+from rsd_integrations.tool_calls import sees_tools
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -160,12 +161,14 @@ async def _decoder(serving: Serving, asked: Asked) -> Decoder:
 
 def _check_tools(decoder: Decoder, choice: object) -> None:
     """Raise where the models would not see the tools, or could not be made to call one."""
+    granularity = decoder.settings.granularity
     for model in decoder.models:
-        if isinstance(model, Drafter | Target) and not model.renders_tools:
+        if isinstance(model, Drafter | Target) and not sees_tools(model, granularity):
+            turns = "; in granularity turn it would be sent them" if sees_tools(model, "turn") else ""
             raise unsupported(
-                "tools", f"the chat template of {model.name} shows none; take a model whose template does"
+                "tools", f"{model.name} is shown none, for its chat template has no place for them{turns}"
             )
-    if decoder.settings.granularity == "step" and choice not in (None, "auto"):
+    if granularity == "step" and choice not in (None, "auto"):
         raise unsupported("tool_choice", "in steps a call is the models' own choice; leave it out, or say auto")
 
 
