@@ -19,6 +19,7 @@ from rsd_core import (
     load,
     usage_of,
 )
+from rsd_core.baselines.judged import TargetJudge
 from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.langchain import ChatRSD
@@ -187,6 +188,19 @@ def test_steps_see_no_tools_and_say_so() -> None:
     assert not sees_tools(text, "turn")
     with pytest.raises(ValueError, match="cannot call tools"):
         ChatRSD(decoder=TargetOnly(target=chat)).bind_tools([ADD]).invoke("1 + 2?")
+
+
+def test_a_chat_that_judges_is_asked_without_the_tools() -> None:
+    async def run() -> list[dict[str, Any]]:
+        async with scripted(answered(says("stop", content="9"))) as server:
+            model = load(f"openai,profile=generic:m@{server.url}")
+            assert (await TargetJudge(model).score(Path(PROMPT), [Step("3", "end")])).rewards == (1.0,)
+            await model.aclose()
+            return [body for body in server.requests if body]
+
+    (body,) = wait_for(run())
+    assert "tools" not in body
+    assert len(body["messages"]) == 1
 
 
 def decoded(reward: float) -> tuple[Result, Any]:
