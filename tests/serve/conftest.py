@@ -8,6 +8,14 @@ from rsd_core import Decoder, RSDConfig
 from tests.serve.process import rsd_serve
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_proxy() -> Iterator[None]:
+    """Clients that read the environment reach for loopback directly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "*")
+        yield
+
+
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `rsd serve` on the embedded family, as it comes."""
