@@ -17,9 +17,9 @@ from rsd_core import BatchError, ConfigurationError, Decoder, MissingDependency,
 from rsd_core.ledger import Account
 
 try:
+    import lm_eval.models  # noqa: F401 - the harness registers its own models only where none is registered yet
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
-    import lm_eval.models  # noqa: F401 - the harness registers its own models only where none is registered yet
     from lm_eval.api.registry import register_model
 except ModuleNotFoundError as error:
     raise MissingDependency(error.name or "lm-eval", "lm-eval", "the lm-eval adapter") from error
