@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from rsd_core import Decoder, RSDConfig
+from tests.langchain.conftest import pytest_runtest_makereport  # noqa: F401 - skips of suites need a reason
 from tests.serve.process import rsd_serve
 
 
