@@ -9,6 +9,7 @@ from typing import Any
 
 from rsd_core import ConfigurationError, Decoder, Generator, Limits, RSDConfig, Settings, Setup, WeightingPolicy
 from rsd_core.blocking import in_thread
+from rsd_integrations.chat_fields import DEFAULTS
 from rsd_integrations.loaded_models import LoadedModels
 from rsd_integrations.serve.errors import ApiError, unsupported
 
@@ -69,8 +70,9 @@ class ReadyModel(ServedModel):
     ) -> Decoder:
         if policy is not None:
             raise unsupported("rsd.policy", f"{self.name} is a ready decoder, which brings its own")
-        if fields:
-            raise unsupported(next(iter(fields)), f"{self.name} is a ready decoder, whose models are as they are")
+        for field, value in (fields or {}).items():
+            if field not in DEFAULTS or value != DEFAULTS[field]:
+                raise unsupported(field, f"{self.name} is a ready decoder, whose models are as they are")
         return self._decoder.with_settings(_own(self._decoder.settings, settings, limits))
 
 

@@ -15,10 +15,12 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from rsd_core import Decoder, RSDConfig
+from rsd_core import Decoder, RewardGuidedDecoder, RSDConfig
+from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.serve import ServeConfig
 from tests.serve.running import running, scripted, wait_until
+from tests.thinkers import Shown, ShownTarget
 
 ASKED = [problem.question for _, problem in zip(range(6), problems("test", 5), strict=False)]
 KEY = "sk-of-this-server"
@@ -141,6 +143,30 @@ def test_a_stream_that_is_closed_early_ends_the_work() -> None:
             assert next(stream).choices[0].delta.content == "0\n\n"
         wait_until(lambda: server.serving.admission.in_flight == 0, 3)
         assert server.metric("rsd_requests_total", finish_reason="cancelled") == 1
+
+
+def test_tools_are_called_also_with_the_fields_that_frameworks_send_along() -> None:
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+    decoder = RewardGuidedDecoder(
+        drafter=Shown(["I add.\n\n", call]), verifier=ScriptedVerifier([0.9]), target=ShownTarget(["x"])
+    )
+    tool: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}, "strict": False}}
+    with (
+        running(decoders={"rsd": decoder}) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client,
+    ):
+        asked: dict[str, Any] = {"model": "rsd", "messages": said("What is 1+2?"), "tools": [tool]}
+        asked |= {"tool_choice": "auto", "parallel_tool_calls": True, "response_format": {"type": "text"}}
+        whole = client.chat.completions.create(**asked)
+        with client.chat.completions.stream(**asked) as stream:
+            final = stream.get_final_completion()
+        for chat in (whole, final):
+            (called,) = chat.choices[0].message.tool_calls or ()
+            assert called.type == "function"
+            assert (called.function.name, json.loads(called.function.arguments)) == ("add", {"a": 1, "b": 2})
+            assert (chat.choices[0].message.content, chat.choices[0].finish_reason) == ("I add.", "tool_calls")
+        with pytest.raises(openai.BadRequestError, match="tool_choice is not supported"):
+            client.chat.completions.create(**asked | {"tool_choice": "required"})
 
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
