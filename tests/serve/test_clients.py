@@ -114,6 +114,9 @@ def test_what_is_wrong_has_the_classes_of_openais_package(client: openai.OpenAI)
     with pytest.raises(openai.BadRequestError, match="context") as long:
         client.completions.create(model="rsd", prompt="Zoe has 30 pens. " * 200)
     assert long.value.code == "context_length_exceeded"
+    for ids in ([1, 2, 3], [[1, 2], [3]]):
+        with pytest.raises(openai.BadRequestError, match="a prompt is a text, and no ids of tokens"):
+            client.completions.create(model="rsd", prompt=ids)
 
 
 def test_another_key_is_refused_and_who_finds_the_queue_full_comes_back() -> None:
