@@ -164,7 +164,8 @@ def test_tools_are_called_also_with_the_fields_that_frameworks_send_along() -> N
         with client.chat.completions.stream(**asked) as stream:
             final = stream.get_final_completion()
         for chat in (whole, final):
-            (called,) = chat.choices[0].message.tool_calls or ()
+            (called,) = chat.choices[0].message.tool_calls or [None]
+            assert called is not None
             assert called.type == "function"
             assert (called.function.name, json.loads(called.function.arguments)) == ("add", {"a": 1, "b": 2})
             assert (chat.choices[0].message.content, chat.choices[0].finish_reason) == ("I add.", "tool_calls")

@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any
 
-import litellm  # type: ignore[import-not-found]
+import litellm
 
 SEED = 5
 

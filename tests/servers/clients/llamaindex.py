@@ -8,7 +8,7 @@ import json
 import sys
 
 from llama_index.core.llms import ChatMessage
-from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-not-found]
+from llama_index.llms.openai_like import OpenAILike
 
 SEED = 5
 
