@@ -27,7 +27,7 @@ _TAKES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "parallel_tool_calls": (bool, "true or false"),
     "response_format": (Mapping, 'an object such as {"type": "json_object"}'),
 }
-_DEFAULTS = {"tool_choice": "auto", "parallel_tool_calls": True, "response_format": {"type": "text"}}
+DEFAULTS = {"tool_choice": "auto", "parallel_tool_calls": True, "response_format": {"type": "text"}}
 """What the API does without the field, so that any model honours it."""
 _COPIES = 16
 """Copies of a model that are kept: requests ask for the same few values again and again."""
@@ -96,5 +96,5 @@ def refuse(model: Model, fields: Mapping[str, Any], why: str) -> None:
         ConfigurationError: With the field's name and value.
     """
     for name, value in fields.items():
-        if name not in _DEFAULTS or value != _DEFAULTS[name]:
+        if name not in DEFAULTS or value != DEFAULTS[name]:
             raise ConfigurationError(f"{model.name} cannot honour {name}={value!r:.80}: {why}")

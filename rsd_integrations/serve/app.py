@@ -9,13 +9,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from rsd_core import Decoder, Drafter, Limits, Prompt, RSDError, Target, as_prompt
 from rsd_core.version import __version__
+from rsd_integrations.chat_fields import DEFAULTS
 from rsd_integrations.serve.config import ServeConfig
 from rsd_integrations.serve.edge import Edge
-from rsd_integrations.serve.errors import ApiError, as_api_error, of_validation, too_long, unsupported
+from rsd_integrations.serve.errors import DOCUMENTED, ApiError, as_api_error, of_validation, too_long, unsupported
 from rsd_integrations.serve.forms import ChatForm, CompletionForm
 from rsd_integrations.serve.jobs import Job
 from rsd_integrations.serve.prompts import prompt_of
@@ -25,6 +26,10 @@ from rsd_integrations.serve.serving import Serving
 from rsd_integrations.tool_calls import sees_tools
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer; with `stream`, as events.", "content": {"text/event-stream": {}}}
+}
+"""What the OpenAPI document says of answers."""
 
 
 def create_app(
@@ -61,6 +66,7 @@ def create_app(
         version=__version__,
         summary="The OpenAI API over decoders that draft each step with a cheap model, score it, and replace bad ones.",
         lifespan=lifespan,
+        responses=DOCUMENTED,
         docs_url=None,  # pages that would load scripts from elsewhere
         redoc_url=None,
     )
@@ -95,13 +101,13 @@ def _add_errors(app: FastAPI, serving: Serving) -> None:
 
 
 def _add_state(app: FastAPI, serving: Serving) -> None:
-    @app.get("/health")
+    @app.get("/health", responses={503: {"description": "Not yet, or no more."}})
     async def health() -> Response:
         """Whether requests are taken: 200, or 503 while models are loaded and while the server is about to end."""
         state = "draining" if serving.admission.draining else "ok" if serving.models.ready else "loading"
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters in Prometheus's text format."""
         return Response(serving.metrics.text(), media_type=METRICS)
@@ -126,7 +132,7 @@ def _described(serving: Serving, name: str) -> dict[str, Any]:
 
 
 def _add_answers(app: FastAPI, serving: Serving) -> None:
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(asked: ChatRequest) -> Response:
         """Answer messages."""
         decoder = await _decoder(serving, asked)
@@ -139,7 +145,7 @@ def _add_answers(app: FastAPI, serving: Serving) -> None:
             serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=bool(asked.tools)
         )
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMED)
     async def completions(asked: CompletionRequest) -> Response:
         """Answer prompts, each of which is a message of the user's."""
         decoder = await _decoder(serving, asked)
@@ -156,7 +162,10 @@ async def _decoder(serving: Serving, asked: Asked) -> Decoder:
     if asked.longest is not None:
         limits = (limits or Limits()).tightened(Limits(max_tokens=asked.longest))
     settings = {"temperature": asked.temperature, "top_p": asked.top_p}
-    return model.decoder(settings, limits, asked.rsd.policy, asked.fields)
+    fields = {name: value for name, value in asked.fields.items() if name not in DEFAULTS or value != DEFAULTS[name]}
+    if model.granularity == "step" and fields.get("tool_choice") == "none":
+        del fields["tool_choice"]  # honoured here: in steps, what is not shown cannot be called
+    return model.decoder(settings, limits, asked.rsd.policy, fields)
 
 
 def _check_tools(decoder: Decoder, choice: object) -> None:

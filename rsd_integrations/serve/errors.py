@@ -13,6 +13,21 @@ from rsd_core.control_characters import visible
 from rsd_core.data import masked
 
 logger = logging.getLogger(__name__)
+_TEXT, _TEXT_OR_NULL = {"type": "string"}, {"type": ["string", "null"]}
+_ERROR = {
+    "type": "object",
+    "required": ["message", "type", "param", "code"],
+    "properties": {"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL},
+}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "What is wrong, and what to do.",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["error"], "properties": {"error": _ERROR}}}
+        },
+    }
+}
+"""What the OpenAPI document says of errors."""
 
 
 class ApiError(Exception):

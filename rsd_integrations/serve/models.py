@@ -24,6 +24,11 @@ class ServedModel(ABC):
         self.name = name
         self.created = int(time.time())
 
+    @property
+    @abstractmethod
+    def granularity(self) -> str:
+        """`step` or `turn`."""
+
     @abstractmethod
     def decoder(
         self,
@@ -60,6 +65,10 @@ class ReadyModel(ServedModel):
         super().__init__(name)
         self._decoder = decoder
 
+    @property
+    def granularity(self) -> str:
+        return self._decoder.settings.granularity
+
     def decoder(
         self,
         settings: Mapping[str, Any],
@@ -89,6 +98,10 @@ class ConfiguredModel(ServedModel):
         self._loaded = loaded
         self._own = LoadedModels()
         """What decoders of single requests share: which roles ever worked."""
+
+    @property
+    def granularity(self) -> str:
+        return self.config.settings.granularity
 
     def decoder(
         self,

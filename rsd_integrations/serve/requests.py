@@ -156,10 +156,20 @@ class ChatRequest(_Choices):
         return min(given, default=None)
 
 
+def _texts(prompt: Any) -> Any:
+    """A prompt that is no ids of tokens, which clients that evaluate models send by default."""
+    if isinstance(prompt, list) and any(isinstance(part, int | list) for part in prompt):
+        raise ValueError(
+            "a prompt is a text, and no ids of tokens: two models read it, each by its own tokenizer; "
+            "lm-evaluation-harness sends texts with tokenizer_backend=None"
+        )
+    return prompt
+
+
 class CompletionRequest(_Choices):
     """The body of /v1/completions. A prompt is one message of the user's, rendered by the models' chat templates."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)], BeforeValidator(_texts)]
 
     @property
     def prompts(self) -> list[str]:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import subprocess
 import sys
-import threading
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx
 import kubernetes_validate
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
 from rsd_core import RSDConfig
+from rsd_integrations.cli.serve import HARD_END
+from rsd_integrations.serve import ServeConfig
 from rsd_integrations.yaml_data import parse_yaml
 from tests.cookbook.build import FOLDER
+from tests.serve.process import rsd_serve
+from tests.serve.running import running, scripted
 
 RECIPES = FOLDER / "recipes"
 INSTRUCTIONS = {"FROM", "ARG", "RUN", "ENV", "VOLUME", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
-DRAIN = 30
-"""Seconds in which `rsd serve` ends the answers that it has begun, by default."""
+DRAIN = int(ServeConfig.model_fields["drain"].default) + HARD_END
+"""Seconds in which `rsd serve` ends, by default."""
 
 
 def resources(*files: str) -> dict[tuple[str, str], Any]:
@@ -92,8 +95,7 @@ def test_every_deployment_has_a_service_and_a_budget_that_select_its_pods() -> N
 
 
 def test_the_configuration_asks_for_the_models_that_are_served_and_only_for_those() -> None:
-    served = parse_yaml(cluster()["ConfigMap", "rsd-serve"]["data"]["serve.yaml"])
-    models = {name: RSDConfig.parse(config) for name, config in served["models"].items()}
+    models = ServeConfig.parse(parse_yaml(cluster()["ConfigMap", "rsd-serve"]["data"]["serve.yaml"])).models
     assert list(models) == ["rsd", "rsd-careful", "target"]
     assert models["rsd"] == RSDConfig.parse(parse_yaml((RECIPES / "replicas.yaml").read_text()))
     for role, name in (("drafter", "rsd-draft"), ("target", "rsd-target"), ("verifier", "rsd-reward")):
@@ -109,9 +111,9 @@ def test_the_configuration_asks_for_the_models_that_are_served_and_only_for_thos
 def test_pods_have_the_time_to_end_what_they_have_begun() -> None:
     for name, pod in pods().items():
         arguments = container(name).get("args", [])
-        drain = int(arguments[arguments.index("--shutdown-timeout") + 1]) if arguments else DRAIN
+        drain = int(arguments[arguments.index("--shutdown-timeout") + 1]) + 5 if arguments else DRAIN
         before = container(name)["lifecycle"]["preStop"]["sleep"]["seconds"]
-        assert pod["spec"]["terminationGracePeriodSeconds"] >= drain + before + 5
+        assert pod["spec"]["terminationGracePeriodSeconds"] >= drain + before
 
 
 def test_models_take_requests_from_the_server_alone() -> None:
@@ -172,28 +174,6 @@ def test_the_containerfile_installs_what_the_package_offers_and_leaves_root_befo
     assert json.loads(instruction("ENTRYPOINT")) == ["rsd", "serve"]
 
 
-@contextmanager
-def answering(status: int) -> Iterator[int]:
-    """A server on loopback that says this at /health, by its port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status if self.path == "/health" else 404)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def healthy(port: int) -> bool:
     """What the health check of the image says of a port."""
     command = json.loads(instruction("HEALTHCHECK").partition("CMD ")[2])
@@ -202,9 +182,26 @@ def healthy(port: int) -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30).returncode == 0
 
 
-def test_the_health_check_tells_a_server_that_is_well_from_one_that_is_not() -> None:
-    with answering(200) as port:
+SCRIPTED = "{drafter: 'scripted:draft', verifier: 'scripted:verifier', target: 'scripted:target'}"
+
+
+def test_rsd_serve_takes_the_options_of_the_image_which_sees_whether_it_is_well(tmp_path: Path) -> None:
+    arguments = json.loads(instruction("CMD"))
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    (tmp_path / "serve.yaml").write_text(SCRIPTED)
+    (tmp_path / "key").write_text("key")
+    here = {"--config": f"{tmp_path}/serve.yaml", "--api-key-file": f"{tmp_path}/key", "--host": "127.0.0.1"}
+    assert options.keys() == here.keys() | {"--port"}  # for which the test takes a free one
+    with rsd_serve(tmp_path / "log", *itertools.chain(*here.items())) as url:
+        port = int(url.rpartition(":")[2])
+        assert httpx.get(f"{url}/v1/models", trust_env=False).status_code == 401
         assert healthy(port)
     assert not healthy(port)
-    with answering(503) as port:
+
+
+def test_a_server_that_drains_is_not_well() -> None:
+    with running(decoders={"rsd": scripted()}) as server:
+        port = int(server.url.rpartition(":")[2])
+        assert healthy(port)
+        server.serving.admission.draining = True
         assert not healthy(port)
