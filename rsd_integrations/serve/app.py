@@ -101,6 +101,7 @@ def _add_errors(app: FastAPI, serving: Serving) -> None:
 
 
 def _add_state(app: FastAPI, serving: Serving) -> None:
+    @app.head("/health", include_in_schema=False)  # which is how some balancers ask
     @app.get("/health", responses={503: {"description": "Not yet, or no more."}})
     async def health() -> Response:
         """Whether requests are taken: 200, or 503 while models are loaded and while the server is about to end."""
