@@ -33,6 +33,7 @@ SUBPACKAGES = {
     "display": set(),
     "evaluation": {"batch", "display", "embedded"},
     "lm_eval": set(),
+    "ray": {"batch", "serve"},
     "telemetry": set(),
     "cli": {
         "batch",
@@ -44,6 +45,7 @@ SUBPACKAGES = {
         "llamacpp",
         "openai_compatible",
         "prm_formats",
+        "ray",
     },
 }
 

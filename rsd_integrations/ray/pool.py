@@ -173,7 +173,8 @@ class DecoderPool:
 
     async def _keep(self, seat: _Seat) -> None:
         """Have an actor in a seat, one after another."""
-        remote = ray.remote(Worker).options(max_concurrency=self._actors.concurrency + 1, **self._actors.options)
+        own = {"max_concurrency": self._actors.concurrency + 1, "scheduling_strategy": "SPREAD"}
+        remote = ray.remote(Worker).options(**own, **self._actors.options)
         config, deaths = self._config.model_dump(mode="json"), 0
         while True:
             actor, wrong = remote.remote(config, self._actors.concurrency), None
