@@ -29,6 +29,12 @@ help:  ## Show this list
 		python-multipart redis rich semver soundfile uvicorn uvloop websockets
 	touch $@
 
+.venv-clients/ready: constraints-clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check --constraint constraints-clients.txt \
+		llama-index-llms-openai-like
+	touch $@
+
 run: .venv/ready  ## Solve an embedded problem and show how
 	$(BIN)/rsd run
 
@@ -57,7 +63,7 @@ docs-serve: export NO_MKDOCS_2_WARNING = 1
 docs-serve: .venv/ready  ## Show the documentation at http://127.0.0.1:8000, anew after every change
 	$(BIN)/mkdocs serve
 
-servers: .venv/ready .venv-servers/ready .venv-litellm/ready  ## Run the tests that need real servers and gateways, started and stopped here
+servers: .venv/ready .venv-servers/ready .venv-litellm/ready .venv-clients/ready  ## Run the tests that need real servers, gateways and clients, which it installs
 	$(BIN)/pytest -m servers --durations=5 tests/servers
 
 format: .venv/ready  ## Format and fix what can be fixed
@@ -77,4 +83,4 @@ train: .venv/ready  ## Train the embedded family anew (hours)
 	$(BIN)/python -m rsd_integrations.embedded.train
 
 clean:  ## Remove the environment and caches
-	rm -rf .venv .venv-servers .venv-litellm .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-servers .venv-litellm .venv-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,10 +8,11 @@ it: `VerifierError("no digit in the reply", usage=usage)`, or `add_usage(error, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
+from rsd_core.errors import ConfigurationError
 from rsd_core.model import Model, Usage
 from rsd_core.paths import Message, Path, Prompt, Step
 from rsd_core.splitting import Splitter, splitter
@@ -76,6 +77,16 @@ class Generator(Model):
     def thinking(self, prompt: Prompt) -> Thinking | None:  # noqa: ARG002
         """How the model thinks before it answers the prompt, as its chat template tells; None where nobody knows."""
         return None
+
+    def with_fields(self, fields: Mapping[str, Any]) -> Self:
+        """The same model for requests with fields of their own, by their names in OpenAI's chat API; it loads nothing.
+
+        Raises:
+            ConfigurationError: The model takes no such field. By default it takes none.
+        """
+        for name in fields:
+            raise ConfigurationError(f"{self!r} takes no {name} of a single request: leave it out")
+        return self
 
 
 class Drafter(Generator):

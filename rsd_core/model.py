@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self, SupportsIndex
+from typing import Any, Literal, Self, SupportsIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Model(ABC):  # noqa: B024 - what is abstract is in the roles
     """FLOPs to run one token through the model, two per weight that takes part; None when unknown."""
     price: Price | None = None
     """What the model costs, where it costs."""
-    renders_tools: bool = False
-    """Whether the model sees the definitions in a prompt's `tools` message."""
+    renders_tools: bool | Literal["turn"] = False
+    """Whether the model sees the definitions in a prompt's `tools` message; `turn`: where it writes whole turns."""
     made_by: Callable[[], Model] | None = None
     """`load` with what it was given; pickled in place of the model. None for those made otherwise, and for copies."""
 

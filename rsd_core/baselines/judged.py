@@ -42,6 +42,8 @@ def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
         parts: What else the template holds.
     """
     *before, last = path.prompt[:-1] if begun(path.prompt) else path.prompt
+    if model.renders_tools == "turn":  # it would be asked to call them
+        before = [message for message in before if message.role != "tools"]
     parts = {"question": last.content, **parts}
     question = re.sub(r"\{(\w+)\}", lambda name: parts.get(name[1], name[0]), template)
     prompt = (*before, Message(last.role, question))

@@ -25,6 +25,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "run": Entry("run:run", "Solve one problem and watch it happen, step by step."),
     "batch": Entry("batch:batch", "Solve many problems; run it again to go on after a kill, a crash or a fault."),
+    "serve": Entry("serve:serve", "Answer clients of the OpenAI API: RSD behind a URL, streamed step by step."),
     "eval": Entry(
         "evaluate:eval_", "Compare methods over the same problems: accuracy, FLOPs, seconds, share of the target."
     ),

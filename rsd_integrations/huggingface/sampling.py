@@ -9,6 +9,9 @@ from torch import Tensor
 
 from rsd_core import Sampling
 
+LEAST = 1e-30
+"""Temperatures and nuclei below this count as this much: in fp32 they would be zero, or logits infinite over them."""
+
 
 def choose(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
     """A token for each row of logits [rows, vocabulary], left on the device as [rows, 1].
@@ -26,7 +29,7 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[flo
 
 
 def _sampled(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float], nucleus: bool) -> Tensor:
-    numbers = [[s.temperature, s.top_p, u] for s, u in zip(samplings, uniforms, strict=True)]
+    numbers = [[max(s.temperature, LEAST), max(s.top_p, LEAST), u] for s, u in zip(samplings, uniforms, strict=True)]
     # In fp32 by name: transformers changes the process's default while it loads a model in another thread.
     temperature, top_p, uniform = torch.tensor(numbers, dtype=torch.float32).to(logits.device).T.unsqueeze(-1)
     weights = torch.softmax(logits.float() / temperature, dim=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from rsd_core import ConfigurationError, Message, Prompt, PromptError, Thinking,
 from rsd_core.data import unknown
 from rsd_core.paths import begun
 from rsd_core.thoughts.markers import MARKERS, Markers
+from rsd_integrations.tool_calls import tools_of, with_objects
 
 Turn = dict[str, Any]
 """A message as templates read it."""
@@ -359,7 +359,7 @@ class ChatTemplate:
 
     def _turns(self, prompt: Prompt) -> tuple[list[Turn], list[Any]]:
         """The messages and the tools of a prompt as templates read them."""
-        tools = [tool for message in prompt if message.role == "tools" for tool in json.loads(message.content)]
+        tools = tools_of(prompt)
         thoughts = any("reasoning_content" in message.extra for message in prompt)
         form = self._shown[0] if thoughts and self._shown is not None else _FIELDS[0]
         turns: list[Turn] = []
@@ -367,6 +367,8 @@ class ChatTemplate:
             if message.role == "tools":
                 continue
             turn = {"role": message.role, "content": message.content, **message.extra}
+            if "tool_calls" in turn:
+                turn["tool_calls"] = with_objects(turn["tool_calls"])
             thought = turn.pop("reasoning_content", None)
             if message.role == "assistant" and (thought or form in _FORMS):
                 turn |= _told(form, thought or "", message.content)

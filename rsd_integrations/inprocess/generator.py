@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, fsum, log
+from typing import Any, Self
 
 from rsd_core import (
+    ConfigurationError,
     Drafter,
     Entropy,
     Generation,
@@ -22,6 +25,7 @@ from rsd_core import (
     Thinking,
     Usage,
 )
+from rsd_integrations.chat_fields import TURN_FIELDS, TakesFields, refuse
 from rsd_integrations.inprocess.calls import Output
 from rsd_integrations.inprocess.checks import check_prompt
 from rsd_integrations.inprocess.engine import run
@@ -34,7 +38,7 @@ from rsd_integrations.inprocess.vocabulary import Vocabulary
 from rsd_integrations.prm_formats import Layout
 
 
-class Generator(LanguageModel, Drafter, Target):
+class Generator(TakesFields, LanguageModel, Drafter, Target):
     """A causal language model that writes steps.
 
     Keys and values of accepted steps stay cached for each path, so that every token is computed once. Calls of any
@@ -51,6 +55,21 @@ class Generator(LanguageModel, Drafter, Target):
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers the prompt, as its chat template tells."""
         return self.vocabulary.thinking(prompt)
+
+    def _with(self, fields: dict[str, Any]) -> Self:
+        """Arguments of the chat template for some requests; what was computed for a path is found by its tokens."""
+        refuse(
+            self,
+            {name: fields.pop(name) for name in TURN_FIELDS if name in fields},
+            "it writes text, of which calls are read; leave the field out, or take a chat behind a URL with "
+            "granularity='turn'",
+        )
+        other = copy.copy(self)
+        try:
+            other.vocabulary = self.vocabulary.with_fields(fields)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.name}: {error}") from error
+        return other
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path, once per seed.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step, Thinking, beginning
 from rsd_core.paths import begun
+from rsd_integrations.chat_fields import EFFORT, TEMPLATE
 from rsd_integrations.inprocess.chat_template import Tokenizer, chat_template
 from rsd_integrations.prm_formats import PathIds
 
@@ -40,6 +42,30 @@ class Vocabulary:
         """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; others are tokenised from
         their text, step by step: a step ends after its newlines, where tokenising apart and together agree."""
 
+    def with_fields(self, fields: Mapping[str, Any]) -> Self:
+        """The same tokenizer, whose chat template gets what a request asks of it over its own arguments.
+
+        Args:
+            fields: `chat_template_kwargs`, arguments by name, and `reasoning_effort`, which is one where the template
+                reads it; others are not looked at.
+
+        Raises:
+            ConfigurationError: The chat template uses no such argument, or there is none.
+        """
+        own = {} if self.template is None else self.template.arguments
+        effort = {EFFORT: fields[EFFORT]} if EFFORT in fields else {}
+        other = copy.copy(self)
+        try:
+            other.template = chat_template(self.tokenizer, {**own, **fields.get(TEMPLATE, {}), **effort})
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{' and '.join(fields)}: {error}") from error
+        other.ids = PathIds(other._encode_node, self.ids.lock)
+        with self.ids.lock:
+            vars(other).pop("pieces", None)
+            if other._marked() == self._marked():
+                vars(other)["pieces"] = self.pieces  # many megabytes, of many tokens
+        return other
+
     @cached_property
     def identity(self) -> str:
         """Equal for tokenizers that give every id the same meaning."""
@@ -55,8 +81,7 @@ class Vocabulary:
         tokenizer = self.tokenizer
         names = {id_: token for token, id_ in tokenizer.get_vocab().items()}
         tokens = [names.get(id_) for id_ in range(self.size)]
-        own = None if self.template is None else self.template.markers
-        special = self._special_ids - self._marking_ids(own)
+        special = self._special_ids - self._marked()
         added = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
         spaced = any(token is not None and token.startswith("▁") for token in tokens)
         pieces = []
@@ -75,6 +100,10 @@ class Vocabulary:
         added = self.tokenizer.added_tokens_decoder.items()
         named = {id_ for id_ in self.tokenizer.all_special_ids if id_ is not None}
         return frozenset(named | {id_ for id_, token in added if token.special})
+
+    def _marked(self) -> frozenset[int]:
+        """The special tokens that mark the template's own thoughts."""
+        return self._marking_ids(None if self.template is None else self.template.markers)
 
     def _marking_ids(self, markers: Markers | None) -> frozenset[int]:
         """The special tokens that the markers of thoughts are made of."""

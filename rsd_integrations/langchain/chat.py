@@ -23,6 +23,8 @@ from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
 from rsd_integrations.langchain.runs import run_of
+from rsd_integrations.langchain.wrapped_model import binds_tools
+from rsd_integrations.tool_calls import sees_tools
 
 
 class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
@@ -92,7 +94,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         if self.resolved().granularity == "turn":
             inner = [getattr(role.model, "profile", None) or {} for role in self.inner_models()]
             return _common(inner) if self.all_inner() else None
-        tools = all(isinstance(model, Model) and model.renders_tools for model in self.writers())
+        tools = all(isinstance(model, Model) and sees_tools(model, "step") for model in self.writers())
         return ModelProfile(
             text_inputs=True,
             text_outputs=True,
@@ -127,9 +129,8 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             if kwargs:
                 raise ValueError(f"bind_tools takes no {sorted(kwargs)} in step granularity")
         for role in self.inner_models():
-            kind = type(role.model)
-            if not hasattr(role.model, "bind_tools") or getattr(kind, "bind_tools", None) is BaseChatModel.bind_tools:
-                raise ValueError(f"{role.name} ({kind.__name__}) cannot call tools: it has no bind_tools")
+            if not binds_tools(role.model):
+                raise ValueError(f"{role.name} ({type(role.model).__name__}) cannot call tools: it has no bind_tools")
         definitions = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
         choice = {} if tool_choice is None else {"tool_choice": tool_choice}
         return self.bind(tools=definitions, **choice, **kwargs)

@@ -16,6 +16,7 @@ from rsd_integrations.langchain.fields import CALL_OPTIONS, RSDFields
 from rsd_integrations.langchain.messages import as_prompt, text_only
 from rsd_integrations.langchain.provider_errors import providers_types
 from rsd_integrations.langchain.roles import LangChainGenerator
+from rsd_integrations.tool_calls import sees_tools
 
 
 class RSDMessages(RSDFields):
@@ -65,7 +66,8 @@ class _Call:
         self.stop = list(as_stop(self.model.stop if stop is None else stop))
         self.inner: dict[str, Any] = {}
         """What inner models are called with. They get messages, tools and options as they are, and stop themselves."""
-        self.passes_on = self.model.resolved().granularity == "turn" and self.model.all_inner()
+        self.granularity = self.model.resolved().granularity
+        self.passes_on = self.granularity == "turn" and self.model.all_inner()
         if self.passes_on:
             stop_option = {"stop": self.stop} if self.stop else {}
             self.inner = {"options": kwargs | stop_option, "tools": self.tools}
@@ -89,7 +91,7 @@ class _Call:
         """The messages, and the tools where the models are shown them."""
         if self.tools and not self.passes_on:
             for model in decoder.models:
-                if isinstance(model, Drafter | Target) and not model.renders_tools:
+                if isinstance(model, Drafter | Target) and not sees_tools(model, self.granularity):
                     raise ValueError(
                         f"{model.name} cannot call tools: its chat template shows none. Use models whose template "
                         'does, or chat models with granularity="turn".'

@@ -18,6 +18,7 @@ from langchain_core.messages import (
 )
 
 from rsd_core import Message, Prompt, PromptError
+from rsd_integrations import tool_calls
 from rsd_integrations.langchain.thoughts import is_thought, thought_of
 
 _ROLES: dict[type[BaseMessage], str] = {
@@ -58,22 +59,18 @@ def text_only(messages: Sequence[BaseMessage]) -> None:
 def as_text(message: BaseMessage) -> str:
     """The text of a message with its tool calls, in the form of Hermes and Qwen templates, without its thought."""
     calls = message.tool_calls if isinstance(message, AIMessage) else []
-    written = (json.dumps({"name": call["name"], "arguments": call["args"]}) for call in calls)
     if not message.text and not calls:
         shown = [block for block in message.content if not is_thought(block)]
         return json.dumps(shown, default=str) if shown else ""
-    return "\n".join(filter(None, [str(message.text), *(f"<tool_call>\n{call}\n</tool_call>" for call in written)]))
+    return tool_calls.as_text(str(message.text), [(call["name"], call["args"]) for call in calls])
 
 
 def _original(message: Message) -> BaseMessage:
     if isinstance(message.native, BaseMessage):
         return message.native
     data: dict[str, Any] = {"role": message.role, "content": message.content, **message.extra}
-    if "tool_calls" in data:  # templates take arguments as objects, the OpenAI form as text
-        data["tool_calls"] = [
-            call | {"function": call["function"] | {"arguments": json.dumps(call["function"]["arguments"])}}
-            for call in data["tool_calls"]
-        ]
+    if "tool_calls" in data:
+        data["tool_calls"] = tool_calls.with_text(data["tool_calls"])
     return convert_to_messages([data])[0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.language_models import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
@@ -34,6 +34,8 @@ from rsd_core import (
 )
 from rsd_core.concurrency import run_calls
 from rsd_core.thoughts.reading import reader_at
+from rsd_integrations.chat_fields import TEMPLATE, TOOL_FIELDS, TakesFields, refuse
+from rsd_integrations.langchain.identities import unbound
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.prefixes import (
     Reply,
@@ -46,8 +48,9 @@ from rsd_integrations.langchain.prefixes import (
 )
 from rsd_integrations.langchain.thoughts import opened, readable_by, thought_of
 from rsd_integrations.langchain.tokens import estimate_tokens
-from rsd_integrations.langchain.wrapped_model import LangChainRole, ModelReply
+from rsd_integrations.langchain.wrapped_model import LangChainRole, ModelReply, binds_tools
 from rsd_integrations.loaded_models import identity
+from rsd_integrations.tool_calls import tools_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +58,11 @@ SENDS = ("temperature", "top_p", "max_tokens", "seed")
 """What of a step's request may be sent along with each call."""
 
 
-class LangChainGenerator(LangChainRole, Drafter, Target):
+class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
     """A LangChain model that writes turns, or steps where it can continue an answer that was begun.
 
-    In turn granularity the model gets the caller's messages as they are, and may call tools.
+    In turn granularity the model gets the caller's messages as they are, and may call tools: those that are bound here,
+    else those of the prompt. Fields of a request are then options of the call.
 
     Args:
         model: See `LangChainRole`.
@@ -104,10 +108,26 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         self.sends = tuple(sends)
         self.options = dict(options or {})
         self.tools = list(tools)
+        self.asked: dict[str, Any] = {}
+        """Fields of the requests that it is for; of turns alone."""
+        self.renders_tools = "turn" if binds_tools(model) else False
+
+    def _with(self, fields: dict[str, Any]) -> Self:
+        """Fields as options of the call; arguments of the chat template are in the request's body."""
+        bare = unbound(self.model)
+        if TEMPLATE in fields and not takes_body(bare):
+            raise ConfigurationError(
+                f"{self.name} takes no {TEMPLATE}: {type(bare).__name__} adds no fields to a request's body; leave it "
+                "out, or set it where the model is made"
+            )
+        asked = {**self.asked, **fields}
+        if TEMPLATE in fields:
+            asked[TEMPLATE] = {**self.asked.get(TEMPLATE, {}), **fields[TEMPLATE]}
+        return self.using(asked=asked)
 
     def _answers_differ_by(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"prefix": self.mode and self.mode.name, "stop": self.stop, "sends": self.sends}
-        settings |= {"options": self.options, "tools": self.tools}
+        settings |= {"options": self.options, "tools": self.tools, "asked": self.asked}
         settings |= {"render": None if self.render is _plain else identity(self.render)}
         return {name: value for name, value in settings.items() if value}
 
@@ -152,6 +172,7 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         options = {**self.options, **self._sent(request, seed)}
         if request.delimiter is None:
             return await self._write_turn(path, options)
+        refuse(self, self.asked, "that is for whole turns; set it where the model is made, or take granularity='turn'")
         if self.mode is None:
             raise ConfigurationError(
                 f"{self.name} was given no way to continue an answer that was begun, which steps need. Name one, as in "
@@ -201,11 +222,21 @@ class LangChainGenerator(LangChainRole, Drafter, Target):
         """A whole message, from the caller's own messages."""
         model = self.model
         prompt = self.render(path.prompt) if isinstance(model, BaseLLM) else readable_by(model, originals(path.prompt))
-        if self.tools:
-            model, options = self.model.bind_tools(self.tools, **options), {}  # type: ignore[attr-defined]
+        tools = self.tools or (tools_of(path.prompt) if self.renders_tools else [])
+        options |= self._asked(options, bool(tools))
+        if tools:
+            model, options = self.model.bind_tools(tools, **options), {}  # type: ignore[attr-defined]
         replied = await self.call(model, prompt, **options)
         native = replied.message if isinstance(replied.message, AIMessage) else None
         return Generation((whole(as_reply(replied), path, native),), replied.usage)
+
+    def _asked(self, options: Mapping[str, Any], tools: bool) -> dict[str, Any]:
+        """What the request asks for, as options of the call; how tools are called goes with tools alone."""
+        asked = {name: value for name, value in self.asked.items() if tools or name not in TOOL_FIELDS}
+        if template := asked.pop(TEMPLATE, None):
+            body = {**(getattr(unbound(self.model), "extra_body", None) or {}), **options.get("extra_body", {})}
+            asked["extra_body"] = body | {TEMPLATE: {**body.get(TEMPLATE, {}), **template}}
+        return asked
 
     def _sent(self, request: StepRequest, seed: int) -> dict[str, Any]:
         known = {

@@ -136,6 +136,12 @@ class LangChainRole(Model):
         return RunnableConfig(callbacks=[])
 
 
+def binds_tools(model: Runnable[Any, Any]) -> bool:
+    """Whether tools can be bound to a model."""
+    own = getattr(type(model), "bind_tools", None)
+    return hasattr(model, "bind_tools") and own is not BaseChatModel.bind_tools
+
+
 def _is_called_blocking(model: Runnable[Any, Any]) -> bool:
     """Whether to call the blocking face: on the background loop, and where the other face only seems asynchronous."""
     return asyncio.get_running_loop() is background_loop() or _only_blocks(model)

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from rsd_core import Sampling
 
+LEAST = 1e-30
+"""Temperatures and nuclei below this count as this much: in fp32 they would be zero, or logits infinite over them."""
+
 
 def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> int:
     """A token for one row of logits [vocabulary].
@@ -16,15 +19,15 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> i
     """
     if not sampling.temperature:
         return int(logits.argmax())
-    scaled = logits / np.float32(sampling.temperature)
+    scaled = logits / np.float32(max(sampling.temperature, LEAST))
     weights = np.exp(scaled - scaled.max())
     weights /= weights.sum()
     order = None
     if sampling.top_p < 1:
         order = np.argsort(-weights, kind="stable")
         weights = weights[order]
-        before = _cumulative(weights) - weights
-        weights[before >= np.float32(sampling.top_p)] = 0  # the smallest set of tokens whose mass reaches top_p stays
+        before, top_p = _cumulative(weights) - weights, np.float32(max(sampling.top_p, LEAST))
+        weights[before >= top_p] = 0  # the smallest set of tokens whose mass reaches top_p stays
     cumulative = _cumulative(weights)
     total = cumulative[-1]
     # Below the total, however it was rounded: a token without weight is never chosen.

@@ -37,8 +37,7 @@ class GGUFVocabulary(Vocabulary):
 
     @cached_property
     def pieces(self) -> dict[int, bytes]:
-        own = None if self.template is None else self.template.markers
-        return _Pieces(self.tokenizer, self._marking_ids(own))
+        return _Pieces(self.tokenizer, self._marked())
 
     def _rows(self, size: int) -> int:
         return size

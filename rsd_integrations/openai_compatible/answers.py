@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rsd_core import ConfigurationError
 from rsd_core.paths import Ending
 from rsd_core.splitting import Splitter
 from rsd_core.thoughts.markers import Markers
+from rsd_integrations.openai_compatible.called import called
 from rsd_integrations.openai_compatible.charges import TokenCounts, token_counts
 from rsd_integrations.openai_compatible.finish_reasons import FinishReasons
 from rsd_integrations.openai_compatible.profile import Profile
@@ -42,6 +43,8 @@ class Answer:
     """Those of them that came after the end of the step."""
     goes_on: bool = False
     """Whether the server stopped at a stop string where the step does not end."""
+    native: Mapping[str, Any] | None = None
+    """The whole message, where it calls tools."""
 
 
 class StepReader:
@@ -184,8 +187,11 @@ def read_answer(
     begun: str = "",
     markers: Markers = THINK,
     reasons: FinishReasons | None = None,
+    turn: bool = False,
 ) -> Answer:
     """The answer in the body of a response; arguments as of `StepReader`. Its stop strings were asked for.
+
+    `turn` says that a whole turn was asked for, which may be a call of tools.
 
     Raises:
         RunError: It has no finish reason, or the server gave up.
@@ -201,9 +207,10 @@ def read_answer(
     reasons = reasons or FinishReasons()
     if not choice.get("finish_reason"):
         reasons.missing()
+    calls = called(choice, profile, markers) if turn else None
     reader = StepReader(profile, splitter, vocabulary, before, begun, markers, reasons, asked=True)
-    reader.take(body)
-    return reader.answer
+    reader.take(body if calls is None else {**body, "choices": [calls.choice]})
+    return reader.answer if calls is None else replace(reader.answer, native=calls.message)
 
 
 def received(body: Mapping[str, Any]) -> Answer:

@@ -31,6 +31,11 @@ _FILTERED = frozenset(
 _CALLS = frozenset({"tool_calls", "tool_call", "tool_use", "function_call"})
 
 
+def is_call(reason: object) -> bool:
+    """Whether a finish reason says that the model called a tool."""
+    return isinstance(reason, str) and reason.lower() in _CALLS
+
+
 class FinishReasons:
     """The finish reasons of one server: those of its bodies, or those of its streams.
 
@@ -65,7 +70,7 @@ class FinishReasons:
                 f"a filter of {self._server} stopped the answer (finish reason {reason!r}). It is not asked again; "
                 "another prompt, or a server without that filter"
             )
-        if word in _CALLS:
+        if is_call(reason):
             raise ConfigurationError(
                 f"{self._server}: the model called a tool where a step is text (finish reason {reason!r}). Remedy: "
                 "leave the tools out of body.NAME=…, or body.tool_choice=none"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from rsd_core import (
     ConfigurationError,
@@ -28,6 +28,7 @@ from rsd_core import (
 )
 from rsd_core.concurrency import run_all
 from rsd_core.thoughts.markers import Thinking
+from rsd_integrations.chat_fields import TURN_FIELDS, TakesFields, refuse
 from rsd_integrations.findings import Finding
 from rsd_integrations.loaded_models import Resident
 from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksError
@@ -44,7 +45,7 @@ from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import find_profile
 from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath
 from rsd_integrations.openai_compatible.request_fields import RequestFields
-from rsd_integrations.openai_compatible.server import Server, learn
+from rsd_integrations.openai_compatible.server import Learnt, Server, learn
 from rsd_integrations.openai_compatible.step_ends import StepEnds
 from rsd_integrations.openai_compatible.streams import NoIdsError, Stream, Streams
 from rsd_integrations.openai_compatible.trials import Trials
@@ -54,7 +55,7 @@ SEEDS = 2**31
 """Seeds are taken modulo this: some servers take 32 bits, with a sign."""
 
 
-class OpenAIGenerator(Resident, Drafter, Target):
+class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
     """A model behind an endpoint of the OpenAI API that writes steps.
 
     In `completions` mode the server continues the exact text or, where it takes them, the exact ids, which the
@@ -117,14 +118,7 @@ class OpenAIGenerator(Resident, Drafter, Target):
         """The kind of server that it is taken for; None goes by its host, and by what it says."""
         self.assume(None if profile is None else find_profile(profile))
         self._streams = Streams()
-        self._streams_ids = True
-        """Whether streams come with ids, as far as is known."""
-        self._streams_tell = True
-        """Whether streams tell what was read, as far as is known: a gateway between may leave it out."""
-        self.tells_ranks = True
-        """Whether what it reads comes with ranks, as far as is known."""
-        self._most: int | None = None
-        """Most tokens of one answer, where the server refused to write more."""
+        self.learnt = Learnt()
 
     def assume(self, profile: Profile | None) -> None:
         """Take the server for one of this kind from now on."""
@@ -135,7 +129,24 @@ class OpenAIGenerator(Resident, Drafter, Target):
     def like(self, profile: Profile | None) -> OpenAIGenerator:
         """The same model at the same endpoint, its server taken for another kind."""
         other = copy.copy(self)
+        other.learnt = replace(self.learnt)
         other.assume(profile)
+        return other
+
+    def _with(self, fields: dict[str, Any]) -> Self:
+        """Arguments of the template here, or fields of chats: those of a message are for whole turns alone."""
+        other = copy.copy(self)
+        if self.prompts.mode == "completions":
+            turn = {name: fields.pop(name) for name in TURN_FIELDS if name in fields}
+            refuse(self, turn, "completions write text; leave it out, or take mode=chat with granularity='turn'")
+            try:
+                other.prompts = self.prompts.with_arguments(fields)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{self.name}: {error}") from error
+        else:
+            other.fields = self.fields.with_fields(fields)
+            other.prompts = self.prompts.sending(other.fields)
+            other._trials = Trials(other, self._reasons)
         return other
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
@@ -213,6 +224,8 @@ class OpenAIGenerator(Resident, Drafter, Target):
             return Likelihoods(await likely.of_steps(path, steps), charges.total())
 
     async def _generate(self, path: Path, request: StepRequest) -> Generation:
+        if request.delimiter is not None:
+            refuse(self, self.fields.turn, "a step is text; leave it out, or take granularity='turn'")
         charges = Charges(self)
         with charges:
             server = await self.server()
@@ -229,7 +242,7 @@ class OpenAIGenerator(Resident, Drafter, Target):
             if self.prompts.mode == "completions":
                 check_completions(self.endpoint, self.prompts, server.profile, path)
             server = await self._trials.for_step(server, path, request, charges)
-            sent = self.prompts.render(path, server.profile)
+            sent = self.prompts.render(path, server.profile, turn=request.delimiter is None)
             try:
                 steps = await self._steps(server, path, sent, request, charges)
             except (Refused, OverlongError) as error:
@@ -247,7 +260,7 @@ class OpenAIGenerator(Resident, Drafter, Target):
         self, server: Server, path: Path, sent: SentPath, request: StepRequest, charges: Charges
     ) -> tuple[Step, ...]:
         """The steps by the fewest tokens written: from a stream, from a guess, or by a request for each."""
-        room = request.max_tokens if self._most is None else min(request.max_tokens, self._most)
+        room = request.max_tokens if self.learnt.most is None else min(request.max_tokens, self.learnt.most)
         if server.context is not None:
             left = server.context - sent.at_least
             if left <= 0 and sent.size is not None:
@@ -268,7 +281,7 @@ class OpenAIGenerator(Resident, Drafter, Target):
         if error.overlong and window is not None and sent.size is None:
             left = window - sent.at_most
         elif error.most is not None and not error.overlong:
-            left = self._most = error.most
+            left = self.learnt.most = error.most
         else:
             return None
         return left if 0 < left < room else None
@@ -282,20 +295,20 @@ class OpenAIGenerator(Resident, Drafter, Target):
             try:
                 write = partial(self._write_on, server, sent)
                 step = await self._streams.step(path, request, write, charges.add)
-                if not self._streams_tell:
+                if not self.learnt.streams_tell:
                     await self._trials.check_reading(charges)
                 return (step,)
             except NoIdsError as error:
-                self._streams_ids = False
+                self.learnt.streams_ids = False
                 self._log_fallback(error, "each step is a request of its own")
-        if greedy and self.tells_ranks and self.guesses and request.guess is not None:
+        if greedy and self.learnt.tells_ranks and self.guesses and request.guess is not None:
             assert self.prompts.vocabulary is not None
             guess = Guess(self.prompts.vocabulary, request.guess, request.splitter, room - 1)
             if guess.ids:
                 try:
                     return (await self._from_guess(server, sent, request, guess, room, charges),)
                 except NoRanksError as error:
-                    self.tells_ranks = False
+                    self.learnt.tells_ranks = False
                     self._log_fallback(error, "rejected drafts are not read any more")
         answers = await run_all([self._write(server, sent, request, seed, room, charges) for seed in request.seeds])
         return tuple(self._step(answer, path) for answer in answers)
@@ -347,7 +360,7 @@ class OpenAIGenerator(Resident, Drafter, Target):
                 sent.route,
                 self._body(profile, sent, request, seed, room),
                 lambda reply: read_answer(
-                    reply, splitter, profile, vocabulary, before, begun, sent.markers, self._reasons
+                    reply, splitter, profile, vocabulary, before, begun, sent.markers, self._reasons, splitter is None
                 ),
                 lambda reply, answer, seconds: charges.add(
                     self.prompts.usage(sent, answer or received(reply), seconds)
@@ -374,7 +387,7 @@ class OpenAIGenerator(Resident, Drafter, Target):
 
     def _can_stream(self, server: Server, sent: SentPath) -> bool:
         """Whether steps can be cut from one stream."""
-        ids = self._streams_ids and bool(server.profile.give_ids) and sent.size is not None
+        ids = self.learnt.streams_ids and bool(server.profile.give_ids) and sent.size is not None
         return ids and server.context is not None and self.prompts.mode == "completions"
 
     async def _write_on(self, server: Server, sent: SentPath, stream: Stream) -> None:
@@ -397,7 +410,7 @@ class OpenAIGenerator(Resident, Drafter, Target):
                 stream.unfinished = lambda: usage  # where it is refused here
                 if unpaid:
                     sent.check_read(reader.read, server.context)
-                    self._streams_tell = reader.read is not None
+                    self.learnt.streams_tell = reader.read is not None
                 step = self._step(answer)
                 stream.unfinished, unpaid, since = unfinished, 0, now
                 return stream.put(step, usage)
@@ -445,4 +458,4 @@ class OpenAIGenerator(Resident, Drafter, Target):
                 f"{self.endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask the "
                 "server behind it, or leave logprobs=true out."
             )
-        return Step(text, answer.ending, ids, vocabulary, size, logprobs)
+        return Step(text, answer.ending, ids, vocabulary, size, logprobs, answer.native)

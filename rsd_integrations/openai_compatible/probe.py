@@ -25,7 +25,7 @@ from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import find_profile, hosted_at
 from rsd_integrations.openai_compatible.prompts import Prompts
 from rsd_integrations.openai_compatible.request_fields import RequestFields
-from rsd_integrations.openai_compatible.server import Server
+from rsd_integrations.openai_compatible.server import Learnt, Server
 
 QUESTION = "Count from one to ten."
 OTHERS = ("List the months of the year.", "Explain how to add 45 and 12.")
@@ -43,7 +43,7 @@ class Probed(Protocol):
     fields: RequestFields
     profile: Profile | None
     guesses: bool
-    tells_ranks: bool
+    learnt: Learnt
 
     async def server(self) -> Server:
         """What the server says about itself."""
@@ -239,7 +239,7 @@ class Probe:
             return None if step.text == whole.text else f"read as a guess, {whole.text!r} became {step.text!r}"
 
         found, near = await self._every_time(wrong)
-        if not self.model.tells_ranks:
+        if not self.model.learnt.tells_ranks:
             return Finding("guesses", False, "the server does not tell the ranks of the tokens that it reads")
         told = f"rejected drafts are read, and their right beginnings kept{near}" if found is None else found
         return Finding("guesses", found is None, told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,10 +12,12 @@ from rsd_core import ConfigurationError, Message, MissingDependency, Path, Promp
 from rsd_core.paths import begun
 from rsd_core.thoughts.markers import Markers, Thinking
 from rsd_core.thoughts.reading import beginning
+from rsd_integrations.chat_fields import TOOL_FIELDS
 from rsd_integrations.openai_compatible.answers import Answer
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.request_fields import THOUGHTS, RequestFields
 from rsd_integrations.openai_compatible.written import THINK
+from rsd_integrations.tool_calls import tools_of, with_text
 
 if TYPE_CHECKING:
     from rsd_integrations.inprocess.vocabulary import Vocabulary
@@ -56,8 +60,13 @@ class SentPath:
         """The most tokens that it may have: counted, or one for each byte and some for the template."""
         if self.size is not None:
             return self.size
-        texts = [message["content"] for message in self.fields["messages"]] if "messages" in self.fields else []
-        texts = texts or [self.fields["prompt"]]
+        if "messages" not in self.fields:
+            texts = [self.fields["prompt"]]
+        else:
+            messages = self.fields["messages"]
+            texts = [message["content"] for message in messages]
+            texts += [json.dumps(message["tool_calls"]) for message in messages if "tool_calls" in message]
+            texts += [json.dumps(tool) for tool in self.fields.get("tools", ())]
         return sum(len(str(text).encode()) + 32 for text in texts)
 
     def longer(self, ids: Sequence[int]) -> SentPath:
@@ -108,10 +117,31 @@ class Prompts:
         if fields.template and mode == "completions" and tokenizer is None:
             raise ConfigurationError("template.NAME=… needs a tokenizer=…, whose chat template takes it, or mode=chat")
 
+    def with_arguments(self, fields: Mapping[str, Any]) -> Prompts:
+        """The same, whose template gets what a request asks of it, see `Vocabulary.with_fields`.
+
+        Raises:
+            ConfigurationError: There is no template here, or it uses no such argument.
+        """
+        other = copy.copy(self)
+        if self.vocabulary is not None:
+            other.vocabulary = self.vocabulary.with_fields(fields)
+        elif fields:
+            raise ConfigurationError(
+                f"{' and '.join(fields)}: plain text is sent, without a chat template; give a tokenizer=…, or mode=chat"
+            )
+        return other
+
+    def sending(self, fields: RequestFields) -> Prompts:
+        """The same with another user's part of requests."""
+        other = copy.copy(self)
+        other._fields = fields
+        return other
+
     @property
-    def renders_tools(self) -> bool:
-        """Whether the model sees the definitions of tools."""
-        return self.mode == "completions" and self.vocabulary is not None and self.vocabulary.renders_tools
+    def renders_tools(self) -> bool | Literal["turn"]:
+        """Whether the model sees the definitions of tools; chats are sent them where a whole turn is asked for."""
+        return "turn" if self.mode == "chat" else self.vocabulary is not None and self.vocabulary.renders_tools
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers, as its template tells; None where the server renders the prompt."""
@@ -119,8 +149,14 @@ class Prompts:
             return None
         return self.vocabulary.thinking(prompt)
 
-    def render(self, path: Path, profile: Profile) -> SentPath:
-        """The request for what follows a path."""
+    def render(self, path: Path, profile: Profile, *, turn: bool = False) -> SentPath:
+        """The request for what follows a path.
+
+        Args:
+            path: The path.
+            profile: The server's.
+            turn: Whether a whole turn is asked for.
+        """
         if self.mode == "chat":
             messages, text = conversation(path), ""
             fields: dict[str, Any] = {"messages": self.as_json(messages, profile)}
@@ -129,6 +165,11 @@ class Prompts:
                 fields["messages"][-1] |= profile.begun
                 fields |= profile.continues
             length = sum(len(message.content) for message in messages)
+            if turn:
+                tools = tools_of(path.prompt)
+                fields |= {name: value for name, value in self._fields.turn.items() if tools or name not in TOOL_FIELDS}
+                fields |= {"tools": tools} if tools else {}
+                length += len(json.dumps(tools))
             return SentPath("chat/completions", fields, length, begun=text, markers=markers_of(path))
         if self.vocabulary is None:
             text = "\n\n".join(message.content for message in path.prompt if message.role != "tools") + path.text
@@ -151,6 +192,8 @@ class Prompts:
             thought = extra.pop(THOUGHTS, None)
             if thought and field is not None:
                 extra[field] = thought
+            if "tool_calls" in extra:
+                extra["tool_calls"] = with_text(extra["tool_calls"])
             sent.append({"role": message.role, "content": message.content, **extra})
         return sent
 

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from rsd_integrations.chat_fields import EFFORT, TEMPLATE, TURN_FIELDS
 from rsd_integrations.openai_compatible.errors import CAPS
 
 _THOUGHTS = ("reasoning_content", "reasoning")
 _CONTINUES = ("continue_final_message", "add_generation_prompt", "prefix")
 _NO_IDS = "Unmapped prompt format"
+_NO_PARSER = "--tool-call-parser"
 
 
 def remedy_of_fault(reason: str) -> str | None:
@@ -64,6 +66,10 @@ def remedy(field: str | None, reason: str, sent: Mapping[str, Any]) -> str:
         reason: What it said.
         sent: The body of the request.
     """
+    if _NO_PARSER in reason:
+        return (
+            "start the server with --enable-auto-tool-choice and --tool-call-parser=NAME, the form of the model's calls"
+        )
     if field == "max_tokens" and "max_completion_tokens" in reason:
         return "give profile=openai_reasoning, whose requests have max_completion_tokens in its place"
     if field == "max_completion_tokens" and "max_tokens" in reason.replace("max_completion_tokens", ""):
@@ -80,7 +86,9 @@ def remedy(field: str | None, reason: str, sent: Mapping[str, Any]) -> str:
             "the server goes on with no answer that was begun: give tokenizer=FOLDER_OR_ID, with which the exact text "
             "is continued, or granularity='turn'"
         )
-    if field == "chat_template_kwargs":
+    if field in (EFFORT, "tools", *TURN_FIELDS):
+        return f"this server takes no {field}: leave it out of the request, or of body.NAME=…"
+    if field == TEMPLATE:
         return "leave template.NAME=… out, or give the field that this server has for it by body.NAME=VALUE"
     if field in _THOUGHTS and field not in sent:
         return "give omit=reasoning_content: earlier thoughts are then not sent back"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsd_core import ConfigurationError
 from rsd_core.data import masked, unknown
+from rsd_integrations.chat_fields import TEMPLATE, TURN_FIELDS
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import PROFILES
 
@@ -51,6 +53,8 @@ class RequestFields:
         self.template = _checked("template", template)
         self.body = _checked("body", body)
         self.omit = frozenset(omit.split("+") if isinstance(omit, str) and omit else omit)
+        self.turn: Mapping[str, Any] = {}
+        """Fields of the requests for whole turns alone."""
         for name in self.body:
             if name in _OWN:
                 raise ConfigurationError(f"body.{name} cannot be given: {_OWN[name]}")
@@ -62,6 +66,23 @@ class RequestFields:
                 raise ConfigurationError(f"body.{name} and omit={name} are given; give one of the two")
             if name not in known:
                 raise ConfigurationError(f"omit={name!r}: {unknown('field', name, sorted(known))}")
+
+    def with_fields(self, fields: Mapping[str, Any]) -> RequestFields:
+        """The same with what a single request asks of a chat, which goes before what the user says of all.
+
+        Args:
+            fields: As of `Generator.with_fields`.
+        """
+        other, own = copy.copy(self), self.body.get(TEMPLATE)
+        other.turn = {**self.turn, **{name: fields[name] for name in TURN_FIELDS if name in fields}}
+        body = {name: value for name, value in self.body.items() if name not in other.turn}
+        body |= {name: value for name, value in fields.items() if name not in (TEMPLATE, *TURN_FIELDS)}
+        if isinstance(own, Mapping):  # the user has given the field itself, to a server that takes it
+            body[TEMPLATE] = {**own, **fields.get(TEMPLATE, {})}
+        else:
+            other.template = {**self.template, **fields.get(TEMPLATE, {})}
+        other.body = body
+        return other
 
     @staticmethod
     def may_omit(name: str) -> bool:
@@ -88,9 +109,9 @@ class RequestFields:
                 )
                 raise ConfigurationError(
                     f"template.{next(iter(self.template))} needs a tokenizer=… and mode=completions, or chats that "
-                    f"take `chat_template_kwargs`; {profile.summary} names none: body.NAME=… gives any field.{switch}"
+                    f"take `{TEMPLATE}`; {profile.summary} names none: body.NAME=… gives any field.{switch}"
                 )
-            fields["chat_template_kwargs"] = self.template
+            fields[TEMPLATE] = self.template
         return _merged(fields, self.body) if self.body else fields
 
 

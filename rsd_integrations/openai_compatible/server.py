@@ -1,4 +1,4 @@
-"""What a server says about itself."""
+"""What a server says about itself, and what calls find out."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ class Server:
     """The models it lists; empty where it lists none."""
     concurrency: int | None
     """Requests that it works on at once: as it says, else as its kind does."""
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What the calls of a model have found out about its server, for all copies of it."""
+
+    streams_ids: bool = True
+    """Whether streams come with ids, as far as is known."""
+    streams_tell: bool = True
+    """Whether streams tell what was read, as far as is known: a gateway between may leave it out."""
+    tells_ranks: bool = True
+    """Whether what it reads comes with ranks, as far as is known."""
+    most: int | None = None
+    """Most tokens of one answer, where the server refused to write more."""
 
 
 async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None) -> Server:

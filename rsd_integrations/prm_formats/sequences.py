@@ -15,17 +15,22 @@ from rsd_integrations.prm_formats.shown import shown
 
 
 class PathIds:
-    """Ids of paths, each node encoded once and forgotten with it."""
+    """Ids of paths, each node encoded once and forgotten with it.
 
-    def __init__(self, encode: Callable[[Path], Sequence[int]]) -> None:
+    Args:
+        encode: Gives the ids of one node.
+        lock: That of the tokenizer, where others use it as well: it is not made for several threads at once.
+    """
+
+    def __init__(self, encode: Callable[[Path], Sequence[int]], lock: threading.Lock | None = None) -> None:
         self._encode = encode
         self._known: WeakKeyDictionary[Path, tuple[int, ...]] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self.lock = lock or threading.Lock()
 
     def __call__(self, path: Path) -> tuple[list[int], int]:
         """Ids of a whole path, and how many of them are the prompt."""
         parts = []
-        with self._lock:  # tokenizers are not made for several threads at once
+        with self.lock:
             for node in path.up():
                 own = self._known.get(node)
                 if own is None:

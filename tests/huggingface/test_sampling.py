@@ -80,3 +80,11 @@ def test_random_numbers_keep_their_precision_while_a_model_is_loaded() -> None:
         assert torch.equal(choose(logits, [Sampling(0.7, 0.95)] * 64, uniforms), wanted)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("least", [5e-324, 1e-46, 1e-38])
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
+def test_what_is_zero_in_fp32_takes_the_largest(least: float, uniform: float) -> None:
+    logits = torch.tensor([[10.0, 30.0, -20.0, -torch.inf]])
+    for sampling in (Sampling(least), Sampling(1.0, least), Sampling(4.0, least), Sampling(least, least)):
+        assert choose(logits, [sampling], [uniform]).item() == 1

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -42,27 +40,6 @@ def parsed(pieces: list[str]) -> tuple[str, list[Any]]:
     made = [stream.feed(piece) for piece in pieces[:-1]] + [stream.feed(pieces[-1], last=True)]
     content = "".join(text for text, _ in made)
     return content, [(call["name"], call["args"], call["index"]) for _, calls in made for call in calls]
-
-
-texts = st.lists(
-    st.sampled_from(["word", " ", "\n\n", "<", "<tool_", CALL, "<tool_call>{no json}</tool_call>"]), max_size=8
-)
-
-
-def test_blanks_after_a_call_are_no_content_however_the_text_is_cut() -> None:
-    assert parsed([CALL + " ", "\n", " word"])[0] == parsed([CALL, "  \n word"])[0] == "word"
-
-
-@settings(max_examples=500)
-@given(texts.map("".join), st.data())
-def test_calls_are_found_however_the_text_is_cut(text: str, data: st.DataObject) -> None:
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    whole = parsed([text])
-    assert parsed(pieces) == whole
-    assert len(whole[1]) == text.count("</tool_call>")
-    if "</tool_call>" not in text:
-        assert whole[0] == text
 
 
 def test_content_and_calls_are_told_apart() -> None:

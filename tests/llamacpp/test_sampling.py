@@ -37,3 +37,11 @@ def test_equal_tokens_are_told_apart_alike(count: int, uniform: float, top_p: fl
 def test_the_largest_random_number_takes_a_token_that_has_weight(top_p: float) -> None:
     logits = np.array([1.0, 0.0, -np.inf, -np.inf], np.float32)
     assert choose(logits, Sampling(1.0, top_p), 1 - 2**-53) == 1
+
+
+@pytest.mark.parametrize("least", [5e-324, 1e-46, 1e-38])
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
+def test_what_is_zero_in_fp32_takes_the_largest(least: float, uniform: float) -> None:
+    logits = np.array([10.0, 30.0, -20.0, -np.inf], np.float32)
+    for sampling in (Sampling(least), Sampling(1.0, least), Sampling(4.0, least), Sampling(least, least)):
+        assert choose(logits, sampling, uniform) == 1

@@ -1,13 +1,11 @@
 """The adapter under lm-evaluation-harness itself, on a task of its own with the embedded models."""
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 import pytest
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import simple_parse_args_string
 
 from rsd_core import (
@@ -29,26 +27,8 @@ from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 from rsd_integrations.lm_eval import RSDModel
 from rsd_integrations.lm_eval.model import _with_template_arguments
+from tests.lm_eval.counting import counting
 from tests.thinkers import ANSWER, THOUGHT, thinker
-
-TASK = """
-task: counting
-dataset_path: json
-dataset_kwargs:
-  data_files: {{test: {file}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-generation_kwargs: {{until: ["Problem:"], max_gen_toks: 300, do_sample: false}}
-filter_list:
-  - name: boxed
-    filter:
-      - {{function: regex, regex_pattern: 'boxed{{(\\d+)}}'}}
-      - {{function: take_first}}
-metric_list:
-  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
-"""
 
 
 def test_a_task_of_the_harness_runs_with_rsd(
@@ -59,21 +39,15 @@ def test_a_task_of_the_harness_runs_with_rsd(
     verifier: HuggingFaceVerifier,
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    data = tmp_path / "data.jsonl"
     drawn = list(itertools.islice(problems("test", 11), 8))
-    data.write_text("".join(json.dumps({"question": p.question, "answer": str(p.answer)}) + "\n" for p in drawn))
-    (tmp_path / "counting.yaml").write_text(TASK.format(file=data))
+    tasks = counting(tmp_path, drawn)
     decoder = RewardGuidedDecoder(drafter=draft, verifier=verifier, target=target)
     alone = [decoder.run(problem.question) for problem in drawn]
     right = sum(result.answer == str(p.answer) for result, p in zip(alone, drawn, strict=True))
     for chat in (False, True):
         model = RSDModel(decoder)
         told: Any = lm_eval.simple_evaluate(
-            model=model,
-            tasks=["counting"],
-            task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
-            apply_chat_template=chat,
-            bootstrap_iters=0,
+            model=model, tasks=["counting"], task_manager=tasks, apply_chat_template=chat, bootstrap_iters=0
         )
         assert told["results"]["counting"]["exact_match,boxed"] == right / 8
         assert {result.text for result in model.results} == {result.text for result in alone}
@@ -83,6 +57,10 @@ def test_a_task_of_the_harness_runs_with_rsd(
 class Request:
     def __init__(self, context: str, **kwargs: object) -> None:
         self.args = (context, kwargs)
+
+
+def test_the_harness_still_knows_its_own_models() -> None:
+    assert lm_eval.api.registry.get_model("dummy").__name__ == "DummyLM"
 
 
 def test_each_request_keeps_its_own_stop_strings_and_length() -> None:

@@ -46,6 +46,12 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # lets the worker be in the engine's process: of its own, it spins
 }
+CALLS_TOOLS = (
+    *("--enable-auto-tool-choice", "--tool-call-parser=hermes"),
+    # Small models would write white space without end where a grammar allows it.
+    '--structured-outputs-config={"backend": "xgrammar", "disable_any_whitespace": true}',
+)
+"""Arguments of vLLM for whole turns that call tools or have a format."""
 
 
 class ServerError(RuntimeError):
@@ -232,7 +238,7 @@ def running(*servers: Server) -> Iterator[None]:
 def family() -> Iterator[dict[str, Server]]:
     """The embedded drafter, target and reward model, by their names `draft`, `target` and `prm`."""
     servers = {
-        "draft": Server("draft", FOLDER / "draft"),
+        "draft": Server("draft", FOLDER / "draft", arguments=CALLS_TOOLS),
         "target": Server("target", FOLDER / "target"),
         "prm": Server("prm", FOLDER / "prm", pooling=True, arguments=step_tag(FOLDER / "prm", STEP_END)),
     }

@@ -1,0 +1,136 @@
+# %% [markdown]
+# # RSD behind a URL
+#
+# You learn how to serve decoders to programs that know nothing of RSD: any client of the OpenAI API, in any language.
+# You need two packages besides the models that ship with this one:
+#
+#     pip install "rsd-decoding[serve,huggingface]" openai
+#
+# ## A server
+#
+# A configuration may name several models. Each is a decoder: clients choose one by its name, as they choose a model
+# elsewhere. What two of them have in common is loaded once.
+
+# %%
+from pathlib import Path
+from tempfile import mkdtemp
+
+folder = Path(mkdtemp())
+file = folder / "serve.yaml"
+_ = file.write_text("""
+models:
+  rsd-fast:                # keeps nearly everything that the drafter writes
+    policy: binary_step:0.3
+  rsd-careful:             # the target writes what is not nearly certain
+    policy: binary_step:0.95
+  target:                  # the strong model alone, to compare with
+    method: target
+concurrency: 32            # answers decoded at once
+queue: 128                 # answers that may wait for a place
+""")
+
+# %% [markdown]
+# On the command line it is `rsd serve --config serve.yaml`. Here it is a process that the last cell ends; port 0 takes a
+# free one.
+
+# %%
+import subprocess
+import sys
+
+command = [sys.executable, "-m", "rsd_integrations.cli", "serve", "--config", str(file), "--port", "0"]
+server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+first_line = next(line for line in server.stderr if line.startswith("serving"))
+url = first_line.split(" at ")[1].strip()
+print(first_line.split(" at ")[0])
+
+# %% [markdown]
+# ## A client that nobody here wrote
+
+# %%
+from openai import OpenAI
+
+client = OpenAI(base_url=url, api_key="none-needed")
+print([model.id for model in client.models.list()])
+
+question = {
+    "role": "user",
+    "content": "Lea has 71 pens. Later she buys 56 more. Later she gets 36 as a gift. Then she buys 4 bags of 4. "
+    "After that she buys 4 more. How many pens does Lea have now?",
+}
+answer = client.chat.completions.create(model="rsd-careful", messages=[question], seed=1)
+print(answer.choices[0].message.content)
+print(answer.choices[0].finish_reason)
+
+# %% [markdown]
+# Each accepted step is sent as soon as it is accepted. A draft that was rejected is never sent.
+
+# %%
+stream = client.chat.completions.create(model="rsd-careful", messages=[question], stream=True)
+for chunk in stream:
+    if chunk.choices and chunk.choices[0].delta.content:
+        print(repr(chunk.choices[0].delta.content))
+
+# %% [markdown]
+# ## What it cost, and who wrote what
+#
+# `usage` counts the tokens of prompt and answer, as clients expect. Its field `rsd` is the bill of all three roles:
+# rejected drafts, and what the verifier read. With `rsd: {"trace": true}` the answer tells its steps as well.
+
+# %%
+traced = client.chat.completions.create(model="rsd-careful", messages=[question], extra_body={"rsd": {"trace": True}})
+print(traced.usage.prompt_tokens, "tokens read,", traced.usage.completion_tokens, "written")
+for role in ("drafter", "verifier", "target"):
+    print(
+        f"{role:8}: {traced.usage.rsd[role]['generated']:3} generated, {traced.usage.rsd[role]['computed']:3} computed"
+    )
+for step in traced.choices[0].rsd["trace"]["steps"]:
+    print(f"{step['author']:6} {step['text'].strip()}")
+
+# %% [markdown]
+# ## A request's own policy and limits
+#
+# `rsd` also takes a policy in place of the model's, and limits. Those of a request make the model's limits tighter, and
+# never wider: whoever runs the server has the last word.
+
+# %%
+for policy in ("always_draft", "binary_step:0.95", "always_target"):
+    own = client.chat.completions.create(model="rsd-fast", messages=[question], extra_body={"rsd": {"policy": policy}})
+    print(f"{policy:17} target share {own.choices[0].rsd['target_share']:.0%}")
+
+# %% [markdown]
+# ## What is refused
+#
+# What would change the answer and cannot be honoured is refused with a reason, and not passed over.
+
+# %%
+from openai import BadRequestError
+
+try:
+    client.chat.completions.create(model="rsd-fast", messages=[question], logprobs=True)
+except BadRequestError as error:
+    print(error.body["message"])
+
+# %% [markdown]
+# ## Metrics
+#
+# `/metrics` is in Prometheus's format: acceptance, steps by author, tokens and seconds by role, the queue, degradations.
+
+# %%
+from urllib.request import urlopen
+
+with urlopen(url.removesuffix("/v1") + "/metrics") as metrics:
+    for line in metrics.read().decode().splitlines():
+        if line.startswith(("rsd_steps_total", "rsd_queue_depth")):
+            print(line)
+
+# %% [markdown]
+# ## The end
+#
+# Told to end, the server takes nobody in any more, finishes what is in flight, and ends. The guide *RSD behind a URL* has
+# keys, containers, and the app for programs of your own.
+
+# %%
+client.close()
+server.terminate()
+print("exit code", server.wait(), "after", server.stderr.read().count("POST /v1/chat/completions 200"), "answers")
+server.stderr.close()

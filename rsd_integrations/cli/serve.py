@@ -1,0 +1,178 @@
+"""`rsd serve`: RSD behind a URL, for clients of the OpenAI API."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from rsd_core import ConfigurationError, RSDError
+from rsd_core.blocking import wait_for
+from rsd_integrations.cli.options import (
+    ConfigFile,
+    Draft,
+    MethodText,
+    PolicyText,
+    TargetSpec,
+    VerifierSpec,
+    configured,
+    read_mapping,
+)
+from rsd_integrations.cli.starting import without_collection
+from rsd_integrations.cli.terminal import say
+from rsd_integrations.serve import ServeConfig, Serving, create_app
+from rsd_integrations.serve.config import NAME
+from rsd_integrations.serve.edge import REQUEST_ID
+
+CONNECTIONS = 65_536
+"""Files and connections that the process may have open, where the system's hard limit allows it."""
+KEPT = 75
+"""Seconds that an idle connection is kept: longer than nginx keeps its own, which then never asks a dead one."""
+HARD_END = 5
+"""Seconds after the end of the drain in which answers that were cut are sent."""
+LOG = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
+
+
+def serve(
+    draft: Draft = None,
+    target: TargetSpec = None,
+    verifier: VerifierSpec = None,
+    policy: PolicyText = None,
+    method: MethodText = None,
+    config: ConfigFile = None,
+    host: Annotated[str, typer.Option(help="Address to listen at. 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Keys that clients may give, one a line.")
+    ] = None,
+) -> None:
+    """Answer clients of the OpenAI API: RSD behind a URL, streamed step by step.
+
+    `--config` takes a file with `models`, a configuration for each name, or one configuration by itself. That one, and
+    what the options alone make, is called `rsd`; without any, the embedded family is served.
+
+    Example: `rsd serve --port 8000`, then `curl http://127.0.0.1:8000/v1/models`
+    """
+    words = {"draft": draft, "target": target, "verifier": verifier, "policy": policy}
+    served = _served(config, words, method)
+    keys = _keys(api_key_file)
+    if not keys and not _is_loopback(host):
+        say(f"Warning: everybody who reaches {host} may ask this server, since it has no --api-key-file", "yellow")
+    listener = _listen(host, port)
+    _allow_many_connections()
+    serving = Serving(served)
+    with without_collection():
+        wait_for(serving.models.load())
+    _log_to_stderr()
+    shown = f"[{host}]" if ":" in host else host
+    say(f"serving {', '.join(served.models)} at http://{shown}:{listener.getsockname()[1]}/v1")
+    app = create_app(keys=keys, serving=serving)
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEPT,
+        timeout_graceful_shutdown=int(served.drain) + HARD_END,
+    )
+    _Server(settings, serving).run([listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which tells the app when it is told to end."""
+
+    def __init__(self, settings: uvicorn.Config, serving: Serving) -> None:
+        super().__init__(settings)
+        self._serving = serving
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._serving.drain()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # to have drained is a good end, and no death by the signal
+
+
+def _served(config: Path | None, words: dict[str, str | None], method: str | None) -> ServeConfig:
+    data, given = read_mapping(config, "--config"), [name for name, word in words.items() if word is not None]
+    given += ["method"] if method is not None else []
+    if not config and not given:
+        return ServeConfig.embedded()
+    if "models" not in data:
+        own = configured(data, **words, temperature=None, seed=None, source=f"--config {config}", method=method)
+        return ServeConfig(models={NAME: own})
+    if given:
+        raise RSDError(f"--{given[0]} is for one model, and --config {config} names several; say it there")
+    try:
+        return ServeConfig.parse(data)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--config {config}: {error}") from error
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit on open files, which is 1,024 in most shells: a client for each is soon too many."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _keys(file: Path | None) -> list[str]:
+    """The keys of a file; what is wrong with it is told without them."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise RSDError(f"--api-key-file {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise RSDError(f"--api-key-file {file} is not UTF-8") from None
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise RSDError(f"--api-key-file {file} holds no key; write one a line")
+    return keys
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that is taken before models are loaded: a port in use is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise RSDError(f"cannot listen at {host} port {port}: {error.strerror}; choose another --port") from error
+
+
+def _log_to_stderr() -> None:
+    """One line for each request and each degradation, with the id of the request."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(LOG))
+    handler.addFilter(_with_request_id)
+    for name in ("rsd_core", "rsd_integrations", "uvicorn.error"):
+        own = logging.getLogger(name)
+        own.setLevel(logging.INFO if name.startswith("rsd") else logging.WARNING)
+        own.addHandler(handler)
+        own.propagate = False
+
+
+def _with_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = REQUEST_ID.get()
+    return True

@@ -1,0 +1,76 @@
+"""Replies that call tools: as messages of the OpenAI form, and as texts for those who read nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rsd_core import ConfigurationError, RunError, split
+from rsd_core.thoughts.markers import Markers
+from rsd_integrations.openai_compatible.finish_reasons import is_call
+from rsd_integrations.openai_compatible.profile import Profile
+from rsd_integrations.openai_compatible.written import FIELDS, Written, told
+from rsd_integrations.tool_calls import as_text, new_id, parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A choice that calls tools."""
+
+    message: Mapping[str, Any]
+    """The assistant's message: thoughts in no text, arguments as text, each call with an id."""
+    choice: Mapping[str, Any]
+    """The choice as one that calls nothing: its calls are in its text, as Hermes and Qwen templates write them."""
+
+
+def called(choice: Mapping[str, Any], profile: Profile, markers: Markers) -> Called | None:
+    """What a choice calls; None where it calls nothing.
+
+    Args:
+        choice: That of a whole reply to a request for a turn.
+        profile: The server's.
+        markers: What stands around the thoughts of the response.
+
+    Raises:
+        RunError: It says that a tool was called, and tells of no call; or one has no name.
+        ConfigurationError: It calls what is no function.
+    """
+    ends = is_call(choice.get("finish_reason"))
+    message = choice.get("message") or {}
+    calls = [_normalised(call) for call in message.get("tool_calls") or ()]
+    if not calls:
+        if ends:
+            raise RunError(f"the finish reason is {choice['finish_reason']!r}, and the message has no tool_calls")
+        return None
+    thought, content = told(choice)
+    written = Written(profile, markers=markers)
+    written.add(choice)
+    shown = split(written.text(), markers).answer.strip()
+    kept = {name: value for name, value in message.items() if value is not None}
+    functions = [call["function"] for call in calls]
+    text = as_text(
+        content if content.strip() else "",
+        [(function["name"], parsed(function["arguments"])) for function in functions],
+    )
+    as_read = {"content": text, **({FIELDS[0]: thought} if thought else {})}
+    return Called(
+        {**kept, "role": "assistant", "content": shown or None, "tool_calls": calls},
+        {**choice, "message": as_read, **({"finish_reason": "stop"} if ends else {})},
+    )
+
+
+def _normalised(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call as the OpenAI API has it: some servers give arguments as objects, or leave the id out."""
+    kind = call.get("type") or "function"
+    if kind != "function":
+        raise ConfigurationError(f"the model called a tool of the type {kind!r:.40}; functions alone can be called")
+    function = call["function"]
+    name, arguments = function.get("name"), function.get("arguments")
+    if not isinstance(name, str) or not name:
+        raise RunError("a tool call names no function")
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    text = "{}" if text.strip() in ("", "null") else text  # vLLM says null where its parser finds none
+    function = {**function, "name": name, "arguments": text}
+    return {**call, "id": call.get("id") or new_id(), "type": kind, "function": function}

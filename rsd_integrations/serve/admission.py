@@ -1,0 +1,128 @@
+"""Who may come in: a bounded queue before a number of places, oldest first."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from rsd_core import Cancellation
+from rsd_integrations.serve.errors import ApiError
+
+SHORTEST, LONGEST = 1, 60
+"""Seconds that a client is told to wait, at least and at most."""
+
+
+class Admission:
+    """Places at which answers are decoded, and the queue before them. It belongs to one event loop.
+
+    Args:
+        places: Answers decoded at once.
+        queue: Answers that may wait.
+    """
+
+    def __init__(self, places: int, queue: int) -> None:
+        self.places, self.queue = places, queue
+        self.waiting = 0
+        """Answers that were let in and have no place yet."""
+        self.in_flight = 0
+        """Answers that are being decoded."""
+        self.draining = False
+        """Whether nobody comes in any more."""
+        self._line: deque[asyncio.Future[bool]] = deque()
+        """Those who wait, the oldest first; their futures say whether they got a place."""
+        self._seconds: float | None = None
+        """How long answers take, the last ones above all."""
+
+    def enter(self, answers: int) -> None:
+        """Let a request in that wants so many answers, each of which then takes its `place` or is `left`.
+
+        Raises:
+            ApiError: Too many wait already, or the server is about to end.
+        """
+        if self.draining:
+            raise self._ending()
+        if answers > self.places + self.queue:
+            raise ApiError(
+                400,
+                f"{answers} answers in one request are more than this server decodes and keeps waiting together "
+                f"({self.places} + {self.queue}); ask for fewer",
+                code="invalid_value",
+            )
+        over = self.in_flight + self.waiting + answers - self.places - self.queue
+        if over > 0:
+            turns = over / self.places * (self._seconds or 0.0)
+            raise ApiError(
+                429,
+                f"{self.waiting} answers wait already, of {self.queue} that may; come back later",
+                "rate_limit_error",
+                code="queue_full",
+                headers={"retry-after": str(min(LONGEST, max(SHORTEST, math.ceil(turns))))},
+            )
+        self.waiting += answers
+
+    def left(self, answers: int) -> None:
+        """So many answers that were let in will not ask for a place."""
+        self.waiting -= answers
+
+    @asynccontextmanager
+    async def place(self, cancel: Cancellation) -> AsyncGenerator[None, None]:
+        """A place for one answer that was let in.
+
+        Args:
+            cancel: Ends the wait.
+
+        Raises:
+            ApiError: The wait was ended.
+        """
+        try:
+            has_place = await self._wait(cancel)
+        finally:
+            self.waiting -= 1
+        if not has_place:
+            raise self._ending()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            yield
+        finally:
+            seconds = loop.time() - began
+            self._seconds = seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * seconds
+            self._hand_on()
+
+    async def _wait(self, cancel: Cancellation) -> bool:
+        if self.in_flight < self.places:  # nobody waits then: whoever leaves a place hands it on
+            self.in_flight += 1
+            return True
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def give_up() -> None:
+            if not turn.done():
+                turn.set_result(False)
+
+        self._line.append(turn)
+        cancel.subscribe(give_up)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():
+                self._hand_on()
+            raise
+        finally:
+            cancel.unsubscribe(give_up)
+
+    def _hand_on(self) -> None:
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self.in_flight -= 1
+
+    def _ending(self) -> ApiError:
+        again = {"retry-after": str(SHORTEST)}
+        return ApiError(
+            503, "the server is about to end; ask another one", "server_error", code="draining", headers=again
+        )

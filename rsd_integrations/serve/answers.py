@@ -1,0 +1,148 @@
+"""One answer as it grows: from the events of a decoder to what clients are sent, whatever the route."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsd_core import Event, Finished, Result, StepFinished, TextStream
+from rsd_core.stopping import stops_at
+from rsd_integrations.tool_calls import ToolCall, ToolCallStream, new_id
+
+
+@dataclass(slots=True)
+class Delta:
+    """What a step adds to an answer."""
+
+    thought: str = ""
+    content: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.thought or self.content or self.calls)
+
+
+class Answer:
+    """The answer of one choice. Only what is accepted comes into it, so nothing that is rejected can come out.
+
+    Args:
+        index: Of the choice.
+        stop: The answer ends before the first of these strings.
+        tools: Whether the models may call tools.
+    """
+
+    def __init__(self, index: int, stop: Sequence[str] = (), *, tools: bool = False) -> None:
+        self.index = index
+        self.whole = Delta()
+        """All of it so far."""
+        self.result: Result | None = None
+        self._stop = stop
+        self._text = TextStream(stop)
+        self._calls = ToolCallStream() if tools else None
+        self._is_native = False
+
+    def feed(self, event: Event) -> Delta:
+        """What an event adds; nothing for most events."""
+        delta = Delta()
+        if isinstance(event, Finished):
+            self.result = event.result
+        if isinstance(event, StepFinished) and event.record.native is not None:
+            self._is_native = True
+            calls = list(_native_calls(event.record.native))
+            content = event.record.content if not calls else _native_text(event.record.native)
+            delta = Delta(event.record.thought, content[: stops_at(content, self._stop)], calls)
+        elif not self._is_native:
+            for kind, text in self._text.feed_parts(event):
+                if kind == "thought":
+                    delta.thought += text
+                else:
+                    delta.content += text
+            if self._calls is not None and (delta.content or self.result is not None):
+                delta.content, calls = self._calls.feed(delta.content, last=self.result is not None)
+                delta.calls = [call for call in calls if call.name is not None]
+                delta.content += "".join(call.arguments for call in calls if call.name is None)  # no call: text
+        self.whole.thought += delta.thought
+        self.whole.content += delta.content
+        self.whole.calls += delta.calls
+        return delta
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended, in the words of the OpenAI API; `rsd.finish_reason` has the exact one."""
+        if self.whole.calls:
+            return "tool_calls"
+        return "stop" if self.result is not None and self.result.finish_reason == "stop" else "length"
+
+
+def about(result: Result, *, trace: bool) -> dict[str, Any]:
+    """What is told of an answer beside its text.
+
+    Args:
+        result: The answer's.
+        trace: Whether to tell all steps.
+    """
+    told: dict[str, Any] = {
+        "finish_reason": result.finish_reason,
+        "steps": len(result.steps),
+        "acceptance_rate": result.acceptance_rate,
+        "target_share": result.target_share,
+        "seconds": result.seconds,
+        "degradations": [{"step": one.step, "kind": one.kind, "message": one.message} for one in result.degradations],
+    }
+    return told | {"trace": result.to_dict(rejected=False)} if trace else told
+
+
+def usage_of(results: Iterable[Result]) -> dict[str, Any]:
+    """Tokens of prompts and answers as clients expect them, and under `rsd` the bill of all three roles.
+
+    What clients expect are the answer's own tokens: rejected drafts and the verifier's reading are on the bill alone.
+    """
+    results = list(results)
+    prompt = sum(result.prompt_tokens for result in {result.prompt: result for result in results}.values())
+    written = sum(step.size for result in results for step in result.steps)
+    thought = sum(step.size for result in results for step in result.steps if step.kind == "thought")
+    bill: dict[str, dict[str, Any]] = {}
+    for result in results:
+        ledger = result.ledger
+        for role, account in (
+            ("drafter", ledger.drafter),
+            ("verifier", ledger.verifier),
+            ("target", ledger.target),
+            ("total", ledger.total),
+        ):
+            own = bill.setdefault(role, {})
+            for name in _BILLED:
+                spent = getattr(account, name)
+                known = spent is not None and own.get(name, 0) is not None
+                own[name] = own.get(name, 0) + spent if known else None
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "completion_tokens_details": {"reasoning_tokens": thought},
+        "rsd": bill,
+    }
+
+
+_BILLED = (
+    *("calls", "failed", "computed", "reused", "generated", "scored", "discarded", "estimated"),
+    *("seconds", "flops", "cost"),
+)
+
+
+def _native_calls(native: object) -> Iterable[ToolCall]:
+    """The tool calls of a whole message: as the OpenAI API has them, or as LangChain does."""
+    if isinstance(native, Mapping):
+        for call in native.get("tool_calls") or ():
+            yield ToolCall(call["function"]["name"], call["function"]["arguments"], call["id"])
+        return
+    for call in getattr(native, "tool_calls", ()):
+        yield ToolCall(call["name"], json.dumps(call["args"], ensure_ascii=False), call["id"] or new_id())
+
+
+def _native_text(native: object) -> str:
+    if isinstance(native, Mapping):
+        return native.get("content") or ""
+    return str(getattr(native, "text", ""))

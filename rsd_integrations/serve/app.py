@@ -1,0 +1,197 @@
+"""The ASGI app: routes, and what each of them makes of a request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from rsd_core import Decoder, Drafter, Limits, Prompt, RSDError, Target, as_prompt
+from rsd_core.version import __version__
+from rsd_integrations.chat_fields import DEFAULTS
+from rsd_integrations.serve.config import ServeConfig
+from rsd_integrations.serve.edge import Edge
+from rsd_integrations.serve.errors import DOCUMENTED, ApiError, as_api_error, of_validation, too_long, unsupported
+from rsd_integrations.serve.forms import ChatForm, CompletionForm
+from rsd_integrations.serve.jobs import Job
+from rsd_integrations.serve.prompts import prompt_of
+from rsd_integrations.serve.replies import JSON, Form, Reply
+from rsd_integrations.serve.requests import Asked, ChatRequest, CompletionRequest
+from rsd_integrations.serve.serving import Serving
+from rsd_integrations.tool_calls import sees_tools
+
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer; with `stream`, as events.", "content": {"text/event-stream": {}}}
+}
+"""What the OpenAPI document says of answers."""
+
+
+def create_app(
+    config: ServeConfig | None = None,
+    *,
+    decoders: Mapping[str, Decoder] | None = None,
+    keys: Sequence[str] = (),
+    serving: Serving | None = None,
+) -> FastAPI:
+    """RSD behind the routes of the OpenAI API, as an ASGI app to be run by any server or mounted in another app.
+
+    Models are loaded when the app starts, and where it is mounted, at the first request.
+
+    Args:
+        config: What is served, and the server's own limits; the embedded family by default.
+        decoders: Ready decoders by the names that clients ask for.
+        keys: Any of them opens the routes under /v1; without any, everybody may come in.
+        serving: The state of a server that exists already, in place of a configuration and decoders.
+
+    Raises:
+        ConfigurationError: There is no model, or two have one name.
+    """
+    if serving is None:
+        serving = Serving(config or (ServeConfig() if decoders else ServeConfig.embedded()), decoders)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        await serving.models.load()
+        yield
+        await serving.models.aclose()
+
+    app = FastAPI(
+        title="Reward-guided speculative decoding",
+        version=__version__,
+        summary="The OpenAI API over decoders that draft each step with a cheap model, score it, and replace bad ones.",
+        lifespan=lifespan,
+        responses=DOCUMENTED,
+        docs_url=None,  # pages that would load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.serving = serving
+    _add_errors(app, serving)
+    _add_state(app, serving)
+    _add_answers(app, serving)
+    app.add_middleware(Edge, serving=serving, keys=keys)
+    return app
+
+
+def _add_errors(app: FastAPI, serving: Serving) -> None:
+    def answer(_: Request, error: Exception) -> Response:
+        told = as_api_error(error)
+        return Response(told.body, told.status, told.headers, JSON)
+
+    def of_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 413:
+            return answer(request, too_long(serving.config.max_body))
+        return answer(request, ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+    def of_body(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(request, of_validation(error.errors()))
+
+    app.add_exception_handler(ApiError, answer)
+    app.add_exception_handler(RSDError, answer)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(RequestValidationError, of_body)
+    app.add_exception_handler(Exception, answer)
+
+
+def _add_state(app: FastAPI, serving: Serving) -> None:
+    @app.get("/health", responses={503: {"description": "Not yet, or no more."}})
+    async def health() -> Response:
+        """Whether requests are taken: 200, or 503 while models are loaded and while the server is about to end."""
+        state = "draining" if serving.admission.draining else "ok" if serving.models.ready else "loading"
+        return JSONResponse({"status": state}, 200 if state == "ok" else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counters in Prometheus's text format."""
+        return Response(serving.metrics.text(), media_type=METRICS)
+
+    @app.get("/v1/models")
+    async def models() -> Any:
+        """The models by name."""
+        await serving.models.load()
+        return {"object": "list", "data": [_described(serving, model.name) for model in serving.models]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Any:
+        """One of them."""
+        await serving.models.load()
+        return _described(serving, name)
+
+
+def _described(serving: Serving, name: str) -> dict[str, Any]:
+    model = serving.models.get(name)
+    about = {"id": model.name, "object": "model", "created": model.created, "owned_by": "rsd"}
+    return about if model.context is None else {**about, "max_model_len": model.context}
+
+
+def _add_answers(app: FastAPI, serving: Serving) -> None:
+    @app.post("/v1/chat/completions", responses=STREAMED)
+    async def chat(asked: ChatRequest) -> Response:
+        """Answer messages."""
+        decoder = await _decoder(serving, asked)
+        prompt = prompt_of(asked.messages, asked.tools)
+        if asked.tools:
+            _check_tools(decoder, asked.tool_choice)
+        options = asked.stream_options
+        form = ChatForm(asked.model, trace=asked.rsd.trace, usage=bool(options and options.include_usage))
+        return _reply(
+            serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=bool(asked.tools)
+        )
+
+    @app.post("/v1/completions", responses=STREAMED)
+    async def completions(asked: CompletionRequest) -> Response:
+        """Answer prompts, each of which is a message of the user's."""
+        decoder = await _decoder(serving, asked)
+        options = asked.stream_options
+        form = CompletionForm(asked.model, trace=asked.rsd.trace, usage=bool(options and options.include_usage))
+        prompts = [as_prompt(prompt) for prompt in asked.prompts]
+        return _reply(serving, asked, decoder, prompts, form, n=asked.n or 1, stop=asked.stops)
+
+
+async def _decoder(serving: Serving, asked: Asked) -> Decoder:
+    await serving.models.load()
+    model = serving.models.get(asked.model)
+    limits = asked.rsd.limits
+    if asked.longest is not None:
+        limits = (limits or Limits()).tightened(Limits(max_tokens=asked.longest))
+    settings = {"temperature": asked.temperature, "top_p": asked.top_p}
+    fields = {name: value for name, value in asked.fields.items() if name not in DEFAULTS or value != DEFAULTS[name]}
+    if model.granularity == "step" and fields.get("tool_choice") == "none":
+        del fields["tool_choice"]  # honoured here: in steps, what is not shown cannot be called
+    return model.decoder(settings, limits, asked.rsd.policy, fields)
+
+
+def _check_tools(decoder: Decoder, choice: object) -> None:
+    """Raise where the models would not see the tools, or could not be made to call one."""
+    granularity = decoder.settings.granularity
+    for model in decoder.models:
+        if isinstance(model, Drafter | Target) and not sees_tools(model, granularity):
+            turns = "; in granularity turn it would be sent them" if sees_tools(model, "turn") else ""
+            raise unsupported(
+                "tools", f"{model.name} is shown none, for its chat template has no place for them{turns}"
+            )
+    if granularity == "step" and choice not in (None, "auto"):
+        raise unsupported("tool_choice", "in steps a call is the models' own choice; leave it out, or say auto")
+
+
+def _reply(
+    serving: Serving,
+    asked: Asked,
+    decoder: Decoder,
+    prompts: Sequence[Prompt],
+    form: Form,
+    *,
+    n: int = 1,
+    stop: Sequence[str] = (),
+    tools: bool = False,
+) -> Response:
+    job = Job(asked.model, decoder, prompts, n, asked.seed, stop, tools, asked.rsd.trace)
+    serving.admission.enter(len(job.answers))
+    return Reply(job, form, serving, stream=bool(asked.stream))

@@ -1,0 +1,126 @@
+"""What every request passes on its way in and out: its id, the key, the size of its body, the log, the counters."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rsd_integrations.serve.errors import ApiError, too_long
+from rsd_integrations.serve.serving import Serving
+
+logger = logging.getLogger("rsd_integrations.serve.access")
+REQUEST_ID: ContextVar[str] = ContextVar("rsd_request_id", default="-")
+"""The id of the request that is being served here."""
+_ID = re.compile(rb"[\w.:-]{1,100}")
+OPEN = frozenset({"/health", "/metrics", "/openapi.json"})
+"""Routes that need no key."""
+
+
+class Edge:
+    """The outermost layer.
+
+    Args:
+        app: What is behind it.
+        serving: Whose requests they are.
+        keys: Any of them opens the routes under /v1; without any, everybody may come in.
+    """
+
+    def __init__(self, app: ASGIApp, serving: Serving, keys: Sequence[str] = ()) -> None:
+        self._app, self._serving = app, serving
+        self._keys = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI side of it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        own = given.decode() if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        token, began, status = REQUEST_ID.set(own), time.monotonic(), 500
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", own.encode())]}
+            await send(message)
+
+        try:
+            try:
+                self._check_key(scope, headers)
+                self._check_body(scope, headers)
+                await self._app(scope, self._bounded(receive), send_on)
+            except ApiError as error:
+                await _answer(error, send_on)
+        finally:
+            told: dict[str, Any] = scope.get("rsd.told", {})
+            route = getattr(scope.get("route"), "path", None) or "other"
+            status = told.get("status", status)
+            self._serving.metrics.answered(route, status)
+            level = logging.DEBUG if scope["path"] in OPEN else logging.INFO
+            further = "".join(f", {name}={value}" for name, value in told.items() if name != "status")
+            seconds = time.monotonic() - began
+            logger.log(level, "%s %s %d in %.3f s%s", scope["method"], route, status, seconds, further)
+            REQUEST_ID.reset(token)
+
+    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Raise where a key is needed and none of them is given."""
+        if not self._keys or scope["path"].removeprefix(scope.get("root_path", "")) in OPEN:
+            return
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        digest = _digest(key.strip())
+        known = [hmac.compare_digest(digest, one) for one in self._keys]  # all of them, however soon one fits
+        if scheme.lower() != b"bearer" or not any(known):
+            raise ApiError(
+                401,
+                "a key of this server is needed: Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"www-authenticate": "Bearer"},
+            )
+
+    def _check_body(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Raise for a body that is told to be too long, or no JSON; the app sees to bodies that do not tell."""
+        most, length = self._serving.config.max_body, headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > most:
+            raise too_long(most)
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != b"application/json":
+            raise ApiError(415, "the body is to be JSON: content-type: application/json", code="unsupported_media_type")
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """A channel that ends a body which is too long."""
+        most, read = self._serving.config.max_body, 0
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise HTTPException(413)  # of anything else that is raised here FastAPI makes a status 400
+            return message
+
+        return bounded
+
+
+def _digest(key: bytes) -> bytes:
+    """Of the same length for all keys, so that comparing them tells nothing of it."""
+    return hashlib.sha256(key).digest()
+
+
+async def _answer(error: ApiError, send: Send) -> None:
+    body = error.body
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,113 @@
+"""What goes wrong, in the form that clients of the OpenAI API read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from rsd_core import ConfigurationError, PromptError, Result, RSDError, RunError
+from rsd_core.control_characters import visible
+from rsd_core.data import masked
+
+logger = logging.getLogger(__name__)
+_TEXT, _TEXT_OR_NULL = {"type": "string"}, {"type": ["string", "null"]}
+_ERROR = {
+    "type": "object",
+    "required": ["message", "type", "param", "code"],
+    "properties": {"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL},
+}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "What is wrong, and what to do.",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["error"], "properties": {"error": _ERROR}}}
+        },
+    }
+}
+"""What the OpenAPI document says of errors."""
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: Of HTTP.
+        message: What is wrong, and what to do.
+        kind: `type` of the OpenAI API.
+        param: The field concerned.
+        code: A word for programs.
+        headers: Further headers, such as `retry-after`.
+        partial: What had been written when it went wrong.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "invalid_request_error",
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        partial: Result | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind = status, message, kind
+        self.param, self.code = param, code
+        self.headers, self.partial = dict(headers or {}), partial
+
+    @property
+    def body(self) -> bytes:
+        """The error as JSON."""
+        error: dict[str, Any] = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        if self.partial is not None:
+            error["rsd"] = self.partial.to_dict(rejected=False)
+        return orjson.dumps({"error": error})
+
+
+def unsupported(param: str, why: str) -> ApiError:
+    """A field that cannot be honoured."""
+    return ApiError(400, f"{param} is not supported: {why}", param=param, code="unsupported_parameter")
+
+
+def invalid(message: str, param: str | None = None) -> ApiError:
+    """A field with a value that cannot be used."""
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def too_long(most: int) -> ApiError:
+    """A body of more than so many bytes."""
+    return ApiError(413, f"the body is longer than the {most} bytes that this server takes", code="body_too_long")
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """What a client is told of an error; one that nobody expected is logged, and its message kept from clients."""
+    if isinstance(error, ApiError):
+        return error
+    message = visible(masked(str(error)))
+    if isinstance(error, PromptError):
+        long = "context" in message or "too long" in message
+        return ApiError(400, message, param="messages", code="context_length_exceeded" if long else "invalid_prompt")
+    if isinstance(error, ConfigurationError):
+        return ApiError(400, message, code="invalid_configuration")
+    if isinstance(error, RunError):
+        logger.error("a request failed: %s", message)
+        return ApiError(502, message, "server_error", code="model_failed", partial=error.partial)
+    if isinstance(error, RSDError):
+        return ApiError(500, message, "server_error")
+    logger.error("an error that should not be: %s", type(error).__name__, exc_info=error)
+    return ApiError(500, "internal error; the server's log has it", "server_error", code="internal_error")
+
+
+def of_validation(findings: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The findings of pydantic about a body, the first one's field as `param`."""
+    told = []
+    for item in findings:
+        place = ".".join(str(part) for part in item["loc"] if part != "body")
+        told.append(f"{place + ': ' if place else ''}{item['msg'].removeprefix('Value error, ')}")
+    first = [part for part in findings[0]["loc"] if part != "body"]
+    param = str(first[0]) if first and isinstance(first[0], str) else None
+    return invalid(visible(masked("; ".join(told)))[:2000], param)

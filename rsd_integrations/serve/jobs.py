@@ -1,0 +1,95 @@
+"""The work of one HTTP request: its answers, decoded side by side, each at a place of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from rsd_core import Cancellation, Decoder, Prompt, RequestOptions, Result, RunError
+from rsd_core.concurrency import run_all
+from rsd_core.queueing import side_by_side
+from rsd_integrations.serve.admission import Admission
+from rsd_integrations.serve.answers import Answer, Delta
+from rsd_integrations.serve.metrics import Metrics
+
+Tell = Callable[[Answer, Delta], Awaitable[None]]
+"""What is done with what an event adds to an answer; after the last one, its result is there."""
+
+
+@dataclass(slots=True)
+class Job:
+    """The answers that one request wants: n to each of its prompts."""
+
+    model: str
+    """The name that the client asked for."""
+    decoder: Decoder
+    prompts: Sequence[Prompt]
+    n: int = 1
+    seed: int | None = None
+    """In place of the decoder's own."""
+    stop: Sequence[str] = ()
+    tools: bool = False
+    """Whether the models may call tools."""
+    trace: bool = False
+    """Whether answers tell their steps."""
+    cancel: Cancellation = field(default_factory=Cancellation)
+    """Ends all of it early; what is written by then is there, and charged."""
+    arrived: float = field(default_factory=time.monotonic)
+    answers: list[Answer] = field(init=False)
+    """One for each that is wanted, those to the same prompt together."""
+
+    def __post_init__(self) -> None:
+        self.answers = [Answer(i, self.stop, tools=self.tools) for i in range(self.n * len(self.prompts))]
+
+    @property
+    def results(self) -> list[Result]:
+        """Of the answers that have ended."""
+        return [answer.result for answer in self.answers if answer.result is not None]
+
+    async def run(self, admission: Admission, metrics: Metrics, tell: Tell) -> None:
+        """Decode all answers. The request was let in by `Admission.enter`.
+
+        Raises:
+            Exception: What the first one to fail raised; the others are ended, and everything is charged.
+        """
+        failures: list[Exception] = []
+        asked = 0
+
+        async def one(answer: Answer) -> None:
+            nonlocal asked
+            asked += 1
+            try:
+                async with admission.place(self.cancel):
+                    await self._decode(answer, metrics, tell)
+            except Exception as error:
+                if isinstance(error, RunError) and error.partial is not None:
+                    metrics.ended(self.model, error.partial)
+                failures.append(error)
+                self.cancel.cancel()
+
+        try:
+            with side_by_side(admission.places):
+                await run_all([one(answer) for answer in self.answers])
+        finally:
+            admission.left(len(self.answers) - asked)
+        if failures:
+            raise failures[0]
+
+    async def _decode(self, answer: Answer, metrics: Metrics, tell: Tell) -> None:
+        prompt, repeat = divmod(answer.index, self.n)
+        options = RequestOptions(repeat=repeat, stop=self.stop, cancel=self.cancel)
+        if self.seed is not None:
+            options["seed"] = self.seed
+        waits = True
+        async with aclosing(self.decoder.astream(self.prompts[prompt], **options)) as events:
+            async for event in events:
+                delta = answer.feed(event)
+                if waits and delta:
+                    waits = False
+                    metrics.began(self.model, time.monotonic() - self.arrived)
+                if answer.result is not None:
+                    metrics.ended(self.model, answer.result)
+                if delta or answer.result is not None:
+                    await tell(answer, delta)

@@ -1,0 +1,153 @@
+"""How the answers of a job reach the client: in one piece, or as server-sent events, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from rsd_core.concurrency import settle
+from rsd_integrations.serve.answers import Answer, Delta
+from rsd_integrations.serve.errors import ApiError, as_api_error
+from rsd_integrations.serve.jobs import Job
+from rsd_integrations.serve.serving import Serving
+
+logger = logging.getLogger(__name__)
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment, which readers of events skip."""
+JSON = "application/json"
+
+
+class Form(Protocol):
+    """How a route writes what came of a job."""
+
+    def whole(self, job: Job) -> dict[str, Any]:
+        """All answers in one object."""
+
+    def first(self, job: Job) -> Iterable[bytes]:
+        """The events before all answers."""
+
+    def step(self, answer: Answer, delta: Delta) -> Iterable[bytes]:
+        """The events that tell what was added to an answer; once its result is there, also those that end it."""
+
+    def last(self, job: Job) -> Iterable[bytes]:
+        """The events after all answers."""
+
+    def failed(self, error: ApiError) -> Iterable[bytes]:
+        """The events that tell of an error in the middle."""
+
+
+def event(data: object, name: str | None = None) -> bytes:
+    """A server-sent event."""
+    lead = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return lead + b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+class Reply(Response):
+    """Decodes a job while its client is there. One that goes away ends it, and what was done is charged.
+
+    Args:
+        job: The work, which was let in.
+        form: How the route writes it.
+        serving: Where it is done.
+        stream: Whether each step is sent as it is accepted. The status is sent with the first of them, so that what is
+            wrong before any step has a status of its own.
+    """
+
+    def __init__(self, job: Job, form: Form, serving: Serving, *, stream: bool) -> None:
+        super().__init__()
+        self._job, self._form, self._serving, self._stream = job, form, serving, stream
+        self._started = self._gone = False
+        self._sent = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI side of it."""
+        self._send = send
+        watch = asyncio.ensure_future(self._watch(receive))
+        failure: ApiError | None = None
+        try:
+            with self._serving.working(self._job):
+                await self._job.run(self._serving.admission, self._serving.metrics, self._tell)
+        except Exception as error:
+            failure = as_api_error(error)
+        finally:
+            await settle([watch])
+        if self._stream and (failure is None or self._started):
+            ending = self._form.last(self._job) if failure is None else self._form.failed(failure)
+            await self._events([*self._opening(), *ending])
+            await self._write(b"", more=False)
+        elif failure is None:
+            await self._finish(200, orjson.dumps(self._form.whole(self._job)))
+        else:
+            await self._finish(failure.status, failure.body, failure.headers)
+        scope["rsd.told"] = self._told(499 if self._gone else 200 if failure is None else failure.status)
+
+    def _told(self, status: int) -> dict[str, Any]:
+        """What the log says of it; no text of prompts and answers is in it."""
+        results = self._job.results
+        return {
+            "model": self._job.model,
+            "status": status,
+            "finish": "+".join(dict.fromkeys(result.finish_reason for result in results)) or "-",
+            "tokens": sum(step.size for result in results for step in result.steps),
+        }
+
+    async def _tell(self, answer: Answer, delta: Delta) -> None:
+        if self._stream and not self._gone:
+            await self._events([*self._opening(), *self._form.step(answer, delta)])
+
+    def _opening(self) -> Iterable[bytes]:
+        return () if self._started else self._form.first(self._job)
+
+    async def _events(self, events: Iterable[bytes]) -> None:
+        await self._start_stream()
+        await self._write(b"".join(events), more=True)
+
+    async def _start_stream(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),  # nginx would keep events until its buffer is full
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _write(self, body: bytes, *, more: bool) -> None:
+        self._sent = time.monotonic()
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _finish(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        if not self._gone:
+            await Response(body, status, headers, JSON)({"type": "http"}, _nothing, self._send)
+
+    async def _watch(self, receive: Receive) -> None:
+        """Wait for the client to go away, and break the silence of a stream meanwhile."""
+        every = self._serving.config.keep_alive
+        receiving = asyncio.ensure_future(receive())
+        try:
+            while True:
+                quiet = time.monotonic() - self._sent
+                done, _ = await asyncio.wait([receiving], timeout=max(0.01, every - quiet) if self._stream else None)
+                if done:
+                    if receiving.result()["type"] == "http.disconnect":
+                        self._gone = True
+                        self._job.cancel.cancel()
+                        return
+                    receiving = asyncio.ensure_future(receive())
+                elif time.monotonic() - self._sent >= every:
+                    await self._events([*self._opening(), KEEP_ALIVE])
+        finally:
+            await settle([receiving])
+
+
+async def _nothing() -> Any:
+    """A receive channel for responses that read nothing."""
+    raise AssertionError

@@ -1,0 +1,196 @@
+"""What clients send: the fields of the OpenAI API that can be honoured, and why the others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from rsd_core import Limits, Policy
+from rsd_core.data import Data, nearest
+from rsd_integrations.serve.errors import ApiError, unsupported
+
+MAX_CHOICES = 128
+"""Answers that one request may ask for, as the OpenAI API has it."""
+_MIXTURE = "an answer is a mixture of two models' steps, which has no such likelihood"
+_SAMPLER = "both models sample by temperature and top_p alone"
+_HOLDS = "this server keeps nothing of a request"
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "audio": ((), "answers are text"),
+    "background": ((False,), _HOLDS),
+    "best_of": ((1,), "take n, or a model of this server that is a best_of_n decoder"),
+    "conversation": ((), _HOLDS),
+    "echo": ((False,), "the prompt is not sent back"),
+    "frequency_penalty": ((0,), _SAMPLER),
+    "function_call": (("none",), "it was replaced by tool_choice"),
+    "functions": (([],), "they were replaced by tools"),
+    "logit_bias": (({},), _SAMPLER),
+    "logprobs": ((False,), _MIXTURE),
+    "min_p": ((0,), _SAMPLER),
+    "modalities": ((["text"],), "answers are text"),
+    "prediction": ((), "drafts come from the drafter"),
+    "presence_penalty": ((0,), _SAMPLER),
+    "previous_response_id": ((), _HOLDS),
+    "prompt_logprobs": ((), _MIXTURE),
+    "repetition_penalty": ((1,), _SAMPLER),
+    "store": ((False,), _HOLDS),
+    "suffix": (("",), "text is written at the end"),
+    "top_k": ((0, -1), _SAMPLER),
+    "top_logprobs": ((0,), _MIXTURE),
+    "web_search_options": ((), "no tool runs here"),
+}
+"""Fields that would change the answer and cannot: the values that ask for nothing, null apart, and why."""
+IGNORED = frozenset(
+    {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "user", "verbosity"}
+)
+"""Fields that say nothing about the answer."""
+_FIELDS = ("reasoning_effort", "chat_template_kwargs", "tool_choice", "parallel_tool_calls", "response_format")
+
+
+def _from_client(policy: Any) -> Any:
+    """A policy that names no file: the files of this machine are not the client's."""
+    if _names_file(policy):
+        raise ValueError("a request gives a policy as text or as data, and not as a file of the server")
+    return policy
+
+
+def _names_file(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_names_file(part) for part in value.values())
+    if isinstance(value, list):
+        return any(_names_file(part) for part in value)
+    return isinstance(value, str) and value.endswith(".json")
+
+
+class Own(Data):
+    """What is this project's own about a request, in the field `rsd`."""
+
+    policy: Annotated[Policy | None, BeforeValidator(_from_client)] = None
+    """In place of the model's policy: text such as `binary_step:0.7`, or data."""
+    limits: Limits | None = None
+    """Hard limits; they tighten those of the model, and never widen them."""
+    trace: bool = False
+    """Whether the answer tells its steps: author, reward, acceptance, tokens and text."""
+
+
+class StreamOptions(BaseModel):
+    """How an answer is streamed."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = False
+
+
+class Asked(BaseModel):
+    """What all routes take."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
+    taken: ClassVar[tuple[str, ...]] = ()
+    """Further fields that pass unread."""
+
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stream: bool | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    rsd: Own = Own()
+
+    @model_validator(mode="after")
+    def _supported(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if value is None or name in IGNORED:
+                continue
+            if name not in REFUSED:
+                known = list(type(self).model_fields)
+                near = nearest(name, [*known, *REFUSED, *IGNORED])
+                what = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
+                raise ApiError(400, f"unknown field {name!r:.80}: {what}", param=name, code="unknown_parameter")
+            harmless, why = REFUSED[name]
+            if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
+                raise unsupported(name, why)
+        return self
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the models themselves are asked for besides, see `Generator.with_fields`."""
+        return {name: value for name in _FIELDS if (value := getattr(self, name, None)) is not None}
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the response at most."""
+        return None
+
+
+class _Choices(Asked):
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: str | list[Annotated[str, Field(min_length=1)]] | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) and self.stop else tuple(self.stop or ())
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_tokens
+
+
+class ChatRequest(_Choices):
+    """The body of /v1/chat/completions."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def longest(self) -> int | None:
+        given = [most for most in (self.max_tokens, self.max_completion_tokens) if most is not None]
+        return min(given, default=None)
+
+
+def _texts(prompt: Any) -> Any:
+    """A prompt that is no ids of tokens, which clients that evaluate models send by default."""
+    if isinstance(prompt, list) and any(isinstance(part, int | list) for part in prompt):
+        raise ValueError(
+            "a prompt is a text, and no ids of tokens: two models read it, each by its own tokenizer; "
+            "lm-evaluation-harness sends texts with tokenizer_backend=None"
+        )
+    return prompt
+
+
+class CompletionRequest(_Choices):
+    """The body of /v1/completions. A prompt is one message of the user's, rendered by the models' chat templates."""
+
+    prompt: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)], BeforeValidator(_texts)]
+
+    @property
+    def prompts(self) -> list[str]:
+        """One or several."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+
+class ResponsesRequest(Asked):
+    """The body of /v1/responses."""
+
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    reasoning: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    include: list[str] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_output_tokens
