@@ -16,7 +16,9 @@ RoleWarning is a Python warning, once per decoder: a role has failed at every on
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
+from typing import Any
 
 from rsd_core.model import Usage
 from rsd_core.results import Result
@@ -27,6 +29,9 @@ DISTRIBUTION = "rsd-decoding"
 
 class RSDError(Exception):
     """Base of all errors of this project."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # whatever their constructors take
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class ConfigurationError(RSDError, ValueError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self, SupportsIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         """Work of two calls together."""
         return Usage(*(getattr(self, name) + getattr(other, name) for name in Usage.__slots__))
+
+    def __reduce__(self) -> tuple[type[Usage], tuple[Any, ...]]:
+        return Usage, tuple([getattr(self, name) for name in Usage.__slots__[:-1]])  # models stay where they are
 
 
 class Interrupted(asyncio.CancelledError):
@@ -77,6 +81,17 @@ class Model(ABC):  # noqa: B024 - what is abstract is in the roles
     """What the model costs, where it costs."""
     renders_tools: bool | Literal["turn"] = False
     """Whether the model sees the definitions in a prompt's `tools` message; `turn`: where it writes whole turns."""
+    made_by: Callable[[], Model] | None = None
+    """`load` with what it was given; pickled in place of the model. None for those made otherwise, and for copies."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        told = {name: vars(self)[name] for name in ("price", "flops_per_token") if name in vars(self)}
+        return super().__reduce_ex__(protocol) if self.made_by is None else (self.made_by, (), told)
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), made_by=None)
+        return other
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

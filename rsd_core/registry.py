@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import NoneType
 from typing import Any, Literal, get_args, overload
 
@@ -229,6 +230,7 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
         raise SpecError(f"{masked(spec)!r} made {model!r}, which is no drafter, verifier or target ({backend.summary})")
     if role is not None and role not in plays:
         raise _wrong_role(spec, role, plays)
+    vars(model).setdefault("made_by", partial(load, spec, **options))
     return model
 
 

@@ -59,8 +59,8 @@ class TakesFields(Generator):
 
     def __copy__(self) -> Self:
         """Attributes as they are, but for the copies, which are of this one."""
-        other = object.__new__(type(self))
-        vars(other).update((name, value) for name, value in vars(self).items() if name != "_copies")
+        other = super().__copy__()
+        vars(other).pop("_copies", None)
         return other
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import uuid
 import weakref
-from typing import Any, TypeVar
+from collections.abc import Callable
+from pickle import PicklingError
+from typing import Any, SupportsIndex, TypeVar
 
 from rsd_core.decoder import Decoder
 from rsd_core.health import Health
@@ -13,6 +15,20 @@ from rsd_core.model import Model
 from rsd_core.registry import load
 
 AnyDecoder = TypeVar("AnyDecoder", bound=Decoder)
+
+
+class Resident:
+    """A model that holds what cannot leave its process, such as weights or connections: it is pickled by its spec."""
+
+    made_by: Callable[[], Model] | None = None
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if self.made_by is None:
+            raise PicklingError(
+                f"{self!r} holds weights or connections, which cannot be sent to another process. Make it by its spec, "
+                "load('hf:…'), and it is loaded again there; or send the RSDConfig, and build the decoder there"
+            )
+        return super().__reduce_ex__(protocol)
 
 
 class LoadedModels:

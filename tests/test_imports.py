@@ -36,6 +36,7 @@ SUBPACKAGES = {
     "display": set(),
     "evaluation": {"batch", "display", "embedded"},
     "lm_eval": set(),
+    "ray": {"batch", "serve"},
     "serve": set(),
     "telemetry": set(),
     "cli": {
@@ -48,6 +49,7 @@ SUBPACKAGES = {
         "llamacpp",
         "openai_compatible",
         "prm_formats",
+        "ray",
         "serve",
     },
 }
@@ -173,7 +175,7 @@ def test_the_core_stays_small() -> None:
 
     algorithm = (ROOT / "rsd_core" / "algorithm.py").read_text()
     assert len(algorithm.split("async def _decode")[1].splitlines()) < 60  # the paper on one screen
-    assert lines("") < 5900  # what surrounds it, policies and baselines apart, is read in an afternoon
+    assert lines("") < 5920  # what surrounds it, policies and baselines apart, is read in an afternoon
     assert lines("policies") < 1000
     assert lines("baselines") < 1000
 

@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
-from rsd_core import ConfigurationError, Decoder, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
+from rsd_core import ConfigurationError, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
 from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
 from rsd_core.queueing import side_by_side
@@ -136,8 +136,19 @@ def _text(value: object) -> str:
     return value
 
 
+class Answering(Protocol):
+    """What answers the problems of a batch: a decoder, or something that asks decoders elsewhere."""
+
+    async def arun(self, prompt: PromptLike, *, repeat: int) -> Result:
+        """See `Decoder.arun`."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
 async def arun_journaled(
-    decoder: Callable[[], Decoder],
+    decoder: Callable[[], Answering],
     problems: Sequence[Problem],
     out: Path,
     about: dict[str, Any],
@@ -187,7 +198,7 @@ async def arun_journaled(
             note_refused()
             return counts
 
-        async def work(loaded: Decoder) -> None:
+        async def work(loaded: Answering) -> None:
             for problem in queue:
                 row, result = await _answer(loaded, problem)
                 journal.add(row)
@@ -210,12 +221,19 @@ def run_journaled(
     concurrency: int = 64,
     retry_failed: bool = True,
     progress: Callable[[Progress], None] = lambda _: None,
+    decoder: Callable[[], Answering] | None = None,
 ) -> Progress:
-    """Blocking twin of `arun_journaled`, for a decoder that is data."""
+    """Blocking twin of `arun_journaled`, for a decoder that is data; another one given has to answer as it does."""
     about = {"config": config.model_dump(mode="json")}
     return wait_for(
         arun_journaled(
-            config.build, problems, out, about, concurrency=concurrency, retry_failed=retry_failed, progress=progress
+            decoder or config.build,
+            problems,
+            out,
+            about,
+            concurrency=concurrency,
+            retry_failed=retry_failed,
+            progress=progress,
         )
     )
 
@@ -232,7 +250,7 @@ def read_results(out: Path) -> dict[str, Result]:
     return {str(row.get("id")): _result(out, row) for row in rows if "result" in row}
 
 
-async def _answer(decoder: Decoder, problem: Problem) -> tuple[dict[str, Any], Result]:
+async def _answer(decoder: Answering, problem: Problem) -> tuple[dict[str, Any], Result]:
     try:
         result = await decoder.arun(problem.prompt, repeat=problem.repeat)
     except (RunError, ConfigurationError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rsd_core import RSDError
+from rsd_core import ConfigurationError, RSDError
 from rsd_integrations.batch import Progress, read_problems, run_journaled
 from rsd_integrations.batch.runs import FORM
 from rsd_integrations.cli.options import (
@@ -38,6 +40,18 @@ def batch(
         Path, typer.Argument(help='JSONL: each line "TEXT", or {"prompt": TEXT or MESSAGES, "id": NAME}.')
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Results, one a line as they come.")],
+    address: Annotated[
+        str | None,
+        typer.Argument(help="For --ray: the cluster, as HOST:PORT; by default RAY_ADDRESS, else this machine alone."),
+    ] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Decode on a Ray cluster.")] = False,
+    actors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ACTORS",
+            help="For --ray: how many decoders, and what each takes: 4, or count=4,num_gpus=1,num_cpus=2,memory=8e9.",
+        ),
+    ] = None,
     draft: Draft = None,
     target: TargetSpec = None,
     verifier: VerifierSpec = None,
@@ -59,8 +73,11 @@ def batch(
 ) -> None:
     """Solve many problems; run it again to go on after a kill, a crash or a fault.
 
-    Example: `rsd batch prompts.jsonl --out results.jsonl --concurrency 128`
+    Example: `rsd batch prompts.jsonl --out results.jsonl --concurrency 128`; over a cluster, each of whose decoders has
+    so many in flight: `rsd batch prompts.jsonl --out results.jsonl --ray 10.0.0.1:6379 --actors 8`
     """
+    if not ray and (word := address or actors):
+        raise ConfigurationError(f"{word!r} is of use with --ray alone: leave it out, or write --ray")
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)
     rsd_config = configured(
@@ -87,10 +104,11 @@ def batch(
         done = so_far.found + so_far.done
         return f"{done} of {so_far.total} problems are in {out}; the same command goes on from there"
 
+    run = partial(run_journaled, concurrency=concurrency)
+    if ray:
+        run = _on_ray(address, actors, concurrency)
     with resumable(resume), batch_progress(Terminal(stderr=True)) as show:
-        counts = run_journaled(
-            rsd_config, problems, out, concurrency=concurrency, retry_failed=retry_failed, progress=note
-        )
+        counts = run(rsd_config, problems, out, retry_failed=retry_failed, progress=note)
     say(f"{counts.found} found, {counts.done} done ({counts.degraded} of them degraded), {counts.failed} failed: {out}")
     end_if_idle(counts.faults.never_worked, "Put it right, then run the same command again: it solves them anew")
     if counts.refused:
@@ -100,3 +118,14 @@ def batch(
         raise RSDError(
             f"{counts.failed} of {counts.total} problems failed; their errors are in {out}. Run again to retry."
         )
+
+
+def _on_ray(address: str | None, actors: str | None, concurrency: int) -> Callable[..., Progress]:
+    """What runs a batch on a cluster; the options are checked before anything starts."""
+    from rsd_integrations.ray.actors import Actors
+    from rsd_integrations.ray.batch import run_journaled_on_ray
+
+    parsed = Actors.parse(actors or "")
+    if "concurrency" not in parsed.model_fields_set:
+        parsed = parsed.model_copy(update={"concurrency": concurrency})
+    return partial(run_journaled_on_ray, address=address, actors=parsed)

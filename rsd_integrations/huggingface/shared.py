@@ -21,13 +21,14 @@ from rsd_integrations.inprocess.checks import check_rewards, check_scored
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.marks import Marks
 from rsd_integrations.inprocess.score_call import ScoreCall
+from rsd_integrations.loaded_models import Resident
 from rsd_integrations.prm_formats import Layout
 
 HEAD = "step_head.safetensors"
 """Linear layers `0`, `2`, … of the head, with ReLU between them, beside the weights of the language model."""
 
 
-class SharedVerifier(Verifier):
+class SharedVerifier(Resident, Verifier):
     """A reward head on a language model's body.
 
     Used with the same checkpoint as drafter or target, it shares its weights, its forward passes and its cache. So it

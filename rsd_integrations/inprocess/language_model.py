@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rsd_integrations.inprocess.runner import Runner
 from rsd_integrations.inprocess.vocabulary import Vocabulary
+from rsd_integrations.loaded_models import Resident
 
 
-class LanguageModel:
+class LanguageModel(Resident):
     """A causal language model with its vocabulary and its runner.
 
     Calls of any threads and event loops share its forward passes: all who load a model alike share its runner.

@@ -11,10 +11,11 @@ from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.path_cache import PathCache
 from rsd_integrations.inprocess.runner import Runner
 from rsd_integrations.inprocess.score_call import RewardFunction, ScoreCall
+from rsd_integrations.loaded_models import Resident
 from rsd_integrations.prm_formats import Layouts, Reader
 
 
-class RewardVerifier(Verifier):
+class RewardVerifier(Resident, Verifier):
     """A reward model that reads every token of a path once.
 
     A score depends only on what comes before it: reading order, rejected candidates and later steps never change it.

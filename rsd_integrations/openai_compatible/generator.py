@@ -30,6 +30,7 @@ from rsd_core.concurrency import run_all
 from rsd_core.thoughts.markers import Thinking
 from rsd_integrations.chat_fields import TURN_FIELDS, TakesFields, refuse
 from rsd_integrations.findings import Finding
+from rsd_integrations.loaded_models import Resident
 from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksError
 from rsd_integrations.openai_compatible.answers import Answer, StepReader, StreamedSteps, read_answer, received
 from rsd_integrations.openai_compatible.background import Once, on_background_loop
@@ -55,7 +56,7 @@ SEEDS = 2**31
 """Seeds are taken modulo this: some servers take 32 bits, with a sign."""
 
 
-class OpenAIGenerator(TakesFields, Drafter, Target):
+class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
     """A model behind an endpoint of the OpenAI API that writes steps.
 
     In `completions` mode the server continues the exact text or, where it takes them, the exact ids, which the

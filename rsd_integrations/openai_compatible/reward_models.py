@@ -22,6 +22,7 @@ from rsd_core import (
     as_prompt,
 )
 from rsd_integrations.findings import Finding
+from rsd_integrations.loaded_models import Resident
 from rsd_integrations.openai_compatible.background import on_background_loop
 from rsd_integrations.openai_compatible.charges import Charges, usage_in
 from rsd_integrations.openai_compatible.endpoint import Endpoint
@@ -54,7 +55,7 @@ class Scored:
     """How many of the ids are the prompt."""
 
 
-class RewardServer(Verifier):
+class RewardServer(Resident, Verifier):
     """A reward model behind a URL. It is sent the whole path with every step, and reads what it has not cached.
 
     Args:

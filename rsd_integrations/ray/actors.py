@@ -1,0 +1,110 @@
+"""How many decoders there are in a cluster, and what each of them takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from rsd_core import ConfigurationError, RSDConfig
+from rsd_core.data import Data, explain, from_text
+from rsd_core.registry import options_of, parse_spec, parts_of
+
+LOADING = ("huggingface", "llamacpp")
+"""Extras whose models are loaded into the process that uses them."""
+
+
+class Actors(Data):
+    """Decoders in processes of their own, each built from the configuration where it runs.
+
+    What is None goes by the configuration. Models in process: an actor takes one core, one GPU where the cluster has
+    some, and there are as many as fit. Models behind servers: an actor is light, and there is one on each node; how
+    many requests their servers see at once is `count` times `concurrency`.
+    """
+
+    count: int | None = Field(None, ge=1)
+    """How many."""
+    max_count: int | None = Field(None, ge=1)
+    """How many there may be where the cluster grows; None leaves it at `count`."""
+    concurrency: int = Field(64, ge=1)
+    """Requests in flight at once in each."""
+    num_cpus: float | None = Field(None, ge=0)
+    """Cores of each: so many threads do models in process use, as Ray tells them by `OMP_NUM_THREADS`."""
+    num_gpus: float | None = Field(None, ge=0)
+    """GPUs of each; fractions share one."""
+    memory: float | None = Field(None, gt=0)
+    """Bytes that each takes of its node's memory, as Ray counts it; None counts nothing."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.max_count is not None and self.max_count < (self.count or 1):
+            raise ValueError(f"max_count={self.max_count} is below count={self.count}")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `4`, or `count=4,num_gpus=1`.
+
+        Raises:
+            ConfigurationError: Says what is wrong, and what is allowed.
+        """
+        data = from_text(f"actors:{text}", {"actors": cls}, "actors")
+        try:
+            return cls.model_validate({name: value for name, value in data.items() if name != "kind"})
+        except ValidationError as error:
+            raise ConfigurationError(f"actors {text!r}: {explain(error)}") from error
+
+    def fitted(self, config: RSDConfig, nodes: Iterable[Mapping[str, float]], *, spare_cpus: int = 0) -> Self:
+        """With a number in every place that the configuration decides.
+
+        Args:
+            config: What is decoded by.
+            nodes: The resources of each node, as Ray names them.
+            spare_cpus: Cores of the cluster that are left to others.
+        """
+        nodes = list(nodes)
+        loaded = [spec for spec in specs_of(config) if parse_spec(spec)[0].extra in LOADING]
+        needs_gpu = any(node.get("GPU") for node in nodes) and any(_may_use_gpu(spec) for spec in loaded)
+        cpus = 1.0 if self.num_cpus is None else self.num_cpus
+        gpus = float(needs_gpu) if self.num_gpus is None else self.num_gpus
+        count = self.count
+        if count is None and not loaded:
+            count = sum(node.get("CPU", 0) >= max(cpus, 1) for node in nodes)
+        elif count is None:
+            needs = {"CPU": cpus, "GPU": gpus, "memory": self.memory or 0}
+            count = sum(_fit(node, needs) for node in nodes)
+            if cpus:
+                count = min(count, int((sum(node.get("CPU", 0) for node in nodes) - spare_cpus) // cpus))
+        count = max(1, min(count, self.max_count or count))
+        return self.model_copy(update={"count": count, "num_cpus": cpus, "num_gpus": gpus})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Ray is told of each."""
+        told = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "memory": self.memory}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def specs_of(config: RSDConfig) -> Iterator[str]:
+    """The specs of the models that a configuration loads, those inside others included."""
+    setup = config.setup()
+    models = [*config.method.models(setup), *setup.thoughts.values()]
+    todo = [model for model in models if isinstance(model, str)]
+    for spec in todo:  # the list grows while it is read
+        backend, rest = parse_spec(spec)
+        if backend.nested:
+            todo += parts_of(rest)
+        yield spec
+
+
+def _may_use_gpu(spec: str) -> bool:
+    """Whether a model in process goes to a GPU by itself, where there is one."""
+    backend, _ = parse_spec(spec)
+    return backend.extra == "huggingface" and backend.kind != "embedded" and options_of(spec).get("device") != "cpu"
+
+
+def _fit(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """How often a node has what is needed."""
+    asked = {name: need for name, need in needs.items() if need}
+    return min((int(node.get(name, 0) // need) for name, need in asked.items()), default=1)
