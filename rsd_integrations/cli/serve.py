@@ -31,8 +31,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at. 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
     api_key_file: Annotated[
-        Path | None,
-        typer.Option("--api-key-file", metavar="FILE", help="Keys that clients may give, one a line."),
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Keys that clients may give, one a line.")
     ] = None,
 ) -> None:
     """Answer clients of the OpenAI API: RSD behind a URL, streamed step by step.

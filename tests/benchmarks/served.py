@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any, Self
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from rsd_core import Event, StepFinished
 from tests.benchmarks import serve_models
 
@@ -29,7 +31,6 @@ ROOT = File(__file__).parents[2]
 ACCEPTED = "RSD_LOAD_ACCEPTED"
 """Environment variable that names the file of accepted steps."""
 _STEP = re.compile(r"(.+), step (\d+) ")
-_METRIC = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
 class _Accepted:
@@ -162,15 +163,21 @@ class Served:
         self._process.stdin.flush()
         return State(**json.loads(self._process.stdout.readline()))
 
-    def metrics(self) -> dict[str, float]:
-        """What it tells of itself, over all models and other labels than `role` and `kind`."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of those samples of a metric that have these labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as reply:
-            text = reply.read().decode()
-        found: defaultdict[str, float] = defaultdict(float)
-        for name, labels, value in _METRIC.findall(text):
-            told = re.findall(r'(?:role|kind)="(\w+)"', labels)
-            found[".".join([name, *sorted(told)])] += float(value)
-        return found
+            families = text_string_to_metric_families(reply.read().decode())
+            samples = [one for family in families for one in family.samples if one.name == name]
+        return sum(one.value for one in samples if labels.items() <= one.labels.items())
+
+    def settled(self) -> bool:
+        """Wait until nothing is decoded and nobody waits; whether that came about."""
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            if not self.metric("rsd_in_flight") and not self.metric("rsd_queue_depth"):
+                return True
+            time.sleep(0.05)
+        return False
 
     def accepted(self) -> dict[str, list[float]]:
         """When each step of an answer was accepted, by question."""
