@@ -1,9 +1,9 @@
 """`rsd serve` under load: `python -m tests.benchmarks.serve_load --json FILE [--markdown FILE] [--quick]`.
 
 The server runs in a process of its own over models that play a script, and clients that do nothing but read run in
-another one. What the server takes for a step is compared with the bare `arun_many` of build 9862848, which is taken from
-this repository's history; both take turns, and what counts is CPU time. The other parts: how soon a step is there, what
-is left of clients that hang up, who is let in, and what becomes of answers when the server ends.
+another one. What the server takes for a step is compared with the bare `arun_many` of build 9862848, which is taken
+from this repository's history; both take turns, and what counts is CPU time. The other parts: how soon a step is there,
+what is left of clients that hang up, who is let in, and what becomes of answers when the server ends.
 """
 
 from __future__ import annotations
@@ -168,27 +168,34 @@ def queue() -> dict[str, Any]:
     }
 
 
-def ended(sign: signal.Signals) -> dict[str, Any]:
-    """A signal while some clients are answered and others wait."""
+def ended(sign: signal.Signals, waves: float) -> dict[str, Any]:
+    """A signal while clients are answered.
+
+    Args:
+        sign: Which.
+        waves: When it comes: by then so many times as many answers are decoded as there are places.
+    """
     places = SOME * 2 // 3
     with serving(steps=STEPS, delay=0.05, places=places, queue=SOME, accepted=True) as served:
         with Clients(served.port, questions(SOME)) as clients:
             clients.ask()
-            while sum(map(len, served.accepted().values())) < places * STEPS / 2:
+            while len(accepted := served.accepted()) < 2 or sum(map(len, accepted.values())) < waves * places * STEPS:
                 time.sleep(0.05)
             started = time.monotonic()
             code = served.end(sign)
             seconds = time.monotonic() - started
             heard = clients.heard()
-        accepted = served.accepted()
+        steps = served.accepted()
+    decoded = [one for one in heard if len(accepted.get(one.question, ())) == STEPS]
     return {
         "exit_code": code,
         "seconds": seconds,
+        "waiting": SOME + 1 - len(accepted),
+        "decoded": len(decoded),
         "whole": sum(right(one, STEPS) for one in heard),
-        "wrong": sum(not begins_right(one, STEPS) for one in heard),
-        "accepted": sum(len(accepted.get(one.question, ())) for one in heard),
+        "wrong": sum(not begins_right(one, STEPS) for one in heard) + sum(not right(one, STEPS) for one in decoded),
+        "accepted": sum(len(steps.get(one.question, ())) for one in heard),
         "received": sum(len(one.arrivals) for one in heard),
-        "not_received_of_one_answer": max(len(accepted.get(one.question, ())) - len(one.arrivals) for one in heard),
     }
 
 
@@ -208,8 +215,8 @@ def measured(rounds: int, clients: int) -> dict[str, Any]:
         "first_byte_ms": first,
         "leaving": left,
         "queue": queue(),
-        "sigterm": ended(signal.SIGTERM),
-        "sigkill": ended(signal.SIGKILL),
+        "sigterm": ended(signal.SIGTERM, 0.5),
+        "sigkill": ended(signal.SIGKILL, 1.2),
     }
 
 
@@ -248,16 +255,17 @@ steps (the connection, HTTP, the check of its fields, the log) is in it, so shor
 |---|---|---|---|---|---|
 {rows}
 
-- From a step's acceptance to its first byte, {SOME} clients, {first["steps"]:,} steps: {first["p50"]:.1f} ms in the median,
-  {first["p99"]:.1f} ms at the 99th percentile, {first["max"]:.1f} ms at most.
-- {left["left"]} of {data["clients"]:,} clients hang up in the middle: {left["tasks_left"]} tasks are left of them, and on
-  the bill are {tokens}.
+- From a step's acceptance to its first byte, {SOME} clients, {first["steps"]:,} steps: {first["p50"]:.1f} ms in the
+  median, {first["p99"]:.1f} ms at the 99th percentile, {first["max"]:.1f} ms at most.
+- {left["left"]} of {data["clients"]:,} clients hang up in the middle: {left["tasks_left"]} tasks are left of them. Of the
+  tokens that models made, on the bill are {tokens}.
 - {queued["offered"]} requests come to {queued["places"]} places and a queue of {queued["queue"]}: {queued["taken"]} are
   answered, {"the oldest first" if queued["oldest_first"] else "not in order"}; {queued["refused"]} get status 429,
   {queued["refused_with_retry_after"]} of them with `Retry-After`.
-- SIGTERM amid {SOME} clients: {term["whole"]} whole answers, exit code {term["exit_code"]}, after {term["seconds"]:.1f} s.
-- SIGKILL amid {SOME} clients: {kill["received"]:,} of {kill["accepted"]:,} accepted steps had arrived, of no answer more
-  than {kill["not_received_of_one_answer"]} less.
+- SIGTERM amid {SOME} clients, {term["waiting"]} of which wait for a place: {term["whole"]} whole answers, exit code
+  {term["exit_code"]}, after {term["seconds"]:.1f} s.
+- SIGKILL amid {SOME} clients, {kill["decoded"]} of which are answered by then: {kill["whole"]} whole answers, and
+  {kill["received"]:,} of {kill["accepted"]:,} accepted steps had arrived.
 """
 
 

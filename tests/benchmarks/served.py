@@ -1,7 +1,7 @@
 """`rsd serve` over the models of `tests.benchmarks.serve_models`, in a process of its own that tells how it is.
 
-The models come from a plugin package, so that the command is run as users run it. With `accepted` an observer, which
-the same package brings, writes a line for each step at the moment in which it is accepted; the file outlives the process.
+The models come from a plugin package, so that the command is run as users run it. With `accepted` an observer of the
+same package writes a line for each step at the moment in which it is accepted; the file outlives the process.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ class Served:
     def accepted(self) -> dict[str, list[float]]:
         """When each step of an answer was accepted, by question."""
         found: defaultdict[str, list[float]] = defaultdict(list)
-        for line in self._accepted.read_text().splitlines():
+        lines, _, _ = self._accepted.read_text().rpartition("\n")
+        for line in lines.splitlines():
             at, question, step = json.loads(line)
             assert step == len(found[question])
             found[question].append(at)
