@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from rsd_core import ConfigurationError, MissingDependency
 
-try:
-    from ray import serve
-except ImportError as missing:  # of Ray's own parts, or of what they need
-    raise MissingDependency("ray[serve]", "ray", "RSD on Ray Serve") from missing
+with warnings.catch_warnings():  # Ray 2.60 declares its data in a form that pydantic deprecates
+    warnings.simplefilter("ignore", DeprecationWarning)
+    try:
+        from ray import serve
+    except ImportError as missing:  # of Ray's own parts, or of what they need
+        raise MissingDependency("ray[serve]", "ray", "RSD on Ray Serve") from missing
 
 from rsd_integrations.ray.actors import Actors
 from rsd_integrations.serve import ServeConfig, create_app
