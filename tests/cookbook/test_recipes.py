@@ -92,6 +92,14 @@ def test_every_file_is_told_of_and_serving_files_name_the_models_of_the_configur
     page = (RECIPES / "README.md").read_text()
     assert all(f"]({file.name})" in page for file in (*CONFIGURATIONS, *SERVING, RECIPES / "Containerfile"))
     replicas = RSDConfig.parse(yaml.safe_load((RECIPES / "replicas.yaml").read_text()))
-    ray = yaml.safe_load((RECIPES / "ray-serve.yaml").read_text())["applications"][0]["args"]["llm_configs"]
-    served = [one["model_loading_config"]["model_source"] for one in ray]
-    assert served == [spec.partition(":")[2].partition("@")[0] for spec in (replicas.drafter, replicas.target)]
+    ray = yaml.safe_load((RECIPES / "ray-serve.yaml").read_text())
+    models, rsd = ray["applications"]
+    own = RSDConfig.parse(rsd["args"])
+    served = [one["model_loading_config"] for one in models["args"]["llm_configs"]]
+    assert all(one["model_id"] == one["model_source"] for one in served)
+    url = f"http://127.0.0.1:{ray['http_options']['port']}{models['route_prefix']}/v1"
+    assert [f"{one['model_id']}@{url}" for one in served] == [
+        spec.partition(":")[2] for spec in (own.drafter, own.target)
+    ]
+    assert own.verifier.partition(":")[2] == replicas.verifier.partition(":")[2].partition("@")[0]
+    assert own.policy == replicas.policy

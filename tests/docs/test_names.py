@@ -20,6 +20,7 @@ MAPPED = {
     "rsd_integrations/langchain": "CONTRIBUTING.md",
     "rsd_integrations/llamacpp": "docs/engine.md",
     "rsd_integrations/openai_compatible": "CONTRIBUTING.md",
+    "rsd_integrations/ray": "CONTRIBUTING.md",
     "rsd_integrations/serve": "CONTRIBUTING.md",
 }
 """Folders with a table of their files, by the page that has it."""

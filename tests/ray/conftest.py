@@ -13,9 +13,12 @@ import pytest
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
-import ray
-import ray.data
-from ray.cluster_utils import Cluster
+with warnings.catch_warnings():  # Ray 2.60 declares its own data as pydantic 2 no longer wants it
+    warnings.simplefilter("ignore")
+    import ray
+    import ray.data
+    import ray.serve
+    from ray.cluster_utils import Cluster
 
 from rsd_integrations.embedded.task import problems
 

@@ -1,0 +1,93 @@
+"""The server as an application of Ray Serve, whose replicas come and go with the load."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from rsd_core import ConfigurationError, MissingDependency
+
+with warnings.catch_warnings():  # Ray 2.60 declares its data in a form that pydantic deprecates
+    warnings.simplefilter("ignore", DeprecationWarning)
+    try:
+        from ray import serve
+    except ImportError as missing:  # of Ray's own parts, or of what they need
+        raise MissingDependency("ray[serve]", "ray", "RSD on Ray Serve") from missing
+
+from rsd_integrations.ray.actors import Actors
+from rsd_integrations.serve import ServeConfig, create_app
+
+NAME = "RSD"
+"""The deployment's name, by which a file of Ray Serve says more about it."""
+REPLICAS = 8
+"""How many there may be, unless the file says otherwise."""
+BUSY = 0.8
+"""Share of the answers that a replica decodes at once, from which on another one is started."""
+
+
+def build_app(args: Mapping[str, Any]) -> serve.Application:
+    """The application, for `import_path` in a file of Ray Serve, or for `serve.run`.
+
+    Every replica builds its decoders from the configuration, loads the models that are in process, and takes as many
+    requests as its queue holds. What a file says of the deployment `RSD` goes before what is chosen here.
+
+    Args:
+        args: What `rsd serve --config` takes: `models` by name, or one configuration by itself; nothing is the embedded
+            family. Beside it `key_env`, the environment variable of the replicas that holds the keys which clients may
+            give, separated by spaces.
+
+    Raises:
+        ConfigurationError: Says what is wrong with the configuration; nothing is loaded by then.
+    """
+    data = dict(args)
+    variable = data.pop("key_env", None)
+    config = ServeConfig.parse(data) if data else ServeConfig.embedded()
+    sizes = [Actors().fitted(one, _nodes()) for one in config.models.values()]
+    told = config.model_dump(mode="json")
+
+    def app() -> Any:  # called in each replica: what an app holds, locks and models, cannot travel
+        return create_app(ServeConfig.parse(told), keys=_keys(variable))
+
+    return (
+        serve.deployment(serve.ingress(app)())
+        .options(
+            name=NAME,
+            max_ongoing_requests=config.concurrency
+            + config.queue
+            + 1,  # beyond them it refuses itself, in OpenAI's form
+            graceful_shutdown_timeout_s=config.drain,
+            autoscaling_config={
+                "min_replicas": 1,
+                "max_replicas": REPLICAS,
+                "target_ongoing_requests": max(1.0, BUSY * config.concurrency),
+            },
+            ray_actor_options={
+                "num_cpus": max(size.num_cpus or 0 for size in sizes),
+                "num_gpus": max(size.num_gpus or 0 for size in sizes),
+            },
+        )
+        .bind()
+    )
+
+
+def _keys(variable: str | None) -> list[str]:
+    """The keys in an environment variable.
+
+    Raises:
+        ConfigurationError: It is empty.
+    """
+    if variable is None:
+        return []
+    if not (keys := os.environ.get(variable, "").split()):
+        raise ConfigurationError(f"key_env: the environment variable {variable} is empty in this replica; set it there")
+    return keys
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    import ray
+
+    from rsd_integrations.ray.cluster import nodes
+
+    return nodes() if ray.is_initialized() else []

@@ -1,0 +1,208 @@
+"""Batches over a Ray cluster of two nodes: `python -m tests.benchmarks.ray_data --json FILE [--quick]`.
+
+The embedded family samples answers, and one node is killed when half of them are there: by `decode` of Ray Data, and by
+what `rsd batch --ray` does. Every answer is compared with that of one process. Then the throughput of two nodes with an
+actor each beside that of one actor, rounds taking turns. Both nodes are on this machine, of which two cores are needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rsd_core import Result, RSDConfig
+from rsd_core.blocking import wait_for
+from rsd_core.concurrency import run_all
+from rsd_integrations.batch import Progress, as_problems, read_results, read_rows, run_journaled
+from rsd_integrations.embedded.task import problems
+from tests.benchmarks.command import Command, Size
+
+with warnings.catch_warnings():  # Ray 2.60 warns of its own defaults
+    warnings.simplefilter("ignore")
+    import ray.data
+    from ray.cluster_utils import Cluster
+
+from rsd_integrations.ray import Actors, DecoderPool, decode, run_journaled_on_ray
+
+SIZES = {
+    "prompts": Size(2000, 150, "prompts of which every answer is compared"),
+    "rows": Size(300, 60, "prompts of a round of throughput"),
+    "rounds": Size(5, 2, "rounds of throughput"),
+}
+CONFIG = RSDConfig.parse({"settings": {"temperature": 0.8, "seed": 5}})
+CPUS = 3
+"""Logical ones of a node: for its actor, for the one of a node that died, and for what splits the dataset."""
+GOAL = 1.7
+"""Times the throughput of one actor on one core."""
+WAYS = {"one actor, one core": (1, 1), "one actor, two cores": (1, 2), "two nodes, an actor and a core each": (2, 1)}
+"""Actors, and the cores of each."""
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[Cluster, Any]]:
+    """A cluster, and the node of it that may be killed."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=CPUS)
+        ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel("ERROR")
+        yield cluster, second
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def killed_dataset(prompts: list[str]) -> tuple[list[tuple[str, str]], float]:
+    """Names and answers of a dataset half of which is there when a node dies, and the seconds."""
+    rows = []
+    with two_nodes() as (cluster, second):
+        asked = [
+            {"prompt": problem.prompt[0].content, "repeat": problem.repeat, "id": problem.id}
+            for problem in as_problems(prompts)
+        ]
+        dataset = decode(ray.data.from_items(asked), CONFIG, repeat_column="repeat", actors=Actors(count=2))
+        started = time.perf_counter()
+        for row in dataset.iter_rows():
+            rows.append((row["id"], row["text"]))
+            if len(rows) == len(prompts) // 2:
+                cluster.remove_node(second, allow_graceful=False)
+        return rows, time.perf_counter() - started
+
+
+def killed_batch(prompts: list[str], out: Path) -> tuple[list[tuple[str, str]], float]:
+    """The same of the rows of a file that a batch writes."""
+    with two_nodes() as (cluster, second):
+        half = iter([len(prompts) // 2])
+        at = next(half)
+
+        def note(progress: Progress) -> None:
+            nonlocal at
+            if progress.done == at:
+                at = -1
+                cluster.remove_node(second, allow_graceful=False)
+
+        started = time.perf_counter()
+        run_journaled_on_ray(CONFIG, as_problems(prompts), out, actors=Actors(count=2), progress=note)
+        seconds = time.perf_counter() - started
+    return [(row["id"], row["result"]["text"]) for row in read_rows(out)[1:]], seconds
+
+
+def compared(rows: Iterable[tuple[str, str]], seconds: float, expected: dict[str, Result]) -> dict[str, Any]:
+    """How many rows there are, and what is wrong with them."""
+    rows = list(rows)
+    times = Counter(name for name, _ in rows)
+    return {
+        "rows": len(rows),
+        "twice": sum(count > 1 for count in times.values()),
+        "lost": len(expected.keys() - times.keys()),
+        "different": sum(text != expected[name].text for name, text in rows),
+        "seconds": round(seconds, 1),
+    }
+
+
+async def rate(pool: DecoderPool, prompts: list[str]) -> float:
+    """Answers per second."""
+    started = time.perf_counter()
+    await run_all([pool.arun(prompt) for prompt in prompts])
+    return len(prompts) / (time.perf_counter() - started)
+
+
+async def nodes_of(pool: DecoderPool, count: int) -> int:
+    """On how many nodes its actors are, once all have loaded their models."""
+    while sum(seat.actor is not None for seat in pool._seats) < count:  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(0.1)
+    where = [seat.actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for seat in pool._seats]
+    return len({await one for one in where})
+
+
+def throughput(prompts: list[str], rounds: int) -> dict[str, Any]:
+    """Answers per second by way: the median of the rounds, and each of them."""
+
+    async def measure(count: int, cores: int) -> float:
+        async with DecoderPool(CONFIG, Actors(count=count, num_cpus=cores)) as pool:
+            if await nodes_of(pool, count) != count:
+                raise SystemExit("the actors are on one node")
+            await rate(pool, prompts[:16])
+            return await rate(pool, prompts)
+
+    each: dict[str, list[float]] = {way: [] for way in WAYS}
+    with two_nodes():
+        for _ in range(rounds):
+            for way, (count, cores) in WAYS.items():
+                each[way].append(round(wait_for(measure(count, cores)), 2))
+    return {"per_second": {way: statistics.median(rates) for way, rates in each.items()}, "rounds": list(each.values())}
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The figures as a section of a page."""
+    lines = [
+        "## Over a Ray cluster",
+        "",
+        f"Made by `python -m tests.benchmarks.ray_data` in {data['took_seconds'] / 60:.0f} minutes, {data['date']}, "
+        f"{data['machine']}, no GPU, load average {data['load']:.1f} before it: Ray {data['ray']}, two nodes on this "
+        f"machine, the embedded family at temperature 0.8. One of the nodes is killed when half of {data['prompts']:,} "
+        "answers are there.",
+        "",
+        "| | rows | twice | lost | other than in one process | seconds |",
+        "|---|---|---|---|---|---|",
+        f"| one process | {data['prompts']} | 0 | 0 | | {data['alone_seconds']:.0f} |",
+    ]
+    for name, told in data["killed"].items():
+        figures = (told["rows"], told["twice"], told["lost"], told["different"], f"{told['seconds']:.0f}")
+        lines.append(f"| {name} | {' | '.join(map(str, figures))} |")
+    lines += ["", "| throughput, starting left out | answers per second | of one actor on one core |", "|---|---|---|"]
+    one = data["per_second"]["one actor, one core"]
+    lines += [f"| {way} | {rate:.1f} | {rate / one:.2f} |" for way, rate in data["per_second"].items()]
+    return "\n".join(lines) + "\n"
+
+
+COMMAND = Command("ray_data", __doc__, SIZES, markdown)
+
+
+def main() -> None:
+    """Measure and write."""
+    options = COMMAND.parse()
+    started, load = time.perf_counter(), os.getloadavg()[0]
+    drawn = [problem.question for problem in itertools.islice(problems("test", 7), max(options.prompts, options.rows))]
+    asked = [*drawn[: options.prompts - options.prompts // 10], *drawn[: options.prompts // 10]]  # some of them twice
+    with TemporaryDirectory() as folder:
+        alone, out = Path(folder) / "alone.jsonl", Path(folder) / "out.jsonl"
+        began = time.perf_counter()
+        run_journaled(CONFIG, as_problems(asked), alone)
+        alone_seconds, expected = time.perf_counter() - began, read_results(alone)
+        killed = {
+            "`decode`, a node killed": compared(*killed_dataset(asked), expected),
+            "`rsd batch --ray`, a node killed": compared(*killed_batch(asked, out), expected),
+        }
+    data = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{os.cpu_count()} cores {platform.machine()}",
+        "ray": ray.__version__,
+        "load": load,
+        "prompts": options.prompts,
+        "alone_seconds": round(alone_seconds, 1),
+        "killed": killed,
+        **throughput(drawn[: options.rows], options.rounds),
+    }
+    two, one = (data["per_second"][way] for way in ("two nodes, an actor and a core each", "one actor, one core"))
+    data |= {"times": round(two / one, 2), "goal": GOAL, "took_seconds": round(time.perf_counter() - started)}
+    COMMAND.write(options, data)
+
+
+if __name__ == "__main__":
+    main()
