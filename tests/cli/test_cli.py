@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rsd_core import RSDConfig, RSDError, SpecError, Step, StepRejected
+from rsd_core import ConfigurationError, RSDConfig, RSDError, SpecError, Step, StepRejected
 from rsd_integrations.cli import main
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.evaluate import split_methods
@@ -166,6 +166,13 @@ def test_a_configuration_file_with_words_on_top(tmp_path: Path) -> None:
     assert ([step["accepted"] for step in lax["steps"]], lax["finish_reason"]) == ([True, True], "max_steps")
     strict = json.loads(rsd("run", "q", "--config", str(file), "--json", "--policy", "binary_step:0.7"))
     assert [step["accepted"] for step in strict["steps"]] == [True, False]
+
+
+def test_a_file_with_several_models_is_said_to_be_for_the_server(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("models: {one: {method: target}, two: {}}\nqueue: 3\n")
+    with pytest.raises(ConfigurationError, match="has several models, which rsd serve takes"):
+        rsd("run", "q", "--config", str(file))
 
 
 @pytest.mark.parametrize(

@@ -298,9 +298,13 @@ def test_options_alone_make_the_model_that_is_called_rsd(tmp_path: File) -> None
 def test_a_port_in_use_and_a_file_without_keys_are_told_in_a_line(tmp_path: File) -> None:
     empty = tmp_path / "keys"
     empty.write_text("# none yet\n\n")
+    alone = tmp_path / "alone.yaml"
+    alone.write_text("queue: 3\npolicy: sigmoid\n")
     with started(tmp_path, config=SLOW) as (_, url):
         for options, why in (
-            (["--port", url.rpartition(":")[2]], "cannot listen"),
+            (["--port", url.rpartition(":")[2]], "choose another --port"),
+            (["--host", "198.51.100.1"], "choose another --host"),
+            (["--config", str(alone)], "queue stands beside models"),
             (["--api-key-file", str(empty)], "holds no key"),
             (["--api-key-file", str(tmp_path / "nothing")], "cannot be read"),
             (["--config", str(tmp_path / "nothing.yaml")], "cannot be read"),
