@@ -213,7 +213,10 @@ class DecoderPool:
                     takes = ", ".join(f"{name}={value:g}" for name, value in self._actors.options.items())
                     free = ", ".join(f"{size:g} {name}" for name, size in ray.available_resources().items())
                     notices.warning(
-                        "no actor has started yet: each takes %s, and the cluster has free: %s", takes, free
+                        "no actor is ready yet: models are being loaded, or there is no room for them: each takes %s, "
+                        "and the cluster has free: %s",
+                        takes,
+                        free,
                     )
             return ready.result()
         finally:

@@ -14,7 +14,7 @@ with warnings.catch_warnings():  # Ray 2.60 declares its data in a form that pyd
     try:
         from ray import serve
     except ImportError as missing:  # of Ray's own parts, or of what they need
-        raise MissingDependency("ray[serve]", "ray", "RSD on Ray Serve") from missing
+        raise MissingDependency("ray[serve]", "ray,serve", "RSD on Ray Serve") from missing
 
 from rsd_integrations.ray.actors import Actors
 from rsd_integrations.serve import ServeConfig, create_app
