@@ -61,6 +61,22 @@ def called(choice: Mapping[str, Any], profile: Profile, markers: Markers) -> Cal
     )
 
 
+def refuse_text(server: object, asked: Mapping[str, Any]) -> None:
+    """Hold an answer that ended without a call to the `tool_choice` that was asked for.
+
+    llama.cpp's server (build 11549) writes text where a call is required, and says nothing of it.
+
+    Raises:
+        ConfigurationError: A call was asked for.
+    """
+    choice = asked.get("tool_choice", "auto")
+    if choice not in ("auto", "none"):
+        raise ConfigurationError(
+            f"{server} was asked to call a tool (tool_choice={json.dumps(choice)}) and wrote text: it passes over the "
+            "field. Leave tool_choice out, or take a server that honours it"
+        )
+
+
 def _normalised(call: Mapping[str, Any]) -> dict[str, Any]:
     """A call as the OpenAI API has it: some servers give arguments as objects, or leave the id out."""
     kind = call.get("type") or "function"

@@ -34,6 +34,7 @@ from rsd_integrations.loaded_models import Resident
 from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksError
 from rsd_integrations.openai_compatible.answers import Answer, StepReader, StreamedSteps, read_answer, received
 from rsd_integrations.openai_compatible.background import Once, on_background_loop
+from rsd_integrations.openai_compatible.called import refuse_text
 from rsd_integrations.openai_compatible.charges import Charges
 from rsd_integrations.openai_compatible.continuation import check_completions
 from rsd_integrations.openai_compatible.endpoint import Endpoint
@@ -367,6 +368,8 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 ),
             )
             sent.check_read(answer.read, server.context)
+            if splitter is None and answer.native is None and answer.ending == "end":
+                refuse_text(self.endpoint, sent.fields)
         if splitter is not None and (not asked or answer.goes_on):
             body = self._body(profile, sent, replace(request, delimiter=None, close=""), seed, room)
             if profile.stream_usage:

@@ -24,6 +24,10 @@ class Delta:
         return bool(self.thought or self.content or self.calls)
 
 
+NOTHING = Delta()
+"""What events that add no step add."""
+
+
 class Answer:
     """The answer of one choice. Only what is accepted comes into it, so nothing that is rejected can come out.
 
@@ -45,9 +49,11 @@ class Answer:
 
     def feed(self, event: Event) -> Delta:
         """What an event adds; nothing for most events."""
-        delta = Delta()
         if isinstance(event, Finished):
             self.result = event.result
+        elif not isinstance(event, StepFinished):
+            return NOTHING
+        delta = Delta()
         if isinstance(event, StepFinished) and event.record.native is not None:
             self._is_native = True
             calls = list(_native_calls(event.record.native))

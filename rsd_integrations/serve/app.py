@@ -101,6 +101,7 @@ def _add_errors(app: FastAPI, serving: Serving) -> None:
 
 
 def _add_state(app: FastAPI, serving: Serving) -> None:
+    @app.head("/health", include_in_schema=False)  # which is how some balancers ask
     @app.get("/health", responses={503: {"description": "Not yet, or no more."}})
     async def health() -> Response:
         """Whether requests are taken: 200, or 503 while models are loaded and while the server is about to end."""
@@ -136,14 +137,15 @@ def _add_answers(app: FastAPI, serving: Serving) -> None:
     async def chat(asked: ChatRequest) -> Response:
         """Answer messages."""
         decoder = await _decoder(serving, asked)
-        prompt = prompt_of(asked.messages, asked.tools)
-        if asked.tools:
+        in_turns, calls = decoder.settings.granularity == "turn", asked.tool_choice != "none"
+        tools = asked.tools if calls or in_turns else None  # in steps, what is not shown cannot be called
+        prompt = prompt_of(asked.messages, tools)
+        if tools:
             _check_tools(decoder, asked.tool_choice)
         options = asked.stream_options
         form = ChatForm(asked.model, trace=asked.rsd.trace, usage=bool(options and options.include_usage))
-        return _reply(
-            serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=bool(asked.tools)
-        )
+        may_call = bool(tools) and calls
+        return _reply(serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call)
 
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(asked: CompletionRequest) -> Response:

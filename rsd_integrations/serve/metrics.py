@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counted
 from collections.abc import Iterable
 from typing import Literal
 
@@ -80,10 +81,12 @@ class Metrics:
         self._duration.labels(model).observe(result.seconds)
         if result.acceptance_rate is not None:
             self._acceptance.labels(model).observe(result.acceptance_rate)
-        for step in result.steps:
-            self._steps.labels(model, step.author).inc()
-            if step.accepted or step.discarded_draft is not None:
-                self._drafts.labels(model, "true" if step.accepted else "false").inc()
+        for author, count in Counted(step.author for step in result.steps).items():
+            self._steps.labels(model, author).inc(count)
+        accepted = sum([step.accepted for step in result.steps])
+        rejected = sum([step.discarded_draft is not None for step in result.steps if not step.accepted])
+        for word, count in (("true", accepted), ("false", rejected)):
+            self._drafts.labels(model, word).inc(count)
         for one in result.degradations:
             self._degradations.labels(model, one.kind).inc()
         for role in ROLES:

@@ -78,6 +78,15 @@ def test_a_turn_is_sent_the_tools_and_how_to_call_them() -> None:
     assert body.keys().isdisjoint({"tools", "tool_choice"})
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
+def test_a_server_that_passes_over_a_required_call_is_found_out(choice: Any) -> None:
+    """llama.cpp's server does, build 11549: its text is no call, and nobody would know."""
+    with pytest.raises(ConfigurationError, match="passes over the field"):
+        turn(says("stop", content="3"), fields={"tool_choice": choice})
+    cut, _ = turn(says("length", content="Let me"), fields={"tool_choice": choice})
+    assert cut.ending == "length"
+
+
 def test_a_call_is_the_message_as_it_came_and_a_text_for_all_others() -> None:
     step, _ = turn(says(content="Let me see.", tool_calls=[CALL, CALL | {"id": "c2"}], refusal=None, extra=1))
     assert step.native == {

@@ -172,6 +172,7 @@ def test_a_tool_call_in_a_text_is_a_tool_call() -> None:
         whole = server.chat(tools=tools).json()["choices"][0]
         chunks = [event["choices"][0] for event in events(server.chat(tools=tools, stream=True))[:-1]]
         plain = server.chat().json()["choices"][0]
+        none = server.chat(tools=tools, tool_choice="none").json()["choices"][0]
     assert whole["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
     assert whole["message"]["content"] == "".join(chunk["delta"].get("content", "") for chunk in chunks) == "I look."
     (called,) = whole["message"]["tool_calls"]
@@ -182,6 +183,7 @@ def test_a_tool_call_in_a_text_is_a_tool_call() -> None:
     assert part["index"] == 0
     assert plain["finish_reason"] == "stop"
     assert call in plain["message"]["content"]  # nobody asked for tools: it is text
+    assert none["message"] == plain["message"]
 
 
 def test_usage_of_nothing_is_zero() -> None:

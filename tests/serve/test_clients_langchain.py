@@ -112,19 +112,26 @@ class TestModelsThatCallTools(Served):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def tool_callers(cls) -> Iterator[str]:
+    def tool_callers(cls) -> Iterator[tuple[str, ShownTarget]]:
         drafter, target = Shown(written(HurriedModel())), ShownTarget(written(CarefulModel()))
         decoder = RewardGuidedDecoder(
             drafter=drafter, verifier=ScriptedVerifier(grounded), target=target, policy=BinaryStep(delta=0.5)
         )
         with running(decoders={"rsd": decoder, "target": decoder}) as server:
-            yield server.url
-        assert drafter.calls  # some of whose answers were replaced
-        assert 0 < len(target.calls) < len(drafter.calls)
+            yield server.url, target
 
     @pytest.fixture(autouse=True)
-    def at(self, tool_callers: str) -> None:
-        self.url = tool_callers
+    def at(self, tool_callers: tuple[str, ShownTarget]) -> None:
+        self.url, self.careful = tool_callers
+
+    def test_a_call_with_wrong_arguments_is_replaced_before_it_is_seen(
+        self, model: BaseChatModel, my_adder_tool: BaseTool
+    ) -> None:
+        before = len(self.careful.calls)
+        asked = "Use my adder tool for 33 and 456."  # of a length at which the drafter errs
+        (call,) = model.bind_tools([my_adder_tool]).invoke(asked).tool_calls
+        assert call["args"] == {"a": 33, "b": 456}
+        assert len(self.careful.calls) == before + 1
 
     @pytest.mark.xfail(reason=NO_FORM, raises=openai.BadRequestError)
     def test_structured_few_shot_examples(self, model: BaseChatModel, my_adder_tool: BaseTool) -> None:

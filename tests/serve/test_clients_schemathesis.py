@@ -51,18 +51,22 @@ def test_what_the_document_denies_is_refused_in_form(served: str, tmp_path: Path
 def test_whatever_comes_to_the_models_is_answered_in_form(served: str, tmp_path: Path) -> None:
     document, before = document_of(served), answered(served, 200)
     text = {"type": "string", "minLength": 1}
-    for name in ("ChatRequest", "CompletionRequest"):  # of random names, roles and policies almost none exists
-        schema = document["components"]["schemas"][name]
-        fields = schema["properties"]
+    schemas = document["components"]["schemas"]
+    for schema in schemas.values():  # of random names, roles and policies almost none exists
+        fields = schema.get("properties", {})
+        if "model" not in fields:
+            continue
         fields["model"] = {"enum": ["rsd", "target"]}
-        fields["n"]["anyOf"][0]["maximum"] = 2
-        fields["max_tokens"] = {"type": "integer", "minimum": 1, "maximum": 8}
-        schema["required"].append("max_tokens")
+        longest = next(name for name in ("max_tokens", "max_output_tokens") if name in fields)
+        fields[longest] = {"type": "integer", "minimum": 1, "maximum": 8}
+        schema["required"].append(longest)
+        if "n" in fields:
+            fields["n"]["anyOf"][0]["maximum"] = 2
         if "messages" in fields:
             role = {"enum": ["system", "user", "assistant", "developer", "tool"]}
             message = {"type": "object", "required": ["role", "content"], "properties": {"role": role, "content": text}}
             fields["messages"] |= {"items": message, "maxItems": 3}
     policies = {"enum": ["binary_step:0.5", "always_target", {"kind": "first_steps", "n": 1, "then": "always_draft"}]}
-    document["components"]["schemas"]["Own"]["properties"]["policy"] = policies
+    schemas["Own"]["properties"]["policy"] = policies
     schemathesis(document, served, tmp_path, "--mode", "positive", checks=IN_FORM)
     assert answered(served, 200) > before + EXAMPLES

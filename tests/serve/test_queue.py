@@ -317,6 +317,7 @@ def test_models_are_loaded_when_the_app_starts_and_health_says_so() -> None:
     assert not app.state.serving.models.ready
     with running() as server:
         assert server.client.get("/health").json() == {"status": "ok"}
+        assert server.client.head("/health").status_code == 200
         names = [one["id"] for one in server.client.get("/v1/models").json()["data"]]
         assert names == ["rsd", "draft", "target"]
         assert server.client.get("/v1/models/draft").json()["max_model_len"] == 512

@@ -95,7 +95,7 @@ def test_a_call_that_was_rejected_is_nowhere() -> None:
 
 def test_a_format_and_an_effort_are_passed_on_and_refused_where_nobody_takes_them() -> None:
     answer: Any = answered(says("stop", content=json.dumps({"sum": 7})))
-    fields = {"response_format": {"type": "json_object"}, "reasoning_effort": "low"}
+    fields: dict[str, Any] = {"response_format": {"type": "json_object"}, "reasoning_effort": "low"}
     told, sent, _ = served(answer, answer, 1.0, lambda server: server.chat(**fields).json())
     assert json.loads(told["choices"][0]["message"]["content"]) == {"sum": 7}
     assert all(one["response_format"] == {"type": "json_object"} for one in sent)
@@ -111,7 +111,7 @@ def test_thinking_is_switched_off_for_one_request_alone() -> None:
     thinkers = RSDConfig(drafter="embedded:thinking-draft", target="embedded:thinking-target")
     with running(ServeConfig(models={"rsd": thinkers})) as server:
         for off in (False, True, False):
-            fields = {"chat_template_kwargs": {"enable_thinking": False}} if off else {}
+            fields: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}} if off else {}
             message = server.chat(**fields).json()["choices"][0]["message"]
             assert bool(message.get("reasoning")) != off
             assert message["content"]
