@@ -63,7 +63,7 @@ def two_nodes() -> Iterator[tuple[Cluster, Any]]:
     cluster = Cluster(True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
     try:
         second = cluster.add_node(num_cpus=CPUS)
-        ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
+        ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel("ERROR")
         yield cluster, second
