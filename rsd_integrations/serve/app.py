@@ -21,7 +21,9 @@ from rsd_integrations.serve.forms import ChatForm, CompletionForm
 from rsd_integrations.serve.jobs import Job
 from rsd_integrations.serve.prompts import prompt_of
 from rsd_integrations.serve.replies import JSON, Form, Reply
-from rsd_integrations.serve.requests import Asked, ChatRequest, CompletionRequest
+from rsd_integrations.serve.requests import Asked, ChatRequest, CompletionRequest, ResponsesRequest
+from rsd_integrations.serve.response_requests import as_chat
+from rsd_integrations.serve.responses import ResponsesForm
 from rsd_integrations.serve.serving import Serving
 from rsd_integrations.tool_calls import sees_tools
 
@@ -136,16 +138,14 @@ def _add_answers(app: FastAPI, serving: Serving) -> None:
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(asked: ChatRequest) -> Response:
         """Answer messages."""
-        decoder = await _decoder(serving, asked)
-        in_turns, calls = decoder.settings.granularity == "turn", asked.tool_choice != "none"
-        tools = asked.tools if calls or in_turns else None  # in steps, what is not shown cannot be called
-        prompt = prompt_of(asked.messages, tools)
-        if tools:
-            _check_tools(decoder, asked.tool_choice)
         options = asked.stream_options
         form = ChatForm(asked.model, trace=asked.rsd.trace, usage=bool(options and options.include_usage))
-        may_call = bool(tools) and calls
-        return _reply(serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call)
+        return await _chat(serving, asked, form)
+
+    @app.post("/v1/responses", responses=STREAMED)
+    async def responses(asked: ResponsesRequest) -> Response:
+        """Answer a text or items. Nothing is kept: a conversation is sent whole."""
+        return await _chat(serving, as_chat(asked), ResponsesForm(asked))
 
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(asked: CompletionRequest) -> Response:
@@ -155,6 +155,17 @@ def _add_answers(app: FastAPI, serving: Serving) -> None:
         form = CompletionForm(asked.model, trace=asked.rsd.trace, usage=bool(options and options.include_usage))
         prompts = [as_prompt(prompt) for prompt in asked.prompts]
         return _reply(serving, asked, decoder, prompts, form, n=asked.n or 1, stop=asked.stops)
+
+
+async def _chat(serving: Serving, asked: ChatRequest, form: Form) -> Response:
+    decoder = await _decoder(serving, asked)
+    in_turns, calls = decoder.settings.granularity == "turn", asked.tool_choice != "none"
+    tools = asked.tools if calls or in_turns else None  # in steps, what is not shown cannot be called
+    prompt = prompt_of(asked.messages, tools)
+    if tools:
+        _check_tools(decoder, asked.tool_choice)
+    may_call = bool(tools) and calls
+    return _reply(serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call)
 
 
 async def _decoder(serving: Serving, asked: Asked) -> Decoder:

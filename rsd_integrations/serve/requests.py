@@ -20,6 +20,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "answers are text"),
     "background": ((False,), _HOLDS),
     "best_of": ((1,), "take n, or a model of this server that is a best_of_n decoder"),
+    "context_management": (([],), _HOLDS),
     "conversation": ((), _HOLDS),
     "echo": ((False,), "the prompt is not sent back"),
     "frequency_penalty": ((0,), _SAMPLER),
@@ -27,6 +28,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "functions": (([],), "they were replaced by tools"),
     "logit_bias": (({},), _SAMPLER),
     "logprobs": ((False,), _MIXTURE),
+    "max_tool_calls": ((), "no tool runs here"),
     "min_p": ((0,), _SAMPLER),
     "modalities": ((["text"],), "answers are text"),
     "prediction": ((), "drafts come from the drafter"),
@@ -190,7 +192,4 @@ class ResponsesRequest(Asked):
     parallel_tool_calls: bool | None = None
     include: list[str] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-
-    @property
-    def longest(self) -> int | None:
-        return self.max_output_tokens
+    stream_options: StreamOptions | None = None
