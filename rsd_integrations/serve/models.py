@@ -110,8 +110,13 @@ class ConfiguredModel(ServedModel):
         policy: WeightingPolicy | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> Decoder:
-        setup = self._setup(_own(self.config.settings, settings, limits), policy, fields or {})
-        return self._own.watched(self.config.method.build(setup))
+        own = _own(self.config.settings, settings, limits)
+        if policy is not None:  # what its own policy may spend holds for another one too
+            own = own.model_copy(update={"limits": own.limits.tightened(self.config.policy.limits)})
+        decoder = self.config.method.build(self._setup(own, policy, fields or {}))
+        if policy is not None and getattr(decoder, "policy", None) is not policy:
+            raise unsupported("rsd.policy", f"the method of {self.name} asks none, or brings its own")
+        return self._own.watched(decoder)
 
     def _setup(self, settings: Settings, policy: WeightingPolicy | None, fields: Mapping[str, Any]) -> Setup:
         own = self.config.setup()
