@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -158,6 +159,7 @@ class ServedModels:
         }
         self.ready = False
         """Whether all models are loaded."""
+        self._loading = asyncio.Lock()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -178,10 +180,13 @@ class ServedModels:
         return self._models[name]
 
     async def load(self) -> None:
-        """Load everything without holding the event loop up."""
-        if not self.ready:
-            await in_thread(lambda: [model.decoder({}) for model in self._models.values()])
-            self.ready = True
+        """Load everything without holding the event loop up. Who comes meanwhile waits for the same work."""
+        if self.ready:
+            return
+        async with self._loading:
+            if not self.ready:
+                await in_thread(lambda: [model.decoder({}) for model in self._models.values()])
+                self.ready = True
 
     async def aclose(self) -> None:
         """Close all models."""

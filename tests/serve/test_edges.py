@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from rsd_core import Cancellation, RSDConfig
+from rsd_core import Cancellation, ConfigurationError, RSDConfig
 from rsd_integrations.serve import ServeConfig, Serving, create_app
 from rsd_integrations.serve.admission import Admission
 from rsd_integrations.serve.answers import Answer, usage_of
@@ -236,7 +236,35 @@ def test_the_prompt_is_counted_also_where_the_last_answer_never_read_it() -> Non
     assert usage_of(results)["prompt_tokens"] == len(QUESTION.split())
 
 
-def _http(server: Running, status: str) -> int:
+def test_mounted_the_models_are_loaded_once_and_why_they_cannot_be_is_for_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+
+    def failing(self: object, *_: object) -> None:
+        loads.append(1)
+        time.sleep(0.1)
+        raise ConfigurationError("there is no folder /srv/models/secret")
+
+    monkeypatch.setattr("rsd_integrations.serve.models.ConfiguredModel.decoder", failing)
+    outer = FastAPI()
+    config = ServeConfig(models={"rsd": RSDConfig.parse(SCRIPTS)})
+
+    def wrap(app: Any) -> FastAPI:
+        outer.mount("/mine", app)
+        return outer
+
+    with running(config, wrap=wrap) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+        asked = [pool.submit(server.client.post, "/mine/v1/chat/completions", json=BODY) for _ in range(3)]
+        wait_until(lambda: bool(loads))
+        assert len(loads) == 1  # one thread at a time
+        told = [one.result() for one in asked]
+    assert {one.status_code for one in told} == {503}
+    assert "secret" not in told[0].text
+    assert "/srv/models/secret" in caplog.text
+
+
+def _http(server: Running, status: str) -> float:
     return sum(
         sample.value
         for family in server.serving.metrics._http.collect()
