@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from rsd_core import Decoder, Drafter, Limits, Prompt, RSDError, Target, as_prompt
+from rsd_core.data import masked
 from rsd_core.version import __version__
 from rsd_integrations.chat_fields import DEFAULTS
 from rsd_integrations.serve.config import ServeConfig
@@ -27,6 +29,7 @@ from rsd_integrations.serve.responses import ResponsesForm
 from rsd_integrations.serve.serving import Serving
 from rsd_integrations.tool_calls import sees_tools
 
+logger = logging.getLogger(__name__)
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer; with `stream`, as events.", "content": {"text/event-stream": {}}}
@@ -118,13 +121,13 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
     @app.get("/v1/models")
     async def models() -> Any:
         """The models by name."""
-        await serving.models.load()
+        await _loaded(serving)
         return {"object": "list", "data": [_described(serving, model.name) for model in serving.models]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Any:
         """One of them."""
-        await serving.models.load()
+        await _loaded(serving)
         return _described(serving, name)
 
 
@@ -168,8 +171,19 @@ async def _chat(serving: Serving, asked: ChatRequest, form: Form) -> Response:
     return _reply(serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call)
 
 
+async def _loaded(serving: Serving) -> None:
+    """Wait for the models. That they cannot be loaded is no fault of the request, and why is for the log."""
+    try:
+        await serving.models.load()
+    except RSDError as error:
+        logger.error("the models cannot be loaded: %s", masked(str(error)))
+        raise ApiError(
+            503, "the models cannot be loaded; the server's log says why", "server_error", code="not_loaded"
+        ) from error
+
+
 async def _decoder(serving: Serving, asked: Asked) -> Decoder:
-    await serving.models.load()
+    await _loaded(serving)
     model = serving.models.get(asked.model)
     limits = asked.rsd.limits
     if asked.longest is not None:

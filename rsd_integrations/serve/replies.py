@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from rsd_core.concurrency import settle
 from rsd_integrations.serve.answers import Answer, Delta
@@ -28,6 +28,8 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx would keep events until its buffer is full
 ]
 """Of a stream of events."""
+GONE = 499
+"""Status of requests whose client went away, as nginx has it."""
 
 
 class Form(Protocol):
@@ -91,7 +93,7 @@ class Reply(Response):
             await self._finish(200, orjson.dumps(self._form.whole(self._job)))
         else:
             await self._finish(failure.status, failure.body, failure.headers)
-        scope["rsd.told"] = self._told(499 if self._gone else 200 if failure is None else failure.status)
+        scope["rsd.told"] = self._told(GONE if self._gone else 200 if failure is None else failure.status)
 
     async def _work(self) -> ApiError | None:
         """Decode all answers; what went wrong, if anything did."""
@@ -144,12 +146,24 @@ class Reply(Response):
         self._sent = time.monotonic()
         if not self._started:
             self._started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            await self._send_on({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await self._send_on({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _send_on(self, message: Message) -> None:
+        """Send a message; some servers tell by an error that the client went away."""
+        try:
+            await self._send(message)
+        except OSError:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._gone = True
+        self._job.cancel.cancel()
 
     async def _finish(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        if not self._gone:
-            await Response(body, status, headers, JSON)({"type": "http"}, _nothing, self._send)
+        if self._gone:  # nobody reads it, but layers around this one take silence for a fault
+            body, status = b"", GONE
+        await Response(body, status, headers, JSON)({"type": "http"}, _nothing, self._send_on)
 
     async def _watch(self, receive: Receive) -> None:
         """Wait for the client to go away, and break the silence of a stream meanwhile."""
@@ -161,8 +175,7 @@ class Reply(Response):
                 done, _ = await asyncio.wait([receiving], timeout=max(0.01, every - quiet) if self._stream else None)
                 if done:
                     if receiving.result()["type"] == "http.disconnect":
-                        self._gone = True
-                        self._job.cancel.cancel()
+                        self._leave()
                         return
                     receiving = asyncio.ensure_future(receive())
                 elif time.monotonic() - self._sent >= every:
