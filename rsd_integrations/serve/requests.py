@@ -119,7 +119,7 @@ class Asked(BaseModel):
     def _plain(cls, data: Any) -> Any:
         """Data that can be sent on: halves of surrogate pairs and endless nesting are met here, before any model."""
         try:
-            orjson.dumps(data)
+            orjson.dumps(data, default=repr)  # of other objects than JSON's are those of requests made here
         except TypeError as error:
             raise ValueError(f"the body is no JSON that other programs would take: {error}") from None
         return data
