@@ -124,9 +124,9 @@ def first_bytes(clients: int = SOME, steps: int = STEPS) -> dict[str, float]:
 def leaving(clients: int, steps: int = 10) -> dict[str, Any]:
     """Some clients hang up in the middle: what is left of them, and whether all work is charged."""
     with serving(steps=steps, delay=0.2 * clients / 1000, places=clients) as served:
-        idle = served.state().tasks
+        idle = served.tasks_at_rest()
         heard = ask(served, questions(clients), leaves=LEAVES, leave_after=steps // 2)
-        settled = served.settled()
+        settled, tasks = served.settled(), served.tasks_at_rest()
         state = served.state()
         charged = {
             role: served.metric("rsd_tokens_total", role=role, kind="scored" if role == "verifier" else "generated")
@@ -139,7 +139,7 @@ def leaving(clients: int, steps: int = 10) -> dict[str, Any]:
         "cancelled": cancelled,
         "wrong": sum(not right(one, steps) for one in stayed) + sum(not begins_right(one, steps) for one in heard),
         "settled": settled,
-        "tasks_left": state.tasks - idle,
+        "tasks_left": tasks - idle,
         "made": dict(state.made),
         "charged": charged,
         "peak_mb": state.peak_mb,

@@ -172,6 +172,14 @@ class Served:
         self._process.stdin.flush()
         return State(**json.loads(self._process.stdout.readline()))
 
+    def tasks_at_rest(self) -> int:
+        """Tasks of its event loop when nothing is asked, what ends in a moment left out."""
+        found = []
+        for _ in range(10):
+            found.append(self.state().tasks)
+            time.sleep(0.02)
+        return min(found)
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of those samples of a metric that have these labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as reply:
