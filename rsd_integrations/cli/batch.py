@@ -76,7 +76,7 @@ def batch(
     Example: `rsd batch prompts.jsonl --out results.jsonl --concurrency 128`; over a cluster, each of whose decoders has
     so many in flight: `rsd batch prompts.jsonl --out results.jsonl --ray 10.0.0.1:6379 --actors 8`
     """
-    if not ray and (word := address or actors):
+    if not ray and (word := address or (actors and f"--actors {actors}")):
         raise ConfigurationError(f"{word!r} is of use with --ray alone: leave it out, or write --ray")
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)

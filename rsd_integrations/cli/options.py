@@ -133,6 +133,8 @@ def configured(
         method: See `draft`.
         further: More settings and limits by their names.
     """
+    if source and "models" in data and isinstance(data["models"], dict):
+        raise ConfigurationError(f"{source} has several models, which rsd serve takes; give one of them by itself")
     parts = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy, "method": method}
     own = data | {key: value for key, value in parts.items() if value is not None}
     words = {"seed": seed, "temperature": temperature, **further}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import socket
@@ -107,6 +108,11 @@ def _served(config: Path | None, words: dict[str, str | None], method: str | Non
     if not config and not given:
         return ServeConfig.embedded()
     if "models" not in data:
+        if beside := [name for name in ServeConfig.model_fields if name in data]:
+            raise RSDError(
+                f"--config {config}: {beside[0]} stands beside models, and there is none: put what else the file "
+                "holds under models, by a name"
+            )
         own = configured(data, **words, temperature=None, seed=None, source=f"--config {config}", method=method)
         return ServeConfig(models={NAME: own})
     if given:
@@ -158,10 +164,17 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise RSDError(f"cannot listen at {host} port {port}: {error.strerror}; choose another --port") from error
+        ours = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        what = f"choose another {'--port' if ours else '--host'}"
+        raise RSDError(f"cannot listen at {host} port {port}: {_reason(error)}; {what}") from error
     # asyncio does so for sockets that it makes itself; without, an answer's end waits for its client's delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _reason(error: OSError) -> str:
+    """The system's words, without the address that Python adds."""
+    return (error.strerror or str(error)).partition(" (while attempting")[0]
 
 
 def _log_to_stderr() -> None:

@@ -166,7 +166,7 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
 def test_options_of_ray_are_checked_before_anything_starts(prompts: Path, tmp_path: Path) -> None:
     words = ["batch", str(prompts), "--out", str(tmp_path / "out.jsonl")]
     for further, message in (
-        (["--actors", "4"], "'4' is of use with --ray alone"),
+        (["--actors", "4"], "'--actors 4' is of use with --ray alone"),
         (["127.0.0.1:6379"], "'127.0.0.1:6379' is of use with --ray alone"),
         (["--ray", "--actors", "0"], "count: Input should be greater than or equal to 1"),
     ):
