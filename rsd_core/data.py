@@ -14,6 +14,8 @@ from rsd_core.errors import DISTRIBUTION, ConfigurationError, RSDError
 from rsd_core.version import __version__
 
 M = TypeVar("M", bound=BaseModel)
+MOST = 100
+"""Findings about one object that are told: a name that was meant is looked for each time."""
 
 
 class Data(BaseModel):
@@ -35,7 +37,7 @@ class Data(BaseModel):
         try:
             return handler(data)
         except ValidationError as error:
-            findings = [_with_nearest(cls, item) for item in error.errors(include_url=False)]
+            findings = [_with_nearest(cls, item) for item in error.errors(include_url=False)[:MOST]]
             better = ValidationError.from_exception_data(error.title, findings)
             if newer:
                 raise PydanticCustomError("newer_version", _literally(f"{newer} ({explain(better)})")) from error

@@ -30,7 +30,7 @@ class ToolCall:
     name: str | None
     """Which tool; None where the call is no JSON or names none."""
     arguments: str
-    """What the tool is called with, as JSON; all of the call's text, its mark included, where `name` is None."""
+    """What the tool is called with, as JSON; all of the call's text, its marks included, where `name` is None."""
     id: str = field(default_factory=new_id)
     """Made up: texts have none."""
 
@@ -51,14 +51,18 @@ class ToolCallStream:
             text: The piece.
             last: Whether the text ends with it, so that nothing is held back and an open call is one.
         """
-        self._buffer += text
         content, calls = "", []
-        for piece in self._pieces(last):
+        for piece in self.pieces(text, last=last):
             if isinstance(piece, str):
                 content += piece
             else:
                 calls.append(piece)
         return content, calls
+
+    def pieces(self, text: str, *, last: bool = False) -> Iterator[str | ToolCall]:
+        """The same in the order of the text; to be read to its end."""
+        self._buffer += text
+        return self._pieces(last)
 
     def _pieces(self, last: bool) -> Iterator[str | ToolCall]:
         while True:
@@ -74,24 +78,25 @@ class ToolCallStream:
                 yield ready
                 self._buffer = self._buffer[len(ready) :]
                 return
-            yield before.rstrip()
             body, closed, after = rest.partition(_CLOSE)
             if not closed and not last:
-                self._buffer = _OPEN + rest
+                yield _settled(before)
+                self._buffer = self._buffer[len(_settled(before)) :]
                 return
-            self.called = True
-            yield _call(body)
-            self._buffer, self._after_call = after, True
+            self.called, call = True, _call(body, closed)
+            yield before.rstrip() if call.name else before
+            yield call
+            self._buffer, self._after_call = after, call.name is not None
 
 
-def _call(body: str) -> ToolCall:
+def _call(body: str, closed: str) -> ToolCall:
     try:
         data = json.loads(body)
         name, arguments = data["name"], data.get("arguments")
         if not isinstance(name, str) or not name:
             raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return ToolCall(None, _OPEN + body)
+        return ToolCall(None, _OPEN + body + closed)
     return ToolCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False))
 
 

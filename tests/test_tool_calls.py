@@ -58,7 +58,7 @@ def test_arguments_are_json_of_the_text_or_none() -> None:
 
 @pytest.mark.parametrize("body", ["{'name': add}", '{"name": 5}', '{"name": ""}', "[]", "", "[" * 100_000])
 def test_a_call_of_nothing_keeps_its_whole_text(body: str) -> None:
-    assert parsed([f"<tool_call>{body}</tool_call>"]) == ("", [(None, f"<tool_call>{body}")])
+    assert parsed([f"<tool_call>{body}</tool_call>"]) == ("", [(None, f"<tool_call>{body}</tool_call>")])
 
 
 def test_every_call_has_an_id_of_its_own() -> None:

@@ -104,9 +104,7 @@ def batch(
         done = so_far.found + so_far.done
         return f"{done} of {so_far.total} problems are in {out}; the same command goes on from there"
 
-    run = partial(run_journaled, concurrency=concurrency)
-    if ray:
-        run = _on_ray(address, actors, concurrency)
+    run = _on_ray(address, actors, concurrency) if ray else partial(run_journaled, concurrency=concurrency)
     with resumable(resume), batch_progress(Terminal(stderr=True)) as show:
         counts = run(rsd_config, problems, out, retry_failed=retry_failed, progress=note)
     say(f"{counts.found} found, {counts.done} done ({counts.degraded} of them degraded), {counts.failed} failed: {out}")

@@ -162,11 +162,14 @@ def _listen(host: str, port: int) -> socket.socket:
     """A socket that is taken before models are loaded: a port in use is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         ours = error.errno in (errno.EADDRINUSE, errno.EACCES)
         what = f"choose another {'--port' if ours else '--host'}"
         raise RSDError(f"cannot listen at {host} port {port}: {_reason(error)}; {what}") from error
+    # asyncio does so for sockets that it makes itself; without, an answer's end waits for its client's delayed ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _reason(error: OSError) -> str:

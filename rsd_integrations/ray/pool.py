@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
+import ray
 from ray.exceptions import RayError, RayTaskError
 
 from rsd_core import ConfigurationError, PromptLike, Result, RSDConfig, RSDError, RunError, as_prompt
@@ -18,7 +19,7 @@ from rsd_core.decoder import Decoder
 from rsd_core.paths import Prompt
 from rsd_core.queueing import side_by_side
 from rsd_integrations.ray.actors import Actors
-from rsd_integrations.ray.cluster import nodes, ray
+from rsd_integrations.ray.cluster import nodes
 
 logger = logging.getLogger(__name__)
 notices = logging.getLogger("rsd_integrations.notices")
@@ -174,7 +175,7 @@ class DecoderPool:
     async def _keep(self, seat: _Seat) -> None:
         """Have an actor in a seat, one after another."""
         own = {"max_concurrency": self._actors.concurrency + 1, "scheduling_strategy": "SPREAD"}
-        remote = ray.remote(Worker).options(**own, **self._actors.options)
+        remote: Any = ray.remote(Worker).options(**own, **self._actors.options)
         config, deaths = self._config.model_dump(mode="json"), 0
         while True:
             actor, wrong = remote.remote(config, self._actors.concurrency), None
@@ -213,9 +214,13 @@ class DecoderPool:
                     takes = ", ".join(f"{name}={value:g}" for name, value in self._actors.options.items())
                     free = ", ".join(f"{size:g} {name}" for name, size in ray.available_resources().items())
                     notices.warning(
-                        "no actor has started yet: each takes %s, and the cluster has free: %s", takes, free
+                        "no actor is ready yet: models are being loaded, or there is no room for them: each takes %s, "
+                        "and the cluster has free: %s",
+                        takes,
+                        free,
                     )
-            return ready.result()
+            wrong: str | None = ready.result()
+            return wrong
         finally:
             ready.cancel()
 

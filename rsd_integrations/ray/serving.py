@@ -14,7 +14,7 @@ with warnings.catch_warnings():  # Ray 2.60 declares its data in a form that pyd
     try:
         from ray import serve
     except ImportError as missing:  # of Ray's own parts, or of what they need
-        raise MissingDependency("ray[serve]", "ray", "RSD on Ray Serve") from missing
+        raise MissingDependency("ray[serve]", "ray,serve", "RSD on Ray Serve") from missing
 
 from rsd_integrations.ray.actors import Actors
 from rsd_integrations.serve import ServeConfig, create_app
@@ -50,26 +50,19 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     def app() -> Any:  # called in each replica: what an app holds, locks and models, cannot travel
         return create_app(ServeConfig.parse(told), keys=_keys(variable))
 
-    return (
-        serve.deployment(serve.ingress(app)())
-        .options(
-            name=NAME,
-            max_ongoing_requests=config.concurrency
-            + config.queue
-            + 1,  # beyond them it refuses itself, in OpenAI's form
-            graceful_shutdown_timeout_s=config.drain,
-            autoscaling_config={
-                "min_replicas": 1,
-                "max_replicas": REPLICAS,
-                "target_ongoing_requests": max(1.0, BUSY * config.concurrency),
-            },
-            ray_actor_options={
-                "num_cpus": max(size.num_cpus or 0 for size in sizes),
-                "num_gpus": max(size.num_gpus or 0 for size in sizes),
-            },
-        )
-        .bind()
-    )
+    busy = max(1.0, BUSY * config.concurrency)
+    deployment: Any = serve.deployment(serve.ingress(app)())
+    made: serve.Application = deployment.options(
+        name=NAME,
+        max_ongoing_requests=config.concurrency + config.queue + 1,  # beyond them it refuses itself, in OpenAI's form
+        graceful_shutdown_timeout_s=config.drain,
+        autoscaling_config={"min_replicas": 1, "max_replicas": REPLICAS, "target_ongoing_requests": busy},
+        ray_actor_options={
+            "num_cpus": max([size.num_cpus or 0 for size in sizes], default=1),
+            "num_gpus": max([size.num_gpus or 0 for size in sizes], default=0),
+        },
+    ).bind()
+    return made
 
 
 def _keys(variable: str | None) -> list[str]:

@@ -9,10 +9,18 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from rsd_core import Cancellation
-from rsd_integrations.serve.errors import ApiError
+from rsd_integrations.serve.errors import ApiError, ending
 
 SHORTEST, LONGEST = 1, 60
 """Seconds that a client is told to wait, at least and at most."""
+
+
+class NoPlaceError(ApiError):
+    """An answer that waits no more: its client went away, or the server is about to end."""
+
+    def __init__(self) -> None:
+        told = ending()
+        super().__init__(told.status, told.message, told.kind, code=told.code, headers=told.headers)
 
 
 class Admission:
@@ -43,7 +51,7 @@ class Admission:
             ApiError: Too many wait already, or the server is about to end.
         """
         if self.draining:
-            raise self._ending()
+            raise ending()
         if answers > self.places + self.queue:
             raise ApiError(
                 400,
@@ -75,14 +83,14 @@ class Admission:
             cancel: Ends the wait.
 
         Raises:
-            ApiError: The wait was ended.
+            NoPlaceError: The wait was ended.
         """
         try:
             has_place = await self._wait(cancel)
         finally:
             self.waiting -= 1
         if not has_place:
-            raise self._ending()
+            raise NoPlaceError
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
@@ -101,14 +109,19 @@ class Admission:
         def give_up() -> None:
             if not turn.done():
                 turn.set_result(False)
+                self._line.remove(turn)
 
         self._line.append(turn)
         cancel.subscribe(give_up)
+        if cancel.cancelled:  # before anybody listened
+            give_up()
         try:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
                 self._hand_on()
+            elif turn in self._line:
+                self._line.remove(turn)
             raise
         finally:
             cancel.unsubscribe(give_up)
@@ -120,9 +133,3 @@ class Admission:
                 turn.set_result(True)
                 return
         self.in_flight -= 1
-
-    def _ending(self) -> ApiError:
-        again = {"retry-after": str(SHORTEST)}
-        return ApiError(
-            503, "the server is about to end; ask another one", "server_error", code="draining", headers=again
-        )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsd_core import Event, Finished, Result, StepFinished, TextStream
+from rsd_core import Event, Finished, Prompt, Result, StepFinished, TextStream
 from rsd_core.stopping import stops_at
 from rsd_integrations.tool_calls import ToolCall, ToolCallStream, new_id
 
@@ -66,9 +66,14 @@ class Answer:
                 else:
                     delta.content += text
             if self._calls is not None and (delta.content or self.result is not None):
-                delta.content, calls = self._calls.feed(delta.content, last=self.result is not None)
-                delta.calls = [call for call in calls if call.name is not None]
-                delta.content += "".join(call.arguments for call in calls if call.name is None)  # no call: text
+                text, delta.content = delta.content, ""
+                for piece in self._calls.pieces(text, last=self.result is not None):
+                    if isinstance(piece, str):
+                        delta.content += piece
+                    elif piece.name is None:  # no call: text
+                        delta.content += piece.arguments
+                    else:
+                        delta.calls.append(piece)
         self.whole.thought += delta.thought
         self.whole.content += delta.content
         self.whole.calls += delta.calls
@@ -106,7 +111,10 @@ def usage_of(results: Iterable[Result]) -> dict[str, Any]:
     What clients expect are the answer's own tokens: rejected drafts and the verifier's reading are on the bill alone.
     """
     results = list(results)
-    prompt = sum(result.prompt_tokens for result in {result.prompt: result for result in results}.values())
+    prompts: dict[Prompt, int] = {}
+    for result in results:  # 0 where an answer was cut before anybody read its prompt
+        prompts[result.prompt] = max(prompts.get(result.prompt, 0), result.prompt_tokens)
+    prompt = sum(prompts.values())
     written = sum(step.size for result in results for step in result.steps)
     thought = sum(step.size for result in results for step in result.steps if step.kind == "thought")
     bill: dict[str, dict[str, Any]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from rsd_core import Decoder, Drafter, Limits, Prompt, RSDError, Target, as_prompt
+from rsd_core.data import masked
 from rsd_core.version import __version__
 from rsd_integrations.chat_fields import DEFAULTS
 from rsd_integrations.serve.config import ServeConfig
@@ -21,10 +23,13 @@ from rsd_integrations.serve.forms import ChatForm, CompletionForm
 from rsd_integrations.serve.jobs import Job
 from rsd_integrations.serve.prompts import prompt_of
 from rsd_integrations.serve.replies import JSON, Form, Reply
-from rsd_integrations.serve.requests import Asked, ChatRequest, CompletionRequest
+from rsd_integrations.serve.requests import Asked, ChatRequest, CompletionRequest, ResponsesRequest
+from rsd_integrations.serve.response_requests import as_chat
+from rsd_integrations.serve.responses import ResponsesForm
 from rsd_integrations.serve.serving import Serving
 from rsd_integrations.tool_calls import sees_tools
 
+logger = logging.getLogger(__name__)
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer; with `stream`, as events.", "content": {"text/event-stream": {}}}
@@ -116,13 +121,13 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
     @app.get("/v1/models")
     async def models() -> Any:
         """The models by name."""
-        await serving.models.load()
+        await _loaded(serving)
         return {"object": "list", "data": [_described(serving, model.name) for model in serving.models]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Any:
         """One of them."""
-        await serving.models.load()
+        await _loaded(serving)
         return _described(serving, name)
 
 
@@ -136,16 +141,14 @@ def _add_answers(app: FastAPI, serving: Serving) -> None:
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(asked: ChatRequest) -> Response:
         """Answer messages."""
-        decoder = await _decoder(serving, asked)
-        in_turns, calls = decoder.settings.granularity == "turn", asked.tool_choice != "none"
-        tools = asked.tools if calls or in_turns else None  # in steps, what is not shown cannot be called
-        prompt = prompt_of(asked.messages, tools)
-        if tools:
-            _check_tools(decoder, asked.tool_choice)
         options = asked.stream_options
         form = ChatForm(asked.model, trace=asked.rsd.trace, usage=bool(options and options.include_usage))
-        may_call = bool(tools) and calls
-        return _reply(serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call)
+        return await _chat(serving, asked, form)
+
+    @app.post("/v1/responses", responses=STREAMED)
+    async def responses(asked: ResponsesRequest) -> Response:
+        """Answer a text or items. Nothing is kept: a conversation is sent whole."""
+        return await _chat(serving, as_chat(asked), ResponsesForm(asked))
 
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(asked: CompletionRequest) -> Response:
@@ -157,8 +160,30 @@ def _add_answers(app: FastAPI, serving: Serving) -> None:
         return _reply(serving, asked, decoder, prompts, form, n=asked.n or 1, stop=asked.stops)
 
 
+async def _chat(serving: Serving, asked: ChatRequest, form: Form) -> Response:
+    decoder = await _decoder(serving, asked)
+    in_turns, calls = decoder.settings.granularity == "turn", asked.tool_choice != "none"
+    tools = asked.tools if calls or in_turns else None  # in steps, what is not shown cannot be called
+    prompt = prompt_of(asked.messages, tools)
+    if tools:
+        _check_tools(decoder, asked.tool_choice)
+    may_call = bool(tools) and calls
+    return _reply(serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call)
+
+
+async def _loaded(serving: Serving) -> None:
+    """Wait for the models. That they cannot be loaded is no fault of the request, and why is for the log."""
+    try:
+        await serving.models.load()
+    except RSDError as error:
+        logger.error("the models cannot be loaded: %s", masked(str(error)))
+        raise ApiError(
+            503, "the models cannot be loaded; the server's log says why", "server_error", code="not_loaded"
+        ) from error
+
+
 async def _decoder(serving: Serving, asked: Asked) -> Decoder:
-    await serving.models.load()
+    await _loaded(serving)
     model = serving.models.get(asked.model)
     limits = asked.rsd.limits
     if asked.longest is not None:

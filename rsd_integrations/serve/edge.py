@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -15,7 +16,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rsd_integrations.serve.errors import ApiError, too_long
+from rsd_integrations.serve.errors import ApiError, as_api_error, ending, too_long
 from rsd_integrations.serve.serving import Serving
 
 logger = logging.getLogger("rsd_integrations.serve.access")
@@ -47,12 +48,12 @@ class Edge:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         own = given.decode() if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-        token, began, status = REQUEST_ID.set(own), time.monotonic(), 500
+        token, began, status, started = REQUEST_ID.set(own), time.monotonic(), 500, False
 
         async def send_on(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                started, status = True, message["status"]
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", own.encode())]}
             await send(message)
 
@@ -61,8 +62,15 @@ class Edge:
                 self._check_key(scope, headers)
                 self._check_body(scope, headers)
                 await self._app(scope, self._bounded(receive), send_on)
-            except ApiError as error:
-                await _answer(error, send_on)
+            except Exception as error:
+                if started:
+                    raise
+                await _answer(as_api_error(error), send_on)
+            except asyncio.CancelledError:
+                if not self._serving.admission.draining:
+                    raise
+                if not started:  # the server ends at once
+                    await _answer(ending(), send_on)
         finally:
             told: dict[str, Any] = scope.get("rsd.told", {})
             route = getattr(scope.get("route"), "path", None) or "other"

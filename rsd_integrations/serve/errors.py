@@ -83,6 +83,12 @@ def too_long(most: int) -> ApiError:
     return ApiError(413, f"the body is longer than the {most} bytes that this server takes", code="body_too_long")
 
 
+def ending() -> ApiError:
+    """A server that takes nobody any more."""
+    again = {"retry-after": "1"}
+    return ApiError(503, "the server is about to end; ask another one", "server_error", code="draining", headers=again)
+
+
 def as_api_error(error: BaseException) -> ApiError:
     """What a client is told of an error; one that nobody expected is logged, and its message kept from clients."""
     if isinstance(error, ApiError):

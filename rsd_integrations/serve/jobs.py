@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from rsd_core import Cancellation, Decoder, Prompt, RequestOptions, Result, RunError
 from rsd_core.concurrency import run_all
 from rsd_core.queueing import side_by_side
-from rsd_integrations.serve.admission import Admission
+from rsd_integrations.serve.admission import Admission, NoPlaceError
 from rsd_integrations.serve.answers import Answer, Delta
 from rsd_integrations.serve.metrics import Metrics
 
@@ -55,14 +55,20 @@ class Job:
             Exception: What the first one to fail raised; the others are ended, and everything is charged.
         """
         failures: list[Exception] = []
-        asked = 0
+        asked = begun = 0
 
         async def one(answer: Answer) -> None:
-            nonlocal asked
+            nonlocal asked, begun
             asked += 1
             try:
-                async with admission.place(self.cancel):
-                    await self._decode(answer, metrics, tell)
+                try:
+                    async with admission.place(self.cancel):
+                        begun += 1
+                        await self._decode(answer, metrics, tell)
+                except NoPlaceError:
+                    if not begun:
+                        raise
+                    await self._decode(answer, metrics, tell)  # cut before its first call, so that the others are told
             except Exception as error:
                 if isinstance(error, RunError) and error.partial is not None:
                     metrics.ended(self.model, error.partial)

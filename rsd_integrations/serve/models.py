@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -110,8 +111,13 @@ class ConfiguredModel(ServedModel):
         policy: WeightingPolicy | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> Decoder:
-        setup = self._setup(_own(self.config.settings, settings, limits), policy, fields or {})
-        return self._own.watched(self.config.method.build(setup))
+        own = _own(self.config.settings, settings, limits)
+        if policy is not None:  # what its own policy may spend holds for another one too
+            own = own.model_copy(update={"limits": own.limits.tightened(self.config.policy.limits)})
+        decoder = self.config.method.build(self._setup(own, policy, fields or {}))
+        if policy is not None and getattr(decoder, "policy", None) is not policy:
+            raise unsupported("rsd.policy", f"the method of {self.name} asks none, or brings its own")
+        return self._own.watched(decoder)
 
     def _setup(self, settings: Settings, policy: WeightingPolicy | None, fields: Mapping[str, Any]) -> Setup:
         own = self.config.setup()
@@ -153,6 +159,7 @@ class ServedModels:
         }
         self.ready = False
         """Whether all models are loaded."""
+        self._loading = asyncio.Lock()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -173,10 +180,13 @@ class ServedModels:
         return self._models[name]
 
     async def load(self) -> None:
-        """Load everything without holding the event loop up."""
-        if not self.ready:
-            await in_thread(lambda: [model.decoder({}) for model in self._models.values()])
-            self.ready = True
+        """Load everything without holding the event loop up. Who comes meanwhile waits for the same work."""
+        if self.ready:
+            return
+        async with self._loading:
+            if not self.ready:
+                await in_thread(lambda: [model.decoder({}) for model in self._models.values()])
+                self.ready = True
 
     async def aclose(self) -> None:
         """Close all models."""

@@ -50,8 +50,9 @@ def _calls(calls: Any, place: str) -> list[dict[str, Any]]:
             function = call["function"]
             arguments = function.get("arguments") or "{}"
             arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+            json.dumps(arguments, ensure_ascii=False).encode()  # half a surrogate pair may have been escaped
             read.append({**call, "function": {**function, "name": str(function["name"]), "arguments": arguments}})
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise invalid(f"{place} are no calls of functions with arguments in JSON: {error}", place) from None
     return read
 
@@ -71,7 +72,7 @@ def text_of(content: Any, place: str) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "refusal":
             texts.append(str(part.get("refusal", "")))
-        elif kind in _TEXT and isinstance(part.get("text"), str):
+        elif isinstance(kind, str) and kind in _TEXT and isinstance(part.get("text"), str):
             texts.append(part["text"])
         else:
             raise unsupported(f"{place}[{i}]", f"the models read text, and this part is {kind or part!r:.40}")

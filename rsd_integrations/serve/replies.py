@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from rsd_core.concurrency import settle
 from rsd_integrations.serve.answers import Answer, Delta
@@ -22,6 +22,14 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment, which readers of events skip."""
 JSON = "application/json"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would keep events until its buffer is full
+]
+"""Of a stream of events."""
+GONE = 499
+"""Status of requests whose client went away, as nginx has it."""
 
 
 class Form(Protocol):
@@ -63,30 +71,50 @@ class Reply(Response):
     def __init__(self, job: Job, form: Form, serving: Serving, *, stream: bool) -> None:
         super().__init__()
         self._job, self._form, self._serving, self._stream = job, form, serving, stream
-        self._started = self._gone = False
+        self._ready: list[bytes] = []
+        """Events that are not sent yet."""
+        self._news = asyncio.Event()
+        self._begun = self._started = self._done = self._gone = False
         self._sent = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI side of it."""
         self._send = send
-        watch = asyncio.ensure_future(self._watch(receive))
-        failure: ApiError | None = None
+        work, watch = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._watch(receive))
         try:
-            with self._serving.working(self._job):
-                await self._job.run(self._serving.admission, self._serving.metrics, self._tell)
-        except Exception as error:
-            failure = as_api_error(error)
+            await self._pass_on()
+            failure = await work
         finally:
-            await settle([watch])
-        if self._stream and (failure is None or self._started):
-            ending = self._form.last(self._job) if failure is None else self._form.failed(failure)
-            await self._events([*self._opening(), *ending])
-            await self._write(b"", more=False)
+            await settle([work, watch])
+        if self._stream and (failure is None or self._begun):
+            self._say(self._form.last(self._job) if failure is None else self._form.failed(failure))
+            await self._send_ready(more=False)
         elif failure is None:
             await self._finish(200, orjson.dumps(self._form.whole(self._job)))
         else:
             await self._finish(failure.status, failure.body, failure.headers)
-        scope["rsd.told"] = self._told(499 if self._gone else 200 if failure is None else failure.status)
+        scope["rsd.told"] = self._told(GONE if self._gone else 200 if failure is None else failure.status)
+
+    async def _work(self) -> ApiError | None:
+        """Decode all answers; what went wrong, if anything did."""
+        try:
+            with self._serving.working(self._job):
+                await self._job.run(self._serving.admission, self._serving.metrics, self._tell)
+        except Exception as error:
+            return as_api_error(error)
+        finally:
+            self._done = True
+            self._news.set()
+        return None
+
+    async def _pass_on(self) -> None:
+        """Send what is ready while the work goes on: a client that reads slowly holds nobody's place."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._done:  # what is ready now goes out with what ends the stream
+                return
+            await self._send_ready(more=True)
 
     def _told(self, status: int) -> dict[str, Any]:
         """What the log says of it; no text of prompts and answers is in it."""
@@ -99,34 +127,43 @@ class Reply(Response):
         }
 
     async def _tell(self, answer: Answer, delta: Delta) -> None:
-        if self._stream and not self._gone:
-            await self._events([*self._opening(), *self._form.step(answer, delta)])
+        if self._stream:
+            self._say(self._form.step(answer, delta))
 
-    def _opening(self) -> Iterable[bytes]:
-        return () if self._started else self._form.first(self._job)
+    def _say(self, events: Iterable[bytes]) -> None:
+        """Have events sent, in one piece with all others of the same turn of the event loop."""
+        if not self._begun:
+            self._begun = True
+            self._ready += self._form.first(self._job)
+        self._ready += events
+        self._news.set()
 
-    async def _events(self, events: Iterable[bytes]) -> None:
-        await self._start_stream()
-        await self._write(b"".join(events), more=True)
-
-    async def _start_stream(self) -> None:
-        if self._started:
+    async def _send_ready(self, *, more: bool) -> None:
+        body = b"".join(self._ready)
+        self._ready.clear()
+        if self._gone:
             return
-        self._started = True
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),  # nginx would keep events until its buffer is full
-        ]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def _write(self, body: bytes, *, more: bool) -> None:
         self._sent = time.monotonic()
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        if not self._started:
+            self._started = True
+            await self._send_on({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await self._send_on({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _send_on(self, message: Message) -> None:
+        """Send a message; some servers tell by an error that the client went away."""
+        try:
+            await self._send(message)
+        except OSError:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._gone = True
+        self._job.cancel.cancel()
 
     async def _finish(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        if not self._gone:
-            await Response(body, status, headers, JSON)({"type": "http"}, _nothing, self._send)
+        if self._gone:  # nobody reads it, but layers around this one take silence for a fault
+            body, status = b"", GONE
+        await Response(body, status, headers, JSON)({"type": "http"}, _nothing, self._send_on)
 
     async def _watch(self, receive: Receive) -> None:
         """Wait for the client to go away, and break the silence of a stream meanwhile."""
@@ -138,12 +175,12 @@ class Reply(Response):
                 done, _ = await asyncio.wait([receiving], timeout=max(0.01, every - quiet) if self._stream else None)
                 if done:
                     if receiving.result()["type"] == "http.disconnect":
-                        self._gone = True
-                        self._job.cancel.cancel()
+                        self._leave()
                         return
                     receiving = asyncio.ensure_future(receive())
                 elif time.monotonic() - self._sent >= every:
-                    await self._events([*self._opening(), KEEP_ALIVE])
+                    self._sent = time.monotonic()
+                    self._say([KEEP_ALIVE])
         finally:
             await settle([receiving])
 

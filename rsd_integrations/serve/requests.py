@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+import orjson
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from rsd_core import Limits, Policy
 from rsd_core.data import Data, nearest
@@ -13,6 +22,8 @@ from rsd_integrations.serve.errors import ApiError, unsupported
 
 MAX_CHOICES = 128
 """Answers that one request may ask for, as the OpenAI API has it."""
+MAX_STOPS = 64
+"""Stop strings of one request: each is looked for at every step."""
 _MIXTURE = "an answer is a mixture of two models' steps, which has no such likelihood"
 _SAMPLER = "both models sample by temperature and top_p alone"
 _HOLDS = "this server keeps nothing of a request"
@@ -20,6 +31,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "answers are text"),
     "background": ((False,), _HOLDS),
     "best_of": ((1,), "take n, or a model of this server that is a best_of_n decoder"),
+    "context_management": (([],), _HOLDS),
     "conversation": ((), _HOLDS),
     "echo": ((False,), "the prompt is not sent back"),
     "frequency_penalty": ((0,), _SAMPLER),
@@ -27,6 +39,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "functions": (([],), "they were replaced by tools"),
     "logit_bias": (({},), _SAMPLER),
     "logprobs": ((False,), _MIXTURE),
+    "max_tool_calls": ((), "no tool runs here"),
     "min_p": ((0,), _SAMPLER),
     "modalities": ((["text"],), "answers are text"),
     "prediction": ((), "drafts come from the drafter"),
@@ -48,11 +61,14 @@ IGNORED = frozenset(
 _FIELDS = ("reasoning_effort", "chat_template_kwargs", "tool_choice", "parallel_tool_calls", "response_format")
 
 
-def _from_client(policy: Any) -> Any:
+def _from_client(policy: Any, parse: ValidatorFunctionWrapHandler) -> Any:
     """A policy that names no file: the files of this machine are not the client's."""
-    if _names_file(policy):
-        raise ValueError("a request gives a policy as text or as data, and not as a file of the server")
-    return policy
+    try:
+        if _names_file(policy):
+            raise ValueError("a request gives a policy as text or as data, and not as a file of the server")
+        return parse(policy)
+    except RecursionError:
+        raise ValueError("the policy has too many rules before it") from None
 
 
 def _names_file(value: Any) -> bool:
@@ -60,13 +76,13 @@ def _names_file(value: Any) -> bool:
         return any(_names_file(part) for part in value.values())
     if isinstance(value, list):
         return any(_names_file(part) for part in value)
-    return isinstance(value, str) and value.endswith(".json")
+    return isinstance(value, str) and ".json" in value  # anywhere: `first_steps:then=FILE,n=1` names one as well
 
 
 class Own(Data):
     """What is this project's own about a request, in the field `rsd`."""
 
-    policy: Annotated[Policy | None, BeforeValidator(_from_client)] = None
+    policy: Annotated[Policy | None, WrapValidator(_from_client)] = None
     """In place of the model's policy: text such as `binary_step:0.7`, or data."""
     limits: Limits | None = None
     """Hard limits; they tighten those of the model, and never widen them."""
@@ -98,6 +114,16 @@ class Asked(BaseModel):
     chat_template_kwargs: dict[str, Any] | None = None
     rsd: Own = Own()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        """Data that can be sent on: halves of surrogate pairs and endless nesting are met here, before any model."""
+        try:
+            orjson.dumps(data, default=repr)  # of other objects than JSON's are those of requests made here
+        except TypeError as error:
+            raise ValueError(f"the body is no JSON that other programs would take: {error}") from None
+        return data
+
     @model_validator(mode="after")
     def _supported(self) -> Self:
         for name, value in (self.model_extra or {}).items():
@@ -107,7 +133,7 @@ class Asked(BaseModel):
                 known = list(type(self).model_fields)
                 near = nearest(name, [*known, *REFUSED, *IGNORED])
                 what = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
-                raise ApiError(400, f"unknown field {name!r:.80}: {what}", param=name, code="unknown_parameter")
+                raise ApiError(400, f"unknown field {name!r:.80}: {what}", param=name[:80], code="unknown_parameter")
             harmless, why = REFUSED[name]
             if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
                 raise unsupported(name, why)
@@ -127,7 +153,9 @@ class Asked(BaseModel):
 class _Choices(Asked):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: str | list[Annotated[str, Field(min_length=1)]] | None = None
+    stop: (
+        str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MAX_STOPS, fail_fast=True)] | None
+    ) = None
     stream_options: StreamOptions | None = None
 
     @property
@@ -143,9 +171,9 @@ class _Choices(Asked):
 class ChatRequest(_Choices):
     """The body of /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
@@ -180,7 +208,7 @@ class CompletionRequest(_Choices):
 class ResponsesRequest(Asked):
     """The body of /v1/responses."""
 
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     reasoning: dict[str, Any] | None = None
@@ -190,7 +218,4 @@ class ResponsesRequest(Asked):
     parallel_tool_calls: bool | None = None
     include: list[str] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-
-    @property
-    def longest(self) -> int | None:
-        return self.max_output_tokens
+    stream_options: StreamOptions | None = None

@@ -2,17 +2,21 @@
 
 The embedded family samples answers, and one node is killed when half of them are there: by `decode` of Ray Data, and by
 what `rsd batch --ray` does. Every answer is compared with that of one process. Then the throughput of two nodes with an
-actor each beside that of one actor, rounds taking turns. Both nodes are on this machine, of which two cores are needed.
+actor each beside that of one actor, rounds taking turns, and what the machine allows: processes without Ray. Both nodes
+are on this machine, of which two cores are needed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections import Counter
@@ -49,6 +53,7 @@ GOAL = 1.7
 """Times the throughput of one actor on one core."""
 WAYS = {"one actor, one core": (1, 1), "one actor, two cores": (1, 2), "two nodes, an actor and a core each": (2, 1)}
 """Actors, and the cores of each."""
+WITHOUT_RAY = {"one process without Ray, one core": 1, "two processes without Ray, a core each": 2}
 
 
 @contextmanager
@@ -58,7 +63,7 @@ def two_nodes() -> Iterator[tuple[Cluster, Any]]:
     cluster = Cluster(True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
     try:
         second = cluster.add_node(num_cpus=CPUS)
-        ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
+        ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel("ERROR")
         yield cluster, second
@@ -140,12 +145,47 @@ def throughput(prompts: list[str], rounds: int) -> dict[str, Any]:
             await rate(pool, prompts[:16])
             return await rate(pool, prompts)
 
-    each: dict[str, list[float]] = {way: [] for way in WAYS}
+    each: dict[str, list[float]] = {way: [] for way in (*WITHOUT_RAY, *WAYS)}
+    for _ in range(rounds):
+        for way, count in WITHOUT_RAY.items():
+            each[way].append(round(without_ray(prompts, count), 2))
     with two_nodes():
         for _ in range(rounds):
             for way, (count, cores) in WAYS.items():
                 each[way].append(round(wait_for(measure(count, cores)), 2))
     return {"per_second": {way: statistics.median(rates) for way, rates in each.items()}, "rounds": list(each.values())}
+
+
+PROCESS = """
+import json, sys, time
+from tests.benchmarks.ray_data import CONFIG
+prompts = json.loads(sys.stdin.readline())
+with CONFIG.build() as decoder:
+    decoder.run_many(prompts[:16])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    started = time.perf_counter()
+    decoder.run_many(prompts)
+    print(time.perf_counter() - started)
+"""
+"""What waits for its prompts and for the word to begin, and prints the seconds that it took."""
+
+
+def without_ray(prompts: list[str], count: int) -> float:
+    """Answers per second of so many processes side by side, with one core for the models of each."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", PROCESS]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes: list[Any] = [subprocess.Popen(words, env=environment, **pipes) for _ in range(count)]
+    for at, process in enumerate(processes):
+        process.stdin.write(json.dumps(prompts[at::count]) + "\n")
+        process.stdin.flush()
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return len(prompts) / max(float(process.communicate()[0]) for process in processes)
 
 
 def markdown(data: dict[str, Any]) -> str:
@@ -165,9 +205,11 @@ def markdown(data: dict[str, Any]) -> str:
     for name, told in data["killed"].items():
         figures = (told["rows"], told["twice"], told["lost"], told["different"], f"{told['seconds']:.0f}")
         lines.append(f"| {name} | {' | '.join(map(str, figures))} |")
-    lines += ["", "| throughput, starting left out | answers per second | of one actor on one core |", "|---|---|---|"]
-    one = data["per_second"]["one actor, one core"]
-    lines += [f"| {way} | {rate:.1f} | {rate / one:.2f} |" for way, rate in data["per_second"].items()]
+    lines += ["", "| throughput, starting left out | answers per second | times |", "|---|---|---|"]
+    rates = data["per_second"]
+    for ways in (WITHOUT_RAY, WAYS):
+        one = rates[next(iter(ways))]
+        lines += [f"| {way} | {rates[way]:.1f} | {rates[way] / one:.2f} |" for way in ways]
     return "\n".join(lines) + "\n"
 
 
@@ -199,8 +241,9 @@ def main() -> None:
         "killed": killed,
         **throughput(drawn[: options.rows], options.rounds),
     }
-    two, one = (data["per_second"][way] for way in ("two nodes, an actor and a core each", "one actor, one core"))
-    data |= {"times": round(two / one, 2), "goal": GOAL, "took_seconds": round(time.perf_counter() - started)}
+    rates = list(data["per_second"].values())
+    data |= {"times": round(rates[4] / rates[2], 2), "goal": GOAL, "bound": round(rates[1] / rates[0], 2)}
+    data["took_seconds"] = round(time.perf_counter() - started)
     COMMAND.write(options, data)
 
 

@@ -38,6 +38,8 @@ STEPS = 30
 """Of those the one that has a target: answers of reasoning models have some dozens of steps."""
 SOME = 100
 """Clients at once where it is about time and not about number."""
+LEAVES = 5
+"""Of so many clients one hangs up."""
 TARGETS = {"cpu_ratio": 1.5, "peak_mb": 300.0, "first_byte_ms_max": 50.0}
 """The most that each figure may be."""
 MEANS = {
@@ -51,7 +53,6 @@ MEANS = {
 def serving(**options: Any) -> Iterator[Served]:
     """A server, with nothing left of it afterwards."""
     with TemporaryDirectory() as folder, Served(File(folder), **options) as served:
-        ask(served, ["Warm"])
         yield served
 
 
@@ -108,51 +109,49 @@ def crowd(builds: Mapping[str, Build], steps: int, clients: int, rounds: int) ->
     return {"us_per_step": us_per_step, "server_over": ratios, "peak_mb": peak, "wrong": wrong}
 
 
-def first_bytes() -> dict[str, float]:
+def first_bytes(clients: int = SOME, steps: int = STEPS) -> dict[str, float]:
     """From the moment in which a step is accepted to its first byte at the client, in milliseconds."""
-    with serving(steps=STEPS, delay=0.02, places=SOME, accepted=True) as served:
-        heard = ask(served, questions(SOME))
+    with serving(steps=steps, delay=0.02, places=clients, accepted=True) as served:
+        heard = ask(served, questions(clients))
         accepted = served.accepted()
-    assert all(right(one, STEPS) for one in heard)
+    assert all(right(one, steps) for one in heard)
     took = sorted(
         (came - at) * 1000 for one in heard for came, at in zip(one.arrivals, accepted[one.question], strict=True)
     )
     return {"p50": statistics.median(took), "p99": took[int(len(took) * 0.99)], "max": took[-1], "steps": len(took)}
 
 
-def leaving(clients: int) -> dict[str, Any]:
-    """Every fifth client hangs up in the middle: what is left of them, and whether all work is charged."""
-    steps = 10
+def leaving(clients: int, steps: int = 10) -> dict[str, Any]:
+    """Some clients hang up in the middle: what is left of them, and whether all work is charged."""
     with serving(steps=steps, delay=0.2 * clients / 1000, places=clients) as served:
-        idle = served.state().tasks
-        heard = ask(served, questions(clients), leaves=5, leave_after=steps // 2)
-        settled = served.settled()
+        idle = served.tasks_at_rest()
+        heard = ask(served, questions(clients), leaves=LEAVES, leave_after=steps // 2)
+        settled, tasks = served.settled(), served.tasks_at_rest()
         state = served.state()
         charged = {
             role: served.metric("rsd_tokens_total", role=role, kind="scored" if role == "verifier" else "generated")
             for role in state.made
         }
         cancelled = served.metric("rsd_requests_total", finish_reason="cancelled")
-    stayed = [one for i, one in enumerate(heard) if i % 5]
+    stayed = [one for i, one in enumerate(heard) if i % LEAVES]
     return {
         "left": len(heard) - len(stayed),
         "cancelled": cancelled,
         "wrong": sum(not right(one, steps) for one in stayed) + sum(not begins_right(one, steps) for one in heard),
         "settled": settled,
-        "tasks_left": state.tasks - idle,
+        "tasks_left": tasks - idle,
         "made": dict(state.made),
         "charged": charged,
         "peak_mb": state.peak_mb,
     }
 
 
-def queue() -> dict[str, Any]:
+def queue(places: int = 16, waiting: int = 64, steps: int = 10) -> dict[str, Any]:
     """Four times as many requests as may wait, one after the other and faster than any is answered."""
-    places, waiting, steps = 16, 64, 10
     offered = places + 4 * waiting
     with serving(steps=steps, delay=0.1, places=places, queue=waiting, accepted=True) as served:
         heard = ask(served, questions(offered), gap=0.003)
-        began = {question: at[0] for question, at in served.accepted().items() if question != "Warm"}
+        began = {question: at[0] for question, at in served.accepted().items()}
     taken = [one for one in heard if one.status == 200]
     refused = [one for one in heard if one.status == 429]
     order = [one.question for one in taken]
@@ -168,33 +167,35 @@ def queue() -> dict[str, Any]:
     }
 
 
-def ended(sign: signal.Signals, waves: float) -> dict[str, Any]:
-    """A signal while clients are answered.
+def ended(sign: signal.Signals, waves: float, clients: int = SOME, steps: int = STEPS) -> dict[str, Any]:
+    """A signal while clients are answered, two of three at a time.
 
     Args:
         sign: Which.
         waves: When it comes: by then so many times as many answers are decoded as there are places.
+        clients: At once.
+        steps: Of each answer.
     """
-    places = SOME * 2 // 3
-    with serving(steps=STEPS, delay=0.05, places=places, queue=SOME, accepted=True) as served:
-        with Clients(served.port, questions(SOME)) as clients:
-            clients.ask()
-            while len(accepted := served.accepted()) < 2 or sum(map(len, accepted.values())) < waves * places * STEPS:
-                time.sleep(0.05)
+    places = clients * 2 // 3
+    with serving(steps=steps, delay=0.05, places=places, queue=clients, accepted=True) as served:
+        with Clients(served.port, questions(clients)) as asking:
+            asking.ask()
+            while len(accepted := served.accepted()) < 2 or sum(map(len, accepted.values())) < waves * places * steps:
+                time.sleep(0.01)
             started = time.monotonic()
             code = served.end(sign)
             seconds = time.monotonic() - started
-            heard = clients.heard()
-        steps = served.accepted()
-    decoded = [one for one in heard if len(accepted.get(one.question, ())) == STEPS]
+            heard = asking.heard()
+        in_the_end = served.accepted()
+    decoded = [one for one in heard if len(accepted.get(one.question, ())) == steps]
     return {
         "exit_code": code,
         "seconds": seconds,
-        "waiting": SOME + 1 - len(accepted),
+        "waiting": clients + 1 - len(accepted),
         "decoded": len(decoded),
-        "whole": sum(right(one, STEPS) for one in heard),
-        "wrong": sum(not begins_right(one, STEPS) for one in heard) + sum(not right(one, STEPS) for one in decoded),
-        "accepted": sum(len(steps.get(one.question, ())) for one in heard),
+        "whole": sum(right(one, steps) for one in heard),
+        "wrong": sum(not begins_right(one, steps) for one in heard) + sum(not right(one, steps) for one in decoded),
+        "accepted": sum(len(in_the_end.get(one.question, ())) for one in heard),
         "received": sum(len(one.arrivals) for one in heard),
     }
 
@@ -240,9 +241,9 @@ def page(data: Mapping[str, Any]) -> str:
     wrong = sum(part["wrong"] for part in (left, queued, term, kill, *data["crowds"].values()))
     return f"""## The server under load
 
-Made by `python -m tests.benchmarks.serve_load`, {data["date"]}, {data["machine"]}, load average {data["load"][0]:.1f}:
-`rsd serve` in a process of its own, models that play a script, and {data["clients"]:,} clients at once, each with a
-stream and a connection of its own. Answers that were not what the script says, in all of this: {wrong}.
+Made by `python -m tests.benchmarks.serve_load`, {data["date"]}, {data["machine"]}, load average
+{data["load"][0]:.1f}: `rsd serve` in a process of its own, models that play a script, and {data["clients"]:,} clients
+at once, each with a stream and a connection of its own. Answers that were not what the script says: {wrong}.
 
 | | | at most |
 |---|---|---|
@@ -257,8 +258,8 @@ steps (the connection, HTTP, the check of its fields, the log) is in it, so shor
 
 - From a step's acceptance to its first byte, {SOME} clients, {first["steps"]:,} steps: {first["p50"]:.1f} ms in the
   median, {first["p99"]:.1f} ms at the 99th percentile, {first["max"]:.1f} ms at most.
-- {left["left"]} of {data["clients"]:,} clients hang up in the middle: {left["tasks_left"]} tasks are left of them. Of the
-  tokens that models made, on the bill are {tokens}.
+- {left["left"]} of {data["clients"]:,} clients hang up in the middle: {left["tasks_left"]} tasks are left of them. Of
+  the tokens that models made, on the bill are {tokens}.
 - {queued["offered"]} requests come to {queued["places"]} places and a queue of {queued["queue"]}: {queued["taken"]} are
   answered, {"the oldest first" if queued["oldest_first"] else "not in order"}; {queued["refused"]} get status 429,
   {queued["refused_with_retry_after"]} of them with `Retry-After`.

@@ -133,8 +133,8 @@ class Clients:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        with self._process:  # closes its pipes
+            self._process.kill()
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None

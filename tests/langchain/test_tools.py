@@ -77,7 +77,7 @@ def test_a_call_that_is_no_json_is_told_as_invalid() -> None:
 def test_a_call_of_nothing_is_told_as_invalid(body: str) -> None:
     message = chat(f"<tool_call>{body}</tool_call>").bind_tools([add]).invoke("q")
     assert message.tool_calls == []
-    assert message.invalid_tool_calls[0]["args"] == f"<tool_call>{body}"
+    assert message.invalid_tool_calls[0]["args"] == f"<tool_call>{body}</tool_call>"
 
 
 @pytest.mark.parametrize("rest", ["", ', "arguments": null', ', "arguments": {}', ', "arguments": ""'])

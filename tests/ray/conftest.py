@@ -37,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
             True, head_node_args={"num_cpus": CPUS, "include_dashboard": False, "_system_config": QUICK_DEATHS}
         )
         made.add_node(num_cpus=CPUS)
-        ray.init(made.address, logging_level="ERROR", log_to_driver=False)
+        ray.init(made.address, logging_level=logging.ERROR, log_to_driver=False)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray").setLevel("ERROR")  # it logs every plan and each of its metrics, to debug itself

@@ -21,6 +21,7 @@ from rsd_core.blocking import wait_for
 from rsd_integrations.batch import Progress, as_problems, read_results, read_rows, run_journaled
 from rsd_integrations.cli.app import app
 from rsd_integrations.ray import Actors, DecoderPool, run_journaled_on_ray
+from rsd_integrations.ray import pool as pool_module
 
 SCRIPTED = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", target="scripted:target")
 SLOW = SCRIPTED.model_copy(update={"drafter": "scripted,delay=0.1:draft"})
@@ -41,7 +42,7 @@ def told(result: Result) -> Any:
 def test_a_file_begun_in_one_process_goes_on_over_a_cluster_and_back(tmp_path: Path, questions: list[str]) -> None:
     problems, out = as_problems([*questions[:12], *questions[:4]]), tmp_path / "out.jsonl"
     run_journaled(SAMPLED, problems[:4], out)
-    first = run_journaled_on_ray(SAMPLED, problems[:14], out, actors=Actors(count=2))
+    first = run_journaled_on_ray(SAMPLED, problems[:14], out, actors=Actors(count=1))
     assert (first.found, first.done) == (4, 10)
     assert run_journaled(SAMPLED, problems, out).found == 14
     assert len(read_rows(out)) == 17
@@ -74,15 +75,18 @@ def test_a_node_that_dies_costs_no_result_and_doubles_none(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_process_that_dies_is_replaced_and_one_that_dies_again_and_again_is_given_up() -> None:
+def test_a_process_that_dies_is_replaced_and_one_that_dies_again_and_again_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As actors do that run out of memory; here they are killed."""
+    monkeypatch.setattr(pool_module, "DEATHS", 2)
 
     async def asked() -> Result:
         async with DecoderPool(SLOW.model_copy(update={"drafter": "scripted,delay=2:draft"}), Actors(count=1)) as pool:
             (seat,) = pool._seats
             assert (await pool.arun("one")).answer == "10"
             request = asyncio.create_task(pool.arun("two"))
-            for _ in range(3):
+            for _ in range(2):
                 while seat.actor is None or not seat.load:  # noqa: ASYNC110 - until it is asked
                     await asyncio.sleep(0.01)
                 actor = seat.actor
@@ -91,7 +95,7 @@ def test_a_process_that_dies_is_replaced_and_one_that_dies_again_and_again_is_gi
                     await asyncio.sleep(0.01)
             return await request
 
-    with pytest.raises(RunError, match="3 actors died while they worked at it"):
+    with pytest.raises(RunError, match="2 actors died while they worked at it"):
         wait_for(asked())
 
 

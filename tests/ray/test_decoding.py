@@ -23,27 +23,33 @@ def decoded(rows: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
     return made
 
 
-def test_a_dataset_gets_what_one_process_gets_though_a_node_dies(cluster: Cluster, questions: list[str]) -> None:
-    """In its own order, no row twice and none lost, each with the result that its prompt and repeat number have."""
-    third = cluster.add_node(num_cpus=1)
-    asked = [{"prompt": text, "n": n, "repeat": n % 2} for n, text in enumerate(sorted(questions[:24] * 2))]
-    actors, columns = Actors(count=3), {"repeat_column": "repeat", "prefix": "rsd_"}
-    rows = []
-    for row in decode(
-        ray.data.from_items(asked), SAMPLED, actors=actors, rows=4, keep_order=True, **columns
-    ).iter_rows():
-        rows.append(row)
-        if len(rows) == 8:
-            cluster.remove_node(third, allow_graceful=False)
+def test_a_row_gets_what_one_process_gives_its_prompt_and_repeat_number(questions: list[str]) -> None:
+    asked: list[dict[str, Any]] = [{"prompt": text, "n": n % 2} for n, text in enumerate(sorted(questions[:12] * 2))]
     expected = SAMPLED.build().run_many([row["prompt"] for row in asked])
-    assert [row["n"] for row in rows] == list(range(48))
-    assert [row["rsd_text"] for row in rows] == [result.text for result in expected]
     assert any(first.text != second.text for first, second in zip(expected[::2], expected[1::2], strict=True))
-    for row, result in zip(rows, expected, strict=True):
+    actor = DecodeRows(SAMPLED.model_dump(mode="json"), repeat_column="n", prefix="rsd_", concurrency=8)
+    blocks = [pa.Table.from_pylist(asked[at : at + 7]) for at in (21, 0, 14, 7)]  # however they are cut, and come
+    rows = [row for block in blocks for row in actor(block).to_pylist()]
+    for row, result in zip(rows[3:10] + rows[17:] + rows[10:17] + rows[:3], expected, strict=True):
         told: Any = result.ledger.to_dict()
+        assert (row["rsd_text"], row["rsd_answer"]) == (result.text, result.answer)
+        assert row["rsd_finish_reason"] == result.finish_reason
         assert row["rsd_ledger"].keys() == told.keys()
         assert row["rsd_ledger"]["drafter"]["generated"] == told["drafter"]["generated"]
-        assert (row["rsd_answer"], row["rsd_finish_reason"]) == (result.answer, result.finish_reason)
+
+
+def test_a_node_that_dies_costs_a_dataset_no_row_and_doubles_none(cluster: Cluster) -> None:
+    third = cluster.add_node(num_cpus=1)
+    asked = [{"prompt": f"question {n}", "n": n} for n in range(200)]
+    slow = RSDConfig.parse({**SCRIPTED, "drafter": "scripted,delay=0.05:draft"})
+    dataset = decode(ray.data.from_items(asked), slow, actors=Actors(count=3, concurrency=4), rows=4, keep_order=True)
+    rows = []
+    for row in dataset.iter_rows():
+        rows.append(row)
+        if len(rows) == 60:
+            cluster.remove_node(third, allow_graceful=False)
+    assert [row["n"] for row in rows] == list(range(200))
+    assert {row["answer"] for row in rows} == {"10"}
 
 
 def test_rows_that_cannot_be_asked_have_an_error_and_harm_no_other() -> None:

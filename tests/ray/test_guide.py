@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -11,12 +12,12 @@ from tests.docs.blocks import ROOT, blocks
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_example_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_guide_runs(tmp_path: Path) -> None:
     prompts, example = blocks(ROOT / "docs" / "guides" / "ray.md")[:2]
     assert (prompts.file, example.language) == ("prompts.jsonl", "python")
     (tmp_path / "prompts.jsonl").write_text(prompts.body)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(example.body, example.page, "exec"), {})
+    body = re.sub(r'"(prompts.jsonl|answers)"', rf'"{tmp_path}/\1"', example.body)  # the nodes were started elsewhere
+    exec(compile(body, example.page, "exec"), {})
     rows = parquet.read_table(tmp_path / "answers").to_pylist()
     assert sorted(str(row["answer"]) for row in rows) == ["44", "57", "None"]
     assert [bool(row["error"]) for row in rows].count(True) == 1

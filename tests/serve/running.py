@@ -51,6 +51,7 @@ def running(
     """A server with these decoders, until the end of the block."""
     serving = Serving(config or (ServeConfig() if decoders else ServeConfig.embedded()), decoders)
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     app = wrap(create_app(keys=keys, serving=serving))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10))
     loops: list[asyncio.AbstractEventLoop] = []

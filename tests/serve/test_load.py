@@ -1,0 +1,53 @@
+"""`rsd serve` under load, in small: the same work as `tests.benchmarks.serve_load`, with bounds for a busy machine."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.benchmarks import serve_load
+from tests.benchmarks.core import ROOT, Build
+
+
+def test_a_crowd_gets_its_own_answers_with_little_memory_and_work() -> None:
+    found = serve_load.crowd({"present": Build("present", ROOT)}, steps=30, clients=100, rounds=1)
+    assert found["wrong"] == 0
+    assert found["peak_mb"] < 150
+    assert found["server_over"]["present"] < 5
+
+
+def test_a_step_is_there_soon_after_its_acceptance() -> None:
+    took = serve_load.first_bytes(clients=20, steps=8)
+    assert took["steps"] == 20 * 8
+    assert took["p50"] < 50
+
+
+def test_nothing_is_left_of_clients_that_hang_up_and_all_of_their_work_is_charged() -> None:
+    found = serve_load.leaving(clients=50)
+    assert (found["left"], found["cancelled"], found["wrong"]) == (10, 10, 0)
+    assert found["settled"]
+    assert found["tasks_left"] == 0
+    assert found["charged"] == found["made"]
+    assert all(found["made"].values())
+
+
+def test_who_finds_the_queue_full_is_told_when_to_come_back_and_the_others_are_answered_in_order() -> None:
+    found = serve_load.queue(places=4, waiting=8, steps=3)
+    assert (found["offered"], found["taken"], found["refused"]) == (36, 12, 24)
+    assert found["refused_with_retry_after"] == 24
+    assert found["wrong"] == 0
+    assert found["oldest_first"]
+
+
+def test_sigterm_lets_everybody_finish() -> None:
+    found = serve_load.ended(signal.SIGTERM, 0.5, clients=12, steps=5)
+    assert found["waiting"] == 4
+    assert found["exit_code"] == 0
+    assert (found["whole"], found["wrong"]) == (12, 0)
+
+
+def test_sigkill_loses_nothing_that_was_sent() -> None:
+    found = serve_load.ended(signal.SIGKILL, 1.2, clients=12, steps=5)
+    assert found["exit_code"] == -signal.SIGKILL
+    assert found["wrong"] == 0
+    assert 8 <= found["whole"] < 12
+    assert found["received"] >= found["accepted"] - 4  # what was accepted in the last moment, of each of four answers
