@@ -92,7 +92,9 @@ def _add_errors(app: FastAPI, serving: Serving) -> None:
         assert isinstance(error, HTTPException)
         if error.status_code == 413:
             return answer(request, too_long(serving.config.max_body))
-        return answer(request, ApiError(error.status_code, str(error.detail), headers=error.headers))
+        what = f"there is no {request.url.path!r:.100} here: the API is under /v1, as in /v1/chat/completions"
+        what = what if error.status_code == 404 else str(error.detail)
+        return answer(request, ApiError(error.status_code, what, headers=error.headers))
 
     def of_body(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -110,6 +112,7 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
     @app.get("/health", responses={503: {"description": "Not yet, or no more."}})
     async def health() -> Response:
         """Whether requests are taken: 200, or 503 while models are loaded and while the server is about to end."""
+        serving.warm_up()  # a mounted app is not told when the outer one starts
         state = "draining" if serving.admission.draining else "ok" if serving.models.ready else "loading"
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 

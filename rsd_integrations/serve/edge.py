@@ -16,6 +16,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rsd_core.control_characters import visible
 from rsd_integrations.serve.errors import ApiError, as_api_error, ending, too_long
 from rsd_integrations.serve.serving import Serving
 
@@ -23,6 +24,8 @@ logger = logging.getLogger("rsd_integrations.serve.access")
 REQUEST_ID: ContextVar[str] = ContextVar("rsd_request_id", default="-")
 """The id of the request that is being served here."""
 _ID = re.compile(rb"[\w.:-]{1,100}")
+ASKED = ("/completions", "/responses")
+"""How the routes end that take a body."""
 OPEN = frozenset({"/health", "/metrics", "/openapi.json"})
 """Routes that need no key."""
 
@@ -79,7 +82,8 @@ class Edge:
             level = logging.DEBUG if scope["path"] in OPEN else logging.INFO
             further = "".join(f", {name}={value}" for name, value in told.items() if name != "status")
             seconds = time.monotonic() - began
-            logger.log(level, "%s %s %d in %.3f s%s", scope["method"], route, status, seconds, further)
+            shown = visible(scope["path"])[:100] if route == "other" else route
+            logger.log(level, "%s %s %d in %.3f s%s", scope["method"], shown, status, seconds, further)
             REQUEST_ID.reset(token)
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
@@ -103,8 +107,10 @@ class Edge:
         if length.isdigit() and int(length) > most:
             raise too_long(most)
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != b"application/json":
-            raise ApiError(415, "the body is to be JSON: content-type: application/json", code="unsupported_media_type")
+        if scope["method"] == "POST" and scope["path"].endswith(ASKED) and kind != b"application/json":
+            raise ApiError(
+                415, "send JSON, with the header content-type: application/json", code="unsupported_media_type"
+            )
 
     def _bounded(self, receive: Receive) -> Receive:
         """A channel that ends a body which is too long."""

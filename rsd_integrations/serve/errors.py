@@ -112,6 +112,8 @@ def of_validation(findings: Sequence[Mapping[str, Any]]) -> ApiError:
     """The findings of pydantic about a body, the first one's field as `param`."""
     told = []
     for item in findings:
+        if item["type"] == "json_invalid":
+            return invalid(f"the body is no JSON: {item.get('ctx', {}).get('error')} at character {item['loc'][-1]}")
         place = ".".join(str(part) for part in item["loc"] if part != "body")
         told.append(f"{place + ': ' if place else ''}{item['msg'].removeprefix('Value error, ')}")
     first = [part for part in findings[0]["loc"] if part != "body"]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from rsd_core import Decoder
+from rsd_core import Decoder, RSDError
+from rsd_core.data import masked
 from rsd_integrations.serve.admission import Admission
 from rsd_integrations.serve.config import ServeConfig
 from rsd_integrations.serve.jobs import Job
 from rsd_integrations.serve.metrics import Metrics
 from rsd_integrations.serve.models import ServedModels
+
+logger = logging.getLogger(__name__)
 
 
 class Serving:
@@ -31,6 +35,18 @@ class Serving:
         self.admission = Admission(config.concurrency, config.queue)
         self.metrics = Metrics(self.admission)
         self._jobs: dict[int, Job] = {}
+        self._warming: asyncio.Task[None] | None = None
+
+    def warm_up(self) -> None:
+        """Begin to load the models, unless that was begun; to be called on the server's event loop."""
+        if self._warming is None and not self.models.ready:
+            self._warming = asyncio.ensure_future(self._load())
+
+    async def _load(self) -> None:
+        try:
+            await self.models.load()
+        except RSDError as error:  # whoever asks is told so
+            logger.error("the models cannot be loaded: %s", masked(str(error)))
 
     @contextmanager
     def working(self, job: Job) -> Iterator[None]:
@@ -48,6 +64,7 @@ class Serving:
         """
         if not self.admission.draining:
             self.admission.draining = True
+            logger.info("draining: %d answers are decoded, %d wait", self.admission.in_flight, self.admission.waiting)
             asyncio.get_running_loop().call_later(self.config.drain, self._end)
 
     def _end(self) -> None:

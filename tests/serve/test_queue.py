@@ -229,6 +229,25 @@ def test_the_app_can_be_mounted_in_another_one() -> None:
         assert server.client.get("/models/rsd/v1/models", headers={"authorization": ""}).status_code == 401
 
 
+def test_a_mounted_app_becomes_well_by_being_asked_for_its_health() -> None:
+    def wrap(app: Any) -> FastAPI:
+        outer = FastAPI()
+        outer.mount("/rsd", app)
+        return outer
+
+    with running(decoders={"rsd": scripted()}, wrap=wrap) as server:
+        server.client.get("/rsd/health")
+        wait_until(lambda: server.client.get("/rsd/health").json() == {"status": "ok"})
+
+
+def test_a_wrong_route_is_told_where_the_right_ones_are() -> None:
+    with running(decoders={"rsd": scripted()}) as server:
+        for route in ("/chat/completions", "/v2/chat/completions", "/v1/embeddings"):
+            response = server.client.post(route, json={})
+            assert response.status_code == 404
+            assert "the API is under /v1" in response.json()["error"]["message"]
+
+
 def test_the_metrics_are_the_sums_of_the_ledgers() -> None:
     drafts = lambda path, dice: dice.choice(["a b\n\n", "c\n\n"]) if path.depth < 4 else "end"  # noqa: E731
     decoder = scripted(drafts, lambda _, step: 0.1 if "c" in step.text else 0.9, drafts, temperature=0.5)
