@@ -33,8 +33,9 @@ def doctor(
 ) -> None:
     """Try servers and GGUF files out before a run: refused fields, thoughts, ends of steps, libraries, memory.
 
-    With `--config`, all roles of a configuration, each with a verdict and, where a better one was found, the spec to
-    use. Models are tried out side by side, each once. The exit code is 1 where something that is needed does not work.
+    With `--config`, all roles of a configuration, or of each model of a file for `rsd serve`, get a verdict and, where a
+    better one was found, the spec to use. Models are tried out side by side, each once. The exit code is 1 where something
+    that is needed does not work.
 
     Example: `rsd doctor openai:draft@http://127.0.0.1:8000/v1 pooling:prm@http://127.0.0.1:8002/v1`
     """
@@ -43,7 +44,7 @@ def doctor(
     if config is None:
         works = _examine_specs(specs or [], as_json)
     else:
-        works = _examine_roles(read_mapping(config, "--config"), f"--config {config}", as_json)
+        works = _examine_file(read_mapping(config, "--config"), f"--config {config}", as_json)
     if not works:
         raise typer.Exit(1)
 
@@ -59,24 +60,40 @@ def _examine_specs(specs: Sequence[str], as_json: bool) -> bool:
     return not any(found.faults for found in examined.values())
 
 
-def _examine_roles(data: dict[str, object], source: str, as_json: bool) -> bool:
+def _examine_file(data: dict[str, object], source: str, as_json: bool) -> bool:
+    """Examine a configuration, or each of those that a file for `rsd serve` holds by name."""
+    served = data.get("models")
+    if not isinstance(served, dict):
+        works, told = _examine_roles(data, source, as_json)
+    else:
+        works, told = True, {}
+        for name, own in served.items():
+            if not as_json:
+                print(f"\n{visible(str(name))}")
+            fine, told[name] = _examine_roles(own or {}, f"{source}: models.{name}", as_json)
+            works = works and fine
+    if as_json:
+        _print_json(told)
+    return works
+
+
+def _examine_roles(data: dict[str, object], source: str, as_json: bool) -> tuple[bool, dict[str, object]]:
     config = configured(data, *[None] * 6, source=source)
     roles = roles_of(config)
     examined = wait_for(examine(list(dict.fromkeys(roles.values()))))
     found = verdicts(config, examined)
     changes = to_paste(found)
-    if as_json:
-        models = {
-            masked(model): {"where": one.where, "findings": [asdict(finding) for finding in one.findings]}
-            for model, one in examined.items()
-        }
-        _print_json({"roles": [asdict(one) for one in found], "changes": changes, "models": models})
-    else:
+    models = {
+        masked(model): {"where": one.where, "findings": [asdict(finding) for finding in one.findings]}
+        for model, one in examined.items()
+    }
+    if not as_json:
         for one in {id(one): one for one in examined.values()}.values():  # models that were asked the same are one
             own = [model for model in examined if examined[model] is one]
             _show(own[0], one, [role for role, spec in roles.items() if set(own) & set(models_of(spec))])
         _show_verdicts(found, changes)
-    return all(one.ok for one in found)
+    told: dict[str, object] = {"roles": [asdict(one) for one in found], "changes": changes, "models": models}
+    return all(one.ok for one in found), told
 
 
 def _print_json(data: object) -> None:

@@ -153,6 +153,13 @@ def test_only_what_the_method_needs_is_tried(vllm: Habits, tmp_path: Path) -> No
     assert list(by_role(data)) == ["target"]
 
 
+def test_all_models_of_a_file_for_the_server_are_examined(vllm: Habits, tmp_path: Path) -> None:
+    works = {"target": f"openai,tokenizer={TOKENIZER}:draft@{vllm.url}", "method": "target"}
+    broken = {"target": "openai,retries=0:m@http://127.0.0.1:9", "method": "target"}
+    data = doctor(written(tmp_path, models={"a": works, "b": broken}))
+    assert {name: [one["ok"] for one in told["roles"]] for name, told in data.items()} == {"a": [True], "b": [False]}
+
+
 def test_files_and_models_of_this_process_are_told_as_such(tmp_path: Path) -> None:
     file = embedded("draft")
     config = written(
