@@ -33,9 +33,9 @@ def doctor(
 ) -> None:
     """Try servers and GGUF files out before a run: refused fields, thoughts, ends of steps, libraries, memory.
 
-    With `--config`, all roles of a configuration, or of each model of a file for `rsd serve`, get a verdict and, where a
-    better one was found, the spec to use. Models are tried out side by side, each once. The exit code is 1 where something
-    that is needed does not work.
+    With `--config`, all roles of a configuration, or of each model of a file for `rsd serve`, get a verdict and, where
+    a better one was found, the spec to use. Models are tried out side by side, each once. The exit code is 1 where
+    something that is needed does not work.
 
     Example: `rsd doctor openai:draft@http://127.0.0.1:8000/v1 pooling:prm@http://127.0.0.1:8002/v1`
     """
