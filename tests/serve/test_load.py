@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 
+from rsd_integrations.serve import ServeConfig
 from tests.benchmarks import serve_load
 from tests.benchmarks.core import ROOT, Build
+from tests.serve.running import running, scripted, wait_until
 
 
 def test_a_crowd_gets_its_own_answers_with_little_memory_and_work() -> None:
@@ -51,3 +55,17 @@ def test_sigkill_loses_nothing_that_was_sent() -> None:
     assert found["wrong"] == 0
     assert 8 <= found["whole"] < 12
     assert found["received"] >= found["accepted"] - 4  # what was accepted in the last moment, of each of four answers
+
+
+def test_a_client_that_does_not_read_holds_nobodys_place() -> None:
+    long = [f"{i % 10}{'x' * 1_000_000}{i}\n\n" for i in range(20)]
+    decoders = {"long": scripted(long, [0.9] * 20, max_steps=20), "rsd": scripted()}
+    with running(ServeConfig(concurrency=1, queue=1), decoders) as server, socket.socket() as idle:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idle.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        body = json.dumps({"model": "long", "messages": [{"role": "user", "content": "Go on"}], "stream": True})
+        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        idle.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+        wait_until(lambda: server.metric("rsd_requests_total", model="long") == 1)
+        assert server.chat().json()["choices"][0]["finish_reason"] == "stop"
+        assert idle.recv(12) == b"HTTP/1.1 200"
