@@ -145,12 +145,13 @@ class DecoderPool:
                 raise
             except RayError as error:
                 deaths += 1
-                logger.warning("an actor died with a request in flight: %s", error)
-                if seat.actor is actor:
+                if seat.actor is actor:  # the first request that hears of it
+                    logger.warning("an actor died; its %d requests are asked again: %s", seat.load, _in_a_line(error))
                     seat.actor = None
                     seat.lost.set()
                 if deaths == DEATHS:
-                    raise RunError(f"{deaths} actors died while they worked at it, the last time: {error}") from error
+                    message = f"{deaths} actors died while they worked at it, the last time: {_in_a_line(error)}"
+                    raise RunError(message) from error
             finally:
                 async with self._changed:
                     seat.load -= 1
@@ -183,9 +184,9 @@ class DecoderPool:
                 wrong = await self._loaded(actor)
             except RayError as error:
                 deaths += 1
-                logger.warning("an actor died while it loaded its models: %s", error)
+                logger.warning("an actor died while it loaded its models: %s", _in_a_line(error))
                 if deaths == DEATHS:
-                    wrong = f"{deaths} actors died while they loaded their models, the last time: {error}"
+                    wrong = f"{deaths} actors died while they loaded their models, the last time: {_in_a_line(error)}"
                 else:
                     await asyncio.sleep(1.0)
                     continue
@@ -234,6 +235,11 @@ async def _dismiss(actor: Any) -> None:
     with suppress(RayError, TimeoutError):
         await asyncio.wait_for(_awaited(actor.close.remote()), FAREWELL)
     ray.kill(actor)
+
+
+def _in_a_line(error: Exception) -> str:
+    """What Ray says of a death: several lines, and where its node died the end of that one's log."""
+    return " ".join(str(error).split())[:400]
 
 
 def _read(reply: dict[str, Any], prompt: Prompt) -> Result:
