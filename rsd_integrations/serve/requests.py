@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import (
@@ -102,8 +102,6 @@ class Asked(BaseModel):
     """What all routes take."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
-    taken: ClassVar[tuple[str, ...]] = ()
-    """Further fields that pass unread."""
 
     model: str
     temperature: Annotated[float, Field(ge=0, le=5)] | None = None
