@@ -205,11 +205,17 @@ def markdown(data: dict[str, Any]) -> str:
     for name, told in data["killed"].items():
         figures = (told["rows"], told["twice"], told["lost"], told["different"], f"{told['seconds']:.0f}")
         lines.append(f"| {name} | {' | '.join(map(str, figures))} |")
-    lines += ["", "| throughput, starting left out | answers per second | times |", "|---|---|---|"]
-    rates = data["per_second"]
+    lines += [
+        "",
+        "| throughput, starting left out | answers per second, median | least–most of the rounds | times |",
+        "|---|---|---|---|",
+    ]
+    rates, rounds = data["per_second"], dict(zip(data["per_second"], data["rounds"], strict=True))
     for ways in (WITHOUT_RAY, WAYS):
         one = rates[next(iter(ways))]
-        lines += [f"| {way} | {rates[way]:.1f} | {rates[way] / one:.2f} |" for way in ways]
+        for way in ways:
+            spread = f"{min(rounds[way]):.1f}–{max(rounds[way]):.1f}"
+            lines.append(f"| {way} | {rates[way]:.1f} | {spread} | {rates[way] / one:.2f} |")
     return "\n".join(lines) + "\n"
 
 
