@@ -231,8 +231,8 @@ def page(data: Mapping[str, Any]) -> str:
         for name, most in TARGETS.items()
     )
     rows = "\n".join(
-        f"| {steps} | {found['us_per_step']['base']:.0f} | {found['us_per_step']['present']:.0f} "
-        f"| {found['us_per_step']['server']:.0f} | {found['server_over']['base']:.2f} | {found['peak_mb']:.0f} |"
+        f"| {steps} | {(us := found['us_per_step'])['base']:.0f} | {us['present']:.0f} | {us['server']:.0f} "
+        f"| {us['server'] - us['present']:.0f} | {found['server_over']['base']:.2f} | {found['peak_mb']:.0f} |"
         for steps, found in data["crowds"].items()
     )
     tokens = ", ".join(
@@ -249,11 +249,12 @@ at once, each with a stream and a connection of its own. Answers that were not w
 |---|---|---|
 {goals}
 
-CPU time of a step in µs, medians of {data["rounds"]} rounds; models answer at once. What a request takes beside its
-steps (the connection, HTTP, the check of its fields, the log) is in it, so short answers are dearer by step.
+CPU time of a step in µs, medians of {data["rounds"]} rounds; models answer at once, and what they take to play their
+scripts is in all of it, in {BASE} the more the longer the answer. What a request takes beside its steps (the
+connection, HTTP, the check of its fields, the log) is in it as well, so short answers are dearer by step.
 
-| steps of an answer | bare `arun_many`, {BASE} | the same, this build | through the server | over {BASE} | peak MB |
-|---|---|---|---|---|---|
+| steps | bare `arun_many`, {BASE} | the same, this build | through the server | added by it | over {BASE} | peak MB |
+|---|---|---|---|---|---|---|
 {rows}
 
 - From a step's acceptance to its first byte, {SOME} clients, {first["steps"]:,} steps: {first["p50"]:.1f} ms in the
