@@ -35,22 +35,22 @@ def test_nothing_is_left_of_clients_that_hang_up_and_all_of_their_work_is_charge
 
 
 def test_who_finds_the_queue_full_is_told_when_to_come_back_and_the_others_are_answered_in_order() -> None:
-    found = serve_load.queue(places=4, waiting=8, steps=3)
-    assert (found["offered"], found["taken"], found["refused"]) == (36, 12, 24)
-    assert found["refused_with_retry_after"] == 24
+    found = serve_load.queue(places=4, waiting=4, steps=3)
+    assert (found["offered"], found["taken"], found["refused"]) == (20, 8, 12)
+    assert found["refused_with_retry_after"] == 12
     assert found["wrong"] == 0
     assert found["oldest_first"]
 
 
 def test_sigterm_lets_everybody_finish() -> None:
-    found = serve_load.ended(signal.SIGTERM, 0.5, clients=12, steps=5)
+    found = serve_load.ended(signal.SIGTERM, 0.5, clients=12, steps=4)
     assert found["waiting"] == 4
     assert found["exit_code"] == 0
     assert (found["whole"], found["wrong"]) == (12, 0)
 
 
 def test_sigkill_loses_nothing_that_was_sent() -> None:
-    found = serve_load.ended(signal.SIGKILL, 1.2, clients=12, steps=5)
+    found = serve_load.ended(signal.SIGKILL, 1.2, clients=12, steps=4)
     assert found["exit_code"] == -signal.SIGKILL
     assert found["wrong"] == 0
     assert 8 <= found["whole"] < 12
