@@ -172,7 +172,7 @@ def test_steps_are_sent_as_they_are_accepted() -> None:
         with server.client.stream("POST", "/v1/chat/completions", json=body) as response:
             arrivals = [time.monotonic() for line in response.iter_lines() if '"content"' in line]
     assert len(arrivals) == 3
-    assert all(later - sooner > 0.15 for sooner, later in itertools.pairwise(arrivals))
+    assert all(later - sooner > 0.05 for sooner, later in itertools.pairwise(arrivals))
 
 
 def test_who_is_drained_gets_what_is_written_and_nobody_new_comes_in() -> None:
