@@ -139,7 +139,10 @@ class LangChainRole(Model):
 def binds_tools(model: Runnable[Any, Any]) -> bool:
     """Whether tools can be bound to a model."""
     own = getattr(type(model), "bind_tools", None)
-    return hasattr(model, "bind_tools") and own is not BaseChatModel.bind_tools
+    try:
+        return hasattr(model, "bind_tools") and own is not BaseChatModel.bind_tools
+    except NameError:  # models with fallbacks look at annotations, and those of BaseChatModel's own name no real type
+        return False
 
 
 def _is_called_blocking(model: Runnable[Any, Any]) -> bool:

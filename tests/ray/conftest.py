@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 
 import pytest
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
