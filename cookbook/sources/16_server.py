@@ -134,3 +134,11 @@ client.close()
 server.terminate()
 print("exit code", server.wait(), "after", server.stderr.read().count("POST /v1/chat/completions 200"), "answers")
 server.stderr.close()
+
+# %% [markdown]
+# ## What next
+#
+# - The guide *RSD behind a URL*: all fields and routes, keys, load, containers, Kubernetes, and the app for programs of
+#   your own.
+# - The guide *Over many machines: Ray*: replicas of this server that come and go, and a million prompts without one.
+# - Notebook 13, *Limits and faults*: what `finish_reason` and `degradations` in `rsd` say.

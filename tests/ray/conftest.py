@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
@@ -23,6 +22,8 @@ with warnings.catch_warnings():  # Ray 2.60 declares its own data as pydantic 2 
     from ray.cluster_utils import Cluster
 
 from rsd_integrations.embedded.task import problems
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 
 CPUS = 4
 """Logical ones, of each node; how many cores there really are is nothing to Ray."""

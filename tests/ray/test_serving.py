@@ -78,9 +78,12 @@ def url(cluster: Cluster, tmp_path: Path) -> Any:
             except httpx.TransportError:
                 pass
             time.sleep(0.2)
-        yield own
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        try:
+            yield own
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
 
 
 def test_the_small_recipe_answers_as_the_decoder_does(url: str, questions: list[str]) -> None:
