@@ -314,15 +314,15 @@ def test_a_missing_llamacpp_is_named_with_its_pip_line(bare: Path) -> None:
 
 
 def test_gguf_models_import_quickly_and_without_torch(laptop: Path) -> None:
-    # Processor time, which a busy machine hardly stretches, in that of the core, since processors differ.
+    # Processor time, which a busy machine hardly stretches, in that of what it is built on, since processors differ.
     code = (
-        "import time, sys; t = time.process_time(); import rsd_core; core = time.process_time() - t;"
+        "import time, sys; t = time.process_time(); import rsd_core, numpy; base = time.process_time() - t;"
         "import rsd_integrations.llamacpp;"
-        "print((time.process_time() - t - core) / core, 'torch' in sys.modules)"
+        "print((time.process_time() - t - base) / base, 'torch' in sys.modules)"
     )
     measured = [python(laptop, code).split() for _ in range(5)]
     assert {loaded for _, loaded in measured} == {"False"}
-    assert min(float(ratio) for ratio, _ in measured) < 1.0
+    assert min(float(ratio) for ratio, _ in measured) < 0.8
 
 
 def test_the_core_imports_quickly(bare: Path) -> None:
