@@ -47,7 +47,8 @@ class TakesFields(Generator):
             ConfigurationError: The model takes no such field, or not this value of it.
         """
         given = checked_fields(fields)
-        return self._copies(json.dumps(given, sort_keys=True)) if given else self
+        # What is inside keeps its order: properties are written in that of the schema.
+        return self._copies(json.dumps(dict(sorted(given.items())))) if given else self
 
     @abstractmethod
     def _with(self, fields: dict[str, Any]) -> Self:
@@ -82,6 +83,27 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{', '.join(given)}: a value is no JSON: {error}") from error
     return given
+
+
+def schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The JSON Schema that a `response_format` asks for; None where it asks for text.
+
+    Raises:
+        ConfigurationError: It is none of the three forms, or its schema is no object.
+    """
+    kind = response_format.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    named = response_format.get("json_schema")
+    schema = named.get("schema") if isinstance(named, Mapping) else None
+    if kind != "json_schema" or not isinstance(schema, Mapping):
+        raise ConfigurationError(
+            'response_format takes {"type": "text"}, {"type": "json_object"}, or {"type": "json_schema", "json_schema": '
+            f'{{"name": …, "schema": {{…}}}}}} (got {response_format!r:.80})'
+        )
+    return schema
 
 
 def refuse(model: Model, fields: Mapping[str, Any], why: str) -> None:
