@@ -100,8 +100,8 @@ def schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
     schema = named.get("schema") if isinstance(named, Mapping) else None
     if kind != "json_schema" or not isinstance(schema, Mapping):
         raise ConfigurationError(
-            'response_format takes {"type": "text"}, {"type": "json_object"}, or {"type": "json_schema", "json_schema": '
-            f'{{"name": …, "schema": {{…}}}}}} (got {response_format!r:.80})'
+            'response_format takes {"type": "text"}, {"type": "json_object"}, or {"type": "json_schema", '
+            f'"json_schema": {{"name": …, "schema": {{…}}}}}} (got {response_format!r:.80})'
         )
     return schema
 

@@ -21,6 +21,10 @@ _APPLICATORS = frozenset(
     | {"additionalProperties", "unevaluatedProperties"}
 )
 """Keywords beside `properties` by which an object may have others than those."""
+_DATA = frozenset({"const", "enum", "default", "examples"})
+_VALUES = frozenset({"const", "enum", "$ref"})
+_LEAST, _MOST = frozenset({"minimum", "exclusiveMinimum"}), frozenset({"maximum", "exclusiveMaximum"})
+LARGEST = 2**53 - 1
 _tokenizers: dict[tuple[str, int, frozenset[int]], LLTokenizer] = {}
 
 
@@ -89,7 +93,7 @@ def grammar_of(schema: Mapping[str, Any], vocabulary: Vocabulary, eos_ids: froze
         raise MissingDependency("llguidance", "huggingface", "JSON by a schema") from error
     if not eos_ids:
         raise ConfigurationError(f"{name} cannot write JSON by a schema: no token ends its answers")
-    text = json.dumps(closed(schema))
+    text = json.dumps(tightened(schema))
     matcher = LLMatcher(
         _tokenizer(vocabulary, eos_ids),
         LLMatcher.grammar_from_json_schema(text, overrides=AS_DUMPED),  # type: ignore[arg-type]
@@ -97,36 +101,42 @@ def grammar_of(schema: Mapping[str, Any], vocabulary: Vocabulary, eos_ids: froze
     )
     if matcher.is_error():
         raise ConfigurationError(
-            f"{name} cannot write JSON by this schema: {matcher.get_error().strip()}. Leave that out, and check it when "
-            f"the answer is there. The schema: {text:.200}"
+            f"{name} cannot write JSON by this schema: {matcher.get_error().strip()}. Leave that out, and check it "
+            f"when the answer is there. The schema: {text:.200}"
         )
     return Grammar(matcher)
 
 
-def closed(schema: Mapping[str, Any]) -> Any:
-    """The schema with objects that have the properties it names and no others, where nothing else is said of them.
+def tightened(schema: Mapping[str, Any]) -> Any:
+    """The schema without what it allows and nobody means, and small models would write on and on.
 
-    A schema allows any others by default, which nobody means and small models would write.
+    Objects have the properties that it names and no others, where nothing else is said of them, and whole numbers are
+    such that all programs read them alike (RFC 8259, section 6). What fits this fits the schema.
     """
-    return dict(schema) if "allOf" in _keywords(schema) else _closed(schema)
+    return dict(schema) if "allOf" in _keywords(schema) else _tightened(schema)
 
 
-def _closed(node: Any) -> Any:
+def _tightened(node: Any) -> Any:
     if isinstance(node, list):
-        return [_closed(part) for part in node]
+        return [_tightened(part) for part in node]
     if not isinstance(node, Mapping):
         return node
     named, own = node.get("properties"), dict(node)
+    if node.get("type") == "integer" and not node.keys() & _VALUES:
+        least, most = (node.keys() & bounds for bounds in (_LEAST, _MOST))
+        if not most and all(node[name] < LARGEST for name in least):
+            own["maximum"] = LARGEST
+        if not least and all(node[name] > -LARGEST for name in most):
+            own["minimum"] = -LARGEST
+        return own
     if isinstance(named, Mapping):
         if _APPLICATORS & node.keys():
             return own  # what is said of it elsewhere may ask for more properties
-        own["properties"] = {name: _closed(part) for name, part in named.items()}
+        own["properties"] = {name: _tightened(part) for name, part in named.items()}
         if set(node.get("required", ())) <= set(named):
             own["additionalProperties"] = False
         return own
-    return {
-        name: part if name in ("const", "enum", "default", "examples") else _closed(part) for name, part in own.items()
-    }
+    return {name: part if name in _DATA else _tightened(part) for name, part in own.items()}
 
 
 def _keywords(node: Any) -> set[str]:
