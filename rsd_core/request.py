@@ -118,7 +118,8 @@ class Request:
         pieces = progress.part.pieces
         if self.reasons and step.text:
             pieces = self._as_thought(pieces or (("answer", step.text),))
-        record = StepRecord(step.text, author, reward, drafted, discarded, step.size, step.native, pieces=pieces)
+        native = None if self._asked else step.native  # JSON is all that is asked for
+        record = StepRecord(step.text, author, reward, drafted, discarded, step.size, native, pieces=pieces)
         self.progress, self.path, self.finish = progress, progress.path, progress.finish
         self.attempt, self.undecided, self.entropy = 0, (), None
         if not step.text:

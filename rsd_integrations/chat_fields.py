@@ -40,6 +40,9 @@ class TakesFields(Generator):
     the same copy.
     """
 
+    writes_json = False
+    """Whether it is known to write JSON by a schema, as `response_format` asks."""
+
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
         """The same model, for requests with these fields; one that is None is not there.
 

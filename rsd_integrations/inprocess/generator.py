@@ -47,6 +47,7 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
     numbers of each step's own; a checkpoint's own sampling defaults are not used.
     """
 
+    writes_json = True
     grammar: Grammar | None = None
     """What it may write, where a request asks for JSON by a schema."""
 

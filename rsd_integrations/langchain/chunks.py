@@ -12,6 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from rsd_core import Event, Finished, Markers, StepFinished, TextStream
 from rsd_core.stopping import stops_at
+from rsd_integrations.answer_forms import AnswerForm
 from rsd_integrations.langchain.thoughts import told_apart
 from rsd_integrations.langchain.tools import ToolCallStream
 from rsd_integrations.langchain.trace import metadata, step_data, usage
@@ -28,6 +29,7 @@ class MessageChunks:
         model_name: Goes with the last chunk.
         stop: Strings that end the answer.
         tools: Whether the text may hold tool calls.
+        form: The form of the answer, where it has one.
         rejected: Whether to tell the texts of rejected drafts in the metadata.
         markers: Those of thoughts that models write into their text, where the settings name them.
     """
@@ -38,6 +40,7 @@ class MessageChunks:
         stop: Sequence[str] = (),
         *,
         tools: bool = False,
+        form: AnswerForm | None = None,
         rejected: bool = False,
         markers: Markers | None = None,
     ) -> None:
@@ -46,7 +49,8 @@ class MessageChunks:
         self._stop = stop
         self._markers = markers
         self._text = TextStream(stop)
-        self._calls = ToolCallStream() if tools else None
+        calls = None if form is None else form.stream()
+        self._calls = ToolCallStream(calls) if calls or (tools and form is None) else None
         self._native: AIMessage | None = None
         self._steps = 0
 

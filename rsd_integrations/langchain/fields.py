@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from rsd_core import ConfigurationError, Decoder, Method, Policy, Settings, Setup, Verifier, parse_policy
+from rsd_core import ConfigurationError, Decoder, Generator, Method, Policy, Settings, Setup, Verifier, parse_policy
 from rsd_core.blocking import in_thread
 from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
@@ -216,7 +216,8 @@ class RSDFields(BaseModel):
         """The decoder; models named by spec are loaded on first use.
 
         Args:
-            inner: `options`, `tools` and such for LangChain models in the roles, see `LangChainGenerator.using`.
+            inner: `fields` of the request, see `Generator.with_fields`; `options`, `tools` and such for LangChain
+                models in the roles, see `LangChainGenerator.using`.
         """
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
@@ -282,6 +283,10 @@ class RSDFields(BaseModel):
         model = self.loaded.get(model)
         if isinstance(model, LangChainRole) and self.trace_inner:
             model = model.using(trace_inner=True)
+        inner = dict(inner)
+        fields = inner.pop("fields", None)
+        if fields and isinstance(model, Generator):
+            model = model.with_fields(fields)
         if isinstance(model, LangChainGenerator):
             set_here = [field for field in SENDS if getattr(self, field) is not None]
             return model.using(sends=(*model.sends, *set_here), **inner)

@@ -14,10 +14,13 @@ class ToolCallStream:
     """Splits a text that comes piece by piece into content and tool calls.
 
     A call that is no JSON or names no tool has its whole text as arguments, for LangChain's `invalid_tool_calls`.
+
+    Args:
+        stream: What finds the calls; by default they are marked in the text.
     """
 
-    def __init__(self) -> None:
-        self._stream = tool_calls.ToolCallStream()
+    def __init__(self, stream: tool_calls.ToolCallStream | None = None) -> None:
+        self._stream = stream or tool_calls.ToolCallStream()
         self._next = _FIRST
 
     @property
