@@ -43,7 +43,11 @@ class AnswerForm:
         Raises:
             ConfigurationError: Its models cannot.
         """
-        return StructuredDecoder(decoder, self.schema, name=self.name, ask=self.ask)
+        try:
+            return StructuredDecoder(decoder, self.schema, name=self.name, ask=self.ask)
+        except ConfigurationError as error:
+            what = "structured output" if self.answers else "a forced call of a tool"
+            raise ConfigurationError(f"{what} cannot be honoured: {error}") from error
 
     def stream(self) -> ToolCallStream | None:
         """What reads calls out of the JSON; None where there are none, and the JSON is the answer."""

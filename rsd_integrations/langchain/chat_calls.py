@@ -52,7 +52,7 @@ class RSDMessages(RSDFields):
 
         Args:
             schema: A Pydantic class, a `TypedDict`, or a JSON Schema, as LangChain takes them.
-            method: As of the inner models' in turns. In steps all three write JSON; `json_mode` any object.
+            method: As of the inner models' in turns. In steps all three write by the schema.
             include_raw: Give `raw`, `parsed` and `parsing_error`, as LangChain does.
             strict: As of the inner models' in turns. In steps every answer keeps to the schema.
             **kwargs: For the inner models' in turns.
@@ -107,10 +107,14 @@ class _Call:
             self.inner = {"options": kwargs | stop_option, "tools": self.tools}
         else:
             text_only(messages)
-            fields = {name: kwargs.pop(name) for name in TURN_FIELDS if kwargs.get(name) is not None}
+            fields = {name: value for name in TURN_FIELDS if (value := kwargs.pop(name, None)) is not None}
             if self.granularity == "step":
                 self.form = form_of([convert_to_openai_tool(tool) for tool in self.tools], **fields)
                 kwargs.pop("strict", None)  # as calls and answers are that have a form
+            elif fields and not self.model.writers():
+                raise ValueError(
+                    f"RSD takes no {sorted(fields)} with a ready decoder in turns, whose models are as they are"
+                )
             else:
                 self.inner = {"fields": fields}
             if fields.get("tool_choice") == "none":

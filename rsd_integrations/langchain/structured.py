@@ -66,7 +66,7 @@ def structured(
 
 
 def _response_format(schema: Any, method: str | None) -> dict[str, Any]:
-    if method == "json_mode":
+    if schema is None and method == "json_mode":
         return {"type": "json_object"}
     if schema is None:
         raise ValueError(
