@@ -69,15 +69,15 @@ class RuleWriter(TakesFields, Drafter, Target):
         calls = {
             one["properties"]["name"]["const"]: one for one in options if "const" in one["properties"].get("name", {})
         }
+        answered = path.prompt[-3:-2] and path.prompt[-3].role == "tool"  # before the reasoning
         if not calls:
             value: Any = arguments_for(self.schema, question)
-        elif len(calls) < len(options) and (asked := path.prompt[-3:-2]) and asked[0].role == "tool":
+        elif answered and len(calls) < len(options):
             value = {"answer": arguments_for(options[-1]["properties"]["answer"], question)}
         else:
             named = choose([{"name": name} for name in calls], "any", question, answered=False)
-            assert named is not None
-            arguments = calls[named["name"]]["properties"]["arguments"]
-            value = {"name": named["name"], "arguments": arguments_for(arguments, question)}
+            name = list(calls)[-1] if answered or named is None else named["name"]
+            value = {"name": name, "arguments": arguments_for(calls[name]["properties"]["arguments"], question)}
         return json.dumps(value, ensure_ascii=False) + self._mistake(question)
 
     def _mistake(self, text: str) -> str:
