@@ -18,7 +18,8 @@ from rsd_core.interfaces import Generator
 TEMPLATE, EFFORT = "chat_template_kwargs", "reasoning_effort"
 TOOL_FIELDS = ("tool_choice", "parallel_tool_calls")
 """How tools are called; of meaning where a prompt has some."""
-TURN_FIELDS = (*TOOL_FIELDS, "response_format")
+FORM = "response_format"
+TURN_FIELDS = (*TOOL_FIELDS, FORM)
 """What only a whole message can honour."""
 _TAKES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     TEMPLATE: (Mapping, "arguments of the chat template by name"),
@@ -40,8 +41,10 @@ class TakesFields(Generator):
     the same copy.
     """
 
-    writes_json = False
-    """Whether it is known to write JSON by a schema, as `response_format` asks."""
+    @property
+    def writes_json(self) -> bool:
+        """Whether it is known to write JSON by a schema, as `response_format` asks."""
+        return False
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
         """The same model, for requests with these fields; one that is None is not there.

@@ -25,7 +25,7 @@ from rsd_core import (
     Thinking,
     Usage,
 )
-from rsd_integrations.chat_fields import TOOL_FIELDS, TakesFields, refuse, schema_of
+from rsd_integrations.chat_fields import FORM, TOOL_FIELDS, TakesFields, refuse, schema_of
 from rsd_integrations.inprocess.calls import Output
 from rsd_integrations.inprocess.checks import check_prompt
 from rsd_integrations.inprocess.engine import run
@@ -47,7 +47,6 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
     numbers of each step's own; a checkpoint's own sampling defaults are not used.
     """
 
-    writes_json = True
     grammar: Grammar | None = None
     """What it may write, where a request asks for JSON by a schema."""
 
@@ -56,6 +55,11 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
     ) -> None:
         super().__init__(runner, vocabulary, eos_ids, flops_per_token, name)
         self.renders_tools = vocabulary.renders_tools
+
+    @property
+    def writes_json(self) -> bool:
+        """True: under a grammar."""
+        return True
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers the prompt, as its chat template tells."""
@@ -70,8 +74,8 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
             "granularity='turn'",
         )
         other = copy.copy(self)
-        if "response_format" in fields:
-            schema = schema_of(fields.pop("response_format"))
+        if FORM in fields:
+            schema = schema_of(fields.pop(FORM))
             other.grammar = None if schema is None else grammar_of(schema, self.vocabulary, self.eos_ids, self.name)
         try:
             other.vocabulary = self.vocabulary.with_fields(fields)

@@ -19,7 +19,6 @@ from rsd_integrations.chat_fields import TURN_FIELDS
 from rsd_integrations.langchain.chunks import MessageChunks
 from rsd_integrations.langchain.fields import CALL_OPTIONS, RSDFields
 from rsd_integrations.langchain.messages import as_prompt, text_only
-from rsd_integrations.langchain.roles import LangChainGenerator
 from rsd_integrations.langchain.structured import structured
 from rsd_integrations.provider_errors import providers_types
 from rsd_integrations.tool_calls import sees_tools
@@ -27,14 +26,6 @@ from rsd_integrations.tool_calls import sees_tools
 
 class RSDMessages(RSDFields):
     """The fields with the way from messages to chunks."""
-
-    def inner_models(self) -> list[LangChainGenerator]:
-        """The LangChain models that draft and that replace."""
-        return [role for role in self.writers() if isinstance(role, LangChainGenerator)]
-
-    def all_inner(self) -> bool:
-        """Whether all that write are LangChain models."""
-        return bool(self.writers()) and len(self.inner_models()) == len(self.writers())
 
     def with_structured_output(
         self,

@@ -260,6 +260,14 @@ class RSDFields(BaseModel):
         named = [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in decoder.roles]
         return named + [self.thoughts[name] for name in ("draft", "target") if name in self.thoughts]
 
+    def inner_models(self) -> list[LangChainGenerator]:
+        """The LangChain models that draft and that replace."""
+        return [role for role in self.writers() if isinstance(role, LangChainGenerator)]
+
+    def all_inner(self) -> bool:
+        """Whether all that write are LangChain models."""
+        return bool(self.writers()) and len(self.inner_models()) == len(self.writers())
+
     def _decoder(self) -> Decoder | Method:
         """The decoder or the method; text again in a copy made with model_copy."""
         return as_decoder(self.decoder) or RSDMethod()

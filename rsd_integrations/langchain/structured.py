@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
@@ -22,9 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from rsd_core import ConfigurationError
 from rsd_core.registry import parse_spec
 from rsd_integrations.chat_fields import TakesFields
-
-if TYPE_CHECKING:
-    from rsd_integrations.langchain.chat_calls import RSDMessages
+from rsd_integrations.langchain.fields import RSDFields
 
 IN_PROCESS = frozenset({"embedded", "hf", "gguf"})
 """Kinds of specs whose models write JSON by a schema, as one knows without loading them."""
@@ -38,7 +36,7 @@ def writes_json(model: Any) -> bool:
 
 
 def structured(
-    model: RSDMessages, schema: Any, *, method: str | None, include_raw: bool, strict: bool | None, **kwargs: Any
+    model: RSDFields, schema: Any, *, method: str | None, include_raw: bool, strict: bool | None, **kwargs: Any
 ) -> Runnable[LanguageModelInput, Any]:
     """The model whose answers are objects of a schema; arguments as of `BaseChatModel.with_structured_output`.
 
@@ -77,7 +75,7 @@ def _response_format(schema: Any, method: str | None) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": name if isinstance(name, str) else "answer", "schema": made}}
 
 
-def _of_inner(model: RSDMessages, schema: Any, options: Mapping[str, Any]) -> Runnable[Any, Any]:
+def _of_inner(model: RSDFields, schema: Any, options: Mapping[str, Any]) -> Runnable[Any, Any]:
     """A copy whose LangChain models are each asked as their own class asks for structured output."""
 
     def asked(role: Any) -> Any:

@@ -28,13 +28,16 @@ class RuleWriter(TakesFields, Drafter, Target):
 
     name = "rules"
     renders_tools = True
-    writes_json = True
     flops_per_token = 1.0
 
     def __init__(self, *, mistakes: bool = False) -> None:
         self.mistakes = mistakes
         self.schema: Mapping[str, Any] | None = None
         self.read: list[Path] = []
+
+    @property
+    def writes_json(self) -> bool:
+        return True
 
     def _with(self, fields: dict[str, Any]) -> Self:
         other = copy.copy(self)

@@ -304,6 +304,6 @@ def test_arguments_that_are_none_are_refused() -> None:
         steps().with_structured_output(Person, method=wrong)
     with pytest.raises(ValueError, match=r"takes no \['tools'\] but for LangChain models in turns"):
         steps().with_structured_output(Person, tools=[])
+    never = {"title": "x", "type": "object", "properties": {"a": {"not": {}}}}
     with pytest.raises(ConfigurationError, match=r"cannot write JSON by this schema: Unimplemented keys: \[\"not\"\]"):
-        never = {"title": "x", "type": "object", "properties": {"a": {"not": {}}}}
         ChatRSD().with_structured_output(never).invoke("q")
