@@ -48,7 +48,7 @@ class MessageChunks:
         self._model_name = model_name
         self._stop = stop
         self._markers = markers
-        self._text = TextStream(stop)
+        self._text = TextStream(stop if form is None else ())  # which cut no JSON
         calls = None if form is None else form.stream()
         self._calls = ToolCallStream(calls) if calls or (tools and form is None) else None
         self._native: AIMessage | None = None

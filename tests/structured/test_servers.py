@@ -71,7 +71,7 @@ def test_chats_send_the_response_format(served: Provider) -> None:
 def test_a_server_that_ignores_it_is_an_error_with_everything_on_it(served: Provider) -> None:
     served.answers(Reply("It is 4."), Reply("Four, I say."))
     model = at(served, "mode=completions,profile=llamacpp")
-    with pytest.raises(RunError, match="wrote 'Four, I say.'.*Its server ignores schemas") as caught:
+    with pytest.raises(RunError, match=r"wrote 'Four, I say.'.*Its server ignores schemas") as caught:
         StructuredDecoder(TargetOnly(target=model), SCHEMA).run("2+2?")
     assert caught.value.partial is not None
     assert caught.value.partial.text == "Four, I say."
