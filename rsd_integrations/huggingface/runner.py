@@ -181,7 +181,7 @@ class TorchRunner(Runner):
             samplings += [sampling] * count
             uniforms += row.uniforms(count) if sampling.temperature else [0.0] * count
         sampled: list[tuple[int, float]] = []
-        for part, some in zip(logits.split(SAMPLED_AT_ONCE), possible.split(SAMPLED_AT_ONCE), strict=True):
+        for part, some in zip(*(of.split(SAMPLED_AT_ONCE) for of in (logits, possible)), strict=True):
             begin, end = len(sampled), len(sampled) + len(part)
             ids = choose(some, samplings[begin:end], uniforms[begin:end])
             logprobs = part.log_softmax(-1, dtype=torch.float32).gather(1, ids)

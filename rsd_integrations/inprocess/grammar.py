@@ -18,9 +18,9 @@ AS_DUMPED = {"whitespace_flexible": False, "item_separator": ", ", "key_separato
 """White space as `json.dumps` writes it: where any is allowed, small models write it without end."""
 _APPLICATORS = frozenset(
     {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "dependentSchemas"}
-    | {"additionalProperties", "unevaluatedProperties"}
 )
-"""Keywords beside `properties` by which an object may have others than those."""
+"""Keywords beside `properties` that may say more of the same object, and ask for other properties."""
+_OPEN = frozenset({"additionalProperties", "unevaluatedProperties"})
 _DATA = frozenset({"const", "enum", "default", "examples"})
 _VALUES = frozenset({"const", "enum", "$ref"})
 _LEAST, _MOST = frozenset({"minimum", "exclusiveMinimum"}), frozenset({"maximum", "exclusiveMaximum"})
@@ -131,9 +131,9 @@ def _tightened(node: Any) -> Any:
         return own
     if isinstance(named, Mapping):
         if _APPLICATORS & node.keys():
-            return own  # what is said of it elsewhere may ask for more properties
+            return own
         own["properties"] = {name: _tightened(part) for name, part in named.items()}
-        if set(node.get("required", ())) <= set(named):
+        if not _OPEN & node.keys() and set(node.get("required", ())) <= set(named):
             own["additionalProperties"] = False
         return own
     return {name: part if name in _DATA else _tightened(part) for name, part in own.items()}

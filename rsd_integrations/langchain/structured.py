@@ -180,7 +180,7 @@ class _Growing:
         self._given: Any = None
 
     def add(self, part: str | BaseMessage) -> Iterator[Any]:
-        more: Any = AIMessageChunk(part) if isinstance(part, str) else part
+        more: Any = AIMessageChunk(content=part) if isinstance(part, str) else part
         self._message = more if self._message is None else self._message + more
         try:
             parsed = self._parser.parse_result([ChatGeneration(message=self._message)], partial=True)

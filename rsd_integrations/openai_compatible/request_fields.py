@@ -104,10 +104,12 @@ class RequestFields:
                 f"completions of {profile.summary} take no JSON Schema; take mode=chat, whose servers have "
                 "`response_format`, or a server that takes one, such as vLLM"
             )
-        value = json.dumps(schema) if profile.schema_is_text else schema
-        for name in reversed(profile.schema):
-            value = {name: value}
-        return dict(value)
+        value: Any = json.dumps(schema) if profile.schema_is_text else schema
+        *outer, last = profile.schema
+        field = {last: value}
+        for name in reversed(outer):
+            field = {name: field}
+        return field
 
     def applied(self, body: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
         """The body of a request as this server takes it and the user wants it.

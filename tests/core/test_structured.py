@@ -11,7 +11,6 @@ import pytest
 from rsd_core import (
     BatchError,
     ConfigurationError,
-    Decoder,
     DraftOnly,
     Finished,
     Limits,
@@ -40,15 +39,15 @@ THINK: Markers = MARKERS["think"]
 class _TakesFields:
     """Scripted models that write JSON where they are asked for it."""
 
+    script: Any
     json: str | Exception = '{"n": 4}'
-
-    def __init__(self, script: Any, **options: Any) -> None:
-        super().__init__(script, **options)
-        self.seen: list[Path] = []
-        """What was read before the JSON."""
-        self.asked: Mapping[str, Any] = {}
+    asked: Mapping[str, Any] = {}
+    seen: list[Path]
+    """What was read before the JSON."""
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
+        self.seen = []
+
         def play(path: Path, _chance: random.Random) -> str | Exception:
             self.seen.append(path)
             return self.json
@@ -75,8 +74,9 @@ def decoder(*rewards: float, settings: Settings | None = None, **scripts: Any) -
     )
 
 
-def seen(made: Decoder, role: str = "drafter") -> Path:
-    (path,) = getattr(made, role).seen
+def seen(made: RewardGuidedDecoder) -> Path:
+    assert isinstance(made.drafter, Drafter)
+    (path,) = made.drafter.seen
     return path
 
 

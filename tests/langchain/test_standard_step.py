@@ -41,7 +41,7 @@ class Steps(Declared):
 
     loaded: ClassVar = LoadedModels()
     reasons: ClassVar = text_alone(NO_TOOLS, NO_MEDIA)
-    has_structured_output = supports_json_mode = False  # type: ignore[assignment]
+    has_structured_output = supports_json_mode = False
 
     @property
     def chat_model_params(self) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def test_a_forced_call_in_steps_is_written_by_the_tools_schema(choice: Any) -> N
 
 def _whole(chunks: Any) -> AIMessage:
     first, *others = chunks
-    return sum(others, first)
+    whole: AIMessage = sum(others, first)
+    return whole
 
 
 def test_a_call_that_is_cut_is_invalid_and_never_run() -> None:

@@ -70,18 +70,16 @@ _PARTS = st.recursive(_LEAVES, _nested, max_leaves=6)
 SCHEMAS: st.SearchStrategy[Schema] = st.one_of(_objects(_PARTS), _defined(_PARTS), _PARTS)
 """Any of them; the root is mostly an object."""
 
-_BEYOND = st.sampled_from(
-    (
-        {"not": {"type": "string"}},
-        {"type": "array", "uniqueItems": True},
-        {"type": "array", "contains": {"type": "integer"}},
-        {"type": "object", "propertyNames": {"pattern": "^a"}},
-        {"type": "string", "pattern": "(?=a)b"},
-        {"type": "string", "format": "made-up"},
-        {"$ref": "http://example.invalid/schema"},
-        {"type": "string", "minLength": 5, "maxLength": 2},
-        {"type": "integer", "minimum": 5, "maximum": 2},
-    )
-)
-ALL_SCHEMAS: st.SearchStrategy[Schema] = st.one_of(*[SCHEMAS] * 9, _objects(_BEYOND))
+_REFUSED: list[Schema] = [
+    {"not": {"type": "string"}},
+    {"type": "array", "uniqueItems": True},
+    {"type": "array", "contains": {"type": "integer"}},
+    {"type": "object", "propertyNames": {"pattern": "^a"}},
+    {"type": "string", "pattern": "(?=a)b"},
+    {"type": "string", "format": "made-up"},
+    {"$ref": "http://example.invalid/schema"},
+    {"type": "string", "minLength": 5, "maxLength": 2},
+    {"type": "integer", "minimum": 5, "maximum": 2},
+]
+ALL_SCHEMAS: st.SearchStrategy[Schema] = st.one_of(*[SCHEMAS] * 9, _objects(st.sampled_from(_REFUSED)))
 """Some of them with what no grammar enforces, or nothing fits."""

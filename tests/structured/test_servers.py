@@ -17,7 +17,8 @@ TURN = StepRequest((0,), 50, delimiter=None)
 
 
 def at(served: Provider, options: str) -> OpenAIGenerator:
-    return load(f"openai,context=512,{options}:m@{served.url}/v1")
+    made: OpenAIGenerator = load(f"openai,context=512,{options}:m@{served.url}/v1")
+    return made
 
 
 def written(served: Provider, options: str, fields: dict[str, Any] = FORM) -> str:
