@@ -18,12 +18,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 QUESTION = "Mia has 45 apples. Then she buys 12 more. How many apples does Mia have now?"
 SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {
-        "more": {"type": "boolean"},
-        "count": {"type": "integer", "minimum": 0, "maximum": 999},
-        "unit": {"enum": ["apples", "pens"]},
-    },
-    "required": ["more", "count", "unit"],
+    "properties": {"more": {"type": "boolean"}, "unit": {"enum": ["apples", "pens"]}},
+    "required": ["more", "unit"],
     "additionalProperties": False,
 }
 
@@ -44,11 +40,11 @@ def answers_fit(drafter: str, target: str) -> None:
             target=load(target),
             settings=Settings(on_verifier_error="raise"),
         )
-        with StructuredDecoder(decoder, SCHEMA) as structured:
+        with StructuredDecoder(decoder, SCHEMA, ask="JSON: {schema}") as structured:  # a context of 512 tokens is short
             result = structured.run(QUESTION)
-        assert result.finish_reason == "stop"
+        assert result.finish_reason == "stop", result.text
         jsonschema.validate(json.loads(result.text), SCHEMA)
-        assert result.thought.startswith("She buys 12 more")
+        assert "boxed" in result.thought
         assert result.steps[-1].author == ("draft" if rewards == [0.9] else "target")
         assert not result.degradations
 
