@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -107,4 +106,8 @@ def _as_ours(error: RunError) -> tuple[Any, ...]:
     """What is pickled: the error without the provider's part, which may hold clients and sockets."""
     own = ("usage", "partial", "results", "errors", "models")
     told = {name: value for name, value in vars(error).items() if name in own}
-    return copyreg.__newobj__, (type(error).__bases__[0], *error.args), told  # type: ignore[attr-defined]
+    return _unpickled, (type(error).__bases__[0], error.args), told
+
+
+def _unpickled(kind: type[RunError], args: tuple[Any, ...]) -> RunError:
+    return kind.__new__(kind, *args)
