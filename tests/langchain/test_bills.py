@@ -14,7 +14,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from rsd_core import Price
+from rsd_core import Price, RunError
 from rsd_integrations.langchain import (
     RSDLLM,
     ChatRSD,
@@ -171,7 +171,9 @@ def test_the_bill_sums_every_request_once(served: Provider, kind: Any, way: str,
         ask(rsd(served, kind, trace_inner=trace_inner))
     rsd(served, kind).invoke("after")
     assert tokens(bill.usage_metadata) == times(count)
-    assert {item["role"]: item["calls"] for item in bill.items} == dict.fromkeys(("drafter", "verifier", "target"), count)
+    assert {item["role"]: item["calls"] for item in bill.items} == dict.fromkeys(
+        ("drafter", "verifier", "target"), count
+    )
 
 
 def test_a_handler_may_be_given_with_the_call(served: Provider) -> None:
@@ -194,9 +196,9 @@ def test_money_is_on_the_bill_where_all_prices_are_known(served: Provider) -> No
 @pytest.mark.parametrize("kind", [ChatRSD, RSDRunnable, RSDLLM])
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
 def test_failed_requests_are_on_the_bill(served: Provider, kind: Any, way: str) -> None:
-    with get_rsd_bill_callback() as bill, pytest.warns(UserWarning, match="the target has failed"):  # noqa: PT031
-        with pytest.raises(Exception, match="401"):
-            WAYS[way][1](rsd(served, kind, target="broken"))
+    model = rsd(served, kind, target="broken")
+    with get_rsd_bill_callback() as bill, pytest.warns(UserWarning, match="the target has failed"):
+        pytest.raises(RunError, WAYS[way][1], model).match("401")
     assert tokens(bill.usage_metadata) == {"cheap": (100, 10), "judge": (400, 3), "broken": (0, 0)}
 
 
