@@ -65,11 +65,8 @@ def error_of(model: Any) -> Any:
 
 
 SPARE: Any = RunnableLambda(lambda _: "spare")
-quiet = pytest.mark.filterwarnings("ignore:the target has failed:rsd_core.RoleWarning")
-"""Models in these tests fail at their first call, and are told of."""
 
 
-@quiet
 @pytest.mark.parametrize("name", CHATS)
 def test_the_error_of_each_partner_class_matches_as_it_does_around_the_class(served: Provider, name: str) -> None:
     inner = CHATS[name](served)
@@ -88,7 +85,6 @@ def test_the_error_of_each_partner_class_matches_as_it_does_around_the_class(ser
         served.asked.clear()
 
 
-@quiet
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_fallbacks_and_retries_match_every_way(served: Provider, kind: Any, way: str) -> None:
@@ -110,7 +106,6 @@ def test_fallbacks_and_retries_match_every_way(served: Provider, kind: Any, way:
     assert ask(patient) == "fine"
 
 
-@quiet
 def test_a_batch_that_fails_raises_an_error_of_the_providers_type_with_all_results(served: Provider) -> None:
     served.answers(Reply("slow down", status=429))
     llm = rsd(chat_openai(served), RSDLLM)
@@ -124,7 +119,6 @@ def test_a_batch_that_fails_raises_an_error_of_the_providers_type_with_all_resul
     assert [type(again), len(again.results)] == [BatchError, 2]
 
 
-@quiet
 def test_an_agents_retries_and_recoveries_match(served: Provider) -> None:
     served.answers(Reply("slow down", status=429), "fine")
     retry = ModelRetryMiddleware(retry_on=(openai.RateLimitError,), initial_delay=0.0, jitter=False)
@@ -153,7 +147,6 @@ def test_an_error_whose_type_has_no_subclasses_is_raised_itself_with_the_partial
         assert "the target" in error.__notes__[0]
 
 
-@quiet
 @pytest.mark.parametrize("retries", [0, 2])
 def test_wrong_arguments_are_not_tried_again(retries: int) -> None:
     asked = []
