@@ -3,9 +3,9 @@
 import asyncio
 import math
 import random
-import warnings
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 

@@ -76,7 +76,7 @@ def test_the_error_of_each_partner_class_matches_as_it_does_around_the_class(ser
         asked_alone = len(served.asked)  # some classes try again themselves
         error = error_of(rsd(inner))
         assert isinstance(error, kind)
-        assert isinstance(error, TargetError)
+        assert TargetError in type(error).__mro__
         assert error.partial.ledger.drafter.calls == 1
         served.asked.clear()
         model = rsd(inner, max_retries=2)
@@ -137,7 +137,7 @@ class Point(BaseModel):
 
 def test_an_error_whose_type_has_no_subclasses_is_raised_itself_with_the_partial_result() -> None:
     def breaks(_: Any) -> Any:
-        return Point(x="no")  # type: ignore[arg-type]
+        return Point(x="no")
 
     for kind in KINDS:
         with pytest.raises(ValidationError) as caught:
@@ -206,9 +206,9 @@ def test_what_may_pass_is_told_by_the_status(status: int, passes: bool) -> None:
 def test_errors_of_any_type_are_found_by_it(error: Exception) -> None:
     ours = TargetError("the target failed")
     ours.__cause__ = error
-    both: Any = with_providers_type(ours)
+    both = with_providers_type(ours)
     assert isinstance(both, type(error))
-    assert both.partial is None
+    assert getattr(both, "partial", "none") is None
     assert isinstance(both, TargetError) == (not isinstance(error, ExceptionGroup))
 
 
@@ -225,7 +225,7 @@ def test_a_time_out_with_nothing_written_raises_and_fallbacks_answer(served: Pro
     error: Any = caught.value
     if isinstance(error, BatchError):
         error = error.errors[0]
-    assert isinstance(error, AnswerTimeoutError | RunError)
+    assert AnswerTimeoutError in type(error).__mro__
     assert error.partial.finish_reason == "max_seconds"
     assert error.partial.ledger.drafter.calls == 1
     assert "give a longer timeout" in str(error)
