@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import aclosing, closing, contextmanager
 from typing import Any, Literal
 
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
@@ -16,11 +17,12 @@ from rsd_core import Decoder, Drafter, Prompt, Target
 from rsd_core.stopping import as_stop
 from rsd_integrations.answer_forms import AnswerForm, form_of
 from rsd_integrations.chat_fields import TURN_FIELDS
+from rsd_integrations.langchain.bill import model_names, naming
 from rsd_integrations.langchain.chunks import MessageChunks
 from rsd_integrations.langchain.fields import CALL_OPTIONS, RSDFields
 from rsd_integrations.langchain.messages import as_prompt, text_only
+from rsd_integrations.langchain.silent_calls import errors_as_raised
 from rsd_integrations.langchain.structured import structured
-from rsd_integrations.provider_errors import providers_types
 from rsd_integrations.tool_calls import sees_tools
 
 
@@ -53,32 +55,40 @@ class RSDMessages(RSDFields):
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
-    def _chunks(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> Generator[ChatGenerationChunk, None, None]:
-        call = _Call(self, messages, stop, kwargs)
-        decoder = call.shaped(call.model.make_decoder(**call.inner))
-        with providers_types(), closing(decoder.stream(call.prompt(decoder), stop=call.stop)) as events:
+    def _chunks(self, call: Call) -> Generator[ChatGenerationChunk, None, None]:
+        decoder = call.model.make_decoder(**call.inner)
+        call.chunks.models, decoder = model_names(decoder), call.shaped(decoder)
+        with _errors(call), closing(decoder.stream(call.prompt(decoder), stop=call.stop)) as events:
             for event in events:
                 yield from call.chunks.feed(event)
 
-    async def _achunks(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> AsyncGenerator[ChatGenerationChunk, None]:
-        call = _Call(self, messages, stop, kwargs)
-        decoder = call.shaped(await call.model.amake_decoder(**call.inner))
-        with providers_types():
+    async def _achunks(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
+        decoder = await call.model.amake_decoder(**call.inner)
+        call.chunks.models, decoder = model_names(decoder), call.shaped(decoder)
+        with _errors(call):
             async with aclosing(decoder.astream(call.prompt(decoder), stop=call.stop)) as events:
                 async for event in events:
                     for chunk in call.chunks.feed(event):
                         yield chunk
 
 
-class _Call:
-    """One call: fields of the model, options of inner models, tools, stop strings."""
+@contextmanager
+def _errors(call: Call) -> Iterator[None]:
+    """Let errors leave as callers know them, with what bills need."""
+    with errors_as_raised(), naming(call.chunks.models):
+        yield
+
+
+class Call:
+    """One call: fields of the model, options of inner models, tools, stop strings, callbacks of inner runs."""
 
     def __init__(
-        self, model: RSDMessages, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+        self,
+        model: RSDMessages,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: dict[str, Any],
+        callbacks: BaseCallbackManager | None = None,
     ) -> None:
         own = {name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs}
         self.model = model.with_options(own)
@@ -87,7 +97,8 @@ class _Call:
             raise ValueError("RSD takes no model with a call: two models write, which `draft` and `target` name")
         self.tools: list[dict[str, Any]] = kwargs.pop("tools", None) or []
         self.stop = list(as_stop(self.model.stop if stop is None else stop))
-        self.inner: dict[str, Any] = {}
+        self.callbacks = callbacks
+        self.inner: dict[str, Any] = {"callbacks": callbacks}
         """What inner models are called with. They get messages, tools and options as they are, and stop themselves."""
         self.granularity = self.model.resolved().granularity
         self.passes_on = self.granularity == "turn" and self.model.all_inner()
@@ -95,7 +106,7 @@ class _Call:
         self.form: AnswerForm | None = None
         if self.passes_on:
             stop_option = {"stop": self.stop} if self.stop else {}
-            self.inner = {"options": kwargs | stop_option, "tools": self.tools}
+            self.inner |= {"options": kwargs | stop_option, "tools": self.tools}
         else:
             text_only(messages)
             fields = {name: value for name in TURN_FIELDS if (value := kwargs.pop(name, None)) is not None}
@@ -107,7 +118,7 @@ class _Call:
                     f"RSD takes no {sorted(fields)} with a ready decoder in turns, whose models are as they are"
                 )
             else:
-                self.inner = {"fields": fields}
+                self.inner |= {"fields": fields}
             if fields.get("tool_choice") == "none":
                 self.tools = []
             if kwargs:
@@ -120,9 +131,14 @@ class _Call:
             self.stop,
             tools=bool(self.tools) and not self.passes_on,
             form=self.form,
-            rejected=self.model.trace_inner,
+            traced=self.model.trace_inner,
             markers=self.model.resolved().thoughts.markers,
         )
+
+    def settled(self, result: ChatResult) -> ChatResult:
+        """The chunks' result, its message as one that was never in chunks."""
+        self.chunks.settle(result.generations[0].message)
+        return result
 
     def shaped(self, decoder: Decoder) -> Decoder:
         """The decoder that gives answers of the form that is wanted."""

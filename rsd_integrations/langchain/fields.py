@@ -216,8 +216,8 @@ class RSDFields(BaseModel):
         """The decoder; models named by spec are loaded on first use.
 
         Args:
-            inner: `fields` of the request, see `Generator.with_fields`; `options`, `tools` and such for LangChain
-                models in the roles, see `LangChainGenerator.using`.
+            inner: `fields` of the request, see `Generator.with_fields`; `options`, `tools`, `callbacks` and such for
+                LangChain models in the roles, see `LangChainGenerator.using`.
         """
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
@@ -268,6 +268,11 @@ class RSDFields(BaseModel):
         """Whether all that write are LangChain models."""
         return bool(self.writers()) and len(self.inner_models()) == len(self.writers())
 
+    def traces(self) -> bool:
+        """Whether traces see the calls of LangChain models in the roles."""
+        roles = (self.draft, self.target, self.verifier, *self.thoughts.values())
+        return self.trace_inner or any(isinstance(role, LangChainRole) and role.trace_inner for role in roles)
+
     def _decoder(self) -> Decoder | Method:
         """The decoder or the method; text again in a copy made with model_copy."""
         return as_decoder(self.decoder) or RSDMethod()
@@ -289,8 +294,8 @@ class RSDFields(BaseModel):
 
     def _model(self, model: Any, inner: dict[str, Any]) -> Any:
         model = self.loaded.get(model)
-        if isinstance(model, LangChainRole) and self.trace_inner:
-            model = model.using(trace_inner=True)
+        if isinstance(model, LangChainRole) and (self.trace_inner or model.trace_inner):
+            model = model.using(trace_inner=True, callbacks=inner.get("callbacks"))
         inner = dict(inner)
         fields = inner.pop("fields", None)
         if fields and isinstance(model, Generator):
