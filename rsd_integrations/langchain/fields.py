@@ -20,7 +20,8 @@ from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.named_models import chat_model, is_chat_models_name
-from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.partner_classes import SENDS, check_fields
+from rsd_integrations.langchain.roles import LangChainDrafter, LangChainGenerator, LangChainTarget
 from rsd_integrations.langchain.wrapped_model import LangChainRole
 from rsd_integrations.loaded_models import LoadedModels, identity
 
@@ -174,6 +175,7 @@ class RSDFields(BaseModel):
     def _check_roles(self) -> Self:
         """Refuse what cannot work before anything is loaded."""
         as_stop(self.stop)
+        self._check_sends()
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Method):
             decoder.settings(settings)
@@ -184,6 +186,14 @@ class RSDFields(BaseModel):
             raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(redundant)}")
         decoder.with_settings(settings)
         return self
+
+    def _check_sends(self) -> None:
+        """Refuse a field that a LangChain model takes with no call, and tell who has no seed: others may have one."""
+        names = self._set_here()
+        for role in self.writers():
+            if names and isinstance(role, LangChainGenerator):
+                check_fields(role.model, [name for name in names if name != "seed"])
+                role.tell_of_seed(names)
 
     def _check_thoughts(self, method: Method, settings: Settings) -> None:
         if self.thoughts and not isinstance(method, RSDMethod):
@@ -259,6 +269,10 @@ class RSDFields(BaseModel):
         named = [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in decoder.roles]
         return named + [self.thoughts[name] for name in ("draft", "target") if name in self.thoughts]
 
+    def _set_here(self) -> tuple[str, ...]:
+        """What is sent along to LangChain models in the roles because it is a field here."""
+        return tuple([name for name in SENDS if getattr(self, name) is not None])
+
     def _decoder(self) -> Decoder | Method:
         """The decoder or the method; text again in a copy made with model_copy."""
         return as_decoder(self.decoder) or RSDMethod()
@@ -283,8 +297,7 @@ class RSDFields(BaseModel):
         if isinstance(model, LangChainRole) and self.trace_inner:
             model = model.using(trace_inner=True)
         if isinstance(model, LangChainGenerator):
-            set_here = [field for field in SENDS if getattr(self, field) is not None]
-            return model.using(sends=(*model.sends, *set_here), **inner)
+            return model.using(sends_also=self._set_here(), **inner)
         return model
 
 

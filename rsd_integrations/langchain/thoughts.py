@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable
 from rsd_core import Parts, Path, Reader, split
 from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
 from rsd_core.thoughts.reading import reader_at
-from rsd_integrations.langchain.identities import unbound
+from rsd_integrations.langchain.compositions import unbound
 
 Content = str | list[str | dict[str, Any]]
 

@@ -12,11 +12,13 @@ from typing import Any, Self, TypeVar
 
 from langchain_core.language_models import LLM, BaseChatModel, BaseLLM, SimpleChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSequence, RunnableWithFallbacks
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from rsd_core import ConfigurationError, Model, Price, RunError, Usage
 from rsd_core.blocking import background_loop
-from rsd_integrations.langchain.identities import fingerprint, model_name, unbound, with_digest
+from rsd_integrations.langchain.compositions import check_composition, ends_in_model, models_in, settled
+from rsd_integrations.langchain.identities import fingerprint, model_name, with_digest
+from rsd_integrations.langchain.partner_classes import with_fields
 from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
 from rsd_integrations.langchain.tokens import estimate_tokens, usage_of_reply
 
@@ -65,6 +67,7 @@ class LangChainRole(Model):
             raise ConfigurationError(
                 f"{model!r} is no LangChain model. Pass a chat model or LLM, such as ChatOpenAI()."
             )
+        check_composition(model)
         self.model = model
         self.trace_inner = trace_inner
         self.name = name or model_name(model)
@@ -86,8 +89,13 @@ class LangChainRole(Model):
         vars(other).update(changes)
         return other
 
-    async def call(self, model: Runnable[Any, Any], value: Any, /, **options: Any) -> ModelReply:
+    async def call(self, model: Runnable[Any, Any], value: Any, /, **fields: Any) -> ModelReply:
         """Ask a model, without callbacks of the surrounding run unless `trace_inner`.
+
+        Args:
+            model: The model.
+            value: Messages or a text.
+            fields: What goes along with the call, by the names in `SENDS`.
 
         Raises:
             RunError: The model answered neither with a message nor with a text.
@@ -103,8 +111,8 @@ class LangChainRole(Model):
             return ModelReply(answer, usage_of_reply(answer, value, seconds))
 
         config = self._config()
-        blocking = partial(model.invoke, value, config, **options)
-        return await self._run(model, blocking, partial(model.ainvoke, value, config, **options), read)
+        model = with_fields(settled(model), fields, {}) if fields else model
+        return await self._run(model, partial(model.invoke, value, config), partial(model.ainvoke, value, config), read)
 
     async def _run(
         self,
@@ -137,26 +145,21 @@ class LangChainRole(Model):
 
 
 def binds_tools(model: Runnable[Any, Any]) -> bool:
-    """Whether tools can be bound to a model."""
-    own = getattr(type(model), "bind_tools", None)
-    try:
-        return hasattr(model, "bind_tools") and own is not BaseChatModel.bind_tools
-    except NameError:  # models with fallbacks look at annotations, and those of BaseChatModel's own name no real type
-        return False
+    """Whether tools can be bound to a model, and their calls come out."""
+    return ends_in_model(model) and all(map(_binds_tools, models_in(model)))
+
+
+def _binds_tools(model: Runnable[Any, Any]) -> bool:
+    return hasattr(model, "bind_tools") and getattr(type(model), "bind_tools", None) is not BaseChatModel.bind_tools
 
 
 def _is_called_blocking(model: Runnable[Any, Any]) -> bool:
     """Whether to call the blocking face: on the background loop, and where the other face only seems asynchronous."""
-    return asyncio.get_running_loop() is background_loop() or _only_blocks(model)
+    return asyncio.get_running_loop() is background_loop() or any(map(_only_blocks, models_in(model)))
 
 
 def _only_blocks(model: Runnable[Any, Any]) -> bool:
     """Whether the asynchronous face is LangChain's own: the blocking one in a pool of few threads, past recall."""
-    model = unbound(model)
-    if isinstance(model, RunnableWithFallbacks):
-        return any(map(_only_blocks, model.runnables))
-    if isinstance(model, RunnableSequence):
-        return any(map(_only_blocks, model.steps))
     kind: type[Any] = type(model)
     if isinstance(model, BaseChatModel):
         streams = getattr(model, "streaming", False) is True and kind._astream is not BaseChatModel._astream

@@ -197,8 +197,9 @@ def test_a_spec_names_any_chat_model_of_langchain(monkeypatch: pytest.MonkeyPatc
     assert "sk-secret" not in repr(model)
     rsd = ChatRSD(draft="langchain:openai:a", target="langchain:openai:b", verifier="scripted:verifier")
     assert rsd.resolved().granularity == "turn"
-    by_steps = ChatRSD(draft="langchain,prefix=trailing_assistant:openai:a", target="langchain,stop=cut:openai:b")
-    assert (by_steps.draft.mode.name, by_steps.draft.role) == ("trailing_assistant", "draft")
+    monkeypatch.setenv("MISTRAL_API_KEY", "sk-secret")
+    by_steps = ChatRSD(draft="langchain,prefix=prefix_flag:mistralai:a", target="langchain,stop=cut:openai:b")
+    assert (by_steps.draft.mode.name, by_steps.draft.role) == ("prefix_flag", "draft")
     assert (by_steps.target.stop, by_steps.target.role) == ("cut", "target")
     with pytest.raises(ConfigurationError, match="langchain:nobody:x"):
         load("langchain:nobody:x")
