@@ -8,7 +8,7 @@ From the classes' own code (langchain-openai 1.7.4, -anthropic 1.7.10, -google-g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -177,6 +177,22 @@ def check_fields(model: AnyRunnable, names: Iterable[str]) -> None:
                     f"{described(inner)} takes no {name} with a call: {why}. Leave {name} out for it, or set what it "
                     "has where the model is made"
                 )
+
+
+def check_stops(model: AnyRunnable, stops: Sequence[str]) -> None:
+    """Refuse stop strings that a model, or one of several, would be sent in vain.
+
+    Raises:
+        ConfigurationError: With the class, the string and what to do.
+    """
+    for inner in models_in(model):
+        partner = partner_of(inner)
+        blank = (
+            next((mark for mark in stops if not mark.strip()), None) if partner and not partner.blank_stops else None
+        )
+        why = lacking(inner, "stop") or (blank and f"its API refuses stop strings of white space alone ({blank!r})")
+        if why:
+            raise ConfigurationError(f"{described(inner)} takes no such stop string: {why}. Use stop='cut'")
 
 
 def default_sends(model: AnyRunnable) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from rsd_core import (
     begun,
     parts_of,
 )
+from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_calls
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.chat_fields import TEMPLATE, TOOL_FIELDS, TakesFields, refuse
@@ -42,6 +43,7 @@ from rsd_integrations.langchain.named_models import chat_model
 from rsd_integrations.langchain.partner_classes import (
     SENDS,
     check_fields,
+    check_stops,
     default_sends,
     described,
     lacking,
@@ -64,6 +66,9 @@ from rsd_integrations.loaded_models import identity
 from rsd_integrations.tool_calls import tools_of
 
 logger = logging.getLogger(__name__)
+_QUESTION = "Write the words one, two, three and four, each followed by a blank line, and nothing else."
+_BEGUN, _REST = ("One\n\n", "Two\n\n", "THR"), "ee"
+"""What a probe has gone on with, and how it has to go on."""
 
 
 class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
@@ -164,21 +169,30 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         written = await run_calls(self._write(path, request, seed) for seed in request.seeds)
         return Generation(tuple(one.steps[0] for one in written), sum((one.usage for one in written), Usage()))
 
-    async def probe(self) -> None:
+    def probe(self) -> None:
         """Have the model continue a short answer, to see that its server understands the prefix mode.
+
+        The answer breaks off in the middle of a word, and in letters that no model would begin with: only who goes on
+        from it writes the rest of the word. APIs that repeat the beginning do no harm.
 
         Raises:
             RunError: It begins anew, or the end of its step cannot be told from the end of its answer.
         """
-        question = "Write the words one, two, three and four, each followed by a blank line, and nothing else."
-        beginning = (
-            Path((Message("user", question),)).extend(Step("one\n\n", "delimiter")).extend(Step("two\n\n", "delimiter"))
-        )
-        step = (await self._write(beginning, StepRequest(seeds=(0,), max_tokens=50), 0)).steps[0]
-        if not step.text.strip().lower().startswith("three"):
+        wait_for(self._probe())
+
+    async def aprobe(self) -> None:
+        """The same from any event loop: the model is asked from none, since its clients may belong to another one."""
+        await in_thread(self.probe)
+
+    async def _probe(self) -> None:
+        path = Path((Message("user", _QUESTION),))
+        for part in _BEGUN:
+            path = path.extend(Step(part, "delimiter" if part.endswith("\n") else "length"))
+        step = (await self._write(path, StepRequest(seeds=(0,), max_tokens=50), 0)).steps[0]
+        if not step.text.lower().startswith(_REST):
             raise RunError(
                 f"{self.name} does not continue an answer with prefix={self.mode and self.mode.name!r}: after "
-                f"{beginning.text!r} it wrote {step.text!r}. Try another mode, or granularity='turn'."
+                f"{path.text!r} it wrote {step.text!r}. Try another mode, or granularity='turn'."
             )
         if step.ending == "end":
             raise RunError(
@@ -213,6 +227,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
             body.update(self.mode.body or {})
         stops = list(request.splitter.stops) if request.splitter and self.stop != "cut" else []
         if stops:
+            check_stops(model, stops)
             fields["stop"] = stops
         if stops and self.stop == "kept":
             body["include_stop_str_in_output"] = True
