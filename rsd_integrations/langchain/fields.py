@@ -22,6 +22,7 @@ from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.named_models import chat_model, is_chat_models_name
 from rsd_integrations.langchain.partner_classes import SENDS, check_fields
 from rsd_integrations.langchain.roles import LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.runs import configured
 from rsd_integrations.langchain.wrapped_model import LangChainRole
 from rsd_integrations.loaded_models import LoadedModels, identity
 
@@ -232,11 +233,12 @@ class RSDFields(BaseModel):
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
             return decoder.with_settings(settings)
+        inner = {"configurable": configured(), **inner}
         return self.loaded.watched(decoder.build(self._setup(settings, inner)))
 
     async def amake_decoder(self, **inner: Any) -> Decoder:
         """The same without blocking the event loop while weights are loaded."""
-        decoder = self._decoder()
+        decoder, inner = self._decoder(), {"configurable": configured(), **inner}
         if isinstance(decoder, Decoder) or self.loaded.has(*decoder.models(self._setup(self.settings, {}))):
             return self.make_decoder(**inner)
         return await in_thread(lambda: self.make_decoder(**inner))
@@ -300,6 +302,8 @@ class RSDFields(BaseModel):
 
     def _model(self, model: Any, inner: dict[str, Any]) -> Any:
         model = self.loaded.get(model)
+        if isinstance(model, LangChainRole) and inner.get("configurable"):
+            model = model.using(configurable=inner["configurable"])
         if isinstance(model, LangChainRole) and (self.trace_inner or model.trace_inner):
             model = model.using(trace_inner=True, callbacks=inner.get("callbacks"))
         if isinstance(model, LangChainGenerator):
@@ -318,4 +322,6 @@ def _default(name: str) -> Any:
 
 
 def _identity(model: Any) -> str:
+    if isinstance(model, LangChainRole):
+        return model.using(configurable=configured(once=False)).fingerprint
     return model if isinstance(model, str) else getattr(model, "fingerprint", None) or identity(model)

@@ -34,8 +34,11 @@ def fingerprint(model: AnyRunnable) -> str:
         return "|".join(map(fingerprint, model.runnables))
     if isinstance(model, BaseChatModel | BaseLLM) and (model.is_lc_serializable() or len(model.asdict()) > 1):
         settings = model._get_llm_string() if isinstance(model, BaseChatModel) else str(sorted(model.asdict().items()))
-        return f"{model_name(model)}#{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
-    return identity(model)  # the class tells nothing that could identify a model
+    elif isinstance(model, BaseChatModel | BaseLLM) and type(model).__module__.startswith("langchain_ollama"):
+        settings = model.model_dump_json(exclude_unset=True)  # its class tells nothing, and has fields alone
+    else:
+        return identity(model)  # the class tells nothing that could identify a model
+    return f"{model_name(model)}#{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 
 
 def with_digest(name: str, options: Mapping[str, Any]) -> str:

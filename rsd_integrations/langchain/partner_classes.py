@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,9 +68,13 @@ def _pipeline_options(fields: dict[str, Any]) -> dict[str, Any]:
     return {"pipeline_kwargs": options}
 
 
+_PIPELINE = "HuggingFacePipeline"
 _OPENAI = {name: name for name in SENDS}
 _OLLAMA = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "num_predict", "seed": "seed", "stop": "stop"}
 _WITHOUT_SEED = {name: name for name in SENDS if name != "seed"}
+_USERS_LAST = {
+    "trailing_assistant": "its class wants a user's message at the end: the pipeline itself goes on, with 'completion'"
+}
 PARTNERS = (
     PartnerClass("ChatDeepSeek", _WITHOUT_SEED, lacks={"seed": _NO_SEED}, prefixes={"prefix_flag": _DEEPSEEK}),
     PartnerClass("BaseChatOpenAI", _OPENAI),
@@ -89,16 +93,12 @@ PARTNERS = (
     PartnerClass("ChatOllama", sets=_OLLAMA),
     PartnerClass("OllamaLLM", sets=_OLLAMA),
     PartnerClass(
-        "HuggingFacePipeline",
+        _PIPELINE,
         _WITHOUT_SEED,
         lacks={"seed": "transformers' pipelines take none", "stop": "its class ignores stop strings"},
         options=_pipeline_options,
     ),
-    PartnerClass(
-        "ChatHuggingFace",
-        _OPENAI,
-        prefixes={"trailing_assistant": "its class wants a user's message at the end: an LLM with prefix='completion'"},
-    ),
+    PartnerClass("ChatHuggingFace", _OPENAI, prefixes=_USERS_LAST),
 )
 """The first that is a base of a model's class counts."""
 _NO_MARK = "its class sends no mark on the last message, which Mistral and DeepSeek want there"
@@ -150,7 +150,11 @@ _RULES = (
 def partner_of(model: AnyRunnable) -> PartnerClass | None:
     """The row of a model's class, or of the nearest base of it that has one."""
     names = [kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("langchain_")]
-    return next((known for name in names for known in PARTNERS if known.name == name), None)
+    known = next((known for name in names for known in PARTNERS if known.name == name), None)
+    inside = getattr(model, "llm", None)  # of ChatHuggingFace, which hands the fields on
+    if known is not None and type(inside).__name__ == _PIPELINE:
+        return replace(next(one for one in PARTNERS if one.name == _PIPELINE), prefixes=known.prefixes)
+    return known
 
 
 def lacking(model: AnyRunnable, name: str) -> str | None:

@@ -37,7 +37,7 @@ from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_calls
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.chat_fields import TEMPLATE, TOOL_FIELDS, TakesFields, refuse
-from rsd_integrations.langchain.compositions import AnyRunnable, ends_in_model, models_in, rebuilt, settled, unbound
+from rsd_integrations.langchain.compositions import AnyRunnable, ends_in_model, models_in, rebuilt, unbound
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.named_models import chat_model
 from rsd_integrations.langchain.partner_classes import (
@@ -207,7 +207,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         return opened(self.render(prompt)) if self.mode.text else Thinking(None)
 
     async def _write(self, path: Path, request: StepRequest, seed: int) -> Generation:
-        model, options, fields = settled(self.model), dict(self.options), self._fields(request, seed)
+        model, options, fields = self.settled(), dict(self.options), self._fields(request, seed)
         if model is not self.model:  # configured for this run
             check_fields(model, self.sends or ())
             if self.mode is not None:

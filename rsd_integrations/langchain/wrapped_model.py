@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from langchain_core.callbacks import BaseCallbackManager
@@ -20,6 +21,7 @@ from rsd_core.blocking import background_loop
 from rsd_integrations.langchain.compositions import check_composition, ends_in_model, models_in, settled
 from rsd_integrations.langchain.identities import fingerprint, model_name, with_digest
 from rsd_integrations.langchain.partner_classes import with_fields
+from rsd_integrations.langchain.portable import portable, restored
 from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
 from rsd_integrations.langchain.tokens import estimate_tokens, usage_of_reply
 
@@ -57,6 +59,9 @@ class LangChainRole(Model):
     callbacks: BaseCallbackManager | None = None
     """Those of the run that the calls belong to, where they are traced; by default those of the surrounding run."""
 
+    configurable: Mapping[str, Any] = MappingProxyType({})
+    """What configures a configurable model for the call that this is a copy for; else its surroundings do."""
+
     def __init__(
         self,
         model: Runnable[Any, Any],
@@ -77,10 +82,22 @@ class LangChainRole(Model):
         self.price = price
         self.flops_per_token = flops_per_token
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: copies for fields of requests stay behind, see `TakesFields`."""
+        state = {name: value for name, value in vars(self).items() if name != "_copies"}
+        return state | {"model": portable(self.model)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: restored(value) if name == "model" else value for name, value in state.items()})
+
     @property
     def fingerprint(self) -> str:
         """Tells models and their settings apart, as LangChain's own cache does."""
-        return with_digest(fingerprint(self.model), self._answers_differ_by())
+        return with_digest(fingerprint(self.settled()), self._answers_differ_by())
+
+    def settled(self) -> Runnable[Any, Any]:
+        """The model, configured for the present call."""
+        return settled(self.model, RunnableConfig(configurable=dict(self.configurable)) if self.configurable else None)
 
     def _answers_differ_by(self) -> dict[str, Any]:
         """What its answers depend on besides the model."""
@@ -114,7 +131,8 @@ class LangChainRole(Model):
             return ModelReply(answer, usage_of_reply(answer, value, seconds))
 
         config = self._config()
-        model = with_fields(settled(model), fields, {}) if fields else model
+        if model is self.model:
+            model = with_fields(self.settled(), fields, {})
         return await self._run(model, partial(model.invoke, value, config), partial(model.ainvoke, value, config), read)
 
     async def _run(
