@@ -112,7 +112,8 @@ class MarkedDeepSeek(ChatDeepSeek):
 
 
 def test_a_subclass_that_sends_the_mark_is_accepted(served: Provider) -> None:
-    model = MarkedDeepSeek(model="deepseek-chat", base_url=f"{served.url}/beta", api_key=SecretStr(KEY))
+    options: Any = {"model": "deepseek-chat", "base_url": f"{served.url}/beta", "api_key": SecretStr(KEY)}
+    model = MarkedDeepSeek(**options)
     served.answers_by(goes_on(COUNT))
     LangChainDrafter(model, prefix="prefix_flag").probe()
     assert served.sent["messages"][-1] == {"role": "assistant", "content": "One\n\nTwo\n\nTHR", "prefix": True}
