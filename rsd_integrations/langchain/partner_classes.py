@@ -59,12 +59,11 @@ def _pipeline_options(fields: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"return_full_text": False}
     if "max_tokens" in fields:
         options["max_new_tokens"] = fields["max_tokens"]
-    if "top_p" in fields:
-        options["top_p"] = fields["top_p"]
+    samples = fields.get("temperature") != 0
     if "temperature" in fields:
-        options["do_sample"] = fields["temperature"] > 0
-        if options["do_sample"]:
-            options["temperature"] = fields["temperature"]
+        options["do_sample"] = samples
+    if samples:
+        options |= {name: fields[name] for name in _SAMPLING if name in fields}
     return {"pipeline_kwargs": options}
 
 
