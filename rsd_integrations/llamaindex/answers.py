@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from llama_index.core.base.llms.types import (
@@ -22,9 +23,10 @@ from pydantic_core import to_jsonable_python
 from rsd_core import Event, Finished, Result, StepFinished, TextStream, split
 from rsd_core.stopping import stops_at
 from rsd_integrations import tool_calls
+from rsd_integrations.llamaindex.bill import errors_are_charged, open_bills
 from rsd_integrations.llamaindex.messages import originals, thought_of
 from rsd_integrations.llamaindex.replies import as_asked, usage_of_response
-from rsd_integrations.provider_errors import late
+from rsd_integrations.provider_errors import late, providers_types
 
 _dispatcher = get_dispatcher(__name__)
 
@@ -83,7 +85,14 @@ class Answer:
         """Calls that are none."""
         self._pieces = TextStream(stop)
         self._calls = tool_calls.ToolCallStream() if tools else None
+        self._bills = open_bills()
         self._span = active_span_id.get()  # a stream outlives its call, and its steps belong to the call's span
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Let a failed request be charged, and leave with an error that is of its provider's type as well."""
+        with providers_types(), errors_are_charged(self._bills):
+            yield
 
     def feed(self, event: Event) -> bool:
         """Take an event in; whether there is anything new to give out.
@@ -113,6 +122,8 @@ class Answer:
             if error := late(event.result):
                 raise error
             self.result = event.result
+            for bill in self._bills:
+                bill.add(event.result)
         if self._message is not None:
             self.delta = self.thinking_delta = ""
             return self.result is not None

@@ -52,7 +52,6 @@ from rsd_integrations.llamaindex.messages import as_prompt, text_only, tool_call
 from rsd_integrations.llamaindex.replies import arguments_of
 from rsd_integrations.llamaindex.roles import SENDS, LlamaIndexGenerator
 from rsd_integrations.loaded_models import LoadedModels
-from rsd_integrations.provider_errors import providers_types
 from rsd_integrations.tool_calls import sees_tools
 
 R = TypeVar("R", CompletionResponse, ChatResponse)
@@ -276,7 +275,7 @@ class RSDLLM(FunctionCallingLLM):
     def _run(self, prompt: Prompt, options: dict[str, Any], make: Callable[[Answer], R]) -> R:
         call = self._call(options)
         decoder, answer = self._decoder(call)
-        with providers_types(), closing(decoder.stream(call.prompt(prompt, decoder), stop=answer.stop)) as events:
+        with answer.errors(), closing(decoder.stream(call.prompt(prompt, decoder), stop=answer.stop)) as events:
             for event in events:
                 answer.feed(event)
         return make(answer)
@@ -289,7 +288,7 @@ class RSDLLM(FunctionCallingLLM):
         asked = call.prompt(prompt, decoder)
 
         def responses() -> Generator[R, None, None]:
-            with providers_types(), closing(decoder.stream(asked, stop=answer.stop)) as events:
+            with answer.errors(), closing(decoder.stream(asked, stop=answer.stop)) as events:
                 for event in events:
                     if answer.feed(event):
                         yield make(answer, answer.delta)
@@ -299,7 +298,7 @@ class RSDLLM(FunctionCallingLLM):
     async def _arun(self, prompt: Prompt, options: dict[str, Any], make: Callable[[Answer], R]) -> R:
         call = self._call(options)
         decoder, answer = await self._adecoder(call)
-        with providers_types():
+        with answer.errors():
             async with aclosing(decoder.astream(call.prompt(prompt, decoder), stop=answer.stop)) as events:
                 async for event in events:
                     answer.feed(event)
@@ -313,7 +312,7 @@ class RSDLLM(FunctionCallingLLM):
         asked = call.prompt(prompt, decoder)
 
         async def responses() -> AsyncGenerator[R, None]:
-            with providers_types():
+            with answer.errors():
                 async with aclosing(decoder.astream(asked, stop=answer.stop)) as events:
                     async for event in events:
                         if answer.feed(event):
@@ -351,7 +350,8 @@ class RSDLLM(FunctionCallingLLM):
 
     def _setup(self, settings: Settings, load: Callable[[Any], Any]) -> Setup:
         thoughts = {MODELS.get(name, name): part for name, part in self.thoughts.items()}
-        return Setup(self.draft, self.verifier, self.target, self.policy, settings, load=load, thoughts=thoughts)
+        given: list[Any] = [self.draft, self.verifier, self.target]  # models and specs, since they were checked
+        return Setup(*given, self.policy, settings, load=load, thoughts=thoughts)
 
     def _resolve(self, options: Mapping[str, Any]) -> tuple[Settings, Stop]:
         """The settings and stop strings, with the fields and a call's own options worked in."""
