@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from rsd_core import Event, Finished, Markers, StepFinished, TextStream
+from rsd_core.ledger import Role
 from rsd_core.stopping import stops_at
 from rsd_integrations.langchain.thoughts import told_apart
-from rsd_integrations.langchain.tools import ToolCallStream
-from rsd_integrations.langchain.trace import metadata, step_data, usage
+from rsd_integrations.langchain.tools import ToolCallStream, call_chunks
+from rsd_integrations.langchain.trace import answer_usage, metadata, step_data
+from rsd_integrations.provider_errors import late
 
 
 class MessageChunks:
@@ -28,7 +29,8 @@ class MessageChunks:
         model_name: Goes with the last chunk.
         stop: Strings that end the answer.
         tools: Whether the text may hold tool calls.
-        rejected: Whether to tell the texts of rejected drafts in the metadata.
+        traced: Whether traces see the calls of inner models. The metadata then tell the texts of rejected drafts, and
+            no name of a model: counters by name count the inner calls, and would count the answer's twice.
         markers: Those of thoughts that models write into their text, where the settings name them.
     """
 
@@ -38,10 +40,10 @@ class MessageChunks:
         stop: Sequence[str] = (),
         *,
         tools: bool = False,
-        rejected: bool = False,
+        traced: bool = False,
         markers: Markers | None = None,
     ) -> None:
-        self._rejected = rejected
+        self._traced = traced
         self._model_name = model_name
         self._stop = stop
         self._markers = markers
@@ -49,6 +51,8 @@ class MessageChunks:
         self._calls = ToolCallStream() if tools else None
         self._native: AIMessage | None = None
         self._steps = 0
+        self.models: dict[Role, str] = {}
+        """Names of the models in the roles, for the bill."""
 
     def feed(self, event: Event) -> Sequence[ChatGenerationChunk]:
         """The chunks that an event makes; none for most events."""
@@ -57,20 +61,30 @@ class MessageChunks:
             self._steps += 1
             if isinstance(event.record.native, AIMessage):
                 self._native = _cut(told_apart(event.record.native, self._markers), self._stop)
-                return [ChatGenerationChunk(message=_as_chunk(self._native, step))]
+                return _as_chunks(self._native, step)
             return self._chunks(event, step)
         if isinstance(event, Finished):
+            result = event.result
+            if (error := late(result)) is not None:
+                raise error
             called = bool(self._native.tool_calls) if self._native else bool(self._calls and self._calls.called)
-            about: dict[str, Any] = {"model_name": self._model_name, "model_provider": "rsd"}
+            about: dict[str, Any] = {"model_provider": "rsd"}
+            if not self._traced:
+                about["model_name"] = self._model_name
             if self._native is not None:
                 about |= _provider(self._native) | {"inner": self._native.response_metadata}
-            about |= metadata(event.result, tool_calls=called, rejected=self._rejected)
+            about |= metadata(result, self.models, tool_calls=called, rejected=self._traced)
             chunks = self._chunks(
-                event, {}, response_metadata=about, usage_metadata=usage(event.result), chunk_position="last"
+                event, {}, response_metadata=about, usage_metadata=answer_usage(result), chunk_position="last"
             )
             chunks[-1].generation_info = {"finish_reason": about["finish_reason"]}
             return chunks
         return []
+
+    def settle(self, message: BaseMessage) -> None:
+        """Give a message that was merged of the chunks the invalid calls that the model's own class found, as found."""
+        if isinstance(message, AIMessage) and self._native is not None:
+            message.invalid_tool_calls = self._native.invalid_tool_calls
 
     def _chunks(self, event: Event, additional: dict[str, Any], **last: Any) -> list[ChatGenerationChunk]:
         """Thought and answer in chunks of their own: readers of a stream tell blocks apart by their places."""
@@ -109,22 +123,31 @@ def _cut(message: AIMessage, stop: Sequence[str]) -> AIMessage:
     return message.model_copy(update={"content": content, "tool_calls": [], "invalid_tool_calls": []})
 
 
-def _as_chunk(message: AIMessage, step: dict[str, Any]) -> AIMessageChunk:
-    """A whole message as one chunk."""
-    calls = [
-        tool_call_chunk(name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"], index=i)
-        for i, call in enumerate(message.tool_calls)
-    ]
-    calls += [
-        tool_call_chunk(name=call["name"], args=call["args"], id=call["id"], index=len(calls) + i)
-        for i, call in enumerate(message.invalid_tool_calls)
-    ]
-    return AIMessageChunk(
-        content=message.content,
-        additional_kwargs={**message.additional_kwargs, **step},
-        tool_call_chunks=calls,
-        response_metadata=_provider(message),
-    )
+def _as_chunks(message: AIMessage, step: dict[str, Any]) -> list[ChatGenerationChunk]:
+    """A whole message as chunks: what it says, and in one of their own its calls.
+
+    Beside content, LangChain's third kind of event streams loses calls that are invalid.
+    """
+    calls = call_chunks(message)
+    # As providers give them, from which LangChain would read calls where a chunk has none.
+    raw = {key: value for key, value in message.additional_kwargs.items() if key in ("tool_calls", "function_call")}
+    said = {key: value for key, value in message.additional_kwargs.items() if key not in raw} | step
+    about = _provider(message)
+    if not calls:
+        made = [AIMessageChunk(content=message.content, additional_kwargs=said, response_metadata=about)]
+    elif not message.content:
+        made = [
+            AIMessageChunk(
+                content=message.content, additional_kwargs=said | raw, tool_call_chunks=calls, response_metadata=about
+            )
+        ]
+    else:
+        nothing: Any = "" if isinstance(message.content, str) else []
+        made = [
+            AIMessageChunk(content=message.content, additional_kwargs=said, response_metadata=about),
+            AIMessageChunk(content=nothing, additional_kwargs=raw, tool_call_chunks=calls, response_metadata=about),
+        ]
+    return [ChatGenerationChunk(message=chunk) for chunk in made]
 
 
 def _provider(message: AIMessage) -> dict[str, Any]:
