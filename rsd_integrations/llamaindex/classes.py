@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.llms.base import BaseLLM
-from llama_index.core.llms import CustomLLM, MockLLM
+from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 
@@ -59,8 +59,10 @@ def calls_tools(llm: BaseLLM) -> bool:
 
 
 def only_blocks(llm: BaseLLM) -> bool:
-    """Whether the asynchronous face only seems so: it calls the blocking one on the event loop."""
-    return type(llm).achat in (CustomLLM.achat, MockFunctionCallingLLM.achat) or isinstance(llm, MockLLM)
+    """Whether the asynchronous face only seems so: it calls the blocking one on the event loop, or lacks a package."""
+    if provider_of(llm) == "bedrock_converse":
+        return getattr(llm, "_asession", None) is None  # without aioboto3
+    return type(llm).achat in (CustomLLM.achat, MockFunctionCallingLLM.achat)
 
 
 def refuse(llm: BaseLLM, fields: Iterable[str]) -> None:

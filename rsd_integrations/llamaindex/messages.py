@@ -83,8 +83,14 @@ def tool_call_blocks(message: ChatMessage) -> list[ToolCallBlock]:
 
 def as_text(message: ChatMessage) -> str:
     """The text of a message with its calls, in the form of Hermes and Qwen templates, without its thought."""
-    calls = [(block.tool_name, tool_calls.parsed(block.tool_kwargs)) for block in tool_call_blocks(message)]
-    return tool_calls.as_text(_said(message), calls)
+    return "\n".join(filter(None, [_said(message), *map(_call_as_text, tool_call_blocks(message))]))
+
+
+def _call_as_text(block: ToolCallBlock) -> str:
+    arguments = tool_calls.parsed(block.tool_kwargs or {})
+    if isinstance(arguments, dict):
+        return tool_calls.as_text("", [(block.tool_name, arguments)])
+    return tool_calls.broken_as_text(block.tool_name, arguments)
 
 
 def thought_of(message: ChatMessage) -> str:
@@ -157,7 +163,7 @@ def _shown(block: ContentBlock, signature: str | None) -> ContentBlock | None:
     arguments = tool_calls.parsed(block.tool_kwargs or {})
     if isinstance(arguments, dict):
         return block.model_copy(update={"tool_kwargs": arguments})
-    return TextBlock(text=tool_calls.as_text("", [(block.tool_name, arguments)]))
+    return TextBlock(text=_call_as_text(block))
 
 
 CALLS = ("tool_calls", "function_call")

@@ -30,6 +30,7 @@ from rsd_core.concurrency import run_calls
 from rsd_integrations.llamaindex.classes import asked_with, calls_tools, model_name, only_blocks, refuse
 from rsd_integrations.llamaindex.messages import as_text, originals, readable_by, thought_of
 from rsd_integrations.llamaindex.replies import is_cut, usage_of_response
+from rsd_integrations.provider_errors import mark_permanent
 from rsd_integrations.turns import as_response
 
 SENDS = ("temperature", "top_p", "max_tokens", "seed")
@@ -98,9 +99,13 @@ class LlamaIndexRole(Model):
         if only_blocks(llm) or asyncio.get_running_loop() is background_loop():
             faces.reverse()
         try:
-            reply = await faces[0]()
-        except NotImplementedError:
-            reply = await faces[1]()
+            try:
+                reply = await faces[0]()
+            except NotImplementedError:
+                reply = await faces[1]()
+        except Exception as error:
+            mark_permanent(error)
+            raise
         return reply.response, reply.usage
 
 
