@@ -24,8 +24,10 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPU
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.program.utils import get_program_for_llm
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import BaseTool
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from rsd_core import (
     BinaryStep,
@@ -232,6 +234,37 @@ class RSDLLM(FunctionCallingLLM):
             raise ValueError(f"Expected at least one tool call, but got 0 tool calls{why}")
         return calls
 
+    def _structured_stream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        # LlamaIndex's own reads streamed calls where its newer models no longer put them, and gives blank objects. Here a
+        # call comes in one piece, so there is nothing to be read before its end.
+        if not self.metadata.is_function_calling_model:
+            yield from super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+            return
+        program = get_program_for_llm(output_cls, prompt, self, pydantic_program_mode=self.pydantic_program_mode)
+        yield program(llm_kwargs=llm_kwargs, **prompt_args)
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        if not self.metadata.is_function_calling_model:
+            return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+        program = get_program_for_llm(output_cls, prompt, self, pydantic_program_mode=self.pydantic_program_mode)
+
+        async def objects() -> AsyncGenerator[Any, None]:
+            yield await program.acall(llm_kwargs=llm_kwargs, **prompt_args)
+
+        return objects()
+
     def _inner(self) -> list[LlamaIndexGenerator]:
         """The LLMs of LlamaIndex that draft and that replace."""
         return [role for role in self._writers() if isinstance(role, LlamaIndexGenerator)]
@@ -350,8 +383,10 @@ class RSDLLM(FunctionCallingLLM):
 
     def _setup(self, settings: Settings, load: Callable[[Any], Any]) -> Setup:
         thoughts = {MODELS.get(name, name): part for name, part in self.thoughts.items()}
-        given: list[Any] = [self.draft, self.verifier, self.target]  # models and specs, since they were checked
-        return Setup(*given, self.policy, settings, load=load, thoughts=thoughts)
+        draft: Any = self.draft  # a spec or a model, as those of the other roles: what else is given is made one
+        verifier: Any = self.verifier
+        target: Any = self.target
+        return Setup(draft, verifier, target, self.policy, settings, load=load, thoughts=thoughts)
 
     def _resolve(self, options: Mapping[str, Any]) -> tuple[Settings, Stop]:
         """The settings and stop strings, with the fields and a call's own options worked in."""

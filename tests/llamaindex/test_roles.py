@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -363,15 +363,15 @@ def test_every_class_reads_what_others_wrote(kind: str, served: Provider) -> Non
     assert ("'unsigned'" in sent) == (kind == "ollama")
     assert ("'signed'" in sent) == (kind in ("anthropic", "bedrock"))
     assistant = next(one for one in served.sent["messages"] if one["role"] == "assistant")
-    calls = {
+    readers: dict[str, Callable[[], list[tuple[str, Any]]]] = {
         "openai": lambda: [(call["id"], call["function"]["arguments"]) for call in assistant["tool_calls"]],
         "anthropic": lambda: [(one["id"], one["input"]) for one in assistant["content"] if one["type"] == "tool_use"],
         "bedrock": lambda: [
             (one["toolUse"]["toolUseId"], one["toolUse"]["input"]) for one in assistant["content"] if "toolUse" in one
         ],
         "ollama": lambda: [("1", call["function"]["arguments"]) for call in assistant["tool_calls"]],
-    }[kind]()
-    assert calls == [("1", '{"amount": 100}' if kind == "openai" else {"amount": 100})]
+    }
+    assert readers[kind]() == [("1", '{"amount": 100}' if kind == "openai" else {"amount": 100})]
     assert '"amount": 9' in str(assistant).replace("\\", "")  # the cut call is seen as what it is, a text
 
 
@@ -409,7 +409,7 @@ def test_a_thought_is_a_block_whether_told_apart_or_in_the_text(served: Provider
     for llm in (anthropic(served), ollama(served)):
         response = RSDLLM(draft=llm, target=llm, verifier=short).chat([ChatMessage(content="q")])
         thought, said = response.message.blocks
-        assert (thought.content, said.text) == ("12-2=10.", "Ten.")  # type: ignore[union-attr]
+        assert (thought.content, said.text) == ("12-2=10.", "Ten.")
         assert result_of(response).thought == "12-2=10."
         assert result_of(response).text == "Ten."
 
