@@ -88,7 +88,7 @@ class RSDLLM(FunctionCallingLLM):
 
     Responses hold the usage of their own call in `raw["usage"]` and `additional_kwargs`, and the trace of all steps
     with the bill of all models in `raw["rsd"]`, see `result_of`; of a stream, the last response does. Every step is an
-    `RSDStepEvent` of the instrumentation.
+    `RSDStepEvent` of the instrumentation. `rsd_bill` sums what several requests cost.
 
     A single call takes the options in `OPTIONS`, such as `llm.complete(prompt, stop=["Observation:"])`; where LLMs of
     LlamaIndex write the answer, everything else goes to them.
@@ -241,8 +241,8 @@ class RSDLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
-        # LlamaIndex's own reads streamed calls where its newer models no longer put them, and gives blank objects. Here a
-        # call comes in one piece, so there is nothing to be read before its end.
+        # LlamaIndex's own looks for streamed calls where its newer models no longer put them, and gives blank objects.
+        # Here a call comes in one piece, so there is nothing to be read before its end.
         if not self.metadata.is_function_calling_model:
             yield from super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
             return
