@@ -93,12 +93,13 @@ def _call(body: str, closed: str) -> ToolCall:
     try:
         data = json.loads(body)
         name, arguments = data["name"], data.get("arguments")
-        given = parsed({} if arguments is None else arguments)
+        given = parsed({} if arguments in (None, "") else arguments)
         if not isinstance(name, str) or not name or not isinstance(given, dict):
             raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return ToolCall(None, _OPEN + body + closed)
-    return ToolCall(name, arguments if isinstance(arguments, str) else json.dumps(given, ensure_ascii=False))
+    written = arguments if isinstance(arguments, str) and arguments else json.dumps(given, ensure_ascii=False)
+    return ToolCall(name, written)
 
 
 def _settled(text: str) -> str:

@@ -155,7 +155,7 @@ def get_rsd_bill_callback(name: str = "rsd_bill_callback") -> Generator[RSDBillC
         model = ChatRSD(draft="scripted:draft", target="scripted:target", verifier="scripted:verifier")
         with get_rsd_bill_callback() as bill:
             model.batch(["How many seats are free?", "And in the third row?"])
-        print(bill.usage_metadata)
+        assert bill.usage_metadata["scripted target"]["output_tokens"] > 0
         ```
     """
     variable: ContextVar[RSDBillCallbackHandler | None] = ContextVar(name, default=None)

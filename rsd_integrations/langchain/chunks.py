@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from rsd_core import Event, Finished, Markers, StepFinished, TextStream
+from rsd_core import Event, Finished, Markers, Result, StepFinished, TextStream
 from rsd_core.ledger import Role
 from rsd_core.stopping import stops_at
 from rsd_integrations.langchain.thoughts import told_apart
@@ -64,42 +64,50 @@ class MessageChunks:
                 return _as_chunks(self._native, step)
             return self._chunks(event, step)
         if isinstance(event, Finished):
-            result = event.result
-            if (error := late(result)) is not None:
+            if (error := late(event.result)) is not None:
                 raise error
-            called = bool(self._native.tool_calls) if self._native else bool(self._calls and self._calls.called)
-            about: dict[str, Any] = {"model_provider": "rsd"}
-            if not self._traced:
-                about["model_name"] = self._model_name
-            if self._native is not None:
-                about |= _provider(self._native) | {"inner": self._native.response_metadata}
-            about |= metadata(result, self.models, tool_calls=called, rejected=self._traced)
-            chunks = self._chunks(
-                event, {}, response_metadata=about, usage_metadata=answer_usage(result), chunk_position="last"
-            )
+            chunks = self._chunks(event, {}, last=True)
+            about = self._about(event.result)
+            ending = cast("AIMessageChunk", chunks[-1].message)
+            ending.response_metadata, ending.usage_metadata = about, answer_usage(event.result)
+            ending.chunk_position = "last"
             chunks[-1].generation_info = {"finish_reason": about["finish_reason"]}
             return chunks
         return []
+
+    def _about(self, result: Result) -> dict[str, Any]:
+        """The metadata of the whole answer."""
+        called = bool(self._native.tool_calls) if self._native else bool(self._calls and self._calls.called)
+        about: dict[str, Any] = {"model_provider": "rsd"}
+        if not self._traced:
+            about["model_name"] = self._model_name
+        if self._native is not None:
+            about |= _provider(self._native) | {"inner": self._native.response_metadata}
+        return about | metadata(result, self.models, tool_calls=called, rejected=self._traced)
 
     def settle(self, message: BaseMessage) -> None:
         """Give a message that was merged of the chunks the invalid calls that the model's own class found, as found."""
         if isinstance(message, AIMessage) and self._native is not None:
             message.invalid_tool_calls = self._native.invalid_tool_calls
 
-    def _chunks(self, event: Event, additional: dict[str, Any], **last: Any) -> list[ChatGenerationChunk]:
-        """Thought and answer in chunks of their own: readers of a stream tell blocks apart by their places."""
+    def _chunks(self, event: Event, additional: dict[str, Any], *, last: bool = False) -> list[ChatGenerationChunk]:
+        """Thought, answer and calls in chunks of their own: readers of a stream tell blocks apart by their places."""
         pieces = () if self._native is not None else self._text.feed_parts(event)
         thought = "".join(text for kind, text in pieces if kind == "thought")
         content = "".join(text for kind, text in pieces if kind == "answer")
         calls: list[ToolCallChunk] = []
         if self._calls is not None:
-            content, calls = self._calls.feed(content, last=bool(last))
+            content, calls = self._calls.feed(content, last=last)
         messages: list[AIMessageChunk] = []
         if thought:
-            messages.append(AIMessageChunk(content="", additional_kwargs={"reasoning_content": thought, **additional}))
-        if content or calls or last or not thought:
-            kwargs = {} if thought else additional
-            messages.append(AIMessageChunk(content=content, tool_call_chunks=calls, additional_kwargs=kwargs, **last))
+            messages.append(AIMessageChunk(content="", additional_kwargs={"reasoning_content": thought}))
+        if content:
+            messages.append(AIMessageChunk(content=content))
+        if calls:
+            messages.append(AIMessageChunk(content="", tool_call_chunks=calls))
+        if not messages or (last and (calls or not content)):  # of a last chunk LangChain tells no chunks of calls
+            messages.append(AIMessageChunk(content=""))
+        messages[0].additional_kwargs |= additional
         return [ChatGenerationChunk(message=message) for message in messages]
 
 
@@ -124,30 +132,25 @@ def _cut(message: AIMessage, stop: Sequence[str]) -> AIMessage:
 
 
 def _as_chunks(message: AIMessage, step: dict[str, Any]) -> list[ChatGenerationChunk]:
-    """A whole message as chunks: what it says, and in one of their own its calls.
+    """A whole message as chunks: all of it but the calls that are invalid, and these.
 
-    Beside content, LangChain's third kind of event streams loses calls that are invalid.
+    Beside a content, and by the rules of some providers, LangChain's third kind of event streams would lose them.
     """
-    calls = call_chunks(message)
-    # As providers give them, from which LangChain would read calls where a chunk has none.
+    calls, broken = call_chunks(message)
+    # As providers give them; from these LangChain reads calls where a chunk has none.
     raw = {key: value for key, value in message.additional_kwargs.items() if key in ("tool_calls", "function_call")}
     said = {key: value for key, value in message.additional_kwargs.items() if key not in raw} | step
-    about = _provider(message)
-    if not calls:
-        made = [AIMessageChunk(content=message.content, additional_kwargs=said, response_metadata=about)]
-    elif not message.content:
-        made = [
-            AIMessageChunk(
-                content=message.content, additional_kwargs=said | raw, tool_call_chunks=calls, response_metadata=about
-            )
-        ]
-    else:
-        nothing: Any = "" if isinstance(message.content, str) else []
-        made = [
-            AIMessageChunk(content=message.content, additional_kwargs=said, response_metadata=about),
-            AIMessageChunk(content=nothing, additional_kwargs=raw, tool_call_chunks=calls, response_metadata=about),
-        ]
-    return [ChatGenerationChunk(message=chunk) for chunk in made]
+    chunks = [
+        AIMessageChunk(
+            content=message.content,
+            additional_kwargs=said | (raw if calls else {}),
+            tool_call_chunks=calls,
+            response_metadata=_provider(message),
+        )
+    ]
+    if broken:
+        chunks.append(AIMessageChunk(content="", additional_kwargs={} if calls else raw, tool_call_chunks=broken))
+    return [ChatGenerationChunk(message=chunk) for chunk in chunks]
 
 
 def _provider(message: AIMessage) -> dict[str, Any]:

@@ -19,19 +19,24 @@ _NO_JSON = "\u00a0"
 """A blank that JSON does not know."""
 
 
-def call_chunks(message: AIMessage) -> list[ToolCallChunk]:
-    """All calls of a whole message, for its chunk.
+def call_chunks(message: AIMessage) -> tuple[list[ToolCallChunk], list[ToolCallChunk]]:
+    """The calls of a whole message and its invalid ones, for its chunks.
 
     What merges chunks reads arguments leniently: it closes what is open, and takes nothing for no arguments. So what
     the model's own class called invalid is given a blank before it, which no JSON begins with, wherever it would be
-    completed. It stays invalid in whatever chunks are added to it; `strip` gives it back as it was.
+    completed. It stays invalid in whatever chunks are added to it; `lstrip` gives it back as it was.
     """
-    calls = [(call["name"], json.dumps(call["args"], ensure_ascii=False), call["id"]) for call in message.tool_calls]
-    broken = [(call["name"], _never_completed(call["args"] or ""), call["id"]) for call in message.invalid_tool_calls]
-    return [
-        tool_call_chunk(name=name, args=args, id=call_id, index=index)
-        for index, (name, args, call_id) in enumerate(calls + broken, _FIRST)
+    calls = [
+        tool_call_chunk(
+            name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"], index=index
+        )
+        for index, call in enumerate(message.tool_calls, _FIRST)
     ]
+    broken = [
+        tool_call_chunk(name=call["name"], args=_never_completed(call["args"] or ""), id=call["id"], index=index)
+        for index, call in enumerate(message.invalid_tool_calls, _FIRST + len(calls))
+    ]
+    return calls, broken
 
 
 def without_cut_call(message: AIMessage) -> AIMessage:
@@ -66,12 +71,12 @@ def _ids(block: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _never_completed(args: str) -> str:
-    """Broken arguments in a form of which no lenient parser makes an object."""
+    """Broken arguments in a form of which no lenient parser makes anything."""
     try:
-        completed = parse_partial_json(args or "{}")
+        parse_partial_json(args or "{}")
     except ValueError:
         return args
-    return args if completed is None else _NO_JSON + args
+    return _NO_JSON + args
 
 
 class ToolCallStream:

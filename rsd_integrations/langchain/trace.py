@@ -19,9 +19,13 @@ def answer_usage(result: Result) -> UsageMetadata:
     read it first counts it, and the answer its steps' tokens as their authors count them: together the context that
     the next turn begins with. What the request cost is its ledger, see `bill_of`.
     """
-    native = next((step.native for step in reversed(result.steps) if isinstance(step.native, AIMessage)), None)
-    if native is not None and native.usage_metadata is not None:
-        return UsageMetadata(**native.usage_metadata)
+    last = next((step for step in reversed(result.steps) if isinstance(step.native, AIMessage)), None)
+    if last is not None and isinstance(last.native, AIMessage) and last.native.usage_metadata is not None:
+        usage = UsageMetadata(**last.native.usage_metadata)
+        details = usage.get("output_token_details", OutputTokenDetails())
+        if "reasoning" not in details and (thought := _reasoning(last)):
+            usage["output_token_details"] = OutputTokenDetails(**details, reasoning=thought)
+        return usage
     wrote = sum(step.size for step in result.steps)
     return UsageMetadata(
         input_tokens=result.prompt_tokens,

@@ -24,6 +24,10 @@ from rsd_integrations.langchain.tools import call_chunks, without_cut_call
 from tests.langchain.fakes import always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The method `BaseChatModel._achat_model_stream_v3` is in beta"),
+    pytest.mark.filterwarnings("ignore:astream_events version='v1' is deprecated"),
+]
 PAID: list[tuple[int, str]] = []
 
 
@@ -56,7 +60,7 @@ def rsd(served: Provider, name: str = "ChatOpenAI", *, kind: Any = ChatRSD, inne
 
 
 def merged(chunks: list[Any]) -> AIMessageChunk:
-    whole: Any = chunks[0]
+    whole: AIMessageChunk = chunks[0]
     for chunk in chunks[1:]:
         whole = whole + chunk
     return whole
@@ -84,7 +88,7 @@ def _in_a_graph(model: Any) -> AIMessage:
     """What a node's stream of messages is, merged."""
     graph = StateGraph(MessagesState).add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
     built = graph.add_edge(START, "model").add_edge("model", END).compile()
-    parts = [part for part, _ in built.stream({"messages": [HumanMessage("q")]}, stream_mode="messages")]  # type: ignore[arg-type]
+    parts = [part for part, _ in built.stream({"messages": [HumanMessage("q")]}, stream_mode="messages")]
     return merged(parts)
 
 
@@ -110,7 +114,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 def calls_of(message: AIMessage) -> tuple[list[Any], list[Any]]:
     """Valid and invalid calls, as far as every way tells them."""
     valid = [(call["name"], call["args"], call["id"]) for call in message.tool_calls]
-    broken = [(call["name"], (call["args"] or "").strip(), call["id"]) for call in message.invalid_tool_calls]
+    broken = [(call["name"], (call["args"] or "").lstrip("\u00a0"), call["id"]) for call in message.invalid_tool_calls]
     return valid, broken
 
 
@@ -148,10 +152,6 @@ def test_an_invoked_message_has_the_very_calls_of_the_inner_one(served: Provider
         assert not message.tool_calls
 
 
-class Given(Provider):
-    pass
-
-
 def invalid(arguments: Any, name: str | None = "transfer_money") -> AIMessage:
     broken: Any = {"name": name, "args": arguments, "id": "call_1", "error": "no", "type": "invalid_tool_call"}
     return AIMessage("", invalid_tool_calls=[broken])
@@ -173,7 +173,7 @@ def test_whatever_is_called_invalid_never_becomes_a_call(arguments: Any, way: st
 
     message = WAYS[way](ChatRSD(draft=Whole(answer=None), target=always("target"), verifier=lambda *_: 1.0))
     assert message.tool_calls == []
-    assert calls_of(message)[1] == [("transfer_money", (arguments or "").strip(), "call_1")]
+    assert calls_of(message)[1] == [("transfer_money", arguments or "", "call_1")]
 
 
 json_values = st.recursive(
@@ -192,14 +192,15 @@ def test_no_prefix_of_a_calls_arguments_is_completed_in_merged_chunks(
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
     message = invalid(cut)
     message.tool_calls.append({"name": "pay", "args": args, "id": "call_0", "type": "tool_call"})
-    chunk = AIMessageChunk(content="", tool_call_chunks=call_chunks(message))
+    calls, broken = call_chunks(message)
+    chunk = AIMessageChunk(content="", tool_call_chunks=calls + broken)
     for one in (
         chunk,
         chunk + AIMessageChunk(content="", chunk_position="last"),
         AIMessageChunk(content="a") + chunk + AIMessageChunk(content="", response_metadata={"output_version": "v1"}),
         AIMessageChunk.model_validate_json(chunk.model_dump_json()) + AIMessageChunk(content=""),
     ):
-        assert calls_of(one) == ([("pay", args, "call_0")], [("transfer_money", cut.strip(), "call_1")])
+        assert calls_of(one) == ([("pay", args, "call_0")], [("transfer_money", cut, "call_1")])
         assert calls_of(message_chunk_to_message(one)) == calls_of(one)  # type: ignore[arg-type]
 
 
@@ -228,9 +229,9 @@ def test_the_last_call_of_a_reply_that_used_up_its_tokens_is_invalid(
 ) -> None:
     arguments = '{"amount": 100' if inner else '{"amount": 100}'  # an API whose calls are objects sends what it has
     served.answers(Reply("I pay.", reason="length", calls=(Call("transfer_money", arguments),)))
-    message = WAYS[way](rsd(served, name, inner=inner))
+    message = WAYS[way](rsd(served, name, inner=inner).bind_tools([transfer_money]))
     assert message.tool_calls == []
-    assert [(call["name"], json.loads(call["args"])) for call in message.invalid_tool_calls] == [
+    assert [(call["name"], json.loads(call["args"].strip())) for call in message.invalid_tool_calls] == [
         ("transfer_money", {"amount": 100})
     ]
     assert "tool_use" not in str(message.content)
@@ -303,7 +304,6 @@ TEXTS = [
     '<tool_call>\n{"name": "transfer_money", "arguments": {"amount": 100',
     '<tool_call>\n{"name": "transfer_money", "arguments": "{\\"amount\\": 100"}\n</tool_call>',
     '<tool_call>\n{"name": "transfer_money", "arguments": [100]}\n</tool_call>',
-    '<tool_call>\n{"name": "transfer_money", "arguments": ""}\n</tool_call>',
     '<tool_call>\n{"name": "transfer_money", "arguments": 0}\n</tool_call>',
     '<tool_call>\n{"name": "transfer_money", "arguments": false}\n</tool_call>',
     '<tool_call>\n{"name": "transfer_money", "arguments": []}\n</tool_call>',
