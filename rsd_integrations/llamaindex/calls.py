@@ -21,6 +21,14 @@ _CHOICES = ("tool_choice", "tool_required", "allow_parallel_tool_calls")
 """How tools are called."""
 
 
+class ToolDefinition(dict[str, Any]):
+    """A tool's definition in the form of OpenAI's API, which events of LlamaIndex show, with the tool itself."""
+
+    def __init__(self, tool: BaseTool) -> None:
+        super().__init__(tool.metadata.to_openai_tool(skip_length_check=True))
+        self.tool = tool
+
+
 class Call:
     """The options of one call, told apart.
 
@@ -35,7 +43,7 @@ class Call:
     def __init__(self, options: Mapping[str, Any], *, passes_on: bool) -> None:
         rest = {name: value for name, value in options.items() if name not in OPTIONS and value is not None}
         self.own = {name: value for name, value in options.items() if name in OPTIONS}
-        self.tools: Sequence[BaseTool] = list(rest.pop("tools", ()))
+        self.tools: Sequence[BaseTool] = [_tool(tool) for tool in rest.pop("tools", ())]
         choice = {name: rest.pop(name) for name in _CHOICES if name in rest}
         self.inner: dict[str, Any] = {}
         """Options of the models' own calls."""
@@ -72,5 +80,14 @@ class Call:
                 )
         if all(isinstance(model, LlamaIndexGenerator) for model in readers):
             return messages
-        definitions = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in self.tools]
-        return (Message("tools", json.dumps(definitions)), *messages)
+        return (Message("tools", json.dumps([ToolDefinition(tool) for tool in self.tools])), *messages)
+
+
+def _tool(tool: object) -> BaseTool:
+    tool = tool.tool if isinstance(tool, ToolDefinition) else tool
+    if not isinstance(tool, BaseTool):
+        raise ConfigurationError(
+            f"{tool!r:.80} is no tool of LlamaIndex, such as FunctionTool.from_defaults(function); give tools to "
+            "chat_with_tools"
+        )
+    return tool

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.llms.base import BaseLLM
+from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 
 from rsd_core import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,19 @@ def model_name(llm: BaseLLM) -> str:
     return type(llm).__name__
 
 
+def metadata_of(llm: BaseLLM) -> LLMMetadata | None:
+    """What a model tells of itself; None where its server, which some classes ask for it, is away."""
+    try:
+        return llm.metadata
+    except Exception as error:
+        logger.info("%s tells nothing of itself: %r", model_name(llm), error)
+        return None
+
+
 def calls_tools(llm: BaseLLM) -> bool:
     """Whether a model can call tools."""
-    return isinstance(llm, FunctionCallingLLM) and bool(llm.metadata.is_function_calling_model)
+    told = metadata_of(llm) or llm  # some classes have a field of that name
+    return isinstance(llm, FunctionCallingLLM) and bool(getattr(told, "is_function_calling_model", True))
 
 
 def only_blocks(llm: BaseLLM) -> bool:

@@ -46,8 +46,8 @@ from rsd_core.blocking import in_thread
 from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.stopping import as_stop
 from rsd_integrations.llamaindex.answers import Answer
-from rsd_integrations.llamaindex.calls import OPTIONS, Call
-from rsd_integrations.llamaindex.classes import refuse
+from rsd_integrations.llamaindex.calls import OPTIONS, Call, ToolDefinition
+from rsd_integrations.llamaindex.classes import metadata_of, refuse
 from rsd_integrations.llamaindex.fields import AS_DRAFT, AS_TARGET, AS_THOUGHTS, AS_VERIFIER, BY_NAME, MODELS
 from rsd_integrations.llamaindex.judges import Scorer
 from rsd_integrations.llamaindex.messages import as_prompt, text_only, tool_call_blocks
@@ -150,7 +150,7 @@ class RSDLLM(FunctionCallingLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        inner = [role.llm.metadata for role in self._inner()]
+        inner = [told for role in self._inner() if (told := metadata_of(role.llm))]
         window = min((one.context_window for one in inner), default=DEFAULT_CONTEXT_WINDOW)
         return LLMMetadata(
             context_window=self.context_window or window,
@@ -205,7 +205,7 @@ class RSDLLM(FunctionCallingLLM):
         asked = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
         return {
             "messages": [*(chat_history or []), *([asked] if asked else [])],
-            "tools": list(tools),
+            "tools": [ToolDefinition(tool) for tool in tools],
             "allow_parallel_tool_calls": allow_parallel_tool_calls,
             "tool_required": tool_required,
             **kwargs,

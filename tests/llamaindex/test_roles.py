@@ -24,6 +24,7 @@ from llama_index.core.llms import (
     MockLLM,
     TextBlock,
 )
+from llama_index.llms.ollama import Ollama
 from pydantic import PrivateAttr
 
 from rsd_core import (
@@ -38,7 +39,8 @@ from rsd_core import (
     StepRequest,
 )
 from rsd_core.blocking import wait_for
-from rsd_core.testing import ScriptedTarget
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget
+from rsd_core.thoughts.markers import MARKERS, Thinking
 from rsd_integrations.llamaindex import (
     RSDLLM,
     LlamaIndexDrafter,
@@ -211,6 +213,14 @@ async def test_a_timeout_with_nothing_written_raises(face: str, served: Provider
     assert isinstance(caught.value, RunError)
     assert caught.value.partial is not None
     assert caught.value.partial.finish_reason == "max_seconds"
+
+
+async def test_a_server_that_is_away_is_no_fault_of_the_others(served: Provider) -> None:
+    away = Ollama(model="qwen3", base_url="http://127.0.0.1:9", request_timeout=2)  # asks for its window at first
+    model = RSDLLM(draft=away, target=openai_rules(served), verifier=short, context_window=None)
+    assert (await model.acomplete("q")).text == "fine"
+    assert model.metadata.context_window == 200000
+    assert model.metadata.is_function_calling_model
 
 
 # What classes there are
@@ -493,3 +503,35 @@ def test_asked_is_what_arrived(served: Provider) -> None:
     )
     model.complete("hi")
     assert seen[-1].messages == [("user", "[hi]")]
+
+
+# Functions as verifiers
+
+
+async def test_a_function_may_be_asynchronous_and_sees_the_conversation_and_the_whole_reply(served: Provider) -> None:
+    seen: list[tuple[list[ChatMessage], ChatMessage]] = []
+
+    async def judge(messages: list[ChatMessage], reply: ChatMessage) -> float:
+        await asyncio.sleep(0)
+        seen.append((messages, reply))
+        return 1.0
+
+    served.answers(Reply("Ten.", thought="12-2=10."))
+    asked = ChatMessage(role="user", content="q")
+    await RSDLLM(draft=anthropic(served), target=MockLLM(), verifier=judge).achat([asked])
+    (messages, reply), *_ = seen
+    assert messages == [asked]
+    assert [block.block_type for block in reply.blocks] == ["thinking", "text"]
+    seen.clear()
+    steps = ScriptedDrafter(["<think>\nOne.\n</think>\n\n", "Two.\n\n", "Three."], thinking=Thinking(MARKERS["think"]))
+    RSDLLM(draft=steps, target=ScriptedTarget(["no"]), verifier=judge).complete("q")
+    assert [str(reply.content) for _, reply in seen][-1] == "Two.\n\nThree."
+    assert [block.block_type for block in seen[-1][1].blocks] == ["thinking", "text"]
+
+
+@pytest.mark.parametrize("given", ["0.9", None, 2, -1, float("nan"), object()])
+def test_what_a_function_returns_is_a_number_from_0_to_1(given: Any) -> None:
+    response = RSDLLM(draft=MockLLM(), target=ScriptedTarget(["mine"]), verifier=lambda *_: given).complete("q")
+    assert response.text == "mine"
+    (fault,) = result_of(response).degradations
+    assert (fault.kind, "it must return a number from 0 to 1" in fault.message) == ("verifier_error", True)

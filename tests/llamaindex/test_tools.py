@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 from llama_index.core import PromptTemplate
 from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, FunctionAgent
 from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.llm import LLMChatStartEvent
 from llama_index.core.llms import ChatMessage, ChatResponse, MockLLM
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.memory import ChatMemoryBuffer
@@ -349,3 +353,24 @@ async def test_a_memory_keeps_what_was_said_and_called(served: Provider) -> None
     assert all("rsd" not in message.additional_kwargs for message in kept)
     again = [ChatMessage.model_validate_json(message.model_dump_json()) for message in kept]
     assert [message.blocks for message in again] == [message.blocks for message in kept]
+
+
+async def test_events_tell_tools_as_data(served: Provider) -> None:
+    shown: list[str] = []
+
+    class Writes(BaseEventHandler):
+        def handle(self, event: BaseEvent, **_: Any) -> None:
+            if isinstance(event, LLMChatStartEvent) and event.span_id and event.span_id.startswith("RSDLLM"):
+                shown.append(event.model_dump_json())
+
+    root = get_dispatcher()
+    before = list(root.event_handlers)
+    root.add_event_handler(Writes())
+    try:
+        llm = RSDLLM(draft=openai_rules(served), target=openai_rules(served), verifier=fair)
+        await llm.achat_with_tools([Bank().tool], user_msg="q")
+    finally:
+        root.event_handlers = before
+    assert '"name":"transfer"' in shown[0]
+    with pytest.raises(ConfigurationError, match="is no tool of LlamaIndex"):
+        llm.chat([ChatMessage("q")], tools=[{"type": "function"}])
