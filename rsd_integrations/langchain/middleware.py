@@ -11,7 +11,6 @@ from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedMod
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from rsd_core import (
@@ -38,11 +37,12 @@ from rsd_integrations.langchain.fields import as_verifier
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import Scorer
 from rsd_integrations.langchain.messages import as_prompt, as_text
-from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
-from rsd_integrations.langchain.thoughts import as_response, readable_by, thought_of
+from rsd_integrations.langchain.silent_calls import Signal, call_async, call_in_thread
+from rsd_integrations.langchain.thoughts import readable_by, thought_of
 from rsd_integrations.langchain.tokens import usage_of_reply
 from rsd_integrations.langchain.trace import step_data, usage
 from rsd_integrations.loaded_models import LoadedModels
+from rsd_integrations.turns import as_response
 
 _Response = ModelResponse[Any]
 _Handler = Callable[[ModelRequest[Any]], _Response | Awaitable[_Response]]
@@ -122,7 +122,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         turn = _Turn(self, request, handler, blocking=True)
         try:
             return turn.response(turn.decoder.run(turn.prompt))
-        except (TargetError, _Bubble) as error:
+        except (TargetError, Signal) as error:
             raise _origin(error) from error
 
     async def awrap_model_call(
@@ -132,7 +132,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         turn = _Turn(self, request, handler, blocking=False)
         try:
             return turn.response(await turn.decoder.arun(turn.prompt))
-        except (TargetError, _Bubble) as error:
+        except (TargetError, Signal) as error:
             raise _origin(error) from error
 
 
@@ -192,8 +192,6 @@ class _Caller(Drafter, Target):
                 )
             answer = cast("Awaitable[_Response]", self._handler(self.request))
             return self._read(await call_async(answer, self.name, traced=True), path, started)
-        except GraphBubbleUp as signal:
-            raise _Bubble(signal) from None
         except Exception as error:
             reply = getattr(error, "ai_message", None)  # of a reply that could not be parsed, and was paid for
             if isinstance(reply, AIMessage):
@@ -213,13 +211,9 @@ class _Caller(Drafter, Target):
         return usage_of_reply(reply, self.request.messages, time.perf_counter() - started)
 
 
-class _Bubble(BaseException):
-    """A signal of LangGraph, such as an interrupt, on its way through the decoder: no fault of a role."""
-
-
 def _origin(error: BaseException) -> BaseException:
     """What was raised in the first place, for the middleware around this one to recognise."""
-    return cast("BaseException", error.args[0]) if isinstance(error, _Bubble) else error.__cause__ or error
+    return error.signal if isinstance(error, Signal) else error.__cause__ or error
 
 
 def _record(result: Result) -> dict[str, Any]:

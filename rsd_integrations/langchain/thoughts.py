@@ -9,10 +9,10 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 
-from rsd_core import Parts, Path, Reader, split
+from rsd_core import Reader
 from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
-from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.langchain.identities import unbound
+from rsd_integrations.turns import parts_in
 
 Content = str | list[str | dict[str, Any]]
 
@@ -25,7 +25,7 @@ _FAMILIES = ("anthropic", "openai", "google", "bedrock")
 
 def is_thought(block: object) -> bool:
     """Whether a content block is part of a thought."""
-    return isinstance(block, Mapping) and _own(block).get("type") in BLOCKS
+    return isinstance(block, Mapping) and own_form(block).get("type") in BLOCKS
 
 
 def thought_of(message: BaseMessage) -> str:
@@ -33,29 +33,11 @@ def thought_of(message: BaseMessage) -> str:
     apart = message.additional_kwargs.get("reasoning_content")
     if isinstance(apart, str) and apart:
         return apart
-    blocks = message.content if isinstance(message.content, list) else []
-    return "\n\n".join(filter(None, [_text(_own(block)) for block in blocks if isinstance(block, dict)]))
-
-
-def as_response(text: str, thought: str, path: Path, *, cut: bool = False) -> str:
-    """A reply as the raw text of the response to a path, with its thought in the markers of the request.
-
-    Args:
-        text: What the reply says, perhaps with a thought in a model's own markers.
-        thought: What it thought before, where that is told apart.
-        path: What the reply follows.
-        cut: Whether the reply used up its tokens, so that a thought without a text is not at its end.
-    """
-    reader = reader_at(path)
-    if not thought:
-        parts = _parts(text, reader.markers)
-        thought, text = parts.thought, parts.answer
-    markers = reader.markers or MARKERS["think"]
-    if reader.state in ("answer", "ended") or not (thought or reader.in_thought):
+    old = message.additional_kwargs.get("reasoning")  # of OpenAI's responses with output_version="v0"
+    if isinstance(old, Mapping) and (text := _text({"type": "reasoning", **old})):
         return text
-    if cut and not text:
-        return thought if reader.in_thought else markers.begin(thought)
-    return f"{thought}{markers.ending}{text}" if reader.in_thought else markers.wrap(thought) + text
+    blocks = message.content if isinstance(message.content, list) else []
+    return "\n\n".join(filter(None, [_text(own_form(block)) for block in blocks if isinstance(block, dict)]))
 
 
 def opened(rendered: str) -> Thinking | None:
@@ -71,7 +53,7 @@ def opened(rendered: str) -> Thinking | None:
 def told_apart(message: AIMessage, markers: Markers | None = None) -> AIMessage:
     """A message without a thought in its text: one that its model put in markers there is held apart."""
     text = str(message.text)
-    parts = _parts(text, markers)
+    parts = parts_in(text, markers)
     if parts.answer == text:
         return message
     thought = thought_of(message) or parts.thought
@@ -104,12 +86,6 @@ def text_between(content: Content, start: int, stop: int) -> Content:
     return rest
 
 
-def _parts(text: str, markers: Markers | None) -> Parts:
-    """The parts of a text in these markers, or in any that are known."""
-    parts = split(text, markers)
-    return split(text) if markers is not None and not (parts.thought or parts.open) else parts
-
-
 def _without_foreign(message: BaseMessage, family: str | None) -> BaseMessage:
     author = _family(message.response_metadata.get("model_provider"))
     if author in (None, family) or not isinstance(message.content, list) or not any(map(is_thought, message.content)):
@@ -123,7 +99,7 @@ def _family(provider: str | None) -> str | None:
     return next((family for family in _FAMILIES if family in (name or "")), name)
 
 
-def _own(block: Mapping[str, Any]) -> Mapping[str, Any]:
+def own_form(block: Mapping[str, Any]) -> Mapping[str, Any]:
     """A block as its provider knows it."""
     value = block.get("value") if block.get("type") == "non_standard" else None
     return value if isinstance(value, Mapping) else block
