@@ -22,17 +22,17 @@ def is_cut(message: AIMessage) -> bool:
 
 
 def without_cut_calls(message: AIMessage) -> AIMessage:
-    """A message in whose `tool_calls` are complete calls alone: of a cut one, the last call is an invalid one.
+    """A message that calls nothing where it was cut: its calls become invalid ones.
 
-    Whether the cut went through it cannot be seen any more: LangChain completes the JSON of a streamed call, and
-    Anthropic's API that of any.
+    Which of them the cut went through cannot be seen any more: LangChain completes the JSON of streamed calls, and
+    Anthropic's API gives data.
     """
     if not message.tool_calls or not is_cut(message):
         return message
-    *whole, last = message.tool_calls
-    cut = invalid_tool_call(
-        name=last["name"], args=json.dumps(last["args"]), id=last["id"], error="the message was cut in this call"
-    )
-    return message.model_copy(
-        update={"tool_calls": whole, "invalid_tool_calls": [*message.invalid_tool_calls, cut]}, deep=False
-    )
+    cut = [
+        invalid_tool_call(
+            name=call["name"], args=json.dumps(call["args"]), id=call["id"], error="the message was cut in its calls"
+        )
+        for call in message.tool_calls
+    ]
+    return message.model_copy(update={"tool_calls": [], "invalid_tool_calls": [*cut, *message.invalid_tool_calls]})

@@ -35,8 +35,8 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
 
     A draft is judged before anything of it is executed. One that calls several tools has to satisfy the policies of all
     of them. One that cannot be executed as it is (an unknown tool, arguments that cannot be read, a call that was cut,
-    a structured answer that does not fit) is never kept, and no verifier is asked about it. Of a message of the target
-    that was cut, the last call becomes an invalid one.
+    a structured answer that does not fit) is never kept, and no verifier is asked about it. Where a message of the
+    target was cut, its calls are `invalid_tool_calls`.
 
     Order: the first middleware of a list is the outermost. Put `ModelRetryMiddleware` and `ModelFallbackMiddleware`
     before this one: a fallback then takes the target's place, and what is tried again is the whole turn. Behind it
