@@ -93,7 +93,10 @@ class Turn:
     @property
     def response(self) -> ExtendedModelResponse[Any]:
         """The chosen model's response, and the record for the state."""
-        return ExtendedModelResponse(self._response, Command(update={"rsd": [self.record]}))
+        update: dict[str, Any] = {"rsd": [self.record]}
+        if self.record["author"] == "limit":  # without calls an agent ends anyway, unless it waits for its structure
+            update["jump_to"] = "end"
+        return ExtendedModelResponse(self._response, Command(update=update))
 
     def _decoder(self) -> RewardGuidedDecoder:
         rsd = self._rsd
@@ -143,11 +146,18 @@ class Turn:
             "limit": self._limit if author == "limit" else None,
             **_bill(ledger if result is None else result.ledger, result, at_limit=author == "limit"),
         }
-        if author == "limit" and self._rsd.exit_behavior == "error":
+        if author == "limit" and (self._rsd.exit_behavior == "error" or self._met_before):
             raise BudgetExceededError(str(self._limit), self.record)
         if result is not None:
             self._mark(result)
         return self.record
+
+    @property
+    def _met_before(self) -> bool:
+        """Whether this run met its limit already: the agent did not end of that, and would go on for ever."""
+        state = cast("Mapping[str, Any]", self._request.state)
+        records = (state.get("rsd") or [])[state.get("rsd_run") or 0 :]
+        return any(record["limit"] and record["middleware"] == self._rsd.name for record in records)
 
     @property
     def _message(self) -> AIMessage | None:

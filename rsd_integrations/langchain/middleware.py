@@ -172,7 +172,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
 
     @property
     def _config(self) -> RunnableConfig:
-        return RunnableConfig(run_name=self.name, tags=["rsd"])
+        return RunnableConfig(run_name=self.name)
 
     def _need_price(self, model: str) -> None:
         if self.budgets.need_prices and model not in self.prices:
