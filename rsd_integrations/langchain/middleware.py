@@ -187,12 +187,12 @@ def _chat_model(draft: Any) -> tuple[BaseChatModel, dict[str, Any]]:
     if isinstance(draft, str):
         draft = _named(draft)
     settings: dict[str, Any] = {}
-    if type(draft) is RunnableBinding and "tools" not in draft.kwargs and not draft.config:
+    if isinstance(draft, RunnableBinding) and not ("tools" in draft.kwargs or draft.config or draft.config_factories):
         draft, settings = draft.bound, dict(draft.kwargs)
     if isinstance(draft, BaseChatModel):
         return as_draft(draft), settings
     raise ConfigurationError(
-        f"draft={draft!r:.200} is no chat model that an agent can bind its tools to. Pass one, such as "
+        f"draft= got a {type(draft).__name__}, no chat model that an agent can bind its tools to. Pass one, such as "
         "init_chat_model('…') or its name; bound options go along (model.bind(temperature=0)), tools and configs do "
         "not. In place of with_retry and with_fallbacks take ModelRetryMiddleware and ModelFallbackMiddleware"
     )
