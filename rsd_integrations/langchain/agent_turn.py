@@ -100,7 +100,7 @@ class Turn:
 
     def _decoder(self) -> RewardGuidedDecoder:
         rsd = self._rsd
-        verifier = rsd.loaded.get(rsd.verifier)
+        verifier = None if rsd.verifier is None else rsd.loaded.get(rsd.verifier)
         decoder = RewardGuidedDecoder(
             drafter=self._drafter,
             verifier=None if verifier is None else _TurnVerifier(verifier, self._policy, rsd.prices),

@@ -224,17 +224,18 @@ def test_a_providers_errors_keep_their_type(name: str, asynchronous: bool, serve
     replies = iter([Reply("slow", status=429), Reply("slow", status=429), Reply("fine")])
     served.answers_by(lambda asked: "BAD" if asked.model == "cheap" else next(replies))
     retry = ModelRetryMiddleware(max_retries=3, retry_on=(limited,), initial_delay=0.0, jitter=False)
-    rsd = RSDMiddleware(CHATS[name](served, model="cheap"), good)
-    agent = create_agent(CHATS[name](served, model="strong"), [], middleware=[retry, rsd])
-    go = (lambda: asyncio.run(agent.ainvoke(question()))) if asynchronous else (lambda: agent.invoke(question()))
-    assert go()["messages"][-1].text == "fine"
+    rsd: Any = RSDMiddleware(CHATS[name](served, model="cheap"), good)
+
+    def go(*middleware: Any) -> str:
+        agent: Any = create_agent(CHATS[name](served, model="strong"), [], middleware=middleware)
+        state = asyncio.run(agent.ainvoke(question())) if asynchronous else agent.invoke(question())
+        return str(state["messages"][-1].text)
+
+    assert go(retry, rsd) == "fine"
     served.answers_by(lambda asked: "BAD" if asked.model == "cheap" else Reply("wrong key", status=401))
-    agent = create_agent(CHATS[name](served, model="strong"), [], middleware=[rsd])
     with pytest.raises(wrong_key):
-        go()
-    spare = ModelFallbackMiddleware(always("spare"))
-    agent = create_agent(CHATS[name](served, model="strong"), [], middleware=[spare, rsd])
-    assert go()["messages"][-1].text == "spare"
+        go(rsd)
+    assert go(ModelFallbackMiddleware(always("spare")), rsd) == "spare"
 
 
 def test_a_draft_with_a_wrong_key_is_told(served: Provider) -> None:
