@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import Parameter, Signature
 from typing import Annotated, Any, Literal, Self
 
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from rsd_core import ConfigurationError, Decoder, Method, Policy, Settings, Setup, Verifier, parse_policy
 from rsd_core.blocking import in_thread
@@ -16,6 +19,7 @@ from rsd_core.policies import BinaryStep
 from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
+from rsd_integrations.langchain.named_models import chat_model, is_chat_models_name
 from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
 from rsd_integrations.langchain.wrapped_model import LangChainRole
 from rsd_integrations.loaded_models import LoadedModels, identity
@@ -46,6 +50,8 @@ def as_verifier(value: Any) -> Any:
 
 def as_thoughts(value: Any) -> Any:
     """Models and a policy of the thoughts' own, each checked like that of the answer."""
+    if isinstance(value, Mapping):
+        value = under_one_name(value)
     if not isinstance(value, Mapping) or (unknown := sorted(set(value) - set(_PARTS))):
         what = f"no {', '.join(map(str, unknown))}" if isinstance(value, Mapping) else f"got {value!r}"
         raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(_PARTS)} ({what})")
@@ -62,6 +68,8 @@ _PARTS: dict[str, Callable[[Any], Any]] = {
 
 def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
     if isinstance(value, str):
+        if is_chat_models_name(value):
+            return _named(value, role)
         backend, _ = parse_spec(value)
         if backend.kind != "langchain":
             parse_spec(value, role)
@@ -75,8 +83,34 @@ def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
         return wrap(value)
     also = ", or a function of (messages, reply)" if role == "verifier" else ""
     raise ConfigurationError(
-        f"{value!r} is none of: a spec as `rsd models` lists them, a {kind.__name__}, a LangChain model{also}"
+        f"{value!r} is none of: a spec as `rsd models` lists them, a name for init_chat_model such as "
+        f"'openai:gpt-5-nano', a {kind.__name__}, a LangChain model{also}"
     )
+
+
+_WRAPS: dict[Role, Callable[[Any], LangChainRole]] = {
+    "drafter": LangChainDrafter,
+    "target": LangChainTarget,
+    "verifier": LangChainJudge,
+}
+
+
+def _named(name: str, role: Role) -> LangChainRole:
+    """A chat model by its name, which is pickled as that: keys stay where they are."""
+    model = _WRAPS[role](chat_model(name))
+    model.made_by = partial(_named, name, role)
+    return model
+
+
+def under_one_name(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with the drafter as `draft`, which the core calls `drafter`.
+
+    Raises:
+        ConfigurationError: It is given by both names.
+    """
+    if "draft" in data and "drafter" in data:
+        raise ConfigurationError("draft and drafter are two names for one model; give one of them")
+    return {"draft" if name == "drafter" else name: value for name, value in data.items()}
 
 
 class RSDFields(BaseModel):
@@ -122,6 +156,19 @@ class RSDFields(BaseModel):
     drafts included."""
     loaded: LoadedModels = Field(default_factory=LoadedModels, exclude=True, repr=False)
     """Models loaded so far, shared by copies."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Show the fields where people look for them: LangChain's own constructor takes `*args, **kwargs`."""
+        super().__pydantic_init_subclass__(**options)
+        own = list(RSDFields.model_fields)
+        names = sorted(cls.model_fields, key=lambda name: own.index(name) if name in own else len(own))
+        cls.__signature__ = Signature([_parameter(name, cls.model_fields[name]) for name in names])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_drafter(cls, data: Any) -> Any:
+        return under_one_name(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _check_roles(self) -> Self:
@@ -239,6 +286,12 @@ class RSDFields(BaseModel):
             set_here = [field for field in SENDS if getattr(self, field) is not None]
             return model.using(sends=(*model.sends, *set_here), **inner)
         return model
+
+
+def _parameter(name: str, field: FieldInfo) -> Parameter:
+    """A field as a parameter, by the name that callers write."""
+    default = field.get_default(call_default_factory=not field.default_factory_takes_validated_data)
+    return Parameter(field.alias or name, Parameter.KEYWORD_ONLY, default=default, annotation=field.annotation)
 
 
 def _default(name: str) -> Any:

@@ -19,7 +19,6 @@ from rsd_core import (
     Drafter,
     Generation,
     Message,
-    MissingDependency,
     Path,
     Prompt,
     RunError,
@@ -37,6 +36,7 @@ from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.chat_fields import TEMPLATE, TOOL_FIELDS, TakesFields, refuse
 from rsd_integrations.langchain.identities import unbound
 from rsd_integrations.langchain.messages import as_text, originals
+from rsd_integrations.langchain.named_models import chat_model
 from rsd_integrations.langchain.prefixes import (
     Reply,
     StopMode,
@@ -280,15 +280,7 @@ class LangChainTarget(LangChainGenerator):
 
 def load(name: str, **options: Any) -> LangChainGenerator:
     """The model behind `langchain:PROVIDER:MODEL`, as `init_chat_model` makes it; options as `LangChainGenerator`."""
-    try:
-        from langchain.chat_models import init_chat_model
-    except ModuleNotFoundError as error:
-        raise MissingDependency("langchain", "agents", f"'langchain:{name}'") from error
-    try:
-        model = init_chat_model(name)
-    except (ValueError, ImportError) as error:
-        raise ConfigurationError(f"langchain:{name} makes no chat model: {error}") from error
-    return LangChainGenerator(model, **options)
+    return LangChainGenerator(chat_model(f"langchain:{name}"), **options)
 
 
 def _plain(prompt: Prompt) -> str:
