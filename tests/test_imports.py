@@ -17,8 +17,8 @@ from rsd_core.errors import DISTRIBUTION
 ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
 SHARED = {
-    "chat_fields", "findings", "jsonl", "loaded_models", "output_files", "role_faults", "tool_calls", "waiting",
-    "yaml_data",
+    "chat_fields", "findings", "jsonl", "loaded_models", "output_files", "provider_errors", "role_faults", "rubric",
+    "tool_calls", "turns", "waiting", "yaml_data",
 }  # fmt: skip
 """Modules beside the subpackages, which all of them may use. They import the core alone."""
 SUBPACKAGES = {

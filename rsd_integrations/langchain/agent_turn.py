@@ -39,10 +39,11 @@ from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import FunctionVerifier
 from rsd_integrations.langchain.messages import as_prompt, as_text
 from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
-from rsd_integrations.langchain.thoughts import as_response, readable_by, thought_of
+from rsd_integrations.langchain.thoughts import readable_by, thought_of
 from rsd_integrations.langchain.tokens import usage_of_reply
 from rsd_integrations.langchain.tool_policies import TurnPolicy, as_words
 from rsd_integrations.langchain.trace import metadata, step_data, usage
+from rsd_integrations.turns import as_response
 
 if TYPE_CHECKING:
     from rsd_integrations.langchain.middleware import RSDMiddleware

@@ -14,8 +14,8 @@ from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.chunks import MessageChunks
 from rsd_integrations.langchain.fields import CALL_OPTIONS, RSDFields
 from rsd_integrations.langchain.messages import as_prompt, text_only
-from rsd_integrations.langchain.provider_errors import providers_types
 from rsd_integrations.langchain.roles import LangChainGenerator
+from rsd_integrations.provider_errors import providers_types
 from rsd_integrations.tool_calls import sees_tools
 
 

@@ -21,9 +21,9 @@ from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
-from rsd_integrations.langchain.provider_errors import providers_types, with_providers_type
 from rsd_integrations.langchain.runs import run_of
 from rsd_integrations.langchain.trace import metadata, step_data, usage
+from rsd_integrations.provider_errors import providers_types, with_providers_type
 
 
 class RSDLLM(RSDLanguageModel, BaseLLM):

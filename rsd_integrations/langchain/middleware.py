@@ -16,6 +16,7 @@ from rsd_integrations.langchain.agent_turn import Debts, Turn, as_draft, is_draf
 from rsd_integrations.langchain.fields import as_verifier
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import Scorer
+from rsd_integrations.langchain.named_models import chat_model
 from rsd_integrations.langchain.tool_policies import ToolPolicies
 from rsd_integrations.langchain.wrapped_model import LangChainRole
 from rsd_integrations.loaded_models import LoadedModels
@@ -185,7 +186,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
 def _chat_model(draft: Any) -> tuple[BaseChatModel, dict[str, Any]]:
     """The draft as the agent can call it, and the settings of its calls."""
     if isinstance(draft, str):
-        draft = _named(draft)
+        draft = chat_model(draft)
     settings: dict[str, Any] = {}
     if isinstance(draft, RunnableBinding) and not ("tools" in draft.kwargs or draft.config or draft.config_factories):
         draft, settings = draft.bound, dict(draft.kwargs)
@@ -196,15 +197,6 @@ def _chat_model(draft: Any) -> tuple[BaseChatModel, dict[str, Any]]:
         "init_chat_model('…') or its name; bound options go along (model.bind(temperature=0)), tools and configs do "
         "not. In place of with_retry and with_fallbacks take ModelRetryMiddleware and ModelFallbackMiddleware"
     )
-
-
-def _named(name: str) -> BaseChatModel:
-    from langchain.chat_models import init_chat_model
-
-    try:
-        return init_chat_model(name)
-    except (ValueError, ImportError) as error:
-        raise ConfigurationError(f"draft={name!r} makes no chat model: {error}") from error
 
 
 def _price(model: str, price: Price | Sequence[float]) -> Price:

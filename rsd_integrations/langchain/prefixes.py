@@ -14,7 +14,7 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 
 from rsd_core import ConfigurationError, Path, RunError, Step, StepRequest, Usage
-from rsd_integrations.langchain.thoughts import as_response
+from rsd_integrations.turns import as_response
 
 StopMode = Literal["kept", "told", "cut"]
 """How the end of a step is told from the end of the answer. `kept`: the server is asked to leave the stop string in

@@ -9,10 +9,10 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 
-from rsd_core import Parts, Path, Reader, split
+from rsd_core import Reader
 from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
-from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.langchain.identities import unbound
+from rsd_integrations.turns import parts_in
 
 Content = str | list[str | dict[str, Any]]
 
@@ -37,27 +37,6 @@ def thought_of(message: BaseMessage) -> str:
     return "\n\n".join(filter(None, [_text(_own(block)) for block in blocks if isinstance(block, dict)]))
 
 
-def as_response(text: str, thought: str, path: Path, *, cut: bool = False) -> str:
-    """A reply as the raw text of the response to a path, with its thought in the markers of the request.
-
-    Args:
-        text: What the reply says, perhaps with a thought in a model's own markers.
-        thought: What it thought before, where that is told apart.
-        path: What the reply follows.
-        cut: Whether the reply used up its tokens, so that a thought without a text is not at its end.
-    """
-    reader = reader_at(path)
-    if not thought:
-        parts = _parts(text, reader.markers)
-        thought, text = parts.thought, parts.answer
-    markers = reader.markers or MARKERS["think"]
-    if reader.state in ("answer", "ended") or not (thought or reader.in_thought):
-        return text
-    if cut and not text:
-        return thought if reader.in_thought else markers.begin(thought)
-    return f"{thought}{markers.ending}{text}" if reader.in_thought else markers.wrap(thought) + text
-
-
 def opened(rendered: str) -> Thinking | None:
     """What a chat template opens of the response, at the end of a prompt; None where that is no thought."""
     for markers in MARKERS.values():
@@ -71,7 +50,7 @@ def opened(rendered: str) -> Thinking | None:
 def told_apart(message: AIMessage, markers: Markers | None = None) -> AIMessage:
     """A message without a thought in its text: one that its model put in markers there is held apart."""
     text = str(message.text)
-    parts = _parts(text, markers)
+    parts = parts_in(text, markers)
     if parts.answer == text:
         return message
     thought = thought_of(message) or parts.thought
@@ -102,12 +81,6 @@ def text_between(content: Content, start: int, stop: int) -> Content:
         elif left:
             rest.append(left if isinstance(block, str) else {**block, "text": left})
     return rest
-
-
-def _parts(text: str, markers: Markers | None) -> Parts:
-    """The parts of a text in these markers, or in any that are known."""
-    parts = split(text, markers)
-    return split(text) if markers is not None and not (parts.thought or parts.open) else parts
 
 
 def _without_foreign(message: BaseMessage, family: str | None) -> BaseMessage:
