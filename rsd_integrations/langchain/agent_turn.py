@@ -34,7 +34,7 @@ from rsd_core import (
 )
 from rsd_core.model import add_usage
 from rsd_integrations.langchain.agent_budget import BudgetExceededError
-from rsd_integrations.langchain.cut_calls import without_cut_calls
+from rsd_integrations.langchain.broken_calls import StreamedCalls, streamed_calls
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import FunctionVerifier
 from rsd_integrations.langchain.messages import as_prompt, as_text
@@ -132,7 +132,7 @@ class Turn:
         else:
             chosen = self._drafter if drafted else self._target
             assert chosen.response is not None
-            self._response = chosen.response if drafted else _without_cut_calls(chosen.response)
+            self._response = chosen.response
         judged = self._drafter.message or self._message
         reward = None if step is None or self._policy.refused is not None else step.reward
         self.record = {
@@ -239,13 +239,8 @@ class _Caller(Drafter, Target):
         self.response = self.message = None
         try:
             if self._blocking:
-                return await call_in_thread(
-                    lambda: self._read(cast("_Response", self._handler(self._request)), path, started),
-                    self.name,
-                    traced=self._traced,
-                )
-            answer = cast("Awaitable[_Response]", self._handler(self._request))
-            return self._read(await call_async(answer, self.name, traced=self._traced), path, started)
+                return await call_in_thread(lambda: self._ask(path, started), self.name, traced=self._traced)
+            return await call_async(self._ask_async(path, started), self.name, traced=self._traced)
         except GraphBubbleUp as signal:
             raise Bubble(signal) from None
         except Exception as error:
@@ -254,7 +249,19 @@ class _Caller(Drafter, Target):
                 add_usage(error, self._usage(reply, started))
             raise
 
-    def _read(self, response: _Response, path: Path, started: float) -> Generation:
+    def _ask(self, path: Path, started: float) -> Generation:
+        with streamed_calls() as calls:
+            response = cast("_Response", self._handler(self._request))
+        return self._read(response, calls, path, started)
+
+    async def _ask_async(self, path: Path, started: float) -> Generation:
+        with streamed_calls() as calls:
+            response = await cast("Awaitable[_Response]", self._handler(self._request))
+        return self._read(response, calls, path, started)
+
+    def _read(self, response: _Response, calls: StreamedCalls, path: Path, started: float) -> Generation:
+        messages = [calls.without_broken_calls(one) if isinstance(one, AIMessage) else one for one in response.result]
+        response = replace(response, result=messages)
         reply = next((message for message in response.result if isinstance(message, AIMessage)), None)
         usage = self._usage(reply or "", started)
         if reply is None:
@@ -318,8 +325,8 @@ def is_draft(model: BaseChatModel) -> bool:
 def as_draft(model: BaseChatModel) -> BaseChatModel:
     """A model whose calls are told from the agent's own.
 
-    LangGraph's message streams leave out what is tagged so. A draft is no stream, since LangChain completes the JSON of
-    streamed calls that were cut; a model that its user has made to stream remains as it is.
+    LangGraph's message streams leave out what is tagged so. Nobody is to see the tokens of a draft, so it is not
+    streamed, unless its user has made the model to stream.
     """
     update: dict[str, Any] = {"tags": [*(model.tags or []), "nostream", _DRAFT]}
     if getattr(model, "streaming", None) is not True:
@@ -332,11 +339,6 @@ _DRAFT = "rsd:draft"
 
 def _limited(limit: str) -> AIMessage:
     return AIMessage(f"The budget is spent: {limit}.")
-
-
-def _without_cut_calls(response: _Response) -> _Response:
-    whole = [without_cut_calls(one) if isinstance(one, AIMessage) else one for one in response.result]
-    return replace(response, result=whole)
 
 
 def _told(step: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from pydantic import PrivateAttr
 from rsd_core import ConfigurationError, Step, WeightingPolicy, parse_policy
 from rsd_core.data import nearest
 from rsd_core.policies import AlwaysTarget, Decision, RequestView
-from rsd_integrations.langchain.cut_calls import is_cut
 
 Tool = BaseTool | dict[str, Any]
 
@@ -211,11 +210,10 @@ def _chosen(choice: Any) -> str | None:
 def _fault(response: ModelResponse[Any], message: AIMessage, known: Mapping[str, Tool | None]) -> str | None:
     """What is wrong with a drafted message whatever its tools are."""
     if message.invalid_tool_calls:
-        return f"its call of {message.invalid_tool_calls[0].get('name')} cannot be read"
-    if not message.tool_calls:
-        return None
-    if is_cut(message):
-        return f"it was cut in its call of {message.tool_calls[-1]['name']}"
+        broken = message.invalid_tool_calls[0]
+        return (
+            f"its call of {broken.get('name')} is broken: {broken.get('error') or 'its arguments are no JSON object'}"
+        )
     names = [call["name"] for call in message.tool_calls]
     if unknown := [name for name in names if name not in known]:
         return f"it calls {unknown[0]}, which is none of: {', '.join(known) or '–'}"

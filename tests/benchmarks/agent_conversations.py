@@ -57,7 +57,7 @@ FAULTS = ("cut", "hang", "401", "429", "500", "unknown_tool", "unreadable", "wro
 RATES: dict[Role, dict[str, float]] = {
     "draft": {"cut": 0.06, "hang": 0.02, "401": 0.04, "429": 0.04, "500": 0.04, "unknown_tool": 0.06}
     | {"unreadable": 0.06, "wrong": 0.2},
-    "target": {"cut": 0.06, "hang": 0.02, "401": 0.04, "429": 0.05, "500": 0.03},
+    "target": {"cut": 0.06, "hang": 0.02, "401": 0.04, "429": 0.05, "500": 0.03, "unreadable": 0.03},
     "spare": {},
     "summary": {},
 }
@@ -182,6 +182,8 @@ class Models:
             return Reply("They talked of prices.", read=100, wrote=5)
         fault = at.drawn(role, RATES[role])
         status = {"401": 401, "429": 429, "500": 500}.get(fault or "", 200)
+        if fault == "unreadable" and asked.api == "anthropic":
+            fault = "cut"  # its API gives data, which is always readable
         read = sum(len(text) for _, text in asked.messages) // 4
         if status != 200:
             return Reply(f"status {status}", status=status)
