@@ -50,7 +50,7 @@ class StreamedCalls(BaseCallbackHandler):
         Of a message that was cut that is none: through which of its calls the cut went cannot always be told, since
         Anthropic's API gives data.
         """
-        written = {
+        written: dict[str | None, str | None] = {
             call["id"]: call["args"] for one in self._messages.values() for call in one.tool_call_chunks if call["id"]
         }
         found: dict[str | None, list[ToolCall]] = defaultdict(list)

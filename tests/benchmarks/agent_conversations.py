@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import anthropic
 import openai
@@ -171,7 +171,7 @@ class Models:
 
     def answer(self, asked: Asked) -> Reply:
         """What a model says to a request."""
-        role: Role = asked.model.partition("-")[0]
+        role = cast("Role", asked.model.partition("-")[0])
         sent = json.dumps(asked.body["messages"])
         task = asked_of(sent)
         assert task is not None
@@ -227,7 +227,7 @@ class Models:
         if fault == "judge_asks":
             reward = float(interrupt({"reward": reward}))
         if reward >= ACCEPT:
-            at.accepted.update(call["id"] for call in reply.tool_calls)
+            at.accepted.update(str(call["id"]) for call in reply.tool_calls)
         return reward
 
 
