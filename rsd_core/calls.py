@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from rsd_core.checks import checked_entropy, checked_likelihoods, checked_scores, checked_steps, checked_usage
 from rsd_core.concurrency import ended_process
 from rsd_core.control_characters import visible
-from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError
+from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError, may_pass
 from rsd_core.guard import Guard
 from rsd_core.health import Health
 from rsd_core.interfaces import (
@@ -60,17 +60,22 @@ class Calls:
         self._guard, self._early, self._health, self._caller = guard, early, health, caller
         self.watches: Watches | None = None
         """Who watches the request."""
+        self._given_up: set[Drafter] = set()
 
     def watched_by(self, watches: Watches | None) -> None:
         """Show all calls from now on, those that are begun early included."""
         self.watches = self._early.watches = watches
 
     async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
-        """Candidates for the next step; none when the drafter failed, which is noted."""
+        """Candidates for the next step; none when the drafter failed, which is noted, or would fail again."""
+        if drafter in self._given_up:
+            return ()
         try:
             generation = await self._generate(request, "drafter", drafter, count or request.settings.candidates)
         except Exception as error:
             self._fault(request, "drafter", error)
+            if not may_pass(error):
+                self._given_up.add(drafter)
             return ()
         request.undecided = generation.steps
         return generation.steps
@@ -181,7 +186,8 @@ class Calls:
                 return (await self._generate(request, "target", target, count, room / count, guess)).steps
             except Exception as error:
                 self._pass_configuration(request, error)
-                if attempt == settings.target_retries or (isinstance(error, ConfigurationError) and guess is None):
+                wrong = isinstance(error, ConfigurationError) and guess is None
+                if wrong or attempt == settings.target_retries or not may_pass(error):
                     self._health.warn()
                     times = f"{attempt + 1} times" if attempt else "once"
                     message = f"the target {target.name!r} failed {times} at step {request.index}: {error}"

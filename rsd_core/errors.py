@@ -85,6 +85,11 @@ class TargetError(RunError):
     """The target could not write a step."""
 
 
+def may_pass(error: Exception) -> bool:
+    """Whether the same call may work later: no call with wrong arguments will, nor one whose error says so itself."""
+    return not isinstance(error, TypeError) and getattr(error, "is_retryable", None) is not False
+
+
 class RoleWarning(UserWarning):
     """A drafter, verifier or target has failed at every call so far: answers are not what they should be."""
 

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Mapping
 
 from rsd_core.control_characters import visible
-from rsd_core.errors import RoleWarning
+from rsd_core.errors import RoleWarning, may_pass
 from rsd_core.ledger import Role
 
 FIRST_CALLS = 8
-"""A role that failed at as many calls, its first ones, is taken to be broken."""
+"""A role that failed at as many calls, its first ones, is taken to be broken; at one, where that call never works."""
 
 
 class Health:
@@ -35,11 +35,11 @@ class Health:
         if role not in self.unproven:
             return
         self.unproven[role] += 1
-        if self.unproven[role] == FIRST_CALLS:
+        failed = self.unproven[role]
+        if failed == FIRST_CALLS or not may_pass(error):
             del self.unproven[role]
             then = self._consequence.get(role, "no answer can be written")
-            why = visible(str(error))
-            self._notices.append(f"the {role} has failed {FIRST_CALLS} times of {FIRST_CALLS}: {why}; {then}")
+            self._notices.append(f"the {role} has failed {failed} times of {failed}: {visible(str(error))}; {then}")
 
     def warn(self) -> None:
         """Warn of what was noted; apart, since a warning may be an error, which is no fault of a role."""

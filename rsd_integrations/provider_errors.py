@@ -1,13 +1,57 @@
-"""Errors that are RSD's and the provider's at once, so that `with_retry` and `with_fallbacks` know them."""
+"""Errors that are RSD's and the provider's at once, so that who retries or falls back knows them."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from rsd_core import RSDError, RunError
+from rsd_core import Result, RSDError, RunError
+
+_MAY_PASS = (408, 409, 425, 429)
+"""Statuses between 400 and 499 after which the same request may be answered (RFC 9110, 8470, 6585)."""
+
+
+class AnswerTimeoutError(RunError, TimeoutError):
+    """The time of a request was up before anything was written."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # an OSError takes its arguments when it is initialised
+        return type(self), self.args, vars(self)
+
+
+def late(result: Result) -> AnswerTimeoutError | None:
+    """The error of a result whose time was up without a step; with one, what is written is the answer."""
+    if result.finish_reason != "max_seconds" or result.steps:
+        return None
+    error = AnswerTimeoutError(
+        f"time was up after {result.seconds:.3g} s, with {result.ledger.total.calls} calls begun and nothing written; "
+        "give a longer timeout, or fall back on another model"
+    )
+    error.partial = result
+    return error
+
+
+def mark_permanent(error: Exception) -> None:
+    """Say of an error that the same call fails again (`is_retryable` is False), where its HTTP status tells so.
+
+    LangChain's own `ModelError`s tell it themselves, by that name.
+    """
+    status = next(filter(None, map(_status, (error, error.__cause__))), None)
+    if status is not None and 400 <= status < 500 and status not in _MAY_PASS:
+        with suppress(AttributeError, TypeError):  # errors without attributes of their own
+            error.is_retryable = False  # type: ignore[attr-defined]
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error tells: OpenAI's and Anthropic's, Google's, httpx's, botocore's."""
+    response = getattr(error, "response", None)
+    told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    for value in (getattr(error, "status_code", None), getattr(response, "status_code", None), told):
+        if isinstance(value, int):
+            return value
+    code = getattr(error, "code", None)
+    return code if isinstance(code, int) else None
 
 
 @contextmanager
@@ -16,14 +60,16 @@ def providers_types() -> Iterator[None]:
     try:
         yield
     except RunError as error:
-        raise with_providers_type(error) from error.__cause__
+        both = with_providers_type(error)
+        raise both from both.__cause__
 
 
-def with_providers_type(error: RunError) -> RunError:
+def with_providers_type(error: RunError) -> Exception:
     """The error, which `except` finds by the type of the provider's error that caused it as well as by its own.
 
     It has the attributes of both, `partial` and `status_code` for example, and `__cause__` is the provider's error.
-    Without such a cause, or where the two types cannot be joined, it is the error as it was.
+    Where the two types cannot be joined, it is the provider's error, with our error's `partial`. Without such a cause
+    it is the error as it was.
     """
     cause = error.__cause__
     if not isinstance(cause, Exception) or isinstance(cause, RSDError):
@@ -32,10 +78,20 @@ def with_providers_type(error: RunError) -> RunError:
         joined = _joined(type(error), type(cause))  # type: ignore[arg-type] # typeshed: classes have a hash
         both: RunError = joined.__new__(joined, *error.args)  # no __init__: providers' take arguments of their own
     except TypeError:
-        return error
-    vars(both).update(vars(cause) | vars(error))
+        return _with_partial(cause, error)
+    vars(both).update(getattr(cause, "__dict__", {}) | vars(error))
     both.args, both.__cause__, both.__traceback__ = error.args, cause, error.__traceback__
     return both
+
+
+def _with_partial(cause: Exception, error: RunError) -> Exception:
+    """A provider's error of a type that has no subclasses, such as pydantic's ValidationError."""
+    try:
+        cause.partial = error.partial  # type: ignore[attr-defined]
+        cause.add_note(str(error))
+    except (AttributeError, TypeError):
+        return error
+    return cause
 
 
 @functools.cache
@@ -48,4 +104,10 @@ def _joined(ours: type[RunError], providers: type[Exception]) -> type[RunError]:
 
 def _as_ours(error: RunError) -> tuple[Any, ...]:
     """What is pickled: the error without the provider's part, which may hold clients and sockets."""
-    return type(error).__bases__[0], error.args, {"usage": error.usage, "partial": error.partial}
+    own = ("usage", "partial", "results", "errors", "models")
+    told = {name: value for name, value in vars(error).items() if name in own}
+    return _unpickled, (type(error).__bases__[0], error.args), told
+
+
+def _unpickled(kind: type[RunError], args: tuple[Any, ...]) -> RunError:
+    return kind.__new__(kind, *args)

@@ -28,9 +28,9 @@ class ToolCall:
     """A call as it stands in a text."""
 
     name: str | None
-    """Which tool; None where the call is no JSON or names none."""
+    """Which tool; None where the call is no JSON, names none or has arguments that are no object."""
     arguments: str
-    """What the tool is called with, as JSON; all of the call's text, its marks included, where `name` is None."""
+    """What the tool is called with, a JSON object; all of the call's text, its marks included, where `name` is None."""
     id: str = field(default_factory=new_id)
     """Made up: texts have none."""
 
@@ -93,11 +93,13 @@ def _call(body: str, closed: str) -> ToolCall:
     try:
         data = json.loads(body)
         name, arguments = data["name"], data.get("arguments")
-        if not isinstance(name, str) or not name:
+        given = parsed({} if arguments in (None, "") else arguments)
+        if not isinstance(name, str) or not name or not isinstance(given, dict):
             raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return ToolCall(None, _OPEN + body + closed)
-    return ToolCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False))
+    written = arguments if isinstance(arguments, str) and arguments else json.dumps(given, ensure_ascii=False)
+    return ToolCall(name, written)
 
 
 def _settled(text: str) -> str:
@@ -127,6 +129,13 @@ def as_text(content: str, calls: Iterable[tuple[str, Any]]) -> str:
     """
     written = (json.dumps({"name": name, "arguments": arguments}) for name, arguments in calls)
     return "\n".join(filter(None, [content, *(f"{_OPEN}\n{call}\n{_CLOSE}" for call in written)]))
+
+
+def broken_as_text(name: str | None, arguments: str) -> str:
+    """A call that is none, in the form above: as far as it was written, or as it stands where it names no tool."""
+    if name is None:
+        return arguments
+    return f'{_OPEN}\n{{"name": {json.dumps(name)}, "arguments": {arguments}\n{_CLOSE}'
 
 
 def with_text(calls: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

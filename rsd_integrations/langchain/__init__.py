@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from rsd_integrations.langchain.bill import RSDBillCallbackHandler, bill_of, get_rsd_bill_callback
 from rsd_integrations.langchain.chat import ChatRSD
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.llm import RSDLLM
@@ -22,8 +23,11 @@ __all__ = [
     "LangChainJudge",
     "LangChainTarget",
     "PrefixMode",
+    "RSDBillCallbackHandler",
     "RSDMiddleware",
     "RSDRunnable",
+    "bill_of",
+    "get_rsd_bill_callback",
     "result_of",
 ]
 

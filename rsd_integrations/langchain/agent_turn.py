@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain.agents.middleware import ExtendedModelResponse, ModelRequest, ModelResponse
+from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage
-from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from rsd_core import (
@@ -32,13 +32,15 @@ from rsd_core import (
     Usage,
     Verifier,
 )
+from rsd_core.ledger import Role
 from rsd_core.model import add_usage
 from rsd_integrations.langchain.agent_budget import BudgetExceededError
+from rsd_integrations.langchain.bill import BILL_EVENT, BillItem, bill
 from rsd_integrations.langchain.broken_calls import StreamedCalls, streamed_calls
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import FunctionVerifier
 from rsd_integrations.langchain.messages import as_prompt, as_text
-from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
+from rsd_integrations.langchain.silent_calls import Signal, call_async, call_in_thread
 from rsd_integrations.langchain.thoughts import readable_by, thought_of
 from rsd_integrations.langchain.tokens import usage_of_reply
 from rsd_integrations.langchain.tool_policies import TurnPolicy, as_words
@@ -78,18 +80,26 @@ class Turn:
         if self._spent is not None:
             return self._settle(None)
         try:
-            return self._settle(self._decoder().run(self._prompt))
-        except (TargetError, Bubble) as error:
-            raise self._failed(error) from error
+            result = self._decoder().run(self._prompt)
+        except (TargetError, Signal) as error:
+            self._owe(error)
+            dispatch_custom_event(BILL_EVENT, self._items(error))
+            raise _origin(error) from error
+        dispatch_custom_event(BILL_EVENT, self._items(result))
+        return self._settle(result)
 
     async def arun(self, _: object) -> dict[str, Any]:
         """The same, asynchronously."""
         if self._spent is not None:
             return self._settle(None)
         try:
-            return self._settle(await self._decoder().arun(self._prompt))
-        except (TargetError, Bubble) as error:
-            raise self._failed(error) from error
+            result = await self._decoder().arun(self._prompt)
+        except (TargetError, Signal) as error:
+            self._owe(error)
+            await adispatch_custom_event(BILL_EVENT, self._items(error))
+            raise _origin(error) from error
+        await adispatch_custom_event(BILL_EVENT, self._items(result))
+        return self._settle(result)
 
     @property
     def response(self) -> ExtendedModelResponse[Any]:
@@ -127,6 +137,8 @@ class Turn:
         drafted = author == "draft" or (step is None and self._target.response is None)
         if self._limit is not None and author == "target":
             author, drafted = "limit", False
+            if result is not None:
+                result.ledger.target.calls -= 1  # nobody was called
             message = step.native if step is not None else None
             self._response = _Response([message if isinstance(message, AIMessage) else _limited(self._limit)])
         else:
@@ -145,13 +157,19 @@ class Turn:
             "policy": [as_words(policy) for policy in self._policy.applied],
             "refused": self._policy.refused,
             "limit": self._limit if author == "limit" else None,
-            **_bill(ledger if result is None else result.ledger, result, at_limit=author == "limit"),
+            **_cost(ledger if result is None else result.ledger, result),
         }
         if author == "limit" and (self._rsd.exit_behavior == "error" or self._met_before):
             raise BudgetExceededError(str(self._limit), self.record)
         if result is not None:
             self._mark(result)
         return self.record
+
+    @property
+    def _models(self) -> dict[Role, str]:
+        """The names of the models in the roles."""
+        judge = {} if self._rsd.verifier is None else {"verifier": self._rsd.loaded.get(self._rsd.verifier).name}
+        return {"drafter": self._drafter.name, **judge, "target": self._target.name}
 
     @property
     def _met_before(self) -> bool:
@@ -169,19 +187,24 @@ class Turn:
         message = self._message
         if message is None:
             return
-        told = message.response_metadata | {"rsd": metadata(result)["rsd"]}
+        told = message.response_metadata | {"rsd": metadata(result, self._models)["rsd"]}
         marked = message.model_copy(update={"response_metadata": told})
         self._response = replace(
             self._response, result=[marked if one is message else one for one in self._response.result]
         )
 
-    def _failed(self, error: TargetError | Bubble) -> BaseException:
-        """What was raised in the first place, for the middleware around this one; what it cost is noted."""
-        if isinstance(error, Bubble):
-            return cast("BaseException", error.args[0])
-        if error.partial is not None:
-            self._rsd.debts.add(self._request, error.partial.ledger)
-        return error.__cause__ or error
+    def _owe(self, error: BaseException) -> None:
+        """Note what a failed call cost, for the record of the one that succeeds."""
+        partial = getattr(error, "partial", None)
+        if partial is not None:
+            self._rsd.debts.add(self._request, partial.ledger)
+
+    def _items(self, told: Result | BaseException) -> list[BillItem]:
+        """What this attempt cost; an RSD that is the target tells its own bill."""
+        result = told if isinstance(told, Result) else getattr(told, "partial", None)
+        items = [] if result is None else bill(result, self._models)
+        apart = self._limit is not None or self._target.is_rsd
+        return [item for item in items if not (apart and item["role"] == "target")]
 
 
 class Debts:
@@ -209,10 +232,6 @@ class Debts:
 _MOST_DEBTS = 1000
 
 
-class Bubble(BaseException):
-    """A signal of LangGraph, such as an interrupt, on its way through the decoder: no fault of a role."""
-
-
 class _Caller(Drafter, Target):
     """A model as the agent calls it."""
 
@@ -230,6 +249,8 @@ class _Caller(Drafter, Target):
         self.price = rsd.prices.get(self.name)
         self.response: _Response | None = None
         self.message: AIMessage | None = None
+        self.is_rsd = False
+        """Whether it is an RSD itself, by its replies."""
         self._request = request.override(messages=cast("list[AnyMessage]", readable_by(model, request.messages)))
         self._handler, self._blocking, self._policy = handler, blocking, policy
         self._traced = policy is None or rsd.trace_inner
@@ -241,8 +262,6 @@ class _Caller(Drafter, Target):
             if self._blocking:
                 return await call_in_thread(lambda: self._ask(path, started), self.name, traced=self._traced)
             return await call_async(self._ask_async(path, started), self.name, traced=self._traced)
-        except GraphBubbleUp as signal:
-            raise Bubble(signal) from None
         except Exception as error:
             reply = getattr(error, "ai_message", None)  # of a reply that could not be parsed, and was paid for
             if isinstance(reply, AIMessage):
@@ -274,10 +293,11 @@ class _Caller(Drafter, Target):
 
     def _usage(self, reply: AIMessage | str, started: float) -> Usage:
         seconds = time.perf_counter() - started
-        bill = reply.response_metadata.get("rsd") if isinstance(reply, AIMessage) else None
-        if bill is None:
+        told = reply.response_metadata.get("rsd") if isinstance(reply, AIMessage) else None
+        if told is None:
             return usage_of_reply(reply, self._request.messages, seconds)
-        total = bill["ledger"]["total"]  # RSD within RSD: the whole of it was paid for
+        self.is_rsd = True
+        total = told["ledger"]["total"]  # the whole of it was paid for
         read = total["computed"] - total["generated"] + total["reused"]
         return Usage(read, total["computed"], total["reused"], total["generated"], seconds=seconds)
 
@@ -300,7 +320,7 @@ class _AtLimit(Target):
 
 
 class _TurnVerifier(Verifier):
-    """A verifier that is not asked about what cannot be kept anyway, and lets LangGraph's signals pass."""
+    """A verifier that is not asked about what cannot be kept anyway."""
 
     def __init__(self, verifier: Verifier, policy: TurnPolicy, prices: Mapping[str, Price]) -> None:
         self.name, self.flops_per_token = verifier.name, verifier.flops_per_token
@@ -311,10 +331,7 @@ class _TurnVerifier(Verifier):
     async def score(self, path: Path, steps: Any) -> Scores:
         if self._policy.refused is not None:
             return Scores((None,) * len(steps), Usage())
-        try:
-            return await self._verifier.score(path, steps)
-        except GraphBubbleUp as signal:
-            raise Bubble(signal) from None
+        return await self._verifier.score(path, steps)
 
 
 def is_draft(model: BaseChatModel) -> bool:
@@ -337,6 +354,11 @@ def as_draft(model: BaseChatModel) -> BaseChatModel:
 _DRAFT = "rsd:draft"
 
 
+def _origin(error: TargetError | Signal) -> BaseException:
+    """What was raised in the first place, for the middleware around this one to recognise."""
+    return error.signal if isinstance(error, Signal) else error.__cause__ or error
+
+
 def _limited(limit: str) -> AIMessage:
     return AIMessage(f"The budget is spent: {limit}.")
 
@@ -345,17 +367,17 @@ def _told(step: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in step.items() if key not in ("step", "text")}
 
 
-def _bill(ledger: Ledger, result: Result | None, *, at_limit: bool) -> dict[str, Any]:
+def _cost(ledger: Ledger, result: Result | None) -> dict[str, Any]:
     """What a call cost, all models together."""
     accounts = (ledger.drafter, ledger.verifier, ledger.target)
     costs = [account.cost for account in accounts if account.computed or account.reused]
     total = ledger.total
     none = {"input_tokens": total.read, "output_tokens": total.generated, "total_tokens": total.read + total.generated}
     return {
-        "usage": dict(usage(result)) if result is not None else none,
+        "usage": none if result is None else dict(usage(result)),
         "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
-        "target_calls": ledger.target.calls - (at_limit and result is not None),
-        "degradations": [item.message for item in result.degradations] if result is not None else [],
+        "target_calls": ledger.target.calls,
+        "degradations": [] if result is None else [item.message for item in result.degradations],
     }
 
 

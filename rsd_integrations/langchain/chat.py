@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import Any, ClassVar, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
@@ -18,11 +18,11 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from rsd_core import Model
-from rsd_integrations.langchain.chat_calls import RSDMessages, refuse_choice
+from rsd_integrations.langchain.chat_calls import Call, RSDMessages, refuse_choice
 from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
-from rsd_integrations.langchain.runs import run_of
+from rsd_integrations.langchain.runs import children, run_of, told_before
 from rsd_integrations.langchain.wrapped_model import binds_tools
 from rsd_integrations.tool_calls import sees_tools
 
@@ -65,8 +65,9 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         thought; with `output_version="v1"` `content` is the blocks. Messages of a history keep theirs.
 
     Token usage:
-        `usage_metadata` counts the tokens of all three models, rejected drafts included: what is paid for. `reasoning`
-        of its `output_token_details` are those of the thought.
+        `usage_metadata` is that of the answer's own call: the prompt as it was read, and the answer, of which
+        `reasoning` are the tokens of the thought. So `total_tokens` is the size of the context so far. What all three
+        models cost, rejected drafts included, is in `bill_of(message)`, and `get_rsd_bill_callback()` sums it.
 
     Response metadata:
         `response_metadata["rsd"]` is the whole trace as data; `result_of(message)` makes it a `Result` again.
@@ -162,31 +163,48 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         with run_of(config):
-            return super().invoke(input, config, **kwargs)
+            return super().invoke(input, self._told(config), **kwargs)
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
         with run_of(config):
-            return await super().ainvoke(input, config, **kwargs)
+            return await super().ainvoke(input, self._told(config), **kwargs)
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        yield from super().stream(input, self._told(config), **kwargs)
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        async for chunk in super().astream(input, self._told(config), **kwargs):
+            yield chunk
+
+    def _told(self, config: RunnableConfig | None) -> RunnableConfig | None:
+        """The configuration of a call; where traces see inner models, it says whose children those are."""
+        return told_before(config) if self.traces() else config
 
     def _generate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - tokens are told where they are streamed
+        run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return generate_from_stream(self._chunks(messages, stop, kwargs))
+        call = Call(self, messages, stop, kwargs, children(run_manager))
+        return call.settled(generate_from_stream(self._chunks(call)))
 
     async def _agenerate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await agenerate_from_stream(self._achunks(messages, stop, kwargs))
+        call = Call(self, messages, stop, kwargs, children(run_manager))
+        return call.settled(await agenerate_from_stream(self._achunks(call)))
 
     def _stream(
         self,
@@ -195,7 +213,8 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with closing(self._chunks(messages, stop, kwargs)) as chunks:
+        call = Call(self, messages, stop, kwargs, children(run_manager))
+        with closing(self._chunks(call)) as chunks:
             for chunk in chunks:
                 if run_manager:  # before the consumer has it
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -208,7 +227,8 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
-        async with aclosing(self._achunks(messages, stop, kwargs)) as chunks:
+        call = Call(self, messages, stop, kwargs, children(run_manager))
+        async with aclosing(self._achunks(call)) as chunks:
             async for chunk in chunks:
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from rsd_core import Event, Finished, Markers, StepFinished, TextStream
+from rsd_core import Event, Finished, Markers, Result, StepFinished, TextStream
+from rsd_core.ledger import Role
 from rsd_core.stopping import stops_at
 from rsd_integrations.langchain.thoughts import told_apart
-from rsd_integrations.langchain.tools import ToolCallStream
-from rsd_integrations.langchain.trace import metadata, step_data, usage
+from rsd_integrations.langchain.tools import ToolCallStream, call_chunks
+from rsd_integrations.langchain.trace import answer_usage, metadata, step_data
+from rsd_integrations.provider_errors import late
 
 
 class MessageChunks:
@@ -28,7 +29,8 @@ class MessageChunks:
         model_name: Goes with the last chunk.
         stop: Strings that end the answer.
         tools: Whether the text may hold tool calls.
-        rejected: Whether to tell the texts of rejected drafts in the metadata.
+        traced: Whether traces see the calls of inner models. The metadata then tell the texts of rejected drafts, and
+            no name of a model: counters by name count the inner calls, and would count the answer's twice.
         markers: Those of thoughts that models write into their text, where the settings name them.
     """
 
@@ -38,10 +40,10 @@ class MessageChunks:
         stop: Sequence[str] = (),
         *,
         tools: bool = False,
-        rejected: bool = False,
+        traced: bool = False,
         markers: Markers | None = None,
     ) -> None:
-        self._rejected = rejected
+        self._traced = traced
         self._model_name = model_name
         self._stop = stop
         self._markers = markers
@@ -49,6 +51,8 @@ class MessageChunks:
         self._calls = ToolCallStream() if tools else None
         self._native: AIMessage | None = None
         self._steps = 0
+        self.models: dict[Role, str] = {}
+        """Names of the models in the roles, for the bill."""
 
     def feed(self, event: Event) -> Sequence[ChatGenerationChunk]:
         """The chunks that an event makes; none for most events."""
@@ -57,35 +61,53 @@ class MessageChunks:
             self._steps += 1
             if isinstance(event.record.native, AIMessage):
                 self._native = _cut(told_apart(event.record.native, self._markers), self._stop)
-                return [ChatGenerationChunk(message=_as_chunk(self._native, step))]
+                return _as_chunks(self._native, step)
             return self._chunks(event, step)
         if isinstance(event, Finished):
-            called = bool(self._native.tool_calls) if self._native else bool(self._calls and self._calls.called)
-            about: dict[str, Any] = {"model_name": self._model_name, "model_provider": "rsd"}
-            if self._native is not None:
-                about |= _provider(self._native) | {"inner": self._native.response_metadata}
-            about |= metadata(event.result, tool_calls=called, rejected=self._rejected)
-            chunks = self._chunks(
-                event, {}, response_metadata=about, usage_metadata=usage(event.result), chunk_position="last"
-            )
+            if (error := late(event.result)) is not None:
+                raise error
+            chunks = self._chunks(event, {}, last=True)
+            about = self._about(event.result)
+            ending = cast("AIMessageChunk", chunks[-1].message)
+            ending.response_metadata, ending.usage_metadata = about, answer_usage(event.result)
+            ending.chunk_position = "last"
             chunks[-1].generation_info = {"finish_reason": about["finish_reason"]}
             return chunks
         return []
 
-    def _chunks(self, event: Event, additional: dict[str, Any], **last: Any) -> list[ChatGenerationChunk]:
-        """Thought and answer in chunks of their own: readers of a stream tell blocks apart by their places."""
+    def _about(self, result: Result) -> dict[str, Any]:
+        """The metadata of the whole answer."""
+        called = bool(self._native.tool_calls) if self._native else bool(self._calls and self._calls.called)
+        about: dict[str, Any] = {"model_provider": "rsd"}
+        if not self._traced:
+            about["model_name"] = self._model_name
+        if self._native is not None:
+            about |= _provider(self._native) | {"inner": self._native.response_metadata}
+        return about | metadata(result, self.models, tool_calls=called, rejected=self._traced)
+
+    def settle(self, message: BaseMessage) -> None:
+        """Give a message that was merged of the chunks the invalid calls that the model's own class found, as found."""
+        if isinstance(message, AIMessage) and self._native is not None:
+            message.invalid_tool_calls = self._native.invalid_tool_calls
+
+    def _chunks(self, event: Event, additional: dict[str, Any], *, last: bool = False) -> list[ChatGenerationChunk]:
+        """Thought, answer and calls in chunks of their own: readers of a stream tell blocks apart by their places."""
         pieces = () if self._native is not None else self._text.feed_parts(event)
         thought = "".join(text for kind, text in pieces if kind == "thought")
         content = "".join(text for kind, text in pieces if kind == "answer")
         calls: list[ToolCallChunk] = []
         if self._calls is not None:
-            content, calls = self._calls.feed(content, last=bool(last))
+            content, calls = self._calls.feed(content, last=last)
         messages: list[AIMessageChunk] = []
         if thought:
-            messages.append(AIMessageChunk(content="", additional_kwargs={"reasoning_content": thought, **additional}))
-        if content or calls or last or not thought:
-            kwargs = {} if thought else additional
-            messages.append(AIMessageChunk(content=content, tool_call_chunks=calls, additional_kwargs=kwargs, **last))
+            messages.append(AIMessageChunk(content="", additional_kwargs={"reasoning_content": thought}))
+        if content:
+            messages.append(AIMessageChunk(content=content))
+        if calls:
+            messages.append(AIMessageChunk(content="", tool_call_chunks=calls))
+        if not messages or (last and (calls or not content)):  # of a last chunk LangChain tells no chunks of calls
+            messages.append(AIMessageChunk(content=""))
+        messages[0].additional_kwargs |= additional
         return [ChatGenerationChunk(message=message) for message in messages]
 
 
@@ -109,22 +131,26 @@ def _cut(message: AIMessage, stop: Sequence[str]) -> AIMessage:
     return message.model_copy(update={"content": content, "tool_calls": [], "invalid_tool_calls": []})
 
 
-def _as_chunk(message: AIMessage, step: dict[str, Any]) -> AIMessageChunk:
-    """A whole message as one chunk."""
-    calls = [
-        tool_call_chunk(name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"], index=i)
-        for i, call in enumerate(message.tool_calls)
+def _as_chunks(message: AIMessage, step: dict[str, Any]) -> list[ChatGenerationChunk]:
+    """A whole message as chunks: all of it but the calls that are invalid, and these.
+
+    Beside a content, and by the rules of some providers, LangChain's third kind of event streams would lose them.
+    """
+    calls, broken = call_chunks(message)
+    # As providers give them; from these LangChain reads calls where a chunk has none.
+    raw = {key: value for key, value in message.additional_kwargs.items() if key in ("tool_calls", "function_call")}
+    said = {key: value for key, value in message.additional_kwargs.items() if key not in raw} | step
+    chunks = [
+        AIMessageChunk(
+            content=message.content,
+            additional_kwargs=said | (raw if calls else {}),
+            tool_call_chunks=calls,
+            response_metadata=_provider(message),
+        )
     ]
-    calls += [
-        tool_call_chunk(name=call["name"], args=call["args"], id=call["id"], index=len(calls) + i)
-        for i, call in enumerate(message.invalid_tool_calls)
-    ]
-    return AIMessageChunk(
-        content=message.content,
-        additional_kwargs={**message.additional_kwargs, **step},
-        tool_call_chunks=calls,
-        response_metadata=_provider(message),
-    )
+    if broken:
+        chunks.append(AIMessageChunk(content="", additional_kwargs={} if calls else raw, tool_call_chunks=broken))
+    return [ChatGenerationChunk(message=chunk) for chunk in chunks]
 
 
 def _provider(message: AIMessage) -> dict[str, Any]:

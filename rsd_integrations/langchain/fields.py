@@ -216,7 +216,8 @@ class RSDFields(BaseModel):
         """The decoder; models named by spec are loaded on first use.
 
         Args:
-            inner: `options`, `tools` and such for LangChain models in the roles, see `LangChainGenerator.using`.
+            inner: `options`, `tools`, `callbacks` and such for LangChain models in the roles, see
+                `LangChainGenerator.using`.
         """
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
@@ -259,6 +260,11 @@ class RSDFields(BaseModel):
         named = [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in decoder.roles]
         return named + [self.thoughts[name] for name in ("draft", "target") if name in self.thoughts]
 
+    def traces(self) -> bool:
+        """Whether traces see the calls of LangChain models in the roles."""
+        roles = (self.draft, self.target, self.verifier, *self.thoughts.values())
+        return self.trace_inner or any(isinstance(role, LangChainRole) and role.trace_inner for role in roles)
+
     def _decoder(self) -> Decoder | Method:
         """The decoder or the method; text again in a copy made with model_copy."""
         return as_decoder(self.decoder) or RSDMethod()
@@ -280,8 +286,8 @@ class RSDFields(BaseModel):
 
     def _model(self, model: Any, inner: dict[str, Any]) -> Any:
         model = self.loaded.get(model)
-        if isinstance(model, LangChainRole) and self.trace_inner:
-            model = model.using(trace_inner=True)
+        if isinstance(model, LangChainRole) and (self.trace_inner or model.trace_inner):
+            model = model.using(trace_inner=True, callbacks=inner.get("callbacks"))
         if isinstance(model, LangChainGenerator):
             set_here = [field for field in SENDS if getattr(self, field) is not None]
             return model.using(sends=(*model.sends, *set_here), **inner)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, closing, contextmanager
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from langchain_core.caches import BaseCache
@@ -16,14 +17,17 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
-from rsd_core import BatchError, Event, Finished, Result, RunError, StepFinished, TextStream
+from rsd_core import BatchError, Decoder, Event, Finished, Result, RunError, StepFinished, TextStream
+from rsd_core.ledger import Role
+from rsd_integrations.langchain.bill import model_names, naming
 from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
-from rsd_integrations.langchain.runs import run_of
-from rsd_integrations.langchain.trace import metadata, step_data, usage
-from rsd_integrations.provider_errors import providers_types, with_providers_type
+from rsd_integrations.langchain.runs import children, run_of
+from rsd_integrations.langchain.silent_calls import errors_as_raised
+from rsd_integrations.langchain.trace import answer_usage, metadata, step_data
+from rsd_integrations.provider_errors import late, with_providers_type
 
 
 class RSDLLM(RSDLanguageModel, BaseLLM):
@@ -51,7 +55,8 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         answers never get into a cache.
 
     Metadata:
-        `generation_info` of each generation holds its finish reason, token usage and trace, and under
+        `generation_info` of each generation holds its finish reason, the token usage of its prompt and text, its trace
+        with what it cost, and under
         `reasoning_content` what was thought before the answer. The text is the answer alone: a stream tells thoughts in
         chunks of an empty text.
 
@@ -121,30 +126,33 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         self,
         prompts: list[str],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - tokens are told where they are streamed
+        run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
         call = _Call(self, stop, kwargs)
-        try:
-            results = self.make_decoder().run_many([as_asked(prompt) for prompt in prompts], **call.options)
-        except BatchError as error:
-            return call.result(error.results, error.errors)
-        return call.result(results)
+        decoder = call.by(self.make_decoder(callbacks=children(run_manager)))
+        with call.errors():
+            try:
+                results = decoder.run_many([as_asked(prompt) for prompt in prompts], **call.options)
+            except BatchError as error:
+                return call.result(error.results, error.errors)
+            return call.result(results)
 
     async def _agenerate(
         self,
         prompts: list[str],
         stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
         call = _Call(self, stop, kwargs)
-        decoder = await self.amake_decoder()
-        try:
-            results = await decoder.arun_many([as_asked(prompt) for prompt in prompts], **call.options)
-        except BatchError as error:
-            return call.result(error.results, error.errors)
-        return call.result(results)
+        decoder = call.by(await self.amake_decoder(callbacks=children(run_manager)))
+        with call.errors():
+            try:
+                results = await decoder.arun_many([as_asked(prompt) for prompt in prompts], **call.options)
+            except BatchError as error:
+                return call.result(error.results, error.errors)
+            return call.result(results)
 
     def _stream(
         self,
@@ -155,7 +163,8 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
     ) -> Iterator[GenerationChunk]:
         model = self._for_call(kwargs)
         call = _Call(model, stop, kwargs)
-        with providers_types(), closing(model.make_decoder().stream(as_asked(prompt), stop=call.stop)) as events:
+        decoder = call.by(model.make_decoder(callbacks=children(run_manager)))
+        with call.errors(), closing(decoder.stream(as_asked(prompt), stop=call.stop)) as events:
             for chunk in filter(None, map(_Chunks(call).feed, events)):
                 if run_manager:  # before the consumer has it
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -170,9 +179,9 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
     ) -> AsyncIterator[GenerationChunk]:
         model = self._for_call(kwargs)
         call = _Call(model, stop, kwargs)
+        decoder = call.by(await model.amake_decoder(callbacks=children(run_manager)))
         chunks = _Chunks(call)
-        decoder = await model.amake_decoder()
-        with providers_types():
+        with call.errors():
             async with aclosing(decoder.astream(as_asked(prompt), stop=call.stop)) as events:
                 async for event in events:
                     chunk = chunks.feed(event)
@@ -206,29 +215,55 @@ class _Call:
         self.stop = (model.stop if stop is None else stop) or []
         self.options: Any = {"stop": self.stop}
         self.rejected = model.trace_inner
+        self.models: dict[Role, str] = {}
+        """Names of the models in the roles."""
         if kwargs.get("max_concurrency"):
             self.options["concurrency"] = kwargs["max_concurrency"]
         self._keep_errors = "max_concurrency" in kwargs  # a batch, which tells errors in their places
 
-    def result(self, results: list[Result], errors: dict[int, Exception] | None = None) -> LLMResult:
+    def by(self, decoder: Decoder) -> Decoder:
+        """The decoder that answers the call."""
+        self.models = model_names(decoder)
+        return decoder
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Let errors leave as callers know them, with what bills need."""
+        with errors_as_raised(), naming(self.models):
+            yield
+
+    def result(self, results: list[Result], errors: Mapping[int, Exception] = MappingProxyType({})) -> LLMResult:
         """The results as LangChain has them; the error of a lone prompt is raised."""
-        errors = {i: _raisable(error) for i, error in (errors or {}).items()}
-        if errors and len(results) == 1 and not self._keep_errors:
-            raise errors[0]
-        generations = [[_generation(result, errors.get(i), self.rejected)] for i, result in enumerate(results)]
+        failed = {**{i: error for i, one in enumerate(results) if (error := late(one))}, **errors}
+        if failed and len(results) == 1 and not self._keep_errors:
+            raise failed[0]
+        failed = {
+            i: with_providers_type(error) if isinstance(error, RunError) else error for i, error in failed.items()
+        }
+        generations = [[self._generation(result, failed.get(i))] for i, result in enumerate(results)]
         total: dict[str, int] = {}
         for result in results:
             for name, count in _openai_usage(result).items():
                 total[name] = total.get(name, 0) + count
         return LLMResult(generations=generations, llm_output={"token_usage": total})
 
+    def info(self, result: Result) -> dict[str, Any]:
+        """What a generation tells besides its text."""
+        return metadata(result, self.models, rejected=self.rejected) | {"token_usage": _openai_usage(result)}
+
+    def _generation(self, result: Result, error: Exception | None) -> Generation:
+        info = _thought(result.thought) | self.info(result)
+        if error is None:
+            return Generation(text=result.text, generation_info=info)
+        info |= {"finish_reason": "error", "error": f"{type(error).__name__}: {error}"}
+        return FailedGeneration(text=result.text, generation_info=info, error=error)
+
 
 class _Chunks:
     """From the decoder's events to LangChain's chunks."""
 
     def __init__(self, call: _Call) -> None:
-        self._text = TextStream(call.stop)
-        self._rejected = call.rejected
+        self._call, self._text = call, TextStream(call.stop)
         self._steps = 0
 
     def feed(self, event: Event) -> GenerationChunk | None:
@@ -240,7 +275,9 @@ class _Chunks:
             self._steps += 1
             info["rsd_steps"] = [step_data(event.record, self._steps - 1)]
         elif isinstance(event, Finished):
-            info |= _info(event.result, self._rejected)
+            if (error := late(event.result)) is not None:
+                raise error
+            info |= self._call.info(event.result)
         else:
             return None
         return GenerationChunk(text=text, generation_info=info)
@@ -264,24 +301,10 @@ def _answers(result: LLMResult, return_exceptions: bool) -> list[Any]:
     generations = [generation[0] for generation in result.generations]
     errors = {i: one.error for i, one in enumerate(generations) if isinstance(one, FailedGeneration)}
     if errors and not return_exceptions:
-        raise BatchError([Result.from_dict((one.generation_info or {})["rsd"]) for one in generations], errors)
+        failed = BatchError([Result.from_dict((one.generation_info or {})["rsd"]) for one in generations], errors)
+        failed.__cause__ = errors[min(errors)].__cause__
+        raise with_providers_type(failed)
     return [errors.get(i, one.text) for i, one in enumerate(generations)]
-
-
-def _generation(result: Result, error: Exception | None, rejected: bool) -> Generation:
-    info = _thought(result.thought) | _info(result, rejected)
-    if error is None:
-        return Generation(text=result.text, generation_info=info)
-    info |= {"finish_reason": "error", "error": f"{type(error).__name__}: {error}"}
-    return FailedGeneration(text=result.text, generation_info=info, error=error)
-
-
-def _raisable(error: Exception) -> Exception:
-    return with_providers_type(error) if isinstance(error, RunError) else error
-
-
-def _info(result: Result, rejected: bool) -> dict[str, Any]:
-    return metadata(result, rejected=rejected) | {"token_usage": _openai_usage(result)}
 
 
 def _thought(text: str) -> dict[str, Any]:
@@ -290,7 +313,7 @@ def _thought(text: str) -> dict[str, Any]:
 
 
 def _openai_usage(result: Result) -> dict[str, int]:
-    tokens = usage(result)
+    tokens = answer_usage(result)
     return {
         "prompt_tokens": tokens["input_tokens"],
         "completion_tokens": tokens["output_tokens"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from langchain_core.messages import (
@@ -12,6 +13,7 @@ from langchain_core.messages import (
     ChatMessage,
     FunctionMessage,
     HumanMessage,
+    InvalidToolCall,
     SystemMessage,
     ToolMessage,
     convert_to_messages,
@@ -19,7 +21,9 @@ from langchain_core.messages import (
 
 from rsd_core import Message, Prompt, PromptError
 from rsd_integrations import tool_calls
-from rsd_integrations.langchain.thoughts import is_thought, thought_of
+from rsd_integrations.langchain.thoughts import is_thought, own_form, thought_of
+
+logger = logging.getLogger(__name__)
 
 _ROLES: dict[type[BaseMessage], str] = {
     HumanMessage: "user",
@@ -29,13 +33,21 @@ _ROLES: dict[type[BaseMessage], str] = {
     FunctionMessage: "tool",
 }
 
-_READ = ("text", "tool_use", "tool_call", "function_call")
-"""Types of content blocks that are read besides thoughts; calls are, as the message's own tool calls."""
+_MEDIA = (
+    "image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file", "document", "media",
+)  # fmt: skip
+"""Types of content blocks, LangChain's and providers', that hold what no text says."""
 
 
 def as_prompt(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
-    """Messages, and the tools that may be called, as a prompt. Each message keeps its original as `native`."""
-    prompt = tuple(_as_message(message) for message in messages)
+    """Messages, and the tools that may be called, as a prompt. Each message keeps its original as `native`.
+
+    Of blocks in messages of the assistant texts and refusals are content, calls are the message's calls, thoughts its
+    thought. What else providers put there, such as searches and images that they made, is no text and left out.
+    Calls that are no JSON are shown as they were written; those that a tool answered are calls all the same.
+    """
+    answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
+    prompt = tuple(_as_message(message, answered) for message in messages)
     return (Message("tools", json.dumps(list(tools))), *prompt) if tools else prompt
 
 
@@ -45,24 +57,32 @@ def originals(prompt: Prompt) -> list[BaseMessage]:
 
 
 def text_only(messages: Sequence[BaseMessage]) -> None:
-    """Raise `PromptError` for content that a model of text would not see."""
+    """Raise `PromptError` for content of the user's or a tool's that a model of text would not see."""
     for message in messages:
-        for block in message.content if isinstance(message.content, list) else ():
-            kind = "text" if isinstance(block, str) else block.get("type")
-            if kind not in _READ and not is_thought(block):
+        for kind, block in _blocks(message):
+            if isinstance(message, AIMessage):
+                if kind not in _SHOWN and not is_thought(block):
+                    logger.info("a block of type %r of an assistant's message is not shown to models of text", kind)
+            elif kind in _MEDIA or not (kind == "text" or is_thought(block) or isinstance(message, ToolMessage)):
                 raise PromptError(
                     f"a message holds a block of type {kind!r}, and models that write step by step take text alone. "
                     'Use chat models that take it, with granularity="turn": they get every message as it is.'
                 )
 
 
+_SHOWN = ("text", "refusal", "tool_use", "tool_call", "function_call", "invalid_tool_call", "tool_call_chunk")
+
+
 def as_text(message: BaseMessage) -> str:
     """The text of a message with its tool calls, in the form of Hermes and Qwen templates, without its thought."""
-    calls = message.tool_calls if isinstance(message, AIMessage) else []
-    if not message.text and not calls:
-        shown = [block for block in message.content if not is_thought(block)]
-        return json.dumps(shown, default=str) if shown else ""
-    return tool_calls.as_text(str(message.text), [(call["name"], call["args"]) for call in calls])
+    written = _said(message)
+    if isinstance(message, AIMessage):
+        written = tool_calls.as_text(written, [(call["name"], call["args"]) for call in message.tool_calls])
+        written = "\n".join(filter(None, [written, *map(_as_written, message.invalid_tool_calls)]))
+    if written:
+        return written
+    shown = [block for block in message.content if not is_thought(block)]
+    return json.dumps(shown, default=str) if shown else ""
 
 
 def _original(message: Message) -> BaseMessage:
@@ -74,15 +94,23 @@ def _original(message: Message) -> BaseMessage:
     return convert_to_messages([data])[0]
 
 
-def _as_message(message: BaseMessage) -> Message:
+def _as_message(message: BaseMessage, answered: Set[str]) -> Message:
     extra: dict[str, Any] = {}
-    if isinstance(message, AIMessage) and (thought := thought_of(message)):
-        extra["reasoning_content"] = thought
-    if isinstance(message, AIMessage) and message.tool_calls:
-        extra["tool_calls"] = [
-            {"type": "function", "id": call["id"], "function": {"name": call["name"], "arguments": call["args"]}}
-            for call in message.tool_calls
-        ]
+    content = _said(message)
+    if isinstance(message, AIMessage):
+        if thought := thought_of(message):
+            extra["reasoning_content"] = thought
+        calls: list[tuple[Any, Any, Any]] = [(call["id"], call["name"], call["args"]) for call in message.tool_calls]
+        for broken in message.invalid_tool_calls:
+            if broken["name"] and broken["id"] in answered:
+                calls.append((broken["id"], broken["name"], (broken["args"] or "").strip()))
+            else:
+                content = "\n".join(filter(None, [content, _as_written(broken)]))
+        if calls:
+            extra["tool_calls"] = [
+                {"type": "function", "id": call_id, "function": {"name": name, "arguments": arguments}}
+                for call_id, name, arguments in calls
+            ]
     if isinstance(message, ToolMessage):
         extra["tool_call_id"] = message.tool_call_id
     if message.name:
@@ -91,4 +119,31 @@ def _as_message(message: BaseMessage) -> Message:
         role = message.role
     else:  # a chunk counts as the message it is part of
         role = next((role for kind, role in _ROLES.items() if isinstance(message, kind)), message.type)
-    return Message(role, str(message.text), extra, message)
+    return Message(role, content, extra, message)
+
+
+def _blocks(message: BaseMessage) -> Iterator[tuple[str, Any]]:
+    """The content blocks of a message with their types, those of providers as they know them."""
+    for block in message.content if isinstance(message.content, list) else ():
+        own = block if isinstance(block, str) else own_form(block)
+        yield ("text" if isinstance(own, str) else str(own.get("type"))), own
+
+
+def _said(message: BaseMessage) -> str:
+    """What a message says. What a tool gave besides texts is its JSON."""
+    if isinstance(message.content, str):
+        refusal = message.additional_kwargs.get("refusal") if isinstance(message, AIMessage) else None
+        return message.content or (refusal if isinstance(refusal, str) else "")
+    parts = []
+    for kind, block in _blocks(message):
+        if kind == "text":
+            parts.append(block if isinstance(block, str) else str(block.get("text") or ""))
+        elif kind == "refusal" and isinstance(message, AIMessage):
+            parts.append(str(block.get("refusal") or ""))
+        elif isinstance(message, ToolMessage) and not is_thought(block):
+            parts.append(json.dumps(block, ensure_ascii=False, default=str))
+    return "".join(parts)
+
+
+def _as_written(call: InvalidToolCall) -> str:
+    return tool_calls.broken_as_text(call["name"] or None, (call["args"] or "").strip())

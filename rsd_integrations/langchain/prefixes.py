@@ -110,7 +110,7 @@ class Reply:
         return self.reason in _LENGTH
 
 
-_LENGTH = {"length", "max_tokens", "MAX_TOKENS", "model_length"}
+_LENGTH = {"length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens"}
 _FAILED = {"abort", "error", "load"}
 
 

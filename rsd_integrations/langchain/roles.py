@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -48,6 +49,7 @@ from rsd_integrations.langchain.prefixes import (
 )
 from rsd_integrations.langchain.thoughts import opened, readable_by, thought_of
 from rsd_integrations.langchain.tokens import estimate_tokens
+from rsd_integrations.langchain.tools import without_cut_call
 from rsd_integrations.langchain.wrapped_model import LangChainRole, ModelReply, binds_tools
 from rsd_integrations.loaded_models import identity
 from rsd_integrations.tool_calls import tools_of
@@ -227,8 +229,11 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         if tools:
             model, options = self.model.bind_tools(tools, **options), {}  # type: ignore[attr-defined]
         replied = await self.call(model, prompt, **options)
-        native = replied.message if isinstance(replied.message, AIMessage) else None
-        return Generation((whole(as_reply(replied), path, native),), replied.usage)
+        reply, native = as_reply(replied), None
+        if isinstance(replied.message, AIMessage):
+            native = without_cut_call(replied.message) if reply.is_cut else replied.message
+            reply = replace(reply, text=as_text(native))
+        return Generation((whole(reply, path, native),), replied.usage)
 
     def _asked(self, options: Mapping[str, Any], tools: bool) -> dict[str, Any]:
         """What the request asks for, as options of the call; how tools are called goes with tools alone."""
@@ -296,7 +301,8 @@ def as_reply(replied: ModelReply) -> Reply:
 
 
 def _reason(metadata: Mapping[str, Any]) -> str | None:
-    for key in ("finish_reason", "stop_reason", "done_reason"):
+    for key in ("finish_reason", "stop_reason", "done_reason", "stopReason"):  # the last is Bedrock's
         if metadata.get(key):
             return str(metadata[key])
-    return None
+    details = metadata.get("incomplete_details")  # of OpenAI's responses
+    return str(details.get("reason")) if isinstance(details, Mapping) else None

@@ -23,7 +23,8 @@ from rsd_core import PromptError
 from rsd_core.blocking import wait_for
 from rsd_core.concurrency import run_all
 from rsd_core.queueing import side_by_side
-from rsd_integrations.langchain.chat_calls import RSDMessages
+from rsd_integrations.langchain.bill import BILL_EVENT, bill_of, bill_of_error
+from rsd_integrations.langchain.chat_calls import Call, RSDMessages
 from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.runs import run_of
 
@@ -36,7 +37,8 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
 
     The result is a message, so that output parsers can follow; `result_of(message)` gives its `Result` with steps,
     rewards and ledger. Unlike a chat model it runs a batch as one, side by side, and tells every step as a custom
-    event `rsd_step` of the run it belongs to, for `astream_events` and for handlers' `on_custom_event`.
+    event `rsd_step` of the run it belongs to, for `astream_events` and for handlers' `on_custom_event`. A last one,
+    `rsd_bill`, tells what the request cost, for `RSDBillCallbackHandler`.
 
     Example:
         ```python
@@ -117,12 +119,14 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
             yield chunk  # type: ignore[misc]
 
     def _one(self, input: LanguageModelInput, run_manager: CallbackManagerForChainRun, **kwargs: Any) -> AIMessage:
-        return _message(generate_from_stream(self._chunks_with_events(input, run_manager, kwargs)))
+        call = self._call(input, run_manager, kwargs)
+        return _message(call.settled(generate_from_stream(self._chunks_with_events(call))))
 
     async def _aone(
         self, input: LanguageModelInput, run_manager: AsyncCallbackManagerForChainRun, **kwargs: Any
     ) -> AIMessage:
-        return _message(await agenerate_from_stream(self._achunks_with_events(input, run_manager, kwargs)))
+        call = self._call(input, run_manager, kwargs)
+        return _message(call.settled(await agenerate_from_stream(self._achunks_with_events(call))))
 
     def _many(
         self,
@@ -149,7 +153,7 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
     def _transform(
         self, input: Iterator[LanguageModelInput], run_manager: CallbackManagerForChainRun, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
-        with closing(self._chunks_with_events(_whole(list(input)), run_manager, kwargs)) as chunks:
+        with closing(self._chunks_with_events(self._call(_whole(list(input)), run_manager, kwargs))) as chunks:
             for chunk in chunks:
                 yield cast("AIMessageChunk", chunk.message)
 
@@ -157,30 +161,47 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
         self, input: AsyncIterator[LanguageModelInput], run_manager: AsyncCallbackManagerForChainRun, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         parts = [part async for part in input]
-        async with aclosing(self._achunks_with_events(_whole(parts), run_manager, kwargs)) as chunks:
+        async with aclosing(self._achunks_with_events(self._call(_whole(parts), run_manager, kwargs))) as chunks:
             async for chunk in chunks:
                 yield cast("AIMessageChunk", chunk.message)
 
-    def _chunks_with_events(
-        self, input: LanguageModelInput, run_manager: CallbackManagerForChainRun, kwargs: dict[str, Any]
-    ) -> Generator[ChatGenerationChunk, None, None]:
-        """The chunks of an answer; the run's handlers hear of each step before the consumer has it."""
-        child = RunnableConfig(callbacks=run_manager.get_child())
-        with closing(self._chunks(_messages(input), kwargs.pop("stop", None), kwargs)) as chunks:
-            for chunk in chunks:
-                for step in chunk.message.additional_kwargs.get("rsd_steps", ()):
-                    dispatch_custom_event(STEP_EVENT, step, config=child)
-                yield chunk
+    def _call(self, input: LanguageModelInput, run_manager: Any, kwargs: dict[str, Any]) -> Call:
+        return Call(self, _messages(input), kwargs.pop("stop", None), kwargs, run_manager.get_child())
 
-    async def _achunks_with_events(
-        self, input: LanguageModelInput, run_manager: Any, kwargs: dict[str, Any]
-    ) -> AsyncGenerator[ChatGenerationChunk, None]:
-        child = RunnableConfig(callbacks=run_manager.get_child())
-        async with aclosing(self._achunks(_messages(input), kwargs.pop("stop", None), kwargs)) as chunks:
-            async for chunk in chunks:
-                for step in chunk.message.additional_kwargs.get("rsd_steps", ()):
-                    await adispatch_custom_event(STEP_EVENT, step, config=child)
-                yield chunk
+    def _chunks_with_events(self, call: Call) -> Generator[ChatGenerationChunk, None, None]:
+        """The chunks of an answer; the run's handlers hear of each step before the consumer has it, and of the bill."""
+        child = RunnableConfig(callbacks=call.callbacks)
+        try:
+            with closing(self._chunks(call)) as chunks:
+                for chunk in chunks:
+                    for name, data in _events(chunk):
+                        dispatch_custom_event(name, data, config=child)
+                    yield chunk
+        except Exception as error:
+            if items := bill_of_error(error):
+                dispatch_custom_event(BILL_EVENT, items, config=child)
+            raise
+
+    async def _achunks_with_events(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
+        child = RunnableConfig(callbacks=call.callbacks)
+        try:
+            async with aclosing(self._achunks(call)) as chunks:
+                async for chunk in chunks:
+                    for name, data in _events(chunk):
+                        await adispatch_custom_event(name, data, config=child)
+                    yield chunk
+        except Exception as error:
+            if items := bill_of_error(error):
+                await adispatch_custom_event(BILL_EVENT, items, config=child)
+            raise
+
+
+def _events(chunk: ChatGenerationChunk) -> Iterator[tuple[str, Any]]:
+    """What a chunk lets a run's handlers know: its steps, and with the last one what all of it cost."""
+    for step in chunk.message.additional_kwargs.get("rsd_steps", ()):
+        yield STEP_EVENT, step
+    if "rsd" in chunk.message.response_metadata:
+        yield BILL_EVENT, bill_of(chunk.message)
 
 
 def _messages(input: LanguageModelInput) -> list[BaseMessage]:

@@ -1,10 +1,11 @@
-"""Calls of a user's models and functions: unseen by the surrounding run, and no danger to the event loop."""
+"""Calls of a user's models and functions: unseen by the surrounding run, no danger to the loop, and their errors."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from langsmith import tracing_context
 
 from rsd_core import RunError
 from rsd_core.blocking import in_thread
+from rsd_integrations.provider_errors import mark_permanent, providers_types
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -67,15 +69,49 @@ async def call_in_thread(work: Callable[[], T], owner: str, *, traced: bool = Fa
         raise
 
 
+class Signal(BaseException):
+    """A signal of LangGraph, such as an interrupt, on its way through a decoder: no fault of a role."""
+
+    def __init__(self, signal: Exception) -> None:
+        self.signal = signal
+        super().__init__(signal)
+
+
+@contextmanager
+def errors_as_raised() -> Iterator[None]:
+    """Let errors of roles leave a decoder as callers know them.
+
+    LangGraph's signals are what they were, and errors that a provider's own caused are of its type as well.
+    """
+    try:
+        with providers_types():
+            yield
+    except Signal as passing:
+        raise passing.signal from passing.signal.__cause__
+
+
+def _is_signal(error: Exception) -> bool:
+    """Whether LangGraph steers by an error; where it is not imported, nobody raises one."""
+    langgraph = sys.modules.get("langgraph.errors")
+    return langgraph is not None and isinstance(error, langgraph.GraphBubbleUp)
+
+
 @contextmanager
 def _exits_are_errors(owner: str) -> Iterator[None]:
     """Turn what would end the event loop, or never get out of a thread, into an error like any other.
 
-    Ctrl-C arrives in the main thread alone, and stays what it is there.
+    Ctrl-C arrives in the main thread alone, and stays what it is there. LangGraph's signals become `Signal`.
     """
     try:
         yield
-    except (SystemExit, KeyboardInterrupt, StopIteration) as error:
+    except Exception as error:
+        if _is_signal(error):
+            raise Signal(error) from None
+        mark_permanent(error)
+        if not isinstance(error, StopIteration):
+            raise
+        raise RunError(f"{owner} raised {error!r}, which is no way to end a request") from error
+    except (SystemExit, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
         raise RunError(f"{owner} raised {error!r}, which is no way to end a request") from error

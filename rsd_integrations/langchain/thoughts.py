@@ -25,7 +25,7 @@ _FAMILIES = ("anthropic", "openai", "google", "bedrock")
 
 def is_thought(block: object) -> bool:
     """Whether a content block is part of a thought."""
-    return isinstance(block, Mapping) and _own(block).get("type") in BLOCKS
+    return isinstance(block, Mapping) and own_form(block).get("type") in BLOCKS
 
 
 def thought_of(message: BaseMessage) -> str:
@@ -34,7 +34,7 @@ def thought_of(message: BaseMessage) -> str:
     if isinstance(apart, str) and apart:
         return apart
     blocks = message.content if isinstance(message.content, list) else []
-    return "\n\n".join(filter(None, [_text(_own(block)) for block in blocks if isinstance(block, dict)]))
+    return "\n\n".join(filter(None, [_text(own_form(block)) for block in blocks if isinstance(block, dict)]))
 
 
 def opened(rendered: str) -> Thinking | None:
@@ -96,7 +96,7 @@ def _family(provider: str | None) -> str | None:
     return next((family for family in _FAMILIES if family in (name or "")), name)
 
 
-def _own(block: Mapping[str, Any]) -> Mapping[str, Any]:
+def own_form(block: Mapping[str, Any]) -> Mapping[str, Any]:
     """A block as its provider knows it."""
     value = block.get("value") if block.get("type") == "non_standard" else None
     return value if isinstance(value, Mapping) else block

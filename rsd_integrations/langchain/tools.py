@@ -1,8 +1,13 @@
-"""Tool calls in a model's text, as LangChain knows them."""
+"""Tool calls as LangChain's messages hold them: in a model's text, in chunks, and cut by a limit."""
 
 from __future__ import annotations
 
-from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+import json
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call_chunk
+from langchain_core.utils.json import parse_partial_json
 
 from rsd_integrations import tool_calls
 
@@ -10,10 +15,75 @@ _FIRST = 1000
 """Index of the first call: LangChain numbers a streamed message's other blocks from 0, and merges equal numbers."""
 
 
+_NO_JSON = "\u00a0"
+"""A blank that JSON does not know."""
+
+
+def call_chunks(message: AIMessage) -> tuple[list[ToolCallChunk], list[ToolCallChunk]]:
+    """The calls of a whole message and its invalid ones, for its chunks.
+
+    What merges chunks reads arguments leniently: it closes what is open, and takes nothing for no arguments. So what
+    the model's own class called invalid is given a blank before it, which no JSON begins with, wherever it would be
+    completed. It stays invalid in whatever chunks are added to it; `lstrip` gives it back as it was.
+    """
+    calls = [
+        tool_call_chunk(
+            name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"], index=index
+        )
+        for index, call in enumerate(message.tool_calls, _FIRST)
+    ]
+    broken = [
+        tool_call_chunk(name=call["name"], args=_never_completed(call["args"] or ""), id=call["id"], index=index)
+        for index, call in enumerate(message.invalid_tool_calls, _FIRST + len(calls))
+    ]
+    return calls, broken
+
+
+def without_cut_call(message: AIMessage) -> AIMessage:
+    """A message that used up its tokens, its last call among the invalid ones if the message ends in it.
+
+    Classes that stream, and APIs whose calls are objects, complete a call that was cut, and nobody can tell any more.
+    (LangChain's own agents run it; seen with langchain-openai 1.7.4 streaming and langchain-anthropic 1.7.10.)
+    """
+    if not message.tool_calls or message.invalid_tool_calls:  # of those one is the call that was cut
+        return message
+    *whole, last = message.tool_calls
+    blocks = message.content if isinstance(message.content, list) else []
+    places = [i for i, block in enumerate(blocks) if isinstance(block, dict) and last["id"] in _ids(block)]
+    if places and places[-1] < len(blocks) - 1:
+        return message
+    cut = invalid_tool_call(
+        name=last["name"],
+        args=json.dumps(last["args"], ensure_ascii=False),
+        id=last["id"],
+        error="the reply used up its tokens, and may have been cut inside of this call",
+    )
+    content: Any = [block for i, block in enumerate(blocks) if i not in places] if places else message.content
+    return message.model_copy(update={"content": content, "tool_calls": whole, "invalid_tool_calls": [cut]})
+
+
+def _ids(block: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        (block.get("id"), block.get("call_id"))
+        if "call" in block.get("type", "") or block.get("type") == "tool_use"
+        else ()
+    )
+
+
+def _never_completed(args: str) -> str:
+    """Broken arguments in a form of which no lenient parser makes anything."""
+    try:
+        parse_partial_json(args or "{}")
+    except ValueError:
+        return args
+    return _NO_JSON + args
+
+
 class ToolCallStream:
     """Splits a text that comes piece by piece into content and tool calls.
 
-    A call that is no JSON or names no tool has its whole text as arguments, for LangChain's `invalid_tool_calls`.
+    A call that is no JSON, names no tool or has no object as arguments has its whole text as arguments, for LangChain's
+    `invalid_tool_calls`: the marks before it are no JSON, so that nothing completes it.
     """
 
     def __init__(self) -> None:

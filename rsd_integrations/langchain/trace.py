@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
 from rsd_core import Result, StepRecord
+from rsd_core.ledger import Role
+
+
+def answer_usage(result: Result) -> UsageMetadata:
+    """Tokens of the answer's own call: the prompt, and the answer with its thought.
+
+    Of a reply of a LangChain model they are those its provider told. Of steps the prompt is as long as the model that
+    read it first counts it, and the answer its steps' tokens as their authors count them: together the context that
+    the next turn begins with. What the request cost is its ledger, see `bill_of`.
+    """
+    last = next((step for step in reversed(result.steps) if isinstance(step.native, AIMessage)), None)
+    if last is not None and isinstance(last.native, AIMessage) and last.native.usage_metadata is not None:
+        usage = UsageMetadata(**last.native.usage_metadata)
+        details = usage.get("output_token_details", OutputTokenDetails())
+        if "reasoning" not in details and (thought := _reasoning(last)):
+            usage["output_token_details"] = OutputTokenDetails(**details, reasoning=thought)
+        return usage
+    wrote = sum(step.size for step in result.steps)
+    return UsageMetadata(
+        input_tokens=result.prompt_tokens,
+        output_tokens=wrote,
+        total_tokens=result.prompt_tokens + wrote,
+        output_token_details=OutputTokenDetails(reasoning=sum(map(_reasoning, result.steps))),
+    )
 
 
 def usage(result: Result) -> UsageMetadata:
     """Tokens of all models together, rejected drafts and the verifier's reading included: what is paid for.
 
-    Input is what was read, from caches or not; output what was written. Of that `reasoning` is the thought before the
-    answer, and `rejected` the drafts that are no part of the response.
+    Input is what was read, from caches or not; output what was written. Of that `rejected` are the drafts that are no
+    part of the response.
     """
     total = result.ledger.total
     return UsageMetadata(
@@ -41,16 +66,19 @@ def _reasoning(record: StepRecord) -> int:
     return round(record.size * thought / max(1, thought + content))
 
 
-def metadata(result: Result, *, tool_calls: bool = False, rejected: bool = False) -> dict[str, Any]:
+def metadata(
+    result: Result, models: Mapping[Role, str], *, tool_calls: bool = False, rejected: bool = False
+) -> dict[str, Any]:
     """The finish reason in the words of the OpenAI API, and the whole result under `rsd`.
 
     Args:
         result: What was decoded.
+        models: Names of the models in the roles.
         tool_calls: Whether it ends in calls of tools.
         rejected: Whether to tell the texts of rejected drafts. Metadata reach users along with the answer.
     """
     reason = "tool_calls" if tool_calls else "stop" if result.finish_reason == "stop" else "length"
-    return {"finish_reason": reason, "rsd": result.to_dict(rejected=rejected)}
+    return {"finish_reason": reason, "rsd": {**result.to_dict(rejected=rejected), "models": dict(models)}}
 
 
 def step_data(record: StepRecord, index: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
 
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import LLM, BaseChatModel, BaseLLM, SimpleChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSequence, RunnableWithFallbacks
@@ -51,6 +52,8 @@ class LangChainRole(Model):
 
     role = "model"
     """Tags the calls in traces, as `rsd:…`."""
+    callbacks: BaseCallbackManager | None = None
+    """Those of the run that the calls belong to, where they are traced; by default those of the surrounding run."""
 
     def __init__(
         self,
@@ -132,7 +135,8 @@ class LangChainRole(Model):
     def _config(self) -> RunnableConfig:
         # Callbacks of the surrounding run are inherited unless others are named. `nostream` is LangGraph's word.
         if self.trace_inner:
-            return RunnableConfig(tags=["nostream", f"rsd:{self.role}"])
+            config = RunnableConfig(tags=["nostream", f"rsd:{self.role}"])
+            return config if self.callbacks is None else RunnableConfig(**config, callbacks=self.callbacks)
         return RunnableConfig(callbacks=[])
 
 

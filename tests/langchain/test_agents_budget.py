@@ -27,7 +27,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from rsd_core import ConfigurationError, Price
-from rsd_integrations.langchain import ChatRSD, RSDMiddleware, result_of
+from rsd_integrations.langchain import ChatRSD, RSDMiddleware, get_rsd_bill_callback, result_of
 from rsd_integrations.langchain.agent_budget import BudgetExceededError, RSDState
 from tests.langchain.fakes import Inner, always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
@@ -272,10 +272,37 @@ def test_records_are_plain_data_and_the_message_holds_the_result(served: Provide
     assert seen == sum(record["usage"]["total_tokens"] for record in state["rsd"])
 
 
-def test_rsd_within_rsd_is_paid_for_as_a_whole() -> None:
+def billed(agent: Any, asynchronous: bool = False) -> tuple[int, dict[str, Any]]:
+    """Tokens that a handler of bills hears of, and the state."""
+    with get_rsd_bill_callback() as bill:
+        state = asyncio.run(agent.ainvoke(question(), thread())) if asynchronous else agent.invoke(question(), thread())
+    return sum(item["usage"]["total_tokens"] for item in bill.items), state
+
+
+def recorded(state: dict[str, Any]) -> int:
+    return sum(record["usage"]["total_tokens"] for record in state["rsd"])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_handler_of_bills_hears_of_agents(asynchronous: bool) -> None:
+    judge = always("Score: 0", model_name="judge")
+    rsd = RSDMiddleware(always("BAD"), judge, run_budget={"max_target_calls": 3})
+    retry = ModelRetryMiddleware(max_retries=3, initial_delay=0.0, jitter=False)
+    heard, state = billed(agent_of(rsd, Inner(answer=Failing(1)), retry), asynchronous)
+    assert heard == recorded(state) == 2 * (11 + 12) + 11
+    heard, state = billed(agent_of(rsd, looking(5)), asynchronous)
+    assert authors(state) == ["target"] * 3 + ["limit"]
+    assert heard == recorded(state)
+
+
+def test_rsd_within_rsd_is_paid_for_as_a_whole_and_once() -> None:
     target = ChatRSD(draft=always("BAD"), target=always("fine"), verifier=lambda *_: 0.0)
-    state = agent_of(RSDMiddleware(always("BAD"), lambda *_: 0.0), target).invoke(question(), thread())
-    assert state["rsd"][0]["usage"]["total_tokens"] == 3 * 11
+    heard, state = billed(agent_of(RSDMiddleware(always("BAD"), lambda *_: 0.0), target))
+    assert heard == recorded(state) == 3 * 11
+    both = [RSDMiddleware(always("BAD"), lambda *_: 0.0, name=name) for name in ("outer", "inner")]
+    heard, state = billed(agent_of(both[1], always("fine"), both[0]))
+    assert [record["usage"]["total_tokens"] for record in state["rsd"]] == [22, 33]
+    assert heard == 33
 
 
 @pytest.mark.parametrize(

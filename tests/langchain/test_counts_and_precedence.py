@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from langchain.agents import create_agent
@@ -10,6 +10,7 @@ from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 from langchain_core.tools import tool
 
 from rsd_core import Path, Step, StepRequest, TargetOnly, Usage, as_prompt
@@ -24,7 +25,7 @@ from rsd_integrations.langchain import (
     RSDRunnable,
     result_of,
 )
-from rsd_integrations.langchain.chunks import _as_chunk, _cut
+from rsd_integrations.langchain.chunks import _as_chunks, _cut
 from rsd_integrations.langchain.prefixes import PREFIX_MODES, Reply, first_step, whole
 from rsd_integrations.langchain.tokens import usage_of_reply
 from rsd_integrations.loaded_models import LoadedModels, identity
@@ -99,9 +100,10 @@ def test_a_text_is_cut_in_the_block_that_holds_the_stop_string() -> None:
 
 def test_calls_that_are_no_json_come_through_beside_the_others() -> None:
     broken: Any = {"name": "add", "args": "not json", "id": "c2", "error": None, "type": "invalid_tool_call"}
-    chunk = _as_chunk(AIMessage("", tool_calls=[CALL], invalid_tool_calls=[broken]), {})
-    assert [(call["index"], call["id"]) for call in chunk.tool_call_chunks] == [(0, "call_1"), (1, "c2")]
-    merged = chunk + AIMessageChunk(content="")
+    chunks = _as_chunks(AIMessage("", tool_calls=[CALL], invalid_tool_calls=[broken]), {})
+    merged = cast("AIMessageChunk", merge_chat_generation_chunks(chunks).message)  # type: ignore[union-attr]
+    assert [call["id"] for call in merged.tool_call_chunks] == ["call_1", "c2"]
+    assert len({call["index"] for call in merged.tool_call_chunks}) == 2
     assert [call["id"] for call in merged.tool_calls] == ["call_1"]
     assert [call["args"] for call in merged.invalid_tool_calls] == ["not json"]
 

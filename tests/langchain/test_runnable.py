@@ -89,7 +89,9 @@ def test_each_item_of_a_batch_tells_its_steps_to_its_own_run(asynchronous: bool)
     for i, listener in enumerate(listeners):
         ((run, name),) = listener.runs.items()
         assert name == f"item {i}"
-        assert [step["author"] for _, step in listener.steps] == ["draft", "target", "draft"]
+        *steps, (_, bill) = listener.steps
+        assert [step["author"] for _, step in steps] == ["draft", "target", "draft"]
+        assert [item["role"] for item in bill] == ["drafter", "verifier", "target"]
         assert {run_id for run_id, _ in listener.steps} == {run}
         assert listener.ended == [run]
 
@@ -118,6 +120,7 @@ def test_events_show_steps_chunks_and_parents() -> None:
 
     told = asyncio.run(events())
     steps = [event for event in told if event["event"] == "on_custom_event"]
+    assert steps.pop()["name"] == "rsd_bill"
     assert [event["data"]["author"] for event in steps] == ["draft", "target", "draft"]
     (start,) = [event for event in told if event["event"] == "on_chain_start" and event["name"] == "RSDRunnable"]
     assert {event["run_id"] for event in steps} == {start["run_id"]}

@@ -125,13 +125,13 @@ def test_content_blocks_and_extra_fields_come_through() -> None:
     assert message.response_metadata["inner"]["model_name"] == "inner"
 
 
-def test_usage_adds_up_and_inner_calls_are_not_counted_twice() -> None:
+def test_usage_is_the_chosen_replys_and_inner_calls_are_not_counted_beside_it() -> None:
     model = chat(always("a BAD draft"), always("one two"))
     with get_usage_metadata_callback() as heard:
         message = model.invoke("q")
     assert message.usage_metadata is not None
-    assert message.usage_metadata["input_tokens"] == 20
-    assert message.usage_metadata["output_tokens"] == 5
+    assert message.usage_metadata["input_tokens"] == 10
+    assert message.usage_metadata["output_tokens"] == 2
     assert set(heard.usage_metadata) == {"rsd"}
 
 
