@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from langchain.agents.middleware import ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
@@ -35,7 +35,7 @@ from rsd_core import (
 from rsd_core.ledger import Role
 from rsd_core.model import add_usage
 from rsd_integrations.langchain.agent_budget import BudgetExceededError
-from rsd_integrations.langchain.bill import BILL_EVENT, BillItem, bill
+from rsd_integrations.langchain.bill import BILL_EVENT, BillItem, bill_of_ledger
 from rsd_integrations.langchain.broken_calls import StreamedCalls, streamed_calls
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import FunctionVerifier
@@ -82,10 +82,10 @@ class Turn:
         try:
             result = self._decoder().run(self._prompt)
         except (TargetError, Signal) as error:
-            self._owe(error)
-            dispatch_custom_event(BILL_EVENT, self._items(error))
+            ledger = self._owed(error)
+            dispatch_custom_event(BILL_EVENT, self._items(ledger))
             raise _origin(error) from error
-        dispatch_custom_event(BILL_EVENT, self._items(result))
+        dispatch_custom_event(BILL_EVENT, self._items(result.ledger))
         return self._settle(result)
 
     async def arun(self, _: object) -> dict[str, Any]:
@@ -95,10 +95,10 @@ class Turn:
         try:
             result = await self._decoder().arun(self._prompt)
         except (TargetError, Signal) as error:
-            self._owe(error)
-            await adispatch_custom_event(BILL_EVENT, self._items(error))
+            ledger = self._owed(error)
+            await adispatch_custom_event(BILL_EVENT, self._items(ledger))
             raise _origin(error) from error
-        await adispatch_custom_event(BILL_EVENT, self._items(result))
+        await adispatch_custom_event(BILL_EVENT, self._items(result.ledger))
         return self._settle(result)
 
     @property
@@ -129,16 +129,14 @@ class Turn:
 
     def _settle(self, result: Result | None) -> dict[str, Any]:
         """Choose the response and make the record."""
-        ledger = self._rsd.debts.pay(self._request)
-        if result is not None:
-            result = replace(result, ledger=_sum(result.ledger, ledger))
+        ledger = _sum(None if result is None else result.ledger, self._rsd.debts.pay(self._request))
+        result = None if result is None else replace(result, ledger=ledger)
         step = result.steps[-1] if result is not None and result.steps else None
         author = "target" if step is None else step.author
         drafted = author == "draft" or (step is None and self._target.response is None)
         if self._limit is not None and author == "target":
             author, drafted = "limit", False
-            if result is not None:
-                result.ledger.target.calls -= 1  # nobody was called
+            ledger.target.calls -= result is not None  # nobody was called
             message = step.native if step is not None else None
             self._response = _Response([message if isinstance(message, AIMessage) else _limited(self._limit)])
         else:
@@ -157,7 +155,7 @@ class Turn:
             "policy": [as_words(policy) for policy in self._policy.applied],
             "refused": self._policy.refused,
             "limit": self._limit if author == "limit" else None,
-            **_cost(ledger if result is None else result.ledger, result),
+            **_cost(ledger, result),
         }
         if author == "limit" and (self._rsd.exit_behavior == "error" or self._met_before):
             raise BudgetExceededError(str(self._limit), self.record)
@@ -193,18 +191,21 @@ class Turn:
             self._response, result=[marked if one is message else one for one in self._response.result]
         )
 
-    def _owe(self, error: BaseException) -> None:
-        """Note what a failed call cost, for the record of the one that succeeds."""
+    def _owed(self, error: TargetError | Signal) -> Ledger:
+        """What a failed call cost, noted for the record of the one that succeeds."""
         partial = getattr(error, "partial", None)
-        if partial is not None:
-            self._rsd.debts.add(self._request, partial.ledger)
+        ledger = Ledger() if partial is None else partial.ledger
+        if partial is None:  # an interrupt: the models' calls are known, the verifier's is not
+            for account, caller in ((ledger.drafter, self._drafter), (ledger.target, self._target)):
+                for usage in caller.paid:
+                    account.charge(caller, usage)
+        self._rsd.debts.add(self._request, ledger)
+        return ledger
 
-    def _items(self, told: Result | BaseException) -> list[BillItem]:
+    def _items(self, ledger: Ledger) -> list[BillItem]:
         """What this attempt cost; an RSD that is the target tells its own bill."""
-        result = told if isinstance(told, Result) else getattr(told, "partial", None)
-        items = [] if result is None else bill(result, self._models)
         apart = self._limit is not None or self._target.is_rsd
-        return [item for item in items if not (apart and item["role"] == "target")]
+        return [item for item in bill_of_ledger(ledger, self._models) if not (apart and item["role"] == "target")]
 
 
 class Debts:
@@ -220,13 +221,13 @@ class Debts:
         """Note what a failed call cost."""
         task = _task(request)
         if task is not None:
-            self._owed[task] = _sum(ledger, self._owed.get(task, Ledger()))
+            self._owed[task] = _sum(ledger, self._owed.get(task))
             while len(self._owed) > _MOST_DEBTS:  # of runs that were given up
                 self._owed.pop(next(iter(self._owed)))
 
-    def pay(self, request: ModelRequest[Any]) -> Ledger:
+    def pay(self, request: ModelRequest[Any]) -> Ledger | None:
         """What the calls cost that failed before, now no longer owed."""
-        return self._owed.pop(_task(request) or "", Ledger())
+        return self._owed.pop(_task(request) or "", None)
 
 
 _MOST_DEBTS = 1000
@@ -251,6 +252,8 @@ class _Caller(Drafter, Target):
         self.message: AIMessage | None = None
         self.is_rsd = False
         """Whether it is an RSD itself, by its replies."""
+        self.paid: list[Usage] = []
+        """For each reply."""
         self._request = request.override(messages=cast("list[AnyMessage]", readable_by(model, request.messages)))
         self._handler, self._blocking, self._policy = handler, blocking, policy
         self._traced = policy is None or rsd.trace_inner
@@ -283,6 +286,7 @@ class _Caller(Drafter, Target):
         response = replace(response, result=messages)
         reply = next((message for message in response.result if isinstance(message, AIMessage)), None)
         usage = self._usage(reply or "", started)
+        self.paid.append(usage)
         if reply is None:
             raise RunError(f"{self.name} gave no message", usage=usage)
         self.response, self.message = response, reply
@@ -381,10 +385,12 @@ def _cost(ledger: Ledger, result: Result | None) -> dict[str, Any]:
     }
 
 
-def _sum(one: Ledger, other: Ledger) -> Ledger:
-    for role in ("drafter", "verifier", "target"):
-        one.account(role).add(other.account(role))
-    return one
+def _sum(*ledgers: Ledger | None) -> Ledger:
+    total = Ledger()
+    for role in get_args(Role):
+        for ledger in filter(None, ledgers):
+            total.account(role).add(ledger.account(role))
+    return total
 
 
 def _task(request: ModelRequest[Any]) -> str | None:

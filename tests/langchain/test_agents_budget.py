@@ -288,8 +288,8 @@ def test_a_handler_of_bills_hears_of_agents(asynchronous: bool) -> None:
     judge = always("Score: 0", model_name="judge")
     rsd = RSDMiddleware(always("BAD"), judge, run_budget={"max_target_calls": 3})
     retry = ModelRetryMiddleware(max_retries=3, initial_delay=0.0, jitter=False)
-    heard, state = billed(agent_of(rsd, Inner(answer=Failing(1)), retry), asynchronous)
-    assert heard == recorded(state) == 2 * (11 + 12) + 11
+    heard, state = billed(agent_of(rsd, Inner(answer=Failing(2)), retry), asynchronous)
+    assert heard == recorded(state) == 3 * (11 + 12) + 11
     heard, state = billed(agent_of(rsd, looking(5)), asynchronous)
     assert authors(state) == ["target"] * 3 + ["limit"]
     assert heard == recorded(state)

@@ -211,6 +211,7 @@ def test_an_interrupt_of_a_verifier_asks_the_user(asynchronous: bool, coroutine:
     assert go(question())["__interrupt__"][0].value == "how good is 'the draft'?"
     state = go(Command(resume=0.9))
     assert (state["messages"][-1].text, state["rsd"][-1]["reward"]) == ("the draft", 0.9)
+    assert state["rsd"][-1]["usage"]["total_tokens"] == 2 * 12  # LangGraph runs the node again: it was drafted twice
 
 
 @pytest.mark.parametrize("name", ["ChatOpenAI", "ChatAnthropic"])
