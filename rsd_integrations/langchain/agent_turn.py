@@ -166,8 +166,9 @@ class Turn:
     @property
     def _models(self) -> dict[Role, str]:
         """The names of the models in the roles."""
-        judge = {} if self._rsd.verifier is None else {"verifier": self._rsd.loaded.get(self._rsd.verifier).name}
-        return {"drafter": self._drafter.name, **judge, "target": self._target.name}
+        verifier = self._rsd.verifier
+        judge = "" if verifier is None else self._rsd.loaded.get(verifier).name
+        return {"drafter": self._drafter.name, "verifier": judge, "target": self._target.name}
 
     @property
     def _met_before(self) -> bool:

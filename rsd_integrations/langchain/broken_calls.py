@@ -37,11 +37,11 @@ class StreamedCalls(BaseCallbackHandler):
     def __init__(self) -> None:
         self._messages: dict[UUID, AIMessageChunk] = {}
 
-    def on_llm_new_token(self, token: str, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
         """Keep what a chunk has of calls."""
         message = getattr(chunk, "message", None)
         if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
-            calls = AIMessageChunk("", tool_call_chunks=message.tool_call_chunks)
+            calls = AIMessageChunk(content="", tool_call_chunks=message.tool_call_chunks)
             self._messages[run_id] = self._messages[run_id] + calls if run_id in self._messages else calls
 
     def without_broken_calls(self, message: AIMessage) -> AIMessage:

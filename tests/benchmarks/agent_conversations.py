@@ -62,7 +62,16 @@ RATES: dict[Role, dict[str, float]] = {
     "summary": {},
 }
 JUDGE = {"judge_fails": 0.04, "judge_asks": 0.03}
-VIOLATIONS = ("unapproved", "truncated", "rejected", "not_the_drafts", "altered", "twice", "foreign")
+VIOLATIONS = (
+    "broken_histories",
+    "unapproved",
+    "truncated",
+    "rejected",
+    "not_the_drafts",
+    "altered",
+    "twice",
+    "foreign",
+)
 VARIANTS = ("middleware", "model")
 
 
@@ -104,6 +113,8 @@ class Conversation:
     early: int = 0
     interrupts: int = 0
     judged: int = 0
+    broken_histories: int = 0
+    """Requests that the provider would refuse: a call without its result, or a result without its call."""
 
     def chance(self, of: str) -> float:
         """A number in [0, 1) for the next time that something is drawn; the same in each run."""
@@ -127,6 +138,7 @@ class Conversation:
             by_tool: Whether transfers are the target's, and searches need no judge.
         """
         found: Counter[str] = Counter()
+        found["broken_histories"] = self.broken_histories
         found["twice"] = len(self.executed) - len({one for one, *_ in self.executed})
         for call_id, name, args in self.executed:
             issued = self.issued.get(call_id)
@@ -158,6 +170,24 @@ def asked_of(text: str) -> str | None:
     return found[-1] if found else None
 
 
+def unanswered(messages: Sequence[dict[str, Any]]) -> int:
+    """Calls without a result in the messages after them, and results without a call, as providers refuse both."""
+    open_calls: set[str] = set()
+    wrong = 0
+    for message in messages:
+        blocks = message["content"] if isinstance(message.get("content"), list) else []
+        results = {block["tool_use_id"] for block in blocks if block.get("type") == "tool_result"}
+        results |= {message["tool_call_id"]} if message["role"] == "tool" else set()
+        wrong += len(results - open_calls)
+        open_calls -= results
+        if not results:
+            wrong += len(open_calls)
+            open_calls = set()
+        open_calls |= {block["id"] for block in blocks if block.get("type") == "tool_use"}
+        open_calls |= {call["id"] for call in message.get("tool_calls") or ()}
+    return wrong + len(open_calls)
+
+
 class Models:
     """The scripted models of all conversations behind one server."""
 
@@ -180,6 +210,7 @@ class Models:
             at.summaries += 1
             at.early += max(at.context, at.reported) < TRIGGER
             return Reply("They talked of prices.", read=100, wrote=5)
+        at.broken_histories += unanswered(asked.body["messages"]) > 0
         fault = at.drawn(role, RATES[role])
         status = {"401": 401, "429": 429, "500": 500}.get(fault or "", 200)
         if fault == "unreadable" and asked.api == "anthropic":

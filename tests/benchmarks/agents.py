@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from datetime import date
 from typing import Any
 
@@ -21,20 +22,17 @@ KINDS = {"middleware": "`RSDMiddleware` with policies per tool", "model": "`crea
 
 def page(data: Any) -> str:
     """The section of the page."""
-    rows = [
-        ("conversations", lambda one: one["conversations"]),
-        ("tasks, of which failed", lambda one: f"{one['tasks']:,}, {one['failed_tasks']}"),
-        ("calls executed", lambda one: f"{one['executed']:,}"),
-        ("of the draft, the target, the spare", lambda one: ", ".join(map(str, one["executed_by"].values()))),
-        *(
-            (name.replace("_", " "), lambda one, name=name: one["violations"][name])
-            for name in data["middleware"]["violations"]
-        ),
-        ("summaries, of which early", lambda one: f"{one['summaries']}, {one['early_summaries']}"),
-        ("interrupts", lambda one: one["interrupts"]),
-        ("faults", lambda one: f"{sum(one['faults'].values()):,}"),
-    ]
-    lines = [f"| {name} | " + " | ".join(str(told(data[one])) for one in KINDS) + " |" for name, told in rows]
+    rows: dict[str, Callable[[Any], Any]] = {
+        "conversations": lambda one: one["conversations"],
+        "tasks, of which failed": lambda one: f"{one['tasks']:,}, {one['failed_tasks']}",
+        "calls executed": lambda one: f"{one['executed']:,}",
+        "of the draft, the target, the spare": lambda one: ", ".join(map(str, one["executed_by"].values())),
+        **{name.replace("_", " "): _violations(name) for name in data["middleware"]["violations"]},
+        "summaries, of which early": lambda one: f"{one['summaries']}, {one['early_summaries']}",
+        "interrupts": lambda one: one["interrupts"],
+        "faults": lambda one: f"{sum(one['faults'].values()):,}",
+    }
+    lines = [f"| {name} | " + " | ".join(str(told(data[one])) for one in KINDS) + " |" for name, told in rows.items()]
     return f"""## Agents that act
 
 Made by `python -m tests.benchmarks.agents`, {data["date"]}, {data["machine"]}. Scripted conversations of an agent with
@@ -47,6 +45,10 @@ the context is below its trigger.
 |---|---|---|
 {chr(10).join(lines)}
 """
+
+
+def _violations(name: str) -> Callable[[Any], Any]:
+    return lambda one: one["violations"][name]
 
 
 COMMAND = Command("agents", __doc__, SIZES, page)
