@@ -209,7 +209,7 @@ class Models:
         if role == "summary":
             at.summaries += 1
             at.early += max(at.context, at.reported) < TRIGGER
-            return Reply("They talked of prices.", read=100, wrote=5)
+            return Reply(f"They talked of prices, up to TASK {task}.", read=100, wrote=5)
         at.broken_histories += unanswered(asked.body["messages"]) > 0
         fault = at.drawn(role, RATES[role])
         status = {"401": 401, "429": 429, "500": 500}.get(fault or "", 200)
@@ -237,7 +237,7 @@ class Models:
             name = "rob_bank" if fault == "unknown_tool" else name
             text = json.dumps(args)
             broken = fault in ("cut", "unreadable") and one is calls[-1]
-            text = (text[: len(text) * 2 // 3] if fault == "cut" else "{bad") if broken else text
+            text = (text[:-3] if fault == "cut" else "{bad") if broken else text  # lenient parsers complete it
             call_id = f"call_{at.number}_{next(self._ids)}"
             at.issued[call_id] = Issued(role, name, args, whole=not broken)
             made.append(Call(name, text, call_id))
