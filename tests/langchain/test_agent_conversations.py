@@ -48,7 +48,7 @@ def _tripled(response: Any) -> Any:
 
 def test_the_benchmark_finds_what_is_executed_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_conversations, "RSDMiddleware", Naive)
-    found = measure(9, ["middleware"])["middleware"]
+    found = measure(15, ["middleware"])["middleware"]
     assert found["violations"]["truncated"] > 0
     assert found["violations"]["rejected"] > 0
     assert found["violations"]["not_the_drafts"] > 0

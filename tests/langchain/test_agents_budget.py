@@ -27,8 +27,8 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from rsd_core import ConfigurationError, Price
-from rsd_integrations.langchain import ChatRSD, RSDMiddleware, get_rsd_bill_callback, result_of
-from rsd_integrations.langchain.agent_budget import BudgetExceededError, RSDState
+from rsd_integrations.langchain import BudgetExceededError, ChatRSD, RSDMiddleware, get_rsd_bill_callback, result_of
+from rsd_integrations.langchain.agent_budget import RSDState
 from tests.langchain.fakes import Inner, always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
 
