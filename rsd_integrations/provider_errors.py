@@ -75,10 +75,19 @@ def with_providers_type(error: RunError) -> Exception:
     if not isinstance(cause, Exception) or isinstance(cause, RSDError):
         return error
     try:
-        joined = _joined(type(error), type(cause))  # type: ignore[arg-type] # typeshed: classes have a hash
-        both: RunError = joined.__new__(joined, *error.args)  # no __init__: providers' take arguments of their own
+        return with_type_of(cause, error)
     except TypeError:
         return _with_partial(cause, error)
+
+
+def with_type_of(cause: Exception, error: RunError) -> RunError:
+    """The error, of the type of its cause as well.
+
+    Raises:
+        TypeError: The two types cannot be joined.
+    """
+    kind = _joined(type(error), type(cause))  # type: ignore[arg-type] # typeshed: classes have a hash
+    both: RunError = kind.__new__(kind, *error.args)  # no __init__: providers' take arguments of their own
     vars(both).update(getattr(cause, "__dict__", {}) | vars(error))
     both.args, both.__cause__, both.__traceback__ = error.args, cause, error.__traceback__
     return both

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing, contextmanager, suppress
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -27,7 +27,7 @@ from rsd_integrations.langchain.language_model import RSDLanguageModel
 from rsd_integrations.langchain.runs import children, run_of
 from rsd_integrations.langchain.silent_calls import errors_as_raised
 from rsd_integrations.langchain.trace import answer_usage, metadata, step_data
-from rsd_integrations.provider_errors import late, with_providers_type
+from rsd_integrations.provider_errors import late, with_providers_type, with_type_of
 
 
 class RSDLLM(RSDLanguageModel, BaseLLM):
@@ -296,14 +296,15 @@ def _answers(result: LLMResult, return_exceptions: bool) -> list[Any]:
     """The texts of a batch, and errors in the places of failed prompts.
 
     Raises:
-        BatchError: Some failed and errors are not to be returned.
+        BatchError: Some failed and errors are not to be returned. It is of the type of the first error as well.
     """
     generations = [generation[0] for generation in result.generations]
     errors = {i: one.error for i, one in enumerate(generations) if isinstance(one, FailedGeneration)}
     if errors and not return_exceptions:
         failed = BatchError([Result.from_dict((one.generation_info or {})["rsd"]) for one in generations], errors)
-        failed.__cause__ = errors[min(errors)].__cause__
-        raise with_providers_type(failed)
+        with suppress(TypeError):  # of the type of the first error as well, unless that has no subclasses
+            failed = cast("BatchError", with_type_of(errors[min(errors)], failed))
+        raise failed
     return [errors.get(i, one.text) for i, one in enumerate(generations)]
 
 

@@ -33,6 +33,9 @@ def thought_of(message: BaseMessage) -> str:
     apart = message.additional_kwargs.get("reasoning_content")
     if isinstance(apart, str) and apart:
         return apart
+    old = message.additional_kwargs.get("reasoning")  # of OpenAI's responses with output_version="v0"
+    if isinstance(old, Mapping) and (text := _text({"type": "reasoning", **old})):
+        return text
     blocks = message.content if isinstance(message.content, list) else []
     return "\n\n".join(filter(None, [_text(own_form(block)) for block in blocks if isinstance(block, dict)]))
 

@@ -17,12 +17,13 @@ class Worker:
         build: Whose packages it imports.
         script: The file's name.
         arguments: Of the script.
+        threads: Of numerical libraries; None for as many as they take themselves.
     """
 
-    def __init__(self, build: Build, script: str, *arguments: str) -> None:
+    def __init__(self, build: Build, script: str, *arguments: str, threads: int | None = 1) -> None:
         self._process = subprocess.Popen(
             build.python(str(Path(__file__).with_name(script)), *arguments),
-            env={**build.environment, "OMP_NUM_THREADS": "1"},
+            env=build.environment | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -21,8 +21,18 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build"
-NEWEST = "1.8.1"
+NEWEST = "1.8.3"
 """The newest langchain-core there is, as of the last change of this line."""
+CONTEMPORARIES = {
+    "1.6.13": (
+        "langchain==1.4.7",
+        "langchain-anthropic==1.7.7",
+        "langchain-google-genai==4.4.2",
+        "google-genai==2.34.0",
+        "langchain-openai==1.7.2",
+    )
+}
+"""The newest releases of partners that take an older langchain-core, where those of the environment do not."""
 LONG = (
     "tests/langchain/test_loop.py",
     "tests/langchain/test_chat.py::test_adapters_give_the_text_of_the_bare_decoder",
@@ -103,11 +113,12 @@ def declared() -> str:
 
 
 def installed(core: str) -> Path:
-    """The folder with this langchain-core alone; `--no-deps`: the other dependencies are those of the environment."""
+    """The folder with this langchain-core and partners of its time; other dependencies are those of the environment."""
     folder = BUILD / f"langchain-core-{core}"
     if not folder.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*pip, "--target", str(folder), f"langchain-core=={core}"], check=True)
+        packages = [f"langchain-core=={core}", *CONTEMPORARIES.get(core, ())]
+        subprocess.run([*pip, "--target", str(folder), *packages], check=True)
     return folder
 
 
