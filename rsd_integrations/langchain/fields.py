@@ -20,7 +20,9 @@ from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.named_models import chat_model, is_chat_models_name
-from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.partner_classes import SENDS, check_fields
+from rsd_integrations.langchain.roles import LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.runs import configured
 from rsd_integrations.langchain.wrapped_model import LangChainRole
 from rsd_integrations.loaded_models import LoadedModels, identity
 
@@ -174,6 +176,7 @@ class RSDFields(BaseModel):
     def _check_roles(self) -> Self:
         """Refuse what cannot work before anything is loaded."""
         as_stop(self.stop)
+        self._check_sends()
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Method):
             decoder.settings(settings)
@@ -184,6 +187,14 @@ class RSDFields(BaseModel):
             raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(redundant)}")
         decoder.with_settings(settings)
         return self
+
+    def _check_sends(self) -> None:
+        """Refuse a field that a LangChain model takes with no call, and tell who has no seed: others may have one."""
+        names = self._set_here()
+        for role in self.writers():
+            if names and isinstance(role, LangChainGenerator):
+                check_fields(role.model, [name for name in names if name != "seed"])
+                role.tell_of_seed(names)
 
     def _check_thoughts(self, method: Method, settings: Settings) -> None:
         if self.thoughts and not isinstance(method, RSDMethod):
@@ -222,11 +233,12 @@ class RSDFields(BaseModel):
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
             return decoder.with_settings(settings)
+        inner = {"configurable": configured(), **inner}
         return self.loaded.watched(decoder.build(self._setup(settings, inner)))
 
     async def amake_decoder(self, **inner: Any) -> Decoder:
         """The same without blocking the event loop while weights are loaded."""
-        decoder = self._decoder()
+        decoder, inner = self._decoder(), {"configurable": configured(), **inner}
         if isinstance(decoder, Decoder) or self.loaded.has(*decoder.models(self._setup(self.settings, {}))):
             return self.make_decoder(**inner)
         return await in_thread(lambda: self.make_decoder(**inner))
@@ -260,6 +272,10 @@ class RSDFields(BaseModel):
         named = [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in decoder.roles]
         return named + [self.thoughts[name] for name in ("draft", "target") if name in self.thoughts]
 
+    def _set_here(self) -> tuple[str, ...]:
+        """What is sent along to LangChain models in the roles because it is a field here."""
+        return tuple([name for name in SENDS if getattr(self, name) is not None])
+
     def traces(self) -> bool:
         """Whether traces see the calls of LangChain models in the roles."""
         roles = (self.draft, self.target, self.verifier, *self.thoughts.values())
@@ -286,11 +302,12 @@ class RSDFields(BaseModel):
 
     def _model(self, model: Any, inner: dict[str, Any]) -> Any:
         model = self.loaded.get(model)
+        if isinstance(model, LangChainRole) and inner.get("configurable"):
+            model = model.using(configurable=inner["configurable"])
         if isinstance(model, LangChainRole) and (self.trace_inner or model.trace_inner):
             model = model.using(trace_inner=True, callbacks=inner.get("callbacks"))
         if isinstance(model, LangChainGenerator):
-            set_here = [field for field in SENDS if getattr(self, field) is not None]
-            return model.using(sends=(*model.sends, *set_here), **inner)
+            return model.using(sends_also=self._set_here(), **inner)
         return model
 
 
@@ -305,4 +322,6 @@ def _default(name: str) -> Any:
 
 
 def _identity(model: Any) -> str:
+    if isinstance(model, LangChainRole):
+        return model.using(configurable=configured(once=False)).fingerprint
     return model if isinstance(model, str) else getattr(model, "fingerprint", None) or identity(model)
