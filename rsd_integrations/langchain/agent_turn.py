@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast, get_args
 
 from langchain.agents.middleware import ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
@@ -25,6 +25,7 @@ from rsd_core import (
     RewardGuidedDecoder,
     RunError,
     Scores,
+    Settings,
     Step,
     StepRequest,
     Target,
@@ -34,7 +35,7 @@ from rsd_core import (
 )
 from rsd_core.ledger import Role
 from rsd_core.model import add_usage
-from rsd_integrations.langchain.agent_budget import BudgetExceededError
+from rsd_integrations.langchain.agent_budget import BudgetExceededError, Budgets
 from rsd_integrations.langchain.bill import BILL_EVENT, BillItem, bill_of_ledger
 from rsd_integrations.langchain.broken_calls import StreamedCalls, streamed_calls
 from rsd_integrations.langchain.identities import model_name
@@ -43,34 +44,62 @@ from rsd_integrations.langchain.messages import as_prompt, as_text
 from rsd_integrations.langchain.silent_calls import Signal, call_async, call_in_thread
 from rsd_integrations.langchain.thoughts import readable_by, thought_of
 from rsd_integrations.langchain.tokens import usage_of_reply
-from rsd_integrations.langchain.tool_policies import TurnPolicy, as_words
+from rsd_integrations.langchain.tool_policies import ToolPolicies, TurnPolicy, as_words
 from rsd_integrations.langchain.trace import metadata, step_data, usage
+from rsd_integrations.loaded_models import LoadedModels
 from rsd_integrations.turns import as_response
 
-if TYPE_CHECKING:
-    from rsd_integrations.langchain.middleware import RSDMiddleware
-
+ExitBehavior = Literal["end", "error", "draft"]
 _Response = ModelResponse[Any]
 Handler = Callable[[ModelRequest[Any]], _Response | Awaitable[_Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a middleware was given, for all of its turns."""
+
+    name: str
+    draft: BaseChatModel
+    draft_settings: Mapping[str, Any]
+    """Options of the draft's calls."""
+    verifier: str | Verifier | None
+    policies: ToolPolicies
+    budgets: Budgets
+    exit_behavior: ExitBehavior
+    prices: Mapping[str, Price]
+    """By name of a model."""
+    settings: Settings
+    trace_inner: bool
+    loaded: LoadedModels = field(default_factory=LoadedModels)
+    debts: Debts = field(default_factory=lambda: Debts())
+
+    @property
+    def judge(self) -> Verifier | None:
+        """The verifier, loaded."""
+        return None if self.verifier is None else self.loaded.get(self.verifier)
+
+    def drafted(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """A call of the agent as one of the draft model."""
+        return request.override(model=self.draft, model_settings={**request.model_settings, **self.draft_settings})
 
 
 class Turn:
     """One model call of an agent: drafted, judged, perhaps answered anew; then its response and its record.
 
     Args:
-        rsd: The middleware, with the models and all that was set.
+        rsd: What the middleware was given.
         request: The agent's call.
         handler: What carries out a call.
         blocking: Whether it does so without a coroutine.
     """
 
-    def __init__(self, rsd: RSDMiddleware, request: ModelRequest[Any], handler: Handler, *, blocking: bool) -> None:
+    def __init__(self, rsd: Setup, request: ModelRequest[Any], handler: Handler, *, blocking: bool) -> None:
         self._rsd, self._request = rsd, request
         state = cast("Mapping[str, Any]", request.state)
         self._spent = rsd.budgets.spent(state, rsd.name, "max_tokens", "max_cost")
         self._limit = self._spent or rsd.budgets.spent(state, rsd.name, "max_target_calls")
         self._policy = rsd.policies.for_turn(request)
-        self._drafter = _Caller(rsd.draft_in(request), handler, rsd, blocking=blocking, policy=self._policy)
+        self._drafter = _Caller(rsd.drafted(request), handler, rsd, blocking=blocking, policy=self._policy)
         self._target = _Caller(request, handler, rsd, blocking=blocking)
         self.record: dict[str, Any] = {}
         """What is told of the call, in the agent's state and in traces."""
@@ -111,7 +140,7 @@ class Turn:
 
     def _decoder(self) -> RewardGuidedDecoder:
         rsd = self._rsd
-        verifier = None if rsd.verifier is None else rsd.loaded.get(rsd.verifier)
+        verifier = rsd.judge
         decoder = RewardGuidedDecoder(
             drafter=self._drafter,
             verifier=None if verifier is None else _TurnVerifier(verifier, self._policy, rsd.prices),
@@ -166,9 +195,12 @@ class Turn:
     @property
     def _models(self) -> dict[Role, str]:
         """The names of the models in the roles."""
-        verifier = self._rsd.verifier
-        judge = "" if verifier is None else self._rsd.loaded.get(verifier).name
-        return {"drafter": self._drafter.name, "verifier": judge, "target": self._target.name}
+        judge = self._rsd.judge
+        return {
+            "drafter": self._drafter.name,
+            "verifier": "" if judge is None else judge.name,
+            "target": self._target.name,
+        }
 
     @property
     def _met_before(self) -> bool:
@@ -241,7 +273,7 @@ class _Caller(Drafter, Target):
         self,
         request: ModelRequest[Any],
         handler: Handler,
-        rsd: RSDMiddleware,
+        rsd: Setup,
         *,
         blocking: bool,
         policy: TurnPolicy | None = None,
@@ -312,7 +344,7 @@ class _AtLimit(Target):
 
     price = Price(0, 0)
 
-    def __init__(self, drafter: _Caller, policy: TurnPolicy, rsd: RSDMiddleware, limit: str) -> None:
+    def __init__(self, drafter: _Caller, policy: TurnPolicy, rsd: Setup, limit: str) -> None:
         self.name = "limit"
         self._drafter, self._policy, self._rsd, self._limit = drafter, policy, rsd, limit
 

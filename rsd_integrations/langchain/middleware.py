@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from langchain.agents.middleware import AgentMiddleware, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain_core.language_models import BaseChatModel
@@ -12,16 +12,14 @@ from langchain_core.runnables import RunnableBinding, RunnableConfig, RunnableLa
 
 from rsd_core import ConfigurationError, Price, Settings, Verifier, WeightingPolicy, parse_policy
 from rsd_integrations.langchain.agent_budget import AgentBudget, Budgets, RSDState, as_budget
-from rsd_integrations.langchain.agent_turn import Debts, Turn, as_draft, is_draft
+from rsd_integrations.langchain.agent_turn import ExitBehavior, Setup, Turn, as_draft, is_draft
 from rsd_integrations.langchain.fields import as_verifier
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import Scorer
 from rsd_integrations.langchain.named_models import chat_model
-from rsd_integrations.langchain.tool_policies import ToolPolicies
+from rsd_integrations.langchain.tool_policies import ToolPolicies, as_words
 from rsd_integrations.langchain.wrapped_model import LangChainRole
-from rsd_integrations.loaded_models import LoadedModels
 
-ExitBehavior = Literal["end", "error", "draft"]
 _Policy = str | dict[str, Any] | WeightingPolicy
 _Response = ExtendedModelResponse[Any] | ModelResponse[Any]
 
@@ -108,34 +106,35 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
             raise ConfigurationError(f"draft= (or drafter=) {both}")
         if exit_behavior not in get_args(ExitBehavior):
             raise ConfigurationError(f"exit_behavior={exit_behavior!r} is none of {', '.join(get_args(ExitBehavior))}")
-        self._draft, self._draft_settings = _chat_model(drafter if draft is None else draft)
-        self._name = name or re.sub(r"[|:]", "_", f"RSDMiddleware[{model_name(self._draft)}]")
-        self.policies = ToolPolicies(parse_policy(policy), tool_policies or {})
-        self.budgets = Budgets(as_budget(run_budget, "run_budget"), as_budget(thread_budget, "thread_budget"))
-        self.exit_behavior, self.trace_inner = exit_behavior, trace_inner
-        self.prices = {model: _price(model, price) for model, price in (prices or {}).items()}
-        self.settings = Settings.model_validate(
-            # Trying a model again is the business of the middleware around this one.
-            {"granularity": "turn", "target_retries": 0, "on_verifier_error": on_verifier_error}
+        model, options = _chat_model(drafter if draft is None else draft)
+        judge = None if verifier is None else as_verifier(verifier)
+        if isinstance(judge, LangChainRole) and trace_inner:
+            judge = judge.using(trace_inner=True)
+        self._setup = Setup(
+            name=name or re.sub(r"[|:]", "_", f"RSDMiddleware[{model_name(model)}]"),
+            draft=model,
+            draft_settings=options,
+            verifier=judge,
+            policies=ToolPolicies(parse_policy(policy), tool_policies or {}),
+            budgets=Budgets(as_budget(run_budget, "run_budget"), as_budget(thread_budget, "thread_budget")),
+            exit_behavior=exit_behavior,
+            prices={model: _price(model, price) for model, price in (prices or {}).items()},
+            settings=Settings.model_validate(
+                # Trying a model again is the business of the middleware around this one.
+                {"granularity": "turn", "target_retries": 0, "on_verifier_error": on_verifier_error}
+            ),
+            trace_inner=trace_inner,
         )
-        self.verifier = None if verifier is None else as_verifier(verifier)
-        if isinstance(self.verifier, LangChainRole) and trace_inner:
-            self.verifier = self.verifier.using(trace_inner=True)
-        if verifier is None and (asking := [one for one in self.policies.all if one.needs_reward]):
-            raise ConfigurationError(f"verifier= is missing: {asking[0]!r} decides by its rewards")
-        self._need_price(model_name(self._draft))
-        if isinstance(self.verifier, LangChainRole) and self.verifier.price is None:
-            self._need_price(self.verifier.name)
-        self.loaded, self.debts = LoadedModels(), Debts()
+        if judge is None and (asking := [one for one in self._setup.policies.all if one.needs_reward]):
+            raise ConfigurationError(f"verifier= is missing: {as_words(asking[0])} decides by its rewards")
+        self._need_price(model_name(model))
+        if isinstance(judge, LangChainRole) and judge.price is None:
+            self._need_price(judge.name)
 
     @property
     def name(self) -> str:
         """Of this middleware among others of the agent."""
-        return self._name
-
-    def draft_in(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        """A call of the agent as one of the draft model."""
-        return request.override(model=self._draft, model_settings={**request.model_settings, **self._draft_settings})
+        return self._setup.name
 
     def before_agent(self, state: RSDState, runtime: object) -> dict[str, Any]:  # noqa: ARG002
         """Note where the records of this run begin."""
@@ -152,7 +151,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         if is_draft(request.model):
             return handler(request)
         self._need_price(model_name(request.model))
-        turn = Turn(self, request, handler, blocking=True)
+        turn = Turn(self._setup, request, handler, blocking=True)
         self._run_of(turn).invoke({}, self._config)
         return turn.response
 
@@ -163,7 +162,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         if is_draft(request.model):
             return await handler(request)
         self._need_price(model_name(request.model))
-        turn = Turn(self, request, handler, blocking=False)
+        turn = Turn(self._setup, request, handler, blocking=False)
         await self._run_of(turn).ainvoke({}, self._config)
         return turn.response
 
@@ -176,10 +175,10 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         return RunnableConfig(run_name=self.name)
 
     def _need_price(self, model: str) -> None:
-        if self.budgets.need_prices and model not in self.prices:
+        if self._setup.budgets.need_prices and model not in self._setup.prices:
             raise ConfigurationError(
                 f"max_cost needs the price of {model!r}; give prices={{{model!r}: (prompt, generated)}}, in money per "
-                f"million tokens (known are {', '.join(self.prices) or 'none'})"
+                f"million tokens (known are {', '.join(self._setup.prices) or 'none'})"
             )
 
 

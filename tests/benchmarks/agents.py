@@ -35,11 +35,13 @@ def page(data: Any) -> str:
     lines = [f"| {name} | " + " | ".join(str(told(data[one])) for one in KINDS) + " |" for name, told in rows.items()]
     return f"""## Agents that act
 
-Made by `python -m tests.benchmarks.agents`, {data["date"]}, {data["machine"]}. Scripted conversations of an agent with
-summaries, approval by a person, retries and a fallback, over `ChatOpenAI` and `ChatAnthropic` against a server that
-cuts answers, hangs, refuses keys, limits rates and breaks, with a drafter that is often wrong and a judge that fails
-or asks a person. From *unapproved* to *foreign*: executed calls that should not have been. A summary is early where
-the context is below its trigger.
+Made by `python -m tests.benchmarks.agents`, {data["date"]}, {data["machine"]}.
+
+Scripted conversations of an agent with summaries, approval by a person, retries and a fallback, over `ChatOpenAI` and
+`ChatAnthropic` against a server that cuts answers, hangs, refuses keys, limits rates and breaks, with a drafter that is
+often wrong and a judge that fails or asks a person. From *broken histories*, requests that providers would refuse, to
+*foreign*: what should not have been sent, and executed calls that should not have been. A summary is early where the
+context is below its trigger.
 
 | | {" | ".join(KINDS.values())} |
 |---|---|---|
