@@ -195,9 +195,12 @@ def _schemas(response_format: Any) -> list[str]:
 
 
 def _name(tool: Tool) -> str:
+    """A tool's name; of what a provider runs itself, what it is told by."""
     if isinstance(tool, BaseTool):
         return tool.name
-    return str(tool.get("name") or convert_to_openai_tool(tool).get("function", tool).get("name") or tool.get("type"))
+    function = tool.get("function")
+    named = [tool.get("name"), function.get("name") if isinstance(function, dict) else None, tool.get("title")]
+    return str(next(filter(None, [*named, tool.get("type"), *tool]), ""))
 
 
 def _chosen(choice: Any) -> str | None:

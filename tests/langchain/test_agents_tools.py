@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRequest
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool, tool
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 from rsd_core import ConfigurationError
 from rsd_integrations.langchain import RSDMiddleware
+from rsd_integrations.langchain.tool_policies import tools_of
 from tests.langchain.fakes import Inner, always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
 from tests.langchain.test_providers import WITHOUT_STREAMS
@@ -177,6 +179,19 @@ def destructive(hint: bool) -> BaseTool:
 def test_a_tool_that_calls_itself_destructive_is_the_targets(hint: bool, policies: dict[str, Any], author: str) -> None:
     rsd = RSDMiddleware(once(calls("wipe")), Judge(1.0), tool_policies=policies)
     assert first_record(rsd, once("no"), [destructive(hint)])["author"] == author
+
+
+def test_tools_are_known_by_the_names_that_models_call_them_by() -> None:
+    forms: list[Any] = [
+        search,
+        {"type": "function", "function": {"name": "f", "parameters": {}}},
+        {"name": "g", "input_schema": {}},
+        {"title": "h", "type": "object", "properties": {}},
+        {"type": "web_search_preview"},
+        {"google_search": {}},
+    ]
+    request: Any = ModelRequest(model=always("x"), messages=[], tools=forms, response_format=ToolStrategy(Answer))
+    assert list(tools_of(request)) == ["search", "f", "g", "h", "web_search_preview", "google_search", "Answer"]
 
 
 def test_a_misspelled_tool_is_told_once() -> None:

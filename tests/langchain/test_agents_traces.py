@@ -89,6 +89,7 @@ def test_a_trace_tells_reward_author_policy_and_tool_of_each_call(asynchronous: 
     assert tags == ([["rsd:draft"], ["rsd:judge"], []] if trace_inner else [[]])
     assert all(run.parent_run_id == first.id for run in first.child_runs)
     assert first.parent_run_id is not None
+    assert len(tracer.named("Inner")) == (5 if trace_inner else 1)
 
 
 def test_a_failing_target_ends_its_run_with_its_error() -> None:
