@@ -356,8 +356,11 @@ def test_what_is_wrapped_around_a_model_is_seen_through() -> None:
     retried = LangChainDrafter(always("x", model_name="a").with_retry())
     assert retried.name == "a"
     assert retried.fingerprint == LangChainDrafter(always("x", model_name="a").with_retry()).fingerprint
+    inner = always("x")
+    assert chat(inner.with_retry()).bind_tools([add]).invoke("q").text == "x"
+    assert [tool["function"]["name"] for tool in inner.asked[-1][1]["tools"]] == ["add"]
     with pytest.raises(ValueError, match="cannot call tools"):
-        chat(always("x").with_retry()).bind_tools([add])
+        chat(FakeListChatModel(responses=["x"]).with_retry()).bind_tools([add])
 
 
 def test_the_policy_stays_configurable_with_tools_bound() -> None:
