@@ -24,9 +24,9 @@ from rsd_integrations.langchain.partner_classes import SENDS, check_fields
 from rsd_integrations.langchain.roles import LangChainDrafter, LangChainGenerator, LangChainTarget
 from rsd_integrations.langchain.runs import configured
 from rsd_integrations.langchain.wrapped_model import LangChainRole
-from rsd_integrations.loaded_models import LoadedModels, identity
+from rsd_integrations.loaded_models import LoadedModels, identity, under_one_name
 
-CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
+CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 """Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""
 CALL_OPTIONS = ("policy", "temperature", "top_p", "max_tokens", "seed", "timeout", "max_retries")
 """Fields that may be given with a single call as well."""
@@ -102,17 +102,6 @@ def _named(name: str, role: Role) -> LangChainRole:
     model = _WRAPS[role](chat_model(name))
     model.made_by = partial(_named, name, role)
     return model
-
-
-def under_one_name(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with the drafter as `draft`, which the core calls `drafter`.
-
-    Raises:
-        ConfigurationError: It is given by both names.
-    """
-    if "draft" in data and "drafter" in data:
-        raise ConfigurationError("draft and drafter are two names for one model; give one of them")
-    return {"draft" if name == "drafter" else name: value for name, value in data.items()}
 
 
 class RSDFields(BaseModel):

@@ -13,6 +13,7 @@ from rsd_core.ledger import Role
 from rsd_core.registry import ROLES, parse_spec
 from rsd_integrations.llamaindex.judges import FunctionVerifier, LlamaIndexJudge
 from rsd_integrations.llamaindex.roles import LlamaIndexDrafter, LlamaIndexTarget
+from rsd_integrations.loaded_models import under_one_name
 
 _WRAPPED: dict[str, tuple[Role, Callable[[Any], Model]]] = {
     "draft": ("drafter", LlamaIndexDrafter),
@@ -44,6 +45,8 @@ def _as_role(name: str, value: Any) -> Any:
 
 def _as_thoughts(value: Any) -> Any:
     """Models and a policy of the thoughts' own, each checked like that of the answer."""
+    if isinstance(value, Mapping):
+        value = under_one_name(value)
     if not isinstance(value, Mapping) or set(value) - {*MODELS, "policy"}:
         raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(MODELS)} and policy (got {value!r:.80})")
     return {name: parse_policy(part) if name == "policy" else _as_role(name, part) for name, part in value.items()}

@@ -53,7 +53,7 @@ from rsd_integrations.llamaindex.judges import Scorer
 from rsd_integrations.llamaindex.messages import as_prompt, text_only, tool_call_blocks
 from rsd_integrations.llamaindex.replies import arguments_of
 from rsd_integrations.llamaindex.roles import SENDS, LlamaIndexGenerator
-from rsd_integrations.loaded_models import LoadedModels
+from rsd_integrations.loaded_models import LoadedModels, under_one_name
 from rsd_integrations.tool_calls import sees_tools
 
 R = TypeVar("R", CompletionResponse, ChatResponse)
@@ -137,6 +137,11 @@ class RSDLLM(FunctionCallingLLM):
     """Whether the models can call tools. By default as they tell themselves, those given by spec once loaded."""
 
     _loaded: LoadedModels = PrivateAttr(default_factory=LoadedModels)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_drafter(cls, data: Any) -> Any:
+        return under_one_name(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -88,3 +88,12 @@ def test_a_ready_decoder_checks_the_fields_beside_it_at_once() -> None:
         RSDLLM(decoder=decoder, temperature=0)
     with pytest.raises(ValueError, match="it samples"):
         RSDLLM(decoder=decoder).complete("q", temperature=0)
+
+
+def test_drafter_and_draft_are_one() -> None:
+    options: Any = {"drafter": "scripted:draft", "thoughts": {"drafter": "scripted:target"}}
+    llm = RSDLLM(**options)
+    assert (llm.draft, llm.thoughts) == ("scripted:draft", {"draft": "scripted:target"})
+    for both in ({"draft": "scripted:draft"}, {"thoughts": {"draft": "scripted:draft", "drafter": "scripted:draft"}}):
+        with pytest.raises(ValueError, match="draft and drafter are two names for one model"):
+            RSDLLM(**options | both)
