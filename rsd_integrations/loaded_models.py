@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pickle import PicklingError
 from typing import Any, SupportsIndex, TypeVar
 
 from rsd_core.decoder import Decoder
+from rsd_core.errors import ConfigurationError
 from rsd_core.health import Health
 from rsd_core.model import Model
 from rsd_core.registry import load
@@ -76,6 +77,17 @@ class LoadedModels:
     __hash__ = None  # type: ignore[assignment]
 
 
+def under_one_name(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with the drafter as `draft`, which the core calls `drafter`.
+
+    Raises:
+        ConfigurationError: It is given by both names.
+    """
+    if "draft" in data and "drafter" in data:
+        raise ConfigurationError("draft and drafter are two names for one model; give one of them")
+    return {"draft" if name == "drafter" else name: value for name, value in data.items()}
+
+
 _identities: dict[int, str] = {}
 _lock = threading.Lock()
 
@@ -87,6 +99,6 @@ def identity(model: object) -> str:
     """
     with _lock:
         if id(model) not in _identities:  # keyed on no object: what equals it is another one, and some have no hash
-            _identities[id(model)] = f"{getattr(model, 'name', type(model).__name__)}#{uuid.uuid4().hex[:12]}"
+            _identities[id(model)] = f"{getattr(model, 'name', None) or type(model).__name__}#{uuid.uuid4().hex[:12]}"
             weakref.finalize(model, _identities.pop, id(model)).atexit = False
         return _identities[id(model)]

@@ -20,11 +20,13 @@ from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.named_models import chat_model, is_chat_models_name
-from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.partner_classes import SENDS, check_fields
+from rsd_integrations.langchain.roles import LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.runs import configured
 from rsd_integrations.langchain.wrapped_model import LangChainRole
-from rsd_integrations.loaded_models import LoadedModels, identity
+from rsd_integrations.loaded_models import LoadedModels, identity, under_one_name
 
-CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
+CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 """Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""
 CALL_OPTIONS = ("policy", "temperature", "top_p", "max_tokens", "seed", "timeout", "max_retries")
 """Fields that may be given with a single call as well."""
@@ -102,17 +104,6 @@ def _named(name: str, role: Role) -> LangChainRole:
     return model
 
 
-def under_one_name(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with the drafter as `draft`, which the core calls `drafter`.
-
-    Raises:
-        ConfigurationError: It is given by both names.
-    """
-    if "draft" in data and "drafter" in data:
-        raise ConfigurationError("draft and drafter are two names for one model; give one of them")
-    return {"draft" if name == "drafter" else name: value for name, value in data.items()}
-
-
 class RSDFields(BaseModel):
     """Which models, which policy, and how they work together."""
 
@@ -174,6 +165,7 @@ class RSDFields(BaseModel):
     def _check_roles(self) -> Self:
         """Refuse what cannot work before anything is loaded."""
         as_stop(self.stop)
+        self._check_sends()
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Method):
             decoder.settings(settings)
@@ -184,6 +176,14 @@ class RSDFields(BaseModel):
             raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(redundant)}")
         decoder.with_settings(settings)
         return self
+
+    def _check_sends(self) -> None:
+        """Refuse a field that a LangChain model takes with no call, and tell who has no seed: others may have one."""
+        names = self._set_here()
+        for role in self.writers():
+            if names and isinstance(role, LangChainGenerator):
+                check_fields(role.model, [name for name in names if name != "seed"])
+                role.tell_of_seed(names)
 
     def _check_thoughts(self, method: Method, settings: Settings) -> None:
         if self.thoughts and not isinstance(method, RSDMethod):
@@ -222,11 +222,12 @@ class RSDFields(BaseModel):
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
             return decoder.with_settings(settings)
+        inner = {"configurable": configured(), **inner}
         return self.loaded.watched(decoder.build(self._setup(settings, inner)))
 
     async def amake_decoder(self, **inner: Any) -> Decoder:
         """The same without blocking the event loop while weights are loaded."""
-        decoder = self._decoder()
+        decoder, inner = self._decoder(), {"configurable": configured(), **inner}
         if isinstance(decoder, Decoder) or self.loaded.has(*decoder.models(self._setup(self.settings, {}))):
             return self.make_decoder(**inner)
         return await in_thread(lambda: self.make_decoder(**inner))
@@ -268,6 +269,10 @@ class RSDFields(BaseModel):
         """Whether all that write are LangChain models."""
         return bool(self.writers()) and len(self.inner_models()) == len(self.writers())
 
+    def _set_here(self) -> tuple[str, ...]:
+        """What is sent along to LangChain models in the roles because it is a field here."""
+        return tuple([name for name in SENDS if getattr(self, name) is not None])
+
     def traces(self) -> bool:
         """Whether traces see the calls of LangChain models in the roles."""
         roles = (self.draft, self.target, self.verifier, *self.thoughts.values())
@@ -294,6 +299,8 @@ class RSDFields(BaseModel):
 
     def _model(self, model: Any, inner: dict[str, Any]) -> Any:
         model = self.loaded.get(model)
+        if isinstance(model, LangChainRole) and inner.get("configurable"):
+            model = model.using(configurable=inner["configurable"])
         if isinstance(model, LangChainRole) and (self.trace_inner or model.trace_inner):
             model = model.using(trace_inner=True, callbacks=inner.get("callbacks"))
         inner = dict(inner)
@@ -301,14 +308,14 @@ class RSDFields(BaseModel):
         if fields and isinstance(model, Generator):
             model = model.with_fields(fields)
         if isinstance(model, LangChainGenerator):
-            set_here = [field for field in SENDS if getattr(self, field) is not None]
-            return model.using(sends=(*model.sends, *set_here), **inner)
+            own = {"options": model.options | inner.get("options", {}), "tools": inner.get("tools") or model.tools}
+            return model.using(sends_also=self._set_here(), **{**inner, **own})
         return model
 
 
 def _parameter(name: str, field: FieldInfo) -> Parameter:
     """A field as a parameter, by the name that callers write."""
-    default = field.get_default(call_default_factory=not field.default_factory_takes_validated_data)
+    default = field.get_default(call_default_factory=True, validated_data={})
     return Parameter(field.alias or name, Parameter.KEYWORD_ONLY, default=default, annotation=field.annotation)
 
 
@@ -317,4 +324,6 @@ def _default(name: str) -> Any:
 
 
 def _identity(model: Any) -> str:
+    if isinstance(model, LangChainRole):
+        return model.using(configurable=configured(once=False)).fingerprint
     return model if isinstance(model, str) else getattr(model, "fingerprint", None) or identity(model)

@@ -12,9 +12,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers.transform import BaseTransformOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough, RunnableSequence
-from langchain_core.runnables.base import RunnableBindingBase, RunnableParallel
-from langchain_core.runnables.fallbacks import RunnableWithFallbacks
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.json import parse_json_markdown, parse_partial_json
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -22,6 +20,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from rsd_core import ConfigurationError
 from rsd_core.registry import parse_spec
 from rsd_integrations.chat_fields import TakesFields
+from rsd_integrations.langchain.compositions import rebuilt
 from rsd_integrations.langchain.fields import RSDFields
 
 IN_PROCESS = frozenset({"embedded", "hf", "gguf"})
@@ -86,19 +85,16 @@ def _of_inner(model: RSDFields, schema: Any, options: Mapping[str, Any]) -> Runn
 
 
 def _asked(model: Any, name: str, schema: Any, options: Mapping[str, Any]) -> Any:
-    """A model with what its own `with_structured_output` puts into a call, and without the parser behind."""
-    if isinstance(model, RunnableWithFallbacks):
-        others = [_asked(other, name, schema, options) for other in model.fallbacks]
-        return model.model_copy(update={"runnable": _asked(model.runnable, name, schema, options), "fallbacks": others})
-    if isinstance(model, RunnableBindingBase):
-        return model.model_copy(update={"bound": _asked(model.bound, name, schema, options)})
-    try:
-        chain = model.with_structured_output(schema, include_raw=True, **options)
-        assert isinstance(chain, RunnableSequence)
-        assert isinstance(chain.first, RunnableParallel)
-        return chain.first.steps__["raw"]
-    except (NotImplementedError, AttributeError, AssertionError, KeyError) as error:
-        raise ConfigurationError(f"{name} ({type(model).__name__}) gives no structured output: {error}") from error
+    """What is put around a model, around it with what its own `with_structured_output` puts into a call."""
+
+    def raw(inner: Any) -> Any:
+        try:
+            chain = inner.with_structured_output(schema, include_raw=True, **options)
+            return chain.first.steps__["raw"]  # before the parser
+        except (NotImplementedError, AttributeError, KeyError) as error:
+            raise ConfigurationError(f"{name} ({type(inner).__name__}) gives no structured output: {error}") from error
+
+    return rebuilt(model, raw)
 
 
 class SchemaParser(BaseTransformOutputParser[Any]):

@@ -143,7 +143,8 @@ def test_a_judge_without_a_digit_is_paid_and_max_cost_sees_it() -> None:
     verifier = result.ledger.verifier
     # A step: a draft of one token, a reply of four, and the target's of two.
     assert (result.finish_reason, len(result.steps)) == ("max_cost", 2)
-    assert (verifier.calls, verifier.failed, verifier.generated, verifier.cost) == (2, 2, 8, 8.0)
+    assert (verifier.calls, verifier.failed, verifier.abstained) == (2, 0, 2)
+    assert (verifier.generated, verifier.cost) == (8, 8.0)
     assert result.ledger.total.cost == 14.0
 
 

@@ -144,7 +144,7 @@ def test_an_error_whose_type_has_no_subclasses_is_raised_itself_with_the_partial
             rsd(RunnableLambda(breaks), kind).invoke("q")
         error: Any = caught.value
         assert error.partial.ledger.drafter.calls == 1
-        assert "the target" in error.__notes__[0]
+        assert "the target" in error.__notes__[-1]
 
 
 @pytest.mark.parametrize("retries", [0, 2])

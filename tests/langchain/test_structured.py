@@ -11,6 +11,7 @@ from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_json_schema
@@ -308,3 +309,9 @@ def test_arguments_that_are_none_are_refused() -> None:
     never = {"title": "x", "type": "object", "properties": {"a": {"not": {}}}}
     with pytest.raises(ConfigurationError, match=r"cannot write JSON by this schema: Unimplemented keys: \[\"not\"\]"):
         ChatRSD().with_structured_output(never).invoke("q")
+
+
+def test_a_model_of_lists_gives_no_object_and_is_named() -> None:
+    model = chat(FakeListChatModel(responses=["x"]), FakeListChatModel(responses=["x"]))
+    with pytest.raises(ConfigurationError, match=r"\(FakeListChatModel\) gives no structured output"):
+        model.with_structured_output(Person)

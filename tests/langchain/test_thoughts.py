@@ -337,8 +337,8 @@ def test_thoughts_may_have_models_and_a_policy_of_their_own() -> None:
     assert len({str(key) for key in keys}) == 3
     for wrong, told in (
         (
-            {"thoughts": {"drafter": "scripted:draft"}},
-            "takes a dictionary of draft, target, verifier, policy.*no drafter",
+            {"thoughts": {"writer": "scripted:draft"}},
+            "takes a dictionary of draft, target, verifier, policy.*no writer",
         ),
         ({"thoughts": {"draft": "nowhere:x"}}, "nowhere"),
         ({"thoughts": own, "granularity": "turn"}, "one piece"),
