@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from rsd_core import ConfigurationError, Limits, Settings
 from rsd_core.registry import load
 from rsd_integrations.answer_forms import form_of
-from rsd_integrations.langchain import ChatRSD, RSDRunnable, result_of
+from rsd_integrations.langchain import RSDLLM, ChatRSD, RSDRunnable, result_of
 from tests.langchain.providers import CHATS, Asked, Call, Provider, Reply, provider
 from tests.langchain.rule_writers import RuleWriter, SeesMistakes
 from tests.llamacpp.gguf_files import smollm2
@@ -239,7 +239,11 @@ def test_an_agent_in_steps_uses_tools_and_ends_with_the_object(strategy: Any) ->
 
 def test_a_chain_asks_a_runnable_the_same() -> None:
     writers = {"draft": RuleWriter(), "target": RuleWriter(), "verifier": SeesMistakes()}
-    assert RSDRunnable(**writers).with_structured_output(Person).invoke("of Ann who is 3") == Person(**ANN)
+    for kind in (RSDRunnable, RSDLLM):
+        assert kind(**writers).with_structured_output(Person).invoke("of Ann who is 3") == Person(**ANN)
+        assert (
+            kind(**writers, temperature=0.5, stop=["x"]).with_structured_output(PersonDict).invoke("Ann: 3") is not None
+        )
 
 
 def test_real_models_reason_and_write_what_fits() -> None:
