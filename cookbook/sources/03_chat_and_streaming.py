@@ -16,13 +16,17 @@ message = chat.invoke(question)
 print(message.text)
 
 # %% [markdown]
-# ## What is paid for
+# ## Usage, and what is paid for
 #
-# `usage_metadata` counts the tokens of all three models, rejected drafts included. Counters and LangSmith find it where
-# they look for it.
+# `usage_metadata` is that of the answer: the prompt and what was written after it. Counters and LangSmith find it where
+# they look for it. All three models are paid for, rejected drafts too: that is the bill.
 
 # %%
+from rsd_integrations.langchain import bill_of
+
 print(message.usage_metadata)
+for item in bill_of(message):
+    print(item["role"], item["calls"], "calls,", item["usage"]["total_tokens"], "tokens")
 print(message.response_metadata["finish_reason"], message.response_metadata["model_name"])
 
 # %% [markdown]

@@ -78,8 +78,8 @@ def naming(models: Mapping[Role, str]) -> Iterator[None]:
 class RSDBillCallbackHandler(BaseCallbackHandler):
     """Sums what requests cost, as `UsageMetadataCallbackHandler` sums the usage of answers.
 
-    It hears of `ChatRSD`, `RSDLLM` and `RSDRunnable` wherever they run: in chains, graphs, batches and streams. Failed
-    requests are on the bill; answers from LangChain's cache are not, and neither are calls of other models.
+    It hears of `ChatRSD`, `RSDLLM`, `RSDRunnable` and `RSDMiddleware` wherever they run: in chains, graphs, batches and
+    streams. Failed requests are on the bill; answers from LangChain's cache are not, and neither are calls of other models.
 
     Example:
         ```python
@@ -160,7 +160,7 @@ def get_rsd_bill_callback(name: str = "rsd_bill_callback") -> Generator[RSDBillC
         model = ChatRSD(draft="scripted:draft", target="scripted:target", verifier="scripted:verifier")
         with get_rsd_bill_callback() as bill:
             model.batch(["How many seats are free?", "And in the third row?"])
-        print(bill.usage_metadata)
+        assert bill.usage_metadata["scripted target"]["output_tokens"] > 0
         ```
     """
     variable: ContextVar[RSDBillCallbackHandler | None] = ContextVar(name, default=None)

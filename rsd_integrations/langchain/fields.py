@@ -307,13 +307,14 @@ class RSDFields(BaseModel):
         if isinstance(model, LangChainRole) and (self.trace_inner or model.trace_inner):
             model = model.using(trace_inner=True, callbacks=inner.get("callbacks"))
         if isinstance(model, LangChainGenerator):
-            return model.using(sends_also=self._set_here(), **inner)
+            own = {"options": model.options | inner.get("options", {}), "tools": inner.get("tools") or model.tools}
+            return model.using(sends_also=self._set_here(), **{**inner, **own})
         return model
 
 
 def _parameter(name: str, field: FieldInfo) -> Parameter:
     """A field as a parameter, by the name that callers write."""
-    default = field.get_default(call_default_factory=not field.default_factory_takes_validated_data)
+    default = field.get_default(call_default_factory=True, validated_data={})
     return Parameter(field.alias or name, Parameter.KEYWORD_ONLY, default=default, annotation=field.annotation)
 
 

@@ -18,7 +18,7 @@ from rsd_integrations.loaded_models import identity
 def model_name(model: AnyRunnable) -> str:
     """The name of the model, else of its class."""
     model = unbound(model)
-    for attribute in ("model_name", "model", "model_id"):
+    for attribute in ("model_name", "model", "model_id", "deployment_name"):
         name = getattr(model, attribute, None)
         if isinstance(name, str):
             return name

@@ -59,12 +59,11 @@ def _pipeline_options(fields: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"return_full_text": False}
     if "max_tokens" in fields:
         options["max_new_tokens"] = fields["max_tokens"]
-    if "top_p" in fields:
-        options["top_p"] = fields["top_p"]
+    samples = fields.get("temperature") != 0
     if "temperature" in fields:
-        options["do_sample"] = fields["temperature"] > 0
-        if options["do_sample"]:
-            options["temperature"] = fields["temperature"]
+        options["do_sample"] = samples
+    if samples:
+        options |= {name: fields[name] for name in _SAMPLING if name in fields}
     return {"pipeline_kwargs": options}
 
 
@@ -255,7 +254,10 @@ def prefix_fault(model: AnyRunnable, mode: str) -> str | None:
             return None
     if _uses_responses(model):
         return _RESPONSES
-    if mode != "completion" and _is_openais_own(model):
+    host = _host(model)
+    if host == "api.deepseek.com" and mode != "prefix_flag":
+        return f"DeepSeek goes on with a message that is marked, and {_DEEPSEEK}"
+    if mode != "completion" and (host == "api.openai.com" or host.endswith(".azure.com")):
         return "OpenAI's API goes on with no answer that was begun: base_url=… names a server that does"
     partner = partner_of(model)
     if partner is None:
@@ -282,11 +284,10 @@ def _uses_responses(model: AnyRunnable) -> bool:
     return bool(uses and uses({}))
 
 
-def _is_openais_own(model: AnyRunnable) -> bool:
-    """Whether a model is asked at OpenAI itself, or at Azure."""
+def _host(model: AnyRunnable) -> str:
+    """Where a chat model of OpenAI's classes is asked."""
     address = getattr(getattr(model, "root_client", None), "base_url", None)
-    host = urlsplit(str(address or "")).hostname or ""
-    return host == "api.openai.com" or host.endswith(".azure.com")
+    return urlsplit(str(address or "")).hostname or ""
 
 
 def _inside(model: AnyRunnable) -> AnyRunnable:

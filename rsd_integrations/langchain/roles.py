@@ -348,8 +348,8 @@ def _generating(model: AnyRunnable) -> AnyRunnable:
         return model.generate_prompt([value], callbacks=config.get("callbacks"), tags=config.get("tags"), **options)
 
     async def agenerate(value: StringPromptValue, config: RunnableConfig, **options: Any) -> LLMResult:
-        told = {"callbacks": config.get("callbacks"), "tags": config.get("tags")}
-        return await model.agenerate_prompt([value], **told, **options)
+        callbacks, tags = config.get("callbacks"), config.get("tags")
+        return await model.agenerate_prompt([value], callbacks=callbacks, tags=tags, **options)
 
     return RunnableLambda(generate, agenerate, name=type(model).__name__)
 

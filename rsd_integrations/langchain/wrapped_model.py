@@ -20,7 +20,7 @@ from rsd_core import ConfigurationError, Model, Price, RunError, Usage
 from rsd_core.blocking import background_loop
 from rsd_integrations.langchain.compositions import check_composition, ends_in_model, models_in, settled
 from rsd_integrations.langchain.identities import fingerprint, model_name, with_digest
-from rsd_integrations.langchain.partner_classes import with_fields
+from rsd_integrations.langchain.partner_classes import described, with_fields
 from rsd_integrations.langchain.portable import portable, restored
 from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
 from rsd_integrations.langchain.tokens import estimate_tokens, usage_of_reply
@@ -154,9 +154,13 @@ class LangChainRole(Model):
         async def ask_natively() -> Read:
             return read(await native(), time.perf_counter() - started)
 
-        if _is_called_blocking(model):
-            return await call_in_thread(ask, self.name, traced=self.trace_inner)
-        return await call_async(ask_natively(), self.name, traced=self.trace_inner)
+        try:
+            if _is_called_blocking(model):
+                return await call_in_thread(ask, self.name, traced=self.trace_inner)
+            return await call_async(ask_natively(), self.name, traced=self.trace_inner)
+        except Exception as error:
+            error.add_note(f"{described(model)} was asked")  # which tells what to put right where none of it works
+            raise
 
     def _config(self) -> RunnableConfig:
         # Callbacks of the surrounding run are inherited unless others are named. `nostream` is LangGraph's word.

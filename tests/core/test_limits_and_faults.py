@@ -5,6 +5,7 @@ import math
 import random
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -216,6 +217,55 @@ def test_a_target_that_fails_for_good_raises_with_the_text_so_far() -> None:
     partial = caught.value.partial
     assert partial is not None
     assert (partial.text, partial.finish_reason) == ("step 0\n\nstep 1\n\n", "error")
+
+
+class LastingError(Exception):
+    is_retryable = False
+
+
+class PassingError(Exception):
+    is_retryable = True
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(TypeError("no such argument"), 1), (LastingError("401"), 1), (PassingError("429"), 3), (ValueError("odd"), 3)],
+    ids=repr,
+)
+def test_an_error_that_cannot_pass_is_not_tried_again(error: Exception, tries: int) -> None:
+    asked: list[Path] = []
+
+    def target(path: Path, rng: random.Random) -> str | Exception:
+        asked.append(path)
+        return error
+
+    made = TargetOnly(target=ScriptedTarget(target), settings=Settings(target_retries=2))
+    with pytest.raises(TargetError, match="failed once" if tries == 1 else "failed 3 times"):
+        made.run("question")
+    assert len(asked) == tries
+
+
+@pytest.mark.parametrize(("error", "tries"), [(LastingError("401"), 1), (PassingError("429"), 3)], ids=repr)
+def test_a_drafter_whose_error_cannot_pass_is_asked_once_for_an_answer(error: Exception, tries: int) -> None:
+    asked: list[Path] = []
+
+    def drafter(path: Path, rng: random.Random) -> str | Exception:
+        asked.append(path)
+        return error
+
+    made = RewardGuidedDecoder(
+        drafter=ScriptedDrafter(drafter),
+        verifier=ScriptedVerifier([0.9]),
+        target=ScriptedTarget(["one\n\n", "two\n\n", "end"]),
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        results = [made.run("question"), made.run("question")]
+    assert [result.text for result in results] == ["one\n\ntwo\n\nend"] * 2
+    assert len(asked) == 2 * tries
+    assert [len(result.degradations) for result in results] == [tries, tries]
+    wanted = ["the drafter has failed 1 times of 1: 401; the target writes every step"] if tries == 1 else []
+    assert [str(warning.message) for warning in told] == wanted
 
 
 def test_a_batch_loses_nothing() -> None:

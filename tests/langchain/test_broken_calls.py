@@ -60,7 +60,7 @@ def rsd(served: Provider, name: str = "ChatOpenAI", *, kind: Any = ChatRSD, inne
 
 
 def merged(chunks: list[Any]) -> AIMessageChunk:
-    whole: Any = chunks[0]
+    whole: AIMessageChunk = chunks[0]
     for chunk in chunks[1:]:
         whole = whole + chunk
     return whole
@@ -88,7 +88,7 @@ def _in_a_graph(model: Any) -> AIMessage:
     """What a node's stream of messages is, merged."""
     graph = StateGraph(MessagesState).add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
     built = graph.add_edge(START, "model").add_edge("model", END).compile()
-    parts = [part for part, _ in built.stream({"messages": [HumanMessage("q")]}, stream_mode="messages")]  # type: ignore[arg-type]
+    parts = [part for part, _ in built.stream({"messages": [HumanMessage("q")]}, stream_mode="messages")]
     return merged(parts)
 
 

@@ -65,11 +65,8 @@ def error_of(model: Any) -> Any:
 
 
 SPARE: Any = RunnableLambda(lambda _: "spare")
-quiet = pytest.mark.filterwarnings("ignore:the target has failed:rsd_core.RoleWarning")
-"""Models in these tests fail at their first call, and are told of."""
 
 
-@quiet
 @pytest.mark.parametrize("name", CHATS)
 def test_the_error_of_each_partner_class_matches_as_it_does_around_the_class(served: Provider, name: str) -> None:
     inner = CHATS[name](served)
@@ -79,7 +76,7 @@ def test_the_error_of_each_partner_class_matches_as_it_does_around_the_class(ser
         asked_alone = len(served.asked)  # some classes try again themselves
         error = error_of(rsd(inner))
         assert isinstance(error, kind)
-        assert isinstance(error, TargetError)
+        assert TargetError in type(error).__mro__
         assert error.partial.ledger.drafter.calls == 1
         served.asked.clear()
         model = rsd(inner, max_retries=2)
@@ -88,7 +85,6 @@ def test_the_error_of_each_partner_class_matches_as_it_does_around_the_class(ser
         served.asked.clear()
 
 
-@quiet
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_fallbacks_and_retries_match_every_way(served: Provider, kind: Any, way: str) -> None:
@@ -110,7 +106,6 @@ def test_fallbacks_and_retries_match_every_way(served: Provider, kind: Any, way:
     assert ask(patient) == "fine"
 
 
-@quiet
 def test_a_batch_that_fails_raises_an_error_of_the_providers_type_with_all_results(served: Provider) -> None:
     served.answers(Reply("slow down", status=429))
     llm = rsd(chat_openai(served), RSDLLM)
@@ -124,7 +119,6 @@ def test_a_batch_that_fails_raises_an_error_of_the_providers_type_with_all_resul
     assert [type(again), len(again.results)] == [BatchError, 2]
 
 
-@quiet
 def test_an_agents_retries_and_recoveries_match(served: Provider) -> None:
     served.answers(Reply("slow down", status=429), "fine")
     retry = ModelRetryMiddleware(retry_on=(openai.RateLimitError,), initial_delay=0.0, jitter=False)
@@ -143,7 +137,7 @@ class Point(BaseModel):
 
 def test_an_error_whose_type_has_no_subclasses_is_raised_itself_with_the_partial_result() -> None:
     def breaks(_: Any) -> Any:
-        return Point(x="no")  # type: ignore[arg-type]
+        return Point(x="no")
 
     for kind in KINDS:
         with pytest.raises(ValidationError) as caught:
@@ -153,7 +147,6 @@ def test_an_error_whose_type_has_no_subclasses_is_raised_itself_with_the_partial
         assert "the target" in error.__notes__[0]
 
 
-@quiet
 @pytest.mark.parametrize("retries", [0, 2])
 def test_wrong_arguments_are_not_tried_again(retries: int) -> None:
     asked = []
@@ -213,9 +206,9 @@ def test_what_may_pass_is_told_by_the_status(status: int, passes: bool) -> None:
 def test_errors_of_any_type_are_found_by_it(error: Exception) -> None:
     ours = TargetError("the target failed")
     ours.__cause__ = error
-    both: Any = with_providers_type(ours)
+    both = with_providers_type(ours)
     assert isinstance(both, type(error))
-    assert both.partial is None
+    assert getattr(both, "partial", "none") is None
     assert isinstance(both, TargetError) == (not isinstance(error, ExceptionGroup))
 
 
@@ -232,7 +225,7 @@ def test_a_time_out_with_nothing_written_raises_and_fallbacks_answer(served: Pro
     error: Any = caught.value
     if isinstance(error, BatchError):
         error = error.errors[0]
-    assert isinstance(error, AnswerTimeoutError | RunError)
+    assert AnswerTimeoutError in type(error).__mro__
     assert error.partial.finish_reason == "max_seconds"
     assert error.partial.ledger.drafter.calls == 1
     assert "give a longer timeout" in str(error)

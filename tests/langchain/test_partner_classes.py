@@ -157,7 +157,7 @@ def test_models_that_take_less_than_their_class(name: str, model: str, fields: s
         with pytest.raises(ValueError, match=f"{name} '{model}' takes no {field} with a call"):
             ChatRSD(draft=inner, target=always("x"), verifier=good, **{field: 0.5})
         with pytest.raises(ValueError, match=f"takes no {field}"):
-            ChatRSD(draft=always("x"), target=inner, verifier=good).invoke("q", **{field: 0.5})
+            ChatRSD(draft=always("x"), target=inner, verifier=good).bind(**{field: 0.5}).invoke("q")
     assert served.asked == []
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_deepseek import ChatDeepSeek
+from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from rsd_core import ConfigurationError, Path, RewardGuidedDecoder, RunError, StepRequest, as_prompt
@@ -112,7 +113,8 @@ class MarkedDeepSeek(ChatDeepSeek):
 
 
 def test_a_subclass_that_sends_the_mark_is_accepted(served: Provider) -> None:
-    model = MarkedDeepSeek(model="deepseek-chat", base_url=f"{served.url}/beta", api_key=SecretStr(KEY))
+    options: Any = {"model": "deepseek-chat", "base_url": f"{served.url}/beta", "api_key": SecretStr(KEY)}
+    model = MarkedDeepSeek(**options)
     served.answers_by(goes_on(COUNT))
     LangChainDrafter(model, prefix="prefix_flag").probe()
     assert served.sent["messages"][-1] == {"role": "assistant", "content": "One\n\nTwo\n\nTHR", "prefix": True}
@@ -149,13 +151,15 @@ def test_models_that_refuse_the_beginning_of_an_answer_are_known(
     assert "4.6" in str(caught.value) or "goes on with no answer" in str(caught.value)
 
 
-def test_openai_itself_goes_on_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openai_and_deepseek_go_on_with_nothing_unmarked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("DEEPSEEK_API_BASE", raising=False)
     for prefix in (CONTINUE, "trailing_assistant"):
-        from langchain_openai import ChatOpenAI
-
         with pytest.raises(ConfigurationError, match="base_url=… names a server that does"):
             LangChainDrafter(ChatOpenAI(model="gpt-4.1-nano", api_key=SecretStr(KEY)), prefix=prefix)
+        options: Any = {"model": "deepseek-chat", "api_key": SecretStr(KEY)}
+        with pytest.raises(ConfigurationError, match="a message that is marked"):
+            LangChainDrafter(ChatDeepSeek(**options), prefix=prefix)
 
 
 @pytest.mark.parametrize(("name", "prefix"), WORKS)
