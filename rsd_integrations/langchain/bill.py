@@ -79,7 +79,8 @@ class RSDBillCallbackHandler(BaseCallbackHandler):
     """Sums what requests cost, as `UsageMetadataCallbackHandler` sums the usage of answers.
 
     It hears of `ChatRSD`, `RSDLLM`, `RSDRunnable` and `RSDMiddleware` wherever they run: in chains, graphs, batches and
-    streams. Failed requests are on the bill; answers from LangChain's cache are not, and neither are calls of other models.
+    streams. Failed requests are on the bill; answers from LangChain's cache are not, and neither are calls of other
+    models.
 
     Example:
         ```python
