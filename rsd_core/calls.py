@@ -151,6 +151,7 @@ class Calls:
                 raise VerifierError(message) from error
             self._fault(request, "verifier", error)
             return ()
+        request.ledger.verifier.abstained += scores.rewards.count(None)
         if len(nonblank) == len(candidates):
             return scores.rewards
         rewards = iter(scores.rewards)

@@ -39,7 +39,8 @@ class Health:
         if failed == FIRST_CALLS or (role != "target" and not may_pass(error)):  # a target's error is raised
             del self.unproven[role]
             then = self._consequence.get(role, "no answer can be written")
-            self._notices.append(f"the {role} has failed {failed} times of {failed}: {visible(str(error))}; {then}")
+            why = visible("; ".join([str(error), *getattr(error, "__notes__", ())]))
+            self._notices.append(f"the {role} has failed {failed} times of {failed}: {why}; {then}")
 
     def warn(self) -> None:
         """Warn of what was noted; apart, since a warning may be an error, which is no fault of a role."""

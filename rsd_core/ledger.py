@@ -28,6 +28,8 @@ class Account:
     """Tokens of answers that a verifier computed."""
     discarded: int = 0
     """Tokens of rejected drafts as the drafter counts them; for the verifier, of those that it had scored."""
+    abstained: int = 0
+    """Steps that a verifier was asked about and gave no reward for."""
     seconds: float = 0.0
     estimated: int = 0
     """Tokens of those above that nobody counted: a server did not tell, so that their text is measured."""

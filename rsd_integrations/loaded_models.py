@@ -87,6 +87,6 @@ def identity(model: object) -> str:
     """
     with _lock:
         if id(model) not in _identities:  # keyed on no object: what equals it is another one, and some have no hash
-            _identities[id(model)] = f"{getattr(model, 'name', type(model).__name__)}#{uuid.uuid4().hex[:12]}"
+            _identities[id(model)] = f"{getattr(model, 'name', None) or type(model).__name__}#{uuid.uuid4().hex[:12]}"
             weakref.finalize(model, _identities.pop, id(model)).atexit = False
         return _identities[id(model)]

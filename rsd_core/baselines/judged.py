@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rsd_core.algorithm import RewardGuidedDecoder
+from rsd_core.baselines.spoken_scores import Abstentions, spoken_score
 from rsd_core.concurrency import run_calls
 from rsd_core.errors import ConfigurationError, VerifierError
 from rsd_core.interfaces import Drafter, Sampling, Scores, StepRequest, Target, Verifier
@@ -58,6 +59,13 @@ def _solution(path: Path) -> str:
     return "\n\n".join(text for part in parts for text in (part.thought, part.answer) if text).strip()
 
 
+def _digit(reply: str) -> float | None:
+    """The reward of a short reply: a score however it is written, else the first number of a sentence."""
+    reward = spoken_score(reply, 9)
+    number = None if reward is not None or "score" in reply.lower() else re.search(r"\d+(?:\.\d+)?", reply)
+    return spoken_score(number[0], 9) if number else reward
+
+
 def _step(path: Path, step: Step) -> str:
     parts = visible(path, step)
     return f"{parts.thought}{parts.answer}".strip()
@@ -83,25 +91,18 @@ class TargetJudge(Verifier):
         self.name = f"{target.name} as judge"
         self.flops_per_token, self.price = target.flops_per_token, target.price
         self._target = target
+        self._abstentions = Abstentions()
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Ask for one number per step.
-
-        Raises:
-            VerifierError: A reply holds no digit.
-        """
+        """Ask for one number per step; a reply without one abstains."""
         request = StepRequest(seeds=(0,), max_tokens=8, delimiter=None, sampling=Sampling())
         questions = [self._prompt(path, step) for step in steps]
         replies = await run_calls([self._target.generate(question, request) for question in questions])
         # Short replies to long prompts: by the paper's convention of counting, a judge scores what it reads of answers.
         usage = replace(sum((reply.usage for reply in replies), Usage()), scored=sum(step.size for step in steps))
-        rewards = []
-        for reply in replies:
-            digit = re.search(r"\d", reply.steps[0].text)
-            if digit is None:
-                message = f"{self.name} replied {reply.steps[0].text!r} where a digit was asked for"
-                raise VerifierError(message, usage=usage)
-            rewards.append(int(digit[0]) / 9)
+        rewards = [_digit(reply.steps[0].text) for reply in replies]
+        for reply, reward in zip(replies, rewards, strict=True):
+            self._abstentions.note(self.name, reward, reply.steps[0].text)
         return Scores(tuple(rewards), usage)
 
     def _prompt(self, path: Path, step: Step) -> Path:

@@ -1,5 +1,6 @@
 """RSD in LangChain: as an LLM, a chat model, a component of chains, a middleware of agents, over any provider."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rsd_integrations.langchain.bill import RSDBillCallbackHandler, bill_of, get_rsd_bill_callback
@@ -12,11 +13,14 @@ from rsd_integrations.langchain.runnable import RSDRunnable
 from rsd_integrations.langchain.trace import result_of
 
 if TYPE_CHECKING:
+    from rsd_integrations.langchain.agent_budget import AgentBudget, BudgetExceededError
     from rsd_integrations.langchain.middleware import RSDMiddleware
 
 __all__ = [
     "PREFIX_MODES",
     "RSDLLM",
+    "AgentBudget",
+    "BudgetExceededError",
     "ChatRSD",
     "FunctionVerifier",
     "LangChainDrafter",
@@ -32,14 +36,17 @@ __all__ = [
 ]
 
 
+_OF_AGENTS = {"RSDMiddleware": "middleware", "AgentBudget": "agent_budget", "BudgetExceededError": "agent_budget"}
+
+
 def __getattr__(name: str) -> Any:
-    """`RSDMiddleware` needs the package `langchain`, everything else `langchain-core` alone."""
-    if name != "RSDMiddleware":
+    """What is for agents needs the package `langchain`, everything else `langchain-core` alone."""
+    if name not in _OF_AGENTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from rsd_integrations.langchain.middleware import RSDMiddleware
+        module = import_module(f"{__name__}.{_OF_AGENTS[name]}")
     except ModuleNotFoundError as error:
         from rsd_core import MissingDependency
 
-        raise MissingDependency("langchain", "agents", "RSDMiddleware") from error
-    return RSDMiddleware
+        raise MissingDependency("langchain", "agents", name) from error
+    return getattr(module, name)

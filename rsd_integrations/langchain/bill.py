@@ -14,7 +14,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-from rsd_core import Decoder, Result, RewardGuidedDecoder, RunError
+from rsd_core import Decoder, Ledger, Result, RewardGuidedDecoder, RunError
 from rsd_core.ledger import Account, Role
 from rsd_integrations.langchain.trace import result_of
 
@@ -50,7 +50,12 @@ def bill_of(message: BaseMessage) -> list[BillItem]:
 
 def bill(result: Result, models: Mapping[Role, str]) -> list[BillItem]:
     """The same of a result, with the names of the models in the roles."""
-    accounts = {role: result.ledger.account(role) for role in _ROLES}
+    return bill_of_ledger(result.ledger, models)
+
+
+def bill_of_ledger(ledger: Ledger, models: Mapping[Role, str]) -> list[BillItem]:
+    """The same of any number of requests."""
+    accounts = {role: ledger.account(role) for role in _ROLES}
     return [_item(role, models.get(role, role), one) for role, one in accounts.items() if one.calls]
 
 

@@ -22,7 +22,7 @@ from rsd_integrations.langchain.chat_calls import Call, RSDMessages, refuse_choi
 from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
-from rsd_integrations.langchain.runs import children, run_of, told_before
+from rsd_integrations.langchain.runs import children, configure, run_of, told_before
 from rsd_integrations.langchain.wrapped_model import binds_tools
 from rsd_integrations.tool_calls import sees_tools
 
@@ -184,6 +184,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
 
     def _told(self, config: RunnableConfig | None) -> RunnableConfig | None:
         """The configuration of a call; where traces see inner models, it says whose children those are."""
+        configure(config)
         return told_before(config) if self.traces() else config
 
     def _generate(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import Parameter, Signature
 from typing import Annotated, Any, Literal, Self
 
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from rsd_core import ConfigurationError, Decoder, Method, Policy, Settings, Setup, Verifier, parse_policy
 from rsd_core.blocking import in_thread
@@ -16,7 +19,10 @@ from rsd_core.policies import BinaryStep
 from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
-from rsd_integrations.langchain.roles import SENDS, LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.named_models import chat_model, is_chat_models_name
+from rsd_integrations.langchain.partner_classes import SENDS, check_fields
+from rsd_integrations.langchain.roles import LangChainDrafter, LangChainGenerator, LangChainTarget
+from rsd_integrations.langchain.runs import configured
 from rsd_integrations.langchain.wrapped_model import LangChainRole
 from rsd_integrations.loaded_models import LoadedModels, identity
 
@@ -46,6 +52,8 @@ def as_verifier(value: Any) -> Any:
 
 def as_thoughts(value: Any) -> Any:
     """Models and a policy of the thoughts' own, each checked like that of the answer."""
+    if isinstance(value, Mapping):
+        value = under_one_name(value)
     if not isinstance(value, Mapping) or (unknown := sorted(set(value) - set(_PARTS))):
         what = f"no {', '.join(map(str, unknown))}" if isinstance(value, Mapping) else f"got {value!r}"
         raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(_PARTS)} ({what})")
@@ -62,6 +70,8 @@ _PARTS: dict[str, Callable[[Any], Any]] = {
 
 def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
     if isinstance(value, str):
+        if is_chat_models_name(value):
+            return _named(value, role)
         backend, _ = parse_spec(value)
         if backend.kind != "langchain":
             parse_spec(value, role)
@@ -75,8 +85,34 @@ def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
         return wrap(value)
     also = ", or a function of (messages, reply)" if role == "verifier" else ""
     raise ConfigurationError(
-        f"{value!r} is none of: a spec as `rsd models` lists them, a {kind.__name__}, a LangChain model{also}"
+        f"{value!r} is none of: a spec as `rsd models` lists them, a name for init_chat_model such as "
+        f"'openai:gpt-5-nano', a {kind.__name__}, a LangChain model{also}"
     )
+
+
+_WRAPS: dict[Role, Callable[[Any], LangChainRole]] = {
+    "drafter": LangChainDrafter,
+    "target": LangChainTarget,
+    "verifier": LangChainJudge,
+}
+
+
+def _named(name: str, role: Role) -> LangChainRole:
+    """A chat model by its name, which is pickled as that: keys stay where they are."""
+    model = _WRAPS[role](chat_model(name))
+    model.made_by = partial(_named, name, role)
+    return model
+
+
+def under_one_name(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with the drafter as `draft`, which the core calls `drafter`.
+
+    Raises:
+        ConfigurationError: It is given by both names.
+    """
+    if "draft" in data and "drafter" in data:
+        raise ConfigurationError("draft and drafter are two names for one model; give one of them")
+    return {"draft" if name == "drafter" else name: value for name, value in data.items()}
 
 
 class RSDFields(BaseModel):
@@ -123,10 +159,24 @@ class RSDFields(BaseModel):
     loaded: LoadedModels = Field(default_factory=LoadedModels, exclude=True, repr=False)
     """Models loaded so far, shared by copies."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Show the fields where people look for them: LangChain's own constructor takes `*args, **kwargs`."""
+        super().__pydantic_init_subclass__(**options)
+        own = list(RSDFields.model_fields)
+        names = sorted(cls.model_fields, key=lambda name: own.index(name) if name in own else len(own))
+        cls.__signature__ = Signature([_parameter(name, cls.model_fields[name]) for name in names])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_drafter(cls, data: Any) -> Any:
+        return under_one_name(data) if isinstance(data, Mapping) else data
+
     @model_validator(mode="after")
     def _check_roles(self) -> Self:
         """Refuse what cannot work before anything is loaded."""
         as_stop(self.stop)
+        self._check_sends()
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Method):
             decoder.settings(settings)
@@ -137,6 +187,14 @@ class RSDFields(BaseModel):
             raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(redundant)}")
         decoder.with_settings(settings)
         return self
+
+    def _check_sends(self) -> None:
+        """Refuse a field that a LangChain model takes with no call, and tell who has no seed: others may have one."""
+        names = self._set_here()
+        for role in self.writers():
+            if names and isinstance(role, LangChainGenerator):
+                check_fields(role.model, [name for name in names if name != "seed"])
+                role.tell_of_seed(names)
 
     def _check_thoughts(self, method: Method, settings: Settings) -> None:
         if self.thoughts and not isinstance(method, RSDMethod):
@@ -175,11 +233,12 @@ class RSDFields(BaseModel):
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
             return decoder.with_settings(settings)
+        inner = {"configurable": configured(), **inner}
         return self.loaded.watched(decoder.build(self._setup(settings, inner)))
 
     async def amake_decoder(self, **inner: Any) -> Decoder:
         """The same without blocking the event loop while weights are loaded."""
-        decoder = self._decoder()
+        decoder, inner = self._decoder(), {"configurable": configured(), **inner}
         if isinstance(decoder, Decoder) or self.loaded.has(*decoder.models(self._setup(self.settings, {}))):
             return self.make_decoder(**inner)
         return await in_thread(lambda: self.make_decoder(**inner))
@@ -213,6 +272,10 @@ class RSDFields(BaseModel):
         named = [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in decoder.roles]
         return named + [self.thoughts[name] for name in ("draft", "target") if name in self.thoughts]
 
+    def _set_here(self) -> tuple[str, ...]:
+        """What is sent along to LangChain models in the roles because it is a field here."""
+        return tuple([name for name in SENDS if getattr(self, name) is not None])
+
     def traces(self) -> bool:
         """Whether traces see the calls of LangChain models in the roles."""
         roles = (self.draft, self.target, self.verifier, *self.thoughts.values())
@@ -239,12 +302,20 @@ class RSDFields(BaseModel):
 
     def _model(self, model: Any, inner: dict[str, Any]) -> Any:
         model = self.loaded.get(model)
+        if isinstance(model, LangChainRole) and inner.get("configurable"):
+            model = model.using(configurable=inner["configurable"])
         if isinstance(model, LangChainRole) and (self.trace_inner or model.trace_inner):
             model = model.using(trace_inner=True, callbacks=inner.get("callbacks"))
         if isinstance(model, LangChainGenerator):
-            set_here = [field for field in SENDS if getattr(self, field) is not None]
-            return model.using(sends=(*model.sends, *set_here), **inner)
+            own = {"options": model.options | inner.get("options", {}), "tools": inner.get("tools") or model.tools}
+            return model.using(sends_also=self._set_here(), **{**inner, **own})
         return model
+
+
+def _parameter(name: str, field: FieldInfo) -> Parameter:
+    """A field as a parameter, by the name that callers write."""
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return Parameter(field.alias or name, Parameter.KEYWORD_ONLY, default=default, annotation=field.annotation)
 
 
 def _default(name: str) -> Any:
@@ -252,4 +323,6 @@ def _default(name: str) -> Any:
 
 
 def _identity(model: Any) -> str:
+    if isinstance(model, LangChainRole):
+        return model.using(configurable=configured(once=False)).fingerprint
     return model if isinstance(model, str) else getattr(model, "fingerprint", None) or identity(model)

@@ -8,37 +8,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel, BaseLLM
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 
+from rsd_integrations.langchain.compositions import AnyRunnable, settled, unbound
 from rsd_integrations.loaded_models import identity
 
 
-def unbound(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """A model without what `bind`, `with_config` and `with_retry` put around it."""
-    while isinstance(model, RunnableBindingBase):
-        model = model.bound
-    return model
-
-
-def model_name(model: Runnable[Any, Any]) -> str:
+def model_name(model: AnyRunnable) -> str:
     """The name of the model, else of its class."""
     model = unbound(model)
-    for attribute in ("model_name", "model", "model_id"):
+    for attribute in ("model_name", "model", "model_id", "deployment_name"):
         name = getattr(model, attribute, None)
         if isinstance(name, str):
             return name
     return type(model).__name__
 
 
-def fingerprint(model: Runnable[Any, Any]) -> str:
-    """Tells models and their settings apart, as LangChain's own cache does."""
+def fingerprint(model: AnyRunnable) -> str:
+    """Tells models and their settings apart, as LangChain's own cache does; configurable ones by how they are set."""
+    model = settled(model)
     if isinstance(model, RunnableBindingBase):
         return with_digest(fingerprint(model.bound), model.kwargs)
+    if isinstance(model, RunnableWithFallbacks):
+        return "|".join(map(fingerprint, model.runnables))
     if isinstance(model, BaseChatModel | BaseLLM) and (model.is_lc_serializable() or len(model.asdict()) > 1):
         settings = model._get_llm_string() if isinstance(model, BaseChatModel) else str(sorted(model.asdict().items()))
-        return f"{model_name(model)}#{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
-    return identity(model)  # the class tells nothing that could identify a model
+    elif isinstance(model, BaseChatModel | BaseLLM) and type(model).__module__.startswith("langchain_ollama"):
+        settings = model.model_dump_json(exclude_unset=True)  # its class tells nothing, and has fields alone
+    else:
+        return identity(model)  # the class tells nothing that could identify a model
+    return f"{model_name(model)}#{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 
 
 def with_digest(name: str, options: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly, LateAnswerError
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
-from rsd_integrations.langchain.runs import children, run_of
+from rsd_integrations.langchain.runs import children, configure, run_of
 from rsd_integrations.langchain.silent_calls import errors_as_raised
 from rsd_integrations.langchain.trace import answer_usage, metadata, step_data
 from rsd_integrations.provider_errors import late, with_providers_type, with_type_of
@@ -93,6 +93,17 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         with run_of(config):
             return await super().ainvoke(input, config, **kwargs)
 
+    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[str]:
+        configure(config)
+        yield from super().stream(input, config, **kwargs)
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[str]:
+        configure(config)
+        async for text in super().astream(input, config, **kwargs):
+            yield text
+
     def batch(
         self,
         inputs: list[LanguageModelInput],
@@ -103,6 +114,7 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
     ) -> list[str]:
         if not inputs:
             return []
+        configure(get_config_list(config, len(inputs))[0])
         prompts = [self._convert_input(one) for one in inputs]
         return _answers(
             self.generate_prompt(prompts, **_as_arguments(config, len(inputs)), **kwargs), return_exceptions
@@ -118,6 +130,7 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
     ) -> list[str]:
         if not inputs:
             return []
+        configure(get_config_list(config, len(inputs))[0])
         prompts = [self._convert_input(one) for one in inputs]
         result = await self.agenerate_prompt(prompts, **_as_arguments(config, len(inputs)), **kwargs)
         return _answers(result, return_exceptions)

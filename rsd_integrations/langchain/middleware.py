@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import operator
-import time
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, NotRequired, cast
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, get_args
 
-from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
+from langchain.agents.middleware import AgentMiddleware, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AnyMessage
-from langchain_core.utils.function_calling import convert_to_openai_tool
-from langgraph.types import Command
+from langchain_core.runnables import RunnableBinding, RunnableConfig, RunnableLambda
 
-from rsd_core import (
-    ConfigurationError,
-    Drafter,
-    Generation,
-    Path,
-    Prompt,
-    Result,
-    RewardGuidedDecoder,
-    RunError,
-    Settings,
-    Step,
-    StepRequest,
-    Target,
-    TargetError,
-    Usage,
-    Verifier,
-    WeightingPolicy,
-    parse_policy,
-)
-from rsd_core.model import add_usage
+from rsd_core import ConfigurationError, Price, Settings, Verifier, WeightingPolicy, parse_policy
+from rsd_integrations.langchain.agent_budget import AgentBudget, Budgets, RSDState, as_budget
+from rsd_integrations.langchain.agent_turn import ExitBehavior, Setup, Turn, as_draft, is_draft
 from rsd_integrations.langchain.fields import as_verifier
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import Scorer
-from rsd_integrations.langchain.messages import as_prompt, as_text
-from rsd_integrations.langchain.silent_calls import Signal, call_async, call_in_thread
-from rsd_integrations.langchain.thoughts import readable_by, thought_of
-from rsd_integrations.langchain.tokens import usage_of_reply
-from rsd_integrations.langchain.trace import step_data, usage
-from rsd_integrations.loaded_models import LoadedModels
-from rsd_integrations.turns import as_response
+from rsd_integrations.langchain.named_models import chat_model
+from rsd_integrations.langchain.tool_policies import ToolPolicies, as_words
+from rsd_integrations.langchain.wrapped_model import LangChainRole
 
-_Response = ModelResponse[Any]
-_Handler = Callable[[ModelRequest[Any]], _Response | Awaitable[_Response]]
-
-
-class RSDState(AgentState[Any]):
-    """The agent's state with a record of each model call."""
-
-    rsd: NotRequired[Annotated[list[dict[str, Any]], operator.add]]
-    """For each call: `author` (`draft` or `target`), `reward`, `accepted`, `tokens` of the answer, `usage` of all
-    models together, the verifier included, and `degradations`."""
+_Policy = str | dict[str, Any] | WeightingPolicy
+_Response = ExtendedModelResponse[Any] | ModelResponse[Any]
 
 
 class RSDMiddleware(AgentMiddleware[RSDState]):
@@ -64,17 +32,38 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
     called as the agent would call them. A rejected draft reaches neither the agent's state nor LangGraph's message
     streams.
 
+    A draft is judged before anything of it is executed. One that calls several tools has to satisfy the policies of all
+    of them. One that cannot be executed as it is (an unknown tool, arguments that cannot be read, a call that was cut,
+    a structured answer that does not fit) is never kept, and no verifier is asked about it. Where a message of the
+    target was cut, its calls are `invalid_tool_calls`.
+
     Order: the first middleware of a list is the outermost. Put `ModelRetryMiddleware` and `ModelFallbackMiddleware`
     before this one: a fallback then takes the target's place, and what is tried again is the whole turn. Behind it
     they would try each of the two calls again, and a fallback would also take the cheap draft's place.
-    A failing draft is no error: the target answers. A failing target raises its own exception.
+    A failing draft is no error: the target answers. A failing target raises its own exception. Of two `RSDMiddleware`,
+    the outer one's draft comes first, and the inner ones' where that is rejected.
 
     Args:
-        draft: The cheap chat model.
+        draft: The cheap chat model, or its name as in `init_chat_model`, such as `"openai:gpt-5-nano"`.
         verifier: A function of (messages, reply) to a reward in [0, 1], a LangChain model as judge, a `Verifier`, or
-            a spec.
-        policy: Weighting policy as object, data or text.
+            a spec; needed unless no policy asks for rewards.
+        policy: Weighting policy as object, data or text, for answers without calls and for tools not named below.
+        drafter: The same as `draft`.
+        tool_policies: Policies by the name of a tool, or by a pattern such as `"read_*"`: `"always_draft"` for what
+            does no harm, `"always_target"` for what no draft may do. A tool whose metadata say `destructiveHint`, as
+            those of MCP servers do, is the target's unless it is named here.
+        run_budget: What one run of the agent may take, as `AgentBudget` or a dictionary; it goes on over interrupts.
+        thread_budget: The same for all runs of a thread, as far as a checkpointer keeps the state.
+        exit_behavior: What happens where a budget is spent and a call needs more. `end`: a message says so, and the
+            agent ends. `error`: `BudgetExceededError`. `draft`: the draft stands in for the target where it calls no
+            tool; else as `end`.
+        prices: By name of a model, its `Price` or (prompt, generated) per million tokens; for `max_cost` and the
+            records.
         on_verifier_error: What a failed verifier means for the draft: `target`, `accept` or `raise`.
+        trace_inner: Whether traces and event streams see the calls of the draft, tagged `rsd:draft` and rejected ones
+            included, and of a LangChain judge. The record of each call is in traces in any case, as the output of a run
+            named like this middleware.
+        name: Tells several in one agent apart, in records and graphs; by default made of the draft's name.
 
     Example:
         ```python
@@ -89,134 +78,134 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         ```
 
     Raises:
-        ConfigurationError: The draft is no chat model, or the verifier or policy are nothing that is known.
+        ConfigurationError: The draft is no chat model, or the verifier, a policy, a budget or a price is nothing that
+            is known.
     """
 
     state_schema = RSDState
 
     def __init__(
         self,
-        draft: BaseChatModel,
-        verifier: str | Verifier | BaseChatModel | Scorer,
-        policy: str | dict[str, Any] | WeightingPolicy = "binary_step:0.7",
+        draft: str | BaseChatModel | RunnableBinding[Any, Any] | None = None,
+        verifier: str | Verifier | BaseChatModel | Scorer | None = None,
+        policy: _Policy = "binary_step:0.7",
         *,
+        drafter: str | BaseChatModel | RunnableBinding[Any, Any] | None = None,
+        tool_policies: Mapping[str, _Policy] | None = None,
+        run_budget: AgentBudget | Mapping[str, Any] | None = None,
+        thread_budget: AgentBudget | Mapping[str, Any] | None = None,
+        exit_behavior: ExitBehavior = "end",
+        prices: Mapping[str, Price | Sequence[float]] | None = None,
         on_verifier_error: str = "target",
+        trace_inner: bool = True,
+        name: str | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(draft, BaseChatModel):
-            raise ConfigurationError(f"draft={draft!r} is no chat model. Pass one, such as init_chat_model('…').")
-        # LangGraph's message streams leave out what is tagged so.
-        self._draft = draft.model_copy(update={"tags": [*(draft.tags or []), "nostream", "rsd:draft"]})
-        self._verifier = as_verifier(verifier)
-        self._policy = parse_policy(policy)
-        self._settings = Settings.model_validate(
-            # Trying a model again is the business of the middleware around this one.
-            {"granularity": "turn", "target_retries": 0, "on_verifier_error": on_verifier_error}
+        if (draft is None) == (drafter is None):
+            both = "are one thing, give one of them" if draft is not None else "is missing: give the cheap chat model"
+            raise ConfigurationError(f"draft= (or drafter=) {both}")
+        if exit_behavior not in get_args(ExitBehavior):
+            raise ConfigurationError(f"exit_behavior={exit_behavior!r} is none of {', '.join(get_args(ExitBehavior))}")
+        model, options = _chat_model(drafter if draft is None else draft)
+        judge = None if verifier is None else as_verifier(verifier)
+        if isinstance(judge, LangChainRole) and trace_inner:
+            judge = judge.using(trace_inner=True)
+        self._setup = Setup(
+            name=name or re.sub(r"[|:]", "_", f"RSDMiddleware[{model_name(model)}]"),
+            draft=model,
+            draft_settings=options,
+            verifier=judge,
+            policies=ToolPolicies(parse_policy(policy), tool_policies or {}),
+            budgets=Budgets(as_budget(run_budget, "run_budget"), as_budget(thread_budget, "thread_budget")),
+            exit_behavior=exit_behavior,
+            prices={model: _price(model, price) for model, price in (prices or {}).items()},
+            settings=Settings.model_validate(
+                # Trying a model again is the business of the middleware around this one.
+                {"granularity": "turn", "target_retries": 0, "on_verifier_error": on_verifier_error}
+            ),
+            trace_inner=trace_inner,
         )
-        self._loaded = LoadedModels()
+        if judge is None and (asking := [one for one in self._setup.policies.all if one.needs_reward]):
+            raise ConfigurationError(f"verifier= is missing: {as_words(asking[0])} decides by its rewards")
+        self._need_price(model_name(model))
+        if isinstance(judge, LangChainRole) and judge.price is None:
+            self._need_price(judge.name)
+
+    @property
+    def name(self) -> str:
+        """Of this middleware among others of the agent."""
+        return self._setup.name
+
+    def before_agent(self, state: RSDState, runtime: object) -> dict[str, Any]:  # noqa: ARG002
+        """Note where the records of this run begin."""
+        return {"rsd_run": len(state.get("rsd") or [])}
+
+    async def abefore_agent(self, state: RSDState, runtime: object) -> dict[str, Any]:
+        """The same, asynchronously."""
+        return self.before_agent(state, runtime)
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
-    ) -> ExtendedModelResponse[Any]:
+    ) -> _Response:
         """The agent's model call, drafted first."""
-        turn = _Turn(self, request, handler, blocking=True)
-        try:
-            return turn.response(turn.decoder.run(turn.prompt))
-        except (TargetError, Signal) as error:
-            raise _origin(error) from error
+        if is_draft(request.model):
+            return handler(request)
+        self._need_price(model_name(request.model))
+        turn = Turn(self._setup, request, handler, blocking=True)
+        self._run_of(turn).invoke({}, self._config)
+        return turn.response
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
-    ) -> ExtendedModelResponse[Any]:
+    ) -> _Response:
         """The same, asynchronously."""
-        turn = _Turn(self, request, handler, blocking=False)
-        try:
-            return turn.response(await turn.decoder.arun(turn.prompt))
-        except (TargetError, Signal) as error:
-            raise _origin(error) from error
+        if is_draft(request.model):
+            return await handler(request)
+        self._need_price(model_name(request.model))
+        turn = Turn(self._setup, request, handler, blocking=False)
+        await self._run_of(turn).ainvoke({}, self._config)
+        return turn.response
 
-
-class _Turn:
-    """One model call of an agent as a decoder with its prompt."""
-
-    def __init__(self, rsd: RSDMiddleware, request: ModelRequest[Any], handler: _Handler, *, blocking: bool) -> None:
-        self._drafter = _Caller(rsd._draft, request, handler, blocking=blocking)
-        self._target = _Caller(request.model, request, handler, blocking=blocking)
-        decoder = RewardGuidedDecoder(
-            drafter=self._drafter,
-            verifier=rsd._loaded.get(rsd._verifier),
-            target=self._target,
-            policy=rsd._policy,
-            settings=rsd._settings,
-        )
-        self.decoder = rsd._loaded.watched(decoder)
+    def _run_of(self, turn: Turn) -> RunnableLambda[object, dict[str, Any]]:
+        """The turn as a run of its own in traces, whose output is the record."""
+        return RunnableLambda(turn.run, turn.arun)
 
     @property
-    def prompt(self) -> Prompt:
-        request = self._target.request
-        system = [request.system_message] if request.system_message else []
-        tools = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools]
-        return as_prompt([*system, *request.messages], tools)
+    def _config(self) -> RunnableConfig:
+        return RunnableConfig(run_name=self.name)
 
-    def response(self, result: Result) -> ExtendedModelResponse[Any]:
-        """The chosen model's response, and a record of the choice for the state."""
-        response = self._target.response or self._drafter.response
-        assert response is not None
-        record = {key: value for key, value in _record(result).items() if key not in ("step", "text")}
-        degradations = [item.message for item in result.degradations]
-        return ExtendedModelResponse(
-            response, Command(update={"rsd": [record | {"usage": usage(result), "degradations": degradations}]})
-        )
+    def _need_price(self, model: str) -> None:
+        if self._setup.budgets.need_prices and model not in self._setup.prices:
+            raise ConfigurationError(
+                f"max_cost needs the price of {model!r}; give prices={{{model!r}: (prompt, generated)}}, in money per "
+                f"million tokens (known are {', '.join(self._setup.prices) or 'none'})"
+            )
 
 
-class _Caller(Drafter, Target):
-    """A model as the agent calls it."""
-
-    def __init__(self, model: BaseChatModel, request: ModelRequest[Any], handler: _Handler, *, blocking: bool) -> None:
-        self.name = model_name(model)
-        self.request = request.override(
-            model=model, messages=cast("list[AnyMessage]", readable_by(model, request.messages))
-        )
-        self.response: _Response | None = None
-        self._handler = handler
-        self._blocking = blocking
-
-    async def generate(self, path: Path, request: StepRequest) -> Generation:  # noqa: ARG002 - the agent's holds all
-        started = time.perf_counter()
-        try:
-            if self._blocking:
-                return await call_in_thread(
-                    lambda: self._read(cast("_Response", self._handler(self.request)), path, started),
-                    self.name,
-                    traced=True,
-                )
-            answer = cast("Awaitable[_Response]", self._handler(self.request))
-            return self._read(await call_async(answer, self.name, traced=True), path, started)
-        except Exception as error:
-            reply = getattr(error, "ai_message", None)  # of a reply that could not be parsed, and was paid for
-            if isinstance(reply, AIMessage):
-                add_usage(error, self._usage(reply, started))
-            raise
-
-    def _read(self, response: _Response, path: Path, started: float) -> Generation:
-        self.response = response
-        reply = next((message for message in response.result if isinstance(message, AIMessage)), None)
-        usage = self._usage(reply or "", started)
-        if reply is None:
-            raise RunError(f"{self.name} gave no message", usage=usage)
-        text = as_response(as_text(reply), thought_of(reply), path)
-        return Generation((Step(text, "end", size=usage.generated, native=reply),), usage)
-
-    def _usage(self, reply: AIMessage | str, started: float) -> Usage:
-        return usage_of_reply(reply, self.request.messages, time.perf_counter() - started)
+def _chat_model(draft: Any) -> tuple[BaseChatModel, dict[str, Any]]:
+    """The draft as the agent can call it, and the settings of its calls."""
+    if isinstance(draft, str):
+        draft = chat_model(draft)
+    settings: dict[str, Any] = {}
+    if isinstance(draft, RunnableBinding) and not ("tools" in draft.kwargs or draft.config or draft.config_factories):
+        draft, settings = draft.bound, dict(draft.kwargs)
+    if isinstance(draft, BaseChatModel):
+        return as_draft(draft), settings
+    raise ConfigurationError(
+        f"draft= got a {type(draft).__name__}, no chat model that an agent can bind its tools to. Pass one, such as "
+        "init_chat_model('…') or its name; bound options go along (model.bind(temperature=0)), tools and configs do "
+        "not. In place of with_retry and with_fallbacks take ModelRetryMiddleware and ModelFallbackMiddleware"
+    )
 
 
-def _origin(error: BaseException) -> BaseException:
-    """What was raised in the first place, for the middleware around this one to recognise."""
-    return error.signal if isinstance(error, Signal) else error.__cause__ or error
-
-
-def _record(result: Result) -> dict[str, Any]:
-    if result.steps:
-        return step_data(result.steps[-1], 0)
-    return {"author": "target", "reward": None, "accepted": False, "tokens": 0}  # both wrote nothing
+def _price(model: str, price: Price | Sequence[float]) -> Price:
+    try:
+        made = price if isinstance(price, Price) else Price(*map(float, price))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"prices={{{model!r}: {price!r}}}: give a Price, or (prompt, generated) or (prompt, generated, cached) in "
+            "money per million tokens"
+        ) from error
+    if min(made.prompt, made.generated, made.cached or 0) < 0:
+        raise ConfigurationError(f"prices={{{model!r}: {price!r}}}: a price is at least 0")
+    return made

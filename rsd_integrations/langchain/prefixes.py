@@ -14,6 +14,8 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 
 from rsd_core import ConfigurationError, Path, RunError, Step, StepRequest, Usage
+from rsd_integrations.langchain.compositions import AnyRunnable, ends_in_model, models_in
+from rsd_integrations.langchain.partner_classes import described, prefix_fault
 from rsd_integrations.turns import as_response
 
 StopMode = Literal["kept", "told", "cut"]
@@ -57,7 +59,7 @@ PREFIX_MODES = {
 }
 
 
-def find_mode(name: str, model: object) -> PrefixMode:
+def find_mode(name: str, model: AnyRunnable) -> PrefixMode:
     """The mode of this name, where the model's class can use it.
 
     Raises:
@@ -67,21 +69,29 @@ def find_mode(name: str, model: object) -> PrefixMode:
         known = "; ".join(f"{mode.name} ({mode.summary})" for mode in PREFIX_MODES.values())
         raise ConfigurationError(f"prefix={name!r} is no way to continue an answer. Ways: {known}")
     mode = PREFIX_MODES[name]
-    if mode.text != isinstance(model, BaseLLM):
-        raise ConfigurationError(
-            f"prefix={name!r} is for {'LLMs' if mode.text else 'chat models'}, and {type(model).__name__} is none. "
-            "LLMs take completion, chat models the others."
-        )
+    for inner in models_in(model):
+        kind = type(inner).__name__
+        if mode.text != isinstance(inner, BaseLLM):
+            raise ConfigurationError(
+                f"prefix={name!r} is for {'LLMs' if mode.text else 'chat models'}, and {kind} is none. "
+                "LLMs take completion, chat models the others."
+            )
+        if why := prefix_fault(inner, name):
+            raise ConfigurationError(f"prefix={name!r} does not work with {described(inner)}: {why}")
     if mode.body is not None and not takes_body(model):
         raise ConfigurationError(
-            f"prefix={name!r} adds fields to the request's body, and {type(model).__name__} has no extra_body"
+            f"prefix={name!r} adds fields to the request's body, and {described(model)} has no extra_body"
+        )
+    if not ends_in_model(model):
+        raise ConfigurationError(
+            f"prefix={name!r} needs the model's own answer, and the chain makes something else of it: pass the model"
         )
     return mode
 
 
-def takes_body(model: object) -> bool:
+def takes_body(model: AnyRunnable) -> bool:
     """Whether a model's class can add fields to the body of a request."""
-    return "extra_body" in getattr(type(model), "model_fields", {})
+    return all("extra_body" in getattr(type(inner), "model_fields", {}) for inner in models_in(model))
 
 
 def with_beginning(messages: Sequence[BaseMessage], text: str, mode: PrefixMode) -> list[BaseMessage]:

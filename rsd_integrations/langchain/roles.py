@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,16 +13,14 @@ from typing import Any, Self
 from langchain_core.language_models import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
-from langchain_core.prompt_values import PromptValue, StringPromptValue
-from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import ensure_config
+from langchain_core.prompt_values import StringPromptValue
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from rsd_core import (
     ConfigurationError,
     Drafter,
     Generation,
     Message,
-    MissingDependency,
     Path,
     Prompt,
     RunError,
@@ -33,11 +33,22 @@ from rsd_core import (
     begun,
     parts_of,
 )
+from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_calls
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.chat_fields import TEMPLATE, TOOL_FIELDS, TakesFields, refuse
-from rsd_integrations.langchain.identities import unbound
+from rsd_integrations.langchain.compositions import AnyRunnable, ends_in_model, models_in, rebuilt, unbound
 from rsd_integrations.langchain.messages import as_text, originals
+from rsd_integrations.langchain.named_models import chat_model
+from rsd_integrations.langchain.partner_classes import (
+    SENDS,
+    check_fields,
+    check_stops,
+    default_sends,
+    described,
+    lacking,
+    with_fields,
+)
 from rsd_integrations.langchain.prefixes import (
     Reply,
     StopMode,
@@ -55,9 +66,9 @@ from rsd_integrations.loaded_models import identity
 from rsd_integrations.tool_calls import tools_of
 
 logger = logging.getLogger(__name__)
-
-SENDS = ("temperature", "top_p", "max_tokens", "seed")
-"""What of a step's request may be sent along with each call."""
+_QUESTION = "Write the words one, two, three and four, each followed by a blank line, and nothing else."
+_BEGUN, _REST = ("One\n\n", "Two\n\n", "THR"), "ee"
+"""What a probe has gone on with, and how it has to go on."""
 
 
 class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
@@ -74,14 +85,15 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
             prefix, and `cut` where the model's class cannot ask for it.
         render: Makes the text of a prompt for `completion`. Give the model's chat template here; by default the
             messages follow each other with a blank line between them.
-        sends: What of each request is sent along, out of `SENDS`. Classes differ in what they take per call, so the
-            rest is up to the model's own settings; OpenAI's take all four.
+        sends: What of each request is sent along, out of `SENDS`, by the names that the model's class has for them.
+            The rest is up to the model's own settings. By default the cap of a step, for classes that are known to
+            take one, and nothing in turns.
         options: Further keyword options of each call, such as `response_format`.
         tools: Tools to bind before each call; `options` then are those of `bind_tools`.
         **base: `trace_inner`, `name`, `price` and `flops_per_token`.
 
     Raises:
-        ConfigurationError: The model's class cannot use the prefix mode or what is to be sent.
+        ConfigurationError: The model's class, or the model, cannot use the prefix mode or what is to be sent.
     """
 
     def __init__(
@@ -91,14 +103,15 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         prefix: str | None = None,
         stop: StopMode | None = None,
         render: Callable[[Prompt], str] | None = None,
-        sends: Sequence[str] = (),
+        sends: Sequence[str] | None = None,
         options: Mapping[str, Any] | None = None,
         tools: Sequence[Any] = (),
         **base: Any,
     ) -> None:
         super().__init__(model, **base)
-        if unknown := set(sends) - set(SENDS):
-            raise ConfigurationError(f"sends={tuple(sends)!r}: {sorted(unknown)} is none of {', '.join(SENDS)}")
+        if unknown := set(sends or ()) - set(SENDS):
+            raise ConfigurationError(f"sends={tuple(sends or ())!r}: {sorted(unknown)} is none of {', '.join(SENDS)}")
+        check_fields(model, sends or ())
         self.mode = None if prefix is None else find_mode(prefix, model)
         self.stop = stop or (self.mode and self.mode.stop)
         if stop is None and self.stop == "kept" and not takes_body(model):
@@ -106,21 +119,24 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
             logger.info(
                 "%s cannot ask its server to keep stop strings: what it writes beyond a step is paid for", self.name
             )
-        self.render = render or _plain
-        self.sends = tuple(sends)
+        self.render = render or _template_of(unbound(model)) or _plain
+        self.sends = None if sends is None else tuple(sends)
+        self.sends_also: tuple[str, ...] = ()
+        """What an adapter was told to send, besides; models that take no such field are called without."""
         self.options = dict(options or {})
         self.tools = list(tools)
+        self._told: list[str] = []
         self.asked: dict[str, Any] = {}
         """Fields of the requests that it is for; of turns alone."""
         self.renders_tools = "turn" if binds_tools(model) else False
 
     def _with(self, fields: dict[str, Any]) -> Self:
         """Fields as options of the call; arguments of the chat template are in the request's body."""
-        bare = unbound(self.model)
-        if TEMPLATE in fields and not takes_body(bare):
+        if TEMPLATE in fields and not takes_body(self.model):
+            kind = type(unbound(self.model)).__name__
             raise ConfigurationError(
-                f"{self.name} takes no {TEMPLATE}: {type(bare).__name__} adds no fields to a request's body; leave it "
-                "out, or set it where the model is made"
+                f"{self.name} takes no {TEMPLATE}: {kind} adds no fields to a request's body; leave it out, or set it "
+                "where the model is made"
             )
         asked = {**self.asked, **fields}
         if TEMPLATE in fields:
@@ -129,9 +145,20 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
 
     def _answers_differ_by(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"prefix": self.mode and self.mode.name, "stop": self.stop, "sends": self.sends}
+        settings |= {"sends_also": self.sends_also}
         settings |= {"options": self.options, "tools": self.tools, "asked": self.asked}
-        settings |= {"render": None if self.render is _plain else identity(self.render)}
+        own = self.render is _plain or isinstance(self.render, partial)
+        settings |= {"render": None if own else identity(self.render)}
         return {name: value for name, value in settings.items() if value}
+
+    def tell_of_seed(self, names: Sequence[str]) -> None:
+        """Warn, once for this model, that a seed among the names of fields is not sent to it."""
+        if "seed" not in names or self._told:
+            return
+        for inner in models_in(self.model):
+            if why := lacking(inner, "seed"):
+                self._told.append(why)
+                warnings.warn(f"the seed is not sent to {described(inner)}: {why}", UserWarning, stacklevel=2)
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the turn or step that follows the path, once per seed.
@@ -142,21 +169,30 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         written = await run_calls(self._write(path, request, seed) for seed in request.seeds)
         return Generation(tuple(one.steps[0] for one in written), sum((one.usage for one in written), Usage()))
 
-    async def probe(self) -> None:
+    def probe(self) -> None:
         """Have the model continue a short answer, to see that its server understands the prefix mode.
+
+        The answer breaks off in the middle of a word, and in letters that no model would begin with: only who goes on
+        from it writes the rest of the word. APIs that repeat the beginning do no harm.
 
         Raises:
             RunError: It begins anew, or the end of its step cannot be told from the end of its answer.
         """
-        question = "Write the words one, two, three and four, each followed by a blank line, and nothing else."
-        beginning = (
-            Path((Message("user", question),)).extend(Step("one\n\n", "delimiter")).extend(Step("two\n\n", "delimiter"))
-        )
-        step = (await self._write(beginning, StepRequest(seeds=(0,), max_tokens=50), 0)).steps[0]
-        if not step.text.strip().lower().startswith("three"):
+        wait_for(self._probe())
+
+    async def aprobe(self) -> None:
+        """The same from any event loop: the model is asked from none, since its clients may belong to another one."""
+        await in_thread(self.probe)
+
+    async def _probe(self) -> None:
+        path = Path((Message("user", _QUESTION),))
+        for part in _BEGUN:
+            path = path.extend(Step(part, "delimiter" if part.endswith("\n") else "length"))
+        step = (await self._write(path, StepRequest(seeds=(0,), max_tokens=50), 0)).steps[0]
+        if not step.text.lower().startswith(_REST):
             raise RunError(
                 f"{self.name} does not continue an answer with prefix={self.mode and self.mode.name!r}: after "
-                f"{beginning.text!r} it wrote {step.text!r}. Try another mode, or granularity='turn'."
+                f"{path.text!r} it wrote {step.text!r}. Try another mode, or granularity='turn'."
             )
         if step.ending == "end":
             raise RunError(
@@ -171,31 +207,38 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         return opened(self.render(prompt)) if self.mode.text else Thinking(None)
 
     async def _write(self, path: Path, request: StepRequest, seed: int) -> Generation:
-        options = {**self.options, **self._sent(request, seed)}
+        model, options, fields = self.settled(), dict(self.options), self._fields(request, seed)
+        if model is not self.model:  # configured for this run
+            check_fields(model, self.sends or ())
+            if self.mode is not None:
+                find_mode(self.mode.name, model)
+        if "stop" in options:
+            fields["stop"] = options.pop("stop")
         if request.delimiter is None:
-            return await self._write_turn(path, options)
+            return await self._write_turn(model, path, fields, options)
         refuse(self, self.asked, "that is for whole turns; set it where the model is made, or take granularity='turn'")
         if self.mode is None:
             raise ConfigurationError(
                 f"{self.name} was given no way to continue an answer that was begun, which steps need. Name one, as in "
                 f"{type(self).__name__}(model, prefix='continue_final_message'), or use granularity='turn'."
             )
-        body = {**(getattr(self.model, "extra_body", None) or {}), **options.get("extra_body", {})}
+        body = {**(getattr(unbound(model), "extra_body", None) or {}), **options.get("extra_body", {})}
         if path.text:
             body.update(self.mode.body or {})
         stops = list(request.splitter.stops) if request.splitter and self.stop != "cut" else []
         if stops:
-            options["stop"] = stops
+            check_stops(model, stops)
+            fields["stop"] = stops
         if stops and self.stop == "kept":
             body["include_stop_str_in_output"] = True
         if body:
             options["extra_body"] = body  # what a call gives replaces what the model has
         if self.mode.text:
-            reply = await self._complete(self._rendered(path) + path.text, options)
+            reply = await self._complete(with_fields(model, fields, options), self._rendered(path) + path.text, fields)
         else:
             self._refuse_thought(path)
-            messages = readable_by(self.model, originals(path.prompt))
-            reply = as_reply(await self.call(self.model, with_beginning(messages, path.text, self.mode), **options))
+            messages = with_beginning(readable_by(model, originals(path.prompt)), path.text, self.mode)
+            reply = as_reply(await self.call(with_fields(model, fields, options), messages))
             self._refuse_thought(path, reply)
         step = first_step(reply, path.text, request, self.mode, self.stop or "cut")
         return Generation((step,), reply.usage)
@@ -220,15 +263,19 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
                 add_usage(error, reply.usage)
             raise error
 
-    async def _write_turn(self, path: Path, options: dict[str, Any]) -> Generation:
+    async def _write_turn(
+        self, model: AnyRunnable, path: Path, fields: dict[str, Any], options: dict[str, Any]
+    ) -> Generation:
         """A whole message, from the caller's own messages."""
-        model = self.model
-        prompt = self.render(path.prompt) if isinstance(model, BaseLLM) else readable_by(model, originals(path.prompt))
         tools = self.tools or (tools_of(path.prompt) if self.renders_tools else [])
         options |= self._asked(options, bool(tools))
         if tools:
-            model, options = self.model.bind_tools(tools, **options), {}  # type: ignore[attr-defined]
-        replied = await self.call(model, prompt, **options)
+            model, options = rebuilt(model, lambda inner: inner.bind_tools(tools, **options)), {}  # type: ignore[attr-defined]
+        model = with_fields(model, fields, options)
+        if ends_in_model(model) and all(isinstance(inner, BaseLLM) for inner in models_in(model)):
+            reply = await self._complete(model, self.render(path.prompt), fields)
+            return Generation((whole(reply, path),), reply.usage)
+        replied = await self.call(model, readable_by(model, originals(path.prompt)))
         reply, native = as_reply(replied), None
         if isinstance(replied.message, AIMessage):
             native = without_cut_call(replied.message) if reply.is_cut else replied.message
@@ -243,32 +290,37 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
             asked["extra_body"] = body | {TEMPLATE: {**body.get(TEMPLATE, {}), **template}}
         return asked
 
-    def _sent(self, request: StepRequest, seed: int) -> dict[str, Any]:
+    def _fields(self, request: StepRequest, seed: int) -> dict[str, Any]:
+        """What of a request is sent along, by our names."""
         known = {
             "temperature": request.sampling.temperature,
             "top_p": request.sampling.top_p,
             "max_tokens": request.max_tokens,
             "seed": seed % 2**31,  # servers take 32 bits
         }
-        return {name: known[name] for name in self.sends}
+        by_default = () if request.delimiter is None else default_sends(self.model)
+        own = by_default if self.sends is None else self.sends
+        return {name: known[name] for name in (*own, *self.sends_also)}
 
-    async def _complete(self, text: str, options: dict[str, Any]) -> Reply:
+    async def _complete(self, model: AnyRunnable, text: str, fields: Mapping[str, Any]) -> Reply:
         """Let an LLM continue a text; unlike `invoke` this tells why it stopped."""
-        assert isinstance(self.model, BaseLLM)
+        tokenizer = _tokenizer_of(unbound(model))
 
         def read(result: LLMResult, seconds: float) -> Reply:
             generation = result.generations[0][0]
-            counts = (result.llm_output or {}).get("token_usage") or {}
-            size = counts.get("prompt_tokens") or estimate_tokens(text)
-            wrote = counts.get("completion_tokens") or estimate_tokens(generation.text)
-            usage = Usage(size, size + wrote, 0, wrote, seconds=seconds)
-            return Reply(generation.text, _reason(generation.generation_info or {}), usage)
+            reason, counts = _reason(generation.generation_info or {}), _counts(result)
+            size, wrote = counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0
+            if tokenizer is not None:  # whose class tells nothing but the text
+                size, wrote = (
+                    len(tokenizer(one, add_special_tokens=False)["input_ids"]) for one in (text, generation.text)
+                )
+                reason = "length" if wrote >= fields.get("max_tokens", math.inf) else "stop"
+            size, wrote = size or estimate_tokens(text), wrote or estimate_tokens(generation.text)
+            return Reply(generation.text, reason, Usage(size, size + wrote, 0, wrote, seconds=seconds))
 
-        config = ensure_config(self._config())
-        options |= {"callbacks": config.get("callbacks") or None, "tags": config.get("tags")}
-        value: list[PromptValue] = [StringPromptValue(text=text)]
-        blocking = partial(self.model.generate_prompt, value, **options)
-        return await self._run(self.model, blocking, partial(self.model.agenerate_prompt, value, **options), read)
+        asked, config = rebuilt(model, _generating), self._config()
+        value = StringPromptValue(text=text)
+        return await self._run(model, partial(asked.invoke, value, config), partial(asked.ainvoke, value, config), read)
 
 
 class LangChainDrafter(LangChainGenerator):
@@ -285,15 +337,44 @@ class LangChainTarget(LangChainGenerator):
 
 def load(name: str, **options: Any) -> LangChainGenerator:
     """The model behind `langchain:PROVIDER:MODEL`, as `init_chat_model` makes it; options as `LangChainGenerator`."""
-    try:
-        from langchain.chat_models import init_chat_model
-    except ModuleNotFoundError as error:
-        raise MissingDependency("langchain", "agents", f"'langchain:{name}'") from error
-    try:
-        model = init_chat_model(name)
-    except (ValueError, ImportError) as error:
-        raise ConfigurationError(f"langchain:{name} makes no chat model: {error}") from error
-    return LangChainGenerator(model, **options)
+    return LangChainGenerator(chat_model(f"langchain:{name}"), **options)
+
+
+def _generating(model: AnyRunnable) -> AnyRunnable:
+    """An LLM that gives what `generate_prompt` does, whatever is around it."""
+    assert isinstance(model, BaseLLM)
+
+    def generate(value: StringPromptValue, config: RunnableConfig, **options: Any) -> LLMResult:
+        return model.generate_prompt([value], callbacks=config.get("callbacks"), tags=config.get("tags"), **options)
+
+    async def agenerate(value: StringPromptValue, config: RunnableConfig, **options: Any) -> LLMResult:
+        callbacks, tags = config.get("callbacks"), config.get("tags")
+        return await model.agenerate_prompt([value], callbacks=callbacks, tags=tags, **options)
+
+    return RunnableLambda(generate, agenerate, name=type(model).__name__)
+
+
+def _counts(result: LLMResult) -> Mapping[str, Any]:
+    """Tokens as the provider tells them: OpenAI's names, else Ollama's."""
+    info = result.generations[0][0].generation_info or {}
+    ollama = {"prompt_tokens": info.get("prompt_eval_count"), "completion_tokens": info.get("eval_count")}
+    return (result.llm_output or {}).get("token_usage") or ollama
+
+
+def _tokenizer_of(model: AnyRunnable) -> Any:
+    """The tokenizer of a transformers pipeline, such as `HuggingFacePipeline` holds."""
+    return getattr(getattr(model, "pipeline", None), "tokenizer", None)
+
+
+def _template_of(model: AnyRunnable) -> Callable[[Prompt], str] | None:
+    """What renders prompts by the chat template of a model in process, if it has one."""
+    tokenizer = _tokenizer_of(model)
+    return partial(_templated, tokenizer) if getattr(tokenizer, "chat_template", None) else None
+
+
+def _templated(tokenizer: Any, prompt: Prompt) -> str:
+    messages = [{"role": message.role, "content": message.content} for message in prompt if message.role != "tools"]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _plain(prompt: Prompt) -> str:

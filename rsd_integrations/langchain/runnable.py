@@ -26,7 +26,7 @@ from rsd_core.queueing import side_by_side
 from rsd_integrations.langchain.bill import BILL_EVENT, bill_of, bill_of_error
 from rsd_integrations.langchain.chat_calls import Call, RSDMessages
 from rsd_integrations.langchain.fields import CONFIG
-from rsd_integrations.langchain.runs import run_of
+from rsd_integrations.langchain.runs import configure, run_of
 
 STEP_EVENT = "rsd_step"
 """Name of the custom event of each accepted or replaced step; its data are those of `step_data`."""
@@ -110,11 +110,13 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
     def transform(
         self, input: Iterator[LanguageModelInput], config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
+        configure(config)
         yield from self._transform_stream_with_config(input, self._transform, config, **kwargs)  # type: ignore[misc]
 
     async def atransform(
         self, input: AsyncIterator[LanguageModelInput], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
+        configure(config)
         async for chunk in self._atransform_stream_with_config(input, self._atransform, config, **kwargs):
             yield chunk  # type: ignore[misc]
 
@@ -140,7 +142,8 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
     async def _amany(
         self, inputs: list[LanguageModelInput], run_manager: list[Any], config: list[RunnableConfig], **kwargs: Any
     ) -> list[AIMessage | Exception]:
-        async def one(input: LanguageModelInput, manager: Any) -> AIMessage | Exception:
+        async def one(input: LanguageModelInput, manager: Any, config: RunnableConfig) -> AIMessage | Exception:
+            configure(config)
             try:
                 return await self._aone(input, manager, **kwargs)
             except Exception as error:  # LangChain raises it, or gives it back in its place
@@ -148,7 +151,7 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
 
         at_once = min(config[0].get("max_concurrency") or 64, len(inputs))
         with side_by_side(at_once):
-            return await run_all(map(one, inputs, run_manager), at_once)
+            return await run_all(map(one, inputs, run_manager, config), at_once)
 
     def _transform(
         self, input: Iterator[LanguageModelInput], run_manager: CallbackManagerForChainRun, **kwargs: Any

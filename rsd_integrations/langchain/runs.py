@@ -1,10 +1,12 @@
-"""Which run a call belongs to: whose turn it is among others, and whose children the calls of inner models are."""
+"""Which run a call belongs to: whose turn it is, whose children the calls of inner models are, what configures them."""
 
 from __future__ import annotations
 
 import uuid
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from langchain_core.callbacks import BaseCallbackManager, CallbackManager
 from langchain_core.callbacks.manager import BaseRunManager
@@ -14,14 +16,39 @@ from langchain_core.runnables.config import ensure_config
 from rsd_core.queueing import side_by_side
 
 _CHILDREN: ContextVar[BaseCallbackManager | None] = ContextVar("rsd_children", default=None)
+_CONFIGURABLE: ContextVar[dict[str, Any] | None] = ContextVar("rsd_configurable", default=None)
 
 
-def run_of(config: RunnableConfig | None) -> AbstractContextManager[None]:
+@contextmanager
+def run_of(config: RunnableConfig | None) -> Iterator[None]:
     """Make requests that begin inside part of a run of `max_concurrency` at once, where that is given here or above.
 
     Batches arrive as single calls, whose configurations say how wide they are.
     """
-    return side_by_side(ensure_config(config).get("max_concurrency"))
+    config = ensure_config(config)
+    token = _CONFIGURABLE.set(config.get("configurable"))
+    try:
+        with side_by_side(config.get("max_concurrency")):
+            yield
+    finally:
+        _CONFIGURABLE.reset(token)
+
+
+def configure(config: RunnableConfig | None) -> None:
+    """Keep what a call configures for the next `configured` in this context: LangChain hands it to no model."""
+    _CONFIGURABLE.set(ensure_config(config).get("configurable"))
+
+
+def configured(*, once: bool = True) -> dict[str, Any]:
+    """What configures the models of a call: what was kept of it, else what its surroundings say.
+
+    Args:
+        once: Whether nobody else is to ask for the same call.
+    """
+    told = _CONFIGURABLE.get()
+    if once:
+        _CONFIGURABLE.set(None)
+    return told or ensure_config().get("configurable") or {}
 
 
 def told_before(config: RunnableConfig | None) -> RunnableConfig:

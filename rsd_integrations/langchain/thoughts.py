@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable
 
 from rsd_core import Reader
 from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
-from rsd_integrations.langchain.identities import unbound
+from rsd_integrations.langchain.compositions import unbound
 from rsd_integrations.turns import parts_in
 
 Content = str | list[str | dict[str, Any]]

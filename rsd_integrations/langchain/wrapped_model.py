@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import LLM, BaseChatModel, BaseLLM, SimpleChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSequence, RunnableWithFallbacks
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from rsd_core import ConfigurationError, Model, Price, RunError, Usage
 from rsd_core.blocking import background_loop
-from rsd_integrations.langchain.identities import fingerprint, model_name, unbound, with_digest
+from rsd_integrations.langchain.compositions import check_composition, ends_in_model, models_in, settled
+from rsd_integrations.langchain.identities import fingerprint, model_name, with_digest
+from rsd_integrations.langchain.partner_classes import described, with_fields
+from rsd_integrations.langchain.portable import portable, restored
 from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
 from rsd_integrations.langchain.tokens import estimate_tokens, usage_of_reply
 
@@ -55,6 +59,9 @@ class LangChainRole(Model):
     callbacks: BaseCallbackManager | None = None
     """Those of the run that the calls belong to, where they are traced; by default those of the surrounding run."""
 
+    configurable: Mapping[str, Any] = MappingProxyType({})
+    """What configures a configurable model for the call that this is a copy for; else its surroundings do."""
+
     def __init__(
         self,
         model: Runnable[Any, Any],
@@ -68,16 +75,29 @@ class LangChainRole(Model):
             raise ConfigurationError(
                 f"{model!r} is no LangChain model. Pass a chat model or LLM, such as ChatOpenAI()."
             )
+        check_composition(model)
         self.model = model
         self.trace_inner = trace_inner
         self.name = name or model_name(model)
         self.price = price
         self.flops_per_token = flops_per_token
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: copies for fields of requests stay behind, see `TakesFields`."""
+        state = {name: value for name, value in vars(self).items() if name != "_copies"}
+        return state | {"model": portable(self.model)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: restored(value) if name == "model" else value for name, value in state.items()})
+
     @property
     def fingerprint(self) -> str:
         """Tells models and their settings apart, as LangChain's own cache does."""
-        return with_digest(fingerprint(self.model), self._answers_differ_by())
+        return with_digest(fingerprint(self.settled()), self._answers_differ_by())
+
+    def settled(self) -> Runnable[Any, Any]:
+        """The model, configured for the present call."""
+        return settled(self.model, RunnableConfig(configurable=dict(self.configurable)) if self.configurable else None)
 
     def _answers_differ_by(self) -> dict[str, Any]:
         """What its answers depend on besides the model."""
@@ -89,8 +109,13 @@ class LangChainRole(Model):
         vars(other).update(changes)
         return other
 
-    async def call(self, model: Runnable[Any, Any], value: Any, /, **options: Any) -> ModelReply:
+    async def call(self, model: Runnable[Any, Any], value: Any, /, **fields: Any) -> ModelReply:
         """Ask a model, without callbacks of the surrounding run unless `trace_inner`.
+
+        Args:
+            model: The model.
+            value: Messages or a text.
+            fields: What goes along with the call, by the names in `SENDS`.
 
         Raises:
             RunError: The model answered neither with a message nor with a text.
@@ -106,8 +131,9 @@ class LangChainRole(Model):
             return ModelReply(answer, usage_of_reply(answer, value, seconds))
 
         config = self._config()
-        blocking = partial(model.invoke, value, config, **options)
-        return await self._run(model, blocking, partial(model.ainvoke, value, config, **options), read)
+        if model is self.model:
+            model = with_fields(self.settled(), fields, {})
+        return await self._run(model, partial(model.invoke, value, config), partial(model.ainvoke, value, config), read)
 
     async def _run(
         self,
@@ -128,9 +154,13 @@ class LangChainRole(Model):
         async def ask_natively() -> Read:
             return read(await native(), time.perf_counter() - started)
 
-        if _is_called_blocking(model):
-            return await call_in_thread(ask, self.name, traced=self.trace_inner)
-        return await call_async(ask_natively(), self.name, traced=self.trace_inner)
+        try:
+            if _is_called_blocking(model):
+                return await call_in_thread(ask, self.name, traced=self.trace_inner)
+            return await call_async(ask_natively(), self.name, traced=self.trace_inner)
+        except Exception as error:
+            error.add_note(f"{described(model)} was asked")  # which tells what to put right where none of it works
+            raise
 
     def _config(self) -> RunnableConfig:
         # Callbacks of the surrounding run are inherited unless others are named. `nostream` is LangGraph's word.
@@ -141,26 +171,21 @@ class LangChainRole(Model):
 
 
 def binds_tools(model: Runnable[Any, Any]) -> bool:
-    """Whether tools can be bound to a model."""
-    own = getattr(type(model), "bind_tools", None)
-    try:
-        return hasattr(model, "bind_tools") and own is not BaseChatModel.bind_tools
-    except NameError:  # models with fallbacks look at annotations, and those of BaseChatModel's own name no real type
-        return False
+    """Whether tools can be bound to a model, and their calls come out."""
+    return ends_in_model(model) and all(map(_binds_tools, models_in(model)))
+
+
+def _binds_tools(model: Runnable[Any, Any]) -> bool:
+    return hasattr(model, "bind_tools") and getattr(type(model), "bind_tools", None) is not BaseChatModel.bind_tools
 
 
 def _is_called_blocking(model: Runnable[Any, Any]) -> bool:
     """Whether to call the blocking face: on the background loop, and where the other face only seems asynchronous."""
-    return asyncio.get_running_loop() is background_loop() or _only_blocks(model)
+    return asyncio.get_running_loop() is background_loop() or any(map(_only_blocks, models_in(model)))
 
 
 def _only_blocks(model: Runnable[Any, Any]) -> bool:
     """Whether the asynchronous face is LangChain's own: the blocking one in a pool of few threads, past recall."""
-    model = unbound(model)
-    if isinstance(model, RunnableWithFallbacks):
-        return any(map(_only_blocks, model.runnables))
-    if isinstance(model, RunnableSequence):
-        return any(map(_only_blocks, model.steps))
     kind: type[Any] = type(model)
     if isinstance(model, BaseChatModel):
         streams = getattr(model, "streaming", False) is True and kind._astream is not BaseChatModel._astream

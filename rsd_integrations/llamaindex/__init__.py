@@ -1,6 +1,19 @@
 """RSD in LlamaIndex."""
 
 from rsd_integrations.llamaindex.answers import RSDStepEvent, result_of
+from rsd_integrations.llamaindex.bill import Bill, rsd_bill
+from rsd_integrations.llamaindex.judges import FunctionVerifier, LlamaIndexJudge
 from rsd_integrations.llamaindex.llm import RSDLLM
+from rsd_integrations.llamaindex.roles import LlamaIndexDrafter, LlamaIndexTarget
 
-__all__ = ["RSDLLM", "RSDStepEvent", "result_of"]
+__all__ = [
+    "RSDLLM",
+    "Bill",
+    "FunctionVerifier",
+    "LlamaIndexDrafter",
+    "LlamaIndexJudge",
+    "LlamaIndexTarget",
+    "RSDStepEvent",
+    "result_of",
+    "rsd_bill",
+]

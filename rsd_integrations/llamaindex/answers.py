@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from llama_index.core.base.llms.types import (
@@ -12,12 +13,20 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
     ThinkingBlock,
+    ToolCallBlock,
 )
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import active_span_id
+from pydantic_core import to_jsonable_python
 
-from rsd_core import Event, Finished, Result, StepFinished, TextStream
+from rsd_core import Event, Finished, Result, StepFinished, TextStream, split
+from rsd_core.stopping import stops_at
+from rsd_integrations import tool_calls
+from rsd_integrations.llamaindex.bill import errors_are_charged, open_bills
+from rsd_integrations.llamaindex.messages import originals, thought_of
+from rsd_integrations.llamaindex.replies import as_asked, usage_of_response
+from rsd_integrations.provider_errors import late, providers_types
 
 _dispatcher = get_dispatcher(__name__)
 
@@ -48,9 +57,15 @@ class RSDStepEvent(BaseEvent):
 
 
 class Answer:
-    """One request: a text that grows, steps that are told to LlamaIndex's instrumentation, and a result in the end."""
+    """One request: a text that grows, steps that are told to LlamaIndex's instrumentation, and a result in the end.
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    Args:
+        stop: Strings that end the answer.
+        tools: Whether a text may hold calls of tools.
+    """
+
+    def __init__(self, stop: Sequence[str], *, tools: bool = False) -> None:
+        self.stop = stop
         self.thought = ""
         """What was thought before the answer."""
         self.text = ""
@@ -60,11 +75,31 @@ class Answer:
         self.thinking_delta = ""
         """What it added to the thought."""
         self.result: Result | None = None
+        self._native: ChatResponse | None = None
+        """The response of the LlamaIndex model that wrote the answer."""
+        self._message: ChatMessage | None = None
+        """Its message, as the answer."""
+        self._blocks: list[Any] = []
+        """Blocks of the answer besides thought and text."""
+        self._invalid: list[dict[str, str | None]] = []
+        """Calls that are none."""
         self._pieces = TextStream(stop)
+        self._calls = tool_calls.ToolCallStream() if tools else None
+        self._bills = open_bills()
         self._span = active_span_id.get()  # a stream outlives its call, and its steps belong to the call's span
 
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Let a failed request be charged, and leave with an error that is of its provider's type as well."""
+        with providers_types(), errors_are_charged(self._bills):
+            yield
+
     def feed(self, event: Event) -> bool:
-        """Take an event in; whether there is anything new to give out."""
+        """Take an event in; whether there is anything new to give out.
+
+        Raises:
+            AnswerTimeoutError: The time was up before anything was written.
+        """
         if isinstance(event, StepFinished):
             record = event.record
             _dispatcher.event(
@@ -80,11 +115,25 @@ class Answer:
                     discarded_draft=record.discarded_draft,
                 )
             )
+            if isinstance(record.native, ChatResponse):
+                self._take(record.native)
+                return True
         elif isinstance(event, Finished):
+            if error := late(event.result):
+                raise error
             self.result = event.result
+            for bill in self._bills:
+                bill.add(event.result)
+        if self._message is not None:
+            self.delta = self.thinking_delta = ""
+            return self.result is not None
         pieces = self._pieces.feed_parts(event)
         self.delta = "".join(text for kind, text in pieces if kind == "answer")
         self.thinking_delta = "".join(text for kind, text in pieces if kind == "thought")
+        if self._calls is not None:
+            self.delta, calls = self._calls.feed(self.delta, last=self.result is not None)
+            for call in calls:
+                self._add_call(call)
         self.text += self.delta
         self.thought += self.thinking_delta
         return bool(pieces) or self.result is not None
@@ -101,32 +150,73 @@ class Answer:
 
         Its metadata belongs to the response: what a message carries goes into memories and later prompts.
         """
-        thought = [ThinkingBlock(content=self.thought)] if self.thought else []
-        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thought, TextBlock(text=self.text)])
+        message = self._message or self._made_of(self._blocks)
         return ChatResponse(message=message, delta=delta, **self._metadata(delta))
+
+    def _take(self, native: ChatResponse) -> None:
+        """Take the response of a LlamaIndex model: its message as it is, unless it ends before a stop string.
+
+        A thought that the model wrote into its text, in markers, becomes a block of its own.
+        """
+        message, self._invalid = as_asked(native)
+        self.text, self.thought, self._native = message.content or "", thought_of(message), native
+        parts, at = split(self.text), stops_at(self.text, self.stop)
+        if at is None and parts.answer == self.text:
+            self._message = message
+        else:
+            self.thought, self.text = self.thought or parts.thought, parts.answer
+            at = stops_at(self.text, self.stop)
+            self.text = self.text[:at]
+            self._message = self._made_of(
+                block for block in message.blocks if at is None and not isinstance(block, TextBlock | ThinkingBlock)
+            )
+        self.delta, self.thinking_delta = self.text, self.thought
+
+    def _made_of(self, others: Iterable[Any]) -> ChatMessage:
+        others = list(others)
+        thought = [ThinkingBlock(content=self.thought)] if self.thought else []
+        text = [TextBlock(text=self.text)] if self.text or not others else []
+        return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thought, *text, *others])
+
+    def _add_call(self, call: tool_calls.ToolCall) -> None:
+        arguments = tool_calls.parsed(call.arguments)
+        if call.name is None or not isinstance(arguments, dict):
+            self._invalid.append({"name": call.name, "args": call.arguments, "id": call.id})
+        else:
+            self._blocks.append(ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=arguments))
 
     def _metadata(self, delta: str | None) -> dict[str, Any]:
         """Usage, where token counters look for it, and the trace, once the result is there; before, the new thought.
 
         Agents stream this to users along with the text, so it tells no rejected texts.
         """
-        streamed = {} if delta is None or not self.thinking_delta else {"thinking_delta": self.thinking_delta}
+        told: dict[str, Any] = {}
+        if delta is not None and self.thinking_delta:
+            told["thinking_delta"] = self.thinking_delta
+        if self._invalid:
+            told["invalid_tool_calls"] = self._invalid
         if self.result is None:
-            return {"additional_kwargs": streamed}
-        usage = _usage(self.result)
+            return {"additional_kwargs": told}
+        usage = self._usage(self.result)
+        blocks = self._blocks if self._message is None else self._message.blocks
+        called = any(isinstance(block, ToolCallBlock) for block in blocks)
         reason = "stop" if self.result.finish_reason == "stop" else "length"
-        raw = {"usage": usage, "finish_reason": reason, "rsd": self.result.to_dict(rejected=False)}
-        return {"raw": raw, "additional_kwargs": dict(usage) | streamed}
+        raw = {"usage": usage, "finish_reason": "tool_calls" if called and reason == "stop" else reason}
+        raw["rsd"] = self.result.to_dict(rejected=False)
+        if self._native is None:
+            return {"raw": raw, "additional_kwargs": usage | told}
+        raw["inner"] = to_jsonable_python(self._native.raw, fallback=repr)
+        return {"raw": raw, "additional_kwargs": {**self._native.additional_kwargs, **usage, **told}}
 
+    def _usage(self, result: Result) -> dict[str, int]:
+        """Tokens of the answer's own call: the prompt as the last model read it, and what is written of the answer.
 
-def _usage(result: Result) -> dict[str, int]:
-    """Tokens of all models together, rejected drafts and the verifier's reading included: what is paid for."""
-    total = result.ledger.total
-    return {
-        "prompt_tokens": total.read,
-        "completion_tokens": total.generated,
-        "total_tokens": total.read + total.generated,
-    }
+        What all models read and wrote, rejected drafts included, is in the ledger of the trace.
+        """
+        read, wrote = result.prompt_tokens, sum(step.size for step in result.steps)
+        if self._native is not None:
+            read = usage_of_response(self._native, originals(result.prompt), 0).prefix
+        return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
 
 
 class _HasRaw(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from contextlib import aclosing, closing
 from typing import Annotated, Any, Self, TypeVar
 
+from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as default_messages_to_prompt
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -17,11 +18,16 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
+    MessageRole,
 )
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
-from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, PrivateAttr, model_validator
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.program.utils import get_program_for_llm
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import BaseTool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from rsd_core import (
     BinaryStep,
@@ -29,78 +35,35 @@ from rsd_core import (
     Decoder,
     Drafter,
     Method,
-    Model,
     Policy,
     Prompt,
-    PromptLike,
     Settings,
     Setup,
     Target,
     Verifier,
-    WeightingPolicy,
-    parse_policy,
 )
 from rsd_core.blocking import in_thread
-from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
-from rsd_core.registry import parse_spec
-from rsd_core.roles import require
 from rsd_core.stopping import as_stop
 from rsd_integrations.llamaindex.answers import Answer
-from rsd_integrations.llamaindex.messages import as_prompt
+from rsd_integrations.llamaindex.calls import OPTIONS, Call
+from rsd_integrations.llamaindex.classes import refuse
+from rsd_integrations.llamaindex.fields import AS_DRAFT, AS_TARGET, AS_THOUGHTS, AS_VERIFIER, BY_NAME, MODELS
+from rsd_integrations.llamaindex.judges import Scorer
+from rsd_integrations.llamaindex.messages import as_prompt, text_only, tool_call_blocks
+from rsd_integrations.llamaindex.replies import arguments_of
+from rsd_integrations.llamaindex.roles import SENDS, LlamaIndexGenerator
 from rsd_integrations.loaded_models import LoadedModels
+from rsd_integrations.tool_calls import sees_tools
 
 R = TypeVar("R", CompletionResponse, ChatResponse)
 Stop = tuple[str, ...]
 
-CALL_OPTIONS = ("temperature", "top_p", "max_tokens", "seed", "stop", "timeout", "max_retries")
-"""Fields that may be given with a single call as well."""
 _OF_A_DECODER = ("draft", "target", "verifier", "policy", "thoughts", "settings")
 """Fields that a ready decoder brings itself."""
 
 
-def _role(role: Role, kind: type[Model]) -> PlainValidator:
-    """Checks a spec without loading it, or that a model can play the role."""
-    return PlainValidator(lambda value: _check_role(value, role, kind))
-
-
-def _check_role(value: Any, role: Role, kind: type[Model]) -> Any:
-    if isinstance(value, str):
-        parse_spec(value, role)
-    else:
-        require(role, value, kind)
-    return value
-
-
-_MODELS: dict[str, tuple[Role, type[Model]]] = {
-    "draft": ("drafter", Drafter),
-    "target": ("target", Target),
-    "verifier": ("verifier", Verifier),
-}
-
-
-def _thoughts(value: Any) -> Any:
-    """Models and a policy of the thoughts' own, each checked like that of the answer."""
-    if not isinstance(value, Mapping) or set(value) - {*_MODELS, "policy"}:
-        raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(_MODELS)} and policy (got {value!r:.80})")
-    for name in _MODELS.keys() & value.keys():
-        _check_role(value[name], *_MODELS[name])
-    return {name: parse_policy(part) if name == "policy" else part for name, part in value.items()}
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _named(part) for name, part in value.items()}
-    if isinstance(value, Method | WeightingPolicy):
-        return value.model_dump(mode="json")
-    return value if value is None or isinstance(value, str) else repr(value)
-
-
-_BY_NAME = PlainSerializer(_named)
-"""An object is no data: it is written by its name, in a form that cannot be taken for a spec when it is read back."""
-
-
-class RSDLLM(CustomLLM):
+class RSDLLM(FunctionCallingLLM):
     """Reward-guided speculative decoding wherever LlamaIndex takes an LLM.
 
     Instantiate:
@@ -108,8 +71,10 @@ class RSDLLM(CustomLLM):
         llm = RSDLLM(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
         ```
 
-    or around a ready decoder, `RSDLLM(decoder=...)`. Everything is checked at once; models given by spec are loaded on
-    first use, and shared by copies.
+    or over any LLMs of LlamaIndex, which then write whole messages, tool calls included:
+    `RSDLLM(draft=Ollama(...), target=Anthropic(...), verifier=lambda messages, reply: ...)`, or around a ready decoder,
+    `RSDLLM(decoder=...)`. Everything is checked at once; models given by spec are loaded on first use, and shared by
+    copies.
 
     Messages reach the models as messages, and each model renders them with its own chat template. The prompt of
     `complete` is one user message, after `completion_to_prompt` unless it is `formatted`. A `messages_to_prompt` of
@@ -118,30 +83,37 @@ class RSDLLM(CustomLLM):
     What a model thinks before it answers is a `ThinkingBlock` of a message, in histories as well, and no part of the
     text: a stream tells it in `additional_kwargs["thinking_delta"]`. A completion has `additional_kwargs["thinking"]`.
 
-    Responses hold token usage in `raw["usage"]` and `additional_kwargs`, and the trace of all steps in `raw["rsd"]`,
-    see `result_of`; of a stream, the last response does. Every step is an `RSDStepEvent` of the instrumentation.
+    Calls of tools are `ToolCallBlock`s of the message. Those that were cut or are no JSON are not executed: they stand
+    in the response's `additional_kwargs["invalid_tool_calls"]`.
 
-    A single call takes the options in `CALL_OPTIONS`, such as `llm.complete(prompt, stop=["Observation:"])`.
+    Responses hold the usage of their own call in `raw["usage"]` and `additional_kwargs`, and the trace of all steps
+    with the bill of all models in `raw["rsd"]`, see `result_of`; of a stream, the last response does. Every step is an
+    `RSDStepEvent` of the instrumentation. `rsd_bill` sums what several requests cost.
+
+    A single call takes the options in `OPTIONS`, such as `llm.complete(prompt, stop=["Observation:"])`; where LLMs of
+    LlamaIndex write the answer, everything else goes to them.
 
     Raises:
-        RunError: From any call: a role failed for good; `partial` of the error holds what was generated.
+        RunError: From any call: a role failed for good; `partial` of the error holds what was generated. Where a
+            provider's error was the cause, it is of that type as well.
+        TimeoutError: The time was up before anything was written; a `RunError` too.
     """
 
     # Values are kept out of pydantic's messages, since a secret may be among them.
     model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
 
-    draft: Annotated[str | Drafter, _role("drafter", Drafter), _BY_NAME] = "embedded:draft"
-    """The cheap model: a spec as `rsd models` lists them, or a `Drafter`."""
-    target: Annotated[str | Target, _role("target", Target), _BY_NAME] = "embedded:target"
-    """The strong model: a spec, or a `Target`."""
-    verifier: Annotated[str | Verifier, _role("verifier", Verifier), _BY_NAME] = "embedded:verifier"
-    """The judge: a spec, or a `Verifier`."""
+    draft: Annotated[str | Drafter | BaseLLM, AS_DRAFT, BY_NAME] = "embedded:draft"
+    """The cheap model: a spec as `rsd models` lists them, a `Drafter`, or any LLM of LlamaIndex."""
+    target: Annotated[str | Target | BaseLLM, AS_TARGET, BY_NAME] = "embedded:target"
+    """The strong model: a spec, a `Target`, or any LLM of LlamaIndex."""
+    verifier: Annotated[str | Verifier | BaseLLM | Scorer, AS_VERIFIER, BY_NAME] = "embedded:verifier"
+    """The judge: a spec, a `Verifier`, an LLM, or a function of (messages, reply) to a reward in [0, 1]."""
     policy: Policy = Field(default_factory=BinaryStep)
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
-    decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), _BY_NAME] = None
+    decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), BY_NAME] = None
     """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
     by default. Or a ready decoder in place of the models, the policy and the settings."""
-    thoughts: Annotated[dict[str, Any], BeforeValidator(_thoughts), _BY_NAME] = Field(default_factory=dict)
+    thoughts: Annotated[dict[str, Any], AS_THOUGHTS, BY_NAME] = Field(default_factory=dict)
     """What is different while the models think, out of `draft`, `target`, `verifier` and `policy`. What is different
     about the steps of thoughts is in `settings`."""
     settings: Settings = Settings()
@@ -155,11 +127,14 @@ class RSDLLM(CustomLLM):
     stop: list[str] | None = None
     """The answer ends before the first of these strings."""
     timeout: float | None = None
-    """Seconds an answer may take; what is written by then is the answer."""
+    """Seconds an answer may take; what is written by then is the answer, and nothing a `TimeoutError`."""
     max_retries: int | None = None
     """How often a failed call of the target is tried again."""
-    context_window: int = Field(default=DEFAULT_CONTEXT_WINDOW, ge=1)
-    """Tokens that the smallest of the models takes. Query engines pack what they found into it."""
+    context_window: int | None = Field(default=None, ge=1)
+    """Tokens that the smallest of the models takes. Query engines pack what they found into it. By default as the LLMs
+    of LlamaIndex in the roles tell, else 3900."""
+    is_function_calling_model: bool | None = None
+    """Whether the models can call tools. By default as they tell themselves, those given by spec once loaded."""
 
     _loaded: LoadedModels = PrivateAttr(default_factory=LoadedModels)
 
@@ -175,10 +150,13 @@ class RSDLLM(CustomLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
+        inner = [role.llm.metadata for role in self._inner()]
+        window = min((one.context_window for one in inner), default=DEFAULT_CONTEXT_WINDOW)
         return LLMMetadata(
-            context_window=self.context_window,
-            num_output=self.max_tokens or DEFAULT_NUM_OUTPUTS,
+            context_window=self.context_window or window,
+            num_output=self.max_tokens or min((one.num_output for one in inner), default=DEFAULT_NUM_OUTPUTS),
             is_chat_model=True,
+            is_function_calling_model=self._calls_tools(),
             model_name="rsd",
         )
 
@@ -214,94 +192,213 @@ class RSDLLM(CustomLLM):
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         return await self._astream(self._messages(messages), kwargs, Answer.chat)
 
-    def _prompt(self, prompt: str, formatted: bool) -> str:
-        return prompt if formatted or self.completion_to_prompt is None else self.completion_to_prompt(prompt)
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,  # noqa: ARG002 - LlamaIndex's interface
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        asked = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
+        return {
+            "messages": [*(chat_history or []), *([asked] if asked else [])],
+            "tools": list(tools),
+            "allow_parallel_tool_calls": allow_parallel_tool_calls,
+            "tool_required": tool_required,
+            **kwargs,
+        }
 
-    def _messages(self, messages: Sequence[ChatMessage]) -> str | Prompt:
+    def get_tool_calls_from_response(
+        self,
+        response: ChatResponse,
+        error_on_no_tool_call: bool = True,
+        **kwargs: Any,  # noqa: ARG002 - LlamaIndex's interface
+    ) -> list[ToolSelection]:
+        """The calls of a response that may be executed: none that was cut, and none whose arguments are no object.
+
+        Raises:
+            ValueError: There is none, and `error_on_no_tool_call`.
+        """
+        told = [(call, arguments_of(call)) for call in tool_call_blocks(response.message)]
+        calls = [
+            ToolSelection(tool_id=call.tool_call_id or call.tool_name, tool_name=call.tool_name, tool_kwargs=arguments)
+            for call, arguments in told
+            if arguments is not None
+        ]
+        if not calls and error_on_no_tool_call:
+            invalid = response.additional_kwargs.get("invalid_tool_calls") or [call.tool_name for call, _ in told]
+            why = f"; cut or broken were {invalid!r:.300}" if invalid else f", but {response.message.content!r:.200}"
+            raise ValueError(f"Expected at least one tool call, but got 0 tool calls{why}")
+        return calls
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        # LlamaIndex's own looks for streamed calls where its newer models no longer put them, and gives blank objects.
+        # Here a call comes in one piece, so there is nothing to be read before its end.
+        if not self.metadata.is_function_calling_model:
+            yield from super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+            return
+        program = get_program_for_llm(output_cls, prompt, self, pydantic_program_mode=self.pydantic_program_mode)
+        yield program(llm_kwargs=llm_kwargs, **prompt_args)
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        if not self.metadata.is_function_calling_model:
+            return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+        program = get_program_for_llm(output_cls, prompt, self, pydantic_program_mode=self.pydantic_program_mode)
+
+        async def objects() -> AsyncGenerator[Any, None]:
+            yield await program.acall(llm_kwargs=llm_kwargs, **prompt_args)
+
+        return objects()
+
+    def _inner(self) -> list[LlamaIndexGenerator]:
+        """The LLMs of LlamaIndex that draft and that replace."""
+        return [role for role in self._writers() if isinstance(role, LlamaIndexGenerator)]
+
+    def _writers(self) -> list[Any]:
+        """What drafts and what replaces, of that what the decoder makes use of; nothing of a ready decoder."""
+        if isinstance(self.decoder, Decoder):
+            return []
+        return [getattr(self, name) for name in ("draft", "target") if MODELS[name] in self._method().roles]
+
+    def _calls_tools(self) -> bool:
+        if self.is_function_calling_model is not None:
+            return self.is_function_calling_model
+        granularity, writers = self._resolve({})[0].granularity, self._writers()
+        return bool(writers) and all(
+            role.can_call_tools
+            if isinstance(role, LlamaIndexGenerator)
+            else self._loaded.has(role) and sees_tools(self._loaded.get(role), granularity)
+            for role in writers
+        )
+
+    def _prompt(self, prompt: str, formatted: bool) -> Prompt:
+        text = prompt if formatted or self.completion_to_prompt is None else self.completion_to_prompt(prompt)
+        return as_prompt([ChatMessage(role=MessageRole.USER, content=text)] if text else [])
+
+    def _messages(self, messages: Sequence[ChatMessage]) -> Prompt:
         # LlamaIndex's own way to make a prompt of messages is no model's chat template.
-        if self.messages_to_prompt in (None, default_messages_to_prompt):
-            return as_prompt(messages)
-        return self.messages_to_prompt(messages)
+        if self.messages_to_prompt not in (None, default_messages_to_prompt):
+            return self._prompt(self.messages_to_prompt(messages), formatted=True)
+        if not self._passes_on():
+            text_only(messages)
+        return as_prompt(messages)
 
-    def _run(self, prompt: PromptLike, options: dict[str, Any], make: Callable[[Answer], R]) -> R:
-        decoder, stop = self._decoder(options)
-        answer = Answer(stop)
-        with closing(decoder.stream(prompt, stop=stop)) as events:
+    def _passes_on(self) -> bool:
+        """Whether LlamaIndex LLMs write all of the answer."""
+        return bool(self._inner()) and len(self._inner()) == len(self._writers())
+
+    def _call(self, options: Mapping[str, Any]) -> Call:
+        return Call(options, passes_on=self._passes_on())
+
+    def _run(self, prompt: Prompt, options: dict[str, Any], make: Callable[[Answer], R]) -> R:
+        call = self._call(options)
+        decoder, answer = self._decoder(call)
+        with answer.errors(), closing(decoder.stream(call.prompt(prompt, decoder), stop=answer.stop)) as events:
             for event in events:
                 answer.feed(event)
         return make(answer)
 
     def _stream(
-        self, prompt: PromptLike, options: dict[str, Any], make: Callable[[Answer, str], R]
+        self, prompt: Prompt, options: dict[str, Any], make: Callable[[Answer, str], R]
     ) -> Generator[R, None, None]:
-        decoder, stop = self._decoder(options)
-        answer = Answer(stop)
+        call = self._call(options)
+        decoder, answer = self._decoder(call)
+        asked = call.prompt(prompt, decoder)
 
         def responses() -> Generator[R, None, None]:
-            with closing(decoder.stream(prompt, stop=stop)) as events:
+            with answer.errors(), closing(decoder.stream(asked, stop=answer.stop)) as events:
                 for event in events:
                     if answer.feed(event):
                         yield make(answer, answer.delta)
 
         return responses()
 
-    async def _arun(self, prompt: PromptLike, options: dict[str, Any], make: Callable[[Answer], R]) -> R:
-        decoder, stop = await self._adecoder(options)
-        answer = Answer(stop)
-        async with aclosing(decoder.astream(prompt, stop=stop)) as events:
-            async for event in events:
-                answer.feed(event)
+    async def _arun(self, prompt: Prompt, options: dict[str, Any], make: Callable[[Answer], R]) -> R:
+        call = self._call(options)
+        decoder, answer = await self._adecoder(call)
+        with answer.errors():
+            async with aclosing(decoder.astream(call.prompt(prompt, decoder), stop=answer.stop)) as events:
+                async for event in events:
+                    answer.feed(event)
         return make(answer)
 
     async def _astream(
-        self, prompt: PromptLike, options: dict[str, Any], make: Callable[[Answer, str], R]
+        self, prompt: Prompt, options: dict[str, Any], make: Callable[[Answer, str], R]
     ) -> AsyncGenerator[R, None]:
-        decoder, stop = await self._adecoder(options)
-        answer = Answer(stop)
+        call = self._call(options)
+        decoder, answer = await self._adecoder(call)
+        asked = call.prompt(prompt, decoder)
 
         async def responses() -> AsyncGenerator[R, None]:
-            async with aclosing(decoder.astream(prompt, stop=stop)) as events:
-                async for event in events:
-                    if answer.feed(event):
-                        yield make(answer, answer.delta)
+            with answer.errors():
+                async with aclosing(decoder.astream(asked, stop=answer.stop)) as events:
+                    async for event in events:
+                        if answer.feed(event):
+                            yield make(answer, answer.delta)
 
         return responses()
 
-    def _decoder(self, options: dict[str, Any]) -> tuple[Decoder, Stop]:
-        """The decoder and the stop strings of one call; models given by spec are loaded on first use."""
-        settings, stop = self._resolve(options)
+    def _decoder(self, call: Call) -> tuple[Decoder, Answer]:
+        """The decoder of one call and what its events become; models given by spec are loaded on first use."""
+        settings, stop = self._resolve(call.own)
+        answer = Answer(stop, tools=bool(call.tools))
         if isinstance(self.decoder, Decoder):
-            return self.decoder.with_settings(settings), stop
-        return self._loaded.watched(self._method().build(self._setup(settings))), stop
+            return self.decoder.with_settings(settings), answer
+        set_here = [name for name in SENDS if call.own.get(name, getattr(self, name)) is not None]
 
-    async def _adecoder(self, options: dict[str, Any]) -> tuple[Decoder, Stop]:
+        def load(model: Any) -> Any:
+            model = self._loaded.get(model)
+            if not isinstance(model, LlamaIndexGenerator):
+                return model
+            options = {**model.options, **call.inner}
+            return model.using(sends=(*model.sends, *set_here), tools=call.tools, stop=stop, options=options)
+
+        return self._loaded.watched(self._method().build(self._setup(settings, load))), answer
+
+    async def _adecoder(self, call: Call) -> tuple[Decoder, Answer]:
         """The same without holding the event loop up while weights are loaded."""
-        if isinstance(self.decoder, Decoder) or self._loaded.has(*self._method().models(self._setup(self.settings))):
-            return self._decoder(options)
-        return await in_thread(lambda: self._decoder(options))
+        if isinstance(self.decoder, Decoder):
+            return self._decoder(call)
+        if self._loaded.has(*self._method().models(self._setup(self.settings, self._loaded.get))):
+            return self._decoder(call)
+        return await in_thread(lambda: self._decoder(call))
 
     def _method(self) -> Method:
         return self.decoder if isinstance(self.decoder, Method) else RSDMethod()
 
-    def _setup(self, settings: Settings) -> Setup:
-        thoughts = {_MODELS[name][0] if name in _MODELS else name: part for name, part in self.thoughts.items()}
-        load = self._loaded.get
-        return Setup(self.draft, self.verifier, self.target, self.policy, settings, load=load, thoughts=thoughts)
+    def _setup(self, settings: Settings, load: Callable[[Any], Any]) -> Setup:
+        thoughts = {MODELS.get(name, name): part for name, part in self.thoughts.items()}
+        draft: Any = self.draft  # a spec or a model, as those of the other roles: what else is given is made one
+        verifier: Any = self.verifier
+        target: Any = self.target
+        return Setup(draft, verifier, target, self.policy, settings, load=load, thoughts=thoughts)
 
     def _resolve(self, options: Mapping[str, Any]) -> tuple[Settings, Stop]:
         """The settings and stop strings, with the fields and a call's own options worked in."""
-        if unknown := sorted(set(options) - set(CALL_OPTIONS)):
-            raise ConfigurationError(
-                f"a call of RSDLLM takes no {', '.join(unknown)}; it takes {', '.join(CALL_OPTIONS)}"
-            )
         ready = self.decoder if isinstance(self.decoder, Decoder) else None
         if ready and (redundant := [name for name in _OF_A_DECODER if self._differs(name)]):
             raise ConfigurationError(
                 f"a decoder brings its own models, policy and settings; leave out {', '.join(redundant)}"
             )
         own = {name: value for name, value in options.items() if value is not None}
-        value = {name: own.get(name, getattr(self, name)) for name in CALL_OPTIONS}
+        value = {name: own.get(name, getattr(self, name)) for name in OPTIONS}
         base = self.settings if ready is None else ready.settings
+        inner = self._inner()
         settings = base.updated(
             temperature=value["temperature"],
             top_p=value["top_p"],
@@ -309,10 +406,14 @@ class RSDLLM(CustomLLM):
             max_tokens=value["max_tokens"],
             max_seconds=value["timeout"],
             target_retries=value["max_retries"],
+            granularity="turn" if inner else None,
         )
-        if self.thoughts and not isinstance(self._method(), RSDMethod):
+        for role in inner:
+            refuse(role.llm, [name for name in SENDS if value[name] is not None])
+        if self.thoughts and (inner or not isinstance(self._method(), RSDMethod)):
             raise ConfigurationError(
-                "RSD itself takes models for thoughts, other methods bring theirs; leave out thoughts"
+                "leave out thoughts: they have models of their own where RSD itself writes step by step; other methods "
+                "bring theirs, and LLMs of LlamaIndex write thought and answer in one piece"
             )
         if ready is None:
             self._method().settings(settings)

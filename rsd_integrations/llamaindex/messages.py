@@ -1,14 +1,18 @@
-"""LlamaIndex messages as prompts of the core."""
+"""LlamaIndex messages as prompts of the core, and back; and as models of another provider can read them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.base.llms.types import (
     CachePoint,
     ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    ContentBlock,
     MessageRole,
     TextBlock,
     ThinkingBlock,
@@ -16,6 +20,10 @@ from llama_index.core.base.llms.types import (
 )
 
 from rsd_core import Message, Prompt, PromptError
+from rsd_integrations import tool_calls
+from rsd_integrations.llamaindex.classes import provider_of
+
+logger = logging.getLogger(__name__)
 
 _ROLES = {
     MessageRole.DEVELOPER: "system",
@@ -24,45 +32,161 @@ _ROLES = {
     MessageRole.MODEL: "assistant",
 }
 """Roles that have another name in chat templates."""
-_READ = (TextBlock, ThinkingBlock, ToolCallBlock, CachePoint)
+_READ = (TextBlock, ThinkingBlock, ToolCallBlock, CachePoint, CitableBlock, CitationBlock)
 """Blocks that models of text know, or may leave out."""
+_SIGNED = {"anthropic": "signature", "bedrock_converse": "signature"}
+"""Providers that take back thoughts with a signature of their own alone, and where a block has it."""
 
 
 def as_prompt(messages: Sequence[ChatMessage]) -> Prompt:
-    """Messages as roles and texts, which the models render with their own chat templates.
-
-    Raises:
-        PromptError: A message holds an image or anything else that a model of text would not see.
-    """
+    """Messages as roles and texts, each with its original as `native`."""
     return tuple(_as_message(message) for message in messages)
 
 
-def _as_message(message: ChatMessage) -> Message:
-    for block in message.blocks:
-        if not isinstance(block, _READ):
-            raise PromptError(
-                f"a message holds a block of type {block.block_type!r}, and RSDLLM takes text alone; "
-                "describe it in words, or ask a multimodal model first"
-            )
-    known = message.additional_kwargs
-    extra: dict[str, Any] = {key: known[key] for key in ("tool_call_id", "name") if key in known}
-    if thought := _thought(message):
-        extra["reasoning_content"] = thought
-    if calls := [_call(block) for block in message.blocks if isinstance(block, ToolCallBlock)]:
-        extra["tool_calls"] = calls
-    return Message(_ROLES.get(message.role, message.role.value), message.content or "", extra)
+def text_only(messages: Sequence[ChatMessage]) -> None:
+    """Refuse what a model of text would not see. What other models put into their answers is left out.
+
+    Raises:
+        PromptError: A message that no model wrote holds an image or the like.
+    """
+    for message in messages:
+        for block in () if _role(message) == "assistant" else _blocks(message):
+            if not isinstance(block, _READ):
+                raise PromptError(
+                    f"a message holds a block of type {block.block_type!r}, and models of text do not see it; "
+                    "describe it in words, or take LlamaIndex LLMs that do as draft and target"
+                )
 
 
-def _thought(message: ChatMessage) -> str:
+def originals(prompt: Prompt) -> list[ChatMessage]:
+    """A prompt as LlamaIndex messages, without its tools: the caller's own where it came from LlamaIndex."""
+    return [_original(message) for message in prompt if message.role != "tools"]
+
+
+def readable_by(llm: BaseLLM, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Copies of messages as a model takes them, also where other providers' models wrote some of them.
+
+    Of an assistant's message its texts, thoughts and calls are shown, with arguments as objects; thoughts only without
+    or with the right signature, where a provider asks for one. Calls that are none were never executed and are text.
+    Everything else that an assistant's message may hold was made by its own provider for people to see.
+    """
+    signature = _SIGNED.get(provider_of(llm) or "")
+    return [_readable(message, signature) for message in messages]
+
+
+def tool_call_blocks(message: ChatMessage) -> list[ToolCallBlock]:
+    """The calls of a message: its blocks, else what older models of LlamaIndex have in `additional_kwargs`."""
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    held = () if blocks else message.additional_kwargs.get("tool_calls") or ()
+    return blocks + [call for one in held if (call := _held_call(one)) is not None]
+
+
+def as_text(message: ChatMessage) -> str:
+    """The text of a message with its calls, in the form of Hermes and Qwen templates, without its thought."""
+    return "\n".join(filter(None, [_said(message), *map(_call_as_text, tool_call_blocks(message))]))
+
+
+def _call_as_text(block: ToolCallBlock) -> str:
+    arguments = tool_calls.parsed(block.tool_kwargs or {})
+    if isinstance(arguments, dict):
+        return tool_calls.as_text("", [(block.tool_name, arguments)])
+    return tool_calls.broken_as_text(block.tool_name, arguments)
+
+
+def thought_of(message: ChatMessage) -> str:
+    """What its author thought before the text; empty where that is not known."""
     thoughts = [block.content for block in message.blocks if isinstance(block, ThinkingBlock)]
     return "\n\n".join(filter(None, thoughts))
 
 
+def _role(message: ChatMessage) -> str:
+    return _ROLES.get(message.role, message.role.value)
+
+
+def _said(message: ChatMessage) -> str:
+    return "\n".join(block.text for block in _blocks(message) if isinstance(block, TextBlock))
+
+
+def _blocks(message: ChatMessage) -> Iterator[ContentBlock]:
+    """The blocks of a message, those inside of citable ones included."""
+    for block in message.blocks:
+        if isinstance(block, CitableBlock):
+            yield from block.content
+        else:
+            yield block
+
+
+def _as_message(message: ChatMessage) -> Message:
+    known = message.additional_kwargs
+    extra: dict[str, Any] = {key: known[key] for key in ("tool_call_id", "name") if isinstance(known.get(key), str)}
+    if thought := thought_of(message):
+        extra["reasoning_content"] = thought
+    if calls := [_call(block) for block in tool_call_blocks(message)]:
+        extra["tool_calls"] = calls
+    return Message(_role(message), _said(message), extra, message)
+
+
+def _original(message: Message) -> ChatMessage:
+    if isinstance(message.native, ChatMessage):
+        return message.native
+    blocks: list[Any] = []
+    if thought := message.extra.get("reasoning_content"):
+        blocks.append(ThinkingBlock(content=thought))
+    calls = message.extra.get("tool_calls") or ()
+    if message.content or not calls:
+        blocks.append(TextBlock(text=message.content))
+    blocks += [call for one in calls if (call := _held_call(one)) is not None]
+    known = {key: message.extra[key] for key in ("tool_call_id", "name") if key in message.extra}
+    return ChatMessage(role=MessageRole(message.role), blocks=blocks, additional_kwargs=known)
+
+
+def _readable(message: ChatMessage, signature: str | None) -> ChatMessage:
+    copied = message.model_copy(update={"additional_kwargs": dict(message.additional_kwargs)})  # some write into it
+    if _role(message) != "assistant":
+        return copied
+    held = [] if any(isinstance(block, ToolCallBlock) for block in message.blocks) else tool_call_blocks(message)
+    shown = [_shown(block, signature) for block in (*message.blocks, *held)]
+    known = {key: value for key, value in message.additional_kwargs.items() if key not in CALLS}
+    blocks = [block for block in shown if block is not None]
+    return message.model_copy(update={"blocks": blocks, "additional_kwargs": known})
+
+
+def _shown(block: ContentBlock, signature: str | None) -> ContentBlock | None:
+    """A block of an assistant's message as another model is shown it; None where it is not."""
+    if isinstance(block, TextBlock | CachePoint):
+        return block
+    if isinstance(block, ThinkingBlock):
+        return block if signature is None or block.additional_information.get(signature) else None
+    if not isinstance(block, ToolCallBlock):
+        logger.info("a block of type %r of an assistant's message is left out", block.block_type)
+        return None
+    arguments = tool_calls.parsed(block.tool_kwargs or {})
+    if isinstance(arguments, dict):
+        return block.model_copy(update={"tool_kwargs": arguments})
+    return TextBlock(text=_call_as_text(block))
+
+
+CALLS = ("tool_calls", "function_call")
+"""Fields of a message's `additional_kwargs` that hold calls, with each provider in its own form."""
+
+
 def _call(block: ToolCallBlock) -> dict[str, Any]:
-    arguments = block.tool_kwargs
-    if isinstance(arguments, str):  # templates want an object; what is none stays as it was written
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            arguments = block.tool_kwargs
+    arguments = tool_calls.parsed(block.tool_kwargs)  # templates want an object; what is none stays as it was written
     return {"type": "function", "id": block.tool_call_id, "function": {"name": block.tool_name, "arguments": arguments}}
+
+
+def _held_call(call: Any) -> ToolCallBlock | None:
+    """A call in the form of OpenAI, Anthropic, Ollama or LlamaIndex, as data or as an object."""
+
+    def field(of: Any, *names: str) -> Any:
+        values = [of.get(name) if isinstance(of, Mapping) else getattr(of, name, None) for name in names]
+        return next((value for value in values if value is not None), None)
+
+    function = field(call, "function") or call
+    name = field(function, "name", "tool_name")
+    arguments = field(function, "arguments", "input", "tool_kwargs")
+    if not isinstance(name, str) or not isinstance(arguments, str | dict | None):
+        return None
+    return ToolCallBlock(
+        tool_call_id=field(call, "id", "tool_id", "tool_call_id"), tool_name=name, tool_kwargs=arguments or {}
+    )

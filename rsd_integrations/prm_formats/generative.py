@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rsd_core import Message, Prompt
+from rsd_core.baselines.spoken_scores import spoken_score
 from rsd_core.plugins import Plugin, Registry, of_type
 from rsd_core.thoughts.markers import MARKERS
 
@@ -26,8 +28,9 @@ class Critic:
     """What is put after the critique, so that the next word is the verdict; without it, the verdict is written out."""
     words: tuple[str, str] = (" Yes", " No")
     """The words for a right and a wrong step."""
-    spoken: str = ""
-    """Finds the verdict in what a model wrote to the end, where no probabilities of words can be had; group 1 is it."""
+    spoken: str | Callable[[str], float | None] = ""
+    """Finds the verdict in what a model wrote to the end, where no probabilities of words can be had: an expression
+    whose group 1 is it, or a function that reads the reward."""
     max_tokens: int = 2048
     temperature: float = 0.0
     top_p: float = 1.0
@@ -42,6 +45,8 @@ class Critic:
 
     def spoken_verdict(self, text: str) -> float | None:
         """The reward that the text ends in: 1 for yes, 0 for no, a tenth for each point. None where it says none."""
+        if callable(self.spoken):
+            return self.spoken(text)
         verdicts = re.findall(self.spoken, text, re.IGNORECASE)
         if not verdicts:
             return None
@@ -127,7 +132,7 @@ RUBRIC = Critic(
     # For any model at all: its score is written out.
     name="rubric",
     messages=_rubric,
-    spoken=r"score:[\s*]*(\d+(?:\.\d+)?)",
+    spoken=partial(spoken_score, scale=10),
     max_tokens=512,
 )
 

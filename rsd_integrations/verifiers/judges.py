@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +24,13 @@ from rsd_core import (
     VerifierError,
     parts_of,
 )
+from rsd_core.baselines.spoken_scores import Abstentions
 from rsd_core.concurrency import run_calls
 from rsd_core.thoughts.markers import MARKERS
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.prm_formats import Critic, problem, shown_steps, without_markers
 from rsd_integrations.verifiers.charging import charged_to, charging, joined
 
-logger = logging.getLogger(__name__)
 THOUGHT = 8192
 """Tokens that a model which thinks may do so by, before a critique."""
 
@@ -91,7 +90,7 @@ class WordJudge(Verifier):
             raise ConfigurationError(f"min_mass={min_mass} is out of range; it is a probability below 1")
         self.name = f"judge {model.name}"
         self.model = model
-        self.question, self.min_mass = question, min_mass
+        self.question, self.min_mass, self._abstentions = question, min_mass, Abstentions()
         self.flops_per_token, self.price = model.flops_per_token, model.price
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
@@ -108,8 +107,7 @@ class WordJudge(Verifier):
         answer = await charged_to(self.model, self._ask(path, step))
         with charging([answer.usage]):
             reward = expected(answer.logprobs, self.question.values, self.min_mass)
-        if reward is None:
-            logger.info("%s abstains: %s is not what it would say next", self.name, "/".join(self.question.words))
+        self._abstentions.note(self.name, reward, "/".join(self.question.words) + " is not what it would say next")
         return Scores((reward,), answer.usage)
 
     async def _ask(self, path: Path, step: Step) -> NextWord:
@@ -151,7 +149,7 @@ class CriticJudge(Verifier):
             raise ConfigurationError(f"samples={samples}: at least 1, and 1 for {critic.name}, which is greedy")
         self.name = f"{critic.name} {model.name}"
         self.model, self.critic, self.samples, self.max_tokens = model, critic, samples, max_tokens
-        self.flops_per_token, self.price = model.flops_per_token, model.price
+        self.flops_per_token, self.price, self._abstentions = model.flops_per_token, model.price, Abstentions()
         if not self._by_word and not critic.spoken:
             raise ConfigurationError(
                 f"{model!r} does not tell probabilities of words, which the critic {critic.name} reads its verdict from"
@@ -198,10 +196,9 @@ class CriticJudge(Verifier):
                     "allow more (judge,max_tokens=…), or let it judge without a thought "
                     "(template.enable_thinking=false with most models)"
                 )
-        if not known:
-            end = critiques.steps[0].text[-80:] if critiques.steps else ""
-            logger.info("%s abstains: a critique without a verdict, it ends in %r", self.name, end)
-        return Scores((sum(known) / len(known) if known else None,), sum(spent, Usage()))
+        reward = sum(known) / len(known) if known else None
+        self._abstentions.note(self.name, reward, critiques.steps[0].text if critiques.steps else "")
+        return Scores((reward,), sum(spent, Usage()))
 
     @property
     def _by_word(self) -> bool:

@@ -15,6 +15,7 @@ from rsd_core import (
     Limits,
     MajorityVote,
     Path,
+    RoleWarning,
     Settings,
     SpecReason,
     SpeculativeDecoding,
@@ -23,7 +24,6 @@ from rsd_core import (
     TargetJudge,
     TiltedDecoder,
     Usage,
-    VerifierError,
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
@@ -180,12 +180,18 @@ def test_specreason_asks_the_target_for_a_digit() -> None:
     assert [step.reward for step in result.steps] == [8 / 9, 3 / 9]
     assert "What is it?" in asked[0]
     assert result.ledger.verifier.calls == 2
-    with pytest.raises(VerifierError, match="digit"):
-        SpecReason(
-            drafter=ScriptedDrafter(["x"]),
-            target=ScriptedTarget(["no number"]),
-            settings=Settings(on_verifier_error="raise"),
+    with pytest.warns(RoleWarning, match="gave no score in any of its first 8 replies"):
+        silent = SpecReason(
+            drafter=ScriptedDrafter(["x"] * 9),
+            target=ScriptedTarget(
+                lambda path, _: "no number" if "Score:" in path.prompt[-1].content else f"step {path.depth}\n\n"
+            ),
+            settings=Settings(on_verifier_error="raise", delimiter="\n\n", limits=Limits(max_steps=9)),
         ).run("question")
+    assert [step.reward for step in silent.steps] == [None] * 9
+    account = silent.ledger.verifier
+    assert (account.calls, account.failed, account.abstained) == (9, 0, 9)
+    assert account.generated > 0
     assert isinstance(made.verifier, TargetJudge)
 
 

@@ -32,7 +32,7 @@ THOUGHT = "<think>\nAdd.\n\nMore.\n</think>\n\n48."
 
 @cache
 def written(name: str, thinking: bool) -> list[Rollout]:
-    return responses(name, thinking, 200, seed=5)
+    return responses(name, thinking, 100, seed=5)
 
 
 def accuracy(rollouts: list[Rollout]) -> float:

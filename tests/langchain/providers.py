@@ -149,11 +149,17 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def provider() -> Iterator[Provider]:
-    """A provider behind a port of the loopback interface."""
+def provider(*, keeps_alive: bool = False) -> Iterator[Provider]:
+    """A provider behind a port of the loopback interface.
+
+    Args:
+        keeps_alive: Whether connections stay open after an answer, as those of real providers do.
+    """
     served, lock = Provider(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1" if keeps_alive else "HTTP/1.0"
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
             api = _api(self.path)
@@ -470,7 +476,8 @@ def _responses_stream(asked: Asked, reply: Reply) -> Iterator[bytes]:
     yield event("response.created", response=whole | {"status": "in_progress", "output": [], "usage": None})
     for i, item in enumerate(whole["output"]):
         at = {"output_index": i, "item_id": item["id"]}
-        empty = {"content": []} if item["type"] == "message" else {"arguments": ""} if "arguments" in item else {}
+        empty: dict[str, Any] = {"content": []} if item["type"] == "message" else {}
+        empty |= {"arguments": ""} if "arguments" in item else {}
         yield event("response.output_item.added", output_index=i, item=item | empty)
         if item["type"] == "message":
             part = item["content"][0]
@@ -492,7 +499,7 @@ def _anthropic_stream(asked: Asked, reply: Reply) -> Iterator[bytes]:
         return _event({"type": kind, **more}, kind)
 
     whole = _anthropic(asked, reply)
-    started = {"content": [], "stop_reason": None, "stop_sequence": None}
+    started: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
     yield event("message_start", message=whole | started | {"usage": {"input_tokens": reply.read, "output_tokens": 1}})
     for i, block in enumerate(whole["content"]):
         kind = block["type"]
@@ -621,7 +628,7 @@ def chat_google(served: Provider, **options: Any) -> BaseChatModel:
 
 def chat_bedrock(served: Provider, **options: Any) -> BaseChatModel:
     """`ChatBedrockConverse`, with credentials of its own: none of the machine are looked for."""
-    from botocore.config import Config
+    from botocore.config import Config  # type: ignore[import-untyped]
     from langchain_aws import ChatBedrockConverse
 
     return ChatBedrockConverse(

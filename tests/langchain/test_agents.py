@@ -222,8 +222,8 @@ def test_records_grow_over_the_turns_of_a_thread() -> None:
 
 
 def test_mistakes_are_refused_when_the_middleware_is_made() -> None:
-    with pytest.raises(ConfigurationError, match="no chat model"):
-        RSDMiddleware("gpt", good)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="names no model"):
+        RSDMiddleware("gpt", good)
     with pytest.raises(ConfigurationError, match="binary_stp"):
         RSDMiddleware(always("x"), good, "binary_stp:1")
     with pytest.raises(ConfigurationError, match="names no model"):

@@ -59,7 +59,7 @@ def test_llms_are_answered(name: str, served: Provider) -> None:
 
 @pytest.mark.parametrize("name", [*CHATS, *LLMS])
 def test_errors_are_errors_of_the_class(name: str, served: Provider) -> None:
-    model: Any = (CHATS | LLMS)[name](served)  # type: ignore[operator]
+    model: Any = (CHATS | LLMS)[name](served)
     served.answers(Reply("a wrong key", status=401))
     with pytest.raises(Exception, match=r"401|wrong key"):
         model.invoke("x")

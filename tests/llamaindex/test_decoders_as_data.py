@@ -48,15 +48,16 @@ def test_a_policy_of_ones_own() -> None:
 )
 def test_a_decoder_as_text_is_made_of_the_models_beside_it(decoder: Any, kind: type, loaded: set[str]) -> None:
     model = RSDLLM(**SPECS, decoder=decoder, settings=Settings(seed=3))
-    made, _ = model._decoder({"max_tokens": 70})
+    made, _ = model._decoder(model._call({"max_tokens": 70}))
     assert type(made) is kind
     assert (made.settings.seed, made.settings.limits.max_tokens) == (3, 70)
     assert all(model._loaded.has(spec) == (spec in loaded) for spec in SPECS.values())
     assert asyncio.run(model.acomplete("q")).text == model.complete("q").text
     for other in (RSDLLM.from_dict(model.to_dict()), pickle.loads(pickle.dumps(model)), model.model_copy(deep=True)):
         assert other.decoder == model.decoder
-        assert type(other._decoder({})[0]) is kind
-    assert type(model.model_copy(update={"decoder": "target"})._decoder({})[0]) is TargetOnly
+        assert type(other._decoder(other._call({}))[0]) is kind
+    copied = model.model_copy(update={"decoder": "target"})
+    assert type(copied._decoder(copied._call({}))[0]) is TargetOnly
 
 
 @pytest.mark.parametrize(

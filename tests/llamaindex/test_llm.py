@@ -108,12 +108,15 @@ async def test_a_calls_stop_replaces_the_models_own() -> None:
 
 
 @pytest.mark.parametrize("face", FACES)
-async def test_tokens_are_counted_once_and_as_the_ledger_has_them(face: str) -> None:
+async def test_tokens_are_counted_once_and_as_the_answers_own_call(face: str) -> None:
     # CustomLLM's chat calls complete, so that a handler hears of one answer twice.
     counter = TokenCountingHandler(tokenizer=str.split)
-    responses = await ask(llm(callback_manager=CallbackManager([counter])), face)
-    total = result_of(responses[-1]).ledger.total
-    assert (counter.prompt_llm_token_count, counter.completion_llm_token_count) == (total.read, total.generated)
+    responses = await ask(llm(callback_manager=CallbackManager([counter])), face, "how many are free?")
+    result = result_of(responses[-1])
+    wrote = sum(step.size for step in result.steps)
+    assert (counter.prompt_llm_token_count, counter.completion_llm_token_count) == (result.prompt_tokens, wrote)
+    assert 0 < wrote < result.ledger.total.generated  # a draft was rejected
+    assert 0 < result.prompt_tokens < result.ledger.total.read
     assert len(counter.llm_token_counts) == 1
     usage = responses[-1].additional_kwargs
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] == counter.total_llm_token_count
@@ -356,8 +359,8 @@ async def test_options_of_a_call_hold_for_that_call(face: str) -> None:
     model = llm()
     assert (await ask(model, face, max_tokens=8))[-1].raw["finish_reason"] == "length"
     assert text((await ask(model, face))[-1]) == TEXT
-    with pytest.raises(ConfigurationError, match=r"no tool_choice, top_k; it takes temperature"):
-        await ask(model, face, top_k=3, tool_choice="any")
+    with pytest.raises(ConfigurationError, match=r"no logit_bias, top_k; it takes temperature"):
+        await ask(model, face, top_k=3, logit_bias={})
     with pytest.raises(ConfigurationError, match=r"temperature.*less than or equal to 5.*got 9"):
         await ask(model, face, temperature=9)
 

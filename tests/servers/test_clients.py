@@ -16,6 +16,7 @@ import pytest
 
 from rsd_core import RSDConfig
 from rsd_integrations.embedded.task import problems
+from tests.langchain.providers import Asked, Call, Reply, provider
 from tests.servers.gateways import KEY, LITELLM, LiteLLM
 from tests.servers.launcher import ROOT, Server, running
 
@@ -57,20 +58,20 @@ def wanted() -> list[str]:
         return [result.text for result in decoder.run_many(ASKED, seed=SEED)]
 
 
-def told_by(python: Path, client: str, url: str) -> dict[str, list[str]]:
+def told_by(python: Path, client: str, url: str) -> dict[str, Any]:
     """What a client got, by the way in which it asked."""
     assert python.exists(), f"`make servers` installs {python}"
     ran = subprocess.run(
         [str(python), str(CLIENTS / client), url],
         input=json.dumps(ASKED),
-        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "*"},
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "*", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    told: dict[str, list[str]] = json.loads(ran.stdout.splitlines()[-1])
+    told: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return told
 
 
@@ -83,6 +84,28 @@ def test_all_ways_of_a_client_get_the_texts_of_the_bare_decoder(
     told = told_by(ROOT / environment / "bin" / "python", client, served.url)
     assert told == dict.fromkeys(told, wanted)
     assert len(told) == ways
+
+
+def test_llamaindexs_own_openai_class_plays_the_roles() -> None:
+    def answer(asked: Asked) -> Reply:
+        if asked.model in ("cheap", "strong") and "moved" not in json.dumps(asked.body["messages"]):
+            amount = {"cheap": 999, "strong": 100}[asked.model]
+            return Reply(calls=[Call("transfer", json.dumps({"amount": amount}))], reason="tool_calls")
+        return {
+            "cut": Reply(calls=[Call("transfer", '{"amount": 100')], reason="length"),
+            "locked": Reply("a wrong key", status=401),
+            "judge": Reply("Fine. Score (0-9): 9."),
+        }.get(asked.model, Reply(f"Done by {asked.model}."))
+
+    with provider() as made:
+        made.answers_by(answer)
+        told = told_by(ROOT / ".venv-clients" / "bin" / "python", "llamaindex_roles.py", made.url)
+        drafts = [asked.body for asked in made.asked if asked.model == "cheap"]
+    agent = ["Done by cheap.", [100], ["draft"], 2, 30]
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    assert told == {"agent True": agent, "agent False": agent, "cut": [], "error": 401, "judge": [usage, 1.0]}
+    assert drafts[0].items() >= {"max_tokens": 99, "top_p": 0.5}.items()
+    assert isinstance(drafts[0]["seed"], int)
 
 
 def test_litellms_proxy_hands_answers_streams_and_refusals_on(served: RSDServe, wanted: list[str]) -> None:

@@ -273,9 +273,9 @@ def test_entropy_says_how_sure_the_model_was(lm: Folder, generator: HuggingFaceG
 
 
 def test_why_a_judge_abstains_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "rsd_integrations.verifiers"):
+    with caplog.at_level("INFO", "rsd_core.baselines.spoken_scores"):
         score(CriticJudge(Talker("I \x1b[31mcannot say."), CRITICS["rubric"]))
         score(WordJudge(Talker(logprobs=[-math.inf, -math.inf]), YES_NO))
     first, second = (record.getMessage() for record in caplog.records)
-    assert first == r"rubric talker abstains: a critique without a verdict, it ends in 'I \x1b[31mcannot say.'"
+    assert first == r"rubric talker abstains: no score in 'I \x1b[31mcannot say.'"
     assert second.startswith("judge talker abstains")

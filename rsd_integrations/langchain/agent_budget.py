@@ -1,0 +1,117 @@
+"""What an agent may spend, by run and by thread, and what it spent, in the agent's own state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, NotRequired
+
+from langchain.agents.middleware import AgentState
+from langchain.agents.middleware.types import PrivateStateAttr
+from pydantic import Field, ValidationError
+
+from rsd_core import ConfigurationError, RunError
+from rsd_core.data import Data, explain
+from rsd_core.limits import Amount, Count
+
+
+def merged(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of model calls, each once: parallel branches and subgraphs hand on what they were given as well."""
+    known = {record["id"] for record in before}
+    return before + [record for record in new if record["id"] not in known]
+
+
+class RSDState(AgentState[Any]):
+    """The agent's state with a record of each model call."""
+
+    rsd: NotRequired[Annotated[list[dict[str, Any]], merged]]
+    """For each call: `author` (`draft`, `target`, or `limit` where a budget was spent), `reward`, `accepted`, `tools`
+    that the judged message calls, `policy` by which it was judged, `refused` (why the draft could not be kept whatever
+    its reward), `limit`, `tokens` of the answer, `usage` of all models together, the verifier included, their `cost`,
+    `target_calls`, `degradations`, `middleware` and an `id`."""
+    rsd_run: NotRequired[Annotated[int, PrivateStateAttr]]
+    """How many records there were when the run began."""
+
+
+class AgentBudget(Data):
+    """What the model calls of one run, or of a thread, may take at most; None is no limit.
+
+    Tokens and money are checked before each model call of the agent, which may overshoot them by one call.
+    """
+
+    max_target_calls: Annotated[int, Field(ge=0)] | None = None
+    """Calls of the agent's own model. Drafts that their policy accepts go on without it."""
+    max_tokens: Count | None = None
+    """Tokens read and written, of all models together."""
+    max_cost: Amount | None = None
+    """Money, in the currency of the prices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """The budgets of an agent."""
+
+    run: AgentBudget
+    thread: AgentBudget
+
+    @property
+    def need_prices(self) -> bool:
+        """Whether money is limited."""
+        return any(budget.max_cost is not None for budget in (self.run, self.thread))
+
+    def spent(self, state: Mapping[str, Any], middleware: str, *names: str) -> str | None:
+        """The first of some limits that is reached, in words; None where there is room.
+
+        Args:
+            state: The agent's.
+            middleware: Whose records count.
+            names: Fields of `AgentBudget`.
+        """
+        records = state.get("rsd") or []
+        scopes = (("run", self.run, records[state.get("rsd_run") or 0 :]), ("thread", self.thread, records))
+        for scope, budget, within in scopes:
+            own = [record for record in within if record["middleware"] == middleware]
+            for name in names:
+                most = getattr(budget, name)
+                if most is not None and (used := _USED[name](own)) >= most:
+                    return f"{name}={most:g} of this {scope} is reached: {used:g} used"
+        return None
+
+
+class BudgetExceededError(RunError):
+    """The budget of a run or thread is spent, and `exit_behavior` is `error`.
+
+    Args:
+        message: Which limit.
+        record: The record of the call that met it, which the agent's state does not get.
+    """
+
+    def __init__(self, message: str, record: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.record = record
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.record)
+
+
+def as_budget(value: AgentBudget | Mapping[str, Any] | None, name: str) -> AgentBudget:
+    """A budget from data.
+
+    Raises:
+        ConfigurationError: An unknown limit, or one out of its range.
+    """
+    try:
+        return AgentBudget.model_validate({} if value is None else value)
+    except ValidationError as error:
+        raise ConfigurationError(f"{name}: {explain(error)}") from error
+
+
+_USED: dict[str, Any] = {
+    "max_target_calls": lambda records: sum(record["target_calls"] for record in records),
+    "max_tokens": lambda records: sum(record["usage"]["total_tokens"] for record in records),
+    "max_cost": lambda records: _money(record["cost"] for record in records),
+}
+
+
+def _money(costs: Iterable[float | None]) -> float:
+    return sum([cost or 0.0 for cost in costs])

@@ -1,0 +1,432 @@
+"""One model call of an agent as a decoder with its prompt."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast, get_args
+
+from langchain.agents.middleware import ExtendedModelResponse, ModelRequest, ModelResponse
+from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.types import Command
+
+from rsd_core import (
+    Drafter,
+    Generation,
+    Ledger,
+    Path,
+    Price,
+    Prompt,
+    Result,
+    RewardGuidedDecoder,
+    RunError,
+    Scores,
+    Settings,
+    Step,
+    StepRequest,
+    Target,
+    TargetError,
+    Usage,
+    Verifier,
+)
+from rsd_core.ledger import Role
+from rsd_core.model import add_usage
+from rsd_integrations.langchain.agent_budget import BudgetExceededError, Budgets
+from rsd_integrations.langchain.bill import BILL_EVENT, BillItem, bill_of_ledger
+from rsd_integrations.langchain.broken_calls import StreamedCalls, streamed_calls
+from rsd_integrations.langchain.identities import model_name
+from rsd_integrations.langchain.judges import FunctionVerifier
+from rsd_integrations.langchain.messages import as_prompt, as_text
+from rsd_integrations.langchain.silent_calls import Signal, call_async, call_in_thread
+from rsd_integrations.langchain.thoughts import readable_by, thought_of
+from rsd_integrations.langchain.tokens import usage_of_reply
+from rsd_integrations.langchain.tool_policies import ToolPolicies, TurnPolicy, as_words
+from rsd_integrations.langchain.trace import metadata, step_data, usage
+from rsd_integrations.loaded_models import LoadedModels
+from rsd_integrations.turns import as_response
+
+ExitBehavior = Literal["end", "error", "draft"]
+_Response = ModelResponse[Any]
+Handler = Callable[[ModelRequest[Any]], _Response | Awaitable[_Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a middleware was given, for all of its turns."""
+
+    name: str
+    draft: BaseChatModel
+    draft_settings: Mapping[str, Any]
+    """Options of the draft's calls."""
+    verifier: str | Verifier | None
+    policies: ToolPolicies
+    budgets: Budgets
+    exit_behavior: ExitBehavior
+    prices: Mapping[str, Price]
+    """By name of a model."""
+    settings: Settings
+    trace_inner: bool
+    loaded: LoadedModels = field(default_factory=LoadedModels)
+    debts: Debts = field(default_factory=lambda: Debts())
+
+    @property
+    def judge(self) -> Verifier | None:
+        """The verifier, loaded."""
+        return None if self.verifier is None else self.loaded.get(self.verifier)
+
+    def drafted(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """A call of the agent as one of the draft model."""
+        return request.override(model=self.draft, model_settings={**request.model_settings, **self.draft_settings})
+
+
+class Turn:
+    """One model call of an agent: drafted, judged, perhaps answered anew; then its response and its record.
+
+    Args:
+        rsd: What the middleware was given.
+        request: The agent's call.
+        handler: What carries out a call.
+        blocking: Whether it does so without a coroutine.
+    """
+
+    def __init__(self, rsd: Setup, request: ModelRequest[Any], handler: Handler, *, blocking: bool) -> None:
+        self._rsd, self._request = rsd, request
+        state = cast("Mapping[str, Any]", request.state)
+        self._spent = rsd.budgets.spent(state, rsd.name, "max_tokens", "max_cost")
+        self._limit = self._spent or rsd.budgets.spent(state, rsd.name, "max_target_calls")
+        self._policy = rsd.policies.for_turn(request)
+        self._drafter = _Caller(rsd.drafted(request), handler, rsd, blocking=blocking, policy=self._policy)
+        self._target = _Caller(request, handler, rsd, blocking=blocking)
+        self.record: dict[str, Any] = {}
+        """What is told of the call, in the agent's state and in traces."""
+
+    def run(self, _: object) -> dict[str, Any]:
+        """Make the call, and give its record."""
+        if self._spent is not None:
+            return self._settle(None)
+        try:
+            result = self._decoder().run(self._prompt)
+        except (TargetError, Signal) as error:
+            ledger = self._owed(error)
+            dispatch_custom_event(BILL_EVENT, self._items(ledger))
+            raise _origin(error) from error
+        dispatch_custom_event(BILL_EVENT, self._items(result.ledger))
+        return self._settle(result)
+
+    async def arun(self, _: object) -> dict[str, Any]:
+        """The same, asynchronously."""
+        if self._spent is not None:
+            return self._settle(None)
+        try:
+            result = await self._decoder().arun(self._prompt)
+        except (TargetError, Signal) as error:
+            ledger = self._owed(error)
+            await adispatch_custom_event(BILL_EVENT, self._items(ledger))
+            raise _origin(error) from error
+        await adispatch_custom_event(BILL_EVENT, self._items(result.ledger))
+        return self._settle(result)
+
+    @property
+    def response(self) -> ExtendedModelResponse[Any]:
+        """The chosen model's response, and the record for the state."""
+        update: dict[str, Any] = {"rsd": [self.record]}
+        if self.record["author"] == "limit":  # without calls an agent ends anyway, unless it waits for its structure
+            update["jump_to"] = "end"
+        return ExtendedModelResponse(self._response, Command(update=update))
+
+    def _decoder(self) -> RewardGuidedDecoder:
+        rsd = self._rsd
+        verifier = rsd.judge
+        decoder = RewardGuidedDecoder(
+            drafter=self._drafter,
+            verifier=None if verifier is None else _TurnVerifier(verifier, self._policy, rsd.prices),
+            target=self._target if self._limit is None else _AtLimit(self._drafter, self._policy, rsd, self._limit),
+            policy=self._policy,
+            settings=rsd.settings,
+        )
+        return rsd.loaded.watched(decoder)
+
+    @property
+    def _prompt(self) -> Prompt:
+        request = self._request
+        system = [request.system_message] if request.system_message else []
+        return as_prompt([*system, *request.messages], self._policy.definitions)
+
+    def _settle(self, result: Result | None) -> dict[str, Any]:
+        """Choose the response and make the record."""
+        ledger = _sum(None if result is None else result.ledger, self._rsd.debts.pay(self._request))
+        result = None if result is None else replace(result, ledger=ledger)
+        step = result.steps[-1] if result is not None and result.steps else None
+        author = "target" if step is None else step.author
+        drafted = author == "draft" or (step is None and self._target.response is None)
+        if self._limit is not None and author == "target":
+            author, drafted = "limit", False
+            ledger.target.calls -= result is not None  # nobody was called
+            message = step.native if step is not None else None
+            self._response = _Response([message if isinstance(message, AIMessage) else _limited(self._limit)])
+        else:
+            chosen = self._drafter if drafted else self._target
+            assert chosen.response is not None
+            self._response = chosen.response
+        judged = self._drafter.message or self._message
+        reward = None if step is None or self._policy.refused is not None else step.reward
+        self.record = {
+            **({"kind": "answer", "accepted": False, "tokens": 0} if step is None else _told(step_data(step, 0))),
+            "id": uuid.uuid4().hex,
+            "middleware": self._rsd.name,
+            "author": author,
+            "reward": reward,
+            "tools": [call["name"] for call in judged.tool_calls] if judged is not None else [],
+            "policy": [as_words(policy) for policy in self._policy.applied],
+            "refused": self._policy.refused,
+            "limit": self._limit if author == "limit" else None,
+            **_cost(ledger, result),
+        }
+        if author == "limit" and (self._rsd.exit_behavior == "error" or self._met_before):
+            raise BudgetExceededError(str(self._limit), self.record)
+        if result is not None:
+            self._mark(result)
+        return self.record
+
+    @property
+    def _models(self) -> dict[Role, str]:
+        """The names of the models in the roles."""
+        judge = self._rsd.judge
+        return {
+            "drafter": self._drafter.name,
+            "verifier": "" if judge is None else judge.name,
+            "target": self._target.name,
+        }
+
+    @property
+    def _met_before(self) -> bool:
+        """Whether this run met its limit already: the agent did not end of that, and would go on for ever."""
+        state = cast("Mapping[str, Any]", self._request.state)
+        records = (state.get("rsd") or [])[state.get("rsd_run") or 0 :]
+        return any(record["limit"] and record["middleware"] == self._rsd.name for record in records)
+
+    @property
+    def _message(self) -> AIMessage | None:
+        return next((message for message in self._response.result if isinstance(message, AIMessage)), None)
+
+    def _mark(self, result: Result) -> None:
+        """Put the result into the message's metadata, as `ChatRSD` does."""
+        message = self._message
+        if message is None:
+            return
+        told = message.response_metadata | {"rsd": metadata(result, self._models)["rsd"]}
+        marked = message.model_copy(update={"response_metadata": told})
+        self._response = replace(
+            self._response, result=[marked if one is message else one for one in self._response.result]
+        )
+
+    def _owed(self, error: TargetError | Signal) -> Ledger:
+        """What a failed call cost, noted for the record of the one that succeeds."""
+        partial = getattr(error, "partial", None)
+        ledger = Ledger() if partial is None else partial.ledger
+        if partial is None:  # an interrupt: the models' calls are known, the verifier's is not
+            for account, caller in ((ledger.drafter, self._drafter), (ledger.target, self._target)):
+                for usage in caller.paid:
+                    account.charge(caller, usage)
+        self._rsd.debts.add(self._request, ledger)
+        return ledger
+
+    def _items(self, ledger: Ledger) -> list[BillItem]:
+        """What this attempt cost; an RSD that is the target tells its own bill."""
+        apart = self._limit is not None or self._target.is_rsd
+        return [item for item in bill_of_ledger(ledger, self._models) if not (apart and item["role"] == "target")]
+
+
+class Debts:
+    """What calls cost that failed, by task of the graph: the record of the call that at last succeeds has it.
+
+    A failed call leaves nothing in the agent's state; without this, each retry would be free.
+    """
+
+    def __init__(self) -> None:
+        self._owed: dict[str, Ledger] = {}
+
+    def add(self, request: ModelRequest[Any], ledger: Ledger) -> None:
+        """Note what a failed call cost."""
+        task = _task(request)
+        if task is not None:
+            self._owed[task] = _sum(ledger, self._owed.get(task))
+            while len(self._owed) > _MOST_DEBTS:  # of runs that were given up
+                self._owed.pop(next(iter(self._owed)))
+
+    def pay(self, request: ModelRequest[Any]) -> Ledger | None:
+        """What the calls cost that failed before, now no longer owed."""
+        return self._owed.pop(_task(request) or "", None)
+
+
+_MOST_DEBTS = 1000
+
+
+class _Caller(Drafter, Target):
+    """A model as the agent calls it."""
+
+    def __init__(
+        self,
+        request: ModelRequest[Any],
+        handler: Handler,
+        rsd: Setup,
+        *,
+        blocking: bool,
+        policy: TurnPolicy | None = None,
+    ) -> None:
+        model = request.model
+        self.name = model_name(model)
+        self.price = rsd.prices.get(self.name)
+        self.response: _Response | None = None
+        self.message: AIMessage | None = None
+        self.is_rsd = False
+        """Whether it is an RSD itself, by its replies."""
+        self.paid: list[Usage] = []
+        """For each reply."""
+        self._request = request.override(messages=cast("list[AnyMessage]", readable_by(model, request.messages)))
+        self._handler, self._blocking, self._policy = handler, blocking, policy
+        self._traced = policy is None or rsd.trace_inner
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:  # noqa: ARG002 - the agent's holds all
+        started = time.perf_counter()
+        self.response = self.message = None
+        try:
+            if self._blocking:
+                return await call_in_thread(lambda: self._ask(path, started), self.name, traced=self._traced)
+            return await call_async(self._ask_async(path, started), self.name, traced=self._traced)
+        except Exception as error:
+            reply = getattr(error, "ai_message", None)  # of a reply that could not be parsed, and was paid for
+            if isinstance(reply, AIMessage):
+                add_usage(error, self._usage(reply, started))
+            raise
+
+    def _ask(self, path: Path, started: float) -> Generation:
+        with streamed_calls() as calls:
+            response = cast("_Response", self._handler(self._request))
+        return self._read(response, calls, path, started)
+
+    async def _ask_async(self, path: Path, started: float) -> Generation:
+        with streamed_calls() as calls:
+            response = await cast("Awaitable[_Response]", self._handler(self._request))
+        return self._read(response, calls, path, started)
+
+    def _read(self, response: _Response, calls: StreamedCalls, path: Path, started: float) -> Generation:
+        messages = [calls.without_broken_calls(one) if isinstance(one, AIMessage) else one for one in response.result]
+        response = replace(response, result=messages)
+        reply = next((message for message in response.result if isinstance(message, AIMessage)), None)
+        usage = self._usage(reply or "", started)
+        self.paid.append(usage)
+        if reply is None:
+            raise RunError(f"{self.name} gave no message", usage=usage)
+        self.response, self.message = response, reply
+        if self._policy is not None:
+            self._policy.see(response, reply)
+        text = as_response(as_text(reply), thought_of(reply), path)
+        return Generation((Step(text, "end", size=usage.generated, native=reply),), usage)
+
+    def _usage(self, reply: AIMessage | str, started: float) -> Usage:
+        seconds = time.perf_counter() - started
+        told = reply.response_metadata.get("rsd") if isinstance(reply, AIMessage) else None
+        if told is None:
+            return usage_of_reply(reply, self._request.messages, seconds)
+        self.is_rsd = True
+        total = told["ledger"]["total"]  # the whole of it was paid for
+        read = total["computed"] - total["generated"] + total["reused"]
+        return Usage(read, total["computed"], total["reused"], total["generated"], seconds=seconds)
+
+
+class _AtLimit(Target):
+    """What stands in the target's place when its budget is spent: it says so, or keeps a draft that calls nothing."""
+
+    price = Price(0, 0)
+
+    def __init__(self, drafter: _Caller, policy: TurnPolicy, rsd: Setup, limit: str) -> None:
+        self.name = "limit"
+        self._drafter, self._policy, self._rsd, self._limit = drafter, policy, rsd, limit
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:  # noqa: ARG002
+        draft = self._drafter.message
+        kept = self._rsd.exit_behavior == "draft" and draft is not None
+        if not kept or draft is None or draft.tool_calls or draft.invalid_tool_calls:
+            draft = _limited(self._limit)
+        return Generation((Step(as_text(draft) or " ", "end", native=draft),), Usage())
+
+
+class _TurnVerifier(Verifier):
+    """A verifier that is not asked about what cannot be kept anyway."""
+
+    def __init__(self, verifier: Verifier, policy: TurnPolicy, prices: Mapping[str, Price]) -> None:
+        self.name, self.flops_per_token = verifier.name, verifier.flops_per_token
+        free = Price(0, 0) if isinstance(verifier, FunctionVerifier) else None
+        self.price = verifier.price or prices.get(verifier.name) or free
+        self._verifier, self._policy = verifier, policy
+
+    async def score(self, path: Path, steps: Any) -> Scores:
+        if self._policy.refused is not None:
+            return Scores((None,) * len(steps), Usage())
+        return await self._verifier.score(path, steps)
+
+
+def is_draft(model: BaseChatModel) -> bool:
+    """Whether a model is called as the draft of a middleware around this one."""
+    return _DRAFT in (getattr(model, "tags", None) or [])
+
+
+def as_draft(model: BaseChatModel) -> BaseChatModel:
+    """A model whose calls are told from the agent's own.
+
+    LangGraph's message streams leave out what is tagged so. Nobody is to see the tokens of a draft, so it is not
+    streamed, unless its user has made the model to stream.
+    """
+    update: dict[str, Any] = {"tags": [*(model.tags or []), "nostream", _DRAFT]}
+    if getattr(model, "streaming", None) is not True:
+        update["disable_streaming"] = True
+    return model.model_copy(update=update)
+
+
+_DRAFT = "rsd:draft"
+
+
+def _origin(error: TargetError | Signal) -> BaseException:
+    """What was raised in the first place, for the middleware around this one to recognise."""
+    return error.signal if isinstance(error, Signal) else error.__cause__ or error
+
+
+def _limited(limit: str) -> AIMessage:
+    return AIMessage(f"The budget is spent: {limit}.")
+
+
+def _told(step: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in step.items() if key not in ("step", "text")}
+
+
+def _cost(ledger: Ledger, result: Result | None) -> dict[str, Any]:
+    """What a call cost, all models together."""
+    accounts = (ledger.drafter, ledger.verifier, ledger.target)
+    costs = [account.cost for account in accounts if account.computed or account.reused]
+    total = ledger.total
+    none = {"input_tokens": total.read, "output_tokens": total.generated, "total_tokens": total.read + total.generated}
+    return {
+        "usage": none if result is None else dict(usage(result)),
+        "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
+        "target_calls": ledger.target.calls,
+        "degradations": [] if result is None else [item.message for item in result.degradations],
+    }
+
+
+def _sum(*ledgers: Ledger | None) -> Ledger:
+    total = Ledger()
+    for role in get_args(Role):
+        for ledger in filter(None, ledgers):
+            total.account(role).add(ledger.account(role))
+    return total
+
+
+def _task(request: ModelRequest[Any]) -> str | None:
+    """The task of the graph that a call belongs to, whichever attempt it is."""
+    info = getattr(request.runtime, "execution_info", None)
+    return None if info is None else f"{info.thread_id} {info.task_id}"

@@ -1,0 +1,63 @@
+"""Models by name, as LangChain's users write them: `"openai:gpt-5-nano"` is what `init_chat_model` makes of it."""
+
+from __future__ import annotations
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import ValidationError
+
+from rsd_core import ConfigurationError, MissingDependency, SpecError
+from rsd_core.data import explain, masked, nearest
+from rsd_core.registry import BACKENDS, GGUF, split_spec
+
+_LANGCHAIN = "langchain"
+_SHARED = "openai"
+"""A kind of ours and a provider of LangChain's: ours where a URL or options are named."""
+
+
+def is_chat_models_name(text: str) -> bool:
+    """Whether a text is a name for `init_chat_model`, as `PROVIDER:MODEL` or `MODEL`, and no spec of ours."""
+    (kind, *options), rest = split_spec(text)
+    if kind == _SHARED:
+        return not options and "@" not in rest and "," not in rest
+    return kind not in BACKENDS and not text.endswith(GGUF)  # a file, of which our own error knows more
+
+
+def chat_model(name: str) -> BaseChatModel:
+    """The chat model that `init_chat_model` makes of a name.
+
+    Args:
+        name: `PROVIDER:MODEL`, or a `MODEL` whose provider is known by its name; with `langchain:` before it or not.
+
+    Raises:
+        SpecError: LangChain knows no such provider.
+        MissingDependency: `langchain` is not installed.
+        ConfigurationError: The provider's class cannot be made: its package or its key is missing.
+    """
+    try:
+        from langchain.chat_models import base
+    except ModuleNotFoundError as error:
+        raise MissingDependency("langchain", "agents", f"the chat model {masked(name)!r}") from error
+    model = name.removeprefix(f"{_LANGCHAIN}:")
+    if model == name and not is_chat_models_name(name):
+        raise SpecError(
+            f"{masked(name)!r} is a spec of `rsd models`, and what is wanted is a chat model of LangChain: a name such "
+            "as 'openai:gpt-5-nano', or an object such as ChatOpenAI(model='…', base_url='http://…')"
+        )
+    try:
+        return base.init_chat_model(model)
+    except ValidationError as error:
+        why = explain(error)
+    except ImportError as error:
+        why = str(error)
+    except Exception as error:  # each provider has errors of its own for a key that is missing
+        providers = list(getattr(base, "_BUILTIN_PROVIDERS", ()))
+        provider, colon, rest = model.partition(":")
+        if isinstance(error, ValueError) and (not colon or provider not in providers):
+            near = nearest(provider, [*providers, *BACKENDS])
+            meant = f" Did you mean '{near}{colon}{rest or '…'}'?" if near else ""
+            raise SpecError(
+                f"{masked(name)!r} names no model: {provider!r} is neither a provider of LangChain's init_chat_model, "
+                f"as in 'openai:gpt-5-nano', nor a kind that `rsd models` lists.{meant}"
+            ) from error
+        why = str(error).strip().partition("\n")[0]
+    raise ConfigurationError(f"{masked(name)!r} makes no chat model: {masked(why)}")

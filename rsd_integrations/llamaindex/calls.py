@@ -1,0 +1,76 @@
+"""What one call of `RSDLLM` asks for besides its fields: tools, and options of LlamaIndex models in the roles."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.tools import BaseTool
+
+from rsd_core import ConfigurationError, Decoder, Drafter, Message, Prompt, Target
+from rsd_integrations.llamaindex.roles import LlamaIndexGenerator
+from rsd_integrations.tool_calls import sees_tools
+
+logger = logging.getLogger(__name__)
+
+OPTIONS = ("temperature", "top_p", "max_tokens", "seed", "stop", "timeout", "max_retries")
+"""Fields that may be given with a single call as well."""
+_CHOICES = ("tool_choice", "tool_required", "allow_parallel_tool_calls")
+"""How tools are called."""
+
+
+class Call:
+    """The options of one call, told apart.
+
+    Args:
+        options: Everything that was given with it.
+        passes_on: Whether LlamaIndex models write all of the answer: they get what is no option of `RSDLLM`.
+
+    Raises:
+        ConfigurationError: Something that nobody takes.
+    """
+
+    def __init__(self, options: Mapping[str, Any], *, passes_on: bool) -> None:
+        rest = {name: value for name, value in options.items() if name not in OPTIONS and value is not None}
+        self.own = {name: value for name, value in options.items() if name in OPTIONS}
+        self.tools: Sequence[BaseTool] = list(rest.pop("tools", ()))
+        choice = {name: rest.pop(name) for name in _CHOICES if name in rest}
+        self.inner: dict[str, Any] = {}
+        """Options of the models' own calls."""
+        if passes_on:
+            self.inner = rest | (choice if self.tools else {})
+            return
+        if rest:
+            raise ConfigurationError(
+                f"a call of RSDLLM takes no {', '.join(sorted(rest))}; it takes {', '.join(OPTIONS)}"
+            )
+        if choice.get("tool_choice") not in (None, "auto", "none"):
+            raise ConfigurationError(
+                f"tool_choice={choice['tool_choice']!r} cannot be honoured: models of text choose their calls "
+                "themselves. Leave it out, or take LlamaIndex LLMs as draft and target"
+            )
+        if choice.get("tool_required"):
+            logger.info("a call of a tool is asked for, and models of text cannot be forced to make one")
+
+    def prompt(self, messages: Prompt, decoder: Decoder) -> Prompt:
+        """The messages, and the tools for models that read their definitions in the prompt.
+
+        Raises:
+            ConfigurationError: A model has no way to see them.
+        """
+        if not self.tools:
+            return messages
+        granularity = decoder.settings.granularity
+        readers = [model for model in decoder.models if isinstance(model, Drafter | Target)]
+        for model in readers:
+            if not sees_tools(model, granularity):
+                raise ConfigurationError(
+                    f"{model.name} cannot call tools: no template shows them to it. Use models whose chat template "
+                    "does, or function-calling LLMs of LlamaIndex as draft and target"
+                )
+        if all(isinstance(model, LlamaIndexGenerator) for model in readers):
+            return messages
+        definitions = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in self.tools]
+        return (Message("tools", json.dumps(definitions)), *messages)

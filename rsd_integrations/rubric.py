@@ -1,0 +1,101 @@
+"""Verifiers made of a chat model and a rubric, or of a plain function, whatever framework they come from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rsd_core import ConfigurationError, Parts, Path, Scores, Step, Usage, VerifierError, parts_of, split, visible
+from rsd_core.baselines.spoken_scores import Abstentions, spoken_score
+
+RUBRIC = (
+    "You judge the work of an assistant. Rate its latest step alone: is it correct, does it follow from what comes "
+    "before, and does it bring the answer closer? 9 means certainly right and useful, 5 undecided, 0 certainly wrong. "
+    "Think briefly, then end with one line of the form: Score: N"
+)
+"""The default instructions: scores from 0 to 9, as SpecReason (arXiv 2504.07891) asks for them."""
+BEST = 9
+"""The best score, where a reply tells no other (`Score: 7/10`)."""
+
+
+class Rubric:
+    """What a chat model is asked about a step, and how its reply is read.
+
+    Args:
+        instructions: The system message; it ends in asking for a line `Score: N`, N from 0 to 9.
+        max_tokens: Cap of a reply, thoughts included; None leaves it to the model.
+
+    Raises:
+        ConfigurationError: The cap leaves no room to reply.
+    """
+
+    def __init__(self, instructions: str = RUBRIC, max_tokens: int | None = None) -> None:
+        if max_tokens is not None and max_tokens < 1:
+            raise ConfigurationError(f"max_tokens={max_tokens} leaves a judge no room to reply; it takes 1 and more")
+        self.instructions, self.max_tokens = instructions, max_tokens
+        self._abstentions = Abstentions()
+
+    @property
+    def differs_by(self) -> dict[str, Any]:
+        """What of it is not the default, for fingerprints."""
+        own = {} if self.instructions == RUBRIC else {"rubric": self.instructions}
+        return own | ({} if self.max_tokens is None else {"max_tokens": self.max_tokens})
+
+    def question(self, conversation: str, path: Path, step: Step) -> str:
+        """The user message about a step that follows the path.
+
+        Args:
+            conversation: The prompt as the judge reads it.
+            path: Prompt and accepted steps.
+            step: What is judged.
+        """
+        return (
+            f"# Conversation\n{conversation}\n\n"
+            f"# The assistant's work so far\n{_work(parts_of(path)) or '(nothing)'}\n\n"
+            f"# The latest step\n{_work(visible(path, step))}"
+        )
+
+    def scores(self, judge: str, reply: str, usage: Usage, *, cut: bool) -> Scores:
+        """The reward of one step, None where the reply holds no score.
+
+        Args:
+            judge: The name of the model.
+            reply: Its text, perhaps with a thought in it.
+            usage: The work of the reply.
+            cut: Whether the reply used up its tokens.
+
+        Raises:
+            VerifierError: The reply was cut before its score, which a higher cap puts right; it carries the usage.
+        """
+        said = split(reply)
+        reward = spoken_score(said.answer, BEST)
+        if reward is None and (cut or said.open):
+            where = "in its thoughts" if said.open or not said.answer.strip() else "before its score"
+            cap = "" if self.max_tokens is None else f", max_tokens={self.max_tokens} of them its cap"
+            raise VerifierError(
+                f"the judge {judge} was cut {where} after {usage.generated} tokens{cap}: give it more by max_tokens of "
+                "the judge or of the model itself, or switch its thinking off",
+                usage=usage,
+            )
+        self._abstentions.note(f"the judge {judge}", reward, said.answer)
+        return Scores((reward,), usage)
+
+
+def _work(parts: Parts) -> str:
+    """Thought and answer as a judge reads them."""
+    return "\n\n".join(filter(None, [parts.thought and f"(thinking) {parts.thought.strip()}", parts.answer]))
+
+
+def checked_reward(reward: Any, name: str) -> float:
+    """What a user's function returned, as a plain float; numbers of other libraries are numbers, texts never are.
+
+    Raises:
+        VerifierError: It is no number in [0, 1].
+    """
+    try:
+        number = math.nan if isinstance(reward, str | bytes | bytearray) else float(reward)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not 0 <= number <= 1:  # NaN fails this as well
+        raise VerifierError(f"the verifier function {name} gave {reward!r:.80}; it must return a number from 0 to 1")
+    return number
