@@ -142,6 +142,19 @@ def test_what_the_inner_model_calls_invalid_stays_invalid(served: Provider, way:
         assert message.text == text
 
 
+@pytest.mark.parametrize("version", ["v0", "v1"])
+@pytest.mark.parametrize("name", ["ChatOpenAI, Responses", "ChatMistralAI", "ChatDeepSeek"])
+def test_other_classes_invalid_calls_stay_invalid_too(served: Provider, name: str, version: str) -> None:
+    whole = Call("transfer_money", '{"amount": 5}', "call_0")
+    served.answers(Reply("I pay.", reason="length", calls=(whole, Call("transfer_money", '{"amount": 100'))))
+    alone = model(served, name, output_version=version).invoke("q")
+    assert len(alone.invalid_tool_calls) == 1
+    for way in ("invoke", "stream", "stream, converted", "astream_events v2", "graph"):
+        message = WAYS[way](rsd(served, name, inner={"output_version": version}))
+        assert calls_of(message) == calls_of(alone)
+        assert message.text == "I pay."
+
+
 def test_an_invoked_message_has_the_very_calls_of_the_inner_one(served: Provider) -> None:
     served.answers(Reply(reason="tool_calls", calls=(Call("transfer_money", '{"amount": 100'),)))
     alone = model(served).invoke("q")
