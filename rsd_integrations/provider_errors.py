@@ -20,11 +20,11 @@ class AnswerTimeoutError(RunError, TimeoutError):
         return type(self), self.args, vars(self)
 
 
-def late(result: Result) -> AnswerTimeoutError | None:
+def late(result: Result, kind: type[AnswerTimeoutError] = AnswerTimeoutError) -> AnswerTimeoutError | None:
     """The error of a result whose time was up without a step; with one, what is written is the answer."""
     if result.finish_reason != "max_seconds" or result.steps:
         return None
-    error = AnswerTimeoutError(
+    error = kind(
         f"time was up after {result.seconds:.3g} s, with {result.ledger.total.calls} calls begun and nothing written; "
         "give a longer timeout, or fall back on another model"
     )

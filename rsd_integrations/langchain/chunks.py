@@ -13,6 +13,7 @@ from rsd_core import Event, Finished, Markers, Result, StepFinished, TextStream
 from rsd_core.ledger import Role
 from rsd_core.stopping import stops_at
 from rsd_integrations.answer_forms import AnswerForm
+from rsd_integrations.langchain.failures import LateAnswerError
 from rsd_integrations.langchain.thoughts import told_apart
 from rsd_integrations.langchain.tools import ToolCallStream, call_chunks
 from rsd_integrations.langchain.trace import answer_usage, metadata, step_data
@@ -68,7 +69,7 @@ class MessageChunks:
                 return _as_chunks(self._native, step)
             return self._chunks(event, step)
         if isinstance(event, Finished):
-            if (error := late(event.result)) is not None:
+            if (error := late(event.result, LateAnswerError)) is not None:
                 raise error
             chunks = self._chunks(event, {}, last=True)
             about = self._about(event.result)

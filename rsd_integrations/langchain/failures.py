@@ -1,4 +1,4 @@
-"""Failed prompts of a batch: kept in their places, and out of caches."""
+"""Failed prompts: late ones, and those of a batch, which are kept in their places and out of caches."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.caches import BaseCache
+from langchain_core.exceptions import ModelTimeoutError
 from langchain_core.outputs import Generation
 from pydantic import ConfigDict, Field
+
+from rsd_integrations.provider_errors import AnswerTimeoutError
+
+
+class LateAnswerError(AnswerTimeoutError, ModelTimeoutError):
+    """The time of a request was up before anything was written, in the words of LangChain as well."""
 
 
 class FailedGeneration(Generation):

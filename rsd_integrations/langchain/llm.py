@@ -21,7 +21,7 @@ from rsd_core import BatchError, Decoder, Event, Finished, Result, RunError, Ste
 from rsd_core.ledger import Role
 from rsd_integrations.langchain.bill import model_names, naming
 from rsd_integrations.langchain.chat_text import as_asked, keep_messages
-from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly
+from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly, LateAnswerError
 from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG, RSDFields
 from rsd_integrations.langchain.language_model import RSDLanguageModel
 from rsd_integrations.langchain.runnable import RSDRunnable
@@ -253,7 +253,7 @@ class _Call:
 
     def result(self, results: list[Result], errors: Mapping[int, Exception] = MappingProxyType({})) -> LLMResult:
         """The results as LangChain has them; the error of a lone prompt is raised."""
-        failed = {**{i: error for i, one in enumerate(results) if (error := late(one))}, **errors}
+        failed = {**{i: error for i, one in enumerate(results) if (error := late(one, LateAnswerError))}, **errors}
         if failed and len(results) == 1 and not self._keep_errors:
             raise failed[0]
         failed = {
@@ -294,7 +294,7 @@ class _Chunks:
             self._steps += 1
             info["rsd_steps"] = [step_data(event.record, self._steps - 1)]
         elif isinstance(event, Finished):
-            if (error := late(event.result)) is not None:
+            if (error := late(event.result, LateAnswerError)) is not None:
                 raise error
             info |= self._call.info(event.result)
         else:

@@ -13,8 +13,6 @@ from rsd_integrations import tool_calls
 
 _FIRST = 1000
 """Index of the first call: LangChain numbers a streamed message's other blocks from 0, and merges equal numbers."""
-
-
 _NO_JSON = "\u00a0"
 """A blank that JSON does not know."""
 
@@ -63,11 +61,9 @@ def without_cut_call(message: AIMessage) -> AIMessage:
 
 
 def _ids(block: dict[str, Any]) -> tuple[Any, ...]:
-    return (
-        (block.get("id"), block.get("call_id"))
-        if "call" in block.get("type", "") or block.get("type") == "tool_use"
-        else ()
-    )
+    """By what ids a content block is a tool call, whatever its provider; none for other blocks."""
+    kind = str(block.get("type"))
+    return (block.get("id"), block.get("call_id")) if "call" in kind or kind == "tool_use" else ()
 
 
 def _never_completed(args: str) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.utils import message_chunk_to_message
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -21,7 +22,7 @@ from rsd_core.testing import ScriptedTarget
 from rsd_integrations.langchain import ChatRSD, LangChainTarget, RSDRunnable
 from rsd_integrations.langchain.messages import as_prompt, as_text
 from rsd_integrations.langchain.tools import call_chunks, without_cut_call
-from tests.langchain.fakes import always
+from tests.langchain.fakes import Inner, always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
 
 pytestmark = [
@@ -142,6 +143,19 @@ def test_what_the_inner_model_calls_invalid_stays_invalid(served: Provider, way:
         assert message.text == text
 
 
+@pytest.mark.parametrize("version", ["v0", "v1"])
+@pytest.mark.parametrize("name", ["ChatOpenAI, Responses", "ChatMistralAI", "ChatDeepSeek"])
+def test_other_classes_invalid_calls_stay_invalid_too(served: Provider, name: str, version: str) -> None:
+    whole = Call("transfer_money", '{"amount": 5}', "call_0")
+    served.answers(Reply("I pay.", reason="length", calls=(whole, Call("transfer_money", '{"amount": 100'))))
+    alone = model(served, name, output_version=version).invoke("q")
+    assert len(alone.invalid_tool_calls) == 1
+    for way in ("invoke", "stream", "stream, converted", "astream_events v2", "graph"):
+        message = WAYS[way](rsd(served, name, inner={"output_version": version}))
+        assert calls_of(message) == calls_of(alone)
+        assert message.text == "I pay."
+
+
 def test_an_invoked_message_has_the_very_calls_of_the_inner_one(served: Provider) -> None:
     served.answers(Reply(reason="tool_calls", calls=(Call("transfer_money", '{"amount": 100'),)))
     alone = model(served).invoke("q")
@@ -152,6 +166,16 @@ def test_an_invoked_message_has_the_very_calls_of_the_inner_one(served: Provider
         assert not message.tool_calls
 
 
+class Whole(Inner):
+    """Gives its message as it is, in no chunks."""
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=self.answer)])
+
+    async def _agenerate(self, *_: Any, **__: Any) -> ChatResult:
+        return self._generate()
+
+
 def invalid(arguments: Any, name: str | None = "transfer_money") -> AIMessage:
     broken: Any = {"name": name, "args": arguments, "id": "call_1", "error": "no", "type": "invalid_tool_call"}
     return AIMessage("", invalid_tool_calls=[broken])
@@ -160,18 +184,9 @@ def invalid(arguments: Any, name: str | None = "transfer_money") -> AIMessage:
 @pytest.mark.parametrize("arguments", [None, "", "[1, 2]", "5", "null", '"text"', '{"amount": 1}', "{}", " "], ids=repr)
 @pytest.mark.parametrize("way", ["invoke", "stream", "astream", "astream_events v2", "astream_events v3", "graph"])
 def test_whatever_is_called_invalid_never_becomes_a_call(arguments: Any, way: str) -> None:
-    class Whole(type(always(""))):  # type: ignore[misc]
-        """Gives its message as it is."""
-
-        def _generate(self, *_: Any, **__: Any) -> Any:
-            from langchain_core.outputs import ChatGeneration, ChatResult
-
-            return ChatResult(generations=[ChatGeneration(message=invalid(arguments))])
-
-        async def _agenerate(self, *_: Any, **__: Any) -> Any:
-            return self._generate()
-
-    message = WAYS[way](ChatRSD(draft=Whole(answer=None), target=always("target"), verifier=lambda *_: 1.0))
+    message = WAYS[way](
+        ChatRSD(draft=Whole(answer=invalid(arguments)), target=always("target"), verifier=lambda *_: 1.0)
+    )
     assert message.tool_calls == []
     assert calls_of(message)[1] == [("transfer_money", arguments or "", "call_1")]
 
