@@ -50,8 +50,7 @@ def test_the_page_says_what_each_sample_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"),
-    [("agents", ["--n", "2"]), ("budget", ["--steps", "100"]), ("langchain", ["--n", "2"]), ("templates", [])],
+    ("name", "sizes"), [("agents", ["--n", "2"]), ("budget", ["--steps", "100"]), ("templates", [])]
 )
 def test_a_sample_has_the_keys_of_a_whole_run(
     name: str, sizes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
