@@ -18,8 +18,8 @@ from tests.benchmarks.keys import RECORD, keys
 
 FOLDER = RECORD.parent
 OTHERS = {
-    *("client_workloads", "core_workloads", "crowded", "faulty", "gguf_worker", "instant", "keys", "picture"),
-    *("serve_models", "servers_worker", "stream_clients"),
+    *("client_workloads", "core_workloads", "crowded", "faulty", "gguf_worker", "instant", "keys", "langchain_worker"),
+    *("picture", "serve_models", "servers_worker", "stream_clients"),
 }
 """What is run and measures nothing: processes that benchmarks start, the record of their keys, and a drawing."""
 NAMES = sorted({file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__":' in file.read_text()} - OTHERS)
