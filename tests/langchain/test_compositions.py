@@ -284,7 +284,11 @@ def test_adapters_over_partner_classes_pickle(name: str, served: Provider) -> No
 
 
 def always_fine(served: Provider) -> Any:
-    return chat_openai(served).with_retry().with_fallbacks([chat_anthropic(served).bind(top_p=0.5)])
+    return (
+        chat_openai(served)
+        .with_retry(wait_exponential_jitter=False)
+        .with_fallbacks([chat_anthropic(served).bind(top_p=0.5)])
+    )
 
 
 def test_what_is_around_a_model_pickles_along(served: Provider) -> None:
