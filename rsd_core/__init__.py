@@ -44,6 +44,7 @@ from rsd_core.roles import Roles
 from rsd_core.settings import Settings, ThoughtSettings
 from rsd_core.splitting import Delimiter, Sentence, Splitter, Words, parse_delimiter
 from rsd_core.stopping import TextStream
+from rsd_core.structured import StructuredDecoder
 from rsd_core.thoughts.markers import Markers, Thinking
 from rsd_core.thoughts.reading import Kind, Parts, Reader, beginning, parts_of, split, visible
 from rsd_core.version import __version__ as __version__
@@ -59,9 +60,9 @@ __all__ = [
     "RequestOptions", "RequestView", "Result", "Retry", "RewardGuidedDecoder", "RoleWarning", "Roles", "RunError",
     "Sampling", "Scores", "ScoresRuns", "Sentence", "Settings", "Setup", "Sigmoid", "SpecError", "SpecReason",
     "SpeculativeDecoding", "SpeculativeTarget", "Splitter", "Step", "StepAccepted", "StepBeam", "StepDrafted",
-    "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "Takeover", "Target",
-    "TargetChoice", "TargetError", "TargetJudge", "TargetOnly", "TextStream", "Thinking", "ThoughtSettings",
-    "TiltedDecoder", "Usage", "Verifier", "VerifierError", "WeightingPolicy", "Words", "add_usage", "as_prompt",
-    "backends", "beginning", "begun", "boxed", "load", "parse_delimiter", "parse_method", "parse_policy", "parts_of",
-    "split", "usage_of", "visible",
+    "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored", "StructuredDecoder",
+    "Takeover", "Target", "TargetChoice", "TargetError", "TargetJudge", "TargetOnly", "TextStream", "Thinking",
+    "ThoughtSettings", "TiltedDecoder", "Usage", "Verifier", "VerifierError", "WeightingPolicy", "Words", "add_usage",
+    "as_prompt", "backends", "beginning", "begun", "boxed", "load", "parse_delimiter", "parse_method", "parse_policy",
+    "parts_of", "split", "usage_of", "visible",
 ]

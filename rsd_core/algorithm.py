@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Self
 
 from rsd_core.calls import Calls
 from rsd_core.decisions import choose, decide, learn, route
@@ -63,6 +65,13 @@ class RewardGuidedDecoder(Decoder):
         """Who plays which role in the thought, and in the answer."""
         answer = Cast(self.drafter, self.verifier, self._target, self.policy)
         return {"answer": answer, "thought": self.thoughts.filled(answer)}
+
+    def in_one_turn(self, fields: Mapping[str, Any]) -> Self:
+        """The same decoder for answers in one piece, whose models are asked for fields, see `Generator.with_fields`."""
+        other = copy.copy(self)
+        other.drafter, other._target = self.drafter.with_fields(fields), self._target.with_fields(fields)
+        other.thoughts, other.settings = Roles(), self.settings.model_copy(update={"granularity": "turn"})
+        return other
 
     @property
     def models(self) -> tuple[Model, ...]:

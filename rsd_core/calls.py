@@ -327,9 +327,7 @@ class Calls:
     def _target_room(self, request: Request, target: Target) -> tuple[float, FinishReason | None]:
         if request.terms.wastes_target:
             return math.inf, None
-        # Before any model has counted the prompt: no tokenizer makes more tokens than there are bytes.
-        read = request.prompt_tokens or sum(len(message.content.encode()) for message in request.path.prompt)
-        return request.settings.limits.target_room(target, request.ledger.target, read + request.progress.tokens)
+        return request.settings.limits.target_room(target, request.ledger.target, request.read_at_most)
 
     def _fault(self, request: Request, role: Role, error: Exception, then: str = "") -> None:
         """Note a fault of a role that is got over."""

@@ -267,11 +267,14 @@ class Decoder(ABC):
         cancel = options.get("cancel")
         if cancel is not None and not isinstance(cancel, Cancellation):
             raise ConfigurationError(f"cancel takes a Cancellation (got {cancel!r})")
-        request = Request(prompt, settings, seed, options.get("repeat", 0), stop, self.thinking(prompt))
+        request = self._request(prompt, settings, seed, options.get("repeat", 0), stop)
         guard = Guard(limits.max_seconds, cancel)
         caller = new_caller()
         early = Lookahead(request.ledger, settings.lookahead if limits.allow_waste() else 0, caller)
         return request, Calls(guard, early, self._health, caller), guard
+
+    def _request(self, prompt: Prompt, settings: Settings, seed: int, repeat: int, stop: tuple[str, ...]) -> Request:
+        return Request(prompt, settings, seed, repeat, stop, self.thinking(prompt))
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """What the models agree on about their thoughts; asked before any of them is called.
@@ -327,8 +330,9 @@ class Decoder(ABC):
         """The request's result, with the estimate of what the target alone would have cost."""
         request.discard(request.undecided, scored=False)
         reader, last = request.progress.part.reader, request.records[-1] if request.records else None
-        if last is not None and (reader.in_thought or (reader.state == "closed" and last.native is None)):
-            where = "inside of" if reader.in_thought else "with"
+        inside = reader.in_thought or request.reasons
+        if last is not None and (inside or (reader.state == "closed" and last.native is None)):
+            where = "inside of" if inside else "with"
             message = f"the response ended {where} its thought ({reason}): there is no answer"
             request.degrade("no_answer", message)
             logger.warning("step %d: no_answer: %s", request.index, message)

@@ -74,7 +74,7 @@ class Path:
     parent: Path | None = None
     step: Step | None = None
     depth: int = 0
-    """Number of accepted steps."""
+    """Number of accepted steps, those of a reasoning before it included that is part of the prompt."""
     thinking: Thinking | None = None
     """How the response's thought begins, one text for all models of the request; None where nobody thinks."""
 

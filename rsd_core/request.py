@@ -18,7 +18,7 @@ from rsd_core.settings import Settings
 from rsd_core.stopping import stops_at
 from rsd_core.thoughts.markers import Thinking
 from rsd_core.thoughts.part import Part
-from rsd_core.thoughts.reading import Kind, reader_of
+from rsd_core.thoughts.reading import Kind, Piece, reader_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Request:
         repeat: Tells several requests of the same prompt and seed apart.
         stop: The answer ends before the first of these strings.
         thinking: What the models agree on about their thoughts; None where nobody is known to think.
+        reasons: All that is written is thought, until the answer is written by a prompt of its own.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Request:
         repeat: int = 0,
         stop: tuple[str, ...] = (),
         thinking: Thinking | None = None,
+        *,
+        reasons: bool = False,
     ) -> None:
         self.terms = Terms(settings, stop, Randomness(seed, prompt, repeat))
         self.settings = settings
@@ -64,6 +67,11 @@ class Request:
         """Why the response is finished; None while it is not."""
         self.prompt_tokens = 0
         """Length of the prompt as the model that read it first counts it."""
+        self.reasons = reasons
+        """Whether all that is written now is thought, see `answer_by`."""
+        self._root = self.path
+        self._asked = 0
+        self._wrote: Kind = "answer"
         self._noticed = 0
         self._is_branch = False
 
@@ -107,9 +115,11 @@ class Request:
         discarded = None if rejected is None else rejected.text
         if progress is None:
             progress = self.progress.extend(step, self.terms.limits.exhausted(self.ledger))
-        record = StepRecord(
-            step.text, author, reward, drafted, discarded, step.size, step.native, pieces=progress.part.pieces
-        )
+        pieces = progress.part.pieces
+        if self.reasons and step.text:
+            pieces = self._as_thought(pieces or (("answer", step.text),))
+        native = None if self._asked else step.native  # JSON is all that is asked for
+        record = StepRecord(step.text, author, reward, drafted, discarded, step.size, native, pieces=pieces)
         self.progress, self.path, self.finish = progress, progress.path, progress.finish
         self.attempt, self.undecided, self.entropy = 0, (), None
         if not step.text:
@@ -124,6 +134,32 @@ class Request:
         if not self._is_branch:
             self._note_closing(self.index - 1)
         return self.records[-2]
+
+    def _as_thought(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+        """All that a step says as thought: what it answers, after a blank line."""
+        thought: list[Piece] = []
+        for kind, text in pieces:
+            thought.append(("thought", f"\n\n{text}" if kind != self._wrote == "thought" else text))
+            self._wrote = kind
+        return tuple(thought)
+
+    def answer_by(self, prompt: Prompt, settings: Settings, thinking: Thinking | None) -> None:
+        """Go on with the answer, by a prompt of its own: what is written so far is the thought before it.
+
+        Limits count both. The prompt's last message is what is asked for now.
+        """
+        self.settings, self.terms = settings, Terms(settings, (), self.terms.randomness)
+        self.path = Path(prompt, depth=self.path.depth, thinking=thinking)
+        part = Part.first(reader_of(prompt, thinking), thinks=thinking is not None)
+        self.progress = Progress(self.terms, self.path, self.progress.tokens, part=part)
+        self.attempt, self.undecided, self.entropy, self.finish, self.reasons = 0, (), None, None, False
+        self._asked = len(prompt[-1].content.encode())
+
+    @property
+    def read_at_most(self) -> int:
+        """Tokens that a model has to read before it goes on, at most: no tokenizer makes more than there are bytes."""
+        read = self.prompt_tokens or sum(len(message.content.encode()) for message in self._root.prompt)
+        return read + self.progress.tokens + self._asked
 
     def _note_closing(self, step: int) -> None:
         limit = f"max_thought_tokens={self.terms.limits.max_thought_tokens} is reached: the thought was closed"
@@ -165,7 +201,8 @@ class Request:
         own = [record.content if kind == "answer" else record.text_of("thought") for record in self.records]
         if self.progress.excess:  # what was held back comes after the stop string
             return "".join(own)
-        text = "".join([*own, *(text for part, text in self.progress.part.rest if part == kind)])
+        rest = self.progress.part.rest
+        text = "".join([*own, *(text for part, text in rest if kind == ("thought" if self.reasons else part))])
         return text[: stops_at(text, self.terms.stop)] if kind == "answer" else text
 
     def branch(self, label: int) -> Request:
@@ -193,18 +230,19 @@ class Request:
             reason: Why the response ends.
             seconds: Wall-clock time since the request started.
         """
-        thinks = self.path.opening is not None or any(record.pieces is not None for record in self.records)
+        root, apart = self._root, self.reasons or self._root.prompt is not self.path.prompt
+        thinks = root.opening is not None or any(record.pieces is not None for record in self.records)
         markers = self.progress.part.reader.markers if thinks else None
         return Result(
-            prompt=self.path.prompt,
+            prompt=root.prompt,
             text=self.text("answer"),
             finish_reason=reason,
-            steps=tuple(self.records if markers else [_plain(record) for record in self.records]),
+            steps=tuple(self.records if markers or apart else [_plain(record) for record in self.records]),
             ledger=self.ledger,
             seconds=seconds,
             degradations=tuple(self.degradations),
             thought=self.text("thought"),
-            opening=self.path.opening or "",
+            opening=root.opening or "",
             markers=markers,
             prompt_tokens=self.prompt_tokens,
         )

@@ -154,7 +154,7 @@ class Result:
         Args:
             rejected: Whether to tell the texts of rejected drafts; they are empty otherwise.
         """
-        thinks = self.markers is not None
+        thinks = self.markers is not None or any(step.pieces for step in self.steps)
         return {
             "text": self.text,
             **({"thought": self.thought, "raw_text": self.raw_text} if thinks else {}),

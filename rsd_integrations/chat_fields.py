@@ -18,7 +18,8 @@ from rsd_core.interfaces import Generator
 TEMPLATE, EFFORT = "chat_template_kwargs", "reasoning_effort"
 TOOL_FIELDS = ("tool_choice", "parallel_tool_calls")
 """How tools are called; of meaning where a prompt has some."""
-TURN_FIELDS = (*TOOL_FIELDS, "response_format")
+FORM = "response_format"
+TURN_FIELDS = (*TOOL_FIELDS, FORM)
 """What only a whole message can honour."""
 _TAKES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     TEMPLATE: (Mapping, "arguments of the chat template by name"),
@@ -40,6 +41,11 @@ class TakesFields(Generator):
     the same copy.
     """
 
+    @property
+    def writes_json(self) -> bool:
+        """Whether it is known to write JSON by a schema, as `response_format` asks."""
+        return False
+
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
         """The same model, for requests with these fields; one that is None is not there.
 
@@ -47,7 +53,8 @@ class TakesFields(Generator):
             ConfigurationError: The model takes no such field, or not this value of it.
         """
         given = checked_fields(fields)
-        return self._copies(json.dumps(given, sort_keys=True)) if given else self
+        # What is inside keeps its order: properties are written in that of the schema.
+        return self._copies(json.dumps(dict(sorted(given.items())))) if given else self
 
     @abstractmethod
     def _with(self, fields: dict[str, Any]) -> Self:
@@ -82,6 +89,27 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{', '.join(given)}: a value is no JSON: {error}") from error
     return given
+
+
+def schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The JSON Schema that a `response_format` asks for; None where it asks for text.
+
+    Raises:
+        ConfigurationError: It is none of the three forms, or its schema is no object.
+    """
+    kind = response_format.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    named = response_format.get("json_schema")
+    schema = named.get("schema") if isinstance(named, Mapping) else None
+    if kind != "json_schema" or not isinstance(schema, Mapping):
+        raise ConfigurationError(
+            'response_format takes {"type": "text"}, {"type": "json_object"}, or {"type": "json_schema", '
+            f'"json_schema": {{"name": …, "schema": {{…}}}}}} (got {response_format!r:.80})'
+        )
+    return schema
 
 
 def refuse(model: Model, fields: Mapping[str, Any], why: str) -> None:

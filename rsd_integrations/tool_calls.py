@@ -102,6 +102,11 @@ def _call(body: str, closed: str) -> ToolCall:
     return ToolCall(name, written)
 
 
+def as_invalid(text: str) -> str:
+    """A text that was to be a call and is none, as the arguments of an invalid one: nobody takes it for JSON."""
+    return _OPEN + text
+
+
 def _settled(text: str) -> str:
     """The text up to what could be the beginning of a tool call."""
     for n in range(min(len(_OPEN) - 1, len(text)), 0, -1):

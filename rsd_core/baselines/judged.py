@@ -16,7 +16,7 @@ from rsd_core.paths import Message, Path, Step, begun
 from rsd_core.policies import BinaryStep, FirstSteps
 from rsd_core.roles import require
 from rsd_core.settings import Settings
-from rsd_core.thoughts.markers import Thinking
+from rsd_core.thoughts.agreement import closed
 from rsd_core.thoughts.reading import beginning, parts_of, split, visible
 
 JUDGE = (
@@ -48,9 +48,7 @@ def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
     parts = {"question": last.content, **parts}
     question = re.sub(r"\{(\w+)\}", lambda name: parts.get(name[1], name[0]), template)
     prompt = (*before, Message(last.role, question))
-    thinking = model.thinking(prompt)
-    markers = None if thinking is None or thinking.is_off else thinking.markers
-    return Path(prompt, thinking=None if markers is None else Thinking(markers, markers.wrap("")))
+    return Path(prompt, thinking=closed([model.thinking(prompt)]))
 
 
 def _solution(path: Path) -> str:

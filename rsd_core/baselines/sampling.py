@@ -97,7 +97,7 @@ class MajorityVote(Decoder):
         """Write down what the solutions are worth, each as soon as it is known; votes need no scores."""
 
     def _choose(self, branches: Sequence[Request], scores: Sequence[float]) -> Request:  # noqa: ARG002
-        answers = [boxed(branch.text("answer")) for branch in branches]
+        answers = [boxed(branch.text("thought" if branch.reasons else "answer")) for branch in branches]
         votes = Counter(answer for answer in answers if answer is not None)
         return branches[answers.index(votes.most_common(1)[0][0])] if votes else branches[0]
 

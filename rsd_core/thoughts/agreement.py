@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rsd_core.errors import ConfigurationError
 from rsd_core.thoughts.markers import Markers, Thinking
@@ -51,6 +51,14 @@ def agree(statements: Sequence[Statement], markers: Markers | None = None) -> Th
             "models the same template arguments (template.NAME=VALUE)"
         )
     return Thinking(markers or thinkers[0][1].markers, openings[-1])
+
+
+def closed(statements: Iterable[Thinking | None]) -> Thinking | None:
+    """An empty thought in the way of the first of some models that would think; None where none would."""
+    for thinking in statements:
+        if thinking is not None and thinking.markers is not None and not thinking.is_off:
+            return Thinking(thinking.markers, thinking.markers.wrap(""))
+    return None
 
 
 def _names(statements: Sequence[Statement]) -> str:

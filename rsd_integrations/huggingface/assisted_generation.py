@@ -25,6 +25,7 @@ from rsd_core.paths import Ending
 from rsd_core.queueing import Slots
 from rsd_integrations.huggingface.causal_lm import CausalLM
 from rsd_integrations.inprocess.checks import check_prompt
+from rsd_integrations.inprocess.generator import Generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +50,8 @@ class AssistedGeneration(CausalLM):
         """
         if not isinstance(drafter, AssistedGeneration) or drafter.vocabulary.identity != self.vocabulary.identity:
             raise ConfigurationError(f"{drafter!r} cannot assist {self.name}: they need one vocabulary, in one process")
+        if isinstance(self, Generator) and self.grammar is not None:
+            raise ConfigurationError(f"{self.name} cannot be assisted where it writes JSON by a schema")
         prefix, prompt = self.vocabulary.ids(path)
         check_prompt(prompt, self.context, self.name)
         room = min(self.context, drafter.context) - len(prefix)  # no draft goes beyond the last token asked for

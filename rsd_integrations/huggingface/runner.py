@@ -173,6 +173,7 @@ class TorchRunner(Runner):
         order = [place for _, places in rows for place in places]
         if order != list(range(logits.shape[0])):  # twins sample from the same logits
             logits = logits[order]
+        possible = _possible(logits, [row for row, places in rows for _ in places])
         samplings: list[Sampling] = []
         uniforms: list[float] = []
         for row, places in rows:
@@ -180,9 +181,9 @@ class TorchRunner(Runner):
             samplings += [sampling] * count
             uniforms += row.uniforms(count) if sampling.temperature else [0.0] * count
         sampled: list[tuple[int, float]] = []
-        for part in logits.split(SAMPLED_AT_ONCE):
+        for part, some in zip(*(of.split(SAMPLED_AT_ONCE) for of in (logits, possible)), strict=True):
             begin, end = len(sampled), len(sampled) + len(part)
-            ids = choose(part, samplings[begin:end], uniforms[begin:end])
+            ids = choose(some, samplings[begin:end], uniforms[begin:end])
             logprobs = part.log_softmax(-1, dtype=torch.float32).gather(1, ids)
             if part.is_cpu:
                 id_rows, logprob_rows = ids.tolist(), logprobs.tolist()
@@ -191,6 +192,17 @@ class TorchRunner(Runner):
                 id_rows, logprob_rows = torch.stack((ids, logprobs)).tolist()
             sampled += [(int(id_), logprob) for (id_,), (logprob,) in zip(id_rows, logprob_rows, strict=True)]
         return sampled
+
+
+def _possible(logits: Tensor, rows: Sequence[GenerateRow]) -> Tensor:
+    """Logits of what rows may write next: as they are, but for those of rows with a grammar."""
+    places = [(i, row.place) for i, row in enumerate(rows) if row.place is not None]
+    if places:
+        logits = logits.clone()
+        for i, place in places:
+            mask = torch.from_numpy(~place.allowed(logits.shape[-1]))
+            logits[i].masked_fill_(mask.to(logits.device), -torch.inf)
+    return logits
 
 
 def _place(part: ScheduledRow) -> tuple[bool, int]:

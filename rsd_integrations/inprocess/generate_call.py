@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rsd_core import Generation, Path, Step, StepRequest, Usage
 from rsd_integrations.inprocess.calls import Call, Row
+from rsd_integrations.inprocess.grammar import Grammar
 from rsd_integrations.inprocess.path_cache import PathCache
 from rsd_integrations.inprocess.sequences import CachedSequence, Store
 from rsd_integrations.inprocess.step_end import OpenStep, StepEnd
@@ -25,6 +26,8 @@ class GenerateRow(Row):
         self.step = OpenStep(call.end, call.max_tokens)
         self._prefix = len(prefix)
         self._random = random.Random(seed)
+        self.place = None if call.grammar is None else call.grammar.begin()
+        """How far it is in its grammar; None where it may write anything."""
         self._uniforms: list[float] = []
         """Random numbers that were drawn for tokens which were not taken."""
 
@@ -44,6 +47,7 @@ class GenerateRow(Row):
     def append(self, token: int, logprob: float) -> bool:
         """Go on with one sampled token where nothing is guessed or still to be computed; True when the step is over."""
         del self._uniforms[:1]
+        self._take(token)
         if not self.step.append(token, logprob):
             self.ids.append(token)
             return False
@@ -62,6 +66,7 @@ class GenerateRow(Row):
         the guess was right.
         """
         for token, logprob in sampled:
+            self._take(token)
             position = self._prefix + len(self.step.tokens)
             guessed = self.ids[position : position + 1] == [token]
             over = self.step.append(token, logprob)
@@ -80,6 +85,10 @@ class GenerateRow(Row):
                 return over
         return False
 
+    def _take(self, token: int) -> None:
+        if self.place is not None:
+            self.place.take(token)
+
 
 class GenerateCall(Call[Generation]):
     """Writes the step that follows a path, once per seed. The prefix is computed once for all of them.
@@ -97,6 +106,7 @@ class GenerateCall(Call[Generation]):
         max_tokens: int,
         end: StepEnd,
         guess: Sequence[int] = (),
+        grammar: Grammar | None = None,
     ) -> None:
         """Ask for a step.
 
@@ -107,11 +117,12 @@ class GenerateCall(Call[Generation]):
             request: Seeds and sampling.
             max_tokens: Most tokens of a step, at least 1 and within the model's context.
             end: What ends it.
-            guess: Ids that it may begin with, fewer than `max_tokens`.
+            guess: Ids that it may begin with, fewer than `max_tokens`; none under a grammar.
+            grammar: What may be written.
         """
         super().__init__(path, cache)
         self.request, self.max_tokens, self.end = request, max_tokens, end
-        self._prefix, self._guess = prefix, guess
+        self._prefix, self._guess, self.grammar = prefix, guess, grammar
         self._candidates: list[GenerateRow] = []
 
     def start(self, store: Store) -> None:

@@ -25,11 +25,12 @@ from rsd_core import (
     Thinking,
     Usage,
 )
-from rsd_integrations.chat_fields import TURN_FIELDS, TakesFields, refuse
+from rsd_integrations.chat_fields import FORM, TOOL_FIELDS, TakesFields, refuse, schema_of
 from rsd_integrations.inprocess.calls import Output
 from rsd_integrations.inprocess.checks import check_prompt
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.generate_call import GenerateCall
+from rsd_integrations.inprocess.grammar import Grammar, grammar_of
 from rsd_integrations.inprocess.language_model import LanguageModel
 from rsd_integrations.inprocess.runner import Runner
 from rsd_integrations.inprocess.score_call import ScoreCall
@@ -46,25 +47,36 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
     numbers of each step's own; a checkpoint's own sampling defaults are not used.
     """
 
+    grammar: Grammar | None = None
+    """What it may write, where a request asks for JSON by a schema."""
+
     def __init__(
         self, runner: Runner, vocabulary: Vocabulary, eos_ids: frozenset[int], flops_per_token: float, name: str
     ) -> None:
         super().__init__(runner, vocabulary, eos_ids, flops_per_token, name)
         self.renders_tools = vocabulary.renders_tools
 
+    @property
+    def writes_json(self) -> bool:
+        """True: under a grammar."""
+        return True
+
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers the prompt, as its chat template tells."""
         return self.vocabulary.thinking(prompt)
 
     def _with(self, fields: dict[str, Any]) -> Self:
-        """Arguments of the chat template for some requests; what was computed for a path is found by its tokens."""
+        """Arguments of the chat template, and a grammar; what was computed for a path is found by its tokens."""
         refuse(
             self,
-            {name: fields.pop(name) for name in TURN_FIELDS if name in fields},
+            {name: fields.pop(name) for name in TOOL_FIELDS if name in fields},
             "it writes text, of which calls are read; leave the field out, or take a chat behind a URL with "
             "granularity='turn'",
         )
         other = copy.copy(self)
+        if FORM in fields:
+            schema = schema_of(fields.pop(FORM))
+            other.grammar = None if schema is None else grammar_of(schema, self.vocabulary, self.eos_ids, self.name)
         try:
             other.vocabulary = self.vocabulary.with_fields(fields)
         except ConfigurationError as error:
@@ -76,15 +88,24 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
 
         Raises:
             PromptError: The prompt alone fills the model's context.
+            ConfigurationError: A step is asked for where a grammar says what the whole answer is.
         """
+        if self.grammar is not None and request.delimiter is not None:
+            raise ConfigurationError(
+                f"{self.name} was asked for JSON by a schema, which is written in one piece: take granularity='turn', "
+                "or a decoder that writes it after the steps (StructuredDecoder)"
+            )
         ids, prompt = self.vocabulary.ids(path)
         check_prompt(prompt, self.context, self.name)
         max_tokens = min(request.max_tokens, self.context - len(ids))
         if max_tokens <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
-        guess = () if request.guess is None or len(request.seeds) > 1 else self.vocabulary.step(request.guess)
+        guess: Sequence[int] = ()
+        if request.guess is not None and len(request.seeds) == 1 and self.grammar is None:
+            guess = self.vocabulary.step(request.guess)
         end = StepEnd(self.vocabulary, self.eos_ids, request.splitter)
-        call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess[: max_tokens - 1])
+        guess = guess[: max_tokens - 1]
+        call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar)
         return await run(self.runner, call)
 
     async def first_token_entropy(self, path: Path) -> Entropy:

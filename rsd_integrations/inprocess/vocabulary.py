@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -93,6 +93,10 @@ class Vocabulary:
             else:
                 pieces.append(_sentencepiece(token) if spaced else _byte_level(token))
         return pieces
+
+    def all_pieces(self) -> Iterable[bytes]:
+        """The same in the order of ids; empty for those that the tokenizer does not name."""
+        return (self.pieces[id_] for id_ in range(self.size))
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:

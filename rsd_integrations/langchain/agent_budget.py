@@ -8,6 +8,7 @@ from typing import Annotated, Any, NotRequired
 
 from langchain.agents.middleware import AgentState
 from langchain.agents.middleware.types import PrivateStateAttr
+from langchain_core.exceptions import ModelError
 from pydantic import Field, ValidationError
 
 from rsd_core import ConfigurationError, RunError
@@ -78,13 +79,17 @@ class Budgets:
         return None
 
 
-class BudgetExceededError(RunError):
+class BudgetExceededError(RunError, ModelError):
     """The budget of a run or thread is spent, and `exit_behavior` is `error`.
+
+    As a `ModelError` it tells LangChain's middleware that another try would not help.
 
     Args:
         message: Which limit.
         record: The record of the call that met it, which the agent's state does not get.
     """
+
+    is_retryable = False
 
     def __init__(self, message: str, record: dict[str, Any]) -> None:
         super().__init__(message)

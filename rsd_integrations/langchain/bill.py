@@ -78,8 +78,9 @@ def naming(models: Mapping[Role, str]) -> Iterator[None]:
 class RSDBillCallbackHandler(BaseCallbackHandler):
     """Sums what requests cost, as `UsageMetadataCallbackHandler` sums the usage of answers.
 
-    It hears of `ChatRSD`, `RSDLLM` and `RSDRunnable` wherever they run: in chains, graphs, batches and streams. Failed
-    requests are on the bill; answers from LangChain's cache are not, and neither are calls of other models.
+    It hears of `ChatRSD`, `RSDLLM`, `RSDRunnable` and `RSDMiddleware` wherever they run: in chains, graphs, batches and
+    streams. Failed requests are on the bill; answers from LangChain's cache are not, and neither are calls of other
+    models.
 
     Example:
         ```python

@@ -18,11 +18,13 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from rsd_core import Model
-from rsd_integrations.langchain.chat_calls import Call, RSDMessages, refuse_choice
+from rsd_integrations.answer_forms import form_of
+from rsd_integrations.langchain.chat_calls import Call, RSDMessages
 from rsd_integrations.langchain.configurable import ConfigurableChat
 from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.language_model import RSDLanguageModel
 from rsd_integrations.langchain.runs import children, configure, run_of, told_before
+from rsd_integrations.langchain.structured import writes_json
 from rsd_integrations.langchain.wrapped_model import binds_tools
 from rsd_integrations.tool_calls import sees_tools
 
@@ -57,7 +59,12 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
 
     Tool calling:
         In turn granularity through the inner models' own `bind_tools`. In step granularity tools are rendered by the
-        models' chat templates, and calls read from the text (Hermes and Qwen form); no call can be forced.
+        models' chat templates, and calls read from the text (Hermes and Qwen form). A forced call is written as JSON
+        by the tools' schema, after the reasoning.
+
+    Structured output:
+        `with_structured_output(Schema)`: in steps the models reason, and then write JSON by the schema; in turns each
+        inner model does what its own method does.
 
     Thoughts:
         Of models that think before they answer: reasoning blocks of `message.content_blocks`, in streamed chunks as
@@ -96,6 +103,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             inner = [getattr(role.model, "profile", None) or {} for role in self.inner_models()]
             return _common(inner) if self.all_inner() else None
         tools = all(isinstance(model, Model) and sees_tools(model, "step") for model in self.writers())
+        forms = all(map(writes_json, self.writers())) and bool(self.writers())
         return ModelProfile(
             text_inputs=True,
             text_outputs=True,
@@ -104,31 +112,33 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             audio_inputs=False,
             video_inputs=False,
             tool_calling=tools and bool(self.writers()),
-            tool_choice=False,
-            structured_output=False,
+            tool_choice=forms,
+            structured_output=forms,
         )
 
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
-        tool_choice: str | None = None,
+        tool_choice: str | dict[str, Any] | bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the models call tools.
 
         Args:
             tools: Tools as LangChain takes them.
-            tool_choice: In turn granularity as the inner models take it; in step granularity only "auto".
-            **kwargs: In turn granularity for the inner models' `bind_tools`.
+            tool_choice: In turn granularity as the inner models take it; in step granularity "auto", "none", "any" or
+                "required", or a tool's name.
+            **kwargs: In turn granularity for the inner models' `bind_tools`; in step granularity `response_format`,
+                which the answer has where no tool is called, and `strict`, which calls are that are forced.
 
         Raises:
-            ValueError: A call was to be forced in step granularity, or an inner model cannot call tools.
+            ValueError: There is no such tool, or an inner model cannot call tools.
         """
         if self.resolved().granularity == "step":
-            refuse_choice(tool_choice)
-            if kwargs:
-                raise ValueError(f"bind_tools takes no {sorted(kwargs)} in step granularity")
+            if others := sorted(set(kwargs) - _BOUND):
+                raise ValueError(f"bind_tools takes no {others} in step granularity")
+            form_of([convert_to_openai_tool(tool) for tool in tools], tool_choice)
         for role in self.inner_models():
             if not binds_tools(role.model):
                 raise ValueError(f"{role.name} ({type(role.model).__name__}) cannot call tools: it has no bind_tools")
@@ -234,6 +244,9 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
+
+
+_BOUND = frozenset({"response_format", "strict", "parallel_tool_calls", "ls_structured_output_format"})
 
 
 def _wide(

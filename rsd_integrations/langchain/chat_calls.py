@@ -4,44 +4,67 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import aclosing, closing, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from rsd_core import Decoder, Drafter, Prompt, Target
 from rsd_core.stopping import as_stop
+from rsd_integrations.answer_forms import AnswerForm, form_of
+from rsd_integrations.chat_fields import TURN_FIELDS
 from rsd_integrations.langchain.bill import model_names, naming
 from rsd_integrations.langchain.chunks import MessageChunks
 from rsd_integrations.langchain.fields import CALL_OPTIONS, RSDFields
 from rsd_integrations.langchain.messages import as_prompt, text_only
-from rsd_integrations.langchain.roles import LangChainGenerator
 from rsd_integrations.langchain.silent_calls import errors_as_raised
+from rsd_integrations.langchain.structured import structured
 from rsd_integrations.tool_calls import sees_tools
 
 
 class RSDMessages(RSDFields):
     """The fields with the way from messages to chunks."""
 
-    def inner_models(self) -> list[LangChainGenerator]:
-        """The LangChain models that draft and that replace."""
-        return [role for role in self.writers() if isinstance(role, LangChainGenerator)]
+    def with_structured_output(
+        self,
+        schema: Any = None,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] | None = None,
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Let the answer be an object.
 
-    def all_inner(self) -> bool:
-        """Whether all that write are LangChain models."""
-        return bool(self.writers()) and len(self.inner_models()) == len(self.writers())
+        In steps the models reason first, and then write JSON by the schema: the message's `content`, whose thought is
+        the reasoning. In turns each LangChain model is asked by its own `with_structured_output`.
+
+        Args:
+            schema: A Pydantic class, a `TypedDict`, or a JSON Schema, as LangChain takes them.
+            method: As of the inner models' in turns. In steps all three write by the schema.
+            include_raw: Give `raw`, `parsed` and `parsing_error`, as LangChain does.
+            strict: As of the inner models' in turns. In steps every answer keeps to the schema.
+            **kwargs: For the inner models' in turns.
+
+        Raises:
+            ValueError: A schema is missing, or an argument is for inner models alone.
+        """
+        return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
     def _chunks(self, call: Call) -> Generator[ChatGenerationChunk, None, None]:
         decoder = call.model.make_decoder(**call.inner)
-        call.chunks.models = model_names(decoder)
+        call.chunks.models, decoder = model_names(decoder), call.shaped(decoder)
         with _errors(call), closing(decoder.stream(call.prompt(decoder), stop=call.stop)) as events:
             for event in events:
                 yield from call.chunks.feed(event)
 
     async def _achunks(self, call: Call) -> AsyncGenerator[ChatGenerationChunk, None]:
         decoder = await call.model.amake_decoder(**call.inner)
-        call.chunks.models = model_names(decoder)
+        call.chunks.models, decoder = model_names(decoder), call.shaped(decoder)
         with _errors(call):
             async with aclosing(decoder.astream(call.prompt(decoder), stop=call.stop)) as events:
                 async for event in events:
@@ -79,21 +102,35 @@ class Call:
         """What inner models are called with. They get messages, tools and options as they are, and stop themselves."""
         self.granularity = self.model.resolved().granularity
         self.passes_on = self.granularity == "turn" and self.model.all_inner()
+        kwargs.pop("ls_structured_output_format", None)  # what traces show; chat models take it out themselves
+        self.form: AnswerForm | None = None
         if self.passes_on:
             stop_option = {"stop": self.stop} if self.stop else {}
             self.inner |= {"options": kwargs | stop_option, "tools": self.tools}
         else:
             text_only(messages)
-            refuse_choice(kwargs.pop("tool_choice", None))
+            fields = {name: value for name in TURN_FIELDS if (value := kwargs.pop(name, None)) is not None}
+            if self.granularity == "step":
+                self.form = form_of([convert_to_openai_tool(tool) for tool in self.tools], **fields)
+                kwargs.pop("strict", None)  # as calls and answers are that have a form
+            elif fields and not self.model.writers():
+                raise ValueError(
+                    f"RSD takes no {sorted(fields)} with a ready decoder in turns, whose models are as they are"
+                )
+            else:
+                self.inner |= {"fields": fields}
+            if fields.get("tool_choice") == "none":
+                self.tools = []
             if kwargs:
                 raise ValueError(
                     f"RSD takes no {sorted(kwargs)} with a call of models that are not LangChain's own; it takes "
-                    f"stop, {', '.join(CALL_OPTIONS)}"
+                    f"stop, {', '.join((*CALL_OPTIONS, *TURN_FIELDS))}"
                 )
         self.chunks = MessageChunks(
             self.model.model_name,
             self.stop,
             tools=bool(self.tools) and not self.passes_on,
+            form=self.form,
             traced=self.model.trace_inner,
             markers=self.model.resolved().thoughts.markers,
         )
@@ -103,22 +140,22 @@ class Call:
         self.chunks.settle(result.generations[0].message)
         return result
 
+    def shaped(self, decoder: Decoder) -> Decoder:
+        """The decoder that gives answers of the form that is wanted."""
+        return decoder if self.form is None else self.form.decoder(decoder)
+
     def prompt(self, decoder: Decoder) -> Prompt:
         """The messages, and the tools where the models are shown them."""
-        if self.tools and not self.passes_on:
-            for model in decoder.models:
-                if isinstance(model, Drafter | Target) and not sees_tools(model, self.granularity):
-                    raise ValueError(
-                        f"{model.name} cannot call tools: its chat template shows none. Use models whose template "
-                        'does, or chat models with granularity="turn".'
-                    )
-        return as_prompt(self.messages, self.tools)
-
-
-def refuse_choice(tool_choice: object) -> None:
-    """Raise `ValueError` for a tool choice that only a forced call could honour."""
-    if tool_choice not in (None, "auto"):
+        blind = [
+            model.name
+            for model in decoder.models
+            if isinstance(model, Drafter | Target) and not sees_tools(model, self.granularity)
+        ]
+        if not self.tools or self.passes_on or not blind:
+            return as_prompt(self.messages, self.tools)
+        if self.form is not None and self.form.calls:  # which tells of them
+            return as_prompt(self.messages)
         raise ValueError(
-            f"tool_choice={tool_choice!r} cannot be honoured in step granularity: a call is the models' own choice. "
-            'Use tool_choice="auto", or chat models with granularity="turn". with_structured_output forces a call.'
+            f"{blind[0]} cannot call tools of its own choice: its chat template shows none. Use models whose template "
+            'does, tool_choice="any", or chat models with granularity="turn".'
         )

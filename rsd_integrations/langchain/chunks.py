@@ -12,6 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from rsd_core import Event, Finished, Markers, Result, StepFinished, TextStream
 from rsd_core.ledger import Role
 from rsd_core.stopping import stops_at
+from rsd_integrations.answer_forms import AnswerForm
 from rsd_integrations.langchain.failures import LateAnswerError
 from rsd_integrations.langchain.thoughts import told_apart
 from rsd_integrations.langchain.tools import ToolCallStream, call_chunks
@@ -30,6 +31,7 @@ class MessageChunks:
         model_name: Goes with the last chunk.
         stop: Strings that end the answer.
         tools: Whether the text may hold tool calls.
+        form: The form of the answer, where it has one.
         traced: Whether traces see the calls of inner models. The metadata then tell the texts of rejected drafts, and
             no name of a model: counters by name count the inner calls, and would count the answer's twice.
         markers: Those of thoughts that models write into their text, where the settings name them.
@@ -41,6 +43,7 @@ class MessageChunks:
         stop: Sequence[str] = (),
         *,
         tools: bool = False,
+        form: AnswerForm | None = None,
         traced: bool = False,
         markers: Markers | None = None,
     ) -> None:
@@ -48,8 +51,9 @@ class MessageChunks:
         self._model_name = model_name
         self._stop = stop
         self._markers = markers
-        self._text = TextStream(stop)
-        self._calls = ToolCallStream() if tools else None
+        self._text = TextStream(stop if form is None else ())  # which cut no JSON
+        calls = None if form is None else form.stream()
+        self._calls = ToolCallStream(calls) if calls or (tools and form is None) else None
         self._native: AIMessage | None = None
         self._steps = 0
         self.models: dict[Role, str] = {}

@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from rsd_core import ConfigurationError, Decoder, Method, Policy, Settings, Setup, Verifier, parse_policy
+from rsd_core import ConfigurationError, Decoder, Generator, Method, Policy, Settings, Setup, Verifier, parse_policy
 from rsd_core.blocking import in_thread
 from rsd_core.ledger import Role
 from rsd_core.methods import RSDMethod, as_decoder
@@ -216,8 +216,8 @@ class RSDFields(BaseModel):
         """The decoder; models named by spec are loaded on first use.
 
         Args:
-            inner: `options`, `tools`, `callbacks` and such for LangChain models in the roles, see
-                `LangChainGenerator.using`.
+            inner: `fields` of the request, see `Generator.with_fields`; `options`, `tools`, `callbacks` and such for
+                LangChain models in the roles, see `LangChainGenerator.using`.
         """
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
@@ -261,6 +261,14 @@ class RSDFields(BaseModel):
         named = [getattr(self, name) for name in ("draft", "target") if _MODELS[name] in decoder.roles]
         return named + [self.thoughts[name] for name in ("draft", "target") if name in self.thoughts]
 
+    def inner_models(self) -> list[LangChainGenerator]:
+        """The LangChain models that draft and that replace."""
+        return [role for role in self.writers() if isinstance(role, LangChainGenerator)]
+
+    def all_inner(self) -> bool:
+        """Whether all that write are LangChain models."""
+        return bool(self.writers()) and len(self.inner_models()) == len(self.writers())
+
     def _set_here(self) -> tuple[str, ...]:
         """What is sent along to LangChain models in the roles because it is a field here."""
         return tuple([name for name in SENDS if getattr(self, name) is not None])
@@ -295,6 +303,10 @@ class RSDFields(BaseModel):
             model = model.using(configurable=inner["configurable"])
         if isinstance(model, LangChainRole) and (self.trace_inner or model.trace_inner):
             model = model.using(trace_inner=True, callbacks=inner.get("callbacks"))
+        inner = dict(inner)
+        fields = inner.pop("fields", None)
+        if fields and isinstance(model, Generator):
+            model = model.with_fields(fields)
         if isinstance(model, LangChainGenerator):
             own = {"options": model.options | inner.get("options", {}), "tools": inner.get("tools") or model.tools}
             return model.using(sends_also=self._set_here(), **{**inner, **own})

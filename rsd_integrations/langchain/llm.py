@@ -14,7 +14,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
 from rsd_core import BatchError, Decoder, Event, Finished, Result, RunError, StepFinished, TextStream
@@ -22,8 +22,9 @@ from rsd_core.ledger import Role
 from rsd_integrations.langchain.bill import model_names, naming
 from rsd_integrations.langchain.chat_text import as_asked, keep_messages
 from rsd_integrations.langchain.failures import FailedGeneration, FinishedOnly, LateAnswerError
-from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG
+from rsd_integrations.langchain.fields import CALL_OPTIONS, CONFIG, RSDFields
 from rsd_integrations.langchain.language_model import RSDLanguageModel
+from rsd_integrations.langchain.runnable import RSDRunnable
 from rsd_integrations.langchain.runs import children, configure, run_of
 from rsd_integrations.langchain.silent_calls import errors_as_raised
 from rsd_integrations.langchain.trace import answer_usage, metadata, step_data
@@ -69,6 +70,11 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
     @property
     def _llm_type(self) -> str:
         return "rsd"
+
+    def with_structured_output(self, schema: Any = None, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+        """The same models, whose answers are objects; as `RSDRunnable.with_structured_output`."""
+        own = {name: getattr(self, name) for name in RSDFields.model_fields}
+        return RSDRunnable.model_validate(own).with_structured_output(schema, **kwargs)
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         return keep_messages(super()._convert_input(model_input))

@@ -80,10 +80,13 @@ class ToolCallStream:
 
     A call that is no JSON, names no tool or has no object as arguments has its whole text as arguments, for LangChain's
     `invalid_tool_calls`: the marks before it are no JSON, so that nothing completes it.
+
+    Args:
+        stream: What finds the calls; by default they are marked in the text.
     """
 
-    def __init__(self) -> None:
-        self._stream = tool_calls.ToolCallStream()
+    def __init__(self, stream: tool_calls.ToolCallStream | None = None) -> None:
+        self._stream = stream or tool_calls.ToolCallStream()
         self._next = _FIRST
 
     @property

@@ -7,6 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rsd_core import Sampling
 from rsd_integrations.inprocess.calls import Call, Output
 from rsd_integrations.inprocess.generate_call import GenerateRow
@@ -90,7 +93,8 @@ class LlamaRunner(Runner):
                 if logits is None:
                     break
                 sequence.ids.append(ids[position])
-                token = choose(logits, sampling, row.uniforms(1)[0] if sampling.temperature else 0.0)
+                uniform = row.uniforms(1)[0] if sampling.temperature else 0.0
+                token = choose(_possible(row, logits), sampling, uniform)
                 largest = logits.max() if sampling.temperature else logits[token]
                 try:
                     over = row.append(token, float(logits[token]) - log_total(logits, largest))
@@ -157,9 +161,14 @@ class LlamaRunner(Runner):
             uniforms = row.uniforms(len(places)) if sampling.temperature else [0.0] * len(places)
             for place, uniform in zip(places, uniforms, strict=True):
                 one = logits[place]
-                token = choose(one, sampling, uniform)
+                token = choose(_possible(row, one), sampling, uniform)
                 sampled.append((token, float(one[token]) - log_total(one, one.max())))
         return sampled
+
+
+def _possible(row: GenerateRow, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of what a row may write next."""
+    return logits if row.place is None else np.where(row.place.allowed(len(logits)), logits, np.float32(-np.inf))
 
 
 def _number(sequence: CachedSequence) -> int:

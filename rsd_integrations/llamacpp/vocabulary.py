@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -38,6 +39,10 @@ class GGUFVocabulary(Vocabulary):
     @cached_property
     def pieces(self) -> dict[int, bytes]:
         return _Pieces(self.tokenizer, self._marked())
+
+    def all_pieces(self) -> Iterator[bytes]:
+        named = {id_ for id_, _ in self.tokenizer.tokens()}
+        return (self.tokenizer.model.piece(id_) if id_ in named else b"" for id_ in range(self.size))
 
     def _rows(self, size: int) -> int:
         return size

@@ -28,7 +28,7 @@ from rsd_core import (
 )
 from rsd_core.concurrency import run_all
 from rsd_core.thoughts.markers import Thinking
-from rsd_integrations.chat_fields import TURN_FIELDS, TakesFields, refuse
+from rsd_integrations.chat_fields import FORM, TOOL_FIELDS, TakesFields, refuse
 from rsd_integrations.findings import Finding
 from rsd_integrations.loaded_models import Resident
 from rsd_integrations.openai_compatible.accepted_prefix import Guess, NoRanksError
@@ -43,7 +43,7 @@ from rsd_integrations.openai_compatible.finish_reasons import FinishReasons
 from rsd_integrations.openai_compatible.likelihoods import LogProbabilities
 from rsd_integrations.openai_compatible.probe import Probe
 from rsd_integrations.openai_compatible.profile import Profile
-from rsd_integrations.openai_compatible.profiles import find_profile
+from rsd_integrations.openai_compatible.profiles import find_profile, hosted_at
 from rsd_integrations.openai_compatible.prompts import Mode, OverlongError, Prompts, SentPath
 from rsd_integrations.openai_compatible.request_fields import RequestFields
 from rsd_integrations.openai_compatible.server import Learnt, Server, learn
@@ -138,8 +138,9 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         """Arguments of the template here, or fields of chats: those of a message are for whole turns alone."""
         other = copy.copy(self)
         if self.prompts.mode == "completions":
-            turn = {name: fields.pop(name) for name in TURN_FIELDS if name in fields}
-            refuse(self, turn, "completions write text; leave it out, or take mode=chat with granularity='turn'")
+            calls = {name: fields.pop(name) for name in TOOL_FIELDS if name in fields}
+            refuse(self, calls, "completions write text; leave it out, or take mode=chat with granularity='turn'")
+            other.fields = self.fields.with_fields({name: fields.pop(name) for name in (FORM,) if name in fields})
             try:
                 other.prompts = self.prompts.with_arguments(fields)
             except ConfigurationError as error:
@@ -149,6 +150,14 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
             other.prompts = self.prompts.sending(other.fields)
             other._trials = Trials(other, self._reasons)
         return other
+
+    @property
+    def writes_json(self) -> bool:
+        """Whether the kind of its server takes a JSON Schema, where that is known before the server is asked."""
+        profile = self.profile or hosted_at(self.endpoint.base_url, self.endpoint.model)
+        if profile is None:
+            return False
+        return bool(profile.schema) if self.prompts.mode == "completions" else profile.json_schema
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers, by the tokenizer's template; None where the server renders it."""
@@ -447,6 +456,8 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
             body |= {"logprobs": True, "top_logprobs": few} if "messages" in body else {"logprobs": few}
         if self.prompts.vocabulary is not None and self.prompts.mode == "completions":
             body |= profile.give_ids
+        if self.prompts.mode == "completions":
+            body |= self.fields.schema_for(profile)
         return self.fields.applied(body, profile)
 
     def _step(self, answer: Answer, path: Path | None = None) -> Step:

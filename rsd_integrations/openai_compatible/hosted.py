@@ -24,6 +24,7 @@ HOSTED = (
         refuses=_SAMPLING | _LOGPROBS | {"stop"},
         thoughts="nowhere; they are counted and paid",
         without_thoughts={"reasoning_effort": "none"},
+        json_schema=True,
     ),
     Profile(
         "openai",
@@ -32,6 +33,7 @@ HOSTED = (
         cap="max_completion_tokens",
         logprobs=5,
         thoughts="these models do not think",
+        json_schema=True,
     ),
     Profile(
         "azure",
@@ -42,6 +44,7 @@ HOSTED = (
         logprobs=20,
         thoughts="nowhere; they are counted and paid",
         without_thoughts={"reasoning_effort": "none"},
+        json_schema=True,
     ),
     Profile(
         "deepseek",
@@ -78,6 +81,7 @@ HOSTED = (
         thoughts="as a part of the message's content, of the type `thinking`",
         without_thoughts={"reasoning_effort": "none"},
         stream_usage=False,  # comes without being asked for
+        json_schema=True,
     ),
     Profile(
         "anthropic",
@@ -96,6 +100,7 @@ HOSTED = (
         inline=("<thought>", "</thought>"),
         thoughts="nowhere, unless `body.extra_body.google.thinking_config.include_thoughts=true`",
         without_thoughts={"reasoning_effort": "none"},
+        json_schema=True,
     ),
     Profile(
         "bedrock",
@@ -152,5 +157,6 @@ HOSTED = (
         takes_thoughts="reasoning_content",
         thoughts=_IN_FIELD,
         without_thoughts={"reasoning_effort": "none"},
+        json_schema=True,
     ),
 )

@@ -70,6 +70,12 @@ class Profile:
     """Where thoughts come back, in words."""
     without_thoughts: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a chat that switch thinking off, in models that can do without."""
+    json_schema: bool = False
+    """Whether chats write by a JSON Schema, as `response_format` of the type `json_schema` asks."""
+    schema: tuple[str, ...] = ()
+    """Where completions take a JSON Schema to write by: a field's name, and those inside of it; empty where nowhere."""
+    schema_is_text: bool = False
+    """Whether they take it as text."""
     logprobs: int = 0
     """How many likely tokens it tells for one place; 0 where it tells none."""
     fewest_logprobs: int = 0

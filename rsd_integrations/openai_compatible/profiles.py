@@ -36,6 +36,8 @@ OPEN = (
         named_logprobs=True,
         echo=True,
         ranks={"prompt_logprobs": 0},
+        json_schema=True,
+        schema=("structured_outputs", "json"),
     ),
     Profile(
         "sglang",
@@ -52,6 +54,9 @@ OPEN = (
         takes_thoughts="reasoning_content",
         without_thoughts=_NO_THOUGHTS,
         logprobs=5,
+        json_schema=True,
+        schema=("json_schema",),
+        schema_is_text=True,
     ),
     # It strips stop strings and calls every end "stop". Ids come with log-probabilities; in streams, all of them do.
     Profile(
@@ -71,6 +76,8 @@ OPEN = (
         without_thoughts=_NO_THOUGHTS,
         logprobs=5,
         fewest_logprobs=1,  # 0 switches them off
+        json_schema=True,
+        schema=("json_schema",),
         concurrency=4,  # the slots that it has by default, where it does not tell
     ),
     Profile(

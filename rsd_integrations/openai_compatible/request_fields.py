@@ -9,7 +9,7 @@ from typing import Any
 
 from rsd_core import ConfigurationError
 from rsd_core.data import masked, unknown
-from rsd_integrations.chat_fields import TEMPLATE, TURN_FIELDS
+from rsd_integrations.chat_fields import FORM, TEMPLATE, TURN_FIELDS, schema_of
 from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import PROFILES
 
@@ -88,6 +88,28 @@ class RequestFields:
     def may_omit(name: str) -> bool:
         """Whether requests can do without a field."""
         return name in _omittable()
+
+    def schema_for(self, profile: Profile) -> dict[str, Any]:
+        """The field of a completion by which this server writes JSON by the schema that a request asks for.
+
+        Raises:
+            ConfigurationError: It has none.
+        """
+        asked = self.turn.get(FORM)
+        schema: Any = None if asked is None else schema_of(asked)
+        if schema is None:
+            return {}
+        if not profile.schema:
+            raise ConfigurationError(
+                f"completions of {profile.summary} take no JSON Schema; take mode=chat, whose servers have "
+                "`response_format`, or a server that takes one, such as vLLM"
+            )
+        value: Any = json.dumps(schema) if profile.schema_is_text else schema
+        *outer, last = profile.schema
+        field = {last: value}
+        for name in reversed(outer):
+            field = {name: field}
+        return field
 
     def applied(self, body: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
         """The body of a request as this server takes it and the user wants it.

@@ -9,6 +9,7 @@ from typing import Any
 
 from rsd_core import Event, Finished, Prompt, Result, StepFinished, TextStream
 from rsd_core.stopping import stops_at
+from rsd_integrations.answer_forms import AnswerForm
 from rsd_integrations.tool_calls import ToolCall, ToolCallStream, new_id
 
 
@@ -35,16 +36,19 @@ class Answer:
         index: Of the choice.
         stop: The answer ends before the first of these strings.
         tools: Whether the models may call tools.
+        form: Its form, where it has one.
     """
 
-    def __init__(self, index: int, stop: Sequence[str] = (), *, tools: bool = False) -> None:
+    def __init__(
+        self, index: int, stop: Sequence[str] = (), *, tools: bool = False, form: AnswerForm | None = None
+    ) -> None:
         self.index = index
         self.whole = Delta()
         """All of it so far."""
         self.result: Result | None = None
         self._stop = stop
-        self._text = TextStream(stop)
-        self._calls = ToolCallStream() if tools else None
+        self._text = TextStream(stop if form is None else ())
+        self._calls = (ToolCallStream() if tools else None) if form is None else form.stream()
         self._is_native = False
 
     def feed(self, event: Event) -> Delta:

@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from rsd_core import Decoder, Drafter, Limits, Prompt, RSDError, Target, as_prompt
 from rsd_core.data import masked
 from rsd_core.version import __version__
-from rsd_integrations.chat_fields import DEFAULTS
+from rsd_integrations.answer_forms import AnswerForm, form_of
+from rsd_integrations.chat_fields import DEFAULTS, TURN_FIELDS
 from rsd_integrations.serve.config import ServeConfig
 from rsd_integrations.serve.edge import Edge
 from rsd_integrations.serve.errors import DOCUMENTED, ApiError, as_api_error, of_validation, too_long, unsupported
@@ -167,11 +168,19 @@ async def _chat(serving: Serving, asked: ChatRequest, form: Form) -> Response:
     decoder = await _decoder(serving, asked)
     in_turns, calls = decoder.settings.granularity == "turn", asked.tool_choice != "none"
     tools = asked.tools if calls or in_turns else None  # in steps, what is not shown cannot be called
-    prompt = prompt_of(asked.messages, tools)
-    if tools:
-        _check_tools(decoder, asked.tool_choice)
-    may_call = bool(tools) and calls
-    return _reply(serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call)
+    shape = None
+    if not in_turns:
+        shape = form_of(asked.tools or (), asked.tool_choice, asked.response_format, asked.parallel_tool_calls)
+    if shape is not None:
+        decoder = shape.decoder(decoder)
+    if tools and (unseen := _blind(decoder)) is not None:
+        if shape is None or not shape.calls:
+            raise unseen
+        tools = None  # the answer's form tells of them
+    prompt, may_call = prompt_of(asked.messages, tools), bool(tools) and calls
+    return _reply(
+        serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call, shape=shape
+    )
 
 
 async def _loaded(serving: Serving) -> None:
@@ -193,22 +202,20 @@ async def _decoder(serving: Serving, asked: Asked) -> Decoder:
         limits = (limits or Limits()).tightened(Limits(max_tokens=asked.longest))
     settings = {"temperature": asked.temperature, "top_p": asked.top_p}
     fields = {name: value for name, value in asked.fields.items() if name not in DEFAULTS or value != DEFAULTS[name]}
-    if model.granularity == "step" and fields.get("tool_choice") == "none":
-        del fields["tool_choice"]  # honoured here: in steps, what is not shown cannot be called
+    if model.granularity == "step":  # honoured here
+        fields = {name: value for name, value in fields.items() if name not in TURN_FIELDS}
     return model.decoder(settings, limits, asked.rsd.policy, fields)
 
 
-def _check_tools(decoder: Decoder, choice: object) -> None:
-    """Raise where the models would not see the tools, or could not be made to call one."""
+def _blind(decoder: Decoder) -> ApiError | None:
+    """What is wrong where a model would not see the tools."""
     granularity = decoder.settings.granularity
     for model in decoder.models:
         if isinstance(model, Drafter | Target) and not sees_tools(model, granularity):
             turns = "; in granularity turn it would be sent them" if sees_tools(model, "turn") else ""
-            raise unsupported(
-                "tools", f"{model.name} is shown none, for its chat template has no place for them{turns}"
-            )
-    if granularity == "step" and choice not in (None, "auto"):
-        raise unsupported("tool_choice", "in steps a call is the models' own choice; leave it out, or say auto")
+            told = f"{model.name} is shown none, for its chat template has no place for them{turns}"
+            return unsupported("tools", told)
+    return None
 
 
 def _reply(
@@ -221,7 +228,8 @@ def _reply(
     n: int = 1,
     stop: Sequence[str] = (),
     tools: bool = False,
+    shape: AnswerForm | None = None,
 ) -> Response:
-    job = Job(asked.model, decoder, prompts, n, asked.seed, stop, tools, asked.rsd.trace)
+    job = Job(asked.model, decoder, prompts, n, asked.seed, stop, tools, asked.rsd.trace, shape)
     serving.admission.enter(len(job.answers))
     return Reply(job, form, serving, stream=bool(asked.stream))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from rsd_core import Cancellation, Decoder, Prompt, RequestOptions, Result, RunError
 from rsd_core.concurrency import run_all
 from rsd_core.queueing import side_by_side
+from rsd_integrations.answer_forms import AnswerForm
 from rsd_integrations.serve.admission import Admission, NoPlaceError
 from rsd_integrations.serve.answers import Answer, Delta
 from rsd_integrations.serve.metrics import Metrics
@@ -34,6 +35,8 @@ class Job:
     """Whether the models may call tools."""
     trace: bool = False
     """Whether answers tell their steps."""
+    form: AnswerForm | None = None
+    """Of the answers, where they have one."""
     cancel: Cancellation = field(default_factory=Cancellation)
     """Ends all of it early; what is written by then is there, and charged."""
     arrived: float = field(default_factory=time.monotonic)
@@ -41,7 +44,9 @@ class Job:
     """One for each that is wanted, those to the same prompt together."""
 
     def __post_init__(self) -> None:
-        self.answers = [Answer(i, self.stop, tools=self.tools) for i in range(self.n * len(self.prompts))]
+        self.answers = [
+            Answer(i, self.stop, tools=self.tools, form=self.form) for i in range(self.n * len(self.prompts))
+        ]
 
     @property
     def results(self) -> list[Result]:

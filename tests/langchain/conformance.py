@@ -44,6 +44,8 @@ SUITES = {
     "TestIntegrationInTurns": ("ChatModelIntegrationTests", "turn"),
     "TestUnitInSteps": ("ChatModelUnitTests", "step"),
     "TestIntegrationInSteps": ("ChatModelIntegrationTests", "step"),
+    "TestUnitInStepsWithTools": ("ChatModelUnitTests", "step, tools"),
+    "TestIntegrationInStepsWithTools": ("ChatModelIntegrationTests", "step, tools"),
     "TestUnitInThinkingTurns": ("ChatModelUnitTests", "turn, thinking"),
     "TestIntegrationInThinkingTurns": ("ChatModelIntegrationTests", "turn, thinking"),
     "TestUnitInThinkingSteps": ("ChatModelUnitTests", "step, thinking"),
@@ -59,7 +61,9 @@ langchain-core of the declared range `{declared}`.
 In granularity `turn` the models are chat models that call tools, take media and answer by rules
 (`tests/langchain/inner_models.py`); the draft goes wrong now and then, and is replaced. In granularity `step` they are
 the embedded models, `ChatRSD()` as it comes. Where it says `thinking`, the same models in turns think before they
-answer, and in steps scripted ones do. What the suites are told of the model's abilities is its own `profile`.
+answer, and in steps scripted ones do; where it says `tools`, models that write steps by rules
+(`tests/langchain/rule_writers.py`) call tools and write JSON by a schema. What the suites are told of the model's
+abilities is its own `profile`.
 
 | langchain-core | suite | granularity | passed | skipped | xfailed | failed |
 |---|---|---|---|---|---|---|

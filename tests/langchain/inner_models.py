@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -76,7 +76,11 @@ class CarefulModel(BaseChatModel):
         question = next((str(m.text) for m in reversed(messages) if isinstance(m, HumanMessage)), "")
         self._asked.append(question)
         functions = [tool["function"] for tool in tools]
-        reply = self._answer(messages[-1], question, _choose(functions, tool_choice, question, messages[-1]))
+        reply = self._answer(
+            messages[-1],
+            question,
+            choose(functions, tool_choice, question, answered=isinstance(messages[-1], ToolMessage)),
+        )
         text = str(reply.text)
         for cut in stop or ():
             text = text.partition(cut)[0]
@@ -104,7 +108,7 @@ class CarefulModel(BaseChatModel):
 
     def _answer(self, last: BaseMessage, question: str, function: dict[str, Any] | None) -> AIMessage:
         if function is not None:
-            args = _arguments(function["parameters"], question)
+            args = arguments_for(function["parameters"], question)
             return AIMessage(
                 "", tool_calls=[{"name": function["name"], "args": args, "id": f"call_{len(self._asked)}"}]
             )
@@ -192,8 +196,8 @@ class Grounded:
         return self.rewards[-1]
 
 
-def _choose(
-    functions: list[dict[str, Any]], choice: str | None, question: str, last: BaseMessage
+def choose(
+    functions: list[dict[str, Any]], choice: str | None, question: str, *, answered: bool
 ) -> dict[str, Any] | None:
     """The function to call: the one that must be, else the one the question names, none after a tool's answer."""
 
@@ -205,10 +209,10 @@ def _choose(
     best = max(wanted, key=named, default=None)
     if best is None or forced:
         return best
-    return best if named(best) and not isinstance(last, ToolMessage) else None
+    return best if named(best) and not answered else None
 
 
-def _arguments(schema: dict[str, Any], question: str) -> dict[str, Any]:
+def arguments_for(schema: Mapping[str, Any], question: str) -> dict[str, Any]:
     """Values for a function's parameters: numbers and names in their order, optional ones where they are named."""
     numbers = map(int, _NUMBER.findall(question))
     names = iter(_QUOTED.findall(question) or _NAME.findall(question))

@@ -45,7 +45,7 @@ class Declared:
 
     @property
     def supports_json_mode(self) -> bool:
-        return self._can("tool_choice")  # every method of structured output is a forced call
+        return self._can("structured_output") or self._can("tool_choice")
 
     @property
     def supports_image_inputs(self) -> bool:

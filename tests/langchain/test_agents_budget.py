@@ -147,6 +147,12 @@ def test_an_error_where_it_is_asked_for_carries_the_record() -> None:
     with pytest.raises(BudgetExceededError, match="max_target_calls=1") as raised:
         agent_of(rsd, looking(3)).invoke(question(), thread())
     assert raised.value.record["usage"]["total_tokens"] == 11  # the draft that was rejected
+    retry: Any = ModelRetryMiddleware(max_retries=3, initial_delay=0.0, jitter=False)
+    draft = Inner(answer=lambda *_: "BAD")
+    rsd = RSDMiddleware(draft, lambda *_: 0.0, run_budget={"max_target_calls": 0}, exit_behavior="error")
+    with pytest.raises(BudgetExceededError):
+        agent_of(rsd, always("x"), retry, ModelFallbackMiddleware(always("spare"))).invoke(question(), thread())
+    assert len(draft.asked) == 2  # one try, and one of the fallback, which has the same budget
     again = pickle.loads(pickle.dumps(raised.value))
     assert (str(again), again.record) == (str(raised.value), raised.value.record)
 

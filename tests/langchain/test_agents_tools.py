@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRequest
 from langchain.agents.structured_output import ToolStrategy
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.language_models.chat_models import generate_from_stream
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import BaseTool, StructuredTool, tool
 from pydantic import BaseModel
 
 from rsd_core import ConfigurationError
 from rsd_integrations.langchain import RSDMiddleware
+from rsd_integrations.langchain.broken_calls import streamed_calls
 from rsd_integrations.langchain.tool_policies import tools_of
 from tests.langchain.fakes import Inner, always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
@@ -347,3 +355,34 @@ def test_a_draft_that_calls_an_unknown_tool_is_never_kept(way: str, cheap: Provi
 def test_policies_that_cannot_decide_are_refused(policies: Any, what: str) -> None:
     with pytest.raises(ConfigurationError, match=what):
         RSDMiddleware(always("x"), lambda *_: 1.0, tool_policies=policies)
+
+
+# --- broken calls, whatever their text --------------------------------------------------------------------------------
+
+ARGUMENTS = st.dictionaries(st.text(max_size=5), st.none() | st.booleans() | st.integers() | st.text(max_size=8))
+
+
+@given(ARGUMENTS, st.data())
+def test_of_all_beginnings_of_a_call_only_the_whole_one_is_executable(
+    args: dict[str, Any], data: st.DataObject
+) -> None:
+    text = json.dumps(args)
+    cut = data.draw(st.integers(1, len(text)))
+    middle = data.draw(st.integers(0, cut))
+    written = text[:cut]
+    chunks = [
+        AIMessageChunk(
+            content="", tool_call_chunks=[tool_call_chunk(name="t", args=written[:middle], id="c", index=0)]
+        ),
+        AIMessageChunk(content="", tool_call_chunks=[tool_call_chunk(args=written[middle:], index=0)]),
+    ]
+    run = uuid.uuid4()
+    with streamed_calls() as calls:
+        for chunk in chunks:
+            calls.on_llm_new_token("", chunk=ChatGenerationChunk(message=chunk), run_id=run)
+    lenient = generate_from_stream(iter([ChatGenerationChunk(message=chunk) for chunk in chunks]))
+    message = lenient.generations[0].message
+    assert isinstance(message, AIMessage)
+    kept = calls.without_broken_calls(message)
+    assert [call["args"] for call in kept.tool_calls] == ([args] if written == text else [])
+    assert len(kept.tool_calls) + len(kept.invalid_tool_calls) == 1

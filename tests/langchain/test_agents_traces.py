@@ -240,6 +240,19 @@ def test_a_providers_errors_keep_their_type(name: str, asynchronous: bool, serve
     assert go(ModelFallbackMiddleware(always("spare")), rsd) == "spare"
 
 
+def test_what_is_for_one_provider_goes_behind(served: Provider) -> None:
+    from langchain_anthropic.middleware import AnthropicPromptCachingMiddleware
+
+    served.answers_by(lambda asked: "a BAD one" if asked.api == "chat" else "fine")
+    rsd: Any = RSDMiddleware(CHATS["ChatOpenAI"](served), good)
+    caching: Any = AnthropicPromptCachingMiddleware(unsupported_model_behavior="ignore")
+    agent: Any = create_agent(CHATS["ChatAnthropic"](served), [], middleware=[rsd, caching])
+    record = agent.invoke(question())["rsd"][0]
+    assert (record["author"], record["reward"], record["degradations"]) == ("target", 0.1, [])
+    assert "cache_control" in str(served.sent)
+    assert "cache_control" not in str(served.asked[-2].body)
+
+
 def test_a_draft_with_a_wrong_key_is_told(served: Provider) -> None:
     served.answers_by(lambda asked: Reply("a wrong key", status=401) if asked.model == "cheap" else "fine")
     rsd = RSDMiddleware(CHATS["ChatOpenAI"](served, model="cheap"), good)

@@ -11,9 +11,11 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from rsd_integrations.langchain import ChatRSD
 from rsd_integrations.loaded_models import LoadedModels
+from tests.langchain.rule_writers import RuleWriter, SeesMistakes
 from tests.langchain.standard import Declared, WithoutKey
 
 NO_TOOLS = "the embedded models were taught no tools, and their chat template renders none"
+NO_JOKES = "these models tell no jokes, and a text that is none has no end; others are asked, see StepsWithTools"
 NO_MEDIA = "the embedded models read text alone"
 
 
@@ -22,9 +24,9 @@ def text_alone(no_tools: str, no_media: str) -> dict[str, str]:
     return Declared.reasons | {
         "Test requires tool calling.": no_tools,
         "Test requires tool calling support.": no_tools,
-        "Test requires tool choice.": "in steps a call is the models' own choice, so that none can be forced",
-        "Test requires structured output.": no_tools + "; structured output is a call",
-        "Test requires json mode support.": no_tools + "; structured output is a call",
+        "Test requires tool choice.": no_tools,
+        "Test requires structured output.": NO_JOKES,
+        "Test requires json mode support.": NO_JOKES,
         "Model does not support PDF inputs.": no_media,
         "Model does not support audio inputs.": no_media,
         "Model does not support image message.": no_media,
@@ -39,6 +41,7 @@ class Steps(Declared):
 
     loaded: ClassVar = LoadedModels()
     reasons: ClassVar = text_alone(NO_TOOLS, NO_MEDIA)
+    has_structured_output = supports_json_mode = False
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
@@ -54,6 +57,27 @@ class TestIntegrationInSteps(Steps, ChatModelIntegrationTests):
         return {"max_tokens": 48}  # the models know word problems, and ramble when one says hello
 
 
+class StepsWithTools(Declared):
+    """`ChatRSD` over models that write steps by rules, know tools and write JSON by a schema; drafts go wrong."""
+
+    reasons: ClassVar = Declared.reasons | {
+        reason: "these models read text alone" for reason in text_alone("", "") if reason.startswith("Model does not ")
+    }
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"draft": RuleWriter(mistakes=True), "target": RuleWriter(), "verifier": SeesMistakes()}
+
+
+class TestUnitInStepsWithTools(WithoutKey, StepsWithTools, ChatModelUnitTests): ...
+
+
+class TestIntegrationInStepsWithTools(StepsWithTools, ChatModelIntegrationTests):
+    def test_its_profile_says_so(self) -> None:
+        profile = ChatRSD(**self.chat_model_params).profile or {}
+        assert [profile[ability] for ability in ("tool_calling", "tool_choice", "structured_output")] == [True] * 3
+
+
 @tool
 def add(a: int, b: int) -> int:
     """Add two numbers."""
@@ -64,8 +88,6 @@ def test_what_is_skipped_would_be_refused() -> None:
     model = ChatRSD(loaded=Steps.loaded)
     with pytest.raises(ValueError, match="cannot call tools"):
         model.bind_tools([add]).invoke("What is 1 + 2?")
-    with pytest.raises(ValueError, match="cannot be honoured"):
-        model.with_structured_output(add.get_input_jsonschema())
     for kind, mime in (("image", "image/png"), ("audio", "audio/wav"), ("file", "application/pdf")):
         with pytest.raises(ValueError, match=f"'{kind}'"):
             model.invoke([("user", [{"type": kind, "base64": "AAAA", "mime_type": mime}])])

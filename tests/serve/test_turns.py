@@ -101,10 +101,9 @@ def test_a_format_and_an_effort_are_passed_on_and_refused_where_nobody_takes_the
     assert all(one["response_format"] == {"type": "json_object"} for one in sent)
     assert all(one["reasoning_effort"] == "low" for one in sent)
     with running(ServeConfig(models={"rsd": RSDConfig()})) as server:
-        for name, value in fields.items():
-            refused = server.chat(**{name: value})
-            assert refused.status_code == 400
-            assert name in refused.json()["error"]["message"]
+        refused = server.chat(reasoning_effort="low")
+        assert refused.status_code == 400
+        assert "reasoning_effort" in refused.json()["error"]["message"]
 
 
 def test_thinking_is_switched_off_for_one_request_alone() -> None:

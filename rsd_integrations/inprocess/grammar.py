@@ -1,0 +1,173 @@
+"""JSON by a schema: which tokens a model may write next. The grammars are llguidance's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rsd_core import ConfigurationError, MissingDependency
+from rsd_integrations.inprocess.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from llguidance import LLMatcher, LLTokenizer
+    from numpy.typing import NDArray
+
+AS_DUMPED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""White space as `json.dumps` writes it: where any is allowed, small models write it without end."""
+_APPLICATORS = frozenset(
+    {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "dependentSchemas"}
+)
+"""Keywords beside `properties` that may say more of the same object, and ask for other properties."""
+_OPEN = frozenset({"additionalProperties", "unevaluatedProperties"})
+_DATA = frozenset({"const", "enum", "default", "examples"})
+_VALUES = frozenset({"const", "enum", "$ref"})
+_LEAST, _MOST = frozenset({"minimum", "exclusiveMinimum"}), frozenset({"maximum", "exclusiveMaximum"})
+LARGEST = 2**53 - 1
+_tokenizers: dict[tuple[str, int, frozenset[int]], LLTokenizer] = {}
+
+
+class Grammar:
+    """What a model may write. It is compiled once; each row goes through it by itself.
+
+    Args:
+        matcher: At the beginning.
+    """
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def begin(self) -> Place:
+        """The beginning, for one row."""
+        return Place(self._matcher.deep_copy())
+
+
+class Place:
+    """How far a row has come in its grammar."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._fault = ""
+
+    def allowed(self, size: int) -> NDArray[np.bool_]:
+        """Which of so many ids may come next; the end of the answer only where the grammar lets it end there."""
+        import numpy as np
+
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        mask = np.zeros(size, np.bool_)
+        known = np.unpackbits(bits, bitorder="little")[:size]
+        mask[: len(known)] = known
+        if self._matcher.is_error() or not mask.any():
+            self._fault = self._matcher.get_error() or "no token of the vocabulary goes on from here"
+            mask[:] = True  # somebody has to be chosen, and is refused by `take`
+        return mask
+
+    def take(self, token: int) -> None:
+        """Go on with a token.
+
+        Raises:
+            RuntimeError: The grammar came to no end, or was too much for its library.
+        """
+        if self._fault or not self._matcher.consume_token(token):
+            fault = self._fault or self._matcher.get_error().partition("\n")[0] or f"token {token} is not allowed here"
+            raise RuntimeError(f"writing JSON by its schema failed: {fault}")
+
+
+def grammar_of(schema: Mapping[str, Any], vocabulary: Vocabulary, eos_ids: frozenset[int], name: str) -> Grammar:
+    """The grammar of the JSON that a schema describes, in the tokens of a vocabulary.
+
+    Args:
+        schema: A JSON Schema. Objects whose `properties` are all that it says of them have no others.
+        vocabulary: The model's.
+        eos_ids: Ids that end an answer.
+        name: The model's, for errors.
+
+    Raises:
+        ConfigurationError: A keyword of the schema cannot be enforced, nothing fits it, or no token ends an answer.
+        MissingDependency: llguidance is not installed.
+    """
+    try:
+        from llguidance import LLMatcher
+    except ModuleNotFoundError as error:
+        raise MissingDependency("llguidance", "huggingface", "JSON by a schema") from error
+    if not eos_ids:
+        raise ConfigurationError(f"{name} cannot write JSON by a schema: no token ends its answers")
+    text = json.dumps(tightened(schema))
+    matcher = LLMatcher(
+        _tokenizer(vocabulary, eos_ids),
+        LLMatcher.grammar_from_json_schema(text, overrides=AS_DUMPED),  # type: ignore[arg-type]
+        log_level=0,
+    )
+    if matcher.is_error():
+        raise ConfigurationError(
+            f"{name} cannot write JSON by this schema: {matcher.get_error().strip()}. Leave that out, and check it "
+            f"when the answer is there. The schema: {text:.200}"
+        )
+    return Grammar(matcher)
+
+
+def tightened(schema: Mapping[str, Any]) -> Any:
+    """The schema without what it allows and nobody means, and small models would write on and on.
+
+    Objects have the properties that it names and no others, where nothing else is said of them, and whole numbers are
+    such that all programs read them alike (RFC 8259, section 6). What fits this fits the schema.
+    """
+    return dict(schema) if "allOf" in _keywords(schema) else _tightened(schema)
+
+
+def _tightened(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_tightened(part) for part in node]
+    if not isinstance(node, Mapping):
+        return node
+    named, own = node.get("properties"), dict(node)
+    if node.get("type") == "integer" and not node.keys() & _VALUES:
+        least, most = (node.keys() & bounds for bounds in (_LEAST, _MOST))
+        if not most and all(node[name] < LARGEST for name in least):
+            own["maximum"] = LARGEST
+        if not least and all(node[name] > -LARGEST for name in most):
+            own["minimum"] = -LARGEST
+        return own
+    if isinstance(named, Mapping):
+        if _APPLICATORS & node.keys():
+            return own
+        own["properties"] = {name: _tightened(part) for name, part in named.items()}
+        if not _OPEN & node.keys() and set(node.get("required", ())) <= set(named):
+            own["additionalProperties"] = False
+        return own
+    return {name: part if name in _DATA else _tightened(part) for name, part in own.items()}
+
+
+def _keywords(node: Any) -> set[str]:
+    parts = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    return set(node if isinstance(node, Mapping) else ()).union(*map(_keywords, parts))
+
+
+def _tokenizer(vocabulary: Vocabulary, eos_ids: frozenset[int]) -> LLTokenizer:
+    """The vocabulary as llguidance knows it, kept: making it takes a second where there are many tokens."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    key = vocabulary.identity, vocabulary.size, eos_ids
+    if key not in _tokenizers:
+        _tokenizers[key] = LLTokenizer(
+            TokenizerWrapper(_Tokens(vocabulary, min(eos_ids))), n_vocab=vocabulary.size, eos_token=sorted(eos_ids)
+        )
+    return _tokenizers[key]
+
+
+class _Tokens:
+    """What `TokenizerWrapper` asks of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary, eos_id: int) -> None:
+        self.eos_token_id, self._encode = eos_id, vocabulary.encode
+        added = vocabulary.tokenizer.added_tokens_decoder
+        # Tokens beside the merged ones mark the structure of a conversation; as text they are written by the others.
+        self.tokens = [b"" if id_ in added else piece for id_, piece in enumerate(vocabulary.all_pieces())]
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):  # tried out with bytes
+            raise TypeError("a text is wanted")
+        return self._encode(text)

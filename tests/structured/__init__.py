@@ -1,0 +1,1 @@
+"""Structured output: JSON by a schema."""
