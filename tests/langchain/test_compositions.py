@@ -295,7 +295,8 @@ def always_fine(served: Provider) -> Any:
 
 def test_a_class_that_cannot_be_made_again_says_so_when_it_is_pickled() -> None:
     """HuggingFaceEndpoint's validators set what they refuse to be given (langchain-huggingface 1.2.3)."""
-    llm = HuggingFaceEndpoint(endpoint_url="http://127.0.0.1:9", huggingfacehub_api_token=KEY, task="text-generation")
+    options: Any = {"endpoint_url": "http://127.0.0.1:9", "huggingfacehub_api_token": KEY, "task": "text-generation"}
+    llm = HuggingFaceEndpoint(**options)
     role = LangChainDrafter(ChatHuggingFace(llm=llm, model_id="small", tokenizer=False))
     with pytest.raises(pickle.PicklingError, match="HuggingFaceEndpoint cannot be made again of its fields") as caught:
         pickle.dumps(role)
