@@ -18,8 +18,8 @@ from tests.benchmarks.keys import RECORD, keys
 
 FOLDER = RECORD.parent
 OTHERS = {
-    *("client_workloads", "core_workloads", "crowded", "faulty", "gguf_worker", "instant", "keys", "picture"),
-    *("serve_models", "servers_worker", "stream_clients"),
+    *("client_workloads", "core_workloads", "crowded", "faulty", "gguf_worker", "instant", "keys", "langchain_worker"),
+    *("picture", "serve_models", "servers_worker", "stream_clients"),
 }
 """What is run and measures nothing: processes that benchmarks start, the record of their keys, and a drawing."""
 NAMES = sorted({file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__":' in file.read_text()} - OTHERS)
@@ -50,8 +50,7 @@ def test_the_page_says_what_each_sample_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"),
-    [("agents", ["--n", "2"]), ("budget", ["--steps", "100"]), ("langchain", ["--n", "2"]), ("templates", [])],
+    ("name", "sizes"), [("agents", ["--n", "2"]), ("budget", ["--steps", "100"]), ("templates", [])]
 )
 def test_a_sample_has_the_keys_of_a_whole_run(
     name: str, sizes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -628,7 +628,7 @@ def chat_google(served: Provider, **options: Any) -> BaseChatModel:
 
 def chat_bedrock(served: Provider, **options: Any) -> BaseChatModel:
     """`ChatBedrockConverse`, with credentials of its own: none of the machine are looked for."""
-    from botocore.config import Config  # type: ignore[import-untyped]
+    from botocore.config import Config
     from langchain_aws import ChatBedrockConverse
 
     return ChatBedrockConverse(
