@@ -11,6 +11,7 @@ from langchain_core.runnables import Runnable
 
 from rsd_core import ConfigurationError, Path, Prompt, Scores, Step, Usage, Verifier, parts_of
 from rsd_core.concurrency import run_calls
+from rsd_integrations.given_fields import shown
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.roles import as_reply
 from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
@@ -79,7 +80,7 @@ class FunctionVerifier(Verifier):
 
     def __init__(self, function: Scorer) -> None:
         if not callable(function):
-            raise ConfigurationError(f"{function!r} is no function of (messages, reply)")
+            raise ConfigurationError(f"{shown(function)} is no function of (messages, reply)")
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 

@@ -12,6 +12,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageR
 from rsd_core import ConfigurationError, Path, Prompt, Scores, Step, Usage, Verifier, parts_of
 from rsd_core.blocking import in_thread
 from rsd_core.concurrency import run_calls
+from rsd_integrations.given_fields import shown
 from rsd_integrations.llamaindex.classes import asked_with, refuse
 from rsd_integrations.llamaindex.messages import as_text, originals
 from rsd_integrations.llamaindex.replies import is_cut
@@ -78,7 +79,7 @@ class FunctionVerifier(Verifier):
 
     def __init__(self, function: Scorer) -> None:
         if not callable(function):
-            raise ConfigurationError(f"{function!r} is no function of (messages, reply)")
+            raise ConfigurationError(f"{shown(function)} is no function of (messages, reply)")
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
