@@ -37,8 +37,8 @@ FinishReason = Literal[
 DegradationKind = Literal[
     "drafter_error", "verifier_error", "target_error", "target_limit", "thought_limit", "no_answer"
 ]
-"""`…_error` is a fault of a role, `target_limit` a draft kept since the target is spent, `thought_limit` a thought
-closed at its limit, and `no_answer` a response that ended inside of its thought, or with it."""
+"""`…_error` is a fault of a role, `target_limit` a draft kept since the target is spent, `thought_limit` a thought or
+reasoning ended at its limit, and `no_answer` a response that ended inside of its thought, or with it."""
 
 
 @dataclass(frozen=True, slots=True)

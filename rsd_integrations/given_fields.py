@@ -96,7 +96,7 @@ def _refuse_forgotten(made: Any, given: Mapping[str, Any]) -> None:
     missing = next((name for name in _needed(made) if name not in given), None)
     if own and missing:
         raise ConfigurationError(
-            f"{missing}= is missing: its default, embedded:{missing}, knows the word problems of the package and nothing "
+            f"{missing}= is missing: its default, embedded:{missing}, knows this package's word problems and nothing "
             f"else, and {own}= is another model. Give {missing}= as well"
         )
 

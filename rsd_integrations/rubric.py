@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from rsd_core import ConfigurationError, Parts, Path, Scores, Step, Usage, VerifierError, parts_of, split, visible
+from rsd_core import (
+    ConfigurationError,
+    Parts,
+    Path,
+    Prompt,
+    Scores,
+    Step,
+    Usage,
+    Verifier,
+    VerifierError,
+    parts_of,
+    split,
+    visible,
+)
 from rsd_core.baselines.spoken_scores import Abstentions, spoken_score
+from rsd_core.blocking import in_thread
 
 RUBRIC = (
     "You judge the work of an assistant. Rate its latest step alone: is it correct, does it follow from what comes "
@@ -86,12 +103,59 @@ def _work(parts: Parts) -> str:
     return "\n\n".join(filter(None, [parts.thought and f"(thinking) {parts.thought.strip()}", parts.answer]))
 
 
-def checked_reward(reward: Any, name: str) -> float:
-    """What a user's function returned, as a plain float; numbers of other libraries are numbers, texts never are.
+class ByFunction(Verifier):
+    """Base of verifiers that are a plain function of a framework's messages.
+
+    Args:
+        function: From the conversation and the reply, up to and including the step in question, to a reward in [0, 1],
+            or to what is awaited for one. Blocking ones run in a thread.
 
     Raises:
-        VerifierError: It is no number in [0, 1].
+        ConfigurationError: It cannot be called.
     """
+
+    flops_per_token = 0.0
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise ConfigurationError(f"{function!r} is no function of (messages, reply)")
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    @abstractmethod
+    def conversation(self, prompt: Prompt) -> Any:
+        """A prompt as messages of the framework."""
+
+    @abstractmethod
+    def reply(self, path: Path, step: Step) -> Any:
+        """The reply up to and including a step, as a message of the framework."""
+
+    async def in_thread(self, work: Callable[[], Any]) -> Any:
+        """Call the function, which may block."""
+        return await in_thread(work)
+
+    async def waited(self, work: Awaitable[Any]) -> Any:
+        """Await what the function gave."""
+        return await work
+
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        """Call the function for one step after the other.
+
+        Raises:
+            VerifierError: It gave something that is no number in [0, 1].
+        """
+        messages = self.conversation(path.prompt)
+        return Scores(tuple([await self._reward(messages, self.reply(path, step)) for step in steps]), Usage())
+
+    async def _reward(self, messages: Any, reply: Any) -> float:
+        reward = await self.in_thread(lambda: self.function(messages, reply))
+        if inspect.isawaitable(reward):
+            reward = await self.waited(reward)
+        return _checked(reward, self.name)
+
+
+def _checked(reward: Any, name: str) -> float:
+    """A reward as a plain float; numbers of other libraries are numbers, texts never are."""
     try:
         number = math.nan if isinstance(reward, str | bytes | bytearray) else float(reward)
     except (TypeError, ValueError, OverflowError, RuntimeError):

@@ -88,7 +88,8 @@ class Reading:
         """The steps as they are shown, those of the thought first."""
         result, rows = self.result, list[Row]()
         if result.markers is None:
-            return [Row(i, "answer", step.text, step, step.discarded_draft) for i, step in enumerate(result.steps, 1)]
+            numbered = enumerate(result.steps, 1)  # a thought without markers is reasoning before structured output
+            return [Row(i, one.kind, one.thought or one.text, one, one.discarded_draft) for i, one in numbered]
         reader = reader_of(result.prompt, Thinking(result.markers, result.opening))
         for number, step in enumerate(result.steps, 1):
             rejected = None if step.discarded_draft is None else read_step(reader, step.discarded_draft)[1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.inprocess.vocabulary import Vocabulary
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from llguidance import LLMatcher, LLTokenizer
     from numpy.typing import NDArray
+
+    from rsd_integrations.inprocess.chat_template import Tokenizer
 
 AS_DUMPED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """White space as `json.dumps` writes it: where any is allowed, small models write it without end."""
@@ -25,7 +29,7 @@ _DATA = frozenset({"const", "enum", "default", "examples"})
 _VALUES = frozenset({"const", "enum", "$ref"})
 _LEAST, _MOST = frozenset({"minimum", "exclusiveMinimum"}), frozenset({"maximum", "exclusiveMaximum"})
 LARGEST = 2**53 - 1
-_tokenizers: dict[tuple[str, int, frozenset[int]], LLTokenizer] = {}
+_tokenizers: WeakKeyDictionary[Tokenizer, dict[tuple[int, frozenset[int]], LLTokenizer]] = WeakKeyDictionary()
 
 
 class Grammar:
@@ -145,15 +149,14 @@ def _keywords(node: Any) -> set[str]:
 
 
 def _tokenizer(vocabulary: Vocabulary, eos_ids: frozenset[int]) -> LLTokenizer:
-    """The vocabulary as llguidance knows it, kept: making it takes a second where there are many tokens."""
+    """The vocabulary as llguidance knows it, made once: that takes a second where there are many tokens."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    key = vocabulary.identity, vocabulary.size, eos_ids
-    if key not in _tokenizers:
-        _tokenizers[key] = LLTokenizer(
-            TokenizerWrapper(_Tokens(vocabulary, min(eos_ids))), n_vocab=vocabulary.size, eos_token=sorted(eos_ids)
-        )
-    return _tokenizers[key]
+    made, key = _tokenizers.setdefault(vocabulary.tokenizer, {}), (vocabulary.size, eos_ids)
+    if key not in made:
+        tokens = TokenizerWrapper(_Tokens(vocabulary, min(eos_ids)))
+        made[key] = LLTokenizer(tokens, n_vocab=vocabulary.size, eos_token=sorted(eos_ids))
+    return made[key]
 
 
 class _Tokens:
@@ -162,7 +165,8 @@ class _Tokens:
     bos_token_id = None
 
     def __init__(self, vocabulary: Vocabulary, eos_id: int) -> None:
-        self.eos_token_id, self._encode = eos_id, vocabulary.encode
+        self.eos_token_id = eos_id
+        self._tokenizer = weakref.ref(vocabulary.tokenizer)  # which may hold a model: that has to be freed
         added = vocabulary.tokenizer.added_tokens_decoder
         # Tokens beside the merged ones mark the structure of a conversation; as text they are written by the others.
         self.tokens = [b"" if id_ in added else piece for id_, piece in enumerate(vocabulary.all_pieces())]
@@ -170,4 +174,7 @@ class _Tokens:
     def __call__(self, text: str) -> list[int]:
         if not isinstance(text, str):  # tried out with bytes
             raise TypeError("a text is wanted")
-        return self._encode(text)
+        tokenizer = self._tokenizer()
+        assert tokenizer is not None
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable
 
-from rsd_core import ConfigurationError, Path, Prompt, Scores, Step, Usage, Verifier, parts_of
+from rsd_core import Path, Prompt, Scores, Step, Usage, Verifier, parts_of
 from rsd_core.concurrency import run_calls
-from rsd_integrations.given_fields import shown
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.roles import as_reply
 from rsd_integrations.langchain.silent_calls import call_async, call_in_thread
 from rsd_integrations.langchain.wrapped_model import LangChainRole
-from rsd_integrations.rubric import RUBRIC, Rubric, checked_reward
+from rsd_integrations.rubric import RUBRIC, ByFunction, Rubric
 
 
 class LangChainJudge(LangChainRole, Verifier):
@@ -66,7 +64,7 @@ Scorer = Callable[[list[BaseMessage], AIMessage], float | Awaitable[float]]
 """From the conversation and the answer, up to and including the step in question, to a reward in [0, 1]."""
 
 
-class FunctionVerifier(Verifier):
+class FunctionVerifier(ByFunction):
     """A plain function as verifier: a rule, a heuristic, a call to a service. Blocking ones run in a thread.
 
     Models that it calls are not seen by the surrounding run, whose stream would show what they say of a rejected draft.
@@ -74,31 +72,25 @@ class FunctionVerifier(Verifier):
     Args:
         function: See `Scorer`. The reply's text is the answer so far, and its thought a reasoning block. In turn
             granularity it is the reply as the model gave it, with its tool calls.
+
+    Raises:
+        ConfigurationError: It cannot be called.
     """
 
-    flops_per_token = 0.0
-
     def __init__(self, function: Scorer) -> None:
-        if not callable(function):
-            raise ConfigurationError(f"{shown(function)} is no function of (messages, reply)")
-        self.function = function
-        self.name = getattr(function, "__name__", type(function).__name__)
+        super().__init__(function)
 
-    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Call the function for one step after the other.
+    def conversation(self, prompt: Prompt) -> list[BaseMessage]:
+        return originals(prompt)
 
-        Raises:
-            VerifierError: It gave something that is no number in [0, 1].
-        """
-        messages = originals(path.prompt)
-        return Scores(tuple([await self._reward(messages, path, step) for step in steps]), Usage())
+    def reply(self, path: Path, step: Step) -> AIMessage:
+        return step.native if isinstance(step.native, AIMessage) else _begun(path.extend(step))
 
-    async def _reward(self, messages: list[BaseMessage], path: Path, step: Step) -> float:
-        reply = step.native if isinstance(step.native, AIMessage) else _begun(path.extend(step))
-        reward = await call_in_thread(lambda: self.function(messages, reply), self.name)
-        if inspect.isawaitable(reward):
-            reward = await call_async(reward, self.name)
-        return checked_reward(reward, self.name)
+    async def in_thread(self, work: Callable[[], Any]) -> Any:
+        return await call_in_thread(work, self.name)
+
+    async def waited(self, work: Awaitable[Any]) -> Any:
+        return await call_async(work, self.name)
 
 
 def _begun(path: Path) -> AIMessage:

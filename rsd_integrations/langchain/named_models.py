@@ -53,7 +53,9 @@ def chat_model(name: str) -> BaseChatModel:
         providers = list(getattr(base, "_BUILTIN_PROVIDERS", ()))
         provider, colon, rest = model.partition(":")
         if isinstance(error, ValueError) and (not colon or provider not in providers):
-            near = nearest(provider, [*providers, *BACKENDS])
+            if provider.partition("/")[0] in providers:
+                provider, _, rest = provider.partition("/")  # as routers write it
+            near, colon = nearest(provider, [*providers, *BACKENDS]), ":"
             meant = f" Did you mean '{near}{colon}{rest or '…'}'?" if near else ""
             raise SpecError(
                 f"{masked(name)!r} names no model: {provider!r} is neither a provider of LangChain's init_chat_model, "

@@ -22,11 +22,11 @@ class Recipe:
 
     def make(self) -> BaseLanguageModel[Any]:
         """The model again."""
-        return self.kind(**self.fields)
+        return self.kind(**restored(dict(self.fields)))
 
 
-def portable(model: Runnable[Any, Any]) -> Any:
-    """A model, or what holds several, with recipes in place of those that cannot be pickled."""
+def portable(model: Any) -> Any:
+    """A model, or what holds some, with recipes in place of those that cannot be pickled."""
     return _mapped(model, lambda part: _recipe(part) if isinstance(part, BaseLanguageModel) else None)
 
 
@@ -52,8 +52,17 @@ def _recipe(model: BaseLanguageModel[Any]) -> Any:
         # What a class leaves out of its dumps is a client, but for what all models of LangChain leave out.
         kept = not field.exclude or name in BaseLanguageModel.model_fields
         if kept and not _is_of_environment(getattr(model, name)):
-            fields[name if by_name or not isinstance(field.alias, str) else field.alias] = getattr(model, name)
-    return Recipe(kind, fields)
+            called = name if by_name or not isinstance(field.alias, str) else field.alias
+            fields[called] = portable(getattr(model, name))
+    recipe = Recipe(kind, fields)
+    try:
+        recipe.make()
+    except Exception as error:  # whatever its validators raise; better here than where the pickle is read
+        raise pickle.PicklingError(
+            f"{kind.__name__} cannot be made again of its fields ({type(error).__name__}): make the adapter where it "
+            "is needed, or name the model by a spec"
+        ) from None  # what pydantic says may hold a key
+    return recipe
 
 
 def _is_of_environment(value: Any) -> bool:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock, ThinkingBlock
 
-from rsd_core import ConfigurationError, Path, Prompt, Scores, Step, Usage, Verifier, parts_of
-from rsd_core.blocking import in_thread
+from rsd_core import Path, Prompt, Scores, Step, Usage, Verifier, parts_of
 from rsd_core.concurrency import run_calls
-from rsd_integrations.given_fields import shown
 from rsd_integrations.llamaindex.classes import asked_with, refuse
 from rsd_integrations.llamaindex.messages import as_text, originals
 from rsd_integrations.llamaindex.replies import is_cut
 from rsd_integrations.llamaindex.roles import LlamaIndexRole
-from rsd_integrations.rubric import RUBRIC, Rubric, checked_reward
+from rsd_integrations.rubric import RUBRIC, ByFunction, Rubric
 
 
 class LlamaIndexJudge(LlamaIndexRole, Verifier):
@@ -64,7 +61,7 @@ Scorer = Callable[[list[ChatMessage], ChatMessage], float | Awaitable[float]]
 """From the conversation and the reply, up to and including the step in question, to a reward in [0, 1]."""
 
 
-class FunctionVerifier(Verifier):
+class FunctionVerifier(ByFunction):
     """A plain function as verifier: a rule, a heuristic, a call to a service. Blocking ones run in a thread.
 
     Args:
@@ -75,29 +72,14 @@ class FunctionVerifier(Verifier):
         ConfigurationError: It cannot be called.
     """
 
-    flops_per_token = 0.0
-
     def __init__(self, function: Scorer) -> None:
-        if not callable(function):
-            raise ConfigurationError(f"{shown(function)} is no function of (messages, reply)")
-        self.function = function
-        self.name = getattr(function, "__name__", type(function).__name__)
+        super().__init__(function)
 
-    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Call the function for one step after the other.
+    def conversation(self, prompt: Prompt) -> list[ChatMessage]:
+        return originals(prompt)
 
-        Raises:
-            VerifierError: It gave something that is no number in [0, 1].
-        """
-        messages = originals(path.prompt)
-        return Scores(tuple([await self._reward(messages, path, step) for step in steps]), Usage())
-
-    async def _reward(self, messages: list[ChatMessage], path: Path, step: Step) -> float:
-        reply = step.native.message if isinstance(step.native, ChatResponse) else _begun(path.extend(step))
-        reward = await in_thread(lambda: self.function(messages, reply))
-        if inspect.isawaitable(reward):
-            reward = await reward
-        return checked_reward(reward, self.name)
+    def reply(self, path: Path, step: Step) -> ChatMessage:
+        return step.native.message if isinstance(step.native, ChatResponse) else _begun(path.extend(step))
 
 
 def _begun(path: Path) -> ChatMessage:

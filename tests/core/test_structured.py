@@ -244,3 +244,10 @@ def test_what_cannot_work_is_refused_before_anything_is_asked() -> None:
         StructuredDecoder(decoder(), SCHEMA, ask="JSON, please")
     with pytest.raises(ConfigurationError, match="a schema is an object"):
         StructuredDecoder(decoder(), [])  # type: ignore[arg-type]
+
+
+def test_work_begun_early_changes_nothing() -> None:
+    plain = StructuredDecoder(decoder(0.9, 0.1, 0.1), SCHEMA).run("?")
+    for early in (Settings(lookahead=2), Settings(hedge=0.3), Settings(lookahead=1, hedge=0.3)):
+        result = StructuredDecoder(decoder(0.9, 0.1, 0.1, settings=early), SCHEMA).run("?")
+        assert [(step.text, step.author) for step in result.steps] == [(step.text, step.author) for step in plain.steps]

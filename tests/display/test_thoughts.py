@@ -9,7 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsd_core import AlwaysTarget, BinaryStep, Message, Reader, Result, RewardGuidedDecoder, Roles, StepRecord, Thinking
+from rsd_core import (
+    AlwaysTarget,
+    BinaryStep,
+    DraftOnly,
+    Limits,
+    Message,
+    Reader,
+    Result,
+    RewardGuidedDecoder,
+    Roles,
+    Settings,
+    StepRecord,
+    StructuredDecoder,
+    Thinking,
+    load,
+)
 from rsd_core.control_characters import visible
 from rsd_core.testing import ScriptedTarget
 from rsd_core.thoughts.markers import MARKERS, Markers
@@ -198,3 +213,14 @@ def test_the_line_of_a_folded_thought() -> None:
     assert folded_thought([step]) == "thought: 1 step, 1,200 tokens"
     assert folded_thought([step, None]) == "thought: 2 steps, 1,200 tokens"
     assert folded_thought([None]) == "thought: 1 step"
+
+
+def test_reasoning_before_structured_output_is_shown_as_thought() -> None:
+    decoder = DraftOnly(drafter=load("embedded:draft"), settings=Settings(limits=Limits(max_tokens=300)))
+    result = StructuredDecoder(decoder, {"enum": ["yes", "no"]}).run("Mia has 4 pens. Then she buys 2 more. How many?")
+    shown = read(result)
+    assert [row.kind for row in shown.rows] == [step.kind for step in result.steps]
+    assert [row.kind for row in shown.rows][-2:] == ["thought", "answer"]
+    assert "boxed" in shown.rows[-2].text
+    assert shown.rows[-1].text in ('"yes"', '"no"')
+    assert "step" in shown.thought_summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_huggingface import ChatHuggingFace, HuggingFaceEndpoint
 from langgraph.graph import START, MessagesState, StateGraph
 
 from rsd_core import ConfigurationError, RewardGuidedDecoder
@@ -284,7 +286,21 @@ def test_adapters_over_partner_classes_pickle(name: str, served: Provider) -> No
 
 
 def always_fine(served: Provider) -> Any:
-    return chat_openai(served).with_retry().with_fallbacks([chat_anthropic(served).bind(top_p=0.5)])
+    return (
+        chat_openai(served)
+        .with_retry(wait_exponential_jitter=False)
+        .with_fallbacks([chat_anthropic(served).bind(top_p=0.5)])
+    )
+
+
+def test_a_class_that_cannot_be_made_again_says_so_when_it_is_pickled() -> None:
+    """HuggingFaceEndpoint's validators set what they refuse to be given (langchain-huggingface 1.2.3)."""
+    options: Any = {"endpoint_url": "http://127.0.0.1:9", "huggingfacehub_api_token": KEY, "task": "text-generation"}
+    llm = HuggingFaceEndpoint(**options)
+    role = LangChainDrafter(ChatHuggingFace(llm=llm, model_id="small", tokenizer=False))
+    with pytest.raises(pickle.PicklingError, match="HuggingFaceEndpoint cannot be made again of its fields") as caught:
+        pickle.dumps(role)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 def test_what_is_around_a_model_pickles_along(served: Provider) -> None:

@@ -17,7 +17,8 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, ValidationError
 
-from rsd_core import BatchError, RoleWarning, RunError, TargetError
+from rsd_core import BatchError, Path, RoleWarning, RunError, StepRequest, TargetError
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.langchain import RSDLLM, ChatRSD, LangChainDrafter, LangChainTarget, RSDRunnable, result_of
 from rsd_integrations.provider_errors import AnswerTimeoutError, mark_permanent, with_providers_type
 from tests.langchain.fakes import Inner, always, good
@@ -236,22 +237,20 @@ def test_a_time_out_with_nothing_written_raises_and_fallbacks_answer(served: Pro
     assert (type(again), str(again), again.partial.finish_reason) == (type(error), str(error), "max_seconds")
 
 
+class OneStep(ScriptedDrafter):
+    """Writes one step, and nothing more for a long time."""
+
+    async def generate(self, path: Path, request: StepRequest) -> Any:
+        if path.depth:
+            await asyncio.sleep(60)
+        return await super().generate(path, request)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream"])
-def test_a_time_out_with_a_text_gives_it_and_says_so(served: Provider, kind: Any, way: str) -> None:
-    def play(asked: Any) -> Reply:
-        return Reply("One.\n\n") if not asked.beginning else Reply("Two.\n\n", delay=0.6)
-
-    served.answers_by(play)
-    options: Any = {"prefix": "continue_final_message", "stop": "cut"}
-    model = rsd(
-        LangChainTarget(always("t"), prefix="trailing_assistant"),
-        kind,
-        draft=LangChainDrafter(chat_openai(served), **options),
-        verifier=lambda *_: 1.0,
-        granularity="step",
-        timeout=0.4,
-    )
+def test_a_time_out_with_a_text_gives_it_and_says_so(kind: Any, way: str) -> None:
+    roles: dict[str, Any] = {"draft": OneStep(["One.\n\n"]), "target": ScriptedTarget(["t"])}
+    model = rsd(kind=kind, verifier=ScriptedVerifier([1.0]), granularity="step", timeout=0.4, **roles)
     assert WAYS[way](model).strip() == "One."
     if kind is RSDLLM:
         (generation,) = model.generate(["q"]).generations[0]
@@ -261,13 +260,13 @@ def test_a_time_out_with_a_text_gives_it_and_says_so(served: Provider, kind: Any
     assert (told["finish_reason"], told["rsd"]["finish_reason"]) == ("length", "max_seconds")
 
 
-def test_one_late_prompt_of_a_batch_takes_no_other_down(served: Provider) -> None:
-    served.answers_by(lambda asked: Reply("late", delay=0.5) if "slow" in str(asked.messages) else Reply("fine"))
-    for kind in KINDS:
-        model = rsd(always("t"), kind, draft=chat_openai(served), timeout=0.2, verifier=lambda *_: 1.0)
-        made = model.batch(["fast", "slow", "fast"], return_exceptions=True)
-        assert [text(made[0]), text(made[2])] == ["fine", "fine"]
-        assert isinstance(made[1], TimeoutError)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_late_prompt_of_a_batch_takes_no_other_down(served: Provider, kind: Any) -> None:
+    served.answers_by(lambda asked: Reply("late", delay=4.0) if "slow" in str(asked.messages) else Reply("fine"))
+    model = rsd(always("t"), kind, draft=chat_openai(served), timeout=1.5, verifier=lambda *_: 1.0)
+    made = asyncio.run(model.abatch(["fast", "slow", "fast"], return_exceptions=True))
+    assert [text(made[0]), text(made[2])] == ["fine", "fine"]
+    assert isinstance(made[1], TimeoutError)
 
 
 # Signals of LangGraph

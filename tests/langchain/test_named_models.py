@@ -135,6 +135,12 @@ def test_drafter_and_draft_are_one(kind: Any) -> None:
     assert kind(drafter="embedded:draft").identity() == kind(draft="embedded:draft").identity()
 
 
+def test_names_stand_in_thoughts_too() -> None:
+    thoughts = ChatRSD(thoughts={"verifier": "ollama:qwen3:0.6b", "policy": "constant:0"}).thoughts
+    assert isinstance(thoughts["verifier"], LangChainJudge)
+    assert isinstance(thoughts["verifier"].model, ChatOllama)
+
+
 @pytest.mark.parametrize("kind", FACES)
 def test_the_signature_shows_the_fields(kind: Any) -> None:
     parameters = inspect.signature(kind).parameters

@@ -16,12 +16,9 @@ from tests.servers.launcher import LlamaServer, Server, running
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 QUESTION = "Mia has 45 apples. Then she buys 12 more. How many apples does Mia have now?"
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"more": {"type": "boolean"}, "unit": {"enum": ["apples", "pens"]}},
-    "required": ["more", "unit"],
-    "additionalProperties": False,
-}
+SCHEMA: dict[str, Any] = {"enum": ["apples", "pens"]}
+"""Without places for white space, which the servers' grammars let models write, and these small ones do, to the end of
+their context."""
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,12 @@
 """JSON by a schema in process: whatever is sampled, the answer fits, and nobody else's answer changes."""
 
 import asyncio
+import gc
 import json
 import random
+import weakref
 from collections.abc import Sequence
+from pathlib import Path as Folder
 from typing import Any
 
 import jsonschema
@@ -162,6 +165,16 @@ def test_equal_schemas_are_one_model_and_text_is_none(model: Generator) -> None:
 def test_what_cannot_be_enforced_is_refused_before_anything_is_written(schema: Schema, told: str) -> None:
     with pytest.raises(ConfigurationError, match=f"embedded:draft cannot write JSON by this schema: {told}"):
         by_schema(load("embedded:draft"), schema)
+
+
+def test_a_model_is_freed_whatever_it_wrote(tmp_path: Folder) -> None:
+    file = to_gguf.export(str(FOLDER / "draft"), tmp_path / "draft.gguf")
+    model: Generator = load(f"gguf:{file}")
+    write(by_schema(model, PERSON))
+    runner = weakref.ref(model.runner)
+    del model
+    gc.collect()
+    assert runner() is None
 
 
 def test_forms_that_are_none_are_refused(model: Generator) -> None:
