@@ -172,7 +172,7 @@ def test_no_embedded_model_stands_in_for_a_role_that_was_forgotten() -> None:
         RSDLLM(draft=MockLLM(), verifier=lambda messages, reply: 1.0)
     llm = RSDLLM()
     llm.draft = MockLLM()  # who assigns says one thing after the other
-    assert RSDLLM(draft=MockLLM(), target=MockLLM(), policy="always_target").complete("x").text == "x"
+    assert RSDLLM(draft=MockLLM(), target=MockLLM(), policy="always_target").complete("x").text.startswith("user: x")
 
 
 def test_an_unknown_name_is_told_where_it_belongs() -> None:
