@@ -239,6 +239,9 @@ def test_a_missing_extra_is_named_with_its_pip_line(bare: Path) -> None:
     assert 'pip install "rsd-decoding[openai]"' in python(
         bare, code.replace("embedded:draft", "openai:m@http://[::1]:1")
     )
+    for world in ("langchain", "llamaindex"):
+        said = python(bare, code.replace("load('embedded:draft')", f"import rsd_integrations.{world}"))
+        assert f'pip install "rsd-decoding[{world}]"' in said
     failed = subprocess.run([bare, "-m", "rsd_integrations.cli"], capture_output=True, text=True, check=False)
     assert failed.returncode != 0
     assert 'pip install "rsd-decoding[cli]"' in failed.stderr
