@@ -53,8 +53,9 @@ def chat_model(name: str) -> BaseChatModel:
         providers = list(getattr(base, "_BUILTIN_PROVIDERS", ()))
         provider, colon, rest = model.partition(":")
         if isinstance(error, ValueError) and (not colon or provider not in providers):
-            near = nearest(provider, [*providers, *BACKENDS])
-            meant = f" Did you mean '{near}{colon}{rest or '…'}'?" if near else ""
+            kind, slash, after = provider.partition("/")  # as some routers write it
+            near = kind if slash and kind in providers else nearest(provider, [*providers, *BACKENDS])
+            meant = f" Did you mean '{near}:{rest or after or '…'}'?" if near else ""
             raise SpecError(
                 f"{masked(name)!r} names no model: {provider!r} is neither a provider of LangChain's init_chat_model, "
                 f"as in 'openai:gpt-5-nano', nor a kind that `rsd models` lists.{meant}"
