@@ -270,6 +270,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         tools = self.tools or (tools_of(path.prompt) if self.renders_tools else [])
         options |= self._asked(options, bool(tools))
         if tools:
+            tools = [_as_function(tool) for tool in tools]
             model, options = rebuilt(model, lambda inner: inner.bind_tools(tools, **options)), {}  # type: ignore[attr-defined]
         model = with_fields(model, fields, options)
         if ends_in_model(model) and all(isinstance(inner, BaseLLM) for inner in models_in(model)):
@@ -352,6 +353,16 @@ def _generating(model: AnyRunnable) -> AnyRunnable:
         return await model.agenerate_prompt([value], callbacks=callbacks, tags=tags, **options)
 
     return RunnableLambda(generate, agenerate, name=type(model).__name__)
+
+
+def _as_function(tool: Any) -> Any:
+    """A tool as a function, from which a model's class makes its own form; a tool in OpenAI's form it would take as is.
+
+    (`ChatOpenAI.bind_tools` then forgets `strict`, which OpenAI's client wants of every tool beside a
+    `response_format`; langchain-openai 1.7.4.)
+    """
+    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    return function if isinstance(function, dict) and {"description", "parameters"} <= function.keys() else tool
 
 
 def _counts(result: LLMResult) -> Mapping[str, Any]:
