@@ -171,7 +171,7 @@ class RSDFields(BaseModel):
         if isinstance(decoder, Method):
             decoder.settings(settings)
             for role in self.inner_models() if settings.granularity == "step" else ():
-                role.check_steps()
+                role.step_mode()
             self._check_thoughts(decoder, settings)
             return self
         redundant = [name for name in (*_MODELS, "policy", "thoughts") if getattr(self, name) != _default(name)]
