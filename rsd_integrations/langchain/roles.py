@@ -50,6 +50,7 @@ from rsd_integrations.langchain.partner_classes import (
     with_fields,
 )
 from rsd_integrations.langchain.prefixes import (
+    PrefixMode,
     Reply,
     StopMode,
     find_mode,
