@@ -37,7 +37,7 @@ from rsd_core.ledger import Role
 from rsd_core.model import add_usage
 from rsd_integrations.langchain.agent_budget import BudgetExceededError, Budgets
 from rsd_integrations.langchain.bill import BILL_EVENT, BillItem, bill_of_ledger
-from rsd_integrations.langchain.broken_calls import StreamedCalls, streamed_calls
+from rsd_integrations.langchain.broken_calls import StreamedCalls, streamed_calls, without_calls_of_cut
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import FunctionVerifier
 from rsd_integrations.langchain.messages import as_prompt, as_text
@@ -315,7 +315,10 @@ class _Caller(Drafter, Target):
         return self._read(response, calls, path, started)
 
     def _read(self, response: _Response, calls: StreamedCalls, path: Path, started: float) -> Generation:
-        messages = [calls.without_broken_calls(one) if isinstance(one, AIMessage) else one for one in response.result]
+        messages = [
+            without_calls_of_cut(calls.without_unreadable_calls(one)) if isinstance(one, AIMessage) else one
+            for one in response.result
+        ]
         response = replace(response, result=messages)
         reply = next((message for message in response.result if isinstance(message, AIMessage)), None)
         usage = self._usage(reply or "", started)

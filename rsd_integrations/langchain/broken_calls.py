@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -29,6 +28,29 @@ def is_cut(message: AIMessage) -> bool:
     return told.get("status") == "incomplete" or any(told.get(key) in _CUT for key in _KEYS)
 
 
+def without_cut_call(message: AIMessage) -> AIMessage:
+    """A message that was cut, its last call among the invalid ones if the message ends in it.
+
+    Classes that stream, and APIs whose calls are objects, complete a call that was cut, and nobody can tell any more.
+    (LangChain's own agents run it; seen with langchain-openai 1.7.4 streaming and langchain-anthropic 1.7.10.)
+    """
+    if not is_cut(message) or not message.tool_calls or message.invalid_tool_calls:  # of those one is the call
+        return message
+    last = message.tool_calls[-1]
+    blocks = message.content if isinstance(message.content, list) else []
+    places = [i for i, block in enumerate(blocks) if isinstance(block, dict) and last["id"] in _ids(block)]
+    if places and places[-1] < len(blocks) - 1:
+        return message
+    return _invalidated(message, [(last, None)], "the reply was cut, perhaps inside of this call")
+
+
+def without_calls_of_cut(message: AIMessage) -> AIMessage:
+    """A message that was cut, without any call that may be executed, whichever of them the cut went through."""
+    if not is_cut(message):
+        return message
+    return _invalidated(message, [(call, None) for call in message.tool_calls], "the message was cut in its calls")
+
+
 class StreamedCalls(BaseCallbackHandler):
     """Keeps the calls of streamed messages as they were written: LangChain completes their JSON."""
 
@@ -44,32 +66,13 @@ class StreamedCalls(BaseCallbackHandler):
             calls = AIMessageChunk(content="", tool_call_chunks=message.tool_call_chunks)
             self._messages[run_id] = self._messages[run_id] + calls if run_id in self._messages else calls
 
-    def without_broken_calls(self, message: AIMessage) -> AIMessage:
-        """A message in whose `tool_calls` are those alone that may be executed; the others are invalid ones.
-
-        Of a message that was cut that is none: through which of its calls the cut went cannot always be told, since
-        Anthropic's API gives data.
-        """
+    def without_unreadable_calls(self, message: AIMessage) -> AIMessage:
+        """A message whose calls that were no JSON when they were streamed are invalid, as they were written."""
         written: dict[str | None, str | None] = {
             call["id"]: call["args"] for one in self._messages.values() for call in one.tool_call_chunks if call["id"]
         }
-        found: dict[str | None, list[ToolCall]] = defaultdict(list)
-        for call in message.tool_calls:
-            unreadable = None if _is_object(written.get(call["id"])) else "its arguments are no JSON object"
-            found["the message was cut in its calls" if is_cut(message) else unreadable].append(call)
-        whole = found.pop(None, [])
-        if not found:
-            return message
-        broken = [
-            invalid_tool_call(
-                name=call["name"], args=written.get(call["id"]) or json.dumps(call["args"]), id=call["id"], error=why
-            )
-            for why, calls in found.items()
-            for call in calls
-        ]
-        return message.model_copy(
-            update={"tool_calls": whole, "invalid_tool_calls": [*message.invalid_tool_calls, *broken]}
-        )
+        broken = [(call, written[call["id"]]) for call in message.tool_calls if not _is_object(written.get(call["id"]))]
+        return _invalidated(message, broken, "its arguments are no JSON object")
 
 
 @contextmanager
@@ -95,3 +98,32 @@ def _is_object(text: str | None) -> bool:
         return isinstance(json.loads(text, strict=False), dict)
     except ValueError:
         return False
+
+
+def _invalidated(message: AIMessage, calls: Sequence[tuple[ToolCall, str | None]], why: str) -> AIMessage:
+    """A message some of whose calls are invalid, with their arguments as written where that is known."""
+    if not calls:
+        return message
+    ids = {call["id"] for call, _ in calls}
+    broken = [
+        invalid_tool_call(
+            name=call["name"], args=args or json.dumps(call["args"], ensure_ascii=False), id=call["id"], error=why
+        )
+        for call, args in calls
+    ]
+    content: Any = message.content
+    if not isinstance(content, str):  # providers' classes would send the blocks as calls
+        content = [block for block in content if not (isinstance(block, dict) and ids.intersection(_ids(block)))]
+    return message.model_copy(
+        update={
+            "content": content,
+            "tool_calls": [call for call in message.tool_calls if call["id"] not in ids],
+            "invalid_tool_calls": [*message.invalid_tool_calls, *broken],
+        }
+    )
+
+
+def _ids(block: dict[str, Any]) -> tuple[Any, ...]:
+    """By what ids a content block is a tool call, whatever its provider; none for other blocks."""
+    kind = str(block.get("type"))
+    return (block.get("id"), block.get("call_id")) if "call" in kind or kind == "tool_use" else ()

@@ -6,6 +6,7 @@ each, by the names that its own class has for them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -85,11 +86,17 @@ def check_composition(model: AnyRunnable) -> None:
 
     Raises:
         ConfigurationError: A chain begins with a prompt that takes something else, has several models, or ends in a
-            parser whose output is no text.
+            parser whose output is no text; or it is a graph.
     """
     model = settled(model)
     if isinstance(model, RunnableBindingBase):
         return check_composition(model.bound)
+    langgraph = sys.modules.get("langgraph.pregel.protocol")  # without it nobody has a graph
+    if langgraph is not None and isinstance(model, langgraph.PregelProtocol):
+        raise ConfigurationError(
+            "a graph takes and gives a state, and a role is given messages and answers with one. Pass "
+            "RunnableLambda(lambda messages: graph.invoke({'messages': messages})['messages'][-1])"
+        )
     if isinstance(model, RunnableWithFallbacks):
         for one in model.runnables:
             check_composition(one)

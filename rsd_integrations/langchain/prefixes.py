@@ -120,7 +120,7 @@ class Reply:
         return self.reason in _LENGTH
 
 
-_LENGTH = {"length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens"}
+_LENGTH = {"length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens", "model_context_window_exceeded"}
 _FAILED = {"abort", "error", "load"}
 
 

@@ -37,6 +37,7 @@ from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_calls
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.chat_fields import TEMPLATE, TOOL_FIELDS, TakesFields, refuse
+from rsd_integrations.langchain.broken_calls import without_cut_call
 from rsd_integrations.langchain.compositions import AnyRunnable, ends_in_model, models_in, rebuilt, unbound
 from rsd_integrations.langchain.messages import as_text, originals
 from rsd_integrations.langchain.named_models import chat_model
@@ -61,7 +62,6 @@ from rsd_integrations.langchain.prefixes import (
 )
 from rsd_integrations.langchain.thoughts import opened, readable_by, thought_of
 from rsd_integrations.langchain.tokens import estimate_tokens
-from rsd_integrations.langchain.tools import without_cut_call
 from rsd_integrations.langchain.wrapped_model import LangChainRole, ModelReply, binds_tools
 from rsd_integrations.loaded_models import identity
 from rsd_integrations.tool_calls import tools_of
@@ -280,6 +280,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         tools = self.tools or (tools_of(path.prompt) if self.renders_tools else [])
         options |= self._asked(options, bool(tools))
         if tools:
+            tools = [_as_function(tool) for tool in tools]
             model, options = rebuilt(model, lambda inner: inner.bind_tools(tools, **options)), {}  # type: ignore[attr-defined]
         model = with_fields(model, fields, options)
         if ends_in_model(model) and all(isinstance(inner, BaseLLM) for inner in models_in(model)):
@@ -288,7 +289,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         replied = await self.call(model, readable_by(model, originals(path.prompt)))
         reply, native = as_reply(replied), None
         if isinstance(replied.message, AIMessage):
-            native = without_cut_call(replied.message) if reply.is_cut else replied.message
+            native = without_cut_call(replied.message)
             reply = replace(reply, text=as_text(native))
         return Generation((whole(reply, path, native),), replied.usage)
 
@@ -362,6 +363,16 @@ def _generating(model: AnyRunnable) -> AnyRunnable:
         return await model.agenerate_prompt([value], callbacks=callbacks, tags=tags, **options)
 
     return RunnableLambda(generate, agenerate, name=type(model).__name__)
+
+
+def _as_function(tool: Any) -> Any:
+    """A tool as a function, from which a model's class makes its own form; a tool in OpenAI's form it would take as is.
+
+    (`ChatOpenAI.bind_tools` then forgets `strict`, which OpenAI's client wants of every tool beside a
+    `response_format`; langchain-openai 1.7.4.)
+    """
+    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    return function if isinstance(function, dict) and {"description", "parameters"} <= function.keys() else tool
 
 
 def _counts(result: LLMResult) -> Mapping[str, Any]:

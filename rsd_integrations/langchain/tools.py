@@ -1,12 +1,11 @@
-"""Tool calls as LangChain's messages hold them: in a model's text, in chunks, and cut by a limit."""
+"""Tool calls as LangChain's messages hold them: in a model's text, and in chunks."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from langchain_core.messages import AIMessage
-from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call_chunk
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.utils.json import parse_partial_json
 
 from rsd_integrations import tool_calls
@@ -35,35 +34,6 @@ def call_chunks(message: AIMessage) -> tuple[list[ToolCallChunk], list[ToolCallC
         for index, call in enumerate(message.invalid_tool_calls, _FIRST + len(calls))
     ]
     return calls, broken
-
-
-def without_cut_call(message: AIMessage) -> AIMessage:
-    """A message that used up its tokens, its last call among the invalid ones if the message ends in it.
-
-    Classes that stream, and APIs whose calls are objects, complete a call that was cut, and nobody can tell any more.
-    (LangChain's own agents run it; seen with langchain-openai 1.7.4 streaming and langchain-anthropic 1.7.10.)
-    """
-    if not message.tool_calls or message.invalid_tool_calls:  # of those one is the call that was cut
-        return message
-    *whole, last = message.tool_calls
-    blocks = message.content if isinstance(message.content, list) else []
-    places = [i for i, block in enumerate(blocks) if isinstance(block, dict) and last["id"] in _ids(block)]
-    if places and places[-1] < len(blocks) - 1:
-        return message
-    cut = invalid_tool_call(
-        name=last["name"],
-        args=json.dumps(last["args"], ensure_ascii=False),
-        id=last["id"],
-        error="the reply used up its tokens, and may have been cut inside of this call",
-    )
-    content: Any = [block for i, block in enumerate(blocks) if i not in places] if places else message.content
-    return message.model_copy(update={"content": content, "tool_calls": whole, "invalid_tool_calls": [cut]})
-
-
-def _ids(block: dict[str, Any]) -> tuple[Any, ...]:
-    """By what ids a content block is a tool call, whatever its provider; none for other blocks."""
-    kind = str(block.get("type"))
-    return (block.get("id"), block.get("call_id")) if "call" in kind or kind == "tool_use" else ()
 
 
 def _never_completed(args: str) -> str:

@@ -7,19 +7,19 @@ import copy
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import LLM, BaseChatModel, BaseLLM, SimpleChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from rsd_core import ConfigurationError, Model, Price, RunError, Usage
 from rsd_core.blocking import background_loop
 from rsd_core.data import masked
 from rsd_integrations.given_fields import shown
+from rsd_integrations.langchain.broken_calls import streamed_calls
 from rsd_integrations.langchain.compositions import check_composition, ends_in_model, models_in, settled
 from rsd_integrations.langchain.identities import fingerprint, model_name, with_digest
 from rsd_integrations.langchain.partner_classes import described, with_fields
@@ -134,7 +134,18 @@ class LangChainRole(Model):
         config = self._config()
         if model is self.model:
             model = with_fields(self.settled(), fields, {})
-        return await self._run(model, partial(model.invoke, value, config), partial(model.ainvoke, value, config), read)
+
+        def ask() -> Any:
+            with streamed_calls() as calls:
+                answer = model.invoke(value, config)
+            return calls.without_unreadable_calls(answer) if isinstance(answer, AIMessage) else answer
+
+        async def ask_natively() -> Any:
+            with streamed_calls() as calls:
+                answer = await model.ainvoke(value, config)
+            return calls.without_unreadable_calls(answer) if isinstance(answer, AIMessage) else answer
+
+        return await self._run(model, ask, ask_natively, read)
 
     async def _run(
         self,

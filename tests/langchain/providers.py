@@ -446,6 +446,9 @@ def _chat_stream(asked: Asked, reply: Reply) -> Iterator[bytes]:
     for piece in _pieces(reply.text):
         yield chunk({"content": piece})
     for i, call in enumerate(_openai_calls(reply)):
+        if asked.model.startswith("ministral"):  # whose API streams calls as a whole
+            yield chunk({"tool_calls": [call]})
+            continue
         yield chunk({"tool_calls": [call | {"function": call["function"] | {"arguments": ""}}]})
         for piece in _pieces(call["function"]["arguments"]):
             yield chunk({"tool_calls": [{"index": i, "function": {"arguments": piece}}]})

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from rsd_core import ConfigurationError
 from rsd_integrations.langchain import RSDMiddleware
-from rsd_integrations.langchain.broken_calls import streamed_calls
+from rsd_integrations.langchain.broken_calls import streamed_calls, without_calls_of_cut
 from rsd_integrations.langchain.tool_policies import tools_of
 from tests.langchain.fakes import Inner, always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
@@ -383,6 +383,6 @@ def test_of_all_beginnings_of_a_call_only_the_whole_one_is_executable(
     lenient = generate_from_stream(iter([ChatGenerationChunk(message=chunk) for chunk in chunks]))
     message = lenient.generations[0].message
     assert isinstance(message, AIMessage)
-    kept = calls.without_broken_calls(message)
+    kept = without_calls_of_cut(calls.without_unreadable_calls(message))
     assert [call["args"] for call in kept.tool_calls] == ([args] if written == text else [])
     assert len(kept.tool_calls) + len(kept.invalid_tool_calls) == 1

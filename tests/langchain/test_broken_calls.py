@@ -20,8 +20,9 @@ from rsd_core import Path, StepRequest, TargetOnly
 from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedTarget
 from rsd_integrations.langchain import ChatRSD, LangChainTarget, RSDRunnable
+from rsd_integrations.langchain.broken_calls import without_cut_call
 from rsd_integrations.langchain.messages import as_prompt, as_text
-from rsd_integrations.langchain.tools import call_chunks, without_cut_call
+from rsd_integrations.langchain.tools import call_chunks
 from tests.langchain.fakes import Inner, always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
 
@@ -246,10 +247,41 @@ def test_the_last_call_of_a_reply_that_used_up_its_tokens_is_invalid(
     served.answers(Reply("I pay.", reason="length", calls=(Call("transfer_money", arguments),)))
     message = WAYS[way](rsd(served, name, inner=inner).bind_tools([transfer_money]))
     assert message.tool_calls == []
-    assert [(call["name"], json.loads(call["args"].strip())) for call in message.invalid_tool_calls] == [
-        ("transfer_money", {"amount": 100})
-    ]
+    assert calls_of(message)[1] == [("transfer_money", arguments, "call_1")]
     assert "tool_use" not in str(message.content)
+
+
+@pytest.mark.parametrize("trace_inner", [False, True])
+@pytest.mark.parametrize("version", ["v0", "v1"])
+@pytest.mark.parametrize("name", ["ChatOpenAI", "ChatOpenAI, Responses", "ChatMistralAI", "ChatAnthropic"])
+@pytest.mark.parametrize("way", ["invoke", "graph"])
+def test_what_a_class_that_streams_completes_is_as_it_was_written(
+    served: Provider, name: str, version: str, trace_inner: bool, way: str
+) -> None:
+    for arguments in ('{"amount": 100', "{bad", '{"amount": 1, "amount": '):
+        whole = Call("transfer_money", '{"amount": 5}', "call_0")
+        served.answers(Reply("I pay.", reason="tool_calls", calls=(whole, Call("transfer_money", arguments))))
+        streams = {"streaming": True, "output_version": version}
+        answers = rsd(served, name, inner=streams, trace_inner=trace_inner).bind_tools([transfer_money])
+        message = WAYS[way](answers)
+        broken = ("transfer_money", arguments, "call_1")
+        assert calls_of(message) == ([("transfer_money", {"amount": 5}, "call_0")], [broken])
+        assert "call_1" not in str(message.content)
+
+
+@pytest.mark.parametrize("way", ["astream_events v3", "graph"])
+def test_an_event_stream_that_sees_inner_calls_completes_none_of_them(served: Provider, way: str) -> None:
+    served.answers(Reply(reason="tool_calls", calls=(Call("transfer_money", "{bad"),)))
+    message = WAYS[way](rsd(served, trace_inner=True))
+    assert calls_of(message) == ([], [("transfer_money", "{bad", "call_1")])
+
+
+@pytest.mark.parametrize("name", ["ChatOpenAI", "ChatAnthropic", "ChatGoogleGenerativeAI"])
+def test_what_a_filter_cut_is_no_call(served: Provider, name: str) -> None:
+    served.answers(Reply("I pay.", reason="filter", calls=(Call("transfer_money", '{"amount": 100}'),)))
+    message = rsd(served, name).invoke("q")
+    assert message.tool_calls == []
+    assert [call["name"] for call in message.invalid_tool_calls] == ["transfer_money"]
 
 
 def test_calls_before_the_one_that_was_cut_are_calls(served: Provider) -> None:
@@ -263,9 +295,12 @@ def test_calls_before_the_one_that_was_cut_are_calls(served: Provider) -> None:
 def test_a_text_after_the_last_call_was_cut_and_not_the_call() -> None:
     call: Any = {"name": "pay", "args": {"a": 1}, "id": "call_1", "type": "tool_call"}
     used = {"type": "tool_use", "id": "call_1", "name": "pay", "input": {"a": 1}}
-    after = AIMessage([used, {"type": "text", "text": "I pai"}], tool_calls=[call])
+    cut = {"stop_reason": "max_tokens"}
+    after = AIMessage([used, {"type": "text", "text": "I pai"}], tool_calls=[call], response_metadata=cut)
     assert without_cut_call(after) is after
-    last = without_cut_call(AIMessage([{"type": "text", "text": "I pay"}, used], tool_calls=[call]))
+    last = without_cut_call(
+        AIMessage([{"type": "text", "text": "I pay"}, used], tool_calls=[call], response_metadata=cut)
+    )
     assert (last.tool_calls, len(last.invalid_tool_calls), len(last.content)) == ([], 1, 1)
 
 

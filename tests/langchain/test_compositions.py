@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
+from langchain.agents import create_agent
 from langchain.chat_models import init_chat_model
 from langchain_core.caches import InMemoryCache
 from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
@@ -84,6 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Provider], Any], str]] = {
     ),
     "parser of data": (lambda served: chat_openai(served) | JsonOutputParser(), r"JsonOutputParser.*ChatRSD\(...\) \|"),
     "structured output": (lambda served: chat_openai(served).with_structured_output(ADD), "JsonOutputParser"),
+    "graph": (lambda served: create_agent(chat_openai(served), []), "RunnableLambda.*graph.invoke"),
     "several models": (lambda served: cast("Any", chat_openai(served)) | chat_anthropic(served), "several models"),
 }
 

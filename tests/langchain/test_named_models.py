@@ -100,6 +100,13 @@ def test_outside_of_langchain_the_name_is_our_own_client(monkeypatch: pytest.Mon
         ("embeded:draft", "Did you mean 'embedded:draft'?"),
         ("antropic:claude", "Did you mean 'anthropic:claude'?"),
         ("nonsense", "neither a provider of LangChain's init_chat_model, as in 'openai:gpt-5-nano', nor a kind"),
+        ("openai/gpt-5-nano", "Did you mean 'openai:gpt-5-nano'?"),
+        ("vllm:org/m@http://localhost:8000/v1", "Did you mean 'openai:org/m@http://localhost:8000/v1'?"),
+        ("http://localhost:8000/v1", "Did you mean 'openai:MODEL@http://localhost:8000/v1'?"),
+        ("", "write PROVIDER:MODEL without blanks"),
+        ("openai:", "write PROVIDER:MODEL without blanks"),
+        ("openai: gpt-5-nano", "write PROVIDER:MODEL without blanks"),
+        ("gpt-5-nano ", "write PROVIDER:MODEL without blanks"),
         ("./model.gguf", "a GGUF file is written gguf:./model.gguf"),
     ],
 )

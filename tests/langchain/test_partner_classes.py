@@ -8,6 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel, Field
 
 from rsd_core import ConfigurationError, Path, Sampling, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
@@ -238,3 +243,45 @@ def test_fields_reach_each_of_several_models_by_its_own_names(served: Provider) 
     assert model.invoke("q").text == "fine"
     assert [at(served.asked[0].body, "options.num_predict")] == [77]
     assert at(served.sent, "generationConfig.maxOutputTokens") == 77
+
+
+# Tools and the form of an answer, as each class sends them by itself
+
+
+class Deal(BaseModel):
+    """What is bought."""
+
+    amount: int = Field(3, ge=0)
+    unit: str | None = None
+
+
+@tool
+def pay(deal: Deal, accounts: list[str], memo: str = "") -> str:
+    """Pay."""
+    return "paid"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"strict": True}, {"strict": False}, {"tool_choice": "any"}, {"tool_choice": "pay"}], ids=str
+)
+@pytest.mark.parametrize("name", CHATS)
+def test_bound_tools_are_sent_as_by_the_class_itself(name: str, options: dict[str, Any]) -> None:
+    with provider() as served:
+        model = CHATS[name](served)
+        model.bind_tools([pay], **options).invoke("q")
+        rsd = ChatRSD(draft=model, target=model, verifier=lambda *_: 1.0)
+        rsd.bind_tools([pay], **options).invoke("q")
+        assert served.asked[1].body == served.asked[0].body
+
+
+@pytest.mark.parametrize("name", ["ChatOpenAI", "ChatOpenAI, Responses", "ChatAnthropic", "ChatGoogleGenerativeAI"])
+def test_an_agents_answer_by_a_schema_goes_along_with_tools(name: str) -> None:
+    with provider() as served:
+        served.answers('{"amount": 2, "unit": null}')
+        model = CHATS[name](served)
+        rsd = ChatRSD(draft=model, target=model, verifier=lambda *_: 1.0)
+        for one in (model, rsd):
+            agent: Any = create_agent(one, [pay], response_format=ProviderStrategy(Deal))
+            assert agent.invoke({"messages": [HumanMessage("q")]})["structured_response"] == Deal(amount=2)
+        first, second = (asked.body for asked in served.asked)
+        assert second["tools"] == first["tools"]
