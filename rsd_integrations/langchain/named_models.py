@@ -57,20 +57,13 @@ def chat_model(name: str) -> BaseChatModel:
         providers = list(getattr(base, "_BUILTIN_PROVIDERS", ()))
         provider, colon, rest = model.partition(":")
         if isinstance(error, ValueError) and (not colon or provider not in providers):
-<<<<<<< HEAD
-            kind, slash, after = provider.partition("/")  # as some routers write it
-            near = kind if slash and kind in providers else nearest(provider, [*providers, *BACKENDS])
-            meant = f" Did you mean '{near}:{rest or after or '…'}'?" if near else ""
-=======
-            if not colon:  # as other libraries write it
-                provider, _, rest = provider.partition("/")
-            near = nearest(provider, [*providers, *BACKENDS])
-            written = f"{near}:{rest or '…'}" if near else None
+            kind, _, after = provider.partition("/")  # as routers and other libraries write it
+            near = kind if kind in providers else nearest(kind, [*providers, *BACKENDS])
+            written = f"{near}:{rest or after or '…'}" if near else None
             if "://" in model:
                 start, _, address = model.rpartition("@")
                 written = f"{_SHARED}:{start.partition(':')[2] or 'MODEL'}@{address}"
             meant = f" Did you mean {masked(written)!r}?" if written else ""
->>>>>>> break
             raise SpecError(
                 f"{masked(name)!r} names no model: {provider!r} is neither a provider of LangChain's init_chat_model, "
                 f"as in 'openai:gpt-5-nano', nor a kind that `rsd models` lists.{meant}"
