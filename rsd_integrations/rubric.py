@@ -118,7 +118,9 @@ class ByFunction(Verifier):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if not callable(function):
-            raise ConfigurationError(f"{function!r} is no function of (messages, reply)")
+            raise ConfigurationError(
+                f"an object of the class {type(function).__name__} is no function of (messages, reply)"
+            )
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
