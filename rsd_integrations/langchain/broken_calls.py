@@ -17,9 +17,11 @@ from langchain_core.tracers.context import register_configure_hook
 _KEYS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
 _CUT = {
     *("length", "max_tokens", "MAX_TOKENS", "model_length", "model_context_window_exceeded"),
-    *("content_filter", "content_filtered", "SAFETY", "refusal"),
+    *("content_filter", "content_filtered", "guardrail_intervened", "refusal", "malformed_tool_use"),
+    *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MALFORMED_FUNCTION_CALL"),
 }
-"""Finish reasons of OpenAI, Anthropic, Google, Bedrock, Mistral and Ollama: of used-up tokens, and of filters."""
+"""Finish reasons of OpenAI, Anthropic, Google, Bedrock, Mistral and Ollama: of used-up tokens, of filters, and of calls
+that failed."""
 
 
 def is_cut(message: AIMessage) -> bool:
