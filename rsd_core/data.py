@@ -89,7 +89,7 @@ def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
         ValidationError: Something else is wrong.
     """
     if not isinstance(data, Mapping):
-        raise ConfigurationError(f"{data!r} is no {what}: write it as text, or as data with a kind")
+        raise ConfigurationError(f"{data!r} is no {what}: write it as text, KIND:VALUE; kinds are {', '.join(kinds)}")
     kind = data.get("kind")
     if not isinstance(kind, str):
         raise ConfigurationError(f"a {what} needs a kind (got {data!r:.80}); known are {', '.join(kinds)}")
@@ -154,17 +154,17 @@ def _with_nearest(cls: type[BaseModel], item: Any) -> InitErrorDetails:
 
 def _unknown_name(cls: type[BaseModel], name: str) -> str:
     """The same for a name, which may also be in the wrong place: `max_tokens` belongs to the limits."""
-    elsewhere = (place for place in _places(cls) if place.rpartition(".")[2] == name)
+    elsewhere = (place for place in places(cls) if place.rpartition(".")[2] == name)
     near = next(elsewhere, None) or nearest(name, cls.model_fields)
     return f"unknown name{f', did you mean {near!r}?' if near else ';'} known are {', '.join(cls.model_fields)}"
 
 
-def _places(cls: type[BaseModel]) -> Iterator[str]:
+def places(cls: type[BaseModel]) -> Iterator[str]:
     """The names that data may have, with those of data inside."""
     for name, field in cls.model_fields.items():
         yield name
         if isinstance(field.annotation, type) and issubclass(field.annotation, Data):
-            yield from (f"{name}.{inner}" for inner in _places(field.annotation))
+            yield from (f"{name}.{inner}" for inner in places(field.annotation))
 
 
 def _literally(message: str) -> Any:

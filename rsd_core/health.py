@@ -40,7 +40,8 @@ class Health:
             del self.unproven[role]
             then = self._consequence.get(role, "no answer can be written")
             why = visible("; ".join([str(error), *getattr(error, "__notes__", ())]))
-            self._notices.append(f"the {role} has failed {failed} times of {failed}: {why}; {then}")
+            often = f"{failed} times of {failed}" if failed > 1 else "at its first call"
+            self._notices.append(f"the {role} has failed {often}: {why}; {then}")
 
     def warn(self) -> None:
         """Warn of what was noted; apart, since a warning may be an error, which is no fault of a role."""

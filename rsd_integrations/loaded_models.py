@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pickle import PicklingError
 from typing import Any, SupportsIndex, TypeVar
 
 from rsd_core.decoder import Decoder
-from rsd_core.errors import ConfigurationError
 from rsd_core.health import Health
 from rsd_core.model import Model
 from rsd_core.registry import load
@@ -75,17 +74,6 @@ class LoadedModels:
         return isinstance(other, LoadedModels)  # what is loaded is no part of an adapter's value
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def under_one_name(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with the drafter as `draft`, which the core calls `drafter`.
-
-    Raises:
-        ConfigurationError: It is given by both names.
-    """
-    if "draft" in data and "drafter" in data:
-        raise ConfigurationError("draft and drafter are two names for one model; give one of them")
-    return {"draft" if name == "drafter" else name: value for name, value in data.items()}
 
 
 _identities: dict[int, str] = {}

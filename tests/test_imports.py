@@ -17,8 +17,8 @@ from rsd_core.errors import DISTRIBUTION
 ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
 SHARED = {
-    "answer_forms", "chat_fields", "findings", "jsonl", "loaded_models", "output_files", "provider_errors",
-    "role_faults", "rubric", "tool_calls", "turns", "waiting", "yaml_data",
+    "answer_forms", "chat_fields", "findings", "given_fields", "jsonl", "loaded_models", "output_files",
+    "provider_errors", "role_faults", "rubric", "tool_calls", "turns", "waiting", "yaml_data",
 }  # fmt: skip
 """Modules beside the subpackages, which all of them may use. They import the core alone."""
 SUBPACKAGES = {
@@ -90,7 +90,9 @@ def test_what_subpackages_share_knows_the_core_alone() -> None:
     assert {file.stem for file in (ROOT / "rsd_integrations").glob("*.py")} == SHARED | {"__init__"}
     for name in SHARED:
         used = imported(ROOT / "rsd_integrations" / f"{name}.py")
-        own = {"yaml_data": {"yaml"}, "answer_forms": {"rsd_integrations"}}.get(name, set())  # made of two others
+        own = {"yaml_data": {"yaml"}, "given_fields": {"pydantic"}, "answer_forms": {"rsd_integrations"}}.get(
+            name, set()
+        )  # made of two others
         assert {one.partition(".")[0] for one in used} - sys.stdlib_module_names <= {"rsd_core"} | own
 
 
@@ -237,6 +239,9 @@ def test_a_missing_extra_is_named_with_its_pip_line(bare: Path) -> None:
     assert 'pip install "rsd-decoding[openai]"' in python(
         bare, code.replace("embedded:draft", "openai:m@http://[::1]:1")
     )
+    for world in ("langchain", "llamaindex"):
+        said = python(bare, code.replace("load('embedded:draft')", f"import rsd_integrations.{world}"))
+        assert f'pip install "rsd-decoding[{world}]"' in said
     failed = subprocess.run([bare, "-m", "rsd_integrations.cli"], capture_output=True, text=True, check=False)
     assert failed.returncode != 0
     assert 'pip install "rsd-decoding[cli]"' in failed.stderr

@@ -56,9 +56,9 @@ made = llm.generate([prompt.format(**people[2])])
 show(Result.from_dict(made.generations[0][0].generation_info["rsd"]))
 
 # %% [markdown]
-# ## Other words for one call
+# ## Options of one call
 #
-# Stop strings, seeds and limits can be bound like those of any LLM. Mistakes are told before a model is loaded.
+# Stop strings, seeds and limits can be bound like those of any LLM. Mistakes are reported before a model is loaded.
 
 # %%
 print(repr(llm.bind(stop=["\n\n"]).invoke(prompt.format(**people[0]))))

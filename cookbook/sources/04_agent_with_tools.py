@@ -122,12 +122,13 @@ print(state["messages"][-1].text)
 # ## With real models
 #
 #     agent = create_agent("anthropic:STRONG", tools, middleware=[
-#         RSDMiddleware(draft=init_chat_model("openai:CHEAP"), verifier=grounded)])
+#         RSDMiddleware(draft="openai:CHEAP", verifier=grounded)])
 #
 # Put `ModelRetryMiddleware` and `ModelFallbackMiddleware` *before* it in the list: then the whole turn is tried again.
 #
 # ## What next
 #
+# - [An agent that decides by risk](18_agent_by_risk.ipynb): a policy for each tool, approval, budgets
 # - [Swapping providers](05_swapping_providers.ipynb)
 # - [A judge instead of a reward model](07_a_judge.ipynb)
 # - [RAG](09_rag.ipynb)

@@ -42,9 +42,13 @@ for models in (
 # |---|---|---|
 # | checkpoints in this process | `hf:ORG/MODEL` | `prm:ORG/REWARD-MODEL` |
 # | a vLLM, SGLang, llama.cpp or Ollama server | `openai:MODEL@http://localhost:8000/v1` | `pooling:…`, `judge:openai:…` |
-# | a provider with a LangChain class | `langchain:anthropic:MODEL` | `judge:…`, or `LangChainJudge(model)` |
+# | a provider with a LangChain class | `langchain:anthropic:MODEL` | `judge,mode=rubric:langchain:…` |
 #
-# A mistake is told at once, with what would be right:
+# LangChain's adapters also take a provider's model by the name that `init_chat_model` knows, in all three places:
+#
+#     ChatRSD(draft="openai:CHEAP", target="anthropic:STRONG", verifier="openai:JUDGE")
+#
+# A mistake is reported at once, with what would be right:
 
 # %%
 from rsd_core import load

@@ -64,7 +64,7 @@ for step in result.steps:
 print(result.finish_reason, both["parsing_error"])
 
 # %% [markdown]
-# The degradation says that the reasoning was cut, at the limit on steps, and that the JSON was written all the same:
+# The degradation says that the reasoning was cut at the limit on steps. The JSON was written all the same:
 
 # %%
 print([degradation.kind for degradation in result.degradations])
@@ -103,7 +103,7 @@ except ValueError as error:
     print(str(error).partition(": ")[2].partition(". ")[0])
 
 # %% [markdown]
-# An answer that runs out of tokens is no object. It is told as what it is, and never as half of one:
+# An answer that runs out of tokens is no object. It is reported as what it is, never as half of one:
 
 # %%
 short = model.model_copy(update={"max_tokens": 8})
@@ -133,7 +133,7 @@ print(list(json.loads(result.text)), 0 <= json.loads(result.text)["legs"] <= 8, 
 # %% [markdown]
 # ## What next
 #
-# - The guide *Structured output*: who can, by which means, and what it costs.
-# - Notebook 4, *Agent with tools*, and the guide *Chat model*: agents whose last word is an object
-#   (`create_agent(..., response_format=Ticket)`).
-# - Notebook 16, *RSD behind a URL*: `response_format` and `tool_choice` for clients of the OpenAI API.
+# - [Structured output](../docs/guides/structured-output.md): who can, by which means, and what it costs
+# - [An agent with tools](04_agent_with_tools.ipynb): with `create_agent(..., response_format=Ticket)` its last word is
+#   an object
+# - [RSD behind a URL](16_server.ipynb): `response_format` and `tool_choice` for clients of the OpenAI API

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 COOKBOOK = Path(__file__).parent.parent.parent / "cookbook"
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 
 def on_config(config: Any) -> Any:
     """List the notebooks in the navigation, behind the guides."""
-    pages = [{title(notebook): page(notebook)} for notebook in notebooks()]
+    pages = [{title(notebook): page_of(notebook)} for notebook in notebooks()]
     if pages:
         at = next(i for i, section in enumerate(config.nav) if "Guides" in section)
         config.nav.insert(at + 1, {"Cookbook": ["cookbook/index.md", *pages]})
@@ -25,15 +27,34 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, config: Any) -> Files:
     """Write a page for each notebook and each text beside them, and files for their pictures."""
     for text in COOKBOOK.rglob("*.md"):
-        name = page(text).replace("cookbook/README", "cookbook/index")
+        name = page_of(text).replace("cookbook/README", "cookbook/index")
         files.append(File.generated(config, name, content=linked(text.read_text(), text)))
     for notebook in notebooks():
         pictures: dict[str, bytes] = {}
         text = "\n\n".join(shown(cell, notebook, pictures) for cell in cells(notebook))
-        files.append(File.generated(config, page(notebook), content=text + "\n"))
+        files.append(File.generated(config, page_of(notebook), content=text + "\n"))
         for name, data in pictures.items():
             files.append(File.generated(config, f"cookbook/{name}", content=data))
     return files
+
+
+def on_page_markdown(text: str, page: Any, **_: Any) -> str:
+    """Lead links of the documentation into the cookbook to its pages; of what is no page, the name stays."""
+    source = page.file.abs_src_path
+    if source is None:  # a page of the cookbook itself, or of the reference
+        return text
+
+    def lead(found: re.Match[str]) -> str:
+        label, target = found.groups()
+        there = (Path(source).parent / target.partition("#")[0]).resolve()
+        if "://" in target or not there.is_relative_to(COOKBOOK):
+            return found[0]
+        if there.suffix not in (".ipynb", ".md"):
+            return label
+        shown = page_of(there).replace("cookbook/README", "cookbook/index")
+        return f"[{label}]({posixpath.relpath(shown, posixpath.dirname(page.file.src_uri))})"
+
+    return LINK.sub(lead, text)
 
 
 def notebooks() -> list[Path]:
@@ -41,7 +62,7 @@ def notebooks() -> list[Path]:
     return sorted(COOKBOOK.glob("*.ipynb"))
 
 
-def page(file: Path) -> str:
+def page_of(file: Path) -> str:
     """The path of a file's page."""
     return file.relative_to(COOKBOOK.parent).with_suffix(".md").as_posix()
 
@@ -61,7 +82,7 @@ def linked(text: str, file: Path) -> str:
             return f"[{label}]({path.replace('.ipynb', '.md')}{'#' * bool(anchor)}{anchor})"
         return label
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", lead, text)
+    return LINK.sub(lead, text)
 
 
 def cells(notebook: Path) -> list[dict[str, Any]]:

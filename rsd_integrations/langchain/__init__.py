@@ -3,6 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rsd_core import MissingDependency
+
+try:
+    import langchain_core  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise MissingDependency("langchain-core", "langchain", "rsd_integrations.langchain") from missing
+
 from rsd_integrations.langchain.bill import RSDBillCallbackHandler, bill_of, get_rsd_bill_callback
 from rsd_integrations.langchain.chat import ChatRSD
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
@@ -46,7 +53,5 @@ def __getattr__(name: str) -> Any:
     try:
         module = import_module(f"{__name__}.{_OF_AGENTS[name]}")
     except ModuleNotFoundError as error:
-        from rsd_core import MissingDependency
-
         raise MissingDependency("langchain", "agents", name) from error
     return getattr(module, name)

@@ -8,7 +8,7 @@ from inspect import Parameter, Signature
 from typing import Annotated, Any, Literal, Self
 
 from langchain_core.runnables import Runnable
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 from pydantic.fields import FieldInfo
 
 from rsd_core import ConfigurationError, Decoder, Generator, Method, Policy, Settings, Setup, Verifier, parse_policy
@@ -18,13 +18,14 @@ from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.policies import BinaryStep
 from rsd_core.registry import ROLES, load, parse_spec
 from rsd_core.stopping import as_stop
+from rsd_integrations.given_fields import checked, shown, under_one_name
 from rsd_integrations.langchain.judges import FunctionVerifier, LangChainJudge
 from rsd_integrations.langchain.named_models import chat_model, is_chat_models_name
 from rsd_integrations.langchain.partner_classes import SENDS, check_fields
 from rsd_integrations.langchain.roles import LangChainDrafter, LangChainGenerator, LangChainTarget
 from rsd_integrations.langchain.runs import configured
 from rsd_integrations.langchain.wrapped_model import LangChainRole
-from rsd_integrations.loaded_models import LoadedModels, identity, under_one_name
+from rsd_integrations.loaded_models import LoadedModels, identity
 
 CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 """Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""
@@ -55,7 +56,7 @@ def as_thoughts(value: Any) -> Any:
     if isinstance(value, Mapping):
         value = under_one_name(value)
     if not isinstance(value, Mapping) or (unknown := sorted(set(value) - set(_PARTS))):
-        what = f"no {', '.join(map(str, unknown))}" if isinstance(value, Mapping) else f"got {value!r}"
+        what = f"no {', '.join(map(str, unknown))}" if isinstance(value, Mapping) else f"got {shown(value)}"
         raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(_PARTS)} ({what})")
     return {name: _PARTS[name](part) for name, part in value.items()}
 
@@ -85,7 +86,7 @@ def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
         return wrap(value)
     also = ", or a function of (messages, reply)" if role == "verifier" else ""
     raise ConfigurationError(
-        f"{value!r} is none of: a spec as `rsd models` lists them, a name for init_chat_model such as "
+        f"{shown(value)} is none of: a spec as `rsd models` lists them, a name for init_chat_model such as "
         f"'openai:gpt-5-nano', a {kind.__name__}, a LangChain model{also}"
     )
 
@@ -156,10 +157,10 @@ class RSDFields(BaseModel):
         names = sorted(cls.model_fields, key=lambda name: own.index(name) if name in own else len(own))
         cls.__signature__ = Signature([_parameter(name, cls.model_fields[name]) for name in names])
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _one_drafter(cls, data: Any) -> Any:
-        return under_one_name(data) if isinstance(data, Mapping) else data
+    def _as_given(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return checked(data, cls, handler)
 
     @model_validator(mode="after")
     def _check_roles(self) -> Self:
@@ -169,6 +170,8 @@ class RSDFields(BaseModel):
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Method):
             decoder.settings(settings)
+            for role in self.inner_models() if settings.granularity == "step" else ():
+                role.check_steps()
             self._check_thoughts(decoder, settings)
             return self
         redundant = [name for name in (*_MODELS, "policy", "thoughts") if getattr(self, name) != _default(name)]

@@ -57,10 +57,9 @@ def chat_model(name: str) -> BaseChatModel:
         providers = list(getattr(base, "_BUILTIN_PROVIDERS", ()))
         provider, colon, rest = model.partition(":")
         if isinstance(error, ValueError) and (not colon or provider not in providers):
-            if not colon:  # as other libraries write it
-                provider, _, rest = provider.partition("/")
-            near = nearest(provider, [*providers, *BACKENDS])
-            written = f"{near}:{rest or '…'}" if near else None
+            kind, _, after = provider.partition("/")  # as routers and other libraries write it
+            near = kind if kind in providers else nearest(kind, [*providers, *BACKENDS])
+            written = f"{near}:{rest or after or '…'}" if near else None
             if "://" in model:
                 start, _, address = model.rpartition("@")
                 written = f"{_SHARED}:{start.partition(':')[2] or 'MODEL'}@{address}"

@@ -169,6 +169,18 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         written = await run_calls(self._write(path, request, seed) for seed in request.seeds)
         return Generation(tuple(one.steps[0] for one in written), sum((one.usage for one in written), Usage()))
 
+    def check_steps(self) -> None:
+        """Refuse to write by steps where the model was given no way to continue a prefix.
+
+        Raises:
+            ConfigurationError: It was given none.
+        """
+        if self.mode is None:
+            raise ConfigurationError(
+                f"{self.name} was given no way to continue an answer that was begun, which steps need. Name one, as in "
+                f"{type(self).__name__}(model, prefix='continue_final_message'), or use granularity='turn'."
+            )
+
     def probe(self) -> None:
         """Have the model continue a short answer, to see that its server understands the prefix mode.
 
@@ -217,11 +229,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         if request.delimiter is None:
             return await self._write_turn(model, path, fields, options)
         refuse(self, self.asked, "that is for whole turns; set it where the model is made, or take granularity='turn'")
-        if self.mode is None:
-            raise ConfigurationError(
-                f"{self.name} was given no way to continue an answer that was begun, which steps need. Name one, as in "
-                f"{type(self).__name__}(model, prefix='continue_final_message'), or use granularity='turn'."
-            )
+        self.check_steps()
         body = {**(getattr(unbound(model), "extra_body", None) or {}), **options.get("extra_body", {})}
         if path.text:
             body.update(self.mode.body or {})

@@ -33,7 +33,7 @@ class ToolPolicies:
         if not isinstance(by_tool, Mapping) or not all(isinstance(name, str) for name in by_tool):
             raise ConfigurationError(f"tool_policies={by_tool!r} is no mapping of the names of tools to policies")
         self.default = default
-        self._by_tool = {name: parse_policy(policy) for name, policy in by_tool.items()}
+        self._by_tool = {name: _policy_of(name, policy) for name, policy in by_tool.items()}
         self._untold = {name for name in by_tool if not _is_pattern(name)}
         for policy in self.all:
             _check(policy)
@@ -68,11 +68,18 @@ class ToolPolicies:
             self._untold.discard(name)
             near = nearest(name, known)
             warnings.warn(
-                f"tool_policies has {name!r}, which none of the tools of this call is called: {', '.join(known) or '–'}"
+                f"tool_policies names {name!r}, and no tool of this call is called that: {', '.join(known) or 'none'}"
                 + (f"; did you mean {near!r}?" if near else ""),
                 stacklevel=2,
             )
         self._untold -= known.keys()
+
+
+def _policy_of(tool: str, policy: Any) -> WeightingPolicy:
+    try:
+        return parse_policy(policy)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"tool_policies[{tool!r}]: {error}") from error
 
 
 class TurnPolicy(WeightingPolicy):

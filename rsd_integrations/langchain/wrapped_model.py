@@ -17,6 +17,8 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from rsd_core import ConfigurationError, Model, Price, RunError, Usage
 from rsd_core.blocking import background_loop
+from rsd_core.data import masked
+from rsd_integrations.given_fields import shown
 from rsd_integrations.langchain.broken_calls import streamed_calls
 from rsd_integrations.langchain.compositions import check_composition, ends_in_model, models_in, settled
 from rsd_integrations.langchain.identities import fingerprint, model_name, with_digest
@@ -72,9 +74,8 @@ class LangChainRole(Model):
         flops_per_token: float | None = None,
     ) -> None:
         if not isinstance(model, Runnable):
-            raise ConfigurationError(
-                f"{model!r} is no LangChain model. Pass a chat model or LLM, such as ChatOpenAI()."
-            )
+            such = f"init_chat_model({masked(model)!r})" if isinstance(model, str) else "ChatOpenAI()"
+            raise ConfigurationError(f"{shown(model)} is no LangChain model. Pass a chat model or LLM, such as {such}.")
         check_composition(model)
         self.model = model
         self.trace_inner = trace_inner

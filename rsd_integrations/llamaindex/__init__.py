@@ -1,5 +1,12 @@
 """RSD in LlamaIndex."""
 
+from rsd_core import MissingDependency
+
+try:
+    import llama_index.core  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise MissingDependency("llama-index-core", "llamaindex", "rsd_integrations.llamaindex") from missing
+
 from rsd_integrations.llamaindex.answers import RSDStepEvent, result_of
 from rsd_integrations.llamaindex.bill import Bill, rsd_bill
 from rsd_integrations.llamaindex.judges import FunctionVerifier, LlamaIndexJudge

@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 from rsd_core import ConfigurationError, Drafter, Method, Model, Target, Verifier, WeightingPolicy, parse_policy
 from rsd_core.ledger import Role
 from rsd_core.registry import ROLES, parse_spec
+from rsd_integrations.given_fields import shown, under_one_name
 from rsd_integrations.llamaindex.judges import FunctionVerifier, LlamaIndexJudge
 from rsd_integrations.llamaindex.roles import LlamaIndexDrafter, LlamaIndexTarget
-from rsd_integrations.loaded_models import under_one_name
 
 _WRAPPED: dict[str, tuple[Role, Callable[[Any], Model]]] = {
     "draft": ("drafter", LlamaIndexDrafter),
@@ -38,7 +38,7 @@ def _as_role(name: str, value: Any) -> Any:
         return FunctionVerifier(value)
     also = ", or a function of (messages, reply)" if kind is Verifier else ""
     raise ConfigurationError(
-        f"{value!r:.200} cannot be the {role}: it is none of a spec as `rsd models` lists them, a {kind.__name__}, an "
+        f"{shown(value)} cannot be the {role}: it is none of a spec as `rsd models` lists them, a {kind.__name__}, an "
         f"LLM of LlamaIndex{also}"
     )
 
@@ -48,7 +48,7 @@ def _as_thoughts(value: Any) -> Any:
     if isinstance(value, Mapping):
         value = under_one_name(value)
     if not isinstance(value, Mapping) or set(value) - {*MODELS, "policy"}:
-        raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(MODELS)} and policy (got {value!r:.80})")
+        raise ConfigurationError(f"thoughts takes a dictionary of {', '.join(MODELS)} and policy (got {shown(value)})")
     return {name: parse_policy(part) if name == "policy" else _as_role(name, part) for name, part in value.items()}
 
 

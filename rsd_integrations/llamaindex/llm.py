@@ -27,7 +27,15 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.program.utils import get_program_for_llm
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import BaseTool
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_validator,
+)
 
 from rsd_core import (
     BinaryStep,
@@ -45,6 +53,7 @@ from rsd_core import (
 from rsd_core.blocking import in_thread
 from rsd_core.methods import RSDMethod, as_decoder
 from rsd_core.stopping import as_stop
+from rsd_integrations.given_fields import checked
 from rsd_integrations.llamaindex.answers import Answer
 from rsd_integrations.llamaindex.calls import OPTIONS, Call, ToolDefinition
 from rsd_integrations.llamaindex.classes import metadata_of, refuse
@@ -53,7 +62,7 @@ from rsd_integrations.llamaindex.judges import Scorer
 from rsd_integrations.llamaindex.messages import as_prompt, text_only, tool_call_blocks
 from rsd_integrations.llamaindex.replies import arguments_of
 from rsd_integrations.llamaindex.roles import SENDS, LlamaIndexGenerator
-from rsd_integrations.loaded_models import LoadedModels, under_one_name
+from rsd_integrations.loaded_models import LoadedModels
 from rsd_integrations.tool_calls import sees_tools
 
 R = TypeVar("R", CompletionResponse, ChatResponse)
@@ -138,10 +147,10 @@ class RSDLLM(FunctionCallingLLM):
 
     _loaded: LoadedModels = PrivateAttr(default_factory=LoadedModels)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _one_drafter(cls, data: Any) -> Any:
-        return under_one_name(data) if isinstance(data, Mapping) else data
+    def _as_given(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        return checked(data, cls, handler)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -27,6 +27,7 @@ from rsd_core import (
 )
 from rsd_core.blocking import background_loop, in_thread
 from rsd_core.concurrency import run_calls
+from rsd_integrations.given_fields import shown
 from rsd_integrations.llamaindex.classes import asked_with, calls_tools, model_name, only_blocks, refuse
 from rsd_integrations.llamaindex.messages import as_text, originals, readable_by, thought_of
 from rsd_integrations.llamaindex.replies import is_cut, usage_of_response
@@ -54,7 +55,7 @@ class LlamaIndexRole(Model):
         self, llm: BaseLLM, *, name: str | None = None, price: Price | None = None, flops_per_token: float | None = None
     ) -> None:
         if not isinstance(llm, BaseLLM):
-            raise ConfigurationError(f"{llm!r:.80} is no LLM of LlamaIndex. Pass one, such as Ollama(model='…').")
+            raise ConfigurationError(f"{shown(llm)} is no LLM of LlamaIndex. Pass one, such as Ollama(model='…').")
         self.llm, self.name, self.price, self.flops_per_token = llm, name or model_name(llm), price, flops_per_token
 
     def using(self, **changes: Any) -> Self:

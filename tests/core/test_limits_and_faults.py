@@ -264,7 +264,7 @@ def test_a_drafter_whose_error_cannot_pass_is_asked_once_for_an_answer(error: Ex
     assert [result.text for result in results] == ["one\n\ntwo\n\nend"] * 2
     assert len(asked) == 2 * tries
     assert [len(result.degradations) for result in results] == [tries, tries]
-    wanted = ["the drafter has failed 1 times of 1: 401; the target writes every step"] if tries == 1 else []
+    wanted = ["the drafter has failed at its first call: 401; the target writes every step"] if tries == 1 else []
     assert [str(warning.message) for warning in told] == wanted
 
 

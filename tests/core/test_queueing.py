@@ -97,27 +97,38 @@ class TestResize:
                 inside["now"] -= 1
 
         works = [asyncio.create_task(work()) for _ in range(12)]
-        await asyncio.sleep(0.001)
+        await turns()
         assert (inside["now"], slots.waiting) == (1, 11)
         slots.resize(4)
         await asyncio.gather(*works)
         assert inside["most"] == 4
 
     async def test_fewer_places_hold_from_the_next_caller_on(self) -> None:
-        slots, order = Slots(3), list[int]()
+        slots, order, leave = Slots(3), list[int](), [asyncio.Event() for _ in range(6)]
 
         async def work(i: int) -> None:
             async with slots:
                 order.append(i)
-                await asyncio.sleep(0.002 * (i + 1))
+                await leave[i].wait()
 
         works = [asyncio.create_task(work(i)) for i in range(6)]
-        await asyncio.sleep(0.001)
+        await turns()
         slots.resize(1)
-        await asyncio.sleep(0.0035)
+        for i in (0, 1):
+            leave[i].set()
+        await turns()
         assert order == [0, 1, 2]  # two have left, and one is still inside
+        for i in range(2, 6):
+            leave[i].set()
+            await turns()
+            assert order == list(range(min(i + 2, 6)))  # whoever leaves lets one in
         await asyncio.gather(*works)
-        assert order == list(range(6))
         async with slots:
             pass
         assert slots.waiting == 0
+
+
+async def turns() -> None:
+    """Let all tasks go as far as they can without time passing."""
+    for _ in range(20):
+        await asyncio.sleep(0)

@@ -210,7 +210,7 @@ def test_the_default_configuration_is_the_embedded_family() -> None:
         ),
         ({"policy": "binary_step:0.5,delta=0.7"}, "policy: 'binary_step:0.5,delta=0.7' gives delta twice"),
         ({"policy": {"delta": 1}}, "policy: a policy needs a kind (got {'delta': 1}); known are constant"),
-        ({"policy": 3}, "policy: 3 is no policy: write it as text, or as data with a kind"),
+        ({"policy": 3}, "policy: 3 is no policy: write it as text, KIND:VALUE; kinds are constant, binary_step"),
         (
             {"policy": {"kind": "retry", "then": {"kind": "binary_step", "dleta": 1}}},
             "policy.then.dleta: unknown name, did you mean 'delta'? known are kind, delta (got 1)",

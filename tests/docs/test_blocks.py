@@ -61,7 +61,7 @@ def run_python(block: Block, shared: dict[str, object]) -> None:
     source = "\n" * block.line + block.body  # so that a traceback tells the line of the page
     with asyncio.Runner() as runner, contextlib.redirect_stdout(io.StringIO()) as out:
         runner.get_loop()  # LlamaIndex's blocking methods would make one and leave it open
-        exec(compile(source, block.page, "exec"), shared)
+        exec(compile(source, block.page, "exec", dont_inherit=True), shared)
     told = out.getvalue().strip()
     if block.printed is None:
         assert not told, f"{block.where} prints, and the page does not say what:\n{told}"

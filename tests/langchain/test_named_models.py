@@ -83,7 +83,7 @@ def test_a_name_is_asked_where_its_provider_is(served: Provider, monkeypatch: py
 @pytest.mark.parametrize("spec", ["openai:m@http://127.0.0.1:8000/v1", "openai,profile=vllm:m", "embedded:draft"])
 def test_specs_stay_specs(spec: str) -> None:
     assert not is_chat_models_name(spec)
-    assert ChatRSD(draft=spec).draft == spec
+    assert ChatRSD(draft=spec, decoder="draft").draft == spec
     with pytest.raises(SpecError, match="what is wanted is a chat model of LangChain"):
         chat_model(spec)
 

@@ -197,7 +197,8 @@ def test_a_spec_names_any_chat_model_of_langchain(monkeypatch: pytest.MonkeyPatc
     rsd = ChatRSD(draft="langchain:openai:a", target="langchain:openai:b", verifier="scripted:verifier")
     assert rsd.resolved().granularity == "turn"
     monkeypatch.setenv("MISTRAL_API_KEY", "sk-secret")
-    by_steps = ChatRSD(draft="langchain,prefix=prefix_flag:mistralai:a", target="langchain,stop=cut:openai:b")
+    specs = {"draft": "langchain,prefix=prefix_flag:mistralai:a", "target": "langchain,stop=cut:openai:b"}
+    by_steps = ChatRSD(**specs, verifier="scripted:verifier")
     assert (by_steps.draft.mode.name, by_steps.draft.role) == ("prefix_flag", "draft")
     assert (by_steps.target.stop, by_steps.target.role) == ("cut", "target")
     with pytest.raises(ConfigurationError, match="langchain:nobody:x"):

@@ -41,7 +41,7 @@ def test_a_wrong_key_is_told_of_at_the_first_call(kind: Any, face: str, served: 
         FACES[face](model)
     (warning,) = told
     text = str(warning.message)
-    assert "the drafter has failed 1 times of 1" in text
+    assert "the drafter has failed at its first call" in text
     assert "401" in text
     assert "ChatOpenAI 'gpt-4.1-nano' was asked; the target writes every step" in text
     assert KEY not in text
@@ -55,7 +55,7 @@ def test_every_class_says_what_it_is(role: str, name: str, served: Provider) -> 
     served.answers(Reply("wrong key", status=401))
     model = ChatRSD(**{"draft": always("x"), "target": always("fine"), "verifier": good, role: CLASSES[name](served)})
     asked = {"draft": "drafter", "verifier": "verifier"}[role]
-    with pytest.warns(RoleWarning, match=rf"(?s)the {asked} has failed 1 times of 1: .*401.*{kind_of(name)} '"):
+    with pytest.warns(RoleWarning, match=rf"(?s)the {asked} has failed at its first call: .*401.*{kind_of(name)} '"):
         message = model.invoke("q")
     assert message.text == "fine"
     assert KEY not in str(message.response_metadata)

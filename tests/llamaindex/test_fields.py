@@ -3,12 +3,15 @@
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_index.core.llms import MockLLM
+from pydantic import ValidationError
 
 from rsd_core import BinaryStep, Constant, Settings, TargetOnly, catalogue, parse_policy
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget
@@ -160,3 +163,33 @@ def test_it_imports_and_runs_without_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == TEXT
+
+
+def test_no_embedded_model_stands_in_for_a_role_that_was_forgotten() -> None:
+    with pytest.raises(ValidationError, match=r"verifier= is missing: .*embedded:verifier"):
+        RSDLLM(draft=MockLLM(), target=MockLLM())
+    with pytest.raises(ValidationError, match=r"target= is missing: .*embedded:target"):
+        RSDLLM(draft=MockLLM(), verifier=lambda messages, reply: 1.0)
+    llm = RSDLLM()
+    llm.draft = MockLLM()  # who assigns says one thing after the other
+    assert RSDLLM(draft=MockLLM(), target=MockLLM(), policy="always_target").complete("x").text.startswith("user: x")
+
+
+def test_an_unknown_name_is_told_where_it_belongs() -> None:
+    for name, told in (
+        ("granularity", 'settings={"granularity": …}'),
+        ("model", "did you mean draft and target?"),
+        ("tmperature", "did you mean temperature?"),
+    ):
+        with pytest.raises(ValidationError, match=re.escape(told)):
+            RSDLLM(**{name: 1})
+
+
+def test_an_object_that_cannot_play_a_role_is_shown_by_its_class_alone() -> None:
+    class Client:
+        def __repr__(self) -> str:
+            return "Client(api_key='sk-1')"
+
+    with pytest.raises(ValidationError, match="Client cannot be the drafter") as caught:
+        RSDLLM(draft=Client())
+    assert "sk-1" not in str(caught.value)

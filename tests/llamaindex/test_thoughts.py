@@ -131,7 +131,7 @@ def test_thoughts_may_have_models_and_a_policy_of_their_own() -> None:
     assert data["thoughts"]["draft"] == "scripted:target"
     assert data["thoughts"]["policy"]["kind"] == "constant"
     for wrong, told in (
-        ({"thoughts": {"drafter": "scripted:draft"}}, "takes a dictionary of draft, target, verifier and policy"),
+        ({"thoughts": {"writer": "scripted:draft"}}, "takes a dictionary of draft, target, verifier and policy"),
         ({"thoughts": {"draft": "nowhere:x"}}, "nowhere"),
         ({"thoughts": own, "decoder": "majority:4"}, "leave out thoughts"),
     ):
