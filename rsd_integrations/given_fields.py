@@ -81,7 +81,8 @@ def _unknown(name: str, cls: type[BaseModel]) -> str:
     elif near := nearest(name, cls.model_fields):
         meant = f"did you mean {near}?"
     else:
-        meant = f"its fields are {', '.join(cls.model_fields)}"
+        own = [field for field, info in cls.model_fields.items() if not info.exclude]
+        meant = f"its fields are {', '.join(own)}"
     return f"{name} is no field of {cls.__name__}; {meant}"
 
 

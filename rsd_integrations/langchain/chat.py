@@ -40,8 +40,8 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         model = ChatRSD(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
         ```
 
-        or over any LangChain models, which then write whole messages (granularity `turn`):
-        `ChatRSD(draft=ChatOpenAI(model="…"), target=ChatAnthropic(model="…"), verifier=ChatOpenAI(model="…"))`.
+        or over any LangChain models, by name or as objects, which then write whole messages (granularity `turn`):
+        `ChatRSD(draft="openai:gpt-5-nano", target=ChatAnthropic(model="…"), verifier="openai:gpt-5-mini")`.
         Models named by spec are loaded on first use.
 
     Invoke:

@@ -111,13 +111,15 @@ class RSDFields(BaseModel):
     model_config = CONFIG
 
     model_name: str = Field(default="rsd", alias="model")
-    """Reported in metadata and traces. Not the name of an inner model, which would be taken for that model's."""
+    """What metadata and traces call the whole; none of its models."""
     draft: Annotated[Any, BeforeValidator(as_drafter)] = "embedded:draft"
-    """The cheap model: a spec as `rsd models` lists them, a `Drafter`, or any LangChain model."""
+    """The cheap model: a name for `init_chat_model` such as `"openai:gpt-5-nano"`, any LangChain model, a spec as
+    `rsd models` lists them, or a `Drafter`. `drafter=` says the same."""
     target: Annotated[Any, BeforeValidator(as_target)] = "embedded:target"
-    """The strong model: a spec, a `Target`, or any LangChain model."""
+    """The strong model: a name, any LangChain model, a spec, or a `Target`."""
     verifier: Annotated[Any, BeforeValidator(as_verifier)] = "embedded:verifier"
-    """The judge: a spec, a `Verifier`, a LangChain model, or a function of (messages, reply) to a reward in [0, 1]."""
+    """The judge: a function of (messages, reply) to a reward in [0, 1], a LangChain model or its name, a spec, or a
+    `Verifier`."""
     policy: Policy = Field(default_factory=BinaryStep)
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
     decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder)] = Field(default=None, repr=False)
@@ -154,7 +156,8 @@ class RSDFields(BaseModel):
         """Show the fields where people look for them: LangChain's own constructor takes `*args, **kwargs`."""
         super().__pydantic_init_subclass__(**options)
         own = list(RSDFields.model_fields)
-        names = sorted(cls.model_fields, key=lambda name: own.index(name) if name in own else len(own))
+        shown = [name for name in cls.model_fields if name != "loaded"]  # which copies take over, and nobody writes
+        names = sorted(shown, key=lambda name: own.index(name) if name in own else len(own))
         cls.__signature__ = Signature([_parameter(name, cls.model_fields[name]) for name in names])
 
     @model_validator(mode="wrap")
@@ -171,7 +174,7 @@ class RSDFields(BaseModel):
         if isinstance(decoder, Method):
             decoder.settings(settings)
             for role in self.inner_models() if settings.granularity == "step" else ():
-                role.check_steps()
+                role.step_mode()
             self._check_thoughts(decoder, settings)
             return self
         redundant = [name for name in (*_MODELS, "policy", "thoughts") if getattr(self, name) != _default(name)]

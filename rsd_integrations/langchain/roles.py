@@ -51,6 +51,7 @@ from rsd_integrations.langchain.partner_classes import (
     with_fields,
 )
 from rsd_integrations.langchain.prefixes import (
+    PrefixMode,
     Reply,
     StopMode,
     find_mode,
@@ -169,17 +170,18 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         written = await run_calls(self._write(path, request, seed) for seed in request.seeds)
         return Generation(tuple(one.steps[0] for one in written), sum((one.usage for one in written), Usage()))
 
-    def check_steps(self) -> None:
-        """Refuse to write by steps where the model was given no way to continue a prefix.
+    def step_mode(self) -> PrefixMode:
+        """How an answer that was begun is continued, which steps need.
 
         Raises:
-            ConfigurationError: It was given none.
+            ConfigurationError: The model was given no way.
         """
         if self.mode is None:
             raise ConfigurationError(
                 f"{self.name} was given no way to continue an answer that was begun, which steps need. Name one, as in "
                 f"{type(self).__name__}(model, prefix='continue_final_message'), or use granularity='turn'."
             )
+        return self.mode
 
     def probe(self) -> None:
         """Have the model continue a short answer, to see that its server understands the prefix mode.
@@ -229,10 +231,10 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         if request.delimiter is None:
             return await self._write_turn(model, path, fields, options)
         refuse(self, self.asked, "that is for whole turns; set it where the model is made, or take granularity='turn'")
-        self.check_steps()
+        mode = self.step_mode()
         body = {**(getattr(unbound(model), "extra_body", None) or {}), **options.get("extra_body", {})}
         if path.text:
-            body.update(self.mode.body or {})
+            body.update(mode.body or {})
         stops = list(request.splitter.stops) if request.splitter and self.stop != "cut" else []
         if stops:
             check_stops(model, stops)
@@ -241,14 +243,14 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
             body["include_stop_str_in_output"] = True
         if body:
             options["extra_body"] = body  # what a call gives replaces what the model has
-        if self.mode.text:
+        if mode.text:
             reply = await self._complete(with_fields(model, fields, options), self._rendered(path) + path.text, fields)
         else:
             self._refuse_thought(path)
-            messages = with_beginning(readable_by(model, originals(path.prompt)), path.text, self.mode)
+            messages = with_beginning(readable_by(model, originals(path.prompt)), path.text, mode)
             reply = as_reply(await self.call(with_fields(model, fields, options), messages))
             self._refuse_thought(path, reply)
-        step = first_step(reply, path.text, request, self.mode, self.stop or "cut")
+        step = first_step(reply, path.text, request, mode, self.stop or "cut")
         return Generation((step,), reply.usage)
 
     def _rendered(self, path: Path) -> str:

@@ -24,7 +24,7 @@ from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.langchain import ChatRSD
 from rsd_integrations.openai_compatible import EndpointError
-from rsd_integrations.tool_calls import ToolCallStream, sees_tools
+from rsd_integrations.tool_calls import ToolCallStream, parsed, sees_tools
 from tests.openai_compatible.answering import Reply, Scripted, scripted
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -141,7 +141,10 @@ def test_calls_of_other_forms_are_those_of_the_api(call: dict[str, Any], argumen
     assert made.pop("id").startswith("call_")
     assert made == {"type": "function", "function": {"name": "add", "arguments": arguments}}
     _, (read,) = ToolCallStream().feed(step.text, last=True)
-    assert (read.name, read.arguments) == ("add", arguments)
+    if parsed(arguments) == arguments:  # no object: nothing that may be executed
+        assert (read.name, read.arguments) == (None, step.text)
+    else:
+        assert (read.name, read.arguments) == ("add", arguments)
 
 
 def test_a_call_that_the_tokens_cut_is_kept_as_far_as_it_came() -> None:
