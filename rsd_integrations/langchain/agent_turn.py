@@ -40,9 +40,9 @@ from rsd_integrations.langchain.bill import BILL_EVENT, BillItem, bill_of_ledger
 from rsd_integrations.langchain.broken_calls import StreamedCalls, streamed_calls, without_calls_of_cut
 from rsd_integrations.langchain.identities import model_name
 from rsd_integrations.langchain.judges import FunctionVerifier
-from rsd_integrations.langchain.messages import as_prompt, as_text
+from rsd_integrations.langchain.messages import as_prompt, as_text, readable_by
 from rsd_integrations.langchain.silent_calls import Signal, call_async, call_in_thread
-from rsd_integrations.langchain.thoughts import readable_by, thought_of
+from rsd_integrations.langchain.thoughts import thought_of
 from rsd_integrations.langchain.tokens import usage_of_reply
 from rsd_integrations.langchain.tool_policies import ToolPolicies, TurnPolicy, as_words
 from rsd_integrations.langchain.trace import metadata, step_data, usage

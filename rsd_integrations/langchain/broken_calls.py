@@ -17,9 +17,11 @@ from langchain_core.tracers.context import register_configure_hook
 _KEYS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
 _CUT = {
     *("length", "max_tokens", "MAX_TOKENS", "model_length", "model_context_window_exceeded"),
-    *("content_filter", "content_filtered", "SAFETY", "refusal"),
+    *("content_filter", "content_filtered", "guardrail_intervened", "refusal", "malformed_tool_use"),
+    *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MALFORMED_FUNCTION_CALL"),
 }
-"""Finish reasons of OpenAI, Anthropic, Google, Bedrock, Mistral and Ollama: of used-up tokens, and of filters."""
+"""Finish reasons of OpenAI, Anthropic, Google, Bedrock, Mistral and Ollama: of used-up tokens, of filters, and of calls
+that failed."""
 
 
 def is_cut(message: AIMessage) -> bool:
@@ -38,7 +40,7 @@ def without_cut_call(message: AIMessage) -> AIMessage:
         return message
     last = message.tool_calls[-1]
     blocks = message.content if isinstance(message.content, list) else []
-    places = [i for i, block in enumerate(blocks) if isinstance(block, dict) and last["id"] in _ids(block)]
+    places = [i for i, block in enumerate(blocks) if isinstance(block, dict) and last["id"] in call_ids(block)]
     if places and places[-1] < len(blocks) - 1:
         return message
     return _invalidated(message, [(last, None)], "the reply was cut, perhaps inside of this call")
@@ -113,7 +115,7 @@ def _invalidated(message: AIMessage, calls: Sequence[tuple[ToolCall, str | None]
     ]
     content: Any = message.content
     if not isinstance(content, str):  # providers' classes would send the blocks as calls
-        content = [block for block in content if not (isinstance(block, dict) and ids.intersection(_ids(block)))]
+        content = [block for block in content if not (isinstance(block, dict) and ids.intersection(call_ids(block)))]
     return message.model_copy(
         update={
             "content": content,
@@ -123,7 +125,7 @@ def _invalidated(message: AIMessage, calls: Sequence[tuple[ToolCall, str | None]
     )
 
 
-def _ids(block: dict[str, Any]) -> tuple[Any, ...]:
+def call_ids(block: dict[str, Any]) -> tuple[Any, ...]:
     """By what ids a content block is a tool call, whatever its provider; none for other blocks."""
     kind = str(block.get("type"))
     return (block.get("id"), block.get("call_id")) if "call" in kind or kind == "tool_use" else ()

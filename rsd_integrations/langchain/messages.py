@@ -18,10 +18,12 @@ from langchain_core.messages import (
     ToolMessage,
     convert_to_messages,
 )
+from langchain_core.runnables import Runnable
 
 from rsd_core import Message, Prompt, PromptError
 from rsd_integrations import tool_calls
-from rsd_integrations.langchain.thoughts import is_thought, own_form, thought_of
+from rsd_integrations.langchain.broken_calls import call_ids
+from rsd_integrations.langchain.thoughts import is_thought, own_form, thought_of, without_foreign_thoughts
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def as_prompt(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]
     thought. What else providers put there, such as searches and images that they made, is no text and left out.
     Calls that are no JSON are shown as they were written; those that a tool answered are calls all the same.
     """
-    answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
+    answered = _answered(messages)
     prompt = tuple(_as_message(message, answered) for message in messages)
     return (Message("tools", json.dumps(list(tools))), *prompt) if tools else prompt
 
@@ -54,6 +56,17 @@ def as_prompt(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]
 def originals(prompt: Prompt) -> list[BaseMessage]:
     """A prompt as LangChain messages, without its tools: the caller's own messages where it came from LangChain."""
     return [_original(message) for message in prompt if message.role != "tools"]
+
+
+def readable_by(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Messages as a model's provider takes them.
+
+    Thoughts that another provider signed are left out. Invalid calls that no tool answered are told as texts: partner
+    classes send them as calls, and APIs refuse a call without its result, so that the conversation could not go on.
+    (langchain-openai 1.7.4, langchain-anthropic 1.7.10 and langchain-mistralai 1.1.6.)
+    """
+    answered = _answered(messages)
+    return without_foreign_thoughts(model, [_with_calls_told(message, answered) for message in messages])
 
 
 def text_only(messages: Sequence[BaseMessage]) -> None:
@@ -120,6 +133,36 @@ def _as_message(message: BaseMessage, answered: Set[str]) -> Message:
     else:  # a chunk counts as the message it is part of
         role = next((role for kind, role in _ROLES.items() if isinstance(message, kind)), message.type)
     return Message(role, content, extra, message)
+
+
+def _answered(messages: Sequence[BaseMessage]) -> set[str]:
+    """Ids of the calls that a tool answered."""
+    return {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
+
+
+def _with_calls_told(message: BaseMessage, answered: Set[str]) -> BaseMessage:
+    """A message whose invalid calls without an answer are part of its text."""
+    if not isinstance(message, AIMessage):
+        return message
+    told = [call for call in message.invalid_tool_calls if call["id"] not in answered]
+    if not told:
+        return message
+    ids = {call["id"] for call in told}
+    text = "\n".join(map(_as_written, told))
+    content: str | list[str | dict[str, Any]] = "\n".join(filter(None, [message.text, text]))
+    if isinstance(message.content, list):
+        kept = [one for one in message.content if isinstance(one, str) or not ids.intersection(call_ids(one))]
+        calls = [i for i, one in enumerate(kept) if isinstance(one, dict) and call_ids(one)]
+        place = calls[0] if calls else len(kept)  # calls come last
+        content = [*kept[:place], {"type": "text", "text": text}, *kept[place:]]
+    raw = ("tool_calls", "function_call")  # of which classes make calls where a message has none
+    return message.model_copy(
+        update={
+            "content": content,
+            "invalid_tool_calls": [call for call in message.invalid_tool_calls if call["id"] in answered],
+            "additional_kwargs": {name: part for name, part in message.additional_kwargs.items() if name not in raw},
+        }
+    )
 
 
 def _blocks(message: BaseMessage) -> Iterator[tuple[str, Any]]:

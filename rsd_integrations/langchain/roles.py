@@ -39,7 +39,7 @@ from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.chat_fields import TEMPLATE, TOOL_FIELDS, TakesFields, refuse
 from rsd_integrations.langchain.broken_calls import without_cut_call
 from rsd_integrations.langchain.compositions import AnyRunnable, ends_in_model, models_in, rebuilt, unbound
-from rsd_integrations.langchain.messages import as_text, originals
+from rsd_integrations.langchain.messages import as_text, originals, readable_by
 from rsd_integrations.langchain.named_models import chat_model
 from rsd_integrations.langchain.partner_classes import (
     SENDS,
@@ -60,7 +60,7 @@ from rsd_integrations.langchain.prefixes import (
     whole,
     with_beginning,
 )
-from rsd_integrations.langchain.thoughts import opened, readable_by, thought_of
+from rsd_integrations.langchain.thoughts import opened, thought_of
 from rsd_integrations.langchain.tokens import estimate_tokens
 from rsd_integrations.langchain.wrapped_model import LangChainRole, ModelReply, binds_tools
 from rsd_integrations.loaded_models import identity

@@ -69,9 +69,15 @@ def _response_format(schema: Any, method: str | None) -> dict[str, Any]:
         raise ValueError(
             "with_structured_output takes a schema: a class, a TypedDict or a JSON Schema; json_mode alone does without"
         )
-    made = convert_to_json_schema(schema)
+    # Of a schema as data LangChain keeps nothing but the properties: arrays, enums and references would be lost.
+    whole = isinstance(schema, Mapping) and not _NAMED & schema.keys()
+    made = dict(schema) if whole else convert_to_json_schema(schema)
     name = made.get("title")
     return {"type": "json_schema", "json_schema": {"name": name if isinstance(name, str) else "answer", "schema": made}}
+
+
+_NAMED = frozenset({"name", "function", "toolSpec"})
+"""What a tool's definition has, in the form of any provider, and no JSON Schema."""
 
 
 def _of_inner(model: RSDFields, schema: Any, options: Mapping[str, Any]) -> Runnable[Any, Any]:

@@ -63,8 +63,8 @@ def told_apart(message: AIMessage, markers: Markers | None = None) -> AIMessage:
     return message.model_copy(update={"content": content, "additional_kwargs": held})
 
 
-def readable_by(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Messages as a model's provider takes them: its own thoughts as they were, without blocks of other providers'."""
+def without_foreign_thoughts(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Messages with thoughts of the model's own provider as they were, and without blocks of other providers'."""
     bare = unbound(model)
     family = _family(bare._get_ls_params().get("ls_provider")) if isinstance(bare, BaseChatModel) else None
     return [_without_foreign(message, family) if family in _FAMILIES else message for message in messages]

@@ -22,6 +22,7 @@ def answer_usage(result: Result) -> UsageMetadata:
     last = next((step for step in reversed(result.steps) if isinstance(step.native, AIMessage)), None)
     if last is not None and isinstance(last.native, AIMessage) and last.native.usage_metadata is not None:
         usage = UsageMetadata(**last.native.usage_metadata)
+        usage.pop("total_cost", None)  # type: ignore[typeddict-item] # the inner model's cache: not ours, which bills skip
         details = usage.get("output_token_details", OutputTokenDetails())
         if "reasoning" not in details and (thought := _reasoning(last)):
             usage["output_token_details"] = OutputTokenDetails(**details, reasoning=thought)

@@ -16,7 +16,12 @@ from rsd_integrations.tool_calls import new_id
 logger = logging.getLogger(__name__)
 
 _REASONS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
-_LENGTH = ("length", "max_tokens", "model_length", "max_output_tokens")
+_LENGTH = ("length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded")
+_STOPPED = (
+    *("content_filter", "content_filtered", "guardrail_intervened", "refusal", "malformed_tool_use"),
+    *("safety", "recitation", "blocklist", "prohibited_content", "spii", "malformed_function_call"),
+)
+"""Filters of OpenAI, Anthropic, Bedrock and Google, and what the last two say of a call that failed."""
 _READ = ("prompt_tokens", "input_tokens", "inputTokens", "prompt_token_count", "prompt_eval_count")
 _WROTE = ("completion_tokens", "output_tokens", "outputTokens", "candidates_token_count", "eval_count")
 _APART = ("cache_read_input_tokens", "cacheReadInputTokens")
@@ -29,11 +34,7 @@ _WITHIN = ("cached_tokens", "cached_content_token_count")
 
 def is_cut(response: ChatResponse) -> bool:
     """Whether the response used up its tokens."""
-    for place in _places(response):
-        for name in _REASONS:
-            if reason := _field(place, name):
-                return str(getattr(reason, "name", reason)).lower() in _LENGTH
-    return False
+    return _reason(response) in _LENGTH
 
 
 def usage_of_response(response: ChatResponse, messages: Sequence[ChatMessage], seconds: float) -> Usage:
@@ -65,10 +66,10 @@ def as_asked(response: ChatResponse) -> tuple[ChatMessage, list[dict[str, str | 
     """The message of a response with calls that may be executed, each with an id, and the calls that may not.
 
     A call whose arguments are no JSON object was cut or is broken; so was the last call of a reply that used up its
-    tokens, where only an object is left of the text, which some clients complete by themselves.
+    tokens or met a filter, where only an object is left of the text, which some clients complete by themselves.
     """
     message, calls = response.message, tool_call_blocks(response.message)
-    last = calls[-1] if calls and is_cut(response) else None
+    last = calls[-1] if calls and _reason(response) in (*_LENGTH, *_STOPPED) else None
     invalid: list[dict[str, str | None]] = []
 
     def asked(block: Any) -> Any:
@@ -93,7 +94,7 @@ def arguments_of(call: ToolCallBlock, *, cut: bool = False) -> dict[str, Any] | 
 
     Args:
         call: A call, with its arguments as text or as an object.
-        cut: Whether the reply used up its tokens within this call, for all that is known.
+        cut: Whether the reply ended within this call, for all that is known.
     """
     given = call.tool_kwargs
     if isinstance(given, dict):
@@ -105,6 +106,15 @@ def arguments_of(call: ToolCallBlock, *, cut: bool = False) -> dict[str, Any] | 
     except (ValueError, RecursionError):
         return None
     return arguments if isinstance(arguments, dict) else None
+
+
+def _reason(response: ChatResponse) -> str | None:
+    """Why a response ended, in its provider's words without capitals."""
+    for place in _places(response):
+        for name in _REASONS:
+            if reason := _field(place, name):
+                return str(getattr(reason, "name", reason)).lower()
+    return None
 
 
 def _places(response: ChatResponse) -> Iterator[Any]:

@@ -211,6 +211,16 @@ def test_answers_of_a_cache_cost_nothing(served: Provider) -> None:
         assert tokens(bill.usage_metadata) == EXPECTED
 
 
+def test_an_answer_of_an_inner_models_cache_is_on_the_bill_of_those_that_worked(served: Provider) -> None:
+    model = rsd(served)
+    model.draft.model.cache, model.target.model.cache = InMemoryCache(), InMemoryCache()
+    first, second = model.invoke("q"), model.invoke("q")
+    assert second.usage_metadata == first.usage_metadata  # which tells no handler that RSD itself was not asked
+    with get_rsd_bill_callback() as bill:
+        model.invoke("q")
+    assert tokens(bill.usage_metadata)["judge"] == EXPECTED["judge"]
+
+
 def test_models_in_the_roles_of_others_are_on_the_outer_bill(served: Provider) -> None:
     outer = ChatRSD(draft=rsd(served), target=always("t"), verifier=lambda *_: 1.0, trace_inner=True)
     with get_rsd_bill_callback() as bill:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,16 +13,18 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.messages.utils import message_chunk_to_message
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from rsd_core import Path, StepRequest, TargetOnly
 from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedTarget
-from rsd_integrations.langchain import ChatRSD, LangChainTarget, RSDRunnable
+from rsd_integrations.langchain import ChatRSD, LangChainTarget, RSDMiddleware, RSDRunnable
 from rsd_integrations.langchain.broken_calls import without_cut_call
 from rsd_integrations.langchain.messages import as_prompt, as_text
 from rsd_integrations.langchain.tools import call_chunks
+from tests.benchmarks.agent_conversations import unanswered
 from tests.langchain.fakes import Inner, always
 from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
 
@@ -399,3 +401,37 @@ def test_a_targets_broken_call_is_told_and_not_lost(served: Provider) -> None:
     generation = wait_for(target.generate(Path(as_prompt([HumanMessage("q")])), StepRequest((0,), delimiter=None)))
     assert "transfer_money" in generation.steps[0].text
     assert generation.steps[0].ending == "length"
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_a_conversation_goes_on_after_a_call_that_was_cut(served: Provider, name: str) -> None:
+    whole: Any = {"name": "transfer_money", "args": {"amount": 5}, "id": "call_0", "type": "tool_call"}
+    text: Any = {"type": "text", "text": "I pay."}
+    used: Any = [{"type": "tool_use", "id": f"call_{i}", "name": "transfer_money", "input": {}} for i in range(2)]
+    raw: Any = {"tool_calls": [{"id": "call_1", "function": {"name": "transfer_money", "arguments": "{bad"}}]}
+    for content, kwargs in (("I pay.", raw), ("", {}), ([text, *used], {})):
+        failed = invalid("{bad")
+        failed.content, failed.additional_kwargs, failed.tool_calls = content, kwargs, [whole]
+        asked = [HumanMessage("q"), failed, ToolMessage("sent", tool_call_id="call_0"), HumanMessage("go on")]
+        served.answers("fine")
+        for kind in (ChatRSD, RSDRunnable):
+            rsd(served, name, kind=kind).invoke(asked, tools=[convert_to_openai_tool(transfer_money)])
+            sent = json.dumps(served.sent)
+            assert "call_1" not in sent
+            assert "{bad" in sent or name == "ChatMistralAI"  # whose class sends no text beside calls
+            assert json.dumps(5) in sent  # the call that was answered is one still
+        assert failed.invalid_tool_calls[0]["id"] == "call_1"
+
+
+def test_an_agent_goes_on_after_one_of_several_calls_was_broken(served: Provider) -> None:
+    calls = (Call("transfer_money", '{"amount": 5}', "call_0"), Call("transfer_money", "{bad"))
+    question: Any = {"messages": [HumanMessage("Pay twice.")]}
+    target = model(served, "ChatAnthropic")
+    for agent in (
+        create_agent(rsd(served), [transfer_money]),
+        create_agent(target, [transfer_money], middleware=[RSDMiddleware(model(served), policy="always_draft")]),
+        create_agent(model(served), [transfer_money], middleware=[RSDMiddleware(target, policy="always_target")]),
+    ):
+        served.answers(Reply("I pay.", reason="tool_calls", calls=calls), "done")
+        assert cast("Any", agent).invoke(question)["messages"][-1].text == "done"
+        assert unanswered(served.sent["messages"]) == 0

@@ -18,7 +18,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from rsd_core import ConfigurationError, Limits, Settings
+from rsd_core import ConfigurationError, Limits, RunError, Settings
 from rsd_core.registry import load
 from rsd_integrations.answer_forms import form_of
 from rsd_integrations.langchain import RSDLLM, ChatRSD, RSDRunnable, result_of
@@ -267,6 +267,27 @@ def test_real_models_reason_and_write_what_fits() -> None:
     message = model.bind_tools([add], tool_choice="any").invoke("What is 2 and 3?")
     (call,) = message.tool_calls
     jsonschema.validate(call["args"], add.get_input_jsonschema())
+
+
+SCHEMAS: list[dict[str, Any]] = [
+    {"title": "Flags", "type": "array", "items": {"type": "boolean"}, "maxItems": 2},
+    {"title": "Word", "$ref": "#/$defs/Word", "$defs": {"Word": {"enum": ["é", None, 1]}}},
+    {"title": "Nothing", "type": "null"},
+    {"type": "object", "properties": {"unit": {"const": "pens"}}, "required": ["unit"]},
+    {"title": "Either", "anyOf": [{"type": "boolean"}, {"enum": ["a"]}]},
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=str)
+def test_a_json_schema_of_any_form_holds_as_it_stands(schema: dict[str, Any]) -> None:
+    model = ChatRSD(max_tokens=60, temperature=1.0, seed=1).with_structured_output(schema)
+    jsonschema.validate(model.invoke("Mia has 45 apples. Then she buys 12 more. How many apples has she?"), schema)
+
+
+@pytest.mark.parametrize("schema", [{"title": "No", "not": {}}, {"title": "Typo", "type": "objct"}], ids=str)
+def test_a_json_schema_that_no_grammar_can_say_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, RunError)):
+        ChatRSD(max_tokens=60).with_structured_output(schema).invoke("q")
 
 
 def test_definitions_of_several_tools_are_told_apart() -> None:

@@ -183,6 +183,16 @@ async def test_a_call_that_was_cut_is_no_call(kind: str, face: str, served: Prov
         assert "transfer" in result_of(responses[-1]).text  # nothing that was written is lost
 
 
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in ("openai", "ollama")])
+def test_an_object_that_a_filter_cut_is_no_call(kind: str, served: Provider) -> None:
+    bank = Bank()
+    served.answers(Reply(calls=[Call("transfer", '{"amount": 100}')], reason="filter"))
+    llm = RSDLLM(draft=LLMS[kind](served), target=LLMS[kind](served), verifier=lambda *_: 1.0)
+    response = llm.chat_with_tools([bank.tool], user_msg="Move 1000.")
+    assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
+    assert [call["name"] for call in response.additional_kwargs["invalid_tool_calls"]] == ["transfer"]
+
+
 @pytest.mark.parametrize("kind", CLASSES)
 async def test_agents_and_programs_execute_no_call_that_was_cut(kind: str, served: Provider) -> None:
     bank = Bank()
