@@ -27,6 +27,8 @@ SIZES = {
     "alone": Size(16, 4, "calls one after another"),
     "repeats": Size(5, 1, "rounds in which both builds take turns"),
 }
+WARM_UP = 11
+"""Rounds before those that count: the models' passes are compiled after some hundred of them, as in a service."""
 GOAL = 1.2
 """Throughput of calls at once over that of the earlier build."""
 
@@ -46,12 +48,12 @@ def measure(n: int, alone: int, repeats: int) -> dict[str, Any]:
             name: stack.enter_context(Worker(build, "langchain_worker.py", threads=None))
             for name, build in builds.items()
         }
-        for turn in range(repeats + 1):
+        for turn in range(WARM_UP + repeats):
             for way, (asked, together) in ways.items():
                 for name in sorted(workers, reverse=bool(turn % 2)):
                     done = workers[name]("ask", asked, together)
                     texts[f"{way}_{name}"] = done["texts"]
-                    if turn:  # the first round loads the models and warms the processor up
+                    if turn >= WARM_UP:
                         seconds[f"{way}_{name}"].append(done["seconds"])
                         cpu[f"{way}_{name}"].append(done["cpu"])
     agree = all(texts[f"{way}_new"] == texts[f"{way}_base"] for way in ways)
