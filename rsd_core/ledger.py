@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rsd_core.model import Model, Usage
@@ -87,6 +87,10 @@ class Account:
         for name in self.__dataclass_fields__:
             setattr(self, name, _plus(getattr(self, name), getattr(other, name)))
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain JSON data."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
 
 _COUNTS = ("prefix", "computed", "reused", "generated", "scored", "estimated")
 
@@ -132,10 +136,10 @@ class Ledger:
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON data."""
-        roles = {role: asdict(self.account(role)) for role in ("drafter", "verifier", "target")}
+        roles = {role: self.account(role).to_dict() for role in ("drafter", "verifier", "target")}
         return {
             **roles,
-            "total": asdict(self.total),
+            "total": self.total.to_dict(),
             "target_only_flops": self.target_only_flops,
             "target_only_flops_paper": self.target_only_flops_paper,
             "target_only_basis": self.target_only_basis,

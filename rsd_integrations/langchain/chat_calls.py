@@ -100,7 +100,8 @@ class Call:
         self.callbacks = callbacks
         self.inner: dict[str, Any] = {"callbacks": callbacks}
         """What inner models are called with. They get messages, tools and options as they are, and stop themselves."""
-        self.granularity = self.model.resolved().granularity
+        settings = self.model.resolved()
+        self.granularity = settings.granularity
         self.passes_on = self.granularity == "turn" and self.model.all_inner()
         kwargs.pop("ls_structured_output_format", None)  # what traces show; chat models take it out themselves
         self.form: AnswerForm | None = None
@@ -132,7 +133,7 @@ class Call:
             tools=bool(self.tools) and not self.passes_on,
             form=self.form,
             traced=self.model.trace_inner,
-            markers=self.model.resolved().thoughts.markers,
+            markers=settings.thoughts.markers,
         )
 
     def settled(self, result: ChatResult) -> ChatResult:
