@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import anthropic
@@ -349,10 +350,15 @@ def decide(at: Conversation, state: Any) -> Any:
     return Command(resume={"decisions": decisions})
 
 
+_MAKING = Lock()
+"""`@tool` switches warnings off for the whole process and back on: threads that make tools side by side see them."""
+
+
 def converse(variant: str, number: int, url: str, models: Models) -> dict[str, int]:
     """One conversation, invoked, streamed or asynchronous by its number; the errors that reached the user."""
     at = models.conversations[number]
-    agent = agent_of(variant, number, url, models)
+    with _MAKING:
+        agent = agent_of(variant, number, url, models)
     config: Any = {"configurable": {"thread_id": str(number)}}
     failed = 0
 
