@@ -89,8 +89,6 @@ class Reader:
         known = self._known(text)
         if self.state == "opened":
             return replace(self, state="thought" if text else "opened", held=text), nothing, bool(text)
-        if not text:  # nothing yet
-            return self, nothing, False
         for markers in known:
             for mark in self._marks(markers.open, markers):
                 if text.startswith(mark):
@@ -101,7 +99,7 @@ class Reader:
                 if text.startswith(mark):
                     return Reader(markers, "answer", text[len(mark) :]), nothing, True
         if any(mark.startswith(text) for one in known for mark in self._all_marks(one)):
-            return self, nothing, False  # the beginning of a marker
+            return self, nothing, False  # nothing yet, or the beginning of a marker
         begun = text if self.state == "closed" else self.held
         return replace(self, state="answer", held=begun), nothing, True
 
