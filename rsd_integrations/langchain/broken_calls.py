@@ -70,10 +70,13 @@ class StreamedCalls(BaseCallbackHandler):
 
     def without_unreadable_calls(self, message: AIMessage) -> AIMessage:
         """A message whose calls that were no JSON when they were streamed are invalid, as they were written."""
-        written: dict[str | None, str | None] = {
-            call["id"]: call["args"] for one in self._messages.values() for call in one.tool_call_chunks if call["id"]
+        written = {  # some servers give no ids
+            call["id"] or call["name"]: call["args"]
+            for one in self._messages.values()
+            for call in one.tool_call_chunks
         }
-        broken = [(call, written[call["id"]]) for call in message.tool_calls if not _is_object(written.get(call["id"]))]
+        found = [(call, written.get(call["id"] or call["name"])) for call in message.tool_calls]
+        broken = [(call, args) for call, args in found if not _is_object(args)]
         return _invalidated(message, broken, "its arguments are no JSON object")
 
 
@@ -106,7 +109,8 @@ def _invalidated(message: AIMessage, calls: Sequence[tuple[ToolCall, str | None]
     """A message some of whose calls are invalid, with their arguments as written where that is known."""
     if not calls:
         return message
-    ids = {call["id"] for call, _ in calls}
+    gone = [call for call, _ in calls]
+    ids = {call["id"] for call in gone if call["id"]}
     broken = [
         invalid_tool_call(
             name=call["name"], args=args or json.dumps(call["args"], ensure_ascii=False), id=call["id"], error=why
@@ -119,7 +123,7 @@ def _invalidated(message: AIMessage, calls: Sequence[tuple[ToolCall, str | None]
     return message.model_copy(
         update={
             "content": content,
-            "tool_calls": [call for call in message.tool_calls if call["id"] not in ids],
+            "tool_calls": [call for call in message.tool_calls if call not in gone],
             "invalid_tool_calls": [*message.invalid_tool_calls, *broken],
         }
     )

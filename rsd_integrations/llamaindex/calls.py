@@ -60,7 +60,7 @@ class Call:
                 "themselves. Leave it out, or take LlamaIndex LLMs as draft and target"
             )
         if choice.get("tool_required"):
-            logger.info("a call of a tool is asked for, and models of text cannot be forced to make one")
+            logger.warning("a call of a tool is asked for, and models of text cannot be forced to make one")
 
     def prompt(self, messages: Prompt, decoder: Decoder) -> Prompt:
         """The messages, and the tools for models that read their definitions in the prompt.

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.messages.utils import message_chunk_to_message
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -21,7 +23,7 @@ from rsd_core import Path, StepRequest, TargetOnly
 from rsd_core.blocking import wait_for
 from rsd_core.testing import ScriptedTarget
 from rsd_integrations.langchain import ChatRSD, LangChainTarget, RSDMiddleware, RSDRunnable
-from rsd_integrations.langchain.broken_calls import without_cut_call
+from rsd_integrations.langchain.broken_calls import StreamedCalls, without_cut_call
 from rsd_integrations.langchain.messages import as_prompt, as_text
 from rsd_integrations.langchain.tools import call_chunks
 from tests.benchmarks.agent_conversations import unanswered
@@ -435,3 +437,20 @@ def test_an_agent_goes_on_after_one_of_several_calls_was_broken(served: Provider
         served.answers(Reply("I pay.", reason="tool_calls", calls=calls), "done")
         assert cast("Any", agent).invoke(question)["messages"][-1].text == "done"
         assert unanswered(served.sent["messages"]) == 0
+
+
+def test_streamed_calls_are_watched_where_a_server_gives_no_ids() -> None:
+    watch, run = StreamedCalls(), uuid.uuid4()
+    parts = [("pay", '{"amount": ', 0), (None, "100", 0), ("look", '{"at": 1}', 1)]
+    chunks = [
+        AIMessageChunk(content="", tool_call_chunks=[tool_call_chunk(name=name, args=args, id=None, index=index)])
+        for name, args, index in parts
+    ]
+    for chunk in chunks:
+        watch.on_llm_new_token("", chunk=ChatGenerationChunk(message=chunk), run_id=run)
+    whole = message_chunk_to_message(chunks[0] + chunks[1] + chunks[2])
+    assert isinstance(whole, AIMessage)
+    assert [call["name"] for call in whole.tool_calls] == ["pay", "look"]  # completed by LangChain
+    read = watch.without_unreadable_calls(whole)
+    assert [(call["name"], call["args"]) for call in read.tool_calls] == [("look", {"at": 1})]
+    assert [(call["name"], call["args"]) for call in read.invalid_tool_calls] == [("pay", '{"amount": 100')]

@@ -26,7 +26,7 @@ from tests.serve.running import running
 from tests.thinkers import Shown, ShownTarget
 
 NO_MEDIA = "the models that are served read text alone"
-NO_FORM = "in steps a call is the models' own choice, so that neither a tool nor a form can be forced"
+NO_FORM = "the scripted writers that are served write no JSON by a schema, as a forced call and a form are"
 
 
 class Served(ChatModelIntegrationTests):
