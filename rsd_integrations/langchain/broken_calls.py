@@ -71,9 +71,7 @@ class StreamedCalls(BaseCallbackHandler):
     def without_unreadable_calls(self, message: AIMessage) -> AIMessage:
         """A message whose calls that were no JSON when they were streamed are invalid, as they were written."""
         written = {  # some servers give no ids
-            call["id"] or call["name"]: call["args"]
-            for one in self._messages.values()
-            for call in one.tool_call_chunks
+            call["id"] or call["name"]: call["args"] for one in self._messages.values() for call in one.tool_call_chunks
         }
         found = [(call, written.get(call["id"] or call["name"])) for call in message.tool_calls]
         broken = [(call, args) for call, args in found if not _is_object(args)]
