@@ -70,11 +70,15 @@ class StreamedCalls(BaseCallbackHandler):
 
     def without_unreadable_calls(self, message: AIMessage) -> AIMessage:
         """A message whose calls that were no JSON when they were streamed are invalid, as they were written."""
-        written = {  # some servers give no ids
-            call["id"] or call["name"]: call["args"] for one in self._messages.values() for call in one.tool_call_chunks
-        }
-        found = [(call, written.get(call["id"] or call["name"])) for call in message.tool_calls]
-        broken = [(call, args) for call, args in found if not _is_object(args)]
+        written: dict[str | None, str | None] = {}
+        for call in (call for one in self._messages.values() for call in one.tool_call_chunks):
+            name = (
+                call["id"] or call["name"]
+            )  # some servers give no ids: of calls of one name a broken one stands for all
+            if _is_object(written.get(name)):
+                written[name] = call["args"]
+        found = [(one, written.get(one["id"] or one["name"])) for one in message.tool_calls]
+        broken = [(one, args) for one, args in found if not _is_object(args)]
         return _invalidated(message, broken, "its arguments are no JSON object")
 
 
