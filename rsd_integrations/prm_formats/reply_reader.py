@@ -54,9 +54,9 @@ class ReplyReader(Reader[Reply]):
         super().__init__(format, tokenizer, model)
         assert isinstance(format.prompt, Chat)
         self._style = format.prompt
-        self._show = self._shows_thoughts()
         self._closing = self._turn(Message("assistant", MARK))[-1]
         """What follows a response."""
+        self._show = self._shows_thoughts()
         self._between = self._unanswered = ""
         """What comes between the thought and the answer, and what follows a thought that no answer comes after."""
         if self._show is not None:
@@ -128,23 +128,31 @@ class ReplyReader(Reader[Reply]):
     def _shows_thoughts(self) -> Show | None:
         """How the template is given a thought so that it shows it once; None where it has no place for one."""
         before = turn(self.tokenizer, [_ASKED], self.model)[0]
-        for show in _ways(str(self.tokenizer.chat_template)):
+        for show in _ways(str(self.tokenizer.chat_template), self._closing):
             try:
                 parts = self._turn(show(MARK, MARK))
             except PromptError:  # it drops the thought
                 continue
-            begins = "".join(parts[:-1]).removeprefix(before)
-            if len(parts) == 3 and all(begins.count(markers.open.strip()) <= 1 for markers in MARKERS.values()):
+            if len(parts) == 3 and _is_marked_once(parts[0].removeprefix(before), parts[1]):
                 return show
         return None
 
 
-def _ways(template: str) -> Iterator[Show]:
+def _ways(template: str, closing: str) -> Iterator[Show]:
     """The ways to give a thought to a template: a field of its own, or the content with the markers it knows."""
     for name in REASONING:
         yield lambda thought, answer, name=name: Message("assistant", answer, {name: thought})  # type: ignore[misc]
-    for markers in MARKERS.values():
-        if markers.close in template:
+    for markers in sorted(MARKERS.values(), key=lambda markers: not markers.answer):  # those with most marks first
+        ends_turns = markers.close in closing and markers.open.strip() not in template
+        if not ends_turns and all(mark in template for mark in (markers.close, markers.answer.strip())):
             yield lambda thought, answer, markers=markers: Message("assistant", markers.wrap(thought) + answer)  # type: ignore[misc]
             # One that opens every thought itself, as it does for the model.
             yield lambda thought, answer, end=markers.ending: Message("assistant", thought + end + answer)  # type: ignore[misc]
+
+
+def _is_marked_once(begin: str, between: str) -> bool:
+    """Whether no thought is opened twice, closed before it begins, or put into the answer."""
+    return not any(
+        one.close in begin or (one.answer and one.answer in begin) or (begin + between).count(one.open.strip()) > 1
+        for one in MARKERS.values()
+    )

@@ -73,6 +73,11 @@ class Row:
         """For people."""
         return f"{self.format}{'' if self.separator is None else f' {self.separator!r}'}, {self.vocabulary}"
 
+    @property
+    def by_steps(self) -> bool:
+        """Whether a step's score is read at its separator; otherwise all that is written so far counts."""
+        return FORMATS[self.format].separator != ""
+
     def layouts(self) -> Layouts:
         """Our reading."""
         return Layouts(bind(FORMATS[self.format], vocabulary(self.vocabulary), self.format, self.separator))
