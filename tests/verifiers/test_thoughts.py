@@ -219,9 +219,14 @@ def test_a_reply_that_is_cut_in_its_thoughts_is_said_to_be_that(how: Thinking | 
     assert spent.generated == 7
 
 
-def test_a_reply_that_is_cut_after_its_thoughts_abstains() -> None:
+def test_a_reply_that_is_cut_after_its_thoughts_says_so_and_does_not_abstain() -> None:
     judge = CriticJudge(Thinker("Hm.\n</think>\n\nIt looks", thinking=OPENED, ending="length"), CRITICS["rubric"])
-    assert score(judge, START, "It is 57.") is None
+    with pytest.raises(
+        VerifierError, match=r"cut in its critique at 8704 tokens, before it said a verdict: allow more"
+    ):
+        score(judge, START, "It is 57.")
+    told = CriticJudge(Thinker("Hm.\n</think>\n\nScore: 8, so", thinking=OPENED, ending="length"), CRITICS["rubric"])
+    assert score(told, START, "It is 57.") == 0.8
 
 
 def test_samples_that_are_cut_in_their_thoughts_are_left_out() -> None:
@@ -239,7 +244,13 @@ def test_samples_that_are_cut_in_their_thoughts_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("how", "given", "cap"),
-    [(None, None, 512), (OPENED, None, 512 + THOUGHT), (OPENED, 100, 100), (Thinking(None), None, 512)],
+    [
+        (None, None, 512 + THOUGHT),  # a chat behind a URL: nobody knows whether it thinks
+        (OPENED, None, 512 + THOUGHT),
+        (OPENED, 100, 100),
+        (None, 100, 100),
+        (Thinking(None), None, 512),
+    ],
 )
 def test_the_cap_of_a_critique_is_an_option(how: Thinking | None, given: int | None, cap: int) -> None:
     judge = CriticJudge(writer := Thinker("Score: 8", thinking=how), CRITICS["rubric"], max_tokens=given)
