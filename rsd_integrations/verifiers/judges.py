@@ -32,7 +32,7 @@ from rsd_integrations.prm_formats import Critic, problem, shown_steps, without_m
 from rsd_integrations.verifiers.charging import charged_to, charging, joined
 
 THOUGHT = 8192
-"""Tokens for a thought before a critique, of models that think, and of those of which nobody knows: a cap is no cost."""
+"""Tokens for a thought before a critique, of models that think or may think; a cap is no cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,9 @@ class CriticJudge(Verifier):
 
     async def _word_after(self, conversation: Path, critique: Step) -> NextWord:
         assert isinstance(self.model, PredictsWords)
-        end = conversation.extend(critique).extend(Step(self.critic.verdict, "length"))
+        end = conversation.extend(critique)
+        if self.critic.verdict:
+            end = end.extend(Step(self.critic.verdict, "length"))
         return await charged_to(self.model, self.model.next_word(end, self.critic.words))
 
 

@@ -232,7 +232,7 @@ def test_critiques_without_a_verdict_are_left_out_of_the_mean() -> None:
 @pytest.mark.parametrize("samples", [0, 2])
 def test_several_critiques_of_a_greedy_model_would_be_the_same(samples: int) -> None:
     with pytest.raises(
-        ConfigurationError, match=f"samples={samples}: at least 1, and 1 where a critique is greedy, as those of rubric"
+        ConfigurationError, match=f"samples={samples}: at least 1, and 1 where .* greedy, as those of rubric"
     ):
         CriticJudge(Talker(), CRITICS["rubric"], samples=samples)
 
