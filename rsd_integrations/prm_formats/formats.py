@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rsd_core import ConfigurationError
+
 PROBLEM = "{problem}"
 
 
@@ -88,3 +90,35 @@ class PRMFormat:
     """What such models are given of a thought, and why."""
     source: str = ""
     """Where the layout is described."""
+
+    def __post_init__(self) -> None:
+        for wrong, why in self._faults():
+            if wrong:
+                raise ConfigurationError(f"the format {self.name}: {why}")
+
+    def _faults(self) -> tuple[tuple[bool, str], ...]:
+        """What fields say that cannot be, and why."""
+        prompt, heads = self.prompt, self.heads
+        said = prompt.user if isinstance(prompt, Chat) else prompt.template if isinstance(prompt, Text) else PROBLEM
+        by_words = [head for head in heads if isinstance(head, Words)]
+        layers = [head for head in heads if isinstance(head, Head)]
+        return (
+            (not heads, "it has no heads; give layers by the names of their tensors, or a right and a wrong word"),
+            (bool(by_words) and len(heads) > 1, "a model that judges by words has no other head"),
+            (any(not head.layers for head in layers), "a head has one layer or more; that of a file of its own is ''"),
+            (any(head.outputs not in (1, 2) for head in layers), "a head has 1 output, a value, or 2, wrong and right"),
+            (any(head.ensemble and head.outputs != 1 for head in layers), "each member of an ensemble has 1 output"),
+            (PROBLEM not in said, f"its prompt leaves the problem out; {PROBLEM} stands for it"),
+            (
+                isinstance(prompt, Turns) and (not by_words or self.separator != ""),
+                "steps in turns are judged by words, with separator ''",
+            ),
+            (
+                self.separator is None and not self.choose_separator,
+                "it has no separator; name one, '' for none, or let users choose it: choose_separator",
+            ),
+            (
+                self.closing == "turn" and (self.separator != "" or not isinstance(prompt, Chat)),
+                "it is read at the end of the assistant's turn, which takes a chat and no separator",
+            ),
+        )

@@ -99,8 +99,9 @@ class StepReader(Reader[int]):
         if form.apart:
             ids = [*encode(self.tokenizer, lead + text), *self._mark]
         else:
-            # What really comes before is not needed, only a text of its kind: a line's end, or a letter.
-            ids = follow(self.tokenizer, lead + text + self._separator, "a" if lead else "\n", self.model)
+            # What really comes before is not needed, only a text of its kind: a letter, where white space divides it
+            # from this one, or a line's end.
+            ids = follow(self.tokenizer, lead + text + self._separator, "a" if lead[:1].isspace() else "\n", self.model)
         if self._end is not None and ids[-1] != self._end:
             raise ConfigurationError(
                 f"{self.model}: its tokenizer joins the separator {self._separator!r} with the step {text[-40:]!r}, so "
@@ -122,8 +123,8 @@ class StepReader(Reader[int]):
         return text.rstrip("\r\n")
 
     def _only_token(self, separator: str) -> int:
-        """The id that the separator ends in. A space before it may be a token of its own."""
-        for text in (separator, separator.strip(" ")):
+        """The id that the separator ends in. White space before it may be a token of its own."""
+        for text in (separator, separator.strip(" "), separator.strip()):
             ids = (
                 follow(self.tokenizer, text, "a", self.model) if not self.format.apart else encode(self.tokenizer, text)
             )

@@ -83,15 +83,15 @@ def qwen() -> PreTrainedTokenizerBase:
 
 
 @lru_cache
-def llama() -> PreTrainedTokenizerBase:
-    """Byte-level BPE with Llama 3's special tokens, beginning of text and chat template."""
+def llama(text: str = TEXT) -> PreTrainedTokenizerBase:
+    """Byte-level BPE with Llama 3's special tokens, beginning of text and chat template; it has learned of a text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     bpe.decoder = decoders.ByteLevel()
     specials = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(
-        [TEXT] * 4,
+        [text] * 4,
         trainers.BpeTrainer(vocab_size=420, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
     )
     bpe.post_processor = processors.TemplateProcessing(
@@ -339,6 +339,27 @@ def versa_sequences(question: str, steps: list[str]) -> Sequences:
     return [(ids, at) for at, id_ in enumerate(ids) if id_ == mark]
 
 
+def with_marks() -> PreTrainedTokenizerBase:
+    """The same with a token for ки, as in Llama 3."""
+    return llama(f"{TEXT}\nProblem: Steps:\nStep 1: {'ки ки' * 9}\nки\nStep 2: b\nки")
+
+
+def babelscape(folder: Path) -> Path:
+    """A body with a scalar head, behind a class of the authors' own."""
+    save(LlamaForCausalLM(LlamaConfig(**_options(with_marks()))), with_marks(), folder)
+    head = {"reward_head.weight": torch.randn(1, WIDTH) / 8, "reward_head.bias": torch.randn(1)}
+    return put_on(folder, head, architectures=["LlamaPRM"], auto_map={"AutoModel": "modeling_prm.LlamaPRM"})
+
+
+def babelscape_sequences(question: str, steps: list[str]) -> Sequences:
+    # build_prompt of the card; scores at every ки.
+    tok = with_marks()
+    text = "\n".join(f"Step {i}: {step}\nки" for i, step in enumerate(steps, 1))
+    ids = list(tok(f"Problem: {question}\nSteps:\n{text}")["input_ids"])
+    (mark,) = plain(tok, "ки")
+    return [(ids, at) for at, id_ in enumerate(ids) if id_ == mark]
+
+
 def openr_sequences(question: str, steps: list[str]) -> Sequences:
     tok = qwen()
     ids = list(tok(f"{question} " + " ".join(f"{step} \n\n\n\n\n" for step in steps))["input_ids"])
@@ -488,6 +509,7 @@ CASES = {
     "math-shepherd": Case(shepherd, shepherd_sequences, words_head("+", "-", mistral), {"format": "math-shepherd"}),
     "rlhflow": Case(rlhflow, rlhflow_sequences, words_head("+", "-", llama), {"format": "rlhflow"}),
     "versaprm": Case(versa, versa_sequences, words_head("+", "-", llama), {"format": "versaprm"}),
+    "babelscape": Case(babelscape, babelscape_sequences, _bias_head("reward_head."), {"format": "babelscape"}),
     "openr": Case(_qwen_lm, openr_sequences, words_head(" +", " -", qwen), {"format": "openr"}),
     "trl": Case(trl, trl_sequences, trl_head, {"separator": "\n\n"}),
     "universal": Case(
