@@ -68,7 +68,7 @@ class PRMFormat:
     """The heads that such models are known to have; one of them must be in the weights."""
     separator: str | None
     """What follows each step; None where it was chosen in training and has to be named."""
-    read: str
+    read: str = "after each step"
     """Where the score is read, for people."""
     lead: tuple[str, str] = ("", "")
     """What comes before the first step and before later ones; `{i}` is the step's number."""
