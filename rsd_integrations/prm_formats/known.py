@@ -205,11 +205,30 @@ BABELSCAPE = PRMFormat(
     threshold="none published, nor what is done with the head's number: its sigmoid is taken, calibrate",
     source="model card of Babelscape/Llama-3.1-8B-PRM800k-r; arXiv 2604.17957",
 )
+SPARE = PRMFormat(
+    name="spare-prm",
+    prompt=Chat(
+        "You are an expert at solving challenging math problems spanning across various categories and "
+        "difficulties such as Algebra, Number Theory, Geometry, Counting and Probability, Precalculus etc. For a "
+        "given math problem, your task is to generate a step-by-step reasoning-based solution providing an answer "
+        "to the question. Identify the correct concepts, formulas and heuristics that needs to be applied and then "
+        "derive the contents of the reasoning steps from the given contexts and accurate calculations from the "
+        "previous reasoning steps."
+    ),
+    heads=(Words("+", "-"),),
+    separator=" ки",
+    read="at the last token of ки after each step",
+    lead=("", "\n"),
+    apart=False,
+    strict=False,  # Qwen's vocabulary has two tokens for it
+    models=("UKPLab/Llama-3-8b-spare-prm-math", "UKPLab/Qwen2.5-3b-spare-prm-math"),
+    source="UKPLab/arxiv2025-spare-prm, README.md",
+)
 BUILT_IN = {
     form.name: form
     for form in (
         *(SKYWORK, QWEN, QWEN_BARE, SHEPHERD, RLHFLOW, VERSA, OPENR, TRL, H4, PURE),
-        *(UNIVERSAL, ACTPRM, BABELSCAPE, REASONFLUX_SMALL, OUTCOME),
+        *(UNIVERSAL, ACTPRM, BABELSCAPE, SPARE, REASONFLUX_SMALL, OUTCOME),
     )
 }
 

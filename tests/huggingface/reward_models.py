@@ -38,6 +38,14 @@ TokenClassifier: Any = Qwen2ForTokenClassification
 SequenceClassifier: Any = Qwen2ForSequenceClassification
 LlamaSequenceClassifier: Any = LlamaForSequenceClassification
 WIDTH = 64
+SPARE_SYSTEM = (
+    "You are an expert at solving challenging math problems spanning across various categories and "
+    "difficulties such as Algebra, Number Theory, Geometry, Counting and Probability, Precalculus etc. For a "
+    "given math problem, your task is to generate a step-by-step reasoning-based solution providing an answer "
+    "to the question. Identify the correct concepts, formulas and heuristics that needs to be applied and then "
+    "derive the contents of the reasoning steps from the given contexts and accurate calculations from the "
+    "previous reasoning steps."
+)
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 TEXT = (
     "Mia has 45 apples. On Monday she buys 12 more: 45+12=57. So + or - ?\n\nThe answer is \\boxed{57}. \n\n\n\n"
@@ -176,8 +184,9 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _qwen_lm(folder: Path, tied: bool = False, shard: str = "5GB") -> Path:
-    return save(Qwen2ForCausalLM(Qwen2Config(**_options(qwen(), tie_word_embeddings=tied))), qwen(), folder, shard)
+def _qwen_lm(folder: Path, tied: bool = False, shard: str = "5GB", context: int = 512) -> Path:
+    options = _options(qwen(), tie_word_embeddings=tied, max_position_embeddings=context)
+    return save(Qwen2ForCausalLM(Qwen2Config(**options)), qwen(), folder, shard)
 
 
 def _mlp(outputs: int) -> dict[str, Tensor]:
@@ -360,6 +369,20 @@ def babelscape_sequences(question: str, steps: list[str]) -> Sequences:
     return [(ids, at) for at, id_ in enumerate(ids) if id_ == mark]
 
 
+def spare_sequences(question: str, steps: list[str]) -> Sequences:
+    # README: a chat with the authors' instruction, " ки" after each step, scores at its last id. In Qwen's vocabulary
+    # it has two tokens, of which the last one may stand elsewhere as well.
+    tok = qwen()
+    messages = [
+        {"role": "system", "content": SPARE_SYSTEM},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "".join(f"{step} ки\n" for step in steps)},
+    ]
+    ids = plain(tok, str(tok.apply_chat_template(messages, tokenize=False)))
+    mark = plain(tok, " ки")
+    return [(ids, at - 1) for at in range(len(ids) + 1) if ids[at - len(mark) : at] == mark]
+
+
 def openr_sequences(question: str, steps: list[str]) -> Sequences:
     tok = qwen()
     ids = list(tok(f"{question} " + " ".join(f"{step} \n\n\n\n\n" for step in steps))["input_ids"])
@@ -509,6 +532,12 @@ CASES = {
     "math-shepherd": Case(shepherd, shepherd_sequences, words_head("+", "-", mistral), {"format": "math-shepherd"}),
     "rlhflow": Case(rlhflow, rlhflow_sequences, words_head("+", "-", llama), {"format": "rlhflow"}),
     "versaprm": Case(versa, versa_sequences, words_head("+", "-", llama), {"format": "versaprm"}),
+    "spare": Case(
+        lambda folder: _qwen_lm(folder, context=1024),
+        spare_sequences,
+        words_head("+", "-", qwen),
+        {"format": "spare-prm"},
+    ),
     "babelscape": Case(babelscape, babelscape_sequences, _bias_head("reward_head."), {"format": "babelscape"}),
     "openr": Case(_qwen_lm, openr_sequences, words_head(" +", " -", qwen), {"format": "openr"}),
     "trl": Case(trl, trl_sequences, trl_head, {"separator": "\n\n"}),
