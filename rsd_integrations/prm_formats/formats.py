@@ -49,6 +49,9 @@ class Chat:
 class Turns:
     """Each step is a turn of the user's, the first one together with the problem; the assistant's word judges it."""
 
+    ask: str = ""
+    """What each of these turns ends in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:

@@ -112,6 +112,16 @@ RLHFLOW = PRMFormat(
     aggregation="mean, as its authors",
     source="RLHFlow/RLHF-Reward-Modeling, math-rm/prm_evaluate.py",
 )
+GRANITE = PRMFormat(
+    name="granite-prm",
+    prompt=Turns(" Is this response correct so far (Y/N)?"),
+    heads=(Words("Y", "N"),),
+    separator="",
+    read="where the assistant's Y or N follows each step and the question after it",
+    models=("ibm-granite/granite-3.3-8b-math-prm-v2",),
+    threshold="0.5: the likelier of Y and N",
+    source="model card of ibm-granite/granite-3.3-8b-math-prm-v2",
+)
 TRL = PRMFormat(
     name="trl",
     prompt=Text("{bos}" + PROBLEM),
@@ -227,7 +237,7 @@ SPARE = PRMFormat(
 BUILT_IN = {
     form.name: form
     for form in (
-        *(SKYWORK, QWEN, QWEN_BARE, SHEPHERD, RLHFLOW, VERSA, OPENR, TRL, H4, PURE),
+        *(SKYWORK, QWEN, QWEN_BARE, SHEPHERD, RLHFLOW, GRANITE, VERSA, OPENR, TRL, H4, PURE),
         *(UNIVERSAL, ACTPRM, BABELSCAPE, SPARE, REASONFLUX_SMALL, OUTCOME),
     )
 }

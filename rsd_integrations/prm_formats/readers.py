@@ -145,6 +145,8 @@ class TurnReader(Reader[int]):
 
     def __init__(self, format: PRMFormat, tokenizer: Tokenizer, model: str) -> None:
         super().__init__(format, tokenizer, model)
+        assert isinstance(format.prompt, Turns)
+        self._ask = format.prompt.ask
         shown = turn(tokenizer, [*_chat(()), Message("user", MARK), Message("assistant", MARK)], model)
         self._judge = encode(tokenizer, shown[2])
         """From the end of a step to the place of the judgement."""
@@ -161,7 +163,7 @@ class TurnReader(Reader[int]):
         """`at` is the number of steps so far."""
         text = step.text.strip()
         between = self._next if at else []
-        ids = [*between, *encode(self.tokenizer, text if at else f" {text}"), *self._judge]
+        ids = [*between, *encode(self.tokenizer, (text if at else f" {text}") + self._ask), *self._judge]
         return Layout(tuple(ids), (len(ids) - 1,)), at + 1
 
 

@@ -337,6 +337,18 @@ def rlhflow_sequences(question: str, steps: list[str]) -> Sequences:
     return sequences
 
 
+def granite_sequences(question: str, steps: list[str]) -> Sequences:
+    # prepare_input of the card, each "Y" of the assistant's; the logits before it are read.
+    tok, sequences = llama(), []
+    messages: list[dict[str, str]] = []
+    for i, step in enumerate(steps):
+        asked = (f"{question} {step}" if i == 0 else step) + " Is this response correct so far (Y/N)?"
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": "Y"}]
+        ids = plain(tok, str(tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)))
+        sequences.append((ids, len(ids) - 3))  # Y, the end of the turn
+    return sequences
+
+
 def versa(folder: Path) -> Path:
     return save(LlamaForCausalLM(LlamaConfig(**_options(llama(), tie_word_embeddings=True))), llama(), folder)
 
@@ -531,6 +543,7 @@ CASES = {
     "actprm": Case(actprm, qwen_sequences, actprm_head),
     "math-shepherd": Case(shepherd, shepherd_sequences, words_head("+", "-", mistral), {"format": "math-shepherd"}),
     "rlhflow": Case(rlhflow, rlhflow_sequences, words_head("+", "-", llama), {"format": "rlhflow"}),
+    "granite": Case(rlhflow, granite_sequences, words_head("Y", "N", llama), {"format": "granite-prm"}),
     "versaprm": Case(versa, versa_sequences, words_head("+", "-", llama), {"format": "versaprm"}),
     "spare": Case(
         lambda folder: _qwen_lm(folder, context=1024),
