@@ -105,7 +105,7 @@ def of_package(plugin: Plugin) -> PRMFormat:
     else:
         try:
             text = resources.files(module.strip()).joinpath(name.strip()).read_text(encoding="utf-8-sig")
-        except (ImportError, OSError, UnicodeError) as error:
+        except (ImportError, TypeError, OSError, UnicodeError) as error:
             raise ConfigurationError(
                 f"{plugin}: {plugin.value} cannot be read ({type(error).__name__}: {error}); "
                 f"install the package anew, or uninstall it: pip uninstall {plugin.package}"
