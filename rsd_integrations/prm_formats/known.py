@@ -23,11 +23,12 @@ SKYWORK = PRMFormat(
     prompt=Text("{bos}{problem}\n"),
     heads=(Head(("v_head.summary",), 1),),
     separator="\n",
-    read="at the separator after each step",
+    read="at the last separator of each step",
+    splits=True,
     choose_separator=True,
     models=("Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B", "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-7B"),
     threshold="0.7 in the RSD paper, which read these models at a blank line: separator=\\n\\n",
-    source="SkyworkAI/skywork-o1-prm-inference, model_utils",
+    source="SkyworkAI/skywork-o1-prm-inference, model_utils/io_utils.py",
 )
 QWEN = PRMFormat(
     name="qwen2.5-math-prm",
@@ -69,6 +70,7 @@ SHEPHERD = PRMFormat(
     read="at ки after each step",
     lead=(" Step 1: ", "\nStep {i}: "),
     apart=False,
+    strip="steps",
     models=("peiyi9979/math-shepherd-mistral-7b-prm",),
     aggregation="last: its labels come from rollouts, as a value's",
     source="model card of peiyi9979/math-shepherd-mistral-7b-prm",
@@ -81,8 +83,9 @@ OPENR = PRMFormat(
     read="at the five newlines after each step",
     lead=(" ", " "),
     apart=False,
+    strip="steps",
     models=("openreasoner/Math-psa",),
-    source="openreasoner/openr, prm",
+    source="openreasoner/openr, reason/inference/rm_call.py and prm/infer_fns.py",
 )
 VERSA = PRMFormat(
     name="versaprm",
@@ -91,6 +94,7 @@ VERSA = PRMFormat(
     separator=" \n\n\n\n",
     read="at the four newlines after each step",
     apart=False,
+    strip="all",
     models=(
         "UW-Madison-Lee-Lab/VersaPRM",
         "UW-Madison-Lee-Lab/VersaPRM-Base-8B",
@@ -99,7 +103,7 @@ VERSA = PRMFormat(
         "UW-Madison-Lee-Lab/Llama-PRM800K",
         "UW-Madison-Lee-Lab/Qwen-PRM800K",
     ),
-    source="UW-Madison-Lee-Lab/VersaPRM, prm_llama.py",
+    source="UW-Madison-Lee-Lab/VersaPRM, evaluation/get_rewards_reasoning_step.py",
 )
 RLHFLOW = PRMFormat(
     name="rlhflow",
@@ -107,6 +111,7 @@ RLHFLOW = PRMFormat(
     heads=(Words("+", "-"),),
     separator="",
     read="where the assistant's + or - follows each step",
+    strip="steps",
     models=("RLHFlow/Llama3.1-8B-PRM-Deepseek-Data", "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"),
     threshold="0.5: ProcessBench's authors take the likelier of + and -",
     aggregation="mean, as its authors",
@@ -118,6 +123,7 @@ GRANITE = PRMFormat(
     heads=(Words("Y", "N"),),
     separator="",
     read="where the assistant's Y or N follows each step and the question after it",
+    strip="steps",
     models=("ibm-granite/granite-3.3-8b-math-prm-v2",),
     threshold="0.5: the likelier of Y and N",
     source="model card of ibm-granite/granite-3.3-8b-math-prm-v2",
