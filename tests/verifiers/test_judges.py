@@ -309,6 +309,28 @@ def test_what_the_judge_read_of_the_path_is_not_read_again(generator: HuggingFac
     assert counted.tokens["lm"] == first.computed + second.computed + made.computed
 
 
+def test_the_verdict_of_a_critique_is_the_word_after_its_own_question(
+    lm: Folder, generator: HuggingFaceGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critique = "The sum is right.\nVerification: Is the step correct (Yes/No)?"
+
+    async def write(path: Path, request: StepRequest) -> Generation:
+        assert request.delimiter == "Is the step correct (Yes/No)?"
+        return Generation(tuple(Step(critique, "delimiter") for _ in request.seeds), Usage())
+
+    monkeypatch.setattr(generator, "generate", write)
+    critic = replace(CRITICS["r-prm"], messages=lambda problem, steps: as_prompt(f"{problem} {steps[-1]}"))
+    (reward,) = score(CriticJudge(generator, critic, samples=2))
+    tok = qwen()
+    asked = f"<|im_start|>user\nMia has 45 apples. 45+12=57.<|im_end|>\n<|im_start|>assistant\n{critique}"
+    model: Any = AutoModelForCausalLM.from_pretrained(lm, dtype=torch.float32)
+    with torch.inference_mode():
+        logits = model(torch.tensor([plain(tok, asked)])).logits[0, -1]
+    assert reward == pytest.approx(
+        float(logits[[plain(tok, word)[0] for word in (" Yes", " No")]].softmax(-1)[0]), abs=1e-5
+    )
+
+
 def test_words_that_cannot_be_told_apart_are_refused(generator: HuggingFaceGenerator) -> None:
     with pytest.raises(ConfigurationError, match="same token"):
         asyncio.run(generator.next_word(START, ["1", "12"]))
