@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -275,6 +276,26 @@ def published_format(name: str) -> PRMFormat | None:
     return None
 
 
+_OF_STEPS = re.compile(
+    r"(?<![A-Z])P(?:RM|rm)s?(?![a-z]|Bench)|(?<![A-Za-z])prms?(?![a-z])|"
+    r"(?i:process[ _-]?(?:based[ _-]?)?(?:reward|supervis|verif)|step[ _-]?(?:wise|level|reward))"
+)
+"""What a reward model is called that judges steps; a number of training steps (`global_step_500`) is not meant."""
+
+
+def _says_steps(config: Mapping[str, object], model: str) -> str:
+    """Where a checkpoint says that it judges steps, and how; empty where it does not."""
+    called = model.rstrip("/").rpartition("/")[2]
+    told = [("its name", called)]
+    told += [(f"{key} in its config.json", str(config[key])) for key in _NAMES_IN_CONFIG if config.get(key)]
+    told += [("config.json", key) for key in config if key in _OF_STEPS_IN_CONFIG]
+    return next((f"{where} ({text})" for where, text in told if _OF_STEPS.search(text) or where == "config.json"), "")
+
+
+_NAMES_IN_CONFIG = ("architectures", "auto_map", "_name_or_path", "model_type", "problem_type", "task")
+_OF_STEPS_IN_CONFIG = ("step_separator", "step_tag", "step_token", "step_tag_id", "step_token_id", "rr_token")
+
+
 def find_format(
     config: Mapping[str, object], tensors: Mapping[str, tuple[int, ...]], model: str, named: str | None = None
 ) -> PRMFormat:
@@ -300,6 +321,13 @@ def find_format(
         return known
     for form in _UNIQUE_HEAD:
         if any(isinstance(head, Head) and fits(head, tensors) for head in form.heads):
+            if form is OUTCOME and (said := _says_steps(config, model)):
+                raise ConfigurationError(
+                    f"{model}: its head gives one number, as those of outcome models do, but {said} says that it "
+                    "judges steps. Where such a head is read cannot be told from its weights: name the format it was "
+                    f"trained in, as in prm,format=…:{model}, or format=outcome if it does judge answers as a whole. "
+                    f"Formats are {', '.join(FORMATS)}"
+                )
             return form
     of_words = [name for name, form in usable(FORMATS) if isinstance(form.heads[0], Words)]
     raise ConfigurationError(

@@ -178,15 +178,17 @@ class StepReader(Reader[Reading]):
         if not self._separator:
             return self._trimmed(text) if not at.number else text, "", False
         written = len(text.rstrip())
-        end = re.search(re.escape(self._separator) if self._splits else _ENDS, text[written:])
-        own, carry = (text, "") if end is None else (text[: written + end.start()], text[written + end.end() :])
+        ends = (self._separator,) if self._splits else _ENDS
+        end = next((end for end in ends if end in text[written:]), "")
+        at_end = text.index(end, written) if end else len(text)
+        own, carry = text[:at_end], text[at_end + len(end) :]
         if not self._splits and (form.apart or form.strict):
             own = _BLANK.sub("", own)  # a step of nothing but white space is none
         elif at.owed:
             own = own.removeprefix(self._separator)
         if not at.number:
             own = self._trimmed(own)
-        return self._one(own), carry, end is None
+        return self._one(own), carry, not end
 
     def _one(self, text: str) -> str:
         """A step without separators inside: the model knows one per step."""
@@ -208,7 +210,7 @@ class StepReader(Reader[Reading]):
         )
 
 
-_ENDS = re.compile(r"\r?\n\r?\n|\r?\n")
+_ENDS = ("\n\n", "\r\n\r\n", "\r\n", "\n")
 """What ends a step, of the white space after it: a blank line, or else the end of its line."""
 _BLANK = re.compile(r"\A(?:\s*?\n\n)+")
 """Blank steps before a step, as they are where a text is cut at every blank line."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rsd_core import Message, Path
+from rsd_core import Message, Path, PromptError
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.prm_formats.formats import Chat, PRMFormat
 from rsd_integrations.prm_formats.layouts import (
@@ -57,10 +57,12 @@ class ReplyReader(Reader[Reply]):
         self._show = self._shows_thoughts()
         self._closing = self._turn(Message("assistant", MARK))[-1]
         """What follows a response."""
-        self._between = ""
-        """What comes between the thought and the answer."""
+        self._between = self._unanswered = ""
+        """What comes between the thought and the answer, and what follows a thought that no answer comes after."""
         if self._show is not None:
             _, self._between, self._closing = self._turn(self._show(MARK, MARK))
+            alone = self._turn(self._show(MARK, ""))
+            self._unanswered = alone[1] if len(alone) == 2 else self._between + self._closing
 
         def answer(text: str) -> list[str]:
             return self._turn(Message("assistant", text))
@@ -98,7 +100,7 @@ class ReplyReader(Reader[Reply]):
                 text = self._trailing[last](text) + self._between + self._leading[part](more)
             last = part
         assert last
-        ended = self._trailing[last](text) + (self._between if last == "thought" else "") + self._closing
+        ended = self._trailing[last](text) + (self._unanswered if last == "thought" else self._closing)
         feed = self._ids(at, ended)
         firmly = firm(text)
         kept = self._ids(at, text[:firmly]) if firmly else []
@@ -127,7 +129,10 @@ class ReplyReader(Reader[Reply]):
         """How the template is given a thought so that it shows it once; None where it has no place for one."""
         before = turn(self.tokenizer, [_ASKED], self.model)[0]
         for show in _ways(str(self.tokenizer.chat_template)):
-            parts = self._turn(show(MARK, MARK))
+            try:
+                parts = self._turn(show(MARK, MARK))
+            except PromptError:  # it drops the thought
+                continue
             begins = "".join(parts[:-1]).removeprefix(before)
             if len(parts) == 3 and all(begins.count(markers.open.strip()) <= 1 for markers in MARKERS.values()):
                 return show
