@@ -238,6 +238,7 @@ SPARE = PRMFormat(
     lead=("", "\n"),
     apart=False,
     strict=False,  # Qwen's vocabulary has two tokens for it
+    strip="steps",
     models=("UKPLab/Llama-3-8b-spare-prm-math", "UKPLab/Qwen2.5-3b-spare-prm-math"),
     source="UKPLab/arxiv2025-spare-prm, README.md",
 )

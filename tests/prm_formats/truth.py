@@ -13,7 +13,7 @@ from rsd_core.splitting import Delimiter
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.prm_formats import FORMATS, Layouts, bind
 from tests.huggingface.reward_models import LLAMA3
-from tests.prm_formats import cards
+from tests.prm_formats import cards, newer_cards
 from tests.prm_formats.cards import Reading, Recipe
 from tests.prm_formats.solutions import Solution
 from tests.real_vocabularies import deepseek, llama3, mistral, qwen_prm, tekken
@@ -84,6 +84,7 @@ class Row:
 
 _STEPS: Why = {LINE_END: _ends_a_line}
 _MARKED: Why = {MARK_IN_TEXT: lambda solution: "<extra_0>" in solution.plain, **_STEPS}
+_LETTERS: Why = {LETTERS_IN_TEXT: lambda solution: "ки" in solution.plain, **_STEPS}
 ROWS = (
     Row("skywork-prm", "Qwen2.5", cards.skywork("\n")),
     Row("skywork-prm", "Qwen2.5", cards.skywork("\n\n"), "\n\n"),
@@ -106,6 +107,10 @@ ROWS = (
     Row("reasonflux-prm-1.5b", "Qwen2.5", cards.reasonflux),
     Row("outcome", "Qwen2.5", cards.outcome),
     Row("outcome", "Llama 3", cards.outcome),
+    Row("babelscape", "Llama 3", newer_cards.babelscape, why=_LETTERS),
+    Row("spare-prm", "Llama 3", newer_cards.spare, why=_LETTERS),
+    Row("spare-prm", "Qwen2.5", newer_cards.spare, why=_LETTERS),
+    Row("granite-prm", "Llama 3", newer_cards.granite),  # no package carries Granite's own vocabulary
 )
 
 
