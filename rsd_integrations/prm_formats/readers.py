@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, begun
-from rsd_integrations.prm_formats.formats import PROBLEM, Chat, PRMFormat, Text, Words
+from rsd_integrations.prm_formats.formats import PROBLEM, Chat, PRMFormat, Text, Turns, Words
 from rsd_integrations.prm_formats.layouts import (
     MARK,
     Layout,
@@ -225,7 +225,8 @@ class TurnReader(Reader[Reading]):
     def __init__(self, format: PRMFormat, tokenizer: Tokenizer, model: str) -> None:
         super().__init__(format, tokenizer, model)
         shown = turn(tokenizer, [*conversation(()), Message("user", MARK), Message("assistant", MARK)], model)
-        self._judge = shown[2]
+        assert isinstance(format.prompt, Turns)
+        self._judge = format.prompt.ask + shown[2]
         """From the end of a step to the place of the judgement."""
         word = self.words()
         assert word is not None

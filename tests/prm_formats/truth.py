@@ -14,7 +14,7 @@ from rsd_core.splitting import Delimiter
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.prm_formats import FORMATS, Layouts, bind
 from tests.huggingface.reward_models import LLAMA3
-from tests.prm_formats import cards
+from tests.prm_formats import cards, newer_cards
 from tests.prm_formats.cards import Reading, Recipe
 from tests.prm_formats.solutions import Solution
 from tests.real_vocabularies import deepseek, llama3, mistral, qwen_prm, tekken
@@ -61,8 +61,11 @@ def _without_blank_steps(solution: str) -> str:
     return "\n\n".join(cards.steps(solution))
 
 
-def _read_by_place(_recipe: Recipe) -> Recipe:
-    return cards.shepherd_by_place
+def _read_by_place(recipe: Recipe) -> Recipe:
+    """The card's reading of the solution up to the end of each step, at the last separator in it."""
+    return lambda tok, problem, solution: [
+        recipe(tok, problem, beginning)[-1] for beginning in cards.beginnings(solution)
+    ]
 
 
 _STEPS: Why = {
@@ -76,7 +79,8 @@ _TURNS: Why = {
     "a step of nothing but white space gets no turn: there is nothing in it to be judged": _of(_without_blank_steps)
 }
 _LETTERS: Why = {
-    "ки in the text of a step is the separator's token, and the card's script reads a score there too": _read_by_place
+    "ки in the text of a step is the separator's token, and the card's script reads a score there too": _read_by_place,
+    **_STEPS,
 }
 
 
@@ -107,10 +111,13 @@ class Row:
     def reason(self, solution: Solution) -> str:
         """Why our reading is right where it is not the card's; empty where no reason makes the card's of it."""
         ours, tok = read(self.layouts(), solution), vocabulary(self.vocabulary)
+        amended = self.recipe
         for reason, amend in self.why.items():
             if amend(self.recipe)(tok, solution.problem, solution.plain) == ours:
                 return reason
-        return ""
+            amended = amend(amended)
+        together = amended(tok, solution.problem, solution.plain) == ours
+        return "; ".join(self.why) if together else ""
 
 
 ROWS = (
@@ -135,6 +142,10 @@ ROWS = (
     Row("reasonflux-prm-1.5b", "Qwen2.5", cards.reasonflux),
     Row("outcome", "Qwen2.5", cards.outcome),
     Row("outcome", "Llama 3", cards.outcome),
+    Row("babelscape", "Llama 3", newer_cards.babelscape, why=_LETTERS),
+    Row("spare-prm", "Llama 3", newer_cards.spare, why=_LETTERS),
+    Row("spare-prm", "Qwen2.5", newer_cards.spare, why=_LETTERS),
+    Row("granite-prm", "Llama 3", newer_cards.granite),  # no package carries Granite's own vocabulary
 )
 
 
