@@ -57,7 +57,10 @@ class Writer(Target):
     async def _work(self, path: Path, usage: Usage) -> None:
         asked = f"{path.prompt[-1].content} {path.text}"
         if self.fails(asked):
-            await asyncio.sleep(0.01)  # the others are done by then
+            try:
+                await asyncio.sleep(0.01)  # the others are done by then, or fail as well
+            except asyncio.CancelledError:
+                raise Interrupted(usage) from None
             raise RunError("the reply was cut off", usage=usage)
         if self.hangs_for is not None and self.hangs_for in asked:
             try:
