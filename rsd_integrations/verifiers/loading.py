@@ -62,9 +62,7 @@ def rule(name: str, **options: Any) -> Rule:
     return loaded
 
 
-def code(
-    file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4, sandbox: Choice = "auto"
-) -> Programs:
+def code(file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4, sandbox: Choice = "auto") -> Programs:
     """Unit tests from a file; arguments as of `Programs`."""
     return Programs(read_tests(file), seconds=seconds, memory=memory, parallel=parallel, sandbox=sandbox)
 

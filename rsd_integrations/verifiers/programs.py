@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
-import os
 import re
-import secrets
-import signal
-import time
 import warnings
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
@@ -21,12 +15,9 @@ from rsd_core.queueing import Slots
 from rsd_integrations.prm_formats import problem, shown, shown_response
 from rsd_integrations.verifiers.charging import joined
 from rsd_integrations.verifiers.sandbox import Choice, find
+from rsd_integrations.verifiers.supervisor import Outcome, run_tests
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_LONGEST = 16 << 20
-"""Bytes of one line between a program and its tests."""
-_GONE = b'{"gone": true}\n'
-_Process = asyncio.subprocess.Process
 logger = logging.getLogger(__name__)
 
 
@@ -75,7 +66,7 @@ class Programs(Verifier):
         self.seconds, self.memory = seconds, memory
         self.sandbox = find(sandbox)
         self._slots = Slots(parallel)
-        self._untestable: set[str] = set()
+        self._warned_of: set[str] = set()
         if self.sandbox.name == "none":
             warnings.warn(
                 "sandbox=none: programs that a model wrote can read the files that you can", UserWarning, stacklevel=2
@@ -92,76 +83,24 @@ class Programs(Verifier):
 
     async def run(self, code: str, tests: Sequence[str]) -> list[bool]:
         """Which of the tests a program passes; none of those that come after it breaks a limit of time."""
-        return (await self._run(code, tests))[0]
+        return (await self._run(code, tests)).passed
 
     async def _judge(self, path: Path, step: Step, tests: Sequence[str]) -> Scores:
         code = _program(path, step)
         if code is None or not tests:
             return Scores((None,), Usage())
-        passed, seconds = await self._run(code, tests)
-        return Scores((sum(passed) / len(tests),), Usage(seconds=seconds))
+        outcome = await self._run(code, tests)
+        return Scores((sum(outcome.passed) / len(tests),), Usage(seconds=outcome.seconds))
 
-    async def _run(self, code: str, tests: Sequence[str]) -> tuple[list[bool], float]:
-        """Which tests pass, and the seconds that it took, without the wait for a place to run at."""
-        limits = {"seconds": int(self.seconds) + 1, "memory": self.memory << 20}
-        marks = [secrets.token_hex(16) for _ in tests]  # which only the process of the tests gets to see
-        passed: set[str] = set()
+    async def _run(self, code: str, tests: Sequence[str]) -> Outcome:
         async with self._slots:
-            started = time.perf_counter()
-            with contextlib.suppress(TimeoutError, OSError, ValueError):  # late, gone, or too long a line
-                async with asyncio.timeout(self.seconds), self._process("tester") as tester:
-                    async with self._process("program") as program:
-                        await _say(program, limits)
-                        await _say(tester, {**limits, "code": code, "tests": list(zip(marks, tests, strict=True))})
-                        async for verdict in _verdicts(tester, program):
-                            passed.add(verdict.get("passed", ""))
-                            self._warn(verdict.get("failed", ""))
-            seconds = time.perf_counter() - started
-        return [mark in passed for mark in marks], seconds
-
-    @contextlib.asynccontextmanager
-    async def _process(self, module: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A module of `sandboxed` as a process in the sandbox, which ends here with all that it started."""
-        process = await asyncio.create_subprocess_exec(
-            *self.sandbox.command(module),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=self.sandbox.environment(),
-            cwd="/" if os.name == "posix" else None,
-            start_new_session=True,
-            limit=_LONGEST,
-        )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
-            await process.wait()
-
-    def _warn(self, why: str) -> None:
-        """Say once of each reason that a test cannot be run, whatever the program."""
-        logger.debug("a test failed: %s", why)
-        if why.startswith("Unsupported: ") and why not in self._untestable:
-            self._untestable.add(why)
-            logger.warning("a test of code: counts as failed: %s", why.removeprefix("Unsupported: "))
-
-
-async def _verdicts(tester: _Process, program: _Process) -> AsyncIterator[dict[str, str]]:
-    """What the tests' process says of each test, while its questions to the program are carried there and back."""
-    assert tester.stdout and tester.stdin and program.stdin and program.stdout
-    while line := await tester.stdout.readline():
-        if line.startswith((b'{"passed"', b'{"failed"')):
-            yield json.loads(line)
-            continue
-        program.stdin.write(line)
-        tester.stdin.write(await program.stdout.readline() or _GONE)
-
-
-async def _say(process: _Process, job: Mapping[str, object]) -> None:
-    assert process.stdin
-    process.stdin.write(json.dumps(job).encode() + b"\n")
-    await process.stdin.drain()
+            outcome = await run_tests(self.sandbox, code, tests, seconds=self.seconds, memory=self.memory << 20)
+        for reason in outcome.reasons:
+            logger.debug("a test failed: %s", reason)
+            if reason.startswith("Unsupported: ") and reason not in self._warned_of:  # whatever the program
+                self._warned_of.add(reason)
+                logger.warning("a test of code: counts as failed: %s", reason.removeprefix("Unsupported: "))
+        return outcome
 
 
 def _program(path: Path, step: Step) -> str | None:

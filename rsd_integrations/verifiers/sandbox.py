@@ -53,7 +53,7 @@ class Sandbox:
         return dict(os.environ) if self.name in ("docker", "podman") else {}
 
 
-class _Unusable(Exception):
+class _UnusableError(Exception):
     """Why a sandbox cannot be had."""
 
 
@@ -72,28 +72,28 @@ def find(choice: Choice) -> Sandbox:
     for name in [choice] if choice != "auto" else list(_WAYS):
         try:
             return _WAYS[name](name)
-        except _Unusable as error:
+        except _UnusableError as error:
             reasons.append(f"{name} {error}")
     raise ConfigurationError(
-        f"programs that a model wrote run in a sandbox, and here there is none: {'; '.join(reasons)}. Install bubblewrap "
-        "(apt-get install bubblewrap), or let programs run with your rights to read files: code,sandbox=none:TESTS"
+        f"programs that a model wrote run in a sandbox, and here is none: {'; '.join(reasons)}. Install bubblewrap "
+        "(apt-get install bubblewrap), or let them run with your right to read files: code,sandbox=none:TESTS"
     )
 
 
 def _bubblewrap(name: str) -> Sandbox:
     program = _installed(name)
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-    files = [part for path in _needed(python) for part in ("--ro-bind", path, path)]
-    for folder in _standard_library():
-        files += ["--ro-bind", folder, folder]
-        files += [part for other in _packages(folder) for part in ("--tmpfs", other, "--remount-ro", other)]
+    libraries, folders = _needed(python), _standard_library()
+    files = [part for path in _parents([*libraries, *folders]) for part in ("--dir", path)]
+    files += [part for path in [*libraries, *folders] for part in ("--ro-bind", path, path)]
+    files += [part for path in _packages(folders) for part in ("--tmpfs", path, "--remount-ro", path)]
     apart = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
     common = [*apart, "--hostname", "sandbox", "--new-session", "--die-with-parent", "--cap-drop", "ALL"]
     rest = [*files, "--ro-bind", str(_CODE), f"{_INSIDE}/sandboxed", "--remount-ro", "/", "--chdir", "/", "--", python]
     as_user = [program, "--unshare-user", "--uid", "65534", "--gid", "65534", *common, *rest]
     ways = [(as_user, "")]
     if os.geteuid() == 0:
-        # Root in a namespace of users is still root outside, for whom there is no limit on processes: be nobody instead.
+        # Root in a namespace of users is root outside still, who may start any number of processes: be nobody instead.
         become = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         ways = [([program, *common, *become, *rest], ""), (as_user, "root may start processes in it")]
     return _first_that_works(Sandbox(name, tuple(command), _INSIDE, note) for command, note in ways)
@@ -106,7 +106,7 @@ def _container(name: str) -> Sandbox:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     images.sort(key=lambda image: (f":{version}" not in image, "slim" not in image, image))
     if not images:
-        raise _Unusable(f"has no image of Python ({name} pull python:{version}-slim)")
+        raise _UnusableError(f"has no image of Python ({name} pull python:{version}-slim)")
     apart = ["--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     limits = ["--user", "65534:65534", "--pids-limit", "16", "--pull", "never", "--workdir", "/"]
     code = ["--volume", f"{_CODE}:{_INSIDE}/sandboxed:ro", "--entrypoint", "python3"]
@@ -120,7 +120,7 @@ _WAYS = {"bwrap": _bubblewrap, "docker": _container, "podman": _container}
 def _installed(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        raise _Unusable("is not installed")
+        raise _UnusableError("is not installed")
     return found
 
 
@@ -128,10 +128,10 @@ def _output(command: Sequence[str], text: str = "") -> str:
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Unusable(f"does not work: {error}") from error
+        raise _UnusableError(f"does not work: {error}") from error
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise _Unusable(f"does not work: {told[-1]}")
+        raise _UnusableError(f"does not work: {told[-1]}")
     return done.stdout
 
 
@@ -140,25 +140,25 @@ def _first_that_works(ways: Iterator[Sandbox]) -> Sandbox:
     for sandbox in ways:
         try:
             _check(sandbox)
-        except _Unusable as error:
+        except _UnusableError as error:
             reasons.append(str(error))
         else:
             return sandbox
-    raise _Unusable("; ".join(dict.fromkeys(reasons)))
+    raise _UnusableError("; ".join(dict.fromkeys(reasons)))
 
 
 def _check(sandbox: Sandbox) -> None:
     """See for oneself that nothing comes in or out.
 
     Raises:
-        _Unusable: It does not start, or something does.
+        _UnusableError: It does not start, or something does.
     """
     with tempfile.NamedTemporaryFile() as file, socket.create_server(("127.0.0.1", 0)) as server:
-        os.chmod(file.name, 0o644)  # noqa: S103
+        os.chmod(file.name, 0o644)
         sought = {"file": file.name, "port": server.getsockname()[1]}
         found = json.loads(_output(sandbox.command("probe"), json.dumps(sought)) or "[]")
     if found:
-        raise _Unusable(f"keeps too little apart: {', '.join(found)}")
+        raise _UnusableError(f"keeps too little apart: {', '.join(found)}")
 
 
 # -- what Python needs ------------------------------------------------------------------------------------------------
@@ -170,9 +170,15 @@ def _standard_library() -> list[str]:
     return sorted({os.path.realpath(sysconfig.get_path(name, vars=base)) for name in names})
 
 
-def _packages(folder: str) -> list[str]:
-    """Where packages are installed inside of the standard library's folder: none of a program's business."""
-    return [path for name in ("site-packages", "dist-packages") if os.path.isdir(path := os.path.join(folder, name))]
+def _packages(folders: Sequence[str]) -> list[str]:
+    """Where packages are installed inside of the standard library's folders: none of a program's business."""
+    names = ("site-packages", "dist-packages")
+    return [path for folder in folders for name in names if os.path.isdir(path := os.path.join(folder, name))]
+
+
+def _parents(paths: Sequence[str]) -> list[str]:
+    """The folders that paths are in, from the top, for all to enter: bubblewrap would make them as closed as here."""
+    return sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/"})
 
 
 _FOR_PEOPLE = ("_tkinter", "_curses", "readline", "nis", "ossaudiodev")
@@ -183,7 +189,7 @@ def _needed(python: str) -> list[str]:
     """The interpreter and the shared libraries of it and of the standard library, each under the name it is looked for.
 
     Raises:
-        _Unusable: The system does not tell.
+        _UnusableError: The system does not tell.
     """
     found = [file for folder in _standard_library() for file in Path(folder, "lib-dynload").glob("*.so")]
     modules = [str(file) for file in found if not file.name.startswith(_FOR_PEOPLE)]
@@ -196,5 +202,5 @@ def _needed(python: str) -> list[str]:
 def _installed_as(name: str) -> str:
     try:
         return _installed(name)
-    except _Unusable as error:
-        raise _Unusable(f"cannot be set up: {name} {error}") from error
+    except _UnusableError as error:
+        raise _UnusableError(f"cannot be set up: {name} {error}") from error

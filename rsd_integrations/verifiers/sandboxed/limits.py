@@ -16,12 +16,12 @@ def give_up(seconds: int, memory: int) -> None:
     """Take limits on time, memory and files, and give up the network and rights where the system lets it be done.
 
     Args:
-        seconds: Time by the clock, and of the processor.
+        seconds: Of the processor.
         memory: Bytes of address space.
     """
     os.environ.clear()
     if hasattr(signal, "alarm"):
-        signal.alarm(seconds)  # whoever started this ends it earlier, if still there
+        signal.alarm(seconds + 60)  # whoever started this ends it earlier, if still there
     _give_up_rights()
     _limit(CPU=seconds, AS=memory, FSIZE=0, CORE=0, NOFILE=32)
 

@@ -17,7 +17,7 @@ from types import BuiltinFunctionType, CoroutineType, FunctionType, ModuleType
 from typing import Any, BinaryIO
 
 from rsd_integrations.verifiers.sandboxed.limits import give_up, start_no_process
-from rsd_integrations.verifiers.sandboxed.wire import Message, entries, is_data
+from rsd_integrations.verifiers.sandboxed.wire import Message, entries
 
 _BASES: tuple[Any, ...] = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
 GONE = b'{"gone": true}\n'
@@ -28,6 +28,8 @@ def main(lines: BinaryIO, out: BinaryIO) -> None:
     """Run a program anew for each of its tests, each time in a process of its own where the system can fork."""
     job = json.loads(lines.readline())
     give_up(job["seconds"], job["memory"])
+    out.write(b"ready\n")
+    out.flush()
     while line := lines.readline():
         if b'"load"' not in line:  # meant for a process that is no more
             continue
@@ -63,7 +65,9 @@ class _Session:
         self._ops: dict[str, Callable[..., Any]] = {
             **{name: getattr(operator, name) for name in operator.__all__ if name != "call"},
             **{kind.__name__: kind for kind in (getattr, setattr, delattr, hasattr, iter, next, len, hash, dir, repr)},
-            **{kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, format, round, divmod, reversed)},
+            **{
+                kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, format, round, divmod, reversed)
+            },
             "call": lambda function, *args, **options: function(*args, **options),
             "await": _awaited,
             "plain": _plain,

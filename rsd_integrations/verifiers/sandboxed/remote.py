@@ -62,8 +62,7 @@ class RemoteClass(type):
         return True
 
 
-class Remote(metaclass=RemoteClass):
-    # Without a docstring: `__doc__` is the program's.
+class Remote(metaclass=RemoteClass):  # noqa: D101  (`__doc__` is the program's)
     __slots__ = ("_rsd_ask", "_rsd_base", "_rsd_derived", "_rsd_number")
 
     def __getattr__(self, name: str) -> Any:
@@ -116,7 +115,7 @@ def made(kind: type, ask: Ask, number: int, base: str | None) -> Any:
         number: Of the object there.
         base: The plain type that its class derives from, if any.
     """
-    remote = object.__new__(kind)
+    remote: Any = object.__new__(kind)
     for name, value in (("ask", ask), ("number", number), ("base", base), ("derived", False)):
         object.__setattr__(remote, f"_rsd_{name}", value)
     return remote
@@ -210,14 +209,39 @@ def _derived(value: Any) -> Any:
     return value
 
 
-_ONLY_AN_OBJECT = "what the program's object makes of the test's data is no data: ask for data by an attribute or a method"
+_ONLY_AN_OBJECT = (
+    "what the program's object makes of the test's data is no data: ask for data by an attribute or a method"
+)
 _NUMBERS = ("__bool__", "__int__", "__float__", "__complex__", "__index__", "__abs__", "__round__")
 _SIGNS = ("__neg__", "__pos__", "__invert__")
 for _name in (*_NUMBERS, *_SIGNS, "__str__", "__repr__", "__bytes__", "__format__"):
     type.__setattr__(Remote, _name, _of_itself(_name, _name.strip("_")))
-for _name in ("__iter__", "__next__", "__reversed__", "__len__", "__dir__", "__getitem__", "__setitem__", "__delitem__"):
+for _name in (
+    "__iter__",
+    "__next__",
+    "__reversed__",
+    "__len__",
+    "__dir__",
+    "__getitem__",
+    "__setitem__",
+    "__delitem__",
+):
     type.__setattr__(Remote, _name, _of_itself(_name, _name.strip("_")))
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "lshift", "rshift"):
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and_",
+    "or_",
+    "xor",
+    "lshift",
+    "rshift",
+):
     type.__setattr__(Remote, f"__{_name.strip('_')}__", _with_other(_name, turned=False))
     type.__setattr__(Remote, f"__r{_name.strip('_')}__", _with_other(_name, turned=True))
 for _name in ("lt", "le", "gt", "ge"):

@@ -30,10 +30,11 @@ from rsd_integrations.verifiers.sandboxed.remote import (
 )
 from rsd_integrations.verifiers.sandboxed.wire import Message, fill, is_data
 
-PURE = frozenset(
-    "bisect builtins cmath collections copy dataclasses datetime decimal enum fractions functools heapq itertools json "
-    "math numbers operator random re statistics string textwrap typing".split()
-)
+PURE = {
+    "bisect", "builtins", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
+    "functools", "heapq", "itertools", "json", "math", "numbers", "operator", "random", "re", "statistics", "string",
+    "textwrap", "typing",
+}  # fmt: skip
 """Modules whose parts are the test's own where it names them, whatever the program made of them. They do nothing to
 the process that they are in."""
 
@@ -44,6 +45,8 @@ def main(lines: BinaryIO, out: BinaryIO) -> None:
     give_up(job["seconds"], job["memory"])
     start_no_process()
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
+    out.write(b"ready\n")
+    out.flush()
     for secret, test in job["tests"]:
         verdict = _Run(lines, out).test(job["code"], test)
         out.write(json.dumps({"passed": secret} if verdict is None else {"failed": verdict}).encode() + b"\n")
@@ -83,7 +86,7 @@ class _Run:
             Gone: The process has ended, or does not keep to the protocol.
             BaseException: What it raised.
         """
-        message = Message(self._encode, self._decode)
+        message = Message(self._encode, self._decode_named if op == "names" else self._decode)
         given = {name: message.encode(value) for name, value in options.items()}
         self._write({"op": op, "args": [message.encode(arg) for arg in args], "options": given})
         while "callback" in (reply := self._read()):
@@ -158,10 +161,6 @@ class _Run:
         if kind in ("class", "known"):
             own = self._class(data)
             return own if own is not Remote else self._object(rest[-1])
-        if kind == "named":
-            module, name, otherwise = rest
-            pure = module in PURE
-            return (getattr(import_module(module), name, None) if pure else None) or self._decode(otherwise)
         number = rest[0]
         if kind == "object":
             return self._object(number, self._class(rest[1]), rest[2])
@@ -171,8 +170,19 @@ class _Run:
         if kind == "coroutine":
             return self._awaitable(self._object(number))
         if kind == "module":
-            return import_module(rest[1]) if rest[1] in PURE else self._object(number)
+            return self._object(number)
         raise TypeError(f"nothing is called {kind}")
+
+    def _decode_named(self, data: list[Any]) -> Any:
+        """What a test refers to by name; parts of the standard library are then the test's own."""
+        kind, *rest = data
+        if kind == "module" and rest[1] in PURE:
+            return import_module(rest[1])
+        if kind == "named":
+            module, name, otherwise = rest
+            own = getattr(import_module(module), name, None) if module in PURE else None
+            return self._decode(otherwise) if own is None else own
+        return self._decode(data)
 
     def _kept(self, number: int, make: Callable[[], Any]) -> Any:
         """What stands for something there is one and the same here."""
@@ -181,7 +191,9 @@ class _Run:
         return self._remotes[number]
 
     def _object(self, number: int, kind: Any = Remote, base: str | None = None) -> Any:
-        return self._kept(number, lambda: made(kind if isinstance(kind, RemoteClass) else Remote, self.ask, number, base))
+        return self._kept(
+            number, lambda: made(kind if isinstance(kind, RemoteClass) else Remote, self.ask, number, base)
+        )
 
     async def _awaitable(self, remote: Any) -> Any:
         return self.ask("await", remote)
@@ -198,7 +210,9 @@ class _Run:
     def _derived(self, number: int) -> Any:
         name, parents = self._told[number]
         bases = [self._class(parent) for parent in parents]
-        error = next((base for base in bases if not isinstance(base, RemoteClass) and issubclass(base, BaseException)), None)
+        error = next(
+            (base for base in bases if not isinstance(base, RemoteClass) and issubclass(base, BaseException)), None
+        )
         if error is not None:
             return exception_class(name, error, self.ask, number)
         own = tuple(base for base in bases if isinstance(base, RemoteClass) and base is not Remote)

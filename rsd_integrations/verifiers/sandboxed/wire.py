@@ -35,7 +35,7 @@ FROZEN: dict[str, tuple[Callable[[Any], tuple[object, ...]], Callable[..., objec
     "frozenset": (tuple, lambda *entries: frozenset(entries)),
     "range": (lambda value: (value.start, value.stop, value.step), range),
     "slice": (lambda value: (value.start, value.stop, value.step), slice),
-    "ellipsis": (lambda value: (), lambda: ...),
+    "ellipsis": (lambda _: (), lambda: ...),
     "decimal.Decimal": (lambda value: (str(value),), lambda text: _made("decimal", "Decimal")(text)),
     "fractions.Fraction": (
         lambda value: (value.numerator, value.denominator),
