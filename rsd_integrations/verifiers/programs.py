@@ -12,6 +12,7 @@ from pathlib import Path as FilePath
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
 from rsd_core.concurrency import run_calls
 from rsd_core.queueing import Slots
+from rsd_integrations.findings import Finding
 from rsd_integrations.prm_formats import problem, shown, shown_response
 from rsd_integrations.verifiers.charging import joined
 from rsd_integrations.verifiers.sandbox import Choice, find
@@ -80,6 +81,15 @@ class Programs(Verifier):
     def explain(self, path: Path, step: Step) -> Explanation:
         """The program that would run."""
         return Explanation(_program(path, step) or "the step adds no Python block")
+
+    def findings(self) -> list[Finding]:
+        """What keeps programs apart here, for `rsd doctor`."""
+        if self.sandbox.name == "none":
+            return [Finding("sandbox", None, "none: programs that a model wrote can read the files that you can")]
+        kept = "programs see no files of yours, no network and no other process"
+        return [
+            Finding("sandbox", True, "; ".join([f"{self.sandbox.name}: {kept}", *filter(None, [self.sandbox.note])]))
+        ]
 
     async def run(self, code: str, tests: Sequence[str]) -> list[bool]:
         """Which of the tests a program passes; none of those that come after it breaks a limit of time."""

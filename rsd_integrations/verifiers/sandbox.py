@@ -43,6 +43,8 @@ class Sandbox:
     """The folder that has `sandboxed` in it, seen from inside."""
     note: str = ""
     """What does not hold in it here."""
+    patience: float = 0.0
+    """Seconds that it takes to end, where to kill the command is not to kill what runs."""
 
     def command(self, module: str) -> list[str]:
         """What runs a module of `sandboxed`."""
@@ -108,10 +110,22 @@ def _container(name: str) -> Sandbox:
     if not images:
         raise _UnusableError(f"has no image of Python ({name} pull python:{version}-slim)")
     apart = ["--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-    limits = ["--user", "65534:65534", "--pids-limit", "16", "--pull", "never", "--workdir", "/"]
+    limits = [
+        "--user",
+        "65534:65534",
+        "--ulimit",
+        "nofile=64:64",
+        "--ulimit",
+        "nproc=64:64",
+        "--pull",
+        "never",
+        "--workdir",
+        "/",
+    ]
+    apart += ["--read-only-tmpfs=false"] if name == "podman" else []
     code = ["--volume", f"{_CODE}:{_INSIDE}/sandboxed:ro", "--entrypoint", "python3"]
-    run = [program, "run", "--rm", "--interactive", "--init", *apart, *limits, *code]
-    return _first_that_works(Sandbox(name, (*run, image), _INSIDE) for image in images[:3])
+    run = [program, "run", "--rm", "--interactive", *apart, *limits, *code]
+    return _first_that_works(Sandbox(name, (*run, image), _INSIDE, patience=10.0) for image in images[:3])
 
 
 _WAYS = {"bwrap": _bubblewrap, "docker": _container, "podman": _container}

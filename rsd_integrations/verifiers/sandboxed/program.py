@@ -17,11 +17,9 @@ from types import BuiltinFunctionType, CoroutineType, FunctionType, ModuleType
 from typing import Any, BinaryIO
 
 from rsd_integrations.verifiers.sandboxed.limits import give_up, start_no_process
-from rsd_integrations.verifiers.sandboxed.wire import Message, entries
+from rsd_integrations.verifiers.sandboxed.wire import GONE, Message, entries
 
 _BASES: tuple[Any, ...] = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
-GONE = b'{"gone": true}\n'
-"""What stands for an answer where the program's process has ended."""
 
 
 def main(lines: BinaryIO, out: BinaryIO) -> None:
@@ -68,7 +66,7 @@ class _Session:
             **{
                 kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, format, round, divmod, reversed)
             },
-            "call": lambda function, *args, **options: function(*args, **options),
+            "call": lambda function, /, *args, **options: function(*args, **options),
             "await": _awaited,
             "plain": _plain,
             "load": self._load,

@@ -40,7 +40,7 @@ class RemoteClass(type):
         own = {"__slots__": (), "__module__": __name__, "_rsd_ask_class": staticmethod(ask), "_rsd_class": number}
         return RemoteClass(name, bases, own)
 
-    def __call__(cls, *args: Any, **options: Any) -> Any:
+    def __call__(cls, /, *args: Any, **options: Any) -> Any:
         return cls._rsd_ask_class("call", cls, *args, **options)
 
     def __getattr__(cls, name: str) -> Any:
@@ -74,7 +74,7 @@ class Remote(metaclass=RemoteClass):  # noqa: D101  (`__doc__` is the program's)
     def __delattr__(self, name: str) -> None:
         self._rsd_ask("delattr", self, name)
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, /, *args: Any, **options: Any) -> Any:
         return self._rsd_ask("call", self, *args, **options)
 
     def __enter__(self) -> Any:

@@ -28,7 +28,7 @@ from rsd_integrations.verifiers.sandboxed.remote import (
     made,
     number_of,
 )
-from rsd_integrations.verifiers.sandboxed.wire import Message, fill, is_data
+from rsd_integrations.verifiers.sandboxed.wire import GONE, Message, fill, is_data
 
 PURE = {
     "bisect", "builtins", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
@@ -58,7 +58,7 @@ class _Run:
 
     def __init__(self, lines: BinaryIO, out: BinaryIO) -> None:
         self._lines, self._out = lines, out
-        self._gone = False
+        self._spoiled = self._ended = False
         self._remotes: dict[int, Any] = {}
         self._told: dict[int, list[Any]] = {}
         self._given: list[Any] = []
@@ -73,19 +73,20 @@ class _Run:
             why = type(error).__name__
             with contextlib.suppress(BaseException):  # the text may be the program's
                 why = f"{why}: {error}"[:500]
-        if self._gone:  # whatever the test made of that
-            return why or "the program ended"
-        self._write({"op": "end", "args": []})
-        self._lines.readline()
-        return why
+        if not self._ended:
+            self._write({"op": "end", "args": []})
+            self._lines.readline()
+        return why or ("the program ended" if self._spoiled else None)  # even if the test made nothing of it
 
-    def ask(self, op: str, *args: Any, **options: Any) -> Any:
+    def ask(self, op: str, /, *args: Any, **options: Any) -> Any:
         """Have the program's process do something.
 
         Raises:
             Gone: The process has ended, or does not keep to the protocol.
             BaseException: What it raised.
         """
+        if self._spoiled:
+            raise self._gone("the program ended")
         message = Message(self._encode, self._decode_named if op == "names" else self._decode)
         given = {name: message.encode(value) for name, value in options.items()}
         self._write({"op": op, "args": [message.encode(arg) for arg in args], "options": given})
@@ -97,26 +98,28 @@ class _Run:
             for number, held in reply.get("changed", ()):
                 fill(message.held[number], [message.decode(entry) for entry in held])
         except Exception as error:
-            self._gone = True
-            raise Gone(f"the program answered something that is no value: {error!r}") from error
-        if raised is not None:
+            raise self._gone(f"the program answered something that is no value: {error!r}") from error
+        if isinstance(raised, BaseException):
             raise raised
         return value
 
     def _read(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        self._ended = line in (GONE, b"")
         reply: dict[str, Any] = {}
         with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
-            reply = json.loads(self._lines.readline())
+            reply = json.loads(line)
             self._told |= dict(reply.get("classes", ()))
             sys.stdout.write(str(reply.get("printed", "")))  # where the test has it, if it reads that
         if not isinstance(reply, dict) or not {"value", "raised", "callback"} & reply.keys():
-            self._gone = True
-            raise Gone("the program ended")
+            raise self._gone("the program ended")
         return reply
 
+    def _gone(self, why: str) -> Gone:
+        self._spoiled = True
+        return Gone(why)
+
     def _write(self, request: dict[str, Any]) -> None:
-        if self._gone:
-            raise Gone("the program ended")
         self._out.write(json.dumps(request).encode() + b"\n")
         self._out.flush()
 

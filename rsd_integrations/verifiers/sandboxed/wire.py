@@ -56,6 +56,9 @@ FROZEN: dict[str, tuple[Callable[[Any], tuple[object, ...]], Callable[..., objec
 
 _SMALL = 1 << 62
 
+GONE = b'{"gone": true}\n'
+"""The line in place of an answer where the program's process has ended."""
+
 
 class Message:
     """The containers of one message and its reply, by number.
