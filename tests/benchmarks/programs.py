@@ -63,8 +63,9 @@ def ways() -> dict[str, Callable[[list[str], int], None]]:
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of each kind, by where: the median of the rounds, in which all ways take turns."""
     taken: dict[str, dict[str, list[float]]] = {}
+    known = ways()
     for _ in range(rounds):
-        for where, run in ways().items():
+        for where, run in known.items():
             for kind, tests in KINDS.items():
                 started = time.perf_counter()
                 run(tests, AT_ONCE if kind == "at_once" else 1)
@@ -88,9 +89,10 @@ def page(data: dict[str, Any]) -> str:
 
 Made by `python -m tests.benchmarks.programs` on {data["date"]}, {data["machine"]}. Seconds, each the median of
 {data["rounds"]} rounds in which all ways take turns, with the start of the processes. The bare process runs tests inside
-of the program's process, where programs can answer for them. What does not work on the machine is not listed.
+of the program's process, where programs can answer for them; the last column is a ratio. What does not work on the
+machine is not listed.
 
-| where | one test | twenty tests | one test with 1,000 calls | {AT_ONCE} programs at once | one test, beside `none` |
+| where | one test | twenty tests | 1,000 calls | {AT_ONCE} programs at once | one test, by `none` |
 |---|---|---|---|---|---|
 {rows}
 """
@@ -103,9 +105,10 @@ def main() -> None:
     """Measure and write."""
     options = COMMAND.parse()
     warnings.filterwarnings("ignore", message="sandbox=none")
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    seconds = measure(options.n)
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, load {os.getloadavg()[1]:.0f}"
     date = datetime.now(UTC).date().isoformat()
-    COMMAND.write(options, {"date": date, "machine": machine, "rounds": options.n, "seconds": measure(options.n)})
+    COMMAND.write(options, {"date": date, "machine": machine, "rounds": options.n, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -139,7 +139,11 @@ class _Run:
     def _names(self, test: CodeType) -> dict[str, Any]:
         """What a test may refer to: what the program made, under names that are not the test's own or Python's."""
         program, *found = self.ask("names", *sorted(_names(test) - vars(builtins).keys()))
-        return {"__name__": "test", "program": program, **{name: value for name, value in found if name in _names(test)}}
+        return {
+            "__name__": "test",
+            "program": program,
+            **{name: value for name, value in found if name in _names(test)},
+        }
 
     # -- what is no plain data ---------------------------------------------------------------------------------------
 
@@ -222,7 +226,7 @@ class _Run:
 
 
 def _names(code: CodeType) -> set[str]:
-    """All names in a piece of code, also those of attributes: reading it as a tree would take longer than running it."""
+    """All names in a piece of code, also of attributes: to read it as a tree would take longer than to run it."""
     inner = (_names(one) for one in code.co_consts if isinstance(one, CodeType))
     return {*code.co_names}.union(*inner)
 
