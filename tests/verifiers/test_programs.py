@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
@@ -451,6 +452,21 @@ def test_containers_of_local_images_run_programs(monkeypatch: pytest.MonkeyPatch
         assert flags in " ".join(found.start)
 
 
+@pytest.mark.parametrize("where", ["none", pytest.param("bwrap", marks=needs_bubblewrap)])
+def test_the_doctor_says_what_keeps_programs_apart(
+    where: str, tmp_path: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rsd_integrations.cli.doctor import doctor
+
+    file = tmp_path / "tests.jsonl"
+    file.write_text('{"problem": "Write add.", "tests": ["assert add(2, 3) == 5"]}\n')
+    doctor([f"code,sandbox={where}:{file}"], as_json=True)
+    (findings,) = json.loads(capsys.readouterr().out).values()
+    (found,) = (one for one in findings if one["name"] == "sandbox")
+    assert found["ok"] is (True if where == "bwrap" else None)
+    assert found["told"].startswith(f"{where}: programs")
+
+
 async def test_a_sandbox_that_starts_no_more_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = sandbox.Sandbox("bwrap", ("/bin/false",), "/")
     with pytest.raises(VerifierError, match="does not start Python"):
@@ -477,8 +493,6 @@ values = st.recursive(
 
 
 def sent(value: Any) -> Any:
-    import json
-
     def other(value: Any) -> Any:
         raise AssertionError(f"{value!r} is no data")
 
