@@ -32,7 +32,7 @@ class Programs(Verifier):
     there is the standard library of Python to read and nothing else, no network, no other process and no environment,
     with limits on time, memory and processes. A test statement is run in the process of the tests; what it calls by
     names of the program's is asked of the other process and comes back as data. So a program gives values and never a
-    verdict. [Reward models](../../reward-models.md#programs) says what tests can do, and what a program still can.
+    verdict. The documentation of reward models says what tests can do, and what a program still can.
 
     Args:
         tests: The tests of each problem, by the problem's text.
