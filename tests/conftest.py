@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of processes that share the tests, one takes a whole file, for the models that its tests share, and all of Ray's."""
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "ray" else str(item.path)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Models this small gain nothing from more threads, and lose much on a busy machine."""

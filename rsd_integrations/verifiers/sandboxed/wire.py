@@ -46,10 +46,13 @@ FROZEN: dict[str, tuple[Callable[[Any], tuple[object, ...]], Callable[..., objec
         lambda *parts: _made("datetime", "timedelta")(*parts),
     ),
     "datetime.date": (lambda value: (value.isoformat(),), lambda text: _made("datetime", "date").fromisoformat(text)),
-    "datetime.time": (lambda value: (value.isoformat(),), lambda text: _made("datetime", "time").fromisoformat(text)),
+    "datetime.time": (
+        lambda value: (value.isoformat(), value.fold),
+        lambda text, fold: _made("datetime", "time").fromisoformat(text).replace(fold=fold),
+    ),
     "datetime.datetime": (
-        lambda value: (value.isoformat(),),
-        lambda text: _made("datetime", "datetime").fromisoformat(text),
+        lambda value: (value.isoformat(), value.fold),
+        lambda text, fold: _made("datetime", "datetime").fromisoformat(text).replace(fold=fold),
     ),
 }
 """Data that does not change: its parts, and how it is made of them."""
