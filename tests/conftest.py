@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of processes that share the tests, one takes a whole file, for the models that its tests share, and all of Ray's."""
+    """Where processes share the tests, one takes a whole file, whose tests share models, and one takes all of Ray."""
     for item in items:
         folder = item.path.parent
         item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "ray" else str(item.path)))

@@ -29,7 +29,7 @@ def main(lines: BinaryIO, out: BinaryIO) -> None:
     out.write(b"ready\n")
     out.flush()
     while line := lines.readline():
-        if b'"load"' not in line:  # meant for a process that is no more
+        if json.loads(line)["op"] != "load":  # meant for a process that is no more
             continue
         if hasattr(os, "fork"):
             if (child := os.fork()) == 0:
@@ -62,10 +62,8 @@ class _Session:
         self._printed = io.StringIO()
         self._ops: dict[str, Callable[..., Any]] = {
             **{name: getattr(operator, name) for name in operator.__all__ if name != "call"},
-            **{kind.__name__: kind for kind in (getattr, setattr, delattr, hasattr, iter, next, len, hash, dir, repr)},
-            **{
-                kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, format, round, divmod, reversed)
-            },
+            **{kind.__name__: kind for kind in (getattr, setattr, delattr, iter, next, len, hash, dir, repr)},
+            **{kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, format, round, reversed)},
             "call": lambda function, /, *args, **options: function(*args, **options),
             "await": _awaited,
             "plain": _plain,
