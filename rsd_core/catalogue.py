@@ -130,8 +130,8 @@ _ALL = (
         "code",
         "rsd_integrations.verifiers.loading:code",
         "",
-        "unit tests, run in a restricted process on the Python blocks of a step; the rest is a JSONL file of tests",
-        ("code:tests.jsonl",),
+        "unit tests, run in a sandbox on the Python blocks of a step; the rest is a JSONL file of tests",
+        ("code:tests.jsonl", "code,sandbox=none:tests.jsonl"),
         roles=_JUDGES,
     ),
     Backend(

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests, one takes a whole file, whose tests share models, and one takes all of Ray."""
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "ray" else str(item.path)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Models this small gain nothing from more threads, and lose much on a busy machine."""

@@ -168,8 +168,13 @@ def random_reward(at: Path, scored: Step) -> float:
     return random.Random(f"{at.prompt[-1].content} {scored.text}").random()
 
 
+def programs() -> Programs:
+    with pytest.warns(UserWarning, match="sandbox=none"):
+        return Programs(TESTS, parallel=1, sandbox="none")
+
+
 VERIFIERS: dict[str, Callable[[], Use]] = {
-    "code": lambda: scoring(Programs(TESTS, parallel=1), CODE, after=lambda i: Path(as_prompt(TASK.format(i)))),
+    "code": lambda: scoring(programs(), CODE, after=lambda i: Path(as_prompt(TASK.format(i)))),
     "cached": lambda: scoring(Cached(ScriptedVerifier(random_reward, delay=0.002), size=1), "a\n\n", "b\n\n", "c\n\n"),
     "cascade": lambda: scoring(Cascade([scripted(0.5), scripted(None), scripted(0.7)])),
     "ensemble": lambda: scoring(Ensemble([scripted(0.5), scripted(0.7), scripted(None)])),

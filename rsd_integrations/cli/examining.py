@@ -91,7 +91,7 @@ async def _examine_client(model: Any) -> Examined:
     """A model behind a URL, or something that takes no model at all."""
     if hasattr(model, "examine"):
         return Examined("server", await model.examine())
-    return Examined("process", [_in_process(model)], _plays(model))
+    return Examined("process", [_in_process(model), *getattr(model, "findings", list)()], _plays(model))
 
 
 async def _examine_local(spec: str) -> Examined:

@@ -12,6 +12,7 @@ from rsd_integrations.verifiers.confidence import Confidence
 from rsd_integrations.verifiers.judges import QUESTIONS, CriticJudge, WordJudge
 from rsd_integrations.verifiers.programs import Programs, read_tests
 from rsd_integrations.verifiers.rules import RULES, Rule
+from rsd_integrations.verifiers.sandbox import Choice
 
 
 def judge(
@@ -81,9 +82,9 @@ def rule(name: str, **options: Any) -> Rule:
     return loaded
 
 
-def code(file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4) -> Programs:
+def code(file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4, sandbox: Choice = "auto") -> Programs:
     """Unit tests from a file; arguments as of `Programs`."""
-    return Programs(read_tests(file), seconds=seconds, memory=memory, parallel=parallel)
+    return Programs(read_tests(file), seconds=seconds, memory=memory, parallel=parallel, sandbox=sandbox)
 
 
 def cascade(rest: str, low: float = 0.1, high: float = 0.9) -> Cascade:

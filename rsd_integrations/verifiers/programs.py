@@ -1,26 +1,25 @@
-"""Unit tests of the code that a step writes, run in a restricted process."""
+"""Unit tests of the code that a step writes, run where it can do no harm and cannot answer for its tests."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
+import logging
 import re
-import signal
-import sys
-import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
 from rsd_core.concurrency import run_calls
 from rsd_core.queueing import Slots
+from rsd_integrations.findings import Finding
 from rsd_integrations.prm_formats import problem, shown, shown_response
 from rsd_integrations.verifiers.charging import joined
+from rsd_integrations.verifiers.sandbox import Choice, find
+from rsd_integrations.verifiers.supervisor import Outcome, run_tests
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_RUNNER = FilePath(__file__).with_name("restricted.py")
+logger = logging.getLogger(__name__)
 
 
 class Programs(Verifier):
@@ -29,16 +28,22 @@ class Programs(Verifier):
     The program is the last Python block of the answer; code in a thought is none. Where the step adds none, or the
     problem has no tests, the verifier abstains. Tests are Python statements, such as `assert add(2, 3) == 5`.
 
-    The program runs in a process of its own with limits on time, memory, files and processes, without environment
-    variables, and without network where the system lets a process give it up (Linux with user namespaces; the limit on
-    processes does not hold for root). That stops accidents and careless programs. It is no jail against a hostile
-    one, which could read files or forge its result: run those in a container.
+    The program and its tests run in two processes, each in a sandbox of its own: bubblewrap or a container, in which
+    there is the standard library of Python to read and nothing else, no network, no other process and no environment,
+    with limits on time, memory and processes. A test statement is run in the process of the tests; what it calls by
+    names of the program's is asked of the other process and comes back as data. So a program gives values and never a
+    verdict. The documentation of reward models says what tests can do, and what a program still can.
 
     Args:
         tests: The tests of each problem, by the problem's text.
-        seconds: Time for all tests of a step together.
-        memory: Megabytes of address space.
+        seconds: Time for all tests of a step together, from 0 on. Tests that held before it is over count.
+        memory: Megabytes of address space for each of the two processes, from 64.
         parallel: Programs that run at once.
+        sandbox: `auto` is the first of `bwrap`, `docker` and `podman` that works here, which is tried out once.
+            `none` runs programs with the user's rights to read files, and warns.
+
+    Raises:
+        ConfigurationError: A number is out of its range, or there is no such sandbox here.
     """
 
     name = "code"
@@ -46,7 +51,13 @@ class Programs(Verifier):
     price = Price(0, 0)
 
     def __init__(
-        self, tests: Mapping[str, Sequence[str]], *, seconds: float = 5.0, memory: int = 512, parallel: int = 4
+        self,
+        tests: Mapping[str, Sequence[str]],
+        *,
+        seconds: float = 5.0,
+        memory: int = 512,
+        parallel: int = 4,
+        sandbox: Choice = "auto",
     ) -> None:
         if seconds <= 0 or memory < 64 or parallel < 1:
             raise ConfigurationError(
@@ -54,7 +65,13 @@ class Programs(Verifier):
             )
         self.tests = {" ".join(text.split()): list(own) for text, own in tests.items()}
         self.seconds, self.memory = seconds, memory
+        self.sandbox = find(sandbox)
         self._slots = Slots(parallel)
+        self._warned_of: set[str] = set()
+        if self.sandbox.name == "none":
+            warnings.warn(
+                "sandbox=none: programs that a model wrote can read the files that you can", UserWarning, stacklevel=2
+            )
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The share of passed tests for each candidate."""
@@ -65,50 +82,35 @@ class Programs(Verifier):
         """The program that would run."""
         return Explanation(_program(path, step) or "the step adds no Python block")
 
+    def findings(self) -> list[Finding]:
+        """What keeps programs apart here, for `rsd doctor`."""
+        if self.sandbox.name == "none":
+            return [Finding("sandbox", None, "none: programs that a model wrote can read the files that you can")]
+        kept = "programs see no files of yours, no network and no other process"
+        return [
+            Finding("sandbox", True, "; ".join([f"{self.sandbox.name}: {kept}", *filter(None, [self.sandbox.note])]))
+        ]
+
     async def run(self, code: str, tests: Sequence[str]) -> list[bool]:
-        """Which of the tests a program passes; none of them where it breaks a limit."""
-        return (await self._run(code, tests))[0]
+        """Which of the tests a program passes; none of those that come after it breaks a limit of time."""
+        return (await self._run(code, tests)).passed
 
     async def _judge(self, path: Path, step: Step, tests: Sequence[str]) -> Scores:
         code = _program(path, step)
         if code is None or not tests:
             return Scores((None,), Usage())
-        passed, seconds = await self._run(code, tests)
-        return Scores((sum(passed) / len(tests),), Usage(seconds=seconds))
+        outcome = await self._run(code, tests)
+        return Scores((sum(outcome.passed) / len(tests),), Usage(seconds=outcome.seconds))
 
-    async def _run(self, code: str, tests: Sequence[str]) -> tuple[list[bool], float]:
-        """Which tests pass, and the seconds that it took, without the wait for a place to run at."""
-        job = {"code": code, "tests": list(tests), "seconds": int(self.seconds) + 1, "memory": self.memory << 20}
+    async def _run(self, code: str, tests: Sequence[str]) -> Outcome:
         async with self._slots:
-            started = time.perf_counter()
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_RUNNER)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env={},
-                cwd="/" if os.name == "posix" else None,
-                start_new_session=True,
-            )
-            try:
-                output, _ = await asyncio.wait_for(process.communicate(json.dumps(job).encode()), self.seconds)
-            except TimeoutError:
-                output = b""
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
-                await process.wait()
-            seconds = time.perf_counter() - started
-        return _passed(output, len(tests)), seconds
-
-
-def _passed(output: bytes, count: int) -> list[bool]:
-    try:
-        passed = json.loads(output)
-    except ValueError:  # killed, or ended by the program itself
-        return [False] * count
-    complete = isinstance(passed, list) and len(passed) == count
-    return [entry is True for entry in passed] if complete else [False] * count
+            outcome = await run_tests(self.sandbox, code, tests, seconds=self.seconds, memory=self.memory << 20)
+        for reason in outcome.reasons:
+            logger.debug("a test failed: %s", reason)
+            if reason.startswith("Unsupported: ") and reason not in self._warned_of:  # whatever the program
+                self._warned_of.add(reason)
+                logger.warning("a test of code: counts as failed: %s", reason.removeprefix("Unsupported: "))
+        return outcome
 
 
 def _program(path: Path, step: Step) -> str | None:

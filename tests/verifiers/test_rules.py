@@ -1,18 +1,13 @@
 """Rules and programs: right about what they can check, silent about the rest."""
 
 import asyncio
-import os
-import socket
-import sys
-import time
-from pathlib import Path as Folder
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsd_core import ConfigurationError, Path, Step, as_prompt, load
-from rsd_integrations.verifiers import Arithmetic, Confidence, Format, Programs, Repetition, equations
+from rsd_core import ConfigurationError, Path, Step, as_prompt
+from rsd_integrations.verifiers import Arithmetic, Confidence, Format, Repetition, equations
 
 START = Path(as_prompt("q"))
 
@@ -132,83 +127,3 @@ def test_confidence_is_what_the_drafter_told() -> None:
     assert (least, mean) == pytest.approx((0.4966, 0.6703), abs=1e-4)
     with pytest.raises(ConfigurationError, match="its steps carry none"):
         asyncio.run(Confidence().score(START, [told, step("a")]))
-
-
-# -- programs -------------------------------------------------------------------------------------------------------
-
-TESTS = {"Write add.": ["assert add(2, 3) == 5", "assert add(-1, 1) == 0"]}
-ASKED = Path(as_prompt("Write  add."))
-
-
-def block(code: str) -> Step:
-    return step(f"Here:\n```python\n{code}\n```\n\n")
-
-
-def run(code: str, **options: object) -> float | None:
-    programs = Programs(TESTS, **options)  # type: ignore[arg-type]
-    return asyncio.run(programs.score(ASKED, [block(code)])).rewards[0]
-
-
-def test_programs_are_scored_by_the_tests_they_pass() -> None:
-    assert run("def add(a, b):\n    return a + b") == 1
-    assert run("def add(a, b):\n    return a * b - 1") == 0.5
-    assert run("def add(a, b) return") == 0
-    assert run("import os; os._exit(0)") == 0
-
-
-def test_programs_abstain_where_there_is_nothing_to_run() -> None:
-    programs = Programs(TESTS)
-    assert asyncio.run(programs.score(ASKED, [step("no code")])).rewards == (None,)
-    assert asyncio.run(programs.score(START, [block("x = 1")])).rewards == (None,)
-
-
-def test_a_program_may_span_steps() -> None:
-    path = ASKED.extend(step("```python\ndef add(a, b):\n\n"))
-    assert asyncio.run(Programs(TESTS).score(path, [step("    return a + b\n```\n\n")])).rewards == (1,)
-
-
-def test_endless_and_greedy_programs_are_stopped() -> None:
-    started = time.monotonic()
-    assert run("while True: pass", seconds=1.0) == 0
-    assert run("import time; time.sleep(60)", seconds=1.0) == 0
-    assert time.monotonic() - started < 10
-    assert run("x = bytearray(10 ** 9)\ndef add(a, b): return a + b", memory=256) == 0
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not let a process give up its network")
-def test_a_program_has_no_network_no_secrets_and_writes_nothing(
-    tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("A_SECRET", "hidden")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port), timeout=2):
-            pass  # the server is there, for us
-        programs = Programs({})
-        file = tmp_path / "written"
-        tests = [
-            f"import socket; socket.create_connection(('127.0.0.1', {port}), timeout=2)",
-            "import os; assert 'A_SECRET' in os.environ",
-            f"f = open({str(file)!r}, 'w'); f.write('x' * 10); f.close()",
-            "import os; os.fork()",  # refused to anybody but root; a second process must not spoil the result
-            "assert True",
-        ]
-        # The user namespace that takes the network away is not to be had everywhere, such as in some containers.
-        able = os.system("unshare -rn true 2>/dev/null") == 0
-        passed = asyncio.run(programs.run("", tests))
-    assert passed[1:3] == [False, False]
-    assert passed[4]
-    assert not file.exists() or not file.read_text()
-    if able:
-        assert not passed[0]
-
-
-def test_tests_come_from_a_file(tmp_path: Folder) -> None:
-    file = tmp_path / "tests.jsonl"
-    file.write_text('{"problem": "Write add.", "tests": ["assert add(2, 3) == 5"]}\n\n')
-    assert asyncio.run(load(f"code:{file}").score(ASKED, [block("def add(a, b): return a + b")])).rewards == (1,)
-    file.write_text('{"problem": "Write add."}\n')
-    with pytest.raises(ConfigurationError, match="line 1"):
-        load(f"code:{file}")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        load(f"code:{tmp_path}/none.jsonl")

@@ -92,8 +92,9 @@ def test_markers_make_no_step_another_one() -> None:
     assert score(Repetition(), START, "<think>\nno no no no no\n\n") == 0
 
 
+@pytest.mark.filterwarnings("ignore:sandbox=none")
 def test_a_program_in_a_thought_is_none() -> None:
-    programs = Programs({"Mia has 45 apples.": ["assert f(1) == 2"]})
+    programs = Programs({"Mia has 45 apples.": ["assert f(1) == 2"]}, sandbox="none")
     code = "```python\ndef f(x): return x + {}\n```\n\n"
     assert score(programs, START, f"<think>\n{code.format(1)}") is None
     answered = after(f"<think>\n{code.format(1)}", "</think>\n\n")

@@ -1,0 +1,131 @@
+"""Tests of one program: two processes in sandboxes, and whoever carries questions between them and keeps time.
+
+The process of the tests gets a secret for each test and gives it back where the test held. The program's process gets
+neither tests nor secrets, and what it says goes to the tests alone: no line of it can be taken for a verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rsd_core import VerifierError
+from rsd_integrations.verifiers.sandbox import Sandbox
+from rsd_integrations.verifiers.sandboxed.wire import GONE
+
+_STARTING = 60.0
+"""Seconds that the two processes may take to start, on a machine that has much to do."""
+_LONGEST = 16 << 20
+"""Bytes of one line between a program and its tests."""
+_Process = asyncio.subprocess.Process
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the tests showed."""
+
+    passed: list[bool]
+    seconds: float = 0.0
+    """With the start of the processes."""
+    reasons: list[str] = field(default_factory=list)
+    """Why tests failed, as far as their process came to say it."""
+
+
+async def run_tests(sandbox: Sandbox, code: str, tests: Sequence[str], *, seconds: float, memory: int) -> Outcome:
+    """Run each test of a program, with the program loaded anew.
+
+    Args:
+        sandbox: Where.
+        code: The program.
+        tests: Python statements.
+        seconds: For all tests together, once the processes have started. Tests that held by then count.
+        memory: Bytes of address space for each process.
+
+    Raises:
+        VerifierError: The processes do not start, which says nothing about the program.
+    """
+    started = time.perf_counter()
+    marks = [secrets.token_hex(16) for _ in tests]
+    passed: set[str] = set()
+    outcome = Outcome([])
+    limits = {"seconds": int(seconds) + 1, "memory": memory}
+    async with _process(sandbox, "tester") as tester, _process(sandbox, "program") as program:
+        await _begin(sandbox, program, limits)
+        await _begin(sandbox, tester, {**limits, "code": code, "tests": list(zip(marks, tests, strict=True))})
+        with contextlib.suppress(TimeoutError, OSError, ValueError):  # late, gone, or too long a line
+            async with asyncio.timeout(seconds):
+                async for verdict in _verdicts(tester, program):
+                    passed.add(verdict.get("passed", ""))
+                    outcome.reasons += [verdict["failed"]] if "failed" in verdict else []
+    outcome.passed = [mark in passed for mark in marks]
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+async def _verdicts(tester: _Process, program: _Process) -> AsyncIterator[dict[str, str]]:
+    """What the tests' process says of each test, while its questions to the program are carried there and back."""
+    (to_tester, questions), (to_program, answers) = _pipes(tester), _pipes(program)
+    while line := await questions.readline():
+        if line.startswith((b'{"passed"', b'{"failed"')):
+            yield json.loads(line)
+            continue
+        with contextlib.suppress(ConnectionError):
+            to_program.write(line)
+        to_tester.write(await answers.readline() or GONE)
+
+
+def _pipes(process: _Process) -> tuple[asyncio.StreamWriter, asyncio.StreamReader]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout
+
+
+async def _begin(sandbox: Sandbox, process: _Process, job: Mapping[str, object]) -> None:
+    """Hand a process its job, and wait until it has given up what it does not need."""
+    (lines, answers), ready = _pipes(process), b""
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(_STARTING):
+            lines.write(json.dumps(job).encode() + b"\n")
+            await lines.drain()
+            ready = await answers.readline()
+    if ready != b"ready\n":
+        raise VerifierError(f"code: the sandbox {sandbox.name} does not start Python any more; it did so earlier")
+
+
+@contextlib.asynccontextmanager
+async def _process(sandbox: Sandbox, module: str) -> AsyncIterator[_Process]:
+    """A module of `sandboxed` as a process in the sandbox, which ends here with all that it started."""
+    process = await asyncio.create_subprocess_exec(
+        *sandbox.command(module),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=sandbox.environment(),
+        cwd="/" if os.name == "posix" else None,
+        start_new_session=True,
+        limit=_LONGEST,
+    )
+    try:
+        yield process
+    finally:
+        if sandbox.patience:
+            _end(process, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), sandbox.patience)
+        _end(process, None)
+        await process.wait()
+
+
+def _end(process: _Process, number: int | None) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if os.name != "posix":
+            process.kill()
+        else:
+            os.killpg(process.pid, number or signal.SIGKILL)
