@@ -214,7 +214,7 @@ class Vocabulary:
         return self.prompt_text(path.prompt, path.thinking) + "".join(step.text for step in path.steps)
 
     def asked(self, path: Path, messages: Sequence[Message] = ()) -> tuple[list[int], int]:
-        """Ids of a path and of messages after it, of which the last one, by the assistant, is begun; how many are prompt.
+        """Ids of a path and of messages after it, the last by the assistant being begun; how many are prompt.
 
         Raises:
             ConfigurationError: The chat template drops earlier turns of the assistant.
