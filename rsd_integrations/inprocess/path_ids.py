@@ -151,11 +151,11 @@ class PathIds:
             lead = tuple(vocabulary.following(lost))
             return _Node(len(before.begun), (*lead, *sampled), begun=self._begun(sampled))
         text, old = (lost + step.text, before.begun) if before.begun else (before.text + step.text, before.tail)
-        cut = vocabulary.splits_at(text)
-        tail = tuple(vocabulary.following(text[cut:]))
-        ids = (*vocabulary.following(text[:cut]), *tail)
+        settled, text = vocabulary.settled(text)
+        tail = tuple(vocabulary.following(text))
+        ids = (*settled, *tail)
         same = shared(old, ids)
-        return _Node(len(old) - same, ids[same:], text[cut:], tail)
+        return _Node(len(old) - same, ids[same:], text, tail)
 
     def _opened(self, node: _Node) -> tuple[int, tuple[int, ...]]:
         """What changes at the end of a path where more is written: ids taken off, and those in their place."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-_WORDS, _LINES = re.compile(rb"[A-Za-z] [A-Za-z]"), re.compile(rb"\n(?:[A-Za-z]|[\xc3-\xf4])")
+_WORDS, _LINES = re.compile("[A-Za-z][ Ġ▁][A-Za-z]"), re.compile(r"Ċ[A-Za-zÃ-ô]|\n[^\W\d_]")
+"""Tokens that go over such places, in the spelling of byte-level vocabularies or of SentencePiece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,14 @@ class SafeSplits:
     """Between a newline and a letter."""
 
     @classmethod
-    def of(cls, tokens: Iterable[bytes]) -> Self:
+    def of(cls, tokens: Iterable[str]) -> Self:
         """Those of a vocabulary.
 
         Args:
-            tokens: What each of its tokens writes.
+            tokens: Its tokens, as it spells them.
         """
-        words = lines = True
-        for token in tokens:
-            words = words and _WORDS.search(token) is None
-            lines = lines and _LINES.search(token) is None
-        return cls(words, lines)
+        text = "\0".join(tokens)
+        return cls(_WORDS.search(text) is None, _LINES.search(text) is None)
 
     def last(self, text: str) -> int:
         """The last such place in a text; 0 where there is none."""

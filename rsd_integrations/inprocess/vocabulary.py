@@ -9,7 +9,6 @@ import re
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step, Thinking, beginning
@@ -158,8 +157,8 @@ class Vocabulary:
 
     def written(self, id_: int) -> bytes:
         """What an id writes, as a text has it that was tokenised: special tokens by their names."""
-        added = self.tokenizer.added_tokens_decoder.get(id_)
-        return self.pieces[id_] if added is None else str(added).encode()
+        added = self._added.get(id_)
+        return self.pieces[id_] if added is None else added
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, with no special tokens added."""
@@ -170,14 +169,24 @@ class Vocabulary:
         """Ids of plain text that follows other text: no tokenizer puts a space of its own before it."""
         return self.encode(_ANCHOR + text)[len(self._anchor) :] if self._anchor else self.encode(text)
 
-    def splits_at(self, text: str) -> int:
-        """Where a text may be cut at the latest, so that what follows it changes no token before; see `SafeSplits`."""
-        return self._splits.last(text)
+    def settled(self, text: str) -> tuple[list[int], str]:
+        """The first ids of a text, which nothing that follows it can change, and the rest of it; see `SafeSplits`."""
+        cut = self._splits.last(text)
+        if text[cut - 1 : cut] != "\n":
+            return self.following(text[:cut]), text[cut:]
+        # At the end of a text white space may be tokenised otherwise than before a letter.
+        ids, size = self.following(text[: cut + 1]), len(text[cut].encode())
+        while size > 0:
+            size -= len(self.written(ids.pop()))
+        return (ids, text[cut:]) if size == 0 else ([], text)
 
     @cached_property
     def _splits(self) -> SafeSplits:
-        added = (str(token).encode() for token in self.tokenizer.added_tokens_decoder.values())
-        return SafeSplits.of(chain(self.all_pieces(), added))
+        return SafeSplits.of(self.tokenizer.get_vocab())
+
+    @cached_property
+    def _added(self) -> dict[int, bytes]:
+        return {id_: token.content.encode() for id_, token in self.tokenizer.added_tokens_decoder.items()}
 
     @cached_property
     def _anchor(self) -> list[int]:
