@@ -133,7 +133,8 @@ class WrittenIds:
             errors="replace"
         )
         if self.before:  # of the first character, servers tell all, the rest or nothing
-            plain, told = plain[1:], told.lstrip("\ufffd").removeprefix(plain[0])
+            first, told = plain[0], told.lstrip("\ufffd")
+            plain, told = plain[1:].lstrip("\ufffd"), told.removeprefix(first)
         own, shown = (text.rstrip("\ufffd").strip() for text in (plain, told))
         if not own.startswith(shown) and not (own and shown.startswith(own)):
             raise ConfigurationError(
