@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
+import os
 import struct
 import sys
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -60,19 +62,25 @@ def file(*parts: str) -> Path:
     return found
 
 
+def _source(name: str) -> Path:
+    return file(
+        *{
+            "qwen": ("dashscope", "resources", "qwen.tiktoken"),
+            "llama3": ("llama_models", "llama3", "tokenizer.model"),
+            "llama4": ("llama_models", "llama4", "tokenizer.model"),
+            "tekken": ("mistral_common", "data", "tekken_240718.json"),
+        }[name]
+    )
+
+
 @lru_cache
 def ranks(name: str) -> dict[bytes, int]:
     """The tokens of a vocabulary without its special ones, in the order in which their bytes are merged."""
     if name == "tekken":
-        raw = json.loads(file("mistral_common", "data", "tekken_240718.json").read_text())
+        raw = json.loads(_source(name).read_text())
         taken = raw["config"]["default_vocab_size"] - raw["config"]["default_num_special_tokens"]
         return {base64.b64decode(entry["token_bytes"]): entry["rank"] for entry in raw["vocab"][:taken]}
-    of_package = {
-        "qwen": ("dashscope", "resources", "qwen.tiktoken"),
-        "llama3": ("llama_models", "llama3", "tokenizer.model"),
-        "llama4": ("llama_models", "llama4", "tokenizer.model"),
-    }
-    lines = (line.split() for line in file(*of_package[name]).read_bytes().splitlines() if line)
+    lines = (line.split() for line in _source(name).read_bytes().splitlines() if line)
     return {base64.b64decode(token): int(rank) for token, rank in lines}
 
 
@@ -83,7 +91,12 @@ def encoding(name: str) -> tiktoken.Encoding:
 
 
 def _byte_level(name: str, pattern: str, first: Sequence[str] = ()) -> Tokenizer:
-    """A byte-level BPE from ranks, after the tokens that come first."""
+    """A byte-level BPE from ranks, after the tokens that come first; made once, since it takes seconds."""
+    made_before = (
+        PACKAGES / "made" / f"{name}-{zlib.crc32(_source(name).read_bytes() + Path(__file__).read_bytes())}.json"
+    )
+    if made_before.exists():
+        return Tokenizer.from_file(str(made_before))
     own = ranks(name)
     letters: dict[int, str] = letters_of_bytes()  # type: ignore[no-untyped-call]
     text = {token: token.decode("latin-1").translate(letters) for token in own}
@@ -101,6 +114,10 @@ def _byte_level(name: str, pattern: str, first: Sequence[str] = ()) -> Tokenizer
         [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     made.decoder = decoders.ByteLevel()
+    made_before.parent.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=made_before.parent, delete=False) as written:
+        written.write(made.to_str())
+    os.replace(written.name, made_before)  # other runs of the tests may write it as well
     return made
 
 
@@ -110,15 +127,9 @@ def _add(made: Tokenizer, tokens: Sequence[str], plain: Sequence[str] = ()) -> N
         made.add_tokens([AddedToken(token, special=token not in plain, normalized=False)])
 
 
-@lru_cache
-def _qwen_base() -> Tokenizer:
+def _qwen(names: Sequence[str], plain: Sequence[str] = ()) -> PreTrainedTokenizerBase:
     made = _byte_level("qwen", QWEN_PATTERN)
     made.normalizer = normalizers.NFC()
-    return made
-
-
-def _qwen(names: Sequence[str], plain: Sequence[str] = ()) -> PreTrainedTokenizerBase:
-    made = copy.deepcopy(_qwen_base())
     _add(made, (*_CHATML, *names), plain)
     return Fast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>")  # type: ignore[no-any-return]
 

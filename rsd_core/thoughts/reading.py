@@ -88,7 +88,7 @@ class Reader:
         text = self.held.lstrip()
         known = self._known(text)
         if self.state == "opened":
-            return replace(self, state="thought" if text else "opened", held=text), nothing, bool(text)
+            return self._in_opening(text)
         for markers in known:
             for mark in self._marks(markers.open, markers):
                 if text.startswith(mark):
@@ -102,6 +102,13 @@ class Reader:
             return self, nothing, False  # nothing yet, or the beginning of a marker
         begun = text if self.state == "closed" else self.held
         return replace(self, state="answer", held=begun), nothing, True
+
+    def _in_opening(self, text: str) -> tuple[Reader, Piece, bool]:
+        mark = self.markers.open.strip() if self.markers else ""
+        if mark and text.startswith(mark):  # by the model once more, after the template
+            return replace(self, held=text[len(mark) :]), ("answer", ""), True
+        begins = not mark.startswith(text)
+        return replace(self, state="thought" if begins else "opened", held=text), ("answer", ""), begins
 
     def _all_marks(self, markers: Markers) -> tuple[str, ...]:
         return (*self._marks(markers.open, markers), *self._marks(markers.answer, markers), markers.close)

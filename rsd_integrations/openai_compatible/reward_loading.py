@@ -48,7 +48,7 @@ def load_pooling(
         spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
     )
     reader = _reader(endpoint.model, format, tokenizer, separator)
-    kind = PoolingVerifier if reader.format.closing else PoolingRunVerifier
+    kind = PoolingRunVerifier if reader.settles else PoolingVerifier
     return kind(endpoint, reader, flops_per_token)
 
 

@@ -3,12 +3,13 @@
 A format knows nothing of where a model runs; `rsd_integrations.huggingface` and server verifiers share it.
 """
 
+from rsd_integrations.prm_formats.binding import bind
 from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Turns, Words
 from rsd_integrations.prm_formats.generative import CRITICS, Critic
 from rsd_integrations.prm_formats.heads import check_widths, find_head, fits, separate_files, tensor_name
 from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, published_format, usable
 from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
-from rsd_integrations.prm_formats.readers import Reader, bind
+from rsd_integrations.prm_formats.readers import Reader
 from rsd_integrations.prm_formats.sequences import Layouts
 from rsd_integrations.prm_formats.shown import Shown, plain_step, shown, shown_response, shown_steps, without_markers
 

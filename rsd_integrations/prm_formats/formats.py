@@ -77,6 +77,11 @@ class PRMFormat:
     closing: Literal["", "eos", "turn"] = ""
     """Fed only to read the score and rolled back: the end-of-text token; or the end of the assistant's turn, with all
     that the chat template writes before it, which takes a `Chat` and no separator."""
+    strip: Literal["", "steps", "all"] = ""
+    """Whether the card strips white space around each step, or around the problem as well; what else it leaves."""
+    splits: bool = False
+    """The response is cut at every separator that is in it, so that a step may hold several; its score is at the last
+    one. Otherwise a step has one, and what is like it inside of the step is none."""
     choose_separator: bool = False
     """Models of this kind were trained with different separators, so that one may be named."""
     models: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -22,11 +23,12 @@ SKYWORK = PRMFormat(
     prompt=Text("{bos}{problem}\n"),
     heads=(Head(("v_head.summary",), 1),),
     separator="\n",
-    read="at the separator after each step",
+    read="at the last separator of each step",
+    splits=True,
     choose_separator=True,
     models=("Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B", "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-7B"),
     threshold="0.7 in the RSD paper, which read these models at a blank line: separator=\\n\\n",
-    source="SkyworkAI/skywork-o1-prm-inference, model_utils",
+    source="SkyworkAI/skywork-o1-prm-inference, model_utils/io_utils.py",
 )
 QWEN = PRMFormat(
     name="qwen2.5-math-prm",
@@ -63,6 +65,7 @@ SHEPHERD = PRMFormat(
     read="at ки after each step",
     lead=(" Step 1: ", "\nStep {i}: "),
     apart=False,
+    strip="steps",
     models=("peiyi9979/math-shepherd-mistral-7b-prm",),
     aggregation="last: its labels come from rollouts, as a value's",
     source="model card of peiyi9979/math-shepherd-mistral-7b-prm",
@@ -75,8 +78,9 @@ OPENR = PRMFormat(
     read="at the five newlines after each step",
     lead=(" ", " "),
     apart=False,
+    strip="steps",
     models=("openreasoner/Math-psa",),
-    source="openreasoner/openr, prm",
+    source="openreasoner/openr, reason/inference/rm_call.py and prm/infer_fns.py",
 )
 VERSA = PRMFormat(
     name="versaprm",
@@ -85,6 +89,7 @@ VERSA = PRMFormat(
     separator=" \n\n\n\n",
     read="at the four newlines after each step",
     apart=False,
+    strip="all",
     models=(
         "UW-Madison-Lee-Lab/VersaPRM",
         "UW-Madison-Lee-Lab/VersaPRM-Base-8B",
@@ -93,7 +98,7 @@ VERSA = PRMFormat(
         "UW-Madison-Lee-Lab/Llama-PRM800K",
         "UW-Madison-Lee-Lab/Qwen-PRM800K",
     ),
-    source="UW-Madison-Lee-Lab/VersaPRM, prm_llama.py",
+    source="UW-Madison-Lee-Lab/VersaPRM, evaluation/get_rewards_reasoning_step.py",
 )
 RLHFLOW = PRMFormat(
     name="rlhflow",
@@ -101,6 +106,7 @@ RLHFLOW = PRMFormat(
     heads=(Words("+", "-"),),
     separator="",
     read="where the assistant's + or - follows each step",
+    strip="steps",
     models=("RLHFlow/Llama3.1-8B-PRM-Deepseek-Data", "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"),
     threshold="0.5: ProcessBench's authors take the likelier of + and -",
     aggregation="mean, as its authors",
@@ -223,6 +229,26 @@ def published_format(name: str) -> PRMFormat | None:
     return None
 
 
+_OF_STEPS = re.compile(
+    r"(?<![A-Z])P(?:RM|rm)s?(?![a-z]|Bench)|(?<![A-Za-z])prms?(?![a-z])|"
+    r"(?i:process[ _-]?(?:based[ _-]?)?(?:reward|supervis|verif)|step[ _-]?(?:wise|level|reward))"
+)
+"""What a reward model is called that judges steps; a number of training steps (`global_step_500`) is not meant."""
+
+
+def _says_steps(config: Mapping[str, object], model: str) -> str:
+    """Where a checkpoint says that it judges steps, and how; empty where it does not."""
+    called = model.rstrip("/").rpartition("/")[2]
+    told = [("its name", called)]
+    told += [(f"{key} in its config.json", str(config[key])) for key in _NAMES_IN_CONFIG if config.get(key)]
+    told += [("config.json", key) for key in config if key in _OF_STEPS_IN_CONFIG]
+    return next((f"{where} ({text})" for where, text in told if _OF_STEPS.search(text) or where == "config.json"), "")
+
+
+_NAMES_IN_CONFIG = ("architectures", "auto_map", "_name_or_path", "model_type", "problem_type", "task")
+_OF_STEPS_IN_CONFIG = ("step_separator", "step_tag", "step_token", "step_tag_id", "step_token_id", "rr_token")
+
+
 def find_format(
     config: Mapping[str, object], tensors: Mapping[str, tuple[int, ...]], model: str, named: str | None = None
 ) -> PRMFormat:
@@ -246,6 +272,13 @@ def find_format(
         return known
     for form in _UNIQUE_HEAD:
         if any(isinstance(head, Head) and fits(head, tensors) for head in form.heads):
+            if form is OUTCOME and (said := _says_steps(config, model)):
+                raise ConfigurationError(
+                    f"{model}: its head gives one number, as those of outcome models do, but {said} says that it "
+                    "judges steps. Where such a head is read cannot be told from its weights: name the format it was "
+                    f"trained in, as in prm,format=…:{model}, or format=outcome if it does judge answers as a whole. "
+                    f"Formats are {', '.join(FORMATS)}"
+                )
             return form
     of_words = [name for name, form in usable(FORMATS) if isinstance(form.heads[0], Words)]
     raise ConfigurationError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,6 +93,20 @@ def follow(tokenizer: Tokenizer, text: str, after: str, model: str) -> list[int]
     return ids[len(anchor) :]
 
 
+_FIRM = re.compile(r"(?<=[^\W_])(?=\s)|(?<=\S)(?=[^\S\r\n])")
+
+
+def firm(text: str) -> int:
+    """Length of the beginning of a text whose tokens stay the same, whatever follows the text; 0 where there is none.
+
+    Byte-level tokenizers cut a text by a pattern before they merge anything. All of them cut between a letter or digit
+    and white space, and before a space or tab that follows something else: what comes after such a place never decides
+    how the text before it is cut. Line ends stay with the signs before them (`.` and a blank line are one token), and
+    white space is cut by what comes after it. SentencePiece's tokens hold no space but at their beginning.
+    """
+    return max((match.start() for match in _FIRM.finditer(text)), default=0)
+
+
 def one_token(tokenizer: Tokenizer, text: str, model: str) -> int:
     """The id of a text that has to be a single token.
 
@@ -108,10 +123,10 @@ def one_token(tokenizer: Tokenizer, text: str, model: str) -> int:
 
 
 def turn(tokenizer: Tokenizer, messages: Sequence[Message], model: str) -> list[str]:
-    """The text of a conversation through the chat template, cut at every `MARK`.
+    """The text of a conversation through the chat template, cut at every `MARK`; the last message is taken as it is.
 
     Raises:
-        ConfigurationError: There is no chat template.
+        ConfigurationError: There is no chat template, or it cannot render a plain conversation.
         PromptError: The template leaves out or cuts some of the messages.
     """
     if not tokenizer.chat_template:
@@ -119,12 +134,20 @@ def turn(tokenizer: Tokenizer, messages: Sequence[Message], model: str) -> list[
             f"{model}: its tokenizer has no chat template, which the format needs. Use the tokenizer that was "
             "published with the reward model."
         )
+    *earlier, last = messages
     rows = [
-        {"role": message.role, "content": said(message)}
+        {"role": message.role, "content": text}
         | {name: message.extra[name] for name in REASONING if name in message.extra}
-        for message in messages
+        for message, text in [*((message, said(message)) for message in earlier), (last, last.content)]
     ]
-    text = str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=False))
+    try:
+        text = str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=False))
+    except Exception as error:  # a template may raise anything, Python's own errors included
+        raise ConfigurationError(
+            f"{model}: its chat template cannot render a conversation of {' and '.join(row['role'] for row in rows)} "
+            f"({type(error).__name__}: {error}). Use the template that was published with the reward model; one for "
+            "calls of tools is none."
+        ) from error
     lost = [message for message in messages if said(message).strip() not in text]
     if lost:
         raise PromptError(
@@ -134,15 +157,33 @@ def turn(tokenizer: Tokenizer, messages: Sequence[Message], model: str) -> list[
     return text.split(MARK)
 
 
+def leading(render: Callable[[str], list[str]]) -> Callable[[str], str]:
+    """What a chat template leaves of the beginning of a text, by what it makes of white space before `MARK`.
+
+    Args:
+        render: Its text of a conversation that has the given one in it, cut at every `MARK`.
+    """
+    return _stripped("".join(space for space in " \n" if render(space + MARK)[0] == render(MARK)[0]), str.lstrip)
+
+
+def trailing(render: Callable[[str], list[str]]) -> Callable[[str], str]:
+    """The same for the end of a text."""
+    return _stripped("".join(space for space in " \n" if render(MARK + space)[-1] == render(MARK)[-1]), str.rstrip)
+
+
+def _stripped(lost: str, strip: Callable[[str, str | None], str]) -> Callable[[str], str]:
+    return lambda text: strip(text, None if " " in lost else lost) if lost else text
+
+
 def problem(prompt: Prompt) -> str:
-    """The problem alone: no system message, no tools, no thoughts of earlier turns."""
+    """The problem alone, as it was written: no system message, no tools, no thoughts of earlier turns."""
     begins = begun(prompt)
     texts = [
         shown_beginning(Path(prompt)).text if message is begins else said(message)
         for message in prompt
         if message.role not in ("system", "tools")
     ]
-    return "\n\n".join(texts).strip()
+    return "\n\n".join(texts)
 
 
 def said(message: Message) -> str:

@@ -18,7 +18,7 @@ class Shown:
     ended: bool = False
     """Whether the thought ends with it."""
     gap: str = ""
-    """A blank line, where an answer begins after a thought that was cut off."""
+    """A blank line, where an answer begins after a thought that was cut off, or another thought after the first."""
 
     @property
     def text(self) -> str:
@@ -35,7 +35,8 @@ def shown(path: Path, step: Step) -> Shown:
     """A step that follows a path as it was written, but for markers and the white space between them and a thought."""
     before = reader_at(path)
     seen = _read(before, step.text)
-    if seen.answer.strip() and not seen.thought and before.state in ("thought", "closed"):
+    begins = before.state in ("closed", "opened") if seen.thought else before.state in ("closed", "thought")
+    if begins and seen:
         return replace(seen, gap="" if _last_text(path)[-1:].isspace() else "\n\n")
     return seen
 

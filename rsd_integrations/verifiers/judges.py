@@ -170,7 +170,7 @@ class CriticJudge(Verifier):
 
     def _conversation(self, path: Path, step: Step) -> Path:
         texts = shown_steps(path.extend(step))
-        conversation = self.critic.messages(problem(path.prompt), texts)
+        conversation = self.critic.messages(problem(path.prompt).strip(), texts)
         opening = self.critic.opening.replace("{i}", str(len(texts)))
         if opening:
             return Path((*conversation, Message("assistant", opening)))

@@ -226,11 +226,13 @@ def skywork(folder: Path, shard: str = "5GB", tied: bool = False, **config: Any)
 
 
 def skywork_sequences(question: str, steps: list[str], separator: str = "\n") -> Sequences:
-    # Skywork's prepare_input: bos + problem + newline, then every step and the step token's last id.
+    # Skywork's prepare_input: bos + problem + newline, then the response, cut at every step token, each piece with the
+    # step token's last id after it. A step's score is at the last one in it.
     tok, sequences = qwen(), []
-    ids = plain(tok, (tok.bos_token or "") + question + "\n")
-    for step in steps:
-        ids = [*ids, *plain(tok, step), plain(tok, separator)[-1]]
+    for count in range(1, len(steps) + 1):
+        ids = plain(tok, (tok.bos_token or "") + question + "\n")
+        for piece in "\n\n".join(steps[:count]).split(separator):
+            ids = [*ids, *(plain(tok, piece) if piece else []), plain(tok, separator)[-1]]
         sequences.append((ids, len(ids) - 1))
     return sequences
 

@@ -22,8 +22,7 @@ from rsd_integrations.llamacpp.header import read_header
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
 from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary
-from rsd_integrations.prm_formats import FORMATS
-from rsd_integrations.prm_formats.readers import bind
+from rsd_integrations.prm_formats import FORMATS, bind
 from rsd_integrations.prm_formats.sequences import Layouts
 from tests.huggingface import reward_models
 from tests.llamacpp.gguf_files import embedded, gemma, smollm2

@@ -1,0 +1,47 @@
+"""A format and a tokenizer make a reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rsd_core import ConfigurationError
+from rsd_integrations.prm_formats.formats import Chat, PRMFormat, Turns
+from rsd_integrations.prm_formats.layouts import Tokenizer
+from rsd_integrations.prm_formats.readers import Reader, StepReader, TurnReader
+from rsd_integrations.prm_formats.reply_reader import ReplyReader
+
+
+def bind(format: PRMFormat, tokenizer: Tokenizer, model: str, separator: str | None = None) -> Reader[Any]:
+    """The reader of a format for one model's tokenizer.
+
+    Args:
+        format: The format.
+        tokenizer: The reward model's own.
+        model: Its name, for messages.
+        separator: In place of the format's, where models of the kind differ in it.
+
+    Raises:
+        ConfigurationError: The separator is missing or cannot be chosen, or the tokenizer lacks tokens of the format.
+    """
+    if separator is not None and not format.choose_separator:
+        raise ConfigurationError(
+            f"{model}: the format {format.name} reads scores {format.read}; with the separator {separator!r} they "
+            "would be read elsewhere. Leave the separator out, or name the format the model was trained in."
+        )
+    chosen = format.separator if separator is None else separator
+    if chosen is None or (format.choose_separator and not chosen):
+        raise ConfigurationError(
+            f"{model}: models of the format {format.name} were trained with different separators, and their weights do "
+            "not tell which. Name the one of its training: separator=\\n is TRL's default, separator=\\n\\n is common."
+        )
+    if isinstance(format.prompt, Turns):
+        return TurnReader(format, tokenizer, model)
+    if format.closing == "turn":
+        if chosen or not isinstance(format.prompt, Chat):
+            raise ConfigurationError(
+                f"{model}: the format {format.name} is read at the end of the assistant's turn, which takes a chat and "
+                "no separator"
+            )
+
+        return ReplyReader(format, tokenizer, model)
+    return StepReader(format, tokenizer, model, chosen)
