@@ -69,14 +69,13 @@ class _Recorder(Exits):
         super().__init__(rule, [nn.Identity() for _ in rule.layers])
         self.seen: list[Tensor] = []
 
-    def log_odds(self, index: int, states: Tensor) -> Tensor:
+    def log_odds(self, index: int, states: Tensor) -> Tensor:  # noqa: ARG002 - a part of the signature
         self.seen.append(normalised(states).cpu())
         return states.new_zeros(len(states), dtype=torch.float32)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:
-    """Where heads sit: at every layer but the last of small models, otherwise at every eighth of the depth from a
-    quarter on."""
+    """Where heads sit: between all layers of small models, otherwise at eighths of the depth, from a quarter on."""
     if depth <= 8:
         return tuple(range(1, depth))
     return tuple(sorted({round(depth * eighth / 8) for eighth in range(2, 8)}))
@@ -210,12 +209,10 @@ def _trained(states: Tensor, rewards: Tensor, seed: int) -> nn.Module:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    with torch.no_grad():
-        first, second = net[0], net[2]
-        weight = first.weight / deviation
-        return nn.Sequential(
-            linear(weight, first.bias - weight @ mean), nn.ReLU(), linear(second.weight.detach(), second.bias.detach())
-        )
+    first, inner, second = net.requires_grad_(False)
+    assert isinstance(first, nn.Linear)
+    weight = first.weight / deviation
+    return nn.Sequential(linear(weight, first.bias - weight @ mean), inner, second)
 
 
 def _shuffled(count: int, batches: int) -> Iterator[Tensor]:

@@ -126,7 +126,9 @@ def read(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Ex
         rule = ExitRule(**data | {"layers": tuple(data["layers"])})
         heads = [_head(tensors, layers) for layers in rule.layers]
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"exits={file} is broken ({type(error).__name__}: {error}); distil them anew") from error
+        raise ConfigurationError(
+            f"exits={file} is broken ({type(error).__name__}: {error}); distil them anew"
+        ) from error
     if rule.model != fingerprint or rule.layers[-1] >= depth or heads[0][0].in_features != width:
         raise ConfigurationError(
             f"exits={file} are of another reward model than {model}, or of another format or separator of it: their "

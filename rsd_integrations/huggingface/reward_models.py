@@ -107,7 +107,9 @@ def load_verifier(
     """
 
     def read_exits(identity: str, config: PretrainedConfig) -> Exits:
-        return early_exit.read(Path(str(exits)).expanduser(), model, identity, config.num_hidden_layers, config.hidden_size)
+        return early_exit.read(
+            Path(str(exits)).expanduser(), model, identity, config.num_hidden_layers, config.hidden_size
+        )
 
     return load_with_exits(
         model,
