@@ -130,22 +130,25 @@ def distil(
 
     verifier = load_with_exits(model, make, **options)
     readings = _read(verifier, recorder[0], solutions, told)
+    rule, depth = recorder[0].rule, int(verifier.body.config.num_hidden_layers)
+    exits = learned(rule, readings, depth, agreement=agreement, seed=seed)
+    told(f"{len(rule.layers)} heads trained, margin {exits.rule.margin:.2f}")
+    return exits
+
+
+def learned(rule: ExitRule, readings: Readings, depth: int, *, agreement: float, seed: int) -> Exits:
+    """Exits from what a reward model of so many layers gave; other arguments and errors as for `distil`."""
     held_out = readings.solution % HELD_OUT == 0
     known, fresh = readings.of(~held_out), readings.of(held_out)
-    heads = []
-    for index, below in enumerate(recorder[0].rule.layers):
-        heads.append(_trained(known.states[index], known.rewards, seed))
-        told(f"head above {below} layers trained")
-    exits = Exits(recorder[0].rule, heads).eval()
-    depth = int(verifier.body.config.num_hidden_layers)
+    exits = Exits(rule, [_trained(states, known.rewards, seed) for states in known.states]).eval()
     for margin in MARGINS:
-        exits.rule = measured(exits, replace(exits.rule, margin=margin), fresh, depth)
+        exits.rule = measured(exits, replace(rule, margin=margin), fresh, depth)
         if _at_least(exits.rule.agreement, exits.rule.steps) >= agreement:
             break
     if exits.rule.share >= 1 or _at_least(exits.rule.agreement, exits.rule.steps) < agreement:
         raise ConfigurationError(
-            f"no margin lets {model} exit early with {agreement:.1%} agreement, shown on {exits.rule.steps} held-out "
-            f"steps (the last one tried: {exits.rule.agreement:.1%}); give more solutions, or ask for less"
+            f"no margin lets the model exit early with {agreement:.2%} agreement, shown on {exits.rule.steps} held-out "
+            f"steps (the last one tried: {exits.rule.agreement:.2%}); give more solutions, or ask for less"
         )
     return exits
 

@@ -47,6 +47,11 @@ class HuggingFaceVerifier(RewardVerifier):
             runner = DeferringRunner(body, head, exits, threads=threads, budget=cache_bytes)
             super().__init__(runner, deferring.rewards, reader, flops, name)
 
+    @property
+    def layers_share(self) -> float:
+        """Layers computed so far over those of full passes, in (0, 1]; deferred tokens that went deeper included."""
+        return self.runner.layers_share if isinstance(self.runner, DeferringRunner) else 1.0
+
     def _call(self, path: Path, prefix: list[int], prompt: int, layouts: Sequence[Layout]) -> ScoreCall:
         if isinstance(self.runner, DeferringRunner):
             return DeferringCall(

@@ -27,6 +27,7 @@ from rsd_integrations.evaluation.scoring import solution_of
 from rsd_integrations.evaluation.statistics import wilson
 from rsd_integrations.huggingface import HuggingFaceGenerator, deferring, distilling, early_exit, load_verifier
 from rsd_integrations.huggingface.deferring import DeferringRunner
+from rsd_integrations.huggingface.distilling import Readings
 from rsd_integrations.huggingface.early_exit import ExitRule, Exits
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
 from rsd_integrations.huggingface.heads import linear
@@ -312,33 +313,55 @@ def solutions(draft: HuggingFaceGenerator) -> list[list[tuple[Path, Step]]]:
     return [list(solution.paths()) for solution in found if solution is not None]
 
 
+@pytest.fixture(scope="module")
+def distilled(solutions: list[list[tuple[Path, Step]]]) -> tuple[Exits, Readings]:
+    """Exits of the embedded reward model, and what they were learned from."""
+    seen: list[Readings] = []
+
+    def read(*arguments: Any) -> Readings:
+        seen.append(whole(*arguments))
+        return seen[0]
+
+    whole = distilling._read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distilling, "_read", read)
+        return distilling.distil(str(FOLDER / "prm"), solutions, agreement=0.9), seen[0]
+
+
 def test_what_is_told_of_distilled_exits_is_what_they_do(
-    solutions: list[list[tuple[Path, Step]]], verifier: HuggingFaceVerifier, tmp_path: Folder
+    solutions: list[list[tuple[Path, Step]]], distilled: tuple[Exits, Readings], tmp_path: Folder
 ) -> None:
-    """On the held-out solutions: read one by one, by the full model and by the exits from their file."""
-    made = distilling.distil(str(FOLDER / "prm"), solutions, agreement=0.9)
+    """On the held-out solutions, read by the exits from their file."""
+    made, readings = distilled
     early_exit.save(made, tmp_path / "exits.safetensors")
     model = load(f"embedded,exits={tmp_path / 'exits.safetensors'}:prm", role="verifier")
+    assert isinstance(model, HuggingFaceVerifier)
     assert isinstance(model.runner, DeferringRunner)
-    same, steps, rejected, kept = 0, 0, 0, 0
-    for solution in solutions[:: distilling.HELD_OUT]:
-        for path, one in solution:
-            (early,), (full,) = (asyncio.run(judge.score(path, [one])).rewards for judge in (model, verifier))
-            same, steps = same + ((early >= 0.5) == (full >= 0.5)), steps + 1
-            rejected, kept = rejected + (full < 0.5), kept + (early < 0.5 and full < 0.5)
-    rule = made.rule
-    assert (rule.steps, rule.agreement) == (steps, pytest.approx(same / steps))
-    assert rule.kept_rejections == pytest.approx(kept / rejected)
-    assert rule.share == pytest.approx(model.runner.layers_share) < 1
+    held_out = [at for solution in solutions[:: distilling.HELD_OUT] for at in solution]
+    early = torch.tensor([asyncio.run(model.score(at[0], [at[1]])).rewards[0] or 0 for at in held_out]) >= 0.5
+    full = readings.of(readings.solution % distilling.HELD_OUT == 0).rewards >= 0.5
+    same, rule = int((early == full).sum()), made.rule
+    assert (rule.steps, rule.agreement) == (len(held_out), pytest.approx(same / len(held_out)))
+    assert rule.kept_rejections == pytest.approx(float((~early)[~full].float().mean()))
+    assert rule.share == pytest.approx(model.runner.layers_share)
     assert 0.9 <= rule.agreement < 1
-    assert wilson(same, steps)[0] > 0.87
+    assert rule.share < 1
+
+
+def test_no_more_agreement_is_promised_than_was_seen(distilled: tuple[Exits, Readings]) -> None:
+    made, readings = distilled
+    with pytest.raises(ConfigurationError, match=r"no margin lets .* with 99\.99% agreement"):
+        distilling.learned(made.rule, readings, 5, agreement=0.9999, seed=0)
+    stricter = distilling.learned(made.rule, readings, 5, agreement=0.95, seed=0).rule
+    assert stricter.margin > made.rule.margin
+    assert stricter.share > made.rule.share
+    assert wilson(round(stricter.agreement * stricter.steps), stricter.steps)[0] > 0.945
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"agreement": 1.0}, r"share in \(0, 1\)"),
-        ({"agreement": 0.9999}, "no margin lets"),
         ({"threshold": 0.0}, r"threshold of exits is in \(0, 1\)"),
         ({"layers": (2, 5)}, r"below the last of 5 layers"),
         ({"layers": (3,)}, "at least two"),
@@ -363,8 +386,8 @@ def test_what_ships_judges_as_the_full_model_does(
     model = load("embedded,exits=true:prm", role="verifier")
     assert isinstance(model.runner, DeferringRunner)
     verdicts = [
-        [asyncio.run(judge.score(path, [one])).rewards[0] >= 0.5 for judge in (model, verifier)]
-        for solution in solutions
+        [(asyncio.run(judge.score(path, [one])).rewards[0] or 0) >= 0.5 for judge in (model, verifier)]
+        for solution in solutions[::2]
         for path, one in solution
     ]
     same = sum(early == full for early, full in verdicts)
