@@ -36,7 +36,7 @@ def distill_exits(
     layers: Annotated[
         str | None, typer.Option(help="How many layers lie below each head: 6,12,18. By default six from a quarter on.")
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Problems that the embedded family solves.")] = 1500,
+    n: Annotated[int, typer.Option("--n", min=1, help="Problems that the embedded family solves.")] = 2600,
     seed: Annotated[int, typer.Option(help="Of those problems, and of training.")] = 0,
 ) -> None:
     """Train exits for a reward model: it then stops at a middle layer where two heads agree about the threshold.

@@ -26,7 +26,7 @@ from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-INNER = 64
+INNER = 128
 """Width of a head's inner layer."""
 EPOCHS, ROWS, RATE, DECAY = 30, 256, 2e-3, 3e-2
 """Of the training of a head: passes over the rewards, rewards per step, and the rates of AdamW."""

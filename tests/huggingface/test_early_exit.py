@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rsd_core import ConfigurationError, DraftOnly, Path, Settings, SpecError, Step, as_prompt, load
+from rsd_core import ConfigurationError, DraftOnly, Path, RSDError, Settings, SpecError, Step, as_prompt, load
 from rsd_core.ledger import Account
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
@@ -34,6 +34,7 @@ from rsd_integrations.huggingface.heads import linear
 from rsd_integrations.huggingface.reward_models import load_with_exits
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.inprocess import runner
+from tests.cli.test_cli import rsd
 from tests.conftest import Counter
 from tests.huggingface.tiny import copied, make_prm
 
@@ -341,7 +342,8 @@ def test_what_is_told_of_distilled_exits_is_what_they_do(
     early = torch.tensor([asyncio.run(model.score(at[0], [at[1]])).rewards[0] or 0 for at in held_out]) >= 0.5
     full = readings.of(readings.solution % distilling.HELD_OUT == 0).rewards >= 0.5
     same, rule = int((early == full).sum()), made.rule
-    assert (rule.steps, rule.agreement) == (len(held_out), pytest.approx(same / len(held_out)))
+    assert rule.steps == len(held_out)
+    assert rule.agreement == pytest.approx(same / len(held_out))
     assert rule.kept_rejections == pytest.approx(float((~early)[~full].float().mean()))
     assert rule.share == pytest.approx(model.runner.layers_share)
     assert 0.9 <= rule.agreement < 1
@@ -384,13 +386,58 @@ def test_what_ships_judges_as_the_full_model_does(
     solutions: list[list[tuple[Path, Step]]], verifier: HuggingFaceVerifier
 ) -> None:
     model = load("embedded,exits=true:prm", role="verifier")
+    assert isinstance(model, HuggingFaceVerifier)
     assert isinstance(model.runner, DeferringRunner)
     verdicts = [
         [(asyncio.run(judge.score(path, [one])).rewards[0] or 0) >= 0.5 for judge in (model, verifier)]
-        for solution in solutions[::2]
+        for solution in solutions[::3]
         for path, one in solution
     ]
     same = sum(early == full for early, full in verdicts)
     assert wilson(same, len(verdicts))[1] > 0.97
     assert model.runner.layers_share < 0.9
     assert model.runner.read_at.total() == len(verdicts)
+
+
+def test_the_command_writes_a_file_that_loads(
+    distilled: tuple[Exits, Readings], tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def distil(model: str, solutions: list[list[tuple[Path, Step]]], **options: Any) -> Exits:
+        given.update(options, model=model, steps=[[step.text for _, step in solution] for solution in solutions])
+        return distilled[0]
+
+    monkeypatch.setattr(distilling, "distil", distil)
+    (tmp_path / "data.jsonl").write_text(json.dumps({"problem": "2+3?", "steps": ["2+3=5.", "\\boxed{5}"]}))
+    words = ["--data", str(tmp_path / "data.jsonl"), "--agreement", "0.9", "--layers", "1,2,3,4"]
+    shown = rsd("distill-exits", "embedded:prm", str(tmp_path / "exits.safetensors"), *words)
+    assert given["model"] == str(FOLDER / "prm")
+    assert given["steps"] == [["2+3=5.\n\n", "\\boxed{5}"]]
+    assert (given["threshold"], given["agreement"], given["layers"]) == (0.5, 0.9, (1, 2, 3, 4))
+    assert f"exits={tmp_path / 'exits.safetensors'}:prm" in shown.replace("\n", "")
+    model = load(f"embedded,exits={tmp_path / 'exits.safetensors'}:prm")
+    assert model.exits.rule == distilled[0].rule
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["embedded:prm", "exits.bin"], "name it exits.bin.safetensors"),
+        (["embedded:prm", str(FOLDER / "prm" / "exits.safetensors")], "lies in a checkpoint"),
+        (["embedded:prm", "nowhere/exits.safetensors"], "does not exist"),
+        (["prm:./mine", "exits.safetensors"], "needs --data"),
+        (["embedded,exits=true:prm", "exits.safetensors"], "has exits already"),
+        (["embedded:verifier", "exits.safetensors"], "takes no exits"),
+        (["prm:gguf=./prm.gguf,head=./prm", "exits.safetensors"], "takes no exits"),
+        (["embedded:prm", "exits.safetensors", "--layers", "a,b"], "no list of numbers"),
+        (["embedded:prm", "exits.safetensors", "--data", "none.jsonl"], "none.jsonl"),
+    ],
+)
+def test_the_command_refuses_before_it_works(
+    words: list[str], message: str, tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(distilling, "distil", lambda *_, **__: pytest.fail("it began"))
+    with pytest.raises(RSDError, match=message):
+        rsd("distill-exits", *words)
