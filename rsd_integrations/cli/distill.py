@@ -32,7 +32,7 @@ def distill_exits(
     threshold: Annotated[float, typer.Option(help="The policy's, in (0, 1).")] = 0.5,
     agreement: Annotated[
         float, typer.Option(help="Least share of steps with the full model's verdict, in (0, 1), 19 times in 20.")
-    ] = 0.97,
+    ] = 0.99,
     layers: Annotated[
         str | None, typer.Option(help="How many layers lie below each head: 6,12,18. By default six from a quarter on.")
     ] = None,

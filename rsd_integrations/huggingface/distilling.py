@@ -33,7 +33,7 @@ EPOCHS, ROWS, RATE, DECAY = 30, 256, 2e-3, 3e-2
 HELD_OUT = 4
 """One solution in so many is held out, to choose the margin by."""
 LEAST = 400
-"""Steps below which nothing could be said of 97 in 100."""
+"""Steps below which next to nothing could be said of their hundredth part."""
 MARGINS = [i / 20 for i in range(161)]
 """In log odds, that are tried."""
 CERTAINTY = 1.645
@@ -86,7 +86,7 @@ def distil(
     solutions: Sequence[Solution],
     *,
     threshold: float = 0.5,
-    agreement: float = 0.97,
+    agreement: float = 0.99,
     layers: Sequence[int] | None = None,
     seed: int = 0,
     told: Callable[[str], None] = lambda _: None,
