@@ -44,6 +44,10 @@ COMMANDS = {
         "checkpoints:export",
         "Write a model in another layout: a reward model for vLLM, a GGUF file, or a checkpoint from a GGUF file.",
     ),
+    "distill-exits": Entry(
+        "distill:distill_exits",
+        "Train exits for a reward model: it then stops at a middle layer where two heads agree about the threshold.",
+    ),
     "models": Entry("models:models", "List what a SPEC can name."),
 }
 

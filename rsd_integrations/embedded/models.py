@@ -24,6 +24,8 @@ from rsd_integrations.inprocess.chat_template import chat_template
 from rsd_integrations.inprocess.likelihood import How
 
 FOLDER = Path(__file__).parent / "checkpoints"
+EXITS = FOLDER / "prm-exits.safetensors"
+"""Exits of the reward model, made by `rsd distill-exits embedded:prm`."""
 NAMES = ("draft", "target", "verifier", "prm", "thinking-draft", "thinking-target")
 
 
@@ -45,7 +47,8 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
         name: `draft`, `target`, `verifier` (the default: a small language model that scores a step by its least likely
             token), `prm` (the trained process reward model), `thinking-draft` or `thinking-target` (models that think
             before they answer, unless `enable_thinking=false` is given to their chat template).
-        options: As for `rsd_integrations.huggingface.load_generator`.
+        options: As for `rsd_integrations.huggingface.load_generator`, of `prm` as for `load_verifier`; there
+            `exits=True` takes the exits that ship with it.
 
     Raises:
         SpecError: No such model.
@@ -54,7 +57,8 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
     model: HuggingFaceGenerator | HuggingFaceVerifier | HuggingFaceLikelihood
     with _one_thread():
         if name == "prm":
-            model = load_verifier(str(folder), **options)
+            exits = options.pop("exits", None)
+            model = load_verifier(str(folder), **options, exits=str(EXITS) if exits is True else exits or None)
         elif name == "verifier":
             model = _likelihood(folder, **options)
         else:

@@ -121,6 +121,12 @@ def read_solutions(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[S
     return [entry for entry in entries if isinstance(entry, Solution)]
 
 
+def solution_of(prompt: Prompt, text: str) -> Solution | None:
+    """A response as a solution, cut at its blank lines; None where nothing is in it."""
+    steps = _cut(text)
+    return Solution(prompt, tuple(steps), {}) if steps else None
+
+
 def _listed(file: FilePath) -> list[tuple[str, Any, str | None]] | None:
     """The entries of a JSON file with a list, by place; None where it holds something else."""
     try:

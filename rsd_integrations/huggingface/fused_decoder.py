@@ -114,12 +114,17 @@ class Decoder(nn.Module):
         places: Places,
         pieces: list[list[Piece]],
         output_indices: Tensor | None,
+        begin: int,
+        end: int,
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states and logits at some tokens, or at all."""
+        """Hidden states and logits at some tokens, or at all; before the last layer's end, what layer `end` reads."""
         cos, sin = rotations.index_select(1, places.positions).unbind()
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, keys[i], values[i], places, pieces, output_indices if i == last else None)
+            if begin <= i < end:
+                x = layer(x, cos, sin, keys[i], values[i], places, pieces, output_indices if i == last else None)
+        if end <= last:
+            return x, None
         hidden = self.norm(x)
         logits: Tensor | None = None
         if self.head is not None:
@@ -154,15 +159,39 @@ class FusedDecoder:
         headless = model is body and not isinstance(model, BareModel)
         head: Any = None if headless else model.get_output_embeddings()
         head = None if head is None else Linear(head, copy=copy)
+        self.depth = len(layers)
+        """How many layers there are."""
         self._decoder: nn.Module = Decoder(layers, _norm(body.norm), head)
         self._passes = 0
 
     def __call__(self, batch: Batch, output_indices: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Hidden states and logits at some tokens of a batch, or at all."""
+        return self.run(batch, self.embed(batch), 0, self.depth, output_indices)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What the first layer reads of a batch, [tokens, width]."""
+        x: Tensor = self._embed(batch.ids)
+        return x
+
+    def run(
+        self, batch: Batch, x: Tensor, begin: int, end: int, output_indices: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """A part of the layers.
+
+        Args:
+            batch: Where the tokens lie. The layers before must have run all tokens before them.
+            x: What the first of the layers reads of each token, [tokens, width].
+            begin: The first layer, counted from 0.
+            end: The layer before which to stop.
+            output_indices: Of the tokens whose output is wanted, where the last layer is among them; None for all.
+
+        Returns:
+            Hidden states after the last norm, and logits where there is an output head; of a part that ends earlier,
+            what the layer `end` reads.
+        """
         if self._passes == SCRIPT_AFTER:
             self._decoder = _scripted(self._decoder)
         self._passes += 1
-        x: Tensor = self._embed(batch.ids)
         store = batch.store
         if self._rotations.shape[1] < store.length:
             cos, sin = self._rotary(x, torch.arange(store.length, device=x.device)[None])
@@ -171,7 +200,7 @@ class FusedDecoder:
         pieces = [batch.pieces(window) for window in self._windows]
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             output: tuple[Tensor, Tensor | None] = self._decoder(
-                x, self._rotations, store.keys, store.values, batch.places, pieces, output_indices
+                x, self._rotations, store.keys, store.values, batch.places, pieces, output_indices, begin, end
             )
         return output
 

@@ -18,7 +18,7 @@ from rsd_integrations.inprocess.sequences import CachedSequence, Store
 class SlotSequence(CachedSequence):
     """A sequence in a slot of a store."""
 
-    __slots__ = ("_store", "epoch", "slot")
+    __slots__ = ("_store", "done", "epoch", "slot")
 
     def __init__(self, store: KVStore) -> None:
         super().__init__()
@@ -27,9 +27,15 @@ class SlotSequence(CachedSequence):
         """None while nothing is cached."""
         self.epoch = 0
         """Which of the store's tensors the slot is in; a slot of former ones is not given back."""
+        self.done: list[int] = []
+        """How many of the tokens each segment of layers has run, where some are deferred (early exit)."""
+
+    def truncate(self, count: int) -> None:
+        super().truncate(count)
+        self.done = [min(tokens, count) for tokens in self.done]
 
     def evict(self) -> None:
-        slot, self.slot, self.ids, self.last_output = self.slot, None, [], None
+        slot, self.slot, self.ids, self.done, self.last_output = self.slot, None, [], [], None
         if slot is not None:
             self._store.freed.append((self.epoch, slot))
 
@@ -55,10 +61,30 @@ class KVStore(Store):
     """
 
     def __init__(
-        self, layers: Sequence[LayerShape], dtype: torch.dtype, device: torch.device, budget: float, context: int
+        self,
+        layers: Sequence[LayerShape],
+        dtype: torch.dtype,
+        device: torch.device,
+        budget: float,
+        context: int,
+        deferred: int = 0,
     ) -> None:
-        self.token_bytes = dtype.itemsize * sum(layer.heads * (layer.key + layer.value) for layer in layers)
-        """Bytes of one token's keys and values."""
+        """Begin without slots.
+
+        Args:
+            layers: Sizes of a token's keys and values.
+            dtype: Of everything.
+            device: Where everything is.
+            budget: Bytes, at most.
+            context: Longest sequence.
+            deferred: Width of the hidden state that is kept of each token, with which it goes on in deeper layers
+                later; 0 where every token runs through all layers at once.
+
+        Raises:
+            ConfigurationError: The budget does not hold one sequence.
+        """
+        self.token_bytes = dtype.itemsize * sum([layer.heads * (layer.key + layer.value) for layer in layers], deferred)
+        """Bytes of one token's keys and values, and of its hidden state where that is kept."""
         if budget < self.token_bytes * context:
             raise ConfigurationError(
                 f"a cache of {budget / 1e6:,.1f} MB does not hold one sequence of {context} tokens, which takes "
@@ -68,6 +94,8 @@ class KVStore(Store):
         self.slots = self.length = 0
         self.keys: list[Tensor] = [torch.empty(0, s.heads, 0, s.key, dtype=dtype, device=device) for s in layers]
         self.values: list[Tensor] = [torch.empty(0, s.heads, 0, s.value, dtype=dtype, device=device) for s in layers]
+        self.states: list[Tensor] = [torch.empty(0, 1, 0, deferred, dtype=dtype, device=device)] if deferred else []
+        """One tensor of hidden states, shaped like the others, where tokens are deferred."""
         self.freed: deque[tuple[int, int]] = deque()
         """Epochs and slots given back by any thread."""
         self._epoch = 0
@@ -105,9 +133,9 @@ class KVStore(Store):
         copy.activate(source.arrival[0])
         if not self.reserve(copy, len(source.ids)) or source.slot is None or copy.slot is None:
             return None
-        for tensor in (*self.keys, *self.values):
+        for tensor in (*self.keys, *self.values, *self.states):
             tensor[copy.slot, :, : len(source.ids)] = tensor[source.slot, :, : len(source.ids)]
-        copy.ids, copy.last_output = list(source.ids), source.last_output
+        copy.ids, copy.done, copy.last_output = list(source.ids), list(source.done), source.last_output
         return copy
 
     def clear(self) -> None:
@@ -157,7 +185,7 @@ class KVStore(Store):
         """Move everything that lives into new tensors, side by side."""
         live = sorted(self._live.items())
         old = torch.tensor([slot for slot, _ in live], dtype=torch.long, device=self.keys[0].device)
-        for tensors in (self.keys, self.values):
+        for tensors in (self.keys, self.values, self.states):
             for i, tensor in enumerate(tensors):
                 # Zeros: what is masked has no weight, but not even a weight of zero would take away a NaN.
                 moved = tensor.new_zeros(slots, tensor.shape[1], length, tensor.shape[3])

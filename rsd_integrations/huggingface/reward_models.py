@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rsd_core import ConfigurationError
-from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface import early_exit, loading
+from rsd_integrations.huggingface.early_exit import Exits
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer, quiet
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
@@ -83,6 +86,7 @@ def load_verifier(
     context: int | None = None,
     allow_pickles: bool = False,
     cache_bytes: float | None = None,
+    exits: str | None = None,
 ) -> HuggingFaceVerifier:
     """Load a process or outcome reward model by the tensors in its weights, without remote code.
 
@@ -95,10 +99,55 @@ def load_verifier(
         context: Longest sequence in tokens, in place of the checkpoint's `max_position_embeddings`.
         allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
         cache_bytes: For keys and values; by default an eighth of the device's memory.
+        exits: File of exits, as `rsd distill-exits` makes it: most steps are then read in some of the layers.
 
     Raises:
         ConfigurationError: No such checkpoint, no safetensors in it, no reward head that is known, a body that is not
-            whole, or a tokenizer that does not know the format's separator or words.
+            whole, a tokenizer that does not know the format's separator or words, or exits of another model.
+    """
+
+    def read_exits(identity: str, config: PretrainedConfig) -> Exits:
+        return early_exit.read(
+            Path(str(exits)).expanduser(), model, identity, config.num_hidden_layers, config.hidden_size
+        )
+
+    return load_with_exits(
+        model,
+        None if exits is None else read_exits,
+        dtype=dtype,
+        device=device,
+        format=format,
+        separator=separator,
+        context=context,
+        allow_pickles=allow_pickles,
+        cache_bytes=cache_bytes,
+    )
+
+
+def load_with_exits(
+    model: str,
+    make_exits: Callable[[str, PretrainedConfig], Exits] | None,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    format: str | None = None,
+    separator: str | None = None,
+    context: int | None = None,
+    allow_pickles: bool = False,
+    cache_bytes: float | None = None,
+) -> HuggingFaceVerifier:
+    """Load a reward model with exits that are made once it is known, before its weights are read.
+
+    Args:
+        model: See `load_verifier`, as for the other arguments and the errors.
+        make_exits: From the model's fingerprint and its configuration to exits; None for no exits.
+        dtype: See there.
+        device: See there.
+        format: See there.
+        separator: See there.
+        context: See there.
+        allow_pickles: See there.
+        cache_bytes: See there.
     """
     where, kind = loading.choose_device(device), loading.named_dtype(dtype)
     folder = loading.find(model, allow_pickles)
@@ -110,9 +159,24 @@ def load_verifier(
     tokenizer = load_tokenizer(folder)
     reader = bind(form, tokenizer, model, separator)
     config = native_config(raw | ({} if context is None else {"max_position_embeddings": context}), model)
+    exits = None
+    if make_exits is not None:
+        layout = f"{form.name} {form.separator if separator is None else separator!r}"
+        exits = make_exits(fingerprint(weights, layout), config).to(where)
     head = _head(form, reader, weights, folder, config, allow_pickles).to(where).eval()
     body = _body(folder, config, kind, where, weights, allow_pickles)
-    return HuggingFaceVerifier(body, head, tokenizer, reader, model, cache_bytes)
+    return HuggingFaceVerifier(body, head, tokenizer, reader, model, cache_bytes, exits)
+
+
+def fingerprint(weights: Weights, layout: str) -> str:
+    """What tells a reward model from every other: some of each of its tensors, and how it is written to.
+
+    A model that was trained further has other numbers in every tensor that was trained, so a row of each is enough.
+    """
+    digest = hashlib.sha256(layout.encode())
+    for name, shape in sorted(weights.shapes.items()):
+        digest.update(f" {name} {shape} ".encode() + weights.rows(name, [0]).numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def native_config(raw: dict[str, Any], model: str) -> PretrainedConfig:

@@ -56,13 +56,16 @@ class TorchRunner(Runner):
             return runner
 
     @torch.inference_mode()
-    def __init__(self, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None, deferring: bool = False
+    ) -> None:
         """Take over a model.
 
         Args:
             model: A causal language model, or the body of one.
             threads: For each operation on a CPU.
             budget: Bytes for keys and values; by default an eighth of the device's memory.
+            deferring: Keep a hidden state of each token as well, for layers that run it later.
 
         Raises:
             ConfigurationError: The model does not work this way: it keeps something other than keys and values, or
@@ -81,7 +84,8 @@ class TorchRunner(Runner):
                 survey = survey_attention(model)
         shapes = [survey.shapes[layer] for layer in sorted(survey.shapes)]
         budget = budget or total_memory(model.device) / CACHE_SHARE
-        store = KVStore(shapes, model.dtype, model.device, budget, context)
+        deferred = model.config.hidden_size if deferring else 0
+        store = KVStore(shapes, model.dtype, model.device, budget, context, deferred)
         super().__init__(type(model).__name__, store, context, model.device, threads)
         weights = float(model.num_parameters() * model.dtype.itemsize)
         room = free_memory(model.device) - store.token_bytes * context

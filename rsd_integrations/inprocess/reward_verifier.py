@@ -12,7 +12,7 @@ from rsd_integrations.inprocess.path_cache import PathCache
 from rsd_integrations.inprocess.runner import Runner
 from rsd_integrations.inprocess.score_call import RewardFunction, ScoreCall
 from rsd_integrations.loaded_models import Resident
-from rsd_integrations.prm_formats import Layouts, Reader
+from rsd_integrations.prm_formats import Layout, Layouts, Reader
 
 
 class RewardVerifier(Resident, Verifier):
@@ -52,8 +52,10 @@ class RewardVerifier(Resident, Verifier):
         prefix, prompt = self.layouts.ids(path)
         layouts = [self.layouts.step(path, step) for step in steps]
         check_scored(prompt, len(prefix) + max(len(layout.feed) for layout in layouts), self.context, self.name)
-        call = ScoreCall(path, self.cache, prefix, prompt, layouts, self._rewards)
-        return check_rewards(await run(self.runner, call), self.name)
+        return check_rewards(await run(self.runner, self._call(path, prefix, prompt, layouts)), self.name)
+
+    def _call(self, path: Path, prefix: list[int], prompt: int, layouts: Sequence[Layout]) -> ScoreCall:
+        return ScoreCall(path, self.cache, prefix, prompt, layouts, self._rewards)
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step, and where its score is."""

@@ -147,12 +147,17 @@ class Runner(ABC):
         self._drop_ended()
 
     def _charge(self, scheduled: list[ScheduledRow], seconds: float) -> None:
-        """Share out the time of a pass by the tokens that each row computed."""
+        """Share out the time of a pass by the work that each row took."""
         if scheduled:
             self._note(1, seconds)
-        share = seconds / max(1, sum(part.new for part in scheduled))
-        for row, cached, new, _ in scheduled:
-            row.call.charge(cached, new, share * new)
+        work = self._work(scheduled)
+        share = seconds / max(1, sum(work))
+        for (row, cached, new, _), own in zip(scheduled, work, strict=True):
+            row.call.charge(cached, new, share * own)
+
+    def _work(self, scheduled: Sequence[ScheduledRow]) -> Sequence[float]:
+        """What each row took of the last pass, in any unit: here its tokens."""
+        return [part.new for part in scheduled]
 
     def _note(self, passes: int, seconds: float) -> None:
         """Count forward passes, and note how long they took."""

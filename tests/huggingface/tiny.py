@@ -1,6 +1,7 @@
 """Small random checkpoints in the layouts that real ones have."""
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,9 +41,11 @@ def make_causal_lm(folder: Path, seed: int = 0, **changes: object) -> Path:
     return folder
 
 
-def make_prm(folder: Path, *, seed: int = 0, head: bool = True, **changes: object) -> Path:
+def make_prm(
+    folder: Path, *, seed: int = 0, head: bool = True, sizes: Mapping[str, object] = {}, **changes: object
+) -> Path:
     """A reward model in the layout of Qwen2.5-Math-PRM, remote-code entries of its config included."""
-    make_causal_lm(folder, seed, tie_word_embeddings=False)
+    make_causal_lm(folder, seed, tie_word_embeddings=False, **sizes)
     torch.manual_seed(seed + 1)
     width = 64
     tensors = {name: tensor.contiguous() for name, tensor in _tensors(folder).items()}

@@ -1,0 +1,126 @@
+"""`rsd distill-exits`: heads on middle layers of a reward model, so that most steps are read in some of the layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from rsd_core import ConfigurationError, DraftOnly, Settings, SpecError, as_prompt, load
+from rsd_core.control_characters import visible
+from rsd_core.registry import check_spec, options_of, parse_spec
+from rsd_integrations.cli.terminal import Terminal, plain
+from rsd_integrations.evaluation.scoring import Solution, is_judged, read_solutions, solution_of
+from rsd_integrations.output_files import check_output, write_output
+
+TEMPERATURES = (0.0, 0.6, 0.9)
+"""Of the solutions that the embedded family writes: a third of the problems at each."""
+
+
+def distill_exits(
+    model: Annotated[str, typer.Argument(metavar="SPEC", help="The reward model: prm:MODEL or embedded:prm.")],
+    out: Annotated[Path, typer.Argument(help="File of the exits, .safetensors.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Solutions as `rsd score` reads them, like what it will judge: some thousand steps, many of them "
+            "wrong. Without it embedded:prm reads solutions of the embedded drafter and target."
+        ),
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="The policy's, in (0, 1).")] = 0.5,
+    agreement: Annotated[
+        float, typer.Option(help="Least share of steps with the full model's verdict, in (0, 1), 19 times in 20.")
+    ] = 0.99,
+    layers: Annotated[
+        str | None, typer.Option(help="How many layers lie below each head: 6,12,18. By default six from a quarter on.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Problems that the embedded family solves.")] = 2600,
+    seed: Annotated[int, typer.Option(help="Of those problems, and of training.")] = 0,
+) -> None:
+    """Train exits for a reward model: it then stops at a middle layer where two heads agree about the threshold.
+
+    Example: `rsd distill-exits prm:Qwen/Qwen2.5-Math-PRM-7B exits.safetensors --data solutions.jsonl`, then
+    `rsd run --verifier prm,exits=exits.safetensors:Qwen/Qwen2.5-Math-PRM-7B`
+    """
+    checkpoint, options = _checkpoint(model)
+    if out.suffix != ".safetensors":
+        raise ConfigurationError(f"{out} is no name of a safetensors file; name it {out}.safetensors")
+    if (out.parent / "config.json").exists():
+        raise ConfigurationError(f"{out} lies in a checkpoint, where it would count as weights; choose another folder")
+    check_output(out, "the file of exits")
+    places = _places(layers)
+    if data is None and model.partition(":")[2] != "prm":
+        raise ConfigurationError(f"{model} needs --data: solutions as `rsd score` reads them, like what it will judge")
+    given = None if data is None else read_solutions(data)
+    from rsd_integrations.huggingface import distilling, early_exit
+
+    terminal = Terminal(stderr=True)
+    solutions = _embedded(n, seed) if given is None else given
+    exits = distilling.distil(
+        checkpoint,
+        [[at for at in solution.paths() if is_judged(*at)] for solution in solutions],
+        threshold=threshold,
+        agreement=agreement,
+        layers=places,
+        seed=seed,
+        told=lambda line: terminal.print(plain(line, "dim")),
+        **options,
+    )
+    write_output(out, lambda file: early_exit.save(exits, file))
+    rule = exits.rule
+    kind, _, rest = model.partition(":")
+    Terminal().print(
+        plain(
+            f"written to {out}: --verifier {visible(kind)},exits={out}:{visible(rest)}\n"
+            f"heads above {', '.join(map(str, rule.layers))} layers, margin {rule.margin:.2f} in log odds about "
+            f"{rule.threshold}; on {rule.steps} held-out steps {rule.agreement:.1%} of the verdicts are the full "
+            f"model's, of those below the threshold {rule.kept_rejections:.1%}, at {rule.share:.1%} of the layers"
+        )
+    )
+
+
+def _checkpoint(spec: str) -> tuple[str, dict[str, Any]]:
+    """The folder or hub id of a reward model, and the options of its spec."""
+    backend, rest = parse_spec(spec, "verifier")
+    check_spec(spec)
+    options = options_of(spec)
+    if options.pop("exits", None) is not None:
+        raise SpecError(f"{spec!r} has exits already; leave them out to distil others")
+    if backend.kind == "prm" and backend.extra == "huggingface":
+        return rest, options
+    if (backend.kind, rest) == ("embedded", "prm"):
+        from rsd_integrations.embedded.models import folder_of
+
+        return str(folder_of(rest)), options
+    raise SpecError(f"{spec!r} takes no exits: they are for reward models of transformers, prm:MODEL or embedded:prm")
+
+
+def _places(layers: str | None) -> tuple[int, ...] | None:
+    if layers is None:
+        return None
+    try:
+        return tuple(int(part) for part in layers.split(","))
+    except ValueError:
+        raise ConfigurationError(f"--layers {layers!r} is no list of numbers; write 6,12,18") from None
+
+
+def _embedded(n: int, seed: int) -> list[Solution]:
+    """Solutions of the embedded drafter and, of every fourth problem, of the target."""
+    from rsd_integrations.evaluation.tasks import find_task
+
+    items = find_task({"kind": "embedded", "split": "dev"}).draw(n, seed)
+    solutions: list[Solution] = []
+    with Progress(console=Terminal(stderr=True), transient=True) as bar:
+        task = bar.add_task("solving problems", total=n)
+        for spec, chosen in (("embedded:draft", range(n)), ("embedded:target", range(0, n, 4))):
+            drafter = load(spec, role="drafter")
+            for third, temperature in enumerate(TEMPERATURES):
+                some = [items[i] for i in chosen if i % len(TEMPERATURES) == third]
+                decoder = DraftOnly(drafter=drafter, settings=Settings(temperature=temperature, seed=seed))
+                for item, result in zip(some, decoder.run_many([item.prompt for item in some]), strict=True):
+                    bar.advance(task)
+                    found = solution_of(as_prompt(item.prompt), result.text)
+                    solutions += [] if found is None else [found]
+    return solutions

@@ -1,0 +1,229 @@
+"""Distilling exits: small heads learn, at middle layers, what a reward model says after its last one.
+
+The reward model reads given solutions once, in full; what its middle layers gave at the places of scores is kept, with
+the rewards. Heads are trained on three quarters of the solutions by the cross-entropy of the rewards. On the others the
+smallest margin is chosen whose verdicts agree with the full model's often enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import inf, sqrt
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rsd_core import ConfigurationError, Path, Step
+from rsd_core.blocking import wait_for
+from rsd_integrations.huggingface.early_exit import ExitRule, Exits, normalised
+from rsd_integrations.huggingface.heads import linear
+from rsd_integrations.huggingface.reward_models import load_with_exits
+from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+INNER = 128
+"""Width of a head's inner layer."""
+EPOCHS, ROWS, RATE, DECAY = 30, 256, 2e-3, 3e-2
+"""Of the training of a head: passes over the rewards, rewards per step, and the rates of AdamW."""
+HELD_OUT = 4
+"""One solution in so many is held out, to choose the margin by."""
+LEAST = 400
+"""Steps below which next to nothing could be said of their hundredth part."""
+MARGINS = [i / 20 for i in range(161)]
+"""In log odds, that are tried."""
+CERTAINTY = 1.645
+"""Standard errors by which the agreement that is seen has to be above what is asked for: 19 times in 20."""
+
+Solution = Sequence[tuple[Path, Step]]
+"""The steps of a solution in order, each with its path."""
+
+
+@dataclass(slots=True)
+class Readings:
+    """What a reward model gave for the steps of solutions."""
+
+    states: list[Tensor]
+    """Of each head, [steps, width], normalised."""
+    rewards: Tensor
+    """[steps], in [0, 1]."""
+    sizes: Tensor
+    """Tokens of each step; the first of a solution has those of the prompt too."""
+    solution: Tensor
+    """Which solution each step is of, ascending."""
+
+    def of(self, chosen: Tensor) -> Readings:
+        """Some of the steps, by a mask."""
+        states = [of_head[chosen] for of_head in self.states]
+        return Readings(states, self.rewards[chosen], self.sizes[chosen], self.solution[chosen])
+
+
+class _Recorder(Exits):
+    """Exits where no pass ends: they keep the states that their heads would read."""
+
+    def __init__(self, rule: ExitRule) -> None:
+        super().__init__(rule, [nn.Identity() for _ in rule.layers])
+        self.seen: list[Tensor] = []
+
+    def log_odds(self, index: int, states: Tensor) -> Tensor:  # noqa: ARG002 - a part of the signature
+        self.seen.append(normalised(states).cpu())
+        return states.new_zeros(len(states), dtype=torch.float32)
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Where heads sit: between all layers of small models, otherwise at eighths of the depth, from a quarter on."""
+    if depth <= 8:
+        return tuple(range(1, depth))
+    return tuple(sorted({round(depth * eighth / 8) for eighth in range(2, 8)}))
+
+
+def distil(
+    model: str,
+    solutions: Sequence[Solution],
+    *,
+    threshold: float = 0.5,
+    agreement: float = 0.99,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    told: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Exits:
+    """Train exits for a reward model, and choose their margin.
+
+    Args:
+        model: Hub id or folder.
+        solutions: What it reads: like what it will judge, some thousand steps, a good part of them wrong.
+        threshold: The reward in (0, 1) about which the verdict counts: that of the policy (`BinaryStep.delta`).
+        agreement: The least share of steps, in (0, 1), whose verdict has to be the full model's, 19 times in 20.
+        layers: How many layers lie below each head, ascending; by default see `default_layers`.
+        seed: Of the heads' first weights and of the order of training.
+        told: Called with a line of progress now and then.
+        options: As for `load_verifier`.
+
+    Returns:
+        The exits, with what was seen of them on held-out solutions in their rule.
+
+    Raises:
+        ConfigurationError: As of `load_verifier`; too few steps; an argument out of its range; or no margin reaches
+            the agreement at fewer layers than all.
+    """
+    if not 0 < agreement < 1:
+        raise ConfigurationError(f"agreement is a share in (0, 1) (got {agreement})")
+    if (count := sum(map(len, solutions))) < LEAST:
+        raise ConfigurationError(
+            f"{count} steps are too few to train exits and to measure how often they agree; give at least {LEAST}, "
+            "better some thousand"
+        )
+    recorder: list[_Recorder] = []
+
+    def make(fingerprint: str, config: PretrainedConfig) -> Exits:
+        depth = config.num_hidden_layers
+        chosen = tuple(default_layers(depth) if layers is None else layers)
+        if chosen and chosen[-1] >= depth:
+            raise ConfigurationError(f"exits lie below the last of {depth} layers (got {list(chosen)})")
+        recorder.append(_Recorder(ExitRule(chosen, threshold, inf, fingerprint)))
+        return recorder[0]
+
+    verifier = load_with_exits(model, make, **options)
+    readings = _read(verifier, recorder[0], solutions, told)
+    rule, depth = recorder[0].rule, int(verifier.body.config.num_hidden_layers)
+    exits = learned(rule, readings, depth, agreement=agreement, seed=seed)
+    told(f"{len(rule.layers)} heads trained, margin {exits.rule.margin:.2f}")
+    return exits
+
+
+def learned(rule: ExitRule, readings: Readings, depth: int, *, agreement: float, seed: int) -> Exits:
+    """Exits from what a reward model of so many layers gave; other arguments and errors as for `distil`."""
+    held_out = readings.solution % HELD_OUT == 0
+    known, fresh = readings.of(~held_out), readings.of(held_out)
+    exits = Exits(rule, [_trained(states, known.rewards, seed) for states in known.states]).eval()
+    for margin in MARGINS:
+        exits.rule = measured(exits, replace(rule, margin=margin), fresh, depth)
+        if _at_least(exits.rule.agreement, exits.rule.steps) >= agreement:
+            break
+    if exits.rule.share >= 1 or _at_least(exits.rule.agreement, exits.rule.steps) < agreement:
+        raise ConfigurationError(
+            f"no margin lets the model exit early with {agreement:.2%} agreement, shown on {exits.rule.steps} held-out "
+            f"steps (the last one tried: {exits.rule.agreement:.2%}); give more solutions, or ask for less"
+        )
+    return exits
+
+
+@torch.inference_mode()
+def measured(exits: Exits, rule: ExitRule, readings: Readings, depth: int) -> ExitRule:
+    """The rule, with what comes of it on some readings, as one reads their solutions from the beginning."""
+    exits.rule = rule
+    odds = [exits.heads[index](states)[:, 0] for index, states in enumerate(readings.states)]
+    layers, rewards = torch.full_like(readings.sizes, depth), readings.rewards.clone()
+    for index, (before, now) in enumerate(pairwise(odds), 1):
+        over = exits.agree(before, now) & (layers == depth)
+        layers[over], rewards[over] = rule.layers[index], now[over].sigmoid()
+    full, early = readings.rewards >= rule.threshold, rewards >= rule.threshold
+    # Each token ends up as deep as the deepest step from its own on.
+    deepest = layers.clone()
+    for i in range(len(deepest) - 2, -1, -1):
+        if readings.solution[i] == readings.solution[i + 1]:
+            deepest[i] = max(deepest[i], deepest[i + 1])
+    share = float((deepest * readings.sizes).sum() / (depth * readings.sizes.sum()))
+    kept = float(early[~full].logical_not().float().mean()) if (~full).any() else 1.0
+    agreement = float((full == early).float().mean())
+    return replace(rule, agreement=agreement, kept_rejections=kept, share=share, steps=len(layers))
+
+
+def _read(
+    verifier: HuggingFaceVerifier, recorder: _Recorder, solutions: Sequence[Solution], told: Callable[[str], None]
+) -> Readings:
+    """Let the reward model read solutions step by step, each token once."""
+    states: list[list[Tensor]] = [[] for _ in recorder.rule.layers]
+    rewards, sizes, of_solution = [], [], []
+    for number, solution in enumerate(solutions):
+        for path, step in solution:
+            recorder.seen.clear()
+            scores = wait_for(verifier.score(path, [step]))
+            for kept, seen in zip(states, recorder.seen, strict=True):
+                kept.append(seen)
+            rewards.append(scores.rewards[0])
+            sizes.append(scores.usage.computed)
+            of_solution.append(number)
+        if number % 100 == 99:
+            told(f"{number + 1} of {len(solutions)} solutions read")
+    return Readings([torch.cat(one) for one in states], *map(torch.tensor, (rewards, sizes, of_solution)))
+
+
+def _trained(states: Tensor, rewards: Tensor, seed: int) -> nn.Module:
+    """A head that gives the log odds of rewards, by cross-entropy."""
+    # Over states of mean 0 and deviation 1, which then goes into the first layer's weights.
+    mean, deviation = states.mean(0), states.std(0) + 1e-3
+    inputs = (states - mean) / deviation
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(states.shape[1], INNER), nn.ReLU(), nn.Linear(INNER, 1))
+        batches = max(1, len(inputs) // ROWS)
+        optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * batches)
+        for chosen in _shuffled(len(inputs), batches):
+            odds = net(inputs[chosen])[:, 0]
+            loss = nn.functional.binary_cross_entropy_with_logits(odds, rewards[chosen])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    first, inner, second = net.requires_grad_(False)
+    assert isinstance(first, nn.Linear)
+    weight = first.weight / deviation
+    return nn.Sequential(linear(weight, first.bias - weight @ mean), inner, second)
+
+
+def _shuffled(count: int, batches: int) -> Iterator[Tensor]:
+    for _ in range(EPOCHS):
+        yield from torch.randperm(count).tensor_split(batches)
+
+
+def _at_least(share: float, count: int) -> float:
+    """The lower bound of Wilson's interval of a share that was seen so often."""
+    z2 = CERTAINTY**2 / count
+    return (share + z2 / 2 - CERTAINTY * sqrt((share * (1 - share) + z2 / 4) / count)) / (1 + z2)

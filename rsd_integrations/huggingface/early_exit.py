@@ -1,0 +1,148 @@
+"""Early exit: heads on middle layers of a reward model, and when two of them are sure enough to stop there.
+
+A reward model answers one number per step, and for most steps the verdict about a threshold stands long before its last
+layer. Small heads, distilled on the model's own rewards (`distilling.py`), read what middle layers give at the place of
+the score. Where two heads in a row are on the same side of the threshold, each by more than a margin, the pass ends
+(multi-head early exit, arXiv 2501.02173, with the full model's verdict in place of labels).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import log
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rsd_core import ConfigurationError
+from rsd_integrations.huggingface.heads import linear
+
+FORM = "rsd-exits-1"
+"""The layout of files of exits, in their metadata: tensors LAYERS.PLACE.weight and .bias, in fp32."""
+EPSILON = 1e-6
+"""Keeps the normalisation of a state of zeros finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRule:
+    """When a pass ends early, and what was seen of that on held-out solutions."""
+
+    layers: tuple[int, ...]
+    """How many layers lie below each head, ascending."""
+    threshold: float
+    """The reward, in (0, 1), about which the verdict has to stay: that of the policy."""
+    margin: float
+    """How far from the threshold two heads in a row have to be, in log odds, ≥ 0; infinite: no pass ends early."""
+    model: str = ""
+    """Fingerprint of the reward model."""
+    agreement: float = 1.0
+    """Share of the held-out steps whose verdict is the full model's, in [0, 1]."""
+    kept_rejections: float = 1.0
+    """The same of the steps that the full model puts below the threshold, which are the fewer."""
+    share: float = 1.0
+    """Layers computed over whole held-out solutions, deferred ones included, over all layers."""
+    steps: int = 0
+    """How many held-out steps these figures are of."""
+
+    def __post_init__(self) -> None:
+        if len(self.layers) < 2 or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 1:
+            raise ConfigurationError(
+                f"exits take at least two ascending numbers of layers from 1 on (got {list(self.layers)}): a pass ends "
+                "where two heads in a row agree"
+            )
+        if not 0 < self.threshold < 1:
+            raise ConfigurationError(f"the threshold of exits is in (0, 1) (got {self.threshold})")
+        if not self.margin >= 0:
+            raise ConfigurationError(f"the margin of exits is at least 0 (got {self.margin})")
+
+
+class Exits(nn.Module):
+    """Heads on middle layers, in fp32, and the rule by which they end a pass."""
+
+    def __init__(self, rule: ExitRule, heads: Sequence[nn.Module]) -> None:
+        """Put heads and rule together; a head takes normalised states [n, width] and gives log odds [n, 1]."""
+        super().__init__()
+        self.rule, self.heads = rule, nn.ModuleList(heads)
+        self._at = log(rule.threshold / (1 - rule.threshold))
+
+    def log_odds(self, index: int, states: Tensor) -> Tensor:
+        """What a head says of steps, [n], from the states [n, width] that its layers give at the places of scores."""
+        odds: Tensor = self.heads[index](normalised(states))[:, 0]
+        return odds
+
+    def agree(self, before: Tensor, now: Tensor) -> Tensor:
+        """Whether two heads in a row, given as log odds [n], end the pass."""
+        before, now = before - self._at, now - self._at
+        return (before * now > 0) & (torch.minimum(before.abs(), now.abs()) >= self.rule.margin)
+
+
+def normalised(states: Tensor) -> Tensor:
+    """States [n, width] in fp32, each over the root of its mean square."""
+    states = states.float()
+    return states * (states.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
+
+
+def save(exits: Exits, file: Path) -> None:
+    """Write exits to a safetensors file, with their rule in its metadata."""
+    tensors = {
+        f"{layers}.{name}": tensor.float().contiguous()
+        for layers, head in zip(exits.rule.layers, exits.heads, strict=True)
+        for name, tensor in head.state_dict().items()
+    }
+    save_file(tensors, file, metadata={"format": FORM, "rule": json.dumps(asdict(exits.rule))})
+
+
+def read(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Exits:
+    """Exits from their file.
+
+    Args:
+        file: As `save` writes it.
+        model: The reward model they are to be used with, for messages.
+        fingerprint: Its own.
+        depth: Its layers.
+        width: Of its hidden states.
+
+    Raises:
+        ConfigurationError: No such file, no exits in it, or they are of another model.
+    """
+    if not file.is_file():
+        raise ConfigurationError(f"exits={file}: there is no such file; `rsd distill-exits` makes one")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            told: dict[str, str] = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dictionary
+    except SafetensorError as error:
+        raise ConfigurationError(f"exits={file} is no safetensors file ({error})") from error
+    if told.get("format") != FORM:
+        raise ConfigurationError(f"exits={file} holds no exits; `rsd distill-exits` makes a file that does")
+    try:
+        data = json.loads(told["rule"])
+        rule = ExitRule(**data | {"layers": tuple(data["layers"])})
+        heads = [_head(tensors, layers) for layers in rule.layers]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"exits={file} is broken ({type(error).__name__}: {error}); distil them anew"
+        ) from error
+    if rule.model != fingerprint or rule.layers[-1] >= depth or heads[0][0].in_features != width:
+        raise ConfigurationError(
+            f"exits={file} are of another reward model than {model}, or of another format or separator of it: their "
+            "heads would read what they do not know. Distil exits for this one: rsd distill-exits"
+        )
+    return Exits(rule, heads).eval()
+
+
+def _head(tensors: dict[str, Tensor], layers: int) -> Any:
+    """The head above so many layers: linear, ReLU, linear."""
+    parts = []
+    for place in (0, 2):
+        weight, bias = tensors[f"{layers}.{place}.weight"], tensors[f"{layers}.{place}.bias"]
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise ValueError(f"the head above {layers} layers is not finite")
+        parts.append(linear(weight, bias))
+    return nn.Sequential(parts[0], nn.ReLU(), parts[1])
