@@ -1,0 +1,69 @@
+r"""Where in a text its answer stands: in `\boxed{…}`, after "the answer is", or at its end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_CUE = re.compile(
+    r"(?:\b(?:answer|result|solution|choice)\b(?:[ \t]+(?:to|for)\b[^.\n:]{0,80}?)?[ \t*]*(?:is|are|was|would be|"
+    r"should be|must be|[:=])|####)[ \t:*]*(?:(?:then|thus|therefore|simply)\b)?[ \t:*]*",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r",?\s+(?:because|since|which|so that)\b|;|(?<=\S)\s+\((?!\s*[-\d.]+\s*,)", re.IGNORECASE)
+_JOINED = re.compile(r"[\s$.,;:]*(?:and|or|,)[\s$]*(?:[a-zA-Z](?:_\w+)?\s*=)?[\s$]*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[^\W_])[)\]}$%*\"']*[.!?]+[*\"']*(?=\s|$)")
+SEARCHED = 20_000
+"""Characters at the end of a text in which its answer is looked for."""
+
+
+def stated(text: str) -> list[str]:
+    r"""What a text marks as its answer: the last box, else what follows the last "answer is", "answer:" or "####".
+
+    Boxes with nothing but "and", "or" or a comma between them are one answer. What follows "answer is" is read up to
+    the end of the line, of the sentence, and of the clause before a reason: three readings, the longest first.
+
+    Returns:
+        The readings; none where the text marks no answer.
+    """
+    text = text[-SEARCHED:]
+    if (box := boxed(text)) is not None:
+        return [box]
+    cues = list(_CUE.finditer(text))
+    if not cues:
+        return []
+    line = text[cues[-1].end() :].lstrip().partition("\n")[0]
+    sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
+    readings = (line, sentence, _REASON.split(sentence, maxsplit=1)[0])
+    return list(dict.fromkeys(reading.strip().strip("*").strip() for reading in readings))
+
+
+def last_sentence(text: str) -> str:
+    """The last sentence of a text, without the mark at its end."""
+    lines = [line for line in text[-SEARCHED:].split("\n") if line.strip()]
+    sentences = [part.strip() for part in _SENTENCE_END.split(lines[-1]) if part.strip()] if lines else []
+    return sentences[-1] if sentences else ""
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last complete `\boxed{…}` with those that are joined to it; None where there is none."""
+    contents: list[str] = []
+    end = len(text)
+    for start, stop, content in _boxes_backwards(text):
+        if contents and not _JOINED.fullmatch(text[stop:end]):
+            break
+        contents.insert(0, content)
+        end = start
+    return ", ".join(contents) if contents else None
+
+
+def _boxes_backwards(text: str) -> Iterator[tuple[int, int, str]]:
+    start = len(text)
+    while (start := text.rfind("\\boxed{", 0, start)) >= 0:
+        depth = 0
+        for brace in re.finditer(r"[{}]", text[start:]):
+            depth += 1 if brace[0] == "{" else -1
+            if depth == 0:
+                stop = start + brace.end()
+                yield start, stop, text[start + len("\\boxed{") : stop - 1].strip()
+                break
