@@ -43,7 +43,7 @@ class _Process:
     def __init__(self) -> None:
         self.path = list(sys.path)
         self.loaded: set[str] = set()
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", str(_WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

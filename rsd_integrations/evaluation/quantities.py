@@ -1,4 +1,4 @@
-r"""Numbers with their units, as people and models write them: `$1,000`, `1 1/2`, `20 cm^2`, `50\%`, `3 million dollars`.
+r"""Numbers with their units, as people and models write them: `$1,000`, `1 1/2`, `20 cm^2`, `50\%`, `3 million`.
 
 Values are exact fractions. A text is a quantity only as a whole: "5 or 6", "at least 5", "5-10" and "5x" are none.
 """
@@ -6,11 +6,12 @@ Values are exact fractions. A text is a quantity only as a whole: "5 or 6", "at 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+
+from rsd_integrations.evaluation.plain_text import plain
+from rsd_integrations.evaluation.units import PERCENT, UNITS, Unit, unit_of
 
 LONGEST = 200
 """Characters of the longest text that is looked at."""
@@ -27,76 +28,43 @@ _FORMS = re.compile(
     )(?P<rest>.*)""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
-_WORDS = {word: i for i, word in enumerate(_SMALL)} | {
-    word: 10 * i for i, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)
-}
+_WORDS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
+    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
 _MULTIPLES = {
     "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12
 }  # fmt: skip
 _LEADING = re.compile(
-    r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|just|a total of|≈|~|=|[a-zA-Z](?:_\w+)?\s*=)\s*)+",
+    r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|just|a total of|≈|=|[a-zA-Z](?:_\w+)?\s*=)\s*)+",
     re.IGNORECASE,
 )
-# Words after a number that make it another number, or no certain one.
 _NO_UNIT = frozenset(
-    "or and to not nor but out than minus plus times divided more less fewer least most between half halves third thirds "
-    "fourth fourths fifth fifths sixth sixths tenth tenths hundredths squared cubed factorial pi sin cos tan log ln sqrt "
-    "infinity mod choose ago if unless maybe until".split()
+    (
+        "or",
+        "and",
+        "to",
+        "not",
+        "nor",
+        "but",
+        "out",
+        "than",
+        "minus",
+        "plus",
+        "times",
+        "divided",
+        "more",
+        "less",
+        "fewer",
+    )
+    + ("least", "most", "between", "half", "halves", "third", "thirds", "fourth", "fourths", "fifth", "fifths", "sixth")
+    + ("sixths", "tenth", "tenths", "hundredths", "squared", "cubed", "factorial", "pi", "sin", "cos", "tan", "log")
+    + ("ln", "sqrt", "infinity", "mod", "choose", "ago", "if", "unless", "maybe", "until")
 )
-_PERCENT = "percent"
+"""Words after a number that make it another number, or no certain one."""
 _WORD = re.compile(r"[^\W\d_]|[%°¢$€£¥₹/]")
-
-
-def _units() -> dict[str, tuple[tuple[str, Fraction], ...]]:
-    """Names of units, each with its dimensions and how many of the dimension's base units it is."""
-    told = {
-        "length": {
-            "mm millimeter millimetre": "1/1000", "cm centimeter centimetre": "1/100", "dm decimeter decimetre": "1/10",
-            "m meter metre": "1", "km kilometer kilometre": "1000", "in inch inches": "0.0254", "ft foot feet": "0.3048",
-            "yd yard": "0.9144", "mi mile": "1609.344",
-        },
-        "mass": {
-            "mg milligram": "1/1000000", "g gram": "1/1000", "kg kilogram kilo": "1", "tonne": "1000",
-            "lb lbs pound": "0.45359237", "oz ounce": "0.028349523125",
-        },
-        "time": {
-            "ms millisecond": "1/1000", "s sec second": "1", "min mins minute": "60", "h hr hrs hour": "3600",
-            "day": "86400", "week": "604800",
-        },
-        "months": {"month": "1", "year yr yrs": "12"},
-        "length^3": {"ml milliliter millilitre": "1/1000000", "cl": "1/100000", "L liter litre": "1/1000"},
-        "dollars": {"$ dollar usd buck": "1", "cent ¢": "1/100"},
-        "euros": {"€ euro eur": "1"},
-        "pounds": {"£ gbp pound": "1", "pence": "1/100"},
-        "yen": {"¥ yen": "1"},
-        "rupees": {"₹ rupee": "1"},
-        "degrees": {"degree deg °": "1"},
-        "celsius": {"°c celsius": "1"},
-        "fahrenheit": {"°f fahrenheit": "1"},
-        "kelvin": {"kelvin": "1"},
-        "radians": {"rad radian": "1"},
-        "power": {"W watt": "1", "kw kilowatt": "1000"},
-        "energy": {"J joule": "1", "kj kilojoule": "1000"},
-        "force": {"N newton": "1"},
-        "voltage": {"V volt": "1"},
-        "frequency": {"hz hertz": "1", "khz": "1000", "mhz": "1000000"},
-        "length/time": {"mph": "0.44704", "kmh kph": "5/18"},
-        _PERCENT: {"% percent percentage": "1"},
-    }  # fmt: skip
-    units: dict[str, tuple[tuple[str, Fraction], ...]] = {}
-    for dimension, names in told.items():
-        for words, factor in names.items():
-            for word in words.split():
-                for form in {word, f"{word}s"} if len(word) > 2 else {word}:
-                    units[form] = (*units.get(form, ()), (dimension, Fraction(factor)))
-    return units
-
-
-UNITS: Mapping[str, tuple[tuple[str, Fraction], ...]] = _units()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +73,7 @@ class Quantity:
 
     value: Fraction
     """The figure as it is written, before its unit."""
-    units: tuple[tuple[str, Fraction], ...] = ()
+    units: Unit = ()
     """What its unit may be: dimension, and how many of the dimension's base units it is; empty where there is none."""
     nouns: frozenset[str] = frozenset()
     """Words after it that are no known unit."""
@@ -115,12 +83,12 @@ class Quantity:
     @property
     def is_percentage(self) -> bool:
         """Whether its unit is percent."""
-        return bool(self.units) and self.units[0][0] == _PERCENT
+        return bool(self.units) and self.units[0][0] == PERCENT
 
     def equals(self, other: Quantity) -> bool:
         """Whether both say the same; where one of them names no unit, the figure decides.
 
-        A percentage equals its hundredth: "50%" is 0.5. It equals the bare figure only above 1, since "0.5%" is not 0.5.
+        A percentage equals its hundredth: "50%" is 0.5. It equals the bare figure only above 1: "0.5%" is not 0.5.
         """
         if self.is_percentage != other.is_percentage:
             percent, bare = (self, other) if self.is_percentage else (other, self)
@@ -186,7 +154,11 @@ def _value(found: re.Match[str]) -> Fraction | None:
         if found["top"]:
             return of("top") / of("bottom")
         if found["mantissa"]:
-            return None if abs(int(found["exponent"])) > _DIGITS else of("mantissa") * Fraction(10) ** int(found["exponent"])
+            return (
+                None
+                if abs(int(found["exponent"])) > _DIGITS
+                else of("mantissa") * Fraction(10) ** int(found["exponent"])
+            )
         return of("plain")
     except ZeroDivisionError:
         return None
@@ -209,44 +181,6 @@ def _with_unit(value: Fraction, currency: str, rest: str, decimals: int) -> Quan
     return Quantity(value, UNITS[currency] if currency else units, frozenset() if currency else nouns, decimals)
 
 
-def unit_of(words: list[str]) -> tuple[tuple[tuple[str, Fraction], ...], frozenset[str]]:
-    """The unit that words name, and those of them that are no known unit."""
-    if words[:2] == ["per", "cent"]:
-        words = ["percent"]
-    for divider in ("/", "per", "a", "an"):
-        if divider in words[1:-1]:
-            at = words.index(divider)
-            over, under = unit_of(words[:at])[0], unit_of(words[at + 1 :])[0]
-            if over and under:
-                return ((f"{over[0][0]}/{under[0][0]}", over[0][1] / under[0][1]),), frozenset()
-            return (), _nouns(words)
-    if words[:1] in (["degree"], ["degrees"], ["°"]):
-        scale = {"C": "celsius", "celsius": "celsius", "F": "fahrenheit", "fahrenheit": "fahrenheit"}
-        return UNITS[scale.get("".join(words[1:2]), "degree")], frozenset()
-    power = 1
-    kept = []
-    for word in words:
-        raised = re.fullmatch(r"(.+?)\^?([23])", word)
-        if raised and raised[1] in UNITS:
-            word, power = raised[1], int(raised[2])
-        elif word in ("square", "sq", "cubic"):
-            power = 3 if word == "cubic" else 2
-            continue
-        kept.append(word)
-    for i, word in enumerate(kept):
-        if word in UNITS and (word != "in" or i == len(kept) - 1) and (i == 0 or len(word) > 2):
-            if power == 1:
-                return UNITS[word], frozenset()
-            return tuple((f"{dimension}^{power}", factor**power) for dimension, factor in UNITS[word]), frozenset()
-    return (), _nouns(kept)
-
-
-def _nouns(words: list[str]) -> frozenset[str]:
-    """What is counted, in the singular; "units" counts nothing."""
-    stems = (re.sub(r"(?<=[^s])s$|(?<=[sx])es$", "", word) for word in words if len(word) > 1)
-    return frozenset(stem for stem in stems if stem not in ("unit", "of", "the", "in", "per"))
-
-
 def _in_digits(text: str) -> str:
     """A number word at the beginning, in digits: "three", "twenty-one", "forty two"."""
     found = re.match(r"([A-Za-z]+)(?:[- ]([A-Za-z]+))?(?![A-Za-z])", text)
@@ -256,38 +190,3 @@ def _in_digits(text: str) -> str:
     if first >= 20 and 0 < second < 10:
         return f"{first + second}{text[found.end() :]}"
     return f"{first}{text[found.end(1) :]}"
-
-
-_TEXTS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|operatorname|emph)\s*\{([^{}]*)\}")
-_REPLACED = (
-    (re.compile(r"\\left|\\right|\\displaystyle|\\!|\*\*|`"), ""),
-    (re.compile(r"\\[dt]frac"), r"\\frac"),
-    (re.compile(r"\\(?:[,;: ]|quad|qquad)|~"), " "),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r" \1/\2"),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r" \1/\2"),
-    (re.compile(r"\^\s*\{?\\circ\}?|\\degree|\\circ"), "°"),
-    (re.compile(r"\\%|\\percent"), "%"),
-    (re.compile(r"\\(?:times|cdot)|·"), "×"),
-    (re.compile(r"\\approx|\\simeq"), "≈"),
-    (re.compile(r"\^\s*\{\s*(-?\w+)\s*\}"), r"^\1"),
-    (re.compile(r"[−–‒](?=\s*[\d.$])"), "-"),
-    (re.compile(r"\s+"), " "),
-)
-_HALVES = re.compile("[¼-¾⅐-⅞]")
-
-
-def plain(text: str) -> str:
-    r"""A short text without the LaTeX and Markdown around its words and numbers: `\$1{,}000 \text{ m}^2` is `$1,000 m^2`."""
-    text = text.replace("²", "^2").replace("³", "^3")
-    text = unicodedata.normalize("NFKC", _HALVES.sub(lambda half: f" {half[0]}", text)).replace("⁄", "/").strip()
-    for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
-            text = text[len(opening) : -len(closing)]
-            break
-    text = text.replace(r"\$", "$")
-    for _ in range(3):  # \textbf{\text{…}}
-        text = _TEXTS.sub(r" \1", text)
-    for pattern, new in _REPLACED:
-        text = pattern.sub(new, text)
-    return text.strip()

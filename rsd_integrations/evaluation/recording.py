@@ -209,14 +209,13 @@ def _refusal(pairs: Sequence[_Pair]) -> RunError:
 
 
 def _recorded(item: Item, pair: _Pair) -> Recorded:
-    known = item.reference is not None
     drafted, beside = pair.drafted, pair.beside
     target, written = beside.ledger.target, _judged(beside)
     return Recorded(
         drafted=tuple(step.reward for step in _judged(drafted)),
         beside=tuple(step.reward for step in written),
-        draft_right=item.grade(drafted.text) if known else None,
-        target_right=item.grade(beside.text) if known else None,
+        draft_right=item.verdict(drafted.text).right,
+        target_right=item.verdict(beside.text).right,
         sizes=tuple(step.size for step in written),
         read=max(0, target.computed - target.generated),
     )
