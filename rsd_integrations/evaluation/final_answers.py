@@ -13,6 +13,7 @@ _CUE = re.compile(
 _REASON = re.compile(r",?\s+(?:because|since|which|so that)\b|;|(?<=\S)\s+\((?!\s*[-\d.]+\s*,)", re.IGNORECASE)
 _JOINED = re.compile(r"[\s$.,;:]*(?:and|or|,)[\s$]*(?:[a-zA-Z](?:_\w+)?\s*=)?[\s$]*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[^\W_])[)\]}$%*\"']*[.!?]+[*\"']*(?=\s|$)")
+_BOX = "\\boxed{"
 SEARCHED = 20_000
 """Characters at the end of a text in which its answer is looked for."""
 
@@ -58,12 +59,15 @@ def boxed(text: str) -> str | None:
 
 
 def _boxes_backwards(text: str) -> Iterator[tuple[int, int, str]]:
+    """Beginning, end and content of each complete box, the last one first."""
+    opened: list[int] = []
+    closed: dict[int, int] = {}
+    for brace in re.finditer(r"[{}]", text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened:
+            closed[opened.pop()] = brace.end()
     start = len(text)
-    while (start := text.rfind("\\boxed{", 0, start)) >= 0:
-        depth = 0
-        for brace in re.finditer(r"[{}]", text[start:]):
-            depth += 1 if brace[0] == "{" else -1
-            if depth == 0:
-                stop = start + brace.end()
-                yield start, stop, text[start + len("\\boxed{") : stop - 1].strip()
-                break
+    while (start := text.rfind(_BOX, 0, start)) >= 0:
+        if (stop := closed.get(start + len(_BOX) - 1)) is not None:
+            yield start, stop, text[start + len(_BOX) : stop - 1].strip()

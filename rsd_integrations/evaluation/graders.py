@@ -26,6 +26,8 @@ from rsd_integrations.evaluation.quantities import quantity
 
 Grader = Callable[[str, str], bool]
 """From the reference and a model's whole text to whether the text is right."""
+BEGINNING = 200
+"""Characters at the beginning of a text in which a letter or a yes is looked for, where nothing marks the answer."""
 _MATHS = re.compile(r"\\(?!text|mathrm|textbf|mbox)[a-zA-Z]+|[\^_=<>+*/|(){}\[\]!√π∞≤≥±∪∩∈]|\d")
 _OPERATION = re.compile(r"[\^+*/(|!√π=-]|\\[a-zA-Z]+")
 _BOUND = re.compile(r"[<>≤≥≠±]|\\(?:leq?|geq?|lt|gt|neq?|pm|mp|text|mathrm|textbf|mbox)(?![a-zA-Z])")
@@ -91,7 +93,7 @@ def choice(reference: str, text: str) -> bool:
     if own is None and boxed(text) is None:
         own = named_last(last_sentence(text))
     if own is None and not readings and "\n" not in text.strip():
-        own = chosen(text)
+        own = chosen(text[:BEGINNING])
     return own == gold
 
 
@@ -102,7 +104,7 @@ def yes_no(reference: str, text: str) -> bool:
     found = next((own for one in readings if (own := polarity(one)) is not None), None)
     if not readings:
         found = polarity(last_sentence(text), at_end=True)
-        found = polarity(text) if found is None else found
+        found = polarity(text[:BEGINNING]) if found is None else found
     return said is not None and found == said
 
 

@@ -25,7 +25,7 @@ _HALVES = re.compile("[¼-¾⅐-⅞]")
 
 
 def plain(text: str) -> str:
-    r"""A short text without the LaTeX and Markdown around words and numbers: `\$1{,}000 \text{ m}^2` is `$1,000 m^2`."""
+    r"""A short text without LaTeX and Markdown around words and numbers: `\$1{,}000 \text{ m}^2` is `$1,000 m^2`."""
     text = text.replace("²", "^2").replace("³", "^3")
     text = unicodedata.normalize("NFKC", _HALVES.sub(lambda half: f" {half[0]}", text)).replace("⁄", "/").strip()
     for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):

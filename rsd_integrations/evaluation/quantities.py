@@ -41,28 +41,12 @@ _LEADING = re.compile(
     r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|just|a total of|≈|=|[a-zA-Z](?:_\w+)?\s*=)\s*)+",
     re.IGNORECASE,
 )
-_NO_UNIT = frozenset(
-    (
-        "or",
-        "and",
-        "to",
-        "not",
-        "nor",
-        "but",
-        "out",
-        "than",
-        "minus",
-        "plus",
-        "times",
-        "divided",
-        "more",
-        "less",
-        "fewer",
-    )
-    + ("least", "most", "between", "half", "halves", "third", "thirds", "fourth", "fourths", "fifth", "fifths", "sixth")
-    + ("sixths", "tenth", "tenths", "hundredths", "squared", "cubed", "factorial", "pi", "sin", "cos", "tan", "log")
-    + ("ln", "sqrt", "infinity", "mod", "choose", "ago", "if", "unless", "maybe", "until")
-)
+_NO_UNIT = frozenset({
+    "or", "and", "to", "not", "nor", "but", "out", "than", "minus", "plus", "times", "divided", "more", "less", "fewer",
+    "least", "most", "between", "half", "halves", "third", "thirds", "fourth", "fourths", "fifth", "fifths", "sixth",
+    "sixths", "tenth", "tenths", "hundredths", "squared", "cubed", "factorial", "pi", "sin", "cos", "tan", "log", "ln",
+    "sqrt", "infinity", "mod", "choose", "ago", "if", "unless", "maybe", "until",
+})  # fmt: skip
 """Words after a number that make it another number, or no certain one."""
 _WORD = re.compile(r"[^\W\d_]|[%°¢$€£¥₹/]")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
 import logging
 import random
@@ -21,7 +20,8 @@ from rsd_core.plugins import Plugin, Registry, of_class
 from rsd_integrations.data_files import ANSWERS, FILES, QUESTIONS, as_written, guessed
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
-from rsd_integrations.evaluation.graders import GRADERS, LETTERS, kind_of, require_math_verify
+from rsd_integrations.evaluation.choices import options, with_choices
+from rsd_integrations.evaluation.graders import GRADERS, kind_of, require_math_verify
 from rsd_integrations.evaluation.grading_process import GradingError
 from rsd_integrations.evaluation.sources import read_table
 
@@ -179,7 +179,7 @@ class DatasetTask(Task):
         if isinstance(answer, list):  # some datasets give several equivalent answers
             answer = answer[0] if answer else None
         if self.choices:
-            question, answer = _with_choices(question, self._options(row), answer, shuffle=len(self.choices) > 1)
+            question, answer = with_choices(question, options(row, self.choices), answer, shuffle=len(self.choices) > 1)
         if as_written(answer) is None:
             return Item(question, None, None, self.system, messages=messages)
         reference = str(as_written(answer)).strip()
@@ -187,26 +187,6 @@ class DatasetTask(Task):
             reference = reference.rpartition(self.answer_after)[2].strip().replace(",", "")
         grader = kind_of(reference) if self.grader == "auto" else self.grader
         return Item(question, reference, partial(GRADERS[grader], reference), self.system, grader, messages)
-
-    def _options(self, row: Mapping[str, Any]) -> list[str]:
-        missing = [column for column in self.choices if row.get(column) is None]
-        if missing:
-            raise ConfigurationError(
-                f"{self.path}: a row has no {missing[0]!r} for its choices; it has {', '.join(row)}"
-            )
-        if len(self.choices) > 1:
-            return [str(as_written(row[column])) for column in self.choices]
-        options = row[self.choices[0]]
-        if isinstance(options, str):  # a list in a cell of CSV
-            try:
-                options = ast.literal_eval(options)
-            except (ValueError, SyntaxError):
-                options = None
-        if not isinstance(options, list | tuple):
-            raise ConfigurationError(
-                f"{self.path}: {row[self.choices[0]]!r:.80} in {self.choices[0]!r} is no list of choices"
-            )
-        return [str(as_written(option)) for option in options]
 
 
 def _asked(value: Any, path: str) -> tuple[str, Prompt]:
@@ -216,32 +196,6 @@ def _asked(value: Any, path: str) -> tuple[str, Prompt]:
     except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(f"{path}: the question {value!r:.80} cannot be asked: {error}") from error
     return (prompt[-1].content, prompt) if isinstance(value, list) else (str(as_written(value)), ())
-
-
-def _with_choices(question: str, options: list[str], answer: Any, shuffle: bool) -> tuple[str, str | None]:
-    """The question with lettered options (the paper's form), and the letter of the right one."""
-    right = None if as_written(answer) is None else _right_option(options, answer)
-    order = list(range(len(options)))
-    if shuffle:
-        random.Random(question).shuffle(order)
-    listed = " ".join(f"({letter}) {options[i]}" for letter, i in zip(LETTERS, order, strict=False))
-    return f"{question}\nAnswer Choices: {listed}", None if right is None else LETTERS[order.index(right)]
-
-
-def _right_option(options: list[str], answer: Any) -> int:
-    """Which of the options an answer means: by number from 0, by letter, or as it is written."""
-    text = str(as_written(answer)).strip()
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
-        return answer
-    if text in LETTERS[: len(options)]:
-        return LETTERS.index(text)
-    if text in options:
-        return options.index(text)
-    if text.isdecimal() and int(text) < len(options):  # a number in a cell of CSV
-        return int(text)
-    raise ConfigurationError(
-        f"the answer {answer!r} is none of the choices {', '.join(options)!r:.200}, nor a letter or a number from 0"
-    )
 
 
 _STEM = (
