@@ -16,7 +16,7 @@ from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
 from rsd_core.queueing import side_by_side
 from rsd_integrations.batch.journal import KINDS, Journal, damaged, read_rows
-from rsd_integrations.data_files import QUESTIONS, guessed, read_records
+from rsd_integrations.data_files import QUESTIONS, as_written, guessed, read_records
 from rsd_integrations.jsonl import Line
 from rsd_integrations.role_faults import RoleFaults
 
@@ -139,17 +139,17 @@ def _told_apart(problems: list[Problem]) -> list[Problem]:
 def _prompt_of(line: Line, column: str) -> tuple[Prompt, str | None] | Problem:
     """The prompt of a line and its name, or a problem that says why it is none."""
     value, wrong = line.value, line.error
-    name = value.get("id") if isinstance(value, dict) else None
+    name = as_written(value.get("id")) if isinstance(value, dict) else None
     try:
         if wrong is None:
             prompt = as_prompt(value[column] if isinstance(value, dict) else _text(value))
-            return prompt, None if name is None else str(name)
+            return prompt, name
     except KeyError:
         wrong = f"it has no `{column}`"
     except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
         wrong = str(error)
     where = f"line {line.number}"
-    return Problem(where if name is None else str(name), (), error=f"{where} is no prompt: {wrong}")
+    return Problem(where if name is None else name, (), error=f"{where} is no prompt: {wrong}")
 
 
 def _text(value: object) -> str:
