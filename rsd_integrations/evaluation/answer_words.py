@@ -18,7 +18,8 @@ HEDGED = re.compile(
     r"\b(?:not|or|but|though|although|however|some|maybe|perhaps|neither|nor|if)\b|n['’]t\b", re.IGNORECASE
 )
 """Words that leave open what a sentence means."""
-_NUMBER = re.compile(rf"-?\s?[$€£¥₹]?\s?(?:\d+\s+\d+/\d+|(?:{NUMERAL})(?:\s?/\s?(?:{NUMERAL}))?)")
+_NUMBER = re.compile(rf"-?\s?[$€£¥₹]?\s?(?<![\w^])(?<!\^-)(?:\d+\s+\d+/\d+|(?:{NUMERAL})(?:\s?/\s?(?:{NUMERAL}))?)")
+_ASSIGNED = re.compile(r"\b[a-zA-Z](?:_\w+)?\s*=\s*$")
 _OPEN_BEFORE = re.compile(
     r"(?:\b(?:or|not|isn['’]t|than|least|most|out of|between|approximates?)|[±<>≤≥≠^_]|\d\s*(?:and|to|[-–,:*×+]))\s*$",
     re.IGNORECASE,
@@ -34,7 +35,7 @@ def last_number(sentence: str) -> Quantity | None:
     found = list(_NUMBER.finditer(sentence))
     if not found:
         return None
-    before, after = sentence[: found[-1].start()], sentence[found[-1].end() :]
+    before, after = _ASSIGNED.sub("", sentence[: found[-1].start()]), sentence[found[-1].end() :]
     if _OPEN_BEFORE.search(before) or _OPEN_AFTER.match(after):
         return None
     following = re.findall(r"\s*\S+", after)[:3]

@@ -6,13 +6,17 @@ import re
 from collections.abc import Iterator
 
 _CUE = re.compile(
-    r"(?:\b(?:answer|result|solution|choice)\b(?:[ \t]+(?:to|for)\b[^.\n:]{0,80}?)?[ \t*]*(?:is|are|was|would be|"
-    r"should be|must be|[:=])|####)[ \t:*]*(?:(?:then|thus|therefore|simply)\b)?[ \t:*]*",
+    r"(?:\b(?:answer|result|solution|choice|option)\b(?:[ \t]+(?:to|for)\b[^.\n:]{0,80}?)?[ \t*]*"
+    r"(?:is|are|was|would be|should be|must be|[:=])|####)[ \t:*]*(?:(?:then|thus|therefore|simply)\b)?[ \t:*]*",
     re.IGNORECASE,
 )
-_REASON = re.compile(r",?\s+(?:because|since|which|so that)\b|;|(?<=\S)\s+\((?!\s*[-\d.]+\s*,)", re.IGNORECASE)
+_REASON = re.compile(
+    r",?\s+(?:because|since|which|so that)\b|,\s+(?:as|(?:and |but )?not|rather than)\b|;"
+    r"|(?<=\S)(?<!\bor)(?<!\band)\s+\((?!\s*(?:[-\d.]+\s*,|or\b|and\b))",
+    re.IGNORECASE,
+)
 _JOINED = re.compile(r"[\s$.,;:]*(?:and|or|,)[\s$]*(?:[a-zA-Z](?:_\w+)?\s*=)?[\s$]*", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"(?<=[^\W_])[)\]}$%*\"']*[.!?]+[*\"']*(?=\s|$)")
+_SENTENCE_END = re.compile(r"(?<=[^\W_]|[)\]}$%*\"'])[.!?]+[*\"']*(?=\s|$)")
 _BOX = "\\boxed{"
 SEARCHED = 20_000
 """Characters at the end of a text in which its answer is looked for."""
@@ -22,7 +26,7 @@ def stated(text: str) -> list[str]:
     r"""What a text marks as its answer: the last box, else what follows the last "answer is", "answer:" or "####".
 
     Boxes with nothing but "and", "or" or a comma between them are one answer. What follows "answer is" is read up to
-    the end of the line, of the sentence, and of the clause before a reason: three readings, the longest first.
+    the end of the line, of the sentence, and of its part before a reason or a "not": three readings, the longest first.
 
     Returns:
         The readings; none where the text marks no answer.
@@ -48,6 +52,7 @@ def last_sentence(text: str) -> str:
 
 def boxed(text: str) -> str | None:
     r"""The content of the last complete `\boxed{…}` with those that are joined to it; None where there is none."""
+    text = text[-SEARCHED:]
     contents: list[str] = []
     end = len(text)
     for start, stop, content in _boxes_backwards(text):

@@ -32,7 +32,7 @@ _MATHS = re.compile(r"\\(?!text|mathrm|textbf|mbox)[a-zA-Z]+|[\^_=<>+*/|(){}\[\]
 _OPERATION = re.compile(r"[\^+*/(|!√π=-]|\\[a-zA-Z]+")
 _BOUND = re.compile(r"[<>≤≥≠±]|\\(?:leq?|geq?|lt|gt|neq?|pm|mp|text|mathrm|textbf|mbox)(?![a-zA-Z])")
 _FUNCTIONS = re.compile(
-    r"\\[a-zA-Z]+(?:\{(?:[a-z]*matrix|array|cases)\})?|\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|mod|inf)\b"
+    r"\\[a-zA-Z]+(?:\{(?:[a-z]*matrix|array|cases)\})?|\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|mod)\b"
 )
 _COPULA = re.compile(r"(?:\b(?:is|are|was|were)\b|[:=])\s*", re.IGNORECASE)
 

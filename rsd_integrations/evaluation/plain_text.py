@@ -21,6 +21,8 @@ _REPLACED = (
     (re.compile(r"[−–‒](?=\s*[\d.$])"), "-"),
     (re.compile(r"\s+"), " "),
 )
+_DELIMITED = re.compile(r"(?<!\\)\${1,2}(?=[^\s$])([^$\n]*?[^\s$\\])\${1,2}(?!\d)|\\[(\[](.*?)\\[)\]]", re.DOTALL)
+"""Mathematics in a text; `$5 and $6` is none."""
 _HALVES = re.compile("[¼-¾⅐-⅞]")
 
 
@@ -28,10 +30,7 @@ def plain(text: str) -> str:
     r"""A short text without LaTeX and Markdown around words and numbers: `\$1{,}000 \text{ m}^2` is `$1,000 m^2`."""
     text = text.replace("²", "^2").replace("³", "^3")
     text = unicodedata.normalize("NFKC", _HALVES.sub(lambda half: f" {half[0]}", text)).replace("⁄", "/").strip()
-    for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
-            text = text[len(opening) : -len(closing)]
-            break
+    text = _DELIMITED.sub(lambda found: found[1] or found[2], text)
     text = text.replace(r"\$", "$")
     for _ in range(3):  # \textbf{\text{…}}
         text = _TEXTS.sub(r" \1", text)

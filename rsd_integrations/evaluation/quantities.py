@@ -46,6 +46,8 @@ _NO_UNIT = frozenset({
     "least", "most", "between", "half", "halves", "third", "thirds", "fourth", "fourths", "fifth", "fifths", "sixth",
     "sixths", "tenth", "tenths", "hundredths", "squared", "cubed", "factorial", "pi", "sin", "cos", "tan", "log", "ln",
     "sqrt", "infinity", "mod", "choose", "ago", "if", "unless", "maybe", "until",
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december",
 })  # fmt: skip
 """Words after a number that make it another number, or no certain one."""
 _WORD = re.compile(r"[^\W\d_]|[%°¢$€£¥₹/]")
@@ -96,8 +98,14 @@ class Quantity:
 
 def _near(a: Fraction, b: Fraction, *decimals: int) -> bool:
     """Whether two numbers are the same, or one is the other cut or rounded after six decimals or more."""
-    places = max(decimals)
-    return a == b or (places >= 6 and abs(a - b) <= Fraction(1, 10 ** min(places, 12)))
+    if a == b:
+        return True
+    for rounded, exact, places in ((a, b, decimals[0]), (b, a, decimals[1])):
+        if places >= 15 and abs(rounded - exact) <= abs(exact) / 10**12:  # a number of floating point
+            return True
+        if places >= 6 and (exact * 10**places).denominator > 1:
+            return abs(rounded - exact) <= min(Fraction(1, 10**places), abs(exact) / 10**5)
+    return False
 
 
 def quantity(text: str) -> Quantity | None:
