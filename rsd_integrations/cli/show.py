@@ -256,7 +256,7 @@ def eval_tables(report: Report) -> Iterator[Table]:
         title=plain(f"{report.task}, {report.n} problems, seed {report.seed}", "italic"),
         caption=plain(
             f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}"
-            + f". {report.graded_as}" * bool(report.graded_as)
+            + f"; {report.graded_as}" * bool(report.graded_as)
         ),
     )
     # Widths below which a figure would be cut in two; together they fit into 80 columns.

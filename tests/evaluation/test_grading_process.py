@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,12 @@ class Halls(Task):
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         references = ["10", ENDLESS, None, "11"]
-        return [
-            Item(
-                f"Seats in hall {i}?",
-                one,
-                one and (lambda text, one=one: math(one, text)),
-                grader="math" if one else "",
-            )  # type: ignore[misc, arg-type]
-            for i, one in enumerate(references[:n])
-        ]
+        return [self._item(i, reference) for i, reference in enumerate(references[:n])]
+
+    def _item(self, i: int, reference: str | None) -> Item:
+        if reference is None:
+            return Item(f"Seats in hall {i}?", None, None)
+        return Item(f"Seats in hall {i}?", reference, partial(math, reference), grader="math")
 
 
 def test_an_answer_that_cannot_be_graded_is_neither_right_nor_wrong(
