@@ -31,6 +31,7 @@ BEGINNING = 200
 _MATHS = re.compile(r"\\(?!text|mathrm|textbf|mbox)[a-zA-Z]+|[\^_=<>+*/|(){}\[\]!√π∞≤≥±∪∩∈]|\d")
 _OPERATION = re.compile(r"[\^+*/(|!√π=-]|\\[a-zA-Z]+")
 _BOUND = re.compile(r"[<>≤≥≠±]|\\(?:leq?|geq?|lt|gt|neq?|pm|mp|text|mathrm|textbf|mbox)(?![a-zA-Z])")
+_RELATION = re.compile(r"\s*(?:[<>≤≥≠]|\\(?:leq?|geq?|lt|gt|neq?)(?![a-zA-Z]))")
 _FUNCTIONS = re.compile(
     r"\\[a-zA-Z]+(?:\{(?:[a-z]*matrix|array|cases)\})?|\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|mod)\b"
 )
@@ -113,6 +114,8 @@ def math(reference: str, text: str) -> bool:
     readings = [_undelimited(reading) for reading in stated(text)]
     if any(_spaceless(reading) == _spaceless(reference) for reading in readings or [text]):
         return True
+    if any(bool(_RELATION.match(reading)) != bool(_RELATION.match(reference)) for reading in readings[:1]):
+        return False  # "> 5" is not 5
     marked = [f"\\boxed{{{reading}}}" for reading in readings if boxed(text) is not None or _is_maths(reading)]
     return any(_verified(reference, answer) for answer in marked or [text[-SEARCHED:]])
 

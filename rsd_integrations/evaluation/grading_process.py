@@ -33,15 +33,15 @@ class GradingError(RunError):
     """An answer could not be graded, so that nobody knows whether it is right."""
 
 
-class GradingTimeout(GradingError):  # noqa: N818
-    """A grader took longer than it may."""
+class GradingLimit(GradingError):  # noqa: N818
+    """A grader took more time or memory over an answer than it may, so that only this answer is not graded."""
 
 
 class _Process:
     """The running process, and a thread that reads what it answers."""
 
     def __init__(self) -> None:
-        self.path = list(sys.path)
+        self.path = [str(folder) for folder in sys.path]
         self.loaded: set[str] = set()
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", str(_WORKER)],
@@ -123,7 +123,7 @@ def grade_elsewhere(grader: str, name: str, reference: str, text: str) -> bool:
         text: What is graded.
 
     Raises:
-        GradingTimeout: It took longer than it may.
+        GradingLimit: It took more time or memory than it may, or ended the process.
         GradingError: It failed, or answered neither True nor False.
     """
     seconds = SECONDS.get(grader, PACKAGE_SECONDS)
@@ -133,13 +133,15 @@ def grade_elsewhere(grader: str, name: str, reference: str, text: str) -> bool:
             answer = _asked(request, grader, seconds)
         except TimeoutError as error:
             _end()
-            raise GradingTimeout(f"{name} took longer than {error.args[0]:g} s over {text[-80:]!r}") from error
+            raise GradingLimit(f"{name} took longer than {error.args[0]:g} s over {text[-80:]!r}") from error
         except EOFError as error:
             _end()
-            raise GradingError(f"{name} ended its process over {text[-80:]!r}") from error
+            raise GradingLimit(f"{name} ended its process over {text[-80:]!r}") from error
         except BaseException:  # Ctrl-C: an answer is under way that belongs to no later question
             _end()
             raise
+    if "limit" in answer:
+        raise GradingLimit(f"{name} needed more than it may over {text[-80:]!r}: {answer['limit']}")
     if "error" in answer:
         raise GradingError(f"{name} failed on {text[-80:]!r}: {answer['error']}")
     if "odd" in answer:
@@ -149,7 +151,7 @@ def grade_elsewhere(grader: str, name: str, reference: str, text: str) -> bool:
 
 def _asked(request: dict[str, Any], grader: str, seconds: float) -> dict[str, Any]:
     global _process
-    if _process is not None and _process.path != sys.path:  # packages were installed since
+    if _process is not None and _process.path != [str(folder) for folder in sys.path]:  # packages were installed since
         _end()
     for last in (False, True):
         began = time.monotonic()

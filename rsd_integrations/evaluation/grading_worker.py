@@ -40,6 +40,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             return {}
         with _limited(request["seconds"], memory=MEMORY if grader == "math" else None):
             right = function(request["reference"], request["text"])
+    except (MemoryError, RecursionError) as error:
+        return {"limit": f"{type(error).__name__}: {error}"}
     except BaseException as error:
         return {"error": f"{type(error).__name__}: {error}"}
     if type(right).__name__ not in ("bool", "bool_"):  # NumPy has one of its own

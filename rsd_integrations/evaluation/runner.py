@@ -10,7 +10,7 @@ from typing import Any
 from rsd_core import ConfigurationError, Decoder, Ledger, Method, PromptError, Result, RSDConfig, RunError, parse_method
 from rsd_core.blocking import iterate
 from rsd_core.methods import RSDMethod
-from rsd_integrations.evaluation.grading_process import GradingTimeout
+from rsd_integrations.evaluation.grading_process import GradingLimit
 from rsd_integrations.evaluation.journal import EvaluationJournal
 from rsd_integrations.evaluation.report import Outcome, Report
 from rsd_integrations.evaluation.side_by_side import as_ready
@@ -103,7 +103,7 @@ def _outcome(answer: Answer, item: Item, *, alone: bool) -> Outcome:
             raise answer
         answer = partial or Result((), "", "error", (), Ledger(), 0.0)
     verdict = item.verdict(answer.text)
-    if alone and verdict.error is not None and not isinstance(verdict.error, GradingTimeout):
+    if alone and verdict.error is not None and not isinstance(verdict.error, GradingLimit):
         raise verdict.error
     return Outcome.of(answer, verdict.right, error, grader=item.grader, ungraded=verdict.error)
 

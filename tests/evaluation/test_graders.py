@@ -82,6 +82,8 @@ def test_graders_by_name() -> None:
         ("\\frac{1}{2}", "so it is \\boxed{0.5}", True),
         ("72", "first \\boxed{72}, no: \\boxed{70}", False),
         ("18", "no box, but 18", True),
+        ("18", "\\boxed{> 18}", False),
+        ("> 18", "\\boxed{>18}", True),
         ("18", "", False),
     ):
         assert math(reference, text) is right

@@ -15,7 +15,7 @@ from rsd_core import RSDConfig
 from rsd_integrations.evaluation import Item, Task, evaluate, markdown
 from rsd_integrations.evaluation import grading_process as grading
 from rsd_integrations.evaluation.graders import math
-from rsd_integrations.evaluation.grading_process import GradingError, GradingTimeout
+from rsd_integrations.evaluation.grading_process import GradingError, GradingLimit
 
 ENDLESS = "9^{9^{9^9}}"
 """Longer than anybody waits, in C code that no thread interrupts."""
@@ -45,7 +45,7 @@ def test_what_does_not_end_is_ended_and_the_next_answer_is_graded(monkeypatch: p
     assert math("x+1", "\\boxed{1+x}")
     before = pid()
     monkeypatch.setitem(grading.SECONDS, "math", 0.5)
-    with pytest.raises(GradingTimeout, match=r"the grader 'math' took longer than 0\.5 s over '.*10\}'"):
+    with pytest.raises(GradingLimit, match=r"the grader 'math' took longer than 0\.5 s over '.*10\}'"):
         math(ENDLESS, "\\boxed{10}")
     with pytest.raises(ProcessLookupError):  # waited for: no zombie
         os.kill(before, 0)
@@ -64,6 +64,27 @@ def test_one_process_serves_all_threads_and_one_that_was_killed_is_replaced() ->
     os.kill(before, signal.SIGKILL)
     assert math("x+1", "\\boxed{1+x}")
     assert pid() != before
+
+
+def test_what_a_grader_of_a_package_does_is_its_own_affair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd_graders.py").write_text(
+        "import os, sys\n"
+        "def prints(reference, text): print(reference); return reference in text\n"
+        "def hungry(reference, text): raise MemoryError\n"
+        "def dies(reference, text): os._exit(3)\n"
+        "def leaves(reference, text): sys.exit(0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert grading.grade_elsewhere("odd_graders:prints", "it", "10", "it is 10")
+    for name, kind, words in (
+        ("hungry", GradingLimit, "it needed more than it may over 'text': MemoryError"),
+        ("dies", GradingLimit, "it ended its process over 'text'"),
+        ("leaves", GradingError, "it failed on 'text': SystemExit"),
+        ("gone", GradingError, "it failed on 'text': AttributeError"),
+    ):
+        with pytest.raises(kind, match=words):
+            grading.grade_elsewhere(f"odd_graders:{name}", "it", "10", "text")
+    assert grading.grade_elsewhere("odd_graders:prints", "it", "10", "it is 10")
 
 
 class Halls(Task):
