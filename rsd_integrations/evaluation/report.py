@@ -226,16 +226,25 @@ class Report:
     @property
     def faults(self) -> list[str]:
         """What went wrong, in a line for each method and way; none where all went well."""
-        return [
-            f"{name}: {_SAID.get(kind, kind)} {faults.count} times in {faults.answers} of {method.n} answers"
+        return [line for method in self.methods for line in self._faults(method).values()]
+
+    @property
+    def ungraded(self) -> list[str]:
+        """Those of the faults that tell of answers that could not be graded."""
+        lines = (self._faults(method).get("ungraded") for method in self.methods)
+        return [line for line in lines if line is not None]
+
+    def _faults(self, name: str) -> dict[str, str]:
+        method = self.methods[name]
+        return {
+            kind: f"{name}: {_SAID.get(kind, kind)} {faults.count} times in {faults.answers} of {method.n} answers"
             + (f", at last with {faults.last[:200]!r}" if faults.last else "")
-            for name, method in self.methods.items()
             for kind, faults in method.faults.items()
-        ]
+        }
 
     @property
     def graded_as(self) -> str:
-        """By which graders, and how many problems have no answer to compare with; may be empty."""
+        """By which graders, how many problems have no answer to compare with, how many answers were not graded."""
         latest = {i: outcome for outcomes in self.outcomes.values() for i, outcome in outcomes.items()}
         graders = Counter(outcome.grader for outcome in latest.values() if outcome.grader)
         unknown = sum(outcome.correct is None and not outcome.ungraded for outcome in latest.values())
@@ -244,6 +253,10 @@ class Report:
         )
         if unknown:
             parts.append(f"accuracy over {len(latest) - unknown} of {len(latest)} problems: the others have no answer")
+        if ungraded := sum(
+            method.faults["ungraded"].count for method in self.methods.values() if "ungraded" in method.faults
+        ):
+            parts.append(f"{ungraded} answers could not be graded and are not counted")
         return "; ".join(parts)
 
     def compare(self, method: str, other: str) -> Comparison:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -106,20 +107,22 @@ def test_an_answer_that_cannot_be_graded_is_neither_right_nor_wrong(
     math("10", "\\boxed{5+5}")
     monkeypatch.setitem(grading.SECONDS, "math", 0.5)
     file = tmp_path / "journal.jsonl"
-    report = evaluate(SCRIPTED, Halls(), ["draft", "target"], 4, 1, journal=file)
+    report = evaluate(SCRIPTED, Halls(), ["draft"], 4, 1, journal=file)
     assert [report.outcomes["draft"][i].correct for i in range(4)] == [True, None, None, False]
     assert [bool(report.outcomes["draft"][i].ungraded) for i in range(4)] == [False, True, False, False]
     draft = report.methods["draft"]
     assert (draft.n, draft.graded, draft.right, draft.accuracy) == (4, 2, 1, 0.5)
-    assert report.comparisons()["draft"].n == 2
-    assert report.graded_as == "graded as math (3); accuracy over 3 of 4 problems: the others have no answer"
+    assert report.graded_as == (
+        "graded as math (3); accuracy over 3 of 4 problems: the others have no answer; "
+        "1 answers could not be graded and are not counted"
+    )
     assert (
         "the answer could not be graded 1 times in 1 of 4 answers, at last with \"the grader 'math' took"
         in markdown(report)
     )
     monkeypatch.setattr(f"{__name__}.ENDLESS", "10")  # mended: the same journal is graded anew, and nothing decoded
     before = file.read_bytes()
-    assert evaluate(SCRIPTED, Halls(), ["draft", "target"], 4, 1, journal=file).methods["draft"].accuracy == 2 / 3
+    assert evaluate(SCRIPTED, Halls(), ["draft"], 4, 1, journal=file).methods["draft"].accuracy == 2 / 3
     assert file.read_bytes() == before
 
 
@@ -132,6 +135,9 @@ def test_problems_without_answers_have_no_accuracy() -> None:
     assert report.to_dict()["methods"]["draft"]["accuracy"] is None
     assert report.comparisons() == {}
     assert "| draft | – | – |" in markdown(report)
+    report.add("draft", 0, replace(report.outcomes["draft"][0], correct=True))
+    report.add("target", 0, replace(report.outcomes["target"][0], correct=False))
+    assert (report.comparisons()["draft"].n, report.comparisons()["draft"].difference) == (1, 1)
 
 
 def test_a_grader_that_never_works_ends_the_evaluation_at_once() -> None:
