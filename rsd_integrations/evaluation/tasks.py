@@ -113,10 +113,10 @@ class DatasetTask(Task):
     config: str | None = None
     split: str = "test"
     """Ignored for a single file, and for a folder whose files name no split."""
-    question: str = ""
-    """Column of the problem, as text or messages; empty: `question`, else the one whose name says so."""
-    answer: str | None = ""
-    """Column of the right answer; empty: `answer`, else the one whose name says so; None, or `none`: there is none."""
+    question: str = "auto"
+    """Column of the problem, as text or messages; `auto`: `question`, else the one whose name says so."""
+    answer: str | None = "auto"
+    """Column of the right answer; `auto`: `answer`, else the one whose name says so; None, `none` or empty: none."""
     answer_after: str | None = None
     """The answer proper begins after the last of these marks."""
     choices: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class DatasetTask(Task):
     @field_validator("answer")
     @classmethod
     def _none(cls, name: str | None) -> str | None:
-        return None if name == "none" else name
+        return None if name in ("", "none") else name
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         rows = [
@@ -157,8 +157,9 @@ class DatasetTask(Task):
 
     def _columns(self, columns: Collection[str]) -> tuple[str, str | None]:
         """The columns of the problem and of the answer; what is guessed is told."""
-        question = self.question or guessed(columns, QUESTIONS)
-        answer = guessed(columns, ANSWERS) if self.answer == "" else self.answer
+        guess_question, guess_answer = (c == "auto" and c not in columns for c in (self.question, self.answer))
+        question = guessed(columns, QUESTIONS) if guess_question else self.question
+        answer = guessed(columns, ANSWERS) if guess_answer else self.answer
         for what, column in (("question", question), ("answer", answer if self.answer is not None else question)):
             if column not in columns:
                 lacks = f"no column {column!r}" if column else f"no column that looks like the {what}"
@@ -168,7 +169,7 @@ class DatasetTask(Task):
                     f"dataset:{self.path},{what}=COLUMN{none}"
                 )
         assert question is not None
-        guesses = [(self.question == "", "question", question), (self.answer == "", "answer", answer)]
+        guesses = [(guess_question, "question", question), (guess_answer, "answer", answer)]
         if told := [f"the {what} from {column!r}" for guess, what, column in guesses if guess and column != what]:
             notices.warning("%s: reading %s; question= and answer= name others", self.path, " and ".join(told))
         return question, answer

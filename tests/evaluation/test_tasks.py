@@ -45,6 +45,7 @@ def test_columns_by_name_and_no_answers(tmp_path: Path) -> None:
         find_task({"path": file, "question": "prompts"}).draw(1, 0)
     (item, _) = find_task(f"dataset:{file},question=prompt,answer=none,system=").draw(None, 0)
     assert (item.reference, item.prompt, item.verdict("because").right) == (None, item.question, None)
+    assert find_task(f"dataset:{file},answer=") == find_task({"path": file, "answer": None})
     (only,) = find_task({"path": file, "question": "prompt", "answer": None, "keep": {"level": ["2"]}}).draw(None, 0)
     assert only.question == "How?"
 
