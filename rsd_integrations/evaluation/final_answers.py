@@ -17,6 +17,8 @@ _REASON = re.compile(
 )
 _JOINED = re.compile(r"[\s$.,;:]*(?:and|or|,)[\s$]*(?:[a-zA-Z](?:_\w+)?\s*=)?[\s$]*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[^\W_]|[)\]}$%*\"'])[.!?]+[*\"']*(?=\s|$)")
+_DISPLAY = re.compile(r"\A\s*(?:(?:\$\$|\\\[)[ \t]*\n\s*)?")
+_WORD = re.compile(r"[^\W_]")
 _BOX = "\\boxed{"
 SEARCHED = 20_000
 """Characters at the end of a text in which its answer is looked for."""
@@ -37,7 +39,7 @@ def stated(text: str) -> list[str]:
     cues = list(_CUE.finditer(text))
     if not cues:
         return []
-    line = text[cues[-1].end() :].lstrip().partition("\n")[0]
+    line = _DISPLAY.sub("", text[cues[-1].end() :]).partition("\n")[0]
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
     readings = (line, sentence, _REASON.split(sentence, maxsplit=1)[0])
     return list(dict.fromkeys(reading.strip().strip("*").strip() for reading in readings))
@@ -45,7 +47,7 @@ def stated(text: str) -> list[str]:
 
 def last_sentence(text: str) -> str:
     """The last sentence of a text, without the mark at its end."""
-    lines = [line for line in text[-SEARCHED:].split("\n") if line.strip()]
+    lines = [line for line in text[-SEARCHED:].split("\n") if _WORD.search(line)]
     sentences = [part.strip() for part in _SENTENCE_END.split(lines[-1]) if part.strip()] if lines else []
     return sentences[-1] if sentences else ""
 

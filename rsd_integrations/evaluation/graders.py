@@ -28,7 +28,7 @@ Grader = Callable[[str, str], bool]
 """From the reference and a model's whole text to whether the text is right."""
 BEGINNING = 200
 """Characters at the beginning of a text in which a letter or a yes is looked for, where nothing marks the answer."""
-_MATHS = re.compile(r"\\(?!text|mathrm|textbf|mbox)[a-zA-Z]+|[\^_=<>+*/|(){}\[\]!√π∞≤≥±∪∩∈]|\d")
+_MATHS = re.compile(r"\\(?!text|mathrm|textbf|mbox)[a-zA-Z]+|[\^_=<>+*/|\-(){}\[\]!√π∞≤≥±∪∩∈]|\d")
 _OPERATION = re.compile(r"[\^+*/(|!√π=-]|\\[a-zA-Z]+")
 _BOUND = re.compile(r"[<>≤≥≠±]|\\(?:leq?|geq?|lt|gt|neq?|pm|mp|text|mathrm|textbf|mbox)(?![a-zA-Z])")
 _RELATION = re.compile(r"\s*(?:[<>≤≥≠]|\\(?:leq?|geq?|lt|gt|neq?)(?![a-zA-Z]))")
