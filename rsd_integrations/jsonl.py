@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,28 +35,37 @@ def read_lines(file: Path) -> list[Line]:
     Raises:
         ConfigurationError: The file cannot be read, or is UTF-16 as a whole.
     """
+    return list(parse_lines(read_bytes(file)))
+
+
+def read_bytes(file: Path) -> bytes:
+    """What is in a file.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is UTF-16.
+    """
     try:
         raw = file.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
     if raw[:2] in _OTHERS:
         raise ConfigurationError(f"{file} is {_OTHERS[raw[:2]]}; save it as UTF-8")
-    return list(parse_lines(raw))
+    return raw
 
 
-def parse_lines(raw: bytes) -> Iterator[Line]:
-    """The lines of JSONL data, see `read_lines`."""
+def parse_lines(raw: bytes, parse_float: Callable[[str], Any] = float) -> Iterator[Line]:
+    """The lines of JSONL data, see `read_lines`; `parse_float` takes a number with a fraction as it is written."""
     for number, line in enumerate(raw.removeprefix(_UTF8).split(b"\n"), 1):
         if line.strip():
-            yield _parsed(number, line)
+            yield _parsed(number, line, parse_float)
 
 
-def _parsed(number: int, line: bytes) -> Line:
+def _parsed(number: int, line: bytes, parse_float: Callable[[str], Any]) -> Line:
     try:
         text = line.decode().rstrip("\r")
     except UnicodeDecodeError as error:
         return Line(number, line.decode(errors="replace"), error=f"it is not UTF-8 ({error.reason})")
     try:
-        return Line(number, text, json.loads(text))
+        return Line(number, text, json.loads(text, parse_float=parse_float))
     except (ValueError, RecursionError) as error:
         return Line(number, text, error=f"it is no JSON ({error})")

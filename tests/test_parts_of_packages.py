@@ -119,7 +119,7 @@ def test_a_grader_of_a_package_grades(tmp_path: Folder) -> None:
     file.write_text('{"question": "How long?", "answer": "2.5"}\n')
     for task in ({"path": str(file), "grader": "close"}, f"dataset:{file},grader=close"):
         (item,) = find_task(task).draw(None, 0)
-        assert [item.grade(text) for text in ("it is 2.45", "it is 2.7")] == [True, False]
+        assert [item.verdict(text).right for text in ("it is 2.45", "it is 2.7")] == [True, False]
     assert GRADERS["by_numpy"]("2", "12") is True
     assert {"math", "choice", "exact", "close"} <= set(GRADERS)
 

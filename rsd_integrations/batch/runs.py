@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,11 @@ from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
 from rsd_core.queueing import side_by_side
 from rsd_integrations.batch.journal import KINDS, Journal, damaged, read_rows
-from rsd_integrations.jsonl import Line, read_lines
+from rsd_integrations.data_files import QUESTIONS, as_written, guessed, read_records
+from rsd_integrations.jsonl import Line
 from rsd_integrations.role_faults import RoleFaults
+
+notices = logging.getLogger("rsd_integrations.notices")
 
 FORM = 'a line is "TEXT" or {"prompt": TEXT or MESSAGES, "id": NAME}'
 
@@ -85,18 +89,21 @@ def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -
     return _told_apart(problems)
 
 
-def read_problems(file: Path, *, strict: bool = False) -> list[Problem]:
-    """The prompts of a JSONL file: a string, or an object with `prompt` (text or messages) and maybe an `id`.
+def read_problems(file: Path, *, prompt: str | None = None, strict: bool = False) -> list[Problem]:
+    """The prompts of a JSONL, JSON, CSV, TSV or Parquet file, see `data_files`.
 
     Args:
-        file: The file, in UTF-8.
-        strict: Whether a line that is no prompt refuses the file; it is a problem with an `error` otherwise.
+        file: Its rows are objects with a prompt, as text or messages, and maybe an `id`; or texts alone.
+        prompt: The column of prompts; by default `prompt`, else the one whose name says so, which is then told.
+        strict: Whether a row that is no prompt refuses the file; it is a problem with an `error` otherwise.
 
     Raises:
-        ConfigurationError: The file cannot be read, an id stands for several prompts, or a line is no prompt and
-            `strict` is set.
+        ConfigurationError: The file cannot be read, no column looks like prompts, an id stands for several prompts, or
+            a row is no prompt and `strict` is set.
     """
-    items = [_prompt_of(line) for line in read_lines(file)]
+    lines = read_records(file)
+    column = _column(file, lines) if prompt is None else prompt
+    items = [_prompt_of(line, column) for line in lines]
     refused = [problem for problem in items if isinstance(problem, Problem)]
     if strict and refused:
         more = f" (and {len(refused) - 1} lines more)" * (len(refused) > 1)
@@ -104,6 +111,21 @@ def read_problems(file: Path, *, strict: bool = False) -> list[Problem]:
     valid = [item for item in items if not isinstance(item, Problem)]
     problems = iter(as_problems([prompt for prompt, _ in valid], [name for _, name in valid]))
     return _told_apart([item if isinstance(item, Problem) else next(problems) for item in items])
+
+
+def _column(file: Path, lines: Sequence[Line]) -> str:
+    """The column of prompts; a guess is told."""
+    columns = list(dict.fromkeys(name for line in lines if isinstance(line.value, dict) for name in line.value))
+    if not columns or "prompt" in columns:
+        return "prompt"
+    found = guessed(columns, ("prompt", *QUESTIONS))
+    if found is None:
+        raise ConfigurationError(
+            f"{file}: none of its columns looks like prompts ({', '.join(columns)}); name the one that is: "
+            "--prompt COLUMN (in Python, prompt=)"
+        )
+    notices.warning("%s: prompts are read from the column %r; --prompt names another one", file, found)
+    return found
 
 
 def _told_apart(problems: list[Problem]) -> list[Problem]:
@@ -114,20 +136,20 @@ def _told_apart(problems: list[Problem]) -> list[Problem]:
     return problems
 
 
-def _prompt_of(line: Line) -> tuple[Prompt, str | None] | Problem:
+def _prompt_of(line: Line, column: str) -> tuple[Prompt, str | None] | Problem:
     """The prompt of a line and its name, or a problem that says why it is none."""
     value, wrong = line.value, line.error
-    name = value.get("id") if isinstance(value, dict) else None
+    name = as_written(value.get("id")) if isinstance(value, dict) else None
     try:
         if wrong is None:
-            prompt = as_prompt(value["prompt"] if isinstance(value, dict) else _text(value))
-            return prompt, None if name is None else str(name)
+            prompt = as_prompt(value[column] if isinstance(value, dict) else _text(value))
+            return prompt, name
     except KeyError:
-        wrong = "it has no `prompt`"
+        wrong = f"it has no `{column}`"
     except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
         wrong = str(error)
     where = f"line {line.number}"
-    return Problem(where if name is None else str(name), (), error=f"{where} is no prompt: {wrong}")
+    return Problem(where if name is None else name, (), error=f"{where} is no prompt: {wrong}")
 
 
 def _text(value: object) -> str:

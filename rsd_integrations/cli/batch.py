@@ -37,7 +37,11 @@ from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
 
 def batch(
     prompts: Annotated[
-        Path, typer.Argument(help='JSONL: each line "TEXT", or {"prompt": TEXT or MESSAGES, "id": NAME}.')
+        Path,
+        typer.Argument(
+            help='JSONL: each line "TEXT", or {"prompt": TEXT or MESSAGES, "id": NAME}. Or JSON, CSV, TSV or Parquet '
+            "with such columns."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Results, one a line as they come.")],
     address: Annotated[
@@ -51,6 +55,9 @@ def batch(
             metavar="ACTORS",
             help="For --ray: how many decoders, and what each takes: 4, or count=4,num_gpus=1,num_cpus=2,memory=8e9.",
         ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column of prompts; by default the one whose name says so.")
     ] = None,
     draft: Draft = None,
     target: TargetSpec = None,
@@ -92,7 +99,7 @@ def batch(
         hedge=hedge,
     )
     check_outputs(out=out)
-    problems = read_problems(prompts, strict=strict)
+    problems = read_problems(prompts, prompt=prompt, strict=strict)
     so_far = Progress(len(problems))
 
     def note(progress: Progress) -> None:

@@ -142,6 +142,8 @@ def eval_(
         reports.append(report)
         _write(reports, len(tasks), json_file, markdown_file)
         Terminal().print(*eval_tables(reports[-1]), sep="\n")
+        for line in reports[-1].ungraded:
+            say(f"Warning: {line}", "yellow")
     for file, report in zip(plots, reports, strict=False):
         draw(file, partial(accuracy_against_cost, report))
     written(json_file, markdown_file, *plots)

@@ -240,7 +240,7 @@ def _live(report: Report, name: str) -> str:
     method, alone = report.methods[name], report.methods[report.reference]
     if not method.n:
         return f"{name} …"  # not begun
-    label = f"{name} {method.accuracy:.3f}"
+    label = name if method.accuracy is None else f"{name} {method.accuracy:.3f}"
     if name != report.reference and alone.n and method.flops_paper and alone.flops_paper:
         label += f" ({alone.flops_paper / alone.n / (method.flops_paper / method.n):.1f}x)"
     return label
@@ -256,6 +256,7 @@ def eval_tables(report: Report) -> Iterator[Table]:
         title=plain(f"{report.task}, {report.n} problems, seed {report.seed}", "italic"),
         caption=plain(
             f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}"
+            + f"; {report.graded_as}" * bool(report.graded_as)
         ),
     )
     # Widths below which a figure would be cut in two; together they fit into 80 columns.
@@ -265,10 +266,10 @@ def eval_tables(report: Report) -> Iterator[Table]:
         table.add_column(column, justify=justify, min_width=width, overflow="fold")
     alone, compared = report.methods[report.reference], report.comparisons()
     for name, method in report.methods.items():
-        low, high = wilson(method.right, method.n)
+        low, high = wilson(method.right, method.graded)
         table.add_row(
             plain(name),
-            f"{method.accuracy:.3f} ({low:.3f}–{high:.3f})",
+            "unknown" if method.accuracy is None else f"{method.accuracy:.3f} ({low:.3f}–{high:.3f})",
             f"{method.by_target / max(1, method.steps):.1%}",
             _cost(method.flops_paper, method.n, alone.flops_paper),
             _cost(method.flops, method.n, alone.flops),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ class EvaluationJournal(Journal):
         digest = hashlib.sha256(repr([item.prompt for item in items]).encode()).hexdigest()
         about = {"config": config.model_dump(mode="json"), "seed": seed, "n": len(items), "problems": digest}
         super().__init__(file, {"journal": 1, **about})
-        self._problems = len(items)
+        self._items = items
         self._attempts: dict[str, int] = {}
         """How often a method has begun, for those that begin anew."""
 
     def outcomes(self, method: str, *, in_order: bool) -> dict[int, Outcome]:
         """The outcomes of a method by number of the problem.
+
+        Answers that were graded otherwise, by another grader or against another right answer, are graded again.
 
         Args:
             method: Its name.
@@ -45,19 +47,26 @@ class EvaluationJournal(Journal):
         outcomes = [(row.get("attempt", 1), self._outcome(row)) for row in rows]
         attempt = max([number for number, _ in outcomes], default=0)
         latest = dict(outcome for number, outcome in outcomes if number == attempt)
-        if in_order and len(latest) < self._problems:
+        if in_order and len(latest) < len(self._items):
             self._attempts[method] = attempt + 1
             return {}
         return latest
 
     def _outcome(self, row: dict[str, Any]) -> tuple[int, Outcome]:
         try:
-            return int(row["problem"]), Outcome(**row["outcome"])
-        except (KeyError, TypeError, ValueError) as error:
+            problem, outcome = int(row["problem"]), Outcome(**row["outcome"])
+            item = self._items[problem]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise damaged(self._file, row) from error
+        if row.get("reference") == item.reference and outcome.grader == item.grader and not outcome.ungraded:
+            return problem, outcome
+        verdict = item.verdict(outcome.text)
+        reason = "" if verdict.error is None else str(verdict.error)
+        return problem, replace(outcome, correct=verdict.right, grader=item.grader, ungraded=reason)
 
     def add_outcome(self, method: str, problem: int, outcome: Outcome) -> None:
         """Note an outcome."""
         attempt = self._attempts.get(method, 1)
         later = {"attempt": attempt} if attempt > 1 else {}
-        self.add({"method": method, "problem": problem, **later, "outcome": asdict(outcome)})
+        reference = {"reference": self._items[problem].reference}
+        self.add({"method": method, "problem": problem, **later, **reference, "outcome": asdict(outcome)})

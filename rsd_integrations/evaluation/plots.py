@@ -63,9 +63,9 @@ def accuracy_against_cost(report: Report, file: Path) -> None:
     }
     charts = {
         label: [
-            (name, spent / m.n, m.accuracy, wilson(m.right, m.n))
+            (name, spent / m.n, m.accuracy, wilson(m.right, m.graded))
             for name, m in report.methods.items()
-            if m.n and (spent := cost(m))
+            if m.accuracy is not None and (spent := cost(m))
         ]
         for label, cost in costs.items()
     }

@@ -29,6 +29,7 @@ from rsd_core import (
 from rsd_integrations.evaluation.tasks import Item
 
 logger = logging.getLogger(__name__)
+notices = logging.getLogger("rsd_integrations.notices")
 
 USABLE = 0.5
 """The least share of problems that has to be recorded whole: what failures leave over is no fair sample."""
@@ -209,17 +210,23 @@ def _refusal(pairs: Sequence[_Pair]) -> RunError:
 
 
 def _recorded(item: Item, pair: _Pair) -> Recorded:
-    known = item.reference is not None
     drafted, beside = pair.drafted, pair.beside
     target, written = beside.ledger.target, _judged(beside)
     return Recorded(
         drafted=tuple(step.reward for step in _judged(drafted)),
         beside=tuple(step.reward for step in written),
-        draft_right=item.grade(drafted.text) if known else None,
-        target_right=item.grade(beside.text) if known else None,
+        draft_right=_right(item, drafted),
+        target_right=_right(item, beside),
         sizes=tuple(step.size for step in written),
         read=max(0, target.computed - target.generated),
     )
+
+
+def _right(item: Item, result: Result) -> bool | None:
+    verdict = item.verdict(result.text)
+    if verdict.error is not None:
+        notices.warning("an answer is left out of the accuracy: %s", verdict.error)
+    return verdict.right
 
 
 def _judged(result: Result) -> list[StepRecord]:

@@ -17,7 +17,8 @@ class Outcome:
     """One method's answer to one problem."""
 
     answer: str | None
-    correct: bool
+    correct: bool | None
+    """None where nobody knows: the problem has no answer to compare with, or grading failed."""
     finish_reason: str
     steps: int
     by_target: int
@@ -35,10 +36,22 @@ class Outcome:
     """By the same kinds: the last message. Under `error`, why the answer failed."""
     scored: int = 0
     """How often the verifier gave a reward."""
+    grader: str = ""
+    """By which grader; empty where the task judges by itself, and where nobody knows the answer."""
+    ungraded: str = ""
+    """Why it could not be graded, although the answer is known: a grader took too long, or failed."""
 
     @classmethod
-    def of(cls, result: Result, correct: bool, error: Exception | None = None) -> Outcome:
-        """The outcome of a graded result; of a request that failed, with its error."""
+    def of(
+        cls,
+        result: Result,
+        correct: bool | None,
+        error: Exception | None = None,
+        *,
+        grader: str = "",
+        ungraded: object = None,
+    ) -> Outcome:
+        """The outcome of a result and its grading; of a request that failed, with its error."""
         total, steps = result.ledger.total, result.steps
         return cls(
             answer=result.answer,
@@ -57,6 +70,8 @@ class Outcome:
             messages={degradation.kind: degradation.message for degradation in result.degradations}
             | ({"error": str(error)} if error is not None else {}),
             scored=scored(result),
+            grader=grader,
+            ungraded="" if ungraded is None else str(ungraded),
         )
 
     @property
@@ -88,6 +103,8 @@ class MethodReport:
     """One method over all problems so far."""
 
     n: int = 0
+    graded: int = 0
+    """Answers of which it is known whether they are right."""
     right: int = 0
     seconds: float = 0.0
     steps: int = 0
@@ -100,7 +117,7 @@ class MethodReport:
     degraded: int = 0
     """Answers in which something went wrong and was got over."""
     faults: dict[str, Faults] = field(default_factory=dict)
-    """What went wrong, by `DegradationKind`, and under `error` for answers that failed."""
+    """What went wrong, by `DegradationKind`; under `error`, answers that failed, and under `ungraded`, gradings."""
     flops: float | None = 0.0
     flops_paper: float | None = 0.0
     cost: float | None = 0.0
@@ -108,23 +125,28 @@ class MethodReport:
     def add(self, outcome: Outcome) -> None:
         """Count one problem."""
         self.n += 1
-        self.right += outcome.correct
+        self.graded += outcome.correct is not None
+        self.right += bool(outcome.correct)
         self.errors += outcome.finish_reason == "error"
         self.degraded += bool(outcome.degradations)
-        counts = {**outcome.degradations, **({"error": 1} if outcome.finish_reason == "error" else {})}
+        counts = {
+            **outcome.degradations,
+            **({"error": 1} if outcome.finish_reason == "error" else {}),
+            **({"ungraded": 1} if outcome.ungraded else {}),
+        }
         for kind, count in counts.items():
             faults = self.faults.setdefault(kind, Faults())
             faults.count += count
             faults.answers += 1
-            faults.last = outcome.messages.get(kind, faults.last)
+            faults.last = outcome.ungraded if kind == "ungraded" else outcome.messages.get(kind, faults.last)
         for name in ("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost"):
             mine, more = getattr(self, name), getattr(outcome, name)
             setattr(self, name, None if mine is None or more is None else mine + more)
 
     @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return self.right / max(1, self.n)
+    def accuracy(self) -> float | None:
+        """Share of right answers among those that were graded; None where none was."""
+        return self.right / self.graded if self.graded else None
 
     @property
     def never_worked(self) -> list[str]:
@@ -139,7 +161,9 @@ class MethodReport:
         n = max(1, self.n)
         return {
             "accuracy": self.accuracy,
-            "ci95": list(wilson(self.right, self.n)),
+            "ci95": list(wilson(self.right, self.graded)),
+            "answers": self.n,
+            "graded": self.graded,
             "flops_per_problem": None if self.flops is None else self.flops / n,
             "flops_per_problem_paper": None if self.flops_paper is None else self.flops_paper / n,
             "cost_per_problem": None if self.cost is None else self.cost / n,
@@ -202,25 +226,66 @@ class Report:
     @property
     def faults(self) -> list[str]:
         """What went wrong, in a line for each method and way; none where all went well."""
-        return [
-            f"{name}: {_SAID.get(kind, kind)} {faults.count} times in {faults.answers} of {method.n} answers"
+        return [line for method in self.methods for line in self._faults(method).values()]
+
+    @property
+    def ungraded(self) -> list[str]:
+        """Those of the faults that tell of answers that could not be graded."""
+        lines = (self._faults(method).get("ungraded") for method in self.methods)
+        return [line for line in lines if line is not None]
+
+    def _faults(self, name: str) -> dict[str, str]:
+        method = self.methods[name]
+        return {
+            kind: f"{name}: {_SAID.get(kind, kind)} {faults.count} times in {faults.answers} of {method.n} answers"
             + (f", at last with {faults.last[:200]!r}" if faults.last else "")
-            for name, method in self.methods.items()
             for kind, faults in method.faults.items()
-        ]
+        }
+
+    @property
+    def graded_as(self) -> str:
+        """By which graders, how many problems have no answer to compare with, how many answers were not graded."""
+        latest = {i: outcome for outcomes in self.outcomes.values() for i, outcome in outcomes.items()}
+        graders = Counter(outcome.grader for outcome in latest.values() if outcome.grader)
+        unknown = sum(outcome.correct is None and not outcome.ungraded for outcome in latest.values())
+        parts = (
+            ["graded as " + ", ".join(f"{name} ({count})" for name, count in graders.most_common())] if graders else []
+        )
+        if unknown:
+            parts.append(f"accuracy over {len(latest) - unknown} of {len(latest)} problems: the others have no answer")
+        if ungraded := sum(
+            method.faults["ungraded"].count for method in self.methods.values() if "ungraded" in method.faults
+        ):
+            parts.append(f"{ungraded} answers could not be graded and are not counted")
+        return "; ".join(parts)
 
     def compare(self, method: str, other: str) -> Comparison:
-        """A method against another over the problems that both answered."""
+        """A method against another over the problems for which the answers of both were graded.
+
+        Raises:
+            ValueError: There is none.
+        """
         mine, theirs = self.outcomes[method], self.outcomes[other]
-        both = sorted(mine.keys() & theirs.keys())
+        both = self._both_graded(method, other)
+        if not both:
+            raise ValueError(f"no answers of {method} and {other} to the same problem were graded")
         first, second = (
-            [(o.correct, o.flops, o.flops_paper) for o in (outcomes[i] for i in both)] for outcomes in (mine, theirs)
+            [(bool(o.correct), o.flops, o.flops_paper) for o in (outcomes[i] for i in both)]
+            for outcomes in (mine, theirs)
         )
         return compare(first, second)
 
+    def _both_graded(self, *methods: str) -> list[int]:
+        graded = [{i for i, o in self.outcomes[name].items() if o.correct is not None} for name in methods]
+        return sorted(set.intersection(*graded))
+
     def comparisons(self) -> dict[str, Comparison]:
-        """Every method against the reference."""
-        return {name: self.compare(name, self.reference) for name in self.outcomes if name != self.reference}
+        """Every method against the reference, where there is something to compare."""
+        return {
+            name: self.compare(name, self.reference)
+            for name in self.outcomes
+            if name != self.reference and self._both_graded(name, self.reference)
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; the texts of the answers are in the journal."""
@@ -254,4 +319,5 @@ _SAID = {
     "target_error": "the target failed and was tried again",
     "target_limit": "a limit on the target was reached",
     "error": "the request failed",
+    "ungraded": "the answer could not be graded",
 }

@@ -10,6 +10,7 @@ from typing import Any
 from rsd_core import ConfigurationError, Decoder, Ledger, Method, PromptError, Result, RSDConfig, RunError, parse_method
 from rsd_core.blocking import iterate
 from rsd_core.methods import RSDMethod
+from rsd_integrations.evaluation.grading_process import GradingLimit
 from rsd_integrations.evaluation.journal import EvaluationJournal
 from rsd_integrations.evaluation.report import Outcome, Report
 from rsd_integrations.evaluation.side_by_side import as_ready
@@ -93,7 +94,7 @@ def _outcome(answer: Answer, item: Item, *, alone: bool) -> Outcome:
     """The outcome of an answer.
 
     Raises:
-        RunError: Nothing has worked yet, so that the set-up is broken.
+        RunError: Nothing has worked yet, so that the set-up or the grader is broken.
     """
     error = None if isinstance(answer, Result) else answer
     if not isinstance(answer, Result):
@@ -101,7 +102,10 @@ def _outcome(answer: Answer, item: Item, *, alone: bool) -> Outcome:
         if alone and not (partial and partial.steps):
             raise answer
         answer = partial or Result((), "", "error", (), Ledger(), 0.0)
-    return Outcome.of(answer, item.grade(answer.text), error)
+    verdict = item.verdict(answer.text)
+    if alone and verdict.error is not None and not isinstance(verdict.error, GradingLimit):
+        raise verdict.error
+    return Outcome.of(answer, verdict.right, error, grader=item.grader, ungraded=verdict.error)
 
 
 async def _answers(

@@ -18,7 +18,8 @@ def flops(amount: float | None, n: int, alone: float | None) -> str:
 def markdown(report: Report) -> str:
     """The report as a table of methods and a table of comparisons."""
     lines = [
-        f"{report.n} problems of {report.task}, seed {report.seed}; seconds: {report.in_flight}.",
+        f"{report.n} problems of {report.task}, seed {report.seed}; seconds: {report.in_flight}."
+        + f" {report.graded_as[:1].upper()}{report.graded_as[1:]}." * bool(report.graded_as),
         "",
         "| method | accuracy | 95 % | steps by the target | FLOPs, paper's convention | FLOPs, everything charged "
         f"| seconds per problem |{' failed | degraded |' * bool(report.faults)}",
@@ -26,10 +27,13 @@ def markdown(report: Report) -> str:
     ]
     alone = report.methods[report.reference]
     for name, method in report.methods.items():
-        low, high = wilson(method.right, method.n)
+        accuracy, spread = "–", "–"
+        if method.accuracy is not None:
+            low, high = wilson(method.right, method.graded)
+            accuracy, spread = f"{method.accuracy:.3f}", f"{low:.3f}–{high:.3f}"
         paper = flops(method.flops_paper, method.n, alone.flops_paper)
         lines.append(
-            f"| {name} | {method.accuracy:.3f} | {low:.3f}–{high:.3f} | {method.by_target / max(1, method.steps):.1%} "
+            f"| {name} | {accuracy} | {spread} | {method.by_target / max(1, method.steps):.1%} "
             f"| {paper} | {flops(method.flops, method.n, alone.flops)} "
             f"| {method.seconds / max(1, method.n):.3f} |"
             + (f" {method.errors} | {method.degraded} |" if report.faults else "")

@@ -1,11 +1,12 @@
-"""Tasks: problems with a grader, from the embedded family or through `datasets`."""
+"""Tasks: problems with a grader, from the embedded family, people's files or the hub."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +14,31 @@ from typing import Any, Literal
 
 from pydantic import ValidationError, field_validator
 
-from rsd_core import ConfigurationError, MissingDependency, PromptLike
+from rsd_core import ConfigurationError, Prompt, PromptLike, as_prompt
 from rsd_core.data import Data, explain, from_text, unknown
 from rsd_core.plugins import Plugin, Registry, of_class
+from rsd_integrations.data_files import ANSWERS, FILES, QUESTIONS, as_written, guessed
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
-from rsd_integrations.evaluation.graders import GRADERS, LETTERS
+from rsd_integrations.evaluation.choices import options, with_choices
+from rsd_integrations.evaluation.graders import GRADERS, kind_of, require_math_verify
+from rsd_integrations.evaluation.grading_process import GradingError
+from rsd_integrations.evaluation.sources import read_table
+
+notices = logging.getLogger("rsd_integrations.notices")
 
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
 """System prompt of the paper's math tasks (`qwen25-math-cot`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of grading a text."""
+
+    right: bool | None
+    """Whether it is right; None where that is not known."""
+    error: GradingError | None = None
+    """Why it could not be graded, although the right answer is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +48,30 @@ class Item:
     question: str
     reference: str | None
     """The right answer, for people; None where it is not known."""
-    grade: Callable[[str], bool]
-    """Whether a text answers the problem rightly."""
+    grade: Callable[[str], bool] | None
+    """Whether a text answers the problem rightly; None where nobody knows, so that answers are not counted."""
     system: str = ""
+    grader: str = ""
+    """The grader's name, for people; empty where the task judges by itself."""
+    messages: Prompt = ()
+    """The whole conversation, where the question is the last message of one."""
 
     @property
     def prompt(self) -> PromptLike:
         """What the models are asked."""
-        return [("system", self.system), ("user", self.question)] if self.system else self.question
+        asked: list[Any] = list(self.messages) or [("user", self.question)]
+        if not self.system or (self.messages and self.messages[0].role == "system"):
+            return asked if self.messages else self.question
+        return [("system", self.system), *asked]
+
+    def verdict(self, text: str) -> Verdict:
+        """Grade a text, as far as that is possible."""
+        if self.grade is None:
+            return Verdict(None)
+        try:
+            return Verdict(bool(self.grade(text)))
+        except GradingError as error:
+            return Verdict(None, error)
 
 
 class Task(Data):
@@ -69,26 +102,30 @@ class EmbeddedTask(Task):
 
 
 class DatasetTask(Task):
-    """Problems of a dataset on the hub, a folder, or a JSON, JSONL, CSV or Parquet file, read by `datasets`."""
+    """Problems of a file, a folder of files, or a dataset on the hub.
+
+    Files are JSONL, JSON, CSV, TSV or Parquet, read as they are written (see `data_files`); hub datasets by `datasets`.
+    """
 
     kind: Literal["dataset"] = "dataset"
     path: str
     """Hub id, folder or file."""
     config: str | None = None
     split: str = "test"
-    """Ignored for a single file."""
-    question: str = "question"
-    """Name of the field with the problem."""
-    answer: str | None = "answer"
-    """Name of the field with the right answer; None where there is none."""
+    """Ignored for a single file, and for a folder whose files name no split."""
+    question: str = "auto"
+    """Column of the problem, as text or messages; `auto`: `question`, else the one whose name says so."""
+    answer: str | None = "auto"
+    """Column of the right answer; `auto`: `answer`, else the one whose name says so; None, `none` or empty: none."""
     answer_after: str | None = None
     """The answer proper begins after the last of these marks."""
     choices: tuple[str, ...] = ()
-    """Fields with the options of a multiple-choice problem: one list, or one each, which are then shuffled."""
+    """Columns with the options of a multiple-choice problem: one list, or one each, which are then shuffled."""
     keep: Mapping[str, tuple[str, ...]] = {}
-    """Only rows with one of these values in a field."""
-    grader: str = "math"
-    """`math`, `choice`, `exact`, or one that an installed package brings."""
+    """Only rows with one of these values in a column."""
+    grader: str = "auto"
+    """`auto` (by the content of each right answer), `number`, `choice`, `yes_no`, `math`, `text`, `exact`, or one that
+    an installed package brings."""
     system: str = STEP_BY_STEP
     """System prompt."""
 
@@ -98,63 +135,68 @@ class DatasetTask(Task):
         GRADERS[name]
         return name
 
+    @field_validator("answer")
+    @classmethod
+    def _none(cls, name: str | None) -> str | None:
+        return None if name in ("", "none") else name
+
     def draw(self, n: int | None, seed: int) -> list[Item]:
-        rows = [row for row in self._rows() if all(row.get(field) in allowed for field, allowed in self.keep.items())]
+        rows = [
+            row
+            for row in read_table(self.path, self.config, self.split)
+            if all(as_written(row.get(column)) in allowed for column, allowed in self.keep.items())
+        ]
         if not rows or (n is not None and n > len(rows)):
             raise ConfigurationError(f"{self.path} has {len(rows)} problems; {n or 'some'} were asked for")
-        return [self._item(row) for row in (rows if n is None else random.Random(seed).sample(rows, n))]
+        drawn = rows if n is None else random.Random(seed).sample(rows, n)
+        question, answer = self._columns(dict.fromkeys(name for row in rows for name in row))
+        items = [self._item(row, question, answer) for row in drawn]
+        if any(item.grader in ("math", "number") for item in items):
+            require_math_verify()
+        return items
 
-    def _rows(self) -> list[dict[str, Any]]:
-        try:
-            import datasets
-        except ModuleNotFoundError as error:
-            raise MissingDependency("datasets", "eval", f"the task {self.path!r}") from error
-        builder = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}.get(Path(self.path).suffix)
-        try:
-            if builder is not None:
-                loaded: Iterable[Any] = datasets.load_dataset(builder, data_files=self.path, split="train")
-            else:
-                loaded = datasets.load_dataset(self.path, self.config, split=self.split)
-            return [dict(row) for row in loaded]
-        except Exception as error:
-            raise ConfigurationError(
-                f"the dataset {self.path!r} cannot be read: {str(error) or type(error).__name__}"
-            ) from error
+    def _columns(self, columns: Collection[str]) -> tuple[str, str | None]:
+        """The columns of the problem and of the answer; what is guessed is told."""
+        guess_question, guess_answer = (c == "auto" and c not in columns for c in (self.question, self.answer))
+        question = guessed(columns, QUESTIONS) if guess_question else self.question
+        answer = guessed(columns, ANSWERS) if guess_answer else self.answer
+        for what, column in (("question", question), ("answer", answer if self.answer is not None else question)):
+            if column not in columns:
+                lacks = f"no column {column!r}" if column else f"no column that looks like the {what}"
+                none = ", or answer=none where there is none" if what == "answer" else ""
+                raise ConfigurationError(
+                    f"{self.path} has {lacks}; it has {', '.join(columns)}. Name the right one: "
+                    f"dataset:{self.path},{what}=COLUMN{none}"
+                )
+        assert question is not None
+        guesses = [(guess_question, "question", question), (guess_answer, "answer", answer)]
+        if told := [f"the {what} from {column!r}" for guess, what, column in guesses if guess and column != what]:
+            notices.warning("%s: reading %s; question= and answer= name others", self.path, " and ".join(told))
+        return question, answer
 
-    def _item(self, row: dict[str, Any]) -> Item:
-        try:
-            question, answer = str(row[self.question]), row[self.answer] if self.answer else None
-            options = [str(row[field]) for field in self.choices] if len(self.choices) > 1 else None
-            if len(self.choices) == 1:
-                options = [str(option) for option in row[self.choices[0]]]
-        except KeyError as error:
-            raise ConfigurationError(
-                f"{self.path}: a row has no field {error}; it has {', '.join(row)}. Name fields by question=, answer="
-            ) from error
+    def _item(self, row: Mapping[str, Any], question_column: str, answer_column: str | None) -> Item:
+        question, messages = _asked(row.get(question_column), self.path)
+        answer = row.get(answer_column) if answer_column else None
         if isinstance(answer, list):  # some datasets give several equivalent answers
             answer = answer[0] if answer else None
-        if answer is None:
-            return Item(question, None, lambda _: False, self.system)
-        if options is not None:
-            question, answer = _with_choices(question, options, answer, shuffle=len(self.choices) > 1)
-        reference = str(answer)
+        if self.choices:
+            question, answer = with_choices(question, options(row, self.choices), answer, shuffle=len(self.choices) > 1)
+        if as_written(answer) is None:
+            return Item(question, None, None, self.system, messages=messages)
+        reference = str(as_written(answer)).strip()
         if self.answer_after is not None:
             reference = reference.rpartition(self.answer_after)[2].strip().replace(",", "")
-        return Item(question, reference, partial(GRADERS[self.grader], reference), self.system)
+        grader = kind_of(reference) if self.grader == "auto" else self.grader
+        return Item(question, reference, partial(GRADERS[grader], reference), self.system, grader, messages)
 
 
-def _with_choices(question: str, options: list[str], answer: Any, shuffle: bool) -> tuple[str, str]:
-    """The question with lettered options (the paper's form), and the letter of the right one."""
-    if isinstance(answer, int):
-        right = options[answer]
-    elif str(answer) in LETTERS[: len(options)]:
-        right = options[LETTERS.index(str(answer))]
-    else:
-        right = str(answer)
-    if shuffle:
-        random.Random(question).shuffle(options)
-    listed = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
-    return f"{question}\nAnswer Choices: {listed}", LETTERS[options.index(right)]
+def _asked(value: Any, path: str) -> tuple[str, Prompt]:
+    """A question, and the conversation that it ends."""
+    try:
+        prompt = as_prompt(value if isinstance(value, list) else as_written(value) or "")
+    except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"{path}: the question {value!r:.80} cannot be asked: {error}") from error
+    return (prompt[-1].content, prompt) if isinstance(value, list) else (str(as_written(value)), ())
 
 
 _STEM = (
@@ -196,7 +238,6 @@ def _of_package(plugin: Plugin) -> Task | type[Task]:
 
 TASKS: Registry[Task | type[Task]] = Registry("task", "rsd.tasks", BUILT_IN, _of_package)
 """The built-in tasks, and those of installed packages: a task, or a class of tasks that is made from its fields."""
-FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def find_task(task: str | Mapping[str, Any] | Task) -> Task:
@@ -210,7 +251,7 @@ def find_task(task: str | Mapping[str, Any] | Task) -> Task:
     if isinstance(task, str):
         if task in TASKS and isinstance(named := TASKS[task], Task):
             return named
-        if task not in TASKS and ":" not in task and Path(task).suffix in FILES:
+        if task not in TASKS and ":" not in task and Path(task).suffix.lower() in FILES:
             task = f"dataset:{task}"
         kind = task.partition(":")[0]
         cls = _class(kind, task)
@@ -230,7 +271,7 @@ def _class(kind: str, task: object) -> type[Task]:
         return KINDS[kind]
     if kind not in TASKS:
         raise ConfigurationError(
-            f"{unknown('task', kind, TASKS)}, the path of a .jsonl file, and "
+            f"{unknown('task', kind, TASKS)}, the path of a file (.jsonl, .csv, .parquet), and "
             "dataset:ORG/NAME,config=…,split=…,question=…,answer=…,grader=…"
         )
     part = TASKS[kind]

@@ -208,6 +208,25 @@ def test_prompts_are_read_as_json_lines_are_defined(tmp_path: Path) -> None:
     assert [problem.prompt[0].content for problem in read_problems(file)] == ["one\u2028or\x85two", "ünï \u2029 数"]
 
 
+def test_prompts_of_other_files_and_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "prompts.csv"
+    file.write_text("id,Question,note\n007,What is 1+1?,\n8,,empty\n")
+    first, second = read_problems(file)
+    assert (first.id, first.prompt[0].content) == ("007", "What is 1+1?")
+    assert (second.id, str(second.error).startswith("line 3 is no prompt: The prompt is empty")) == ("8", True)
+    assert caplog.messages == [f"{file}: prompts are read from the column 'Question'; --prompt names another one"]
+    assert [problem.prompt[0].content for problem in read_problems(file, prompt="note") if not problem.error] == [
+        "empty"
+    ]
+    file.write_text("id,prompt\n,one\n,two\n")
+    assert len({problem.id for problem in read_problems(file)}) == 2  # an empty cell is no name
+    file.write_text("id,note\n1,x\n")
+    with pytest.raises(
+        ConfigurationError, match=r"none of its columns looks like prompts \(id, note\).*--prompt COLUMN"
+    ):
+        read_problems(file)
+
+
 def test_the_command(tmp_path: Path) -> None:
     prompts = write(tmp_path / "prompts.jsonl", "one", {"prompt": "two", "id": 2})
     out = tmp_path / "results.jsonl"

@@ -96,7 +96,7 @@ def against_plain(family: Family, by_modules: Family, plain: Plain, items: list[
     spent: dict[str, list[float]] = {name: [] for name in methods}
     right = dict.fromkeys(methods, 0)
     for name, method in methods.items():
-        right[name] = sum(item.grade(method(str(item.prompt))) for item in items)  # also warms up
+        right[name] = sum(item.verdict(method(str(item.prompt))).right is True for item in items)  # also warms up
     for _ in range(rounds):
         total = dict.fromkeys(methods, 0.0)
         for item in items:

@@ -113,7 +113,8 @@ def measure(drafter: HuggingFaceGenerator, verifier: SharedVerifier, delta: floa
     items = find_task("embedded").draw(n, 1)
     results = decoder.run_many([item.prompt for item in items])
     return {
-        "accuracy": sum(item.grade(result.text) for item, result in zip(items, results, strict=True)) / n,
+        "accuracy": sum(item.verdict(result.text).right is True for item, result in zip(items, results, strict=True))
+        / n,
         "target_share": sum(result.target_share for result in results) / n,
         "flops_per_problem": sum(result.ledger.total.flops or 0 for result in results) / n,
         "flops_per_problem_paper": sum(result.ledger.total.flops_paper or 0 for result in results) / n,

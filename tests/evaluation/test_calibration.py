@@ -94,7 +94,9 @@ def test_estimates_hold_on_the_embedded_models(draft: HuggingFaceGenerator, targ
     charged = sum(result.ledger.total.flops or 0 for result in results) / len(results)
     assert row.flops_paper == pytest.approx(paper, rel=0.15)
     assert row.flops == pytest.approx(charged, rel=0.25)
-    right = sum(item.grade(result.text) for item, result in zip(drawn, results, strict=True)) / len(drawn)
+    right = sum(item.verdict(result.text).right is True for item, result in zip(drawn, results, strict=True)) / len(
+        drawn
+    )
     assert row.accuracy == pytest.approx(right, abs=0.17)
 
 

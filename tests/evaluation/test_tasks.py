@@ -1,14 +1,15 @@
-"""Tasks through `datasets`, and graders."""
+"""Tasks from files, folders and `datasets`."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from rsd_core import ConfigurationError, as_prompt
 from rsd_integrations.evaluation import TASKS, find_task
-from rsd_integrations.evaluation.graders import choice, exact, math
 from rsd_integrations.evaluation.tasks import STEP_BY_STEP, DatasetTask
 
 
@@ -22,51 +23,6 @@ def write(file: Path, rows: list[dict[str, Any]]) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize(
-    ("reference", "text", "right"),
-    [
-        ("\\frac{1}{2}", "so it is \\boxed{0.5}", True),
-        ("72", "The answer is \\boxed{72.0}.", True),
-        ("(1, 2)", "\\boxed{\\left( 1,\\, 2 \\right)}", True),
-        ("x^2+1", "\\boxed{1+x^2}", True),
-        ("72", "I get \\boxed{27}", False),
-        ("72", "first \\boxed{72}, no: \\boxed{70}", False),  # the last one counts
-        ("18", "no box, but 18", True),
-        ("18", "", False),
-    ],
-)
-def test_the_math_grader(reference: str, text: str, right: bool) -> None:
-    assert math(reference, text) is right
-
-
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [
-        ("\\boxed{B}", True),
-        ("\\boxed{(B)}", True),
-        ("\\boxed{\\text{B}}", True),
-        ("\\boxed{\\textbf{(B) } 12}", True),
-        ("The answer is (B).", True),
-        ("The answer is: B", True),
-        ("\\boxed{C}", False),
-        ("Beyond doubt", False),
-        ("The answer is Beta", False),
-        ("The answer is xB", False),
-        ("The answer is C. No: the answer is B", True),
-        ("The answer is B. No: the answer is C", False),
-        ("", False),
-    ],
-)
-def test_the_choice_grader(text: str, right: bool) -> None:
-    assert choice("B", text) is right
-
-
-def test_the_exact_grader() -> None:
-    assert exact("10", "it is \\boxed{ 10 }")
-    assert exact("yes", " yes ")
-    assert not exact("10", "\\boxed{10.0}")
-
-
 def test_a_file_of_lines(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.jsonl", [{"question": f"What is {i}+1?", "answer": str(i + 1)} for i in range(30)])
     items = find_task(file).draw(10, seed=3)
@@ -74,21 +30,146 @@ def test_a_file_of_lines(tmp_path: Path) -> None:
     assert items == find_task(file).draw(10, seed=3) or [i.question for i in items] == [
         i.question for i in find_task(file).draw(10, seed=3)
     ]
-    assert all(item.grade(f"\\boxed{{{item.reference}}}") for item in items)
+    assert all(item.verdict(f"\\boxed{{{item.reference}}}").right for item in items)
     messages = as_prompt(items[0].prompt)
     assert [(m.role, m.content) for m in messages] == [("system", STEP_BY_STEP), ("user", items[0].question)]
     with pytest.raises(ConfigurationError, match="30 problems; 31"):
         find_task(file).draw(31, seed=3)
 
 
-def test_fields_by_name_and_no_answers(tmp_path: Path) -> None:
-    file = write(tmp_path / "p.jsonl", [{"prompt": "Why?", "level": "1"}, {"prompt": "How?", "level": "2"}])
-    with pytest.raises(ConfigurationError, match="no field 'question'; it has prompt, level"):
+def test_columns_by_name_and_no_answers(tmp_path: Path) -> None:
+    file = write(tmp_path / "p.jsonl", [{"prompt": "Why?", "level": 1}, {"prompt": "How?", "level": 2}])
+    with pytest.raises(ConfigurationError, match=r"looks like the answer; it has prompt, level.*answer=none"):
         find_task(file).draw(1, 0)
-    (item, _) = find_task({"path": file, "question": "prompt", "answer": None, "system": ""}).draw(None, 0)
-    assert (item.reference, item.prompt) == (None, item.question)
+    with pytest.raises(ConfigurationError, match="no column 'prompts'; it has prompt, level"):
+        find_task({"path": file, "question": "prompts"}).draw(1, 0)
+    (item, _) = find_task(f"dataset:{file},question=prompt,answer=none,system=").draw(None, 0)
+    assert (item.reference, item.prompt, item.verdict("because").right) == (None, item.question, None)
+    assert find_task(f"dataset:{file},answer=") == find_task({"path": file, "answer": None})
     (only,) = find_task({"path": file, "question": "prompt", "answer": None, "keep": {"level": ["2"]}}).draw(None, 0)
     assert only.question == "How?"
+
+
+def test_a_guess_is_told_and_a_name_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"id": 7, "Problem": "1+1?", "solution": "One and one.", "Final Answer": "2", "label": "easy"}
+    file = write(tmp_path / "p.jsonl", [row])
+    (item,) = find_task(file).draw(None, 0)
+    assert (item.question, item.reference, item.grader) == ("1+1?", "2", "number")
+    (told,) = caplog.messages
+    assert "reading the question from 'Problem' and the answer from 'Final Answer'" in told
+    caplog.clear()
+    (named,) = find_task(f"dataset:{file},question=Problem,answer=label").draw(None, 0)
+    assert (named.reference, named.grader, caplog.messages) == ("easy", "text", [])
+    plain = write(tmp_path / "q.jsonl", [{"question": "1+1?", "answer": "2", "prompt": "no", "label": "no"}])
+    (usual,) = find_task(plain).draw(None, 0)
+    assert (usual.question, usual.reference, caplog.messages) == ("1+1?", "2", [])
+
+
+ROWS = (
+    "007",
+    "1.0",
+    "true",
+    "Paris",
+    "1,000",
+    "B",
+    "3/4",
+    "x^2",
+    "yes",
+    " 5 ",
+    "1e3",
+    "NaN",
+    "null",
+    '"quoted"',
+    "a\nb",
+)
+"""Answers that some reader would take for something else."""
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv", "tsv", "parquet", "arrow"])
+def test_answers_stay_as_they_are_written(tmp_path: Path, form: str) -> None:
+    rows = [{"question": f"{i}?", "answer": answer} for i, answer in enumerate(ROWS)]
+    file = tmp_path / f"p.{form}"
+    if form in ("jsonl", "json"):
+        mixed = [*rows, {"question": "a number", "answer": 7}, {"question": "not known", "answer": None}]
+        file.write_text("".join(json.dumps(row) + "\n" for row in mixed) if form == "jsonl" else json.dumps(mixed))
+    elif form in ("csv", "tsv"):
+        with file.open("w", newline="") as out:
+            writer = csv.DictWriter(out, ["question", "answer"], delimiter="\t" if form == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        table = datasets.Dataset.from_list(rows)
+        table.save_to_disk(str(file)) if form == "arrow" else table.to_parquet(str(file))
+    items = find_task(str(file) if form != "arrow" else f"dataset:{file}").draw(None, 0)
+    assert [item.reference for item in items[: len(ROWS)]] == [answer.strip() for answer in ROWS]
+    assert [item.reference for item in items[len(ROWS) :]] == (["7", None] if form in ("jsonl", "json") else [])
+
+
+def test_datasets_reads_no_strings_as_json_either(tmp_path: Path) -> None:
+    """A column of mixed types, as a repository on the hub may have it: the library itself would read "007" as 7."""
+    values = ["007", 7, "1.0", "true", None, "Paris", ["7", "seven"], True]
+    file = write(tmp_path / "p.jsonl", [{"question": f"{i}?", "answer": value} for i, value in enumerate(values)])
+    loaded = datasets.load_dataset("json", data_files=file, split="train")
+    assert loaded[0]["answer"] == 7  # once this fails, the library has changed
+    loaded.save_to_disk(str(tmp_path / "saved"))
+    items = find_task(f"dataset:{tmp_path / 'saved'}").draw(None, 0)
+    assert [item.reference for item in items] == ["007", "7", "1.0", "true", None, "Paris", "7", "true"]
+
+
+def test_conversations_are_asked_as_they_are(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes?"}]
+    talk += [{"role": "user", "content": "1+1?"}]
+    file = write(tmp_path / "p.jsonl", [{"question": talk, "answer": 2}])
+    (item,) = find_task(file).draw(None, 0)
+    assert item.question == "1+1?"
+    assert [m.role for m in as_prompt(item.prompt)] == ["system", "user", "assistant", "user"]
+    own = write(tmp_path / "q.jsonl", [{"question": [{"role": "system", "content": "Be brief."}, *talk], "answer": 2}])
+    (item,) = find_task(own).draw(None, 0)
+    assert as_prompt(item.prompt)[0].content == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.jsonl", '{"question": "a", "answer": 1}\n{"question": "b"', "row 2: it is no JSON"),
+        ("p.jsonl", '"a"\n', "row 1: it is str and no object with columns"),
+        ("p.csv", "question,answer\na,1,2\n", "row 2: it has 3 cells, and the first line 2"),
+        ("p.csv", 'question,answer\n"a,1\n', "is no CSV, at line 2"),
+        ("p.csv", "answer,answer\n1,2\n", "two columns of one name"),
+        ("p.parquet", "question", "is no Parquet"),
+        ("p.json", "[1", "is no JSON"),
+        ("p.jsonl", '{"question": "", "answer": 1}\n', "the question '' cannot be asked"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, content: str, words: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigurationError) as caught:
+        find_task(str(tmp_path / name)).draw(None, 0)
+    assert words in str(caught.value)
+
+
+def test_csv_as_people_have_it(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_bytes('\ufeffQuestion;Answer\r\n"How much; in €?";"1,5 €"\r\n\r\n"Two\nlines?";\r\n'.encode())
+    items = find_task(str(file)).draw(None, 0)
+    assert [(item.question, item.reference) for item in items] == [("How much; in €?", "1,5 €"), ("Two\nlines?", None)]
+    file.write_bytes("question,answer\nWo?,Köln\n".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"is not UTF-8.*CSV UTF-8"):
+        find_task(str(file)).draw(None, 0)
+    file.write_text(f"question,answer\n{'long ' * 50_000},5\n")
+    (item,) = find_task(str(file)).draw(None, 0)
+    assert len(item.question) > 200_000
+
+
+def test_a_folder_of_files_and_its_splits(tmp_path: Path) -> None:
+    for name, answer in (("data/test-00000-of-00002.jsonl", "007"), ("data/test-00001-of-00002.jsonl", "2")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, [{"question": name, "answer": answer}])
+    write(tmp_path / "data" / "train.jsonl", [{"question": "train", "answer": "3"}])
+    assert [item.reference for item in find_task(f"dataset:{tmp_path}").draw(None, 0)] == ["007", "2"]
+    assert [item.reference for item in find_task(f"dataset:{tmp_path},split=train").draw(None, 0)] == ["3"]
+    with pytest.raises(ConfigurationError, match="no split 'dev', but test, train"):
+        find_task(f"dataset:{tmp_path},split=dev").draw(None, 0)
 
 
 def test_a_dataset_of_the_hubs_form_in_a_folder(tmp_path: Path) -> None:
@@ -127,7 +208,16 @@ def test_multiple_choice_in_both_forms(tmp_path: Path) -> None:
     assert len({item.reference for item in items}) > 2  # the right one is not always the same letter
     for item in items:
         assert f"({item.reference}) right" in item.question
-        assert item.grade(f"\\boxed{{{item.reference}}}")
+        assert item.verdict(f"\\boxed{{{item.reference}}}").right
+    file = tmp_path / "p.csv"
+    file.write_text(
+        "question,choices,answer\nQ?,\"['w', 'x', 'y']\",2\nR?,\"['1', '2', '3']\",2\nS?,\"['w', 'x']\",A\n"
+    )
+    cells = find_task({"path": str(file), "choices": ["choices"]}).draw(None, 0)
+    assert [(item.reference, item.grader) for item in cells] == [("C", "choice"), ("B", "choice"), ("A", "choice")]
+    file.write_text("question,choices,answer\nQ?,\"['w', 'x']\",z\n")
+    with pytest.raises(ConfigurationError, match="the answer 'z' is none of the choices 'w, x'"):
+        find_task({"path": str(file), "choices": ["choices"]}).draw(None, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""What the words of an answer say: a letter, yes or no, the last number of a sentence."""
+
+from __future__ import annotations
+
+import re
+
+from rsd_integrations.evaluation.plain_text import plain
+from rsd_integrations.evaluation.quantities import NUMERAL, Quantity, quantity
+
+LETTERS = "ABCDEFGHIJ"
+TRUE, FALSE = ("yes", "true"), ("no", "false")
+_LETTER = re.compile(r"\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])[.):]?")
+_CHOSEN = re.compile(
+    r"(?:(?i:option|choice|answer|letter)\s*:?\s*)?(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-J])(?![\w'’])|([a-j])(?=[.):]|$))"
+)
+_ANOTHER = re.compile(r"\s*(?:,|/|&|\bor\b|\band\b)\s*(?:\bor\b|\band\b)?\s*(?:option|choice)?\s*[(\[]?[A-J](?![\w'’])")
+HEDGED = re.compile(
+    r"\b(?:not|or|but|though|although|however|some|maybe|perhaps|neither|nor|if)\b|n['’]t\b", re.IGNORECASE
+)
+"""Words that leave open what a sentence means."""
+_NUMBER = re.compile(rf"-?\s?[$€£¥₹]?\s?(?<![\w^])(?<!\^-)(?:\d+\s+\d+/\d+|(?:{NUMERAL})(?:\s?/\s?(?:{NUMERAL}))?)")
+_ASSIGNED = re.compile(r"\b[a-zA-Z](?:_\w+)?\s*=\s*$")
+_OPEN_BEFORE = re.compile(
+    r"(?:\b(?:or|not|isn['’]t|than|least|most|out of|between|approximates?)|[±<>≤≥≠^_]|\d\s*(?:and|to|[-–,:*×+]))\s*$",
+    re.IGNORECASE,
+)
+_OPEN_AFTER = re.compile(
+    r"\s*(?:(?:or|and|to)\s+[-$€£]?\d|out of\b|or (?:more|less|fewer)\b|[-–±/:*×+^,]\s*\d|[\^*×±+!])"
+)
+
+
+def last_number(sentence: str) -> Quantity | None:
+    """The last number of a sentence, with its unit; None where it is one of several, or a bound."""
+    sentence = plain(sentence)
+    found = list(_NUMBER.finditer(sentence))
+    if not found:
+        return None
+    before, after = _ASSIGNED.sub("", sentence[: found[-1].start()]), sentence[found[-1].end() :]
+    if _OPEN_BEFORE.search(before) or _OPEN_AFTER.match(after):
+        return None
+    following = re.findall(r"\s*\S+", after)[:3]
+    readings = ("".join([found[-1][0], *following[:count]]) for count in (3, 2, 1, 0))
+    known = [own for reading in readings if (own := quantity(reading)) is not None]
+    return next((own for own in known if own.units), known[-1] if known else None)
+
+
+def letter(reference: str) -> str | None:
+    """The letter from A to J that a right answer is, maybe in brackets; None where it is something else."""
+    found = _LETTER.fullmatch(plain(reference))
+    return None if found is None else str(next(filter(None, found.groups()))).upper()
+
+
+def chosen(reading: str) -> str | None:
+    """The letter at the beginning of an answer; None where there is none, or another one stands beside it."""
+    reading = plain(reading).lstrip("\"'“ ").rstrip("\"'” ")
+    found = _CHOSEN.match(reading)
+    if found is None:
+        return None
+    rest = reading[found.end() :]
+    if found[3] in ("A", "I") and re.match(r"\s+(?!(?:is|because|since|as|with|and|or)\b)[a-z]", rest):
+        return None  # an article, a pronoun
+    if _ANOTHER.match(rest) or re.search(r"\b(?:or|and)\s+[(\[]?[A-J](?![\w'’])", rest):
+        return None
+    return str(next(filter(None, found.groups()))).upper()
+
+
+def named_last(sentence: str) -> str | None:
+    """The only letter that a sentence without a mark names."""
+    sentence = plain(sentence)
+    if HEDGED.search(sentence) or re.search(r"\b(?:wrong|incorrect|false|excluded)\b", sentence, re.IGNORECASE):
+        return None
+    named = re.findall(r"\(([A-Ja-j])\)|(?<![\w'’])([B-HJ]|[AI](?!\s+[a-z]))(?![\w'’])", sentence)
+    letters = {(one or other).upper() for one, other in named}
+    return letters.pop() if len(letters) == 1 else None
+
+
+_POLAR = r"(yes|no|true|false)"
+_GOES_ON = r"(?=\s*(?:$|[.,;:!)\n—–-]|(?:because|since|as|it|they|he|she|this|that|the|there|we|you|not)\b))"
+_BEGINS = re.compile(
+    rf"[\W_]*(?:(?:definitely|indeed|clearly|certainly|(?:it|that|this|the statement|the claim)(?: is|['’]s))\s+)*"
+    rf"(not\s+)?{_POLAR}\b{_GOES_ON}",
+    re.IGNORECASE,
+)
+_ENDS = re.compile(rf"(?:\b(not|never|neither)\s+(?:\w+\s+)?|(n['’]t)\s+(?:\w+\s+)?|\b){_POLAR}\W*$", re.IGNORECASE)
+_BOTH = re.compile(rf"\b{_POLAR}\s*(?:/|,|\band\b|\bor\b|\bnor\b)\s*{_POLAR}\b", re.IGNORECASE)
+
+
+def polarity(reading: str, *, at_end: bool = False) -> bool | None:
+    """Whether a reading says yes or true, or no or false; None where it says neither, or both."""
+    reading = plain(reading)
+    found = (_ENDS.search if at_end else _BEGINS.match)(reading)
+    if found is None or _BOTH.search(reading):
+        return None
+    *nots, word = found.groups()
+    said = word.lower() in TRUE
+    if not any(nots):
+        return said
+    return not said if word.lower() in ("true", "false") else None  # "not true" is false, "not yes" nothing

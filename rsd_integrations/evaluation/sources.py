@@ -1,0 +1,89 @@
+"""Rows of problems: of a file, of a folder of files, or of a dataset on the hub; every value as it is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rsd_core import ConfigurationError, MissingDependency
+from rsd_integrations.data_files import FILES, read_records
+
+Row = Mapping[str, Any]
+_SPLITS = frozenset(("train", "test", "validation", "valid", "val", "dev", "eval"))
+
+
+def read_table(path: str, config: str | None, split: str) -> list[Row]:
+    """The rows of a split, each an object by column.
+
+    Args:
+        path: File, folder or hub id.
+        config: The hub dataset's configuration.
+        split: Its split. Of a folder, the files with this word in their paths; all, where none names a split.
+
+    Raises:
+        ConfigurationError: It cannot be read, a row is no object, or the folder has no such split.
+    """
+    here = Path(path)
+    if here.suffix.lower() in FILES and not here.is_dir():
+        return _rows(here)
+    files = _files(here, split) if here.is_dir() and config is None else []
+    return [row for file in files for row in _rows(file)] or _of_library(path, config, split)
+
+
+def _rows(file: Path) -> list[Row]:
+    rows: list[Row] = []
+    for line in read_records(file):
+        if line.error is not None or not isinstance(line.value, dict):
+            wrong = line.error or f"it is {type(line.value).__name__} and no object with columns"
+            raise ConfigurationError(f"the dataset '{file}' cannot be read: row {line.number}: {wrong}")
+        rows.append(line.value)
+    return rows
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    """The files of a split; none where the folder is of another form."""
+    if (folder / "dataset_info.json").exists():  # written by `save_to_disk`
+        return []
+    inner = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in FILES)
+    files = sorted(file for file in inner if not any(part.startswith(".") for part in file.parts))
+    words = {file: set(re.split(r"[^a-z0-9]+", str(file.with_suffix("")).lower())) for file in files}
+    found = {word for named in words.values() for word in named & _SPLITS}
+    if found and not any(split in named for named in words.values()):
+        raise ConfigurationError(
+            f"the folder '{folder}' has no split {split!r}, but {', '.join(sorted(found))}: split=…"
+        )
+    return [folder / file for file in files if not found or split in words[file]]
+
+
+def _of_library(path: str, config: str | None, split: str) -> list[Row]:
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise MissingDependency("datasets", "eval", f"the task {path!r}") from error
+    try:
+        if (Path(path) / "dataset_info.json").exists():
+            loaded = datasets.load_from_disk(path)
+        else:
+            loaded = datasets.load_dataset(path, config, split=split)
+        # Columns of JSON that mix types: `datasets` would read the strings in them as JSON, "007" as 7.
+        mixed = [name for name, kind in loaded.features.items() if type(kind).__name__ == "Json"]
+        for name in mixed:
+            loaded = loaded.cast_column(name, datasets.Json(decode=False))
+        return [{name: _literal(value) if name in mixed else value for name, value in row.items()} for row in loaded]
+    except Exception as error:
+        raise ConfigurationError(
+            f"the dataset {path!r} cannot be read: {str(error) or type(error).__name__}"
+        ) from error
+
+
+def _literal(text: Any) -> Any:
+    """A value of a mixed column: a string, list or object as such, anything else as it is written."""
+    if not isinstance(text, str) or text[:1] not in ('"', "[", "{"):
+        return text
+    try:
+        return json.loads(text, parse_float=str)
+    except ValueError:
+        return text
