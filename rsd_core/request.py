@@ -230,7 +230,7 @@ class Request:
         self.progress = self.progress.closed()
         self.path, self.finish = self.progress.path, self.progress.finish
         self.attempt, self.undecided, self.entropy = 0, (), None
-        self._record_closing("the policy expects of another step less than it costs: the thought was closed")
+        self._record_closing("the policy ended the thought early")
 
     def text(self, kind: Kind) -> str:
         """The thought or the answer so far, without markers."""

@@ -334,7 +334,9 @@ def test_a_thought_ends_where_one_more_step_is_not_worth_its_cost() -> None:
     thoughts = [sum("think " in step.text for step in result.steps) for result in results]
     assert 2 <= sum(thoughts) / len(thoughts) < 6
     assert all("answer" in result.text for result in results)
-    assert any(item.message.startswith("the policy expects") for result in results for item in result.degradations)
+    assert any(
+        item.message == "the policy ended the thought early" for result in results for item in result.degradations
+    )
     never = thinker(AdvantageAware(reward_per_cost=0.05, drafts=1)).run("question")
     assert sum("think " in step.text for step in never.steps) == 8
 
@@ -346,6 +348,27 @@ class Quits(Insists):
 
     def route(self, request: RequestView) -> Any:
         return "answer"
+
+
+class Closes(Insists):
+    """Ends a thought after two steps."""
+
+    kind: str = "closes"
+    drafts: int = 1
+
+    def route(self, request: RequestView) -> Any:
+        return "answer" if request.kind == "thought" and len(request.records) == 2 else "draft"
+
+
+def test_a_thought_that_a_policy_ends_is_closed_in_the_models_own_way() -> None:
+    result = thinker(Closes()).run("question")
+    assert [step.author for step in result.steps] == ["draft", "draft", "limit", "draft"]
+    assert [step.kind for step in result.steps] == ["thought", "thought", "thought", "answer"]
+    assert result.raw_text.startswith("<think>\nthink ")
+    assert result.raw_text.count("</think>") == 1
+    assert [(item.step, item.kind) for item in result.degradations] == [(2, "thought_limit")]
+    limited = thinker(Closes()).with_settings(Settings(temperature=1, limits=Limits(max_thought_tokens=4)))
+    assert limited.run("question").raw_text == result.raw_text
 
 
 def test_only_a_thought_can_be_ended() -> None:
