@@ -79,6 +79,7 @@ class RunView:
 
     def show(self, event: Event) -> None:
         """Print what an event says."""
+        self._close_before(event.index)
         if isinstance(event, StepFinished):
             self._finished(event)
         elif isinstance(event, StepRejected):
@@ -96,7 +97,6 @@ class RunView:
 
     def _finished(self, event: StepFinished) -> None:
         record, index = event.record, event.index
-        self._close_before(index)
         self._reader = self._reader.read(record.text)[0]
         self._show_step(record, index)
         self._close_before(index + 2)
