@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Self
 
 from rsd_core.calls import Calls
-from rsd_core.decisions import choose, decide, learn, route
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
@@ -17,6 +16,7 @@ from rsd_core.limits import Limits
 from rsd_core.model import Model
 from rsd_core.paths import Step
 from rsd_core.policies import BinaryStep, WeightingPolicy
+from rsd_core.policies.decisions import choose, learn, route, settle
 from rsd_core.request import Request
 from rsd_core.roles import Cast, NoVerifier, Roles
 from rsd_core.settings import Settings
@@ -107,9 +107,13 @@ class RewardGuidedDecoder(Decoder):
             i, cast = request.index, casts[request.progress.part.kind]
             if cast.policy.needs_entropy:
                 await calls.measure_entropy(request, cast.drafter)
-            if route(cast.policy, request) == "target" and not calls.target_is_spent(request, cast.target):
+            author = route(cast.policy, request)
+            if author == "target" and not calls.target_is_spent(request, cast.target):
                 cast.policy.on_target_forced()
                 yield await self._replace(request, calls, cast)
+                continue
+            if author == "answer":
+                request.close_thought()
                 continue
             calls.hedge(request, cast.target)
             drafts = await calls.draft(request, cast.drafter)
@@ -118,18 +122,20 @@ class RewardGuidedDecoder(Decoder):
             if drafts:
                 yield StepDrafted(i, drafts)
             rewards = await calls.score(request, cast.verifier, drafts) if cast.policy.needs_reward else ()
-            scored = bool(rewards)
-            if scored:
+            if rewards:
                 yield StepScored(i, rewards)
-            best = choose(request, rewards)
+            drafts, rewards = request.competing(drafts, rewards)
+            scored, best = bool(rewards), choose(request, rewards)
             draft = drafts[best] if drafts else None
             reward = rewards[best] if rewards else None
-            if len(drafts) > 1:
-                request.discard(drafts[:best] + drafts[best + 1 :], scored=scored)
-            decision = decide(cast.policy, request, draft, reward, scored=scored)
+            request.discard(drafts[:best] + drafts[best + 1 :], scored=scored)
+            decision, reward = await settle(cast, request, calls, draft, reward, scored=scored)
             spent = decision == "target" and draft is not None and calls.target_is_spent(request, cast.target)
             if draft is not None and (decision == "accept" or spent):
                 yield StepAccepted(i, calls.commit(request, draft, "draft", reward))
+                continue
+            if draft is not None and decision == "another":
+                calls.keep(request, draft, reward)
                 continue
             if draft is not None:
                 calls.reject(request, draft, scored=scored)

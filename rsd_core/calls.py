@@ -77,7 +77,7 @@ class Calls:
             if not may_pass(error):
                 self._given_up.add(drafter)
             return ()
-        request.undecided = generation.steps
+        request.undecided += generation.steps
         return generation.steps
 
     async def measure_entropy(self, request: Request, drafter: Drafter) -> None:
@@ -248,6 +248,11 @@ class Calls:
         """Reject a draft, and drop what was begun after it."""
         self._early.on_reject()
         request.discard([draft], scored=scored)
+
+    def keep(self, request: Request, draft: Step, reward: float | None) -> None:
+        """Keep a draft while another one is written, and drop what was begun after it."""
+        self._early.on_reject()
+        request.kept, request.attempt = (draft, reward), request.attempt + 1
 
     def commit(
         self,

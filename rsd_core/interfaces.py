@@ -149,6 +149,9 @@ class FirstTokenEntropy(Protocol):
 class Verifier(Model):
     """The reward model, r in the paper: scores a step in the light of the path before it."""
 
+    dearer: Verifier | None = None
+    """One that judges on the same scale, better and at a higher cost, where the policy finds it worth that."""
+
     @abstractmethod
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Score candidates for the step that follows the path.

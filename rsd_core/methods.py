@@ -10,15 +10,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import cache
+from inspect import signature
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.baselines import (
     Backtracking,
     BestOfN,
     DraftOnly,
+    HeuristicGreedySearch,
     MajorityVote,
     SpecReason,
     SpeculativeDecoding,
@@ -144,6 +146,19 @@ class Method(Data):
         return False
 
 
+class Plain(Method):
+    """Base of the methods that hand their fields to a decoder; fields that it does not take are for `settings`."""
+
+    decoder: ClassVar[Callable[..., Decoder]]
+
+    def build(self, setup: Setup) -> Decoder:
+        taken = signature(self.decoder).parameters
+        own = {name: value for name, value in self if name in taken}
+        for role in self.roles:
+            own[role] = setup.verifier(own.get(role)) if role == "verifier" else getattr(setup, role)
+        return self.decoder(**own, settings=self.settings(setup.settings))
+
+
 def _verifier(spec: str | None) -> str | None:
     if spec is not None:
         parse_spec(spec, "verifier")
@@ -154,24 +169,20 @@ OwnVerifier = Annotated[str | None, AfterValidator(_verifier)]
 """The spec of a verifier in place of the setup's own."""
 
 
-class DraftMethod(Method):
+class DraftMethod(Plain):
     """The drafter alone."""
 
     kind: Literal["draft"] = "draft"
+    decoder: ClassVar[Callable[..., Decoder]] = DraftOnly
     roles: ClassVar[tuple[Role, ...]] = ("drafter",)
 
-    def build(self, setup: Setup) -> Decoder:
-        return DraftOnly(drafter=setup.drafter, settings=setup.settings)
 
-
-class TargetMethod(Method):
+class TargetMethod(Plain):
     """The target alone."""
 
     kind: Literal["target"] = "target"
+    decoder: ClassVar[Callable[..., Decoder]] = TargetOnly
     roles: ClassVar[tuple[Role, ...]] = ("target",)
-
-    def build(self, setup: Setup) -> Decoder:
-        return TargetOnly(target=setup.target, settings=setup.settings)
 
 
 class RSDMethod(Method):
@@ -206,7 +217,7 @@ class RSDMethod(Method):
         return self.policy is not None and self.policy.learns
 
 
-class Sampled(Method):
+class Sampled(Plain):
     """Base of the methods that sample.
 
     Where nothing is said, they do so as the setup's settings say, and where those are greedy as the paper does: at
@@ -227,28 +238,18 @@ class MajorityMethod(Sampled):
     """Majority vote over n answers of the drafter."""
 
     kind: Literal["majority"] = "majority"
+    decoder: ClassVar[Callable[..., Decoder]] = MajorityVote
     roles: ClassVar[tuple[Role, ...]] = ("drafter",)
-
-    def build(self, setup: Setup) -> Decoder:
-        return MajorityVote(drafter=setup.drafter, n=self.n, settings=self.settings(setup.settings))
 
 
 class BestOfNMethod(Sampled):
     """The best of n answers of the drafter, by outcome (`last`) or by process (`min`, `mean`, `product`)."""
 
     kind: Literal["best_of_n"] = "best_of_n"
+    decoder: ClassVar[Callable[..., Decoder]] = BestOfN
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier")
     aggregate: Aggregate = "last"
     verifier: OwnVerifier = None
-
-    def build(self, setup: Setup) -> Decoder:
-        return BestOfN(
-            drafter=setup.drafter,
-            verifier=setup.verifier(self.verifier),
-            n=self.n,
-            aggregate=self.aggregate,
-            settings=self.settings(setup.settings),
-        )
 
 
 class BeamMethod(Sampled):
@@ -268,44 +269,50 @@ class BeamMethod(Sampled):
         )
 
 
-class BacktrackingMethod(Method):
-    """PRM-guided greedy search with backtracking (HGS-PRM)."""
+class BacktrackingMethod(Plain):
+    """PRM-guided greedy search with backtracking, by one threshold."""
 
     kind: Literal["backtracking"] = "backtracking"
+    decoder: ClassVar[Callable[..., Decoder]] = Backtracking
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier")
     delta: Annotated[float, Field(ge=0, le=1)] = 0.7
     tries: Count = 3
     backtracks: Annotated[int, Field(ge=0)] = 5
 
-    def build(self, setup: Setup) -> Decoder:
-        return Backtracking(
-            drafter=setup.drafter,
-            verifier=setup.verifier(),
-            delta=self.delta,
-            tries=self.tries,
-            backtracks=self.backtracks,
-            settings=setup.settings,
-        )
+
+class HGSMethod(Plain):
+    """HGS-PRM: search with backtracking over steps that are positive, neutral or negative."""
+
+    kind: Literal["hgs"] = "hgs"
+    decoder: ClassVar[Callable[..., Decoder]] = HeuristicGreedySearch
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier")
+    positive: Annotated[float, Field(ge=0, le=1)] = 0.7
+    negative: Annotated[float, Field(ge=0, le=1)] = 0.3
+    children: Count = 3
+    iterations: Annotated[int, Field(ge=1)] = 50
+    temperature: Temperature | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.negative > self.positive:
+            raise ValueError(
+                f"negative={self.negative} is above positive={self.positive}: give 0 ≤ negative ≤ positive ≤ 1"
+            )
+        return self
+
+    def settings(self, base: Settings) -> Settings:
+        return base.updated(temperature=self.temperature)
 
 
-class SpecReasonMethod(Method):
+class SpecReasonMethod(Plain):
     """SpecReason: the target judges the drafts by a prompt."""
 
     kind: Literal["specreason"] = "specreason"
+    decoder: ClassVar[Callable[..., Decoder]] = SpecReason
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
     threshold: Annotated[int, Field(ge=0, le=9)] = 7
     first_steps: Annotated[int, Field(ge=0)] = 0
     prompt: str = JUDGE
-
-    def build(self, setup: Setup) -> Decoder:
-        return SpecReason(
-            drafter=setup.drafter,
-            target=setup.target,
-            threshold=self.threshold,
-            first_steps=self.first_steps,
-            prompt=self.prompt,
-            settings=setup.settings,
-        )
 
 
 class Unverified(Method):
@@ -392,6 +399,7 @@ class GSIMethod(Sampled):
     """Guided speculative inference: n drafted candidates, rewards tilted by the ratio of likelihoods."""
 
     kind: Literal["gsi"] = "gsi"
+    decoder: ClassVar[Callable[..., Decoder]] = TiltedDecoder
     n: Count = 4
     threshold: float = 0.5
     beta: Annotated[float, Field(gt=0)] = 20.0
@@ -399,31 +407,20 @@ class GSIMethod(Sampled):
     def settings(self, base: Settings) -> Settings:
         return super().settings(base.updated(lookahead=0)).updated(candidates=self.n)
 
-    def build(self, setup: Setup) -> Decoder:
-        return TiltedDecoder(
-            drafter=setup.drafter,
-            verifier=setup.verifier(),
-            target=setup.target,
-            threshold=self.threshold,
-            beta=self.beta,
-            settings=self.settings(setup.settings),
-        )
 
-
-class SpeculativeMethod(Method):
+class SpeculativeMethod(Plain):
     """Standard speculative decoding inside the target."""
 
     kind: Literal["speculative"] = "speculative"
+    decoder: ClassVar[Callable[..., Decoder]] = SpeculativeDecoding
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
-
-    def build(self, setup: Setup) -> Decoder:
-        return SpeculativeDecoding(drafter=setup.drafter, target=setup.target, settings=setup.settings)
 
 
 BUILT_IN: dict[str, type[Method]] = {
     method.model_fields["kind"].default: method
     for method in (
         *(RSDMethod, TargetMethod, DraftMethod, MajorityMethod, BestOfNMethod, BeamMethod, BacktrackingMethod),
+        HGSMethod,
         *(SpecReasonMethod, FirstStepsMethod, DrafterThinksMethod, TargetThinksMethod),
         *(GlimpRouterMethod, SpecCoTMethod, GSIMethod, SpeculativeMethod),
     )

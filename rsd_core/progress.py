@@ -125,11 +125,16 @@ class Progress:
         finish = stopped or terms.limits.reached(path.depth, tokens) or exhausted or self._stuck(said, repeats)
         limit = terms.limits.max_thought_tokens
         if limit is not None and part.kind == "thought" and finish is None and part.tokens >= limit:
-            part = part.close(step.text)
-            if part.closed is not None:
-                path = path.extend(part.closed)
-                finish = terms.limits.reached(path.depth, tokens)
+            return Progress(terms, path, tokens, finish, excess, tail, said, repeats, part).closed()
         return Progress(terms, path, tokens, finish, excess, tail, said, repeats, part)
+
+    def closed(self) -> Progress:
+        """The response with its thought closed in the models' own way."""
+        part = self.part.close("" if self.path.step is None else self.path.step.text)
+        if part.closed is None:
+            return replace(self, part=part)
+        path = self.path.extend(part.closed)
+        return replace(self, path=path, part=part, finish=self.terms.limits.reached(path.depth, self.tokens))
 
     def _stuck(self, said: str, repeats: int) -> FinishReason | None:
         if repeats == self.terms.limits.max_repeats:

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from rsd_core.events import Degraded
 from rsd_core.ledger import Ledger
@@ -61,6 +61,16 @@ class Request:
         """Drafts of the present step that were retried."""
         self.undecided: tuple[Step, ...] = ()
         """Drafts of the present step of which nothing is decided yet."""
+        self.kept: tuple[Step, float | None] | None = None
+        """A draft of the present step that competes with the next one, and its reward."""
+        self.rewards: tuple[float | None, ...] = ()
+        """What was said last of the present step's drafts, one after the other."""
+        self.verified: Step | None = None
+        """The draft that the dearer verifier was asked about."""
+        self.unverified = False
+        """Whether the dearer verifier may still be asked about the present draft."""
+        self.notes: dict[object, Any] = {}
+        """What a policy wants to remember of the request; nobody else reads it."""
         self.entropy: float | None = None
         """Entropy of the present step's first token under the drafter, in nats, where a policy asked for it."""
         self.finish: FinishReason | None = None
@@ -133,10 +143,16 @@ class Request:
         part = progress.part
         if part.closed is None:
             return self.records[-1]
+        self._record_closing()
+        return self.records[-2]
+
+    def _record_closing(self, why: str | None = None) -> None:
+        part = self.progress.part
+        if part.closed is None:  # there was no thought
+            return
         self.records.append(StepRecord(part.closed.text, "limit", None, accepted=False, pieces=part.closed_pieces))
         if not self._is_branch:
-            self._note_closing(self.index - 1)
-        return self.records[-2]
+            self._note_closing(self.index - 1, why)
 
     def _as_thought(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
         """All that a step says as thought: what it answers, after a blank line."""
@@ -164,8 +180,8 @@ class Request:
         read = self.prompt_tokens or sum(len(message.content.encode()) for message in self._root.prompt)
         return read + self.progress.tokens + self._asked
 
-    def _note_closing(self, step: int) -> None:
-        limit = f"max_thought_tokens={self.terms.limits.max_thought_tokens} is reached: the thought was closed"
+    def _note_closing(self, step: int, why: str | None = None) -> None:
+        limit = why or f"max_thought_tokens={self.terms.limits.max_thought_tokens} is reached: the thought was closed"
         self.degradations.append(Degradation(step, "thought_limit", limit))
         logger.warning("step %d: thought_limit: %s", step, limit)
 
@@ -198,6 +214,26 @@ class Request:
         fresh = self.degradations[self._noticed :]
         self._noticed += len(fresh)
         return [Degraded(item.step, item) for item in fresh]
+
+    def competing(
+        self, drafts: tuple[Step, ...], rewards: tuple[float | None, ...]
+    ) -> tuple[tuple[Step, ...], tuple[float | None, ...]]:
+        """The candidates and their rewards, with the draft that was kept before them."""
+        self.rewards = rewards
+        if self.kept is None:
+            return drafts, rewards
+        (step, reward), self.kept = self.kept, None
+        if not rewards:  # nobody can say whether they are better
+            self.discard(drafts, scored=False)
+            drafts = ()
+        return (step, *drafts), (reward, *rewards)
+
+    def close_thought(self) -> None:
+        """End the thought, as a policy wants it: the answer follows."""
+        self.progress = self.progress.closed()
+        self.path, self.finish = self.progress.path, self.progress.finish
+        self.attempt, self.undecided, self.entropy = 0, (), None
+        self._record_closing("the policy ended the thought early")
 
     def text(self, kind: Kind) -> str:
         """The thought or the answer so far, without markers."""

@@ -63,6 +63,17 @@ class Cast:
             )
         if isinstance(self.verifier, NoVerifier) and self.policy.needs_reward:
             raise ConfigurationError(f"the policy {self.policy!r} decides by rewards, and there is no verifier=")
+        if (known := self.policy.needs_known) and (
+            missing := [m.name for m in self.models if getattr(m, known) is None]
+        ):
+            raise ConfigurationError(
+                f"the policy {self.policy!r} needs the {known} of every model; {missing} have none"
+            )
+        if self.verifier.dearer is not None and not self.policy.verifies:
+            raise ConfigurationError(
+                f"{self.verifier!r} leaves it to the policy whom it asks, and {self.policy!r} never does; give the "
+                "cascade ask=range, or a policy such as advantage_aware:reward_per_cost=0.1"
+            )
         if self.policy.needs_entropy and not isinstance(self.drafter, FirstTokenEntropy):
             raise ConfigurationError(
                 f"the policy {self.policy!r} routes on the entropy of a step's first token, which {self.drafter!r} "

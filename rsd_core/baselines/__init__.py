@@ -1,8 +1,9 @@
 """What RSD is compared with: other loops over the same moves, behind the same interface and on the same ledger."""
 
+from rsd_core.baselines.backtracking import Backtracking, HeuristicGreedySearch
 from rsd_core.baselines.judged import SpecReason, TargetChoice, TargetJudge
 from rsd_core.baselines.sampling import BestOfN, MajorityVote
-from rsd_core.baselines.search import Backtracking, StepBeam
+from rsd_core.baselines.search import StepBeam
 from rsd_core.baselines.single import DraftOnly, TargetOnly
 from rsd_core.baselines.speculative import SpeculativeDecoding
 from rsd_core.baselines.tilted import TiltedDecoder
@@ -11,6 +12,7 @@ __all__ = [
     "Backtracking",
     "BestOfN",
     "DraftOnly",
+    "HeuristicGreedySearch",
     "MajorityVote",
     "SpecReason",
     "SpeculativeDecoding",

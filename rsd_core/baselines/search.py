@@ -8,7 +8,7 @@ from rsd_core.calls import Calls
 from rsd_core.concurrency import run_all
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
-from rsd_core.events import Event, StepAccepted, StepDrafted, StepScored
+from rsd_core.events import Event, StepAccepted
 from rsd_core.interfaces import Drafter, Verifier
 from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached
@@ -111,75 +111,3 @@ class StepBeam(GuidedSearch):
 def _last_reward(beam: Request) -> float:
     """Of the last step that was scored; markers are not."""
     return next((record.reward for record in reversed(beam.records) if record.reward is not None), 0.0)
-
-
-class Backtracking(GuidedSearch):
-    """PRM-guided greedy search with backtracking: HGS-PRM, "Let's reward step by step" (arXiv 2310.10080).
-
-    A step below the threshold is drafted anew; after some tries the step before it is taken back as well. When the
-    backtracks are used up, the best draft of a position is kept. Drafts that are tried again are sampled, also where
-    the decoder is greedy (`Settings.retry_temperature`).
-
-    Args:
-        drafter: Writes the steps.
-        verifier: Scores them.
-        delta: Reward from which a step is kept.
-        tries: Drafts of a step before the step before it is taken back.
-        backtracks: How often that may happen in one answer.
-        settings: Everything else.
-    """
-
-    def __init__(
-        self,
-        *,
-        drafter: Drafter,
-        verifier: Verifier,
-        delta: float = 0.7,
-        tries: int = 3,
-        backtracks: int = 5,
-        settings: Settings | None = None,
-    ) -> None:
-        if not 0 <= delta <= 1 or tries < 1 or backtracks < 0:
-            raise ConfigurationError(
-                f"Backtracking takes delta in [0, 1], tries ≥ 1 and backtracks ≥ 0 (got {delta}, {tries}, {backtracks})"
-            )
-        self.delta, self.tries, self.backtracks = delta, tries, backtracks
-        super().__init__(drafter=drafter, verifier=verifier, settings=settings)
-
-    async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
-        branch, before, left = request.branch(0), list[Request](), self.backtracks
-        best: tuple[float, Step] | None = None
-        ended: LimitReached | Exception | None = None
-        try:
-            while branch.finish is None:
-                drafts, (reward,) = await self._candidates(branch, calls, 1)
-                step: Step | None = drafts[0]
-                yield StepDrafted(branch.index, drafts)
-                yield StepScored(branch.index, (reward,))
-                branch.attempt += 1
-                if best is None or reward > best[0]:
-                    best, step = (reward, drafts[0]), best[1] if best else None
-                self._drop(request, step)
-                if best[0] < self.delta and branch.attempt < self.tries:
-                    continue
-                if best[0] >= self.delta or not before or not left:
-                    before.append(branch.branch(left))
-                    branch.extend(best[1], "draft", None if branch.progress.is_mark(best[1]) else best[0])
-                else:
-                    self._drop(request, best[1])
-                    self._drop(request, branch.path.step)
-                    left -= 1
-                    branch = before.pop().branch(left)
-                    branch.attempt = 1  # sampled: the same step again would be no use
-                best = None
-        except (LimitReached, Exception) as error:
-            ended = error  # after the steps so far were kept
-            self._drop(request, best[1] if best else None)
-        for i, record in enumerate(request.adopt(branch)):
-            yield StepAccepted(i, record)
-        if ended is not None:
-            raise ended
-
-    def _drop(self, request: Request, step: Step | None) -> None:
-        if step is not None:
-            request.discard([step], scored=True)

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Sequence
 
 from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.calls import Calls
-from rsd_core.decisions import choose
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
 from rsd_core.interfaces import Drafter, HasLikelihood, Target, Verifier
 from rsd_core.paths import Step
+from rsd_core.policies.decisions import choose
 from rsd_core.request import Request
 from rsd_core.settings import Settings
 

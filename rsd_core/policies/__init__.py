@@ -7,7 +7,7 @@ policies through entry points in the group `rsd.policies`; the entry's name is t
 """
 
 from rsd_core.policies.advantage import AdvantageAware
-from rsd_core.policies.base import Decision, RequestView, WeightingPolicy
+from rsd_core.policies.base import Decision, RequestView, Route, WeightingPolicy
 from rsd_core.policies.budget import BudgetAware, RequestBudget
 from rsd_core.policies.fixed import AlwaysDraft, AlwaysTarget, FirstToken, Unscored
 from rsd_core.policies.parsing import BUILT_IN, Policy, parse_policy
@@ -36,6 +36,7 @@ __all__ = [
     "RequestBudget",
     "RequestView",
     "Retry",
+    "Route",
     "Rule",
     "Sigmoid",
     "Takeover",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
+from rsd_core.limits import Amount
 from rsd_core.paths import Step
-from rsd_core.policies.base import Decision, Probability, RequestView, WeightingPolicy
-from rsd_core.policies.online_quantile import Budget, Learned
+from rsd_core.policies.base import Decision, Probability, RequestView, Route, WeightingPolicy
+from rsd_core.policies.computation import Action, Note, Outcomes, Unit, improvement, spent
+from rsd_core.policies.online_quantile import Budget
+from rsd_core.policies.regression import Regression
 from rsd_core.results import StepRecord
 
 
@@ -23,6 +26,19 @@ class AdvantageAware(WeightingPolicy):
     R_M is learned online: the verifier scores the target's own steps, and ridge regression predicts that score from
     the drafted step's reward, that of the step before, which tells whether the answer is already spoiled, and the
     position. What was learned is shared by all requests of the policy object.
+
+    In place of a share of steps, `reward_per_cost` gives computation a price: λ, the reward that a unit of cost has to
+    bring. Of all that can be done about a draft, what is worth most after its cost is done (the value of computation,
+    one action ahead; Russell and Wefald 1991, and as a reward for reasoning in arXiv 2410.05563):
+
+    - accept: r;
+    - target: R_M − λ c;
+    - another draft, the better of both being kept: E[max(R', v)] − λ c, with v the better of the two above;
+    - the dearer verifier, where the verifier leaves that to the policy: E[max(R*, R_M − λ c)] − λ c';
+    - in a thought, with `stops`: answer now, unless one more step is expected to raise the reward of the answer by
+      λ times its cost.
+
+    What each action brings and costs is learned online as well, costs from the ledger.
     """
 
     kind: Literal["advantage_aware"] = "advantage_aware"
@@ -37,11 +53,34 @@ class AdvantageAware(WeightingPolicy):
     horizon: Annotated[int, Field(ge=1)] = 100
     """Steps over which a deviation from the budget is made good."""
 
+    reward_per_cost: Amount | None = None
+    """λ: the reward that a unit of cost has to bring, see `cost_in`; in place of `target_rate`."""
+    cost_in: Unit = "flops"
+    """The unit of cost: 10¹² FLOPs, a second of models at work, or one of money."""
+    drafts: Annotated[int, Field(ge=1, le=64)] = 3
+    """Drafts of a step at most, where computation has a price."""
+    stops: bool = False
+    """Whether a thought may be ended early, where computation has a price. The same policy has to decide about the
+    answer, which is how it learns what a thought was good for."""
+
     _expected: Regression = PrivateAttr()
     _budget: Budget = PrivateAttr()
+    _outcomes: Outcomes = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if self.reward_per_cost is not None and self.target_rate is not None:
+            raise ValueError(
+                f"target_rate={self.target_rate} with reward_per_cost={self.reward_per_cost}: give a share of the "
+                "steps, or a price"
+            )
+        if self.stops and self.reward_per_cost is None:
+            raise ValueError("stops=true needs a price: give reward_per_cost, in reward per unit of cost_in")
+        return self
 
     def model_post_init(self, context: Any) -> None:  # noqa: ARG002
         """Begin with the prior."""
+        self._outcomes = Outcomes(self.prior, 1 - 1 / self.memory)
         self._expected = Regression(self.prior, 1 - 1 / self.memory)
         self._budget = Budget(1.0 if self.target_rate is None else self.target_rate, self.horizon, self.memory)
 
@@ -51,12 +90,28 @@ class AdvantageAware(WeightingPolicy):
 
     def weight(self, reward: float) -> float:
         """ω at the first step of an answer."""
+        if self.reward_per_cost is not None:
+            return 1 - self.explore if self._best(self._options(reward)) == "accept" else 0.0
         advantage = self.expected(reward) - reward
         if advantage <= 0:
             return 1 - self._exploration
         return 0.0 if self.target_rate is None else self._budget.weight(-advantage)
 
+    def route(self, request: RequestView) -> Route:
+        if not self.stops or request.kind == "answer" or not request.records:
+            return "draft"
+        steps, last = len(request.records), _last(request.records)
+        now = spent(request, self.cost_in)
+        before = request.notes.get((id(self), "step"))
+        if before is not None:
+            self._outcomes.paid("step", now - before)
+        request.notes[id(self), "step"] = now
+        gain = self._outcomes.answer(last, steps + 1) - self._outcomes.answer(last, steps)
+        return "answer" if gain < self._price("step") or request.coin > 1 - self.explore else "draft"
+
     def decide(self, step: Step, reward: float, request: RequestView) -> Decision:  # noqa: ARG002
+        if self.reward_per_cost is not None:
+            return self._decide_by_price(reward, request)
         advantage = self.expected(reward, request.records) - reward
         if advantage <= 0 and request.coin < self._exploration:
             self._budget.force()
@@ -64,6 +119,72 @@ class AdvantageAware(WeightingPolicy):
         if self.target_rate is None:
             return "accept" if advantage <= 0 else "target"
         return "accept" if self._budget.decide(-advantage, request.coin, surely=advantage <= 0) else "target"
+
+    def _decide_by_price(self, reward: float, request: RequestView) -> Decision:
+        self._observe(request)
+        options = self._options(reward, request.records, request.attempt, verifies=request.unverified)
+        action = self._best(options)
+        if request.coin < self.explore and (others := [one for one in options if one not in ("accept", action)]):
+            action = others[int(request.coin / self.explore * len(others))]
+        features, now = _features(reward, request.records), spent(request, self.cost_in)
+        request.notes[id(self)] = Note(request.index, action, reward, features, now)
+        return action
+
+    def _options(
+        self, reward: float, before: Sequence[StepRecord] = (), attempt: int = 0, *, verifies: bool = False
+    ) -> dict[Action, float]:
+        """What each action is worth, in reward, after its cost."""
+        outcomes, features = self._outcomes, _features(reward, before)
+
+        def judged(value: float) -> float:
+            """What the dearer verifier would say, where there is one."""
+            return min(1.0, max(0.0, value + outcomes.verdict.predict(_features(value, before))))
+
+        accept = judged(reward) if verifies else reward
+        target = judged(self._expected.predict(features)) - self._price("target")
+        best = max(accept, target)
+        options: dict[Action, float] = {"accept": accept, "target": target}
+        if attempt + 1 < self.drafts:
+            gain = improvement(judged(outcomes.another.predict(features)), outcomes.another.deviation, best)
+            options["another"] = best + gain - self._price("another")
+        if verifies:
+            gain = improvement(accept, outcomes.verdict.deviation, target)
+            options["verify"] = target + gain - self._price("verify")
+        return options
+
+    @staticmethod
+    def _best(options: dict[Action, float]) -> Action:
+        return max(options, key=options.__getitem__)  # of equal ones the first, which is to accept
+
+    def _price(self, action: str) -> float:
+        """What an action costs, in reward."""
+        return (self.reward_per_cost or 0.0) * self._outcomes.cost(action)
+
+    def _observe(self, request: RequestView) -> None:
+        """Learn from what the last action about this step brought, and what a thought was good for."""
+        outcomes, rewards, records = self._outcomes, request.rewards, request.records
+        note: Note | None = request.notes.get(id(self))
+        if note is not None and note.index == request.index:
+            outcomes.paid(note.action, spent(request, self.cost_in) - note.spent)
+            if rewards and (latest := rewards[-1]) is not None:
+                if note.action == "verify":
+                    outcomes.verdict.add(note.features, latest - note.reward)
+                else:
+                    outcomes.another.add(note.features, latest)
+        elif self.stops and request.kind == "answer" and records and records[-1].kind == "thought" and rewards:
+            closed = records[-1].author == "limit"
+            if (first := rewards[-1]) is not None:
+                outcomes.answered(_last(records), len(records) - closed, first)
+
+    @property
+    def needs_known(self) -> Literal["flops_per_token", "price"] | None:
+        if self.reward_per_cost is None or self.cost_in == "seconds":
+            return None
+        return "flops_per_token" if self.cost_in == "flops" else "price"
+
+    @property
+    def verifies(self) -> bool:
+        return self.reward_per_cost is not None
 
     @property
     def _exploration(self) -> float:
@@ -81,6 +202,9 @@ class AdvantageAware(WeightingPolicy):
         return True
 
     def learn(self, reward: float | None, request: RequestView) -> None:
+        note: Note | None = request.notes.pop(id(self), None)
+        if note is not None and note.action == "target":
+            self._outcomes.paid("target", spent(request, self.cost_in) - note.spent)
         *before, last = request.records
         if reward is not None and last.reward is not None:
             self._expected.add(_features(last.reward, before), reward)
@@ -91,42 +215,6 @@ def _features(reward: float, before: Sequence[StepRecord]) -> tuple[float, ...]:
     return (1.0, reward, 1.0 if last is None else last, 1 / (1 + len(before)))
 
 
-class Regression(Learned):
-    """Ridge regression of a few features, in which old observations fade."""
-
-    def __init__(self, prior: float, fading: float, size: int = 4) -> None:
-        super().__init__(prior, fading, size)
-        self._prior, self._fading, self._size = prior, fading, size
-        self._moments = [[0.0] * (size + 1) for _ in range(size)]
-        """Sums of x xᵀ, with the sums of x y as the last column."""
-        self._slopes = [0.0] * size
-
-    def add(self, features: tuple[float, ...], value: float) -> None:
-        """Take an observation in."""
-        with self.lock:
-            row = (*features, value - self._prior)
-            self._moments = [
-                [self._fading * sum_ + a * b for sum_, b in zip(sums, row, strict=True)]
-                for sums, a in zip(self._moments, features, strict=True)
-            ]
-            self._slopes = self._solve()
-
-    def predict(self, features: tuple[float, ...]) -> float:
-        """The expected value, in [0, 1]."""
-        value = self._prior + sum(slope * x for slope, x in zip(self._slopes, features, strict=True))
-        return min(1.0, max(0.0, value))
-
-    def _solve(self) -> list[float]:
-        """Solve the normal equations by elimination; the ridge keeps every pivot away from 0.
-
-        The prior counts as one observation; slopes are held back less, since rewards vary little.
-        """
-        rows = [
-            [sum_ + (i == j) * (0.1 if i else 1.0) for j, sum_ in enumerate(row)] for i, row in enumerate(self._moments)
-        ]
-        for i, pivot in enumerate(rows):
-            for j, row in enumerate(rows):
-                if i != j:
-                    factor = row[i] / pivot[i]
-                    rows[j] = [a - factor * b for a, b in zip(row, pivot, strict=True)]
-        return [row[-1] / row[i] for i, row in enumerate(rows)]
+def _last(records: Sequence[StepRecord]) -> float:
+    """The reward of the last step that has one."""
+    return next((record.own_reward for record in reversed(records) if record.own_reward is not None), 1.0)

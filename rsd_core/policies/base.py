@@ -18,8 +18,11 @@ from rsd_core.settings import Settings
 from rsd_core.thoughts.reading import Kind
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Decision = Literal["accept", "retry", "target"]
-"""What becomes of a drafted step: it is accepted, another one is drafted instead, or the target writes the step."""
+Route = Literal["draft", "target", "answer"]
+"""Who writes a step; `answer`: nobody, for the thought ends here and the answer follows."""
+Decision = Literal["accept", "retry", "target", "another", "verify"]
+"""What becomes of a drafted step: it is accepted, another one is drafted instead, the target writes the step, another
+one is drafted and the better of both goes before the policy, or the verifier's dearer part judges it first."""
 
 
 class RequestView(Protocol):
@@ -48,6 +51,18 @@ class RequestView(Protocol):
     @property
     def entropy(self) -> float | None:
         """Entropy of the step's first token under the drafter, in nats, where `needs_entropy`; None after a fault."""
+
+    @property
+    def rewards(self) -> Sequence[float | None]:
+        """What was said last of the present step's drafts: of the latest candidates, or by the dearer verifier."""
+
+    @property
+    def unverified(self) -> bool:
+        """Whether the dearer verifier may still be asked about the draft, see `Verifier.dearer`."""
+
+    @property
+    def notes(self) -> dict[object, Any]:
+        """What the policy wants to remember of the request; nobody else reads it."""
 
     @property
     def records(self) -> Sequence[StepRecord]:
@@ -87,8 +102,8 @@ class WeightingPolicy(Data):
         For a policy that learns, ω as it stands. Asking changes nothing.
         """
 
-    def route(self, request: RequestView) -> Literal["draft", "target"]:  # noqa: ARG002
-        """Who writes the next step, asked before anything is drafted."""
+    def route(self, request: RequestView) -> Route:  # noqa: ARG002
+        """Who writes the next step, asked before anything is drafted; `answer` only inside of a thought."""
         return "draft"
 
     def decide(self, step: Step, reward: float, request: RequestView) -> Decision:  # noqa: ARG002
@@ -119,6 +134,16 @@ class WeightingPolicy(Data):
     def scores_target(self) -> bool:
         """Whether the target's own steps are scored too. Verifiers with a cache read them sooner or later anyway."""
         return False
+
+    @property
+    def verifies(self) -> bool:
+        """Whether `verify` may be a decision; only such policies go with verifiers that leave it to them."""
+        return False
+
+    @property
+    def needs_known(self) -> Literal["flops_per_token", "price"] | None:
+        """What must be known of every model for the policy to work."""
+        return None
 
     @property
     def limits(self) -> Limits | None:

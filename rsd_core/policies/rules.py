@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from rsd_core.limits import Limits
 from rsd_core.paths import Step
-from rsd_core.policies.base import Decision, RequestView, WeightingPolicy
+from rsd_core.policies.base import Decision, RequestView, Route, WeightingPolicy
 from rsd_core.policies.parsing import Policy
 from rsd_core.policies.weights import BinaryStep
 
@@ -30,7 +30,7 @@ class Rule(WeightingPolicy):
     def weight(self, reward: float) -> float:
         return self.then.weight(reward)
 
-    def route(self, request: RequestView) -> Literal["draft", "target"]:
+    def route(self, request: RequestView) -> Route:
         return self.then.route(request)
 
     def decide(self, step: Step, reward: float, request: RequestView) -> Decision:
@@ -51,6 +51,14 @@ class Rule(WeightingPolicy):
         return self.then.scores_target
 
     @property
+    def verifies(self) -> bool:
+        return self.then.verifies
+
+    @property
+    def needs_known(self) -> Literal["flops_per_token", "price"] | None:
+        return self.then.needs_known
+
+    @property
     def limits(self) -> Limits | None:
         return self.then.limits
 
@@ -61,7 +69,7 @@ class FirstSteps(Rule):
     kind: Literal["first_steps"] = "first_steps"
     n: Annotated[int, Field(ge=0)] = 1
 
-    def route(self, request: RequestView) -> Literal["draft", "target"]:
+    def route(self, request: RequestView) -> Route:
         return "target" if request.index < self.n else super().route(request)
 
 
@@ -83,7 +91,7 @@ class Takeover(Rule):
     steps: Annotated[int, Field(ge=1)] = 1
     """Steps that the target writes in a row."""
 
-    def route(self, request: RequestView) -> Literal["draft", "target"]:
+    def route(self, request: RequestView) -> Route:
         # The step with the cue was the target's first; n - 1 more follow.
         latest = request.records[-(self.steps - 1) :] if self.steps > 1 else ()
         in_doubt = any(self._doubts(record.discarded_draft or "") for record in latest)

@@ -13,7 +13,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from rsd_core import BudgetAware, RSDConfig, RSDError, WeightingPolicy
+from rsd_core import BinaryStep, RSDConfig, RSDError, WeightingPolicy
 from rsd_core.methods import RSDMethod
 from rsd_integrations.cli.options import (
     Concurrency,
@@ -58,7 +58,7 @@ def eval_(
         str | None,
         typer.Option(
             help="Separated by `;` or spaces: rsd, rsd@POLICY, target, draft, majority:16, best_of_n:16,aggregate=min, "
-            "beam:16,width=4, backtracking, specreason, gsi, speculative. Plain names also by commas."
+            "beam:16,width=4, backtracking, hgs, specreason, gsi, speculative. Plain names also by commas."
         ),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 100 by default.")] = None,
@@ -223,6 +223,12 @@ def calibrate_(
     target_share: Annotated[
         float | None, typer.Option(min=0, max=1, help="Write a budget: this share of the steps, by rewards like these.")
     ] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of the target's accuracy to keep, in (0, 1]: the cheapest threshold that holds it."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the policy there.")] = None,
     concurrency: Concurrency = 16,
     json_file: JsonFile = None,
@@ -232,12 +238,13 @@ def calibrate_(
 
     Prints what each threshold is expected to cost and to bring, with 95 % intervals, and writes a policy file that
     `--policy` and every adapter reads: a budget where `--target-share` asks for one, else the cheapest threshold that
-    is expected to be no less accurate than the target (a fifth of the steps, where answers are not known).
+    is expected to be no less accurate than the target (a fifth of the steps, where answers are not known). With
+    `--accuracy 0.98` it is the cheapest threshold that keeps 98 % of the target's accuracy with a confidence of 95 %;
+    where none does, nothing is written.
 
     Example: `rsd calibrate --n 200 --out policy.json --plot calibration.png && rsd eval --policy policy.json`
     """
-    if out is not None and out.suffix != ".json":
-        raise RSDError(f"--out {out}: the name of a policy file ends with .json, which tells it from other policies")
+    _refuse_for_calibration(out, target_share, accuracy)
     check_outputs(out=out, json=json_file, plot=plot)
     if plot is not None:
         check_format(plot)
@@ -246,6 +253,8 @@ def calibrate_(
     if not isinstance(rsd_config.method, RSDMethod):
         raise RSDError("rsd calibrate finds a threshold of RSD; leave the method out of the configuration")
     items = find_task(task).draw(count_of(n, every, 200), seed)
+    if accuracy is not None and all(item.reference is None for item in items):
+        raise RSDError("--accuracy needs problems with known answers; name their field in the task: …,answer=FIELD")
     done = 0
 
     def note(now: int) -> None:
@@ -263,13 +272,11 @@ def calibrate_(
         Terminal(stderr=True).status("recording") as status,
     ):
         calibration = calibrate(decoder, items, concurrency=concurrency, progress=note)
-    chosen: WeightingPolicy = calibration.cheapest() if target_share is None else calibration.budget(target_share)
+    with _recorded(calibration, rsd_config, json_file):
+        chosen, label = _chosen(calibration, target_share, accuracy)
     if out is not None:
         write_policy(chosen, out)
-    if json_file is not None:
-        data = {"policy": chosen.model_dump(mode="json"), **calibration.to_dict()}
-        write_output(json_file, json.dumps(data, indent=1) + "\n")
-    Terminal().print(_calibration_table(calibration, rsd_config, chosen))
+    _write_calibration(calibration, rsd_config, json_file, chosen, label)
     if calibration.left_out:
         last = calibration.left_out[-1].reason
         say(f"{len(calibration.left_out)} of {len(items)} problems are left out, the last because {last}", "yellow")
@@ -292,8 +299,50 @@ def draw(file: Path, plot: Callable[[Path], object]) -> None:
         raise RSDError(f"--plot {file} cannot be drawn: {error}. All else is written") from error
 
 
-def _calibration_table(calibration: Calibration, config: RSDConfig, chosen: WeightingPolicy) -> Table:
-    label = f"budget of {chosen.target_rate:.0%}" if isinstance(chosen, BudgetAware) else f"δ = {chosen.delta:.4g}"  # type: ignore[attr-defined]
+def _refuse_for_calibration(out: Path | None, target_share: float | None, accuracy: float | None) -> None:
+    """What no calibration could answer."""
+    if out is not None and out.suffix != ".json":
+        raise RSDError(f"--out {out}: the name of a policy file ends with .json, which tells it from other policies")
+    if accuracy is not None and not 0 < accuracy <= 1:
+        raise RSDError(f"--accuracy {accuracy}: a share of the target's accuracy, in (0, 1], such as 0.98")
+    if accuracy is not None and target_share is not None:
+        raise RSDError("--accuracy asks for a threshold and --target-share for a budget; give one of them")
+
+
+@contextlib.contextmanager
+def _recorded(calibration: Calibration, config: RSDConfig, json_file: Path | None) -> Iterator[None]:
+    """Where no policy is found, what was recorded is written all the same."""
+    try:
+        yield
+    except RSDError:
+        _write_calibration(calibration, config, json_file, None, "none")
+        raise
+
+
+def _write_calibration(
+    calibration: Calibration, config: RSDConfig, json_file: Path | None, chosen: WeightingPolicy | None, label: str
+) -> None:
+    if json_file is not None:
+        policy = None if chosen is None else chosen.model_dump(mode="json")
+        write_output(json_file, json.dumps({"policy": policy, **calibration.to_dict()}, indent=1) + "\n")
+    Terminal().print(_calibration_table(calibration, config, label))
+
+
+def _chosen(
+    calibration: Calibration, target_share: float | None, accuracy: float | None
+) -> tuple[WeightingPolicy, str]:
+    """The policy that was asked for, and what to call it."""
+    if target_share is not None:
+        return calibration.budget(target_share), f"budget of {target_share:.0%}"
+    if accuracy is None:
+        policy = calibration.cheapest()
+        return policy, f"δ = {policy.delta:.4g}"
+    held = calibration.holding(accuracy)
+    keeps = f"{held.expected:.1%} of the target's accuracy, at least {held.at_least:.1%} with 95 % confidence"
+    return BinaryStep(delta=held.delta), f"δ = {held.delta:.4g}, which keeps {keeps}"
+
+
+def _calibration_table(calibration: Calibration, config: RSDConfig, label: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         title=plain(

@@ -62,7 +62,7 @@ class RunView:
         self._whole, self._fold = thoughts, ThoughtFold(console)
         self._thresholds: dict[Kind, float | None] = {}
         self._reader = Reader()
-        self._closes = False  # whether the thought is closed at its limit, after the step that comes next
+        self._closes: int | None = None  # the step that closes the thought, which no event of its own tells
         console.print(plain(question, "bold"))
         console.print()
 
@@ -79,6 +79,7 @@ class RunView:
 
     def show(self, event: Event) -> None:
         """Print what an event says."""
+        self._close_before(event.index)
         if isinstance(event, StepFinished):
             self._finished(event)
         elif isinstance(event, StepRejected):
@@ -86,7 +87,7 @@ class RunView:
             self._put(kind, self._row(event.index, "rejected", event.reward, text, kind))
         elif isinstance(event, Degraded):
             item = event.degradation
-            self._closes = item.kind == "thought_limit"
+            self._closes = item.step if item.kind == "thought_limit" else self._closes
             if item.kind == "no_answer":
                 self._fold.close()
             self.console.print(plain(f"    ! {item.kind}: {item.message}", "yellow"))
@@ -98,9 +99,13 @@ class RunView:
         record, index = event.record, event.index
         self._reader = self._reader.read(record.text)[0]
         self._show_step(record, index)
-        if self._closes:  # which no event of its own tells
-            self._put("thought", self._row(index + 1, "limit", None, CLOSED, "thought"))
-            self._reader, self._closes = Reader(self._reader.markers, "closed"), False
+        self._close_before(index + 2)
+
+    def _close_before(self, index: int) -> None:
+        """Show the step that closes the thought, where it comes before the given one."""
+        if self._closes is not None and self._closes < index:
+            self._put("thought", self._row(self._closes, "limit", None, CLOSED, "thought"))
+            self._reader, self._closes = Reader(self._reader.markers, "closed"), None
 
     def _show_step(self, record: StepRecord, index: int) -> None:
         if record.kind == "thought":

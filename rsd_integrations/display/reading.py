@@ -21,7 +21,7 @@ from rsd_core.thoughts.reading import reader_of
 
 MARKS = {"draft": "●", "target": "▲", "rejected": "✕", "limit": "■"}
 """Signs of authors and fates, since colour alone does not reach everybody."""
-CLOSED = "(closed at the limit)"
+CLOSED = "(closed early)"
 """What is shown for a step that closed a thought which had used up its tokens."""
 MARKER = "(a marker of the thought)"
 """What is shown for a step that holds nothing else."""

@@ -17,7 +17,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rsd_core import BinaryStep, BudgetAware, RewardGuidedDecoder, WeightingPolicy, __version__
+from rsd_core import (
+    BinaryStep,
+    BudgetAware,
+    ConfigurationError,
+    RewardGuidedDecoder,
+    RunError,
+    WeightingPolicy,
+    __version__,
+)
+from rsd_integrations.evaluation.accuracy_target import Graded, Kept, cheapest, kept, weakest
 from rsd_integrations.evaluation.plots import check_format, figure
 from rsd_integrations.evaluation.recording import LeftOut, Rates, Recorded, record
 from rsd_integrations.evaluation.statistics import Interval, bootstrap, interval
@@ -113,6 +122,62 @@ class Calibration:
             alike = [row for row in curve if abs(row.target_share - 0.2) <= nearest + 0.002]
         return BinaryStep(delta=alike[len(alike) // 2].delta)
 
+    @cached_property
+    def kept(self) -> list[Kept]:
+        """What the thresholds of the curve keep of the target's accuracy, at least and by expectation.
+
+        Raises:
+            ConfigurationError: No answer is known, or the target solves none of the problems.
+        """
+        replaced = self.on_abstain == "target"
+        graded = [
+            Graded(weakest(one.drafted, replaced=replaced), bool(one.draft_right), bool(one.target_right))
+            for one in self.problems
+            if one.target_right is not None
+        ]
+        if not graded:
+            raise ConfigurationError(
+                f"an accuracy target needs problems with known answers; none of these {len(self.problems)} has one"
+            )
+        return kept(graded, [row.delta for row in self.curve])
+
+    def holding(self, accuracy: float) -> Kept:
+        """The cheapest threshold that keeps a share of the target's accuracy, with a confidence of 95 %.
+
+        Args:
+            accuracy: The share, in (0, 1]: 0.98 is 98 % of what the target alone would solve.
+
+        Raises:
+            ConfigurationError: The share is out of its range, or there is no accuracy to hold.
+            RunError: No threshold holds it.
+        """
+        if not 0 < accuracy <= 1:
+            raise ConfigurationError(f"accuracy={accuracy}: a share of the target's accuracy, in (0, 1]")
+        saving = [one for one, row in zip(self.kept, self.curve, strict=True) if self._saves(row)]
+        if not saving:
+            raise RunError(
+                f"no threshold of {len(self.curve)} is expected to cost less than the target alone on these "
+                f"{len(self.problems)} problems: let it write alone (always_target), or take cheaper models beside it"
+            )
+        held = cheapest(saving, accuracy)
+        if held is None:
+            safest = max(saving, key=lambda one: one.at_least)
+            graded = sum(one.target_right is not None for one in self.problems)
+            raise RunError(
+                f"no threshold keeps {accuracy:.1%} of the target's accuracy with a confidence of 95 % and saves "
+                f"anything, on {graded} problems with known answers: δ = {safest.delta:.4g} is expected to keep "
+                f"{safest.expected:.1%}, and at least {safest.at_least:.1%}. Record more problems, ask for less, or "
+                "let the target write alone (always_target)"
+            )
+        return held
+
+    def _saves(self, row: Row) -> bool:
+        """Whether a threshold is expected to cost less than the target alone; where sizes are unknown, in its steps."""
+        if row.flops is None or self.charged.token is None:
+            return row.target_share < 1
+        tokens = sum(problem.read + sum(problem.sizes) for problem in self.problems)
+        return row.flops < self.charged.token * tokens / len(self.problems)
+
     def _surplus(self, delta: float) -> float:
         """Expected accuracy minus the target's, less one standard error of that difference."""
         graded = [problem for problem in self.problems if problem.target_right is not None]
@@ -128,7 +193,9 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data: the curve and the recording."""
-        return {"curve": [asdict(row) for row in self.curve], **asdict(self)}
+        known = any(problem.target_right for problem in self.problems)
+        curve = [asdict(row) for row in self.curve]
+        return {"curve": curve, "kept": [asdict(one) for one in self.kept] if known else None, **asdict(self)}
 
     def _rejects(self, reward: float | None, delta: float) -> bool:
         return self.on_abstain == "target" if reward is None else reward < delta

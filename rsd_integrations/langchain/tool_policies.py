@@ -147,7 +147,7 @@ class TurnPolicy(WeightingPolicy):
 
     def decide(self, step: Step, reward: float, request: RequestView) -> Decision:
         decisions = {policy.decide(step, reward, request) for policy in self.applied if policy.needs_reward}
-        strictest: tuple[Decision, ...] = ("target", "retry")
+        strictest: tuple[Decision, ...] = ("target", "retry", "another", "verify")
         return next((one for one in strictest if one in decisions), "accept")
 
     def on_target_forced(self) -> None:
@@ -165,6 +165,14 @@ class TurnPolicy(WeightingPolicy):
     @property
     def scores_target(self) -> bool:
         return any(policy.scores_target for policy in self.applied)
+
+    @property
+    def verifies(self) -> bool:
+        return any(policy.verifies for policy in self._possible)
+
+    @property
+    def needs_known(self) -> Literal["flops_per_token", "price"] | None:
+        return next((known for policy in self._possible if (known := policy.needs_known)), None)
 
 
 def as_words(policy: WeightingPolicy) -> str:

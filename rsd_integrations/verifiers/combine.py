@@ -30,6 +30,10 @@ class Combined(Verifier):
     def __init__(self, name: str, members: Sequence[Verifier]) -> None:
         if wrong := [member for member in members if not isinstance(member, Verifier)]:
             raise ConfigurationError(f"{wrong[0]!r} is no verifier, so it cannot be part of a {name}")
+        if led := [member.name for member in members if member.dearer is not None]:
+            raise ConfigurationError(
+                f"{led} is asked by the policy, and a {name} has none: leave out ask=policy inside"
+            )
         self.name = f"{name}({', '.join(member.name for member in members)})"
         self.members = tuple(members)
         # For limits, which are set before anything is computed: the rate of the dearest member.
@@ -57,19 +61,35 @@ class Cascade(Combined):
     A reward up to `low` or from `high` is final, one between them, or none, goes to the next verifier. What the last
     one says is final; where it abstains, the last reward before it counts.
 
+    Asked by the policy, the first verifier scores all steps, and the policy says about which the others are worth what
+    they cost (`AdvantageAware` with a price).
+
     Args:
         members: From cheap to dear.
         low: Sure enough that a step is wrong.
         high: Sure enough that it is right.
+        ask: Who decides about the second verifier: the `range` of the first one's reward, or the `policy`.
     """
 
-    def __init__(self, members: Sequence[Verifier], low: float = 0.1, high: float = 0.9) -> None:
+    def __init__(
+        self,
+        members: Sequence[Verifier],
+        low: float = 0.1,
+        high: float = 0.9,
+        ask: Literal["range", "policy"] = "range",
+    ) -> None:
         if len(members) < 2 or not 0 <= low <= high <= 1:
             raise ConfigurationError(
                 f"a cascade takes two verifiers or more, and 0 ≤ low ≤ high ≤ 1 (got {low}, {high})"
             )
+        if ask not in ("range", "policy"):
+            raise ConfigurationError(f"a cascade takes ask=range or ask=policy (got {ask!r})")
         super().__init__("cascade", members)
         self.low, self.high = low, high
+        self._asked = self.members
+        if ask == "policy":
+            self._asked, rest = self.members[:1], self.members[1:]
+            self.dearer = Cascade(rest, low, high) if len(rest) > 1 else rest[0]
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The first clear reward of each candidate."""
@@ -77,7 +97,7 @@ class Cascade(Combined):
         unclear = list(range(len(steps)))
         spent: list[Usage] = []
         with charging(spent):
-            for member in self.members:
+            for member in self._asked:
                 scores = await _scores(member, path, [steps[i] for i in unclear])
                 spent.append(scores.usage)
                 for i, reward in zip(unclear, scores.rewards, strict=True):

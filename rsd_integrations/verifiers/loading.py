@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from rsd_core import SpecError, Verifier, load
 from rsd_core.registry import check_types, parts_of
@@ -87,9 +87,9 @@ def code(file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4, 
     return Programs(read_tests(file), seconds=seconds, memory=memory, parallel=parallel, sandbox=sandbox)
 
 
-def cascade(rest: str, low: float = 0.1, high: float = 0.9) -> Cascade:
+def cascade(rest: str, low: float = 0.1, high: float = 0.9, ask: Literal["range", "policy"] = "range") -> Cascade:
     """A cascade of specs."""
-    return Cascade(_members(rest), low, high)
+    return Cascade(_members(rest), low, high, ask)
 
 
 def ensemble(rest: str, how: How = "mean") -> Ensemble:

@@ -155,6 +155,23 @@ def test_what_ended_a_thought_is_told(whole: bool) -> None:
     assert cut.find("thought: 3 steps") < cut.index("! no_answer")
 
 
+class Closes(BinaryStep):
+    """Ends a thought after one step."""
+
+    kind: Any = "closes"
+
+    def route(self, request: Any) -> Any:
+        return "answer" if request.kind == "thought" and request.records else "draft"
+
+
+def test_a_thought_that_a_policy_ends_is_shown_as_closed_before_the_answer() -> None:
+    made = decoder([*SLIPS, "So 9.", "It is 9."])
+    made.policy = Closes()
+    shown = str(watched(made, thoughts=True))
+    assert shown.index("\n 1 ● draft") < shown.index("\n 2 ■ limit") < shown.index("\n 3 ")
+    assert "(closed early)" in shown
+
+
 def test_a_thought_that_no_answer_follows_is_folded_before_the_summary() -> None:
     shown = str(watched(decoder(["One.\n</think>"], ["One.\n</think>"])))
     assert 0 < shown.find("thought: 1 step") < shown.index("Answer: none found")

@@ -21,7 +21,7 @@ from rsd_core import (
     VerifierError,
     as_prompt,
 )
-from rsd_core.decisions import choose
+from rsd_core.policies.decisions import choose
 from rsd_core.request import Request
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 

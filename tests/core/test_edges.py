@@ -37,7 +37,7 @@ from rsd_core import (
     Usage,
     boxed,
 )
-from rsd_core.decisions import choose
+from rsd_core.policies.decisions import choose
 from rsd_core.policies.online_quantile import Budget, Recent
 from rsd_core.randomness import Randomness
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier

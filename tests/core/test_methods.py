@@ -146,6 +146,7 @@ def test_every_built_in_method_says_which_models_it_needs() -> None:
         "best_of_n": {"drafter", "verifier"},
         "beam": {"drafter", "verifier"},
         "backtracking": {"drafter", "verifier"},
+        "hgs": {"drafter", "verifier"},
         "specreason": {"drafter", "target"},
         "first_steps": {"drafter", "target"},
         "drafter_thinks": {"drafter", "target"},

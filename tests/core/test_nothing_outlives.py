@@ -20,6 +20,7 @@ from rsd_core import (
     Drafter,
     DraftOnly,
     Generation,
+    HeuristicGreedySearch,
     Interrupted,
     Likelihoods,
     MajorityVote,
@@ -142,6 +143,7 @@ DECODERS: dict[str, Make] = {
     "best of n": lambda books, settings: BestOfN(**pair(books), n=4, aggregate="min", settings=settings),
     "beam": lambda books, settings: StepBeam(**pair(books), width=3, expand=2, settings=settings),
     "backtracking": lambda books, settings: Backtracking(**pair(books), tries=2, settings=settings),
+    "hgs": lambda books, settings: HeuristicGreedySearch(**pair(books), children=2, settings=settings),
     "specreason": lambda books, settings: SpecReason(**models(books), settings=settings),
     "gsi": lambda books, settings: TiltedDecoder(
         **models(books), verifier=Reader(books), settings=settings.updated(candidates=2)

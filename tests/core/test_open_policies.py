@@ -21,7 +21,7 @@ from rsd_core import (
     WeightingPolicy,
     parse_policy,
 )
-from rsd_core.policies import Rule
+from rsd_core.policies import Route, Rule
 from tests.core.plugin_packages import install, python
 
 SCRIPTED = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
@@ -210,7 +210,7 @@ def test_a_rule_of_ones_own_is_a_rule() -> None:
     class Last(Rule):
         """Lets the target write the third step."""
 
-        def route(self, request: Any) -> Literal["draft", "target"]:
+        def route(self, request: Any) -> Route:
             return "target" if request.index == 2 else super().route(request)
 
     assert authors(Last(then=Own())) == "ddt"

@@ -40,6 +40,13 @@ learning = st.one_of(
     ),
     st.builds(RequestBudget, calls=st.integers(0, 9), tokens=st.none() | st.integers(0, 99)),
     st.builds(AdvantageAware, target_rate=st.none() | st.floats(0, 1), explore=st.floats(0, 1)),
+    st.builds(
+        AdvantageAware,
+        reward_per_cost=st.floats(1e-9, 1e9),
+        cost_in=st.sampled_from(["flops", "seconds", "money"]),
+        drafts=st.integers(1, 4),
+        stops=st.booleans(),
+    ),
 )
 anything = st.recursive(
     st.one_of(stateless, learning),
@@ -94,6 +101,10 @@ def test_a_policy_survives_as_data(policy: WeightingPolicy) -> None:
         (" constant:1 ", Constant(p=1)),
         ("request_budget:calls=3,steps=6", RequestBudget(calls=3, steps=6)),
         ("advantage_aware", AdvantageAware()),
+        (
+            "advantage_aware:reward_per_cost=0.1,cost_in=seconds,stops=true",
+            AdvantageAware(reward_per_cost=0.1, cost_in="seconds", stops=True),
+        ),
         ("first_steps:2/retry/budget_aware:0.1", FirstSteps(n=2, then=Retry(then=BudgetAware(target_rate=0.1)))),
         ("takeover:wait|hold on,2/clipping", Takeover(cues=("wait", "hold on"), steps=2, then=Clipping())),
     ],

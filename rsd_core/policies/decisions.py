@@ -6,31 +6,34 @@ import bisect
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
+from rsd_core.calls import Calls
 from rsd_core.errors import RSDError, RunError
 from rsd_core.paths import Step
-from rsd_core.policies import Decision, WeightingPolicy
+from rsd_core.policies.base import Decision, Route, WeightingPolicy
 from rsd_core.request import Request
+from rsd_core.roles import Cast
 
-Author = Literal["draft", "target"]
-_AUTHORS, _DECISIONS = get_args(Author), get_args(Decision)
+_ROUTES, _DECISIONS = get_args(Route), get_args(Decision)
 
 
-def route(policy: WeightingPolicy, request: Request) -> Author:
+def route(policy: WeightingPolicy, request: Request) -> Route:
     """Who writes the next step, before anything is drafted.
 
     Raises:
         RunError: The policy failed, or gave neither; named in the message.
     """
+    if request.kept is not None:  # something is drafted already
+        return "draft"
     try:
         author = policy.route(request)
     except RSDError:
         raise
     except Exception as error:
         raise _failure(policy, "route", error) from error
-    if author not in _AUTHORS:
-        raise _no_answer(policy, "route", author, _AUTHORS)
+    if author not in _ROUTES or (author == "answer" and request.kind == "answer"):
+        raise _no_answer(policy, "route", author, _ROUTES[: -1 if request.kind == "answer" else None])
     return author
 
 
@@ -79,6 +82,27 @@ def decide(
         return "accept"
     policy.on_target_forced()
     return "target"
+
+
+async def settle(
+    cast: Cast, request: Request, calls: Calls, draft: Step | None, reward: float | None, *, scored: bool
+) -> tuple[Decision, float | None]:
+    """What becomes of the draft, and its reward: after the dearer verifier was asked, where the policy wants that.
+
+    Raises:
+        RunError: The policy failed, or gave no decision; named in the message.
+    """
+    dearer = cast.verifier.dearer
+    request.unverified = dearer is not None and request.verified is not draft
+    decision = decide(cast.policy, request, draft, reward, scored=scored)
+    if decision == "verify" and draft is not None and dearer is not None and request.unverified:
+        request.verified, request.unverified = draft, False
+        request.rewards = await calls.score(request, dearer, (draft,)) or (None,)
+        reward = reward if request.rewards[0] is None else request.rewards[0]
+        decision = decide(cast.policy, request, draft, reward, scored=scored)
+    if decision == "verify":
+        raise _no_answer(cast.policy, "decide", decision, _DECISIONS[:-1])
+    return decision, reward
 
 
 def learn(policy: WeightingPolicy, request: Request, reward: float | None) -> None:
