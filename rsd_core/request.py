@@ -193,6 +193,8 @@ class Request:
 
     def discard(self, drafts: Sequence[Step], *, scored: bool) -> None:
         """Note discarded drafts on the ledger; a blank one was never scored."""
+        if not drafts:
+            return
         self.ledger.drafter.discarded += sum([step.size for step in drafts])
         if scored:
             self.ledger.verifier.discarded += sum([step.size for step in drafts if step.text.strip()])
