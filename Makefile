@@ -48,7 +48,7 @@ run-real: .venv/ready  ## The same on real weights: SmolLM2 and Gemma as GGUF fi
 	@echo "sizes of one family are what RSD is for: docs/guides/gguf.md has pairs for 8, 16 and 32 GB of memory."
 
 test: .venv/ready  ## Run the tests, in as many processes as there are cores, up to four
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/pytest -n auto --maxprocesses 4
 
 check: .venv/ready  ## Lint, types and import rules
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary, ref
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("rsd", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("rsd")
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
     from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the tests, one takes a whole file, whose tests share models, and one takes all of Ray."""
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "ray" else str(item.path)))
+class ByFile(LoadFileScheduling):
+    """Of processes that share the tests, one takes a whole file, whose tests share models, and one takes all of Ray."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/ray" if nodeid.startswith("tests/ray/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
