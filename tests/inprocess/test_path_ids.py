@@ -32,8 +32,8 @@ from tests.real_vocabularies import VOCABULARIES
 
 PIECES = (
     "So", " the", "é", "…", "😀", ".", " ", "  ", "\n", "\n\n", "\n\n\n", " \n\n", "\r\n", "\t", "a", "Now", "? ", "12",
-    "3456", "7", " 8", "日本", "語です", "。", "'s", "don't", " x", "$$", "\\[", "\\frac{1}{2}", "**", "- ", "| a | b |\n",
-    "    return", "//", "\u00a0", "e\u0301", "<think>", "</s>", " I am", "word", "ing", " of", "\n\n    \n", "▁", "<0x0A>",
+    "3456", "7", " 8", "日本", "語です", "。", "'s", "don't", " x", "$$", "\\[", "\\frac{1}{2}", "**", "- ", "| a |\n",
+    "    return", "//", "\u00a0", "e\u0301", "<think>", "</s>", " I am", "word", "ing", " of", "\n\n    \n", "▁",
 )  # fmt: skip
 START = Path(as_prompt("Hi"))
 
@@ -206,9 +206,9 @@ def test_a_verifier_reads_what_a_single_pass_over_the_whole_text_reads(tmp_path:
             with torch.inference_mode():
                 logprobs = reference(torch.tensor([ids])).logits[0].double().log_softmax(-1)
             own = [float(logprobs[at - 1, ids[at]]) for at in range(len(ids) - count, len(ids))]
-            assert scores.rewards[0] == pytest.approx(exp(fmean(own)), rel=1e-3)
+            assert scores.rewards[0] == pytest.approx(exp(fmean(own)), rel=1e-2 if backend == "llama.cpp" else 1e-4)
             end = float(logprobs[-1, 0]) if step.ending == "end" else 0.0
-            assert likely == pytest.approx(sum(own) + end, rel=1e-3)
+            assert likely == pytest.approx(sum(own) + end, rel=1e-2 if backend == "llama.cpp" else 1e-4)
 
     asyncio.run(score())
     # Whoever writes the next step goes on from the tokens that it would follow inside a text.
