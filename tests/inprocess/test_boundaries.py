@@ -33,8 +33,7 @@ def test_each_token_with_a_blank_line_ends_its_step(name: str) -> None:
     word, newline = vocabulary.encode("So"), vocabulary.encode("\n")
     for id_ in holding:
         step = OpenStep(end, 100)
-        assert not any([step.append(one, 0.0) for one in word])
-        assert step.append(id_, 0.0)
+        assert [step.append(one, 0.0) for one in (*word, id_)] == [False] * len(word) + [True]
         assert (step.ending, step.tokens) == ("delimiter", [*word, id_])
     # Two tokens that make a blank line between them end it as well.
     step = OpenStep(end, 100)
