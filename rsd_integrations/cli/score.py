@@ -20,6 +20,7 @@ from rsd_core.blocking import wait_for
 from rsd_core.control_characters import visible
 from rsd_integrations.cli.options import Strict
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
+from rsd_integrations.evaluation.cutting import parse_splitter
 from rsd_integrations.evaluation.processbench import ProcessBenchReport, evaluate_processbench, read_splits
 from rsd_integrations.evaluation.scoring import (
     FORM,
@@ -36,10 +37,19 @@ from rsd_integrations.role_faults import never_worked
 
 
 def score(
-    file: Annotated[Path, typer.Argument(help="JSONL: a `problem` and `steps`, or a `solution` with blank lines.")],
+    file: Annotated[Path, typer.Argument(help="JSONL: a `problem` and `steps`, or a `solution`, which is cut.")],
     verifier: Annotated[
         str, typer.Option("--verifier", metavar="SPEC", help="Any verifier. `rsd models` lists specs.")
     ] = "embedded:verifier",
+    splitter: Annotated[
+        str,
+        typer.Option(
+            "--splitter",
+            metavar="HOW",
+            help="What a `solution` is cut by: blank_line, line, sentence, words, marked (Step 1: …), marked:PATTERN, "
+            "a splitter of a package, or a text between steps. `steps` stay as they are.",
+        ),
+    ] = "blank_line",
     explain: Annotated[bool, typer.Option("--explain", help="Show what is read, and where the score is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per solution.")] = False,
     strict: Strict = False,
@@ -48,7 +58,8 @@ def score(
 
     Example: `rsd score solutions.jsonl --verifier prm:Qwen/Qwen2.5-Math-PRM-7B --explain`
     """
-    entries = read_solutions(file) if strict else read_entries(file)
+    by = parse_splitter(splitter)
+    entries = read_solutions(file, by) if strict else read_entries(file, by)
     model = load_judge(verifier)
     if explain and not isinstance(model, Explains):
         raise RSDError(f"{verifier} cannot show what it reads; leave --explain out")

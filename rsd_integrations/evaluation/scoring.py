@@ -24,7 +24,9 @@ from rsd_core import (
     as_prompt,
     visible,
 )
+from rsd_core.splitting import Splitter
 from rsd_core.thoughts.markers import MARKERS
+from rsd_integrations.evaluation.cutting import cut
 from rsd_integrations.evaluation.side_by_side import as_ready
 from rsd_integrations.jsonl import read_lines
 
@@ -40,6 +42,18 @@ class Solution:
     """Texts without the blank lines between them, markers of thoughts included."""
     row: dict[str, Any]
     """The whole entry it was read from."""
+
+    @classmethod
+    def of(cls, problem: str, solution: str, delimiter: str | Splitter = "\n\n") -> Solution:
+        """A solution that is not in steps, cut by a text or a splitter; see `cut`.
+
+        Raises:
+            ConfigurationError: There is nothing in it.
+        """
+        steps = cut(solution, delimiter)
+        if not steps:
+            raise ConfigurationError(f"{solution!r} is no solution: there is nothing in it to be scored")
+        return cls(as_prompt(problem), tuple(steps), {"problem": problem, "solution": solution})
 
     def paths(self) -> Iterator[tuple[Path, Step]]:
         """Each step with the path before it, as a decoder would have them."""
@@ -66,12 +80,16 @@ class BadRow:
 FORM = 'an entry is {"problem": "…", "steps": ["…", "…"]} or {"problem": "…", "solution": "…"}'
 
 
-def read_entries(file: FilePath) -> list[Solution | BadRow]:
+def read_entries(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Solution | BadRow]:
     """Solutions from a JSONL file, or from a JSON file with a list; what is none says why.
 
-    Each has a `problem` (or `question`, `prompt`; a text or messages) and `steps`, a list, or a `solution` that is cut
-    at its blank lines, a thought's too. The thought stands in its markers, or by itself as `thought` (or
+    Each has a `problem` (or `question`, `prompt`; a text or messages) and `steps`, a list, or a `solution` that is cut,
+    by default at its blank lines, a thought's too. The thought stands in its markers, or by itself as `thought` (or
     `reasoning_content`, `reasoning`).
+
+    Args:
+        file: The file.
+        delimiter: What each `solution` is cut by, a text or a splitter; see `cut`.
 
     Raises:
         ConfigurationError: No such file, or nothing in it.
@@ -82,16 +100,20 @@ def read_entries(file: FilePath) -> list[Solution | BadRow]:
         rows = [(f"line {line.number}", line.value, line.error) for line in lines]
     if not rows:
         raise ConfigurationError(f"{file} is empty; {FORM}")
-    return [_solution(*row) for row in rows]
+    return [_solution(*row, delimiter) for row in rows]
 
 
-def read_solutions(file: FilePath) -> list[Solution]:
+def read_solutions(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Solution]:
     """Solutions as `read_entries` has them, where each of them has to be one.
+
+    Args:
+        file: The file.
+        delimiter: As of `read_entries`.
 
     Raises:
         ConfigurationError: No such file, nothing in it, or an entry that is no solution; its place is named.
     """
-    entries = read_entries(file)
+    entries = read_entries(file, delimiter)
     bad = [entry for entry in entries if isinstance(entry, BadRow)]
     if bad:
         more = f" (and {len(bad) - 1} more)" * (len(bad) > 1)
@@ -108,12 +130,12 @@ def _listed(file: FilePath) -> list[tuple[str, Any, str | None]] | None:
     return [(f"entry {number}", row, None) for number, row in enumerate(rows, 1)] if isinstance(rows, list) else None
 
 
-def _solution(where: str, row: Any, error: str | None) -> Solution | BadRow:
+def _solution(where: str, row: Any, error: str | None, delimiter: str | Splitter) -> Solution | BadRow:
     if error is not None:
         return BadRow(where, error)
     try:
         problem = next(row[key] for key in ("problem", "question", "prompt") if key in row)
-        steps = row["steps"] if "steps" in row else _cut(_with_thought(row))
+        steps = row["steps"] if "steps" in row else cut(_with_thought(row), delimiter)
         prompt = as_prompt(problem)
     except StopIteration:
         return BadRow(where, "it has no `problem`", row)
@@ -129,27 +151,6 @@ def _solution(where: str, row: Any, error: str | None) -> Solution | BadRow:
 def _with_thought(row: dict[str, Any]) -> str:
     thought = next((row[key] for key in ("thought", "reasoning_content", "reasoning") if row.get(key)), "")
     return MARKERS["think"].wrap(thought) + row["solution"] if thought else str(row["solution"])
-
-
-def _cut(solution: str) -> list[str]:
-    """The parts between blank lines. A marker of a thought is no part: it stays with the text inside of it."""
-    parts: list[str] = []
-    reader, lead = Reader(), ""
-    for part in solution.split("\n\n"):
-        if not part.strip():
-            continue
-        part = part.strip("\n")
-        after, pieces = reader.read(f"{part}\n\n")
-        is_mark = after != reader and not any(text.strip() for _, text in (*pieces, *after.rest()))
-        if is_mark and parts and reader.in_thought:
-            parts[-1] += f"\n\n{part}"
-        elif is_mark:
-            lead += f"{part}\n\n"
-        else:
-            parts.append(lead + part)
-            lead = ""
-        reader = after
-    return parts
 
 
 def is_judged(path: Path, step: Step) -> bool:

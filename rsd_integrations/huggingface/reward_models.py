@@ -206,8 +206,15 @@ def _word_head(words: tuple[int, int], weights: Weights, config: PretrainedConfi
             f"{weights.model}: its weights hold no output head (lm_head.weight), whose words judge a step, and its "
             "config.json does not tie one to the embeddings. Is the download complete?"
         )
+    if getattr(config, "final_logit_softcapping", None):
+        raise ConfigurationError(
+            f"{weights.model}: models of the type {config.model_type!r} bend the logits of their words, by which no "
+            "reward is read here; use it as judge,mode=yes_no:hf:…"
+        )
     right, wrong = words
-    return RewardHead(linear(weights.rows(name, [wrong, right]), None))
+    # Granite and Cohere scale their logits.
+    scale = float(getattr(config, "logit_scale", 1.0)) / float(getattr(config, "logits_scaling", 1.0))
+    return RewardHead(linear(weights.rows(name, [wrong, right]) * scale, None))
 
 
 def _pickled_head(file: Path, model: str, pickles: bool) -> RewardHead:

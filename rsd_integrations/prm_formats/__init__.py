@@ -4,6 +4,7 @@ A format knows nothing of where a model runs; `rsd_integrations.huggingface` and
 """
 
 from rsd_integrations.prm_formats.binding import bind
+from rsd_integrations.prm_formats.described import as_data, from_data, read_format
 from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Turns, Words
 from rsd_integrations.prm_formats.generative import CRITICS, Critic
 from rsd_integrations.prm_formats.heads import check_widths, find_head, fits, separate_files, tensor_name
@@ -29,14 +30,17 @@ __all__ = [
     "Tokenizer",
     "Turns",
     "Words",
+    "as_data",
     "bind",
     "check_widths",
     "find_format",
     "find_head",
     "fits",
+    "from_data",
     "plain_step",
     "problem",
     "published_format",
+    "read_format",
     "separate_files",
     "shown",
     "shown_response",

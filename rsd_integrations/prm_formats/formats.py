@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rsd_core import ConfigurationError
+
 PROBLEM = "{problem}"
 
 
@@ -47,6 +49,9 @@ class Chat:
 class Turns:
     """Each step is a turn of the user's, the first one together with the problem; the assistant's word judges it."""
 
+    ask: str = ""
+    """What each of these turns ends in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -66,7 +71,7 @@ class PRMFormat:
     """The heads that such models are known to have; one of them must be in the weights."""
     separator: str | None
     """What follows each step; None where it was chosen in training and has to be named."""
-    read: str
+    read: str = "after each step"
     """Where the score is read, for people."""
     lead: tuple[str, str] = ("", "")
     """What comes before the first step and before later ones; `{i}` is the step's number."""
@@ -93,3 +98,35 @@ class PRMFormat:
     """What such models are given of a thought, and why."""
     source: str = ""
     """Where the layout is described."""
+
+    def __post_init__(self) -> None:
+        for wrong, why in self._faults():
+            if wrong:
+                raise ConfigurationError(f"the format {self.name}: {why}")
+
+    def _faults(self) -> tuple[tuple[bool, str], ...]:
+        """What fields say that cannot be, and why."""
+        prompt, heads = self.prompt, self.heads
+        said = prompt.user if isinstance(prompt, Chat) else prompt.template if isinstance(prompt, Text) else PROBLEM
+        by_words = [head for head in heads if isinstance(head, Words)]
+        layers = [head for head in heads if isinstance(head, Head)]
+        return (
+            (not heads, "it has no heads; give layers by the names of their tensors, or a right and a wrong word"),
+            (bool(by_words) and len(heads) > 1, "a model that judges by words has no other head"),
+            (any(not head.layers for head in layers), "a head has one layer or more; that of a file of its own is ''"),
+            (any(head.outputs not in (1, 2) for head in layers), "a head has 1 output, a value, or 2, wrong and right"),
+            (any(head.ensemble and head.outputs != 1 for head in layers), "each member of an ensemble has 1 output"),
+            (PROBLEM not in said, f"its prompt leaves the problem out; {PROBLEM} stands for it"),
+            (
+                isinstance(prompt, Turns) and (not by_words or self.separator != ""),
+                "steps in turns are judged by words, with separator ''",
+            ),
+            (
+                self.separator is None and not self.choose_separator,
+                "it has no separator; name one, '' for none, or let users choose it: choose_separator",
+            ),
+            (
+                self.closing == "turn" and (self.separator != "" or not isinstance(prompt, Chat)),
+                "it is read at the end of the assistant's turn, which takes a chat and no separator",
+            ),
+        )

@@ -1,4 +1,4 @@
-"""Generative reward models: they write a critique, then say right or wrong. Prompts and verdicts as data."""
+"""Generative reward models: they write a critique, then say right or wrong. Prompts, sampling and verdicts as data."""
 
 from __future__ import annotations
 
@@ -26,22 +26,47 @@ class Critic:
     """What it ends with; None lets the model end it."""
     verdict: str = ""
     """What is put after the critique, so that the next word is the verdict; without it, the verdict is written out."""
+    asks: bool = False
+    """Whether the critique's own end (`until`) asks for the word, so that nothing is put after it."""
     words: tuple[str, str] = (" Yes", " No")
     """The words for a right and a wrong step."""
     spoken: str | Callable[[str], float | None] = ""
     """Finds the verdict in what a model wrote to the end, where no probabilities of words can be had: an expression
     whose group 1 is it, or a function that reads the reward."""
     max_tokens: int = 2048
+    """Of one critique, as published."""
+    samples: int = 1
+    """Critiques per step whose verdicts are averaged, as published."""
     temperature: float = 0.0
+    """Of a critique, as published."""
+    several: float | None = None
+    """Of each critique where there are several of them, if that is another temperature."""
     top_p: float = 1.0
     models: tuple[str, ...] = ()
+    read: str = "in the words of the critique"
+    """Where the verdict is read, for people."""
     threshold: str = "none published, calibrate"
+    """Where to start a threshold, with its source."""
+    aggregation: str = "minimum or product"
+    """How the scores of steps make one of a solution."""
+    thoughts: str = "as steps like those of the answer, no markers"
+    """What such models are given of a thought."""
     source: str = ""
+    """Where prompt, sampling and verdict are described."""
 
     @property
     def is_thought(self) -> bool:
         """Whether the critique is the model's thought, up to its end."""
         return any(markers.close == self.until for markers in MARKERS.values())
+
+    @property
+    def by_word(self) -> bool:
+        """Whether a word that is read after the critique is the verdict, where its probabilities can be had."""
+        return bool(self.verdict) or self.asks
+
+    def temperature_of(self, samples: int) -> float:
+        """The published temperature of each of so many critiques."""
+        return self.temperature if samples == 1 or self.several is None else self.several
 
     def spoken_verdict(self, text: str) -> float | None:
         """The reward that the text ends in: 1 for yes, 0 for no, a tenth for each point. None where it says none."""
@@ -54,6 +79,34 @@ class Critic:
         if word in ("yes", "no"):
             return float(word == "yes")
         return float(word) / 10 if 0 <= float(word) <= 10 else None
+
+
+_RPRM = """\
+You are an excellent math teacher. Please verify the correctness of the Now Step.
+
+You first need to analyze the Now Step and the Previous Steps and then summarize based on your analysis.
+Analysis:
+You need to analyze the following aspects.
+**Previous Steps Analysis**: You need to analyze the Previous Steps step by step. For each step, you need to first \
+explain what the current step is doing, then you try to find any error in the current step.
+**Now Step Analysis**: You first need to explain what the Now Step is doing, and then point out which part of the \
+Question it is trying to solve or which part of the information it states.
+**Data Source Analysis**: First you need to find out what data are used in the Now Step, and then you need to \
+determine whether the source of the data is reasonable and correct. When you judge whether the source of a data is \
+reasonable and correct, you need to specify the specific source of this data: such as which part of the question, or \
+which content of the previous step; and then determine the source and current use is consistent, the Now Step is used \
+correctly.
+**Consistency Analysis**: You need to check that the Now Step is consistent with the contents of the Previous Steps, \
+and then you need to check that all the information inside the Now Step is consistent.
+**Calculation Analysis**: If the Now Step involves any calculations, such as addition, subtraction, multiplication, \
+division, equations, modulo operations, etc., you will first need to perform a check on the calculation, such as a \
+reverse operation, to see if the calculation was done correctly, and then analyze the results of your check to see if \
+there was an error in the calculation.
+Conclusion:\x20
+Please verify the correctness of the Now Step based on your analysis, if there is any error in the Now Step then the \
+Now Step is wrong and vice versa the Now Step is correct. At the end of the Conclusion, when you give your final \
+answer, write it in the form "Verification: Is the step correct (Yes/No)? X", where X is either Yes or No."""
+"""What R-PRM was trained with."""
 
 
 def _thinkprm(problem: str, steps: Sequence[str]) -> Prompt:
@@ -83,6 +136,19 @@ def _genprm(problem: str, steps: Sequence[str]) -> Prompt:
     return tuple(turns)
 
 
+def _rprm(problem: str, steps: Sequence[str]) -> Prompt:
+    numbered = [f"Step {i}: {_unnumbered(step)}" for i, step in enumerate(steps, 1)]
+    before = "\n".join(numbered[:-1]) or "Since the Now Step is the first step, there are no Previous Steps."
+    return (
+        Message("system", "You are a helpful assistant."),
+        Message(
+            "user",
+            f"{_RPRM}\n\nQuestion: {problem}\nPrevious Steps: {before}\nNow Step: {numbered[-1]}\n"
+            "Please carefully analyze the correctness of the Now Step.\nReply: ",
+        ),
+    )
+
+
 def _rubric(problem: str, steps: Sequence[str]) -> Prompt:
     before = "\n\n".join(steps[:-1]) or "(none)"
     return (
@@ -110,8 +176,9 @@ THINKPRM = Critic(
     spoken=r"is the solution correct\?\s*(yes|no)",
     models=("launch/ThinkPRM-1.5B", "launch/ThinkPRM-7B", "launch/ThinkPRM-14B"),
     max_tokens=4096,
-    temperature=0.7,
-    source="mukhal/ThinkPRM, prm/thinkprm_api.py",
+    several=0.4,
+    read='at the word after "Is the solution correct?", once its thought has ended',
+    source="mukhal/ThinkPRM, prm/thinkprm_api.py and search-and-learn/recipes",
 )
 GENPRM = Critic(
     # Its mode without code: the critique, then the judgement.
@@ -125,8 +192,24 @@ GENPRM = Critic(
     models=("GenPRM/GenPRM-1.5B", "GenPRM/GenPRM-7B", "GenPRM/GenPRM-32B"),
     temperature=0.6,
     top_p=0.95,
+    read="at the word in the box of its judgement",
     threshold="0.5: the likelier of Yes and No",
-    source="RyanLiu112/GenPRM, genprm_inference.py",
+    source="RyanLiu112/GenPRM, src/prm_evaluation/genprm_inference.py",
+)
+RPRM = Critic(
+    name="r-prm",
+    messages=_rprm,
+    until="Is the step correct (Yes/No)?",
+    asks=True,
+    spoken=r"is the step correct \(yes/no\)\?[\s*]*(yes|no)",
+    models=("kevinpro/R-PRM-7B-DPO",),
+    max_tokens=3072,
+    samples=10,
+    temperature=0.95,
+    top_p=0.95,
+    read='at the word after "Is the step correct (Yes/No)?", with which the critique ends',
+    threshold="0.5: the authors' on ProcessBench",
+    source="NJUNLP/R-PRM, src/prompts/GenPRM and src/reward-guide-search",
 )
 RUBRIC = Critic(
     # For any model at all: its score is written out.
@@ -134,6 +217,8 @@ RUBRIC = Critic(
     messages=_rubric,
     spoken=partial(spoken_score, scale=10),
     max_tokens=512,
+    read="in the line `Score: N` that the reply ends with",
+    thoughts="as steps like those of the answer, no markers; the judge's own thought may come before its critique",
 )
 
 
@@ -141,5 +226,7 @@ def _of_package(plugin: Plugin) -> Critic:
     return replace(of_type(Critic)(plugin), name=plugin.name)
 
 
-CRITICS = Registry("critic", "rsd.critics", {critic.name: critic for critic in (THINKPRM, GENPRM, RUBRIC)}, _of_package)
+CRITICS = Registry(
+    "critic", "rsd.critics", {critic.name: critic for critic in (THINKPRM, GENPRM, RPRM, RUBRIC)}, _of_package
+)
 """Critics by name, those of installed packages included."""

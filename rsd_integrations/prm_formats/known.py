@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from rsd_core import ConfigurationError
 from rsd_core.data import unknown
-from rsd_core.plugins import Plugin, Registry, of_type
+from rsd_core.plugins import Registry
+from rsd_integrations.prm_formats.described import is_file, of_package, read_format
 from rsd_integrations.prm_formats.formats import PROBLEM, Chat, Head, PRMFormat, Text, Turns, Words
 from rsd_integrations.prm_formats.heads import fits
 
@@ -36,7 +37,12 @@ QWEN = PRMFormat(
     heads=(Head(("score.0", "score.2"), 2),),
     separator="<extra_0>",
     read="at <extra_0> after each step",
-    models=("Qwen/Qwen2.5-Math-PRM-7B", "Qwen/Qwen2.5-Math-PRM-72B", "Qwen/Qwen2.5-Math-7B-PRM800K"),
+    models=(
+        "Qwen/Qwen2.5-Math-PRM-7B",
+        "Qwen/Qwen2.5-Math-PRM-72B",
+        "Qwen/Qwen2.5-Math-7B-PRM800K",
+        "Babelscape/Qwen2.5-Math-PRM-7B-PDDL-r",
+    ),
     threshold="0.5 is the authors' on ProcessBench; 0.7 accepts 95 % of steps for RSD (GSI's measurement)",
     source="model card of Qwen/Qwen2.5-Math-PRM-7B; arXiv 2501.07301",
 )
@@ -111,6 +117,17 @@ RLHFLOW = PRMFormat(
     threshold="0.5: ProcessBench's authors take the likelier of + and -",
     aggregation="mean, as its authors",
     source="RLHFlow/RLHF-Reward-Modeling, math-rm/prm_evaluate.py",
+)
+GRANITE = PRMFormat(
+    name="granite-prm",
+    prompt=Turns(" Is this response correct so far (Y/N)?"),
+    heads=(Words("Y", "N"),),
+    separator="",
+    read="where the assistant's Y or N follows each step and the question after it",
+    strip="steps",
+    models=("ibm-granite/granite-3.3-8b-math-prm-v2",),
+    threshold="0.5: the likelier of Y and N",
+    source="model card of ibm-granite/granite-3.3-8b-math-prm-v2",
 )
 TRL = PRMFormat(
     name="trl",
@@ -190,20 +207,51 @@ OUTCOME = PRMFormat(
     thoughts="where its chat template puts `reasoning_content`; where it has no place, as text before the answer",
     source="AutoModelForSequenceClassification; arXiv 2501.19324, appendix",
 )
+BABELSCAPE = PRMFormat(
+    name="babelscape",
+    prompt=Text(f"Problem: {PROBLEM}\nSteps:\n"),
+    heads=tuple(
+        Head((layer,), 1, bias=False)
+        for layer in ("reward_head", "scalar_head", "score_head", "value_head", "regression_head", "head", "score")
+    ),
+    separator="\nки",
+    read="at ки, on a line of its own after each step",
+    lead=("Step 1: ", "\nStep {i}: "),
+    apart=False,
+    models=("Babelscape/Llama-3.1-8B-PRM800k-r", "Babelscape/Llama-3.1-8B-PRM800k-PDDL-r"),
+    threshold="none published, nor what is done with the head's number: its sigmoid is taken, calibrate",
+    source="model card of Babelscape/Llama-3.1-8B-PRM800k-r; arXiv 2604.17957",
+)
+SPARE = PRMFormat(
+    name="spare-prm",
+    prompt=Chat(
+        "You are an expert at solving challenging math problems spanning across various categories and "
+        "difficulties such as Algebra, Number Theory, Geometry, Counting and Probability, Precalculus etc. For a "
+        "given math problem, your task is to generate a step-by-step reasoning-based solution providing an answer "
+        "to the question. Identify the correct concepts, formulas and heuristics that needs to be applied and then "
+        "derive the contents of the reasoning steps from the given contexts and accurate calculations from the "
+        "previous reasoning steps."
+    ),
+    heads=(Words("+", "-"),),
+    separator=" ки",
+    read="at the last token of ки after each step",
+    lead=("", "\n"),
+    apart=False,
+    strict=False,  # Qwen's vocabulary has two tokens for it
+    strip="steps",
+    models=("UKPLab/Llama-3-8b-spare-prm-math", "UKPLab/Qwen2.5-3b-spare-prm-math"),
+    source="UKPLab/arxiv2025-spare-prm, README.md",
+)
 BUILT_IN = {
     form.name: form
     for form in (
-        *(SKYWORK, QWEN, QWEN_BARE, SHEPHERD, RLHFLOW, VERSA, OPENR, TRL, H4, PURE),
-        *(UNIVERSAL, ACTPRM, REASONFLUX_SMALL, OUTCOME),
+        *(SKYWORK, QWEN, QWEN_BARE, SHEPHERD, RLHFLOW, GRANITE, VERSA, OPENR, TRL, H4, PURE),
+        *(UNIVERSAL, ACTPRM, BABELSCAPE, SPARE, REASONFLUX_SMALL, OUTCOME),
     )
 }
 
 
-def _of_package(plugin: Plugin) -> PRMFormat:
-    return replace(of_type(PRMFormat)(plugin), name=plugin.name)
-
-
-FORMATS = Registry("format", "rsd.prm_formats", BUILT_IN, _of_package)
+FORMATS = Registry("format", "rsd.prm_formats", BUILT_IN, of_package)
 """Formats by name, those of installed packages included."""
 _UNIQUE_HEAD = (SKYWORK, QWEN, TRL, ACTPRM, OUTCOME, REASONFLUX_SMALL)
 """Formats whose head no other kind of model has."""
@@ -258,11 +306,13 @@ def find_format(
         config: The checkpoint's `config.json`; its class names and remote code do not matter.
         tensors: Shapes of the tensors in its weights, by name, and `separate_files`.
         model: Hub id or folder; a folder that is called as the model on the hub is known by that.
-        named: A format by name, above everything else.
+        named: A format by name, or the file that describes it, above everything else.
 
     Raises:
-        ConfigurationError: Unknown name, or no head that is known.
+        ConfigurationError: Unknown name, a file that describes no format, or no head that is known.
     """
+    if named is not None and is_file(named):
+        return read_format(named)
     named = named or (str(config[CONFIG_KEY]) if CONFIG_KEY in config else None)
     if named is not None:
         if named not in FORMATS:

@@ -42,6 +42,8 @@ class Reply:
     """Whether nothing comes before the tail."""
     part: Literal["", "thought", "answer"] = ""
     """Part of the response that was read last."""
+    ended: bool = False
+    """Whether a thought that was read last has ended."""
 
 
 class ReplyReader(Reader[Reply]):
@@ -91,7 +93,7 @@ class ReplyReader(Reader[Reply]):
 
     def step(self, step: Shown, at: Reply) -> tuple[Layout, Reply]:
         text, last = at.tail, at.part
-        for part, more in self._parts(step, last):
+        for part, more in self._parts(step, at):
             if not last:
                 text += at.leads[part == "answer"] + self._leading[part](more)
             elif last == part:
@@ -106,15 +108,16 @@ class ReplyReader(Reader[Reply]):
         kept = self._ids(at, text[:firmly]) if firmly else []
         if feed[: len(kept)] != kept:
             kept, firmly = [], 0
-        after = replace(at, tail=text[firmly:], first=at.first and not firmly, part=last)
+        after = replace(at, tail=text[firmly:], first=at.first and not firmly, part=last, ended=step.ended)
         return Layout(tuple(feed), (len(feed) - 1,), len(kept)), after
 
-    def _parts(self, step: Shown, last: str) -> Iterator[tuple[Part, str]]:
+    def _parts(self, step: Shown, at: Reply) -> Iterator[tuple[Part, str]]:
         """The thought and the answer in a step, those that are not blank."""
         parts: list[tuple[Part, str]] = [("answer", step.gap + step.text)]
         if self._show is not None:
-            gap = step.gap if last == "thought" else ""
-            parts = [("thought", gap + step.thought if step.thought.strip() else ""), ("answer", step.answer)]
+            gap = step.gap or ("\n\n" if at.ended else "")
+            thought = gap + step.thought if at.part == "thought" and step.thought.strip() else step.thought
+            parts = [("thought", thought), ("answer", step.answer)]
         return ((part, text) for part, text in parts if text.strip())
 
     def _ids(self, at: Reply, text: str) -> list[int]:

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step, Usage, Verifier
+from rsd_core.baselines.spoken_scores import Abstentions
 from rsd_core.thoughts.reading import reader_at
+
+_UNTOLD = "which of the tokens are markers of a thought cannot be told"
 
 
 class Confidence(Verifier):
@@ -19,7 +22,7 @@ class Confidence(Verifier):
 
     Markers of thoughts do not count. A step does not say which of its tokens they are: each of their names is taken for
     one token, and so is white space after them, as in the vocabularies of the models that write them. It abstains where
-    a thought ends inside of a step.
+    a thought ends inside of a step; a drafter all of whose first steps are such is warned of once.
     """
 
     flops_per_token = 0.0
@@ -30,6 +33,7 @@ class Confidence(Verifier):
             raise ConfigurationError(f"confidence:{how} is unknown; there are confidence:min and confidence:mean")
         self.name = f"confidence:{how}"
         self.how = how
+        self._abstentions = Abstentions()
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The confidence in each candidate.
@@ -43,14 +47,20 @@ class Confidence(Verifier):
                 "process tell them; one behind a URL does with logprobs=true in its spec (openai,logprobs=true:…), "
                 "where its server tells them at all. likelihood:… asks another model."
             )
-        return Scores(tuple(self._of(_judged(path, step)) for step in steps), Usage())
+        return Scores(tuple(self._judge(path, step) for step in steps), Usage())
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """The probabilities that count."""
         if not step.logprobs:
             return Explanation("the step carries no probabilities of its tokens")
         probabilities = ", ".join(f"{math.exp(logprob):.3f}" for logprob in _judged(path, step))
-        return Explanation(probabilities or "which of the tokens are markers of a thought cannot be told")
+        return Explanation(probabilities or _UNTOLD)
+
+    def _judge(self, path: Path, step: Step) -> float | None:
+        reward = self._of(_judged(path, step))
+        if step.text.strip():
+            self._abstentions.note(self.name, reward, _UNTOLD)
+        return reward
 
     def _of(self, logprobs: Sequence[float]) -> float | None:
         if not logprobs:

@@ -32,7 +32,7 @@ from rsd_integrations.prm_formats import Critic, problem, shown_steps, without_m
 from rsd_integrations.verifiers.charging import charged_to, charging, joined
 
 THOUGHT = 8192
-"""Tokens that a model which thinks may do so by, before a critique."""
+"""Tokens for a thought before a critique, of models that think or may think; a cap is no cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +134,38 @@ class CriticJudge(Verifier):
     Args:
         model: Any generator.
         critic: Its prompt and its verdict.
-        samples: Critiques per step, whose verdicts are averaged.
-        max_tokens: Of one critique, thoughts included; by default the critic's own, and `THOUGHT` more for models that
-            think before it.
+        samples: Critiques per step, whose verdicts are averaged; by default as many as published.
+        max_tokens: Of one critique, thoughts included; by default the critic's own, and `THOUGHT` more where the model
+            may think before it.
+        temperature: Of a critique; by default the published one for as many samples.
+
+    Raises:
+        ConfigurationError: Numbers out of range, several samples without a temperature, or a model that tells no
+            probabilities of words where the critic has to read them.
     """
 
     def __init__(
-        self, model: Drafter | Target, critic: Critic, samples: int = 1, max_tokens: int | None = None
+        self,
+        model: Drafter | Target,
+        critic: Critic,
+        samples: int | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
     ) -> None:
         _require_generator(model)
         if max_tokens is not None and max_tokens < 1:
             raise ConfigurationError(f"max_tokens={max_tokens}: a critique takes 1 token at least")
-        if samples < 1 or (samples > 1 and critic.temperature == 0):
-            raise ConfigurationError(f"samples={samples}: at least 1, and 1 for {critic.name}, which is greedy")
+        if temperature is not None and not 0 <= temperature < math.inf:
+            raise ConfigurationError(f"temperature={temperature} is out of range; it is 0 or more")
+        self.samples = critic.samples if samples is None else samples
+        self.temperature = critic.temperature_of(self.samples) if temperature is None else temperature
+        if self.samples < 1 or (self.samples > 1 and self.temperature == 0):
+            raise ConfigurationError(
+                f"samples={self.samples}: at least 1, and 1 where a critique is greedy, as those of {critic.name} are; "
+                "several differ with a temperature=0.5"
+            )
         self.name = f"{critic.name} {model.name}"
-        self.model, self.critic, self.samples, self.max_tokens = model, critic, samples, max_tokens
+        self.model, self.critic, self.max_tokens = model, critic, max_tokens
         self.flops_per_token, self.price, self._abstentions = model.flops_per_token, model.price, Abstentions()
         if not self._by_word and not critic.spoken:
             raise ConfigurationError(
@@ -159,7 +176,7 @@ class CriticJudge(Verifier):
         """The mean verdict over the critiques of each candidate.
 
         Raises:
-            VerifierError: The tokens were used up by the model's thoughts, before it said anything.
+            VerifierError: The tokens were used up before the model had said its verdict.
         """
         return joined(await run_calls(self._judge(path, step) for step in steps))
 
@@ -184,17 +201,21 @@ class CriticJudge(Verifier):
             spent.append(critiques.usage)
             whole = [critique for critique in critiques.steps if not self._is_cut(conversation, critique)]
             if self._by_word:
-                answers = await run_calls(self._word_after(conversation, critique) for critique in whole)
+                # Where the critique's own end asks for the word, one that ends otherwise has no verdict, as published.
+                asked = [critique for critique in whole if not self.critic.asks or self._end in critique.text]
+                answers = await run_calls(self._word_after(conversation, critique) for critique in asked)
                 spent += [answer.usage for answer in answers]
                 verdicts = [expected(answer.logprobs, (1.0, 0.0)) for answer in answers]
             else:
                 verdicts = [self.critic.spoken_verdict(_answer(conversation, critique)) for critique in whole]
             known = [verdict for verdict in verdicts if verdict is not None]
-            if not known and len(whole) < len(critiques.steps):
+            cut = len(critiques.steps) - sum(critique.ending != "length" for critique in whole)
+            if not known and cut:
+                where = "in its thoughts" if len(whole) < len(critiques.steps) else "in its critique"
                 raise VerifierError(
-                    f"{self.name} was cut in its thoughts at {request.max_tokens} tokens, before it said anything: "
-                    "allow more (judge,max_tokens=…), or let it judge without a thought "
-                    "(template.enable_thinking=false with most models)"
+                    f"{self.name} was cut {where} at {request.max_tokens} tokens, before it said a verdict: allow more "
+                    "(judge,max_tokens=…), or let it judge without a thought (template.enable_thinking=false with most "
+                    "models)"
                 )
         reward = sum(known) / len(known) if known else None
         self._abstentions.note(self.name, reward, critiques.steps[0].text if critiques.steps else "")
@@ -203,14 +224,21 @@ class CriticJudge(Verifier):
     @property
     def _by_word(self) -> bool:
         """Whether the verdict is a probability of words, or what the critique says in the end."""
-        return isinstance(self.model, PredictsWords) and bool(self.critic.verdict)
+        return isinstance(self.model, PredictsWords) and self.critic.by_word
 
     def _request(self, conversation: Path) -> StepRequest:
         critic, thinking = self.critic, conversation.thinking
         until = critic.until if self._by_word else None
-        thinks_before = thinking is not None and not thinking.is_off and not critic.is_thought
-        size = self.max_tokens or critic.max_tokens + (THOUGHT if thinks_before else 0)
-        return StepRequest(tuple(range(self.samples)), size, until, Sampling(critic.temperature, critic.top_p))
+        may_think = thinking is not None and not thinking.is_off and not critic.is_thought
+        if thinking is None:  # a server renders the prompt, and nobody knows whether a model of any kind thinks
+            may_think = critic.until is None
+        size = self.max_tokens or critic.max_tokens + (THOUGHT if may_think else 0)
+        return StepRequest(tuple(range(self.samples)), size, until, Sampling(self.temperature, critic.top_p))
+
+    @property
+    def _end(self) -> str:
+        """What a critique ends with."""
+        return self.critic.until or ""
 
     def _is_cut(self, conversation: Path, critique: Step) -> bool:
         """Whether the tokens were used up inside of a thought."""
@@ -218,11 +246,13 @@ class CriticJudge(Verifier):
             return False
         if reader_at(conversation.extend(critique)).in_thought or (not critique.text.strip() and critique.size):
             return True
-        return self.critic.is_thought and str(self.critic.until) not in critique.text
+        return self.critic.is_thought and self._end not in critique.text
 
     async def _word_after(self, conversation: Path, critique: Step) -> NextWord:
         assert isinstance(self.model, PredictsWords)
-        end = conversation.extend(critique).extend(Step(self.critic.verdict, "length"))
+        end = conversation.extend(critique)
+        if self.critic.verdict:
+            end = end.extend(Step(self.critic.verdict, "length"))
         return await charged_to(self.model, self.model.next_word(end, self.critic.words))
 
 

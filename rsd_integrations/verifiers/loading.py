@@ -15,29 +15,49 @@ from rsd_integrations.verifiers.rules import RULES, Rule
 
 
 def judge(
-    spec: str, mode: str | None = None, min_mass: float = 0.1, samples: int = 1, max_tokens: int | None = None
+    spec: str,
+    mode: str | None = None,
+    min_mass: float | None = None,
+    samples: int | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
 ) -> WordJudge | CriticJudge:
     """A judge over any generator.
 
     Args:
         spec: The generator's spec.
-        mode: `digit` or `yes_no` read one word; `rubric`, `thinkprm`, `genprm` and the critics of installed packages
-            let it write a critique. By default what a generative reward model was trained for, and `digit` for others.
+        mode: `digit` or `yes_no` read one word; `rubric`, `thinkprm`, `genprm`, `r-prm` and the critics of installed
+            packages let it write a critique. By default what a generative reward model was trained for, and `digit` for
+            others.
         min_mass: See `WordJudge`.
         samples: See `CriticJudge`.
         max_tokens: See `CriticJudge`.
+        temperature: See `CriticJudge`.
+
+    Raises:
+        SpecError: An unknown mode, or an option that the mode has no use for.
     """
-    called = spec.rpartition("/")[2]
-    trained = (name for name, c in usable(CRITICS) if called in {model.rpartition("/")[2] for model in c.models})
-    mode = mode or next(trained, "digit")
+    mode = mode or published_critic(spec) or "digit"
     if mode not in (*QUESTIONS, *CRITICS):
         raise SpecError(f"mode={mode} is unknown; a judge has the modes {', '.join((*QUESTIONS, *CRITICS))}")
-    if mode in QUESTIONS and max_tokens is not None:
-        raise SpecError(f"max_tokens={max_tokens}: mode={mode} reads one word; a critique has a length, mode=rubric")
+    of_critiques = {"samples": samples, "max_tokens": max_tokens, "temperature": temperature}
+    for name, value in (of_critiques if mode in QUESTIONS else {"min_mass": min_mass}).items():
+        if value is not None:
+            raise SpecError(
+                f"{name}={value}: mode={mode} "
+                + ("reads one word; a critique has that option, mode=rubric" if mode in QUESTIONS else "takes none")
+            )
     model = load(spec)
     if mode in QUESTIONS:
-        return WordJudge(model, QUESTIONS[mode], min_mass)
-    return CriticJudge(model, CRITICS[mode], samples, max_tokens)
+        return WordJudge(model, QUESTIONS[mode], *(() if min_mass is None else (min_mass,)))
+    return CriticJudge(model, CRITICS[mode], samples, max_tokens, temperature)
+
+
+def published_critic(spec: str) -> str | None:
+    """The critic that the model of a spec was published as, by its name wherever it lies."""
+    called = spec.rpartition("/")[2]
+    critics = usable(CRITICS)
+    return next((name for name, c in critics if called in {model.rpartition("/")[2] for model in c.models}), None)
 
 
 def confidence(how: Any) -> Confidence:

@@ -1,8 +1,9 @@
 """Templates of published thinking models: `python -m tests.benchmarks.templates --json FILE [--quick]`.
 
-What we feed beside their own rendering, outcome reward models included, and what chat servers can do. Fetches the templates that llama.cpp carries, in
-the source distribution of llama-cpp-python, and builds nothing of it; `--quick` takes the small ones of the test suite.
-Ends with an error where anything that we feed differs from what a template renders.
+What we feed, and what outcome reward models are given, beside their own rendering; and what chat servers can do.
+Fetches the templates that llama.cpp carries, in the source distribution of llama-cpp-python, and builds nothing of it;
+`--quick` takes the small ones of the test suite. Ends with an error where anything that we feed differs from what a
+template renders.
 """
 
 from __future__ import annotations

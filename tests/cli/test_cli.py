@@ -15,6 +15,7 @@ from rsd_integrations.cli.app import app
 from rsd_integrations.cli.evaluate import split_methods
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.embedded.task import problems as held_out
+from rsd_integrations.prm_formats import CRITICS, FORMATS
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm
 
@@ -154,6 +155,22 @@ def test_models_lists_what_can_be_named() -> None:
     told = json.loads(rsd("models", "--json"))
     assert told["prm_formats"]["qwen2.5-math-prm"]["separator"] == "<extra_0>"
     assert "hf" in told["backends"]
+
+
+def test_models_lists_critics_beside_the_other_formats() -> None:
+    told = json.loads(rsd("models", "--json"))
+    formats, shown = told["prm_formats"], " ".join(rsd("models").split())
+    assert set(formats) == {*FORMATS, *CRITICS}
+    assert {name for name, one in formats.items() if one["generative"]} == set(told["critics"]) == set(CRITICS)
+    common = set(formats["trl"]) & set(formats["r-prm"])
+    assert common == {"spec", "generative", "models", "read_position", "threshold", "aggregation", "thoughts", "source"}
+    assert formats["trl"]["spec"] == "prm,format=trl:MODEL"
+    r_prm = formats["r-prm"]
+    assert r_prm["spec"] == "judge,mode=r-prm:MODEL"
+    assert (r_prm["samples"], r_prm["temperature"], r_prm["top_p"], r_prm["max_tokens"]) == (10, 0.95, 0.95, 3072)
+    for name, one in formats.items():
+        assert name in shown
+        assert all(model in shown for model in one["models"])
 
 
 def test_a_configuration_file_with_words_on_top(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ TokenClassifier: Any = Qwen2ForTokenClassification
 SequenceClassifier: Any = Qwen2ForSequenceClassification
 LlamaSequenceClassifier: Any = LlamaForSequenceClassification
 WIDTH = 64
+SPARE_SYSTEM = (
+    "You are an expert at solving challenging math problems spanning across various categories and "
+    "difficulties such as Algebra, Number Theory, Geometry, Counting and Probability, Precalculus etc. For a "
+    "given math problem, your task is to generate a step-by-step reasoning-based solution providing an answer "
+    "to the question. Identify the correct concepts, formulas and heuristics that needs to be applied and then "
+    "derive the contents of the reasoning steps from the given contexts and accurate calculations from the "
+    "previous reasoning steps."
+)
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 TEXT = (
     "Mia has 45 apples. On Monday she buys 12 more: 45+12=57. So + or - ?\n\nThe answer is \\boxed{57}. \n\n\n\n"
@@ -83,15 +91,15 @@ def qwen() -> PreTrainedTokenizerBase:
 
 
 @lru_cache
-def llama() -> PreTrainedTokenizerBase:
-    """Byte-level BPE with Llama 3's special tokens, beginning of text and chat template."""
+def llama(text: str = TEXT) -> PreTrainedTokenizerBase:
+    """Byte-level BPE with Llama 3's special tokens, beginning of text and chat template; it has learned of a text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     bpe.decoder = decoders.ByteLevel()
     specials = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(
-        [TEXT] * 4,
+        [text] * 4,
         trainers.BpeTrainer(vocab_size=420, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
     )
     bpe.post_processor = processors.TemplateProcessing(
@@ -176,8 +184,9 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _qwen_lm(folder: Path, tied: bool = False, shard: str = "5GB") -> Path:
-    return save(Qwen2ForCausalLM(Qwen2Config(**_options(qwen(), tie_word_embeddings=tied))), qwen(), folder, shard)
+def _qwen_lm(folder: Path, tied: bool = False, shard: str = "5GB", context: int = 512) -> Path:
+    options = _options(qwen(), tie_word_embeddings=tied, max_position_embeddings=context)
+    return save(Qwen2ForCausalLM(Qwen2Config(**options)), qwen(), folder, shard)
 
 
 def _mlp(outputs: int) -> dict[str, Tensor]:
@@ -330,6 +339,18 @@ def rlhflow_sequences(question: str, steps: list[str]) -> Sequences:
     return sequences
 
 
+def granite_sequences(question: str, steps: list[str]) -> Sequences:
+    # prepare_input of the card, each "Y" of the assistant's; the logits before it are read.
+    tok, sequences = llama(), []
+    messages: list[dict[str, str]] = []
+    for i, step in enumerate(steps):
+        asked = (f"{question} {step}" if i == 0 else step) + " Is this response correct so far (Y/N)?"
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": "Y"}]
+        ids = plain(tok, str(tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)))
+        sequences.append((ids, len(ids) - 3))  # Y, the end of the turn
+    return sequences
+
+
 def versa(folder: Path) -> Path:
     return save(LlamaForCausalLM(LlamaConfig(**_options(llama(), tie_word_embeddings=True))), llama(), folder)
 
@@ -339,6 +360,41 @@ def versa_sequences(question: str, steps: list[str]) -> Sequences:
     ids = list(tok(f"{question} \n\n" + "".join(f"{step} \n\n\n\n" for step in steps))["input_ids"])
     mark = plain(tok, " \n\n\n\n")[-1]
     return [(ids, at) for at, id_ in enumerate(ids) if id_ == mark]
+
+
+def with_marks() -> PreTrainedTokenizerBase:
+    """The same with a token for ки, as in Llama 3."""
+    return llama(f"{TEXT}\nProblem: Steps:\nStep 1: {'ки ки' * 9}\nки\nStep 2: b\nки")
+
+
+def babelscape(folder: Path) -> Path:
+    """A body with a scalar head, behind a class of the authors' own."""
+    save(LlamaForCausalLM(LlamaConfig(**_options(with_marks()))), with_marks(), folder)
+    head = {"reward_head.weight": torch.randn(1, WIDTH) / 8, "reward_head.bias": torch.randn(1)}
+    return put_on(folder, head, architectures=["LlamaPRM"], auto_map={"AutoModel": "modeling_prm.LlamaPRM"})
+
+
+def babelscape_sequences(question: str, steps: list[str]) -> Sequences:
+    # build_prompt of the card; scores at every ки.
+    tok = with_marks()
+    text = "\n".join(f"Step {i}: {step}\nки" for i, step in enumerate(steps, 1))
+    ids = list(tok(f"Problem: {question}\nSteps:\n{text}")["input_ids"])
+    (mark,) = plain(tok, "ки")
+    return [(ids, at) for at, id_ in enumerate(ids) if id_ == mark]
+
+
+def spare_sequences(question: str, steps: list[str]) -> Sequences:
+    # README: a chat with the authors' instruction, " ки" after each step, scores at its last id. In Qwen's vocabulary
+    # it has two tokens, of which the last one may stand elsewhere as well.
+    tok = qwen()
+    messages = [
+        {"role": "system", "content": SPARE_SYSTEM},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "".join(f"{step} ки\n" for step in steps)},
+    ]
+    ids = plain(tok, str(tok.apply_chat_template(messages, tokenize=False)))
+    mark = plain(tok, " ки")
+    return [(ids, at - 1) for at in range(len(ids) + 1) if ids[at - len(mark) : at] == mark]
 
 
 def openr_sequences(question: str, steps: list[str]) -> Sequences:
@@ -489,7 +545,15 @@ CASES = {
     "actprm": Case(actprm, qwen_sequences, actprm_head),
     "math-shepherd": Case(shepherd, shepherd_sequences, words_head("+", "-", mistral), {"format": "math-shepherd"}),
     "rlhflow": Case(rlhflow, rlhflow_sequences, words_head("+", "-", llama), {"format": "rlhflow"}),
+    "granite": Case(rlhflow, granite_sequences, words_head("Y", "N", llama), {"format": "granite-prm"}),
     "versaprm": Case(versa, versa_sequences, words_head("+", "-", llama), {"format": "versaprm"}),
+    "spare": Case(
+        lambda folder: _qwen_lm(folder, context=1024),
+        spare_sequences,
+        words_head("+", "-", qwen),
+        {"format": "spare-prm"},
+    ),
+    "babelscape": Case(babelscape, babelscape_sequences, _bias_head("reward_head."), {"format": "babelscape"}),
     "openr": Case(_qwen_lm, openr_sequences, words_head(" +", " -", qwen), {"format": "openr"}),
     "trl": Case(trl, trl_sequences, trl_head, {"separator": "\n\n"}),
     "universal": Case(

@@ -70,12 +70,16 @@ def qwen(system: str | None) -> Recipe:
 
 def shepherd(tok: Any, problem: str, solution: str) -> list[Reading]:
     """The card of math-shepherd-mistral-7b-prm: `{question} {output}`, scores at ки; PRMBench strips the steps."""
+    ids, mark = list(tok(f"{problem} " + "\n".join(_numbered(solution)))["input_ids"]), plain(tok, "ки")[-1]
+    return [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if id_ == mark]
+
+
+def _numbered(solution: str) -> list[str]:
     lines = []
     for number, step in enumerate(steps(solution), 1):
         numbered = re.match(r"Step \d+\s*[:.]", step.strip())
         lines.append(f"{'' if numbered else f'Step {number}: '}{step.strip()} ки")
-    ids, mark = list(tok(f"{problem} " + "\n".join(lines))["input_ids"]), plain(tok, "ки")[-1]
-    return [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if id_ == mark]
+    return lines
 
 
 def rlhflow(tok: Any, problem: str, solution: str) -> list[Reading]:

@@ -29,6 +29,7 @@ from rsd_core.testing import ScriptedTarget
 from rsd_integrations.huggingface import HuggingFaceGenerator
 from rsd_integrations.prm_formats import CRITICS
 from rsd_integrations.verifiers import DIGIT, YES_NO, CriticJudge, WordJudge
+from rsd_integrations.verifiers.loading import published_critic
 from tests.conftest import Counter
 from tests.huggingface.reward_models import _qwen_lm as make_lm
 from tests.huggingface.reward_models import plain, qwen
@@ -134,9 +135,73 @@ def test_specs_of_judges() -> None:
     with pytest.raises(SpecError, match="mode=haiku"):
         load("judge,mode=haiku:scripted:target")
     with pytest.raises(
-        SpecError, match="unknown option of judge 'temperature'; known are mode, min_mass, samples, max_tokens"
+        SpecError, match="unknown option of judge 'top_p'; known are mode, min_mass, samples, max_tokens, temperature"
     ):
-        load("judge,temperature=1:scripted:target")
+        load("judge,top_p=1:scripted:target")
+
+
+@pytest.mark.parametrize("option", ["samples=3", "temperature=0.5", "max_tokens=9"])
+def test_options_of_critiques_are_none_of_a_word(option: str) -> None:
+    with pytest.raises(SpecError, match=f"{option}: mode=digit reads one word"):
+        load(f"judge,{option}:embedded:draft")
+
+
+def test_the_least_mass_is_none_of_a_critique() -> None:
+    with pytest.raises(SpecError, match=r"min_mass=0.2: mode=rubric takes none"):
+        load("judge,mode=rubric,min_mass=0.2:scripted:target")
+
+
+def test_r_prm_is_asked_as_it_was_trained() -> None:
+    question = "Is the step correct (Yes/No)?"
+    talker = Talker(f"Analysis: … Verification: {question}", [math.log(0.3), math.log(0.1)])
+    judge = CriticJudge(talker, CRITICS["r-prm"])
+    path = START.extend(Step("Step 1: She has 45.\n\n", "delimiter"))
+    assert asyncio.run(judge.score(path, [STEP])).rewards[0] == pytest.approx(0.75)
+    (asked, request), *ends = talker.asked
+    assert [message.role for message in asked.prompt] == ["system", "user"]
+    assert asked.prompt[1].content.endswith(
+        "\n\nQuestion: Mia has 45 apples.\nPrevious Steps: Step 1: She has 45.\nNow Step: Step 2: 45+12=57.\n"
+        "Please carefully analyze the correctness of the Now Step.\nReply: "
+    )
+    assert (request.delimiter, request.max_tokens, len(request.seeds)) == (question, 3072, 10)
+    assert (request.sampling.temperature, request.sampling.top_p) == (0.95, 0.95)
+    assert len(ends) == 10
+    assert {words for _, (words, _) in ends} == {(" Yes", " No")}
+    assert {end.text for end, _ in ends} == {f"Analysis: … Verification: {question}"}  # nothing is put after it
+    asyncio.run(judge.score(START, [STEP]))
+    first = talker.asked[11][0].prompt[1].content
+    assert (
+        "\nPrevious Steps: Since the Now Step is the first step, there are no Previous Steps.\nNow Step: Step 1: 4"
+        in first
+    )
+
+
+def test_a_critique_of_r_prm_that_asks_nothing_has_no_verdict() -> None:
+    """As published: it is left out of the mean."""
+    talker = Talker("I see no error.", [math.log(0.3), math.log(0.1)])
+    assert score(CriticJudge(talker, CRITICS["r-prm"], samples=2)) == (None,)
+    assert len(talker.asked) == 1
+    written = ScriptedTarget(["Verification: Is the step correct (Yes/No)? No"])
+    assert score(CriticJudge(written, CRITICS["r-prm"], samples=1)) == (0.0,)
+
+
+def test_critics_sample_as_published() -> None:
+    """One critique of ThinkPRM is greedy, several are not; GenPRM and R-PRM always sample."""
+    wanted = {"thinkprm": (1, 0.0), "genprm": (1, 0.6), "r-prm": (10, 0.95), "rubric": (1, 0.0)}
+    made = {name: CriticJudge(Talker(), CRITICS[name]) for name in wanted}
+    assert {name: (judge.samples, judge.temperature) for name, judge in made.items()} == wanted
+    assert CriticJudge(Talker(), CRITICS["thinkprm"], samples=4).temperature == 0.4
+    assert CriticJudge(Talker(), CRITICS["rubric"], samples=4, temperature=0.7).temperature == 0.7
+    with pytest.raises(ConfigurationError, match="temperature=-1 is out of range"):
+        CriticJudge(Talker(), CRITICS["rubric"], temperature=-1)
+
+
+def test_every_critic_is_found_by_its_models() -> None:
+    for name, critic in CRITICS.items():
+        for model in critic.models:
+            assert published_critic(model) == name
+            assert published_critic(f"hf:./{model.rpartition('/')[2]}") == name
+    assert published_critic("hf:Qwen/Qwen3-8B") is None
 
 
 def test_words_that_have_just_enough_together_count() -> None:
@@ -166,7 +231,9 @@ def test_critiques_without_a_verdict_are_left_out_of_the_mean() -> None:
 
 @pytest.mark.parametrize("samples", [0, 2])
 def test_several_critiques_of_a_greedy_model_would_be_the_same(samples: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"samples={samples}: at least 1, and 1 for rubric"):
+    with pytest.raises(
+        ConfigurationError, match=f"samples={samples}: at least 1, and 1 where .* greedy, as those of rubric"
+    ):
         CriticJudge(Talker(), CRITICS["rubric"], samples=samples)
 
 
@@ -240,6 +307,28 @@ def test_what_the_judge_read_of_the_path_is_not_read_again(generator: HuggingFac
     made = asyncio.run(generator.generate(on, StepRequest((0,), max_tokens=2))).usage
     assert made.reused >= len(generator.vocabulary.ids(on)[0]) - 1  # a target that judges has read the step for itself
     assert counted.tokens["lm"] == first.computed + second.computed + made.computed
+
+
+def test_the_verdict_of_a_critique_is_the_word_after_its_own_question(
+    lm: Folder, generator: HuggingFaceGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critique = "The sum is right.\nVerification: Is the step correct (Yes/No)?"
+
+    async def write(path: Path, request: StepRequest) -> Generation:
+        assert request.delimiter == "Is the step correct (Yes/No)?"
+        return Generation(tuple(Step(critique, "delimiter") for _ in request.seeds), Usage())
+
+    monkeypatch.setattr(generator, "generate", write)
+    critic = replace(CRITICS["r-prm"], messages=lambda problem, steps: as_prompt(f"{problem} {steps[-1]}"))
+    (reward,) = score(CriticJudge(generator, critic, samples=2))
+    tok = qwen()
+    asked = f"<|im_start|>user\nMia has 45 apples. 45+12=57.<|im_end|>\n<|im_start|>assistant\n{critique}"
+    model: Any = AutoModelForCausalLM.from_pretrained(lm, dtype=torch.float32)
+    with torch.inference_mode():
+        logits = model(torch.tensor([plain(tok, asked)])).logits[0, -1]
+    assert reward == pytest.approx(
+        float(logits[[plain(tok, word)[0] for word in (" Yes", " No")]].softmax(-1)[0]), abs=1e-5
+    )
 
 
 def test_words_that_cannot_be_told_apart_are_refused(generator: HuggingFaceGenerator) -> None:

@@ -30,6 +30,8 @@ from rsd_core import (
     load,
     usage_of,
 )
+from rsd_core.errors import RoleWarning
+from rsd_core.health import FIRST_CALLS
 from rsd_core.testing import ScriptedVerifier
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.prm_formats import CRITICS
@@ -219,9 +221,12 @@ def test_a_reply_that_is_cut_in_its_thoughts_is_said_to_be_that(how: Thinking | 
     assert spent.generated == 7
 
 
-def test_a_reply_that_is_cut_after_its_thoughts_abstains() -> None:
+def test_a_reply_that_is_cut_after_its_thoughts_says_so_and_does_not_abstain() -> None:
     judge = CriticJudge(Thinker("Hm.\n</think>\n\nIt looks", thinking=OPENED, ending="length"), CRITICS["rubric"])
-    assert score(judge, START, "It is 57.") is None
+    with pytest.raises(VerifierError, match=r"cut in its critique at 8704 tokens, before it said"):
+        score(judge, START, "It is 57.")
+    told = CriticJudge(Thinker("Hm.\n</think>\n\nScore: 8, so", thinking=OPENED, ending="length"), CRITICS["rubric"])
+    assert score(told, START, "It is 57.") == 0.8
 
 
 def test_samples_that_are_cut_in_their_thoughts_are_left_out() -> None:
@@ -239,7 +244,13 @@ def test_samples_that_are_cut_in_their_thoughts_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("how", "given", "cap"),
-    [(None, None, 512), (OPENED, None, 512 + THOUGHT), (OPENED, 100, 100), (Thinking(None), None, 512)],
+    [
+        (None, None, 512 + THOUGHT),  # a chat behind a URL: nobody knows whether it thinks
+        (OPENED, None, 512 + THOUGHT),
+        (OPENED, 100, 100),
+        (None, 100, 100),
+        (Thinking(None), None, 512),
+    ],
 )
 def test_the_cap_of_a_critique_is_an_option(how: Thinking | None, given: int | None, cap: int) -> None:
     judge = CriticJudge(writer := Thinker("Score: 8", thinking=how), CRITICS["rubric"], max_tokens=given)
@@ -327,3 +338,14 @@ def test_a_thinking_model_sees_the_judged_thought_and_says_the_word_next(tmp_pat
         digits = [plain(tok, str(digit))[0] for digit in range(10)]
         wanted = float((logits[digits].softmax(-1) * torch.arange(10)).sum() / 9)
         assert score(judge, before, text) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_drafter_of_which_confidence_knows_nothing_is_warned_of() -> None:
+    """Its thoughts end inside of its steps, so that no probability is the step's."""
+    verifier = Confidence()
+    step = ("<think>\nSo 3.\n</think>\n\nIt is 3.", "delimiter")
+    for _ in range(FIRST_CALLS - 1):
+        assert score(verifier, START, *step, logprobs=(-1,) * 8) is None
+    with pytest.warns(RoleWarning, match=r"confidence:min gave no score in any of its first 8 .* markers of a thought"):
+        assert score(verifier, START, *step, logprobs=(-1,) * 8) is None
+    assert score(verifier, START, "It is 3.", logprobs=(-1,)) == math.exp(-1)

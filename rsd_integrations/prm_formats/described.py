@@ -1,0 +1,182 @@
+"""Formats as data: one that a user describes in a file, and those that packages bring in one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from rsd_core import ConfigurationError, MissingDependency
+from rsd_core.data import explain, unknown
+from rsd_core.plugins import Plugin, of_type
+from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Turns, Words
+
+T = TypeVar("T")
+ENDINGS = (".yaml", ".yml", ".json")
+"""What files with a format end in."""
+PROMPTS: dict[str, type[Chat | Turns | Text]] = {"chat": Chat, "turns": Turns, "text": Text}
+"""The prompts that data may have, by `kind`."""
+
+
+def is_file(name: str) -> bool:
+    """Whether the name of a format is that of a file which describes one."""
+    return name.lower().endswith(ENDINGS)
+
+
+def read_format(file: str | Path) -> PRMFormat:
+    """The format that a YAML or JSON file describes.
+
+    Args:
+        file: Its fields are those of `PRMFormat`. `prompt` says its `kind`, `chat`, `turns` or `text`, beside its own
+            fields; each of `heads` has either the fields of `Head` or those of `Words`. Without a `name` the format is
+            called as the file.
+
+    Raises:
+        ConfigurationError: No such file, or what it holds is no format; the message names the field.
+        MissingDependency: It is YAML, and pyyaml is not installed.
+    """
+    path = Path(file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"the format {str(file)!r} cannot be read: {error}") from error
+    return parse_format(text, str(file))
+
+
+def parse_format(text: str, where: str) -> PRMFormat:
+    """The same of a text.
+
+    Args:
+        text: YAML or JSON.
+        where: What it is called, for messages.
+
+    Raises:
+        ConfigurationError: It is no format.
+    """
+    data = _parsed(text, where)
+    if not isinstance(data, Mapping):
+        raise ConfigurationError(f"the format {where!r} holds {data!r:.60} in place of fields: name, prompt, heads, …")
+    return from_data({"name": Path(where).stem, **data}, where)
+
+
+def from_data(data: Mapping[str, Any], where: str = "format") -> PRMFormat:
+    """The format that data describe.
+
+    Args:
+        data: As in `read_format`.
+        where: What they are called, for messages.
+
+    Raises:
+        ConfigurationError: A field that is unknown, missing or of another type, or fields that do not go together.
+    """
+    own = dict(data)
+    if "prompt" in own:
+        own["prompt"] = _prompt(own["prompt"], f"{where}: prompt")
+    if "heads" in own:
+        heads = own["heads"]
+        if not isinstance(heads, list | tuple):
+            raise ConfigurationError(f"{where}: heads: {heads!r:.60} is no list of heads")
+        own["heads"] = tuple(_head(head, f"{where}: heads.{i}") for i, head in enumerate(heads))
+    return _made(PRMFormat, own, where)
+
+
+def as_data(form: PRMFormat) -> dict[str, Any]:
+    """A format as data that `from_data` reads, and that YAML and JSON can hold; what is the default is left out."""
+    data = _told(form)
+    kind = next(kind for kind, prompt in PROMPTS.items() if isinstance(form.prompt, prompt))
+    return data | {"prompt": {"kind": kind, **_told(form.prompt)}, "heads": [_told(head) for head in form.heads]}
+
+
+def of_package(plugin: Plugin) -> PRMFormat:
+    """The format that a package brings: an object, `module:name`, or a file of the module's, `module:name.yaml`.
+
+    Raises:
+        ConfigurationError: There is no such object or file, or it is no format.
+    """
+    module, _, name = plugin.value.partition(":")
+    if not is_file(name):
+        form = of_type(PRMFormat)(plugin)
+    else:
+        try:
+            text = resources.files(module.strip()).joinpath(name.strip()).read_text(encoding="utf-8-sig")
+        except (ImportError, TypeError, OSError, UnicodeError) as error:
+            raise ConfigurationError(
+                f"{plugin}: {plugin.value} cannot be read ({type(error).__name__}: {error}); "
+                f"install the package anew, or uninstall it: pip uninstall {plugin.package}"
+            ) from error
+        form = parse_format(text, f"{plugin.package}: {name}")
+    return replace(form, name=plugin.name)
+
+
+def _parsed(text: str, where: str) -> Any:
+    if where.lower().endswith(".json"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"the format {where!r} is no JSON: {error}") from error
+    try:
+        import yaml
+
+        from rsd_integrations.yaml_data import parse_yaml
+    except ModuleNotFoundError as error:
+        raise MissingDependency("yaml", "cli", f"the format {where} (one in JSON takes none)") from error
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f", line {mark.line + 1}," if mark else ""
+        raise ConfigurationError(f"the format {where!r}{place} is no YAML: {problem or error}") from error
+
+
+def _prompt(data: Any, where: str) -> Chat | Turns | Text:
+    if not isinstance(data, Mapping) or "kind" not in data:
+        raise ConfigurationError(f"{where}: {data!r:.60} says no kind, which is one of {', '.join(PROMPTS)}")
+    kind = data["kind"]
+    if kind not in PROMPTS:
+        raise ConfigurationError(f"{where}: {unknown('kind', str(kind), PROMPTS)}")
+    return _made(PROMPTS[kind], {name: value for name, value in data.items() if name != "kind"}, where)
+
+
+def _head(data: Any, where: str) -> Head | Words:
+    if not isinstance(data, Mapping):
+        raise ConfigurationError(f"{where}: {data!r:.60} is no head: layers and outputs, or right and wrong words")
+    return _made(Words, data, where) if "right" in data or "wrong" in data else _made(Head, data, where)
+
+
+def _made(kind: type[T], data: Mapping[str, Any], where: str) -> T:
+    adapter, known = _adapters()[kind]
+    for name in data:
+        if name not in known:
+            raise ConfigurationError(f"{where}: {unknown('field', str(name), known)}")
+    try:
+        made: T = adapter.validate_python(dict(data))
+        return made
+    except ValidationError as error:
+        raise ConfigurationError(f"{where}: {explain(error)}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+
+
+@cache
+def _adapters() -> dict[type[Any], tuple[TypeAdapter[Any], list[str]]]:
+    """What checks the fields of each class, and their names; made when data are read, since it takes a while."""
+    kinds = (PRMFormat, Head, Words, *PROMPTS.values())
+    return {kind: (TypeAdapter(kind), [field.name for field in fields(kind)]) for kind in kinds}
+
+
+def _told(one: Any) -> dict[str, Any]:
+    """The fields of an object that are not the default, without those that hold other objects."""
+    told = {}
+    for field in fields(one):
+        value = getattr(one, field.name)
+        if field.default is not MISSING and value == field.default:
+            continue
+        if field.name not in ("prompt", "heads"):
+            told[field.name] = list(value) if isinstance(value, tuple) else value
+    return told
