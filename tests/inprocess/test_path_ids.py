@@ -167,7 +167,12 @@ def make_gpt2_like(folder: Folder) -> Folder:
     made.train_from_iterator(["It is so.\n\n", "All in all"] * 9, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>")
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, bos_token_id=None, initializer_range=0.3, **sizes)
     LlamaForCausalLM(config).save_pretrained(folder)  # transformers has a pattern of its own for Qwen's
     tokenizer.save_pretrained(folder)
