@@ -18,6 +18,8 @@ COMPOSED = frozenset({"qwen2", "qwen35", "deepseek-r1-qwen"})
 """Patterns of vocabularies that read letters with their accents as one (NFC), which llama.cpp leaves out."""
 _ADDED = Attribute.CONTROL | Attribute.USER_DEFINED | Attribute.UNKNOWN
 _SPECIAL = Attribute.CONTROL | Attribute.UNKNOWN
+_CONTROL = 3
+"""What a file calls a special token."""
 _TEMPLATE = "tokenizer.chat_template"
 _ANCHOR = "\x01"
 """A character that no vocabulary merges with another one."""
@@ -104,7 +106,16 @@ class GGUFTokenizer:
     def _kinds(self) -> dict[int, Attribute]:
         """Attributes of tokens that are not ordinary ones, by id."""
         attributes = ((id_, self.model.attributes(id_)) for id_ in range(self.model.vocab_size))
-        return {id_: kind for id_, kind in attributes if not kind & (Attribute.NORMAL | Attribute.BYTE)}
+        kinds = {id_: kind for id_, kind in attributes if not kind & (Attribute.NORMAL | Attribute.BYTE)}
+        # Some that the file calls special llama.cpp shows as text, for its own parser: the channels of gpt-oss.
+        for id_, type_ in enumerate(self._header.array("tokenizer.ggml.token_type")):
+            if type_ == _CONTROL and id_ in kinds:
+                kinds[id_] |= Attribute.CONTROL
+        return kinds
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        return frozenset(self.all_special_ids)
 
     @cached_property
     def _filling(self) -> frozenset[int]:
@@ -153,9 +164,13 @@ class GGUFTokenizer:
         """Tokens as the vocabulary spells them."""
         return [self.model.token(id_) for id_ in ids]
 
+    def piece(self, id_: int, *, special: bool = False) -> bytes:
+        """What an id writes; nothing for special tokens, unless their names are asked for."""
+        return b"" if id_ in self._special and not special else self.model.piece(id_, special=special)
+
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids, special tokens included unless they are to be skipped."""
-        pieces = [self.model.piece(id_, special=not skip_special_tokens) for id_ in token_ids]
+        pieces = [self.piece(id_, special=not skip_special_tokens) for id_ in token_ids]
         return b"".join(pieces).decode(errors="replace")
 
     @cached_property

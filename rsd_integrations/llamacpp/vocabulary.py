@@ -42,7 +42,7 @@ class GGUFVocabulary(Vocabulary):
 
     def all_pieces(self) -> Iterator[bytes]:
         named = {id_ for id_, _ in self.tokenizer.tokens()}
-        return (self.tokenizer.model.piece(id_) if id_ in named else b"" for id_ in range(self.size))
+        return (self.tokenizer.piece(id_) if id_ in named else b"" for id_ in range(self.size))
 
     def _rows(self, size: int) -> int:
         return size
@@ -53,8 +53,8 @@ class _Pieces(dict[int, bytes]):
 
     def __init__(self, tokenizer: GGUFTokenizer, marking: frozenset[int]) -> None:
         super().__init__()
-        self._model, self._marking = tokenizer.model, marking
+        self._tokenizer, self._marking = tokenizer, marking
 
     def __missing__(self, id_: int) -> bytes:
-        piece = self[id_] = self._model.piece(id_, special=id_ in self._marking)
+        piece = self[id_] = self._tokenizer.piece(id_, special=id_ in self._marking)
         return piece

@@ -137,7 +137,9 @@ def test_a_delimiter_that_begins_in_the_guess_ends_the_step(target: OpenAIGenera
     assert not accepted.ended
     assert words.text(list(accepted.answer.ids)) == "So 4"
     assert len(accepted.answer.logprobs) == len(accepted.answer.ids)
-    assert Guess(words, Path(as_prompt("Go on.")), Step("So 4\n", "length"), None, 60).accepted(told).answer.ids == tuple(guess.ids)
+    assert Guess(words, Path(as_prompt("Go on.")), Step("So 4\n", "length"), None, 60).accepted(
+        told
+    ).answer.ids == tuple(guess.ids)
 
 
 def test_log_probabilities_are_those_of_what_was_written(vllm: Habits, connect: Connect, questions: list[str]) -> None:

@@ -1,0 +1,222 @@
+"""What a model reads of steps that came as text is the encoding of their whole text, wherever it was cut."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import pairwise
+from math import exp
+from pathlib import Path as Folder
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rsd_core import Path, Step, StepRequest, as_prompt
+from rsd_integrations.huggingface import load_generator, load_likelihood, to_gguf
+from rsd_integrations.inprocess.path_cache import shared
+from rsd_integrations.inprocess.safe_splits import SafeSplits
+from rsd_integrations.inprocess.vocabulary import Vocabulary
+from rsd_integrations.llamacpp import load_generator as load_gguf
+from rsd_integrations.llamacpp import load_likelihood as load_gguf_likelihood
+from rsd_integrations.llamacpp.model import Model
+from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
+from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary
+from tests.llamacpp.gguf_files import gemma, smollm2
+from tests.real_vocabularies import VOCABULARIES
+
+PIECES = (
+    "So", " the", "é", "…", "😀", ".", " ", "  ", "\n", "\n\n", "\n\n\n", " \n\n", "\r\n", "\t", "a", "Now", "? ", "12",
+    "3456", "7", " 8", "日本", "語です", "。", "'s", "don't", " x", "$$", "\\[", "\\frac{1}{2}", "**", "- ", "| a |\n",
+    "    return", "//", "\u00a0", "e\u0301", "<think>", "</s>", " I am", "word", "ing", " of", "\n\n    \n", "▁",
+)  # fmt: skip
+START = Path(as_prompt("Hi"))
+
+
+def of_gguf(file: Any) -> Vocabulary:
+    model = Model.load(file, gpu_layers=0)
+    return GGUFVocabulary(GGUFTokenizer(model), model.vocab_size)
+
+
+def of_transformers(make: Callable[[], Any]) -> Vocabulary:
+    tokenizer = make()
+    return Vocabulary(tokenizer, len(tokenizer))
+
+
+ALL: Mapping[str, Callable[[], Vocabulary]] = {
+    "SmolLM2": cache(lambda: of_gguf(smollm2())),
+    "Gemma 3": cache(lambda: of_gguf(gemma())),
+} | {
+    name: cache(lambda make=make: of_transformers(make))  # type: ignore[misc]
+    for name, make in VOCABULARIES.items()
+    if name in ("Qwen2.5", "Llama 3", "Llama 4", "Mistral 7B", "Mistral tekken", "DeepSeek V3")
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_text_in_steps_is_read_as_the_whole_text(name: str) -> None:
+    rng, vocabulary = random.Random(1), ALL[name]()
+    prompt = vocabulary.ids(START)[0]
+    for _ in range(60):
+        text = "".join(rng.choices(PIECES, k=rng.randint(2, 40)))
+        cuts = sorted({0, len(text), *rng.choices(range(len(text) + 1), k=rng.randint(0, 6))})
+        path, so_far = START, ""
+        for begin, end in pairwise(cuts):
+            step, other = Step(text[begin:end], "end"), Step(text[begin:end][::-1], "end")
+            read = vocabulary.ids.after(path, [step, other])
+            for candidate, feed in zip((step, other), read.feeds, strict=True):
+                assert [*read.prefix, *feed] == [*prompt, *vocabulary.following(so_far + candidate.text)]
+            path, so_far = path.extend(Step(step.text, "delimiter")), so_far + step.text
+            ids = vocabulary.ids(path)[0]
+            assert ids == [*prompt, *vocabulary.following(so_far)]
+            # Where more is to be written, the end is read as it is before a letter, if that leaves it apart.
+            open_ids = vocabulary.ids(path, goes_on=True)[0]
+            assert open_ids == ids or open_ids == [*prompt, *vocabulary.following(f"{so_far}x")[:-1]]
+            # It is a function of the path alone.
+            twin = START
+            for part in path.steps:
+                twin = twin.extend(part)
+            assert vocabulary.ids(twin)[0] == ids
+
+
+@pytest.mark.parametrize("name", ["SmolLM2", "Llama 3"])
+def test_sampled_ids_stay_and_text_between_them_is_one(name: str) -> None:
+    rng, vocabulary = random.Random(2), ALL[name]()
+    for _ in range(40):
+        path, wanted, text = START, vocabulary.ids(START)[0], ""
+        for _ in range(8):
+            if rng.random() < 0.6:
+                text += (part := "".join(rng.choices(PIECES, k=4)))
+                path = path.extend(Step(part, "delimiter"))
+                assert vocabulary.ids(path)[0] == [*wanted, *vocabulary.following(text)]
+                continue
+            ids = vocabulary.encode("".join(rng.choices(PIECES, k=4)))
+            wanted = [*vocabulary.ids(path, goes_on=True)[0], *ids]
+            step = vocabulary.as_step(ids, "length", len(ids))
+            assert vocabulary.ids.guess(path, step) == tuple(ids)
+            path, text = path.extend(step), ""
+            assert vocabulary.ids(path)[0] == wanted
+
+
+def test_blank_lines_inside_a_text_are_the_tokens_that_models_write() -> None:
+    """GPT-2's way of splitting has one token for a blank line at the end of a text, and two inside of it."""
+    vocabulary, steps = ALL["SmolLM2"](), ["Half of 48 is 24.\n\n", "In all 48 + 24 = 72.\n\n", "So it is 72."]
+    whole = vocabulary.encode("".join(steps))
+    apart = [id_ for text in steps for id_ in vocabulary.encode(text)]
+    path = START
+    for text in steps:
+        path = path.extend(Step(text, "delimiter"))
+    assert vocabulary.ids(path)[0] == [*vocabulary.ids(START)[0], *whole]
+    assert len(whole) == len(apart) + 2
+    blank, newline = vocabulary.encode("\n\n"), vocabulary.encode("\n")
+    assert len(blank) == 1
+    assert path.parent is not None
+    assert vocabulary.ids(path.parent)[0][-1:] == blank
+    assert vocabulary.ids(path.parent, goes_on=True)[0][-2:] == newline * 2
+
+
+def test_only_the_end_of_a_long_text_is_tokenised_again() -> None:
+    vocabulary, read = ALL["SmolLM2"](), list[int]()
+    plain = vocabulary.following
+
+    def counted(text: str) -> list[int]:
+        read.append(len(text))
+        return plain(text)
+
+    vocabulary.following = counted  # type: ignore[method-assign]
+    try:
+        path = START
+        for number in range(200):
+            path = path.extend(Step(f"Then {number} and so on, and 日本語。\n\n", "delimiter"))
+            vocabulary.ids(path)
+    finally:
+        del vocabulary.following  # type: ignore[method-assign]
+    assert max(read) < 80
+
+
+def test_tokens_over_a_place_make_it_no_place_to_cut() -> None:
+    for tokens, words, lines in [
+        (["Ġthe", "ĊĊ", "Ċčx"], True, True),
+        (["ofĠthe"], False, True),
+        (["of▁the"], False, True),
+        (["Ċthe"], True, False),
+        (["ĊÃł"], True, False),
+        (["\nthe"], True, False),
+    ]:
+        assert SafeSplits.of(tokens) == SafeSplits(words, lines)
+    text = "A line.\nSo it goes on"
+    assert text[SafeSplits(True, True).last(text) :] == " on"
+    assert text[SafeSplits(False, True).last(text) :] == "So it goes on"
+    assert SafeSplits(False, False).last(text) == 0
+
+
+TEXTS = ["Half of 48 is 24.\n\n", "\nIn all 48 + 24 = 72.\n\n", "So it is 72."]
+
+
+def make_gpt2_like(folder: Folder) -> Folder:
+    """A random model whose vocabulary splits as GPT-2's, with a token for a blank line."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
+    made.train_from_iterator(["It is so.\n\n", "All in all"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>")
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, bos_token_id=None, initializer_range=0.3, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)  # transformers has a pattern of its own for Qwen's
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
+def test_a_verifier_reads_what_a_single_pass_over_the_whole_text_reads(tmp_path: Folder, backend: str) -> None:
+    """The probabilities of each step's own tokens; those at the path's end that are read again are charged."""
+    folder = str(make_gpt2_like(tmp_path / "model"))
+    file = folder if backend == "transformers" else str(to_gguf.export(folder, tmp_path / "model.gguf"))
+    verifier, writer = (
+        (load_gguf_likelihood(file, how="mean"), load_gguf(file))
+        if backend == "llama.cpp"
+        else (load_likelihood(file, how="mean", dtype="float32"), load_generator(file, dtype="float32"))
+    )
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    vocabulary, path = verifier.vocabulary, Path(as_prompt("How many?"))
+    read, blank = list[int](), vocabulary.encode("\n\n")
+    assert len(blank) == 1
+
+    async def score() -> None:
+        nonlocal path, read
+        for text in TEXTS:
+            step = Step(text, "end" if text is TEXTS[-1] else "delimiter")
+            scores = await verifier.score(path, [step])
+            (likely,) = (await writer.log_likelihoods(path, [step])).values
+            path = path.extend(step)
+            ids = vocabulary.ids(path, goes_on=step.ending != "end")[0]
+            assert blank[0] not in ids[-3:]
+            again = len(read) - shared(read, ids)
+            assert 0 <= scores.usage.computed - (len(ids) - len(read) + again) <= (1 if path.depth > 1 else 0)
+            read, count = ids, 0
+            while sum(len(vocabulary.written(id_)) for id_ in ids[len(ids) - count :]) < len(text.encode()):
+                count += 1
+            with torch.inference_mode():
+                logprobs = reference(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            own = [float(logprobs[at - 1, ids[at]]) for at in range(len(ids) - count, len(ids))]
+            assert scores.rewards[0] == pytest.approx(exp(fmean(own)), rel=1e-2 if backend == "llama.cpp" else 1e-4)
+            end = float(logprobs[-1, 0]) if step.ending == "end" else 0.0
+            assert likely == pytest.approx(sum(own) + end, rel=1e-2 if backend == "llama.cpp" else 1e-4)
+
+    asyncio.run(score())
+    # Whoever writes the next step goes on from the tokens that it would follow inside a text.
+    assert path.parent is not None
+    made = asyncio.run(writer.generate(path.parent, StepRequest((0,), 4)))
+    assert made.usage.prefix == len(vocabulary.ids(path.parent, goes_on=True)[0])
