@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 import os
 import struct
@@ -128,15 +127,9 @@ def _add(made: Tokenizer, tokens: Sequence[str], plain: Sequence[str] = ()) -> N
         made.add_tokens([AddedToken(token, special=token not in plain, normalized=False)])
 
 
-@lru_cache
-def _qwen_base() -> Tokenizer:
+def _qwen(names: Sequence[str], plain: Sequence[str] = ()) -> PreTrainedTokenizerBase:
     made = _byte_level("qwen", QWEN_PATTERN)
     made.normalizer = normalizers.NFC()
-    return made
-
-
-def _qwen(names: Sequence[str], plain: Sequence[str] = ()) -> PreTrainedTokenizerBase:
-    made = copy.deepcopy(_qwen_base())
     _add(made, (*_CHATML, *names), plain)
     return Fast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>")  # type: ignore[no-any-return]
 

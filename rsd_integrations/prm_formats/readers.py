@@ -178,21 +178,20 @@ class StepReader(Reader[Reading]):
         if not self._separator:
             return self._trimmed(text) if not at.number else text, "", False
         written = len(text.rstrip())
-        ends = (self._separator,) if self._splits else _ENDS
-        end = next((end for end in ends if end in text[written:]), "")
-        at_end = text.index(end, written) if end else len(text)
-        own, carry = text[:at_end], text[at_end + len(end) :]
+        ends = (re.escape(self._separator),) if self._splits else _ENDS
+        end = next((found for end in ends if (found := re.search(end, text[written:]))), None)
+        own, carry = (text, "") if end is None else (text[: written + end.start()], text[written + end.end() :])
         if not self._splits and (form.apart or form.strict):
             own = _BLANK.sub("", own)  # a step of nothing but white space is none
         elif at.owed:
             own = own.removeprefix(self._separator)
         if not at.number:
             own = self._trimmed(own)
-        return self._one(own), carry, not end
+        return self._one(own), carry, end is None
 
     def _one(self, text: str) -> str:
-        """A step without separators inside: the model knows one per step."""
-        if self._end is None or self.format.choose_separator:
+        """A step without separators inside: the model knows one per step. One of plain letters may be a word's."""
+        if self._end is None or self.format.choose_separator or self._separator.strip().isalpha():
             return text
         return text.replace(self._separator, " ")
 
@@ -210,7 +209,7 @@ class StepReader(Reader[Reading]):
         )
 
 
-_ENDS = ("\n\n", "\r\n\r\n", "\r\n", "\n")
+_ENDS = (r"\n\n", r"\r\n\r\n", r"\r?\n")
 """What ends a step, of the white space after it: a blank line, or else the end of its line."""
 _BLANK = re.compile(r"\A(?:\s*?\n\n)+")
 """Blank steps before a step, as they are where a text is cut at every blank line."""

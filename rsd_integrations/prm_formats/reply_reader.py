@@ -42,6 +42,8 @@ class Reply:
     """Whether nothing comes before the tail."""
     part: Literal["", "thought", "answer"] = ""
     """Part of the response that was read last."""
+    ended: bool = False
+    """Whether a thought that was read last has ended."""
 
 
 class ReplyReader(Reader[Reply]):
@@ -54,9 +56,9 @@ class ReplyReader(Reader[Reply]):
         super().__init__(format, tokenizer, model)
         assert isinstance(format.prompt, Chat)
         self._style = format.prompt
-        self._show = self._shows_thoughts()
         self._closing = self._turn(Message("assistant", MARK))[-1]
         """What follows a response."""
+        self._show = self._shows_thoughts()
         self._between = self._unanswered = ""
         """What comes between the thought and the answer, and what follows a thought that no answer comes after."""
         if self._show is not None:
@@ -91,7 +93,7 @@ class ReplyReader(Reader[Reply]):
 
     def step(self, step: Shown, at: Reply) -> tuple[Layout, Reply]:
         text, last = at.tail, at.part
-        for part, more in self._parts(step, last):
+        for part, more in self._parts(step, at):
             if not last:
                 text += at.leads[part == "answer"] + self._leading[part](more)
             elif last == part:
@@ -106,15 +108,16 @@ class ReplyReader(Reader[Reply]):
         kept = self._ids(at, text[:firmly]) if firmly else []
         if feed[: len(kept)] != kept:
             kept, firmly = [], 0
-        after = replace(at, tail=text[firmly:], first=at.first and not firmly, part=last)
+        after = replace(at, tail=text[firmly:], first=at.first and not firmly, part=last, ended=step.ended)
         return Layout(tuple(feed), (len(feed) - 1,), len(kept)), after
 
-    def _parts(self, step: Shown, last: str) -> Iterator[tuple[Part, str]]:
+    def _parts(self, step: Shown, at: Reply) -> Iterator[tuple[Part, str]]:
         """The thought and the answer in a step, those that are not blank."""
         parts: list[tuple[Part, str]] = [("answer", step.gap + step.text)]
         if self._show is not None:
-            gap = step.gap if last == "thought" else ""
-            parts = [("thought", gap + step.thought if step.thought.strip() else ""), ("answer", step.answer)]
+            gap = step.gap or ("\n\n" if at.ended else "")
+            thought = gap + step.thought if at.part == "thought" and step.thought.strip() else step.thought
+            parts = [("thought", thought), ("answer", step.answer)]
         return ((part, text) for part, text in parts if text.strip())
 
     def _ids(self, at: Reply, text: str) -> list[int]:
@@ -128,23 +131,31 @@ class ReplyReader(Reader[Reply]):
     def _shows_thoughts(self) -> Show | None:
         """How the template is given a thought so that it shows it once; None where it has no place for one."""
         before = turn(self.tokenizer, [_ASKED], self.model)[0]
-        for show in _ways(str(self.tokenizer.chat_template)):
+        for show in _ways(str(self.tokenizer.chat_template), self._closing):
             try:
                 parts = self._turn(show(MARK, MARK))
             except PromptError:  # it drops the thought
                 continue
-            begins = "".join(parts[:-1]).removeprefix(before)
-            if len(parts) == 3 and all(begins.count(markers.open.strip()) <= 1 for markers in MARKERS.values()):
+            if len(parts) == 3 and _is_marked_once(parts[0].removeprefix(before), parts[1]):
                 return show
         return None
 
 
-def _ways(template: str) -> Iterator[Show]:
+def _ways(template: str, closing: str) -> Iterator[Show]:
     """The ways to give a thought to a template: a field of its own, or the content with the markers it knows."""
     for name in REASONING:
         yield lambda thought, answer, name=name: Message("assistant", answer, {name: thought})  # type: ignore[misc]
-    for markers in MARKERS.values():
-        if markers.close in template:
+    for markers in sorted(MARKERS.values(), key=lambda markers: not markers.answer):  # those with most marks first
+        ends_turns = markers.close in closing and markers.open.strip() not in template
+        if not ends_turns and all(mark in template for mark in (markers.close, markers.answer.strip())):
             yield lambda thought, answer, markers=markers: Message("assistant", markers.wrap(thought) + answer)  # type: ignore[misc]
             # One that opens every thought itself, as it does for the model.
             yield lambda thought, answer, end=markers.ending: Message("assistant", thought + end + answer)  # type: ignore[misc]
+
+
+def _is_marked_once(begin: str, between: str) -> bool:
+    """Whether no thought is opened twice, closed before it begins, or put into the answer."""
+    return not any(
+        one.close in begin or (one.answer and one.answer in begin) or (begin + between).count(one.open.strip()) > 1
+        for one in MARKERS.values()
+    )

@@ -1,8 +1,9 @@
 """Templates of published thinking models: `python -m tests.benchmarks.templates --json FILE [--quick]`.
 
-What we feed beside their own rendering, and what chat servers can do. Fetches the templates that llama.cpp carries, in
-the source distribution of llama-cpp-python, and builds nothing of it; `--quick` takes the small ones of the test suite.
-Ends with an error where anything that we feed differs from what a template renders.
+What we feed, and what outcome reward models are given, beside their own rendering; and what chat servers can do.
+Fetches the templates that llama.cpp carries, in the source distribution of llama-cpp-python, and builds nothing of it;
+`--quick` takes the small ones of the test suite. Ends with an error where anything that we feed differs from what a
+template renders.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from tests.benchmarks.command import Command
 from tests.benchmarks.published_templates import FAMILIES
+from tests.prm_formats import thinkers
 from tests.templates import written
 from tests.templates.chats import chat_answer
 from tests.templates.checks import faults
@@ -77,7 +79,7 @@ def report(family: Family, source: str) -> dict[str, Any]:
         "closing": family.closing,
         "earlier thoughts": family.earlier,
         "modes": {name: _mode(comparison) for name, comparison in zip(family.modes(), compared, strict=True)},
-        "faults": [fault for comparison in compared for fault in faults(comparison)],
+        "faults": [fault for comparison in compared for fault in (*faults(comparison), *thinkers.faults(comparison))],
     }
 
 

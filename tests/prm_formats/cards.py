@@ -70,12 +70,22 @@ def qwen(system: str | None) -> Recipe:
 
 def shepherd(tok: Any, problem: str, solution: str) -> list[Reading]:
     """The card of math-shepherd-mistral-7b-prm: `{question} {output}`, scores at ки; PRMBench strips the steps."""
+    ids, mark = list(tok(f"{problem} " + "\n".join(_numbered(solution)))["input_ids"]), plain(tok, "ки")[-1]
+    return [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if id_ == mark]
+
+
+def shepherd_by_place(tok: Any, problem: str, solution: str) -> list[Reading]:
+    """The same where the scores are those at the end of each step, whatever the text says."""
+    lines = _numbered(solution)
+    return [tuple(tok(f"{problem} " + "\n".join(lines[:count]))["input_ids"]) for count in range(1, len(lines) + 1)]
+
+
+def _numbered(solution: str) -> list[str]:
     lines = []
     for number, step in enumerate(steps(solution), 1):
         numbered = re.match(r"Step \d+\s*[:.]", step.strip())
         lines.append(f"{'' if numbered else f'Step {number}: '}{step.strip()} ки")
-    ids, mark = list(tok(f"{problem} " + "\n".join(lines))["input_ids"]), plain(tok, "ки")[-1]
-    return [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if id_ == mark]
+    return lines
 
 
 def rlhflow(tok: Any, problem: str, solution: str) -> list[Reading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 NBSP = "\u00a0"
@@ -90,3 +91,18 @@ SOLUTIONS = tuple(
     )
 )
 assert len(SOLUTIONS) == 40
+
+
+def random_solution(rng: random.Random, name: str) -> Solution:
+    """A solution of words, signs and white space of every sort."""
+    spaces = ["", "", "", " ", "  ", "\t", NBSP, "\r", "\n", "\r\n", " \n", "\n\n"]
+    words = ["Add", "12", "3.5", "So:", "(57)", "+", "-", "x²", "次", "ки", "🧮", "$$", "```", "é", "a_b", "/", "'s"]
+
+    def space() -> str:
+        return "".join(rng.choice(spaces) for _ in range(rng.randint(0, 3)))
+
+    def words_in_a_row() -> str:
+        return rng.choice([" ", "", "\n", "  "]).join(rng.choice(words) for _ in range(rng.randint(1, 5)))
+
+    text = "\n\n".join(f"{space()}{words_in_a_row()}{space()}" for _ in range(rng.randint(1, 4)))
+    return Solution(name, f"{space()}{rng.choice(PROBLEMS)}{space()}", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -41,21 +42,47 @@ def vocabulary(name: str) -> Any:
     return tok
 
 
-Why = Mapping[str, Callable[[Solution], bool]]
-"""Reasons why what is read is right where the card's is not, and the solutions that each is for."""
-BLANK_TURNS = "a step of nothing but white space gets no turn: there is nothing in it to be judged"
-LINE_END = "the line end after the last step of a solution ends the step, and is no part of it"
-MARK_IN_TEXT = "the separator in the text of a step ends no step"
-LETTERS_IN_TEXT = "ки in the text of a step is the separator's token, where the card's script reads a score as well"
+Why = Mapping[str, Callable[[Recipe], Recipe]]
+"""Reasons why what is read is right where the card's is not, each with what makes of the card's recipe what we do."""
 
 
-def _ends_a_line(solution: Solution) -> bool:
-    last = cards.steps(solution.plain)[-1]
-    return last.rstrip(" \t\u00a0") != last.rstrip()
+def _of(change: Callable[[str], str]) -> Callable[[Recipe], Recipe]:
+    """The card's recipe of a changed solution."""
+    return lambda recipe: lambda tok, problem, solution: recipe(tok, problem, change(solution))
 
 
-def _has_blank_steps(solution: Solution) -> bool:
-    return not all(part.strip() for part in solution.plain.split("\n\n"))
+def _without_line_end(solution: str) -> str:
+    pieces = solution.split("\n\n")
+    last = max(at for at, piece in enumerate(pieces) if piece.strip())
+    return "\n\n".join([*pieces[:last], re.sub(r"\r?\n\s*\Z", "", pieces[last])])
+
+
+def _without_blank_steps(solution: str) -> str:
+    return "\n\n".join(cards.steps(solution))
+
+
+def _read_by_place(_recipe: Recipe) -> Recipe:
+    return cards.shepherd_by_place
+
+
+_STEPS: Why = {
+    "the line end after the last step of a solution ends the step, and is no part of it": _of(_without_line_end)
+}
+_MARKED: Why = {
+    **_STEPS,
+    "the separator in the text of a step ends no step": _of(lambda text: text.replace("<extra_0>", " ")),
+}
+_TURNS: Why = {
+    "a step of nothing but white space gets no turn: there is nothing in it to be judged": _of(_without_blank_steps)
+}
+_LETTERS_IN_TEXT = "ки in the text of a step is the separator's token, and the card's script reads a score there too"
+_LETTERS: Why = {_LETTERS_IN_TEXT: _read_by_place}
+_BABELSCAPE: Why = {
+    **_STEPS,
+    _LETTERS_IN_TEXT: lambda _recipe: newer_cards.babelscape_by_place,
+    "both": lambda _recipe: _of(_without_line_end)(newer_cards.babelscape_by_place),
+}
+_SPARE: Why = {_LETTERS_IN_TEXT: lambda _recipe: newer_cards.spare_by_place}
 
 
 @dataclass(frozen=True)
@@ -73,26 +100,32 @@ class Row:
         """For people."""
         return f"{self.format}{'' if self.separator is None else f' {self.separator!r}'}, {self.vocabulary}"
 
+    @property
+    def by_steps(self) -> bool:
+        """Whether a step's score is read at its separator; otherwise all that is written so far counts."""
+        return FORMATS[self.format].separator != ""
+
     def layouts(self) -> Layouts:
         """Our reading."""
         return Layouts(bind(FORMATS[self.format], vocabulary(self.vocabulary), self.format, self.separator))
 
     def reason(self, solution: Solution) -> str:
-        """Why another reading than the card's is right; empty where it would not be."""
-        return next((reason for reason, holds in self.why.items() if holds(solution)), "")
+        """Why our reading is right where it is not the card's; empty where no reason makes the card's of it."""
+        ours, tok = read(self.layouts(), solution), vocabulary(self.vocabulary)
+        for reason, amend in self.why.items():
+            if amend(self.recipe)(tok, solution.problem, solution.plain) == ours:
+                return reason
+        return ""
 
 
-_STEPS: Why = {LINE_END: _ends_a_line}
-_MARKED: Why = {MARK_IN_TEXT: lambda solution: "<extra_0>" in solution.plain, **_STEPS}
-_LETTERS: Why = {LETTERS_IN_TEXT: lambda solution: "ки" in solution.plain, **_STEPS}
 ROWS = (
     Row("skywork-prm", "Qwen2.5", cards.skywork("\n")),
     Row("skywork-prm", "Qwen2.5", cards.skywork("\n\n"), "\n\n"),
     Row("qwen2.5-math-prm", "Qwen2.5", cards.qwen(cards.QWEN_SYSTEM), why=_MARKED),
     Row("qwen2.5-math-prm-bare", "Qwen2.5", cards.qwen(None), why=_MARKED),
     Row("actprm", "Qwen2.5", cards.qwen(cards.QWEN_SYSTEM), why=_MARKED),
-    Row("math-shepherd", "Mistral 7B", cards.shepherd, why={LETTERS_IN_TEXT: lambda solution: " ки" in solution.plain}),
-    Row("rlhflow", "Llama 3", cards.rlhflow, why={BLANK_TURNS: _has_blank_steps}),
+    Row("math-shepherd", "Mistral 7B", cards.shepherd, why=_LETTERS),
+    Row("rlhflow", "Llama 3", cards.rlhflow, why=_TURNS),
     Row("versaprm", "Llama 3", cards.versa),
     Row("versaprm", "Qwen2.5", cards.versa),
     Row("openr", "Qwen2.5", cards.openr),
@@ -107,10 +140,10 @@ ROWS = (
     Row("reasonflux-prm-1.5b", "Qwen2.5", cards.reasonflux),
     Row("outcome", "Qwen2.5", cards.outcome),
     Row("outcome", "Llama 3", cards.outcome),
-    Row("babelscape", "Llama 3", newer_cards.babelscape, why=_LETTERS),
-    Row("spare-prm", "Llama 3", newer_cards.spare, why=_LETTERS),
-    Row("spare-prm", "Qwen2.5", newer_cards.spare, why=_LETTERS),
-    Row("granite-prm", "Llama 3", newer_cards.granite),  # no package carries Granite's own vocabulary
+    Row("babelscape", "Llama 3", newer_cards.babelscape, why=_BABELSCAPE),
+    Row("spare-prm", "Llama 3", newer_cards.spare, why=_SPARE),
+    Row("spare-prm", "Qwen2.5", newer_cards.spare, why=_SPARE),
+    Row("granite-prm", "Llama 3", newer_cards.granite, why=_TURNS),  # no package carries Granite's own vocabulary
 )
 
 
