@@ -18,24 +18,49 @@ SPARE_SYSTEM = (
 
 def babelscape(tok: Any, problem: str, solution: str) -> list[Reading]:
     """The card of Llama-3.1-8B-PRM800k-r, `build_prompt`: scores at ки; what is numbered is not numbered again."""
+    lines, (mark,) = _numbered(solution), plain(tok, "ки")
+    ids = list(tok(f"Problem: {problem}\nSteps:\n" + "\n".join(lines))["input_ids"])
+    return [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if id_ == mark]
+
+
+def babelscape_by_place(tok: Any, problem: str, solution: str) -> list[Reading]:
+    """The same where the scores are those at the end of each step, whatever the text says."""
+    lines = _numbered(solution)
+    texts = [f"Problem: {problem}\nSteps:\n" + "\n".join(lines[: at + 1]) for at in range(len(lines))]
+    return [tuple(tok(text)["input_ids"]) for text in texts]
+
+
+def _numbered(solution: str) -> list[str]:
     lines = []
     for number, step in enumerate(steps(solution), 1):
         numbered = re.match(r"Step \d+\s*[:.]", step)
         lines.append(f"{'' if numbered else f'Step {number}: '}{step}\nки")
-    text = "\n".join(lines)
-    ids, (mark,) = list(tok(f"Problem: {problem}\nSteps:\n{text}")["input_ids"]), plain(tok, "ки")
-    return [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if id_ == mark]
+    return lines
 
 
 def spare(tok: Any, problem: str, solution: str) -> list[Reading]:
     """UKPLab/arxiv2025-spare-prm, README.md: a chat, " ки" after each step, which is a line, scores at its last id."""
+    ids, mark = _spare_ids(tok, problem, steps(solution)), plain(tok, " ки")
+    return [tuple(ids[: at + len(mark)]) for at in range(len(ids)) if ids[at : at + len(mark)] == mark]
+
+
+def spare_by_place(tok: Any, problem: str, solution: str) -> list[Reading]:
+    """The same where the scores are those at the end of each step, whatever the text says."""
+    own, mark = steps(solution), plain(tok, " ки")[-1]
+    found = []
+    for at in range(len(own)):
+        ids = _spare_ids(tok, problem, own[: at + 1])
+        found.append(tuple(ids[: len(ids) - ids[::-1].index(mark)]))
+    return found
+
+
+def _spare_ids(tok: Any, problem: str, own: list[str]) -> list[int]:
     messages = [
         {"role": "system", "content": SPARE_SYSTEM},
         {"role": "user", "content": problem},
-        {"role": "assistant", "content": "".join(f"{step.strip()} ки\n" for step in steps(solution))},
+        {"role": "assistant", "content": "".join(f"{step.strip()} ки\n" for step in own)},
     ]
-    ids, mark = plain(tok, tok.apply_chat_template(messages, tokenize=False)), plain(tok, " ки")
-    return [tuple(ids[: at + len(mark)]) for at in range(len(ids)) if ids[at : at + len(mark)] == mark]
+    return plain(tok, tok.apply_chat_template(messages, tokenize=False))
 
 
 def granite(tok: Any, problem: str, solution: str) -> list[Reading]:
