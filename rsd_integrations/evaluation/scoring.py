@@ -123,7 +123,7 @@ def read_solutions(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[S
 
 def solution_of(prompt: Prompt, text: str) -> Solution | None:
     """A response as a solution, cut at its blank lines; None where nothing is in it."""
-    steps = _cut(text)
+    steps = cut(text)
     return Solution(prompt, tuple(steps), {}) if steps else None
 
 
