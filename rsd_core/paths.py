@@ -59,6 +59,8 @@ class Step:
     wrote them; empty when unknown."""
     native: object = field(default=None, compare=False, repr=False)
     """The message as the model gave it, where a turn is more than its text: tool calls, images."""
+    partial: bool = False
+    """Whether it was cut inside a character, which its text leaves to the step that completes it or writes it anew."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

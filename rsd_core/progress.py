@@ -106,7 +106,7 @@ class Progress:
             exhausted: The limit on FLOPs or money that the step has reached, if any.
         """
         terms, tokens, text = self.terms, self.tokens + step.size, step.text
-        if not text:  # nothing was written; if nothing ended either, the next try would be the same
+        if not (text or step.partial):  # nothing was written; if nothing ended either, the next try would be the same
             used_up: FinishReason = "max_tokens" if step.size else "context"
             reasons: dict[str, FinishReason] = {"end": "stop", "length": used_up, "delimiter": "empty_step"}
             part = replace(self.part, pieces=None, closed=None)

@@ -115,6 +115,9 @@ class Request:
         discarded = None if rejected is None else rejected.text
         if progress is None:
             progress = self.progress.extend(step, self.terms.limits.exhausted(self.ledger))
+        if step.partial and progress.finish is not None:  # nobody is to complete the character
+            step = replace(step, text=f"{step.text}\ufffd", partial=False)
+            progress = replace(self.progress.extend(step), finish=progress.finish)
         pieces = progress.part.pieces
         if self.reasons and step.text:
             pieces = self._as_thought(pieces or (("answer", step.text),))
@@ -122,7 +125,7 @@ class Request:
         record = StepRecord(step.text, author, reward, drafted, discarded, step.size, native, pieces=pieces)
         self.progress, self.path, self.finish = progress, progress.path, progress.finish
         self.attempt, self.undecided, self.entropy = 0, (), None
-        if not step.text:
+        if not (step.text or step.partial):
             return record
         self.records.append(record)
         if progress.excess:

@@ -52,7 +52,7 @@ class AssistedGeneration(CausalLM):
             raise ConfigurationError(f"{drafter!r} cannot assist {self.name}: they need one vocabulary, in one process")
         if isinstance(self, Generator) and self.grammar is not None:
             raise ConfigurationError(f"{self.name} cannot be assisted where it writes JSON by a schema")
-        prefix, prompt = self.vocabulary.ids(path)
+        prefix, prompt = self.vocabulary.ids(path, goes_on=True)
         check_prompt(prompt, self.context, self.name)
         room = min(self.context, drafter.context) - len(prefix)  # no draft goes beyond the last token asked for
         max_tokens = min(request.max_tokens, room)
@@ -60,7 +60,8 @@ class AssistedGeneration(CausalLM):
             return Generation((Step("", "length"),), Usage(len(prefix))), Usage(len(prefix))
         stopped = threading.Event()
         async with _turns:  # who is cancelled before its turn has done nothing
-            speculation = partial(self._speculate, prefix, request, max_tokens, drafter, stopped)
+            begun = self.vocabulary.ids.begun(path)
+            speculation = partial(self._speculate, prefix, begun, request, max_tokens, drafter, stopped)
             work = asyncio.ensure_future(in_thread(speculation))
             try:
                 return await asyncio.shield(work)
@@ -76,6 +77,7 @@ class AssistedGeneration(CausalLM):
     def _speculate(
         self,
         prefix: list[int],
+        begun: bytes,
         request: StepRequest,
         max_tokens: int,
         drafter: AssistedGeneration,
@@ -122,7 +124,7 @@ class AssistedGeneration(CausalLM):
         ended = bool(written) and written[-1] in self.eos_ids
         ending: Ending = "end" if ended else "length"
         tokens = written[: len(written) - ended]
-        step = Step(self.vocabulary.text(tokens), ending, tuple(tokens), self.vocabulary.identity, len(written))
+        step = self.vocabulary.as_step(tokens, ending, len(written), before=begun)
         work, assistance = usages(len(written))
         return Generation((step,), work), assistance
 

@@ -50,13 +50,12 @@ class SharedVerifier(Resident, Verifier):
             VerifierError: A step is a marker alone, path and step are longer than the context, or the score is no
                 number.
         """
-        prefix, prompt = self._marks.ids(path)
-        step_ids = [tuple(self._marks.step(path, step)[0]) for step in steps]
-        if not all(step_ids):
+        read, _ = self._marks.after(path, steps)
+        if not all(read.own):
             raise VerifierError(f"{self.name}: a step holds no token that could be judged")
-        check_scored(prompt, len(prefix) + max(map(len, step_ids)), self.context, self.name)
-        layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in step_ids]
-        call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, self.head.rewards)
+        check_scored(read.prompt, len(read.prefix) + max(map(len, read.feeds)), self.context, self.name)
+        layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in read.feeds]
+        call = ScoreCall(path, self.runner.cache, read.prefix, read.prompt, layouts, self.head.rewards)
         return check_rewards(await run(self.runner, call), self.name)
 
 

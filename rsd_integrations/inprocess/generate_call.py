@@ -147,11 +147,9 @@ class GenerateCall(Call[Generation]):
         return ready
 
     def answer(self) -> Generation:
-        vocabulary, steps = self.end.vocabulary, []
-        for row in self._candidates:
-            ids, step = tuple(row.tokens), row.step
-            text = vocabulary.text(list(ids))
-            steps.append(Step(text, step.ending, ids, vocabulary.identity, step.size, tuple(step.logprobs)))
+        as_step, before = self.end.vocabulary.as_step, self.end.before
+        written = [row.step for row in self._candidates]
+        steps = [as_step(step.tokens, step.ending, step.size, step.logprobs, before) for step in written]
         steps += [Step("", "length")] * (len(self.request.seeds) - len(steps))  # cancelled before they began
         return Generation(tuple(steps), self.usage)
 

@@ -95,15 +95,15 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
                 f"{self.name} was asked for JSON by a schema, which is written in one piece: take granularity='turn', "
                 "or a decoder that writes it after the steps (StructuredDecoder)"
             )
-        ids, prompt = self.vocabulary.ids(path)
+        ids, prompt = self.vocabulary.ids(path, goes_on=True)
         check_prompt(prompt, self.context, self.name)
         max_tokens = min(request.max_tokens, self.context - len(ids))
         if max_tokens <= 0:
             return Generation((Step("", "length"),) * len(request.seeds), Usage(len(ids)))
         guess: Sequence[int] = ()
         if request.guess is not None and len(request.seeds) == 1 and self.grammar is None:
-            guess = self.vocabulary.step(request.guess)
-        end = StepEnd(self.vocabulary, self.eos_ids, request.splitter)
+            guess = self.vocabulary.ids.guess(path, request.guess)
+        end = StepEnd(self.vocabulary, self.eos_ids, request.splitter, self.vocabulary.ids.begun(path))
         guess = guess[: max_tokens - 1]
         call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar)
         return await run(self.runner, call)
@@ -116,7 +116,7 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
         Raises:
             PromptError: The prompt alone fills the model's context.
         """
-        ids, prompt = self.vocabulary.ids(path)
+        ids, prompt = self.vocabulary.ids(path, goes_on=True)
         check_prompt(prompt, self.context, self.name)
         if len(ids) >= self.context:
             return Entropy(0.0, Usage(len(ids)))
@@ -138,8 +138,7 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
             PromptError: What is to be read is longer than the context.
             ConfigurationError: Two words begin with the same token, or one joins with the text before it.
         """
-        ids, prompt = self.vocabulary.ids(path)
-        ids = [*ids, *self.vocabulary.after(path.prompt, after)] if after else ids
+        ids, prompt = self.vocabulary.asked(path, after)
         if len(ids) > self.context:
             raise PromptError(f"{len(ids)} tokens to read, the context of {self.name} is {self.context}")
         firsts = self.vocabulary.first_tokens(ids[-1], words)
@@ -162,24 +161,27 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
         Raises:
             PromptError: Path and step are longer than the model's context.
         """
-        prefix, prompt = self.vocabulary.ids(path)
-        step_ids = [tuple(self.vocabulary.step(step)) for step in steps]
-        if (longest := len(prefix) + max(map(len, step_ids))) > self.context:
+        read = self.vocabulary.ids.after(path, steps)
+        if (longest := len(read.prefix) + max(map(len, read.feeds))) > self.context:
             raise PromptError(f"{longest} tokens to read, the context of {self.name} is {self.context}")
         # Every token is predicted by the one before it, the first by the last of the path; what the model gives at a
         # step's last token predicts the end of the answer.
-        layouts = [Layout(ids, read=tuple(range(-1, len(ids)))) for ids in step_ids]
+        layouts = [
+            Layout(ids, read=tuple(range(len(ids) - own - 1, len(ids))))
+            for ids, own in zip(read.feeds, read.own, strict=True)
+        ]
         ended = {id(layout) for layout, step in zip(layouts, steps, strict=True) if step.ending == "end"}
 
         def rewards(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
             return [self._log_likelihood(output, layout, id(layout) in ended) for output, layout in candidates]
 
-        call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, rewards)
+        call = ScoreCall(path, self.runner.cache, read.prefix, read.prompt, layouts, rewards)
         scores = await run(self.runner, call)
         return Likelihoods(tuple(value or 0.0 for value in scores.rewards), scores.usage)
 
     def _log_likelihood(self, output: Output, layout: Layout, ended: bool) -> float:
-        value = fsum(output.part(0, len(layout.feed)).log_likelihoods(layout.feed)) if layout.feed else 0.0
+        own = layout.feed[len(layout.feed) + 1 - len(layout.read) :]
+        value = fsum(output.part(0, len(own)).log_likelihoods(own)) if own else 0.0
         if ended and self.eos_ids:
             value += log(fsum(map(exp, output.log_probabilities(sorted(self.eos_ids)))))
         return value

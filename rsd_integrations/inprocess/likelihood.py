@@ -14,6 +14,7 @@ from rsd_integrations.inprocess.checks import check_rewards, check_scored
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.language_model import LanguageModel
 from rsd_integrations.inprocess.marks import Marks
+from rsd_integrations.inprocess.path_ids import Continued
 from rsd_integrations.inprocess.runner import Runner
 from rsd_integrations.inprocess.score_call import ScoreCall
 from rsd_integrations.inprocess.vocabulary import Vocabulary
@@ -68,27 +69,32 @@ class LikelihoodVerifier(LanguageModel, Verifier):
             VerifierError: A step is blank, or a marker alone; path and step are longer than the context; or the score
                 is no number.
         """
-        prefix, prompt = self._marks.ids(path)
-        layouts = [self._layout(path, step) for step in steps]
-        check_scored(prompt, len(prefix) + max(len(layout.feed) for layout in layouts), self.context, self.name)
-        call = ScoreCall(path, self.runner.cache, prefix, prompt, layouts, self._rewards)
+        read, layouts = self._layouts(path, steps)
+        check_scored(read.prompt, len(read.prefix) + max(map(len, read.feeds)), self.context, self.name)
+        call = ScoreCall(path, self.runner.cache, read.prefix, read.prompt, layouts, self._rewards)
         return check_rewards(await run(self.runner, call), self.name)
 
     def explain(self, path: Path, step: Step) -> Explanation:
         """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
-        before, layout = self._marks.ids(path)[0], self._layout(path, step)
+        continued, (layout,) = self._layouts(path, [step])
+        before = continued.prefix
         ids = [*before, *layout.feed]
         tokenizer = self.vocabulary.tokenizer
         names = tokenizer.convert_ids_to_tokens(ids)
         read = tuple(len(before) + offset for offset in layout.read[:-1])
         return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
 
-    def _layout(self, path: Path, step: Step) -> Layout:
+    def _layouts(self, path: Path, steps: Sequence[Step]) -> tuple[Continued, list[Layout]]:
         """What a model gives at a token is its opinion on the next; the last one's is of use to the next step."""
-        ids, judged = self._marks.step(path, step)
-        if not any(judged):
-            raise VerifierError(f"{self.name}: the step {step.text!r} holds no token that could be judged")
-        return Layout(tuple(ids), read=(*(at - 1 for at, is_judged in enumerate(judged) if is_judged), len(ids) - 1))
+        continued, judged = self._marks.after(path, steps)
+        layouts = []
+        for step, ids, own in zip(steps, continued.feeds, judged, strict=True):
+            if not any(own):
+                raise VerifierError(f"{self.name}: the step {step.text!r} holds no token that could be judged")
+            first = len(ids) - len(own)
+            places = [first + at - 1 for at, is_judged in enumerate(own) if is_judged]
+            layouts.append(Layout(ids, read=(*places, len(ids) - 1)))
+        return continued, layouts
 
     def _rewards(self, candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
         chosen = [output.part(0, len(layout.read) - 1) for output, layout in candidates]

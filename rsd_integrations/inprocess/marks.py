@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from rsd_core import Markers, Path, Step
 from rsd_core.thoughts.reading import reader_at
+from rsd_integrations.inprocess.path_ids import Continued
 from rsd_integrations.inprocess.vocabulary import Vocabulary
 from rsd_integrations.prm_formats import plain_step, without_markers
 
@@ -23,38 +24,39 @@ class Marks:
         self._vocabulary = vocabulary
         self._knows = lru_cache(16)(self._has_tokens)
 
-    def ids(self, path: Path) -> tuple[list[int], int]:
-        """Ids of a path, and how many of them are the prompt."""
-        markers = reader_at(path).markers
-        return self._vocabulary.ids(path if markers is None or self._knows(markers) else without_markers(path))
+    def after(self, path: Path, steps: Sequence[Step]) -> tuple[Continued, list[tuple[bool, ...]]]:
+        """A path with each of several steps after it; and for each of their own ids, whether it is judged.
 
-    def step(self, path: Path, step: Step) -> tuple[Sequence[int], tuple[bool, ...]]:
-        """Ids of a step after a path; for each, whether it is more than a marker and white space around one."""
-        after = reader_at(path.extend(step))
-        as_written = after.markers is not None and self._knows(after.markers)
-        ids = self._vocabulary.step(step if as_written else plain_step(path, step))
-        spans = _marks(step.text, after.markers) if after.markers is not None and as_written else []
-        if not spans:
-            return ids, (True,) * len(ids)
-        places = self._places(ids, step.text)
-        if places is None:  # the tokens do not spell the text
-            ids = self._vocabulary.encode(step.text)
-            places = self._places(ids, step.text) or [(0, len(step.text.encode()))] * len(ids)
-        return ids, tuple(not any(a <= begin and end <= b for a, b in spans) for begin, end in places)
+        Markers are not, nor is the white space around them.
+        """
+        markers = reader_at(path).markers
+        before = path if markers is None or self._knows(markers) else without_markers(path)
+        spans, read = [], []
+        for step in steps:
+            markers = reader_at(path.extend(step)).markers
+            as_written = markers is not None and self._knows(markers)
+            read.append(step if as_written else plain_step(path, step))
+            spans.append(_marks(step.text, markers) if markers is not None and as_written else [])
+        continued = self._vocabulary.ids.after(before, read)
+        judged = []
+        for step, marks, ids, own in zip(read, spans, continued.feeds, continued.own, strict=True):
+            places = self._places(ids[len(ids) - own :], step)
+            judged.append(tuple(not any(a <= begin and end <= b for a, b in marks) for begin, end in places))
+        return continued, judged
 
     def _has_tokens(self, markers: Markers) -> bool:
         added = self._vocabulary.tokenizer.added_tokens_decoder
         return any(id_ in added for id_ in self._vocabulary.encode(markers.close))
 
-    def _places(self, ids: Sequence[int], text: str) -> list[tuple[int, int]] | None:
-        """Where in the text's bytes each token stands; None where they do not spell it."""
-        added = self._vocabulary.tokenizer.added_tokens_decoder
-        places, at = [], 0
-        for id_ in ids:
-            size = len(str(added[id_]).encode() if id_ in added else self._vocabulary.pieces[id_])
+    def _places(self, ids: Sequence[int], step: Step) -> list[tuple[int, int]]:
+        """Where in the bytes of a step's text its tokens stand; they may begin before it and end after it."""
+        sizes = [len(self._vocabulary.written(id_)) for id_ in ids]
+        at = len(step.text.encode()) - sum(sizes) + len(self._vocabulary.read(ids)[1])
+        places = []
+        for size in sizes:
             places.append((at, at + size))
             at += size
-        return places if at == len(text.encode()) else None
+        return places
 
 
 def _marks(text: str, markers: Markers) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from rsd_core import Path
@@ -26,13 +27,13 @@ class PathCache:
         for node in path.up():
             cached = [sequence for sequence in self._sequences.pop(node, ()) if sequence.ids]
             if cached:
-                shared = [_shared(sequence.ids, ids) for sequence in cached]
-                best = cached.pop(max(range(len(cached)), key=shared.__getitem__))
+                lengths = [shared(sequence.ids, ids) for sequence in cached]
+                best = cached.pop(max(range(len(cached)), key=lengths.__getitem__))
                 if cached:
                     for sequence in cached:
                         sequence.passed_over = True
                     self._sequences[node] = cached
-                best.truncate(max(shared))
+                best.truncate(max(lengths))
                 best.passed_over = False
                 return best
         return None
@@ -42,8 +43,8 @@ class PathCache:
         self._sequences.setdefault(path, []).append(sequence)
 
 
-def _shared(a: list[int], b: list[int]) -> int:
-    """Length of the common prefix."""
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix of two lists, or of two tuples."""
     if a == b[: len(a)]:
         return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -19,6 +19,8 @@ class StepEnd:
     """Ids that end the whole response."""
     splitter: Splitter | None = None
     """None where only the whole response ends."""
+    before: bytes = b""
+    """The beginning of the step's first character, where the path before it ends in one."""
     marks: tuple[bytes, ...] = field(init=False)
     """Before one of these is written no step ends; empty where any text may end one."""
     window: int = field(init=False)
@@ -63,6 +65,7 @@ class OpenStep:
         self._text: str | None = None if end.marks else ""
         """What is written, where the splitter has to be asked; None as long as no mark was seen."""
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder.decode(end.before)
         self._boundaries: list[int] = []
         """Characters of the text at the end of each token; -1 where that is inside of a character."""
 

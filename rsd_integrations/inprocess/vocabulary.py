@@ -6,15 +6,17 @@ import copy
 import hashlib
 import json
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step, Thinking, beginning
-from rsd_core.paths import begun
+from rsd_core.paths import Ending, begun
 from rsd_integrations.chat_fields import EFFORT, TEMPLATE
 from rsd_integrations.inprocess.chat_template import Tokenizer, chat_template
-from rsd_integrations.prm_formats import PathIds
+from rsd_integrations.inprocess.path_ids import PathIds
+from rsd_integrations.inprocess.safe_splits import SafeSplits
 
 if TYPE_CHECKING:
     from rsd_core import Markers
@@ -38,9 +40,9 @@ class Vocabulary:
         """None where the tokenizer has no chat template."""
         self.size = self._rows(size)
         """Ids the model has rows for; often some more than the tokenizer names."""
-        self.ids = PathIds(self._encode_node)
-        """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; others are tokenised from
-        their text, step by step: a step ends after its newlines, where tokenising apart and together agree."""
+        self.ids = PathIds(self)
+        """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; the text of others is
+        tokenised as a whole, whatever the steps it came in."""
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
         """The same tokenizer, whose chat template gets what a request asks of it over its own arguments.
@@ -59,7 +61,7 @@ class Vocabulary:
             other.template = chat_template(self.tokenizer, {**own, **fields.get(TEMPLATE, {}), **effort})
         except ConfigurationError as error:
             raise ConfigurationError(f"{' and '.join(fields)}: {error}") from error
-        other.ids = PathIds(other._encode_node, self.ids.lock)
+        other.ids = PathIds(other, self.ids.lock)
         with self.ids.lock:
             vars(other).pop("pieces", None)
             if other._marked() == self._marked():
@@ -126,10 +128,71 @@ class Vocabulary:
         pieces = self.pieces
         return b"".join(pieces[id_] for id_ in ids).decode("utf-8", errors="replace")
 
+    def read(self, ids: Sequence[int], before: bytes = b"") -> tuple[str, bytes]:
+        """The text of some ids, and the beginning of a character that they end in.
+
+        Args:
+            ids: The ids.
+            before: The beginning of their first character, which the ids before them end in.
+        """
+        pieces, decoder = self.pieces, getincrementaldecoder("utf-8")("replace")
+        return decoder.decode(b"".join([before, *[pieces[id_] for id_ in ids]])), decoder.getstate()[0]
+
+    def as_step(
+        self, ids: Sequence[int], ending: Ending, size: int, logprobs: Sequence[float] = (), before: bytes = b""
+    ) -> Step:
+        """A step of sampled ids; its text leaves a character that its ids begin and do not complete to the next one.
+
+        Args:
+            ids: What was sampled, without an id that ends the response.
+            ending: Why it ends.
+            size: Tokens generated for it.
+            logprobs: Of the ids.
+            before: As in `read`.
+        """
+        text, begun = self.read(ids, before)
+        if begun and ending == "end":  # nothing will complete it
+            text, begun = text + "\ufffd", b""
+        return Step(text, ending, tuple(ids), self.identity, size, tuple(logprobs), partial=bool(begun))
+
+    def written(self, id_: int) -> bytes:
+        """What an id writes, as a text has it that was tokenised: special tokens by their names."""
+        added = self._added.get(id_)
+        return self.pieces[id_] if added is None else added
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, with no special tokens added."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def following(self, text: str) -> list[int]:
+        """Ids of plain text that follows other text: no tokenizer puts a space of its own before it."""
+        return self.encode(_ANCHOR + text)[len(self._anchor) :] if self._anchor else self.encode(text)
+
+    def settled(self, text: str) -> tuple[list[int], str]:
+        """The first ids of a text, which nothing that follows it can change, and the rest of it; see `SafeSplits`."""
+        cut = self._splits.last(text)
+        if text[cut - 1 : cut] != "\n":
+            return self.following(text[:cut]), text[cut:]
+        # At the end of a text white space may be tokenised otherwise than before a letter.
+        ids, size = self.following(text[: cut + 1]), len(text[cut].encode())
+        while size > 0:
+            size -= len(self.written(ids.pop()))
+        return (ids, text[cut:]) if size == 0 else ([], text)
+
+    @cached_property
+    def _splits(self) -> SafeSplits:
+        return SafeSplits.of(self.tokenizer.get_vocab())
+
+    @cached_property
+    def _added(self) -> dict[int, bytes]:
+        return {id_: token.content.encode() for id_, token in self.tokenizer.added_tokens_decoder.items()}
+
+    @cached_property
+    def _anchor(self) -> list[int]:
+        """Stands before texts that get no space; empty where the tokenizer puts none."""
+        puts_space = self.pieces[self.encode("a")[0]].startswith(b" ")
+        return self.encode(_ANCHOR) if puts_space else []
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers a prompt, as its chat template tells; None where nothing does."""
@@ -159,15 +222,19 @@ class Vocabulary:
         """What the model reads of a path."""
         return self.prompt_text(path.prompt, path.thinking) + "".join(step.text for step in path.steps)
 
-    def after(self, prompt: Prompt, messages: Sequence[Message]) -> list[int]:
-        """Ids of messages that follow the response to a prompt; the last one, by the assistant, is begun.
+    def asked(self, path: Path, messages: Sequence[Message] = ()) -> tuple[list[int], int]:
+        """Ids of a path and of messages after it, the last by the assistant being begun; how many are prompt.
 
         Raises:
             ConfigurationError: The chat template drops earlier turns of the assistant.
         """
+        if not messages:
+            return self.ids(path, goes_on=True)
         if self.template is None:
-            return self.encode("".join(f"\n\n{message.content}" for message in messages))
-        return self.encode(self.template.after(prompt, messages))
+            text = "".join(f"\n\n{message.content}" for message in messages)
+        else:
+            text = self.template.after(path.prompt, messages)
+        return self.ids(path.extend(Step(text, "length")))
 
     def first_tokens(self, last: int, words: Sequence[str]) -> list[int]:
         """The first token of each word where the text so far ends with the token `last`.
@@ -189,15 +256,12 @@ class Vocabulary:
             )
         return firsts
 
-    def _encode_node(self, node: Path) -> Sequence[int]:
-        if node.step is None and node.thinking is not None:
-            for id_ in self._marking_ids(node.thinking.markers):  # which may be the user's own
+    def root(self, path: Path) -> list[int]:
+        """Ids of the prompt that a path begins with."""
+        if path.thinking is not None:
+            for id_ in self._marking_ids(path.thinking.markers):  # which may be the user's own
                 self.pieces[id_] = self.tokenizer.added_tokens_decoder[id_].content.encode()
-        return self.prompt(node.prompt, node.thinking) if node.step is None else self.step(node.step)
-
-    def step(self, step: Step) -> Sequence[int]:
-        """Ids of a step: those that were sampled where its model has this vocabulary, else those of its text."""
-        return step.tokens if step.tokens and step.vocabulary == self.identity else self.encode(step.text)
+        return self.prompt(path.prompt, path.thinking)
 
 
 def _byte_table() -> dict[str, int]:
@@ -207,6 +271,8 @@ def _byte_table() -> dict[str, int]:
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+_ANCHOR = "\x01"
+"""A character that no vocabulary merges with another one."""
 _BYTES = _byte_table()
 _HEX = re.compile(r"<0x([0-9A-F]{2})>")
 

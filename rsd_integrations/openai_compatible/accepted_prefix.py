@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rsd_core import ConfigurationError, Step
+from rsd_core import ConfigurationError, Path, Step
 from rsd_core.paths import Ending
 from rsd_core.splitting import Splitter
 from rsd_integrations.openai_compatible.answers import Answer
@@ -39,16 +39,18 @@ class Guess:
 
     Args:
         vocabulary: The model's.
+        path: What is sent before it.
         draft: What was rejected.
         splitter: What ends a step.
         most: Longest guess, in tokens.
     """
 
-    def __init__(self, vocabulary: Vocabulary, draft: Step, splitter: Splitter | None, most: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, path: Path, draft: Step, splitter: Splitter | None, most: int) -> None:
         self._vocabulary, self._splitter = vocabulary, splitter
         self._end, pieces = vocabulary.tokenizer.eos_token_id, vocabulary.pieces
         end = [self._end] if draft.ending == "end" and isinstance(self._end, int) else []
-        plain = itertools.takewhile(lambda id_: pieces[id_], vocabulary.step(draft))  # others may end the answer
+        self._character, ids = vocabulary.ids.begun(path), vocabulary.ids.guess(path, draft)
+        plain = itertools.takewhile(lambda id_: pieces[id_], ids)  # others may end the answer
         self.ids = [*plain, *end][:most]
 
     async def verify(self, endpoint: Endpoint, server: Server, sent: SentPath, charges: Charges) -> Accepted:
@@ -86,7 +88,7 @@ class Guess:
         Raises:
             ValueError: It is shorter than the guess, or tells nothing of it.
         """
-        written, logprobs = WrittenIds(self._vocabulary), list[float]()
+        written, logprobs = WrittenIds(self._vocabulary, self._character), list[float]()
         for id_, candidates in zip(self.ids, ranked[-len(self.ids) :], strict=True):
             if candidates is None:
                 raise ValueError("nothing is told of the guess")
@@ -100,9 +102,11 @@ class Guess:
                 return self._accepted(written, logprobs, "delimiter", written.count(end))
             if id_ == self._end:
                 return self._accepted(written, logprobs, "end", len(written.ids))
-        # The server looks for stop strings in what it writes itself, so that has to hold all of one.
+        # The server looks for stop strings in what it writes itself, so that has to hold all of one; and whole
+        # characters.
         count, stops = len(written.ids), () if self._splitter is None else self._splitter.stops
-        while count and any(written.text_of(count).endswith(stop[:n]) for stop in stops for n in range(1, len(stop))):
+        begun = [stop[:n] for stop in stops for n in range(1, len(stop))]
+        while count and (written.begun(count) or written.text_of(count).endswith(tuple(begun))):
             count -= 1
         return self._accepted(written, logprobs, "length", count)
 

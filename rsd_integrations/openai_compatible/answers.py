@@ -45,6 +45,8 @@ class Answer:
     """Whether the server stopped at a stop string where the step does not end."""
     native: Mapping[str, Any] | None = None
     """The whole message, where it calls tools."""
+    before: bytes = b""
+    """The beginning of its first character, which the ids before its own end in."""
 
 
 class StepReader:
@@ -59,6 +61,7 @@ class StepReader:
         markers: What stands around the thoughts of this response.
         reasons: The server's finish reasons.
         asked: Whether the server was asked to stop at the splitter's stop strings, and is proved to keep or name them.
+        character: The beginning of the first character, which the ids before end in.
     """
 
     def __init__(
@@ -71,11 +74,12 @@ class StepReader:
         markers: Markers = THINK,
         reasons: FinishReasons | None = None,
         asked: bool = False,
+        character: bytes = b"",
     ) -> None:
         self._profile, self._splitter, self._before = profile, splitter, before
         self._reasons, self._asked = reasons or FinishReasons(), asked
         self._written = Written(profile, begun, markers)
-        self._ids = None if vocabulary is None else WrittenIds(vocabulary)
+        self._ids = None if vocabulary is None else WrittenIds(vocabulary, character)
         self._logprobs: list[float] = []
         self._sizes: list[int] = []
         self._ending: Ending | None = None
@@ -156,7 +160,8 @@ class StepReader:
         logprobs = tuple(self._logprobs) if ids or not self._logprobs else self._logprobs_of(text)
         counts = self._counts if self._counted else self._prompt_counts()
         goes_on = stopped and end is None
-        return Answer(text, ending, tuple(ids), logprobs, **counts, dropped=dropped, goes_on=goes_on)
+        before = self._ids.before if self._ids is not None else b""
+        return Answer(text, ending, tuple(ids), logprobs, **counts, dropped=dropped, goes_on=goes_on, before=before)
 
     def _logprobs_of(self, text: str) -> tuple[float, ...]:
         """Those of the first tokens, which write a text; without that of a token that ends the answer."""
@@ -188,6 +193,7 @@ def read_answer(
     markers: Markers = THINK,
     reasons: FinishReasons | None = None,
     turn: bool = False,
+    character: bytes = b"",
 ) -> Answer:
     """The answer in the body of a response; arguments as of `StepReader`. Its stop strings were asked for.
 
@@ -208,7 +214,7 @@ def read_answer(
     if not choice.get("finish_reason"):
         reasons.missing()
     calls = called(choice, profile, markers) if turn else None
-    reader = StepReader(profile, splitter, vocabulary, before, begun, markers, reasons, asked=True)
+    reader = StepReader(profile, splitter, vocabulary, before, begun, markers, reasons, True, character)
     reader.take(body if calls is None else {**body, "choices": [calls.choice]})
     return reader.answer if calls is None else replace(reader.answer, native=calls.message)
 
@@ -233,6 +239,7 @@ class StreamedSteps:
         most: Cap of one step, in tokens.
         put: Takes each step; True when no more is wanted.
         reasons: The server's finish reasons.
+        character: As of `StepReader`.
     """
 
     def __init__(
@@ -242,14 +249,15 @@ class StreamedSteps:
         most: int,
         put: Callable[[Answer], bool],
         reasons: FinishReasons | None = None,
+        character: bytes = b"",
     ) -> None:
         self._splitter, self._most, self._put = splitter, most, put
         self._reasons = reasons or FinishReasons()
         self.started = False
         """Whether the server has sent anything."""
-        self._ids = WrittenIds(vocabulary)
+        self._ids = WrittenIds(vocabulary, character)
         self._logprobs: list[float] = []
-        self._first: WrittenIds | None = WrittenIds(vocabulary)
+        self._first: WrittenIds | None = WrittenIds(vocabulary, character)
         self._told = Written()
         """What the server calls the first step; not compared beyond it."""
         self.read: int | None = None
@@ -311,5 +319,6 @@ class StreamedSteps:
         ids, logprobs = tuple(self.unfinished[:count]), tuple(self._logprobs[:count])
         self._first = None
         rest, self._logprobs = self.unfinished[count:], self._logprobs[count:]
-        self._ids.restart(rest)
-        return self._put(Answer("", ending, ids, logprobs, wrote=len(ids)))
+        before = self._ids.before
+        self._ids.restart(rest, self._ids.begun(count))
+        return self._put(Answer("", ending, ids, logprobs, wrote=len(ids), before=before))

@@ -313,7 +313,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 self._log_fallback(error, "each step is a request of its own")
         if greedy and self.learnt.tells_ranks and self.guesses and request.guess is not None:
             assert self.prompts.vocabulary is not None
-            guess = Guess(self.prompts.vocabulary, request.guess, request.splitter, room - 1)
+            guess = Guess(self.prompts.vocabulary, path, request.guess, request.splitter, room - 1)
             if guess.ids:
                 try:
                     return (await self._from_guess(server, sent, request, guess, room, charges),)
@@ -340,12 +340,13 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         accepted = await guess.verify(self.endpoint, server, sent, charges)
         prefix = accepted.answer if self.logprobs else replace(accepted.answer, logprobs=())
         if accepted.ended:
-            return self._step(prefix)
+            return self._step(replace(prefix, before=sent.character))
         size, longer, seed = len(prefix.ids), sent.longer(prefix.ids), request.seeds[0]
-        before = vocabulary.text(list(prefix.ids))
+        before = vocabulary.read(prefix.ids, sent.character)[0]
         rest = await self._write(server, longer, request, seed, room - size, charges, before)
         if rest.ids:
-            answer = replace(rest, text="", ids=prefix.ids + rest.ids, logprobs=prefix.logprobs + rest.logprobs)
+            ids, logprobs = prefix.ids + rest.ids, prefix.logprobs + rest.logprobs
+            answer = replace(rest, text="", ids=ids, logprobs=logprobs, before=sent.character)
         else:  # what it gave is text
             answer = replace(rest, text=before + rest.text)
         return self._step(replace(answer, wrote=size + (rest.wrote or 0)))
@@ -370,7 +371,16 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 sent.route,
                 self._body(profile, sent, request, seed, room),
                 lambda reply: read_answer(
-                    reply, splitter, profile, vocabulary, before, begun, sent.markers, self._reasons, splitter is None
+                    reply,
+                    splitter,
+                    profile,
+                    vocabulary,
+                    before,
+                    begun,
+                    sent.markers,
+                    self._reasons,
+                    turn=splitter is None,
+                    character=sent.character,
                 ),
                 lambda reply, answer, seconds: charges.add(
                     self.prompts.usage(sent, answer or received(reply), seconds)
@@ -387,7 +397,16 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
             reader = await self.endpoint.stream(
                 sent.route,
                 self.fields.applied(body, profile),
-                lambda: StepReader(profile, splitter, vocabulary, before, begun, sent.markers, self._stream_reasons),
+                lambda: StepReader(
+                    profile,
+                    splitter,
+                    vocabulary,
+                    before,
+                    begun,
+                    sent.markers,
+                    self._stream_reasons,
+                    character=sent.character,
+                ),
                 charge=lambda reader, seconds: charges.add(self.prompts.usage(sent, reader.answer, seconds)),
             )
             answer = reader.answer
@@ -432,7 +451,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 # A gateway may let the server write on when the stream is closed.
                 return Usage(read, read + wrote, generated=wrote, estimated=wrote * (reader.read is None))
 
-            reader = StreamedSteps(splitter, vocabulary, most, put, self._stream_reasons)
+            reader = StreamedSteps(splitter, vocabulary, most, put, self._stream_reasons, sent.character)
             stream.unfinished = unfinished
             return reader
 
@@ -461,15 +480,14 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         return self.fields.applied(body, profile)
 
     def _step(self, answer: Answer, path: Path | None = None) -> Step:
-        text, ids = self.prompts.written(answer, path)
-        vocabulary = self.prompts.vocabulary.identity if ids and self.prompts.vocabulary else ""
-        size = (answer.wrote or 0) - answer.dropped
-        if not text and answer.ending == "length":
+        step = self.prompts.step(answer, path)
+        size = step.size - answer.dropped
+        if not step.text and step.ending == "length":
             size = max(1, size)  # tokens were used up: nothing here says that the window is full
-        logprobs = (answer.logprobs[: len(ids)] if ids else answer.logprobs) if self.logprobs else ()
-        if self.logprobs and text and not logprobs:
+        logprobs = answer.logprobs if self.logprobs else ()
+        if self.logprobs and step.text and not logprobs:
             raise ConfigurationError(
                 f"{self.endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask the "
                 "server behind it, or leave logprobs=true out."
             )
-        return Step(text, answer.ending, ids, vocabulary, size, logprobs, answer.native)
+        return replace(step, size=size, logprobs=logprobs[: len(step.tokens) or None], native=answer.native)

@@ -70,10 +70,11 @@ class LogProbabilities:
                 "mode=completions and a server that echoes a prompt's log-probabilities, such as vLLM (this one is "
                 f"{self._profile.summary})"
             )
-        before, end = len(vocabulary.ids(path)[0]), vocabulary.tokenizer.eos_token_id
+        all_, end = vocabulary.ids.after(path, steps), vocabulary.tokenizer.eos_token_id
 
-        async def of_one(step: Step) -> float:
-            ids = list(vocabulary.ids(path.extend(step))[0])
+        async def of_one(step: Step, feed: Sequence[int], own: int) -> float:
+            ids = [*all_.prefix, *feed]
+            before = len(ids) - own
             if step.ending == "end" and isinstance(end, int):
                 ids.append(end)
 
@@ -88,7 +89,7 @@ class LogProbabilities:
             body = self._fields.applied(body, self._profile)
             return await self._endpoint.post("completions", body, read, self._charges.add_reply)
 
-        return tuple(await run_all([of_one(step) for step in steps]))
+        return tuple(await run_all([of_one(*one) for one in zip(steps, all_.feeds, all_.own, strict=True)]))
 
     def _question(
         self, path: Path, words: Sequence[str], after: Sequence[Message]
@@ -116,8 +117,7 @@ class LogProbabilities:
             fields["prompt"] = vocabulary.prompt_text(tuple(conversation(_as_earlier_turn(path), after)))
         if vocabulary is None or not profile.token_ids:
             return sent_path.route, fields, None
-        ids = [*sent_path.fields["prompt"], *(vocabulary.after(path.prompt, after) if after else ())]
-        fields["prompt"] = ids
+        fields["prompt"] = ids = vocabulary.asked(path, after)[0]
         if not profile.named_logprobs:
             return sent_path.route, fields, None
         first_ids = vocabulary.first_tokens(ids[-1], words)

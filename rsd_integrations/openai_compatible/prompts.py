@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rsd_core import ConfigurationError, Message, MissingDependency, Path, Prompt, PromptError, Usage
+from rsd_core import ConfigurationError, Message, MissingDependency, Path, Prompt, PromptError, Step, Usage
 from rsd_core.paths import begun
 from rsd_core.thoughts.markers import Markers, Thinking
 from rsd_core.thoughts.reading import beginning
@@ -44,6 +44,8 @@ class SentPath:
     """The text that a chat is to go on with."""
     markers: Markers = THINK
     """What stands around the thoughts of the response."""
+    character: bytes = b""
+    """The beginning of a character, which ids that are sent end in."""
 
     @property
     def estimate(self) -> int:
@@ -73,7 +75,10 @@ class SentPath:
         """The same with more ids at its end; for servers that take ids."""
         assert self.size is not None
         return replace(
-            self, fields={**self.fields, "prompt": [*self.fields["prompt"], *ids]}, size=self.size + len(ids)
+            self,
+            fields={**self.fields, "prompt": [*self.fields["prompt"], *ids]},
+            size=self.size + len(ids),
+            character=b"" if ids else self.character,
         )
 
     def check_read(self, read: int | None, context: int | None) -> None:
@@ -174,9 +179,9 @@ class Prompts:
         if self.vocabulary is None:
             text = "\n\n".join(message.content for message in path.prompt if message.role != "tools") + path.text
             return SentPath("completions", {"prompt": text}, len(text))
-        ids, _ = self.vocabulary.ids(path)
+        ids, _ = self.vocabulary.ids(path, goes_on=True)
         if profile.token_ids:
-            return SentPath("completions", {"prompt": ids}, 0, len(ids))
+            return SentPath("completions", {"prompt": ids}, 0, len(ids), character=self.vocabulary.ids.begun(path))
         text = self.vocabulary.path_text(path)
         bos = self.vocabulary.tokenizer.bos_token
         if profile.adds_bos and isinstance(bos, str):
@@ -197,23 +202,24 @@ class Prompts:
             sent.append({"role": message.role, "content": message.content, **extra})
         return sent
 
-    def written(self, answer: Answer, path: Path | None) -> tuple[str, tuple[int, ...]]:
-        """Text and ids of an answer, without the token that ends it all.
+    def step(self, answer: Answer, path: Path | None) -> Step:
+        """An answer as a step of text and ids, without the token that ends it all.
 
         Where the ids are known, the text is theirs: a server cuts it at the stop string, which may be in the middle of
-        a token.
+        a token. A text that was cut inside a character ends before it, and the next request writes it anew.
 
         Raises:
             ConfigurationError: The ids are not those of this vocabulary.
         """
         vocabulary, ids = self.vocabulary, answer.ids
-        if vocabulary is None or not ids:
-            if path is None or self.mode != "chat":
-                return answer.text, ()
-            return _after_opening(answer.text, path), ()
-        if answer.ending == "end" and not vocabulary.pieces[ids[-1]]:
-            ids = ids[:-1]
-        return vocabulary.text(list(ids)), ids
+        if vocabulary is not None and ids:
+            if answer.ending == "end" and not vocabulary.pieces[ids[-1]]:
+                ids = ids[:-1]
+            return vocabulary.as_step(ids, answer.ending, answer.wrote or 0, before=answer.before)
+        text = answer.text if path is None or self.mode != "chat" else _after_opening(answer.text, path)
+        whole = text.rstrip("\ufffd") if answer.ending == "length" else ""
+        partial = bool(whole) and whole != text
+        return Step(whole if partial else text, answer.ending, size=answer.wrote or 0, partial=partial)
 
     def wrote(self, answer: Answer) -> int:
         """Tokens of an answer: in the server's count, else counted here."""

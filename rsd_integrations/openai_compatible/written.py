@@ -78,20 +78,23 @@ class WrittenIds:
 
     Args:
         vocabulary: What they mean.
-        ids: The first ones.
+        before: The beginning of their first character, which the ids before them end in.
     """
 
-    def __init__(self, vocabulary: Vocabulary, ids: Sequence[int] = ()) -> None:
+    def __init__(self, vocabulary: Vocabulary, before: bytes = b"") -> None:
         added = vocabulary.tokenizer.added_tokens_decoder.items()
         self._pieces, self._special = vocabulary.pieces, frozenset(id_ for id_, token in added if token.special)
-        self.restart(ids)
+        self.restart((), before)
 
-    def restart(self, ids: Sequence[int] = ()) -> None:
-        """Begin anew with some ids."""
+    def restart(self, ids: Sequence[int], before: bytes) -> None:
+        """Begin anew with some ids, and what comes before them."""
+        self.before = before
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder.decode(before)
         self.ids: list[int] = []
         self.text = ""
         self._lengths: list[int] = []
+        self._begun: list[bytes] = []
         self.add(ids)
 
     def add(self, ids: Sequence[int]) -> None:
@@ -106,6 +109,7 @@ class WrittenIds:
             self.text += self._decoder.decode(self._pieces[id_])
             self.ids.append(id_)
             self._lengths.append(len(self.text))
+            self._begun.append(self._decoder.getstate()[0])
 
     def count(self, length: int) -> int:
         """How many of the ids it takes to write so many characters."""
@@ -115,13 +119,22 @@ class WrittenIds:
         """The text of so many of the ids."""
         return self.text[: self._lengths[count - 1]] if count else ""
 
+    def begun(self, count: int) -> bytes:
+        """The beginning of the character that so many of the ids end in; empty where they end between characters."""
+        return self._begun[count - 1] if count else self.before
+
     def check(self, told: str) -> None:
         """Compare with what the server says the text is: it leaves special tokens out, and a stop string may cut it.
 
         Raises:
             ConfigurationError: They differ.
         """
-        plain = b"".join(self._pieces[id_] for id_ in self.ids if id_ not in self._special).decode(errors="replace")
+        plain = b"".join([self.before, *(self._pieces[id_] for id_ in self.ids if id_ not in self._special)]).decode(
+            errors="replace"
+        )
+        if self.before:  # of the first character, servers tell all, the rest or nothing
+            first, told = plain[0], told.lstrip("\ufffd")
+            plain, told = plain[1:].lstrip("\ufffd"), told.removeprefix(first)
         own, shown = (text.rstrip("\ufffd").strip() for text in (plain, told))
         if not own.startswith(shown) and not (own and shown.startswith(own)):
             raise ConfigurationError(

@@ -11,7 +11,7 @@ from rsd_integrations.prm_formats.heads import check_widths, find_head, fits, se
 from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, published_format, usable
 from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
 from rsd_integrations.prm_formats.readers import Reader
-from rsd_integrations.prm_formats.sequences import Layouts, PathIds
+from rsd_integrations.prm_formats.sequences import Layouts
 from rsd_integrations.prm_formats.shown import Shown, plain_step, shown, shown_response, shown_steps, without_markers
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "Layout",
     "Layouts",
     "PRMFormat",
-    "PathIds",
     "Reader",
     "Shown",
     "Text",

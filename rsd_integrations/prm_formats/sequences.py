@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,31 +12,6 @@ from rsd_core import Explanation, Path, Step, VerifierError
 from rsd_integrations.prm_formats.layouts import Layout
 from rsd_integrations.prm_formats.readers import Reader
 from rsd_integrations.prm_formats.shown import shown
-
-
-class PathIds:
-    """Ids of paths, each node encoded once and forgotten with it.
-
-    Args:
-        encode: Gives the ids of one node.
-        lock: That of the tokenizer, where others use it as well: it is not made for several threads at once.
-    """
-
-    def __init__(self, encode: Callable[[Path], Sequence[int]], lock: threading.Lock | None = None) -> None:
-        self._encode = encode
-        self._known: WeakKeyDictionary[Path, tuple[int, ...]] = WeakKeyDictionary()
-        self.lock = lock or threading.Lock()
-
-    def __call__(self, path: Path) -> tuple[list[int], int]:
-        """Ids of a whole path, and how many of them are the prompt."""
-        parts = []
-        with self.lock:
-            for node in path.up():
-                own = self._known.get(node)
-                if own is None:
-                    own = self._known[node] = tuple(self._encode(node))
-                parts.append(own)
-        return [id_ for part in reversed(parts) for id_ in part], len(parts[-1])
 
 
 class Layouts:

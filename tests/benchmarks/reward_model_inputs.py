@@ -30,7 +30,8 @@ def compared(row: Row, solutions: Sequence[Solution]) -> dict[str, Any]:
             else:
                 unexplained.append(solution.name)
     equal = len(solutions) - len(unexplained) - sum(map(len, explained.values()))
-    return {"solutions": len(solutions), "equal": equal, "explained": explained, "unexplained": unexplained}
+    told = [[reason, *names] for reason, names in explained.items()]
+    return {"solutions": len(solutions), "equal": equal, "explained": told, "unexplained": unexplained}
 
 
 def measure(randomly: int) -> list[dict[str, Any]]:
@@ -49,7 +50,7 @@ def table(data: dict[str, Any]) -> str:
     lines = ["| format | vocabulary | as the card, of 40 | elsewhere ours is right, because |", "|---|---|---|---|"]
     for row in data["rows"]:
         forty = row["forty"]
-        why = [f"{reason}: {', '.join(names)}" for reason, names in forty["explained"].items()]
+        why = [f"{reason}: {', '.join(names)}" for reason, *names in forty["explained"]]
         why += [f"**nobody says why**: {', '.join(forty['unexplained'])}"] if forty["unexplained"] else []
         separator = "" if row["separator"] is None else f", separator `{row['separator']!r}`"
         lines.append(

@@ -108,11 +108,10 @@ class Soak:
     async def _read(self, rng: random.Random, path: Path) -> None:
         steps = [Step(rng.choice(WORDS), "delimiter") for _ in range(rng.randint(1, 3))]
         scores = await self.reader.score(path, steps)
-        before = self.reader.vocabulary.ids(path)[0]
-        for step, reward in zip(steps, scores.rewards, strict=True):
-            own = self.reader.vocabulary.step(step)
-            likely = _logits(self.reference, [*before, *own]).softmax(-1)[len(before) - 1 : -1]
-            wanted = min(float(likely[at, token]) for at, token in enumerate(own))
+        read = self.reader.vocabulary.ids.after(path, steps)
+        for feed, count, reward in zip(read.feeds, read.own, scores.rewards, strict=True):
+            likely = _logits(self.reference, [*read.prefix, *feed]).softmax(-1)[-count - 1 : -1]
+            wanted = min(float(likely[at, token]) for at, token in enumerate(feed[-count:]))
             assert reward is not None
             assert abs(reward - wanted) < 1e-4, f"{reward} instead of {wanted}"
 

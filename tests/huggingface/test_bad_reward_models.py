@@ -93,6 +93,27 @@ def test_language_models_have_to_name_their_format(copy: Any) -> None:
     refused(copy("math-shepherd"), "prm,format=math-shepherd:")
 
 
+@pytest.mark.parametrize("name", ["my-PRM", "MathPRM-8B", "llama_prm_v2", "process-reward-7b", "stepwise-verifier"])
+def test_a_scalar_head_of_a_model_of_steps_is_asked_for_its_format(copy: Any, tmp_path: Folder, name: str) -> None:
+    folder = copy("outcome").rename(tmp_path / name)
+    refused(folder, rf"its name \({name}\) says that it judges steps.*format=outcome if it does judge answers")
+    assert load_verifier(str(folder), format="outcome").reader.format.name == "outcome"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"architectures": ["Qwen2ForProcessRewardModel"]}, {"architectures": ["LlamaPRM"]}, {"step_token": "ки"}],
+    ids=str,
+)
+def test_its_configuration_may_say_so(copy: Any, config: dict[str, Any]) -> None:
+    refused(put_on(copy("outcome"), {}, **config), "config.json.*says that it judges steps")
+
+
+@pytest.mark.parametrize("name", ["global_step_500", "Supreme-RM", "Step-3-RM", "PRMBench-judge", "checkpoint-9-step"])
+def test_a_name_that_only_looks_like_it_is_an_outcome_model(copy: Any, tmp_path: Folder, name: str) -> None:
+    assert load_verifier(str(copy("outcome").rename(tmp_path / name))).reader.format.name == "outcome"
+
+
 def test_weights_that_are_not_finite_or_missing_are_errors(copy: Any) -> None:
     refused(put_on(copy("skywork"), {"v_head.summary.bias": torch.tensor([float("nan")])}), "not finite")
     refused(drop(copy("qwen"), r"layers\.1\.mlp"), "tensors of the body are not in its weights")

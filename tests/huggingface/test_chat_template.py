@@ -60,7 +60,7 @@ def test_a_tokenizer_without_transformers_renders_the_same(tmp_path: Folder) -> 
             assert own.ids(Path(prompt)) == other.ids(Path(prompt))
             assert own.thinking(prompt) == other.thinking(prompt)
         after = [Message("user", "Right?"), Message("assistant", "It is ")]
-        assert own.after(as_prompt(QUESTION), after) == other.after(as_prompt(QUESTION), after)
+        assert own.asked(Path(as_prompt(QUESTION)), after) == other.asked(Path(as_prompt(QUESTION)), after)
 
 
 def test_an_argument_that_a_template_does_not_use_is_refused_before_weights_are_read(
@@ -260,7 +260,7 @@ def test_a_judged_thought_stays_visible_and_is_read_once(
     path = opened(QUESTION, "<think>\n").extend(Step("First.\n\n", "delimiter")).extend(Step("So 4.\n\n", "delimiter"))
     after = [Message("user", "Rate it."), Message("assistant", "The score is: ")]
     words = model.vocabulary
-    ids = [*words.ids(path)[0], *words.after(path.prompt, after)]
+    ids = words.asked(path, after)[0]
     text: Any = words.tokenizer.decode(ids)
     asked = f"<|im_end|>\n<|im_start|>user\nRate it.<|im_end|>\n<|im_start|>assistant\n{reply}"
     assert text == f"{ASKED}<think>\nFirst.\n\nSo 4.\n\n{asked}"
@@ -288,4 +288,4 @@ def test_special_tokens_are_no_text_but_for_those_that_mark_thoughts(tmp_path: F
     assert words.text([single["<|return|>"], single["<|call|>"], words.encode("<|im_start|>")[0]]) == ""
     assert single["<|end|>"] not in model.eos_ids
     foreign = Step(written, "delimiter", (1, 2, 3), "another vocabulary")
-    assert list(words.step(foreign)) == ids
+    assert list(words.ids.after(Path(as_prompt(QUESTION)), [foreign]).feeds[0]) == ids

@@ -250,6 +250,11 @@ def test_the_verifier_reads_a_scored_step_once(tmp_path: Folder) -> None:
     for text in ("She buys 12 more.\n\n", "No.\n\n"):
         step = Step(text, "delimiter")
         usage = asyncio.run(model.score(path, [step])).usage
-        assert usage.computed == (usage.prefix if path.depth == 0 else len(model.vocabulary.step(step)))
-        assert asyncio.run(model.score(path, [step])).usage.computed == len(model.vocabulary.step(step)) + 1
+        assert usage.computed == (
+            usage.prefix if path.depth == 0 else len(model.vocabulary.ids.after(path, [step]).feeds[0])
+        )
+        assert (
+            asyncio.run(model.score(path, [step])).usage.computed
+            == len(model.vocabulary.ids.after(path, [step]).feeds[0]) + 1
+        )
         path = path.extend(step)

@@ -119,3 +119,14 @@ def test_the_closing_tokens_are_rolled_back(made: Made, model: RewardVerifier) -
     if made[1] in ("universal", "outcome", "outcome-llama"):
         assert told.kept < len(fed)
         assert onward[: len(fed)] != fed
+
+
+SPACED = [" Add. \u00a0\t\n\n", "\nThen 45+12  \n\n", "\tis 57\r\n\r\n", "So 57\n\n\n", "\n\n + 0 \n \n\n", "57 "]
+
+
+def test_no_white_space_stops_it(model: RewardVerifier) -> None:
+    path = Path(as_prompt(f" \u00a0{QUESTION}\r\n\t"))
+    for text in SPACED:
+        (reward,) = asyncio.run(model.score(path, [Step(text, "delimiter")])).rewards
+        assert reward is not None
+        path = path.extend(Step(text, "delimiter"))

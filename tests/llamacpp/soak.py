@@ -188,10 +188,9 @@ class Soak:
     async def _read(self, rng: random.Random, path: Path) -> None:
         steps = [Step(rng.choice(WORDS), "delimiter") for _ in range(rng.randint(1, 3))]
         scores = await self.reader.score(path, steps)
-        before = self.reader.vocabulary.ids(path)[0]
-        for step, reward in zip(steps, scores.rewards, strict=True):
-            own = self.reader.vocabulary.step(step)
-            logits = self.logits([*before, *own])[len(before) - 1 : -1]
-            wanted = float(np.exp((logits[np.arange(len(own)), list(own)] - log_totals(logits)).min()))
+        read = self.reader.vocabulary.ids.after(path, steps)
+        for feed, count, reward in zip(read.feeds, read.own, scores.rewards, strict=True):
+            logits, own = self.logits([*read.prefix, *feed])[-count - 1 : -1], list(feed[-count:])
+            wanted = float(np.exp((logits[np.arange(count), own] - log_totals(logits)).min()))
             assert reward is not None
             assert abs(reward - wanted) < TOLERANCE * max(wanted, 0.01), f"{reward} instead of {wanted}"

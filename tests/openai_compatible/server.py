@@ -292,7 +292,7 @@ class Habits:
         counting = options.get("continuous_usage_stats") and self.kind in ("vllm", "sglang")
         for made in self.write(ids, body):
             time.sleep(self.pace)
-            text = self.shown(made, body)
+            text = self.shown(made, body).rstrip("\ufffd")  # a character that is not whole is held back
             fresh, told = text[len(told) :], text
             content: dict[str, Any] = {"delta": {"content": fresh}} if "messages" in body else {"text": fresh}
             if self.kind == "vllm" and body.get("return_token_ids") and self.streams_ids:

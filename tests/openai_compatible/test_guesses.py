@@ -131,13 +131,15 @@ def test_a_delimiter_that_begins_in_the_guess_ends_the_step(target: OpenAIGenera
     """The server looks for it in what it writes alone, so no beginning of it may be left in the prompt."""
     words = target.prompts.vocabulary
     assert words is not None
-    guess = Guess(words, Step("So 4\n", "length"), Delimiter(), 60)
+    guess = Guess(words, Path(as_prompt("Go on.")), Step("So 4\n", "length"), Delimiter(), 60)
     told: list[Any] = [None, *({str(id_): {"rank": 1, "logprob": -0.5}} for id_ in guess.ids)]
     accepted = guess.accepted(told)
     assert not accepted.ended
     assert words.text(list(accepted.answer.ids)) == "So 4"
     assert len(accepted.answer.logprobs) == len(accepted.answer.ids)
-    assert Guess(words, Step("So 4\n", "length"), None, 60).accepted(told).answer.ids == tuple(guess.ids)
+    assert Guess(words, Path(as_prompt("Go on.")), Step("So 4\n", "length"), None, 60).accepted(
+        told
+    ).answer.ids == tuple(guess.ids)
 
 
 def test_log_probabilities_are_those_of_what_was_written(vllm: Habits, connect: Connect, questions: list[str]) -> None:
@@ -241,7 +243,7 @@ def test_nothing_is_kept_beyond_what_may_end_the_answer(target: OpenAIGenerator)
     special = next(id_ for id_, piece in enumerate(words.pieces) if not piece)
     ids = words.encode("So 4 and")
     draft = Step("", "delimiter", (*ids, special, *ids), words.identity)
-    assert Guess(words, draft, Delimiter(), 60).ids == list(ids)
+    assert Guess(words, Path(as_prompt("Go on.")), draft, Delimiter(), 60).ids == list(ids)
 
 
 def test_what_was_read_is_told_when_the_writing_is_cancelled(

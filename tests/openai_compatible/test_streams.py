@@ -416,13 +416,14 @@ PIECES = (b"", b"a", b"b\n", b"\n", b"c\n\n", b"\n\nd", "é".encode()[:1], "é".
 def test_steps_do_not_depend_on_where_events_fall(ids: list[int], cuts: set[int], most: int, ends: bool) -> None:
     """Cut by a plain rule: after the token that completes the delimiter, at the cap, and at the end."""
     ids = [*ids, 0] if ends else ids
-    wanted, step = list[tuple[tuple[int, ...], str]](), list[int]()
+    wanted, step, before = list[tuple[tuple[int, ...], str]](), list[int](), b""
     for at, id_ in enumerate(ids):
         step.append(id_)
-        whole = b"\n\n" in b"".join(PIECES[one] for one in step).lstrip()
+        written = b"".join([before, *(PIECES[one] for one in step)])
+        whole = "\n\n" in written.decode(errors="replace").lstrip()
         if whole or (len(step) == most and not (ends and at == len(ids) - 1)):
             wanted.append((tuple(step), "delimiter" if whole else "length"))
-            step = []
+            step, before = [], PIECES[6] if written.endswith(PIECES[6]) else b""
     if ends or (step and not wanted):  # what a cap of the server's own cuts in the middle is written anew
         wanted.append((tuple(step), "end" if ends else "length"))
     made = list[Answer]()
@@ -439,6 +440,8 @@ def test_steps_do_not_depend_on_where_events_fall(ids: list[int], cuts: set[int]
     assert reader.complete
     assert [(answer.ids, answer.ending) for answer in made] == wanted
     assert [answer.wrote for answer in made] == [len(one) for one, _ in wanted]
+    for earlier, later in itertools.pairwise(made):
+        assert later.before == (PIECES[6] if earlier.ids[-1] == 6 else b"")
 
 
 def _events(ids: list[int], cuts: list[int], reason: str) -> Iterator[dict[str, Any]]:

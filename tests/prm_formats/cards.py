@@ -74,12 +74,6 @@ def shepherd(tok: Any, problem: str, solution: str) -> list[Reading]:
     return [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if id_ == mark]
 
 
-def shepherd_by_place(tok: Any, problem: str, solution: str) -> list[Reading]:
-    """The same where the scores are those at the end of each step, whatever the text says."""
-    lines = _numbered(solution)
-    return [tuple(tok(f"{problem} " + "\n".join(lines[:count]))["input_ids"]) for count in range(1, len(lines) + 1)]
-
-
 def _numbered(solution: str) -> list[str]:
     lines = []
     for number, step in enumerate(steps(solution), 1):

@@ -61,8 +61,11 @@ def _without_blank_steps(solution: str) -> str:
     return "\n\n".join(cards.steps(solution))
 
 
-def _read_by_place(_recipe: Recipe) -> Recipe:
-    return cards.shepherd_by_place
+def _read_by_place(recipe: Recipe) -> Recipe:
+    """The card's reading of the solution up to the end of each step, at the last separator in it."""
+    return lambda tok, problem, solution: [
+        recipe(tok, problem, beginning)[-1] for beginning in cards.beginnings(solution)
+    ]
 
 
 _STEPS: Why = {
@@ -75,14 +78,11 @@ _MARKED: Why = {
 _TURNS: Why = {
     "a step of nothing but white space gets no turn: there is nothing in it to be judged": _of(_without_blank_steps)
 }
-_LETTERS_IN_TEXT = "ки in the text of a step is the separator's token, and the card's script reads a score there too"
-_LETTERS: Why = {_LETTERS_IN_TEXT: _read_by_place}
-_BABELSCAPE: Why = {
+_LETTERS: Why = {
+    "ки in the text of a step is the separator's token, and the card's script reads a score there too": _read_by_place,
     **_STEPS,
-    _LETTERS_IN_TEXT: lambda _recipe: newer_cards.babelscape_by_place,
-    "both": lambda _recipe: _of(_without_line_end)(newer_cards.babelscape_by_place),
 }
-_SPARE: Why = {_LETTERS_IN_TEXT: lambda _recipe: newer_cards.spare_by_place}
+_BABELSCAPE: Why = {**_LETTERS, "both": lambda recipe: _of(_without_line_end)(_read_by_place(recipe))}
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,13 @@ class Row:
     def reason(self, solution: Solution) -> str:
         """Why our reading is right where it is not the card's; empty where no reason makes the card's of it."""
         ours, tok = read(self.layouts(), solution), vocabulary(self.vocabulary)
+        amended = self.recipe
         for reason, amend in self.why.items():
             if amend(self.recipe)(tok, solution.problem, solution.plain) == ours:
                 return reason
-        return ""
+            amended = amend(amended)
+        together = amended(tok, solution.problem, solution.plain) == ours
+        return "; ".join(self.why) if together else ""
 
 
 ROWS = (
@@ -141,8 +144,8 @@ ROWS = (
     Row("outcome", "Qwen2.5", cards.outcome),
     Row("outcome", "Llama 3", cards.outcome),
     Row("babelscape", "Llama 3", newer_cards.babelscape, why=_BABELSCAPE),
-    Row("spare-prm", "Llama 3", newer_cards.spare, why=_SPARE),
-    Row("spare-prm", "Qwen2.5", newer_cards.spare, why=_SPARE),
+    Row("spare-prm", "Llama 3", newer_cards.spare, why=_LETTERS),
+    Row("spare-prm", "Qwen2.5", newer_cards.spare, why=_LETTERS),
     Row("granite-prm", "Llama 3", newer_cards.granite, why=_TURNS),  # no package carries Granite's own vocabulary
 )
 

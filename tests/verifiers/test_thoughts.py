@@ -324,7 +324,7 @@ def test_a_thinking_model_sees_the_judged_thought_and_says_the_word_next(tmp_pat
         (after("<think>\nShe has 45.\n\n", "45+12=57.\n</think>\n\n"), "It is 57."),
     ]:
         question = [Message("user", DIGIT.ask), Message("assistant", DIGIT.opening)]
-        asked = tok.decode(generator.vocabulary.after(START.prompt, question))
+        asked = generator.vocabulary.template.after(START.prompt, question)
         turns = f"<|im_end|>\n<|im_start|>user\n{DIGIT.ask}<|im_end|>\n<|im_start|>assistant\n"
         assert asked.removeprefix(turns).removesuffix("I think the quality score is: ") in (
             "<think>\n\n</think>\n\n",
