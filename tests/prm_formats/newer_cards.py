@@ -23,13 +23,6 @@ def babelscape(tok: Any, problem: str, solution: str) -> list[Reading]:
     return [tuple(ids[: at + 1]) for at, id_ in enumerate(ids) if id_ == mark]
 
 
-def babelscape_by_place(tok: Any, problem: str, solution: str) -> list[Reading]:
-    """The same where the scores are those at the end of each step, whatever the text says."""
-    lines = _numbered(solution)
-    texts = [f"Problem: {problem}\nSteps:\n" + "\n".join(lines[: at + 1]) for at in range(len(lines))]
-    return [tuple(tok(text)["input_ids"]) for text in texts]
-
-
 def _numbered(solution: str) -> list[str]:
     lines = []
     for number, step in enumerate(steps(solution), 1):
@@ -42,16 +35,6 @@ def spare(tok: Any, problem: str, solution: str) -> list[Reading]:
     """UKPLab/arxiv2025-spare-prm, README.md: a chat, " ки" after each step, which is a line, scores at its last id."""
     ids, mark = _spare_ids(tok, problem, steps(solution)), plain(tok, " ки")
     return [tuple(ids[: at + len(mark)]) for at in range(len(ids)) if ids[at : at + len(mark)] == mark]
-
-
-def spare_by_place(tok: Any, problem: str, solution: str) -> list[Reading]:
-    """The same where the scores are those at the end of each step, whatever the text says."""
-    own, mark = steps(solution), plain(tok, " ки")[-1]
-    found = []
-    for at in range(len(own)):
-        ids = _spare_ids(tok, problem, own[: at + 1])
-        found.append(tuple(ids[: len(ids) - ids[::-1].index(mark)]))
-    return found
 
 
 def _spare_ids(tok: Any, problem: str, own: list[str]) -> list[int]:

@@ -78,14 +78,11 @@ _MARKED: Why = {
 _TURNS: Why = {
     "a step of nothing but white space gets no turn: there is nothing in it to be judged": _of(_without_blank_steps)
 }
-_LETTERS_IN_TEXT = "ки in the text of a step is the separator's token, and the card's script reads a score there too"
-_LETTERS: Why = {_LETTERS_IN_TEXT: _read_by_place, **_STEPS}
-_BABELSCAPE: Why = {
+_LETTERS: Why = {
+    "ки in the text of a step is the separator's token, and the card's script reads a score there too": _read_by_place,
     **_STEPS,
-    _LETTERS_IN_TEXT: lambda _recipe: newer_cards.babelscape_by_place,
-    "both": lambda _recipe: _of(_without_line_end)(newer_cards.babelscape_by_place),
 }
-_SPARE: Why = {_LETTERS_IN_TEXT: lambda _recipe: newer_cards.spare_by_place}
+_BABELSCAPE: Why = {**_LETTERS, "both": lambda recipe: _of(_without_line_end)(_read_by_place(recipe))}
 
 
 @dataclass(frozen=True)
@@ -147,8 +144,8 @@ ROWS = (
     Row("outcome", "Qwen2.5", cards.outcome),
     Row("outcome", "Llama 3", cards.outcome),
     Row("babelscape", "Llama 3", newer_cards.babelscape, why=_BABELSCAPE),
-    Row("spare-prm", "Llama 3", newer_cards.spare, why=_SPARE),
-    Row("spare-prm", "Qwen2.5", newer_cards.spare, why=_SPARE),
+    Row("spare-prm", "Llama 3", newer_cards.spare, why=_LETTERS),
+    Row("spare-prm", "Qwen2.5", newer_cards.spare, why=_LETTERS),
     Row("granite-prm", "Llama 3", newer_cards.granite, why=_TURNS),  # no package carries Granite's own vocabulary
 )
 
