@@ -151,10 +151,11 @@ H4 = replace(
 PURE = replace(
     H4,
     name="pure",
+    separator="\n",
     models=("jinachris/PURE-PRM-7B",),
     threshold="0.5: the authors' 0 on P(right) - P(wrong)",
     aggregation="minimum, which it was trained for",
-    source="sail-sg/ActivePRM, pure_prm.py",
+    source="model card of jinachris/PURE-PRM-7B; sail-sg/ActivePRM, pure_prm.py, has separator=\\n\\n",
 )
 UNIVERSAL = PRMFormat(
     name="universal-prm",

@@ -109,7 +109,7 @@ def openr(tok: Any, problem: str, solution: str) -> list[Reading]:
 
 
 def trl(separator: str) -> Recipe:
-    """trl.experimental.prm, `PRMTrainer.tokenize_row`; PURE's card is the same."""
+    """trl.experimental.prm, `PRMTrainer.tokenize_row`"""
 
     def recipe(tok: Any, problem: str, solution: str) -> list[Reading]:
         ids = [*([tok.bos_token_id] if tok.bos_token_id is not None else []), *plain(tok, problem)]

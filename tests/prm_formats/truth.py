@@ -138,7 +138,7 @@ ROWS = (
         for vocabulary in ("Qwen2.5", "Llama 3", "Mistral tekken", "DeepSeek V3", "Mistral 7B")
     ),
     Row("trl-blank-line", "Qwen2.5", cards.trl("\n\n"), why=_STEPS),
-    Row("pure", "Qwen2.5", cards.trl("\n\n"), why=_STEPS),
+    Row("pure", "Qwen2.5", cards.trl("\n"), why=_STEPS),
     Row("universal-prm", "Qwen2.5", cards.universal, why=_STEPS),
     Row("reasonflux-prm-1.5b", "Qwen2.5", cards.reasonflux),
     Row("outcome", "Qwen2.5", cards.outcome),
