@@ -1,10 +1,10 @@
 """Products in whole numbers of 8 bits: weights in one or two digits, activations in two, sums exact.
 
-A CPU with VNNI or AMX multiplies 8-bit numbers faster than any others, and reads them in half the time of bf16. One digit
-is too coarse for activations, whose few large entries set the scale of a row: greedy tokens of SmolLM2 agree with fp32's
-in 87 % of places with one digit and in 97 % with two, as in bf16. So each row is split into a coarse and a fine digit and
-multiplied as two. While few rows are decoded that costs nothing, since reading the weights takes the time. A matrix in
-two digits has 15 bits, more than bf16's 8, in the same memory, and gives fp32: so output heads are kept.
+A CPU with VNNI or AMX multiplies 8-bit numbers faster than any others, and reads them in half the time of bf16. One
+digit is too coarse for activations, whose few large entries set the scale of a row: greedy tokens of SmolLM2 agree with
+fp32's in 87 % of places with one digit, and in 97 % with two, as in bf16. So each row is split into a coarse and a fine
+digit and multiplied as two. While few rows are decoded that costs nothing, since reading the weights takes the time. A
+matrix in two digits has 15 bits, more than bf16's 8, in the same memory, and gives fp32: so output heads are kept.
 
 oneDNN adds up in int32, which is exact, and all that follows is done entry by entry. So what a row gives depends on no
 other row, to the bit. Of what torch 2.13 has, this is the fastest at every number of rows: `_int_mm` orders the weights

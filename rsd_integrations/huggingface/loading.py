@@ -134,7 +134,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
         if model is None:
             kind = dtypes.computed_in(dtype)  # in which int8 is read, and then put into fewer bits
             memory.check_fit(
-                [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), kind, kind)], device
+                [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), kind)], device
             )
             model = from_pretrained.load_causal_lm(folder, kind, device, pickles)
             if dtype == torch.int8:

@@ -20,7 +20,7 @@ from rsd_integrations.huggingface.context import context_of
 from rsd_integrations.inprocess.memory import ModelMemory, check_room, free_machine_memory, machine_memory
 
 ADVICE = (
-    "Load in bfloat16 (half of float32) or on a CPU in int8 (a quarter), take smaller models, put one on another device "
+    "Load in bfloat16 (half of float32) or, on a CPU, int8 (a quarter), take smaller models, put one on another device "
     "(device=), or serve one and use it as openai:MODEL@URL"
 )
 """What to change where models do not fit."""
@@ -67,10 +67,11 @@ def weight_bytes(models: Sequence[ModelMemory], device: torch.device) -> list[fl
     """
     room, sizes = free_memory(device), []
     for one in models:
-        room -= one.weights + one.sequence
+        weights = one.weights + (one.wide_head if device.type == "cpu" else 0.0)
+        room -= weights + one.sequence
         copy = one.copy if has_weight_copy(one.weights, room, device) else 0.0
         room -= copy
-        sizes.append(one.weights + copy)
+        sizes.append(weights + copy)
     return sizes
 
 
@@ -80,7 +81,13 @@ def count_weights(files: Sequence[Path]) -> int:
 
 
 def model_memory(
-    name: str, files: Sequence[Path], raw: dict[str, Any], dtype: torch.dtype, rest: torch.dtype, *, head: bool = True
+    name: str,
+    files: Sequence[Path],
+    raw: dict[str, Any],
+    dtype: torch.dtype,
+    rest: torch.dtype | None = None,
+    *,
+    head: bool = True,
 ) -> ModelMemory:
     """What a checkpoint will take in a dtype, by its weights' headers and its config.json.
 
@@ -91,27 +98,26 @@ def model_memory(
         files: Its safetensors.
         raw: Its config.json.
         dtype: Of the weights of its layers.
-        rest: Of everything else: embeddings, output head, keys and values.
-        head: Whether its output head is used, which takes 16 bits a weight beside the embeddings where it is in fewer
-            bits than fp32.
+        rest: Of everything else: embeddings, output head, keys and values; by default the same.
+        head: Whether its output head is used.
     """
     from transformers import PreTrainedConfig
 
-    config = PreTrainedConfig(**raw)
+    rest, config = rest or dtype, PreTrainedConfig(**raw)
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * width * rest.itemsize
     shapes = list(_shapes(files))
     total = sum(prod(shape) for _, shape in shapes)
     layers = sum(prod(shape) for tensor, shape in shapes if ".layers." in tensor and len(shape) == 2)
-    size = float(total * rest.itemsize)
+    size, copy = float(total * rest.itemsize), float(total * rest.itemsize)
     if dtype == torch.int8:  # a number of 8 bits each, and a scale of 32 bits for every row of a matrix
         rows = sum(shape[0] for tensor, shape in shapes if ".layers." in tensor and len(shape) == 2)
-        size = float((total - layers) * rest.itemsize + layers + 4 * rows)
-    copy = 0.0 if dtype == torch.int8 else size
+        size, copy = float((total - layers) * rest.itemsize + layers + 4 * rows), 0.0
+    wide = 0.0
     if head and rest != torch.float32:
-        size += 2.0 * config.vocab_size * config.hidden_size
-    return ModelMemory(name, size, token, context_of(config), copy=copy)
+        wide, copy = 2.0 * config.vocab_size * config.hidden_size, min(copy, layers * rest.itemsize)
+    return ModelMemory(name, size, token, context_of(config), copy=copy, wide_head=wide)
 
 
 def _shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
