@@ -137,8 +137,8 @@ def read(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Ex
             "heads would read what they do not know. Distil exits for this one: rsd distill-exits"
         )
     logger.info(
-        "%s exits early about the threshold %s, which has to be the policy's: on %d held-out steps %.1f %% of the verdicts "
-        "were the full model's, %.1f %% of those below it, at %.0f %% of the layers",
+        "%s exits early about the threshold %s, which has to be the policy's: on %d held-out steps %.1f %% of the "
+        "verdicts were the full model's, %.1f %% of those below it, at %.0f %% of the layers",
         model,
         rule.threshold,
         rule.steps,
