@@ -67,7 +67,8 @@ def made(shape: Shape, dtype: torch.dtype) -> HuggingFaceGenerator:
         dtype=torch.bfloat16,
     )
     with from_pretrained.quiet(), torch.device("meta"):
-        model: Any = Qwen2ForCausalLM(config).to(torch.bfloat16)
+        model: Any = Qwen2ForCausalLM(config)
+    model = model.bfloat16()
     rotary = type(model.model.rotary_emb)(config)
     model = model.to_empty(device=CPU).eval()
     model.model.rotary_emb = rotary  # its frequencies are no weights
