@@ -52,7 +52,7 @@ QUESTIONS = (
 )
 THRESHOLD = 0.5
 NOISE = 2**22
-"""Random numbers that a model of random weights is filled with, again and again: more take minutes and change nothing."""
+"""Random numbers that a model is filled with, again and again: more would take minutes and change nothing."""
 
 
 def made(shape: Shape, dtype: torch.dtype) -> HuggingFaceGenerator:
