@@ -158,8 +158,9 @@ def _checkpoints(
         head = parse_spec(spec)[0].kind != "prm"
         raw = loading.read_config(folder)
         models.append(memory.model_memory(spec, files, raw, kind, dtypes.computed_in(kind), head=head))
-    for spec, reason in reasons.items():
-        Terminal().print(plain(f"{masked(spec)} runs in {reason}."))
+    for reason in dict.fromkeys(reasons.values()):
+        who = ", ".join(masked(spec) for spec in reasons if reasons[spec] == reason)
+        Terminal().print(plain(f"{reason} ({who})." if len(set(reasons.values())) > 1 else f"{reason}."))
     return memory, where, models
 
 

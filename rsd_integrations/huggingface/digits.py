@@ -49,9 +49,9 @@ class Digits(nn.Module):
         self.largest = float(ACTIVATION)
         size = CHUNK if self.two else self.rows
         self.chunks = [
-            _packed(torch.cat(part)) for part in zip(*[weight.split(size) for weight in weights], strict=True)
+            _packed(torch.cat(part)) for part in zip(*[torch.split(weight, size) for weight in weights], strict=True)
         ]
-        steps = zip(*[scale.split(size) for scale in scales], strict=True)
+        steps = zip(*[torch.split(scale, size) for scale in scales], strict=True)
         self.scales = [torch.cat(step) / self.largest for step in steps]
         self.zeros = torch.zeros(len(self.scales[0]), dtype=torch.long)
 
@@ -109,7 +109,7 @@ def split_weight(weight: Tensor, count: int) -> tuple[list[Tensor], list[Tensor]
     weight = weight.detach()
     scale = weight.abs().amax(1).float().clamp_min(1e-30) / largest_weight()
     digits, scales = [], []
-    for part, step in zip(weight.split(CHUNK), scale.split(CHUNK), strict=True):
+    for part, step in zip(torch.split(weight, CHUNK), torch.split(scale, CHUNK), strict=True):
         steps = part / step[:, None]  # in fp32, whatever the weights are in
         coarse = steps.round()
         fine = (steps - coarse).mul_(2 * largest_weight()).round_()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,7 +69,7 @@ def decide_dtype(device: torch.device, weights: int) -> tuple[torch.dtype, str]:
 @cache
 def multiplies_bf16() -> bool:
     """Whether this CPU has instructions that multiply bf16, and this build of torch uses them."""
-    abilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not tell
+    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not tell
     named = abilities.get("amx_bf16") or abilities.get("avx512_bf16") or abilities.get("bf16")
     return bool(named) and has_blocks(torch.bfloat16)
 

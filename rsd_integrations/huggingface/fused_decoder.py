@@ -21,7 +21,7 @@ from torch.nn.functional import silu
 
 from rsd_integrations.huggingface.attention import Batch, Piece, Places, Survey, attend
 from rsd_integrations.huggingface.bare_model import BareModel
-from rsd_integrations.huggingface.digits import Int8Linear
+from rsd_integrations.huggingface.digits import Digits, Int8Linear
 from rsd_integrations.huggingface.linear import fused, output_head
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _is_plain(model: PreTrainedModel) -> bool:
 
     families = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
     # Whose forward passes such models use beside those of their own file; a list of modules has none of its own.
-    parts = (nn.Linear, Int8Linear, nn.Embedding, nn.Module, SiLUActivation)
+    parts = (nn.Linear, Int8Linear, Digits, nn.Embedding, nn.Module, SiLUActivation)
     body: Any = model.base_model
     family = _forward_class(type(body))
     if family not in families or body.config.rope_parameters.get("rope_type") not in ROTATIONS:

@@ -51,6 +51,8 @@ QUESTIONS = (
     "Summarise the plot of Romeo and Juliet.",
 )
 THRESHOLD = 0.5
+NOISE = 2**22
+"""Random numbers that a model is filled with, again and again: more would take minutes and change nothing."""
 
 
 def made(shape: Shape, dtype: torch.dtype) -> HuggingFaceGenerator:
@@ -67,15 +69,18 @@ def made(shape: Shape, dtype: torch.dtype) -> HuggingFaceGenerator:
         dtype=torch.bfloat16,
     )
     with from_pretrained.quiet(), torch.device("meta"):
-        model: Any = Qwen2ForCausalLM(config).to(torch.bfloat16)
+        model: Any = Qwen2ForCausalLM(config)
+    model = model.bfloat16()
     rotary = type(model.model.rotary_emb)(config)
     model = model.to_empty(device=CPU).eval()
     model.model.rotary_emb = rotary  # its frequencies are no weights
     model.tie_weights()
     torch.manual_seed(0)
+    noise = torch.empty(NOISE).uniform_(-0.03, 0.03).bfloat16()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.fill_(1.0) if "norm" in name else weight.uniform_(-0.03, 0.03)
+            for part in weight.view(-1).split(NOISE):
+                part.fill_(1.0) if "norm" in name else part.copy_(noise[: len(part)])
     if dtype == torch.int8:
         digits.quantise(model.base_model)
     generator = HuggingFaceGenerator(model, load_tokenizer(FOLDER / "target"), shape.name)
