@@ -32,7 +32,8 @@ def plan(
         list[str], typer.Argument(metavar="SPEC...", help="Models of this process, such as hf:… prm:… gguf:…")
     ],
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device runs.")
+        str | None,
+        typer.Option(help="float32, bfloat16, float16, or on a CPU int8; by default what each model would run in."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="As torch names it; by default a GPU where there is one.")] = None,
 ) -> None:
@@ -139,19 +140,27 @@ def _checkpoints(
 ) -> tuple[Any, torch.device, list[ModelMemory]]:
     """The module that knows checkpoints, where they run, and what they will take."""
     try:
-        from rsd_integrations.huggingface import loading, memory
+        from rsd_integrations.huggingface import dtypes, loading, memory
     except ModuleNotFoundError as error:
         named = ", ".join(masked(spec) for spec in specs.values())
         raise MissingDependency(error.name or "torch", "huggingface", f"rsd plan of {named}") from error
-    where, wanted = loading.choose_device(device), loading.named_dtype(dtype)
-    models = []
+    where = loading.choose_device(device)
+    wanted = dtypes.named_dtype(dtype, where)
+    models, reasons = [], {}
     for rest, spec in specs.items():
         check_spec(spec)
         model = _embedded(rest) if parse_spec(spec)[0].kind == "embedded" else rest
         folder = loading.find(model)
         files = loading.shards(folder, model)
-        kind = wanted or loading.default_dtype(where, files)
-        models.append(memory.model_memory(spec, files, loading.read_config(folder), kind))
+        asked = dtypes.named_dtype(options_of(spec).get("dtype"), where) or wanted
+        kind, reason = (asked, "as asked for") if asked else dtypes.decide_dtype(where, memory.count_weights(files))
+        reasons[spec] = f"{dtypes.dtype_name(kind)}: {reason}"
+        head = parse_spec(spec)[0].kind != "prm"
+        raw = loading.read_config(folder)
+        models.append(memory.model_memory(spec, files, raw, kind, dtypes.computed_in(kind), head=head))
+    for reason in dict.fromkeys(reasons.values()):
+        who = ", ".join(masked(spec) for spec in reasons if reasons[spec] == reason)
+        Terminal().print(plain(f"{reason} ({who})." if len(set(reasons.values())) > 1 else f"{reason}."))
     return memory, where, models
 
 

@@ -15,6 +15,7 @@ from rsd_integrations.huggingface import (
     HuggingFaceLikelihood,
     HuggingFaceVerifier,
     bare_model,
+    dtypes,
     load_verifier,
     loading,
 )
@@ -95,7 +96,8 @@ def _bare(
     """Weights and tokenizer, read without transformers, whose import would take most of a short run's time."""
     del allow_pickles  # there are none
     where = loading.choose_device(device)
-    kind = loading.named_dtype(dtype) or loading.default_dtype(where, loading.shards(folder, folder.name))
+    kind = dtypes.named_dtype(dtype, where)
+    kind = kind or dtypes.default_dtype(where, loading.shards(folder, folder.name), f"embedded:{folder.name}")
     tokenizer = BareTokenizer(folder)
     chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
     return bare_model.load(folder, kind, where), tokenizer

@@ -21,7 +21,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rsd_core import ConfigurationError
+from rsd_integrations.huggingface import dtypes
 from rsd_integrations.huggingface.attention import Survey
+from rsd_integrations.huggingface.digits import REFUSED, Int8Linear
 from rsd_integrations.huggingface.from_pretrained import load_causal_lm
 from rsd_integrations.huggingface.kv_store import LayerShape
 
@@ -86,10 +88,10 @@ class Norm:
 class Part:
     """Attention or MLP of a layer. Its projections are read when they are asked for, so that few are there twice."""
 
-    def __init__(self, index: int, head_dim: int, read: Callable[[str], Weights]) -> None:
+    def __init__(self, index: int, head_dim: int, read: Callable[[str], Weights | Int8Linear]) -> None:
         self.layer_idx, self.head_dim, self._read = index, head_dim, read
 
-    def __getattr__(self, name: str) -> Weights:
+    def __getattr__(self, name: str) -> Weights | Int8Linear:
         if not name.endswith("_proj"):
             raise AttributeError(name)
         return self._read(name)
@@ -117,7 +119,9 @@ class BareModel:
         Raises:
             ConfigurationError: It is no plain Qwen2 model.
         """
-        self.folder, self.dtype, self.device = folder, dtype, device
+        self.folder, self.device, self.int8 = folder, device, dtype == torch.int8
+        """Where its files are; where it runs; whether its layers are in int8."""
+        self.dtype = dtypes.computed_in(dtype)
         self.config = BareConfig.read(folder)
         with self._opened() as file:
             self._shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -178,7 +182,13 @@ class BareModel:
 
     @property
     def transformers(self) -> PreTrainedModel:
-        """The same model as transformers makes it, with weights of its own, for what only transformers does."""
+        """The same model as transformers makes it, with weights of its own, for what only transformers does.
+
+        Raises:
+            ConfigurationError: It is in int8, which only the engine runs.
+        """
+        if self.int8:
+            raise ConfigurationError(REFUSED)
         with self._making:  # whoever asks first, all have the same one
             if self._transformers is None:
                 self._transformers = load_causal_lm(self.folder, self.dtype, self.device)
@@ -193,10 +203,11 @@ class BareModel:
         tensor: Tensor = file.get_tensor(name)
         return tensor.to(self.device, self.dtype)
 
-    def _weights(self, file: Any, part: str, name: str) -> Weights:
+    def _weights(self, file: Any, part: str, name: str) -> Weights | Int8Linear:
         bias = f"{part}.{name}.bias"
         weight = self._tensor(file, f"{part}.{name}.weight")
-        return Weights(weight, self._tensor(file, bias) if bias in self._shapes else None)
+        read = Weights(weight, self._tensor(file, bias) if bias in self._shapes else None)
+        return Int8Linear(read) if self.int8 else read
 
     def _part(self, file: Any, name: str, index: int) -> Part:
         return Part(index, self.config.head_dim, partial(self._weights, file, name))

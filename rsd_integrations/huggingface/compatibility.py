@@ -28,6 +28,7 @@ def plain_output(model: PreTrainedModel, **options: Any) -> Tensor:
 
 def close(output: Tensor, expected: Tensor) -> bool:
     """Whether two results differ by rounding alone, of whatever dtype."""
+    output, expected = output.float(), expected.float()
     return torch.allclose(output, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
 
 

@@ -127,7 +127,8 @@ class DeferringRunner(TorchRunner):
         """Layers of the body."""
         self.head, self.exits = head, exits
         self._segments = list(pairwise((0, *exits.rule.layers, self.depth)))
-        self._rows: list[_Deferred] = []
+        self._row_layers: dict[int, int] = {}
+        """Layers of the last pass, by the identity of its rows, which know their calls and are not kept."""
         self.tokens = self.layers = 0
         """Tokens computed so far, and the layers that they were run through, summed over them."""
         self.read_at: Counter[int] = Counter()
@@ -139,9 +140,7 @@ class DeferringRunner(TorchRunner):
         return self.layers / (self.tokens * self.depth) if self.tokens else 1.0
 
     def _work(self, scheduled: Sequence[ScheduledRow]) -> Sequence[float]:
-        rows, self._rows = self._rows, []  # they know their calls, and those the paths
-        layers = {id(one.row): one.layers for one in rows}
-        return [layers.get(id(part.row), part.new) for part in scheduled]
+        return [self._row_layers[id(part.row)] for part in scheduled]
 
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> TorchOutput:
         """One pass, as deep as each row needs.
@@ -149,8 +148,7 @@ class DeferringRunner(TorchRunner):
         Returns:
             For each wanted position the reward and the layers that it took, [positions, 2], as hidden states.
         """
-        rows, reads = self._rows, list[_Read]()
-        rows.clear()
+        rows, reads = list[_Deferred](), list[_Read]()
         for row, cached, new, outputs in scheduled:
             call, sequence = row.call, row.sequence
             assert isinstance(call, DeferringCall)
@@ -168,6 +166,7 @@ class DeferringRunner(TorchRunner):
             self._run_segment(index, ends, waiting)
             if waiting:
                 self._judge(index, waiting)
+        self._row_layers = {id(one.row): one.layers for one in rows}
         for one in rows:
             one.call.layers += one.layers
             self.layers += one.layers
@@ -213,8 +212,9 @@ class DeferringRunner(TorchRunner):
         self._run_segment(index, ends, ())
         begin, end = self._segments[index]
         tensors = [*self.store.keys[begin:end], *self.store.values[begin:end], *self.store.states]
-        for leader, row, count in copies:
+        for leader, row, end_of_copy in copies:
             done = row.sequence.done[index]
+            count = min(end_of_copy, row.sequence.done[index - 1])
             if done < count:
                 for tensor in tensors:
                     tensor[_slot(row), :, done:count] = tensor[_slot(leader), :, done:count]

@@ -9,6 +9,7 @@ the score. Where two heads in a row are on the same side of the threshold, each 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import log
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface.heads import linear
 
+logger = logging.getLogger(__name__)
 FORM = "rsd-exits-1"
 """The layout of files of exits, in their metadata: tensors LAYERS.PLACE.weight and .bias, in fp32."""
 EPSILON = 1e-6
@@ -134,6 +136,16 @@ def read(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Ex
             f"exits={file} are of another reward model than {model}, or of another format or separator of it: their "
             "heads would read what they do not know. Distil exits for this one: rsd distill-exits"
         )
+    logger.info(
+        "%s exits early about the threshold %s, which has to be the policy's: on %d held-out steps %.1f %% of the "
+        "verdicts were the full model's, %.1f %% of those below it, at %.0f %% of the layers",
+        model,
+        rule.threshold,
+        rule.steps,
+        100 * rule.agreement,
+        100 * rule.kept_rejections,
+        100 * rule.share,
+    )
     return Exits(rule, heads).eval()
 
 

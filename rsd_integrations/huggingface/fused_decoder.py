@@ -21,7 +21,8 @@ from torch.nn.functional import silu
 
 from rsd_integrations.huggingface.attention import Batch, Piece, Places, Survey, attend
 from rsd_integrations.huggingface.bare_model import BareModel
-from rsd_integrations.huggingface.linear import Linear
+from rsd_integrations.huggingface.digits import Digits, Int8Linear
+from rsd_integrations.huggingface.linear import fused, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,13 +48,16 @@ class Norm(nn.Module):
         self.least = torch.tensor(sqrt(width * epsilon), dtype=torch.float32, device=weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the last dimension of x."""
+        """Of the last dimension of x, in fp32."""
         length: Tensor = torch.linalg.vector_norm(x, dim=[-1], keepdim=True, dtype=torch.float32)
-        return (x / length.hypot(self.least) * self.weight).to(x.dtype)
+        return x / length.hypot(self.least) * self.weight
 
 
 class Layer(nn.Module):
-    """A decoder layer, its weights that read the same input fused."""
+    """A decoder layer, its weights that read the same input fused.
+
+    What layers add up is in fp32 whatever the weights are in, and so are angles; keys and values are as stored.
+    """
 
     def __init__(self, layer: Any, heads: tuple[int, int], scaling: float | None, window: int, copy: bool) -> None:
         """Take over a layer of so many heads of queries and of keys; its window is the index of a list of pieces."""
@@ -61,15 +65,15 @@ class Layer(nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
         self.heads, self.width, self.window, self.scaling = heads, attention.head_dim, window, scaling
         self.before_attention, self.before_mlp = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-        self.project = Linear(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy)
+        self.project = fused(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy)
         self.norm_heads: Norm | None = None
         if hasattr(attention, "q_norm"):  # of the heads of queries and keys (Qwen3)
             norms = attention.q_norm, attention.k_norm
             weights = [norm.weight.expand(count, -1) for norm, count in zip(norms, heads, strict=True)]
             self.norm_heads = Norm(torch.cat(weights), attention.q_norm.variance_epsilon)
-        self.out = Linear(attention.o_proj, copy=copy)
-        self.gate_up = Linear(mlp.gate_proj, mlp.up_proj, copy=copy)
-        self.down = Linear(mlp.down_proj, copy=copy)
+        self.out = fused(attention.o_proj, copy=copy)
+        self.gate_up = fused(mlp.gate_proj, mlp.up_proj, copy=copy)
+        self.down = fused(mlp.down_proj, copy=copy)
 
     def forward(
         self,
@@ -88,8 +92,10 @@ class Layer(nn.Module):
         rotated, value = packed.split_with_sizes([queries + shared, shared], 1)
         if self.norm_heads is not None:
             rotated = self.norm_heads(rotated)
-        rotated = torch.addcmul(rotated * cos, rotated.roll(self.width // 2, -1), sin)
+        rotated = rotated.float()
+        rotated = torch.addcmul(rotated * cos, rotated.roll(self.width // 2, -1), sin).to(keys.dtype)
         query, key = rotated.split_with_sizes([queries, shared], 1)
+        value = value.to(keys.dtype)
         attended = attend(query, key, value, keys, values, places, pieces[self.window], self.scaling)
         if output_indices is not None:  # the last layer: of the other tokens only keys and values were needed
             x, attended = x.index_select(0, output_indices), attended.index_select(0, output_indices)
@@ -101,7 +107,7 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """All layers, the last norm and the output head, where there is one."""
 
-    def __init__(self, layers: list[Layer], norm: Norm, head: Linear | None) -> None:
+    def __init__(self, layers: list[Layer], norm: Norm, head: nn.Module | None) -> None:
         super().__init__()
         self.layers, self.norm, self.head = nn.ModuleList(layers), norm, head
 
@@ -158,7 +164,7 @@ class FusedDecoder:
             layers.append(Layer(layer, heads, survey.scalings[index], window, copy))
         headless = model is body and not isinstance(model, BareModel)
         head: Any = None if headless else model.get_output_embeddings()
-        head = None if head is None else Linear(head, copy=copy)
+        head = None if head is None else output_head(head, copy)
         self.depth = len(layers)
         """How many layers there are."""
         self._decoder: nn.Module = Decoder(layers, _norm(body.norm), head)
@@ -169,8 +175,8 @@ class FusedDecoder:
         return self.run(batch, self.embed(batch), 0, self.depth, output_indices)
 
     def embed(self, batch: Batch) -> Tensor:
-        """What the first layer reads of a batch, [tokens, width]."""
-        x: Tensor = self._embed(batch.ids)
+        """What the first layer reads of a batch, [tokens, width], in fp32."""
+        x: Tensor = self._embed(batch.ids).float()
         return x
 
     def run(
@@ -180,7 +186,7 @@ class FusedDecoder:
 
         Args:
             batch: Where the tokens lie. The layers before must have run all tokens before them.
-            x: What the first of the layers reads of each token, [tokens, width].
+            x: What the first of the layers reads of each token, [tokens, width], in fp32, as is what the last gives.
             begin: The first layer, counted from 0.
             end: The layer before which to stop.
             output_indices: Of the tokens whose output is wanted, where the last layer is among them; None for all.
@@ -228,7 +234,7 @@ def _is_plain(model: PreTrainedModel) -> bool:
 
     families = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
     # Whose forward passes such models use beside those of their own file; a list of modules has none of its own.
-    parts = (nn.Linear, nn.Embedding, nn.Module, SiLUActivation)
+    parts = (nn.Linear, Int8Linear, Digits, nn.Embedding, nn.Module, SiLUActivation)
     body: Any = model.base_model
     family = _forward_class(type(body))
     if family not in families or body.config.rope_parameters.get("rope_type") not in ROTATIONS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface import dtypes, loading
 from rsd_integrations.huggingface.assisted_generation import AssistedGeneration
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.causal_lm import parts_of
@@ -47,8 +47,8 @@ def load_generator(
 
     Args:
         model: Hub id or folder.
-        dtype: `float32`, `bfloat16` or `float16`; by default bf16; on a CPU fp32 below 50 million
-            weights, and where bf16 is no faster.
+        dtype: `float32`, `bfloat16`, `float16`, or on a CPU `int8` (the weights of all layers but the output head); by
+            default bf16; on a CPU fp32 below 50 million weights, and where the processor has no instructions for bf16.
         device: As torch names it; by default a GPU where there is one.
         allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
         cache_bytes: For keys and values; by default an eighth of the device's memory.
@@ -57,10 +57,11 @@ def load_generator(
     Raises:
         ConfigurationError: No such checkpoint, no safetensors in it, or its chat template uses no such argument.
     """
-    where, kind = loading.choose_device(device), loading.named_dtype(dtype)
+    where = loading.choose_device(device)
+    kind = dtypes.named_dtype(dtype, where)
     folder = loading.find(model, allow_pickles)
     files = loading.shards(folder, model, allow_pickles)
-    kind = kind or loading.default_dtype(where, files)
+    kind = kind or dtypes.default_dtype(where, files, model)
     tokenizer = load_tokenizer(folder)
     chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
     weights = loading.load_causal_lm(folder, kind, where, allow_pickles)

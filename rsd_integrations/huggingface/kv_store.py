@@ -73,7 +73,7 @@ class KVStore(Store):
 
         Args:
             layers: Sizes of a token's keys and values.
-            dtype: Of everything.
+            dtype: Of keys and values.
             device: Where everything is.
             budget: Bytes, at most.
             context: Longest sequence.
@@ -83,7 +83,8 @@ class KVStore(Store):
         Raises:
             ConfigurationError: The budget does not hold one sequence.
         """
-        self.token_bytes = dtype.itemsize * sum([layer.heads * (layer.key + layer.value) for layer in layers], deferred)
+        values = sum(layer.heads * (layer.key + layer.value) for layer in layers)
+        self.token_bytes = dtype.itemsize * values + torch.float32.itemsize * deferred
         """Bytes of one token's keys and values, and of its hidden state where that is kept."""
         if budget < self.token_bytes * context:
             raise ConfigurationError(
@@ -94,8 +95,8 @@ class KVStore(Store):
         self.slots = self.length = 0
         self.keys: list[Tensor] = [torch.empty(0, s.heads, 0, s.key, dtype=dtype, device=device) for s in layers]
         self.values: list[Tensor] = [torch.empty(0, s.heads, 0, s.value, dtype=dtype, device=device) for s in layers]
-        self.states: list[Tensor] = [torch.empty(0, 1, 0, deferred, dtype=dtype, device=device)] if deferred else []
-        """One tensor of hidden states, shaped like the others, where tokens are deferred."""
+        self.states: list[Tensor] = [torch.empty(0, 1, 0, deferred, device=device)] if deferred else []
+        """One tensor of hidden states, shaped like the others and in fp32, where tokens are deferred."""
         self.freed: deque[tuple[int, int]] = deque()
         """Epochs and slots given back by any thread."""
         self._epoch = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rsd_integrations.huggingface import loading
+from rsd_integrations.huggingface import dtypes, loading
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.causal_lm import CausalLM, parts_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
@@ -48,10 +48,11 @@ def load_likelihood(
 
     `how` is that of `LikelihoodVerifier`.
     """
-    where, kind = loading.choose_device(device), loading.named_dtype(dtype)
+    where = loading.choose_device(device)
+    kind = dtypes.named_dtype(dtype, where)
     folder = loading.find(model, allow_pickles)
     files = loading.shards(folder, model, allow_pickles)
-    kind = kind or loading.default_dtype(where, files)
+    kind = kind or dtypes.default_dtype(where, files, model)
     tokenizer = load_tokenizer(folder)
     chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
     weights = loading.load_causal_lm(folder, kind, where, allow_pickles)

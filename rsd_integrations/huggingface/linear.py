@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rsd_integrations.huggingface import digits
+from rsd_integrations.huggingface.digits import Digits, Int8Linear
 
 BLOCKS_FROM = 100_000
 """Entries from which oneDNN's blocks pay: below, preparing its call takes longer than it saves."""
@@ -28,23 +32,58 @@ class Linear(nn.Module):
         weight = layers[0].weight.detach() if len(layers) == 1 else _fused([layer.weight for layer in layers])
         self.blocks: Tensor | None = None
         self.columns = weight.t()
-        if copy and weight.numel() >= BLOCKS_FROM and _has_blocks(weight.dtype):
+        if copy and weight.numel() >= BLOCKS_FROM and has_blocks(weight.dtype):
             self.blocks = torch.ops.mkldnn._reorder_linear_weight.default(weight, _BATCH_ROWS)
             self.columns = weight.new_empty(0)  # not used, and nothing here keeps the weight in memory
         elif copy:
             self.columns = self.columns.contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        """For every row of x."""
-        blocks, bias = self.blocks, self.bias
+        """For every row of x, in the weights' dtype."""
+        blocks, bias, x = self.blocks, self.bias, x.to(self.columns.dtype)
         if blocks is not None:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
             return out
         return torch.mm(x, self.columns) if bias is None else torch.addmm(bias, x, self.columns)
 
     def onto(self, sum_: Tensor, x: Tensor) -> Tensor:
-        """What it gives, added to something; for layers without bias."""
-        return torch.addmm(sum_, x, self.columns) if self.blocks is None else self.forward(x).add_(sum_)
+        """What it gives, added to something in fp32; for layers without bias."""
+        if self.blocks is None and x.dtype == sum_.dtype:
+            return torch.addmm(sum_, x, self.columns)
+        return sum_ + self.forward(x)
+
+
+class WideLinear(nn.Module):
+    """x · Wᵀ in fp32, of weights in fewer bits, where the device's matrix library gives that."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.columns = weight.detach().t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """For every row of x."""
+        return torch.mm(x.to(self.columns.dtype), self.columns, out_dtype=torch.float32)
+
+
+def fused(*layers: nn.Module, copy: bool) -> Linear | Digits:
+    """Layers that read the same input as one, in fp32 or in less."""
+    if isinstance(layers[0], Int8Linear):
+        return digits.fused([layer for layer in layers if isinstance(layer, Int8Linear)])
+    linear: Any = layers
+    return Linear(*linear, copy=copy)
+
+
+def output_head(layer: nn.Linear, copy: bool) -> nn.Module:
+    """An output head whose logits are in fp32, whatever its weights are in: in bf16 the best of them would tie.
+
+    On a CPU, whose library rounds what it gives to the weights' dtype, the weights are held in two whole numbers each.
+    """
+    weight = layer.weight
+    if weight.dtype == torch.float32 or layer.bias is not None:
+        return Linear(layer, copy=copy)
+    if weight.is_cpu and digits.available():
+        return Digits.of(weight, 2)
+    return WideLinear(weight) if _widens(weight.dtype, weight.device) else Linear(layer, copy=copy)
 
 
 def _fused(parts: Sequence[Tensor]) -> Tensor:
@@ -56,7 +95,17 @@ def _fused(parts: Sequence[Tensor]) -> Tensor:
 
 
 @cache
-def _has_blocks(dtype: torch.dtype) -> bool:
+def _widens(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products of this dtype come in fp32 on a device; told by trying."""
+    some = torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        return torch.mm(some, some, out_dtype=torch.float32).dtype == torch.float32
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
+@cache
+def has_blocks(dtype: torch.dtype) -> bool:
     """Whether this build and this CPU have oneDNN's blocks for a dtype; told by trying."""
     try:
         torch.ops.mkldnn._reorder_linear_weight.default(torch.zeros(16, 16, dtype=dtype), _BATCH_ROWS)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -16,21 +13,14 @@ from torch import nn
 
 from rsd_core import ConfigurationError
 from rsd_core.errors import DISTRIBUTION
-from rsd_integrations.huggingface import from_pretrained, memory
+from rsd_integrations.huggingface import digits, dtypes, from_pretrained, memory
 from rsd_integrations.huggingface.bare_model import BareModel
-from rsd_integrations.huggingface.linear import Linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
 """What is fetched of a repository: no code, and pickles only where they are asked for."""
-
-LARGE = 50_000_000
-"""Weights from which a CPU may run a model in bf16. A token of a large model takes as long as reading its weights, and
-bf16 has half the bytes; a small one has them at hand, and preparing a call in bf16 takes longer."""
-CLEARLY = 0.8
-"""Time in bf16 over time in fp32 below which it is worth the rounding, and no matter of chance."""
 
 _loading = threading.Lock()
 _loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], PreTrainedModel] = WeakValueDictionary()
@@ -132,52 +122,6 @@ def choose_device(device: str | None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def named_dtype(dtype: str | None) -> torch.dtype | None:
-    """The dtype of this name; None is left to `default_dtype`.
-
-    Raises:
-        ConfigurationError: Not one of float32, bfloat16, float16.
-    """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is not None and dtype not in known:
-        raise ConfigurationError(f"dtype {dtype!r} is unknown; choose one of {', '.join(known)}")
-    return None if dtype is None else known[dtype]
-
-
-def default_dtype(device: torch.device, files: Sequence[Path]) -> torch.dtype:
-    """What a model runs in where nobody says: bf16; on a CPU fp32 where the model is small or bf16 is no faster.
-
-    Args:
-        device: Where it is to run.
-        files: Its safetensors, which tell how large it is; without any it counts as small.
-    """
-    slower = device.type == "cpu" and (memory.count_weights(files) < LARGE or not _bf16_is_faster())
-    return torch.float32 if slower else torch.bfloat16
-
-
-@cache
-def _bf16_is_faster() -> bool:
-    """Whether this CPU is clearly faster in bf16, at the one row of decoding and at the many of reading; by trying."""
-    layers = {}
-    for dtype in (torch.bfloat16, torch.float32):
-        layer = nn.Linear(4096, 4096, bias=False, device="meta", dtype=dtype).to_empty(device="cpu")
-        nn.init.ones_(layer.weight)
-        layers[dtype] = Linear(layer, copy=True)
-
-    def seconds(dtype: torch.dtype, rows: int) -> float:
-        x = torch.ones(rows, 4096, dtype=dtype)
-        started = time.perf_counter()
-        layers[dtype](x)
-        return time.perf_counter() - started
-
-    def ratio(rows: int) -> float:
-        pairs = [(seconds(torch.bfloat16, rows), seconds(torch.float32, rows)) for _ in range(5)]
-        return min(bf16 for bf16, _ in pairs) / min(fp32 for _, fp32 in pairs)
-
-    with torch.inference_mode():
-        return max(ratio(1), ratio(64)) < CLEARLY
-
-
 def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickles: bool) -> PreTrainedModel:
     """A causal language model, ready to run; one that is loaded already is shared by all who use it.
 
@@ -188,10 +132,14 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
     with _loading:
         model: PreTrainedModel | None = _loaded.get(key)
         if model is None:
+            kind = dtypes.computed_in(dtype)  # in which int8 is read, and then put into fewer bits
             memory.check_fit(
-                [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), dtype)], device
+                [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), kind)], device
             )
-            model = _loaded[key] = from_pretrained.load_causal_lm(folder, dtype, device, pickles)
+            model = from_pretrained.load_causal_lm(folder, kind, device, pickles)
+            if dtype == torch.int8:
+                digits.quantise(model.base_model)
+            _loaded[key] = model
         return model
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rsd_integrations.huggingface.bare_model import BareModel
 
 from rsd_integrations.huggingface.context import context_of
 from rsd_integrations.inprocess.memory import ModelMemory, check_room, free_machine_memory, machine_memory
 
 ADVICE = (
-    "Load in bfloat16 (half of float32), take smaller models, put one on another device (device=), or serve one and "
-    "use it as openai:MODEL@URL"
+    "Load in bfloat16 (half of float32) or, on a CPU, int8 (a quarter), take smaller models, put one on another device "
+    "(device=), or serve one and use it as openai:MODEL@URL"
 )
 """What to change where models do not fit."""
 COPY_SHARE = 4
@@ -47,6 +53,13 @@ def has_weight_copy(weights: float, room: float, device: torch.device) -> bool:
     return device.type == "cpu" and COPY_SHARE * weights < room
 
 
+def weights_of(model: PreTrainedModel | BareModel) -> float:
+    """Bytes that a model's weights take without copies."""
+    if isinstance(model, nn.Module):
+        return float(sum(weight.numel() * weight.itemsize for weight in model.parameters()))
+    return float(model.num_parameters() * model.dtype.itemsize)
+
+
 def weight_bytes(models: Sequence[ModelMemory], device: torch.device) -> list[float]:
     """Most bytes that the weights of each model take, loaded in this order.
 
@@ -54,34 +67,65 @@ def weight_bytes(models: Sequence[ModelMemory], device: torch.device) -> list[fl
     """
     room, sizes = free_memory(device), []
     for one in models:
-        room -= one.weights + one.sequence
-        copy = one.weights if has_weight_copy(one.weights, room, device) else 0.0
+        weights = one.weights + (one.wide_head if device.type == "cpu" else 0.0)
+        room -= weights + one.sequence
+        copy = one.copy if has_weight_copy(one.weights, room, device) else 0.0
         room -= copy
-        sizes.append(one.weights + copy)
+        sizes.append(weights + copy)
     return sizes
 
 
 def count_weights(files: Sequence[Path]) -> int:
     """Weights in safetensors files, by their headers."""
-    weights = 0
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            weights += sum(prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118
-    return weights
+    return sum(prod(shape) for _, shape in _shapes(files))
 
 
-def model_memory(name: str, files: Sequence[Path], raw: dict[str, Any], dtype: torch.dtype) -> ModelMemory:
+def model_memory(
+    name: str,
+    files: Sequence[Path],
+    raw: dict[str, Any],
+    dtype: torch.dtype,
+    rest: torch.dtype | None = None,
+    *,
+    head: bool = True,
+) -> ModelMemory:
     """What a checkpoint will take in a dtype, by its weights' headers and its config.json.
 
     Keys and values are those of plain grouped attention.
+
+    Args:
+        name: Shown to people.
+        files: Its safetensors.
+        raw: Its config.json.
+        dtype: Of the weights of its layers.
+        rest: Of everything else: embeddings, output head, keys and values; by default the same.
+        head: Whether its output head is used.
     """
     from transformers import PreTrainedConfig
 
-    weights, config = count_weights(files), PreTrainedConfig(**raw)
+    rest, config = rest or dtype, PreTrainedConfig(**raw)
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
-    return ModelMemory(name, weights * dtype.itemsize, token, context_of(config))
+    token = 2 * config.num_hidden_layers * heads * width * rest.itemsize
+    shapes = list(_shapes(files))
+    total = sum(prod(shape) for _, shape in shapes)
+    layers = sum(prod(shape) for tensor, shape in shapes if ".layers." in tensor and len(shape) == 2)
+    size, copy = float(total * rest.itemsize), float(total * rest.itemsize)
+    if dtype == torch.int8:  # a number of 8 bits each, and a scale of 32 bits for every row of a matrix
+        rows = sum(shape[0] for tensor, shape in shapes if ".layers." in tensor and len(shape) == 2)
+        size, copy = float((total - layers) * rest.itemsize + layers + 4 * rows), 0.0
+    wide = 0.0
+    if head and rest != torch.float32:
+        wide, copy = 2.0 * config.vocab_size * config.hidden_size, min(copy, layers * rest.itemsize)
+    return ModelMemory(name, size, token, context_of(config), copy=copy, wide_head=wide)
+
+
+def _shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of safetensors files, by their headers."""
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 - it is no dictionary
+                yield key, tuple(opened.get_slice(key).get_shape())
 
 
 def check_fit(models: Sequence[ModelMemory], device: torch.device) -> float:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rsd_core import ConfigurationError
-from rsd_integrations.huggingface import early_exit, loading
+from rsd_integrations.huggingface import digits, dtypes, early_exit, loading
 from rsd_integrations.huggingface.early_exit import Exits
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer, quiet
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
@@ -149,10 +149,11 @@ def load_with_exits(
         allow_pickles: See there.
         cache_bytes: See there.
     """
-    where, kind = loading.choose_device(device), loading.named_dtype(dtype)
+    where = loading.choose_device(device)
+    kind = dtypes.named_dtype(dtype, where)
     folder = loading.find(model, allow_pickles)
     files = loading.shards(folder, model, allow_pickles)
-    kind = kind or loading.default_dtype(where, files)
+    kind = kind or dtypes.default_dtype(where, files, model)
     raw = loading.read_config(folder)
     weights = Weights(folder, model, allow_pickles)
     form = find_format(raw, weights.shapes | separate_files(folder), model, format)
@@ -210,7 +211,11 @@ def _body(
     body_class: Any = type(native.__name__, (native,), {"_keys_to_ignore_on_load_unexpected": [".*"]})
     with quiet():
         body, loading_info = body_class.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=None if pickles else True, output_loading_info=True
+            folder,
+            config=config,
+            dtype=dtypes.computed_in(dtype),
+            use_safetensors=None if pickles else True,
+            output_loading_info=True,
         )
     model = weights.model
     if loading_info["missing_keys"] or loading_info.get("mismatched_keys"):
@@ -225,11 +230,13 @@ def _body(
         # Frequencies of rotary embeddings are in (0, 1]; uninitialised memory is not.
         if not torch.isfinite(buffer).all() or ("inv_freq" in name and not ((buffer > 0) & (buffer <= 1)).all()):
             raise ConfigurationError(f"{model}: the buffer {name} holds no sensible numbers after loading")
-    others = {str(p.dtype) for p in body.parameters() if p.dtype != dtype}
+    others = {str(p.dtype) for p in body.parameters() if p.dtype != dtypes.computed_in(dtype)}
     if others:
         raise ConfigurationError(
             f"{model}: loaded with weights of {', '.join(sorted(others))} where {dtype} was asked for"
         )
+    if dtype == torch.int8:
+        digits.quantise(body)
     loaded: PreTrainedModel = body
     return loaded
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from rsd_core import Sampling
-from rsd_integrations.huggingface import attention
+from rsd_integrations.huggingface import attention, digits
 from rsd_integrations.huggingface.attention import Batch
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.compatibility import PROBE_IDS, close, explained, plain_output, survey_attention
 from rsd_integrations.huggingface.context import context_of
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
 from rsd_integrations.huggingface.kv_store import KVStore, SlotSequence
-from rsd_integrations.huggingface.memory import free_memory, has_weight_copy, total_memory
+from rsd_integrations.huggingface.memory import free_memory, has_weight_copy, total_memory, weights_of
 from rsd_integrations.huggingface.output import TorchOutput
 from rsd_integrations.huggingface.sampling import choose
 from rsd_integrations.inprocess.calls import Call, Output
@@ -87,7 +87,7 @@ class TorchRunner(Runner):
         deferred = model.config.hidden_size if deferring else 0
         store = KVStore(shapes, model.dtype, model.device, budget, context, deferred)
         super().__init__(type(model).__name__, store, context, model.device, threads)
-        weights = float(model.num_parameters() * model.dtype.itemsize)
+        weights = weights_of(model)
         room = free_memory(model.device) - store.token_bytes * context
         self.fused = FusedDecoder.of(model, survey, has_weight_copy(weights, room, model.device))
         """Runs the model where it is of a plain kind; None where its own modules do."""
@@ -96,6 +96,8 @@ class TorchRunner(Runner):
                 "%s runs by its own modules, more slowly: fused, it gives other results", type(model).__name__
             )
             self.fused = None
+        if self.fused is not None and not isinstance(model, BareModel):
+            digits.release(model)
         self._head: nn.Module | None = None
         self._head_inputs: list[Tensor] = []
         """What the last forward pass by the modules gave to the output head."""

@@ -39,7 +39,10 @@ class ModelMemory:
     context: int
     logits: float = 0.0
     """Bytes of the logits of a step, where the vocabulary makes them worth telling."""
-
+    wide_head: float = 0.0
+    """Bytes of a CPU's form of an output head that gives fp32, beside the weights that it is made of."""
+    copy: float = 0.0
+    """Bytes of a second copy of its weights, in a layout that is multiplied faster, where there is room for one."""
     reserved: int = 1
     """Sequences whose room is taken from the beginning."""
 

@@ -34,7 +34,7 @@ from rsd_integrations.inprocess import engine
 from tests.benchmarks import shapes
 
 EXITS = "embedded,exits=true:prm"
-PROBLEMS, REPLAYED = (500, 24), (16, 2)
+PROBLEMS, REPLAYED = (400, 24), (12, 2)
 """How many are answered, and of how many the scoring is replayed; in full and by `--quick`."""
 DELTA = 0.5
 

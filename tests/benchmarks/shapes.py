@@ -38,7 +38,7 @@ from rsd_core import (
     Verifier,
 )
 from rsd_integrations.embedded.models import FOLDER
-from rsd_integrations.huggingface import HuggingFaceGenerator, loading
+from rsd_integrations.huggingface import HuggingFaceGenerator, dtypes
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
 from rsd_integrations.huggingface.heads import RewardHead
 from rsd_integrations.huggingface.shared import SharedVerifier
@@ -184,7 +184,7 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int, *, s
     small, big = (PAPER, PAPER_TARGET) if device.type == "cuda" else (SMALL, SMALL_TARGET)
     if sample:
         small, big = small.sample(), big.sample()
-    dtype = torch.bfloat16 if device.type == "cuda" or loading._bf16_is_faster() else torch.float32
+    dtype = torch.bfloat16 if device.type == "cuda" or dtypes.multiplies_bf16() else torch.float32
     record = longer(recorded(CONCURRENT, "embedded:verifier", DELTA), answers)
     torch.manual_seed(0)
     draft, reader, target = small.make(device, dtype), small.make(device, dtype), big.make(device, dtype)

@@ -10,14 +10,11 @@ import os
 import platform
 import time
 from datetime import date
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
-from tests.benchmarks import exits
+from tests.benchmarks import exits, reduced_precision
 from tests.benchmarks.command import Command
 
-OTHER = "tests.benchmarks.reduced_precision"
 GOALS = {
     "exit_agreement": (0.97, True),
     "exit_seconds_ratio": (0.8, False),
@@ -40,8 +37,6 @@ def markdown(data: dict[str, Any]) -> str:
         "int8_greedy_agreement",
         "bf16_kl_ratio",
     ):
-        if name not in data:
-            continue
         goal, met = "", ""
         if name in GOALS:
             bound, least = GOALS[name]
@@ -91,9 +86,8 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}",
         **exits.measure(options.quick),
+        **reduced_precision.measure(options.quick),
     }
-    if find_spec(OTHER) is not None:
-        data |= import_module(OTHER).measure(options.quick)
     COMMAND.write(options, data | {"took_seconds": time.monotonic() - started})
 
 

@@ -1,6 +1,5 @@
 """In what models run where nobody says."""
 
-import time
 from pathlib import Path as Folder
 from typing import Any
 
@@ -11,8 +10,9 @@ from transformers import Qwen2Model
 
 from rsd_core import ConfigurationError, Path, Step, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
-from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier, loading
-from rsd_integrations.huggingface.linear import Linear
+from rsd_integrations.huggingface import dtypes, load_generator, load_likelihood, load_shared, load_verifier, loading
+from rsd_integrations.huggingface.from_pretrained import load_causal_lm
+from tests.benchmarks.reduced_precision import divergence, logits
 from tests.huggingface.reward_models import CASES, make
 from tests.huggingface.test_shared import with_head
 from tests.huggingface.tiny import make_causal_lm, make_prm
@@ -23,53 +23,70 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model is large."""
-    monkeypatch.setattr(loading, "LARGE", 1000)
+    monkeypatch.setattr(dtypes, "LARGE", 1000)
 
 
-@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("able", [True, False])
 @pytest.mark.usefixtures("large")
-def test_large_models_run_in_what_is_faster(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
-    monkeypatch.setattr(loading, "_bf16_is_faster", lambda: faster)
-    wanted = torch.bfloat16 if faster else torch.float32
+def test_large_models_run_in_what_the_processor_multiplies(
+    tmp_path: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, able: bool
+) -> None:
+    monkeypatch.setattr(dtypes, "multiplies_bf16", lambda: able)
+    caplog.set_level("INFO", "rsd_integrations.huggingface.dtypes")
+    wanted = torch.bfloat16 if able else torch.float32
     writer, reader = str(make_causal_lm(tmp_path / "lm")), str(make_prm(tmp_path / "prm"))
     model, verifier = load_generator(writer), load_verifier(reader)
     runners = [one.runner for one in (model, verifier, load_likelihood(writer))]
     assert {runner.model.dtype for runner in runners} == {wanted}
+    said = f"{writer} runs in {dtypes.dtype_name(wanted)} on cpu: this processor"
+    told = [record.getMessage() for record in caplog.records if record.name == dtypes.__name__]
+    assert [said in message for message in told] == [True, False, True]
     path = Path(as_prompt("Mia has 45 apples."))
     (step,) = wait_for(model.generate(path, StepRequest((0,), max_tokens=8))).steps
     assert step.size > 0
     (reward,) = wait_for(verifier.score(path, [Step("She buys 12.\n\n", "delimiter")])).rewards
     exact = load_verifier(reader, dtype="float32")
     assert reward == pytest.approx(
-        wait_for(exact.score(path, [Step("She buys 12.\n\n", "delimiter")])).rewards[0], abs=0.05 if faster else 1e-6
+        wait_for(exact.score(path, [Step("She buys 12.\n\n", "delimiter")])).rewards[0], abs=0.05 if able else 1e-6
     )
 
 
 def test_small_models_run_in_fp32_on_a_cpu(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_bf16_is_faster", lambda: True)
+    monkeypatch.setattr(dtypes, "multiplies_bf16", lambda: True)
     folder = make_causal_lm(tmp_path / "lm")
     assert load_generator(str(folder)).model.dtype == torch.float32
     assert load_generator(str(folder), dtype="bfloat16").model.dtype == torch.bfloat16
-    assert loading.default_dtype(torch.device("cuda"), loading.shards(folder, "lm")) == torch.bfloat16
+    assert dtypes.default_dtype(torch.device("cuda"), loading.shards(folder, "lm"), "lm") == torch.bfloat16
 
 
-@pytest.mark.parametrize("rows", [1, 64])
-@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
-def test_what_is_faster_is_measured(monkeypatch: pytest.MonkeyPatch, slow: torch.dtype, rows: int) -> None:
-    """fp32 is kept where either of the two is no faster in bf16."""
-    both = slow == torch.float32
+@pytest.mark.parametrize(
+    ("abilities", "able"), [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
+)
+def test_what_the_processor_multiplies_is_told_by_its_abilities_and_not_by_time(
+    monkeypatch: pytest.MonkeyPatch, abilities: dict[str, bool], able: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
+    monkeypatch.setattr(dtypes, "has_blocks", lambda _: True)
+    assert dtypes.multiplies_bf16.__wrapped__() is able
+    monkeypatch.setattr(dtypes, "has_blocks", lambda _: False)  # a build of torch without oneDNN
+    assert not dtypes.multiplies_bf16.__wrapped__()
 
-    def timed(_: Linear, x: torch.Tensor) -> torch.Tensor:  # whatever this machine is faster at
-        time.sleep(0.05 if x.dtype == slow and (both or len(x) == rows) else 0.002)
-        return x
 
-    monkeypatch.setattr(Linear, "forward", timed)
-    assert loading._bf16_is_faster.__wrapped__() is both
+def test_in_bf16_the_engine_is_nearer_to_fp32_than_the_modules_of_transformers(tmp_path: Folder) -> None:
+    """Over ids that the model writes; `tests.benchmarks.reduced_precision` has the same on real weights."""
+    folder = make_causal_lm(tmp_path / "lm", hidden_size=64, num_hidden_layers=4, vocab_size=2000)
+    ids = torch.randint(0, 2000, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    ours = {name: load_generator(str(folder), dtype=name).runner for name in ("float32", "bfloat16")}
+    modules = load_causal_lm(folder, torch.bfloat16, CPU)
+    with torch.inference_mode():
+        plain = modules(torch.tensor([ids])).logits[0].float()
+    exact, near = (logits(runner, ids) for runner in ours.values())
+    assert 0 < divergence(exact, near).mean() < 0.8 * divergence(exact, plain).mean()
 
 
 @pytest.mark.parametrize("load", [load_generator, load_likelihood, load_verifier])
 def test_an_unknown_dtype_is_refused_before_anything_is_fetched(load: Any) -> None:
-    with pytest.raises(ConfigurationError, match="dtype 'int4' is unknown; choose one of float32, bfloat16, float16"):
+    with pytest.raises(ConfigurationError, match=r"dtype 'int4' is unknown; choose one of float32, .*, float16, int8"):
         load("no/such-model", dtype="int4")
 
 

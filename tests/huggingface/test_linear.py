@@ -23,7 +23,7 @@ def test_it_gives_what_the_layers_give(
     monkeypatch.setattr(linear, "BLOCKS_FROM", 0 if layout == "blocks" else 10**9)
     layers = some_layers(bias, dtype)
     made = Linear(*layers, copy=layout != "plain")
-    assert (made.blocks is not None) == (layout == "blocks" and linear._has_blocks(dtype))
+    assert (made.blocks is not None) == (layout == "blocks" and linear.has_blocks(dtype))
     near = 1e-5 if dtype is torch.float32 else 0.02
     for rows in (1, 2, 7, 33):
         x, onto = torch.randn(rows, 40, dtype=dtype), torch.randn(rows, 88, dtype=dtype)
@@ -36,7 +36,7 @@ def test_it_gives_what_the_layers_give(
 
 
 def test_blocks_are_known_to_this_build() -> None:
-    assert linear._has_blocks(torch.float32) == torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    assert linear.has_blocks(torch.float32) == torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def test_no_copy_is_made_unless_asked_for() -> None:
