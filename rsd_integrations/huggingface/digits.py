@@ -112,8 +112,8 @@ def split_weight(weight: Tensor, count: int) -> tuple[list[Tensor], list[Tensor]
     for part, step in zip(torch.split(weight, CHUNK), torch.split(scale, CHUNK), strict=True):
         steps = part / step[:, None]  # in fp32, whatever the weights are in
         coarse = steps.round()
-        fine = (steps - coarse).mul_(2 * largest_weight()).round_()
-        digits.append([one.to(torch.int8) for one in (coarse, fine)[:count]])
+        some = [coarse] if count == 1 else [coarse, (steps - coarse).mul_(2 * largest_weight()).round_()]
+        digits.append([one.to(torch.int8) for one in some])
     scales = [scale, scale / (2 * largest_weight())][:count]
     return [torch.cat(parts) for parts in zip(*digits, strict=True)], scales
 
