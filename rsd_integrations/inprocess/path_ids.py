@@ -5,17 +5,41 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from rsd_core import Path, Step
 from rsd_integrations.inprocess.path_cache import shared
 
-if TYPE_CHECKING:
-    from rsd_integrations.inprocess.vocabulary import Vocabulary
-
 _LETTER = "x"
 """Stands for the text that follows where a response goes on."""
+
+
+class Words(Protocol):
+    """What is asked of a vocabulary, see `Vocabulary`."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for vocabularies that give every id the same meaning."""
+
+    @property
+    def pieces(self) -> list[bytes] | dict[int, bytes]:
+        """The bytes of every id."""
+
+    def root(self, path: Path) -> list[int]:
+        """Ids of the prompt that a path begins with."""
+
+    def read(self, ids: Sequence[int], before: bytes = b"") -> tuple[str, bytes]:
+        """The text of some ids, and the beginning of a character that they end in."""
+
+    def following(self, text: str) -> list[int]:
+        """Ids of a text that follows another one."""
+
+    def settled(self, text: str) -> tuple[list[int], str]:
+        """The first ids of a text, which nothing that follows it can change, and the rest of it."""
+
+    def written(self, id_: int) -> bytes:
+        """What an id writes, special tokens by their names."""
 
 
 class _Node(NamedTuple):
@@ -60,7 +84,7 @@ class PathIds:
         lock: That of the tokenizer, where others use it as well: it is not made for several threads at once.
     """
 
-    def __init__(self, vocabulary: Vocabulary, lock: threading.Lock | None = None) -> None:
+    def __init__(self, vocabulary: Words, lock: threading.Lock | None = None) -> None:
         self._vocabulary = vocabulary
         self._known: WeakKeyDictionary[Path, _Node] = WeakKeyDictionary()
         self.lock = lock or threading.Lock()

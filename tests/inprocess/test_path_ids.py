@@ -36,6 +36,7 @@ PIECES = (
     "    return", "//", "\u00a0", "e\u0301", "<think>", "</s>", " I am", "word", "ing", " of", "\n\n    \n", "▁",
 )  # fmt: skip
 START = Path(as_prompt("Hi"))
+Fast: Any = PreTrainedTokenizerFast
 
 
 def of_gguf(file: Any) -> Vocabulary:
@@ -52,7 +53,7 @@ ALL: Mapping[str, Callable[[], Vocabulary]] = {
     "SmolLM2": cache(lambda: of_gguf(smollm2())),
     "Gemma 3": cache(lambda: of_gguf(gemma())),
 } | {
-    name: cache(lambda make=make: of_transformers(make))  # type: ignore[misc]
+    name: cache(lambda make=make: of_transformers(make))
     for name, make in VOCABULARIES.items()
     if name in ("Qwen2.5", "Llama 3", "Llama 4", "Mistral 7B", "Mistral tekken", "DeepSeek V3")
 }
@@ -135,7 +136,7 @@ def test_only_the_end_of_a_long_text_is_tokenised_again() -> None:
             path = path.extend(Step(f"Then {number} and so on, and 日本語。\n\n", "delimiter"))
             vocabulary.ids(path)
     finally:
-        del vocabulary.following  # type: ignore[method-assign]
+        del vocabulary.following
     assert max(read) < 80
 
 
@@ -165,7 +166,7 @@ def make_gpt2_like(folder: Folder) -> Folder:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
     made.train_from_iterator(["It is so.\n\n", "All in all"] * 9, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>")
+    tokenizer: Any = Fast(tokenizer_object=made, eos_token="<|endoftext|>")
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "hidden_size": 64,
