@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceVerifier
 
 
-class ByFile(LoadFileScheduling):
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
     """Of processes that share the tests, one takes a whole file, whose tests share models, and one takes all of Ray."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/ray" if nodeid.startswith("tests/ray/") else super()._split_scope(nodeid)
+        return "tests/ray" if nodeid.startswith("tests/ray/") else str(super()._split_scope(nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)

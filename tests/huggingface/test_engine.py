@@ -51,7 +51,7 @@ def test_random_work_in_little_memory_ends_with_right_caches(checkpoint: Folder,
     budget = 3.5 * 256 * 2 * 2 * 32 * 4
     writer = load_generator(str(checkpoint), cache_bytes=budget)
     soak = Soak(writer, load_likelihood(str(checkpoint), cache_bytes=budget), reference)
-    asyncio.run(soak.run(1500))
+    asyncio.run(soak.run(500))
     assert soak.evicted > 100
     assert set(soak.done) == set(KINDS)
     assert all(soak.cut_short[call] > 5 for call in CALLS), soak.cut_short
