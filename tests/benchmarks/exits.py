@@ -118,7 +118,7 @@ def answered(verifier: Verifier, items: Sequence[Item]) -> tuple[list[tuple[bool
     """Of each problem whether it was solved and its FLOPs; the FLOPs that verifying took, of all."""
     results = decoder(verifier).run_many([item.prompt for item in items])
     rows = [
-        (item.grade(result.text), result.ledger.total.flops, result.ledger.total.flops_paper)
+        (bool(item.verdict(result.text).right), result.ledger.total.flops, result.ledger.total.flops_paper)
         for item, result in zip(items, results, strict=True)
     ]
     return rows, sum(result.ledger.verifier.flops or 0.0 for result in results)
