@@ -162,7 +162,7 @@ def test_a_run_over_the_end_of_a_thought_gives_what_plain_steps_do(
         ("qwen2.5-math-prm", None, False),
         ("skywork-prm", "\n\n", True),
         ("trl", "\n\n", True),
-        ("reasonflux-prm-1.5b", None, True),
+        ("skywork-prm", "\n", True),
     ],
 )
 @pytest.mark.parametrize("known", [0, 1])
