@@ -120,9 +120,18 @@ def causal(every: bool) -> Answer:
     return answer
 
 
+def test_formats_that_read_tokens_again_are_scored_step_by_step() -> None:
+    settle = {name: bind(FORMATS[name], qwen(), "prm").settles for name in ("qwen2.5-math-prm", "skywork-prm", "pure")}
+    again = {
+        name: bind(FORMATS[name], qwen(), "prm").settles for name in ("universal-prm", "reasonflux-prm-1.5b", "outcome")
+    }
+    assert all(settle.values())
+    assert not any(again.values())
+
+
 @pytest.mark.parametrize(
     ("name", "separator", "every"),
-    [("qwen2.5-math-prm", None, False), ("skywork-prm", "\n\n", True), ("reasonflux-prm-1.5b", None, True)],
+    [("qwen2.5-math-prm", None, False), ("skywork-prm", "\n\n", True), ("skywork-prm", "\n", True)],
 )
 def test_a_run_over_the_end_of_a_thought_gives_what_plain_steps_do(
     name: str, separator: str | None, every: bool
@@ -153,7 +162,7 @@ def test_a_run_over_the_end_of_a_thought_gives_what_plain_steps_do(
         ("qwen2.5-math-prm", None, False),
         ("skywork-prm", "\n\n", True),
         ("trl", "\n\n", True),
-        ("reasonflux-prm-1.5b", None, True),
+        ("skywork-prm", "\n", True),
     ],
 )
 @pytest.mark.parametrize("known", [0, 1])
