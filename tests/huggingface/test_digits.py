@@ -6,7 +6,6 @@ import sys
 from functools import partial
 from pathlib import Path as Folder
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,56 +13,18 @@ from torch import nn
 from rsd_core import ConfigurationError, Path, Step, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
 from rsd_integrations.embedded.models import load
-from rsd_integrations.huggingface import digits, dtypes, load_generator, load_likelihood, load_verifier, memory
-from rsd_integrations.huggingface.digits import CHUNK, Digits, Int8Linear
-from rsd_integrations.huggingface.fused_decoder import _scripted
+from rsd_integrations.huggingface import dtypes, load_generator, load_likelihood, load_verifier, memory
+from rsd_integrations.huggingface.digits import Digits, Int8Linear
 from rsd_integrations.huggingface.linear import fused, output_head
+from tests.huggingface.products import CASES, check, rows_of
 from tests.huggingface.tiny import make_causal_lm, make_prm
 
 INT8, PATH = "int8", Path(as_prompt("Mia has 45 apples."))
 
 
-def rows_of(width: int) -> torch.Tensor:
-    """Rows of all sorts: zeros, tiny ones, one with an outlier."""
-    torch.manual_seed(0)
-    x = torch.randn(33, width)
-    x[3], x[4], x[5, 0] = 0.0, x[4] * 1e-6, 500.0
-    return x
-
-
-def reference(x: torch.Tensor, weights: list[torch.Tensor], scales: list[torch.Tensor]) -> np.ndarray:
-    """The product by the definition: every activation in steps of 1/(127 · 254) of its row's largest, in int64."""
-    largest = np.abs(x.numpy()).max(1, keepdims=True).clip(1e-30)
-    steps = x.numpy() * (np.float32(127) / largest)
-    coarse = np.rint(steps)
-    fine = np.rint((steps - coarse) * np.float32(254))
-    total = np.zeros((len(x), len(weights[0])))
-    for weight, scale in zip(weights, scales, strict=True):
-        whole = weight.numpy().astype(np.int64).T
-        sums = coarse.astype(np.int64) @ whole + (fine.astype(np.int64) @ whole) / 254
-        total += sums * scale.numpy()
-    return np.asarray(total * largest / 127)
-
-
-@pytest.mark.parametrize(("count", "rows"), [(1, 60), (2, 60), (2, CHUNK + 40)])
-@torch.no_grad()
+@pytest.mark.parametrize(("count", "rows"), CASES)
 def test_a_product_is_that_of_its_digits_and_of_no_other_row(count: int, rows: int) -> None:
-    torch.manual_seed(1)
-    weight, bias, x = torch.randn(rows, 72), torch.randn(rows), rows_of(72)
-    before = weight.clone()
-    made = Digits.of(weight, count, bias)
-    assert torch.equal(weight, before)
-    given = made(x)
-    assert given.dtype == torch.float32
-    wanted = reference(x, *digits.split_weight(weight, count)) + bias.numpy()
-    assert np.allclose(given.numpy(), wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max(1, keepdims=True))
-    bits = 7 if digits.largest_weight() == 127 else 6
-    near = 2.0 ** -(bits if count == 1 else 2 * bits)
-    exact = x.double() @ weight.double().t() + bias
-    scale = x.norm(dim=1, keepdim=True) * weight.norm(dim=1) + bias.abs()
-    assert ((given - exact).abs() / scale).max() < near
-    assert torch.equal(given, torch.cat([made(row[None]) for row in x]))
-    assert torch.equal(given, _scripted(made)(x))
+    check(count, rows)
 
 
 @torch.no_grad()
@@ -94,11 +55,10 @@ def test_an_output_head_in_bf16_gives_fp32() -> None:
 @pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE"])
 def test_processors_without_vnni_are_exact_too(isa: str) -> None:
     """They add up products in 16 bits, which saturates for weights of 8."""
-    test = f"{__file__}::test_a_product_is_that_of_its_digits_and_of_no_other_row"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa, "ATEN_CPU_CAPABILITY": "avx2"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout
+    program = "from tests.huggingface.products import CASES, check\nfor case in CASES: check(*case)"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_models_in_int8_write_and_judge_nearly_as_in_fp32(tmp_path: Folder) -> None:
