@@ -132,7 +132,7 @@ def largest_weight() -> int:
     abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not tell
     if abilities.get("avx512_f") and not abilities.get("avx512_vnni"):
         raise ConfigurationError(
-            "dtype int8 is slow on this processor, which has AVX-512 without VNNI; choose float32 or a GGUF file (gguf:)"
+            "dtype int8 is slow on this processor, with AVX-512 without VNNI; choose float32, or a GGUF file (gguf:)"
         )
     for largest in (127, 63):
         weight = torch.full((16, 64), largest, dtype=torch.int8)

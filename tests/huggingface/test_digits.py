@@ -13,7 +13,15 @@ from torch import nn
 from rsd_core import ConfigurationError, Path, Step, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
 from rsd_integrations.embedded.models import load
-from rsd_integrations.huggingface import dtypes, load_generator, load_likelihood, load_verifier, memory
+from rsd_integrations.huggingface import (
+    HuggingFaceGenerator,
+    digits,
+    dtypes,
+    load_generator,
+    load_likelihood,
+    load_verifier,
+    memory,
+)
 from rsd_integrations.huggingface.digits import Digits, Int8Linear
 from rsd_integrations.huggingface.linear import fused, output_head
 from tests.huggingface.products import CASES, check, rows_of
