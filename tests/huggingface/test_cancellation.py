@@ -147,9 +147,8 @@ def test_a_call_cancelled_before_any_pass_harms_nobody(models: Models, name: str
 def test_a_row_that_was_preempted_and_is_cancelled_leaves_no_output_of_another_place(models: Models) -> None:
     """It had read more than is computed again by then."""
     model, path = models.reader, copied(PATH)
-    prefix, prompt = model.vocabulary.ids(path)
-    layout = model._layout(path, Step("She buys 12 more apples. " * 6, "delimiter"))
-    call = ScoreCall(path, model.runner.cache, prefix, prompt, [layout], model._rewards)
+    read, layouts = model._layouts(path, [Step("She buys 12 more apples. " * 6, "delimiter")])
+    call = ScoreCall(path, model.runner.cache, read.prefix, read.prompt, layouts, model._rewards)
     model.runner.start(call)
     row: Any = call.rows[0]
     while not row.outputs:
