@@ -83,7 +83,7 @@ def test_messages_that_follow_an_answer_are_tokenised_alike() -> None:
     after = [Message("user", "Is that right?"), Message("assistant", "It is ")]
     for prompt in map(as_prompt, QUESTIONS):
         assert bare.prompt(prompt) == own.prompt(prompt)
-        assert bare.asked(Path(prompt), after) == own.asked(Path(prompt), after)
+        assert bare.asked(StepPath(prompt), after) == own.asked(StepPath(prompt), after)
     assert bare.identity == own.identity
     assert bare.pieces == own.pieces
 
