@@ -8,7 +8,7 @@ import json
 import re
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from rsd_core import ConfigurationError, Message, Path, Prompt, Step, Thinking, beginning
@@ -40,6 +40,7 @@ class Vocabulary:
         """None where the tokenizer has no chat template."""
         self.size = self._rows(size)
         """Ids the model has rows for; often some more than the tokenizer names."""
+        self._splits = cache(lambda: _splits(tokenizer))  # one for all with other fields, if at all
         self.ids = PathIds(self)
         """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; the text of others is
         tokenised as a whole, whatever the steps it came in."""
@@ -171,18 +172,15 @@ class Vocabulary:
 
     def settled(self, text: str) -> tuple[list[int], str]:
         """The first ids of a text, which nothing that follows it can change, and the rest of it; see `SafeSplits`."""
-        cut = self._splits.last(text)
+        cut = self._splits().last(text)
         if text[cut - 1 : cut] != "\n":
             return self.following(text[:cut]), text[cut:]
-        # At the end of a text white space may be tokenised otherwise than before a letter.
-        ids, size = self.following(text[: cut + 1]), len(text[cut].encode())
-        while size > 0:
-            size -= len(self.written(ids.pop()))
-        return (ids, text[cut:]) if size == 0 else ([], text)
-
-    @cached_property
-    def _splits(self) -> SafeSplits:
-        return SafeSplits.of(self.tokenizer.get_vocab())
+        # At the end of a text white space may be tokenised otherwise than before a sign.
+        ids, sign, last = self.following(text[: cut + 1]), text[cut].encode(), b""
+        while len(last) < len(sign) and ids:
+            last = self.written(ids.pop()) + last
+        # Tokenizers that normalise may write another one, of fewer bytes or of more.
+        return (ids, text[cut:]) if last == sign else ([], text)
 
     @cached_property
     def _added(self) -> dict[int, bytes]:
@@ -262,6 +260,10 @@ class Vocabulary:
             for id_ in self._marking_ids(path.thinking.markers):  # which may be the user's own
                 self.pieces[id_] = self.tokenizer.added_tokens_decoder[id_].content.encode()
         return self.prompt(path.prompt, path.thinking)
+
+
+def _splits(tokenizer: Tokenizer) -> SafeSplits:
+    return SafeSplits.of(tokenizer.get_vocab(), (token.content for token in tokenizer.added_tokens_decoder.values()))
 
 
 def _byte_table() -> dict[str, int]:

@@ -209,7 +209,7 @@ class StepReader(Reader[Reading]):
         )
 
 
-_ENDS = (r"\n\n", r"\r\n\r\n", r"\r?\n")
+_ENDS = (r"\n\n", r"\r?\n\r\n", r"\r?\n")
 """What ends a step, of the white space after it: a blank line, or else the end of its line."""
 _BLANK = re.compile(r"\A(?:\s*?\n\n)+")
 """Blank steps before a step, as they are where a text is cut at every blank line."""

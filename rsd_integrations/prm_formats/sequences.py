@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,7 +12,22 @@ from weakref import WeakKeyDictionary
 from rsd_core import Explanation, Path, Step, VerifierError
 from rsd_integrations.prm_formats.layouts import Layout
 from rsd_integrations.prm_formats.readers import Reader
-from rsd_integrations.prm_formats.shown import shown
+from rsd_integrations.prm_formats.shown import Shown, shown
+
+
+def _shown(path: Path, step: Step) -> Shown:
+    """A step, with the white space of blank steps right before it, which are not read by themselves."""
+    seen, space = shown(path, step), ""
+    if not seen or seen.gap:
+        return seen
+    for node in path.up():
+        before = shown(node.parent, node.step).text if node.parent is not None and node.step is not None else ""
+        if not before.isspace():
+            break
+        space = before + space
+    if not space:
+        return seen
+    return replace(seen, thought=space + seen.thought) if seen.thought else replace(seen, answer=space + seen.answer)
 
 
 class Layouts:
@@ -37,7 +53,7 @@ class Layouts:
         Raises:
             VerifierError: It holds nothing but white space and markers of thoughts.
         """
-        text = shown(path, step)
+        text = _shown(path, step)
         if not text:
             raise VerifierError(
                 f"{self._reader.model}: the step is blank, or a marker of a thought alone, and reward models "
@@ -57,7 +73,7 @@ class Layouts:
             ids: Sequence[int] = ()  # of a blank step, or of a marker alone
             if node.parent is None or node.step is None:
                 ids, at = self._reader.prompt(node)
-            elif text := shown(node.parent, node.step):
+            elif text := _shown(node.parent, node.step):
                 layout, at = self._step(text, self._known[node.parent][1])
                 ids = layout.kept
             else:

@@ -85,6 +85,14 @@ def test_text_in_steps_is_read_as_the_whole_text(name: str) -> None:
             assert vocabulary.ids(twin)[0] == ids
 
 
+@pytest.mark.parametrize("letter", ["\u212a", "\u2126", "\u0958", "\ufb1d"])
+def test_letters_that_a_tokenizer_writes_with_other_bytes_lose_nothing_before_them(letter: str) -> None:
+    """Qwen's compose letters (NFC): the sign of kelvin is a K, of fewer bytes, and other letters become longer."""
+    vocabulary, text = ALL["Qwen2.5"](), f"It is 12.\n\n{letter}。"
+    ids = vocabulary.ids(START.extend(Step(text, "end")))[0]
+    assert ids == [*vocabulary.ids(START)[0], *vocabulary.encode(text)]
+
+
 @pytest.mark.parametrize("name", ["SmolLM2", "Llama 3"])
 def test_sampled_ids_stay_and_text_between_them_is_one(name: str) -> None:
     rng, vocabulary = random.Random(2), ALL[name]()
@@ -140,6 +148,33 @@ def test_only_the_end_of_a_long_text_is_tokenised_again() -> None:
     assert max(read) < 80
 
 
+@pytest.mark.parametrize("line", ["12 * 7 = 84.\n\n", "$$4^2$$\n\n", "(5)\n\n", "- 3 + 4\n\n"])
+def test_texts_without_letters_are_not_read_from_their_beginning_at_every_step(line: str) -> None:
+    vocabulary, path, read = ALL["Llama 3"](), START, list[int]()
+    encode = vocabulary.following
+
+    def following(text: str) -> list[int]:
+        read.append(len(text))
+        return encode(text)
+
+    vocabulary.following = following  # type: ignore[method-assign]
+    try:
+        for _ in range(30):
+            path = path.extend(Step(line, "delimiter"))
+            vocabulary.ids(path)
+    finally:
+        del vocabulary.following
+    assert max(read) < 40
+
+
+def test_a_line_that_may_begin_a_special_token_is_no_place_to_cut() -> None:
+    """The text before one is tokenised as at an end, where GPT-2's way of splitting has another blank line."""
+    vocabulary, path, parts = ALL["SmolLM2"](), START, ["It is 12.\n\n<", "|im_start|", "> 5\n\n"]
+    for part in parts:
+        path = path.extend(Step(part, "delimiter"))
+    assert vocabulary.ids(path)[0] == [*vocabulary.ids(START)[0], *vocabulary.following("".join(parts))]
+
+
 def test_tokens_over_a_place_make_it_no_place_to_cut() -> None:
     for tokens, words, lines in [
         (["Ġthe", "ĊĊ", "Ċčx"], True, True),
@@ -148,12 +183,16 @@ def test_tokens_over_a_place_make_it_no_place_to_cut() -> None:
         (["Ċthe"], True, False),
         (["ĊÃł"], True, False),
         (["\nthe"], True, False),
+        (["Ċ("], True, False),
+        (["4Ġ2"], False, True),
     ]:
         assert SafeSplits.of(tokens) == SafeSplits(words, lines)
     text = "A line.\nSo it goes on"
     assert text[SafeSplits(True, True).last(text) :] == " on"
     assert text[SafeSplits(False, True).last(text) :] == "So it goes on"
     assert SafeSplits(False, False).last(text) == 0
+    assert SafeSplits(False, True).last("1.\n(2)") == 3
+    assert SafeSplits(False, True, frozenset("(")).last("1.\n(2)") == SafeSplits(True, True).last("1.\n//") == 0
 
 
 TEXTS = ["Half of 48 is 24.\n\n", "\nIn all 48 + 24 = 72.\n\n", "So it is 72."]

@@ -60,6 +60,23 @@ def test_white_space_of_every_sort_is_the_cards(row: Row) -> None:
 
 
 @rows
+@pytest.mark.parametrize("ends", ["\n\r\n\r\n", "\n\r\n", "\r\n\n", "\r\r\n"])
+def test_mixed_line_ends_after_the_last_step_are_one_end(row: Row, ends: str) -> None:
+    assert not compared(row, [Solution("mixed", "Is 91 prime?", f"It is 7 * 13.\n\nNo{ends}")])["unexplained"]
+
+
+def test_the_white_space_of_a_blank_step_is_read_with_the_next_one() -> None:
+    """A cap on tokens may cut a step anywhere."""
+    outcome = next(row for row in ROWS if row.format == "outcome")
+    layouts, path, text = outcome.layouts(), Path(as_prompt("Is 91 prime?")), "It is 7 * 13.\n\n\nNo"
+    for part in ("It is 7 * 13.", "\n", "\n\n"):
+        path = path.extend(Step(part, "length"))
+    layout, before = layouts.step(path, Step("No", "end")), layouts.ids(path)[0]
+    card = outcome.recipe(vocabulary(outcome.vocabulary), "Is 91 prime?", text)
+    assert (*before, *layout.feed) == card[-1]
+
+
+@rows
 def test_what_was_read_of_a_path_never_changes(row: Row) -> None:
     for solution in SOLUTIONS:
         _, kept = _kept(row.layouts(), solution)
