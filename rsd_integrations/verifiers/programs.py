@@ -20,6 +20,8 @@ from rsd_integrations.verifiers.supervisor import Outcome, run_tests
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 logger = logging.getLogger(__name__)
+LONGEST = 86400
+"""Seconds for a step's tests at the most."""
 
 
 class Programs(Verifier):
@@ -36,7 +38,7 @@ class Programs(Verifier):
 
     Args:
         tests: The tests of each problem, by the problem's text.
-        seconds: Time for all tests of a step together, from 0 on. Tests that held before it is over count.
+        seconds: Time for all tests of a step together, above 0 and up to a day. Tests that held before it is over count.
         memory: Megabytes of address space for each of the two processes, from 64.
         parallel: Programs that run at once.
         sandbox: `auto` is the first of `bwrap`, `docker` and `podman` that works here, which is tried out once.
@@ -59,9 +61,10 @@ class Programs(Verifier):
         parallel: int = 4,
         sandbox: Choice = "auto",
     ) -> None:
-        if seconds <= 0 or memory < 64 or parallel < 1:
+        if not 0 < seconds <= LONGEST or not 64 <= memory < 2**32 or parallel < 1:
             raise ConfigurationError(
-                f"seconds={seconds}, memory={memory}, parallel={parallel}: above 0, from 64 MB, and from 1"
+                f"seconds={seconds}, memory={memory}, parallel={parallel}: above 0 and up to {LONGEST}, from 64 MB, and "
+                "from 1"
             )
         self.tests = {" ".join(text.split()): list(own) for text, own in tests.items()}
         self.seconds, self.memory = seconds, memory

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rsd_core import VerifierError
 from rsd_integrations.verifiers.sandbox import Sandbox
@@ -102,24 +103,31 @@ async def _begin(sandbox: Sandbox, process: _Process, job: Mapping[str, object])
 @contextlib.asynccontextmanager
 async def _process(sandbox: Sandbox, module: str) -> AsyncIterator[_Process]:
     """A module of `sandboxed` as a process in the sandbox, which ends here with all that it started."""
-    process = await asyncio.create_subprocess_exec(
-        *sandbox.command(module),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=sandbox.environment(),
-        cwd="/" if os.name == "posix" else None,
-        start_new_session=True,
-        limit=_LONGEST,
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *sandbox.command(module),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=sandbox.environment(),
+            cwd="/" if os.name == "posix" else None,
+            start_new_session=True,
+            limit=_LONGEST,
+        )
     )
     try:
-        yield process
+        # Cancelled on its own it would kill one process, not the group, and wait for ever for what bubblewrap began.
+        yield await asyncio.shield(starting)
     finally:
+        process = await starting
         if sandbox.patience:
             _end(process, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), sandbox.patience)
         _end(process, None)
+        transport: Any = process._transport  # type: ignore[attr-defined]
+        for number in (0, 1):  # without a sandbox something may have left the group, and hold their other ends
+            transport.get_pipe_transport(number).close()
         await process.wait()
 
 

@@ -391,6 +391,38 @@ def test_without_a_sandbox_limits_hold_all_the_same(users: dict[str, Any]) -> No
     assert passed("none", f"import os, socket\n{REFUSED}", *tests) == [True] * len(tests)
 
 
+def test_what_leaves_its_session_ends_with_its_tests() -> None:
+    code = "import os, time\nos.setsid()\ndef own(): return os.getpid()\ndef wait(): time.sleep(60)"
+    began = time.perf_counter()
+    assert passed("none", code, "assert own() > 0", "wait()", seconds=1) == [True, False]
+    assert time.perf_counter() - began < 30
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_call_may_be_cancelled_while_its_sandbox_starts(turns: int) -> None:
+    """What the sandbox has begun to start by then holds the pipes, and nobody else ends it."""
+    starting = sandbox.Sandbox("none", ("/bin/sh", "-c", "sleep 60 & wait"), "")
+
+    async def cancelled() -> None:
+        call = asyncio.ensure_future(supervisor.run_tests(starting, "", [], seconds=1, memory=2**29))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        done, _ = await asyncio.wait([call], timeout=20)
+        assert done == {call}
+        assert call.cancelled()
+
+    asyncio.run(cancelled())
+
+
+@pytest.mark.parametrize(
+    "options", [{"seconds": float("nan")}, {"seconds": float("inf")}, {"seconds": 0}, {"memory": 63}, {"parallel": 0}]
+)
+def test_limits_that_are_none_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"above 0 and up to 86400, from 64 MB"):
+        Programs({}, sandbox="none", **options)
+
+
 # -- which sandbox ----------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CoroutineType, FunctionType, ModuleType
 from typing import Any, BinaryIO
 
-from rsd_integrations.verifiers.sandboxed.limits import give_up, start_no_process
+from rsd_integrations.verifiers.sandboxed.limits import end_with, give_up, start_no_process
 from rsd_integrations.verifiers.sandboxed.wire import GONE, Message, entries
 
 _BASES: tuple[Any, ...] = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
@@ -32,7 +32,9 @@ def main(lines: BinaryIO, out: BinaryIO) -> None:
         if json.loads(line)["op"] != "load":  # meant for a process that is no more
             continue
         if hasattr(os, "fork"):
+            own = os.getpid()
             if (child := os.fork()) == 0:
+                end_with(own)
                 start_no_process()
                 _run(line, lines, out)
             os.waitpid(child, 0)
