@@ -157,10 +157,7 @@ def test_the_card_ships_with_the_models() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (
-            "embedded,exists=true:prm",
-            r"unknown option of embedded:prm 'exists', did you mean 'exits'\? known are",
-        ),
+        ("embedded,exists=true:prm", r"unknown option of embedded:prm 'exists', did you mean 'exits'\? known are"),
         ("embedded,dtyp=int8:draft", r"unknown option of embedded:draft 'dtyp', did you mean 'dtype'\?"),
         ("embedded,exits=true:verifier", "unknown option of embedded:verifier 'exits'.*exits are for embedded:prm"),
     ],
