@@ -105,7 +105,7 @@ _ALL = (
         "judge",
         "rsd_integrations.verifiers.loading:judge",
         "",
-        "any generator as verifier; mode=digit (SpecReason), yes_no, rubric, thinkprm or genprm",
+        "any generator as verifier; mode=digit (SpecReason), yes_no, rubric, thinkprm, genprm or r-prm",
         ("judge:hf:Qwen/Qwen2.5-7B-Instruct", "judge,mode=yes_no:hf:Qwen/Qwen2.5-7B-Instruct"),
         roles=_JUDGES,
         nested=True,

@@ -8,6 +8,7 @@ import logging
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated, TextIO
 
 try:
@@ -120,5 +121,5 @@ def _show_warning(
     from rsd_core import RoleWarning
     from rsd_integrations.cli.terminal import say
 
-    own = issubclass(category, RoleWarning)
+    own = issubclass(category, RoleWarning) or Path(filename).is_relative_to(Path(__file__).parents[1])
     say(f"Warning: {message}" if own else warnings.formatwarning(message, category, filename, lineno, line), "yellow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,7 @@ def distill_exits(
     given = None if data is None else read_solutions(data)
     from rsd_integrations.huggingface import distilling, early_exit
 
+    distilling.check_request(threshold, agreement, places, _depth(checkpoint))
     terminal = Terminal(stderr=True)
     solutions = _embedded(n, seed) if given is None else given
     exits = distilling.distil(
@@ -90,11 +92,22 @@ def _checkpoint(spec: str) -> tuple[str, dict[str, Any]]:
         raise SpecError(f"{spec!r} has exits already; leave them out to distil others")
     if backend.kind == "prm" and backend.extra == "huggingface":
         return rest, options
-    if (backend.kind, rest) == ("embedded", "prm"):
+    if backend.kind == "embedded":
         from rsd_integrations.embedded.models import folder_of
 
-        return str(folder_of(rest)), options
+        folder = folder_of(rest)
+        if rest == "prm":
+            return str(folder), options
     raise SpecError(f"{spec!r} takes no exits: they are for reward models of transformers, prm:MODEL or embedded:prm")
+
+
+def _depth(checkpoint: str) -> int | None:
+    """How many layers a checkpoint has, where its configuration lies here and says it."""
+    try:
+        layers = json.loads((Path(checkpoint) / "config.json").read_bytes()).get("num_hidden_layers")
+    except (OSError, ValueError, AttributeError):  # on the hub, or for the loader to refuse
+        return None
+    return layers if isinstance(layers, int) else None
 
 
 def _places(layers: str | None) -> tuple[int, ...] | None:

@@ -37,7 +37,10 @@ from rsd_integrations.role_faults import never_worked
 
 
 def score(
-    file: Annotated[Path, typer.Argument(help="JSONL: a `problem` and `steps`, or a `solution`, which is cut.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="JSONL, JSON, CSV, TSV or Parquet: a `problem`, and `steps` or a `solution`, which is cut"),
+    ],
     verifier: Annotated[
         str, typer.Option("--verifier", metavar="SPEC", help="Any verifier. `rsd models` lists specs.")
     ] = "embedded:verifier",

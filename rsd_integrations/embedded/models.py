@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from rsd_core import SpecError
+from rsd_core.data import unknown
 from rsd_integrations.huggingface import (
     HuggingFaceGenerator,
     HuggingFaceLikelihood,
@@ -52,9 +54,10 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
             `exits=True` takes the exits that ship with it.
 
     Raises:
-        SpecError: No such model.
+        SpecError: No such model, or an option that it does not have.
     """
     folder = folder_of(name)
+    _check_options(name, options)
     model: HuggingFaceGenerator | HuggingFaceVerifier | HuggingFaceLikelihood
     with _one_thread():
         if name == "prm":
@@ -66,6 +69,20 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
             model = _generator(folder, **options)
     model.name = f"embedded:{name}"
     return model
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    makers = {"prm": (load_verifier,), "verifier": (_likelihood, _bare)}.get(name, (_generator, _bare))
+    known = {
+        one.name: None
+        for make in makers
+        for one in inspect.signature(make).parameters.values()
+        if one.kind is one.KEYWORD_ONLY
+    }
+    for option in options:
+        if option not in known:
+            only = "; exits are for embedded:prm" if option == "exits" else ""
+            raise SpecError(unknown(f"option of embedded:{name}", option, known) + only)
 
 
 def _generator(

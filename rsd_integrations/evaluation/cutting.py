@@ -54,7 +54,8 @@ def parse_splitter(text: str) -> str | Splitter:
     parsed = parse_delimiter(text)
     if parsed == text and text.isidentifier() and (near := nearest(text, (MARKED, *NAMED, *SPLITTERS))):
         raise ConfigurationError(
-            f"{text!r} is no splitter, did you mean {near!r}? A text between steps is one that solutions hold"
+            f"{text!r} is no splitter, did you mean {near!r}? A text that stands between steps is written as the "
+            "solutions have it, white space included"
         )
     return parsed
 

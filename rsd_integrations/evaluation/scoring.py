@@ -26,6 +26,7 @@ from rsd_core import (
 )
 from rsd_core.splitting import Splitter
 from rsd_core.thoughts.markers import MARKERS
+from rsd_integrations.data_files import read_records
 from rsd_integrations.evaluation.cutting import cut
 from rsd_integrations.evaluation.side_by_side import as_ready
 from rsd_integrations.jsonl import read_lines
@@ -81,7 +82,7 @@ FORM = 'an entry is {"problem": "…", "steps": ["…", "…"]} or {"problem": "
 
 
 def read_entries(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Solution | BadRow]:
-    """Solutions from a JSONL file, or from a JSON file with a list; what is none says why.
+    """Solutions from a JSONL file, a JSON file with a list, or CSV, TSV or Parquet; what is none says why.
 
     Each has a `problem` (or `question`, `prompt`; a text or messages) and `steps`, a list, or a `solution` that is cut,
     by default at its blank lines, a thought's too. The thought stands in its markers, or by itself as `thought` (or
@@ -94,10 +95,12 @@ def read_entries(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Sol
     Raises:
         ConfigurationError: No such file, or nothing in it.
     """
-    lines = read_lines(file)
-    rows = _listed(file) if lines and lines[0].text.lstrip().startswith("[") else None
+    table = file.suffix.lower() in (".csv", ".tsv", ".parquet")
+    lines = read_records(file) if table else read_lines(file)
+    rows = _listed(file) if not table and lines and lines[0].text.lstrip().startswith("[") else None
     if rows is None:
-        rows = [(f"line {line.number}", line.value, line.error) for line in lines]
+        where = "row" if file.suffix.lower() == ".parquet" else "line"
+        rows = [(f"{where} {line.number}", line.value, line.error) for line in lines]
     if not rows:
         raise ConfigurationError(f"{file} is empty; {FORM}")
     return [_solution(*row, delimiter) for row in rows]
@@ -149,6 +152,8 @@ def _solution(where: str, row: Any, error: str | None, delimiter: str | Splitter
         return BadRow(where, "it has neither `steps` nor a `solution`", row)
     except (TypeError, ValueError, AttributeError, RSDError) as wrong:
         return BadRow(where, f"it is no problem with a solution ({wrong})", row)
+    if "steps" not in row and not steps:
+        return BadRow(where, "its `solution` is blank", row)
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
         return BadRow(where, "`steps` must be a list of one text or more, none of them blank", row)
     return Solution(prompt, tuple(steps), row)
@@ -156,7 +161,9 @@ def _solution(where: str, row: Any, error: str | None, delimiter: str | Splitter
 
 def _with_thought(row: dict[str, Any]) -> str:
     thought = next((row[key] for key in ("thought", "reasoning_content", "reasoning") if row.get(key)), "")
-    return MARKERS["think"].wrap(thought) + row["solution"] if thought else str(row["solution"])
+    if not isinstance(solution := row["solution"], str):
+        raise TypeError(f"its `solution` is {json.dumps(solution)} and no text")
+    return MARKERS["think"].wrap(thought) + solution if thought else solution
 
 
 def is_judged(path: Path, step: Step) -> bool:

@@ -81,6 +81,27 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(sorted({round(depth * eighth / 8) for eighth in range(2, 8)}))
 
 
+def check_request(
+    threshold: float, agreement: float, layers: Sequence[int] | None = None, depth: int | None = None
+) -> None:
+    """Refuse arguments of `distil` that are out of their ranges, before any model is loaded.
+
+    Args:
+        threshold: As of `distil`.
+        agreement: As of `distil`.
+        layers: As of `distil`.
+        depth: How many layers the reward model has, where that is known.
+
+    Raises:
+        ConfigurationError: An argument is out of its range.
+    """
+    if not 0 < agreement < 1:
+        raise ConfigurationError(f"agreement is a share in (0, 1) (got {agreement})")
+    ExitRule((1, 2) if layers is None else tuple(layers), threshold, inf)
+    if layers is not None and depth is not None and layers[-1] >= depth:
+        raise ConfigurationError(f"exits lie below the last of {depth} layers (got {list(layers)})")
+
+
 def distil(
     model: str,
     solutions: Sequence[Solution],
@@ -111,8 +132,7 @@ def distil(
         ConfigurationError: As of `load_verifier`; too few steps; an argument out of its range; or no margin reaches
             the agreement at fewer layers than all.
     """
-    if not 0 < agreement < 1:
-        raise ConfigurationError(f"agreement is a share in (0, 1) (got {agreement})")
+    check_request(threshold, agreement, layers)
     if (count := sum(map(len, solutions))) < LEAST:
         raise ConfigurationError(
             f"{count} steps are too few to train exits and to measure how often they agree; give at least {LEAST}, "
@@ -123,8 +143,7 @@ def distil(
     def make(fingerprint: str, config: PretrainedConfig) -> Exits:
         depth = config.num_hidden_layers
         chosen = tuple(default_layers(depth) if layers is None else layers)
-        if chosen and chosen[-1] >= depth:
-            raise ConfigurationError(f"exits lie below the last of {depth} layers (got {list(chosen)})")
+        check_request(threshold, agreement, chosen, depth)
         recorder.append(_Recorder(ExitRule(chosen, threshold, inf, fingerprint)))
         return recorder[0]
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from rsd_core import RoleWarning, RSDError
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
-from rsd_integrations.cli import main
+from rsd_integrations.cli import main, models
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.terminal import Terminal, say
 
@@ -159,9 +159,11 @@ def test_warnings_of_roles_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
         warnings.simplefilter("always")
         show = warnings.showwarning
         show(RoleWarning(f"the drafter failed {EVIL}"), RoleWarning, "x.py", 1)
+        show(UserWarning("ours"), UserWarning, models.__file__, 1)
         show(UserWarning("of others"), UserWarning, "x.py", 1)
-    first, *others = capsys.readouterr().err.splitlines()
+    first, second, *others = capsys.readouterr().err.splitlines()
     assert first == f"Warning: the drafter failed {SHOWN}"
+    assert second == "Warning: ours"
     assert "x.py:1: UserWarning: of others" in others[0]
 
 

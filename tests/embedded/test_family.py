@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Settings, Step, TargetOnly, as_prompt, load
+from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Settings, SpecError, Step, TargetOnly, as_prompt, load
 from rsd_integrations.embedded.checker import is_right, judge
 from rsd_integrations.embedded.models import FOLDER, NAMES
 from rsd_integrations.embedded.rollouts import roll_out
@@ -152,3 +152,16 @@ def test_the_default_verifier_is_what_measures_best(questions: list[str]) -> Non
 def test_the_card_ships_with_the_models() -> None:
     card = (Folder(FOLDER).parent / "MODEL_CARD.md").read_text()
     assert "verifier" in card
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("embedded,exists=true:prm", r"unknown option of embedded:prm 'exists', did you mean 'exits'\? known are"),
+        ("embedded,dtyp=int8:draft", r"unknown option of embedded:draft 'dtyp', did you mean 'dtype'\?"),
+        ("embedded,exits=true:verifier", "unknown option of embedded:verifier 'exits'.*exits are for embedded:prm"),
+    ],
+)
+def test_an_option_of_another_model_is_refused_with_those_there_are(spec: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        load(spec)

@@ -1,9 +1,12 @@
 """Given solutions are scored as a decoder would have them scored, side by side, and one bad one spoils no other."""
 
 import asyncio
+import csv
+import json
 import math
 from collections.abc import Sequence
 from contextlib import aclosing
+from pathlib import Path as Folder
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from rsd_core import Path, RewardGuidedDecoder, Scores, Step, Usage, Verifier, VerifierError, as_prompt
 from rsd_core.queueing import Caller, Slots, current_caller
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
-from rsd_integrations.evaluation.scoring import Solution, aggregates, score_all, score_steps
+from rsd_integrations.evaluation.scoring import BadRow, Solution, aggregates, read_entries, score_all, score_steps
 
 TEXTS = ("3*4=12.", "12-2=10.", "It is \\boxed{10}.")
 
@@ -52,6 +55,35 @@ def test_a_reward_that_is_none_is_an_error_of_its_solution(rewards: tuple[float,
 
     with pytest.raises(VerifierError, match=r"'odd' gave \(.*\) for one step"):
         asyncio.run(score_steps(Odd(), solution("a")))
+
+
+ROWS = [{"problem": "1, or 2?", "solution": "One\n\nor two."}, {"problem": "x", "solution": ""}]
+
+
+def test_tables_are_read_as_jsonl_is(tmp_path: Folder) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    for suffix, mark in ((".csv", ","), (".tsv", "\t")):
+        with (tmp_path / f"a{suffix}").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["problem", "solution"], delimiter=mark)
+            writer.writeheader()
+            writer.writerows(ROWS)
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    for suffix in (".jsonl", ".csv", ".tsv", ".parquet"):
+        good, bad = read_entries(tmp_path / f"a{suffix}")
+        assert isinstance(good, Solution)
+        assert (good.prompt, good.steps) == (as_prompt("1, or 2?"), ("One", "or two."))
+        assert isinstance(bad, BadRow)
+        assert bad.error == "its `solution` is blank"
+
+
+@pytest.mark.parametrize("given", [None, 57, ["57"]])
+def test_a_solution_that_is_no_text_is_not_made_one(given: object, tmp_path: Folder) -> None:
+    """`null` was scored as the word None."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"problem": "x", "solution": given}))
+    (bad,) = read_entries(tmp_path / "a.jsonl")
+    assert isinstance(bad, BadRow)
+    assert f"its `solution` is {json.dumps(given)} and no text" in bad.error
 
 
 def all_of(verifier: Verifier, *solutions: Solution, concurrency: int = 16) -> list[Any]:

@@ -21,6 +21,7 @@ from torch import nn
 
 from rsd_core import ConfigurationError, DraftOnly, Path, RSDError, Settings, SpecError, Step, as_prompt, load
 from rsd_core.ledger import Account
+from rsd_integrations.cli import distill
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.evaluation.scoring import solution_of
@@ -432,6 +433,11 @@ def test_the_command_writes_a_file_that_loads(
         (["prm:gguf=./prm.gguf,head=./prm", "exits.safetensors"], "takes no exits"),
         (["embedded:prm", "exits.safetensors", "--layers", "a,b"], "no list of numbers"),
         (["embedded:prm", "exits.safetensors", "--data", "none.jsonl"], "none.jsonl"),
+        (["embedded:prmm", "exits.safetensors"], "embedded:prmm is unknown"),
+        (["embedded:prm", "exits.safetensors", "--threshold", "1.5"], r"in \(0, 1\) \(got 1.5\)"),
+        (["embedded:prm", "exits.safetensors", "--agreement", "1"], r"share in \(0, 1\)"),
+        (["embedded:prm", "exits.safetensors", "--layers", "3,2"], "ascending"),
+        (["embedded:prm", "exits.safetensors", "--layers", "2,5"], "below the last of 5 layers"),
     ],
 )
 def test_the_command_refuses_before_it_works(
@@ -439,5 +445,6 @@ def test_the_command_refuses_before_it_works(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(distilling, "distil", lambda *_, **__: pytest.fail("it began"))
+    monkeypatch.setattr(distill, "_embedded", lambda *_: pytest.fail("it solved problems"))
     with pytest.raises(RSDError, match=message):
         rsd("distill-exits", *words)

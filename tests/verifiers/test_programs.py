@@ -95,9 +95,14 @@ def test_tests_come_from_a_file(tmp_path: Folder) -> None:
     file.write_text('{"problem": "Write add.", "tests": ["assert add(2, 3) == 5"]}\n\n')
     made = load(f"code,sandbox=none:{file}", role="verifier")
     assert asyncio.run(made.score(ASKED, [step("def add(a, b): return a + b")])).rewards == (1,)
-    file.write_text('{"problem": "Write add."}\n')
-    with pytest.raises(ConfigurationError, match="line 1"):
-        load(f"code:{file}")
+    for row, message in (
+        ('{"problem": "Write add."}', "line 1: it has no `tests`"),
+        ('{"tests": []}', "line 1: it has no `problem`"),
+        ('{"problem": "Write add.", "tests": "x"}', 'line 1: `tests` is "x" and no list of texts'),
+    ):
+        file.write_text(row)
+        with pytest.raises(ConfigurationError, match=message):
+            load(f"code:{file}")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load(f"code:{tmp_path}/none.jsonl")
 
