@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from rsd_integrations.huggingface.bare_model import BareModel
 
 from rsd_integrations.huggingface.context import context_of
 from rsd_integrations.inprocess.memory import ModelMemory, check_room, free_machine_memory, machine_memory
@@ -51,13 +45,6 @@ def has_weight_copy(weights: float, room: float, device: torch.device) -> bool:
         device: Where they are; a GPU has no use for it.
     """
     return device.type == "cpu" and COPY_SHARE * weights < room
-
-
-def weights_of(model: PreTrainedModel | BareModel) -> float:
-    """Bytes that a model's weights take without copies."""
-    if isinstance(model, nn.Module):
-        return float(sum(weight.numel() * weight.itemsize for weight in model.parameters()))
-    return float(model.num_parameters() * model.dtype.itemsize)
 
 
 def weight_bytes(models: Sequence[ModelMemory], device: torch.device) -> list[float]:

@@ -19,7 +19,7 @@ from rsd_integrations.huggingface.compatibility import PROBE_IDS, close, explain
 from rsd_integrations.huggingface.context import context_of
 from rsd_integrations.huggingface.fused_decoder import FusedDecoder
 from rsd_integrations.huggingface.kv_store import KVStore, SlotSequence
-from rsd_integrations.huggingface.memory import free_memory, has_weight_copy, total_memory, weights_of
+from rsd_integrations.huggingface.memory import free_memory, has_weight_copy, total_memory
 from rsd_integrations.huggingface.output import TorchOutput
 from rsd_integrations.huggingface.sampling import choose
 from rsd_integrations.inprocess.calls import Call, Output
@@ -228,3 +228,10 @@ def _capturing(inputs: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]]
         inputs[:] = [args[0][0]]
 
     return capture
+
+
+def weights_of(model: PreTrainedModel | BareModel) -> float:
+    """Bytes that a model's weights take without copies."""
+    if isinstance(model, nn.Module):
+        return float(sum(weight.numel() * weight.itemsize for weight in model.parameters()))
+    return float(model.num_parameters() * model.dtype.itemsize)

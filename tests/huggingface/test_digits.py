@@ -20,10 +20,10 @@ from rsd_integrations.huggingface import (
     load_generator,
     load_likelihood,
     load_verifier,
-    memory,
 )
 from rsd_integrations.huggingface.digits import Digits, Int8Linear
 from rsd_integrations.huggingface.linear import fused, output_head
+from rsd_integrations.huggingface.runner import weights_of
 from tests.huggingface.products import CASES, check, rows_of
 from tests.huggingface.tiny import make_causal_lm, make_prm
 
@@ -105,7 +105,7 @@ def test_nothing_is_held_in_more_bits_beside_int8(tmp_path: Folder) -> None:
     layers = [module for module in model.model.modules() if isinstance(module, Int8Linear)]
     assert layers
     assert all(layer.product is None and layer.weight.is_meta for layer in layers)
-    held = memory.weights_of(model.model)
+    held = weights_of(model.model)
     assert held < 0.5 * 4 * model.model.num_parameters()  # embeddings and norms alone are in more bits
     with pytest.raises(ConfigurationError, match=r"int8 runs in the engine alone.*dtype=bfloat16"):
         model.model(input_ids=torch.tensor([[1, 2]]))
