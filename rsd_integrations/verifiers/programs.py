@@ -38,7 +38,7 @@ class Programs(Verifier):
 
     Args:
         tests: The tests of each problem, by the problem's text.
-        seconds: Time for all tests of a step together, above 0 and up to a day. Tests that held before it is over count.
+        seconds: Time for all tests of a step together, up to a day. Tests that held before it is over count.
         memory: Megabytes of address space for each of the two processes, from 64.
         parallel: Programs that run at once.
         sandbox: `auto` is the first of `bwrap`, `docker` and `podman` that works here, which is tried out once.
@@ -63,8 +63,8 @@ class Programs(Verifier):
     ) -> None:
         if not 0 < seconds <= LONGEST or not 64 <= memory < 2**32 or parallel < 1:
             raise ConfigurationError(
-                f"seconds={seconds}, memory={memory}, parallel={parallel}: above 0 and up to {LONGEST}, from 64 MB, and "
-                "from 1"
+                f"seconds={seconds}, memory={memory}, parallel={parallel}: above 0 and up to {LONGEST}, "
+                "from 64 MB, and from 1"
             )
         self.tests = {" ".join(text.split()): list(own) for text, own in tests.items()}
         self.seconds, self.memory = seconds, memory
