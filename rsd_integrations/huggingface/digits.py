@@ -209,8 +209,9 @@ def fused(layers: Sequence[Int8Linear]) -> Digits:
     return Digits([weight], [scale], torch.cat(biases) if biases else None)
 
 
-def release(model: nn.Module) -> None:
-    """Leave the weights to the fused pass."""
-    for module in model.modules():
-        if isinstance(module, Int8Linear):
-            module.product = None
+def release(model: nn.Module) -> bool:
+    """Leave the weights to the fused pass; whether there are any."""
+    layers = [module for module in model.modules() if isinstance(module, Int8Linear)]
+    for layer in layers:
+        layer.product = None
+    return bool(layers)

@@ -143,6 +143,13 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
         return model
 
 
+def forget(model: int) -> None:
+    """Share a model, by its identity, no more: whoever asks for it next loads it anew."""
+    for key, one in list(_loaded.items()):
+        if id(one) == model:
+            _loaded.pop(key, None)
+
+
 def of_transformers(model: PreTrainedModel | BareModel) -> PreTrainedModel:
     """A model as transformers makes it."""
     return model.transformers if isinstance(model, BareModel) else model

@@ -6,13 +6,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 import torch
 from torch import Tensor, nn
 
 from rsd_core import Sampling
-from rsd_integrations.huggingface import attention, digits
+from rsd_integrations.huggingface import attention, digits, loading
 from rsd_integrations.huggingface.attention import Batch
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.compatibility import PROBE_IDS, close, explained, plain_output, survey_attention
@@ -96,8 +96,8 @@ class TorchRunner(Runner):
                 "%s runs by its own modules, more slowly: fused, it gives other results", type(model).__name__
             )
             self.fused = None
-        if self.fused is not None and not isinstance(model, BareModel):
-            digits.release(model)
+        if self.fused is not None and not isinstance(model, BareModel) and digits.release(model):
+            finalize(self, loading.forget, id(model))  # without this runner it is of no use, even to who keeps it
         self._head: nn.Module | None = None
         self._head_inputs: list[Tensor] = []
         """What the last forward pass by the modules gave to the output head."""

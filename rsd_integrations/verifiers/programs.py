@@ -38,7 +38,7 @@ class Programs(Verifier):
 
     Args:
         tests: The tests of each problem, by the problem's text.
-        seconds: Time for all tests of a step together, above 0, up to a day. Tests that held before it is over count.
+        seconds: Time for all tests of a step together, up to a day. Tests that held before it is over count.
         memory: Megabytes of address space for each of the two processes, from 64.
         parallel: Programs that run at once.
         sandbox: `auto` is the first of `bwrap`, `docker` and `podman` that works here, which is tried out once.
@@ -63,8 +63,8 @@ class Programs(Verifier):
     ) -> None:
         if not 0 < seconds <= LONGEST or not 64 <= memory < 2**32 or parallel < 1:
             raise ConfigurationError(
-                f"seconds={seconds}, memory={memory}, parallel={parallel}: above 0 and up to {LONGEST}, from 64 MB, "
-                "and from 1"
+                f"seconds={seconds}, memory={memory}, parallel={parallel}: above 0 and up to {LONGEST}, "
+                "from 64 MB, and from 1"
             )
         self.tests = {" ".join(text.split()): list(own) for text, own in tests.items()}
         self.seconds, self.memory = seconds, memory
@@ -142,18 +142,11 @@ def read_tests(file: str) -> dict[str, list[str]]:
         try:
             row = json.loads(line)
             text = next(row[key] for key in ("problem", "question", "prompt") if key in row)
-            tests[text] = _statements(row["tests"])
+            tests[text] = [str(test) for test in row["tests"]]
             for test in tests[text]:
                 compile(test, f"{file}:{number}", "exec")
         except (ValueError, TypeError, KeyError, StopIteration, SyntaxError) as error:
-            wrong = {KeyError: "it has no `tests`", StopIteration: "it has no `problem`"}.get(type(error), str(error))
             raise ConfigurationError(
-                f'{file}, line {number}: {wrong}. Each line is {{"problem": "…", "tests": ["assert …"]}}'
+                f'{file}, line {number}: {error!r}. Each line is {{"problem": "…", "tests": ["assert …"]}}'
             ) from error
-    return tests
-
-
-def _statements(tests: object) -> list[str]:
-    if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):  # a text is a list of letters
-        raise TypeError(f"`tests` is {json.dumps(tests)} and no list of texts")
     return tests

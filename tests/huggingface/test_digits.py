@@ -111,6 +111,15 @@ def test_nothing_is_held_in_more_bits_beside_int8(tmp_path: Folder) -> None:
         model.model(input_ids=torch.tensor([[1, 2]]))
 
 
+def test_a_model_that_was_left_to_a_runner_which_is_gone_is_loaded_anew(tmp_path: Folder) -> None:
+    folder = str(make_causal_lm(tmp_path / "lm"))
+    kept = load_generator(folder, dtype=INT8).model
+    model, again = load_generator(folder, dtype=INT8), load_generator(folder, dtype=INT8)
+    assert model.model is not kept
+    assert model.runner is again.runner
+    assert wait_for(model.generate(PATH, StepRequest((5,), max_tokens=4))).steps[0].size > 0
+
+
 def test_int8_is_refused_where_it_does_not_run() -> None:
     with pytest.raises(ConfigurationError, match="int8 runs on a CPU and not on cuda; give device=cpu"):
         dtypes.named_dtype("int8", torch.device("cuda"))
