@@ -142,11 +142,18 @@ def read_tests(file: str) -> dict[str, list[str]]:
         try:
             row = json.loads(line)
             text = next(row[key] for key in ("problem", "question", "prompt") if key in row)
-            tests[text] = [str(test) for test in row["tests"]]
+            tests[text] = _statements(row["tests"])
             for test in tests[text]:
                 compile(test, f"{file}:{number}", "exec")
         except (ValueError, TypeError, KeyError, StopIteration, SyntaxError) as error:
+            wrong = {KeyError: "it has no `tests`", StopIteration: "it has no `problem`"}.get(type(error), str(error))
             raise ConfigurationError(
-                f'{file}, line {number}: {error!r}. Each line is {{"problem": "…", "tests": ["assert …"]}}'
+                f'{file}, line {number}: {wrong}. Each line is {{"problem": "…", "tests": ["assert …"]}}'
             ) from error
+    return tests
+
+
+def _statements(tests: object) -> list[str]:
+    if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):  # a text is a list of letters
+        raise TypeError(f"`tests` is {json.dumps(tests)} and no list of texts")
     return tests
