@@ -233,11 +233,11 @@ def test_an_answer_that_cannot_be_told_fails_its_call_and_no_other(
 ) -> None:
     """The thread that runs models lives on."""
 
-    def broken(ids: list[int]) -> str:
+    def broken(ids: list[int], *_: object, **__: object) -> str:
         raise KeyError(ids[0])
 
     with monkeypatch.context() as patched:
-        patched.setattr(models.writer.vocabulary, "text", broken)
+        patched.setattr(models.writer.vocabulary, "as_step", broken)
         with pytest.raises(KeyError) as caught:
             asyncio.run(asyncio.wait_for(write(models, PATH, 1), 10))
     usage = usage_of(caught.value)

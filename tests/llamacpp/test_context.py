@@ -464,8 +464,9 @@ class Checked:
             if length:
                 last = self.ids(sequence)[-1]
                 self.context.rollback(sequence, length - 1)
-                assert self.context.decode([(sequence, length - 1, [last])], [0])
-                self.check(sequence, self.context.logits(1)[0])
+                if self.context.free_cells:  # none where a full cache holds the last cell for others too
+                    assert self.context.decode([(sequence, length - 1, [last])], [0])
+                    self.check(sequence, self.context.logits(1)[0])
 
 
 OPERATIONS = st.lists(

@@ -205,7 +205,7 @@ def test_what_a_stream_wrote_is_charged_where_its_ids_are_wrong(
 ) -> None:
     model = connect(vllm)
     wait_for(model.generate(path, StepRequest((0,), max_tokens=60)))
-    monkeypatch.setattr(model.prompts, "written", refuse)
+    monkeypatch.setattr(model.prompts, "step", refuse)
     usage = cost_of(model.generate(path, StepRequest((0,), max_tokens=4, ahead=8)))
     assert usage.generated == 4
     assert usage.computed == len(vllm.requests[-1]["prompt"]) - usage.reused + 4
