@@ -197,7 +197,9 @@ def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
     reserved = min(SEPARATE_SEQUENCES, most // longest) if options.batch_invariant else 1
     logits = 4.0 * header.vocabulary_size * STEP_TOKENS * LOGIT_COPIES
     weights = header.bytes + sum(read_header(file).bytes for file, _ in _adapters(options.lora))
-    return ModelMemory(name, float(weights), header.cache_bytes(4.0 if exact else 2.0), longest, logits, reserved=reserved)
+    return ModelMemory(
+        name, float(weights), header.cache_bytes(4.0 if exact else 2.0), longest, logits, reserved=reserved
+    )
 
 
 def check_kind(header: Header) -> None:
