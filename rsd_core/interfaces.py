@@ -151,6 +151,8 @@ class Verifier(Model):
 
     dearer: Verifier | None = None
     """One that judges on the same scale, better and at a higher cost, where the policy finds it worth that."""
+    threshold: float | None = None
+    """The reward about which its verdicts hold, where its rewards are coarse elsewhere; None where all are exact."""
 
     @abstractmethod
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:

@@ -39,6 +39,8 @@ class Account:
     """FLOPs by the paper's convention: two per weight for each generated or newly scored token, no prefill."""
     cost: float | None = 0.0
     """Money; None when the model has no price."""
+    dtype: str | None = None
+    """What the weights of its models are in, `bfloat16` or `int8` say, several with commas; None where unknown."""
 
     @property
     def read(self) -> int:
@@ -68,6 +70,8 @@ class Account:
         self.scored += usage.scored
         self.seconds += usage.seconds
         self.estimated += usage.estimated
+        if model.dtype is not None:
+            self._note_dtype(model.dtype)
         rate, price = model.flops_per_token, model.price
         if rate is None:
             self.flops = self.flops_paper = None
@@ -85,9 +89,17 @@ class Account:
     def add(self, other: Account) -> None:
         """Add another account to this one."""
         for name in self.__dataclass_fields__:
-            setattr(self, name, _plus(getattr(self, name), getattr(other, name)))
+            if name != "dtype":
+                setattr(self, name, _plus(getattr(self, name), getattr(other, name)))
+        if other.dtype is not None:
+            self._note_dtype(other.dtype)
 
-    def to_dict(self) -> dict[str, float | None]:
+    def _note_dtype(self, dtype: str) -> None:
+        if dtype != self.dtype:
+            known = {} if self.dtype is None else dict.fromkeys(self.dtype.split(", "))
+            self.dtype = ", ".join(known | dict.fromkeys(dtype.split(", ")))
+
+    def to_dict(self) -> dict[str, float | str | None]:
         """Plain JSON data."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 

@@ -79,6 +79,8 @@ class Model(ABC):  # noqa: B024 - what is abstract is in the roles
     """FLOPs to run one token through the model, two per weight that takes part; None when unknown."""
     price: Price | None = None
     """What the model costs, where it costs."""
+    dtype: str | None = None
+    """What its weights are in, such as `bfloat16` or `int8`; None where nobody here knows, as behind a URL."""
     renders_tools: bool | Literal["turn"] = False
     """Whether the model sees the definitions in a prompt's `tools` message; `turn`: where it writes whole turns."""
     made_by: Callable[[], Model] | None = None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import nextafter
 
 from rsd_core.errors import ConfigurationError, VerifierError
 from rsd_core.interfaces import Drafter, FirstTokenEntropy, Scores, Target, Verifier
@@ -11,6 +15,8 @@ from rsd_core.ledger import Role
 from rsd_core.model import Model, Price
 from rsd_core.paths import Path, Step
 from rsd_core.policies import AlwaysDraft, AlwaysTarget, WeightingPolicy
+
+logger = logging.getLogger(__name__)
 
 
 class NoVerifier(Verifier):
@@ -79,6 +85,12 @@ class Cast:
                 f"the policy {self.policy!r} routes on the entropy of a step's first token, which {self.drafter!r} "
                 "does not tell: models in process do (hf:, embedded:)"
             )
+        threshold = self.verifier.threshold
+        if threshold is not None and self.policy.needs_reward and not _decides_at(self.policy, threshold):
+            _warn(
+                f"the verdicts of {self.verifier!r} hold about the reward {threshold}, and the policy {self.policy!r} "
+                f"decides elsewhere: use binary_step:{threshold}, or a verifier made for this policy"
+            )
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -91,6 +103,21 @@ class Cast:
         if isinstance(self.policy, AlwaysTarget):
             return (self.target,)
         return (self.drafter,) if isinstance(self.policy, AlwaysDraft) else (self.drafter, self.target)
+
+
+def _decides_at(policy: WeightingPolicy, threshold: float) -> bool:
+    """Whether all that a policy makes of a reward is on which side of the threshold it lies."""
+    if policy.learns:
+        return False
+    low, high = (0.0, nextafter(threshold, 0.0)), (threshold, 1.0)
+    return all(policy.weight(begin) == policy.weight(end) for begin, end in (low, high))  # weights never decrease
+
+
+@cache
+def _warn(message: str) -> None:
+    """Warn once; adapters make a decoder for every call."""
+    logger.warning(message)
+    warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def require(role: Role, model: Model, kind: type[Model]) -> None:

@@ -157,6 +157,7 @@ def _checkpoints(
         reasons[spec] = f"{dtypes.dtype_name(kind)}: {reason}"
         head = parse_spec(spec)[0].kind != "prm"
         raw = loading.read_config(folder)
+        dtypes.check_layers(kind, raw, model)
         models.append(memory.model_memory(spec, files, raw, kind, dtypes.computed_in(kind), head=head))
     for reason in dict.fromkeys(reasons.values()):
         who = ", ".join(masked(spec) for spec in reasons if reasons[spec] == reason)

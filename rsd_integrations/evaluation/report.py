@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from rsd_core import Result
+from rsd_core.ledger import Role
 from rsd_integrations.evaluation.statistics import Comparison, compare, wilson
 from rsd_integrations.role_faults import Helper, never_worked, scored
+
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Outcome:
     """By which grader; empty where the task judges by itself, and where nobody knows the answer."""
     ungraded: str = ""
     """Why it could not be graded, although the answer is known: a grader took too long, or failed."""
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    """What the weights of each role were in, where that is known; see `Account.dtype`."""
 
     @classmethod
     def of(
@@ -53,6 +58,7 @@ class Outcome:
     ) -> Outcome:
         """The outcome of a result and its grading; of a request that failed, with its error."""
         total, steps = result.ledger.total, result.steps
+        dtypes = {role: result.ledger.account(role).dtype for role in ROLES}
         return cls(
             answer=result.answer,
             correct=correct,
@@ -72,6 +78,7 @@ class Outcome:
             scored=scored(result),
             grader=grader,
             ungraded="" if ungraded is None else str(ungraded),
+            dtypes={role: dtype for role, dtype in dtypes.items() if dtype is not None},
         )
 
     @property
@@ -121,6 +128,8 @@ class MethodReport:
     flops: float | None = 0.0
     flops_paper: float | None = 0.0
     cost: float | None = 0.0
+    dtypes: dict[str, set[str]] = field(default_factory=dict)
+    """What the weights of each role were in; several where answers of two machines are in one report."""
 
     def add(self, outcome: Outcome) -> None:
         """Count one problem."""
@@ -139,6 +148,8 @@ class MethodReport:
             faults.count += count
             faults.answers += 1
             faults.last = outcome.ungraded if kind == "ungraded" else outcome.messages.get(kind, faults.last)
+        for role, dtype in outcome.dtypes.items():
+            self.dtypes.setdefault(role, set()).add(dtype)
         for name in ("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost"):
             mine, more = getattr(self, name), getattr(outcome, name)
             setattr(self, name, None if mine is None or more is None else mine + more)
@@ -168,6 +179,7 @@ class MethodReport:
             "flops_per_problem_paper": None if self.flops_paper is None else self.flops_paper / n,
             "cost_per_problem": None if self.cost is None else self.cost / n,
             "seconds_per_problem": self.seconds / n,
+            "dtypes": {role: sorted(dtypes) for role, dtypes in self.dtypes.items()},
             "target_share": self.by_target / max(1, self.steps),
             "errors": self.errors,
             "degraded": self.degraded,

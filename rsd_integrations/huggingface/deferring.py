@@ -69,7 +69,7 @@ class DeferringCall(ScoreCall):
         if not usage.computed or self._model.flops_per_token is None:
             return usage
         worker = Model()
-        worker.name, worker.price = self._model.name, self._model.price
+        worker.name, worker.price, worker.dtype = self._model.name, self._model.price, self._model.dtype
         worker.flops_per_token = self._model.flops_per_token * self.layers / (self._depth * usage.computed)
         return replace(usage, parts=((worker, usage),))
 

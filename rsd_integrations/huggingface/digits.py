@@ -14,6 +14,7 @@ fbgemm have one scale for all rows, and torchao's have no kernels of their own o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -190,6 +191,29 @@ class Int8Linear(nn.Module):
         return self.product
 
 
+def check_layers(body: nn.Module, model: str) -> None:
+    """Refuse a model whose layers are not mostly linear ones, such as a mixture of experts.
+
+    Args:
+        body: Its modules, with or without numbers.
+        model: Its name, for messages.
+
+    Raises:
+        ConfigurationError: More than a tenth of the weights of its layers would stay in more bits.
+    """
+    sizes: Counter[type[nn.Module]] = Counter()
+    for module in body.modules():
+        if not isinstance(module, nn.Embedding):
+            sizes[type(module)] += sum(one.numel() for one in module.parameters(recurse=False) if one.dim() > 1)
+    total, left = sizes.total(), sizes.total() - sizes.pop(nn.Linear, 0)
+    if left > total / 10:
+        kind, _ = sizes.most_common(1)[0]
+        raise ConfigurationError(
+            f"{model}: dtype int8 is for linear layers, and {left / total:.0%} of the weights of its layers are in "
+            f"others, {kind.__name__} first, which would stay in more bits; choose bfloat16, or a GGUF file (gguf:)"
+        )
+
+
 def quantise(body: nn.Module) -> None:
     """Put the linear layers of a model's body on a CPU into int8, each in place, so that none is held twice."""
     for module in list(body.modules()):
@@ -207,6 +231,11 @@ def fused(layers: Sequence[Int8Linear]) -> Digits:
     scale = torch.cat([product.scales[0] for product in products]) * ACTIVATION
     biases = [product.bias for product in products if product.bias is not None]
     return Digits([weight], [scale], torch.cat(biases) if biases else None)
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether layers of a model are in int8."""
+    return any(isinstance(module, Int8Linear) for module in model.modules())
 
 
 def release(model: nn.Module) -> bool:

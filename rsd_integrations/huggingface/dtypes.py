@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rsd_core import ConfigurationError
-from rsd_integrations.huggingface import digits, memory
+from rsd_integrations.huggingface import digits, from_pretrained, memory
 from rsd_integrations.huggingface.linear import has_blocks
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,12 @@ def named_dtype(dtype: str | None, device: torch.device) -> torch.dtype | None:
             )
         digits.largest_weight()
     return None if dtype is None else known[dtype]
+
+
+def check_layers(dtype: torch.dtype, raw: dict[str, Any], model: str) -> None:
+    """Refuse a dtype that the layers of a model do not have, by its config.json; errors as of `digits.check_layers`."""
+    if dtype == torch.int8:
+        digits.check_layers(from_pretrained.without_weights(raw, model), model)
 
 
 def default_dtype(device: torch.device, files: Sequence[Path], name: str) -> torch.dtype:

@@ -131,7 +131,7 @@ def read(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Ex
         raise ConfigurationError(
             f"exits={file} is broken ({type(error).__name__}: {error}); distil them anew"
         ) from error
-    if rule.model != fingerprint or rule.layers[-1] >= depth or heads[0][0].in_features != width:
+    if rule.model != fingerprint or rule.layers[-1] >= depth or any(head[0].in_features != width for head in heads):
         raise ConfigurationError(
             f"exits={file} are of another reward model than {model}, or of another format or separator of it: their "
             "heads would read what they do not know. Distil exits for this one: rsd distill-exits"

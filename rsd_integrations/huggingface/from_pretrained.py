@@ -6,13 +6,15 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from rsd_core import ConfigurationError
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _one_at_a_time = threading.Lock()
 
@@ -34,6 +36,36 @@ def quiet() -> Iterator[None]:
         finally:
             if shown:
                 logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def native_config(raw: dict[str, Any], model: str) -> PretrainedConfig:
+    """The native configuration. Remote code is never needed: its classes only add the head that we load ourselves."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    kind = str(raw.get("model_type", ""))
+    kind = {"qwen2_rm": "qwen2"}.get(kind, kind)
+    try:
+        own = {key: value for key, value in raw.items() if key not in ("auto_map", "model_type")}
+        config = AutoConfig.for_model(kind, **own)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{model}: transformers has no native model of the type {kind!r}, and remote code is not run here. "
+            "Convert the checkpoint to the architecture that it was trained from."
+        ) from error
+    if type(config) not in MODEL_MAPPING:
+        raise ConfigurationError(f"{model}: {kind!r} is no language model that a reward head could be put on")
+    return config
+
+
+def without_weights(raw: dict[str, Any], model: str) -> nn.Module:
+    """The modules of a model's body, by its config.json; errors as of `native_config`."""
+    from transformers import AutoModel
+
+    config = native_config(raw, model)
+    with quiet(), torch.device("meta"):
+        body: nn.Module = AutoModel.from_config(config)
+    return body
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

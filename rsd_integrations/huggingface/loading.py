@@ -132,6 +132,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
     with _loading:
         model: PreTrainedModel | None = _loaded.get(key)
         if model is None:
+            dtypes.check_layers(dtype, read_config(folder), str(folder))
             kind = dtypes.computed_in(dtype)  # in which int8 is read, and then put into fewer bits
             memory.check_fit(
                 [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), kind)], device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
@@ -18,6 +19,8 @@ ADVICE = (
     "(device=), or serve one and use it as openai:MODEL@URL"
 )
 """What to change where models do not fit."""
+_OF_LAYERS = re.compile(r"\b(?:layers|blocks|h)\.\d+\.")
+"""Names of tensors of layers, in all of transformers' families."""
 COPY_SHARE = 4
 """Weights that take less than one part in so many of a CPU's free memory are held a second time, in a faster layout."""
 
@@ -96,10 +99,11 @@ def model_memory(
     token = 2 * config.num_hidden_layers * heads * width * rest.itemsize
     shapes = list(_shapes(files))
     total = sum(prod(shape) for _, shape in shapes)
-    layers = sum(prod(shape) for tensor, shape in shapes if ".layers." in tensor and len(shape) == 2)
+    of_layers = [shape for tensor, shape in shapes if len(shape) == 2 and _OF_LAYERS.search(tensor)]
+    layers = sum(map(prod, of_layers))
     size, copy = float(total * rest.itemsize), float(total * rest.itemsize)
     if dtype == torch.int8:  # a number of 8 bits each, and a scale of 32 bits for every row of a matrix
-        rows = sum(shape[0] for tensor, shape in shapes if ".layers." in tensor and len(shape) == 2)
+        rows = sum(rows for rows, _ in of_layers)
         size, copy = float((total - layers) * rest.itemsize + layers + 4 * rows), 0.0
     wide = 0.0
     if head and rest != torch.float32:

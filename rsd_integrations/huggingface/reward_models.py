@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import digits, dtypes, early_exit, loading
 from rsd_integrations.huggingface.early_exit import Exits
-from rsd_integrations.huggingface.from_pretrained import load_tokenizer, quiet
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer, native_config, quiet
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.prm_formats import (
@@ -157,6 +157,7 @@ def load_with_exits(
     raw = loading.read_config(folder)
     weights = Weights(folder, model, allow_pickles)
     form = find_format(raw, weights.shapes | separate_files(folder), model, format)
+    dtypes.check_layers(kind, raw, model)
     tokenizer = load_tokenizer(folder)
     reader = bind(form, tokenizer, model, separator)
     config = native_config(raw | ({} if context is None else {"max_position_embeddings": context}), model)
@@ -178,26 +179,6 @@ def fingerprint(weights: Weights, layout: str) -> str:
     for name, shape in sorted(weights.shapes.items()):
         digest.update(f" {name} {shape} ".encode() + weights.rows(name, [0]).numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def native_config(raw: dict[str, Any], model: str) -> PretrainedConfig:
-    """The native configuration. Remote code is never needed: its classes only add the head that we load ourselves."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-    kind = str(raw.get("model_type", ""))
-    kind = {"qwen2_rm": "qwen2"}.get(kind, kind)
-    try:
-        own = {key: value for key, value in raw.items() if key not in ("auto_map", "model_type")}
-        config = AutoConfig.for_model(kind, **own)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{model}: transformers has no native model of the type {kind!r}, and remote code is not run here. "
-            "Convert the checkpoint to the architecture that it was trained from."
-        ) from error
-    if type(config) not in MODEL_MAPPING:
-        raise ConfigurationError(f"{model}: {kind!r} is no language model that a reward head could be put on")
-    return config
 
 
 def _body(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rsd_core import Sampling
-from rsd_integrations.huggingface import attention, digits, loading
+from rsd_integrations.huggingface import attention, digits, dtypes, loading
 from rsd_integrations.huggingface.attention import Batch
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.compatibility import PROBE_IDS, close, explained, plain_output, survey_attention
@@ -72,6 +72,8 @@ class TorchRunner(Runner):
                 its attention is of its own making.
         """
         self.model = model
+        in_int8 = model.int8 if isinstance(model, BareModel) else digits.is_quantised(model)
+        self.dtype = dtypes.dtype_name(torch.int8 if in_int8 else model.dtype)
         context = context_of(model.config)
         expected: Tensor | None = None
         if isinstance(model, BareModel):

@@ -40,6 +40,7 @@ class SharedVerifier(Resident, Verifier):
         self.head = head
         self.runner, self.vocabulary, self.context = generator.runner, generator.vocabulary, generator.context
         self._marks = Marks(generator.vocabulary)
+        self.dtype = generator.dtype
         self.flops_per_token = loading.flops_of(generator.runner.model) + loading.flops_per_token(head)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:

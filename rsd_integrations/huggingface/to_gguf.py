@@ -14,10 +14,10 @@ from torch import Tensor
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import gguf_architectures as architectures
 from rsd_integrations.huggingface import gguf_tokenizers, loading
-from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer, native_config
 from rsd_integrations.huggingface.gguf_architectures import Architecture
 from rsd_integrations.huggingface.gguf_vocabulary_check import check_vocabulary
-from rsd_integrations.huggingface.reward_models import Weights, native_config
+from rsd_integrations.huggingface.reward_models import Weights
 from rsd_integrations.huggingface.shared import HEAD
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.output_files import new_file

@@ -37,6 +37,7 @@ class HuggingFaceVerifier(RewardVerifier):
         exits: Exits | None = None,
     ) -> None:
         self.body, self.head, self.exits = body, head, exits
+        self.threshold = None if exits is None else exits.rule.threshold
         self.vocabulary = Vocabulary(tokenizer, body.config.vocab_size)
         flops = loading.flops_per_token(body, head)
         threads = threads_for(flops)

@@ -27,5 +27,6 @@ class LanguageModel(Resident):
         """
         self.runner, self.vocabulary, self.eos_ids, self.name = runner, vocabulary, eos_ids, name
         self.flops_per_token: float | None = flops_per_token
+        self.dtype = runner.dtype
         self.context = runner.context
         """Longest sequence in tokens."""

@@ -34,7 +34,7 @@ class RewardVerifier(Resident, Verifier):
             name: Shown to people.
         """
         self.runner, self.reader, self.name = runner, reader, name
-        self.flops_per_token = flops_per_token
+        self.flops_per_token, self.dtype = flops_per_token, runner.dtype
         self.cache = PathCache()
         self.context = runner.context
         """Longest sequence in tokens."""

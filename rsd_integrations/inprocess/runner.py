@@ -55,6 +55,9 @@ class Runner(ABC):
     Once it is made, it is used by one thread of the engine at a time, and by nobody else.
     """
 
+    dtype: str | None = None
+    """What the model's weights are in, where its library tells."""
+
     def __init__(self, name: str, store: Store, context: int, device: object, threads: int) -> None:
         """Begin without calls.
 

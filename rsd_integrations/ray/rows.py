@@ -11,7 +11,7 @@ import pyarrow as pa
 from rsd_core import ConfigurationError, Result
 from rsd_core.ledger import Account
 
-_KINDS = {"int": pa.int64(), "float": pa.float64(), "float | None": pa.float64()}
+_KINDS = {"int": pa.int64(), "float": pa.float64(), "float | None": pa.float64(), "str | None": pa.string()}
 _ACCOUNT = pa.struct([(field.name, _KINDS[str(field.type)]) for field in fields(Account)])
 LEDGER = pa.struct(
     [

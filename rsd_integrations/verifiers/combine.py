@@ -40,6 +40,7 @@ class Combined(Verifier):
         rates = [member.flops_per_token for member in members]
         self.flops_per_token = None if None in rates else max(rate for rate in rates if rate is not None)
         prices = [member.price for member in members if member.price is not None]
+        self.threshold = next((one.threshold for one in members if one.threshold is not None), None)
         self.price = max(prices, key=_dearness) if len(prices) == len(members) else None
 
     async def aclose(self) -> None:
