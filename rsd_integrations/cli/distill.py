@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,9 @@ from rsd_integrations.output_files import check_output, write_output
 
 TEMPERATURES = (0.0, 0.6, 0.9)
 """Of the solutions that the embedded family writes: a third of the problems at each."""
+
+STEPS = 6
+"""Steps that the solutions of a problem have at least, on average over a hundred problems."""
 
 
 def distill_exits(
@@ -58,6 +62,10 @@ def distill_exits(
     from rsd_integrations.huggingface import distilling, early_exit
 
     distilling.check_request(threshold, agreement, places, _depth(checkpoint))
+    if given is None and n < (least := ceil(distilling.least_steps(agreement) / STEPS)):
+        raise ConfigurationError(
+            f"--n {n} is too few problems to show --agreement {agreement}; give {least} at least, better 2600"
+        )
     terminal = Terminal(stderr=True)
     solutions = _embedded(n, seed) if given is None else given
     exits = distilling.distil(

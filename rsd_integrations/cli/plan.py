@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,8 +43,7 @@ def plan(
     Example: `rsd plan hf:./draft prm:./reward hf:./target --device cuda --dtype bfloat16`
     """
     found = [one for argument in specs for one in _models(argument)]
-    # One that plays two roles is loaded once.
-    checkpoints = {rest: spec for kind, rest, spec in found if kind == "checkpoint"}
+    checkpoints = {_loaded_as(rest, spec): spec for kind, rest, spec in found if kind == "checkpoint"}
     files = [(rest, spec) for kind, rest, spec in found if kind == "gguf"]
     if not found:
         raise SpecError(f"{', '.join(specs)}: no weights to load, so there is nothing to plan")
@@ -108,6 +108,12 @@ def _models(spec: str) -> Iterator[tuple[str, str, str]]:
         raise SpecError(f"{masked(spec)} runs elsewhere and takes no memory here; give specs of {known}")
 
 
+def _loaded_as(rest: str, spec: str) -> tuple[Any, ...]:
+    """What a checkpoint is loaded by: one that plays two roles alike is loaded once, but for a reward model's body."""
+    kind, options = parse_spec(spec)[0].kind, options_of(spec)
+    return rest, options.get("dtype"), kind == "prm", kind == "embedded", str(_exits(options))
+
+
 def _gguf(files: list[tuple[str, str]]) -> list[ModelMemory]:
     """What GGUF files will take, with the specs that name them; those of one file share weights."""
     if not files:
@@ -136,33 +142,48 @@ def _options(spec: str, kind: type[Options]) -> Options:
 
 
 def _checkpoints(
-    specs: dict[str, str], dtype: str | None, device: str | None
+    specs: dict[tuple[Any, ...], str], dtype: str | None, device: str | None
 ) -> tuple[Any, torch.device, list[ModelMemory]]:
     """The module that knows checkpoints, where they run, and what they will take."""
     try:
-        from rsd_integrations.huggingface import dtypes, loading, memory
+        from rsd_integrations.huggingface import dtypes, early_exit, loading, memory
     except ModuleNotFoundError as error:
         named = ", ".join(masked(spec) for spec in specs.values())
         raise MissingDependency(error.name or "torch", "huggingface", f"rsd plan of {named}") from error
     where = loading.choose_device(device)
     wanted = dtypes.named_dtype(dtype, where)
     models, reasons = [], {}
-    for rest, spec in specs.items():
+    for (rest, *_), spec in specs.items():
         check_spec(spec)
+        options = options_of(spec)
+        if exits := _exits(options):
+            early_exit.read(exits)
         model = _embedded(rest) if parse_spec(spec)[0].kind == "embedded" else rest
         folder = loading.find(model)
         files = loading.shards(folder, model)
-        asked = dtypes.named_dtype(options_of(spec).get("dtype"), where) or wanted
+        asked = dtypes.named_dtype(options.get("dtype"), where) or wanted
         kind, reason = (asked, "as asked for") if asked else dtypes.decide_dtype(where, memory.count_weights(files))
         reasons[spec] = f"{dtypes.dtype_name(kind)}: {reason}"
         head = parse_spec(spec)[0].kind != "prm"
         raw = loading.read_config(folder)
         dtypes.check_layers(kind, raw, model)
-        models.append(memory.model_memory(spec, files, raw, kind, dtypes.computed_in(kind), head=head))
+        others = dtypes.computed_in(kind)
+        one = memory.model_memory(spec, files, raw, kind, others, head=head, deferring=exits is not None)
+        models.append(one)
     for reason in dict.fromkeys(reasons.values()):
         who = ", ".join(masked(spec) for spec in reasons if reasons[spec] == reason)
         Terminal().print(plain(f"{reason} ({who})." if len(set(reasons.values())) > 1 else f"{reason}."))
     return memory, where, models
+
+
+def _exits(options: dict[str, Any]) -> Path | None:
+    """The file of exits that a spec names."""
+    exits = options.get("exits")
+    if exits is True:
+        from rsd_integrations.embedded.models import EXITS
+
+        return EXITS
+    return Path(str(exits)).expanduser() if exits else None
 
 
 def _embedded(name: str) -> str:

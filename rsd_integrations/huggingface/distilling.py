@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import inf, sqrt
+from math import ceil, inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +33,7 @@ EPOCHS, ROWS, RATE, DECAY = 30, 256, 2e-3, 3e-2
 HELD_OUT = 4
 """One solution in so many is held out, to choose the margin by."""
 LEAST = 400
-"""Steps below which next to nothing could be said of their hundredth part."""
+"""Steps below which heads learn next to nothing."""
 MARGINS = [i / 20 for i in range(161)]
 """In log odds, that are tried."""
 CERTAINTY = 1.645
@@ -102,6 +102,11 @@ def check_request(
         raise ConfigurationError(f"exits lie below the last of {depth} layers (got {list(layers)})")
 
 
+def least_steps(agreement: float) -> int:
+    """How many steps it takes to train exits, and to show so much agreement if all held-out verdicts agree."""
+    return max(LEAST, ceil(HELD_OUT * CERTAINTY**2 * agreement / (1 - agreement)))
+
+
 def distil(
     model: str,
     solutions: Sequence[Solution],
@@ -133,9 +138,9 @@ def distil(
             the agreement at fewer layers than all.
     """
     check_request(threshold, agreement, layers)
-    if (count := sum(map(len, solutions))) < LEAST:
+    if (count := sum(map(len, solutions))) < (least := least_steps(agreement)):
         raise ConfigurationError(
-            f"{count} steps are too few to train exits and to measure how often they agree; give at least {LEAST}, "
+            f"{count} steps are too few to train exits and to show {agreement:.2%} agreement; give at least {least}, "
             "better some thousand"
         )
     recorder: list[_Recorder] = []

@@ -100,18 +100,14 @@ def save(exits: Exits, file: Path) -> None:
     save_file(tensors, file, metadata={"format": FORM, "rule": json.dumps(asdict(exits.rule))})
 
 
-def read(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Exits:
+def read(file: Path) -> Exits:
     """Exits from their file.
 
     Args:
         file: As `save` writes it.
-        model: The reward model they are to be used with, for messages.
-        fingerprint: Its own.
-        depth: Its layers.
-        width: Of its hidden states.
 
     Raises:
-        ConfigurationError: No such file, no exits in it, or they are of another model.
+        ConfigurationError: No such file, or no exits in it.
     """
     if not file.is_file():
         raise ConfigurationError(f"exits={file}: there is no such file; `rsd distill-exits` makes one")
@@ -126,12 +122,29 @@ def read(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Ex
     try:
         data = json.loads(told["rule"])
         rule = ExitRule(**data | {"layers": tuple(data["layers"])})
-        heads = [_head(tensors, layers) for layers in rule.layers]
+        return Exits(rule, [_head(tensors, layers) for layers in rule.layers]).eval()
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"exits={file} is broken ({type(error).__name__}: {error}); distil them anew"
         ) from error
-    if rule.model != fingerprint or rule.layers[-1] >= depth or any(head[0].in_features != width for head in heads):
+
+
+def read_for(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Exits:
+    """Exits from their file, for a reward model.
+
+    Args:
+        file: As `save` writes it.
+        model: The name of the reward model, for messages.
+        fingerprint: Its own.
+        depth: Its layers.
+        width: Of its hidden states.
+
+    Raises:
+        ConfigurationError: As of `read`, or the exits are of another model.
+    """
+    exits = read(file)
+    rule, widths = exits.rule, [head[0].in_features for head in exits.heads]
+    if rule.model != fingerprint or rule.layers[-1] >= depth or set(widths) != {width}:
         raise ConfigurationError(
             f"exits={file} are of another reward model than {model}, or of another format or separator of it: their "
             "heads would read what they do not know. Distil exits for this one: rsd distill-exits"
@@ -146,7 +159,7 @@ def read(file: Path, model: str, fingerprint: str, depth: int, width: int) -> Ex
         100 * rule.kept_rejections,
         100 * rule.share,
     )
-    return Exits(rule, heads).eval()
+    return exits
 
 
 def _head(tensors: dict[str, Tensor], layers: int) -> Any:

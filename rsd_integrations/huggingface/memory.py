@@ -78,6 +78,7 @@ def model_memory(
     rest: torch.dtype | None = None,
     *,
     head: bool = True,
+    deferring: bool = False,
 ) -> ModelMemory:
     """What a checkpoint will take in a dtype, by its weights' headers and its config.json.
 
@@ -90,6 +91,7 @@ def model_memory(
         dtype: Of the weights of its layers.
         rest: Of everything else: embeddings, output head, keys and values; by default the same.
         head: Whether its output head is used.
+        deferring: Whether a hidden state of each token is kept too, as early exit does.
     """
     from transformers import PreTrainedConfig
 
@@ -97,6 +99,8 @@ def model_memory(
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * width * rest.itemsize
+    if deferring:
+        token += torch.float32.itemsize * config.hidden_size
     shapes = list(_shapes(files))
     total = sum(prod(shape) for _, shape in shapes)
     of_layers = [shape for tensor, shape in shapes if len(shape) == 2 and _OF_LAYERS.search(tensor)]

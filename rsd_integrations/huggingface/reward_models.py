@@ -107,7 +107,7 @@ def load_verifier(
     """
 
     def read_exits(identity: str, config: PretrainedConfig) -> Exits:
-        return early_exit.read(
+        return early_exit.read_for(
             Path(str(exits)).expanduser(), model, identity, config.num_hidden_layers, config.hidden_size
         )
 
