@@ -118,8 +118,9 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """A warning of ours in a line; what others warn of, with its place."""
-    from rsd_core import RoleWarning
+    import rsd_core
     from rsd_integrations.cli.terminal import say
 
-    own = issubclass(category, RoleWarning) or Path(filename).is_relative_to(Path(__file__).parents[1])
+    ours = [Path(rsd_core.__file__).parent, Path(__file__).parents[1]]
+    own = issubclass(category, rsd_core.RoleWarning) or any(Path(filename).is_relative_to(one) for one in ours)
     say(f"Warning: {message}" if own else warnings.formatwarning(message, category, filename, lineno, line), "yellow")

@@ -60,8 +60,7 @@ class AssistedGeneration(CausalLM):
             return Generation((Step("", "length"),), Usage(len(prefix))), Usage(len(prefix))
         stopped = threading.Event()
         async with _turns:  # who is cancelled before its turn has done nothing
-            begun = self.vocabulary.ids.begun(path)
-            speculation = partial(self._speculate, prefix, begun, request, max_tokens, drafter, stopped)
+            speculation = partial(self._speculate, path, prefix, request, max_tokens, drafter, stopped)
             work = asyncio.ensure_future(in_thread(speculation))
             try:
                 return await asyncio.shield(work)
@@ -76,8 +75,8 @@ class AssistedGeneration(CausalLM):
     @torch.inference_mode()
     def _speculate(
         self,
+        path: Path,
         prefix: list[int],
-        begun: bytes,
         request: StepRequest,
         max_tokens: int,
         drafter: AssistedGeneration,
@@ -124,7 +123,8 @@ class AssistedGeneration(CausalLM):
         ended = bool(written) and written[-1] in self.eos_ids
         ending: Ending = "end" if ended else "length"
         tokens = written[: len(written) - ended]
-        step = self.vocabulary.as_step(tokens, ending, len(written), before=begun)
+        vocabulary = self.vocabulary.of(path)
+        step = vocabulary.as_step(tokens, ending, len(written), before=vocabulary.ids.begun(path))
         work, assistance = usages(len(written))
         return Generation((step,), work), assistance
 

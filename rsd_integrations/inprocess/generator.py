@@ -103,7 +103,7 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
         guess: Sequence[int] = ()
         if request.guess is not None and len(request.seeds) == 1 and self.grammar is None:
             guess = self.vocabulary.ids.guess(path, request.guess)
-        end = StepEnd(self.vocabulary, self.eos_ids, request.splitter, self.vocabulary.ids.begun(path))
+        end = StepEnd(self.vocabulary.of(path), self.eos_ids, request.splitter, self.vocabulary.ids.begun(path))
         guess = guess[: max_tokens - 1]
         call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar)
         return await run(self.runner, call)
@@ -141,7 +141,7 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
         ids, prompt = self.vocabulary.asked(path, after)
         if len(ids) > self.context:
             raise PromptError(f"{len(ids)} tokens to read, the context of {self.name} is {self.context}")
-        firsts = self.vocabulary.first_tokens(ids[-1], words)
+        firsts = self.vocabulary.of(path).first_tokens(ids[-1], words)
         logprobs: list[float] = []
 
         def note(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:

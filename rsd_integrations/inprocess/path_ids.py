@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
-from rsd_core import Path, Step
+from rsd_core import Path, Step, Thinking
 from rsd_integrations.inprocess.path_cache import shared
 
 _LETTER = "x"
@@ -25,6 +25,9 @@ class Words(Protocol):
     @property
     def pieces(self) -> list[bytes] | dict[int, bytes]:
         """The bytes of every id."""
+
+    def marked(self, thinking: Thinking | None) -> Words:
+        """The vocabulary as requests with such thoughts have it."""
 
     def root(self, path: Path) -> list[int]:
         """Ids of the prompt that a path begins with."""
@@ -100,20 +103,20 @@ class PathIds:
         with self.lock:
             ids, prompt = self._joined(path)
             if goes_on:
-                dropped, end = self._opened(self._node(path))
+                dropped, end = _opened(self._words(path), self._node(path))
                 ids[len(ids) - dropped :] = end
         return ids, prompt
 
     def begun(self, path: Path) -> bytes:
         """The beginning of the character that a path ends in; empty where it ends between characters."""
         with self.lock:
-            return self._vocabulary.read(self._node(path).begun)[1]
+            return self._words(path).read(self._node(path).begun)[1]
 
     def guess(self, path: Path, step: Step) -> tuple[int, ...]:
         """Ids of a step as they may follow what a model reads that goes on with the path; empty where they cannot."""
         with self.lock:
-            node = self._node(path)
-            (dropped, end), own = self._opened(node), self._next(node, step)
+            words, node = self._words(path), self._node(path)
+            (dropped, end), own = _opened(words, node), _next(words, node, step)
         kept = dropped - own.dropped
         if kept < 0 or own.ids[: len(end)] != end:
             return ()
@@ -123,18 +126,18 @@ class PathIds:
         """A path with each of several steps after it, which go on unless they end the response."""
         with self.lock:
             ids, prompt = self._joined(path)
-            node = self._node(path)
+            words, node = self._words(path), self._node(path)
             ends, own = [], []
             for step in steps:
-                next_node = self._next(node, step)
+                next_node = _next(words, node, step)
                 dropped, end = next_node.dropped, [*next_node.ids]
                 if step.ending != "end":
-                    off, opened = self._opened(next_node)
+                    off, opened = _opened(words, next_node)
                     if off > len(end):
                         dropped += off - len(end)
                     end[max(0, len(end) - off) :] = opened
                 ends.append((len(ids) - dropped, end))
-                own.append(self._own(step, end))
+                own.append(_own(words, step, end))
         size = min([kept for kept, _ in ends], default=len(ids))
         feeds = [(*ids[size:kept], *end) for kept, end in ends]
         return Continued(ids[:size], prompt, feeds, own)
@@ -161,50 +164,56 @@ class PathIds:
             if place.parent is None or place.step is None:
                 self._known[place] = _Node(0, tuple(self._vocabulary.root(place)))
             else:
-                self._known[place] = self._next(self._known[place.parent], place.step)
+                self._known[place] = _next(self._words(path), self._known[place.parent], place.step)
         return self._known[path]
 
-    def _next(self, before: _Node, step: Step) -> _Node:
-        vocabulary = self._vocabulary
-        sampled = step.tokens if step.vocabulary == vocabulary.identity else ()
-        lost, rest = vocabulary.read(before.begun)
-        if sampled and step.text.startswith(vocabulary.read(sampled, rest)[0]):
-            dropped, lead = self._opened(before)
-            return _Node(dropped, (*lead, *sampled), begun=self._begun((*before.begun, *sampled)))
-        if sampled:  # written by a model that did not read what was begun
-            lead = tuple(vocabulary.following(lost))
-            return _Node(len(before.begun), (*lead, *sampled), begun=self._begun(sampled))
-        text, old = (lost + step.text, before.begun) if before.begun else (before.text + step.text, before.tail)
-        settled, text = vocabulary.settled(text)
-        tail = tuple(vocabulary.following(text))
-        ids = (*settled, *tail)
-        same = shared(old, ids)
-        return _Node(len(old) - same, ids[same:], text, tail)
+    def _words(self, path: Path) -> Words:
+        return self._vocabulary.marked(path.thinking)
 
-    def _opened(self, node: _Node) -> tuple[int, tuple[int, ...]]:
-        """What changes at the end of a path where more is written: ids taken off, and those in their place."""
-        if not node.tail:
-            return 0, ()
-        *ids, last = self._vocabulary.following(node.text + _LETTER)
-        if self._vocabulary.pieces[last] != _LETTER.encode():
-            return 0, ()
-        same = shared(node.tail, tuple(ids))
-        return len(node.tail) - same, tuple(ids[same:])
 
-    def _begun(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """The last ids, from the one on that holds the beginning of a character that is not complete."""
-        count, missing = 0, len(self._vocabulary.read(ids)[1])
-        while missing > 0:
-            count += 1
-            missing -= len(self._vocabulary.pieces[ids[-count]])
-        return ids[len(ids) - count :]
+def _next(words: Words, before: _Node, step: Step) -> _Node:
+    sampled = step.tokens if step.vocabulary == words.identity else ()
+    lost, rest = words.read(before.begun)
+    if sampled and step.text.startswith(words.read(sampled, rest)[0]):
+        dropped, lead = _opened(words, before)
+        return _Node(dropped, (*lead, *sampled), begun=_begun(words, (*before.begun, *sampled)))
+    if sampled:  # written by a model that did not read what was begun
+        lead = tuple(words.following(lost))
+        return _Node(len(before.begun), (*lead, *sampled), begun=_begun(words, sampled))
+    text, old = (lost + step.text, before.begun) if before.begun else (before.text + step.text, before.tail)
+    settled, text = words.settled(text)
+    tail = tuple(words.following(text))
+    ids = (*settled, *tail)
+    same = shared(old, ids)
+    return _Node(len(old) - same, ids[same:], text, tail)
 
-    def _own(self, step: Step, ids: Sequence[int]) -> int:
-        """How many of the last ids write a step."""
-        if step.tokens and step.vocabulary == self._vocabulary.identity:
-            return len(step.tokens)
-        count, size = 0, len(step.text.encode())
-        while size > 0 and count < len(ids):
-            count += 1
-            size -= len(self._vocabulary.written(ids[-count]))
-        return count
+
+def _opened(words: Words, node: _Node) -> tuple[int, tuple[int, ...]]:
+    """What changes at the end of a path where more is written: ids taken off, and those in their place."""
+    if not node.tail:
+        return 0, ()
+    *ids, last = words.following(node.text + _LETTER)
+    if words.pieces[last] != _LETTER.encode():
+        return 0, ()
+    same = shared(node.tail, tuple(ids))
+    return len(node.tail) - same, tuple(ids[same:])
+
+
+def _begun(words: Words, ids: tuple[int, ...]) -> tuple[int, ...]:
+    """The last ids, from the one on that holds the beginning of a character that is not complete."""
+    count, missing = 0, len(words.read(ids)[1])
+    while missing > 0:
+        count += 1
+        missing -= len(words.pieces[ids[-count]])
+    return ids[len(ids) - count :]
+
+
+def _own(words: Words, step: Step, ids: Sequence[int]) -> int:
+    """How many of the last ids write a step."""
+    if step.tokens and step.vocabulary == words.identity:
+        return len(step.tokens)
+    count, size = 0, len(step.text.encode())
+    while size > 0 and count < len(ids):
+        count += 1
+        size -= len(words.written(ids[-count]))
+    return count

@@ -41,6 +41,8 @@ class Vocabulary:
         self.size = self._rows(size)
         """Ids the model has rows for; often some more than the tokenizer names."""
         self._splits = cache(lambda: _splits(tokenizer))  # one for all with other fields, if at all
+        self._own_marks: frozenset[int] = frozenset()
+        self._views: dict[Markers, Self] = {}
         self.ids = PathIds(self)
         """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; the text of others is
         tokenised as a whole, whatever the steps it came in."""
@@ -62,7 +64,7 @@ class Vocabulary:
             other.template = chat_template(self.tokenizer, {**own, **fields.get(TEMPLATE, {}), **effort})
         except ConfigurationError as error:
             raise ConfigurationError(f"{' and '.join(fields)}: {error}") from error
-        other.ids = PathIds(other, self.ids.lock)
+        other.ids, other._views = PathIds(other, self.ids.lock), {}
         with self.ids.lock:
             vars(other).pop("pieces", None)
             if other._marked() == self._marked():
@@ -109,8 +111,8 @@ class Vocabulary:
         return frozenset(named | {id_ for id_, token in added if token.special})
 
     def _marked(self) -> frozenset[int]:
-        """The special tokens that mark the template's own thoughts."""
-        return self._marking_ids(None if self.template is None else self.template.markers)
+        """The special tokens that mark thoughts: the template's own, and those of a request."""
+        return self._own_marks | self._marking_ids(None if self.template is None else self.template.markers)
 
     def _marking_ids(self, markers: Markers | None) -> frozenset[int]:
         """The special tokens that the markers of thoughts are made of."""
@@ -256,10 +258,27 @@ class Vocabulary:
 
     def root(self, path: Path) -> list[int]:
         """Ids of the prompt that a path begins with."""
-        if path.thinking is not None:
-            for id_ in self._marking_ids(path.thinking.markers):  # which may be the user's own
-                self.pieces[id_] = self.tokenizer.added_tokens_decoder[id_].content.encode()
         return self.prompt(path.prompt, path.thinking)
+
+    def of(self, path: Path) -> Self:
+        """The vocabulary as a path's request has it: special tokens that mark its thoughts are text."""
+        with self.ids.lock:
+            return self.marked(path.thinking)
+
+    def marked(self, thinking: Thinking | None) -> Self:
+        """The same for who holds the lock."""
+        markers = None if thinking is None else thinking.markers
+        if markers is None:
+            return self
+        if markers not in self._views:
+            marks = self._marking_ids(markers)
+            view = self
+            if not marks <= self._marked():  # the user's own
+                view = copy.copy(self)
+                vars(view).pop("pieces", None)
+                view._own_marks = marks
+            self._views[markers] = view
+        return self._views[markers]
 
 
 def _splits(tokenizer: Tokenizer) -> SafeSplits:

@@ -312,8 +312,8 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 self.learnt.streams_ids = False
                 self._log_fallback(error, "each step is a request of its own")
         if greedy and self.learnt.tells_ranks and self.guesses and request.guess is not None:
-            assert self.prompts.vocabulary is not None
-            guess = Guess(self.prompts.vocabulary, path, request.guess, request.splitter, room - 1)
+            assert sent.vocabulary is not None
+            guess = Guess(sent.vocabulary, path, request.guess, request.splitter, room - 1)
             if guess.ids:
                 try:
                     return (await self._from_guess(server, sent, request, guess, room, charges),)
@@ -321,7 +321,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                     self.learnt.tells_ranks = False
                     self._log_fallback(error, "rejected drafts are not read any more")
         answers = await run_all([self._write(server, sent, request, seed, room, charges) for seed in request.seeds])
-        return tuple(self._step(answer, path) for answer in answers)
+        return tuple(self._step(answer, sent, path) for answer in answers)
 
     def _log_fallback(self, error: Exception, consequence: str) -> None:
         logger.warning("%s: %s, so that %s", self.endpoint, error, consequence)
@@ -335,12 +335,12 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         Raises:
             NoRanksError: The server told nothing of the guess.
         """
-        vocabulary = self.prompts.vocabulary
+        vocabulary = sent.vocabulary
         assert vocabulary is not None
         accepted = await guess.verify(self.endpoint, server, sent, charges)
         prefix = accepted.answer if self.logprobs else replace(accepted.answer, logprobs=())
         if accepted.ended:
-            return self._step(replace(prefix, before=sent.character))
+            return self._step(replace(prefix, before=sent.character), sent)
         size, longer, seed = len(prefix.ids), sent.longer(prefix.ids), request.seeds[0]
         before = vocabulary.read(prefix.ids, sent.character)[0]
         rest = await self._write(server, longer, request, seed, room - size, charges, before)
@@ -349,7 +349,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
             answer = replace(rest, text="", ids=ids, logprobs=logprobs, before=sent.character)
         else:  # what it gave is text
             answer = replace(rest, text=before + rest.text)
-        return self._step(replace(answer, wrote=size + (rest.wrote or 0)))
+        return self._step(replace(answer, wrote=size + (rest.wrote or 0)), sent)
 
     async def _write(
         self,
@@ -362,8 +362,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         before: str = "",
     ) -> Answer:
         """One answer by one request; `before` is what was written of its step before."""
-        profile, splitter = server.profile, request.splitter
-        vocabulary = self.prompts.vocabulary if self.prompts.mode == "completions" else None
+        profile, splitter, vocabulary = server.profile, request.splitter, sent.vocabulary
         asked = profile.stop != "streamed" and splitter is not None and bool(splitter.stops)
         if splitter is None or asked:
             begun = sent.begun if profile.repeats != "never" else ""
@@ -423,7 +422,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
 
     async def _write_on(self, server: Server, sent: SentPath, stream: Stream) -> None:
         """Let the server write from here to the end of the answer, and put every step into the stream."""
-        request, vocabulary, length = stream.request, self.prompts.vocabulary, sent.size
+        request, vocabulary, length = stream.request, sent.vocabulary, sent.size
         splitter, most = request.splitter, request.max_tokens
         assert splitter is not None and vocabulary is not None and length is not None and server.context is not None  # noqa: PT018
         whole = replace(request, delimiter=None, close="")
@@ -442,7 +441,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 if unpaid:
                     sent.check_read(reader.read, server.context)
                     self.learnt.streams_tell = reader.read is not None
-                step = self._step(answer)
+                step = self._step(answer, sent)
                 stream.unfinished, unpaid, since = unfinished, 0, now
                 return stream.put(step, usage)
 
@@ -473,14 +472,14 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         if self.logprobs:
             few = profile.fewest_logprobs
             body |= {"logprobs": True, "top_logprobs": few} if "messages" in body else {"logprobs": few}
-        if self.prompts.vocabulary is not None and self.prompts.mode == "completions":
+        if sent.vocabulary is not None:
             body |= profile.give_ids
         if self.prompts.mode == "completions":
             body |= self.fields.schema_for(profile)
         return self.fields.applied(body, profile)
 
-    def _step(self, answer: Answer, path: Path | None = None) -> Step:
-        step = self.prompts.step(answer, path)
+    def _step(self, answer: Answer, sent: SentPath, path: Path | None = None) -> Step:
+        step = self.prompts.step(answer, path, sent.vocabulary)
         size = step.size - answer.dropped
         if not step.text and step.ending == "length":
             size = max(1, size)  # tokens were used up: nothing here says that the window is full

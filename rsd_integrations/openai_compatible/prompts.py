@@ -46,6 +46,8 @@ class SentPath:
     """What stands around the thoughts of the response."""
     character: bytes = b""
     """The beginning of a character, which ids that are sent end in."""
+    vocabulary: Vocabulary | None = None
+    """What the ids of an answer mean, where they are asked for."""
 
     @property
     def estimate(self) -> int:
@@ -179,14 +181,17 @@ class Prompts:
         if self.vocabulary is None:
             text = "\n\n".join(message.content for message in path.prompt if message.role != "tools") + path.text
             return SentPath("completions", {"prompt": text}, len(text))
+        vocabulary = self.vocabulary.of(path)
         ids, _ = self.vocabulary.ids(path, goes_on=True)
         if profile.token_ids:
-            return SentPath("completions", {"prompt": ids}, 0, len(ids), character=self.vocabulary.ids.begun(path))
+            begun = vocabulary.ids.begun(path)
+            return SentPath("completions", {"prompt": ids}, 0, len(ids), character=begun, vocabulary=vocabulary)
         text = self.vocabulary.path_text(path)
         bos = self.vocabulary.tokenizer.bos_token
         if profile.adds_bos and isinstance(bos, str):
             text = text.removeprefix(bos)
-        return SentPath("completions", {"prompt": text}, len(text), len(ids), slack=path.depth + 1)
+        slack = path.depth + 1
+        return SentPath("completions", {"prompt": text}, len(text), len(ids), slack, vocabulary=vocabulary)
 
     def as_json(self, messages: Sequence[Message], profile: Profile) -> list[dict[str, Any]]:
         """Messages as a server takes them, thoughts where it takes them back."""
@@ -202,16 +207,18 @@ class Prompts:
             sent.append({"role": message.role, "content": message.content, **extra})
         return sent
 
-    def step(self, answer: Answer, path: Path | None) -> Step:
+    def step(self, answer: Answer, path: Path | None, vocabulary: Vocabulary | None = None) -> Step:
         """An answer as a step of text and ids, without the token that ends it all.
 
         Where the ids are known, the text is theirs: a server cuts it at the stop string, which may be in the middle of
         a token. A text that was cut inside a character ends before it, and the next request writes it anew.
 
-        Raises:
-            ConfigurationError: The ids are not those of this vocabulary.
+        Args:
+            answer: What came.
+            path: What was asked to go on; None where the answer has no opening of it.
+            vocabulary: What its ids mean, as in `SentPath`.
         """
-        vocabulary, ids = self.vocabulary, answer.ids
+        ids = answer.ids
         if vocabulary is not None and ids:
             if answer.ending == "end" and not vocabulary.pieces[ids[-1]]:
                 ids = ids[:-1]

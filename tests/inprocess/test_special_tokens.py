@@ -10,6 +10,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
+from rsd_core import Path, Thinking, as_prompt
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.huggingface import to_gguf
 from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
@@ -95,3 +96,18 @@ def test_those_of_published_vocabularies_are_no_text(name: str, tokens: list[str
         (id_,) = vocabulary.encode(token)
         assert vocabulary.text([id_]) == ""
         assert vocabulary.written(id_) == token.encode()
+
+
+@pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
+def test_marks_of_one_request_are_no_text_of_another(folder: Folder, backend: str) -> None:
+    """A user's own markers make text of special tokens, for the paths that they belong to and for no others."""
+    vocabulary = vocabularies(folder)[backend]
+    ids, mine = vocabulary.encode("<|channel|>analysis<|message|>So."), Thinking(MARKERS["harmony"])
+    plain, thinking = Path(as_prompt("Hi")), Path(as_prompt("Hi"), thinking=mine)
+    for _ in range(2):
+        assert vocabulary.of(thinking).text(ids) == "<|channel|>analysis<|message|>So."
+        assert vocabulary.of(plain).text(ids) == vocabulary.text(ids) == "analysisSo."
+        step = vocabulary.of(thinking).as_step(ids, "length", len(ids))
+        assert vocabulary.ids(thinking.extend(step))[0] == [*vocabulary.ids(thinking)[0], *ids]
+        step = vocabulary.of(plain).as_step(ids, "length", len(ids))
+        assert vocabulary.ids(plain.extend(step))[0] == [*vocabulary.ids(plain)[0], *ids]
