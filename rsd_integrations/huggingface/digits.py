@@ -26,6 +26,9 @@ from rsd_core import ConfigurationError
 
 ACTIVATION = 127
 """Largest digit of an activation."""
+ZERO = 128
+"""What is added to the digits of activations. Processors without AMX multiply unsigned numbers by signed ones; for two
+signed ones oneDNN 3.12 has nothing but its reference code there, which takes 150 times as long."""
 CHUNK = 16384
 """Rows of a weight matrix that are multiplied at once: what comes out of them is added up while it is in cache."""
 REFUSED = "a model in int8 runs in the engine alone, and not by transformers; load it with dtype=bfloat16 or float32"
@@ -84,7 +87,7 @@ class Digits(nn.Module):
         scale = torch.linalg.vector_norm(x, float("inf"), dim=[-1], keepdim=True, dtype=torch.float32).clamp_min_(1e-30)
         steps = x * (self.largest / scale)
         fine = (steps - steps.round()).mul_(2 * self.largest)
-        digits = torch.cat((steps, fine)).round_().to(torch.int8)
+        digits = torch.cat((steps, fine)).round_().add_(ZERO).to(torch.uint8)
         if not self.two:
             return self._sum(digits, 0), scale
         out, begin = torch.empty(rows, self.rows, dtype=torch.float32), 0
@@ -100,7 +103,7 @@ class Digits(nn.Module):
         scales, rows = self.scales[chunk], digits.shape[0] // 2
         zeros = self.zeros[: scales.shape[0]]
         both = torch.ops.onednn.qlinear_pointwise(
-            digits, 1.0, 0, self.chunks[chunk], scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            digits, 1.0, ZERO, self.chunks[chunk], scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return torch.add(both[:rows], both[rows:], alpha=1 / (2 * self.largest))
 
@@ -133,21 +136,15 @@ def largest_weight() -> int:
     two can be too large. Told by trying the largest numbers.
 
     Raises:
-        ConfigurationError: This build of torch has no oneDNN, or it does not multiply whole numbers here, or only by
-            its reference code: so it does where a processor has AVX-512 and no VNNI, in 150 times the time.
+        ConfigurationError: This build of torch has no oneDNN, or its products of whole numbers are not exact here.
     """
-    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not tell
-    if abilities.get("avx512_f") and not abilities.get("avx512_vnni"):
-        raise ConfigurationError(
-            "dtype int8 is slow on this processor, with AVX-512 without VNNI; choose float32, or a GGUF file (gguf:)"
-        )
     for largest in (127, 63):
         weight = torch.full((16, 64), largest, dtype=torch.int8)
-        x = torch.full((2, 64), ACTIVATION, dtype=torch.int8)
+        x = torch.full((2, 64), ZERO + ACTIVATION, dtype=torch.uint8)
         try:
             packed = _packed(weight)
             found = torch.ops.onednn.qlinear_pointwise(
-                *(x, 1.0, 0, packed, torch.ones(16), torch.zeros(16, dtype=torch.long), None, 1.0, 0),
+                *(x, 1.0, ZERO, packed, torch.ones(16), torch.zeros(16, dtype=torch.long), None, 1.0, 0),
                 *(torch.float32, "none", [], ""),
             )
         except (RuntimeError, AttributeError, NotImplementedError) as error:
