@@ -84,10 +84,13 @@ class Digits(nn.Module):
     def _product(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The product, but for the scale of each row of x."""
         rows = x.shape[0]
-        scale = torch.linalg.vector_norm(x, float("inf"), dim=[-1], keepdim=True, dtype=torch.float32).clamp_min_(1e-30)
+        scale = x.abs().amax(-1, keepdim=True).float().clamp_min_(1e-30)
         steps = x * (self.largest / scale)
-        fine = (steps - steps.round()).mul_(2 * self.largest)
-        digits = torch.cat((steps, fine)).round_().add_(ZERO).to(torch.uint8)
+        coarse = steps.round()
+        fine = steps.sub_(coarse).mul_(2 * self.largest).round_()
+        digits = torch.empty(2 * rows, x.shape[1], dtype=torch.uint8)
+        digits[:rows].copy_(coarse.add_(ZERO))
+        digits[rows:].copy_(fine.add_(ZERO))
         if not self.two:
             return self._sum(digits, 0), scale
         out, begin = torch.empty(rows, self.rows, dtype=torch.float32), 0
