@@ -88,8 +88,8 @@ class Cast:
         threshold = self.verifier.threshold
         if threshold is not None and self.policy.needs_reward and not _decides_at(self.policy, threshold):
             _warn(
-                f"the verdicts of {self.verifier.name} hold about the reward {threshold}, and the policy {self.policy!r} "
-                f"decides elsewhere: use binary_step:{threshold}, or a verifier made for this policy"
+                f"the verdicts of {self.verifier.name} hold about the reward {threshold}, and {self.policy!r} decides "
+                f"elsewhere: use binary_step:{threshold}, or a verifier made for this policy"
             )
 
     @property

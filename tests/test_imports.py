@@ -180,9 +180,9 @@ def test_the_core_stays_small() -> None:
 
     algorithm = (ROOT / "rsd_core" / "algorithm.py").read_text()
     assert len(algorithm.split("async def _decode")[1].splitlines()) < 60  # the paper on one screen
-    assert lines("") < 6130  # what surrounds it, policies and baselines apart, is read in an afternoon
+    assert lines("") < 6150  # what surrounds it, policies and baselines apart, is read in an afternoon
     assert lines("policies") < 1300
-    assert lines("baselines") < 1000
+    assert lines("baselines") < 1020
 
 
 def required(extra: str = "") -> list[Distribution]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.baselines.spoken_scores import Abstentions, spoken_score
 from rsd_core.concurrency import run_calls
 from rsd_core.errors import ConfigurationError, VerifierError
 from rsd_core.interfaces import Drafter, Sampling, Scores, StepRequest, Target, Verifier
-from rsd_core.model import Usage
+from rsd_core.model import Usage, add_usage, usage_of
 from rsd_core.paths import Message, Path, Step, begun
 from rsd_core.policies import BinaryStep, FirstSteps
 from rsd_core.roles import require
 from rsd_core.settings import Settings
 from rsd_core.thoughts.agreement import closed
-from rsd_core.thoughts.reading import beginning, parts_of, split, visible
+from rsd_core.thoughts.markers import MARKERS
+from rsd_core.thoughts.reading import beginning, parts_of, reader_at, split, visible
 
 JUDGE = (
     "{question}\n\nHere is the beginning of a solution to this problem:\n\n{solution}\n\n"
@@ -31,6 +33,9 @@ CHOICE = (
     "Reply with the number of the step that is correct and leads towards the answer, or with 0 if none of them does, "
     "and nothing else.\n\nNumber:"
 )
+
+NUMBER, THOUGHT = 8, 8192
+"""Tokens of a reply that is a number, and of a thought before a reply; a cap is no cost."""
 
 
 def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
@@ -51,6 +56,13 @@ def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
     return Path(prompt, thinking=closed([model.thinking(prompt)]))
 
 
+def answer_of(question: Path, reply: Step) -> str:
+    """What a reply says after its thoughts."""
+    answer = parts_of(question.extend(reply)).answer
+    # A server that does not tell them apart leaves out how they begin, where the chat template has begun them.
+    return next((answer.rpartition(m.close)[2] for m in MARKERS.values() if m.close in answer), answer)
+
+
 def _solution(path: Path) -> str:
     message = begun(path.prompt)
     parts = [parts_of(path)] if message is None else [split(beginning(message)), parts_of(path)]
@@ -69,7 +81,41 @@ def _step(path: Path, step: Step) -> str:
     return f"{parts.thought}{parts.answer}".strip()
 
 
-class TargetJudge(Verifier):
+class _Reply(NamedTuple):
+    text: str
+    usage: Usage
+
+
+class _Asks(Verifier):
+    """Base of verifiers that ask a generating model for a number."""
+
+    def __init__(self, target: Target, kind: str) -> None:
+        require("target", target, Target)
+        self.name = f"{target.name} as {kind}"
+        self.flops_per_token, self.price = target.flops_per_token, target.price
+        self._target, self._room = target, NUMBER
+
+    async def _ask(self, question: Path) -> _Reply:
+        """A reply without its thought. Who is seen to think all the same has room for it from then on."""
+        request = StepRequest(seeds=(0,), max_tokens=self._room, delimiter=None, sampling=Sampling())
+        reply = await self._target.generate(question, request)
+        step, read = reply.steps[0], question.extend(reply.steps[0])
+        thinks = reader_at(read).in_thought or (not step.text and step.size > 0)  # servers may hide it
+        if step.ending == "length" and thinks and request.max_tokens == NUMBER:
+            self._room = NUMBER + THOUGHT
+            try:
+                text, usage = await self._ask(question)
+            except BaseException as error:
+                add_usage(error, reply.usage + (usage_of(error) or Usage()))
+                raise
+            return _Reply(text, reply.usage + usage)
+        return _Reply(answer_of(question, step), reply.usage)
+
+    async def aclose(self) -> None:
+        """The target is closed by whoever uses it as target."""
+
+
+class TargetJudge(_Asks):
     """Scores a step by the digit from 0 to 9 that a generating model gives it, divided by 9.
 
     Args:
@@ -82,45 +128,34 @@ class TargetJudge(Verifier):
     """
 
     def __init__(self, target: Target, prompt: str = JUDGE) -> None:
-        require("target", target, Target)
+        super().__init__(target, "judge")
         if not {"{question}", "{solution}"} <= set(re.findall(r"\{\w*\}", prompt)):
             raise ConfigurationError(f"the judge's prompt needs {{question}} and {{solution}} (got {prompt!r:.80})")
         self.prompt = prompt
-        self.name = f"{target.name} as judge"
-        self.flops_per_token, self.price = target.flops_per_token, target.price
-        self._target = target
         self._abstentions = Abstentions()
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Ask for one number per step; a reply without one abstains."""
-        request = StepRequest(seeds=(0,), max_tokens=8, delimiter=None, sampling=Sampling())
-        questions = [self._prompt(path, step) for step in steps]
-        replies = await run_calls([self._target.generate(question, request) for question in questions])
+        replies = await run_calls([self._ask(self._prompt(path, step)) for step in steps])
         # Short replies to long prompts: by the paper's convention of counting, a judge scores what it reads of answers.
         usage = replace(sum((reply.usage for reply in replies), Usage()), scored=sum(step.size for step in steps))
-        rewards = [_digit(reply.steps[0].text) for reply in replies]
+        rewards = [_digit(reply.text) for reply in replies]
         for reply, reward in zip(replies, rewards, strict=True):
-            self._abstentions.note(self.name, reward, reply.steps[0].text)
+            self._abstentions.note(self.name, reward, reply.text)
         return Scores(tuple(rewards), usage)
 
     def _prompt(self, path: Path, step: Step) -> Path:
         return ask(self._target, path, self.prompt, solution=_solution(path.extend(step)))
 
-    async def aclose(self) -> None:
-        """The target is closed by whoever uses it as target."""
 
-
-class TargetChoice(Verifier):
+class TargetChoice(_Asks):
     """The target picks one of the drafted steps, or none (the idea of SpecCoT; the prompt is our own).
 
     The step that it picks has the reward 1, all others 0; where none is right, it writes the step itself.
     """
 
     def __init__(self, target: Target) -> None:
-        require("target", target, Target)
-        self.name = f"{target.name} as chooser"
-        self.flops_per_token, self.price = target.flops_per_token, target.price
-        self._target = target
+        super().__init__(target, "chooser")
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """Ask for the number of the best step.
@@ -128,20 +163,14 @@ class TargetChoice(Verifier):
         Raises:
             VerifierError: The reply holds no number of a step, nor 0.
         """
-        request = StepRequest(seeds=(0,), max_tokens=8, delimiter=None, sampling=Sampling())
         listed = "\n\n".join(f"{i}. {_step(path, step)}" for i, step in enumerate(steps, 1))
-        reply = await self._target.generate(
-            ask(self._target, path, CHOICE, solution=_solution(path), steps=listed), request
-        )
-        usage = replace(reply.usage, scored=sum(step.size for step in steps))
-        number = re.search(r"\d+", reply.steps[0].text)
+        reply, usage = await self._ask(ask(self._target, path, CHOICE, solution=_solution(path), steps=listed))
+        usage = replace(usage, scored=sum(step.size for step in steps))
+        number = re.search(r"\d+", reply)
         if number is None or int(number[0]) > len(steps):
-            message = f"{self.name} replied {reply.steps[0].text!r} where a number from 0 to {len(steps)} was asked for"
+            message = f"{self.name} replied {reply!r} where a number from 0 to {len(steps)} was asked for"
             raise VerifierError(message, usage=usage)
         return Scores(tuple(float(i == int(number[0])) for i in range(1, len(steps) + 1)), usage)
-
-    async def aclose(self) -> None:
-        """The target is closed by whoever uses it as target."""
 
 
 class SpecReason(RewardGuidedDecoder):

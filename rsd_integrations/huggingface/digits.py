@@ -61,6 +61,13 @@ class Digits(nn.Module):
         """A matrix in so many digits, 1 or 2."""
         return cls(*split_weight(weight, count), None if bias is None else bias.detach().float())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"chunks": [chunk.to_dense().t() for chunk in self.chunks]}  # oneDNN's layout is no data
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.chunks = [_packed(chunk.contiguous()) for chunk in self.chunks]
+
     def forward(self, x: Tensor) -> Tensor:
         """For every row of x."""
         product, scale = self._product(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
 from rsd_core import Markers, Path, Step
 from rsd_core.thoughts.reading import reader_at
@@ -31,32 +32,31 @@ class Marks:
         """
         markers = reader_at(path).markers
         before = path if markers is None or self._knows(markers) else without_markers(path)
-        spans, read = [], []
+        known, read = [], []
         for step in steps:
             markers = reader_at(path.extend(step)).markers
-            as_written = markers is not None and self._knows(markers)
-            read.append(step if as_written else plain_step(path, step))
-            spans.append(_marks(step.text, markers) if markers is not None and as_written else [])
+            markers = markers if markers is not None and self._knows(markers) else None
+            known.append(markers)
+            read.append(plain_step(path, step) if markers is None else step)
         continued = self._vocabulary.ids.after(before, read)
-        judged = []
-        for step, marks, ids, own in zip(read, spans, continued.feeds, continued.own, strict=True):
-            places = self._places(ids[len(ids) - own :], step)
-            judged.append(tuple(not any(a <= begin and end <= b for a, b in marks) for begin, end in places))
+        judged = [
+            self._judged(ids[len(ids) - own :], markers)
+            for markers, ids, own in zip(known, continued.feeds, continued.own, strict=True)
+        ]
         return continued, judged
+
+    def _judged(self, ids: Sequence[int], markers: Markers | None) -> tuple[bool, ...]:
+        if markers is None:
+            return (True,) * len(ids)
+        # In what they write, which is not the step's text where a tokenizer normalises, or ids are special tokens.
+        written = [self._vocabulary.written(id_) for id_ in ids]
+        marks = _marks(b"".join(written).decode(errors="surrogateescape"), markers)
+        ends = list(accumulate(map(len, written), initial=0))
+        return tuple(not any(a <= begin and end <= b for a, b in marks) for begin, end in pairwise(ends))
 
     def _has_tokens(self, markers: Markers) -> bool:
         added = self._vocabulary.tokenizer.added_tokens_decoder
         return any(id_ in added for id_ in self._vocabulary.encode(markers.close))
-
-    def _places(self, ids: Sequence[int], step: Step) -> list[tuple[int, int]]:
-        """Where in the bytes of a step's text its tokens stand; they may begin before it and end after it."""
-        sizes = [len(self._vocabulary.written(id_)) for id_ in ids]
-        at = len(step.text.encode()) - sum(sizes) + len(self._vocabulary.read(ids)[1])
-        places = []
-        for size in sizes:
-            places.append((at, at + size))
-            at += size
-        return places
 
 
 def _marks(text: str, markers: Markers) -> list[tuple[int, int]]:
@@ -64,4 +64,8 @@ def _marks(text: str, markers: Markers) -> list[tuple[int, int]]:
     names = (markers.ending.strip(), markers.open, markers.close, markers.answer)
     pattern = "|".join(re.escape(name) for name in names if name)
     spans = (match.span() for match in re.finditer(rf"\s*(?:{pattern})\s*", text))
-    return [(len(text[:begin].encode()), len(text[:end].encode())) for begin, end in spans]
+    return [(_size(text[:begin]), _size(text[:end])) for begin, end in spans]
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="surrogateescape"))

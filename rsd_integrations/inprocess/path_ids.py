@@ -131,13 +131,14 @@ class PathIds:
             for step in steps:
                 next_node = _next(words, node, step)
                 dropped, end = next_node.dropped, [*next_node.ids]
+                taken = ids[len(ids) - dropped :]
                 if step.ending != "end":
                     off, opened = _opened(words, next_node)
                     if off > len(end):
                         dropped += off - len(end)
                     end[max(0, len(end) - off) :] = opened
                 ends.append((len(ids) - dropped, end))
-                own.append(_own(words, step, end))
+                own.append(_own(words, step, node, next_node, taken, end))
         size = min([kept for kept, _ in ends], default=len(ids))
         feeds = [(*ids[size:kept], *end) for kept, end in ends]
         return Continued(ids[:size], prompt, feeds, own)
@@ -208,12 +209,21 @@ def _begun(words: Words, ids: tuple[int, ...]) -> tuple[int, ...]:
     return ids[len(ids) - count :]
 
 
-def _own(words: Words, step: Step, ids: Sequence[int]) -> int:
-    """How many of the last ids write a step."""
+def _own(words: Words, step: Step, before: _Node, node: _Node, taken: Sequence[int], ids: Sequence[int]) -> int:
+    """How many of the last ids write a step: what came with it, less what was taken off for it.
+
+    The length of its text does not tell: tokenizers that normalise write one of fewer bytes, or of more.
+    """
     if step.tokens and step.vocabulary == words.identity:
         return len(step.tokens)
-    count, size = 0, len(step.text.encode())
+    lost = len(words.read(before.begun)[1])  # of a character that was begun, and is written no more
+    count, size = 0, _size(words, node.ids) - _size(words, taken) + lost
     while size > 0 and count < len(ids):
         count += 1
         size -= len(words.written(ids[-count]))
     return count
+
+
+def _size(words: Words, ids: Sequence[int]) -> int:
+    """The bytes that ids write."""
+    return sum(len(words.written(id_)) for id_ in ids)

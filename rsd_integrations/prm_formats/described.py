@@ -23,6 +23,13 @@ ENDINGS = (".yaml", ".yml", ".json")
 PROMPTS: dict[str, type[Chat | Turns | Text]] = {"chat": Chat, "turns": Turns, "text": Text}
 """The prompts that data may have, by `kind`."""
 
+LISTS = {
+    "lead": 'a list of two texts, before the first step and before later ones: ["Step 1: ", "\\nStep {i}: "]',
+    "layers": "a list of names of tensors: [score]",
+    "models": "a list of names on the hub: [our-lab/our-prm]",
+}
+"""What fields that hold several texts take."""
+
 
 def is_file(name: str) -> bool:
     """Whether the name of a format is that of a file which describes one."""
@@ -154,6 +161,8 @@ def _made(kind: type[T], data: Mapping[str, Any], where: str) -> T:
     for name in data:
         if name not in known:
             raise ConfigurationError(f"{where}: {unknown('field', str(name), known)}")
+        if name in LISTS and not _is_list(data[name], 2 if name == "lead" else None):
+            raise ConfigurationError(f"{where}: {name}: {data[name]!r:.60} is not {LISTS[name]}")
     try:
         made: T = adapter.validate_python(dict(data))
         return made
@@ -161,6 +170,15 @@ def _made(kind: type[T], data: Mapping[str, Any], where: str) -> T:
         raise ConfigurationError(f"{where}: {explain(error)}") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
+
+
+def _is_list(value: Any, size: int | None) -> bool:
+    """Whether it is a list of texts, of so many where that is said."""
+    return (
+        isinstance(value, list | tuple)
+        and all(isinstance(text, str) for text in value)
+        and (size is None or len(value) == size)
+    )
 
 
 @cache

@@ -22,17 +22,13 @@ from rsd_core import (
     Usage,
     Verifier,
     VerifierError,
-    parts_of,
 )
+from rsd_core.baselines.judged import THOUGHT, answer_of
 from rsd_core.baselines.spoken_scores import Abstentions
 from rsd_core.concurrency import run_calls
-from rsd_core.thoughts.markers import MARKERS
 from rsd_core.thoughts.reading import reader_at
 from rsd_integrations.prm_formats import Critic, problem, shown_steps, without_markers
 from rsd_integrations.verifiers.charging import charged_to, charging, joined
-
-THOUGHT = 8192
-"""Tokens for a thought before a critique, of models that think or may think; a cap is no cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +203,7 @@ class CriticJudge(Verifier):
                 spent += [answer.usage for answer in answers]
                 verdicts = [expected(answer.logprobs, (1.0, 0.0)) for answer in answers]
             else:
-                verdicts = [self.critic.spoken_verdict(_answer(conversation, critique)) for critique in whole]
+                verdicts = [self.critic.spoken_verdict(answer_of(conversation, critique)) for critique in whole]
             known = [verdict for verdict in verdicts if verdict is not None]
             cut = len(critiques.steps) - sum(critique.ending != "length" for critique in whole)
             if not known and cut:
@@ -254,13 +250,6 @@ class CriticJudge(Verifier):
         if self.critic.verdict:
             end = end.extend(Step(self.critic.verdict, "length"))
         return await charged_to(self.model, self.model.next_word(end, self.critic.words))
-
-
-def _answer(conversation: Path, reply: Step) -> str:
-    """What a reply says after its thoughts."""
-    answer = parts_of(conversation.extend(reply)).answer
-    # A server that does not tell them apart leaves out how they begin, where the chat template has begun them.
-    return next((answer.rpartition(m.close)[2] for m in MARKERS.values() if m.close in answer), answer)
 
 
 def _require_generator(model: Drafter | Target) -> None:

@@ -106,9 +106,11 @@ def test_eval_compares_methods_and_writes_tables_and_plots(tmp_path: Path) -> No
     assert set(told["methods"]) == {"rsd", "target", "draft", "rsd@constant:0"}
     fields = {
         *("accuracy", "ci95", "flops_per_problem", "flops_per_problem_paper", "seconds_per_problem"),
-        *("target_share", "acceptance_rate", "answers", "graded", "errors", "degraded", "faults", "cost_per_problem"),
+        *("target_share", "acceptance_rate", "answers", "graded", "errors", "degraded", "faults"),
+        *("cost_per_problem", "dtypes"),
     }
     assert all(set(method) == fields for method in told["methods"].values())
+    assert told["methods"]["rsd"]["dtypes"]["drafter"] == ["float32"]
     assert told["methods"]["target"]["target_share"] == 1
     assert told["methods"]["draft"]["target_share"] == 0
     assert told["methods"]["rsd@constant:0"]["accuracy"] == told["methods"]["target"]["accuracy"]

@@ -11,6 +11,7 @@ from rsd_core import (
     ConfigurationError,
     Decoder,
     DrafterError,
+    Generation,
     Likelihoods,
     Limits,
     MajorityVote,
@@ -21,10 +22,16 @@ from rsd_core import (
     SpeculativeDecoding,
     Step,
     StepBeam,
+    StepRequest,
+    Target,
+    TargetChoice,
     TargetJudge,
     TiltedDecoder,
     Usage,
+    as_prompt,
 )
+from rsd_core.blocking import wait_for
+from rsd_core.model import usage_of
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 SAMPLED = Settings(temperature=1)
@@ -193,6 +200,55 @@ def test_specreason_asks_the_target_for_a_digit() -> None:
     assert (account.calls, account.failed, account.abstained) == (9, 0, 9)
     assert account.generated > 0
     assert isinstance(made.verifier, TargetJudge)
+
+
+class ThinkingChat(Target):
+    """A chat behind a server that does not say it thinks: a thought of so many tokens, then the answer."""
+
+    name, flops_per_token = "chat", 2.0
+
+    def __init__(self, answer: str, thought: int, *, shown: bool) -> None:
+        self.answer, self.thought, self.shown, self.caps = answer, thought, shown, list[int]()
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        self.caps.append(request.max_tokens)
+        size = self.thought + 1
+        whole = request.max_tokens > size
+        thought = "<think>\n" + "8 " * min(self.thought, request.max_tokens) + "\n</think>\n\n" * whole
+        text = thought * self.shown + self.answer * whole
+        written = size if whole else request.max_tokens
+        usage = Usage(computed=written, generated=written)
+        return Generation((Step(text, "end" if whole else "length", size=written),), usage)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_judge_that_thinks_is_seen_and_has_room_for_its_thought(shown: bool) -> None:
+    target = ThinkingChat("Score: 3", 100, shown=shown)
+    judge, path = TargetJudge(target), Path(as_prompt("question"))
+    first, second = (wait_for(judge.score(path, [Step("So.", "end", size=1)])) for _ in range(2))
+    assert first.rewards == second.rewards == (3 / 9,)
+    assert first.usage.generated == 8 + 101
+    assert second.usage.generated == 101
+    assert target.caps[0] == 8
+    assert min(target.caps[1:]) > 8000
+    choice = TargetChoice(ThinkingChat("1", 100, shown=shown))
+    assert wait_for(choice.score(path, [Step("So.", "end", size=1)])).rewards == (1.0,)
+    endless = wait_for(TargetJudge(ThinkingChat("Score: 3", 10**6, shown=shown)).score(path, [Step("So.", "end")]))
+    assert endless.rewards == (None,)
+
+
+def test_what_a_judge_thought_in_vain_is_charged() -> None:
+    class Gone(ThinkingChat):
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            if self.caps:
+                raise ConnectionError("gone")
+            return await super().generate(path, request)
+
+    with pytest.raises(ConnectionError) as gone:
+        wait_for(TargetJudge(Gone("3", 100, shown=True)).score(Path(as_prompt("q")), [Step("So.", "end")]))
+    usage = usage_of(gone.value)
+    assert usage is not None
+    assert usage.generated == 8
 
 
 class Likely(ScriptedDrafter, ScriptedTarget):

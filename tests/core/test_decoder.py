@@ -29,6 +29,7 @@ from rsd_core import (
     StepScored,
     TargetOnly,
     as_prompt,
+    parse_policy,
 )
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from tests.core.worlds import DRAFT, TARGET, Dice, Table
@@ -279,3 +280,44 @@ def test_decoders_close_their_models() -> None:
     with DraftOnly(drafter=Closing(DRAFTS)) as made:
         made.run("question")
     assert closed == ["drafter"]
+
+
+def test_what_models_run_in_is_told_by_the_ledger() -> None:
+    made = decoder([0.9, 0.2, 0.7])
+    made.drafter.dtype, made.verifier.dtype = "int8", "float32"
+    ledger = made.run("question").ledger
+    assert [account.dtype for account in (ledger.drafter, ledger.verifier, ledger.target)] == ["int8", "float32", None]
+    assert ledger.total.dtype == "int8, float32"
+    ledger.drafter.add(ledger.total)
+    assert ledger.drafter.dtype == ledger.to_dict()["drafter"]["dtype"] == "int8, float32"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("policy", "fits"),
+    [
+        ("binary_step:0.5", True),
+        ("retry:2/first_steps:1/binary_step:0.5", True),
+        ("constant:0.3", True),
+        ("always_draft", True),
+        ("binary_step:0.6", False),
+        ("retry:2/binary_step:0.4", False),
+        ("logistic:alpha=20,delta=0.5", False),
+        ("clipping", False),
+        ("budget_aware:0.2", False),
+    ],
+)
+def test_a_policy_that_decides_away_from_a_verifiers_threshold_is_warned_of_once(policy: str, fits: bool) -> None:
+    def make() -> None:
+        verifier = ScriptedVerifier([0.9])
+        verifier.name, verifier.threshold = f"exits for {policy}", 0.5
+        RewardGuidedDecoder(
+            drafter=ScriptedDrafter(DRAFTS),
+            verifier=verifier,
+            target=ScriptedTarget(TARGETS),
+            policy=parse_policy(policy),
+        )
+
+    if not fits:
+        with pytest.warns(UserWarning, match=f"exits for {policy} hold about the reward 0.5.* use binary_step:0.5"):
+            make()
+    make()  # warnings are errors

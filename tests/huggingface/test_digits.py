@@ -1,6 +1,8 @@
 """Products in whole numbers: as exact as their bits, alike for every batch, on processors with VNNI and without."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from functools import partial
@@ -58,6 +60,15 @@ def test_an_output_head_in_bf16_gives_fp32() -> None:
     assert rounded.topk(2).values.diff().eq(0).any()
     assert not given.topk(2).values.diff().eq(0).any()
     assert given.argmax(-1).equal(exact.argmax(-1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [1, 2])
+def test_copies_and_pickles_give_the_same(count: int) -> None:
+    torch.manual_seed(4)
+    product, x = Digits.of(torch.randn(digits.CHUNK + 40, 24), count, torch.randn(digits.CHUNK + 40)), rows_of(24)
+    for other in (copy.deepcopy(product), pickle.loads(pickle.dumps(product))):
+        assert torch.equal(other(x), product(x))
 
 
 def test_processors_without_vnni_are_exact_too() -> None:

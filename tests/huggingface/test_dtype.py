@@ -1,21 +1,33 @@
 """In what models run where nobody says."""
 
+import json
 from pathlib import Path as Folder
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2Model
+from transformers import Qwen2Model, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from rsd_core import ConfigurationError, Path, Step, StepRequest, as_prompt
+from rsd_core import ConfigurationError, DraftOnly, Limits, Path, Settings, Step, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
-from rsd_integrations.huggingface import dtypes, load_generator, load_likelihood, load_shared, load_verifier, loading
+from rsd_integrations.embedded.models import load as embedded
+from rsd_integrations.huggingface import (
+    dtypes,
+    load_generator,
+    load_likelihood,
+    load_shared,
+    load_verifier,
+    loading,
+    memory,
+)
+from rsd_integrations.huggingface.digits import Int8Linear
 from rsd_integrations.huggingface.from_pretrained import load_causal_lm
 from tests.benchmarks.reduced_precision import divergence, logits
+from tests.cli.test_cli import rsd
 from tests.huggingface.reward_models import CASES, make
 from tests.huggingface.test_shared import with_head
-from tests.huggingface.tiny import make_causal_lm, make_prm
+from tests.huggingface.tiny import make_causal_lm, make_prm, tokenizer
 
 CPU = torch.device("cpu")
 
@@ -131,3 +143,56 @@ def test_a_device_that_is_not_there_is_told_in_one_line(device: str) -> None:
         loading.choose_device(device)
     assert "\n" not in str(caught.value)
     assert loading.choose_device("cpu") == CPU
+
+
+def moe(folder: Folder) -> Folder:
+    """A mixture of experts, whose weights are three-dimensional once they are loaded."""
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=256,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_int8_is_refused_where_most_weights_would_stay_in_more_bits(tmp_path: Folder) -> None:
+    """Before they are read; `rsd plan` promises nothing else."""
+    folder = str(moe(tmp_path / "moe"))
+    told = r"int8 is for linear layers, and \d+% of the weights of its layers are in others, Qwen3MoeExperts first"
+    with pytest.raises(ConfigurationError, match=told):
+        load_generator(folder, dtype="int8")
+    with pytest.raises(ConfigurationError, match=told):
+        rsd("plan", f"hf,dtype=int8:{folder}")
+    assert load_generator(folder, dtype="bfloat16").dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_what_models_run_in_is_told(tmp_path: Folder, dtype: str) -> None:
+    folder, judge = str(make_causal_lm(tmp_path / "lm")), str(make_prm(tmp_path / "prm"))
+    models: list[Any] = [load_generator(folder, dtype=dtype), load_likelihood(folder, dtype=dtype)]
+    models += [load_verifier(judge, dtype=dtype), embedded("draft", dtype=dtype)]
+    assert [model.dtype for model in models] == [dtype] * 4
+    decoder = DraftOnly(drafter=models[0], settings=Settings(limits=Limits(max_tokens=4)))
+    data: Any = json.loads(json.dumps(decoder.run("Mia has 45 apples.").to_dict()))
+    assert data["ledger"]["drafter"]["dtype"] == dtype
+
+
+def test_weights_of_int8_are_counted_as_they_are_held(tmp_path: Folder) -> None:
+    folder = make_causal_lm(tmp_path / "lm", num_hidden_layers=3)
+    told = memory.model_memory(
+        "lm", loading.shards(folder, "lm"), loading.read_config(folder), torch.int8, torch.bfloat16
+    )
+    model = loading.load_causal_lm(folder, torch.int8, CPU, False)
+    layers = [module for module in model.modules() if isinstance(module, Int8Linear)]
+    scales = sum(layer.weight.shape[0] for layer in layers)
+    others = sum(one.numel() for one in model.parameters() if one.dtype != torch.int8)
+    assert told.weights == sum(layer.weight.numel() for layer in layers) + 4 * scales + 2 * others

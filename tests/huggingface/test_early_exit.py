@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -16,11 +17,25 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rsd_core import ConfigurationError, DraftOnly, Path, RSDError, Settings, SpecError, Step, as_prompt, load
+from rsd_core import (
+    BinaryStep,
+    ConfigurationError,
+    DraftOnly,
+    Path,
+    RewardGuidedDecoder,
+    RSDError,
+    Settings,
+    SpecError,
+    Step,
+    as_prompt,
+    load,
+)
 from rsd_core.ledger import Account
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget
 from rsd_integrations.cli import distill
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
@@ -35,6 +50,7 @@ from rsd_integrations.huggingface.heads import linear
 from rsd_integrations.huggingface.reward_models import load_with_exits
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.inprocess import runner
+from rsd_integrations.verifiers import Cached
 from tests.cli.test_cli import rsd
 from tests.conftest import Counter
 from tests.huggingface.tiny import copied, make_prm
@@ -277,6 +293,34 @@ def test_exits_of_another_model_are_refused_before_its_weights_are_read(
             load_verifier(str(prm), exits=str(broken))
 
 
+@pytest.mark.parametrize("place", range(len(AT)))
+def test_every_head_has_to_be_of_the_models_width(prm: Folder, file: Folder, place: int) -> None:
+    tensors = load_file(file)
+    name = f"{AT[place]}.0.weight"
+    with safe_open(file, "pt") as opened:
+        told = opened.metadata()
+    save_file(tensors | {name: tensors[name][:, 1:].contiguous()}, file, metadata=told)
+    with pytest.raises(ConfigurationError, match="of another reward model"):
+        load_verifier(str(prm), exits=str(file))
+
+
+def test_a_threshold_that_is_not_the_policys_is_warned_of(prm: Folder, heads: Heads) -> None:
+    model, _ = loaded(prm, heads)
+    roles: Any = {"drafter": ScriptedDrafter(["a"]), "target": ScriptedTarget(["b"])}
+    RewardGuidedDecoder(**roles, verifier=model, policy=BinaryStep(delta=THRESHOLD))
+    for verifier in (model, Cached(model)):
+        with pytest.warns(UserWarning, match=f"hold about the reward {THRESHOLD}, and .*delta=0.7.* decides elsewhere"):
+            RewardGuidedDecoder(**roles, verifier=verifier)
+
+
+def test_plan_reads_the_file_of_exits_and_counts_what_deferring_keeps(file: Folder, prm: Folder) -> None:
+    with pytest.raises(ConfigurationError, match="there is no such file"):
+        rsd("plan", f"prm,exits=./none.safetensors:{prm}")
+    plain, deferring = (rsd("plan", f"prm{exits}:{prm}", "--dtype", "float32") for exits in ("", f",exits={file}"))
+    told = [float(re.search(r"([\d.]+) KiB", shown)[1]) for shown in (plain, deferring)]  # type: ignore[index]
+    assert told[1] - told[0] == pytest.approx(4 * WIDTH / 1024, abs=0.06)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -375,7 +419,7 @@ def test_exits_that_cannot_be_are_refused(
     options: dict[str, Any], message: str, solutions: list[list[tuple[Path, Step]]]
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        distilling.distil(str(FOLDER / "prm"), solutions, **options)
+        distilling.distil(str(FOLDER / "prm"), solutions, **{"agreement": 0.9} | options)
 
 
 def test_too_few_steps_are_refused(solutions: list[list[tuple[Path, Step]]]) -> None:
@@ -437,6 +481,11 @@ def test_the_command_writes_a_file_that_loads(
         (["embedded:prm", "exits.safetensors", "--threshold", "1.5"], r"in \(0, 1\) \(got 1.5\)"),
         (["embedded:prm", "exits.safetensors", "--agreement", "1"], r"share in \(0, 1\)"),
         (["embedded:prm", "exits.safetensors", "--layers", "3,2"], "ascending"),
+        (
+            ["embedded:prm", "exits.safetensors", "--n", "40"],
+            "--n 40 is too few .* --agreement 0.99; give 179 at least",
+        ),
+        (["embedded:prm", "exits.safetensors", "--n", "66", "--agreement", "0.9"], "give 67 at least"),
         (["embedded:prm", "exits.safetensors", "--layers", "2,5"], "below the last of 5 layers"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
+import unicodedata
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
@@ -17,8 +19,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rsd_core import Path, Step, StepRequest, as_prompt
+from rsd_core import Path, Step, StepRequest, Thinking, as_prompt
+from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.huggingface import load_generator, load_likelihood, to_gguf
+from rsd_integrations.inprocess.marks import Marks
 from rsd_integrations.inprocess.path_cache import shared
 from rsd_integrations.inprocess.safe_splits import SafeSplits
 from rsd_integrations.inprocess.vocabulary import Vocabulary
@@ -260,3 +264,25 @@ def test_a_verifier_reads_what_a_single_pass_over_the_whole_text_reads(tmp_path:
     assert path.parent is not None
     made = asyncio.run(writer.generate(path.parent, StepRequest((0,), 4)))
     assert made.usage.prefix == len(vocabulary.ids(path.parent, goes_on=True)[0])
+
+
+@pytest.mark.parametrize("text", [" cafe\u0301, un e\u0301te\u0301", " \u0958\u0959\u095a है", " 12 \u212b"])
+def test_what_a_step_owns_is_what_a_tokenizer_writes_of_it(text: str) -> None:
+    """Qwen's composes letters, so that decomposed ones take fewer bytes, and some composed ones more."""
+    vocabulary, path = ALL["Qwen2.5"](), START.extend(Step("It is so. In the…end of it", "length"))
+    read = vocabulary.ids.after(path, [Step(text, "end")])
+    own = read.feeds[0][len(read.feeds[0]) - read.own[0] :]
+    assert vocabulary.text(list(own)) == unicodedata.normalize("NFC", text)
+
+
+def test_marks_are_found_in_what_a_tokenizer_writes() -> None:
+    tokenizer: Any = copy.deepcopy(ALL["Qwen2.5"]().tokenizer)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    vocabulary = Vocabulary(tokenizer, len(tokenizer))
+    letters = "e\u0301te\u0301 \u0958" * 4
+    step = Step(f"<think>\nSo {letters}.\n</think>\n\nIt is {letters}.", "end")
+    path = Path(as_prompt("Hi"), thinking=Thinking(MARKERS["think"]))
+    read, (judged,) = Marks(vocabulary).after(path, [step])
+    own = read.feeds[0][len(read.feeds[0]) - read.own[0] :]
+    text = vocabulary.text([id_ for id_, is_judged in zip(own, judged, strict=True) if is_judged])
+    assert text == unicodedata.normalize("NFC", f"So {letters}.\nIt is {letters}.")
