@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2Model
+from transformers import Qwen2Model
 
 from rsd_core import BinaryStep, Path, RewardGuidedDecoder, Scores, Step, Verifier, load
 from rsd_core.blocking import wait_for
@@ -171,16 +171,7 @@ def on_a_shape(problems: int, sample: bool) -> dict[str, Any]:
     depth = exits.body.config.num_hidden_layers
     torch.set_num_threads(engine.ALL_THREADS)
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_value_heads,
-        max_position_embeddings=2048,
-    )
-    body: Any = Qwen2Model(config)
+    body: Any = Qwen2Model(shape.config)
     body = body.to(torch.bfloat16).eval()
     head = RewardHead(nn.Linear(shape.hidden, 2)).eval()
     assert exits.exits is not None

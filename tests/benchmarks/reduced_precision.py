@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from rsd_core import Path, Sampling, Step, StepRequest, as_prompt
 from rsd_core.blocking import wait_for
-from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.huggingface import HuggingFaceGenerator, HuggingFaceLikelihood, digits, from_pretrained, loading
 from rsd_integrations.huggingface.attention import Batch
 from rsd_integrations.huggingface.from_gguf import export
@@ -57,17 +56,7 @@ NOISE = 2**22
 
 def made(shape: Shape, dtype: torch.dtype) -> HuggingFaceGenerator:
     """A model of a shape whose weights are uniform random numbers."""
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_value_heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        dtype=torch.bfloat16,
-    )
+    config = shape.config
     with from_pretrained.quiet(), torch.device("meta"):
         model: Any = Qwen2ForCausalLM(config)
     model = model.bfloat16()
@@ -83,10 +72,7 @@ def made(shape: Shape, dtype: torch.dtype) -> HuggingFaceGenerator:
                 part.fill_(1.0) if "norm" in name else part.copy_(noise[: len(part)])
     if dtype == torch.int8:
         digits.quantise(model.base_model)
-    generator = HuggingFaceGenerator(model, load_tokenizer(FOLDER / "target"), shape.name)
-    generator.vocabulary.pieces = [f" {id_}".encode() for id_ in range(generator.vocabulary.size)]
-    generator.eos_ids = frozenset()
-    return generator
+    return shape.generator(model)
 
 
 def speed(*, quick: bool) -> dict[str, Any]:

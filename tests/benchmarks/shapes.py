@@ -81,9 +81,10 @@ class Shape:
         name = f"{self.name} with {SAMPLE_LAYERS} of its {self.layers} layers and {SAMPLE_WORDS:,} words"
         return replace(self, name=name, layers=SAMPLE_LAYERS, vocabulary=SAMPLE_WORDS)
 
-    def make(self, device: torch.device, dtype: torch.dtype) -> HuggingFaceGenerator:
-        """Such a model with random weights, every id of its vocabulary a word."""
-        config = Qwen2Config(
+    @property
+    def config(self) -> Qwen2Config:
+        """Such a model's configuration."""
+        return Qwen2Config(
             vocab_size=self.vocabulary,
             hidden_size=self.hidden,
             intermediate_size=self.intermediate,
@@ -93,12 +94,18 @@ class Shape:
             max_position_embeddings=2048,
             tie_word_embeddings=True,
         )
+
+    def make(self, device: torch.device, dtype: torch.dtype) -> HuggingFaceGenerator:
+        """Such a model with random weights, every id of its vocabulary a word."""
         with device:
-            model: Any = Qwen2ForCausalLM(config)
-            model = model.to(dtype).eval()
+            model: Any = Qwen2ForCausalLM(self.config)
+        return self.generator(model.to(dtype).eval())
+
+    def generator(self, model: Any) -> HuggingFaceGenerator:
+        """What writes with such a model: every id of its vocabulary is a word, and none ends an answer."""
         made = HuggingFaceGenerator(model, load_tokenizer(FOLDER / "target"), self.name)
         made.vocabulary.pieces = [f" {id_}".encode() for id_ in range(made.vocabulary.size)]
-        made.eos_ids = frozenset()  # an answer ends where the recorded one did
+        made.eos_ids = frozenset()
         return made
 
 

@@ -96,7 +96,7 @@ def test_it_scores_as_the_built_in_one(tmp_path: Folder) -> None:
         ("strict: false|closing: never", r"mine.yaml: closing: Input should be '', 'eos' or 'turn'"),
         ("strict: false|lead: [a]", r"mine.yaml: lead: \['a'\] is not a list of two texts"),
         ('strict: false|lead: "Step 1: "', r"mine.yaml: lead: 'Step 1: ' is not a list of two texts, before the first"),
-        ("strict: false|models: our-lab/mine", r"models: 'our-lab/mine' is not a list of names on the hub"),
+        ("models: [our-lab/mine]|models: our-lab/mine", r"models: 'our-lab/mine' is not a list of names on the hub"),
         ("layers: [score]|layers: score", r"heads.0: layers: 'score' is not a list of names of tensors"),
         ("heads: |separator: x\nheads: ", r"'mine.yaml', line 4, is no YAML: 'separator' is given twice"),
         ("prompt: {|prompt: {{", r"'mine.yaml', line .* is no YAML"),
