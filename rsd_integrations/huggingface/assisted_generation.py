@@ -24,6 +24,7 @@ from rsd_core.model import add_usage
 from rsd_core.paths import Ending
 from rsd_core.queueing import Slots
 from rsd_integrations.huggingface.causal_lm import CausalLM
+from rsd_integrations.huggingface.digits import REFUSED
 from rsd_integrations.inprocess.checks import check_prompt
 from rsd_integrations.inprocess.generator import Generator
 
@@ -50,6 +51,8 @@ class AssistedGeneration(CausalLM):
         """
         if not isinstance(drafter, AssistedGeneration) or drafter.vocabulary.identity != self.vocabulary.identity:
             raise ConfigurationError(f"{drafter!r} cannot assist {self.name}: they need one vocabulary, in one process")
+        if "int8" in (self.dtype, drafter.dtype):
+            raise ConfigurationError(REFUSED)
         if isinstance(self, Generator) and self.grammar is not None:
             raise ConfigurationError(f"{self.name} cannot be assisted where it writes JSON by a schema")
         prefix, prompt = self.vocabulary.ids(path, goes_on=True)
