@@ -59,6 +59,17 @@ def test_an_assistant_of_another_vocabulary_is_refused(target: HuggingFaceGenera
         SpeculativeDecoding(drafter=other, target=target).run("question")
 
 
+@pytest.mark.parametrize("dtypes", [("int8", "float32"), ("float32", "int8")])
+def test_models_in_int8_are_refused_before_anything_runs(
+    dtypes: tuple[str, str], tmp_path: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(make_causal_lm(tmp_path / "lm"))
+    drafter, target = (load_generator(folder, dtype=dtype) for dtype in dtypes)
+    monkeypatch.setattr(type(target), "_speculate", lambda *_: pytest.fail("it began"))
+    with pytest.raises(ConfigurationError, match=r"int8 runs in the engine alone.*dtype=bfloat16"):
+        SpeculativeDecoding(drafter=drafter, target=target).run("Mia has 45 apples.")
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_no_more_tokens_are_written_than_were_asked_for(
     draft: HuggingFaceGenerator, target: HuggingFaceGenerator, temperature: float

@@ -7,6 +7,7 @@ import copy
 import random
 import unicodedata
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from math import exp
@@ -19,7 +20,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rsd_core import Path, Step, StepRequest, Thinking, as_prompt
+from rsd_core import (
+    Constant,
+    Limits,
+    Path,
+    Result,
+    RewardGuidedDecoder,
+    Settings,
+    Step,
+    StepRequest,
+    Thinking,
+    as_prompt,
+)
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.huggingface import load_generator, load_likelihood, to_gguf
 from rsd_integrations.inprocess.marks import Marks
@@ -31,6 +43,7 @@ from rsd_integrations.llamacpp import load_likelihood as load_gguf_likelihood
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
 from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary
+from tests.huggingface.tiny import make_causal_lm
 from tests.llamacpp.gguf_files import gemma, smollm2
 from tests.real_vocabularies import VOCABULARIES
 
@@ -286,3 +299,38 @@ def test_marks_are_found_in_what_a_tokenizer_writes() -> None:
     own = read.feeds[0][len(read.feeds[0]) - read.own[0] :]
     text = vocabulary.text([id_ for id_, is_judged in zip(own, judged, strict=True) if is_judged])
     assert text == unicodedata.normalize("NFC", f"So {letters}.\nIt is {letters}.")
+
+
+def test_early_work_and_neighbours_that_are_cancelled_change_no_answer_of_two_vocabularies(tmp_path: Folder) -> None:
+    gpt2, other = str(make_gpt2_like(tmp_path / "a")), str(make_causal_lm(tmp_path / "b", 3))
+    questions = ["Mia has 45 apples.", "Leo has 7 pens é.", "Ina has 12 🧮."]
+
+    def made(drafter: str, target: str, **options: Any) -> RewardGuidedDecoder:
+        limits = Limits(max_tokens=50, max_repeats=None)
+        return RewardGuidedDecoder(
+            drafter=load_generator(drafter),
+            verifier=load_likelihood(target, how="mean"),
+            target=load_generator(target),
+            policy=Constant(p=0.5),
+            settings=Settings(temperature=0.9, max_step_tokens=9, limits=limits, **options),
+        )
+
+    async def beside_others(decoder: RewardGuidedDecoder) -> list[Result]:
+        async def cut(number: int) -> None:
+            task = asyncio.ensure_future(decoder.arun(questions[number % 3], seed=9 + number))
+            await asyncio.sleep(number * 0.02)
+            task.cancel()
+            await asyncio.wait([task])
+
+        results, *_ = await asyncio.gather(decoder.arun_many(questions), *map(cut, range(6)))
+        return results
+
+    for pair in ((gpt2, other), (other, gpt2)):
+        plain = made(*pair, lookahead=0, reuse_rejected=False).run_many(questions)
+        assert {step.author for result in plain for step in result.steps} == {"draft", "target"}
+        for options in ({"lookahead": 2}, {"lookahead": 1, "hedge": 0.01}):
+            found = asyncio.run(beside_others(made(*pair, **options)))
+            assert [result.steps for result in found] == [
+                tuple(replace(step, reward=pytest.approx(step.reward, abs=1e-5)) for step in result.steps)
+                for result in plain
+            ]

@@ -10,9 +10,10 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from rsd_core import Path, Thinking, as_prompt
+from rsd_core import Path, Sampling, StepRequest, Thinking, as_prompt
+from rsd_core.blocking import wait_for
 from rsd_core.thoughts.markers import MARKERS
-from rsd_integrations.huggingface import to_gguf
+from rsd_integrations.huggingface import load_generator, to_gguf
 from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 from rsd_integrations.huggingface.from_gguf import export
 from rsd_integrations.inprocess.vocabulary import Vocabulary
@@ -111,3 +112,15 @@ def test_marks_of_one_request_are_no_text_of_another(folder: Folder, backend: st
         assert vocabulary.ids(thinking.extend(step))[0] == [*vocabulary.ids(thinking)[0], *ids]
         step = vocabulary.of(plain).as_step(ids, "length", len(ids))
         assert vocabulary.ids(plain.extend(step))[0] == [*vocabulary.ids(plain)[0], *ids]
+
+
+def test_models_write_the_marks_of_a_request_for_that_request_alone(folder: Folder) -> None:
+    model = load_generator(str(folder))
+    for thinking, shown in ((Thinking(MARKERS["harmony"]), True), (None, False)) * 2:
+        path = Path(as_prompt("Hi"), thinking=thinking)
+        request = StepRequest(tuple(range(40)), 30, None, Sampling(temperature=2.0))
+        steps = wait_for(model.generate(path, request)).steps
+        marks = set(model.vocabulary.encode("<|channel|><|message|>"))
+        marked = [step for step in steps if marks & set(step.tokens)]
+        assert marked
+        assert all(("<|channel|>" in step.text or "<|message|>" in step.text) == shown for step in marked)
