@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rsd_core import ConfigurationError
-from rsd_integrations.prm_formats.formats import Chat, PRMFormat, Turns
+from rsd_integrations.prm_formats.formats import PRMFormat, Turns
 from rsd_integrations.prm_formats.layouts import Tokenizer
 from rsd_integrations.prm_formats.readers import Reader, StepReader, TurnReader
 from rsd_integrations.prm_formats.reply_reader import ReplyReader
@@ -37,11 +37,5 @@ def bind(format: PRMFormat, tokenizer: Tokenizer, model: str, separator: str | N
     if isinstance(format.prompt, Turns):
         return TurnReader(format, tokenizer, model)
     if format.closing == "turn":
-        if chosen or not isinstance(format.prompt, Chat):
-            raise ConfigurationError(
-                f"{model}: the format {format.name} is read at the end of the assistant's turn, which takes a chat and "
-                "no separator"
-            )
-
         return ReplyReader(format, tokenizer, model)
     return StepReader(format, tokenizer, model, chosen)

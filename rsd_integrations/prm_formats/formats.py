@@ -126,7 +126,8 @@ class PRMFormat:
                 "it has no separator; name one, '' for none, or let users choose it: choose_separator",
             ),
             (
-                self.closing == "turn" and (self.separator != "" or not isinstance(prompt, Chat)),
+                self.closing == "turn"
+                and (self.separator != "" or self.choose_separator or not isinstance(prompt, Chat)),
                 "it is read at the end of the assistant's turn, which takes a chat and no separator",
             ),
         )

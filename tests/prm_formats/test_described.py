@@ -168,3 +168,17 @@ def test_fields_that_do_not_go_together_are_refused_in_code_too() -> None:
     with pytest.raises(ConfigurationError, match="the format trl: it has no heads"):
         replace(FORMATS["trl"], heads=())
     assert isinstance(replace(FORMATS["trl"], separator="\n"), PRMFormat)
+
+
+@pytest.mark.parametrize("change", [{"separator": "\n"}, {"choose_separator": True}, {"prompt": {"kind": "text"}}])
+def test_what_is_read_at_the_end_of_a_turn_takes_a_chat_and_no_separator(change: dict[str, Any]) -> None:
+    data = {
+        "name": "x",
+        "prompt": {"kind": "chat"},
+        "closing": "turn",
+        "separator": "",
+        "heads": [{"layers": ["v"], "outputs": 1}],
+    }
+    assert from_data(data).closing == "turn"
+    with pytest.raises(ConfigurationError, match="takes a chat and no separator"):
+        from_data(data | change)
