@@ -201,20 +201,20 @@ class DeferringRunner(TorchRunner):
         families = defaultdict[DeferringCall, list[_Deferred]](list)
         for row in rows:
             families[row.call].append(row)
-        copies: list[tuple[_Deferred, _Deferred, int]] = []
+        copies: list[tuple[_Deferred, _Deferred]] = []
         ends: dict[_Deferred, int] = {}
         for call, family in families.items():
             own = [read for read in reads if read.row.call is call]
             if own and len(family) > 1:
                 leader = max([read.row for read in own], key=lambda row: row.sequence.done[index])
-                ends[leader] = min([call.shared, *[read.position for read in own]])
-                copies += [(leader, row, ends[leader]) for row in family if row is not leader]
+                ends[leader] = call.shared  # which no score is read before
+                copies += [(leader, row) for row in family if row is not leader]
         self._run_segment(index, ends, ())
         begin, end = self._segments[index]
         tensors = [*self.store.keys[begin:end], *self.store.values[begin:end], *self.store.states]
-        for leader, row, end_of_copy in copies:
+        for leader, row in copies:
             done = row.sequence.done[index]
-            count = min(end_of_copy, row.sequence.done[index - 1])
+            count = min(row.call.shared, row.sequence.done[index - 1])  # one that found no room is not there yet
             if done < count:
                 for tensor in tensors:
                     tensor[_slot(row), :, done:count] = tensor[_slot(leader), :, done:count]

@@ -113,6 +113,14 @@ def test_what_is_wrong_with_one_is_told_by_its_field(
         find_format({}, {}, "x", "mine.yaml")
 
 
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path: Folder, ending: str) -> None:
+    """Editors on Windows write one."""
+    file = tmp_path / f"mine.{ending}"
+    file.write_text(json.dumps(yaml.safe_load(MINE)), encoding="utf-8-sig")
+    assert read_format(file).name == "mine"
+
+
 @pytest.mark.parametrize("text", ["", "[1, 2]", "score"])
 def test_a_file_without_fields_is_no_format(tmp_path: Folder, text: str) -> None:
     file = tmp_path / "odd.yml"

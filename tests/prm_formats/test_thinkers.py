@@ -9,7 +9,7 @@ import pytest
 from rsd_core import ConfigurationError, Path, Step, Thinking, as_prompt
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.prm_formats import FORMATS, Layouts, bind
-from tests.prm_formats.thinkers import faults
+from tests.prm_formats.thinkers import FIELDS, faults
 from tests.templates.comparing import comparisons
 from tests.templates.families import Family
 from tests.templates.tiny_tokenizer import tiny_tokenizer
@@ -46,6 +46,14 @@ def test_a_thought_that_is_opened_twice_is_opened_once(template: str, name: str)
     assert texts(template, opened, ["<think>First.\n\n", *rest], name) == once
     assert all(text.count("<think>") <= 1 for text in once)
     assert all("First." in text for text in once)
+
+
+@pytest.mark.parametrize("family", [one for one in WRITTEN if one.shown in FIELDS], ids=lambda family: family.name)
+def test_a_thought_that_no_answer_follows_yet_is_read_as_its_template_ends_it(family: Family) -> None:
+    tok: Any = tiny_tokenizer(source(family.name))
+    answer = {"role": "assistant", "content": "", family.shown: "First."}
+    own = tok.apply_chat_template([{"role": "user", "content": "Why?"}, answer], tokenize=False)
+    assert texts(family.name, Thinking(THINK), ["<think>\nFirst.\n\n"]) == [own]
 
 
 def test_thoughts_after_each_other_are_told_apart() -> None:
