@@ -65,8 +65,7 @@ class Digits(nn.Module):
         return vars(self) | {"chunks": [chunk.to_dense().t() for chunk in self.chunks]}  # oneDNN's layout is no data
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.chunks = [_packed(chunk.contiguous()) for chunk in self.chunks]
+        vars(self).update(state, chunks=[_packed(chunk.contiguous()) for chunk in state["chunks"]])
 
     def forward(self, x: Tensor) -> Tensor:
         """For every row of x."""

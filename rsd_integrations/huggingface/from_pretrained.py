@@ -63,8 +63,9 @@ def without_weights(raw: dict[str, Any], model: str) -> nn.Module:
     from transformers import AutoModel
 
     config = native_config(raw, model)
+    bodies: Any = AutoModel
     with quiet(), torch.device("meta"):
-        body: nn.Module = AutoModel.from_config(config)
+        body: nn.Module = bodies.from_config(config)
     return body
 
 
