@@ -143,7 +143,8 @@ def read_for(file: Path, model: str, fingerprint: str, depth: int, width: int) -
         ConfigurationError: As of `read`, or the exits are of another model.
     """
     exits = read(file)
-    rule, widths = exits.rule, [head[0].in_features for head in exits.heads]
+    heads: Any = exits.heads
+    rule, widths = exits.rule, [head[0].in_features for head in heads]
     if rule.model != fingerprint or rule.layers[-1] >= depth or set(widths) != {width}:
         raise ConfigurationError(
             f"exits={file} are of another reward model than {model}, or of another format or separator of it: their "
