@@ -27,6 +27,9 @@ class Judged:
     has the token alone."""
     tokens: Tensor
     """The proposed tokens [n], int64."""
+    own: Tensor
+    """int64 [n]: the token that the target itself draws from p with the second number, as it would have been emitted
+    had nothing been proposed. A rule whose correction is a plain draw from p takes this one."""
     uniforms: Tensor
     """Random numbers [n, 2] in [0, 1), keyed to the request's seed, the position and the use: the first for accepting,
     the second for the correction."""
@@ -71,10 +74,9 @@ class Exact(AcceptanceRule):
 
     def judge(self, judged: Judged) -> Verdicts:
         p, q, tokens = judged.target, judged.draft, judged.tokens[:, None]
-        accept, correct = judged.uniforms.unbind(1)
         if q is None:
-            own = draw(p, correct)
-            return Verdicts(own == judged.tokens, own)
+            return Verdicts(judged.own == judged.tokens, judged.own)
+        accept, correct = judged.uniforms.unbind(1)
         likely, drafted = p.gather(1, tokens).squeeze(1), q.gather(1, tokens).squeeze(1)
         accepted = accept * drafted < likely
         residual = (p - q).clamp_(min=0)
