@@ -9,11 +9,22 @@ from pydantic import ValidationError
 
 from rsd_core.data import Data, explain, from_text, of_kind
 from rsd_core.errors import ConfigurationError
+from rsd_integrations.speculation.corrections import Calibrated
+from rsd_integrations.speculation.entropy_aware import EntropyAware
+from rsd_integrations.speculation.fly import FLy
+from rsd_integrations.speculation.lookup import Lookup
+from rsd_integrations.speculation.ngrams import Ngrams
 from rsd_integrations.speculation.proposers import Proposer
+from rsd_integrations.speculation.relaxed import Relaxed
 from rsd_integrations.speculation.rules import AcceptanceRule, Exact
+from rsd_integrations.speculation.typical import Typical
 
-RULES: dict[str, type[AcceptanceRule]] = {rule.model_fields["kind"].default: rule for rule in (Exact,)}
-PROPOSERS: dict[str, type[Proposer]] = {}
+RULES: dict[str, type[AcceptanceRule]] = {
+    rule.model_fields["kind"].default: rule for rule in (Exact, Typical, Relaxed, FLy, EntropyAware, Calibrated)
+}
+PROPOSERS: dict[str, type[Proposer]] = {
+    proposer.model_fields["kind"].default: proposer for proposer in (Lookup, Ngrams)
+}
 """Those without a model; a drafter is the engine's own."""
 
 Part = TypeVar("Part", bound=Data)

@@ -31,6 +31,11 @@ class ProposerState(ABC):
 class Proposer(Data):
     """Proposes what comes next. A proposer is data, as policies are: `kind` and its parameters."""
 
+    @property
+    def vocabulary(self) -> str | None:
+        """Identity of the vocabulary whose ids the proposer knows; None where any will do."""
+        return None
+
     @abstractmethod
     def begin(self, prefix: Sequence[int], seed: int) -> ProposerState:
         """The state of a request that goes on after these tokens.

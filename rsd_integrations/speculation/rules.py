@@ -55,6 +55,11 @@ class AcceptanceRule(Data):
     lossless: ClassVar[bool]
     """Whether the emitted tokens have the target's own distribution."""
 
+    @property
+    def vocabulary(self) -> str | None:
+        """Identity of the vocabulary whose ids the rule knows; None where any will do."""
+        return None
+
     @abstractmethod
     def judge(self, judged: Judged) -> Verdicts:
         """Say of each place whether its token is kept, and what is emitted where it is not."""
