@@ -74,7 +74,8 @@ def rows(whole: Judged, places: range) -> Judged:
 def p_value(found: Tensor, expected: Tensor) -> float:
     """Of the chi-square test that counts come from a law; outcomes that are expected fewer than five times are put
     together, and one that cannot happen makes it 0."""
-    found, expected = found.double().flatten(), expected.double().flatten() / expected.sum() * found.sum()
+    found, expected = found.double().flatten(), expected.double().flatten()
+    expected = expected / expected.sum() * found.sum()
     if found[expected == 0].sum() > 0:
         return 0.0
     found, expected = found[expected > 0], expected[expected > 0]
