@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rsd_core.errors import ConfigurationError
 from rsd_core.version import __version__
-from rsd_integrations.output_files import write_output
 from rsd_integrations.speculation.relaxation import Relaxation, of_tokens
 from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged, Verdicts
 
@@ -36,12 +35,17 @@ class Corrections:
     pairs: dict[tuple[int, int], int] = field(default_factory=dict)
     """(proposed, target's own): times."""
 
+    @property
+    def total(self) -> int:
+        """Of all pairs together."""
+        return sum(self.pairs.values())
+
     def save(self, file: Path) -> None:
         """Write them as JSON, the most frequent first."""
         best = sorted(self.pairs.items(), key=lambda item: (-item[1], item[0]))[:MOST]
         rows = ",\n".join(json.dumps([*pair, times]) for pair, times in best)
         head = json.dumps({"format": FORM, "version": __version__, "vocabulary": self.vocabulary})[:-1]
-        write_output(file, f'{head}, "pairs": [\n{rows}\n]}}\n')
+        file.write_text(f'{head}, "pairs": [\n{rows}\n]}}\n', encoding="utf-8")
 
     @classmethod
     def read(cls, file: Path) -> Corrections:
