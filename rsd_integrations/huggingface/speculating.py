@@ -1,0 +1,113 @@
+"""Models that speculate: some tokens are proposed, and one pass verifies them all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rsd_core import ConfigurationError, Generation, Interrupted, Path, Speculation, StepRequest, Usage
+from rsd_core.concurrency import outlast
+from rsd_core.model import add_usage, usage_of
+from rsd_integrations.inprocess.draft_call import DraftCall
+from rsd_integrations.inprocess.engine import run
+from rsd_integrations.inprocess.generator import Generator
+from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource
+from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
+from rsd_integrations.inprocess.step_end import StepEnd
+from rsd_integrations.speculation.parsing import parse_proposer, parse_rule
+from rsd_integrations.speculation.rules import Exact
+
+DRAFTER = "drafter"
+"""The proposer that is a model."""
+
+
+class SpeculativeGenerator(Generator):
+    """The ability `SpeculativeTarget` of a language model."""
+
+    def checked(self, speculation: Speculation) -> Speculation:
+        """The same with proposer and rule as objects; see `SpeculativeTarget`."""
+        proposer: Any = DRAFTER
+        if speculation.draft_length < 1:
+            raise ConfigurationError(f"draft_length={speculation.draft_length} proposes nothing: give at least 1")
+        if speculation.proposer != DRAFTER:
+            proposer = parse_proposer(speculation.proposer)
+        elif speculation.drafter is None:
+            raise ConfigurationError("proposer='drafter' needs a drafter; give one, or proposer='lookup'")
+        else:
+            self._assistant(speculation)
+        return replace(speculation, proposer=proposer, rule=parse_rule(speculation.rule))
+
+    async def _write(
+        self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
+    ) -> Generation:
+        speculation = request.speculation
+        if speculation is None or len(request.seeds) > 1:
+            return await super()._write(path, ids, request, max_tokens, end, guess)
+        rule, draft = parse_rule(speculation.rule), self._draft_call(path, ids, request, speculation)
+        source = self._source(ids, request.seeds[0], speculation, draft)
+        call = SpeculativeCall(
+            path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar,
+            source=source, rule=rule, compares=isinstance(rule, Exact),
+            draft_length=speculation.draft_length, context=self.context,
+        )  # fmt: skip
+        if draft is None:
+            return await run(self.runner, call)
+        drafter = self._assistant(speculation)
+        try:
+            generation = await run(self.runner, call)
+        except BaseException as error:
+            source.close(())  # which the call does, if it ever began
+            both = _of_both(self, usage_of(error) or call.usage, drafter, await _work_of(draft))
+            if isinstance(error, asyncio.CancelledError):
+                if both.computed:
+                    raise Interrupted(both) from None
+            else:
+                add_usage(error, both)
+            raise
+        accepted = generation.usage
+        drafted = await _work_of(draft)
+        return replace(generation, usage=_of_both(self, accepted, drafter, drafted))
+
+    def _draft_call(
+        self, path: Path, ids: Sequence[int], request: StepRequest, speculation: Speculation
+    ) -> DraftCall | None:
+        """The call of the drafter that goes with one of this model; None where the proposer is no model."""
+        if speculation.proposer != DRAFTER:
+            return None
+        drafter = self._assistant(speculation)
+        return DraftCall(path, drafter.runner.cache, ids, request.seeds[0], request.sampling, self.eos_ids)
+
+    def _source(self, ids: Sequence[int], seed: int, speculation: Speculation, draft: DraftCall | None) -> Source:
+        if draft is None:
+            return ProposerSource(parse_proposer(speculation.proposer).begin(ids, seed))
+        return DrafterSource(draft, self._assistant(speculation).runner, self.runner, len(ids))
+
+    def _assistant(self, speculation: Speculation) -> Generator:
+        drafter = speculation.drafter
+        if not isinstance(drafter, Generator):
+            raise ConfigurationError(
+                f"{drafter!r} cannot propose tokens to {self.name}: give a drafter in process (hf:, gguf:, embedded:), "
+                "or proposer='lookup'"
+            )
+        if drafter.vocabulary.identity != self.vocabulary.identity:
+            raise ConfigurationError(
+                f"{drafter.name} and {self.name} have different vocabularies: give a drafter with the target's, or "
+                "proposer='lookup'"
+            )
+        return drafter
+
+
+async def _work_of(draft: DraftCall) -> Usage:
+    """What a drafter did, once its call has ended: as soon as the target's has."""
+    done = asyncio.wrap_future(draft.future)
+    await outlast(done)
+    error = done.exception()
+    return done.result().usage if error is None else usage_of(error) or Usage()
+
+
+def _of_both(target: Generator, work: Usage, drafter: Generator, drafting: Usage) -> Usage:
+    """The work of target and drafter together, and whose it was."""
+    parts: Any = ((target, work), (drafter, drafting))
+    return replace(work + drafting, parts=parts)
