@@ -37,7 +37,19 @@ class SpeculativeGenerator(Generator):
             raise ConfigurationError("proposer='drafter' needs a drafter; give one, or proposer='lookup'")
         else:
             self._assistant(speculation)
-        return replace(speculation, proposer=proposer, rule=parse_rule(speculation.rule))
+        rule = parse_rule(speculation.rule)
+        for part in (rule, *([] if proposer == DRAFTER else [proposer])):
+            if part.vocabulary not in (None, self.vocabulary.identity):
+                raise ConfigurationError(
+                    f"{part!r} was made with another vocabulary than that of {self.name}: make its file again for this "
+                    "model"
+                )
+        if speculation.draft_length < rule.least_draft:
+            raise ConfigurationError(
+                f"draft_length={speculation.draft_length} is too short for {rule!r}, which looks at {rule.least_draft} "
+                "tokens in a row: give longer drafts, or a smaller window"
+            )
+        return replace(speculation, proposer=proposer, rule=rule)
 
     async def _write(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
@@ -45,7 +57,8 @@ class SpeculativeGenerator(Generator):
         speculation = request.speculation
         if speculation is None or len(request.seeds) > 1:
             return await super()._write(path, ids, request, max_tokens, end, guess)
-        rule, draft = parse_rule(speculation.rule), self._draft_call(path, ids, request, speculation)
+        rule = parse_rule(speculation.rule).within(thought=bool(request.close))
+        draft = self._draft_call(path, ids, request, speculation)
         source = self._source(ids, request.seeds[0], speculation, draft)
         call = SpeculativeCall(
             path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar,

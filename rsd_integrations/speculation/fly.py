@@ -31,6 +31,10 @@ class FLy(Relaxation):
     entropy: Annotated[float, Field(ge=0)] = 0.3
     """Least entropy of the three likeliest tokens, in nats."""
 
+    @property
+    def least_draft(self) -> int:
+        return self.window + 1
+
     def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:
         p = doubts(judged)
         best = p.topk(min(CHOICES, p.shape[1]), dim=1).values

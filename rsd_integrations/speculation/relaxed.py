@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rsd_integrations.speculation.relaxation import Relaxation, doubts, of_tokens
-from rsd_integrations.speculation.rules import Judged
+from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged
 
 
 class Relaxed(Relaxation):
@@ -24,6 +24,11 @@ class Relaxed(Relaxation):
     """How many of the likeliest tokens may be kept; 0 switches the rule off."""
     ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Least probability, as a share of the likeliest token's."""
+    thoughts_only: bool = False
+    """Whether answers are left to the exact rule, as engines do."""
+
+    def within(self, *, thought: bool) -> AcceptanceRule:
+        return self if thought or not self.thoughts_only else Exact()
 
     def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:  # noqa: ARG002 - of each token alone
         p = doubts(judged)

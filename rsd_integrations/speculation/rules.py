@@ -60,6 +60,15 @@ class AcceptanceRule(Data):
         """Identity of the vocabulary whose ids the rule knows; None where any will do."""
         return None
 
+    @property
+    def least_draft(self) -> int:
+        """Tokens in a row that have to be proposed for the rule to make a difference."""
+        return 1
+
+    def within(self, *, thought: bool) -> AcceptanceRule:  # noqa: ARG002 - for rules that tell the parts apart
+        """The rule for a step of a thought, or of an answer."""
+        return self
+
     @abstractmethod
     def judge(self, judged: Judged) -> Verdicts:
         """Say of each place whether its token is kept, and what is emitted where it is not."""
