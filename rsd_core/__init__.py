@@ -62,8 +62,8 @@ __all__ = [
     "RunError", "Sampling", "Scores", "ScoresRuns", "Sentence", "Settings", "Setup", "Sigmoid", "SpecError",
     "SpecReason", "Speculation", "SpeculativeDecoding", "SpeculativeTarget", "Splitter", "Step", "StepAccepted",
     "StepBeam", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest",
-    "StepScored", "StructuredDecoder", "Takeover", "Target", "TargetChoice", "TargetError", "TargetJudge", "TargetOnly", "TextStream",
-    "Thinking", "ThoughtSettings", "TiltedDecoder", "Usage", "Verifier", "VerifierError", "WeightingPolicy", "Words",
-    "add_usage", "as_prompt", "backends", "beginning", "begun", "boxed", "load", "parse_delimiter", "parse_method",
-    "parse_policy", "parts_of", "split", "usage_of", "visible",
+    "StepScored", "StructuredDecoder", "Takeover", "Target", "TargetChoice", "TargetError", "TargetJudge",
+    "TargetOnly", "TextStream", "Thinking", "ThoughtSettings", "TiltedDecoder", "Usage", "Verifier", "VerifierError",
+    "WeightingPolicy", "Words", "add_usage", "as_prompt", "backends", "beginning", "begun", "boxed", "load",
+    "parse_delimiter", "parse_method", "parse_policy", "parts_of", "split", "usage_of", "visible",
 ]

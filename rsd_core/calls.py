@@ -311,11 +311,11 @@ class Calls:
             raise
         finally:
             CALLER.reset(token)
-        self._charge(request, role, model, reply.usage, assistant)
+        own = self._charge(request, role, model, reply.usage, assistant)
         if role in self._health.unproven:
             self._health.worked(role)
         if role != "verifier" and not request.prompt_tokens and not request.index:
-            request.prompt_tokens = reply.usage.prefix
+            request.prompt_tokens = own.prefix
         return reply
 
     def _charge(

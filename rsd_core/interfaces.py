@@ -149,7 +149,7 @@ class SpeculativeTarget(Protocol):
     Where a drafter proposes, the usage tells the work of both models in `parts`.
     """
 
-    def checked(self, speculation: Speculation) -> Speculation:
+    def checked_speculation(self, speculation: Speculation) -> Speculation:
         """The same with proposer and rule as objects, which are made once.
 
         Raises:

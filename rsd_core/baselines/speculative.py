@@ -49,7 +49,7 @@ class SpeculativeDecoding(Decoder):
                 "by its own settings, and is measured as the target alone."
             )
         used = drafter if proposer == "drafter" else None
-        self.speculation = target.checked(Speculation(proposer, rule, used, draft_length))
+        self.speculation = target.checked_speculation(Speculation(proposer, rule, used, draft_length))
         self.drafter, self._target = used, target
         super().__init__(settings)
 

@@ -26,7 +26,7 @@ DRAFTER = "drafter"
 class SpeculativeGenerator(Generator):
     """The ability `SpeculativeTarget` of a language model."""
 
-    def checked(self, speculation: Speculation) -> Speculation:
+    def checked_speculation(self, speculation: Speculation) -> Speculation:
         """The same with proposer and rule as objects; see `SpeculativeTarget`."""
         proposer: Any = DRAFTER
         if speculation.draft_length < 1:
