@@ -13,7 +13,7 @@ from rsd_core.model import add_usage, usage_of
 from rsd_integrations.inprocess.draft_call import DraftCall
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.generator import Generator
-from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource
+from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource, TextSource
 from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
 from rsd_integrations.inprocess.step_end import StepEnd
 from rsd_integrations.speculation.parsing import parse_proposer, parse_rule
@@ -58,8 +58,7 @@ class SpeculativeGenerator(Generator):
         if speculation is None or len(request.seeds) > 1:
             return await super()._write(path, ids, request, max_tokens, end, guess)
         rule = parse_rule(speculation.rule).within(thought=bool(request.close))
-        draft = self._draft_call(path, ids, request, speculation)
-        source = self._source(ids, request.seeds[0], speculation, draft)
+        source, draft = self._source(path, ids, request, speculation)
         call = SpeculativeCall(
             path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar,
             source=source, rule=rule, compares=isinstance(rule, Exact),
@@ -79,23 +78,23 @@ class SpeculativeGenerator(Generator):
             else:
                 add_usage(error, both)
             raise
-        accepted = generation.usage
-        drafted = await _work_of(draft)
-        return replace(generation, usage=_of_both(self, accepted, drafter, drafted))
+        return replace(generation, usage=_of_both(self, generation.usage, drafter, await _work_of(draft)))
 
-    def _draft_call(
-        self, path: Path, ids: Sequence[int], request: StepRequest, speculation: Speculation
-    ) -> DraftCall | None:
-        """The call of the drafter that goes with one of this model; None where the proposer is no model."""
+    def _source(
+        self, path: Path, ids: list[int], request: StepRequest, speculation: Speculation
+    ) -> tuple[Source, DraftCall | None]:
+        """What proposes, and the call of the drafter if that is a model."""
+        (seed,) = request.seeds
         if speculation.proposer != DRAFTER:
-            return None
+            return ProposerSource(parse_proposer(speculation.proposer).begin(ids, seed)), None
         drafter = self._assistant(speculation)
-        return DraftCall(path, drafter.runner.cache, ids, request.seeds[0], request.sampling, self.eos_ids)
-
-    def _source(self, ids: Sequence[int], seed: int, speculation: Speculation, draft: DraftCall | None) -> Source:
-        if draft is None:
-            return ProposerSource(parse_proposer(speculation.proposer).begin(ids, seed))
-        return DrafterSource(draft, self._assistant(speculation).runner, self.runner, len(ids))
+        same = drafter.vocabulary.identity == self.vocabulary.identity
+        prefix = ids if same else drafter.vocabulary.ids(path, goes_on=True)[0]
+        eos_ids = self.eos_ids if same else drafter.eos_ids
+        call = DraftCall(path, drafter.runner.cache, prefix, seed, request.sampling, eos_ids)
+        if same:
+            return DrafterSource(call, drafter.runner, self.runner, prefix), call
+        return TextSource(call, drafter, self, path, prefix), call
 
     def _assistant(self, speculation: Speculation) -> Generator:
         drafter = speculation.drafter
@@ -103,11 +102,6 @@ class SpeculativeGenerator(Generator):
             raise ConfigurationError(
                 f"{drafter!r} cannot propose tokens to {self.name}: give a drafter in process (hf:, gguf:, embedded:), "
                 "or proposer='lookup'"
-            )
-        if drafter.vocabulary.identity != self.vocabulary.identity:
-            raise ConfigurationError(
-                f"{drafter.name} and {self.name} have different vocabularies: give a drafter with the target's, or "
-                "proposer='lookup'"
             )
         return drafter
 
