@@ -10,13 +10,14 @@ from typing import Any
 from rsd_core import ConfigurationError, Generation, Interrupted, Path, Speculation, StepRequest, Usage
 from rsd_core.concurrency import outlast
 from rsd_core.model import add_usage, usage_of
+from rsd_integrations.huggingface.beam_writing import Beams
 from rsd_integrations.inprocess.draft_call import DraftCall
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.generator import Generator
 from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource
 from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
 from rsd_integrations.inprocess.step_end import StepEnd
-from rsd_integrations.speculation.parsing import parse_proposer, parse_rule
+from rsd_integrations.speculation.parsing import parse_beams, parse_proposer, parse_rule
 from rsd_integrations.speculation.rules import Exact
 
 DRAFTER = "drafter"
@@ -37,6 +38,7 @@ class SpeculativeGenerator(Generator):
             raise ConfigurationError("proposer='drafter' needs a drafter; give one, or proposer='lookup'")
         else:
             self._assistant(speculation)
+        beams = None if speculation.beams is None else parse_beams(speculation.beams)
         rule = parse_rule(speculation.rule)
         for part in (rule, *([] if proposer == DRAFTER else [proposer])):
             if part.vocabulary not in (None, self.vocabulary.identity):
@@ -49,7 +51,7 @@ class SpeculativeGenerator(Generator):
                 f"draft_length={speculation.draft_length} is too short for {rule!r}, which looks at {rule.least_draft} "
                 "tokens in a row: give longer drafts, or a smaller window"
             )
-        return replace(speculation, proposer=proposer, rule=rule)
+        return replace(speculation, proposer=proposer, rule=rule, beams=beams)
 
     async def _write(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
@@ -57,6 +59,8 @@ class SpeculativeGenerator(Generator):
         speculation = request.speculation
         if speculation is None or len(request.seeds) > 1:
             return await super()._write(path, ids, request, max_tokens, end, guess)
+        if speculation.beams is not None:
+            return await self._write_beams(path, ids, request, max_tokens, end, speculation)
         rule = parse_rule(speculation.rule).within(thought=bool(request.close))
         draft = self._draft_call(path, ids, request, speculation)
         source = self._source(ids, request.seeds[0], speculation, draft)
@@ -82,6 +86,18 @@ class SpeculativeGenerator(Generator):
         accepted = generation.usage
         drafted = await _work_of(draft)
         return replace(generation, usage=_of_both(self, accepted, drafter, drafted))
+
+    async def _write_beams(
+        self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, speculation: Speculation
+    ) -> Generation:
+        drafter = self._assistant(speculation)
+        room = min(max_tokens, drafter.context - len(ids))
+        if room < 1 or self.grammar is not None:
+            raise ConfigurationError(
+                f"{self.name} decodes no beams {'by a grammar' if self.grammar is not None else 'beyond its drafter'}: "
+                "use exact speculation"
+            )
+        return await Beams(self, drafter, path, ids, request, room, end, parse_beams(speculation.beams)).write()
 
     def _draft_call(
         self, path: Path, ids: Sequence[int], request: StepRequest, speculation: Speculation
