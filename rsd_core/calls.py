@@ -65,12 +65,15 @@ class Calls:
         """Show all calls from now on, those that are begun early included."""
         self.watches = self._early.watches = watches
 
-    async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
+    async def draft(
+        self, request: Request, drafter: Drafter, count: int | None = None, speculation: Speculation | None = None
+    ) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted, or would fail again."""
         if drafter in self._given_up:
             return ()
         try:
-            generation = await self._generate(request, "drafter", drafter, count or request.settings.candidates)
+            wanted = count or request.settings.candidates
+            generation = await self._generate(request, "drafter", drafter, wanted, speculation=speculation)
         except Exception as error:
             self._fault(request, "drafter", error)
             if not may_pass(error):
