@@ -14,7 +14,7 @@ from rsd_integrations.huggingface.beam_writing import Beams
 from rsd_integrations.inprocess.draft_call import DraftCall
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.generator import Generator
-from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource
+from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource, TextSource
 from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
 from rsd_integrations.inprocess.step_end import StepEnd
 from rsd_integrations.speculation.parsing import parse_beams, parse_proposer, parse_rule
@@ -39,6 +39,11 @@ class SpeculativeGenerator(Generator):
         else:
             self._assistant(speculation)
         beams = None if speculation.beams is None else parse_beams(speculation.beams)
+        if beams is not None and self._assistant(speculation).vocabulary.identity != self.vocabulary.identity:
+            raise ConfigurationError(
+                f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
+                "SpeculativeDecoding, which goes by text"
+            )
         rule = parse_rule(speculation.rule)
         for part in (rule, *([] if proposer == DRAFTER else [proposer])):
             if part.vocabulary not in (None, self.vocabulary.identity):
@@ -62,8 +67,7 @@ class SpeculativeGenerator(Generator):
         if speculation.beams is not None:
             return await self._write_beams(path, ids, request, max_tokens, end, speculation)
         rule = parse_rule(speculation.rule).within(thought=bool(request.close))
-        draft = self._draft_call(path, ids, request, speculation)
-        source = self._source(ids, request.seeds[0], speculation, draft)
+        source, draft = self._source(path, ids, request, speculation)
         call = SpeculativeCall(
             path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar,
             source=source, rule=rule, compares=isinstance(rule, Exact),
@@ -83,35 +87,34 @@ class SpeculativeGenerator(Generator):
             else:
                 add_usage(error, both)
             raise
-        accepted = generation.usage
-        drafted = await _work_of(draft)
-        return replace(generation, usage=_of_both(self, accepted, drafter, drafted))
+        return replace(generation, usage=_of_both(self, generation.usage, drafter, await _work_of(draft)))
 
     async def _write_beams(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, speculation: Speculation
     ) -> Generation:
         drafter = self._assistant(speculation)
+        if self.grammar is not None:
+            raise ConfigurationError(f"{self.name} decodes no beams by a grammar: use SpeculativeDecoding")
         room = min(max_tokens, drafter.context - len(ids))
-        if room < 1 or self.grammar is not None:
-            raise ConfigurationError(
-                f"{self.name} decodes no beams {'by a grammar' if self.grammar is not None else 'beyond its drafter'}: "
-                "use exact speculation"
-            )
+        if room < 1:  # the target goes on alone
+            return await super()._write(path, ids, request, max_tokens, end, ())
         return await Beams(self, drafter, path, ids, request, room, end, parse_beams(speculation.beams)).write()
 
-    def _draft_call(
-        self, path: Path, ids: Sequence[int], request: StepRequest, speculation: Speculation
-    ) -> DraftCall | None:
-        """The call of the drafter that goes with one of this model; None where the proposer is no model."""
+    def _source(
+        self, path: Path, ids: list[int], request: StepRequest, speculation: Speculation
+    ) -> tuple[Source, DraftCall | None]:
+        """What proposes, and the call of the drafter if that is a model."""
+        (seed,) = request.seeds
         if speculation.proposer != DRAFTER:
-            return None
+            return ProposerSource(parse_proposer(speculation.proposer).begin(ids, seed)), None
         drafter = self._assistant(speculation)
-        return DraftCall(path, drafter.runner.cache, ids, request.seeds[0], request.sampling, self.eos_ids)
-
-    def _source(self, ids: Sequence[int], seed: int, speculation: Speculation, draft: DraftCall | None) -> Source:
-        if draft is None:
-            return ProposerSource(parse_proposer(speculation.proposer).begin(ids, seed))
-        return DrafterSource(draft, self._assistant(speculation).runner, self.runner, len(ids))
+        same = drafter.vocabulary.identity == self.vocabulary.identity
+        prefix = ids if same else drafter.vocabulary.ids(path, goes_on=True)[0]
+        eos_ids = self.eos_ids if same else drafter.eos_ids
+        call = DraftCall(path, drafter.runner.cache, prefix, seed, request.sampling, eos_ids)
+        if same:
+            return DrafterSource(call, drafter.runner, self.runner, prefix), call
+        return TextSource(call, drafter, self, path, prefix), call
 
     def _assistant(self, speculation: Speculation) -> Generator:
         drafter = speculation.drafter
@@ -119,11 +122,6 @@ class SpeculativeGenerator(Generator):
             raise ConfigurationError(
                 f"{drafter!r} cannot propose tokens to {self.name}: give a drafter in process (hf:, gguf:, embedded:), "
                 "or proposer='lookup'"
-            )
-        if drafter.vocabulary.identity != self.vocabulary.identity:
-            raise ConfigurationError(
-                f"{drafter.name} and {self.name} have different vocabularies: give a drafter with the target's, or "
-                "proposer='lookup'"
             )
         return drafter
 

@@ -29,20 +29,20 @@ class DraftRow(SampledRow):
         """How many of the ids are no draft."""
         self._count = 0
 
-    def begin(self, emitted: Sequence[int], count: int) -> None:
-        """Draft so many tokens after those that the target has emitted by now."""
-        right = self.settle(emitted)
+    def begin(self, at: int, ids: Sequence[int], count: int) -> None:
+        """Draft so many tokens after these, which come after the first `at` ids."""
+        right = self.settle(at, ids)
         self._settled, self._count, self.draft = len(self.ids), count, None
         self.sequence.truncate(min(right, self._settled - 1))  # the last of the drafted tokens was never computed
         self.output_positions, self.resting = [self._settled - 1], False
 
-    def settle(self, emitted: Sequence[int]) -> int:
+    def settle(self, at: int, ids: Sequence[int]) -> int:
         """Put what the target has emitted in the place of the draft; up to where the two agree."""
-        at, drafted = self._settled, self.ids[self._settled :]
-        self.ids[at:] = emitted[at - self._prefix :]
-        right = shared(drafted, self.ids[at:])
-        self.call.discarded += len(drafted) - right
-        return at + right
+        before, end = self.ids[at:], len(self.ids)
+        self.ids[at:] = ids
+        right = at + shared(before, self.ids[at:])
+        self.call.discarded += end - max(right, self._settled)
+        return right
 
     def uniforms(self, count: int) -> list[float]:
         position = len(self.ids) - self._prefix
@@ -96,17 +96,23 @@ class DraftCall(Call[Generation]):
         self.reused = len(sequence.ids)
         self.rows.append(DraftRow(self, sequence, self._prefix))
 
-    def draft(self, emitted: Sequence[int], count: int) -> None:
-        """Have so many tokens drafted after those emitted by now, unless the call has ended."""
+    def draft(self, at: int, ids: Sequence[int], count: int) -> None:
+        """Have so many tokens drafted after `ids`, unless the call has ended.
+
+        Args:
+            at: How many ids of the path, and of what was emitted since, are as before.
+            ids: Those after them.
+            count: How many.
+        """
         for row in self.rows:
             assert isinstance(row, DraftRow)
-            row.begin(emitted, count)
+            row.begin(at, ids, count)
 
-    def end(self, emitted: Sequence[int]) -> None:
-        """Draft no more, for these are all tokens that the target has emitted."""
+    def end(self, at: int, ids: Sequence[int]) -> None:
+        """Draft no more; the ids are given as in `draft`."""
         for row in tuple(self.rows):
             assert isinstance(row, DraftRow)
-            row.settle(emitted)
+            row.settle(at, ids)
             self.finish(row)
 
     def fail(self, error: BaseException) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsd_core import Path, Speculation, Step, StepRequest, as_prompt
+from rsd_core import Path, Speculation, Step, StepRequest, as_prompt, load
 from rsd_integrations.embedded.models import FOLDER
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
@@ -159,3 +159,21 @@ def test_what_comes_after_speculation_finds_all_of_it_cached(checkpoint: Folder)
         going_on.steps[0].tokens
         == asyncio.run(load_generator(str(checkpoint)).generate(fresh, request)).steps[0].tokens
     )
+
+
+def test_a_drafter_of_another_vocabulary_proposes_by_its_text(
+    target: HuggingFaceGenerator, alone: dict[str, Step]
+) -> None:
+    """The thinking family has tokens of its own for the marks of thoughts; told not to think, it writes much alike."""
+    drafter = load("embedded,template.enable_thinking=false:thinking-target")
+    assert drafter.vocabulary.identity != target.vocabulary.identity
+    request = replace(WHOLE, speculation=Speculation(drafter=drafter))
+    before, written = target.runner.passes, 0
+    for question in QUESTIONS[:4]:
+        made = asyncio.run(target.generate(Path(as_prompt(question)), request))
+        assert made.steps[0].tokens == alone[question].tokens
+        (own, _), (other, drafting) = made.usage.parts
+        assert (own, other) == (target, drafter)
+        assert drafting.discarded < drafting.generated
+        written += made.steps[0].size
+    assert target.runner.passes - before < 0.6 * written
