@@ -93,7 +93,7 @@ def test_a_rule_for_thoughts_leaves_answers_alone() -> None:
 @pytest.mark.parametrize("proposer", ["lookup", "ngram", "ngram:tree=true"])
 def test_proposers_without_a_model_change_nothing(proposer: str) -> None:
     target, settings = load("embedded:target"), Settings(temperature=0.8, seed=3)
-    items = find_task("embedded").draw(4, 2)
+    items = find_task("embedded").draw(2, 2)
     own = TargetOnly(target=target, settings=settings).run_many([item.prompt for item in items])
     sped = SpeculativeDecoding(target=target, settings=settings, proposer=proposer).run_many(
         [item.prompt for item in items]
