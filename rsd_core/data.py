@@ -78,7 +78,10 @@ def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dic
                 raise ConfigurationError(f"{text!r} has more values than {kind} has parameters ({', '.join(own)})")
             name, value = own[position], part
         if name.strip() in data:
-            raise ConfigurationError(f"{text!r} gives {name.strip()} twice")
+            name = name.strip()
+            raise ConfigurationError(
+                f"{text!r} gives {name} twice; a value with commas stands in parentheses: {name}=(…)"
+            )
         value = value.strip()
         data[name.strip()] = value[1:-1] if value.startswith("(") and value.endswith(")") else value
     return data

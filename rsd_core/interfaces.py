@@ -46,6 +46,9 @@ class Speculation:
     """The model that proposes, if one does."""
     draft_length: int = DRAFT_LENGTH
     """Most tokens that are proposed in a row, at least 1."""
+    beams: Any = None
+    """How many beams are sampled, drafted and kept, as data or an object, where the step is to be the likeliest of
+    several; None where it is written once."""
 
 
 @dataclass(frozen=True, slots=True)

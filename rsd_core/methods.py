@@ -25,6 +25,7 @@ from rsd_core.baselines import (
     HeuristicGreedySearch,
     MajorityVote,
     SpecReason,
+    SpeculativeBeams,
     SpeculativeDecoding,
     StepBeam,
     TargetChoice,
@@ -438,13 +439,35 @@ class SpeculativeMethod(Plain):
         return ("drafter", "target") if self.proposer == "drafter" else ("target",)
 
 
+class SpeculativeBeamsMethod(Sampled):
+    """Beam sampling of the target at token level, with n beams that the drafter drafts (DSBD)."""
+
+    kind: Literal["speculative_beams"] = "speculative_beams"
+    roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
+    n: Annotated[int, Field(ge=1, le=64)] = 4
+    drafts: Count = 8
+    levels: Annotated[int, Field(ge=1, le=64)] = 4
+    confidence: Annotated[float, Field(gt=0, le=1)] = 0.7
+
+    def build(self, setup: Setup) -> Decoder:
+        return SpeculativeBeams(
+            drafter=setup.drafter,
+            target=setup.target,
+            beams=self.n,
+            drafts=self.drafts,
+            levels=self.levels,
+            confidence=self.confidence,
+            settings=self.settings(setup.settings),
+        )
+
+
 BUILT_IN: dict[str, type[Method]] = {
     method.model_fields["kind"].default: method
     for method in (
         *(RSDMethod, TargetMethod, DraftMethod, MajorityMethod, BestOfNMethod, BeamMethod, BacktrackingMethod),
         HGSMethod,
         *(SpecReasonMethod, FirstStepsMethod, DrafterThinksMethod, TargetThinksMethod),
-        *(GlimpRouterMethod, SpecCoTMethod, GSIMethod, SpeculativeMethod),
+        *(GlimpRouterMethod, SpecCoTMethod, GSIMethod, SpeculativeMethod, SpeculativeBeamsMethod),
     )
 }
 METHODS = Registry("method", "rsd.methods", BUILT_IN, of_class(Method))  # type: ignore[type-abstract]

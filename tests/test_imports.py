@@ -52,6 +52,7 @@ SUBPACKAGES = {
         "prm_formats",
         "ray",
         "serve",
+        "speculation",
     },
 }
 

@@ -10,13 +10,14 @@ from typing import Any
 from rsd_core import ConfigurationError, Generation, Interrupted, Path, Speculation, StepRequest, Usage
 from rsd_core.concurrency import outlast
 from rsd_core.model import add_usage, usage_of
+from rsd_integrations.huggingface.beam_writing import Beams
 from rsd_integrations.inprocess.draft_call import DraftCall
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.generator import Generator
 from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource, TextSource
 from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
 from rsd_integrations.inprocess.step_end import StepEnd
-from rsd_integrations.speculation.parsing import parse_proposer, parse_rule
+from rsd_integrations.speculation.parsing import parse_beams, parse_proposer, parse_rule
 from rsd_integrations.speculation.rules import Exact
 
 DRAFTER = "drafter"
@@ -37,6 +38,12 @@ class SpeculativeGenerator(Generator):
             raise ConfigurationError("proposer='drafter' needs a drafter; give one, or proposer='lookup'")
         else:
             self._assistant(speculation)
+        beams = None if speculation.beams is None else parse_beams(speculation.beams)
+        if beams is not None and self._assistant(speculation).vocabulary.identity != self.vocabulary.identity:
+            raise ConfigurationError(
+                f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
+                "SpeculativeDecoding, which goes by text"
+            )
         rule = parse_rule(speculation.rule)
         for part in (rule, *([] if proposer == DRAFTER else [proposer])):
             if part.vocabulary not in (None, self.vocabulary.identity):
@@ -49,7 +56,7 @@ class SpeculativeGenerator(Generator):
                 f"draft_length={speculation.draft_length} is too short for {rule!r}, which looks at {rule.least_draft} "
                 "tokens in a row: give longer drafts, or a smaller window"
             )
-        return replace(speculation, proposer=proposer, rule=rule)
+        return replace(speculation, proposer=proposer, rule=rule, beams=beams)
 
     async def _write(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
@@ -57,6 +64,8 @@ class SpeculativeGenerator(Generator):
         speculation = request.speculation
         if speculation is None or len(request.seeds) > 1:
             return await super()._write(path, ids, request, max_tokens, end, guess)
+        if speculation.beams is not None:
+            return await self._write_beams(path, ids, request, max_tokens, end, speculation)
         rule = parse_rule(speculation.rule).within(thought=bool(request.close))
         source, draft = self._source(path, ids, request, speculation)
         call = SpeculativeCall(
@@ -79,6 +88,17 @@ class SpeculativeGenerator(Generator):
                 add_usage(error, both)
             raise
         return replace(generation, usage=_of_both(self, generation.usage, drafter, await _work_of(draft)))
+
+    async def _write_beams(
+        self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, speculation: Speculation
+    ) -> Generation:
+        drafter = self._assistant(speculation)
+        if self.grammar is not None:
+            raise ConfigurationError(f"{self.name} decodes no beams by a grammar: use SpeculativeDecoding")
+        room = min(max_tokens, drafter.context - len(ids))
+        if room < 1:  # the target goes on alone
+            return await super()._write(path, ids, request, max_tokens, end, ())
+        return await Beams(self, drafter, path, ids, request, room, end, parse_beams(speculation.beams)).write()
 
     def _source(
         self, path: Path, ids: list[int], request: StepRequest, speculation: Speculation

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from rsd_core.data import Data, explain, from_text, of_kind
 from rsd_core.errors import ConfigurationError
+from rsd_integrations.speculation.beam_sampling import BeamSampling
 from rsd_integrations.speculation.corrections import Calibrated
 from rsd_integrations.speculation.entropy_aware import EntropyAware
 from rsd_integrations.speculation.fly import FLy
@@ -27,6 +28,8 @@ PROPOSERS: dict[str, type[Proposer]] = {
 }
 """Those without a model; a drafter is the engine's own."""
 
+BEAMS = {"beams": BeamSampling}
+
 Part = TypeVar("Part", bound=Data)
 
 
@@ -42,6 +45,11 @@ def parse_rule(rule: str | Mapping[str, Any] | AcceptanceRule) -> AcceptanceRule
 def parse_proposer(proposer: str | Mapping[str, Any] | Proposer) -> Proposer:
     """A proposer from text, from data, or from a proposer; errors as for rules."""
     return proposer if isinstance(proposer, Proposer) else _parse(proposer, PROPOSERS, "proposer")
+
+
+def parse_beams(beams: Mapping[str, Any] | BeamSampling) -> BeamSampling:
+    """Numbers of beams from data; errors as for rules."""
+    return beams if isinstance(beams, BeamSampling) else _parse({"kind": "beams", **beams}, BEAMS, "beam sampling")
 
 
 def _parse(part: str | Mapping[str, Any], kinds: Mapping[str, type[Part]], what: str) -> Part:

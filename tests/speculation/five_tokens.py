@@ -89,3 +89,13 @@ def p_value(found: Tensor, expected: Tensor) -> float:
 def pairs_law(p: Tensor, start: int) -> Tensor:
     """The joint law [5, 5] of the next two tokens of a model."""
     return p[start][:, None] * p
+
+
+def released_tree(p: Tensor, drafts: Sequence[int], random: torch.Generator) -> int:
+    """A token as the released code of ADED emits it (github.com/liuxukun2000/Adaptix at 241dad8), as it was read.
+
+    Each drafted path, here of one token, draws a token of its own from p; the first path that draws its own token goes
+    on, and where there is none, a token is drawn once more.
+    """
+    *own, other = draw(p.expand(len(drafts) + 1, -1), torch.rand(len(drafts) + 1, generator=random)).tolist()
+    return next((draft for draft, drawn in zip(drafts, own, strict=True) if draft == drawn), other)

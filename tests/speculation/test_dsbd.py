@@ -12,7 +12,7 @@ from rsd_integrations.speculation.beam_acceptance import acceptances, draw_beams
 from rsd_integrations.speculation.beam_sampling import Beam, BeamSampling
 from tests.speculation.five_tokens import SIZE, model, p_value, pairs_law, truncated
 
-DRAWS = 5_000
+DRAWS = 4_000
 
 
 def beams_law(seed: int, beams: int = 3) -> Tensor:
@@ -79,12 +79,18 @@ def test_beams_are_drawn_independently_from_the_target() -> None:
 
 
 def decoded(
-    sampling: BeamSampling, drafter: Tensor, target: Tensor, seed: int, length: int, ends: frozenset[int] = frozenset()
+    sampling: BeamSampling,
+    drafter: Tensor,
+    target: Tensor,
+    seed: int,
+    length: int,
+    ends: frozenset[int] = frozenset(),
+    top_p: float = 1.0,
 ) -> tuple[list[Beam], list[Beam]]:
     """Beams of at least some length, after token 0, and those that ended before."""
     live, ended = [Beam()], list[Beam]()
     while live and len(live[0].text) < length:
-        asking = sampling.round(live, ends, seed)
+        asking = sampling.round(live, lambda text: text[-1] in ends, seed, top_p=top_p, room=length - len(live[0].text))
         answer: Tensor | None = None
         while True:
             try:
@@ -94,7 +100,7 @@ def decoded(
                 break
             last = [text[-1] if text else 0 for text in question.texts]
             answer = (drafter if question.drafter else target)[last]
-        assert all(len(beam.text) > len(live[0].text) for beam in grown)
+        assert all(len(live[0].text) < len(beam.text) <= length for beam in grown + more)
         live, ended = grown, ended + more
     return live, ended
 
@@ -107,9 +113,9 @@ def test_the_law_of_one_beam_is_the_targets(
     drafts: int, levels: int, top_p: float, temperature: float, top_k: int
 ) -> None:
     drafter, target = (truncated(model(seed), temperature, top_k) for seed in (6, 7))
-    sampling, found = BeamSampling(1, drafts, levels, top_p=top_p), torch.zeros(SIZE, SIZE)
-    for seed in range(DRAWS // 2):
-        ((beam,), _) = decoded(sampling, drafter, target, seed, 2)
+    sampling, found = BeamSampling(beams=1, drafts=drafts, levels=levels), torch.zeros(SIZE, SIZE)
+    for seed in range(DRAWS // 4):
+        ((beam,), _) = decoded(sampling, drafter, target, seed, 3, top_p=top_p)
         found[beam.text[:2]] += 1
     assert p_value(found, pairs_law(truncated(target, top_p=top_p), 0)) > 1e-3
 
@@ -122,10 +128,10 @@ def test_the_law_of_one_beam_is_the_targets(
 def test_beams_stay_within_their_bounds(
     seed: int, beams: int, drafts: int, levels: int, top_p: float, length: int
 ) -> None:
-    sampling = BeamSampling(beams, drafts, levels, top_p=top_p)
+    sampling = BeamSampling(beams=beams, drafts=drafts, levels=levels)
     drafter, target = model(seed), model(seed + 1)
-    live, ended = decoded(sampling, drafter, target, seed, length, frozenset({4}))
-    assert (live, ended) == decoded(sampling, drafter, target, seed, length, frozenset({4}))
+    live, ended = decoded(sampling, drafter, target, seed, length, frozenset({4}), top_p)
+    assert (live, ended) == decoded(sampling, drafter, target, seed, length, frozenset({4}), top_p)
     assert len(live) <= beams
     assert len({len(beam.text) for beam in live}) <= 1
     assert len({beam.text for beam in live + ended}) == len(live + ended)
