@@ -8,8 +8,8 @@ to the strong target (arXiv 2501.19324).
 # isort: off
 from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.baselines import (
-    Backtracking, BestOfN, DraftOnly, HeuristicGreedySearch, MajorityVote, SpecReason, SpeculativeDecoding, StepBeam,
-    TargetChoice, TargetJudge, TargetOnly, TiltedDecoder,
+    Backtracking, BestOfN, DraftOnly, HeuristicGreedySearch, MajorityVote, SpecReason, SpeculativeBeams,
+    SpeculativeDecoding, StepBeam, TargetChoice, TargetJudge, TargetOnly, TiltedDecoder,
 )
 from rsd_core.config import RSDConfig
 from rsd_core.calls import Calls
@@ -24,7 +24,8 @@ from rsd_core.events import (
 )
 from rsd_core.interfaces import (
     Drafter, Entropy, Explains, Explanation, FirstTokenEntropy, Generation, Generator, HasLikelihood, Likelihoods,
-    NextWord, PredictsWords, Sampling, Scores, ScoresRuns, SpeculativeTarget, StepRequest, Target, Verifier,
+    NextWord, PredictsWords, Sampling, Scores, ScoresRuns, Speculation, SpeculativeTarget, StepRequest,
+    Target, Verifier,
 )
 from rsd_core.model import Interrupted, Model, Price, Usage, add_usage, usage_of
 from rsd_core.guard import Cancellation
@@ -59,10 +60,10 @@ __all__ = [
     "PredictsWords", "Price", "Prompt", "PromptError", "PromptLike", "RSDConfig", "RSDError", "Reader", "Request",
     "RequestBudget", "RequestOptions", "RequestView", "Result", "Retry", "RewardGuidedDecoder", "RoleWarning", "Roles",
     "RunError", "Sampling", "Scores", "ScoresRuns", "Sentence", "Settings", "Setup", "Sigmoid", "SpecError",
-    "SpecReason", "SpeculativeDecoding", "SpeculativeTarget", "Splitter", "Step", "StepAccepted", "StepBeam",
-    "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced", "StepRequest", "StepScored",
-    "StructuredDecoder", "Takeover", "Target", "TargetChoice", "TargetError", "TargetJudge", "TargetOnly", "TextStream",
-    "Thinking", "ThoughtSettings", "TiltedDecoder", "Usage", "Verifier", "VerifierError", "WeightingPolicy", "Words",
-    "add_usage", "as_prompt", "backends", "beginning", "begun", "boxed", "load", "parse_delimiter", "parse_method",
-    "parse_policy", "parts_of", "split", "usage_of", "visible",
+    "SpecReason", "Speculation", "SpeculativeBeams", "SpeculativeDecoding", "SpeculativeTarget", "Splitter", "Step",
+    "StepAccepted", "StepBeam", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced",
+    "StepRequest", "StepScored", "StructuredDecoder", "Takeover", "Target", "TargetChoice", "TargetError",
+    "TargetJudge", "TargetOnly", "TextStream", "Thinking", "ThoughtSettings", "TiltedDecoder", "Usage", "Verifier",
+    "VerifierError", "WeightingPolicy", "Words", "add_usage", "as_prompt", "backends", "beginning", "begun", "boxed",
+    "load", "parse_delimiter", "parse_method", "parse_policy", "parts_of", "split", "usage_of", "visible",
 ]

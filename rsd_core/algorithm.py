@@ -10,7 +10,7 @@ from rsd_core.calls import Calls
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepAccepted, StepDrafted, StepRejected, StepReplaced, StepScored
-from rsd_core.interfaces import Drafter, Target, Verifier
+from rsd_core.interfaces import Drafter, Speculation, Target, Verifier
 from rsd_core.ledger import Role
 from rsd_core.limits import Limits
 from rsd_core.model import Model
@@ -18,7 +18,7 @@ from rsd_core.paths import Step
 from rsd_core.policies import BinaryStep, WeightingPolicy
 from rsd_core.policies.decisions import choose, learn, route, settle
 from rsd_core.request import Request
-from rsd_core.roles import Cast, NoVerifier, Roles
+from rsd_core.roles import Cast, NoVerifier, Roles, Speculations
 from rsd_core.settings import Settings
 from rsd_core.thoughts.reading import Kind
 
@@ -50,6 +50,7 @@ class RewardGuidedDecoder(Decoder):
         self.verifier = NoVerifier() if verifier is None else verifier
         self.policy = BinaryStep() if policy is None else policy
         self.thoughts = thoughts or Roles()
+        self._speculations = Speculations()
         self.casts()
         super().__init__(settings)
 
@@ -59,6 +60,9 @@ class RewardGuidedDecoder(Decoder):
                 "thoughts with roles of their own need granularity='step': a turn is thought and answer in one "
                 "piece, by one model"
             )
+        for cast in self.casts().values():
+            self._speculations.of(cast.target, settings.speculate, cast.drafter)
+            self._speculations.of(cast.drafter, settings.speculate_drafts)
         return settings
 
     def casts(self) -> dict[Kind, Cast]:
@@ -100,6 +104,15 @@ class RewardGuidedDecoder(Decoder):
             "verifier": "every draft is kept" if accepts else "the target writes every step",
         }
 
+    def _drafting(self, cast: Cast, request: Request) -> Speculation | None:
+        """What proposes the tokens of a draft."""
+        return self._speculations.of(cast.drafter, request.settings.speculate_drafts)
+
+    def _replacing(self, cast: Cast, request: Request) -> Speculation | None:
+        """What proposes the tokens of a step by the target, which reads some in vain."""
+        wastes = request.terms.wastes_target
+        return self._speculations.of(cast.target, request.settings.speculate, cast.drafter) if wastes else None
+
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         """Algorithm 1 of the paper, one step per turn of the loop."""
         casts = self.casts()
@@ -116,7 +129,7 @@ class RewardGuidedDecoder(Decoder):
                 request.close_thought()
                 continue
             calls.hedge(request, cast.target)
-            drafts = await calls.draft(request, cast.drafter)
+            drafts = await calls.draft(request, cast.drafter, speculation=self._drafting(cast, request))
             if cast.policy.needs_reward:
                 calls.look_ahead(request, cast.drafter, cast.verifier, drafts)
             if drafts:
@@ -150,7 +163,8 @@ class RewardGuidedDecoder(Decoder):
     ) -> StepReplaced:
         """The target writes the step, and the policy learns from it what it wants to."""
         before = request.path
-        (step,) = await calls.replace(request, cast.target, rejected=draft)
+        speculation = self._replacing(cast, request)
+        (step,) = await calls.replace(request, cast.target, rejected=draft, speculation=speculation)
         record = calls.commit(request, step, "target", reward, draft)
         if request.path is not before:
             if cast.policy.scores_target and (rewards := await calls.score(request, cast.verifier, [step], before)):

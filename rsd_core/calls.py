@@ -6,10 +6,9 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from rsd_core.checks import checked_entropy, checked_likelihoods, checked_scores, checked_steps, checked_usage
+from rsd_core.checks import checked_entropy, checked_likelihoods, checked_scores, checked_steps
 from rsd_core.concurrency import ended_process
 from rsd_core.control_characters import visible
 from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError, may_pass
@@ -23,14 +22,14 @@ from rsd_core.interfaces import (
     HasLikelihood,
     Likelihoods,
     Scores,
-    SpeculativeTarget,
+    Speculation,
     Target,
     Verifier,
 )
 from rsd_core.ledger import Account, Role
 from rsd_core.limits import LimitReached
 from rsd_core.lookahead import Lookahead
-from rsd_core.model import Interrupted, Model, Usage, add_usage, usage_of
+from rsd_core.model import Interrupted, Model, Usage, usage_of
 from rsd_core.observing import Watches
 from rsd_core.paths import Path, Step
 from rsd_core.queueing import CALLER, Caller
@@ -66,12 +65,15 @@ class Calls:
         """Show all calls from now on, those that are begun early included."""
         self.watches = self._early.watches = watches
 
-    async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
+    async def draft(
+        self, request: Request, drafter: Drafter, count: int | None = None, speculation: Speculation | None = None
+    ) -> tuple[Step, ...]:
         """Candidates for the next step; none when the drafter failed, which is noted, or would fail again."""
         if drafter in self._given_up:
             return ()
         try:
-            generation = await self._generate(request, "drafter", drafter, count or request.settings.candidates)
+            wanted = count or request.settings.candidates
+            generation = await self._generate(request, "drafter", drafter, wanted, speculation=speculation)
         except Exception as error:
             self._fault(request, "drafter", error)
             if not may_pass(error):
@@ -169,9 +171,16 @@ class Calls:
         return room < 1
 
     async def replace(
-        self, request: Request, target: Target, count: int = 1, rejected: Step | None = None
+        self,
+        request: Request,
+        target: Target,
+        count: int = 1,
+        rejected: Step | None = None,
+        speculation: Speculation | None = None,
     ) -> tuple[Step, ...]:
         """The target's step in place of a rejected one, or several candidates for it, tried again after a fault.
+
+        After a fault the target is asked for nothing but the step: without a guess, and without speculation.
 
         Raises:
             TargetError: It failed once more than `target_retries` allows.
@@ -183,8 +192,10 @@ class Calls:
             if limit is not None and room < count:
                 raise LimitReached(limit)
             guess = rejected if reused and attempt == 0 else None  # which a fault may come from
+            speculation = speculation if attempt == 0 else None
             try:
-                return (await self._generate(request, "target", target, count, room / count, guess)).steps
+                reply = await self._generate(request, "target", target, count, room / count, guess, speculation)
+                return reply.steps
             except Exception as error:
                 self._pass_configuration(request, error)
                 wrong = isinstance(error, ConfigurationError) and guess is None
@@ -206,30 +217,6 @@ class Calls:
         work = self._seen(role, model, model.log_likelihoods(request.path, candidates))
         reply: Likelihoods = await self._call(request, role, model, work, checked_likelihoods, len(candidates))
         return reply.values
-
-    async def speculate(self, request: Request, target: Target, drafter: Drafter) -> Step:
-        """The rest of the response by the target, with the drafter as its assistant, as far as limits allow."""
-        assert isinstance(target, SpeculativeTarget)
-        room, limit = self._target_room(request, target)
-        if limit is not None and room < 1:
-            raise LimitReached(limit)
-        self._guard.check()
-        left = request.settings.limits.max_tokens
-        at_most = min(room, 2**31 if left is None else left - request.progress.tokens, request.progress.thought_room)
-        step_request = replace(request.progress.step_request("target"), delimiter=None, max_tokens=int(at_most))
-
-        async def work() -> Generation:
-            try:
-                generation, usage = await target.speculate(request.path, step_request, drafter)
-            except BaseException as error:
-                _charge_part(request.ledger.drafter, drafter, error)
-                raise
-            request.ledger.drafter.charge(drafter, checked_usage(drafter, usage))
-            return generation
-
-        call = self._seen("target", target, work())
-        generation: Generation = await self._call(request, "target", target, call, checked_steps, 1, step_request)
-        return generation.steps[0]
 
     def hedge(self, request: Request, target: Target) -> None:
         """Let the target begin the step at once where its draft is likely to be rejected, see `Settings.hedge`."""
@@ -279,16 +266,18 @@ class Calls:
         count: int,
         at_most: float = math.inf,
         guess: Step | None = None,
+        speculation: Speculation | None = None,
     ) -> Coroutine[Any, Any, Generation]:
         if self._guard.watches:
             self._guard.check()
         ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
-        step_request = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead)
+        step_request = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead, speculation)
         begun = self._early.claim(role, model, request.path, step_request)
         work = begun or model.generate(request.path, step_request)
         if self.watches is not None and begun is None:
             work = self.watches.call(role, model, work)
-        return self._call(request, role, model, work, checked_steps, count, step_request)
+        assistant = None if speculation is None else speculation.drafter
+        return self._call(request, role, model, work, checked_steps, count, step_request, assistant=assistant)
 
     def _seen(self, role: Role, model: Model, work: Coroutine[Any, Any, Reply]) -> Coroutine[Any, Any, Reply]:
         """A call that begins now, as it is awaited where somebody watches."""
@@ -302,15 +291,18 @@ class Calls:
         work: Coroutine[Any, Any, Reply],
         check: Callable[..., Reply],
         *terms: Any,
+        assistant: Model | None = None,
     ) -> Reply:
-        """Await a call of a model and charge it, whatever its end; what the check refuses has failed as well."""
+        """Await a call of a model and charge it, whatever its end; what the check refuses has failed as well.
+
+        The work of an assistant, which the usage tells in its parts, goes on the drafter's account.
+        """
         account: Account = getattr(request.ledger, role)
         token = CALLER.set(self._caller)
         try:
             reply = check(model, await (self._guard.call(work) if self._guard.watches else work), *terms)
         except BaseException as error:
-            usage = usage_of(error) or _NOTHING
-            account.charge(model, usage, failed=True)
+            usage = self._charge(request, role, model, usage_of(error) or _NOTHING, assistant, failed=True)
             account.discarded += usage.generated if role != "verifier" else 0
             failure = error if isinstance(error, Exception) else _as_fault(model, error)
             if isinstance(failure, Exception):
@@ -322,12 +314,22 @@ class Calls:
             raise
         finally:
             CALLER.reset(token)
-        account.charge(model, reply.usage)
+        own = self._charge(request, role, model, reply.usage, assistant)
         if role in self._health.unproven:
             self._health.worked(role)
         if role != "verifier" and not request.prompt_tokens and not request.index:
-            request.prompt_tokens = reply.usage.prefix
+            request.prompt_tokens = own.prefix
         return reply
+
+    def _charge(
+        self, request: Request, role: Role, model: Model, usage: Usage, assistant: Model | None, *, failed: bool = False
+    ) -> Usage:
+        """Charge a call; the model's own work."""
+        own, other = _apart(usage, assistant)
+        request.ledger.account(role).charge(model, own, failed=failed)
+        if assistant is not None and other is not None:
+            request.ledger.drafter.charge(assistant, other, failed=failed)
+        return own
 
     def _target_room(self, request: Request, target: Target) -> tuple[float, FinishReason | None]:
         if request.terms.wastes_target:
@@ -367,10 +369,9 @@ def _as_fault(model: Model, error: BaseException) -> BaseException:
     return error
 
 
-def _charge_part(account: Account, model: Model, error: BaseException) -> None:
-    """Take a model's own part out of the work that an error tells, and charge it."""
-    parts = (usage_of(error) or _NOTHING).parts
-    own = [usage for worker, usage in parts if worker is model]
-    if own:
-        account.charge(model, sum(own, Usage()), failed=True)
-        add_usage(error, sum([usage for worker, usage in parts if worker is not model], Usage()))
+def _apart(usage: Usage, assistant: Model | None) -> tuple[Usage, Usage | None]:
+    """The work of a model by itself, and that of another one which proposed its tokens."""
+    own = [part for worker, part in usage.parts if worker is assistant]
+    if assistant is None or not own:
+        return usage, None
+    return sum([part for worker, part in usage.parts if worker is not assistant], Usage()), sum(own, Usage())

@@ -61,6 +61,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dict[str, Any]:
     """Data behind `kind:value,name=value`, values in the order of the class's fields or by name.
 
+    A value with commas of its own stands in parentheses: `kind:name=(other:1,2)`.
+
     Raises:
         ConfigurationError: Unknown kind, more values than parameters, or two for the same one.
     """
@@ -69,16 +71,32 @@ def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dic
         raise ConfigurationError(unknown(what, kind, kinds))
     own = [name for name in kinds[kind].model_fields if name not in ("kind", "then")]
     data: dict[str, Any] = {"kind": kind}
-    for position, part in enumerate(filter(None, rest.split(","))):
+    for position, part in enumerate(filter(None, _values(rest))):
         name, equals, value = part.partition("=")
         if not equals:
             if position >= len(own):
                 raise ConfigurationError(f"{text!r} has more values than {kind} has parameters ({', '.join(own)})")
             name, value = own[position], part
         if name.strip() in data:
-            raise ConfigurationError(f"{text!r} gives {name.strip()} twice")
-        data[name.strip()] = value.strip()
+            name = name.strip()
+            raise ConfigurationError(
+                f"{text!r} gives {name} twice; a value with commas stands in parentheses: {name}=(…)"
+            )
+        value = value.strip()
+        data[name.strip()] = value[1:-1] if value.startswith("(") and value.endswith(")") else value
     return data
+
+
+def _values(text: str) -> list[str]:
+    """A text, split at the commas that stand in no parentheses."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return parts
 
 
 def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:

@@ -29,6 +29,28 @@ class Sampling:
     """Nucleus of the distribution that is sampled from, in (0, 1]."""
 
 
+DRAFT_LENGTH = 5
+"""Tokens that are proposed in a row where nothing is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """How a model is to be spared passes: some tokens are proposed, and one pass verifies them all."""
+
+    proposer: Any = "drafter"
+    """What proposes: the model `drafter`, or a proposer without a model, as text (`lookup`), as data or an object."""
+    rule: Any = "exact"
+    """Which proposed tokens are kept: an acceptance rule as text, as data or as an object. By the exact rule the step
+    is as without any of this: the same under greedy decoding, otherwise of the same distribution."""
+    drafter: Drafter | None = None
+    """The model that proposes, if one does."""
+    draft_length: int = DRAFT_LENGTH
+    """Most tokens that are proposed in a row, at least 1."""
+    beams: Any = None
+    """How many beams are sampled, drafted and kept, as data or an object, where the step is to be the likeliest of
+    several; None where it is written once."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepRequest:
     """What the decoder asks of a drafter or a target."""
@@ -43,6 +65,8 @@ class StepRequest:
     sampling: Sampling = Sampling()
     guess: Step | None = field(default=None, compare=False)
     """A step that may begin as the wanted one: who reads faster than it writes keeps what it would write as well."""
+    speculation: Speculation | None = field(default=None, compare=False)
+    """What proposes the step's tokens, for a `SpeculativeTarget` that is asked for one step."""
     ahead: int = field(default=0, compare=False)
     """How many steps after this one are likely to be asked for next: who writes on need not wait for that."""
     close: str = ""
@@ -123,10 +147,17 @@ class HasLikelihood(Protocol):
 
 @runtime_checkable
 class SpeculativeTarget(Protocol):
-    """An ability of some targets: to let a drafter guess their tokens (standard speculative decoding)."""
+    """An ability of some targets and drafters: to verify proposed tokens, see `StepRequest.speculation`.
 
-    async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
-        """As `generate` for one seed, with the drafter as assistant; also the drafter's own work."""
+    Where a drafter proposes, the usage tells the work of both models in `parts`.
+    """
+
+    def checked_speculation(self, speculation: Speculation) -> Speculation:
+        """The same with proposer and rule as objects, which are made once.
+
+        Raises:
+            ConfigurationError: An unknown proposer or rule, or a drafter that the model cannot be asked beside.
+        """
 
 
 @dataclass(frozen=True, slots=True)

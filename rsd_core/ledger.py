@@ -27,7 +27,10 @@ class Account:
     scored: int = 0
     """Tokens of answers that a verifier computed."""
     discarded: int = 0
-    """Tokens of rejected drafts as the drafter counts them; for the verifier, of those that it had scored."""
+    """Tokens of rejected drafts as the drafter counts them; for the verifier, of those that it had scored. Where a
+    model speculates, tokens that were proposed and rejected count as well, for who wrote and for who read them."""
+    overridden: int = 0
+    """Tokens about which a lossy acceptance rule decided otherwise than the exact one."""
     abstained: int = 0
     """Steps that a verifier was asked about and gave no reward for."""
     seconds: float = 0.0
@@ -72,6 +75,8 @@ class Account:
         self.estimated += usage.estimated
         if model.dtype is not None:
             self._note_dtype(model.dtype)
+        self.discarded += usage.discarded
+        self.overridden += usage.overridden
         rate, price = model.flops_per_token, model.price
         if rate is None:
             self.flops = self.flops_paper = None
@@ -104,7 +109,7 @@ class Account:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-_COUNTS = ("prefix", "computed", "reused", "generated", "scored", "estimated")
+_COUNTS = ("prefix", "computed", "reused", "generated", "scored", "estimated", "discarded", "overridden")
 
 
 def _plus(a: float | None, b: float | None) -> float | None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import copy
 from functools import cache
+from importlib import import_module
 from inspect import signature
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -23,6 +25,7 @@ from rsd_core.baselines import (
     HeuristicGreedySearch,
     MajorityVote,
     SpecReason,
+    SpeculativeBeams,
     SpeculativeDecoding,
     StepBeam,
     TargetChoice,
@@ -34,7 +37,7 @@ from rsd_core.baselines.sampling import Aggregate
 from rsd_core.data import Data, explain, from_text, of_kind
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
-from rsd_core.interfaces import Drafter, Target, Verifier
+from rsd_core.interfaces import DRAFT_LENGTH, Drafter, Target, Verifier
 from rsd_core.ledger import Role
 from rsd_core.model import Model
 from rsd_core.plugins import Registry, of_class
@@ -408,12 +411,54 @@ class GSIMethod(Sampled):
         return super().settings(base.updated(lookahead=0)).updated(candidates=self.n)
 
 
+def _part_of_speculation(what: str, plain: str) -> Callable[[Any], Any]:
+    """What refuses a proposer or a rule before any model is loaded, where what knows them is installed."""
+
+    def check(part: Any) -> Any:
+        if part != plain:
+            with suppress(ModuleNotFoundError):  # which the models need as well, and say so
+                getattr(import_module("rsd_integrations.speculation.parsing"), f"parse_{what}")(part)
+        return part
+
+    return check
+
+
 class SpeculativeMethod(Plain):
-    """Standard speculative decoding inside the target."""
+    """Token-level speculation inside the target: a proposer and an acceptance rule, as text or as data."""
 
     kind: Literal["speculative"] = "speculative"
     decoder: ClassVar[Callable[..., Decoder]] = SpeculativeDecoding
+    proposer: Annotated[str | Mapping[str, Any], AfterValidator(_part_of_speculation("proposer", "drafter"))] = (
+        "drafter"
+    )
+    rule: Annotated[str | Mapping[str, Any], AfterValidator(_part_of_speculation("rule", "exact"))] = "exact"
+    draft_length: Annotated[int, Field(ge=1, le=1024)] = DRAFT_LENGTH
+
+    @property
+    def roles(self) -> tuple[Role, ...]:  # type: ignore[override]
+        return ("drafter", "target") if self.proposer == "drafter" else ("target",)
+
+
+class SpeculativeBeamsMethod(Sampled):
+    """Beam sampling of the target at token level, with n beams that the drafter drafts (DSBD)."""
+
+    kind: Literal["speculative_beams"] = "speculative_beams"
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
+    n: Annotated[int, Field(ge=1, le=64)] = 4
+    drafts: Count = 8
+    levels: Annotated[int, Field(ge=1, le=64)] = 4
+    confidence: Annotated[float, Field(gt=0, le=1)] = 0.7
+
+    def build(self, setup: Setup) -> Decoder:
+        return SpeculativeBeams(
+            drafter=setup.drafter,
+            target=setup.target,
+            beams=self.n,
+            drafts=self.drafts,
+            levels=self.levels,
+            confidence=self.confidence,
+            settings=self.settings(setup.settings),
+        )
 
 
 BUILT_IN: dict[str, type[Method]] = {
@@ -422,7 +467,7 @@ BUILT_IN: dict[str, type[Method]] = {
         *(RSDMethod, TargetMethod, DraftMethod, MajorityMethod, BestOfNMethod, BeamMethod, BacktrackingMethod),
         HGSMethod,
         *(SpecReasonMethod, FirstStepsMethod, DrafterThinksMethod, TargetThinksMethod),
-        *(GlimpRouterMethod, SpecCoTMethod, GSIMethod, SpeculativeMethod),
+        *(GlimpRouterMethod, SpecCoTMethod, GSIMethod, SpeculativeMethod, SpeculativeBeamsMethod),
     )
 }
 METHODS = Registry("method", "rsd.methods", BUILT_IN, of_class(Method))  # type: ignore[type-abstract]

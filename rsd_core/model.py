@@ -27,6 +27,10 @@ class Usage:
     """Time the model worked, without waiting for its turn."""
     estimated: int = 0
     """Tokens of those above that nobody counted: a server did not tell, so that their text is measured."""
+    discarded: int = 0
+    """Proposed tokens that were rejected: by the target they were read in vain, by the drafter written in vain."""
+    overridden: int = 0
+    """Tokens about which a lossy acceptance rule decided otherwise than the exact one."""
     parts: tuple[tuple[Model, Usage], ...] = ()
     """Whose work it was, where a model is made of others; the ledger charges each at its own rate."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from rsd_core.interfaces import Sampling, StepRequest
+from rsd_core.interfaces import Sampling, Speculation, StepRequest
 from rsd_core.ledger import Role
 from rsd_core.paths import Path, Step
 from rsd_core.randomness import Randomness
@@ -149,6 +149,7 @@ class Progress:
         at_most: float = math.inf,
         guess: Step | None = None,
         ahead: int = 0,
+        speculation: Speculation | None = None,
     ) -> StepRequest:
         """What a model is asked for here.
 
@@ -159,6 +160,7 @@ class Progress:
             at_most: A cap on the step's tokens besides those of the settings.
             guess: A step that may begin as the wanted one.
             ahead: How many steps after this one are likely to be asked for next.
+            speculation: What proposes the step's tokens.
         """
         terms, index, close = self.terms, self.path.depth, ""
         shape, limits = terms.answer, terms.limits
@@ -174,7 +176,7 @@ class Progress:
             first, sampling = attempt * count, _warmed(sampling, terms.settings.retry_temperature)
         seed = terms.randomness.seed
         seeds = (seed(role, index, first),) if count == 1 else tuple(seed(role, index, first + i) for i in range(count))
-        return StepRequest(seeds, int(room), shape.delimiter, sampling, guess, ahead, close)
+        return StepRequest(seeds, int(room), shape.delimiter, sampling, guess, speculation, ahead, close)
 
 
 def _warmed(sampling: Sampling, temperature: float) -> Sampling:

@@ -10,7 +10,7 @@ from functools import cache
 from math import nextafter
 
 from rsd_core.errors import ConfigurationError, VerifierError
-from rsd_core.interfaces import Drafter, FirstTokenEntropy, Scores, Target, Verifier
+from rsd_core.interfaces import Drafter, FirstTokenEntropy, Scores, Speculation, SpeculativeTarget, Target, Verifier
 from rsd_core.ledger import Role
 from rsd_core.model import Model, Price
 from rsd_core.paths import Path, Step
@@ -118,6 +118,32 @@ def _warn(message: str) -> None:
     """Warn once; adapters make a decoder for every call."""
     logger.warning(message)
     warnings.warn(message, UserWarning, stacklevel=2)
+
+
+class Speculations:
+    """How the models of a decoder speculate, each way worked out once: a proposer may be a large table."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Model, Model | None, str], Speculation] = {}
+
+    def of(self, model: Drafter | Target, proposer: str | None, drafter: Drafter | None = None) -> Speculation | None:
+        """How a model speculates by a proposer; None where there is none.
+
+        Raises:
+            ConfigurationError: The model cannot, or not by this proposer.
+        """
+        if proposer is None:
+            return None
+        used = drafter if proposer == "drafter" else None
+        key = model, used, proposer
+        if key not in self._known:
+            if not isinstance(model, SpeculativeTarget):
+                raise ConfigurationError(
+                    f"{model!r} verifies no proposed tokens, which {proposer!r} was to propose: models in process do "
+                    "(hf:, embedded:); a server speculates by its own settings"
+                )
+            self._known[key] = model.checked_speculation(Speculation(proposer, drafter=used))
+        return self._known[key]
 
 
 def require(role: Role, model: Model, kind: type[Model]) -> None:

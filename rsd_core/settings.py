@@ -67,8 +67,21 @@ class Settings(Data):
     reuse_rejected: bool = True
     """Whether targets that can (in process, and servers told to) read a rejected draft and keep what they would have
     written. Answers are the same up to rounding, and sooner. It is off under a limit on the target, FLOPs or money."""
+    speculate: str | None = None
+    """What proposes the tokens of the steps that RSD's target writes, which it verifies some at a time: `drafter`, or a
+    proposer without a model, such as `lookup`; None is off. For targets in process. By the exact rule, so answers are
+    the same under greedy decoding, and of the same distribution otherwise. It goes with `reuse_rejected`: the draft is
+    verified first. It is off under a limit on the target, FLOPs or money."""
+    speculate_drafts: str | None = None
+    """The same of the steps that RSD's drafter writes, by a proposer without a model."""
     thoughts: ThoughtSettings = ThoughtSettings()
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _drafts_are_proposed_without_a_drafter(self) -> Self:
+        if self.speculate_drafts == "drafter":
+            raise ValueError("speculate_drafts='drafter': a drafter cannot draft for itself; give 'lookup', or None")
+        return self
 
     @model_validator(mode="after")
     def _thoughts_fit(self) -> Self:

@@ -51,7 +51,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     No forward pass holds padding, so the sums agree to the token; a call that shared its model with no other agrees by
     itself, also when it was cut short.
     """
-    from rsd_core import Usage
+    from rsd_core import StepRequest, Usage
     from rsd_core.model import usage_of
     from rsd_integrations.huggingface import (
         HuggingFaceGenerator,
@@ -77,7 +77,12 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def watched(original: Callable[..., Any]) -> Callable[..., Any]:
         async def call(self: Any, *args: Any, **options: Any) -> Any:
             meter = meter_of(self.name, _counted(self.runner))
+            speculation = next((one.speculation for one in args if isinstance(one, StepRequest)), None)
+            drafter = None if speculation is None else speculation.drafter
+            other = None if drafter is None else meter_of(drafter.name, _counted(drafter.runner))
             alone, before = meter.enter(), meter.seen
+            if other is not None:
+                other.enter()
             usage = Usage()
             try:
                 made = await original(self, *args, **options)
@@ -86,15 +91,18 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 usage = usage_of(error) or usage
                 raise
             finally:
-                meter.told += usage.computed
+                own = sum([part.computed for model, part in usage.parts if model is drafter])
+                meter.told += usage.computed - own
                 seen = meter.seen - before
-                if meter.leave(alone) and usage.computed != seen:
-                    wrong.append(f"{self.name}: told {usage.computed}, computed {seen}")
+                if meter.leave(alone) and usage.computed - own != seen and other is not meter:
+                    wrong.append(f"{self.name}: told {usage.computed - own}, computed {seen}")
+                if other is not None:
+                    other.told += own
+                    other.leave(0)
             return made
 
         return call
 
-    monkeypatch.setattr(HuggingFaceGenerator, "speculate", _watched_pair(meter_of, HuggingFaceGenerator.speculate))
     for kind, method in (
         (HuggingFaceGenerator, "log_likelihoods"),
         (HuggingFaceGenerator, "generate"),
@@ -123,30 +131,6 @@ def _counted(runner: Any) -> object:
     from rsd_integrations.llamacpp.runner import LlamaRunner
 
     return runner.store.context if isinstance(runner, LlamaRunner) else runner.model
-
-
-def _watched_pair(meter_of: Callable[[str, object], Meter], original: Callable[..., Any]) -> Callable[..., Any]:
-    """A call of two models that tells the work of each."""
-    from rsd_core import Usage
-    from rsd_core.model import usage_of
-
-    async def speculate(self: Any, path: Any, request: Any, drafter: Any) -> Any:
-        own, other = (meter_of(model.name, _counted(model.runner)) for model in (self, drafter))
-        own.enter(), other.enter()
-        parts: tuple[Any, ...] = ()
-        try:
-            made, assistance = await original(self, path, request, drafter)
-            parts = (self, made.usage), (drafter, assistance)
-        except BaseException as error:
-            parts = (usage_of(error) or Usage()).parts
-            raise
-        finally:
-            for model, usage in parts:
-                (own if model is self else other).told += usage.computed
-            own.leave(0), other.leave(0)
-        return made, assistance
-
-    return speculate
 
 
 class Meter:

@@ -26,8 +26,9 @@ SUBPACKAGES = {
     "prm_formats": set(),
     "batch": set(),
     "verifiers": {"prm_formats"},
-    "inprocess": {"prm_formats"},
-    "huggingface": {"inprocess", "llamacpp", "prm_formats"},
+    "inprocess": {"prm_formats", "speculation"},
+    "huggingface": {"inprocess", "llamacpp", "prm_formats", "speculation"},
+    "speculation": set(),
     "llamacpp": {"inprocess", "prm_formats"},
     "embedded": {"huggingface", "inprocess"},
     "langchain": set(),
@@ -51,6 +52,7 @@ SUBPACKAGES = {
         "prm_formats",
         "ray",
         "serve",
+        "speculation",
     },
 }
 
@@ -180,9 +182,9 @@ def test_the_core_stays_small() -> None:
 
     algorithm = (ROOT / "rsd_core" / "algorithm.py").read_text()
     assert len(algorithm.split("async def _decode")[1].splitlines()) < 60  # the paper on one screen
-    assert lines("") < 6150  # what surrounds it, policies and baselines apart, is read in an afternoon
+    assert lines("") < 6260  # what surrounds it, policies and baselines apart, is read in an afternoon
     assert lines("policies") < 1300
-    assert lines("baselines") < 1040
+    assert lines("baselines") < 1060
 
 
 def required(extra: str = "") -> list[Distribution]:

@@ -6,6 +6,7 @@ from rsd_core.baselines.sampling import BestOfN, MajorityVote
 from rsd_core.baselines.search import StepBeam
 from rsd_core.baselines.single import DraftOnly, TargetOnly
 from rsd_core.baselines.speculative import SpeculativeDecoding
+from rsd_core.baselines.speculative_beams import SpeculativeBeams
 from rsd_core.baselines.tilted import TiltedDecoder
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "HeuristicGreedySearch",
     "MajorityVote",
     "SpecReason",
+    "SpeculativeBeams",
     "SpeculativeDecoding",
     "StepBeam",
     "TargetChoice",

@@ -1,14 +1,15 @@
-"""Standard speculative decoding: the target verifies the drafter's tokens itself, and nothing else changes."""
+"""Standard speculative decoding: tokens are proposed, the target verifies them itself, and nothing else changes."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from rsd_core.calls import Calls
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepReplaced
-from rsd_core.interfaces import Drafter, SpeculativeTarget, Target
+from rsd_core.interfaces import DRAFT_LENGTH, Drafter, Speculation, SpeculativeTarget, Target
 from rsd_core.model import Model
 from rsd_core.request import Request
 from rsd_core.roles import require
@@ -16,30 +17,45 @@ from rsd_core.settings import Settings
 
 
 class SpeculativeDecoding(Decoder):
-    """The target with the drafter as its assistant (arXiv 2211.17192): the target's own answers, sooner.
+    """The target's own answers, sooner: what is proposed is verified in one pass (arXiv 2211.17192, 2302.01318).
 
     Where a server speculates by itself, `TargetOnly` over that server is this baseline already.
 
     Args:
-        drafter: The assistant.
-        target: A model that can be assisted (`SpeculativeTarget`).
+        drafter: The model that proposes; needed where the proposer is `drafter`.
+        target: A model that verifies proposed tokens (`SpeculativeTarget`).
         settings: Everything else.
+        proposer: What proposes: `drafter`, or without a model `lookup` or another proposer, as text, data or object.
+        rule: Which proposed tokens are kept: `exact`, or a lossy acceptance rule, as text, data or object.
+        draft_length: Most tokens that are proposed in a row, at least 1.
     """
 
-    def __init__(self, *, drafter: Drafter, target: Target, settings: Settings | None = None) -> None:
-        require("drafter", drafter, Drafter)
+    def __init__(
+        self,
+        *,
+        drafter: Drafter | None = None,
+        target: Target,
+        settings: Settings | None = None,
+        proposer: Any = "drafter",
+        rule: Any = "exact",
+        draft_length: int = DRAFT_LENGTH,
+    ) -> None:
+        if drafter is not None or proposer == "drafter":
+            require("drafter", drafter, Drafter)
         require("target", target, Target)
         if not isinstance(target, SpeculativeTarget):
             raise ConfigurationError(
-                f"{target!r} takes no assistant. Models in process do (hf:, embedded:); a server speculates by its own "
-                "settings, and is measured as the target alone."
+                f"{target!r} verifies no proposed tokens. Models in process do (hf:, embedded:); a server speculates "
+                "by its own settings, and is measured as the target alone."
             )
-        self.drafter, self._target = drafter, target
+        used = drafter if proposer == "drafter" else None
+        self.speculation = target.checked_speculation(Speculation(proposer, rule, used, draft_length))
+        self.drafter, self._target = used, target
         super().__init__(settings)
 
     @property
     def models(self) -> tuple[Model, ...]:
-        return (self.drafter, self._target)
+        return (self._target,) if self.drafter is None else (self.drafter, self._target)
 
     @property
     def target(self) -> Target:
@@ -47,10 +63,10 @@ class SpeculativeDecoding(Decoder):
 
     @property
     def thinkers(self) -> tuple[Model, ...]:
-        return (self._target,)  # the assistant goes on from what the target reads
+        return (self._target,)  # what proposes goes on from what the target reads
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         while request.finish is None:
             i = request.index
-            step = await calls.speculate(request, self._target, self.drafter)
+            (step,) = await calls.replace(request, self._target, speculation=self.speculation)
             yield StepReplaced(i, request.extend(step, "target"))

@@ -48,6 +48,13 @@ COMMANDS = {
         "distill:distill_exits",
         "Train exits for a reward model: it then stops at a middle layer where two heads agree about the threshold.",
     ),
+    "ngrams": Entry(
+        "speculation:ngrams", "Count a corpus into a table of n-grams, which proposes tokens without a drafter model."
+    ),
+    "corrections": Entry(
+        "speculation:corrections",
+        "Note what a target puts in the place of a drafter's tokens, for calibrated speculative decoding (CSD).",
+    ),
     "models": Entry("models:models", "List what a SPEC can name."),
 }
 

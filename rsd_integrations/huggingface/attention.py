@@ -7,8 +7,9 @@ scaled-dot-product attention. TorchScript reads this file too; it wants annotati
 `from __future__ import annotations`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from rsd_integrations.huggingface.kv_store import KVStore, LayerShape
+from rsd_integrations.inprocess.calls import Tree
 
 NAME = "rsd"
 LAUNCH_BYTES_CPU, LAUNCH_BYTES_GPU = 4e5, 2e7
@@ -51,6 +53,8 @@ class Places(NamedTuple):
     slots: Tensor
     positions: Tensor
     """Of each token."""
+    in_text: Tensor
+    """Which position of a text each token is at: another one than it is kept at for the nodes of a tree."""
     slot: int
     cached: int
     new: int
@@ -121,10 +125,21 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, piece: Piece, scaling: 
 class Batch:
     """The sequences of one forward pass: where their tokens lie, and which attention calls cover them."""
 
-    def __init__(self, store: KVStore, spans: Sequence[tuple[int, int, int]], ids: list[int]) -> None:
-        """Arrange (slot, cached tokens, new tokens) of each sequence: those with one new token first, by slot.
+    def __init__(
+        self,
+        store: KVStore,
+        spans: Sequence[tuple[int, int, int]],
+        ids: list[int],
+        trees: Mapping[int, Tree] = MappingProxyType({}),
+    ) -> None:
+        """Arrange the sequences.
 
-        The new tokens of all sequences are given end to end.
+        Args:
+            store: Where their keys and values are.
+            spans: Slot, cached tokens and new tokens of each: those with one new token first, by slot.
+            ids: The new tokens of all, end to end.
+            trees: By the index of a sequence: what its last tokens are, where they are no chain. More than one of its
+                tokens is new.
         """
         self.store = store
         device = store.keys[0].device
@@ -135,13 +150,21 @@ class Batch:
             alone = [(0, 0, 0)]
             slots = [slot for slot, _, new in spans for _ in range(new)]
             positions = [cached + i for _, cached, new in spans for i in range(new)]
-        # One transfer to the device for all three.
-        self.ids, token_slots, self.positions = torch.tensor([ids, slots, positions], device=device).unbind()
-        self.places = Places(token_slots, self.positions, *alone[0])
+        in_text = (
+            [place for i, span in enumerate(spans) for place in _in_text(span, trees.get(i))] if trees else positions
+        )
+        # One transfer to the device for all of them.
+        self.ids, token_slots, kept, self.positions = torch.tensor(
+            [ids, slots, positions, in_text], device=device
+        ).unbind()
+        self.places = Places(token_slots, kept, self.positions, *alone[0])
         singles = [(slot, cached + 1) for slot, cached, new in spans if new == 1]
         launch = LAUNCH_BYTES_CPU if device.type == "cpu" else LAUNCH_BYTES_GPU
         self._spans = _neighbours(singles, launch * len(store.keys) / store.token_bytes)
-        self._spans += [_Span(slot, [cached + new], new, None) for slot, cached, new in spans[len(singles) :]]
+        self._spans += [
+            _Span(slot, [cached + new], new, None, trees.get(i))
+            for i, (slot, cached, new) in enumerate(spans[len(singles) :], len(singles))
+        ]
         self._pieces: dict[int | None, list[Piece]] = {}
 
     def pieces(self, window: int | None) -> list[Piece]:
@@ -190,6 +213,8 @@ class _Span(NamedTuple):
     new: int
     active: list[int] | None
     """Which of the slots are not idle; None for all."""
+    tree: Tree | None = None
+    """What the last tokens of a lone slot are, where they are no chain."""
 
     def piece(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Piece:
         """The call, for layers with such a window."""
@@ -220,6 +245,8 @@ class _Span(NamedTuple):
 
     def _mask(self, longest: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         cached = longest - self.new
+        if self.tree is not None:
+            return _tree_mask(self.tree, cached, longest, window, dtype).to(device)
         if self.new > 1:
             if window is None and cached == 0:
                 return None  # prefill from the start: `_attend` asks for causal attention by its flag
@@ -233,6 +260,30 @@ class _Span(NamedTuple):
         ends, positions = torch.tensor(self.lengths, device=device)[:, None], torch.arange(longest, device=device)
         visible = positions < ends if window is None else (positions < ends) & (positions >= ends - window)
         return torch.where(visible, 0.0, -torch.inf).to(dtype)[:, None, None]
+
+
+def _in_text(span: tuple[int, int, int], tree: Tree | None) -> list[int]:
+    """The positions in their text of a sequence's new tokens, given as slot, cached tokens and new tokens."""
+    _, cached, new = span
+    if tree is None:
+        return list(range(cached, cached + new))
+    depths = tree.depths
+    return [i if i < tree.begin else tree.begin - 1 + depths[i - tree.begin] for i in range(cached, cached + new)]
+
+
+def _tree_mask(tree: Tree, cached: int, longest: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """What each of the last tokens of a sequence sees: what is before the tree, its ancestors in it, and itself."""
+    begin = tree.begin
+    visible = torch.ones(longest, longest, dtype=torch.bool).tril_()
+    visible[begin:, begin:] = False
+    for node, parent in enumerate(tree.parents, begin):
+        if parent >= 0:
+            visible[node] = visible[begin + parent]
+        visible[node, node] = True
+    if window is not None:
+        at = torch.tensor(_in_text((0, 0, longest), tree))
+        visible &= at[:, None] - at < window
+    return torch.where(visible[cached:], 0.0, -torch.inf).to(dtype)[None, None]
 
 
 def _neighbours(singles: list[tuple[int, int]], launch: float) -> list[_Span]:

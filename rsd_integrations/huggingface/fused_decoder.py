@@ -124,7 +124,7 @@ class Decoder(nn.Module):
         end: int,
     ) -> tuple[Tensor, Tensor | None]:
         """Hidden states and logits at some tokens, or at all; before the last layer's end, what layer `end` reads."""
-        cos, sin = rotations.index_select(1, places.positions).unbind()
+        cos, sin = rotations.index_select(1, places.in_text).unbind()
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             if begin <= i < end:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rsd_integrations.huggingface import dtypes, loading
-from rsd_integrations.huggingface.assisted_generation import AssistedGeneration
 from rsd_integrations.huggingface.bare_model import BareModel
-from rsd_integrations.huggingface.causal_lm import parts_of
+from rsd_integrations.huggingface.causal_lm import CausalLM, parts_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
+from rsd_integrations.huggingface.speculating import SpeculativeGenerator
 from rsd_integrations.inprocess.chat_template import chat_template
-from rsd_integrations.inprocess.generator import Generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from rsd_integrations.huggingface.bare_tokenizer import BareTokenizer
 
 
-class HuggingFaceGenerator(AssistedGeneration, Generator):
+class HuggingFaceGenerator(CausalLM, SpeculativeGenerator):
     """A causal language model of the transformers library that writes steps."""
 
     def __init__(

@@ -34,6 +34,13 @@ class SlotSequence(CachedSequence):
         super().truncate(count)
         self.done = [min(tokens, count) for tokens in self.done]
 
+    def gather(self, begin: int, chosen: Sequence[int]) -> None:
+        ids, end = [self.ids[begin + i] for i in chosen], begin + len(chosen)
+        if self.slot is not None and list(chosen) != list(range(len(chosen))):
+            self._store.move(self.slot, begin, chosen)
+        self.ids[begin:end] = ids
+        self.truncate(end)
+
     def evict(self) -> None:
         slot, self.slot, self.ids, self.done, self.last_output = self.slot, None, [], [], None
         if slot is not None:
@@ -138,6 +145,12 @@ class KVStore(Store):
             tensor[copy.slot, :, : len(source.ids)] = tensor[source.slot, :, : len(source.ids)]
         copy.ids, copy.done, copy.last_output = list(source.ids), list(source.done), source.last_output
         return copy
+
+    def move(self, slot: int, begin: int, chosen: Sequence[int]) -> None:
+        """Put some of a slot's tokens, given by their places after `begin`, end to end from there on."""
+        sources = begin + torch.tensor(chosen, device=self.keys[0].device)
+        for tensor in (*self.keys, *self.values):
+            tensor[slot, :, begin : begin + len(chosen)] = tensor[slot, :, sources]
 
     def clear(self) -> None:
         for sequence in list(self._live.values()):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rsd_core import Sampling
-from rsd_integrations.huggingface import attention, digits, dtypes, loading
+from rsd_integrations.huggingface import attention, digits, dtypes, loading, verification
 from rsd_integrations.huggingface.attention import Batch
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.compatibility import PROBE_IDS, close, explained, plain_output, survey_attention
@@ -22,8 +22,7 @@ from rsd_integrations.huggingface.kv_store import KVStore, SlotSequence
 from rsd_integrations.huggingface.memory import free_memory, has_weight_copy, total_memory
 from rsd_integrations.huggingface.output import TorchOutput
 from rsd_integrations.huggingface.sampling import choose
-from rsd_integrations.inprocess.calls import Call, Output
-from rsd_integrations.inprocess.generate_call import GenerateRow
+from rsd_integrations.inprocess.calls import Call, Output, SampledRow, Tree
 from rsd_integrations.inprocess.memory import CACHE_SHARE
 from rsd_integrations.inprocess.runner import Runner, ScheduledRow
 from rsd_integrations.inprocess.sequences import CachedSequence
@@ -137,11 +136,14 @@ class TorchRunner(Runner):
         ids: list[int] = []
         indices: list[int] = []
         spans: list[tuple[int, int, int]] = []
+        trees: dict[int, Tree] = {}
         for row, cached, new, outputs in scheduled:
+            if row.tree is not None and cached + new > row.tree.begin:
+                trees[len(spans)] = row.tree
             indices += [len(ids) + position - cached for position in row.output_positions[:outputs]]
             ids += row.ids[cached : cached + new]
             spans.append((_slot(row.sequence), cached, new))
-        return self._run(Batch(self.store, spans, ids), indices)
+        return self._run(Batch(self.store, spans, ids, trees), indices)
 
     def _run(self, batch: Batch, indices: list[int]) -> TorchOutput:
         """One pass over a batch; outputs at some of its tokens."""
@@ -176,16 +178,16 @@ class TorchRunner(Runner):
         assert tensor is not None
         return tensor
 
-    def _sample(self, output: Output, rows: Sequence[tuple[GenerateRow, range]]) -> list[tuple[int, float]]:
+    def _sample(self, output: Output, rows: Sequence[tuple[SampledRow, range]]) -> list[tuple[int, float]]:
         logits = output.logits
         order = [place for _, places in rows for place in places]
         if order != list(range(logits.shape[0])):  # twins sample from the same logits
             logits = logits[order]
-        possible = _possible(logits, [row for row, places in rows for _ in places])
+        possible = _possible(logits, [(row, len(places)) for row, places in rows])
         samplings: list[Sampling] = []
         uniforms: list[float] = []
         for row, places in rows:
-            count, sampling = len(places), row.call.request.sampling
+            count, sampling = len(places), row.sampling
             samplings += [sampling] * count
             uniforms += row.uniforms(count) if sampling.temperature else [0.0] * count
         sampled: list[tuple[int, float]] = []
@@ -199,17 +201,19 @@ class TorchRunner(Runner):
                 # One trip; ids are whole numbers in fp32 too.
                 id_rows, logprob_rows = torch.stack((ids, logprobs)).tolist()
             sampled += [(int(id_), logprob) for (id_,), (logprob,) in zip(id_rows, logprob_rows, strict=True)]
+        verification.judge(logits, possible, rows, sampled)
         return sampled
 
 
-def _possible(logits: Tensor, rows: Sequence[GenerateRow]) -> Tensor:
-    """Logits of what rows may write next: as they are, but for those of rows with a grammar."""
-    places = [(i, row.place) for i, row in enumerate(rows) if row.place is not None]
-    if places:
-        logits = logits.clone()
-        for i, place in places:
-            mask = torch.from_numpy(~place.allowed(logits.shape[-1]))
-            logits[i].masked_fill_(mask.to(logits.device), -torch.inf)
+def _possible(logits: Tensor, rows: Sequence[tuple[SampledRow, int]]) -> Tensor:
+    """Logits of what rows may write at their outputs: as they are, but for those of rows with a grammar."""
+    begin, masked = 0, False
+    for row, count in rows:
+        if row.place is not None:
+            logits, masked = logits if masked else logits.clone(), True
+            for i, allowed in enumerate(row.allowed(logits.shape[-1], count), begin):
+                logits[i].masked_fill_(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
+        begin += count
     return logits
 
 

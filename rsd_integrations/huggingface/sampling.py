@@ -28,15 +28,45 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[flo
     return best
 
 
-def _sampled(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float], nucleus: bool) -> Tensor:
-    numbers = [[max(s.temperature, LEAST), max(s.top_p, LEAST), u] for s, u in zip(samplings, uniforms, strict=True)]
+def distributions(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """What `choose` draws from, for each row of logits [rows, vocabulary]: probabilities in fp32.
+
+    At temperature 0 the largest has all of it.
+    """
+    numbers = [[s.temperature, s.top_p, 0.0] for s in samplings]
+    weights, order = _weights(logits, _tensor(numbers, logits.device), any(s.top_p < 1 for s in samplings))
+    if order is not None:
+        weights = torch.empty_like(weights).scatter_(-1, order, weights)
+    greedy = [i for i, sampling in enumerate(samplings) if sampling.temperature == 0]
+    if greedy:
+        best = logits[greedy].max(-1, keepdim=True).indices
+        weights[greedy] = torch.zeros_like(weights[greedy]).scatter_(-1, best, 1.0)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _tensor(numbers: Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    """Temperature, top-p and random number of each row, as [3, rows, 1]."""
+    bounded = [[max(temperature, LEAST), max(top_p, LEAST), uniform] for temperature, top_p, uniform in numbers]
     # In fp32 by name: transformers changes the process's default while it loads a model in another thread.
-    temperature, top_p, uniform = torch.tensor(numbers, dtype=torch.float32).to(logits.device).T.unsqueeze(-1)
+    return torch.tensor(bounded, dtype=torch.float32).to(device).T.unsqueeze(-1)
+
+
+def _weights(logits: Tensor, numbers: Tensor, nucleus: bool) -> tuple[Tensor, Tensor | None]:
+    """Probabilities before they are normalised, and the ids that they are of, where they are sorted."""
+    temperature, top_p, _ = numbers
     weights = torch.softmax(logits.float() / temperature, dim=-1)
-    order = None
-    if nucleus:
-        weights, order = weights.sort(dim=-1, descending=True, stable=True)
-        weights[weights.cumsum(-1) - weights >= top_p] = 0  # the smallest set of tokens whose mass reaches top_p stays
+    if not nucleus:
+        return weights, None
+    weights, order = weights.sort(dim=-1, descending=True, stable=True)
+    weights[weights.cumsum(-1) - weights >= top_p] = 0  # the smallest set of tokens whose mass reaches top_p stays
+    return weights, order
+
+
+def _sampled(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float], nucleus: bool) -> Tensor:
+    numbers = [[s.temperature, s.top_p, u] for s, u in zip(samplings, uniforms, strict=True)]
+    tensor = _tensor(numbers, logits.device)
+    weights, order = _weights(logits, tensor, nucleus)
+    uniform = tensor[2]
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     # Below the total, however it was rounded: a token without weight is never chosen.

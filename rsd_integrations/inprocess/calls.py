@@ -6,15 +6,33 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from rsd_core import Generation, Path, Scores, Usage
+from rsd_core import Generation, Path, Sampling, Scores, Usage
 from rsd_core.model import add_usage
 from rsd_core.queueing import current_caller
+from rsd_integrations.inprocess.grammar import Place
 from rsd_integrations.inprocess.path_cache import PathCache
 from rsd_integrations.inprocess.sequences import CachedSequence, Store
 
 Answer = TypeVar("Answer", Generation, Scores)
+
+
+class Tree(NamedTuple):
+    """The last tokens of a row, where each of them follows one of its own: proposed tokens, before they are chosen."""
+
+    begin: int
+    """Index of the first of them among the row's ids."""
+    parents: tuple[int, ...]
+    """Which of them each follows; -1 where it follows the token before all of them."""
+
+    @property
+    def depths(self) -> list[int]:
+        """How many tokens of the tree each has behind it, itself included."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent < 0 else depths[parent] + 1)
+        return depths
 
 
 class Row:
@@ -31,11 +49,42 @@ class Row:
         """All tokens wanted so far; those beyond the sequence's are still to be computed."""
         self.output_positions = list(output_positions)
         """Positions whose outputs are still wanted, in order."""
+        self.resting = False
+        """Whether it waits for another model, and takes no part in forward passes meanwhile."""
+        self.tree: Tree | None = None
+        """What its last tokens are, where they are no chain."""
+        self.whole = False
+        """Whether its outputs are wanted of one pass."""
 
     @property
     def pending(self) -> int:
         """Tokens still to be computed."""
         return len(self.ids) - len(self.sequence.ids)
+
+
+class SampledRow(Row, ABC):
+    """A row whose tokens are sampled."""
+
+    sampling: Sampling
+    place: Place | None = None
+    """How far it is in its grammar; None where it may write anything."""
+
+    @abstractmethod
+    def uniforms(self, count: int) -> list[float]:
+        """The random numbers in [0, 1) of the next so many outputs, which are keyed to their positions."""
+
+    @abstractmethod
+    def extend(self, sampled: Sequence[tuple[int, float]]) -> bool:
+        """Go on with sampled tokens and their log-probabilities, one for each output; True when the row is done."""
+
+    def allowed(self, size: int, count: int) -> list[Any]:
+        """Which of so many ids may come next at each of the next outputs, under a grammar."""
+        assert self.place is not None
+        return [self.place.allowed(size)] * count
+
+    def ready(self, store: Store) -> Sequence[SampledRow]:  # noqa: ARG002 - for those who have twins
+        """The rows that sample from the next output: itself, and those that are made of it now."""
+        return (self,)
 
 
 class Output(ABC):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import sqrt
-from typing import Any
 
 from rsd_core import Interrupted
 from rsd_core.concurrency import outlast
@@ -36,8 +35,8 @@ def threads_for(flops_per_token: float) -> int:
 class _Queue:
     """What waits for a model."""
 
-    new_calls: list[Call[Any]] = field(default_factory=list)
-    """Calls that it has not taken in yet."""
+    works: list[Callable[[], None]] = field(default_factory=list)
+    """What is to be done before its next forward pass: calls to be taken in, and what other models hand over."""
     waited: float = 0.0
     """Seconds that the forward passes of other models since its last one are known to take."""
     running: bool = False
@@ -61,10 +60,12 @@ class Engine:
 
     def reset(self) -> None:
         """Start from nothing, as in a forked process, which inherits no threads."""
-        for runner in getattr(self, "_queues", {}):
-            runner.fail(RuntimeError("the process was forked"))
+        inherited = list(getattr(self, "_queues", {}))
         self._lock = threading.Lock()
         self._queues: dict[Runner, _Queue] = {}
+        for runner in inherited:
+            runner.fail(RuntimeError("the process was forked"))
+        self._queues.clear()  # of what their calls handed on
         self._free_threads = self._threads
         self._workers: list[threading.Thread] = []
         self._idle_workers: list[threading.Semaphore] = []
@@ -81,17 +82,30 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the process is about to end, and its models with it")
-            self._queues.setdefault(runner, _Queue()).new_calls.append(call)
-            self._wake_worker()
+            self._post(runner, partial(runner.start, call))
         done = asyncio.wrap_future(call.future)
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError as cancelled:
             call.cancelled = True  # the engine ends it before the model's next forward pass
+            self.post(runner, _nothing)  # which none of its rows may be waiting for
             await outlast(done)
             error = done.exception()
             usage = done.result().usage if error is None else usage_of(error)
             raise Interrupted(usage) if usage is not None and usage.computed else cancelled from None
+
+    def post(self, runner: Runner, work: Callable[[], None]) -> None:
+        """Have something done by the thread that runs a model, before the model's next forward pass.
+
+        It is how models hand each other what they have computed: no caller's event loop has a part in that.
+        """
+        with self._lock:
+            self._post(runner, work)
+
+    def _post(self, runner: Runner, work: Callable[[], None]) -> None:
+        self._queues.setdefault(runner, _Queue()).works.append(work)
+        if threading.current_thread() not in self._workers:  # a worker looks for more by itself
+            self._wake_worker()
 
     def close(self) -> None:
         """End the threads."""
@@ -119,22 +133,17 @@ class Engine:
                 return not self._closed
             queue, threads = self._queues[runner], min(runner.threads, self._threads)
             queue.running, self._free_threads = True, self._free_threads - threads
-            new_calls, queue.new_calls = queue.new_calls, []
+            works, queue.works = queue.works, []
             self._wake_worker()
-        works: list[Callable[[], None]] = [
-            partial(runner.use_threads, threads),
-            *(partial(runner.start, call) for call in new_calls),
-            runner.step,
-        ]
-        for work in works:
+        for work in (partial(runner.use_threads, threads), *works, runner.step):
             _guarded(runner, work)
-        while len(self._queues) == 1 and runner.waiting_rows and not queue.new_calls:  # nothing to choose between
+        while len(self._queues) == 1 and runner.waiting_rows and not queue.works:  # nothing to choose between
             _guarded(runner, runner.step)
         with self._lock:
             for other in self._queues.values():
                 other.waited += runner.pass_seconds
             queue.running, queue.waited, self._free_threads = False, 0.0, self._free_threads + threads
-            if not runner.waiting_rows and not queue.new_calls:
+            if not runner.waiting_rows and not queue.works:
                 del self._queues[runner]
         return True
 
@@ -149,7 +158,7 @@ class Engine:
 
     def _priority(self, side_by_side: bool, runner: Runner) -> float:
         queue = self._queues[runner]
-        rows = runner.waiting_rows + len(queue.new_calls)
+        rows = runner.waiting_rows + len(queue.works)
         seconds = runner.pass_seconds + queue.waited / AGING
         return rows * (seconds if side_by_side else sqrt(seconds))
 
@@ -163,6 +172,10 @@ class Engine:
             worker = threading.Thread(target=self._work, name=f"rsd-engine-{len(self._workers)}", daemon=True)
             self._workers.append(worker)
             worker.start()
+
+
+def _nothing() -> None:
+    """Let a model look at its calls again."""
 
 
 def _guarded(runner: Runner, work: Callable[[], None]) -> None:
@@ -185,6 +198,11 @@ def engine_of(device: object) -> Engine:
 async def run(runner: Runner, call: Call[Answer]) -> Answer:
     """Run a call on the engine of its model's device; see `Engine.run`."""
     return await engine_of(runner.device).run(runner, call)
+
+
+def post(runner: Runner, work: Callable[[], None]) -> None:
+    """Have something done on the engine of a model's device; see `Engine.post`."""
+    engine_of(runner.device).post(runner, work)
 
 
 def _after_fork() -> None:

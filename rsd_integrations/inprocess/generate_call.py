@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rsd_core import Generation, Path, Step, StepRequest, Usage
-from rsd_integrations.inprocess.calls import Call, Row
+from rsd_integrations.inprocess.calls import Call, SampledRow
 from rsd_integrations.inprocess.grammar import Grammar
 from rsd_integrations.inprocess.path_cache import PathCache
 from rsd_integrations.inprocess.sequences import CachedSequence, Store
 from rsd_integrations.inprocess.step_end import OpenStep, StepEnd
 
 
-class GenerateRow(Row):
+class Numbers:
+    """Random numbers in [0, 1), one for each position of a step: whoever asks for one, and however often."""
+
+    def __init__(self, seed: int | str) -> None:
+        self._random, self._drawn = random.Random(seed), list[float]()
+
+    def __call__(self, begin: int, end: int) -> list[float]:
+        """Those of some neighbouring positions."""
+        self._drawn += [self._random.random() for _ in range(end - len(self._drawn))]
+        return self._drawn[begin:end]
+
+
+class GenerateRow(SampledRow):
     """One candidate while it is decoded."""
 
     call: GenerateCall
@@ -24,20 +36,15 @@ class GenerateRow(Row):
         # The last token of the prefix gives the first token of the step, each guessed token the one after it.
         super().__init__(call, sequence, [*prefix, *guess], range(len(prefix) - 1, len(prefix) + len(guess)))
         self.step = OpenStep(call.end, call.max_tokens)
+        self.sampling = call.request.sampling
         self._prefix = len(prefix)
-        self._random = random.Random(seed)
-        self.place = None if call.grammar is None else call.grammar.begin()
-        """How far it is in its grammar; None where it may write anything."""
-        self._uniforms: list[float] = []
-        """Random numbers that were drawn for tokens which were not taken."""
+        self._numbers = Numbers(seed)
+        if call.grammar is not None:
+            self.place = call.grammar.begin()
 
     def uniforms(self, count: int) -> list[float]:
-        """The row's own next random numbers, in [0, 1), of which each token that is taken uses one up.
-
-        A guessed token that turns out wrong uses none up, so that a step is the same with a guess and without.
-        """
-        self._uniforms += [self._random.random() for _ in range(count - len(self._uniforms))]
-        return self._uniforms[:count]
+        """The random numbers of the next so many tokens: a step is the same whatever was guessed."""
+        return self._numbers(self.step.sampled, self.step.sampled + count)
 
     @property
     def tokens(self) -> list[int]:
@@ -46,7 +53,6 @@ class GenerateRow(Row):
 
     def append(self, token: int, logprob: float) -> bool:
         """Go on with one sampled token where nothing is guessed or still to be computed; True when the step is over."""
-        del self._uniforms[:1]
         self._take(token)
         if not self.step.append(token, logprob):
             self.ids.append(token)
@@ -59,7 +65,10 @@ class GenerateRow(Row):
             self.sequence.truncate(end)
         return True
 
-    def extend(self, sampled: Iterable[tuple[int, float]]) -> bool:
+    def ready(self, store: Store) -> list[GenerateRow]:
+        return self.call.fork(self, store)
+
+    def extend(self, sampled: Sequence[tuple[int, float]]) -> bool:
         """Go on with sampled tokens and their log-probabilities; True when the step is over.
 
         The first is the next token, each of the others the one after another guessed token. They count as long as
@@ -70,7 +79,6 @@ class GenerateRow(Row):
             position = self._prefix + len(self.step.tokens)
             guessed = self.ids[position : position + 1] == [token]
             over = self.step.append(token, logprob)
-            del self._uniforms[:1]
             if over or not guessed:
                 # What was computed beyond this token follows a wrong guess. The token itself was computed only where
                 # it was guessed. One that ends the response is no part of the path, nor are those beyond the step's

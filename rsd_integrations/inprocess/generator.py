@@ -104,7 +104,12 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
         if request.guess is not None and len(request.seeds) == 1 and self.grammar is None:
             guess = self.vocabulary.ids.guess(path, request.guess)
         end = StepEnd(self.vocabulary.of(path), self.eos_ids, request.splitter, self.vocabulary.ids.begun(path))
-        guess = guess[: max_tokens - 1]
+        return await self._write(path, ids, request, max_tokens, end, guess[: max_tokens - 1])
+
+    async def _write(
+        self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
+    ) -> Generation:
+        """Run the call that writes the step."""
         call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar)
         return await run(self.runner, call)
 

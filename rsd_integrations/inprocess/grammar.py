@@ -67,6 +67,11 @@ class Place:
             mask[:] = True  # somebody has to be chosen, and is refused by `take`
         return mask
 
+    def after(self, token: int) -> Place | None:
+        """Where a token leads to; None where it is not allowed."""
+        place = Place(self._matcher.deep_copy())
+        return place if not self._fault and place._matcher.consume_token(token) else None
+
     def take(self, token: int) -> None:
         """Go on with a token.
 

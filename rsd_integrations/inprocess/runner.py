@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from rsd_integrations.inprocess.calls import Call, Output, Row
-from rsd_integrations.inprocess.generate_call import GenerateRow
+from rsd_integrations.inprocess.calls import Call, Output, Row, SampledRow
 from rsd_integrations.inprocess.path_cache import PathCache
 from rsd_integrations.inprocess.score_call import ScoreRow
 from rsd_integrations.inprocess.sequences import Store
@@ -41,7 +40,7 @@ class ScheduledRow(NamedTuple):
 class PassResult:
     """What rows go on with: outputs of a forward pass, and of earlier ones where a row finds them in the cache."""
 
-    generating: list[tuple[GenerateRow, range]] = field(default_factory=list)
+    generating: list[tuple[SampledRow, range]] = field(default_factory=list)
     """Rows that sample tokens, each with the places of its logits: several where tokens were guessed."""
     outputs: list[Output] = field(default_factory=list)
     """What the places count through."""
@@ -78,6 +77,8 @@ class Runner(ABC):
         self.pass_seconds = 1e-3
         """Seconds that a forward pass took lately."""
         self._calls: list[Call[Any]] = []
+        self._stuck = False
+        """Whether no row found room in the last pass beside those that rest: they wait until one of these goes on."""
 
     @abstractmethod
     def use_threads(self, count: int) -> None:
@@ -88,13 +89,13 @@ class Runner(ABC):
         """One forward pass: the outputs at all wanted positions, in the order of the rows."""
 
     @abstractmethod
-    def _sample(self, output: Output, rows: Sequence[tuple[GenerateRow, range]]) -> list[tuple[int, float]]:
+    def _sample(self, output: Output, rows: Sequence[tuple[SampledRow, range]]) -> list[tuple[int, float]]:
         """What rows that decode take at their places of an output: tokens with their log-probabilities."""
 
     @property
     def waiting_rows(self) -> int:
-        """Rows that wait for a forward pass."""
-        return sum(len(call.rows) for call in self._calls)
+        """Rows that wait for a forward pass and may get one."""
+        return 0 if self._stuck else sum(not row.resting for call in self._calls for row in call.rows)
 
     def start(self, call: Call[Any]) -> None:
         """Take a call in."""
@@ -120,12 +121,13 @@ class Runner(ABC):
         self._drop_ended()
         began = time.perf_counter()
         scheduled = self._schedule()
-        cached = [row for call in self._calls for row in call.rows if not row.pending]
+        cached = [row for call in self._calls for row in call.rows if not (row.pending or row.resting)]
         output = self._forward(scheduled) if scheduled else None
         try:
             result = self._collect(scheduled, output)
             self._collect_cached(cached, result)
-            if not (scheduled or result.generating or result.scored) and self._calls:
+            self._stuck = not (scheduled or result.generating or result.scored) and self._calls != []
+            if self._stuck and not any(row.resting for call in self._calls for row in call.rows):
                 raise RuntimeError("rows wait, and none of them can run")
             sampled = iter(self._sample_all(result))
             faulty = _set_rewards([row for row in result.scored if row.layout is not None])
@@ -175,13 +177,17 @@ class Runner(ABC):
         """The rows of the next forward pass, those of the oldest requests first as long as there is room."""
         scheduled: list[ScheduledRow] = []
         room, outputs_left = PREFILL_CHUNK, self.most_outputs
-        for row in sorted((row for call in self._calls for row in call.rows), key=attrgetter("sequence.arrival")):
+        rows = (row for call in self._calls for row in call.rows if not row.resting)
+        for row in sorted(rows, key=attrgetter("sequence.arrival")):
             new = row.pending
-            if new > 1:
-                new = min(new, room)
-                room -= new
             cached = len(row.sequence.ids)
+            if new > 1:
+                if not (row.whole and cached >= row.output_positions[0]):
+                    new = min(new, room)
+                room = max(0, room - new)
             outputs = bisect_left(row.output_positions, cached + new)
+            if row.whole and outputs < len(row.output_positions):
+                new, outputs = min(new, row.output_positions[0] - cached), 0
             if outputs > outputs_left:  # as far as before the first one that is too many
                 outputs = outputs_left
                 new = row.output_positions[outputs] - cached
@@ -198,9 +204,9 @@ class Runner(ABC):
         begin = 0
         for row, _, _, count in scheduled:
             end = begin + count
-            if isinstance(row, GenerateRow) and count:
+            if isinstance(row, SampledRow) and count:
                 del row.output_positions[:count]
-                result.generating += [(twin, range(begin, end)) for twin in row.call.fork(row, self.store)]
+                result.generating += [(twin, range(begin, end)) for twin in row.ready(self.store)]
             elif isinstance(row, ScoreRow):
                 if count and output is not None:
                     row.add(output.part(begin, end), count)
@@ -216,10 +222,10 @@ class Runner(ABC):
                 continue
             if isinstance(row, ScoreRow):
                 result.scored.append(row)
-            elif isinstance(row, GenerateRow):
+            elif isinstance(row, SampledRow):
                 begin = sum(len(part) for part in result.outputs)
                 result.outputs.append(row.sequence.last_output)
-                result.generating += [(twin, range(begin, begin + 1)) for twin in row.call.fork(row, self.store)]
+                result.generating += [(twin, range(begin, begin + 1)) for twin in row.ready(self.store)]
 
     def _forward(self, scheduled: list[ScheduledRow]) -> Output:
         """Compute what is scheduled."""

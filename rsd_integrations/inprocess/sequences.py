@@ -51,6 +51,13 @@ class CachedSequence(ABC):
             del self.ids[count:]
             self.last_output = None
 
+    def gather(self, begin: int, chosen: Sequence[int]) -> None:
+        """Keep, of the tokens from `begin` on, only the chosen ones, given in order by their places after it.
+
+        What the model gave at a token does not change by that: those before it are the ones that it has seen.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no trees")
+
     @abstractmethod
     def evict(self) -> None:
         """Give the room back; the tokens have to be computed again."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsd_core import Sampling
-from rsd_integrations.inprocess.calls import Call, Output
+from rsd_integrations.inprocess.calls import Call, Output, SampledRow
 from rsd_integrations.inprocess.generate_call import GenerateRow
 from rsd_integrations.inprocess.runner import Runner, ScheduledRow
 from rsd_integrations.inprocess.sequences import CachedSequence
@@ -153,11 +153,11 @@ class LlamaRunner(Runner):
             count = sum(len(ids) for _, _, ids in spans)
             raise RuntimeError(f"{self.kind}: no room for {count} tokens that there was room for")
 
-    def _sample(self, output: Output, rows: Sequence[tuple[GenerateRow, range]]) -> list[tuple[int, float]]:
+    def _sample(self, output: Output, rows: Sequence[tuple[SampledRow, range]]) -> list[tuple[int, float]]:
         logits = output.logits
         sampled: list[tuple[int, float]] = []
         for row, places in rows:
-            sampling: Sampling = row.call.request.sampling
+            sampling: Sampling = row.sampling
             uniforms = row.uniforms(len(places)) if sampling.temperature else [0.0] * len(places)
             for place, uniform in zip(places, uniforms, strict=True):
                 one = logits[place]
@@ -166,7 +166,7 @@ class LlamaRunner(Runner):
         return sampled
 
 
-def _possible(row: GenerateRow, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def _possible(row: SampledRow, logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits of what a row may write next."""
     return logits if row.place is None else np.where(row.place.allowed(len(logits)), logits, np.float32(-np.inf))
 

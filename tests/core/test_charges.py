@@ -4,6 +4,7 @@ import asyncio
 import copy
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from rsd_core import (
     BestOfN,
     ConfigurationError,
     Constant,
-    Drafter,
     Generation,
     Interrupted,
     Ledger,
@@ -28,10 +28,12 @@ from rsd_core import (
     Scores,
     Settings,
     SpecReason,
+    Speculation,
     SpeculativeDecoding,
     Step,
     StepBeam,
     StepRequest,
+    Target,
     TargetError,
     TargetOnly,
     TiltedDecoder,
@@ -49,6 +51,13 @@ from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 WARM = Settings(temperature=1.0)
 
 
+def together(request: StepRequest, target: Target, work: Usage, drafting: Usage) -> Usage:
+    """The work of a target and of the drafter that proposed its tokens."""
+    assert request.speculation is not None
+    assert request.speculation.drafter is not None
+    return replace(work + drafting, parts=((target, work), (request.speculation.drafter, drafting)))
+
+
 class Speculates(ScriptedTarget):
     """Writes the whole answer in one call, as far as it may."""
 
@@ -56,13 +65,16 @@ class Speculates(ScriptedTarget):
         super().__init__([""])
         self.asked: list[StepRequest] = []
 
-    async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
+    def checked_speculation(self, speculation: Speculation) -> Speculation:
+        return speculation
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        assert request.speculation is not None
         self.asked.append(request)
         size = min(request.max_tokens, 50)
         step = Step("w " * size, "length" if size < 50 else "end", size=size)
         read = 1 + sum(one.size for one in path.steps)
-        work = Usage(prefix=read, computed=read + size, generated=size)
-        return Generation((step,), work), Usage(prefix=1, computed=3)
+        return Generation((step,), together(request, self, Usage(read, read + size, generated=size), Usage(1, 3)))
 
 
 @pytest.mark.parametrize(
@@ -398,19 +410,18 @@ async def test_an_early_call_is_claimed_by_the_very_same_request_only() -> None:
     assert ledger.target.calls == 0  # whoever claimed it charges it
 
 
-def test_speculation_that_fails_charges_each_model_with_its_own_work() -> None:
+def test_speculation_that_fails_charges_each_model_with_its_own_work_and_is_tried_without() -> None:
     class Breaks(Speculates):
-        async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
-            own, drafted = Usage(prefix=5, computed=20), Usage(prefix=5, computed=7)
-            whole = Usage(prefix=5, computed=27, parts=((self, own), (drafter, drafted)))
-            raise RunError("out of memory", usage=whole)
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            if request.speculation is None:
+                return Generation((Step("alone", "end", size=1),), Usage(5, 1, generated=1))
+            raise RunError("out of memory", usage=together(request, self, Usage(5, 20), Usage(5, 7)))
 
-    made = SpeculativeDecoding(drafter=ScriptedDrafter(["x"]), target=Breaks())
-    with pytest.raises(RunError, match="out of memory") as failed:
-        made.run("question")
-    assert failed.value.partial is not None
-    ledger = failed.value.partial.ledger
-    assert (ledger.target.computed, ledger.drafter.computed) == (20, 7)
+    result = SpeculativeDecoding(drafter=ScriptedDrafter(["x"]), target=Breaks()).run("question")
+    assert (result.text, [item.kind for item in result.degradations]) == ("alone", ["target_error"])
+    ledger = result.ledger
+    assert (ledger.target.computed, ledger.drafter.computed) == (21, 7)
+    assert (ledger.target.failed, ledger.drafter.failed) == (1, 1)
 
 
 def test_what_a_failed_judge_wrote_is_no_discarded_draft() -> None:

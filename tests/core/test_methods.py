@@ -155,7 +155,9 @@ def test_every_built_in_method_says_which_models_it_needs() -> None:
         "speccot": {"drafter", "target"},
         "gsi": {"drafter", "verifier", "target"},
         "speculative": {"drafter", "target"},
+        "speculative_beams": {"drafter", "target"},
     }
+    assert METHODS["speculative"](proposer="lookup").models(setup) == ["target"]
 
 
 def test_a_setup_takes_objects_and_loads_a_spec_once_for_all_methods() -> None:

@@ -32,6 +32,7 @@ from rsd_core import (
     Scores,
     Settings,
     SpecReason,
+    Speculation,
     SpeculativeDecoding,
     Step,
     StepBeam,
@@ -101,8 +102,8 @@ class Writer(Drafter, Target):
         await self.books.work()
         return Likelihoods((-1.0,) * len(steps), Usage(computed=len(steps)))
 
-    async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
-        return await self.generate(path, request), Usage(prefix=1, computed=2)
+    def checked_speculation(self, speculation: Speculation) -> Speculation:
+        return speculation
 
 
 class Reader(Verifier):
@@ -357,7 +358,7 @@ class EndingTarget(ScriptedTarget):
     async def generate(self, path, request):
         {target}
     async def log_likelihoods(self, path, steps): raise END
-    async def speculate(self, path, request, drafter): raise END
+    def checked_speculation(self, speculation): return speculation
 
 class EndingPolicy(WeightingPolicy):
     def weight(self, reward): {weight}
@@ -424,7 +425,7 @@ LATER = "if path.depth: raise END\n        return await super()"
             {"target": "raise END", "decoder": "SpecReason(drafter=drafter, target=target, settings=warm)"},
             "EndingTarget",
         ),
-        ({"decoder": "SpeculativeDecoding(drafter=drafter, target=target)"}, "EndingTarget"),
+        ({"target": "raise END", "decoder": "SpeculativeDecoding(drafter=drafter, target=target)"}, "EndingTarget"),
         ({"decoder": "TiltedDecoder(drafter=Likely(steps), verifier=verifier, target=target)"}, "EndingTarget"),
     ],
 )

@@ -19,6 +19,7 @@ from rsd_core import (
     RunError,
     Scores,
     Settings,
+    Speculation,
     SpeculativeDecoding,
     Step,
     StepRequest,
@@ -54,8 +55,8 @@ class Odd(Drafter, Target):
         reply: Likelihoods = self.reply
         return reply
 
-    async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
-        return await self.generate(path.extend(FINE), request), Usage()
+    def checked_speculation(self, speculation: Speculation) -> Speculation:
+        return speculation
 
 
 WORK = Usage(prefix=1, computed=5, generated=4)
@@ -134,14 +135,17 @@ def test_an_odd_step_of_speculation_is_told_as_the_targets(name: str) -> None:
 
 def test_the_assistant_of_an_odd_speculation_is_paid() -> None:
     class Assisted(Odd):
-        async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
-            return one(Step("x", "finished", size=1)), Usage(prefix=1, computed=7)  # type: ignore[arg-type]
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
+            parts: Any = ((self, WORK),)
+            if request.speculation is not None:
+                parts += ((request.speculation.drafter, Usage(prefix=1, computed=7)),)
+            return one(Step("x", "finished", size=1), dataclasses.replace(WORK, parts=parts))  # type: ignore[arg-type]
 
     with pytest.raises(RunError, match="'finished'") as caught:
         SpeculativeDecoding(drafter=ScriptedDrafter(["x"]), target=Assisted(None)).run("question")
     assert caught.value.partial is not None
     ledger = caught.value.partial.ledger
-    assert (ledger.drafter.computed, ledger.target.computed) == (7, 5)
+    assert (ledger.drafter.computed, ledger.target.computed) == (7, 5 * 3)  # twice more without
 
 
 def test_an_odd_step_was_paid_all_the_same() -> None:

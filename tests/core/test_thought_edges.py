@@ -13,7 +13,6 @@ from rsd_core import (
     Calls,
     ConfigurationError,
     Constant,
-    Drafter,
     DraftOnly,
     Entropy,
     FirstToken,
@@ -26,6 +25,7 @@ from rsd_core import (
     Scores,
     Sentence,
     Settings,
+    Speculation,
     SpeculativeDecoding,
     Splitter,
     Step,
@@ -308,10 +308,13 @@ def test_the_answer_of_an_assisted_target_has_the_room_that_its_thought_left() -
     rooms: list[int] = []
 
     class Assisted(ScriptedTarget):
-        async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
+        def checked_speculation(self, speculation: Speculation) -> Speculation:
+            return speculation
+
+        async def generate(self, path: Path, request: StepRequest) -> Generation:
             rooms.append(request.max_tokens)
             step = Step("So 48.", "end", size=3) if path.depth else Step("a b c d", "length", size=4)
-            return Generation((step,), Usage(generated=step.size)), Usage()
+            return Generation((step,), Usage(generated=step.size))
 
     settings = Settings(limits=Limits(max_thought_tokens=4, max_tokens=100))
     target = Assisted([], thinking=OPENED)

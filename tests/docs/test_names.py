@@ -23,6 +23,7 @@ MAPPED = {
     "rsd_integrations/openai_compatible": "CONTRIBUTING.md",
     "rsd_integrations/ray": "CONTRIBUTING.md",
     "rsd_integrations/serve": "CONTRIBUTING.md",
+    "rsd_integrations/speculation": "CONTRIBUTING.md",
 }
 """Folders with a table of their files, by the page that has it."""
 

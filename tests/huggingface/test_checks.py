@@ -1,6 +1,7 @@
 """Prompts that fill a context and scores that are no numbers: told by the right error, and charged."""
 
 import asyncio
+from dataclasses import replace
 from math import nan
 from pathlib import Path as Folder
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rsd_core import Path, PromptError, Step, StepRequest, VerifierError, as_prompt
+from rsd_core import Path, PromptError, Speculation, Step, StepRequest, VerifierError, as_prompt
 from rsd_core.model import usage_of
 from rsd_integrations.huggingface import load_generator, load_likelihood, load_shared, load_verifier
 from rsd_integrations.huggingface.output import TorchOutput
@@ -51,7 +52,7 @@ def test_a_prompt_that_leaves_room_for_one_token_is_answered_by_one(load: Any) -
     with pytest.raises(PromptError, match=f"the prompt has {prompt} tokens"):
         asyncio.run(model.generate(PATH, request))
     with pytest.raises(PromptError, match=f"the prompt has {prompt} tokens"):
-        asyncio.run(model.speculate(PATH, request, model))
+        asyncio.run(model.generate(PATH, replace(request, speculation=Speculation(drafter=model))))
     model.context = prompt + 1
     assert asyncio.run(model.generate(PATH, request)).steps[0].size == 1
 

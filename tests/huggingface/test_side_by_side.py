@@ -125,7 +125,7 @@ def test_most_work_goes_first_and_nobody_waits_for_ever() -> None:
 
     for engine, rows in ((due(1, 13), 13), (due(2, 41), 41)):  # by the root of the ratio alone, by all of it otherwise
         assert engine._choose() is cheap
-        del engine._queues[cheap].new_calls[rows - 2 :]
+        del engine._queues[cheap].works[rows - 2 :]
         assert engine._choose() is dear
     for engine in (due(1, 5), due(2, 5)):
         passes = 0

@@ -1,0 +1,145 @@
+"""Models that speculate: some tokens are proposed, and one pass verifies them all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rsd_core import ConfigurationError, Generation, Interrupted, Path, Speculation, StepRequest, Usage
+from rsd_core.concurrency import outlast
+from rsd_core.model import add_usage, usage_of
+from rsd_integrations.huggingface.beam_writing import Beams
+from rsd_integrations.inprocess.draft_call import DraftCall
+from rsd_integrations.inprocess.engine import run
+from rsd_integrations.inprocess.generator import Generator
+from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource, TextSource
+from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
+from rsd_integrations.inprocess.step_end import StepEnd
+from rsd_integrations.speculation.parsing import parse_beams, parse_proposer, parse_rule
+from rsd_integrations.speculation.rules import Exact
+
+DRAFTER = "drafter"
+"""The proposer that is a model."""
+
+
+class SpeculativeGenerator(Generator):
+    """The ability `SpeculativeTarget` of a language model."""
+
+    def checked_speculation(self, speculation: Speculation) -> Speculation:
+        """The same with proposer and rule as objects; see `SpeculativeTarget`."""
+        proposer: Any = DRAFTER
+        if speculation.draft_length < 1:
+            raise ConfigurationError(f"draft_length={speculation.draft_length} proposes nothing: give at least 1")
+        if speculation.proposer != DRAFTER:
+            proposer = parse_proposer(speculation.proposer)
+        elif speculation.drafter is None:
+            raise ConfigurationError("proposer='drafter' needs a drafter; give one, or proposer='lookup'")
+        else:
+            self._assistant(speculation)
+        beams = None if speculation.beams is None else parse_beams(speculation.beams)
+        if beams is not None and self._assistant(speculation).vocabulary.identity != self.vocabulary.identity:
+            raise ConfigurationError(
+                f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
+                "SpeculativeDecoding, which goes by text"
+            )
+        rule = parse_rule(speculation.rule)
+        for part in (rule, *([] if proposer == DRAFTER else [proposer])):
+            if part.vocabulary not in (None, self.vocabulary.identity):
+                raise ConfigurationError(
+                    f"{part!r} was made with another vocabulary than that of {self.name}: make its file again for this "
+                    "model"
+                )
+        if speculation.draft_length < rule.least_draft:
+            raise ConfigurationError(
+                f"draft_length={speculation.draft_length} is too short for {rule!r}, which looks at {rule.least_draft} "
+                "tokens in a row: give longer drafts, or a smaller window"
+            )
+        return replace(speculation, proposer=proposer, rule=rule, beams=beams)
+
+    async def _write(
+        self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
+    ) -> Generation:
+        speculation = request.speculation
+        if speculation is None or len(request.seeds) > 1:
+            return await super()._write(path, ids, request, max_tokens, end, guess)
+        if speculation.beams is not None:
+            return await self._write_beams(path, ids, request, max_tokens, end, speculation)
+        rule = parse_rule(speculation.rule).within(thought=bool(request.close))
+        source, draft = self._source(path, ids, request, speculation)
+        call = SpeculativeCall(
+            path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar,
+            source=source, rule=rule, compares=isinstance(rule, Exact),
+            draft_length=speculation.draft_length, context=self.context,
+        )  # fmt: skip
+        if draft is None:
+            return await run(self.runner, call)
+        drafter = self._assistant(speculation)
+        try:
+            generation = await run(self.runner, call)
+        except BaseException as error:
+            source.close(())  # which the call does, if it ever began
+            both = _of_both(self, usage_of(error) or call.usage, drafter, await _work_of(draft))
+            if isinstance(error, asyncio.CancelledError):
+                if both.computed:
+                    raise Interrupted(both) from None
+            else:
+                add_usage(error, both)
+            raise
+        return replace(generation, usage=_of_both(self, generation.usage, drafter, await _work_of(draft)))
+
+    async def _write_beams(
+        self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, speculation: Speculation
+    ) -> Generation:
+        drafter = self._assistant(speculation)
+        if self.grammar is not None:
+            raise ConfigurationError(f"{self.name} decodes no beams by a grammar: use SpeculativeDecoding")
+        room = min(max_tokens, drafter.context - len(ids))
+        if room < 1:  # the target goes on alone
+            return await super()._write(path, ids, request, max_tokens, end, ())
+        return await Beams(self, drafter, path, ids, request, room, end, parse_beams(speculation.beams)).write()
+
+    def _source(
+        self, path: Path, ids: list[int], request: StepRequest, speculation: Speculation
+    ) -> tuple[Source, DraftCall | None]:
+        """What proposes, and the call of the drafter if that is a model."""
+        (seed,) = request.seeds
+        if speculation.proposer != DRAFTER:
+            return ProposerSource(parse_proposer(speculation.proposer).begin(ids, seed)), None
+        drafter = self._assistant(speculation)
+        same = drafter.vocabulary.identity == self.vocabulary.identity
+        prefix = ids if same else drafter.vocabulary.ids(path, goes_on=True)[0]
+        eos_ids = self.eos_ids if same else drafter.eos_ids
+        call = DraftCall(path, drafter.runner.cache, prefix, seed, request.sampling, eos_ids)
+        if same:
+            return DrafterSource(call, drafter.runner, self.runner, prefix), call
+        return TextSource(call, drafter, self, path, prefix), call
+
+    def _assistant(self, speculation: Speculation) -> Generator:
+        drafter = speculation.drafter
+        if not isinstance(drafter, Generator):
+            raise ConfigurationError(
+                f"{drafter!r} cannot propose tokens to {self.name}: give a drafter in process (hf:, gguf:, embedded:), "
+                "or proposer='lookup'"
+            )
+        if speculation.beams is not None and drafter.vocabulary.identity != self.vocabulary.identity:
+            raise ConfigurationError(
+                f"{drafter.name} and {self.name} have different vocabularies, in which no beams can be compared: give "
+                "a drafter of the target's family, or use SpeculativeDecoding, where such a drafter proposes by its text"
+            )
+        return drafter
+
+
+async def _work_of(draft: DraftCall) -> Usage:
+    """What a drafter did, once its call has ended: as soon as the target's has."""
+    done = asyncio.wrap_future(draft.future)
+    await outlast(done)
+    error = done.exception()
+    return done.result().usage if error is None else usage_of(error) or Usage()
+
+
+def _of_both(target: Generator, work: Usage, drafter: Generator, drafting: Usage) -> Usage:
+    """The work of target and drafter together, and whose it was."""
+    parts: Any = ((target, work), (drafter, drafting))
+    return replace(work + drafting, parts=parts)

@@ -1,0 +1,236 @@
+"""Writing a step that is proposed some tokens at a time and verified in one pass each: speculative decoding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rsd_core import Path, StepRequest, Usage
+from rsd_integrations.inprocess.calls import Tree
+from rsd_integrations.inprocess.generate_call import GenerateCall, GenerateRow, Numbers
+from rsd_integrations.inprocess.grammar import Grammar, Place
+from rsd_integrations.inprocess.path_cache import PathCache
+from rsd_integrations.inprocess.sequences import CachedSequence, Store
+from rsd_integrations.inprocess.step_end import StepEnd
+from rsd_integrations.speculation.proposals import Proposal
+
+if TYPE_CHECKING:
+    from rsd_integrations.speculation.rules import AcceptanceRule
+
+
+class Source(ABC):
+    """Where the proposals of one step come from."""
+
+    @abstractmethod
+    def ask(self, row: SpeculativeRow, emitted: Sequence[int], count: int) -> None:
+        """Have `row.propose` called with at most so many tokens after those of the step, now or later.
+
+        Later is by the thread that runs the target; the row rests until then.
+        """
+
+    @abstractmethod
+    def close(self, emitted: Sequence[int]) -> None:
+        """The step is over, and these are its tokens."""
+
+
+class SpeculativeRow(GenerateRow):
+    """A step whose tokens are proposed before they are chosen."""
+
+    call: SpeculativeCall
+
+    def __init__(
+        self, call: SpeculativeCall, sequence: CachedSequence, prefix: list[int], seed: int, guess: Sequence[int] = ()
+    ) -> None:
+        super().__init__(call, sequence, prefix, seed, guess)
+        self.proposal = Proposal(())
+        """What is verified by the next pass."""
+        self.overridden: Sequence[bool] = ()
+        """At which of its outputs the rule decided otherwise than the exact one would: set by the runner."""
+        self._accepting = Numbers(f"{seed} accept")
+        self._places: list[Place] = []
+        """How far the grammar is at each output."""
+
+    @property
+    def rule(self) -> AcceptanceRule | None:
+        """What judges the proposal; None where a token is right that is the target's own."""
+        exact = self.proposal.draft is None and self.call.compares
+        return None if exact or not self.proposal.tokens else self.call.rule
+
+    def propose(self, proposal: Proposal) -> None:
+        """Have some tokens verified after those that the step has by now."""
+        if self not in self.call.rows:  # cancelled meanwhile
+            return
+        self.resting, self.proposal = False, self._usable(proposal, self.call.context - len(self.ids))
+        settled, tokens, parents = len(self.ids), self.proposal.tokens, self.proposal.parents
+        self.tree, self.whole = Tree(settled, parents) if parents else None, bool(tokens)
+        self.ids += tokens
+        self.output_positions = list(range(settled - 1, len(self.ids)))
+
+    def uniforms(self, count: int) -> list[float]:
+        if self.tree is None:
+            return super().uniforms(count)
+        at = self.step.sampled
+        return [self._numbers(at + depth, at + depth + 1)[0] for depth in (0, *self.tree.depths)]
+
+    def accept_numbers(self) -> list[float]:
+        """The random numbers in [0, 1) for accepting each proposed token, which are keyed to positions."""
+        at = self.step.sampled
+        if self.tree is None:
+            return self._accepting(at, at + len(self.proposal))
+        return [self._accepting(at + depth - 1, at + depth)[0] for depth in self.tree.depths]
+
+    def allowed(self, size: int, count: int) -> list[Any]:
+        return [place.allowed(size) for place in self._places] if self._places else super().allowed(size, count)
+
+    def extend(self, sampled: Sequence[tuple[int, float]]) -> bool:
+        proposed, before = len(self.proposal), self.step.sampled
+        visited: Sequence[int] = range(len(sampled))
+        if self.tree is not None:
+            visited = self._walk([token for token, _ in sampled])
+            sampled = [sampled[i] for i in visited]
+        verified = self.ids[self._prefix + before :]
+        over = super().extend(sampled)
+        if not over and len(self.ids) > self._prefix + len(self.step.tokens):
+            return False  # the rest of a long guess is still to be verified
+        emitted = self.step.sampled - before
+        if proposed:
+            right = sum(token == own for token, (own, _) in zip(verified[:emitted], sampled, strict=False))
+            self.call.rejected += proposed - right
+        if self.overridden:
+            self.call.overridden += sum(self.overridden[i] for i in visited[:emitted])
+        self.proposal, self.whole, self.overridden, self._places = Proposal(()), False, (), []
+        if not over:
+            self.call.ask(self)
+        return over
+
+    def _walk(self, own: Sequence[int]) -> list[int]:
+        """Go down the tree by the tokens that were chosen after each node; the outputs on the way, the first being 0.
+
+        The nodes on the way move to the front of the sequence, the others go.
+        """
+        assert self.tree is not None
+        (begin, parents), tokens = self.tree, self.proposal.tokens
+        way = [-1]
+        while True:
+            at = way[-1]
+            after = (i for i in range(at + 1, len(parents)) if parents[i] == at and tokens[i] == own[at + 1])
+            node = next(after, None)
+            if node is None:
+                break
+            way.append(node)
+        self.sequence.gather(begin, way[1:])
+        self.ids[begin:] = [tokens[i] for i in way[1:]]
+        self.tree = None
+        return [i + 1 for i in way]
+
+    def _usable(self, proposal: Proposal, room: int) -> Proposal:
+        """The first tokens that the target could write at all, after such ones alone."""
+        known = self.call.end.vocabulary.size
+        if self.place is None and len(proposal) <= room and all(token < known for token in proposal.tokens):
+            return proposal
+        parents = range(-1, len(proposal) - 1) if proposal.parents is None else proposal.parents
+        kept = {-1: -1}  # index before and after, of those that are usable
+        places = [] if self.place is None else [self.place]
+        for i, (token, parent) in enumerate(zip(proposal.tokens, parents, strict=True)):
+            if parent not in kept or token >= known or len(kept) > room:
+                continue
+            if places:
+                place = places[kept[parent] + 1].after(token)
+                if place is None:
+                    continue
+                places.append(place)
+            kept[i] = len(kept) - 1
+        self._places = places
+        nodes = list(kept)[1:]
+        return Proposal(
+            tuple(proposal.tokens[i] for i in nodes),
+            None if proposal.parents is None else tuple(kept[parents[i]] for i in nodes),
+            None if proposal.draft is None else proposal.draft[: len(nodes)],
+        )
+
+
+class SpeculativeCall(GenerateCall):
+    """Writes the step that follows a path, for one seed, with the proposals of a source."""
+
+    def __init__(
+        self,
+        path: Path,
+        cache: PathCache,
+        prefix: list[int],
+        request: StepRequest,
+        max_tokens: int,
+        end: StepEnd,
+        guess: Sequence[int] = (),
+        grammar: Grammar | None = None,
+        *,
+        source: Source,
+        rule: AcceptanceRule,
+        compares: bool,
+        draft_length: int,
+        context: int,
+    ) -> None:
+        """Ask for a step.
+
+        Args:
+            path: What it follows, as are the others up to `grammar`: see `GenerateCall`.
+            cache: See path.
+            prefix: See path.
+            request: See path.
+            max_tokens: See path.
+            end: See path.
+            guess: See path; it is verified first.
+            grammar: See path.
+            source: What proposes.
+            rule: Which proposed tokens are kept.
+            compares: Whether the rule keeps a token that nobody drew where it is the target's own, as the exact one
+                does.
+            draft_length: Most tokens that are proposed in a row.
+            context: Longest sequence that the model reads, in tokens: all nodes of a tree have to fit in.
+        """
+        super().__init__(path, cache, prefix, request, max_tokens, end, guess, grammar)
+        self.rule, self.compares, self.rejected, self.overridden = rule, compares, 0, 0
+        self._source, self._draft_length, self.context = source, draft_length, context
+
+    def start(self, store: Store) -> None:
+        sequence = self.cache.claim(self.path, self._prefix) or store.sequence()
+        sequence.truncate(len(self._prefix) - 1)  # what it gives at the last token verifies the first proposed one
+        self.reused = len(sequence.ids)
+        row = SpeculativeRow(self, sequence, self._prefix, self.request.seeds[0], self._guess)
+        self._candidates.append(row)
+        self.rows.append(row)
+        if not self._guess:
+            try:
+                self.ask(row)
+            except Exception as fault:  # a proposer's, and no fault of the model
+                self.fail(fault)
+
+    def stop(self, error: BaseException) -> None:
+        """End the call because its drafter failed, unless it has ended before."""
+        if self.rows:
+            self.fail(error)
+
+    def ask(self, row: SpeculativeRow) -> None:
+        """Have something proposed for the next pass; nothing where only one token may follow."""
+        count = min(self._draft_length, self.max_tokens - row.step.sampled - 1)
+        if count > 0:
+            self._source.ask(row, row.tokens, count)
+        else:
+            row.propose(Proposal(()))
+
+    @property
+    def usage(self) -> Usage:
+        usage = super().usage
+        return Usage(
+            usage.prefix, usage.computed, usage.reused, usage.generated, seconds=usage.seconds,
+            discarded=self.rejected, overridden=self.overridden,
+        )  # fmt: skip
+
+    def release(self) -> None:
+        self._source.close([token for row in self._candidates for token in row.tokens])
+        super().release()
+
+    def _close(self, row: Any) -> None:
+        if row.tree is not None:  # its nodes are no sequence
+            row.sequence.truncate(row.tree.begin)
+        super()._close(row)

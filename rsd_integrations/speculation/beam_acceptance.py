@@ -1,0 +1,124 @@
+"""Speculative beam sampling, one level: which drafted beams the target keeps, and how many are to be expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rsd_integrations.speculation.rules import draw
+
+
+def joint(weights: Tensor, following: Tensor, top_p: float = 1.0) -> Tensor:
+    """The joint distribution of a beam and its next token, [beams, vocabulary], of which beam sampling draws.
+
+    Args:
+        weights: Of the beams [beams], ≥ 0, not all 0.
+        following: Their next tokens' distributions [beams, vocabulary], after temperature.
+        top_p: The smallest set of (beam, token) whose mass reaches it stays, as one distribution of them all.
+    """
+    together = weights[:, None] * following
+    together = together / together.sum()
+    if top_p < 1:
+        shares, order = together.flatten().sort(descending=True, stable=True)
+        shares[shares.cumsum(0) - shares >= top_p] = 0
+        together = torch.zeros_like(shares).scatter_(0, order, shares / shares.sum()).view_as(together)
+    return together
+
+
+def residual(p: Tensor, q: Tensor) -> Tensor:
+    """max(0, p - q), normalised; p where nothing is left."""
+    rest = (p - q).clamp_(min=0)
+    total = rest.sum()
+    return rest / total if total > 0 else p
+
+
+def acceptances(p: Tensor, q: Tensor, tries: int) -> list[float]:
+    """The law of how many of some drafts are accepted: of 0, 1, …, `tries`.
+
+    Drafts are drawn from q independently. The first one is tried against p, one after i rejections against p with q
+    taken off i times, and after an acceptance p is whole again. With α_i the chance that the i-th try since then is the
+    accepted one, given that those before were not, and β_i = α_i Π_{j<i} (1 - α_j):
+
+        P(m, 0) = Π_{j≤m} (1 - α_j),   P(m, k) = Σ_{i≤m} β_i P(m - i, k - 1)
+
+    (DSBD, arXiv 2409.16560, section 4. Its released code takes q off twice for each rejection, and so expects too few.)
+
+    Args:
+        p: The target's joint distribution, any shape.
+        q: The drafter's, of the same shape.
+        tries: m.
+    """
+    none, first, current = [1.0], [0.0], p
+    for _ in range(tries):
+        alpha = min(1.0, float(torch.minimum(current, q).sum()))
+        first.append(alpha * none[-1])
+        none.append((1 - alpha) * none[-1])
+        current = residual(current, q)
+    law = [none]
+    for k in range(1, tries + 1):
+        before = law[-1]
+        law.append(
+            [sum(first[i] * before[m - i] for i in range(1, m + 1)) if m >= k else 0.0 for m in range(tries + 1)]
+        )
+    return [of_k[tries] for of_k in law]
+
+
+def width(p: Tensor, q: Tensor, tries: int, most: int, confidence: float) -> int:
+    """How many beams to ask for: the largest number that is accepted with a probability of at least `confidence`.
+
+    Args:
+        p: The target's joint distribution.
+        q: The drafter's.
+        tries: Drafts there are.
+        most: Largest answer, at least 1; the smallest is 1.
+        confidence: In (0, 1].
+    """
+    law = acceptances(p, q, tries)
+    return max([1, *(k for k in range(2, min(most, tries) + 1) if sum(law[k:]) >= confidence)])
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the target keeps of one level of drafts."""
+
+    accepted: list[int]
+    """Numbers of the accepted drafts, in order."""
+    rest: Tensor
+    """What one more beam is drawn from, with the same law as an accepted one: p, less what was tried in vain."""
+
+
+def keep(p: Tensor, q: Tensor, drafts: Sequence[tuple[int, int]], uniforms: Sequence[float], wanted: int) -> Kept:
+    """Try drafts one after another until enough of them are accepted.
+
+    Every accepted draft, and a draw from `rest`, is distributed as p, independently of each other: a try that follows
+    rejections is made against what these left of p.
+
+    Args:
+        p: The target's joint distribution [beams, vocabulary], 0 for the beams that it did not keep.
+        q: The drafter's, from which each draft was drawn.
+        drafts: (beam, token) of each.
+        uniforms: A number in [0, 1) for each.
+        wanted: How many to accept at most.
+    """
+    accepted, current = list[int](), p
+    for i, (place, uniform) in enumerate(zip(drafts, uniforms, strict=True)):
+        if len(accepted) == wanted:
+            break
+        if uniform * float(q[place]) < float(current[place]):
+            accepted.append(i)
+            current = p
+        else:
+            current = residual(current, q)
+    return Kept(accepted, current)
+
+
+def draw_beams(law: Tensor, uniforms: Sequence[float]) -> list[tuple[int, int]]:
+    """(beam, token) for each number in [0, 1), by a joint distribution [beams, vocabulary]."""
+    if not uniforms:
+        return []
+    numbers = torch.tensor(uniforms, dtype=law.dtype, device=law.device)
+    places = draw(law.flatten().expand(len(numbers), -1), numbers)
+    return [divmod(place, law.shape[1]) for place in places.tolist()]

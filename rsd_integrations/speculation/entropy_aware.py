@@ -1,0 +1,55 @@
+"""Entropy-aware speculative decoding: two unsure models that agree are not believed."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rsd_integrations.speculation.relaxation import entropy, of_tokens
+from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged, Verdicts, draw
+
+
+class EntropyAware(AcceptanceRule):
+    """Entropy-aware speculative decoding (EASD, arXiv 2512.23765): a token that both models doubt is drawn again.
+
+    A token x that the exact rule accepts is rejected all the same where both models are unsure, H(q) ≥ `draft_entropy`
+    and H(p) ≥ `target_entropy` in nats, and their doubts agree: |top n of q ∩ top n of p| / n ≥ `overlap`. The
+    correction is then drawn from p without x. The paper takes its limits from a calibration set and does not print
+    them: these are ours.
+
+    p and q are what is sampled from, after temperature and top-p; tokens without probability count to no top n. Where
+    nothing is drawn (greedy decoding, n-grams), q is sure, and the rule is the exact one; so it is where a limit of
+    entropy is infinite.
+    """
+
+    kind: Literal["easd"] = "easd"
+    lossless: ClassVar[bool] = False
+    draft_entropy: Annotated[float, Field(ge=0)] = 1.5
+    """From how many nats on the drafter is unsure; inf switches the rule off."""
+    target_entropy: Annotated[float, Field(ge=0)] = 1.5
+    """From how many nats on the target is unsure."""
+    n: Annotated[int, Field(ge=1)] = 5
+    """How many of the likeliest tokens are compared."""
+    overlap: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Least share of them that both models have."""
+
+    def judge(self, judged: Judged) -> Verdicts:
+        exact = Exact().judge(judged)
+        p, q = judged.target, judged.draft
+        if q is None:
+            return Verdicts(exact.accepted, exact.corrections, torch.zeros_like(exact.accepted))
+        unsure = (entropy(q) >= self.draft_entropy) & (entropy(p) >= self.target_entropy)
+        agreed = (self._top(p) & self._top(q)).sum(1) >= self.overlap * self.n
+        others = of_tokens(p, judged.tokens) < p.sum(1)  # else nothing is left to draw
+        doubted = exact.accepted & unsure & agreed & others
+        rest = p.scatter(1, judged.tokens[:, None], 0.0)
+        corrections = torch.where(doubted, draw(rest, judged.uniforms[:, 1]), exact.corrections)
+        return Verdicts(exact.accepted & ~doubted, corrections, doubted)
+
+    def _top(self, probabilities: Tensor) -> Tensor:
+        """Whether each token is among the n likeliest, bool [n, vocabulary]."""
+        best = probabilities.topk(min(self.n, probabilities.shape[1]), dim=1)
+        return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(1, best.indices, best.values > 0)

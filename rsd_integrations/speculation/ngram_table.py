@@ -1,0 +1,139 @@
+"""A frozen table of trigrams: which tokens follow which two, and how often. `rsd ngrams` makes one of a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rsd_core.errors import ConfigurationError
+
+FORM = "rsd-ngrams-1"
+"""The layout of files of tables, in the metadata of a safetensors file; its tensors are the fields of `NgramTable`."""
+SUCCESSORS = 12
+"""Successors that are kept of each pair, the most frequent ones, as in ADED."""
+PAIRS = 1_000_000
+"""Pairs that a table holds at most, the most frequent ones: some 50 MB."""
+CHUNK = 4_000_000
+"""Trigrams that are counted at a time."""
+
+Successor = tuple[int, float]
+"""A token and its weight."""
+
+
+class Successors(Protocol):
+    """What knows how a text goes on after two tokens."""
+
+    def successors(self, pair: tuple[int, int]) -> Sequence[Successor]:
+        """The tokens that may follow, the heaviest first and equal ones by their ids; none where nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class NgramTable:
+    """Pairs of tokens in order, and what follows each: its successors with their share, P(c | a, b)."""
+
+    vocabulary: str
+    """Identity of the vocabulary whose ids these are."""
+    pairs: Tensor
+    """a · 2³¹ + b of each pair, int64 [pairs], ascending."""
+    starts: Tensor
+    """Where the successors of each pair start, int64 [pairs + 1]."""
+    tokens: Tensor
+    """The successors end to end, int32; of each pair the heaviest first."""
+    weights: Tensor
+    """Their shares in (0, 1], fp32."""
+
+    def successors(self, pair: tuple[int, int]) -> Sequence[Successor]:
+        """Tokens with P(c | a, b), the likeliest first; see `Successors`."""
+        key = pair[0] * 2**31 + pair[1]
+        place = int(torch.searchsorted(self.pairs, key))
+        if place == len(self.pairs) or int(self.pairs[place]) != key:
+            return ()
+        begin, end = self.starts[place : place + 2].tolist()
+        return list(zip(self.tokens[begin:end].tolist(), self.weights[begin:end].tolist(), strict=True))
+
+    def save(self, file: Path) -> None:
+        """Write a safetensors file."""
+        from safetensors.torch import save_file
+
+        tensors = {"pairs": self.pairs, "starts": self.starts, "tokens": self.tokens, "weights": self.weights}
+        save_file(tensors, file, metadata={"format": FORM, "vocabulary": self.vocabulary})
+
+    @classmethod
+    def read(cls, file: Path) -> NgramTable:
+        """What `save` wrote.
+
+        Raises:
+            ConfigurationError: There is no such file, or it holds something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not file.is_file():
+            raise ConfigurationError(f"there is no table of n-grams {str(file)!r}; `rsd ngrams` makes one of a corpus")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                told: dict[str, str] = opened.metadata() or {}
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dictionary
+        except SafetensorError as error:
+            raise ConfigurationError(
+                f"{str(file)!r} is no safetensors file ({error}): make it by rsd ngrams"
+            ) from error
+        if told.get("format") != FORM:
+            raise ConfigurationError(f"{str(file)!r} holds no table of n-grams; `rsd ngrams` makes a file that does")
+        try:
+            return cls(told["vocabulary"], **tensors)
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(f"{str(file)!r} is broken ({error}): make it again by rsd ngrams") from error
+
+
+def count(texts: Iterable[Sequence[int]], vocabulary: str, size: int) -> NgramTable:
+    """The table of a corpus.
+
+    Args:
+        texts: Ids of each text; no trigram reaches from one into the next.
+        vocabulary: Identity of the vocabulary.
+        size: Ids that there are, at most 2,000,000: three of them make one number of 63 bits.
+    """
+    trigrams, times = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    waiting, held = list[Tensor](), 0
+    for ids in texts:
+        text = torch.as_tensor(ids, dtype=torch.int64)
+        waiting.append((text[:-2] * size + text[1:-1]) * size + text[2:])
+        held += len(waiting[-1])
+        if held >= CHUNK:
+            trigrams, times = _merged(trigrams, times, waiting)
+            waiting, held = [], 0
+    trigrams, times = _merged(trigrams, times, waiting)
+    return _best(trigrams, times, vocabulary, size)
+
+
+def _merged(trigrams: Tensor, times: Tensor, more: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Counts with those of more trigrams."""
+    new = torch.cat([trigrams[:0], *more])
+    keys, place = torch.cat([trigrams, new]).unique(return_inverse=True)
+    return keys, torch.zeros_like(keys).scatter_add_(0, place, torch.cat([times, torch.ones_like(new)]))
+
+
+def _best(trigrams: Tensor, times: Tensor, vocabulary: str, size: int) -> NgramTable:
+    """The table of the most frequent pairs and their most frequent successors."""
+    pairs, place, successors = torch.unique_consecutive(trigrams // size, return_inverse=True, return_counts=True)
+    total = torch.zeros_like(pairs).scatter_add_(0, place, times)
+    # By pair, then by falling count, then by id, in which order they are: stable sorts, the last key first.
+    order = times.argsort(descending=True, stable=True)
+    order = order[place[order].argsort(stable=True)]
+    rank = torch.arange(len(order)) - (successors.cumsum(0) - successors)[place[order]]
+    frequent = torch.zeros_like(pairs, dtype=torch.bool)
+    frequent[total.argsort(descending=True, stable=True)[:PAIRS]] = True
+    order = order[(rank < SUCCESSORS) & frequent[place[order]]]
+    held = torch.bincount(place[order], minlength=len(pairs))[frequent]
+    return NgramTable(
+        vocabulary,
+        pairs=(pairs // size * 2**31 + pairs % size)[frequent],
+        starts=torch.cat([torch.zeros(1, dtype=torch.int64), held.cumsum(0)]),
+        tokens=(trigrams[order] % size).int(),
+        weights=(times[order] / total[place[order]]).float(),
+    )
