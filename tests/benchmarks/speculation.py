@@ -49,12 +49,13 @@ from tests.benchmarks.shapes import PAPER, PAPER_TARGET, SMALL, SMALL_TARGET
 
 SIZES = {
     "rounds": Size(5, 1, "rounds of which medians are taken"),
-    "problems": Size(16, 4, "problems that are timed"),
+    "problems": Size(16, 2, "problems that are timed one by one"),
+    "together": Size(16, 3, "problems that are timed all at once"),
     "compared": Size(200, 8, "problems whose texts are compared token for token"),
     "corpus": Size(2000, 100, "solutions in the n-grams' table"),
     "shape_tokens": Size(64, 6, "tokens that models of published shapes write", least=0),
 }
-DELTA, TOGETHER = 0.9, 16
+DELTA, CONCURRENT = 0.9, 16
 DRAFT_LENGTH = 8
 GOALS = {"vs_target": 4.0, "vs_assisted": 1.5, "batch16_vs_assisted": 4.0, "rsd_spec_gain": 1.15, "ngram_gain": 1.5}
 
@@ -92,11 +93,11 @@ def gain(spent: dict[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(a / b for a, b in zip(spent[slow], spent[fast], strict=True))
 
 
-def embedded(rounds: int, problems: int, compared: int, corpus: int) -> dict[str, Any]:
+def embedded(rounds: int, problems: int, together: int, compared: int, corpus: int) -> dict[str, Any]:
     """The figures of the embedded family."""
     torch.set_num_threads(1)  # models this small lose time by sharing cores
     draft, target, prm = (load(f"embedded:{name}") for name in ("draft", "target", "prm"))
-    items = find_task("embedded").draw(max(problems, compared, TOGETHER), 1)
+    items = find_task("embedded").draw(max(problems, compared, together), 1)
     prompts = [str(item.prompt) for item in items]
     alone = TargetOnly(target=target)
     exact = SpeculativeDecoding(drafter=draft, target=target, draft_length=DRAFT_LENGTH)
@@ -118,13 +119,14 @@ def embedded(rounds: int, problems: int, compared: int, corpus: int) -> dict[str
         )
     methods: dict[str, Callable[[str], Any]] = {
         "target_generate": plain.target_generate, "assisted": plain.assisted, "target": alone.run, "exact": exact.run,
-        "ngram": ngram.run, "ngram_tree": tree.run, "lookup": lookup.run, "rsd": rsd.run, "rsd_speculating": combined.run,
+        "ngram": ngram.run, "ngram_tree": tree.run, "lookup": lookup.run,
+        "rsd": rsd.run, "rsd_speculating": combined.run,
     }  # fmt: skip
     spent = side_by_side(methods, prompts[:problems], rounds)
-    together = []
+    at_once = []
     for _ in range(rounds):
-        one_by_one = seconds(lambda: [plain.assisted(prompt) for prompt in prompts[:TOGETHER]])
-        together.append(one_by_one / seconds(lambda: exact.run_many(prompts[:TOGETHER])))
+        one_by_one = seconds(lambda: [plain.assisted(prompt) for prompt in prompts[:together]])
+        at_once.append(one_by_one / seconds(lambda: exact.run_many(prompts[:together])))
     different = {
         name: _different(decoder, reference, prompts[:compared])
         for name, decoder, reference in (
@@ -136,7 +138,7 @@ def embedded(rounds: int, problems: int, compared: int, corpus: int) -> dict[str
         "vs_target": gain(spent, "target_generate", "exact"),
         "vs_assisted": gain(spent, "assisted", "exact"),
         "vs_target_on_the_engine": gain(spent, "target", "exact"),
-        "batch16_vs_assisted": statistics.median(together),
+        "batch16_vs_assisted": statistics.median(at_once),
         "rsd_spec_gain": gain(spent, "rsd", "rsd_speculating"),
         "ngram_gain": gain(spent, "target", "ngram"),
         "ngram_tree_gain": gain(spent, "target", "ngram_tree"),
@@ -163,7 +165,7 @@ def embedded(rounds: int, problems: int, compared: int, corpus: int) -> dict[str
 
 def _different(decoder: Any, reference: Any, prompts: Sequence[str]) -> int:
     """How many answers are others than a reference's, of sixteen at once."""
-    pairs = zip(decoder.run_many(prompts, concurrency=TOGETHER), reference.run_many(prompts), strict=True)
+    pairs = zip(decoder.run_many(prompts, concurrency=CONCURRENT), reference.run_many(prompts), strict=True)
     return sum(_texts(mine) != _texts(theirs) for mine, theirs in pairs)
 
 
@@ -248,7 +250,8 @@ def markdown(data: dict[str, Any]) -> str:
 ## Speculation
 
 Made by `python -m tests.benchmarks.speculation`, {data["date"]}, {data["machine"]}, medians over {data["rounds"]}
-rounds, {data["problems"]} problems, greedy, drafts of {data["draft_length"]} tokens; load average {data["load_before"][0]:.1f}
+rounds, {data["problems"]} problems, greedy, drafts of {data["draft_length"]} tokens; load average
+{data["load_before"][0]:.1f}
 before. Times are by the clock, side by side: `vs_target` and `vs_assisted` over transformers' `generate()`,
 `batch16_vs_assisted` 16 requests at once over assisted generation of one after another, `rsd_spec_gain` RSD with
 `embedded:prm` at δ = {DELTA} without a speculating target over with one (the target writes
@@ -280,7 +283,7 @@ def main() -> None:
     """Measure and write."""
     options = COMMAND.parse()
     started, load_before = time.monotonic(), os.getloadavg()
-    data = embedded(options.rounds, options.problems, options.compared, options.corpus)
+    data = embedded(options.rounds, options.problems, options.together, options.compared, options.corpus)
     rate = data["proposals"]["exact"]["acceptance_rate"]
     data |= {
         "date": date.today().isoformat(),

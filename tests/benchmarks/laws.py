@@ -1,0 +1,88 @@
+"""The law of what lossless speculation writes: `python -m tests.benchmarks.laws --json FILE [--quick]`.
+
+A world of five tokens in the engine itself (`tests/speculation/world.py`): texts of three tokens are drawn with each
+way of proposing, and compared with the target's own distribution, which transformers' plain forward pass gives, by a
+chi-square test. A correct way has a p-value that is uniform in [0, 1]; the last one corrects wrongly on purpose.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rsd_core import Sampling, Speculation
+from rsd_integrations.speculation.ngrams import Ngrams
+from tests.benchmarks.command import Command, Size
+from tests.speculation.scripted import Scripted
+from tests.speculation.test_law import Careless
+from tests.speculation.world import WORDS, World
+
+SIZES = {"draws": Size(50_000, 300, "texts that are drawn in each way")}
+SAMPLINGS = {"temperature 1": Sampling(1.0), "temperature 0.7, top-p 0.8": Sampling(0.7, 0.8)}
+
+
+def ways(world: World) -> dict[str, Speculation]:
+    """How tokens are proposed and kept, by name."""
+    return {
+        "chain of a drafter": Speculation(drafter=world.drafter),
+        "chain of a drafter, one token long": Speculation(drafter=world.drafter, draft_length=1),
+        "chain of n-grams": Speculation(Ngrams()),
+        "tree of n-grams": Speculation(Ngrams(tree=True)),
+        "tree, right in six of ten places": Speculation(Scripted(text=WORDS[:3], tree=True, right=0.6, words=140)),
+        "wrong on purpose": Speculation(rule=Careless(), drafter=world.drafter),
+    }
+
+
+def measure(draws: int) -> list[dict[str, Any]]:
+    """The p-value of each way, and how long its draws took."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        for name, speculation in ways(world).items():
+            for said, sampling in SAMPLINGS.items():
+                began = time.perf_counter()
+                p_value = world.p_value(draws, sampling, speculation)
+                took = time.perf_counter() - began
+                rows.append({"way": name, "sampling": said, "p_value": p_value, "seconds": took})
+    return rows
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The figures as a section of a page."""
+    rows = "\n".join(f"| {row['way']} | {row['sampling']} | {row['p_value']:.3g} |" for row in data["rows"])
+    return f"""
+## The law of speculation
+
+Made by `python -m tests.benchmarks.laws`, {data["date"]}, {data["machine"]}, {data["draws"]:,} texts of three tokens
+drawn in each way: whether they come from the target's own distribution, by a chi-square test.
+
+| proposed by | sampling | p-value |
+|---|---|---|
+{rows}
+"""
+
+
+COMMAND = Command("laws", __doc__, SIZES, markdown)
+
+
+def main() -> None:
+    """Measure and write."""
+    options = COMMAND.parse()
+    started = time.monotonic()
+    data = {
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores {platform.machine()}",
+        "draws": options.draws,
+        "rows": measure(options.draws),
+        "took_seconds": time.monotonic() - started,
+    }
+    COMMAND.write(options, data)
+
+
+if __name__ == "__main__":
+    main()
