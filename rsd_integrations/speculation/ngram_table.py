@@ -32,7 +32,7 @@ class Successors(Protocol):
         """The tokens that may follow, the heaviest first and equal ones by their ids; none where nothing is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # proposers are compared, and tensors cannot be
 class NgramTable:
     """Pairs of tokens in order, and what follows each: its successors with their share, P(c | a, b)."""
 

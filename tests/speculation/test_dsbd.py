@@ -37,10 +37,10 @@ def test_the_law_of_acceptances_is_what_happens(tries: int) -> None:
     assert sum(law) == pytest.approx(1)
     assert p_value(counts, torch.tensor(law)) > 1e-3
     if tries > 1:
-        assert p_value(counts, torch.tensor(released(p, q, tries))) < 1e-9
+        assert p_value(counts, torch.tensor(released_widths(p, q, tries))) < 1e-9
 
 
-def released(p: Tensor, q: Tensor, tries: int) -> list[float]:
+def released_widths(p: Tensor, q: Tensor, tries: int) -> list[float]:
     """The law by which github.com/ZongyueQin/DSBD at 1daf13f chooses widths, as it was read: q is taken off twice."""
     alphas, current = list[float](), p
     for _ in range(tries):
