@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rsd_core import Result
-from rsd_integrations.evaluation.statistics import Comparison, compare, wilson
+from rsd_core import Result, RSDConfig
+from rsd_core.data import masked
+from rsd_integrations.evaluation.statistics import Comparison, Interval, bootstrap, compare, interval, wilson
+from rsd_integrations.result_rows import result_row
 from rsd_integrations.role_faults import Helper, never_worked, scored
 
 
@@ -40,6 +42,14 @@ class Outcome:
     """By which grader; empty where the task judges by itself, and where nobody knows the answer."""
     ungraded: str = ""
     """Why it could not be graded, although the answer is known: a grader took too long, or failed."""
+    thought: str = ""
+    rewards: list[float | None] = field(default_factory=list)
+    """Of each step's draft; this and the next ones as in `result_row`."""
+    authors: list[str] = field(default_factory=list)
+    tokens: int = 0
+    drafter_tokens: int = 0
+    verifier_tokens: int = 0
+    target_tokens: int = 0
 
     @classmethod
     def of(
@@ -52,20 +62,14 @@ class Outcome:
         ungraded: object = None,
     ) -> Outcome:
         """The outcome of a result and its grading; of a request that failed, with its error."""
-        total, steps = result.ledger.total, result.steps
+        steps = result.steps
         return cls(
-            answer=result.answer,
+            **result_row(result),
             correct=correct,
-            finish_reason=result.finish_reason,
             steps=len(steps),
             by_target=sum(step.author == "target" for step in steps),
             drafted=sum(step.accepted or step.discarded_draft is not None for step in steps),
             accepted=sum(step.accepted for step in steps),
-            flops=total.flops,
-            flops_paper=total.flops_paper,
-            cost=total.cost,
-            seconds=result.seconds,
-            text=result.text,
             degradations=dict(Counter(degradation.kind for degradation in result.degradations)),
             messages={degradation.kind: degradation.message for degradation in result.degradations}
             | ({"error": str(error)} if error is not None else {}),
@@ -73,6 +77,11 @@ class Outcome:
             grader=grader,
             ungraded="" if ungraded is None else str(ungraded),
         )
+
+    @property
+    def computed(self) -> int:
+        """Tokens that all models computed."""
+        return self.drafter_tokens + self.verifier_tokens + self.target_tokens
 
     @property
     def failed(self) -> bool:
@@ -98,6 +107,11 @@ class Faults:
     """The last message."""
 
 
+_SUMMED = (
+    *("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost", "computed"),
+)
+
+
 @dataclass(slots=True)
 class MethodReport:
     """One method over all problems so far."""
@@ -121,6 +135,8 @@ class MethodReport:
     flops: float | None = 0.0
     flops_paper: float | None = 0.0
     cost: float | None = 0.0
+    computed: int = 0
+    """Tokens that all models computed."""
 
     def add(self, outcome: Outcome) -> None:
         """Count one problem."""
@@ -139,7 +155,7 @@ class MethodReport:
             faults.count += count
             faults.answers += 1
             faults.last = outcome.ungraded if kind == "ungraded" else outcome.messages.get(kind, faults.last)
-        for name in ("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost"):
+        for name in _SUMMED:
             mine, more = getattr(self, name), getattr(outcome, name)
             setattr(self, name, None if mine is None or more is None else mine + more)
 
@@ -161,8 +177,8 @@ class MethodReport:
         n = max(1, self.n)
         return {
             "accuracy": self.accuracy,
-            "ci95": list(wilson(self.right, self.graded)),
             "answers": self.n,
+            "tokens_per_problem": self.computed / n,
             "graded": self.graded,
             "flops_per_problem": None if self.flops is None else self.flops / n,
             "flops_per_problem_paper": None if self.flops_paper is None else self.flops_paper / n,
@@ -186,15 +202,23 @@ class Report:
     problems: list[tuple[str, str | None]]
     """Questions and right answers."""
     outcomes: dict[str, dict[int, Outcome]]
-    """By method and number of the problem."""
+    """By method and number of the answer: with several seeds, those of the first seed come first."""
+    seeds: int = 1
+    """How often each problem is answered, with random numbers from `seed` on."""
+    setup: dict[str, str] = field(default_factory=dict)
+    """Models and policy in words, by role; without secrets."""
+    elapsed: float = 0.0
+    """Seconds that this run took; what a journal brought took none of them."""
+    replayed: str = ""
+    """The record that answers come from, where no model was asked."""
     methods: dict[str, MethodReport] = field(default_factory=dict)
     """The sums so far."""
 
     def __post_init__(self) -> None:
         for name, outcomes in self.outcomes.items():
             self.methods[name] = MethodReport()
-            for problem in sorted(outcomes):  # the order makes sums the same to the last digit, however they came about
-                self.methods[name].add(outcomes[problem])
+            for number in sorted(outcomes):  # the order makes sums the same to the last digit, however they came about
+                self.methods[name].add(outcomes[number])
 
     @property
     def n(self) -> int:
@@ -202,8 +226,15 @@ class Report:
         return len(self.problems)
 
     @property
+    def answers(self) -> int:
+        """Answers of a method that is done."""
+        return self.n * self.seeds
+
+    @property
     def in_flight(self) -> str:
         """Under what load seconds were measured."""
+        if self.replayed:
+            return "those that the models worked when they were recorded"
         if self.concurrency == 1:
             return "one at a time"
         return f"{self.concurrency} in flight (learning policies: 1)"
@@ -213,9 +244,9 @@ class Report:
         """Answers so far, of all methods."""
         return sum(len(outcomes) for outcomes in self.outcomes.values())
 
-    def add(self, method: str, problem: int, outcome: Outcome) -> None:
+    def add(self, method: str, number: int, outcome: Outcome) -> None:
         """Count one answer."""
-        self.outcomes[method][problem] = outcome
+        self.outcomes[method][number] = outcome
         self.methods[method].add(outcome)
 
     @property
@@ -259,21 +290,37 @@ class Report:
             parts.append(f"{ungraded} answers could not be graded and are not counted")
         return "; ".join(parts)
 
+    def ci95(self, name: str) -> Interval:
+        """The interval of a method's accuracy: Wilson's, or with several seeds by bootstrap over problems."""
+        method = self.methods[name]
+        if self.seeds == 1 or not method.graded:
+            return wilson(method.right, method.graded)
+        right: defaultdict[int, list[bool]] = defaultdict(list)
+        for number, outcome in self.outcomes[name].items():
+            if outcome.correct is not None:
+                right[number % self.n].append(outcome.correct)
+        sums = bootstrap([[sum(own), len(own)] for own in right.values()])
+        return interval(sums[:, 0] / sums[:, 1])
+
+    def by_seed(self, name: str) -> list[float | None]:
+        """A method's accuracy with each of the seeds."""
+        parts = [MethodReport() for _ in range(self.seeds)]
+        for number, outcome in self.outcomes[name].items():
+            parts[number // self.n].add(outcome)
+        return [part.accuracy for part in parts]
+
     def compare(self, method: str, other: str) -> Comparison:
-        """A method against another over the problems for which the answers of both were graded.
+        """A method against another over the answers that were graded of both, problem by problem.
 
         Raises:
             ValueError: There is none.
         """
-        mine, theirs = self.outcomes[method], self.outcomes[other]
         both = self._both_graded(method, other)
         if not both:
             raise ValueError(f"no answers of {method} and {other} to the same problem were graded")
-        first, second = (
-            [(bool(o.correct), o.flops, o.flops_paper) for o in (outcomes[i] for i in both)]
-            for outcomes in (mine, theirs)
-        )
-        return compare(first, second)
+        groups = [number % self.n for number in both]
+        first, second = ([_figures(self.outcomes[name][number]) for number in both] for name in (method, other))
+        return compare(first, second, groups)
 
     def _both_graded(self, *methods: str) -> list[int]:
         graded = [{i for i, o in self.outcomes[name].items() if o.correct is not None} for name in methods]
@@ -294,7 +341,11 @@ class Report:
             "n": self.n,
             "seed": self.seed,
             "concurrency": self.concurrency,
-            "methods": {name: method.to_dict() for name, method in self.methods.items()},
+            "setup": self.setup,
+            **({"seeds": self.seeds} if self.seeds > 1 else {}),
+            **({"replayed": self.replayed} if self.replayed else {}),
+            "totals": self.totals,
+            "methods": {name: self._method(name) for name in self.methods},
             "compared_with": self.reference,
             "comparisons": {name: asdict(comparison) for name, comparison in self.comparisons().items()},
             "problems": [
@@ -303,14 +354,49 @@ class Report:
                     "reference": answer,
                     "methods": {name: self._row(own[i]) for name, own in self.outcomes.items() if i in own},
                 }
-                for i, (question, answer) in enumerate(self.problems)
+                for i, (question, answer) in [(i, self.problems[i % self.n]) for i in range(self.answers)]
             ],
         }
 
+    @property
+    def totals(self) -> dict[str, float | None]:
+        """What all methods together took: tokens, FLOPs and money, and the seconds of this run."""
+        everything = MethodReport()
+        for outcomes in self.outcomes.values():
+            for outcome in outcomes.values():
+                everything.add(outcome)
+        names = ("computed", "flops", "cost")
+        return {"tokens" if name == "computed" else name: getattr(everything, name) for name in names} | {
+            "seconds": self.elapsed
+        }
+
+    def _method(self, name: str) -> dict[str, Any]:
+        seeds = {"accuracy_by_seed": self.by_seed(name)} if self.seeds > 1 else {}
+        return self.methods[name].to_dict() | {"ci95": list(self.ci95(name)), **seeds}
+
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         row = asdict(outcome) | {"target_share": outcome.by_target / max(1, outcome.steps)}
-        del row["text"]
+        del row["text"], row["thought"]
         return row
+
+
+def described(config: RSDConfig) -> dict[str, str]:
+    """Models and policy of a configuration in words, without secrets."""
+    models = {role: masked(getattr(config, role)) for role in ("drafter", "verifier", "target")}
+    return models | {"policy": _in_words(config.policy.model_dump(mode="json"))}
+
+
+def _in_words(policy: Mapping[str, Any]) -> str:
+    """A policy as `--policy` takes it, long values left out: `first_steps:2/binary_step:0.7`."""
+    own = {name: value for name, value in policy.items() if name not in ("kind", "then", "version")}
+    short = {name: value for name, value in own.items() if value is not None and not isinstance(value, list | dict)}
+    values = [str(value) for value in short.values()] if len(own) == 1 else [f"{n}={v}" for n, v in short.items()]
+    then = f"/{_in_words(policy['then'])}" if isinstance(policy.get("then"), Mapping) else ""
+    return f"{policy['kind']}{':' * bool(values)}{','.join(values)}{then}"
+
+
+def _figures(outcome: Outcome) -> tuple[bool, float | None, float | None]:
+    return bool(outcome.correct), outcome.flops, outcome.flops_paper
 
 
 _SAID = {

@@ -18,12 +18,12 @@ from rsd_core import ConfigurationError, Prompt, PromptLike, as_prompt
 from rsd_core.data import Data, explain, from_text, unknown
 from rsd_core.plugins import Plugin, Registry, of_class
 from rsd_integrations.data_files import ANSWERS, FILES, QUESTIONS, as_written, guessed
+from rsd_integrations.data_sources import read_table
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.evaluation.choices import options, with_choices
 from rsd_integrations.evaluation.graders import GRADERS, kind_of, require_math_verify
 from rsd_integrations.evaluation.grading_process import GradingError
-from rsd_integrations.evaluation.sources import read_table
 
 notices = logging.getLogger("rsd_integrations.notices")
 
