@@ -31,7 +31,7 @@ from rsd_integrations.cli.options import (
     configured,
     read_mapping,
 )
-from rsd_integrations.cli.show import batch_progress
+from rsd_integrations.cli.progress import batch_progress
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
 
 

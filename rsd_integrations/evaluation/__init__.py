@@ -3,6 +3,7 @@
 from rsd_core import parse_method
 from rsd_integrations.evaluation.calibration import Calibration, calibrate
 from rsd_integrations.evaluation.report import MethodReport, Outcome, Report
+from rsd_integrations.evaluation.rows import Evaluation
 from rsd_integrations.evaluation.runner import evaluate
 from rsd_integrations.evaluation.statistics import Comparison, wilson
 from rsd_integrations.evaluation.tables import markdown
@@ -12,6 +13,7 @@ __all__ = [
     "TASKS",
     "Calibration",
     "Comparison",
+    "Evaluation",
     "Item",
     "MethodReport",
     "Outcome",
