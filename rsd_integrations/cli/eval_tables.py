@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -19,7 +20,7 @@ def eval_tables(report: Report) -> Iterator[Table]:
     priced = any(method.cost for method in report.methods.values())
     seeds = f"seeds {report.seed} to {report.seed + report.seeds - 1}" if report.seeds > 1 else f"seed {report.seed}"
     table = _table(f"{report.task}, {report.n} problems, {seeds}\n{_setup(report)}", _notes(report))
-    _columns(table, ("method", "accuracy (95 %)", "target", "paper's FLOPs", "all FLOPs", "time"))
+    _columns(table, ("method", "accuracy\n(95 %)", "target", "paper's\nFLOPs", "all\nFLOPs", "time"))
     if priced:
         _columns(table, ("cost",))
     alone = report.methods[report.reference]
@@ -29,8 +30,8 @@ def eval_tables(report: Report) -> Iterator[Table]:
             plain(name),
             "unknown" if method.accuracy is None else with_interval(method.accuracy, report.ci95(name)),
             f"{method.by_target / max(1, method.steps):.1%}",
-            _flops(method.flops_paper, n, alone.flops_paper, alone.n),
-            _flops(method.flops, n, alone.flops, alone.n),
+            _flops(method.flops_paper, n, None if method is alone else alone.flops_paper, alone.n),
+            _flops(method.flops, n, None if method is alone else alone.flops, alone.n),
             duration(method.seconds / n),
             *([money(None if method.cost is None else method.cost / n)] if priced else []),
         )
@@ -52,17 +53,17 @@ def compared_table(found: Sequence[Paired], first: str, second: str) -> Table:
         "paired over the same problems; bootstrap intervals, McNemar's exact test"
         + f"; {unpaired} graded answers without a counterpart are left out" * bool(unpaired),
     )
-    _columns(table, ("method", "A", "B", "A - B (95 %)", "p", "n", "FLOPs of B / A"))
+    _columns(table, ("method", "n", "A", "B", "A - B (95 %)", "p", "FLOPs B / A"))
     for one in found:
         comparison = one.comparison
         name = one.first if one.first == one.second else f"{one.first} / {one.second}"
         table.add_row(
             plain(name),
+            str(comparison.n),
             f"{one.first_accuracy:.3f}",
             f"{one.second_accuracy:.3f}",
             _difference(comparison),
             f"{comparison.p_value:.2g}",
-            str(comparison.n),
             _ratio(comparison),
         )
     return table
@@ -121,18 +122,24 @@ def _notes(report: Report) -> str:
 
 def _difference(comparison: Comparison) -> str:
     low, high = comparison.ci95
-    return f"{comparison.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+    ends = " to ".join(f"{end:+.3f}".replace("0.", ".", 1) for end in (low, high))
+    return f"{comparison.difference:+.3f} ({ends})"
 
 
 def _ratio(comparison: Comparison) -> str:
     if comparison.fewer_flops is None or comparison.fewer_flops_ci95 is None:
         return "unknown"
     low, high = comparison.fewer_flops_ci95
-    return f"{comparison.fewer_flops:.2f} ({low:.2f}–{high:.2f})"
+    return f"{_short(comparison.fewer_flops)} ({_short(low)}–{_short(high)})"
 
 
 def _flops(spent: float | None, n: int, alone: float | None, others: int) -> str:
     if spent is None:
         return "unknown"
-    ratio = f" {alone / max(1, others) / (spent / n):.2f}x" if alone and spent else ""
+    ratio = f" {_short(alone / max(1, others) / (spent / n))}x" if alone and spent else ""
     return f"{amount(spent / n)}{ratio}"
+
+
+def _short(ratio: float) -> str:
+    """A ratio to three digits: 0.912, 4.78, 35.1, 120."""
+    return f"{ratio:.{max(0, 2 - int(math.log10(ratio)) if ratio >= 1 else 3)}f}"

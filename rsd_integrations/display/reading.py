@@ -217,3 +217,11 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e6:.3g} µs"
+
+
+def spending(account: Account) -> str:
+    """What was spent, in words: tokens, FLOPs and money, as far as they are known."""
+    parts = [f"{amount(account.computed)} tokens"]
+    parts += [f"{amount(account.flops)} FLOPs"] if account.flops is not None else []
+    parts += [f"cost {account.cost:.4g}"] if account.cost else []
+    return ", ".join(parts)
