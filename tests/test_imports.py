@@ -17,8 +17,9 @@ from rsd_core.errors import DISTRIBUTION
 ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
 SHARED = {
-    "answer_forms", "chat_fields", "data_files", "data_sources", "findings", "given_fields", "jsonl", "loaded_models", "output_files",
-    "provider_errors", "result_rows", "role_faults", "rubric", "tool_calls", "turns", "waiting", "yaml_data",
+    "answer_forms", "chat_fields", "data_files", "data_sources", "final_answers", "findings", "given_fields", "jsonl",
+    "loaded_models", "output_files", "provider_errors", "result_rows", "role_faults", "rubric", "tool_calls", "turns",
+    "waiting", "yaml_data",
 }  # fmt: skip
 """Modules beside the subpackages, which all of them may use. They import the core alone."""
 SUBPACKAGES = {
@@ -183,7 +184,7 @@ def test_the_core_stays_small() -> None:
 
     algorithm = (ROOT / "rsd_core" / "algorithm.py").read_text()
     assert len(algorithm.split("async def _decode")[1].splitlines()) < 60  # the paper on one screen
-    assert lines("") < 6130  # what surrounds it, policies and baselines apart, is read in an afternoon
+    assert lines("") < 6170  # what surrounds it, policies and baselines apart, is read in an afternoon
     assert lines("policies") < 1300
     assert lines("baselines") < 1000
 

@@ -14,6 +14,7 @@ from rsd_core import (
     Event,
     Finished,
     Kind,
+    PromptLike,
     Reader,
     Result,
     StepFinished,
@@ -22,11 +23,12 @@ from rsd_core import (
     as_prompt,
 )
 from rsd_core.control_characters import visible
-from rsd_core.thoughts.reading import reader_of
+from rsd_core.thoughts.reading import reader_of, split_unopened
 from rsd_integrations.cli.terminal import plain
 from rsd_integrations.cli.thought_fold import ThoughtFold
 from rsd_integrations.display import Reading, read
 from rsd_integrations.display.reading import CLOSED, MARKER, MARKS, amount, read_step, thresholds_of
+from rsd_integrations.final_answers import final_answer
 
 STYLES = {"draft": "green", "target": "magenta", "rejected": "dim green", "limit": "yellow"}
 ASCII_MARKS = {"draft": "+", "target": ">", "rejected": "x", "limit": "#"}
@@ -57,9 +59,9 @@ class RunView:
         console.print(plain(question, "bold"))
         console.print()
 
-    def attach(self, decoder: Decoder) -> None:
-        """Learn from what will decode: where thresholds are, and how thoughts begin."""
-        prompt = as_prompt(self.question)
+    def attach(self, decoder: Decoder, prompt: PromptLike | None = None) -> None:
+        """Learn from what will decode the prompt, by default the question: its thresholds, and how thoughts begin."""
+        prompt = as_prompt(self.question if prompt is None else prompt)
         self._thresholds, self._reader = thresholds_of(decoder), reader_of(prompt, decoder.thinking(prompt))
 
     def __enter__(self) -> Self:
@@ -150,7 +152,8 @@ class RunView:
 
     def _summary(self, result: Result) -> None:
         reading = read(result)
-        answer = result.answer if result.answer is not None else "none found"
+        found = result.answer if result.answer is not None else final_answer(split_unopened(result.text).answer)
+        answer = "none found" if found is None else found
         self.console.print()
         line = Text.assemble("Answer: ", (visible(answer), "bold"), f"   ({result.finish_reason})")
         if self.reference is not None:

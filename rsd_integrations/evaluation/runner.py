@@ -81,23 +81,17 @@ def evaluate(
         raise ConfigurationError("a replay takes seconds and asks no model: leave record and journal out")
     binomial_test(1, 1)  # a missing package is told before anything is computed
     began = time.monotonic()
-    parsed = {name: parse_method(name) for name in methods}
+    parsed = _checked(methods, config)
     items = find_task(task).draw(n, seed)
     label = task if isinstance(task, str) else find_task(task).model_dump_json()
     problems = [(item.question, item.reference) for item in items]
     report = Report(label, seed, concurrency, problems, {m: {} for m in parsed}, seeds, described(config))
     if replay is not None:
-        report.replayed = replay.title
-        config = config.model_copy(
-            update={"settings": config.settings.model_copy(update={"lookahead": 0, "hedge": None})}
-        )
+        report.replayed, config = replay.title, _without_early_work(config)
     with ExitStack() as stack:
         noted = stack.enter_context(EvaluationJournal(journal, config, items, seed)) if journal else None
-        for name, method in parsed.items():
-            if noted is not None:
-                found = noted.outcomes(name, report.answers, in_order=_learns(method, config))
-                for number, outcome in found.items():
-                    report.add(name, number, outcome)
+        if noted is not None:
+            _take_up(report, noted, {name for name, method in parsed.items() if _learns(method, config)})
         about = {"task": label, "n": n, "seed": seed, "seeds": seeds, "methods": list(methods)}
         about["config"] = config.model_dump(mode="json")
         recorder = stack.enter_context(Recorder(record, about)) if record else None
@@ -130,6 +124,26 @@ def _in_turn(
         with closing(iterate(_answers(decoder, items, todo, seed + k, at_once))) as answers:
             for i, answer in answers:
                 yield k * n + i, answer
+
+
+def _checked(methods: Sequence[str], config: RSDConfig) -> dict[str, Method]:
+    """The methods by their texts; none that could not work, as far as that is known before models are loaded."""
+    parsed = {name: parse_method(name) for name in methods}
+    for method in parsed.values():
+        method.check(config.setup())
+    return parsed
+
+
+def _without_early_work(config: RSDConfig) -> RSDConfig:
+    """The same answers without calls that are begun before they are known to be needed."""
+    return config.model_copy(update={"settings": config.settings.model_copy(update={"lookahead": 0, "hedge": None})})
+
+
+def _take_up(report: Report, noted: EvaluationJournal, learners: Container[str]) -> None:
+    """Count the answers that a journal holds."""
+    for name in report.outcomes:
+        for number, outcome in noted.outcomes(name, report.answers, in_order=name in learners).items():
+            report.add(name, number, outcome)
 
 
 def _learns(method: Method, config: RSDConfig) -> bool:
