@@ -98,7 +98,8 @@ def evaluate(
         tape = replay or recorder
         progress(report)
         setup = config.setup(None if tape is None else tape.load)
-        decoders = {name: [method.build(setup.afresh()) for _ in range(seeds)] for name, method in parsed.items()}
+        # Each seed has a policy of its own, also where the method brings it.
+        decoders = {name: [parse_method(name).build(setup.afresh()) for _ in range(seeds)] for name in parsed}
         for name, own in decoders.items():
             at_once = 1 if _learns(parsed[name], config) else concurrency
             for number, answer in _in_turn(own, items, report.outcomes[name], seed, at_once):
