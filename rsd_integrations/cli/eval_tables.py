@@ -38,7 +38,7 @@ def eval_tables(report: Report) -> Iterator[Table]:
     yield table
     if compared := report.comparisons():
         test = "McNemar's exact test" if report.seeds == 1 else "sign-flip test over problems"
-        table = _table(f"accuracy against {report.reference}, paired", f"bootstrap; {test}")
+        table = _table(f"\naccuracy against {report.reference}, paired", f"bootstrap; {test}")
         _columns(table, ("method", "difference (95 %)", "p"))
         for name, comparison in compared.items():
             table.add_row(plain(name), _difference(comparison), f"{comparison.p_value:.2g}")
@@ -130,16 +130,17 @@ def _ratio(comparison: Comparison) -> str:
     if comparison.fewer_flops is None or comparison.fewer_flops_ci95 is None:
         return "unknown"
     low, high = comparison.fewer_flops_ci95
-    return f"{_short(comparison.fewer_flops)} ({_short(low)}–{_short(high)})"
+    return f"{_short(comparison.fewer_flops, 3)} ({_short(low, 3)}–{_short(high, 3)})"
 
 
 def _flops(spent: float | None, n: int, alone: float | None, others: int) -> str:
     if spent is None:
         return "unknown"
-    ratio = f" {_short(alone / max(1, others) / (spent / n))}x" if alone and spent else ""
+    ratio = f" {_short(alone / max(1, others) / (spent / n), 2)}x" if alone and spent else ""
     return f"{amount(spent / n)}{ratio}"
 
 
-def _short(ratio: float) -> str:
-    """A ratio to three digits: 0.912, 4.78, 35.1, 120."""
-    return f"{ratio:.{max(0, 2 - int(math.log10(ratio)) if ratio >= 1 else 3)}f}"
+def _short(ratio: float, digits: int) -> str:
+    """A ratio to two digits or three: 0.91, 4.8, 35, 120."""
+    whole = int(math.log10(ratio)) + 1 if ratio >= 1 else 0
+    return f"{ratio:.{max(0, digits - max(whole, 0))}f}"

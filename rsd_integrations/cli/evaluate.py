@@ -124,8 +124,8 @@ def eval_(
 
     Options override a recipe's own values: `rsd eval --recipe paper-math-7b --draft embedded:draft …`
     """
-    recipe_data: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
     tape = None if replay is None else _replay(replay, journal=journal, record=record, recipe=recipe)
+    recipe_data: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
     base = recipe_data.get("config", {}) if tape is None else tape.record.runs[-1]["config"]
     own = read_mapping(config, "--config") if config is not None else base
     source = f"--config {config}" if config is not None else f"--recipe {recipe}" if recipe else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -23,6 +24,8 @@ from tests.docs.blocks import ROOT, Block
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+HARNESS = "rsd_integrations.lm_eval"
+"""Its command is that of lm-evaluation-harness, with its options."""
 SPECS = ("--draft", "--target", "--verifier")
 
 
@@ -61,6 +64,11 @@ def run(command: str, place: Path, where: str) -> str:
     if name == "rsd":
         check(command, where)
         return run_rsd(words, where)
+    if (name, *words[:2]) == ("python", "-m", HARNESS):
+        check(command, where)
+        env = os.environ | {"HF_DATASETS_CACHE": str(place / "cache")}
+        done = subprocess.run([sys.executable, *words], cwd=place, env=env, capture_output=True, text=True, check=True)
+        return done.stdout
     if name in ("cat", "ls", "head"):
         return subprocess.run([name, *words], cwd=place, capture_output=True, text=True, check=True).stdout
     if (name, *words[:2]) == ("pip", "install", "-e"):
@@ -115,6 +123,10 @@ def check(command: str, where: str) -> None:
     elif name == "make":
         unknown = {word for word in words if "=" not in word} - TARGETS
         assert not unknown, f"{where}: the Makefile has no {unknown}"
+    elif (name, *words[:2]) == ("python", "-m", HARNESS):
+        from lm_eval._cli import HarnessCLI
+
+        HarnessCLI()._parser.parse_args(words[2:])  # exits where it knows an option not
     elif name == "python" and words[:1] == ["-m"] and words[1].startswith(("tests.", "rsd_")):
         spec = importlib.util.find_spec(words[1])
         assert spec is not None, f"{where}: there is no {words[1]}"
