@@ -165,8 +165,8 @@ def _calibration_table(
     names = ", ".join(f"{role} {setup[role]}" for role in ("drafter", "verifier", "target"))
     table = Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
         title=plain(f"{len(calibration.problems)} problems\n{names}", "italic"),
         title_justify="left",
         caption=plain(

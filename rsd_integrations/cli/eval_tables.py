@@ -83,8 +83,8 @@ def with_interval(value: float, ends: tuple[float, float]) -> str:
 def _table(title: str, caption: str) -> Table:
     return Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
         title=plain(title, "italic"),
         title_justify="left",
         caption=plain(caption),
