@@ -47,7 +47,8 @@ def stated(text: str) -> list[str]:
 
 def final_answer(text: str) -> str | None:
     r"""A text's answer for people: what it marks as such, else its last sentence; None where it says nothing."""
-    return next(iter(stated(text)), None) or last_sentence(text) or None
+    readings = stated(text)
+    return (readings[-1] if readings else last_sentence(text)).strip("*. ") or None
 
 
 def last_sentence(text: str) -> str:

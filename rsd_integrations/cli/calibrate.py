@@ -34,8 +34,8 @@ from rsd_integrations.display.reading import unit_of
 from rsd_integrations.evaluation import Calibration, calibrate, find_task
 from rsd_integrations.evaluation.calibration import Row, write_policy
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
+from rsd_integrations.evaluation.described import described
 from rsd_integrations.evaluation.plots import check_format
-from rsd_integrations.evaluation.report import described
 from rsd_integrations.output_files import write_output
 
 

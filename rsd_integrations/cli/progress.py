@@ -68,7 +68,8 @@ def _lines(console: Console) -> Show:
             return
         told = now
         left = duration((now - began) / done * (total - completed))
-        console.print(plain(f"{completed} of {total} done, about {left} left  {live}"), soft_wrap=True)
+        words = f"{completed} of {total} done, about {left} left"
+        console.print(plain(f"{words}: {live.strip()}" if live else words), soft_wrap=True)
 
     return show
 

@@ -11,7 +11,7 @@ from typing import Any
 from rsd_core import RSDConfig
 from rsd_integrations.batch import Journal
 from rsd_integrations.batch.journal import damaged
-from rsd_integrations.evaluation.report import Outcome
+from rsd_integrations.evaluation.outcome import Outcome
 from rsd_integrations.evaluation.tasks import Item
 
 

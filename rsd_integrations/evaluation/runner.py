@@ -23,9 +23,11 @@ from rsd_core import (
 )
 from rsd_core.blocking import iterate
 from rsd_core.methods import RSDMethod
+from rsd_integrations.evaluation.described import described
 from rsd_integrations.evaluation.grading_process import GradingLimit
 from rsd_integrations.evaluation.journal import EvaluationJournal
-from rsd_integrations.evaluation.report import Outcome, Report, described
+from rsd_integrations.evaluation.outcome import Outcome
+from rsd_integrations.evaluation.report import Report
 from rsd_integrations.evaluation.side_by_side import as_ready
 from rsd_integrations.evaluation.statistics import binomial_test
 from rsd_integrations.evaluation.tasks import Item, Task, find_task

@@ -16,7 +16,7 @@ from rsd_integrations.batch import as_problems, read_problems, run_journaled, wr
 from rsd_integrations.cli.app import app
 from rsd_integrations.data_files import KINDS, WRITTEN, read_records, typed, write_records
 from rsd_integrations.evaluation import Evaluation, Task, evaluate, find_task
-from rsd_integrations.evaluation.report import Outcome
+from rsd_integrations.evaluation.outcome import Outcome
 from rsd_integrations.evaluation.rows import COLUMNS, pairs
 from rsd_integrations.evaluation.statistics import compare, sign_flips
 from rsd_integrations.evaluation.tasks import Item
