@@ -30,7 +30,7 @@ from rsd_integrations.cli.options import (
     read_mapping,
 )
 from rsd_integrations.cli.terminal import Terminal, plain, resumable, say, written
-from rsd_integrations.display.reading import unit_of
+from rsd_integrations.display.reading import amount, unit_of
 from rsd_integrations.evaluation import Calibration, calibrate, find_task
 from rsd_integrations.evaluation.calibration import Row, write_policy
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
@@ -175,7 +175,7 @@ def _calibration_table(
         ),
         caption_justify="left",
     )
-    for column in ("δ", "target", "paper's FLOPs", "all FLOPs", "accuracy"):
+    for column in ("δ", "target", "paper's\nFLOPs", "all\nFLOPs", "accuracy"):
         table.add_column(column, justify="right", overflow="fold")
     delta = chosen.delta if isinstance(chosen, BinaryStep) else None
     shown = calibration.curve[:: max(1, len(calibration.curve) // 14)]
@@ -193,8 +193,8 @@ def _cells(label: str, row: Row) -> tuple[str, ...]:
     low, high = row.target_share_ci95
     return (
         label,
-        f"{row.target_share:.0%}" + f" ({low:.0%}–{high:.0%})" * (row.delta is not None),
-        _flops(row.flops_paper, row.flops_paper_ci95),
+        f"{row.target_share:.0%}" + f" ({low:.0%}–{high:.0%})".replace("%", "") * (row.delta is not None),
+        amount(row.flops_paper),
         _flops(row.flops, row.flops_ci95),
         "unknown"
         if row.accuracy is None or row.accuracy_ci95 is None
