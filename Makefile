@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help run run-real test check servers cookbook docs docs-serve format langchain-versions train eval clean
+.PHONY: help run run-real record test check servers cookbook docs docs-serve format langchain-versions train eval clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -41,11 +41,17 @@ run: .venv/ready  ## Solve an embedded problem and show how
 	$(BIN)/rsd run
 
 run-real: .venv/ready  ## The same on real weights: SmolLM2 and Gemma as GGUF files, from two packages
-	$(BIN)/rsd run "Why is the sky blue?" --config cookbook/recipes/gguf.yaml
+	$(BIN)/rsd run "Why is the sky blue?" --config cookbook/recipes/gguf.yaml --system ""
 	@echo
 	@echo "A base model (Gemma 3 270M) drafted sentence by sentence; SmolLM2 135M kept what it found likely and wrote the"
 	@echo "rest. Both are tiny and of different families: expect fluent sentences, little knowledge, and no saving. Two"
 	@echo "sizes of one family are what RSD is for: docs/guides/gguf.md has pairs for 8, 16 and 32 GB of memory."
+
+RECORD := rsd_integrations/recorded/runs/embedded.jsonl.gz
+record: .venv/ready  ## Record the run of the embedded models that `rsd eval --replay embedded` shows
+	rm -f $(RECORD)
+	$(BIN)/rsd eval --n 200 --record $(RECORD) --methods "rsd@binary_step:0.3;rsd@binary_step:0.5;rsd@binary_step:0.7;\
+	rsd@binary_step:0.9;rsd@binary_step:0.99;rsd@budget_aware:0.1;target;draft;majority:4;best_of_n:4"
 
 test: .venv/ready  ## Run the tests, in as many processes as there are cores, up to four
 	$(BIN)/pytest -n auto --maxprocesses 4

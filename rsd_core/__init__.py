@@ -17,7 +17,7 @@ from rsd_core.decoder import Decoder, RequestOptions
 from rsd_core.errors import (
     BatchError, ConfigurationError, DrafterError, MissingDependency, PromptError, RSDError, RoleWarning, RunError,
     SpecError,
-    TargetError, VerifierError,
+    TargetError, UnrecoverableError, VerifierError,
 )
 from rsd_core.events import (
     Degraded, Event, Finished, StepAccepted, StepDrafted, StepFinished, StepRejected, StepReplaced, StepScored,
@@ -63,7 +63,8 @@ __all__ = [
     "SpecReason", "Speculation", "SpeculativeBeams", "SpeculativeDecoding", "SpeculativeTarget", "Splitter", "Step",
     "StepAccepted", "StepBeam", "StepDrafted", "StepFinished", "StepRecord", "StepRejected", "StepReplaced",
     "StepRequest", "StepScored", "StructuredDecoder", "Takeover", "Target", "TargetChoice", "TargetError",
-    "TargetJudge", "TargetOnly", "TextStream", "Thinking", "ThoughtSettings", "TiltedDecoder", "Usage", "Verifier",
-    "VerifierError", "WeightingPolicy", "Words", "add_usage", "as_prompt", "backends", "beginning", "begun", "boxed",
-    "load", "parse_delimiter", "parse_method", "parse_policy", "parts_of", "split", "usage_of", "visible",
+    "TargetJudge", "TargetOnly", "TextStream", "Thinking", "ThoughtSettings", "TiltedDecoder", "UnrecoverableError",
+    "Usage", "Verifier", "VerifierError", "WeightingPolicy", "Words", "add_usage", "as_prompt", "backends", "beginning",
+    "begun", "boxed", "load", "parse_delimiter", "parse_method", "parse_policy", "parts_of", "split", "usage_of",
+    "visible",
 ]

@@ -11,7 +11,15 @@ from typing import Any, Literal, TypeVar
 from rsd_core.checks import checked_entropy, checked_likelihoods, checked_scores, checked_steps
 from rsd_core.concurrency import ended_process
 from rsd_core.control_characters import visible
-from rsd_core.errors import ConfigurationError, DrafterError, RunError, TargetError, VerifierError, may_pass
+from rsd_core.errors import (
+    ConfigurationError,
+    DrafterError,
+    RunError,
+    TargetError,
+    UnrecoverableError,
+    VerifierError,
+    may_pass,
+)
 from rsd_core.guard import Guard
 from rsd_core.health import Health
 from rsd_core.interfaces import (
@@ -147,7 +155,7 @@ class Calls:
             scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(nonblank))
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
-                self._pass_configuration(request, error)
+                self._raise_if_unrecoverable(request, error)
                 self._health.warn()
                 message = f"the verifier {verifier.name!r} failed at step {request.index}: {error}"
                 raise VerifierError(message) from error
@@ -197,7 +205,7 @@ class Calls:
                 reply = await self._generate(request, "target", target, count, room / count, guess, speculation)
                 return reply.steps
             except Exception as error:
-                self._pass_configuration(request, error)
+                self._raise_if_unrecoverable(request, error)
                 wrong = isinstance(error, ConfigurationError) and guess is None
                 if wrong or attempt == settings.target_retries or not may_pass(error):
                     self._health.warn()
@@ -338,7 +346,7 @@ class Calls:
 
     def _fault(self, request: Request, role: Role, error: Exception, then: str = "") -> None:
         """Note a fault of a role that is got over."""
-        self._pass_configuration(request, error)
+        self._raise_if_unrecoverable(request, error)
         kinds: dict[Role, DegradationKind] = {
             "drafter": "drafter_error",
             "verifier": "verifier_error",
@@ -353,9 +361,9 @@ class Calls:
         if error is not None:
             logger.debug("step %d: %s", request.index, kind, exc_info=error)
 
-    def _pass_configuration(self, request: Request, error: Exception) -> None:
-        """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
-        if isinstance(error, ConfigurationError) and not request.records:
+    def _raise_if_unrecoverable(self, request: Request, error: Exception) -> None:
+        """Raise what no rule applies to, and what the caller has to put right, unless text is written already."""
+        if isinstance(error, UnrecoverableError) or (isinstance(error, ConfigurationError) and not request.records):
             raise error
 
 

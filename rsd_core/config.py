@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from pydantic import (
@@ -88,10 +89,10 @@ class RSDConfig(Data):
         except ValidationError as error:
             raise ConfigurationError(f"invalid configuration: {explain(error)}") from error
 
-    def setup(self) -> Setup:
-        """What methods are built over; models are loaded when they are needed."""
+    def setup(self, load: Callable[[Any], Any] | None = None) -> Setup:
+        """What methods are built over; models are loaded when they are needed, by `load` where one is given."""
         thoughts = {name: part for name, part in self.thoughts if part is not None}
-        return Setup(self.drafter, self.verifier, self.target, self.policy, self.settings, thoughts=thoughts)
+        return Setup(self.drafter, self.verifier, self.target, self.policy, self.settings, load, thoughts)
 
     def build(self) -> Decoder:
         """Load the models that the method needs, and make the decoder."""

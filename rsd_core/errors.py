@@ -9,6 +9,7 @@ RSDError
     ├── DrafterError         raised by drafters; handed to the target, so users rarely see it
     ├── VerifierError        a verifier failed or gave something that is no reward in [0, 1]
     ├── TargetError          the target failed after its retries
+    ├── UnrecoverableError   no rule for faults applies: the request fails at once
     └── BatchError           some requests of a batch failed; `results` holds all of them
 
 RoleWarning is a Python warning, once per decoder: a role has failed at every one of its first calls.
@@ -83,6 +84,14 @@ class VerifierError(RunError):
 
 class TargetError(RunError):
     """The target could not write a step."""
+
+
+class UnrecoverableError(RunError):
+    """A fault that no rule applies to: the request fails at once, and nobody writes the step in place of the role.
+
+    Raised where going on would give another result than the one that was asked for, such as by a recorded run that does
+    not hold the call.
+    """
 
 
 def may_pass(error: Exception) -> bool:

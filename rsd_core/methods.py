@@ -34,7 +34,7 @@ from rsd_core.baselines import (
 )
 from rsd_core.baselines.judged import JUDGE
 from rsd_core.baselines.sampling import Aggregate
-from rsd_core.data import Data, explain, from_text, of_kind
+from rsd_core.data import Data, explain, from_text, masked, of_kind
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.interfaces import DRAFT_LENGTH, Drafter, Target, Verifier
@@ -42,7 +42,7 @@ from rsd_core.ledger import Role
 from rsd_core.model import Model
 from rsd_core.plugins import Registry, of_class
 from rsd_core.policies import AlwaysDraft, AlwaysTarget, BinaryStep, FirstSteps, FirstToken, Policy, WeightingPolicy
-from rsd_core.registry import load, parse_spec
+from rsd_core.registry import has_no_price, load, parse_spec
 from rsd_core.roles import Roles
 from rsd_core.settings import Settings
 
@@ -138,6 +138,13 @@ class Method(Data):
         """
         return base
 
+    def check(self, setup: Setup) -> None:
+        """Refuse what cannot work with a setup; asked before any model is loaded.
+
+        Raises:
+            ConfigurationError: Says what, and what to do.
+        """
+
     def models(self, setup: Setup) -> list[str | Model]:
         """Those of a setup's models, by spec or as objects, that it needs."""
         own = {"verifier": getattr(self, "verifier", None)}
@@ -201,7 +208,20 @@ class RSDMethod(Method):
     def settings(self, base: Settings) -> Settings:
         return base.updated(candidates=self.candidates, softmax_beta=self.softmax_beta, temperature=self.temperature)
 
+    def check(self, setup: Setup) -> None:
+        for policy in (self.policy or setup.policy, setup.thoughts.get("policy")):
+            if policy is None or policy.needs_known != "price":
+                continue
+            specs = [model for model in self.models(setup) if isinstance(model, str)]
+            if missing := [masked(spec) for spec in dict.fromkeys(specs) if has_no_price(spec)]:
+                raise ConfigurationError(
+                    f"a policy with cost_in=money needs the price of every model, and {', '.join(missing)} has "
+                    "none: take cost_in=flops or cost_in=seconds; a model behind a URL takes "
+                    "prompt_price=… and generated_price=… in its spec"
+                )
+
     def build(self, setup: Setup) -> RewardGuidedDecoder:
+        self.check(setup)
         return RewardGuidedDecoder(
             drafter=setup.drafter,
             verifier=setup.verifier(self.verifier),

@@ -10,6 +10,8 @@ from rsd_core.paths import ROLES, Message, Prompt
 
 PromptLike = str | Sequence[Message | Mapping[str, Any] | tuple[str, str]]
 """What users may pass: a string (one user message) or messages as pairs, mappings or `Message`."""
+STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
+"""System prompt of the paper's mathematical tasks (`qwen25-math-cot`): it asks for the answer that results look for."""
 _EXTRA = {
     "tool_calls": "tool_calls",
     "tool_call_id": "tool_call_id",

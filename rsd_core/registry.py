@@ -249,6 +249,13 @@ def check_spec(spec: str) -> None:
             check_spec(part)
 
 
+def has_no_price(spec: str) -> bool:
+    """Whether it is certain, before anything is loaded, that the model of a spec has no price."""
+    backend, _ = parse_spec(spec)
+    known = backend.plugin is None and not backend.nested and backend.extra in ("huggingface", "llamacpp", "openai")
+    return known and not options_of(spec).keys() & {"prompt_price", "generated_price"}
+
+
 def _checked_factory(backend: Backend, rest: str, options: dict[str, Any], spec: str) -> Callable[..., Model]:
     """What makes the model; it takes these options."""
     factory = _factory(backend, spec)

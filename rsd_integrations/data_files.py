@@ -1,6 +1,6 @@
-"""People's files of rows: JSONL, JSON, CSV, TSV and Parquet, with every value as it is written there.
+"""Files of rows: JSONL, JSON, CSV, TSV and Parquet. People's own are read with every value as it is written there.
 
-Nothing is converted on the way: the string "007" stays that, and a JSON number with a fraction keeps its digits.
+Nothing is converted on the way in: the string "007" stays that, and a JSON number with a fraction keeps its digits.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.jsonl import Line, parse_lines, read_bytes
+from rsd_integrations.output_files import write_output
 
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes of files that `read_records` knows; any other file is read as JSONL."""
@@ -27,6 +28,14 @@ ANSWERS = (
     *("ground_truth", "gold", "target", "label", "expected"),
 )
 """Columns that hold a right answer, most likely first."""
+
+
+WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
+"""Suffixes of files that `write_records` writes."""
+KINDS = ("text", "optional text", "whole number", "number", "yes or no", "list of numbers", "list of texts")
+"""What a column may hold. All but `text` and lists may be missing: null, or an empty cell of CSV."""
+Columns = Mapping[str, str]
+"""Names of columns, and what each holds."""
 
 
 def read_records(file: Path) -> list[Line]:
@@ -106,13 +115,10 @@ def _csv(file: Path) -> Iterator[Line]:
 
 
 def _parquet(file: Path) -> Iterator[Line]:
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingDependency("pyarrow", "eval", str(file)) from error
+    arrow = _pyarrow(file)
     raw = read_bytes(file)
     try:
-        rows = pyarrow.parquet.ParquetFile(io.BytesIO(raw)).read().to_pylist()
+        rows = arrow.parquet.ParquetFile(io.BytesIO(raw)).read().to_pylist()
     except Exception as error:
         raise ConfigurationError(f"{file} is no Parquet: {error}") from error
     yield from (Line(i, "", row) for i, row in enumerate(rows, 1))
@@ -121,3 +127,92 @@ def _parquet(file: Path) -> Iterator[Line]:
 _READERS: dict[str, Callable[[Path], Iterator[Line]]] = {
     ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet
 }  # fmt: skip
+
+
+def check_written_format(file: Path, option: str) -> None:
+    """Find out whether rows can be written into a file of this name, before the work that they are to tell of.
+
+    Raises:
+        ConfigurationError: Its suffix is none of `WRITTEN`.
+        MissingDependency: pyarrow is not installed, which Parquet needs.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in WRITTEN:
+        raise ConfigurationError(f"{option} {file}: the end of the name is the format, one of {', '.join(WRITTEN)}")
+    if suffix == ".parquet":
+        _pyarrow(file)
+
+
+def write_records(file: Path, rows: Sequence[Mapping[str, Any]], columns: Columns) -> None:
+    """Write rows as JSONL, CSV, TSV or Parquet, as the suffix says. In cells of CSV, lists are JSON.
+
+    Raises:
+        RSDError: The file cannot be written; the message says where the rows are instead.
+    """
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        write_output(file, lambda place: _write_parquet(place, rows, columns))
+    elif suffix in (".csv", ".tsv"):
+        out = io.StringIO(newline="")
+        writer = csv.writer(out, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_cell(row[name]) for name in columns] for row in rows)
+        write_output(file, out.getvalue())
+    else:
+        lines = (json.dumps({name: row[name] for name in columns}, ensure_ascii=False) for row in rows)
+        write_output(file, "".join(f"{line}\n" for line in lines))
+
+
+def typed(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    """A row that `write_records` wrote and `read_records` read, with its values as they were.
+
+    Raises:
+        KeyError: It lacks a column.
+        ValueError: A value is of another kind.
+    """
+    return {name: _typed(row[name], kind) for name, kind in columns.items()}
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return json.dumps(value) if isinstance(value, list | bool) else value
+
+
+def _typed(value: Any, kind: str) -> Any:
+    if kind.startswith("list"):
+        return json.loads(value) if isinstance(value, str) else [_number(one, kind) for one in value]
+    if kind == "text":
+        return value
+    if value is None or value == "":
+        return None
+    if kind == "yes or no":
+        return {"true": True, "false": False}[value] if isinstance(value, str) else bool(value)
+    return value if kind == "optional text" else int(value) if kind == "whole number" else float(value)
+
+
+def _number(value: Any, kind: str) -> Any:
+    return value if value is None or kind == "list of texts" else float(value)
+
+
+def _pyarrow(file: Path) -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingDependency("pyarrow", "eval", str(file)) from error
+    return pyarrow
+
+
+def _write_parquet(place: Path, rows: Sequence[Mapping[str, Any]], columns: Columns) -> None:
+    arrow = _pyarrow(place)
+    kinds = {
+        "text": arrow.string(),
+        "optional text": arrow.string(),
+        "whole number": arrow.int64(),
+        "number": arrow.float64(),
+        "yes or no": arrow.bool_(),
+        "list of numbers": arrow.list_(arrow.float64()),
+        "list of texts": arrow.list_(arrow.string()),
+    }
+    schema = arrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    arrow.parquet.write_table(arrow.Table.from_pylist([dict(row) for row in rows], schema), place)

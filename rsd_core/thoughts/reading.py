@@ -175,6 +175,21 @@ def split(text: str, markers: Markers | None = None) -> Parts:
     return _parts((*pieces, *reader.rest()), reader)
 
 
+def split_unopened(text: str) -> Parts:
+    r"""The parts of a whole response whose thought may have been opened elsewhere, as by a template nobody knows.
+
+    What comes before a closing marker that nothing opened is thought: `Add.</think>\n\nSo 48.`
+    """
+    markers = unopened(text)
+    return split(text) if markers is None else split(markers.begin(text), markers)
+
+
+def unopened(text: str) -> Markers | None:
+    """The markers of a thought that a text closes and nothing in it opens; None where there is none."""
+    found = [one for one in _KNOWN if "/" in one.close and one.close in text and one.open not in text]
+    return found[0] if found else None
+
+
 def beginning(message: Message, markers: Markers | None = None) -> str:
     """The raw text of a response that was begun: its thought, open where no answer was begun, and the answer.
 

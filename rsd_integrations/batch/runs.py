@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from rsd_core import ConfigurationError, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
+from rsd_core import Account, ConfigurationError, Ledger, Prompt, PromptLike, Result, RSDConfig, RunError, as_prompt
 from rsd_core.blocking import in_thread, wait_for
 from rsd_core.concurrency import run_all
 from rsd_core.queueing import side_by_side
 from rsd_integrations.batch.journal import KINDS, Journal, damaged, read_rows
-from rsd_integrations.data_files import QUESTIONS, as_written, guessed, read_records
+from rsd_integrations.data_files import QUESTIONS, as_written, guessed
+from rsd_integrations.data_sources import DatasetSource
 from rsd_integrations.jsonl import Line
 from rsd_integrations.role_faults import RoleFaults
 
@@ -59,6 +60,8 @@ class Progress:
     """Of those done, how many got over a fault or a limit on the way."""
     faults: RoleFaults = field(default_factory=RoleFaults)
     """What the drafter and the verifier did in this run."""
+    spent: Account = field(default_factory=Account)
+    """What all models spent in this run."""
 
     def add(self, result: Result, *, failed: bool) -> None:
         """Count a problem that this run has asked."""
@@ -66,6 +69,7 @@ class Progress:
         self.done += not failed
         self.degraded += not failed and bool(result.degradations)
         self.faults.add(result)
+        self.spent.add(result.ledger.total)
 
 
 def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -> list[Problem]:
@@ -89,31 +93,32 @@ def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -
     return _told_apart(problems)
 
 
-def read_problems(file: Path, *, prompt: str | None = None, strict: bool = False) -> list[Problem]:
-    """The prompts of a JSONL, JSON, CSV, TSV or Parquet file, see `data_files`.
+def read_problems(source: Path | str, *, prompt: str | None = None, strict: bool = False) -> list[Problem]:
+    """The prompts of a JSONL, JSON, CSV, TSV or Parquet file, of a folder of them, or of a dataset on the hub.
 
     Args:
-        file: Its rows are objects with a prompt, as text or messages, and maybe an `id`; or texts alone.
+        source: A file or folder, or `dataset:ORG/NAME,config=…,split=…`. Its rows are objects with a prompt, as text
+            or messages, and maybe an `id`; or texts alone.
         prompt: The column of prompts; by default `prompt`, else the one whose name says so, which is then told.
         strict: Whether a row that is no prompt refuses the file; it is a problem with an `error` otherwise.
 
     Raises:
-        ConfigurationError: The file cannot be read, no column looks like prompts, an id stands for several prompts, or
-            a row is no prompt and `strict` is set.
+        ConfigurationError: The source cannot be read, no column looks like prompts, an id stands for several prompts,
+            or a row is no prompt and `strict` is set.
     """
-    lines = read_records(file)
-    column = _column(file, lines) if prompt is None else prompt
+    lines = DatasetSource.parse(str(source)).lines()
+    column = _column(source, lines) if prompt is None else prompt
     items = [_prompt_of(line, column) for line in lines]
     refused = [problem for problem in items if isinstance(problem, Problem)]
     if strict and refused:
         more = f" (and {len(refused) - 1} lines more)" * (len(refused) > 1)
-        raise ConfigurationError(f"{file}: {refused[0].error}{more}; {FORM}")
+        raise ConfigurationError(f"{source}: {refused[0].error}{more}; {FORM}")
     valid = [item for item in items if not isinstance(item, Problem)]
     problems = iter(as_problems([prompt for prompt, _ in valid], [name for _, name in valid]))
     return _told_apart([item if isinstance(item, Problem) else next(problems) for item in items])
 
 
-def _column(file: Path, lines: Sequence[Line]) -> str:
+def _column(source: Path | str, lines: Sequence[Line]) -> str:
     """The column of prompts; a guess is told."""
     columns = list(dict.fromkeys(name for line in lines if isinstance(line.value, dict) for name in line.value))
     if not columns or "prompt" in columns:
@@ -121,10 +126,10 @@ def _column(file: Path, lines: Sequence[Line]) -> str:
     found = guessed(columns, ("prompt", *QUESTIONS))
     if found is None:
         raise ConfigurationError(
-            f"{file}: none of its columns looks like prompts ({', '.join(columns)}); name the one that is: "
+            f"{source}: none of its columns looks like prompts ({', '.join(columns)}); name the one that is: "
             "--prompt COLUMN (in Python, prompt=)"
         )
-    notices.warning("%s: prompts are read from the column %r; --prompt names another one", file, found)
+    notices.warning("%s: prompts are read from the column %r; --prompt names another one", source, found)
     return found
 
 
@@ -269,7 +274,7 @@ def read_results(out: Path) -> dict[str, Result]:
     head, *rows = read_rows(out) or [{"batch": 1}]
     if "batch" not in head:
         raise ConfigurationError(f"{out} holds no results of `rsd batch`, but {KINDS['journal']}")
-    return {str(row.get("id")): _result(out, row) for row in rows if "result" in row}
+    return {str(row.get("id")): read_result(out, row) for row in rows if "result" in row}
 
 
 async def _answer(decoder: Answering, problem: Problem) -> tuple[dict[str, Any], Result]:
@@ -287,7 +292,12 @@ def _row(problem: Problem, result: Result | None = None, error: str | None = Non
     return {"id": problem.id, "key": problem.key, **failure, "result": (result or _nothing(problem)).to_dict()}
 
 
-def _result(out: Path, row: dict[str, Any]) -> Result:
+def read_result(out: Path, row: dict[str, Any]) -> Result:
+    """The result in a row of a file.
+
+    Raises:
+        ConfigurationError: The row is damaged.
+    """
     try:
         return Result.from_dict(row["result"])
     except (KeyError, TypeError, ValueError) as error:
@@ -300,7 +310,7 @@ def _failed(out: Path, row: dict[str, Any]) -> bool:
         return True
     faults = RoleFaults()
     if not isinstance(row["result"], dict) or row["result"].get("degradations") != []:
-        faults.add(_result(out, row))
+        faults.add(read_result(out, row))
     return bool(faults.never_worked)
 
 

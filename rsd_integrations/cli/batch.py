@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rsd_core import ConfigurationError, RSDError
-from rsd_integrations.batch import Progress, read_problems, run_journaled
+from rsd_integrations.batch import Progress, read_problems, run_journaled, write_rows
 from rsd_integrations.batch.runs import FORM
 from rsd_integrations.cli.options import (
     Concurrency,
@@ -31,16 +32,18 @@ from rsd_integrations.cli.options import (
     configured,
     read_mapping,
 )
-from rsd_integrations.cli.show import batch_progress
+from rsd_integrations.cli.progress import batch_progress
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
+from rsd_integrations.data_files import check_written_format
+from rsd_integrations.display.reading import duration, spending
 
 
 def batch(
     prompts: Annotated[
-        Path,
+        str,
         typer.Argument(
             help='JSONL: each line "TEXT", or {"prompt": TEXT or MESSAGES, "id": NAME}. Or JSON, CSV, TSV or Parquet '
-            "with such columns."
+            "with such columns, a folder of such files, or dataset:ORG/NAME,config=…,split=…"
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Results, one a line as they come.")],
@@ -77,6 +80,14 @@ def batch(
         bool, typer.Option("--retry-failed/--keep-failed", help="Whether problems that failed before are tried again.")
     ] = True,
     strict: Strict = False,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a row for each prompt there at the end, with text, thought, rewards, tokens and cost: JSONL, "
+            "CSV, TSV or Parquet, by the suffix.",
+        ),
+    ] = None,
 ) -> None:
     """Solve many problems; run it again to go on after a kill, a crash or a fault.
 
@@ -98,7 +109,9 @@ def batch(
         lookahead=lookahead,
         hedge=hedge,
     )
-    check_outputs(out=out)
+    check_outputs(out=out, rows=rows)
+    if rows is not None:
+        check_written_format(rows, "--rows")
     problems = read_problems(prompts, prompt=prompt, strict=strict)
     so_far = Progress(len(problems))
 
@@ -111,10 +124,16 @@ def batch(
         done = so_far.found + so_far.done
         return f"{done} of {so_far.total} problems are in {out}; the same command goes on from there"
 
+    began = time.monotonic()
     run = _on_ray(address, actors, concurrency) if ray else partial(run_journaled, concurrency=concurrency)
     with resumable(resume), batch_progress(Terminal(stderr=True)) as show:
         counts = run(rsd_config, problems, out, retry_failed=retry_failed, progress=note)
     say(f"{counts.found} found, {counts.done} done ({counts.degraded} of them degraded), {counts.failed} failed: {out}")
+    if counts.done:
+        say(f"in total {spending(counts.spent)}, in {duration(time.monotonic() - began)}")
+    if rows is not None:
+        write_rows(out, problems, rows)
+        say(f"written to {rows}")
     end_if_idle(counts.faults.never_worked, "Put it right, then run the same command again: it solves them anew")
     if counts.refused:
         bad = next(problem.error for problem in problems if problem.error is not None)

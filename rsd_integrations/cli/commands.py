@@ -29,7 +29,8 @@ COMMANDS = {
     "eval": Entry(
         "evaluate:eval_", "Compare methods over the same problems: accuracy, FLOPs, seconds, share of the target."
     ),
-    "calibrate": Entry("evaluate:calibrate_", "Find a threshold, or start a budget, from rewards recorded once."),
+    "compare": Entry("compare:compare", "Compare two evaluations, answer by answer: differences with intervals."),
+    "calibrate": Entry("calibrate:calibrate_", "Find a threshold, or start a budget, from rewards recorded once."),
     "score": Entry("score:score", "Score the steps of given solutions by any verifier."),
     "doctor": Entry(
         "doctor:doctor",

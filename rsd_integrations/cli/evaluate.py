@@ -1,20 +1,19 @@
-"""The commands that measure: `rsd eval` and `rsd calibrate`."""
+"""`rsd eval`: many methods over the same problems."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
-from rsd_core import BinaryStep, RSDConfig, RSDError, WeightingPolicy
-from rsd_core.methods import RSDMethod
+from rsd_core import RSDConfig, RSDError
+from rsd_integrations.cli.eval_tables import eval_tables
 from rsd_integrations.cli.options import (
     Concurrency,
     ConfigFile,
@@ -33,16 +32,16 @@ from rsd_integrations.cli.options import (
     count_of,
     read_mapping,
 )
+from rsd_integrations.cli.progress import eval_progress
 from rsd_integrations.cli.score import processbench
-from rsd_integrations.cli.show import eval_progress, eval_tables
-from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
-from rsd_integrations.evaluation import Calibration, Report, calibrate, evaluate, find_task, markdown
-from rsd_integrations.evaluation.calibration import plot as plot_calibration
-from rsd_integrations.evaluation.calibration import write_policy
+from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say, written
+from rsd_integrations.data_files import check_written_format
+from rsd_integrations.evaluation import Evaluation, Report, evaluate, markdown
 from rsd_integrations.evaluation.plots import accuracy_against_cost, check_format
 from rsd_integrations.evaluation.recipes import find_recipe, recipe_names
 from rsd_integrations.evaluation.tasks import TASKS
 from rsd_integrations.output_files import write_output
+from rsd_integrations.recorded import RECORDED_RUNS, Replay
 
 TASK = typer.Option(
     help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file; or "
@@ -64,7 +63,13 @@ def eval_(
     ] = None,
     n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 100 by default.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,
-    seed: Annotated[int, typer.Option(help="Draws the problems and the random numbers.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Draws the problems and the random numbers; 1 by default.", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Answer each problem so many times, with seeds from --seed on.", show_default=False),
+    ] = None,
     draft: Draft = None,
     target: TargetSpec = None,
     verifier: VerifierSpec = None,
@@ -85,6 +90,25 @@ def eval_(
         Path | None,
         typer.Option(metavar="FILE", help="Note every finished problem there; a run that finds the file goes on."),
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl.gz", help="Record all calls of the models there, for --replay.")
+    ] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Run again without the models, from a recorded run: a file, or one that ships "
+            f"({', '.join(RECORDED_RUNS)}). What is not said is as it was recorded.",
+        ),
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a row for each answer there, with its text, thought, rewards, tokens and cost: JSONL, CSV, TSV "
+            "or Parquet, by the suffix.",
+        ),
+    ] = None,
     json_file: JsonFile = None,
     markdown_file: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables there.")
@@ -99,60 +123,119 @@ def eval_(
 
     Example: `rsd eval --n 200 --methods "rsd@binary_step:0.5;rsd@budget_aware:0.1;target;draft" --plot figure.png`
 
-    Words on the command line stand above a recipe's own: `rsd eval --recipe paper-math-7b --draft embedded:draft …`
+    Options override a recipe's own values: `rsd eval --recipe paper-math-7b --draft embedded:draft …`
     """
+    tape = None if replay is None else _replay(replay, journal=journal, record=record, recipe=recipe)
     recipe_data: dict[str, Any] = {} if recipe is None else find_recipe(recipe)
-    own = read_mapping(config, "--config") if config is not None else recipe_data.get("config", {})
-    source = f"--config {config}" if config is not None else f"--recipe {recipe}"
-    words = (draft, target, verifier, policy, temperature, seed)
-    settings = configured(
-        own,
-        *words,
-        source=source,
-        delimiter=delimiter,
-        max_tokens=max_tokens,
-        max_thought_tokens=max_thought_tokens,
-        lookahead=lookahead,
-        hedge=hedge,
-    )
-    wanted = split_methods(methods) if methods is not None else recipe_data.get("methods", ["rsd", "target", "draft"])
-    tasks = recipe_data.get("tasks", ["embedded"]) if task is None else [task]
-    count = count_of(n, every, recipe_data.get("n", 100))
+    base = recipe_data.get("config", {}) if tape is None else tape.record.runs[-1]["config"]
+    own = read_mapping(config, "--config") if config is not None else base
+    source = f"--config {config}" if config is not None else f"--recipe {recipe}" if recipe else ""
+    options = {
+        "delimiter": delimiter,
+        "max_tokens": max_tokens,
+        "max_thought_tokens": max_thought_tokens,
+        "lookahead": lookahead,
+        "hedge": hedge,
+    }
+
+    def settings(seed: int) -> RSDConfig:
+        return configured(own, draft, target, verifier, policy, temperature, seed, source=source, **options)
+
     if task == "processbench":
-        _refuse_for_processbench(methods=methods, markdown=markdown_file, plot=plot, journal=journal, recipe=recipe)
+        misplaced = {"methods": methods, "markdown": markdown_file, "plot": plot, "journal": journal, "recipe": recipe}
+        _refuse_for_processbench(**misplaced, record=record, replay=replay, rows=rows, seeds=seeds)
         check_outputs(json=json_file)
-        processbench(data, settings.verifier, _threshold(threshold), n, json_file)
+        processbench(data, settings(seed or 1).verifier, _threshold(threshold), n, json_file)
         return
-    journals, plots = (_numbered(file, len(tasks)) for file in (journal, plot))
-    check_outputs(json=json_file, markdown=markdown_file, plot=plots, journal=journals)
+    wanted = None if methods is None else split_methods(methods)
+    runs = _planned(recipe_data) if tape is None else _recorded(tape)
+    runs = [
+        run.updated(
+            task=task,
+            methods=wanted,
+            seed=seed,
+            seeds=seeds,
+            **({"n": count_of(n, every, run.n)} if n or every else {}),
+        )
+        for run in (runs[:1] if task is not None else runs)
+    ]
+    journals, plots = (_numbered(file, len(runs)) for file in (journal, plot))
+    check_outputs(json=json_file, markdown=markdown_file, rows=rows, plot=plots, journal=journals, record=record)
     for file in plots:
         check_format(file)
+    if rows is not None:
+        check_written_format(rows, "--rows")
     reports: list[Report] = []
-    for i, one in enumerate(tasks):
-        with _watched(len(wanted), journals[i] if journals else None) as note:
+    for i, run in enumerate(runs):
+        with _watched(len(run.methods), journals[i] if journals else None) as note:
             report = evaluate(
-                settings,
-                one,
-                wanted,
-                count,
-                seed,
+                settings(run.seed),
+                run.task,
+                run.methods,
+                run.n,
+                run.seed,
                 note,
+                seeds=run.seeds,
                 concurrency=concurrency,
                 journal=journals[i] if journals else None,
+                record=record,
+                replay=tape,
             )
         reports.append(report)
-        _write(reports, len(tasks), json_file, markdown_file)
+        _write(reports, len(runs), json_file, markdown_file, rows)
         Terminal().print(*eval_tables(reports[-1]), sep="\n")
         for line in reports[-1].ungraded:
             say(f"Warning: {line}", "yellow")
     for file, report in zip(plots, reports, strict=False):
         draw(file, partial(accuracy_against_cost, report))
-    written(json_file, markdown_file, *plots)
+    written(json_file, markdown_file, rows, record, *plots)
     idle = [(name, one.never_worked) for report in reports for name, one in report.methods.items()]
     end_if_idle(
         (f"{name}: {line}" for name, lines in idle for line in lines),
         "These figures are none of the method's. Put it right, then run the same command again",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One evaluation of a command."""
+
+    task: str
+    methods: list[str]
+    n: int | None
+    seed: int = 1
+    seeds: int = 1
+
+    def updated(self, **values: Any) -> _Run:
+        """The same with what the command line says; None leaves a value as it is, but for `n`, where it is all."""
+        return replace(self, **{name: value for name, value in values.items() if value is not None or name == "n"})
+
+
+def _planned(recipe: dict[str, Any]) -> list[_Run]:
+    """The evaluations of a recipe, or the default one."""
+    methods = recipe.get("methods", ["rsd", "target", "draft"])
+    return [_Run(task, methods, recipe.get("n", 100)) for task in recipe.get("tasks", ["embedded"])]
+
+
+def _recorded(tape: Replay) -> list[_Run]:
+    """The evaluations that were recorded: those of the same problems are one, with the methods of all."""
+    found: dict[tuple[Any, ...], _Run] = {}
+    for run in tape.record.runs:
+        key = tuple(run[name] for name in ("task", "n", "seed", "seeds"))
+        one = found.setdefault(key, _Run(run["task"], [], run["n"], run["seed"], run["seeds"]))
+        one.methods.extend(method for method in run["methods"] if method not in one.methods)
+    return list(found.values())
+
+
+def _replay(file: str, **others: object) -> Replay:
+    """The recorded run.
+
+    Raises:
+        RSDError: An option has no meaning without models.
+    """
+    if misplaced := [f"--{name}" for name, value in others.items() if value is not None]:
+        raise RSDError(f"--replay asks no model and takes seconds; leave out {', '.join(misplaced)}")
+    return Replay(file)
 
 
 @contextlib.contextmanager
@@ -174,13 +257,17 @@ def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], 
         yield note
 
 
-def _write(reports: list[Report], tasks: int, json_file: Path | None, markdown_file: Path | None) -> None:
+def _write(
+    reports: list[Report], tasks: int, json_file: Path | None, markdown_file: Path | None, rows: Path | None
+) -> None:
     """Write what is known by now, before anything else can go wrong."""
     if json_file is not None:
         data = [report.to_dict() for report in reports]
         write_output(json_file, json.dumps(data[0] if tasks == 1 else data, indent=1) + "\n")
     if markdown_file is not None:
         write_output(markdown_file, "\n".join(map(markdown, reports)))
+    if rows is not None:
+        Evaluation.of(*reports).write(rows)
 
 
 def _refuse_for_processbench(**options: object) -> None:
@@ -211,81 +298,6 @@ def split_methods(methods: str) -> list[str]:
     return [name for part in parts for name in ([part] if "@" in part or ":" in part else part.split(",")) if name]
 
 
-def calibrate_(
-    task: Annotated[str, TASK] = "embedded-dev",
-    n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 200 by default.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,
-    seed: Annotated[int, typer.Option(help="Draws the problems and the random numbers.")] = 0,
-    draft: Draft = None,
-    target: TargetSpec = None,
-    verifier: VerifierSpec = None,
-    temperature: Temperature = None,
-    config: ConfigFile = None,
-    target_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Write a budget: this share of the steps, by rewards like these.")
-    ] = None,
-    accuracy: Annotated[
-        float | None,
-        typer.Option(
-            help="The share of the target's accuracy to keep, in (0, 1]: the cheapest threshold that holds it."
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the policy there.")] = None,
-    concurrency: Concurrency = 16,
-    json_file: JsonFile = None,
-    plot: PlotFile = None,
-) -> None:
-    """Find a threshold, or start a budget, from rewards recorded once.
-
-    Prints what each threshold is expected to cost and to bring, with 95 % intervals, and writes a policy file that
-    `--policy` and every adapter reads: a budget where `--target-share` asks for one, else the cheapest threshold that
-    is expected to be no less accurate than the target (a fifth of the steps, where answers are not known). With
-    `--accuracy 0.98` it is the cheapest threshold that keeps 98 % of the target's accuracy with a confidence of 95 %;
-    where none does, nothing is written.
-
-    Example: `rsd calibrate --n 200 --out policy.json --plot calibration.png && rsd eval --policy policy.json`
-    """
-    _refuse_for_calibration(out, target_share, accuracy)
-    check_outputs(out=out, json=json_file, plot=plot)
-    if plot is not None:
-        check_format(plot)
-    words = (draft, target, verifier, None, temperature, seed)
-    rsd_config = configured(read_mapping(config, "--config"), *words, source=f"--config {config}")
-    if not isinstance(rsd_config.method, RSDMethod):
-        raise RSDError("rsd calibrate finds a threshold of RSD; leave the method out of the configuration")
-    items = find_task(task).draw(count_of(n, every, 200), seed)
-    if accuracy is not None and all(item.reference is None for item in items):
-        raise RSDError("--accuracy needs problems with known answers; name their field in the task: …,answer=FIELD")
-    done = 0
-
-    def note(now: int) -> None:
-        nonlocal done
-        done = now
-        status.update(f"recording: {done} of {len(items)} problems")
-
-    def resume() -> str:
-        fewer = f", or with --n {done}" if done else ""
-        return f"What was recorded of {done} problems is not kept, and nothing is written; run again{fewer}"
-
-    with (
-        resumable(resume),
-        rsd_config.method.build(rsd_config.setup()) as decoder,
-        Terminal(stderr=True).status("recording") as status,
-    ):
-        calibration = calibrate(decoder, items, concurrency=concurrency, progress=note)
-    with _recorded(calibration, rsd_config, json_file):
-        chosen, label = _chosen(calibration, target_share, accuracy)
-    if out is not None:
-        write_policy(chosen, out)
-    _write_calibration(calibration, rsd_config, json_file, chosen, label)
-    if calibration.left_out:
-        last = calibration.left_out[-1].reason
-        say(f"{len(calibration.left_out)} of {len(items)} problems are left out, the last because {last}", "yellow")
-    if plot is not None:
-        draw(plot, partial(plot_calibration, calibration))
-    written(out, json_file, plot)
-
-
 def draw(file: Path, plot: Callable[[Path], object]) -> None:
     """Draw a plot, after all else is written.
 
@@ -298,75 +310,3 @@ def draw(file: Path, plot: Callable[[Path], object]) -> None:
         raise
     except Exception as error:
         raise RSDError(f"--plot {file} cannot be drawn: {error}. All else is written") from error
-
-
-def _refuse_for_calibration(out: Path | None, target_share: float | None, accuracy: float | None) -> None:
-    """What no calibration could answer."""
-    if out is not None and out.suffix != ".json":
-        raise RSDError(f"--out {out}: the name of a policy file ends with .json, which tells it from other policies")
-    if accuracy is not None and not 0 < accuracy <= 1:
-        raise RSDError(f"--accuracy {accuracy}: a share of the target's accuracy, in (0, 1], such as 0.98")
-    if accuracy is not None and target_share is not None:
-        raise RSDError("--accuracy asks for a threshold and --target-share for a budget; give one of them")
-
-
-@contextlib.contextmanager
-def _recorded(calibration: Calibration, config: RSDConfig, json_file: Path | None) -> Iterator[None]:
-    """Where no policy is found, what was recorded is written all the same."""
-    try:
-        yield
-    except RSDError:
-        _write_calibration(calibration, config, json_file, None, "none")
-        raise
-
-
-def _write_calibration(
-    calibration: Calibration, config: RSDConfig, json_file: Path | None, chosen: WeightingPolicy | None, label: str
-) -> None:
-    if json_file is not None:
-        policy = None if chosen is None else chosen.model_dump(mode="json")
-        write_output(json_file, json.dumps({"policy": policy, **calibration.to_dict()}, indent=1) + "\n")
-    Terminal().print(_calibration_table(calibration, config, label))
-
-
-def _chosen(
-    calibration: Calibration, target_share: float | None, accuracy: float | None
-) -> tuple[WeightingPolicy, str]:
-    """The policy that was asked for, and what to call it."""
-    if target_share is not None:
-        return calibration.budget(target_share), f"budget of {target_share:.0%}"
-    if accuracy is None:
-        policy = calibration.cheapest()
-        return policy, f"δ = {policy.delta:.4g}"
-    held = calibration.holding(accuracy)
-    keeps = f"{held.expected:.1%} of the target's accuracy, at least {held.at_least:.1%} with 95 % confidence"
-    return BinaryStep(delta=held.delta), f"δ = {held.delta:.4g}, which keeps {keeps}"
-
-
-def _calibration_table(calibration: Calibration, config: RSDConfig, label: str) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=plain(
-            f"{len(calibration.problems)} problems, {config.drafter}, {config.verifier}, {config.target}", "italic"
-        ),
-        caption=f"estimates with 95 % intervals (bootstrap over problems); policy: {label}",
-    )
-    for column in ("δ", "steps by the target", "paper's FLOPs", "FLOPs", "accuracy"):
-        table.add_column(column, justify="right")
-    for row in calibration.curve[:: max(1, len(calibration.curve) // 14)]:
-        low, high = row.target_share_ci95
-        table.add_row(
-            f"{row.delta:.4f}",
-            f"{row.target_share:.1%} ({low:.1%}–{high:.1%})",
-            _spread(row.flops_paper, row.flops_paper_ci95, 1e6, ",.0f", " M"),
-            _spread(row.flops, row.flops_ci95, 1e6, ",.0f", " M"),
-            _spread(row.accuracy, row.accuracy_ci95, 1, ".3f", ""),
-        )
-    return table
-
-
-def _spread(value: float | None, ci95: tuple[float, float] | None, unit: float, form: str, suffix: str) -> str:
-    if value is None or ci95 is None:
-        return "unknown"
-    low, high = (format(end / unit, form) for end in ci95)
-    return f"{format(value / unit, form)}{suffix} ({low}–{high})"

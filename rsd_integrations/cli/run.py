@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from rsd_core import Finished, as_prompt
+from rsd_core import Finished, RSDConfig, as_prompt
 from rsd_core.control_characters import visible
+from rsd_core.prompts import STEP_BY_STEP
 from rsd_integrations.cli.options import (
     ConfigFile,
     Delimiter,
@@ -59,6 +60,14 @@ def run(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the trace there, as a page for a browser.")
     ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="System prompt for a question of your own. By default the one that asks for steps and a final answer "
+            "in \\boxed{}, as in the paper; the embedded models, which know none, get none. '' is none.",
+        ),
+    ] = None,
     thoughts: Annotated[
         bool, typer.Option("--thoughts", help="Show thoughts whole, not folded into a line; in the page as well.")
     ] = False,
@@ -81,19 +90,22 @@ def run(
         hedge=hedge,
     )
     item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
-    prompt = item.question if item is not None else str(question)
-    as_prompt(prompt)  # a mistake is told before any model is loaded
+    asked = item.question if item is not None else str(question)
+    as_prompt(asked)  # a mistake is told before any model is loaded
+    if system is None:
+        system = "" if item is not None or _know_no_system_prompt(rsd_config) else STEP_BY_STEP
+    prompt = as_prompt([("system", system), ("user", asked)] if system else asked)
     check_outputs(html=html)
     reference = None if item is None else str(item.answer)
     terminal = Terminal()
-    view = None if as_json else RunView(terminal, prompt, reference, thoughts=thoughts)
+    view = None if as_json else RunView(terminal, asked, reference, thoughts=thoughts)
     waits = Waits(terminal if view is not None and terminal.is_terminal else Terminal(stderr=True))
     with resumable(lambda: "A single run keeps nothing; run again"), view or contextlib.nullcontext(), waits:
         with without_collection():
             decoder = rsd_config.build()
         with decoder:
             if view is not None:
-                view.attach(decoder)
+                view.attach(decoder, prompt)
             for event in decoder.stream(prompt):
                 if view is not None:
                     with waits.aside():
@@ -111,3 +123,8 @@ def run(
     faults = RoleFaults()
     faults.add(result)
     end_if_idle(faults.never_worked, "Put it right, then run again")
+
+
+def _know_no_system_prompt(config: RSDConfig) -> bool:
+    """Whether a model was trained without one, or is scripted."""
+    return any(spec.startswith(("embedded", "scripted")) for spec in (config.drafter, config.target))

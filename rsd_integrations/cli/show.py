@@ -1,14 +1,10 @@
-"""How runs and evaluations look in a terminal."""
+"""How a run looks in a terminal."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Self
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +14,7 @@ from rsd_core import (
     Event,
     Finished,
     Kind,
+    PromptLike,
     Reader,
     Result,
     StepFinished,
@@ -26,16 +23,12 @@ from rsd_core import (
     as_prompt,
 )
 from rsd_core.control_characters import visible
-from rsd_core.thoughts.reading import reader_of
+from rsd_core.thoughts.reading import reader_of, split_unopened
 from rsd_integrations.cli.terminal import plain
 from rsd_integrations.cli.thought_fold import ThoughtFold
-from rsd_integrations.cli.waits import WaitingLine, Waits
 from rsd_integrations.display import Reading, read
 from rsd_integrations.display.reading import CLOSED, MARKER, MARKS, amount, read_step, thresholds_of
-
-if TYPE_CHECKING:  # a single run needs none of them
-    from rsd_integrations.batch import Progress as BatchProgress
-    from rsd_integrations.evaluation.report import Report
+from rsd_integrations.final_answers import final_answer
 
 STYLES = {"draft": "green", "target": "magenta", "rejected": "dim green", "limit": "yellow"}
 ASCII_MARKS = {"draft": "+", "target": ">", "rejected": "x", "limit": "#"}
@@ -66,9 +59,9 @@ class RunView:
         console.print(plain(question, "bold"))
         console.print()
 
-    def attach(self, decoder: Decoder) -> None:
-        """Learn from what will decode: where thresholds are, and how thoughts begin."""
-        prompt = as_prompt(self.question)
+    def attach(self, decoder: Decoder, prompt: PromptLike | None = None) -> None:
+        """Learn from what will decode the prompt, by default the question: its thresholds, and how thoughts begin."""
+        prompt = as_prompt(self.question if prompt is None else prompt)
         self._thresholds, self._reader = thresholds_of(decoder), reader_of(prompt, decoder.thinking(prompt))
 
     def __enter__(self) -> Self:
@@ -159,7 +152,8 @@ class RunView:
 
     def _summary(self, result: Result) -> None:
         reading = read(result)
-        answer = result.answer if result.answer is not None else "none found"
+        found = result.answer if result.answer is not None else final_answer(split_unopened(result.text).answer)
+        answer = "none found" if found is None else found
         self.console.print()
         line = Text.assemble("Answer: ", (visible(answer), "bold"), f"   ({result.finish_reason})")
         if self.reference is not None:
@@ -193,113 +187,3 @@ def _ledger_table(reading: Reading) -> Table:
         flops = (amount(account.flops), amount(account.flops_paper))
         table.add_row(role, *(f"{count:,}" for count in counts), f"{account.seconds:.3f}", *flops)
     return table
-
-
-@contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, RenderableColumn, TextColumn, TimeRemainingColumn
-
-    bar = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*bar, TextColumn("{task.description}"), RenderableColumn(WaitingLine()), console=console)
-
-    def show(total: int, completed: int, live: str) -> None:
-        if not progress.tasks:  # nothing is drawn before there is something to tell
-            progress.start()
-            progress.add_task("")
-        progress.update(progress.task_ids[0], total=total, completed=completed, description=live)
-
-    try:
-        with contextlib.nullcontext() if console.is_terminal else Waits(console):
-            yield show
-    finally:
-        if progress.tasks:
-            progress.stop()
-
-
-@contextlib.contextmanager
-def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
-    """A progress bar with each method's live accuracy and savings."""
-    with _progress(console) as show:
-
-        def update(report: Report) -> None:
-            live = escape(visible("  ".join(_live(report, name) for name in report.methods)))
-            show(report.n * methods, report.done, live)
-
-        yield update
-
-
-@contextlib.contextmanager
-def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
-    """A progress bar over a batch, with what failed or was degraded so far."""
-    with _progress(console) as show:
-
-        def update(counts: BatchProgress) -> None:
-            troubles = ((counts.failed, "failed"), (counts.degraded, "degraded"))
-            live = "".join(f"  {n} {word}" for n, word in troubles if n)
-            show(counts.total, counts.found + counts.done + counts.failed, live)
-
-        yield update
-
-
-def _live(report: Report, name: str) -> str:
-    method, alone = report.methods[name], report.methods[report.reference]
-    if not method.n:
-        return f"{name} …"  # not begun
-    label = name if method.accuracy is None else f"{name} {method.accuracy:.3f}"
-    if name != report.reference and alone.n and method.flops_paper and alone.flops_paper:
-        label += f" ({alone.flops_paper / alone.n / (method.flops_paper / method.n):.1f}x)"
-    return label
-
-
-def eval_tables(report: Report) -> Iterator[Table]:
-    """All methods side by side, and each of them against the target, where that was run."""
-    from rsd_integrations.evaluation.statistics import wilson
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        title=plain(f"{report.task}, {report.n} problems, seed {report.seed}", "italic"),
-        caption=plain(
-            f"FLOPs per problem, and how many times fewer than {report.reference}; seconds: {report.in_flight}"
-            + f"; {report.graded_as}" * bool(report.graded_as)
-        ),
-    )
-    # Widths below which a figure would be cut in two; together they fit into 80 columns.
-    widths = {"method": 12, "accuracy (95 %)": 13, "target": 6, "paper's FLOPs": 7, "all FLOPs": 7, "s/problem": 9}
-    for column, width in widths.items():
-        justify: Literal["left", "right"] = "left" if column == "method" else "right"
-        table.add_column(column, justify=justify, min_width=width, overflow="fold")
-    alone, compared = report.methods[report.reference], report.comparisons()
-    for name, method in report.methods.items():
-        low, high = wilson(method.right, method.graded)
-        table.add_row(
-            plain(name),
-            "unknown" if method.accuracy is None else f"{method.accuracy:.3f} ({low:.3f}–{high:.3f})",
-            f"{method.by_target / max(1, method.steps):.1%}",
-            _cost(method.flops_paper, method.n, alone.flops_paper),
-            _cost(method.flops, method.n, alone.flops),
-            f"{method.seconds / max(1, method.n):.3f}",
-        )
-    yield table
-    if not compared:
-        return
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=plain(f"accuracy against {report.reference}, paired", "italic"),
-        caption="bootstrap; McNemar's exact test",
-    )
-    for column in ("method", "difference (95 %)", "p"):
-        table.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
-    for name, comparison in compared.items():
-        low, high = comparison.ci95
-        table.add_row(
-            plain(name), f"{comparison.difference:+.3f} ({low:+.3f} to {high:+.3f})", f"{comparison.p_value:.2g}"
-        )
-    yield table
-
-
-def _cost(amount: float | None, n: int, alone: float | None) -> str:
-    if amount is None:
-        return "unknown"
-    ratio = f" {alone / amount:.2f}x" if alone and amount else ""
-    return f"{amount / max(1, n) / 1e6:,.0f} M{ratio}"

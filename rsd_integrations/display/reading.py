@@ -201,7 +201,27 @@ def amount(value: float | None) -> str:
     """A large number with a unit's prefix, `unknown` for None."""
     if value is None:
         return "unknown"
-    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {prefix}"
-    return f"{value:.3g}"
+    size, prefix = unit_of(value)
+    return f"{value / size:.3g} {prefix}".rstrip()
+
+
+def unit_of(value: float) -> tuple[float, str]:
+    """The unit in which a number has one to three digits before its point, and that unit's prefix."""
+    units = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    return next(((size, prefix) for size, prefix in units if value >= size), (1.0, ""))
+
+
+def duration(seconds: float) -> str:
+    """A time with its unit, from microseconds to hours."""
+    for size, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def spending(account: Account) -> str:
+    """What was spent, in words: tokens, FLOPs and money, as far as they are known."""
+    parts = [f"{amount(account.computed)} tokens"]
+    parts += [f"{amount(account.flops)} FLOPs"] if account.flops is not None else []
+    parts += [f"cost {account.cost:.4g}"] if account.cost else []
+    return ", ".join(parts)

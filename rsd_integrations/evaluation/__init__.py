@@ -2,7 +2,9 @@
 
 from rsd_core import parse_method
 from rsd_integrations.evaluation.calibration import Calibration, calibrate
-from rsd_integrations.evaluation.report import MethodReport, Outcome, Report
+from rsd_integrations.evaluation.outcome import Outcome
+from rsd_integrations.evaluation.report import MethodReport, Report
+from rsd_integrations.evaluation.rows import Evaluation
 from rsd_integrations.evaluation.runner import evaluate
 from rsd_integrations.evaluation.statistics import Comparison, wilson
 from rsd_integrations.evaluation.tables import markdown
@@ -12,6 +14,7 @@ __all__ = [
     "TASKS",
     "Calibration",
     "Comparison",
+    "Evaluation",
     "Item",
     "MethodReport",
     "Outcome",

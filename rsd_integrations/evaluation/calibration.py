@@ -38,7 +38,8 @@ from rsd_integrations.output_files import write_output
 class Row:
     """What a threshold is expected to cost and bring, with 95 % intervals over problems like these (bootstrap)."""
 
-    delta: float
+    delta: float | None
+    """None of a model alone."""
     target_share: float
     target_share_ci95: Interval
     flops: float | None
@@ -90,6 +91,34 @@ class Calibration:
             interval(sums[:, 4] / np.maximum(sums[:, 5], 1)) if graded else None,
         )
 
+    def alone(self, role: Literal["drafter", "target"]) -> Row:
+        """What a model alone costs and brings, with the drafter's cost without a verifier."""
+        counts: list[tuple[float, ...]] = []
+        for one in self.problems:
+            right = one.draft_right if role == "drafter" else one.target_right
+            steps, written = len(one.drafted), sum(one.sizes)
+            spent = (steps, steps) if role == "drafter" else (one.read + written, written)
+            counts.append((*spent, bool(right), right is not None))
+        sums, total = bootstrap(counts, resamples=2000), np.asarray(counts, dtype=np.float64).sum(axis=0)
+        n, share = len(counts), float(role == "target")
+
+        def cost(rates: Rates, column: int) -> tuple[float | None, Interval | None]:
+            rate = rates.drafted if role == "drafter" else rates.token
+            if rate is None:
+                return None, None
+            return float(total[column]) * rate / n, interval(sums[:, column] * rate / n)
+
+        graded = total[3] > 0
+        return Row(
+            None,
+            share,
+            (share, share),
+            *cost(self.charged, 0),
+            *cost(self.paper, 1),
+            float(total[2] / total[3]) if graded else None,
+            interval(sums[:, 2] / np.maximum(sums[:, 3], 1)) if graded else None,
+        )
+
     @cached_property
     def curve(self) -> list[Row]:
         """Thresholds from the drafter alone to nearly the target alone: quantiles of the rewards, and an even grid."""
@@ -114,13 +143,13 @@ class Calibration:
         known, or no threshold is that good, it is the one that sends a fifth of the steps to the target.
         """
         curve = self.curve
-        good = [row for row in curve if row.accuracy is not None and self._surplus(row.delta) >= 0]
+        good = [row for row in curve if row.accuracy is not None and self._surplus(_threshold(row)) >= 0]
         if good:
             alike = [row for row in good if row.target_share <= good[0].target_share_ci95[1]]
         else:
             nearest = min(abs(row.target_share - 0.2) for row in curve)
             alike = [row for row in curve if abs(row.target_share - 0.2) <= nearest + 0.002]
-        return BinaryStep(delta=alike[len(alike) // 2].delta)
+        return BinaryStep(delta=_threshold(alike[len(alike) // 2]))
 
     @cached_property
     def kept(self) -> list[Kept]:
@@ -139,7 +168,7 @@ class Calibration:
             raise ConfigurationError(
                 f"an accuracy target needs problems with known answers; none of these {len(self.problems)} has one"
             )
-        return kept(graded, [row.delta for row in self.curve])
+        return kept(graded, [_threshold(row) for row in self.curve])
 
     def holding(self, accuracy: float) -> Kept:
         """The cheapest threshold that keeps a share of the target's accuracy, with a confidence of 95 %.
@@ -186,7 +215,7 @@ class Calibration:
 
     def budget(self, target_rate: float) -> BudgetAware:
         """A budget-aware policy that begins with what was recorded."""
-        near = min(self.curve, key=lambda row: abs(row.target_share - target_rate)).delta
+        near = _threshold(min(self.curve, key=lambda row: abs(row.target_share - target_rate)))
         rewards = [reward for problem in self.problems for reward in self._seen(problem, near) if reward is not None]
         start = np.quantile(rewards, np.linspace(0, 1, 101), method="nearest")
         return BudgetAware(target_rate=target_rate, warm_start=tuple(round(float(reward), 6) for reward in start))
@@ -195,7 +224,13 @@ class Calibration:
         """Plain JSON data: the curve and the recording."""
         known = any(problem.target_right for problem in self.problems)
         curve = [asdict(row) for row in self.curve]
-        return {"curve": curve, "kept": [asdict(one) for one in self.kept] if known else None, **asdict(self)}
+        alone = {"drafter": asdict(self.alone("drafter")), "target": asdict(self.alone("target"))}
+        return {
+            "curve": curve,
+            "alone": alone,
+            "kept": [asdict(one) for one in self.kept] if known else None,
+            **asdict(self),
+        }
 
     def _rejects(self, reward: float | None, delta: float) -> bool:
         return self.on_abstain == "target" if reward is None else reward < delta
@@ -223,6 +258,11 @@ class Calibration:
             if self._rejects(reward, delta):
                 return problem.drafted[: i + 1] + problem.beside[i + 1 :]
         return problem.drafted
+
+
+def _threshold(row: Row) -> float:
+    assert row.delta is not None  # those of the curve have one
+    return row.delta
 
 
 def _expected(problem: Recorded, accepted: Callable[[float | None], float]) -> tuple[float, float]:

@@ -19,10 +19,10 @@ from rsd_integrations.evaluation.answer_words import (
     named_last,
     polarity,
 )
-from rsd_integrations.evaluation.final_answers import SEARCHED, boxed, last_sentence, stated
 from rsd_integrations.evaluation.grading_process import grade_elsewhere
 from rsd_integrations.evaluation.plain_text import plain, squeezed
 from rsd_integrations.evaluation.quantities import quantity
+from rsd_integrations.final_answers import SEARCHED, boxed, last_sentence, stated
 
 Grader = Callable[[str, str], bool]
 """From the reference and a model's whole text to whether the text is right."""

@@ -11,7 +11,7 @@ from typing import Any
 from rsd_core import RSDConfig
 from rsd_integrations.batch import Journal
 from rsd_integrations.batch.journal import damaged
-from rsd_integrations.evaluation.report import Outcome
+from rsd_integrations.evaluation.outcome import Outcome
 from rsd_integrations.evaluation.tasks import Item
 
 
@@ -33,21 +33,22 @@ class EvaluationJournal(Journal):
         self._attempts: dict[str, int] = {}
         """How often a method has begun, for those that begin anew."""
 
-    def outcomes(self, method: str, *, in_order: bool) -> dict[int, Outcome]:
-        """The outcomes of a method by number of the problem.
+    def outcomes(self, method: str, answers: int, *, in_order: bool) -> dict[int, Outcome]:
+        """The outcomes of a method by number of the answer: those of further seeds come after all problems.
 
         Answers that were graded otherwise, by another grader or against another right answer, are graded again.
 
         Args:
             method: Its name.
+            answers: How many are wanted; further ones, of more seeds, are left where they are.
             in_order: Whether it learns from one problem for the next: it is whole or begins anew, and the rows of its
                 earlier attempts count no more.
         """
         rows = [row for row in self.rows if row.get("method") == method]
         outcomes = [(row.get("attempt", 1), self._outcome(row)) for row in rows]
         attempt = max([number for number, _ in outcomes], default=0)
-        latest = dict(outcome for number, outcome in outcomes if number == attempt)
-        if in_order and len(latest) < len(self._items):
+        latest = dict(outcome for number, outcome in outcomes if number == attempt and outcome[0] < answers)
+        if in_order and len(latest) < answers:
             self._attempts[method] = attempt + 1
             return {}
         return latest
@@ -55,7 +56,7 @@ class EvaluationJournal(Journal):
     def _outcome(self, row: dict[str, Any]) -> tuple[int, Outcome]:
         try:
             problem, outcome = int(row["problem"]), Outcome(**row["outcome"])
-            item = self._items[problem]
+            item = self._items[problem % len(self._items)]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise damaged(self._file, row) from error
         if row.get("reference") == item.reference and outcome.grader == item.grader and not outcome.ungraded:
@@ -64,9 +65,9 @@ class EvaluationJournal(Journal):
         reason = "" if verdict.error is None else str(verdict.error)
         return problem, replace(outcome, correct=verdict.right, grader=item.grader, ungraded=reason)
 
-    def add_outcome(self, method: str, problem: int, outcome: Outcome) -> None:
+    def add_outcome(self, method: str, number: int, outcome: Outcome) -> None:
         """Note an outcome."""
         attempt = self._attempts.get(method, 1)
         later = {"attempt": attempt} if attempt > 1 else {}
-        reference = {"reference": self._items[problem].reference}
-        self.add({"method": method, "problem": problem, **later, **reference, "outcome": asdict(outcome)})
+        reference = {"reference": self._items[number % len(self._items)].reference}
+        self.add({"method": method, "problem": number, **later, **reference, "outcome": asdict(outcome)})

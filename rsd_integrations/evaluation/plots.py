@@ -8,7 +8,6 @@ from typing import Any
 
 from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.evaluation.report import MethodReport, Report
-from rsd_integrations.evaluation.statistics import wilson
 from rsd_integrations.output_files import write_output
 
 Point = tuple[str, float, float, tuple[float, float]]
@@ -63,7 +62,7 @@ def accuracy_against_cost(report: Report, file: Path) -> None:
     }
     charts = {
         label: [
-            (name, spent / m.n, m.accuracy, wilson(m.right, m.graded))
+            (name, spent / m.n, m.accuracy, report.ci95(name))
             for name, m in report.methods.items()
             if m.accuracy is not None and (spent := cost(m))
         ]

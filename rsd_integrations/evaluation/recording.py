@@ -26,6 +26,7 @@ from rsd_core import (
     VerifierError,
     WeightingPolicy,
 )
+from rsd_core.ledger import Role
 from rsd_integrations.evaluation.tasks import Item
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Rates:
     """The same for one that is rejected."""
     token: float | None
     """The target, for a token."""
+    drafted: float | None = None
+    """The drafter without a verifier, for a step of its own answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +238,16 @@ def _judged(result: Result) -> list[StepRecord]:
 
 
 def _rates(pairs: Sequence[_Pair], kind: str) -> Rates:
-    def cheap(results: Sequence[Result]) -> float | None:
-        spent = [getattr(account, kind) for r in results for account in (r.ledger.drafter, r.ledger.verifier)]
+    def cheap(results: Sequence[Result], *roles: Role) -> float | None:
+        spent = [getattr(r.ledger.account(role), kind) for r in results for role in roles]
         return None if None in spent else sum(spent) / max(1, sum(len(r.steps) for r in results))
 
     drafted, beside = [pair.drafted for pair in pairs], [pair.beside for pair in pairs]
     flops = [getattr(result.ledger.target, kind) for result in beside]
     tokens = sum(getattr(r.ledger.target, "computed" if kind == "flops" else "generated") for r in beside)
-    return Rates(cheap(drafted), cheap(beside), None if None in flops else sum(flops) / max(1, tokens))
+    return Rates(
+        cheap(drafted, "drafter", "verifier"),
+        cheap(beside, "drafter", "verifier"),
+        None if None in flops else sum(flops) / max(1, tokens),
+        cheap(drafted, "drafter"),
+    )

@@ -2,95 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container, Mapping
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from typing import Any
 
-from rsd_core import Result
-from rsd_core.ledger import Role
-from rsd_integrations.evaluation.statistics import Comparison, compare, wilson
-from rsd_integrations.role_faults import Helper, never_worked, scored
-
-ROLES: tuple[Role, ...] = get_args(Role)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One method's answer to one problem."""
-
-    answer: str | None
-    correct: bool | None
-    """None where nobody knows: the problem has no answer to compare with, or grading failed."""
-    finish_reason: str
-    steps: int
-    by_target: int
-    drafted: int
-    """Steps that were drafted, accepted or not."""
-    accepted: int
-    flops: float | None
-    flops_paper: float | None
-    cost: float | None
-    seconds: float
-    text: str
-    degradations: Mapping[str, int] = field(default_factory=dict)
-    """What went wrong and was got over on the way, by `DegradationKind`: how often."""
-    messages: Mapping[str, str] = field(default_factory=dict)
-    """By the same kinds: the last message. Under `error`, why the answer failed."""
-    scored: int = 0
-    """How often the verifier gave a reward."""
-    grader: str = ""
-    """By which grader; empty where the task judges by itself, and where nobody knows the answer."""
-    ungraded: str = ""
-    """Why it could not be graded, although the answer is known: a grader took too long, or failed."""
-    dtypes: Mapping[str, str] = field(default_factory=dict)
-    """What the weights of each role were in, where that is known; see `Account.dtype`."""
-
-    @classmethod
-    def of(
-        cls,
-        result: Result,
-        correct: bool | None,
-        error: Exception | None = None,
-        *,
-        grader: str = "",
-        ungraded: object = None,
-    ) -> Outcome:
-        """The outcome of a result and its grading; of a request that failed, with its error."""
-        total, steps = result.ledger.total, result.steps
-        dtypes = {role: result.ledger.account(role).dtype for role in ROLES}
-        return cls(
-            answer=result.answer,
-            correct=correct,
-            finish_reason=result.finish_reason,
-            steps=len(steps),
-            by_target=sum(step.author == "target" for step in steps),
-            drafted=sum(step.accepted or step.discarded_draft is not None for step in steps),
-            accepted=sum(step.accepted for step in steps),
-            flops=total.flops,
-            flops_paper=total.flops_paper,
-            cost=total.cost,
-            seconds=result.seconds,
-            text=result.text,
-            degradations=dict(Counter(degradation.kind for degradation in result.degradations)),
-            messages={degradation.kind: degradation.message for degradation in result.degradations}
-            | ({"error": str(error)} if error is not None else {}),
-            scored=scored(result),
-            grader=grader,
-            ungraded="" if ungraded is None else str(ungraded),
-            dtypes={role: dtype for role, dtype in dtypes.items() if dtype is not None},
-        )
-
-    @property
-    def failed(self) -> bool:
-        """Whether this is no answer of the method: it failed, or a role failed at every one of its calls."""
-        return self.finish_reason == "error" or bool(_idle(self.drafted, self.scored, self.degradations))
-
-
-def _idle(drafted: int, scored: int, faults: Container[str]) -> list[Helper]:
-    """The roles that failed and did nothing else."""
-    counts: dict[Helper, int] = {"drafter": drafted, "verifier": scored}
-    return [role for role, worked in counts.items() if not worked and f"{role}_error" in faults]
+from rsd_integrations.evaluation.outcome import Outcome, idle
+from rsd_integrations.evaluation.statistics import Comparison, Interval, bootstrap, compare, interval, wilson
+from rsd_integrations.role_faults import never_worked
 
 
 @dataclass(slots=True)
@@ -103,6 +21,11 @@ class Faults:
     """In how many answers."""
     last: str = ""
     """The last message."""
+
+
+_SUMMED = (
+    *("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost", "computed"),
+)
 
 
 @dataclass(slots=True)
@@ -130,6 +53,8 @@ class MethodReport:
     cost: float | None = 0.0
     dtypes: dict[str, set[str]] = field(default_factory=dict)
     """What the weights of each role were in; several where answers of two machines are in one report."""
+    computed: int = 0
+    """Tokens that all models computed."""
 
     def add(self, outcome: Outcome) -> None:
         """Count one problem."""
@@ -150,7 +75,7 @@ class MethodReport:
             faults.last = outcome.ungraded if kind == "ungraded" else outcome.messages.get(kind, faults.last)
         for role, dtype in outcome.dtypes.items():
             self.dtypes.setdefault(role, set()).add(dtype)
-        for name in ("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost"):
+        for name in _SUMMED:
             mine, more = getattr(self, name), getattr(outcome, name)
             setattr(self, name, None if mine is None or more is None else mine + more)
 
@@ -164,7 +89,7 @@ class MethodReport:
         """What to tell about each role that failed at every one of its calls; empty where there is none."""
         return [
             never_worked(role, self.faults[f"{role}_error"].count, self.faults[f"{role}_error"].last)
-            for role in _idle(self.drafted, self.scored, self.faults)
+            for role in idle(self.drafted, self.scored, self.faults)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,8 +97,8 @@ class MethodReport:
         n = max(1, self.n)
         return {
             "accuracy": self.accuracy,
-            "ci95": list(wilson(self.right, self.graded)),
             "answers": self.n,
+            "tokens_per_problem": self.computed / n,
             "graded": self.graded,
             "flops_per_problem": None if self.flops is None else self.flops / n,
             "flops_per_problem_paper": None if self.flops_paper is None else self.flops_paper / n,
@@ -198,15 +123,23 @@ class Report:
     problems: list[tuple[str, str | None]]
     """Questions and right answers."""
     outcomes: dict[str, dict[int, Outcome]]
-    """By method and number of the problem."""
+    """By method and number of the answer: with several seeds, those of the first seed come first."""
+    seeds: int = 1
+    """How often each problem is answered, with random numbers from `seed` on."""
+    setup: dict[str, str] = field(default_factory=dict)
+    """Models and policy in words, by role; without secrets."""
+    elapsed: float = 0.0
+    """Seconds that this run took; what a journal brought took none of them."""
+    replayed: str = ""
+    """The record that answers come from, where no model was asked."""
     methods: dict[str, MethodReport] = field(default_factory=dict)
     """The sums so far."""
 
     def __post_init__(self) -> None:
         for name, outcomes in self.outcomes.items():
             self.methods[name] = MethodReport()
-            for problem in sorted(outcomes):  # the order makes sums the same to the last digit, however they came about
-                self.methods[name].add(outcomes[problem])
+            for number in sorted(outcomes):  # the order makes sums the same to the last digit, however they came about
+                self.methods[name].add(outcomes[number])
 
     @property
     def n(self) -> int:
@@ -214,8 +147,15 @@ class Report:
         return len(self.problems)
 
     @property
+    def answers(self) -> int:
+        """Answers of a method that is done."""
+        return self.n * self.seeds
+
+    @property
     def in_flight(self) -> str:
         """Under what load seconds were measured."""
+        if self.replayed:
+            return "those that the models worked when they were recorded"
         if self.concurrency == 1:
             return "one at a time"
         return f"{self.concurrency} in flight (learning policies: 1)"
@@ -225,9 +165,9 @@ class Report:
         """Answers so far, of all methods."""
         return sum(len(outcomes) for outcomes in self.outcomes.values())
 
-    def add(self, method: str, problem: int, outcome: Outcome) -> None:
+    def add(self, method: str, number: int, outcome: Outcome) -> None:
         """Count one answer."""
-        self.outcomes[method][problem] = outcome
+        self.outcomes[method][number] = outcome
         self.methods[method].add(outcome)
 
     @property
@@ -271,21 +211,37 @@ class Report:
             parts.append(f"{ungraded} answers could not be graded and are not counted")
         return "; ".join(parts)
 
+    def ci95(self, name: str) -> Interval:
+        """The interval of a method's accuracy: Wilson's, or with several seeds by bootstrap over problems."""
+        method = self.methods[name]
+        if self.seeds == 1 or not method.graded:
+            return wilson(method.right, method.graded)
+        right: defaultdict[int, list[bool]] = defaultdict(list)
+        for number, outcome in self.outcomes[name].items():
+            if outcome.correct is not None:
+                right[number % self.n].append(outcome.correct)
+        sums = bootstrap([[sum(own), len(own)] for own in right.values()])
+        return interval(sums[:, 0] / sums[:, 1])
+
+    def by_seed(self, name: str) -> list[float | None]:
+        """A method's accuracy with each of the seeds."""
+        parts = [MethodReport() for _ in range(self.seeds)]
+        for number, outcome in self.outcomes[name].items():
+            parts[number // self.n].add(outcome)
+        return [part.accuracy for part in parts]
+
     def compare(self, method: str, other: str) -> Comparison:
-        """A method against another over the problems for which the answers of both were graded.
+        """A method against another over the answers that were graded of both, problem by problem.
 
         Raises:
             ValueError: There is none.
         """
-        mine, theirs = self.outcomes[method], self.outcomes[other]
         both = self._both_graded(method, other)
         if not both:
             raise ValueError(f"no answers of {method} and {other} to the same problem were graded")
-        first, second = (
-            [(bool(o.correct), o.flops, o.flops_paper) for o in (outcomes[i] for i in both)]
-            for outcomes in (mine, theirs)
-        )
-        return compare(first, second)
+        groups = [number % self.n for number in both]
+        first, second = ([_figures(self.outcomes[name][number]) for number in both] for name in (method, other))
+        return compare(first, second, groups)
 
     def _both_graded(self, *methods: str) -> list[int]:
         graded = [{i for i, o in self.outcomes[name].items() if o.correct is not None} for name in methods]
@@ -306,7 +262,11 @@ class Report:
             "n": self.n,
             "seed": self.seed,
             "concurrency": self.concurrency,
-            "methods": {name: method.to_dict() for name, method in self.methods.items()},
+            "setup": self.setup,
+            **({"seeds": self.seeds} if self.seeds > 1 else {}),
+            **({"replayed": self.replayed} if self.replayed else {}),
+            "totals": self.totals,
+            "methods": {name: self._method(name) for name in self.methods},
             "compared_with": self.reference,
             "comparisons": {name: asdict(comparison) for name, comparison in self.comparisons().items()},
             "problems": [
@@ -315,14 +275,34 @@ class Report:
                     "reference": answer,
                     "methods": {name: self._row(own[i]) for name, own in self.outcomes.items() if i in own},
                 }
-                for i, (question, answer) in enumerate(self.problems)
+                for i, (question, answer) in [(i, self.problems[i % self.n]) for i in range(self.answers)]
             ],
         }
 
+    @property
+    def totals(self) -> dict[str, float | None]:
+        """What all methods together took: tokens, FLOPs and money, and the seconds of this run."""
+        everything = MethodReport()
+        for outcomes in self.outcomes.values():
+            for outcome in outcomes.values():
+                everything.add(outcome)
+        names = ("computed", "flops", "cost")
+        return {"tokens" if name == "computed" else name: getattr(everything, name) for name in names} | {
+            "seconds": self.elapsed
+        }
+
+    def _method(self, name: str) -> dict[str, Any]:
+        seeds = {"accuracy_by_seed": self.by_seed(name)} if self.seeds > 1 else {}
+        return self.methods[name].to_dict() | {"ci95": list(self.ci95(name)), **seeds}
+
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         row = asdict(outcome) | {"target_share": outcome.by_target / max(1, outcome.steps)}
-        del row["text"]
+        del row["text"], row["thought"]
         return row
+
+
+def _figures(outcome: Outcome) -> tuple[bool, float | None, float | None]:
+    return bool(outcome.correct), outcome.flops, outcome.flops_paper
 
 
 _SAID = {

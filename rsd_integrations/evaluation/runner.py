@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing, closing, nullcontext
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
 from typing import Any
 
-from rsd_core import ConfigurationError, Decoder, Ledger, Method, PromptError, Result, RSDConfig, RunError, parse_method
+from rsd_core import (
+    ConfigurationError,
+    Decoder,
+    Ledger,
+    Method,
+    PromptError,
+    Result,
+    RSDConfig,
+    RunError,
+    UnrecoverableError,
+    parse_method,
+)
 from rsd_core.blocking import iterate
 from rsd_core.methods import RSDMethod
+from rsd_integrations.evaluation.described import described
 from rsd_integrations.evaluation.grading_process import GradingLimit
 from rsd_integrations.evaluation.journal import EvaluationJournal
-from rsd_integrations.evaluation.report import Outcome, Report
+from rsd_integrations.evaluation.outcome import Outcome
+from rsd_integrations.evaluation.report import Report
 from rsd_integrations.evaluation.side_by_side import as_ready
 from rsd_integrations.evaluation.statistics import binomial_test
 from rsd_integrations.evaluation.tasks import Item, Task, find_task
+from rsd_integrations.recorded import Recorder, Replay
 
 Answer = Result | RunError | PromptError
 
@@ -28,14 +44,17 @@ def evaluate(
     seed: int,
     progress: Callable[[Report], None] = lambda _: None,
     *,
+    seeds: int = 1,
     concurrency: int = 16,
     journal: Path | None = None,
+    record: Path | None = None,
+    replay: Replay | None = None,
 ) -> Report:
     """Answer the same problems by several methods.
 
     Methods take turns, so that none slows another one down; requests of one method are in flight side by side. A
     method whose policy learns goes through the problems one by one and in order, so that its results do not depend on
-    chance; cut off, it begins anew.
+    chance, and starts over for each seed; if interrupted, it starts from the beginning.
 
     Args:
         config: Models, default policy and settings.
@@ -44,45 +63,90 @@ def evaluate(
         n: Number of problems; None is all of them.
         seed: Draws the problems and seeds the decoders.
         progress: Called after each answer.
+        seeds: How often each problem is answered, with the seeds from `seed` on, at least 1.
         concurrency: Requests in flight. Seconds are those of a request under this load; 1 gives a lone request's.
         journal: File of finished answers; a run that finds it goes on from there.
+        record: File that all calls of the models are recorded in.
+        replay: A recorded run that answers in place of the models. Lookahead and hedging, which change no answer, are
+            off.
 
     Raises:
-        ConfigurationError: Unknown task or method, or a journal of another run, before any model is loaded.
+        ConfigurationError: Unknown task or method, or a journal or record of another run, before any model is loaded.
         RunError: A method failed before it gave a single answer.
+        MissingCallError: The recorded run does not hold a call.
     """
-    if not methods or concurrency < 1:
-        raise ConfigurationError(f"evaluate takes methods and concurrency ≥ 1 (got {methods!r}, {concurrency})")
+    if not methods or concurrency < 1 or seeds < 1:
+        raise ConfigurationError(
+            f"evaluate takes methods, concurrency ≥ 1 and seeds ≥ 1 (got {methods!r}, {concurrency}, {seeds})"
+        )
+    if replay is not None and (record or journal):
+        raise ConfigurationError("a replay takes seconds and asks no model: leave record and journal out")
     binomial_test(1, 1)  # a missing package is told before anything is computed
-    parsed = {name: parse_method(name) for name in methods}
+    began = time.monotonic()
+    parsed = _checked(methods, config)
     items = find_task(task).draw(n, seed)
     label = task if isinstance(task, str) else find_task(task).model_dump_json()
-    report = Report(
-        label, seed, concurrency, [(item.question, item.reference) for item in items], {m: {} for m in parsed}
-    )
-    learners = {name for name, method in parsed.items() if _learns(method, config)}
-    noting: AbstractContextManager[EvaluationJournal | None] = nullcontext()
-    if journal is not None:
-        noting = EvaluationJournal(journal, config, items, seed)
-    with noting as noted:
+    problems = [(item.question, item.reference) for item in items]
+    report = Report(label, seed, concurrency, problems, {m: {} for m in parsed}, seeds, described(config))
+    if replay is not None:
+        report.replayed, config = replay.title, _without_early_work(config)
+    with ExitStack() as stack:
+        noted = stack.enter_context(EvaluationJournal(journal, config, items, seed)) if journal else None
         if noted is not None:
-            for name in parsed:
-                for problem, outcome in noted.outcomes(name, in_order=name in learners).items():
-                    report.add(name, problem, outcome)
+            _take_up(report, noted, {name for name, method in parsed.items() if _learns(method, config)})
+        about = {"task": label, "n": n, "seed": seed, "seeds": seeds, "methods": list(methods)}
+        about["config"] = config.model_dump(mode="json")
+        recorder = stack.enter_context(Recorder(record, about)) if record else None
+        tape = replay or recorder
         progress(report)
-        setup = config.setup()
-        decoders = {name: method.build(setup.afresh()) for name, method in parsed.items()}
-        for name, decoder in decoders.items():
-            todo = [i for i in range(len(items)) if i not in report.outcomes[name]]
-            at_once = 1 if name in learners else concurrency
-            with closing(iterate(_answers(decoder, items, todo, seed, at_once))) as answers:
-                for i, answer in answers:
-                    outcome = _outcome(answer, items[i], alone=not report.outcomes[name])
-                    report.add(name, i, outcome)
-                    if noted is not None and not outcome.failed:  # a resumed run tries failures again
-                        noted.add_outcome(name, i, outcome)
-                    progress(report)
-    return Report(report.task, seed, concurrency, report.problems, report.outcomes)
+        setup = config.setup(None if tape is None else tape.load)
+        # Each seed has a policy of its own, also where the method brings it.
+        decoders = {name: [parse_method(name).build(setup.afresh()) for _ in range(seeds)] for name in parsed}
+        for name, own in decoders.items():
+            at_once = 1 if _learns(parsed[name], config) else concurrency
+            for number, answer in _in_turn(own, items, report.outcomes[name], seed, at_once):
+                outcome = _outcome(answer, items[number % len(items)], alone=not report.outcomes[name])
+                if replay is not None and isinstance(answer, Result):
+                    outcome = dataclasses.replace(outcome, seconds=answer.ledger.total.seconds)
+                report.add(name, number, outcome)
+                if recorder is not None:
+                    recorder.flush()  # before the journal: an answer that is noted there is asked for no more
+                if noted is not None and not outcome.failed:  # a resumed run tries failures again
+                    noted.add_outcome(name, number, outcome)
+                progress(report)
+    return dataclasses.replace(report, elapsed=time.monotonic() - began, methods={})
+
+
+def _in_turn(
+    decoders: Sequence[Decoder], items: Sequence[Item], done: Container[int], seed: int, at_once: int
+) -> Iterator[tuple[int, Answer]]:
+    """The answers that are not done yet, each seed's after the other's, in the order in which they are ready."""
+    n = len(items)
+    for k, decoder in enumerate(decoders):
+        todo = [i for i in range(n) if k * n + i not in done]
+        with closing(iterate(_answers(decoder, items, todo, seed + k, at_once))) as answers:
+            for i, answer in answers:
+                yield k * n + i, answer
+
+
+def _checked(methods: Sequence[str], config: RSDConfig) -> dict[str, Method]:
+    """The methods by their texts; none that could not work, as far as that is known before models are loaded."""
+    parsed = {name: parse_method(name) for name in methods}
+    for method in parsed.values():
+        method.check(config.setup())
+    return parsed
+
+
+def _without_early_work(config: RSDConfig) -> RSDConfig:
+    """The same answers without calls that are begun before they are known to be needed."""
+    return config.model_copy(update={"settings": config.settings.model_copy(update={"lookahead": 0, "hedge": None})})
+
+
+def _take_up(report: Report, noted: EvaluationJournal, learners: Container[str]) -> None:
+    """Count the answers that a journal holds."""
+    for name in report.outcomes:
+        for number, outcome in noted.outcomes(name, report.answers, in_order=name in learners).items():
+            report.add(name, number, outcome)
 
 
 def _learns(method: Method, config: RSDConfig) -> bool:
@@ -116,6 +180,8 @@ async def _answers(
     async def answer(i: int) -> Answer:
         try:
             return await decoder.arun(items[i].prompt, seed=seed)
+        except UnrecoverableError:
+            raise
         except (RunError, PromptError) as error:
             return error
 

@@ -26,6 +26,7 @@ from rsd_core import (
 )
 from rsd_core.splitting import Splitter
 from rsd_core.thoughts.markers import MARKERS
+from rsd_core.thoughts.reading import unopened
 from rsd_integrations.data_files import read_records
 from rsd_integrations.evaluation.cutting import cut
 from rsd_integrations.evaluation.side_by_side import as_ready
@@ -58,8 +59,13 @@ class Solution:
 
     def paths(self) -> Iterator[tuple[Path, Step]]:
         """Each step with the path before it, as a decoder would have them."""
-        markers = Reader().read("\n\n".join(self.steps))[0].markers
-        path = Path(self.prompt, thinking=None if markers is None else Thinking(markers))
+        text = "\n\n".join(self.steps)
+        markers, closed = Reader().read(text)[0].markers, unopened(text)
+        if closed is not None:  # by a template that is not known here
+            thinking: Thinking | None = Thinking(closed, closed.begin())
+        else:
+            thinking = None if markers is None else Thinking(markers)
+        path = Path(self.prompt, thinking=thinking)
         for i, text in enumerate(self.steps, 1):
             last = i == len(self.steps)
             step = Step(text if last else f"{text}\n\n", "end" if last else "delimiter")

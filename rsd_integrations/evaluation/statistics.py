@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,20 +73,31 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomial_test(only_first, both).pvalue) if both else 1.0
 
 
+def sign_flips(gaps: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Randomisation test of paired differences, two-sided: how likely so large a mean is if each sign is a coin."""
+    values = np.asarray(gaps, dtype=np.float64)
+    rng, at_least = np.random.default_rng(seed), 0
+    for first in range(0, resamples, 500):
+        signs = rng.choice((-1.0, 1.0), (min(500, resamples - first), len(values)))
+        at_least += int((np.abs(signs @ values) >= abs(values.sum()) - 1e-9).sum())
+    return (at_least + 1) / (resamples + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """One method against another over the same problems; intervals are of 95 %, by paired bootstrap."""
 
     n: int
+    """Problems."""
     difference: float
     """Accuracy of the method minus that of the other."""
     ci95: Interval
     p_value: float
-    """Of equal accuracy, by McNemar's exact test."""
+    """Of equal accuracy, by McNemar's exact test; with several answers to a problem, by a sign-flip test."""
     only_first: int
-    """Problems that only the method solved."""
+    """Problems that only the method solved; with several answers to each, that it solved more often."""
     only_second: int
-    """Problems that only the other one solved."""
+    """The same of the other one."""
     fewer_flops: float | None
     """How many times fewer FLOPs, everything charged."""
     fewer_flops_ci95: Interval | None
@@ -94,23 +106,40 @@ class Comparison:
     fewer_flops_paper_ci95: Interval | None
 
 
+Figures = tuple[bool, float | None, float | None]
+"""Right or wrong, FLOPs, and FLOPs by the paper's convention."""
+
+
 def compare(
-    first: Sequence[tuple[bool, float | None, float | None]], second: Sequence[tuple[bool, float | None, float | None]]
+    first: Sequence[Figures], second: Sequence[Figures], problems: Sequence[object] | None = None
 ) -> Comparison:
-    """Compare two methods, problem by problem: right or wrong, FLOPs, and FLOPs by the paper's convention."""
-    n = len(first)
-    gaps = [a[0] - b[0] for a, b in zip(first, second, strict=True)]
-    costs = [tuple(a[1:]) + tuple(b[1:]) for a, b in zip(first, second, strict=True)]
-    known = [all(row[i] is not None for row in costs) for i in range(4)]
-    columns = [[gap, *(cost or 0.0 for cost in row)] for gap, row in zip(gaps, costs, strict=True)]
-    sums = bootstrap(columns)
+    """Compare two methods, answer by answer.
+
+    Args:
+        first: The answers of the method.
+        second: Those of the other one, to the same problems in the same order.
+        problems: Which problem each is about, where there are several answers to one: what is resampled are problems.
+    """
+    gaps: defaultdict[object, list[int]] = defaultdict(list)
+    sums = defaultdict[object, list[float]](lambda: [0.0] * 4)
+    known = [True] * 4
+    for problem, a, b in zip(problems or range(len(first)), first, second, strict=True):
+        gaps[problem].append(a[0] - b[0])
+        for i, cost in enumerate((*a[1:], *b[1:])):
+            known[i] = known[i] and cost is not None
+            sums[problem][i] += cost or 0.0
+    means = {problem: sum(own) / len(own) for problem, own in gaps.items()}
+    n, columns = len(means), [[mean, *sums[problem]] for problem, mean in means.items()]
+    resampled = bootstrap(columns)
     total = np.asarray(columns, dtype=np.float64).sum(axis=0)
 
     def ratio(i: int) -> tuple[float | None, Interval | None]:
         if not (known[i] and known[i + 2] and total[1 + i] > 0):
             return None, None
-        spread = sums[:, 3 + i] / np.maximum(sums[:, 1 + i], 1e-12)
+        spread = resampled[:, 3 + i] / np.maximum(resampled[:, 1 + i], 1e-12)
         return float(total[3 + i] / total[1 + i]), interval(spread)
 
-    won, lost = gaps.count(1), gaps.count(-1)
-    return Comparison(n, sum(gaps) / n, interval(sums[:, 0] / n), mcnemar(won, lost), won, lost, *ratio(0), *ratio(1))
+    won, lost = sum(mean > 0 for mean in means.values()), sum(mean < 0 for mean in means.values())
+    p_value = mcnemar(won, lost) if n == len(first) else sign_flips(list(means.values()))
+    difference = sum(means.values()) / n
+    return Comparison(n, difference, interval(resampled[:, 0] / n), p_value, won, lost, *ratio(0), *ratio(1))

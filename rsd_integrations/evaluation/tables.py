@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rsd_integrations.display.reading import times
 from rsd_integrations.evaluation.report import Report
-from rsd_integrations.evaluation.statistics import wilson
 
 
 def flops(amount: float | None, n: int, alone: float | None) -> str:
@@ -19,7 +18,10 @@ def markdown(report: Report) -> str:
     """The report as a table of methods and a table of comparisons."""
     lines = [
         f"{report.n} problems of {report.task}, seed {report.seed}; seconds: {report.in_flight}."
-        + f" {report.graded_as[:1].upper()}{report.graded_as[1:]}." * bool(report.graded_as),
+        + f" {report.graded_as[:1].upper()}{report.graded_as[1:]}." * bool(report.graded_as)
+        + f" Replayed from {report.replayed}." * bool(report.replayed),
+        "",
+        ", ".join(f"{role} `{name}`" for role, name in report.setup.items()),
         "",
         "| method | accuracy | 95 % | steps by the target | FLOPs, paper's convention | FLOPs, everything charged "
         f"| seconds per problem |{' failed | degraded |' * bool(report.faults)}",
@@ -29,7 +31,7 @@ def markdown(report: Report) -> str:
     for name, method in report.methods.items():
         accuracy, spread = "–", "–"
         if method.accuracy is not None:
-            low, high = wilson(method.right, method.graded)
+            low, high = report.ci95(name)
             accuracy, spread = f"{method.accuracy:.3f}", f"{low:.3f}–{high:.3f}"
         paper = flops(method.flops_paper, method.n, alone.flops_paper)
         lines.append(

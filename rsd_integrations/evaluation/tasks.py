@@ -17,18 +17,17 @@ from pydantic import ValidationError, field_validator
 from rsd_core import ConfigurationError, Prompt, PromptLike, as_prompt
 from rsd_core.data import Data, explain, from_text, unknown
 from rsd_core.plugins import Plugin, Registry, of_class
+from rsd_core.prompts import STEP_BY_STEP
+from rsd_core.thoughts.reading import split_unopened
 from rsd_integrations.data_files import ANSWERS, FILES, QUESTIONS, as_written, guessed
+from rsd_integrations.data_sources import read_table
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.evaluation.choices import options, with_choices
 from rsd_integrations.evaluation.graders import GRADERS, kind_of, require_math_verify
 from rsd_integrations.evaluation.grading_process import GradingError
-from rsd_integrations.evaluation.sources import read_table
 
 notices = logging.getLogger("rsd_integrations.notices")
-
-STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
-"""System prompt of the paper's math tasks (`qwen25-math-cot`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,11 @@ class Item:
         return [("system", self.system), *asked]
 
     def verdict(self, text: str) -> Verdict:
-        """Grade a text, as far as that is possible."""
+        """Grade a text, as far as that is possible; of raw output, what follows its thought."""
         if self.grade is None:
             return Verdict(None)
         try:
-            return Verdict(bool(self.grade(text)))
+            return Verdict(bool(self.grade(split_unopened(text).answer)))
         except GradingError as error:
             return Verdict(None, error)
 

@@ -4,12 +4,14 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from rsd_core import ConfigurationError, RSDConfig, RSDError, SpecError, Step, StepRejected
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.cli import main
 from rsd_integrations.cli.app import app
 from rsd_integrations.cli.evaluate import split_methods
@@ -105,9 +107,9 @@ def test_eval_compares_methods_and_writes_tables_and_plots(tmp_path: Path) -> No
     assert (told["task"], told["n"], told["seed"]) == ("embedded", 5, 5)
     assert set(told["methods"]) == {"rsd", "target", "draft", "rsd@constant:0"}
     fields = {
-        *("accuracy", "ci95", "flops_per_problem", "flops_per_problem_paper", "seconds_per_problem"),
-        *("target_share", "acceptance_rate", "answers", "graded", "errors", "degraded", "faults"),
-        *("cost_per_problem", "dtypes"),
+        *("accuracy", "ci95", "tokens_per_problem", "flops_per_problem", "flops_per_problem_paper"),
+        *("seconds_per_problem", "target_share", "acceptance_rate", "answers", "graded", "errors", "degraded"),
+        *("faults", "cost_per_problem", "dtypes"),
     }
     assert all(set(method) == fields for method in told["methods"].values())
     assert told["methods"]["rsd"]["dtypes"]["drafter"] == ["float32"]
@@ -127,7 +129,7 @@ def test_calibrate_writes_a_policy_that_run_reads(tmp_path: Path) -> None:
     prompts.write_text("".join(json.dumps({"question": f"Hall {i}?"}) + "\n" for i in range(6)))
     words = ["calibrate", "--task", f"dataset:{prompts},answer=", *SCRIPTED, "--all", "--out", str(out)]
     shown = rsd(*words, "--plot", str(plot), "--target-share", "0.3")
-    assert "33.3%" in shown  # one of three steps is below every threshold in the middle
+    assert "33%" in shown  # one of three steps is below every threshold in the middle
     assert "unknown" in shown  # the accuracy, without answers
     policy = json.loads(out.read_text())
     assert (policy["kind"], policy["target_rate"]) == ("budget_aware", 0.3)
@@ -264,3 +266,64 @@ def test_merge_makes_a_checkpoint_that_drafts_and_judges(tmp_path: Path) -> None
     out = tmp_path / "out"
     assert f"shared:{out}" in rsd("merge", str(a), str(b), str(out)).replace("\n", "")
     assert json.loads(rsd("run", "q", "--draft", f"hf:{out}", "--verifier", f"shared:{out}", "--json"))["ledger"]
+
+
+@pytest.mark.parametrize(
+    ("words", "system"),
+    [
+        ([], "Please reason step by step, and put your final answer within \\boxed{}."),
+        (["--system", "Be short."], "Be short."),
+        (["--system", ""], None),
+    ],
+)
+def test_a_run_asks_for_what_it_looks_for_and_finds_an_answer_without_it(
+    words: list[str], system: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = ScriptedDrafter(["3*4=12.\n\n", "So the answer is **12**."])
+    models: dict[str, Any] = {
+        "hf:a": drafter,
+        "hf:b": ScriptedTarget(["x"]),
+        "rule:arithmetic": ScriptedVerifier([0.9]),
+    }
+    monkeypatch.setattr("rsd_core.methods.load", models.__getitem__)
+    given = ["--draft", "hf:a", "--target", "hf:b", "--verifier", "rule:arithmetic"]
+    assert "Answer: 12 " in rsd("run", "How many?", *given, *words)
+    messages = [(message.role, message.content) for message in drafter.calls[0].prompt]
+    assert messages == [*([("system", system)] if system else []), ("user", "How many?")]
+
+
+def test_the_embedded_models_are_asked_without_a_system_prompt() -> None:
+    question = next(held_out("test", 2)).question
+    assert json.loads(rsd("run", question, "--json"))["text"] == json.loads(rsd("run", "--json"))["text"]
+
+
+def test_calibrate_shows_both_models_alone_and_the_chosen_threshold_among_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    shown = rsd("calibrate", "--n", "4", *SCRIPTED, "--json", str(file), "--out", str(tmp_path / "policy.json"))
+    rows = [line.split() for line in shown.splitlines()]
+    labels = [row[0] for row in rows if row]
+    delta = json.loads((tmp_path / "policy.json").read_text())["delta"]
+    assert ["→", f"{delta:.4f}"] in [row[:2] for row in rows]
+    assert labels.index("drafter", 3) < labels.index("→") < labels.index("target", 3)
+    told = json.loads(file.read_text())["alone"]
+    # What a model alone costs is what it costs in an evaluation of the same problems.
+    report = tmp_path / "report.json"
+    rsd(
+        "eval",
+        "--task",
+        "embedded-dev",
+        "--n",
+        "4",
+        "--seed",
+        "0",
+        "--methods",
+        "draft,target",
+        *SCRIPTED,
+        "--json",
+        str(report),
+    )
+    methods = json.loads(report.read_text())["methods"]
+    for role, method in (("drafter", "draft"), ("target", "target")):
+        assert told[role]["flops"] == pytest.approx(methods[method]["flops_per_problem"])
+        assert told[role]["flops_paper"] == pytest.approx(methods[method]["flops_per_problem_paper"])
+        assert told[role]["accuracy"] == methods[method]["accuracy"]

@@ -118,7 +118,7 @@ def test_what_was_computed_is_written_though_the_plot_fails(
         raise ValueError("no such font")
 
     monkeypatch.setattr("rsd_integrations.cli.evaluate.accuracy_against_cost", broken)
-    monkeypatch.setattr("rsd_integrations.cli.evaluate.plot_calibration", broken)
+    monkeypatch.setattr("rsd_integrations.cli.calibrate.plot_calibration", broken)
     figures, page, policy = tmp_path / "x.json", tmp_path / "x.md", tmp_path / "policy.json"
     task = ["--task", problems, "--all", *SCRIPTED, "--plot", str(tmp_path / "x.png")]
     result = CliRunner().invoke(app, ["eval", *task, "--json", str(figures), "--markdown", str(page)])

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rsd_integrations.batch import Progress
-from rsd_integrations.cli.show import batch_progress
+from rsd_integrations.cli.progress import batch_progress
 from rsd_integrations.cli.thought_fold import ThoughtFold
 from rsd_integrations.cli.waits import Waits
 from rsd_integrations.waiting import register

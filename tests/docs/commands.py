@@ -23,6 +23,8 @@ from tests.docs.blocks import ROOT, Block
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+HARNESS = "rsd_integrations.lm_eval"
+"""Its command is that of lm-evaluation-harness, with its options."""
 SPECS = ("--draft", "--target", "--verifier")
 
 
@@ -115,6 +117,10 @@ def check(command: str, where: str) -> None:
     elif name == "make":
         unknown = {word for word in words if "=" not in word} - TARGETS
         assert not unknown, f"{where}: the Makefile has no {unknown}"
+    elif (name, *words[:2]) == ("python", "-m", HARNESS):
+        from lm_eval._cli import HarnessCLI
+
+        HarnessCLI()._parser.parse_args(words[2:])  # exits where it knows an option not
     elif name == "python" and words[:1] == ["-m"] and words[1].startswith(("tests.", "rsd_")):
         spec = importlib.util.find_spec(words[1])
         assert spec is not None, f"{where}: there is no {words[1]}"

@@ -21,6 +21,7 @@ MAPPED = {
     "rsd_integrations/llamacpp": "docs/engine.md",
     "rsd_integrations/llamaindex": "CONTRIBUTING.md",
     "rsd_integrations/openai_compatible": "CONTRIBUTING.md",
+    "rsd_integrations/recorded": "CONTRIBUTING.md",
     "rsd_integrations/ray": "CONTRIBUTING.md",
     "rsd_integrations/serve": "CONTRIBUTING.md",
     "rsd_integrations/speculation": "CONTRIBUTING.md",

@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsd_integrations.evaluation.final_answers import stated
 from rsd_integrations.evaluation.graders import GRADERS, auto, exact, kind_of, math, number
 from rsd_integrations.evaluation.quantities import quantity
+from rsd_integrations.final_answers import stated
 
 PAIRS: dict[str, dict[str, list[tuple[str, str]]]] = yaml.safe_load(
     (Path(__file__).parent / "grading_pairs.yaml").read_text(encoding="utf-8")

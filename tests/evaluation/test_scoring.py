@@ -9,6 +9,7 @@ from contextlib import aclosing
 from pathlib import Path as Folder
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from rsd_core import Path, RewardGuidedDecoder, Scores, Step, Usage, Verifier, VerifierError, as_prompt
@@ -61,14 +62,13 @@ ROWS = [{"problem": "1, or 2?", "solution": "One\n\nor two."}, {"problem": "x", 
 
 
 def test_tables_are_read_as_jsonl_is(tmp_path: Folder) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     for suffix, mark in ((".csv", ","), (".tsv", "\t")):
         with (tmp_path / f"a{suffix}").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["problem", "solution"], delimiter=mark)
             writer.writeheader()
             writer.writerows(ROWS)
-    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     for suffix in (".jsonl", ".csv", ".tsv", ".parquet"):
         good, bad = read_entries(tmp_path / f"a{suffix}")
         assert isinstance(good, Solution)

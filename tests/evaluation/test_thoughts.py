@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rsd_core import Path, RewardGuidedDecoder, Settings, Step, Thinking
+from rsd_core import Path, RewardGuidedDecoder, Settings, Step, Thinking, visible
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_core.thoughts.markers import MARKERS
 from rsd_integrations.evaluation import Item, calibrate
@@ -102,3 +102,16 @@ def test_markers_alone_decide_nothing_in_a_calibration() -> None:
     assert problem.drafted == problem.beside == (0.5, 0.7)
     assert len(problem.sizes) == 2
     assert found.row(0.4).target_share == 0
+
+
+def test_a_thought_that_a_template_opened_is_one_in_a_solution() -> None:
+    """Raw output of a server whose template wrote the opening marker: the text only closes it."""
+    solution = Solution.of("q", "Add.\n\nSo 5.</think>\n\nIt is 5.")
+    parts = [
+        (visible(path, step).thought.strip(), visible(path, step).answer.strip()) for path, step in solution.paths()
+    ]
+    assert ("Add.", "") in parts
+    assert parts[-1] == ("", "It is 5.")
+    assert {path.opening for path, _ in solution.paths()} == {"<think>\n"}
+    (path, _), *_ = Solution.of("q", "It is 5.").paths()
+    assert path.thinking is None

@@ -1,6 +1,7 @@
 """The adapter under lm-evaluation-harness itself, on a task of its own with the embedded models."""
 
 import itertools
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ def test_a_task_of_the_harness_runs_with_rsd(
         assert told["results"]["counting"]["exact_match,boxed"] == right / 8
         assert {result.text for result in model.results} == {result.text for result in alone}
         assert model.get_model_info()["requests"] == 8
+
+
+def test_the_harness_runs_it_from_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("lm_eval.__main__.setup_logging", lambda: None)  # which is for the whole process
+    monkeypatch.setattr("lm_eval._cli.run.setup_logging", lambda *_: None, raising=False)
+    counting(tmp_path, list(itertools.islice(problems("test", 11), 2)))
+    words = ["--tasks", "counting", "--include_path", str(tmp_path), "--model_args", "policy=binary_step:0.5"]
+    monkeypatch.setattr("sys.argv", ["lm_eval", "run", "--model", "rsd", *words])
+    runpy.run_module("rsd_integrations.lm_eval", run_name="__main__")
+    assert "|counting|Yaml   |boxed |     0|exact_match|↑  |    1|" in capsys.readouterr().out
 
 
 class Request:

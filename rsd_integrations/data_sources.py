@@ -1,4 +1,4 @@
-"""Rows of problems: of a file, of a folder of files, or of a dataset on the hub; every value as it is written."""
+"""Rows of a file, of a folder of files, or of a dataset on the hub; every value as it is written."""
 
 from __future__ import annotations
 
@@ -6,13 +6,57 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
+
+from pydantic import ValidationError
 
 from rsd_core import ConfigurationError, MissingDependency
+from rsd_core.data import Data, explain, from_text
 from rsd_integrations.data_files import FILES, read_records
+from rsd_integrations.jsonl import Line
 
 Row = Mapping[str, Any]
+PREFIX = "dataset:"
 _SPLITS = frozenset(("train", "test", "validation", "valid", "val", "dev", "eval"))
+
+
+class DatasetSource(Data):
+    """Where rows are, as text: `dataset:ORG/NAME,config=main,split=train`."""
+
+    kind: Literal["dataset"] = "dataset"
+    path: str
+    """Hub id, folder or file."""
+    config: str | None = None
+    split: str = "test"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The source that a text names: a path, or `dataset:` with fields.
+
+        Raises:
+            ConfigurationError: There is no such field, or no path.
+        """
+        if not text.startswith(PREFIX):
+            if not Path(text).exists():
+                raise ConfigurationError(f"{text} cannot be read: there is no such file or folder")
+            return cls(path=text)
+        data = from_text(text, {"dataset": cls}, "source")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigurationError(f"{text!r} names no rows: {explain(error)}") from error
+
+    def lines(self) -> list[Line]:
+        """The rows in order. Of a single file, one that cannot be read has an `error` and spoils no other.
+
+        Raises:
+            ConfigurationError: It cannot be read.
+        """
+        file = Path(self.path)
+        if not file.is_dir() and (file.is_file() or file.suffix.lower() in FILES):
+            return read_records(file)
+        rows = read_table(self.path, self.config, self.split)
+        return [Line(i, "", row) for i, row in enumerate(rows, 1)]
 
 
 def read_table(path: str, config: str | None, split: str) -> list[Row]:

@@ -45,6 +45,12 @@ def stated(text: str) -> list[str]:
     return list(dict.fromkeys(reading.strip().strip("*").strip() for reading in readings))
 
 
+def final_answer(text: str) -> str | None:
+    r"""A text's answer for people: what it marks as such, else its last sentence; None where it says nothing."""
+    readings = stated(text)
+    return (readings[-1] if readings else last_sentence(text)).strip("*. ") or None
+
+
 def last_sentence(text: str) -> str:
     """The last sentence of a text, without the mark at its end."""
     lines = [line for line in text[-SEARCHED:].split("\n") if _WORD.search(line)]

@@ -1,0 +1,211 @@
+"""`rsd calibrate`: a threshold or a budget, from rewards recorded once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from rsd_core import BinaryStep, RSDConfig, RSDError, WeightingPolicy
+from rsd_core.methods import RSDMethod
+from rsd_integrations.cli.eval_tables import with_interval
+from rsd_integrations.cli.evaluate import TASK, JsonFile, PlotFile, draw
+from rsd_integrations.cli.options import (
+    Concurrency,
+    ConfigFile,
+    Draft,
+    TargetSpec,
+    Temperature,
+    VerifierSpec,
+    check_outputs,
+    configured,
+    count_of,
+    read_mapping,
+)
+from rsd_integrations.cli.terminal import Terminal, plain, resumable, say, written
+from rsd_integrations.display.reading import amount, unit_of
+from rsd_integrations.evaluation import Calibration, calibrate, find_task
+from rsd_integrations.evaluation.calibration import Row, write_policy
+from rsd_integrations.evaluation.calibration import plot as plot_calibration
+from rsd_integrations.evaluation.described import described
+from rsd_integrations.evaluation.plots import check_format
+from rsd_integrations.output_files import write_output
+
+
+def calibrate_(
+    task: Annotated[str, TASK] = "embedded-dev",
+    n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 200 by default.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,
+    seed: Annotated[int, typer.Option(help="Draws the problems and the random numbers.")] = 0,
+    draft: Draft = None,
+    target: TargetSpec = None,
+    verifier: VerifierSpec = None,
+    temperature: Temperature = None,
+    config: ConfigFile = None,
+    target_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Write a budget: this share of the steps, by rewards like these.")
+    ] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of the target's accuracy to keep, in (0, 1]: the cheapest threshold that holds it."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the policy there.")] = None,
+    concurrency: Concurrency = 16,
+    json_file: JsonFile = None,
+    plot: PlotFile = None,
+) -> None:
+    """Find a threshold, or start a budget, from rewards recorded once.
+
+    Prints what each threshold is expected to cost and to bring, with 95 % intervals, and writes a policy file that
+    `--policy` and every adapter reads: a budget where `--target-share` asks for one, else the cheapest threshold that
+    is expected to be no less accurate than the target (a fifth of the steps, where answers are not known). With
+    `--accuracy 0.98` it is the cheapest threshold that keeps 98 % of the target's accuracy with a confidence of 95 %;
+    where none does, nothing is written.
+
+    Example: `rsd calibrate --n 200 --out policy.json --plot calibration.png && rsd eval --policy policy.json`
+    """
+    _refuse_for_calibration(out, target_share, accuracy)
+    check_outputs(out=out, json=json_file, plot=plot)
+    if plot is not None:
+        check_format(plot)
+    words = (draft, target, verifier, None, temperature, seed)
+    rsd_config = configured(read_mapping(config, "--config"), *words, source=f"--config {config}")
+    if not isinstance(rsd_config.method, RSDMethod):
+        raise RSDError("rsd calibrate finds a threshold of RSD; leave the method out of the configuration")
+    items = find_task(task).draw(count_of(n, every, 200), seed)
+    if accuracy is not None and all(item.reference is None for item in items):
+        raise RSDError("--accuracy needs problems with known answers; name their field in the task: …,answer=FIELD")
+    done = 0
+
+    def note(now: int) -> None:
+        nonlocal done
+        done = now
+        status.update(f"recording: {done} of {len(items)} problems")
+
+    def resume() -> str:
+        fewer = f", or with --n {done}" if done else ""
+        return f"What was recorded of {done} problems is not kept, and nothing is written; run again{fewer}"
+
+    with (
+        resumable(resume),
+        rsd_config.method.build(rsd_config.setup()) as decoder,
+        Terminal(stderr=True).status("recording") as status,
+    ):
+        calibration = calibrate(decoder, items, concurrency=concurrency, progress=note)
+    with _recorded(calibration, rsd_config, json_file):
+        chosen, label = _chosen(calibration, target_share, accuracy)
+    if out is not None:
+        write_policy(chosen, out)
+    _write_calibration(calibration, rsd_config, json_file, chosen, label)
+    if calibration.left_out:
+        last = calibration.left_out[-1].reason
+        say(f"{len(calibration.left_out)} of {len(items)} problems are left out, the last because {last}", "yellow")
+    if plot is not None:
+        draw(plot, partial(plot_calibration, calibration))
+    written(out, json_file, plot)
+
+
+def _refuse_for_calibration(out: Path | None, target_share: float | None, accuracy: float | None) -> None:
+    """What no calibration could answer."""
+    if out is not None and out.suffix != ".json":
+        raise RSDError(f"--out {out}: the name of a policy file ends with .json, which tells it from other policies")
+    if accuracy is not None and not 0 < accuracy <= 1:
+        raise RSDError(f"--accuracy {accuracy}: a share of the target's accuracy, in (0, 1], such as 0.98")
+    if accuracy is not None and target_share is not None:
+        raise RSDError("--accuracy asks for a threshold and --target-share for a budget; give one of them")
+
+
+@contextlib.contextmanager
+def _recorded(calibration: Calibration, config: RSDConfig, json_file: Path | None) -> Iterator[None]:
+    """Where no policy is found, what was recorded is written all the same."""
+    try:
+        yield
+    except RSDError:
+        _write_calibration(calibration, config, json_file, None, "none")
+        raise
+
+
+def _write_calibration(
+    calibration: Calibration, config: RSDConfig, json_file: Path | None, chosen: WeightingPolicy | None, label: str
+) -> None:
+    if json_file is not None:
+        policy = None if chosen is None else chosen.model_dump(mode="json")
+        write_output(json_file, json.dumps({"policy": policy, **calibration.to_dict()}, indent=1) + "\n")
+    Terminal().print(_calibration_table(calibration, config, label, chosen))
+
+
+def _chosen(
+    calibration: Calibration, target_share: float | None, accuracy: float | None
+) -> tuple[WeightingPolicy, str]:
+    """The policy that was asked for, and what to call it."""
+    if target_share is not None:
+        return calibration.budget(target_share), f"budget of {target_share:.0%}"
+    if accuracy is None:
+        policy = calibration.cheapest()
+        return policy, f"δ = {policy.delta:.4g}"
+    held = calibration.holding(accuracy)
+    keeps = f"{held.expected:.1%} of the target's accuracy, at least {held.at_least:.1%} with 95 % confidence"
+    return BinaryStep(delta=held.delta), f"δ = {held.delta:.4g}, which keeps {keeps}"
+
+
+def _calibration_table(
+    calibration: Calibration, config: RSDConfig, label: str, chosen: WeightingPolicy | None
+) -> Table:
+    """The drafter alone, thresholds from low to high with the chosen one among them, and the target alone."""
+    setup = described(config)
+    names = ", ".join(f"{role} {setup[role]}" for role in ("drafter", "verifier", "target"))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        title=plain(f"{len(calibration.problems)} problems\n{names}", "italic"),
+        title_justify="left",
+        caption=plain(
+            f"estimates per problem with 95 % intervals (bootstrap over problems); policy: {label}"
+            + "; the drafter alone is without a verifier"
+        ),
+        caption_justify="left",
+    )
+    for column in ("δ", "target", "paper's\nFLOPs", "all\nFLOPs", "accuracy"):
+        table.add_column(column, justify="right", overflow="fold")
+    delta = chosen.delta if isinstance(chosen, BinaryStep) else None
+    shown = calibration.curve[:: max(1, len(calibration.curve) // 14)]
+    if delta is not None and all(row.delta != delta for row in shown):
+        shown = sorted([*shown, calibration.row(delta)], key=lambda row: row.delta or 0.0)
+    table.add_row(*_cells("drafter", calibration.alone("drafter")))
+    for row in shown:
+        is_chosen = delta is not None and row.delta == delta
+        table.add_row(*_cells(f"{'→ ' * is_chosen}{row.delta:.4f}", row), style="bold" if is_chosen else None)
+    table.add_row(*_cells("target", calibration.alone("target")))
+    return table
+
+
+def _cells(label: str, row: Row) -> tuple[str, ...]:
+    low, high = row.target_share_ci95
+    return (
+        label,
+        f"{row.target_share:.0%}" + f" ({low:.0%}–{high:.0%})".replace("%", "") * (row.delta is not None),
+        amount(row.flops_paper),
+        _flops(row.flops, row.flops_ci95),
+        "unknown"
+        if row.accuracy is None or row.accuracy_ci95 is None
+        else with_interval(row.accuracy, row.accuracy_ci95),
+    )
+
+
+def _flops(value: float | None, ci95: tuple[float, float] | None) -> str:
+    """FLOPs with their interval in one unit: `12.3 (10.1–14.9) M`."""
+    if value is None or ci95 is None:
+        return "unknown"
+    size, prefix = unit_of(value)
+    low, high = (f"{end / size:.3g}" for end in ci95)
+    return f"{value / size:.3g} ({low}–{high}) {prefix}"

@@ -1,0 +1,146 @@
+"""How the results of an evaluation look in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+
+from rsd_integrations.cli.terminal import plain
+from rsd_integrations.display.reading import amount, duration
+from rsd_integrations.evaluation import Comparison, Report
+from rsd_integrations.evaluation.rows import Paired
+
+
+def eval_tables(report: Report) -> Iterator[Table]:
+    """All methods side by side, and each of them against the target, where that was run."""
+    priced = any(method.cost for method in report.methods.values())
+    seeds = f"seeds {report.seed} to {report.seed + report.seeds - 1}" if report.seeds > 1 else f"seed {report.seed}"
+    table = _table(f"{report.task}, {report.n} problems, {seeds}\n{_setup(report)}", _notes(report))
+    _columns(table, ("method", "accuracy\n(95 %)", "target", "paper's\nFLOPs", "all\nFLOPs", "time"))
+    if priced:
+        _columns(table, ("cost",))
+    alone = report.methods[report.reference]
+    for name, method in report.methods.items():
+        n = max(1, method.n)
+        table.add_row(
+            plain(name),
+            "unknown" if method.accuracy is None else with_interval(method.accuracy, report.ci95(name)),
+            f"{method.by_target / max(1, method.steps):.1%}",
+            _flops(method.flops_paper, n, None if method is alone else alone.flops_paper, alone.n),
+            _flops(method.flops, n, None if method is alone else alone.flops, alone.n),
+            duration(method.seconds / n),
+            *([money(None if method.cost is None else method.cost / n)] if priced else []),
+        )
+    yield table
+    if compared := report.comparisons():
+        test = "McNemar's exact test" if report.seeds == 1 else "sign-flip test over problems"
+        table = _table(f"\naccuracy against {report.reference}, paired", f"bootstrap; {test}")
+        _columns(table, ("method", "difference (95 %)", "p"))
+        for name, comparison in compared.items():
+            table.add_row(plain(name), _difference(comparison), f"{comparison.p_value:.2g}")
+        yield table
+
+
+def compared_table(found: Sequence[Paired], first: str, second: str) -> Table:
+    """Two evaluations side by side, method by method."""
+    unpaired = sum(one.unpaired for one in found)
+    table = _table(
+        f"A: {first}\nB: {second}",
+        "paired over the same problems; bootstrap intervals, McNemar's exact test"
+        + f"; {unpaired} graded answers without a counterpart are left out" * bool(unpaired),
+    )
+    _columns(table, ("method", "n", "A", "B", "A - B (95 %)", "p", "FLOPs B / A"))
+    for one in found:
+        comparison = one.comparison
+        name = one.first if one.first == one.second else f"{one.first} / {one.second}"
+        table.add_row(
+            plain(name),
+            str(comparison.n),
+            f"{one.first_accuracy:.3f}",
+            f"{one.second_accuracy:.3f}",
+            _difference(comparison),
+            f"{comparison.p_value:.2g}",
+            _ratio(comparison),
+        )
+    return table
+
+
+def money(amount: float | None) -> str:
+    """An amount of money to four digits, in the currency of the prices."""
+    return "unknown" if amount is None else f"{amount:.4g}"
+
+
+def with_interval(value: float, ends: tuple[float, float]) -> str:
+    """A share with its interval: `0.870 (.790–.922)`."""
+    low, high = (f"{end:.3f}".removeprefix("0") for end in ends)
+    return f"{value:.3f} ({low}–{high})"
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        title=plain(title, "italic"),
+        title_justify="left",
+        caption=plain(caption),
+        caption_justify="left",
+    )
+
+
+def _columns(table: Table, names: Sequence[str]) -> None:
+    for name in names:
+        justify: Literal["left", "right"] = "left" if name == "method" else "right"
+        table.add_column(name, justify=justify, overflow="fold")
+
+
+def _setup(report: Report) -> str:
+    return ", ".join(f"{role} {name}" for role, name in report.setup.items())
+
+
+def _notes(report: Report) -> str:
+    totals = report.totals
+    spent = f"{amount(totals['tokens'])} tokens"
+    if totals["flops"] is not None:
+        spent += f", {amount(totals['flops'])} FLOPs"
+    if totals["cost"]:
+        spent += f", cost {money(totals['cost'])}"
+    parts = [
+        f"Replayed from {report.replayed}." * bool(report.replayed),
+        f"Per problem: FLOPs, and how many times fewer than {report.reference}; time, {report.in_flight}"
+        + "; cost" * bool(totals["cost"])
+        + ".",
+        f"In total: {spent}, in {duration(totals['seconds'] or 0.0)}.",
+        f"{report.graded_as[:1].upper()}{report.graded_as[1:]}." * bool(report.graded_as),
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def _difference(comparison: Comparison) -> str:
+    low, high = comparison.ci95
+    ends = " to ".join(f"{end:+.3f}".replace("0.", ".", 1) for end in (low, high))
+    return f"{comparison.difference:+.3f} ({ends})"
+
+
+def _ratio(comparison: Comparison) -> str:
+    if comparison.fewer_flops is None or comparison.fewer_flops_ci95 is None:
+        return "unknown"
+    low, high = comparison.fewer_flops_ci95
+    return f"{_short(comparison.fewer_flops, 3)} ({_short(low, 3)}–{_short(high, 3)})"
+
+
+def _flops(spent: float | None, n: int, alone: float | None, others: int) -> str:
+    if spent is None:
+        return "unknown"
+    ratio = f" {_short(alone / max(1, others) / (spent / n), 2)}x" if alone and spent else ""
+    return f"{amount(spent / n)}{ratio}"
+
+
+def _short(ratio: float, digits: int) -> str:
+    """A ratio to two digits or three: 0.91, 4.8, 35, 120."""
+    whole = int(math.log10(ratio)) + 1 if ratio >= 1 else 0
+    return f"{ratio:.{max(0, digits - max(whole, 0))}f}"

@@ -1,0 +1,108 @@
+"""How far an evaluation or a batch is: a bar with the time that is left, or lines where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from rsd_core.control_characters import visible
+from rsd_integrations.cli.terminal import plain
+from rsd_integrations.cli.waits import WaitingLine, Waits
+from rsd_integrations.display.reading import duration
+
+if TYPE_CHECKING:  # a command needs one of them
+    from rsd_integrations.batch import Progress as BatchProgress
+    from rsd_integrations.evaluation.report import Report
+
+EVERY = 60.0
+"""Seconds between two lines where there is no terminal."""
+Show = Callable[[int, int, str], None]
+"""Takes how many there are, how many are done, and a few words on how it goes."""
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Show]:
+    if console.is_terminal:
+        with _bar(console) as show:
+            yield show
+    else:
+        with Waits(console):
+            yield _lines(console)
+
+
+@contextlib.contextmanager
+def _bar(console: Console) -> Iterator[Show]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, RenderableColumn, TextColumn, TimeRemainingColumn
+
+    bar = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    words = (TextColumn("{task.description}"), RenderableColumn(WaitingLine()))
+    progress = Progress(*bar, *words, console=console, speed_estimate_period=600)  # an answer may take minutes
+
+    def show(total: int, completed: int, live: str) -> None:
+        if not progress.tasks:  # nothing is drawn before there is something to tell
+            progress.start()
+            progress.add_task("")
+        progress.update(progress.task_ids[0], total=total, completed=completed, description=escape(visible(live)))
+
+    try:
+        yield show
+    finally:
+        if progress.tasks:
+            progress.stop()
+
+
+def _lines(console: Console) -> Show:
+    began = told = time.monotonic()
+    found: int | None = None
+
+    def show(total: int, completed: int, live: str) -> None:
+        nonlocal told, found
+        found = completed if found is None else found
+        now, done = time.monotonic(), completed - found
+        if now - told < EVERY or not done or completed == total:
+            return
+        told = now
+        left = duration((now - began) / done * (total - completed))
+        words = f"{completed} of {total} done, about {left} left"
+        console.print(plain(f"{words}: {live.strip()}" if live else words), soft_wrap=True)
+
+    return show
+
+
+@contextlib.contextmanager
+def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
+    """How far an evaluation is, with each method's live accuracy and savings."""
+    with _progress(console) as show:
+
+        def update(report: Report) -> None:
+            show(report.answers * methods, report.done, "  ".join(_live(report, name) for name in report.methods))
+
+        yield update
+
+
+@contextlib.contextmanager
+def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
+    """How far a batch is, with what failed or was degraded so far."""
+    with _progress(console) as show:
+
+        def update(counts: BatchProgress) -> None:
+            troubles = ((counts.failed, "failed"), (counts.degraded, "degraded"))
+            live = "".join(f"  {n} {word}" for n, word in troubles if n)
+            show(counts.total, counts.found + counts.done + counts.failed, live)
+
+        yield update
+
+
+def _live(report: Report, name: str) -> str:
+    method, alone = report.methods[name], report.methods[report.reference]
+    if not method.n:
+        return f"{name} …"  # not begun
+    label = name if method.accuracy is None else f"{name} {method.accuracy:.3f}"
+    if name != report.reference and alone.n and method.flops_paper and alone.flops_paper:
+        label += f" ({alone.flops_paper / alone.n / (method.flops_paper / method.n):.1f}x)"
+    return label

@@ -1,0 +1,182 @@
+"""Models whose calls go through a tape, which records them or answers in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+from rsd_core import (
+    Drafter,
+    Entropy,
+    FirstTokenEntropy,
+    Generation,
+    HasLikelihood,
+    Likelihoods,
+    Model,
+    Path,
+    Price,
+    Prompt,
+    Scores,
+    ScoresRuns,
+    SpeculativeTarget,
+    Step,
+    StepRequest,
+    Target,
+    Thinking,
+    Usage,
+    Verifier,
+)
+from rsd_core.registry import ROLES
+from rsd_integrations.recorded.costs import Reading, price_data
+from rsd_integrations.recorded.keys import call_key, path_digest, prompt_digest, request_data, steps_data
+
+Live = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a model."""
+
+    model: TapedModel
+    name: str
+    """Which method of the model."""
+    path: Path
+    key: str
+    guess: str = ""
+    """The digest of a step that was given as a guess, which decides about the cost alone."""
+
+
+class Tape(Protocol):
+    """What calls go through."""
+
+    async def answer(self, call: Call, live: Live) -> Any:
+        """The reply to a call. `live` makes it, where there is a model."""
+
+    async def answer_run(self, calls: Sequence[Call], live: Live) -> Sequence[Scores]:
+        """The replies to a run of scorings, which one call makes."""
+
+    async def answer_pair(self, call: Call, live: Live) -> tuple[Generation, Usage]:
+        """The reply to a call in which a drafter works inside of a target, and the drafter's own work."""
+
+    def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:
+        """How a model thinks before it answers a prompt."""
+
+
+class TapedModel(Model):
+    """A model whose calls go through a tape.
+
+    Args:
+        tape: What they go through.
+        facts: What is known of the model, see `facts_of`.
+        inner: The model; None where the tape alone answers.
+    """
+
+    def __init__(self, tape: Tape, facts: dict[str, Any], inner: Any = None) -> None:
+        self.tape, self.facts, self.inner = tape, facts, inner
+        self.name, self.spec = facts["name"], facts["spec"]
+        self.flops_per_token = facts["flops_per_token"]
+        self.price = None if facts["price"] is None else Price(*facts["price"])
+        self.renders_tools = facts["renders_tools"]
+        self.reading = Reading()
+
+    async def aclose(self) -> None:
+        if self.inner is not None:
+            await self.inner.aclose()
+
+    def _call(self, name: str, path: Path, asked: object = None, guess: Step | None = None) -> Call:
+        told = "" if guess is None else call_key("", "", b"", steps_data([guess]))
+        return Call(self, name, path, call_key(self.spec, name, path_digest(path), asked), told)
+
+
+class _Writing(TapedModel):
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        key = call_key(self.spec, "thinking", prompt_digest(prompt))
+        return self.tape.thinking(self, key, lambda: self.inner.thinking(prompt))
+
+    async def generate(self, path: Path, request: StepRequest) -> Generation:
+        call = self._call("generate", path, request_data(request), request.guess)
+        generation: Generation = await self.tape.answer(call, lambda: self.inner.generate(path, request))
+        return generation
+
+
+class _Scoring(TapedModel):
+    async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
+        call = self._call("score", path, steps_data(steps))
+        scores: Scores = await self.tape.answer(call, lambda: self.inner.score(path, steps))
+        return scores
+
+
+class _ScoringRuns(_Scoring):
+    async def score_run(self, path: Path, steps: Sequence[Step]) -> Sequence[Scores]:
+        calls, node = list[Call](), path
+        for step in steps:
+            calls.append(self._call("score", node, steps_data([step])))
+            node = node.extend(step)
+        return await self.tape.answer_run(calls, lambda: self.inner.score_run(path, steps))
+
+
+class _WithLikelihood(TapedModel):
+    async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
+        call = self._call("log_likelihoods", path, steps_data(steps))
+        told: Likelihoods = await self.tape.answer(call, lambda: self.inner.log_likelihoods(path, steps))
+        return told
+
+
+class _WithEntropy(TapedModel):
+    async def first_token_entropy(self, path: Path) -> Entropy:
+        call = self._call("first_token_entropy", path)
+        told: Entropy = await self.tape.answer(call, lambda: self.inner.first_token_entropy(path))
+        return told
+
+
+class _Speculative(TapedModel):
+    async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
+        assert isinstance(drafter, TapedModel)
+        call = self._call("speculate", path, [drafter.spec, request_data(request)])
+        return await self.tape.answer_pair(call, lambda: self.inner.speculate(path, request, drafter.inner))
+
+
+_ABILITIES: dict[str, tuple[type, type]] = {
+    "score_run": (ScoresRuns, _ScoringRuns),
+    "log_likelihoods": (HasLikelihood, _WithLikelihood),
+    "first_token_entropy": (FirstTokenEntropy, _WithEntropy),
+    "speculate": (SpeculativeTarget, _Speculative),
+}
+"""What some models can do besides: how it is told, and what passes it on."""
+
+
+def facts_of(model: Any, spec: str) -> dict[str, Any]:
+    """What a record keeps of a model, as JSON data.
+
+    Args:
+        model: The model.
+        spec: What it is known by, without secrets.
+    """
+    return {
+        "spec": spec,
+        "name": model.name,
+        "roles": [role for role, kind in ROLES.items() if isinstance(model, kind)],
+        "abilities": [name for name, (protocol, _) in _ABILITIES.items() if isinstance(model, protocol)],
+        "flops_per_token": model.flops_per_token,
+        "price": price_data(model.price),
+        "renders_tools": model.renders_tools,
+        "leaves_it_to": None,
+    }
+
+
+def taped(tape: Tape, facts: dict[str, Any], inner: Any = None) -> Any:
+    """A model of the same roles and abilities, whose calls go through a tape."""
+    return _class_of(tuple(facts["roles"]), tuple(facts["abilities"]))(tape, facts, inner)
+
+
+@cache
+def _class_of(roles: tuple[str, ...], abilities: tuple[str, ...]) -> type[TapedModel]:
+    parts: list[type] = [passing for name, (_, passing) in _ABILITIES.items() if name in abilities]
+    kinds: list[type] = [kind for role, kind in ROLES.items() if role in roles]
+    if Drafter in kinds or Target in kinds:
+        parts.append(_Writing)
+    if Verifier in kinds:
+        parts.append(_Scoring)
+    return type("TapedModel", (*parts, *kinds), {})

@@ -1,0 +1,182 @@
+"""Records the calls of models while they work."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from rsd_core import ConfigurationError, Generation, RSDError, Scores, Thinking, Usage, load
+from rsd_core.data import masked
+from rsd_core.model import usage_of
+from rsd_integrations.batch.lock import WriterLock
+from rsd_integrations.recorded.costs import Begun, cost_data
+from rsd_integrations.recorded.file import Recorded, RunRecord, append
+from rsd_integrations.recorded.models import Call, Live, TapedModel, facts_of, taped
+from rsd_integrations.recorded.replies import error_data, reply_data, thinking_data
+
+
+class Recorder:
+    """Records the calls of models into a file, as a context.
+
+    All calls are made as without it. A file that is there is added to: more methods, more problems, or a run that was
+    cut off. What is recorded of a call stays; a reply takes the place of an error.
+
+    Args:
+        file: The record; `.jsonl.gz` by convention.
+        run: What is asked for, as JSON data; secrets are masked.
+
+    Raises:
+        ConfigurationError: The file is something else, or is being written by another process.
+    """
+
+    def __init__(self, file: Path, run: dict[str, Any]) -> None:
+        self._file = file
+        self._lock = WriterLock(file)
+        try:
+            self.record = self._opened()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._new: list[dict[str, Any]] = [] if self.record.models or self.record.runs else [self.record.header]
+        self._models: dict[str, TapedModel] = {}
+        run = json.loads(masked(json.dumps(run)))
+        if run not in self.record.runs:
+            self._add({"run": run})
+
+    def _opened(self) -> RunRecord:
+        if not self._file.exists() or not self._file.stat().st_size:
+            return RunRecord.new()
+        record, whole = RunRecord.read(self._file)
+        if whole < self._file.stat().st_size:  # the last writer was killed
+            os.truncate(self._file, whole)
+        return record
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def load(self, given: Any) -> Any:
+        """A model by its spec, recorded; each is loaded once. For `RSDConfig.setup(load=…)`."""
+        if given not in self._models:
+            if not isinstance(given, str):
+                raise ConfigurationError(f"{given!r} has no spec to be recorded under: name the model by its spec")
+            self._models[given] = self.wrap(load(given), given)
+        return self._models[given]
+
+    def wrap(self, model: Any, spec: str) -> Any:
+        """A model of the same roles and abilities that is recorded.
+
+        Args:
+            model: The model.
+            spec: What it is known by in the record.
+
+        Raises:
+            ConfigurationError: The record knows another model by this spec.
+        """
+        facts = facts_of(model, masked(spec))
+        dearer = getattr(model, "dearer", None)
+        if dearer is not None:
+            wrapped = self.wrap(dearer, f"{spec}, when asked by the policy")
+            facts["leaves_it_to"] = wrapped.spec
+        known = next((other for other in self.record.models if other["spec"] == facts["spec"]), None)
+        if known is None:
+            self._add(facts)
+        elif known != facts:
+            raise ConfigurationError(
+                f"{self._file} holds calls of another {spec!r} ({_difference(known, facts)}); record into another file"
+            )
+        made = taped(self, facts, model)
+        if dearer is not None:
+            made.dearer = wrapped
+        return made
+
+    async def answer(self, call: Call, live: Live) -> Any:
+        """Make a call and record its reply, or its error."""
+        begun = call.model.reading.begin(call.path, call.key, call.guess)
+        try:
+            reply = await live()
+        except Exception as error:
+            role = next(iter(call.model.facts["roles"]))
+            self._note(call, error_data(error, role), begun, usage_of(error) or Usage())
+            raise
+        call.model.reading.note(call.path, reply.usage, getattr(reply, "steps", ()))
+        self._note(call, reply_data(reply), begun, reply.usage)
+        return reply
+
+    async def answer_run(self, calls: Sequence[Call], live: Live) -> Sequence[Scores]:
+        """Make a call for several scorings, and record each by itself."""
+        all_begun = [call.model.reading.begin(call.path, call.key, call.guess) for call in calls]
+        replies: Sequence[Scores] = await live()
+        for call, begun, scores in zip(calls, all_begun, replies, strict=False):
+            call.model.reading.note(call.path, scores.usage)
+            self._note(call, reply_data(scores), begun, scores.usage)
+        return replies
+
+    async def answer_pair(self, call: Call, live: Live) -> tuple[Generation, Usage]:
+        """Make a call in which two models work, and record both works."""
+        begun = call.model.reading.begin(call.path, call.key, call.guess)
+        generation: Generation
+        generation, usage = await live()
+        reply = reply_data(generation) | {"drafter": cost_data(usage)}
+        self._note(call, reply, begun, generation.usage)
+        return generation, usage
+
+    def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:
+        """Ask a model how it thinks, and record what it says; that nobody knows is not recorded."""
+        told = live()
+        if told is not None and key not in self.record.calls:
+            self._note_line(key, Recorded(self._number(model), "thinking", thinking_data(told)))
+        return told
+
+    def _note(self, call: Call, reply: dict[str, Any], begun: Begun, usage: Usage) -> None:
+        known = self.record.calls.get(call.key)
+        if known is not None and begun.label in known.costs and "error" not in known.reply:
+            return
+        self._note_line(call.key, Recorded(self._number(call.model), call.name, reply, {begun.label: cost_data(usage)}))
+
+    def _note_line(self, key: str, recorded: Recorded) -> None:
+        self._add(recorded.lines(key))
+
+    def _number(self, model: TapedModel) -> int:
+        return next(i for i, facts in enumerate(self.record.models) if facts["spec"] == model.spec)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        self.record.add(line)
+        self._new.append(line)
+
+    def flush(self) -> None:
+        """Bring what was recorded so far into the file.
+
+        Raises:
+            RSDError: It cannot be written.
+        """
+        new, self._new = self._new, []  # in one go: models may be at work meanwhile
+        if not new:
+            return
+        try:
+            append(self._file, new)
+        except OSError as error:
+            self._new = new + self._new
+            raise RSDError(f"{self._file} cannot be written: {error.strerror}; make room, then run again") from error
+
+    def close(self) -> None:
+        """Rewrite the file as one compressed block, and let others write.
+
+        Raises:
+            RSDError: It cannot be written; what was flushed is in the file.
+        """
+        try:
+            if self.record.calls:
+                self.record.write(self._file)
+        finally:
+            self._lock.release()
+
+
+def _difference(known: dict[str, Any], facts: dict[str, Any]) -> str:
+    name = next(name for name in facts if known.get(name) != facts[name])
+    return f"its {name} is {known.get(name)!r} there and {facts[name]!r} now"

@@ -1,0 +1,43 @@
+"""How far long commands are, where there is a terminal and where there is none."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from rsd_integrations.batch import Progress
+from rsd_integrations.cli import progress
+from rsd_integrations.cli.progress import batch_progress
+
+
+def test_where_there_is_no_terminal_a_line_a_minute_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    out = io.StringIO()
+    with batch_progress(Console(file=out, width=200)) as show:
+        counts = Progress(100, found=20)
+        for _ in range(80):
+            show(counts)
+            clock[0] += 3.0
+            counts.done += 1
+        counts.degraded = 2
+        show(counts)
+    lines = out.getvalue().splitlines()
+    # 20 of the 100 were found: 80 take 3 seconds each, and the last one needs no line.
+    assert lines == [
+        "40 of 100 done, about 3 min left",
+        "60 of 100 done, about 2 min left",
+        "80 of 100 done, about 1 min left",
+    ]
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, legacy_windows=False)
+    with batch_progress(console) as show:
+        counts = Progress(4)
+        for _ in range(4):
+            counts.done += 1
+            show(counts)
+    assert "4/4" in out.getvalue()
+    assert "0:00:00" in out.getvalue()
