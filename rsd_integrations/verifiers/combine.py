@@ -30,7 +30,7 @@ class Combined(Verifier):
     def __init__(self, name: str, members: Sequence[Verifier]) -> None:
         if wrong := [member for member in members if not isinstance(member, Verifier)]:
             raise ConfigurationError(f"{wrong[0]!r} is no verifier, so it cannot be part of a {name}")
-        if led := [member.name for member in members if member.dearer is not None]:
+        if led := [member.name for member in members if member.stronger is not None]:
             raise ConfigurationError(
                 f"{led} is asked by the policy, and a {name} has none: leave out ask=policy inside"
             )
@@ -89,7 +89,7 @@ class Cascade(Combined):
         self._asked = self.members
         if ask == "policy":
             self._asked, rest = self.members[:1], self.members[1:]
-            self.dearer = Cascade(rest, low, high) if len(rest) > 1 else rest[0]
+            self.stronger = Cascade(rest, low, high) if len(rest) > 1 else rest[0]
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The first clear reward of each candidate."""
