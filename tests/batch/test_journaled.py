@@ -158,7 +158,7 @@ def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path)
         ('"  "', "line 2 is no prompt: The prompt is empty"),
         ('{"prompt": ""}', "line 2 is no prompt: The prompt is empty"),
         ('{"prompt": [{"content": "x"}]}', "line 2 is no prompt: "),
-        ("{", "line 2 is no prompt: it is no JSON"),
+        ("{", "line 2 is no prompt: it is not JSON"),
     ],
 )
 def test_a_line_that_is_no_prompt_is_a_row_with_an_error(tmp_path: Path, line: str, words: str) -> None:

@@ -414,7 +414,7 @@ def test_a_function_that_gives_no_reward_is_named(reward: Any) -> None:
         return reward
 
     verifier = FunctionVerifier(is_polite)
-    with pytest.raises(VerifierError, match=r"is_polite gave .*; it must return a number from 0 to 1") as caught:
+    with pytest.raises(VerifierError, match=r"is_polite returned .*; it must return a number from 0 to 1") as caught:
         wait_for(verifier.score(PATH, [Step("one", "end")]))
     assert repr(reward) in str(caught.value)
 
