@@ -150,7 +150,7 @@ def test_a_file_that_is_run_in_two_ways_is_planned_for_both() -> None:
 
 def test_the_doctor_looks_at_the_role_as_well() -> None:
     file = embedded("draft")
-    assert "no reward head that is known" in found(f"prm,context=900:gguf={file}")["prm"][1]
+    assert "no known reward head" in found(f"prm,context=900:gguf={file}")["prm"][1]
     assert found(f"likelihood,how=mean:gguf={file}")["likelihood"][0]
 
 

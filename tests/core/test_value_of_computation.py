@@ -299,7 +299,7 @@ def test_the_stronger_verdict_counts_and_is_charged_at_its_own_rate(verdict: Any
 def test_verifiers_that_leave_it_to_the_policy_need_one_that_decides() -> None:
     with pytest.raises(ConfigurationError, match="never does; give the cascade ask=range"):
         judged([0.5], [0.5], BinaryStep())
-    with pytest.raises(ConfigurationError, match="leave out ask=policy inside"):
+    with pytest.raises(ConfigurationError, match="remove ask=policy inside"):
         Cached(judged([0.5], [0.5]).verifier)
     with pytest.raises(ConfigurationError, match="ask=range or ask=policy"):
         Cascade([ScriptedVerifier([1.0])] * 2, ask="me")  # type: ignore[arg-type]
