@@ -298,6 +298,6 @@ def test_settings_that_make_no_decoder_are_in_no_file(tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text('"one"\n""\n')
     config = RSDConfig(drafter="openai:m@http://user:secret@127.0.0.1:9/v1", verifier="scripted:verifier")
-    with pytest.raises(ConfigurationError, match="must hold no password"):
+    with pytest.raises(ConfigurationError, match="must not contain a password"):
         run_journaled(config, read_problems(prompts), out)
     assert not out.exists()
