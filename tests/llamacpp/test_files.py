@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_written_is_told(site: Path, tmp_path: Path) -> N
     in_parts(site)
     (tmp_path / "cache").write_text("a file")
     shown = refused("package=whole")
-    assert "cannot be put together in" in shown
+    assert "cannot be assembled in" in shown
     assert "set XDG_CACHE_HOME to another folder" in shown
 
 
