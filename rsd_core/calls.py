@@ -58,9 +58,9 @@ class Calls:
 
     Args:
         guard: Deadline and cancellation.
-        early: Work begun before it is known to be needed.
-        health: Which of the decoder's models ever worked.
-        caller: Whose calls they are.
+        early: Work begun speculatively.
+        health: Which of the decoder's models have ever worked.
+        caller: The request that makes the calls.
     """
 
     def __init__(self, guard: Guard, early: Lookahead, health: Health, caller: Caller) -> None:
@@ -70,7 +70,7 @@ class Calls:
         self._given_up: set[Drafter] = set()
 
     def watched_by(self, watches: Watches | None) -> None:
-        """Show all calls from now on, those that are begun early included."""
+        """Report all calls from now on, including speculative ones."""
         self.watches = self._early.watches = watches
 
     async def draft(
@@ -91,7 +91,7 @@ class Calls:
         return generation.steps
 
     async def measure_entropy(self, request: Request, drafter: Drafter) -> None:
-        """How uncertain the drafter is about the first token of the step; None in the request where it failed."""
+        """How uncertain the drafter is about the first token of the step; None once it failed in this request."""
         assert isinstance(drafter, FirstTokenEntropy)
         try:
             self._guard.check()
@@ -127,11 +127,10 @@ class Calls:
     async def score(
         self, request: Request, verifier: Verifier, candidates: Sequence[Step], path: Path | None = None
     ) -> tuple[float | None, ...]:
-        """Rewards of the candidates; none when the verifier failed and the settings do not ask to raise.
+        """Rewards of the candidates; none if the verifier failed and the settings do not say to raise.
 
-        A reward is None where the verifier abstains. It is not asked about what holds nothing to be judged: the
-        reward of a blank candidate is 0, that of a marker alone None. The candidates follow the path, by default the
-        request's.
+        A reward is None if the verifier abstains. Candidates with nothing to judge are not sent to it: a blank one gets
+        the reward 0, a bare marker None. The candidates follow the path, by default the request's.
 
         Raises:
             VerifierError: The verifier failed, and `on_verifier_error` is `raise`.
@@ -172,7 +171,7 @@ class Calls:
         )
 
     def target_is_spent(self, request: Request, target: Target) -> bool:
-        """Whether a limit took the target away, so that a rejected draft has to be kept; noted when it did."""
+        """Whether a limit rules the target out, so that a rejected draft must be kept; noted if so."""
         room, limit = self._target_room(request, target)
         if room < 1:
             self._degrade(request, "target_limit", f"{limit} is reached: the draft is kept whatever its reward")
@@ -219,7 +218,7 @@ class Calls:
     async def log_likelihoods(
         self, request: Request, role: Role, model: Drafter | Target, candidates: Sequence[Step]
     ) -> tuple[float, ...]:
-        """Log-probabilities of the candidates by a drafter or target that tells them."""
+        """Log-probabilities of the candidates, from a drafter or target that reports them."""
         assert isinstance(model, HasLikelihood)
         self._guard.check()
         work = self._seen(role, model, model.log_likelihoods(request.path, candidates))
@@ -227,7 +226,7 @@ class Calls:
         return reply.values
 
     def hedge(self, request: Request, target: Target) -> None:
-        """Let the target begin the step at once where its draft is likely to be rejected, see `Settings.hedge`."""
+        """Let the target begin the step at once if the draft is likely to be rejected (see `Settings.hedge`)."""
         threshold = request.settings.hedge
         if threshold is None or 1 - self._early.estimate.value <= threshold:
             return
@@ -235,7 +234,7 @@ class Calls:
             self._early.hedge(request.path, target, request.progress.step_request("target"))
 
     def look_ahead(self, request: Request, drafter: Drafter, verifier: Verifier, drafts: Sequence[Step]) -> None:
-        """Let the drafter go on while its step is scored, see `Settings.lookahead`."""
+        """Let the drafter continue while its step is scored (see `Settings.lookahead`)."""
         if self._early.depth and len(drafts) == 1:
             self._early.follow(request.progress, drafts[0], drafter, verifier)
 
@@ -257,13 +256,13 @@ class Calls:
         reward: float | None = None,
         rejected: Step | None = None,
     ) -> StepRecord:
-        """Make a step part of the response, and keep of the early work what goes on from it."""
+        """Make a step part of the response, and keep the early work that continues it."""
         if author == "draft" or rejected is not None:
             self._early.estimate.add(author == "draft")
         return request.extend(step, author, reward, rejected, self._early.on_accept(request.path, step))
 
     async def aclose(self) -> None:
-        """End what was begun early and is not needed; its work is on the ledger then."""
+        """Cancel unused speculative calls and put their work on the ledger."""
         await self._early.aclose()
 
     def _generate(
@@ -288,7 +287,7 @@ class Calls:
         return self._call(request, role, model, work, checked_steps, count, step_request, assistant=assistant)
 
     def _seen(self, role: Role, model: Model, work: Coroutine[Any, Any, Reply]) -> Coroutine[Any, Any, Reply]:
-        """A call that begins now, as it is awaited where somebody watches."""
+        """A call that begins now, wrapped by the observers if there are any."""
         return work if self.watches is None else self.watches.call(role, model, work)
 
     async def _call(
@@ -318,7 +317,7 @@ class Calls:
             if failure is not error:
                 raise failure from error
             if isinstance(error, Interrupted):
-                raise asyncio.CancelledError from None  # what timeouts know
+                raise asyncio.CancelledError from None  # as timeouts expect
             raise
         finally:
             CALLER.reset(token)
@@ -368,7 +367,7 @@ class Calls:
 
 
 def _as_fault(model: Model, error: BaseException) -> BaseException:
-    """What is a fault of a model's code although its type says that the whole task or process is to end."""
+    """Turn an exception that would end the task or process into a fault of the model that raised it."""
     if isinstance(error, SystemExit | KeyboardInterrupt):
         return ended_process(model, error)
     task = asyncio.current_task()

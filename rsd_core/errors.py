@@ -25,11 +25,11 @@ from rsd_core.model import Usage
 from rsd_core.results import Result
 
 DISTRIBUTION = "rsd-decoding"
-"""Name of the distribution on the package index, used in the pip lines of messages."""
+"""Name of the distribution on the package index, used in the pip commands of messages."""
 
 
 class RSDError(Exception):
-    """Base of all errors of this project."""
+    """Base of all errors raised by this project."""
 
     def __reduce__(self) -> tuple[Any, ...]:  # whatever their constructors take
         return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
@@ -40,7 +40,7 @@ class ConfigurationError(RSDError, ValueError):
 
 
 class SpecError(ConfigurationError):
-    """A spec string that names nothing known."""
+    """A spec string with an unknown or unsuitable name."""
 
 
 class MissingDependency(ConfigurationError, ImportError):  # noqa: N818
@@ -63,7 +63,7 @@ class RunError(RSDError):
 
     Args:
         message: What failed.
-        usage: The work of the model call that failed, where it had done some: it is charged all the same.
+        usage: Work done by the failed model call, if any: it is still charged.
     """
 
     partial: Result | None = None
@@ -79,7 +79,7 @@ class DrafterError(RunError):
 
 
 class VerifierError(RunError):
-    """The verifier could not score a step, or its score was no number in [0, 1]."""
+    """The verifier could not score a step, or its score was not a number in [0, 1]."""
 
 
 class TargetError(RunError):
@@ -95,16 +95,16 @@ class UnrecoverableError(RunError):
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same call may work later: no call with wrong arguments will, nor one whose error says so itself."""
+    """Whether the same call may succeed later: not with wrong arguments, nor if the error is marked as final."""
     return not isinstance(error, TypeError) and getattr(error, "is_retryable", None) is not False
 
 
 class RoleWarning(UserWarning):
-    """A drafter, verifier or target has failed at every call so far: answers are not what they should be."""
+    """A drafter, verifier or target has failed at every call so far, so the answers are not what they should be."""
 
 
 class BatchError(RunError):
-    """Some requests of a batch failed; none of the others is lost."""
+    """Some requests of a batch failed; the others are not lost."""
 
     def __init__(self, results: Sequence[Result], errors: dict[int, Exception]) -> None:
         self.results = list(results)

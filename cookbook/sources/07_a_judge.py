@@ -4,7 +4,7 @@
 # You learn the three kinds of judges, and how to find out in a minute whether one can be trusted.
 #
 # No reward model for your field? A language model can judge. It may be asked for one word (quick), for a score after
-# some thought (dearer), or be a LangChain model with a rubric of yours.
+# some thought (more expensive), or be a LangChain model with a rubric of yours.
 
 # %% [markdown]
 # ## First: measure

@@ -50,7 +50,7 @@ for text in ("She gets 36 as a gift: 71+36=107.", "She gets 63 as a gift: 71+63=
 # %% [markdown]
 # ## Rules before a model
 #
-# A `Cascade` asks from cheap to dear and stops as soon as one is sure. Rules that find a fault end it at 0; where they
+# A `Cascade` asks from cheap to expensive and stops as soon as one is sure. Rules that find a fault end it at 0; where they
 # abstain, the reward model decides.
 
 # %%

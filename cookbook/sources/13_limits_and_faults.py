@@ -106,7 +106,7 @@ for event in decoder().stream("Count to three.", cancel=button):
 # %% [markdown]
 # ## In the picture
 #
-# The trace tells what was got over.
+# The trace shows the degradations.
 
 # %%
 from rsd_integrations.display import show

@@ -79,9 +79,9 @@ class Recorder:
             ConfigurationError: The record knows another model by this spec.
         """
         facts = facts_of(model, masked(spec))
-        dearer = getattr(model, "dearer", None)
-        if dearer is not None:
-            wrapped = self.wrap(dearer, f"{spec}, when asked by the policy")
+        stronger = getattr(model, "stronger", None)
+        if stronger is not None:
+            wrapped = self.wrap(stronger, f"{spec}, when asked by the policy")
             facts["leaves_it_to"] = wrapped.spec
         known = next((other for other in self.record.models if other["spec"] == facts["spec"]), None)
         if known is None:
@@ -91,8 +91,8 @@ class Recorder:
                 f"{self._file} holds calls of another {spec!r} ({_difference(known, facts)}); record into another file"
             )
         made = taped(self, facts, model)
-        if dearer is not None:
-            made.dearer = wrapped
+        if stronger is not None:
+            made.stronger = wrapped
         return made
 
     async def answer(self, call: Call, live: Live) -> Any:

@@ -52,7 +52,7 @@ class Replay:
                 raise ConfigurationError(f"{self._file} holds no calls of {spec!r}; its models are {known}")
             model = taped(self, facts)
             if facts["leaves_it_to"] is not None:
-                model.dearer = self.load(facts["leaves_it_to"])
+                model.stronger = self.load(facts["leaves_it_to"])
             self._models[spec] = model
         return self._models[spec]
 

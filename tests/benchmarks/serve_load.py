@@ -251,7 +251,7 @@ at once, each with a stream and a connection of its own. Answers that were not w
 
 CPU time of a step in µs, medians of {data["rounds"]} rounds; models answer at once, and what they take to play their
 scripts is in all of it, in {BASE} the more the longer the answer. What a request takes beside its steps (the
-connection, HTTP, the check of its fields, the log) is in it as well, so short answers are dearer by step.
+connection, HTTP, the check of its fields, the log) is in it as well, so short answers cost more per step.
 
 | steps | bare `arun_many`, {BASE} | the same, this build | through the server | added by it | over {BASE} | peak MB |
 |---|---|---|---|---|---|---|
