@@ -47,7 +47,7 @@ class Part:
         named = ", ".join(f"`{name}`" for name in constants)
         imported = f"Imported from `{self.package}`" + (f", as are {named}" if constants else "") + ".\n\n"
         entries = "".join(
-            f"::: {path}\n    options: {{ {HEADED} }}\n\n"
+            f"::: {path}\n    options: {{ {HEADED}, show_root_full_path: false }}\n\n"
             for name, path in self.public.items()
             if name not in constants
         )
