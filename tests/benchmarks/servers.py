@@ -355,18 +355,26 @@ work (32 of 32): by drafter and target with lookahead 4, and with guesses too; a
 {here(found["real"])}"""
 
 
-def here(real: dict[str, Any] | None) -> str: """What was measured on this machine's own servers.""" if real is None:
-return "" equal = real["equal_to_inprocess"] guessed, alone, many = ( real[key] for key in
-("equal_to_inprocess_with_guesses", "latency_ratio", "throughput_32_of_32") ) return f""" **Three vLLM servers on this
-machine.** The embedded family on two cores shared by the servers and both clients. Each server's engine and worker are
-one process (`tests/servers/launcher.py`): as two, the workers spin for a second after each request and compete for the
-cores. {equal["equal"]} of {equal["problems"]} answers are those of the models in process, step by step, and
-{guessed["equal"]} of {guessed["problems"]} with lookahead 4 and guesses. One problem at a time, each by all in turn,
-takes {real["seconds_per_problem_lock_step"]:.2f} s in lock-step; {alone["rsd"]:.2f} of that here, {alone["lookahead
-1"]:.2f} with lookahead 1, {alone["lookahead 4"]:.2f} with lookahead 4, and **{alone[FOR_ONE]:.2f}** with lookahead 4
-and guesses. With 32 at once all of them want the same two cores: {many["rsd"]:.2f}x the throughput of lock-step,
-{many["lookahead 4"]:.2f}x with lookahead 4, and {many[FOR_ONE]:.2f}x with guesses too. Of the {CONCURRENT} answers, {"
-and ".join(str(real["same_answers"][name]) for name in TOGETHER)} are the same as in lock-step. """
+def here(real: dict[str, Any] | None) -> str:
+    """What was measured on this machine's own servers."""
+    if real is None:
+        return ""
+    equal = real["equal_to_inprocess"]
+    guessed, alone, many = (
+        real[key] for key in ("equal_to_inprocess_with_guesses", "latency_ratio", "throughput_32_of_32")
+    )
+    return f"""
+**Three vLLM servers on this machine.** The embedded family on two cores shared by the servers and both clients. Each
+server's engine and worker are one process (`tests/servers/launcher.py`): as two, the workers spin for a second after
+each request and compete for the cores. {equal["equal"]} of {equal["problems"]} answers are those of the models
+in process, step by step, and {guessed["equal"]} of {guessed["problems"]} with lookahead 4 and guesses. One problem at a
+time, each by all in turn, takes {real["seconds_per_problem_lock_step"]:.2f} s in lock-step; {alone["rsd"]:.2f} of that
+here, {alone["lookahead 1"]:.2f} with lookahead 1, {alone["lookahead 4"]:.2f} with lookahead 4, and
+**{alone[FOR_ONE]:.2f}** with lookahead 4 and guesses. With 32 at once all of them want the same two cores:
+{many["rsd"]:.2f}x the throughput of lock-step, {many["lookahead 4"]:.2f}x with lookahead 4, and {many[FOR_ONE]:.2f}x
+with guesses too. Of the {CONCURRENT}
+answers, {" and ".join(str(real["same_answers"][name]) for name in TOGETHER)} are the same as in lock-step.
+"""
 
 
 COMMAND = Command("servers", __doc__, SIZES, markdown)
