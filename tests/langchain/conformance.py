@@ -60,9 +60,9 @@ langchain-core of the declared range `{declared}`.
 
 In granularity `turn` the models are chat models that call tools, take media and answer by rules
 (`tests/langchain/inner_models.py`); drafts are sometimes wrong and are replaced. In granularity `step` they are the
-embedded models, the defaults of `ChatRSD()`. With `thinking`, the same models (scripted ones in steps) think before they
-answer; with `tools`, models that write steps by rules (`tests/langchain/rule_writers.py`) call tools and write JSON by
-a schema. The suites take the model's abilities from its own `profile`.
+embedded models, the defaults of `ChatRSD()`. With `thinking`, the same models (scripted ones in steps) think before
+they answer; with `tools`, models that write steps by rules (`tests/langchain/rule_writers.py`) call tools and write
+JSON by a schema. The suites take the model's abilities from its own `profile`.
 
 | langchain-core | suite | granularity | passed | skipped | xfailed | failed |
 |---|---|---|---|---|---|---|
