@@ -1,4 +1,4 @@
-"""Reward-guided speculative decoding, free of any model library.
+"""Reward-guided speculative decoding, independent of any model library.
 
 A cheap drafter writes one reasoning step, a verifier scores it, and a weighting policy accepts it or hands the step
 to the strong target (arXiv 2501.19324).

@@ -28,12 +28,12 @@ class RewardGuidedDecoder(Decoder):
 
     Args:
         drafter: The cheap model that proposes each step.
-        verifier: The reward model that scores it; needed unless the policy wants no rewards.
+        verifier: The reward model that scores it; required unless the policy uses no rewards.
         target: The strong model that writes the steps whose drafts are rejected.
-        policy: From reward to probability of acceptance; the paper's δ = 0.7 by default. Calibrate it: a threshold
-            belongs to one reward model.
+        policy: Maps a reward to a probability of acceptance; the paper's δ = 0.7 by default. Calibrate it: a threshold
+            holds for one reward model only.
         settings: Everything else.
-        thoughts: Models and a policy of the thoughts' own, where they have some.
+        thoughts: Models and a policy for thoughts, if they differ from the answer's.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class RewardGuidedDecoder(Decoder):
     def check(self, settings: Settings) -> Settings:
         if settings.granularity == "turn" and self.thoughts != Roles():
             raise ConfigurationError(
-                "thoughts with roles of their own need granularity='step': a turn is thought and answer in one "
-                "piece, by one model"
+                "roles for thoughts need granularity='step': one model writes a whole turn, thought and answer, in "
+                "one piece"
             )
         return settings
 
@@ -67,7 +67,7 @@ class RewardGuidedDecoder(Decoder):
         return {"answer": answer, "thought": self.thoughts.filled(answer)}
 
     def in_one_turn(self, fields: Mapping[str, Any]) -> Self:
-        """The same decoder for answers in one piece, whose models are asked for fields, see `Generator.with_fields`."""
+        """The same decoder for answers in one piece, with these fields in each request."""
         other = copy.copy(self)
         other.drafter, other._target = self.drafter.with_fields(fields), self._target.with_fields(fields)
         other.thoughts, other.settings = Roles(), self.settings.model_copy(update={"granularity": "turn"})
@@ -148,7 +148,7 @@ class RewardGuidedDecoder(Decoder):
     async def _replace(
         self, request: Request, calls: Calls, cast: Cast, draft: Step | None = None, reward: float | None = None
     ) -> StepReplaced:
-        """The target writes the step, and the policy learns from it what it wants to."""
+        """The target writes the step, and the policy may learn from it."""
         before = request.path
         (step,) = await calls.replace(request, cast.target, rejected=draft)
         record = calls.commit(request, step, "target", reward, draft)

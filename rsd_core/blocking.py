@@ -26,7 +26,7 @@ _make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 
 
 def make_loop_by(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """Have the background loop made so from now on; one that runs stays."""
+    """Create the background loop with this function from now on; a running loop stays."""
     global _make_loop
     _make_loop = make
 
@@ -42,7 +42,7 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """The process's background loop, started on first use and anew after a fork."""
+    """The process's background loop, started on first use and again after a fork."""
     global _loop
     if _loop is not None:  # nearly always, and asked for with every request
         return _loop
@@ -56,15 +56,16 @@ def background_loop() -> asyncio.AbstractEventLoop:
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for its result.
 
-    An interrupt cancels it and waits for its end, so that nothing works on and what was done is charged; a second
-    interrupt leaves at once.
+    An interrupt cancels it and waits for its end, so that nothing keeps running and finished work is charged; a second
+    interrupt returns at once.
 
     Raises:
-        RunError: Called from the background loop itself, or while the interpreter shuts down, when that has stopped.
+        RunError: Called from the background loop itself, or while the interpreter shuts down, when the loop has
+            stopped.
     """
-    if sys.is_finalizing():  # the loop's thread is frozen: whoever waits for it now waits for ever
+    if sys.is_finalizing():  # the loop's thread is frozen: waiting for it now would hang
         work.close()
-        raise RunError("a blocking method was called while the interpreter shuts down; call it before")
+        raise RunError("a blocking method was called while the interpreter shuts down; call it earlier")
     loop = background_loop()
     if threading.current_thread().name == "rsd-loop":
         work.close()
@@ -89,8 +90,8 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     """Iterate over an async generator from blocking code; leaving early closes it.
 
-    A second interrupt leaves at once here too. Left behind, it is closed by whoever collects it: the loop's own thread
-    must not wait for itself then, and at the end of the interpreter nobody is left to wait for.
+    A second interrupt returns at once here too. An abandoned generator is closed by the garbage collector: if that runs
+    on the loop's own thread it must not wait for itself, and at interpreter exit there is no loop left to wait for.
     """
     try:
         while True:
@@ -109,19 +110,19 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
 async def in_thread(work: Callable[[], T], context: contextvars.Context | None = None) -> T:
     """Run blocking work in a thread of its own, in the caller's context or the one given.
 
-    Pools have a size, and work that waits for other work of the same pool can use it up and stand still for ever. No
-    thread can be ended from outside, so a caller who is cancelled waits for the work to return: it is to have a
-    time-out of its own, or to be told by other means.
+    Pools have a size, and work that waits for other work in the same pool can deadlock. A thread cannot be stopped from
+    outside, so a cancelled caller waits for the work to return: give the work its own timeout, or signal it by other
+    means.
 
     Raises:
-        Interrupted: The caller was cancelled, and the work told by its result or its error what it had done.
+        Interrupted: The caller was cancelled, and the work's result or error carries its usage.
     """
     done: Future[T] = Future()
 
     def run(context: contextvars.Context) -> None:
         try:
             done.set_result(context.run(work))
-        except StopIteration as error:  # which no future can hold: whoever awaits it would wait for ever
+        except StopIteration as error:  # a future cannot hold it: awaiting it would hang
             failed = RuntimeError("StopIteration was raised")
             failed.__cause__ = error
             done.set_exception(failed)

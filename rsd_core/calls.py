@@ -51,9 +51,9 @@ class Calls:
 
     Args:
         guard: Deadline and cancellation.
-        early: Work begun before it is known to be needed.
-        health: Which of the decoder's models ever worked.
-        caller: Whose calls they are.
+        early: Work begun speculatively.
+        health: Which of the decoder's models have ever worked.
+        caller: The request that makes the calls.
     """
 
     def __init__(self, guard: Guard, early: Lookahead, health: Health, caller: Caller) -> None:
@@ -63,11 +63,11 @@ class Calls:
         self._given_up: set[Drafter] = set()
 
     def watched_by(self, watches: Watches | None) -> None:
-        """Show all calls from now on, those that are begun early included."""
+        """Report all calls from now on, including speculative ones."""
         self.watches = self._early.watches = watches
 
     async def draft(self, request: Request, drafter: Drafter, count: int | None = None) -> tuple[Step, ...]:
-        """Candidates for the next step; none when the drafter failed, which is noted, or would fail again."""
+        """Candidates for the next step; none if the drafter failed (which is noted) or would fail again."""
         if drafter in self._given_up:
             return ()
         try:
@@ -81,7 +81,7 @@ class Calls:
         return generation.steps
 
     async def measure_entropy(self, request: Request, drafter: Drafter) -> None:
-        """How uncertain the drafter is about the first token of the step; None in the request where it failed."""
+        """How uncertain the drafter is about the first token of the step; None once it failed in this request."""
         assert isinstance(drafter, FirstTokenEntropy)
         try:
             self._guard.check()
@@ -117,11 +117,10 @@ class Calls:
     async def score(
         self, request: Request, verifier: Verifier, candidates: Sequence[Step], path: Path | None = None
     ) -> tuple[float | None, ...]:
-        """Rewards of the candidates; none when the verifier failed and the settings do not ask to raise.
+        """Rewards of the candidates; none if the verifier failed and the settings do not say to raise.
 
-        A reward is None where the verifier abstains. It is not asked about what holds nothing to be judged: the
-        reward of a blank candidate is 0, that of a marker alone None. The candidates follow the path, by default the
-        request's.
+        A reward is None if the verifier abstains. Candidates with nothing to judge are not sent to it: a blank one gets
+        the reward 0, a bare marker None. The candidates follow the path, by default the request's.
 
         Raises:
             VerifierError: The verifier failed, and `on_verifier_error` is `raise`.
@@ -162,7 +161,7 @@ class Calls:
         )
 
     def target_is_spent(self, request: Request, target: Target) -> bool:
-        """Whether a limit took the target away, so that a rejected draft has to be kept; noted when it did."""
+        """Whether a limit rules the target out, so that a rejected draft must be kept; noted if so."""
         room, limit = self._target_room(request, target)
         if room < 1:
             self._degrade(request, "target_limit", f"{limit} is reached: the draft is kept whatever its reward")
@@ -182,7 +181,7 @@ class Calls:
             room, limit = self._target_room(request, target)
             if limit is not None and room < count:
                 raise LimitReached(limit)
-            guess = rejected if reused and attempt == 0 else None  # which a fault may come from
+            guess = rejected if reused and attempt == 0 else None  # the guess may have caused the fault
             try:
                 return (await self._generate(request, "target", target, count, room / count, guess)).steps
             except Exception as error:
@@ -200,7 +199,7 @@ class Calls:
     async def log_likelihoods(
         self, request: Request, role: Role, model: Drafter | Target, candidates: Sequence[Step]
     ) -> tuple[float, ...]:
-        """Log-probabilities of the candidates by a drafter or target that tells them."""
+        """Log-probabilities of the candidates, from a drafter or target that reports them."""
         assert isinstance(model, HasLikelihood)
         self._guard.check()
         work = self._seen(role, model, model.log_likelihoods(request.path, candidates))
@@ -208,7 +207,7 @@ class Calls:
         return reply.values
 
     async def speculate(self, request: Request, target: Target, drafter: Drafter) -> Step:
-        """The rest of the response by the target, with the drafter as its assistant, as far as limits allow."""
+        """The rest of the response by the target, with the drafter as its assistant, within the limits."""
         assert isinstance(target, SpeculativeTarget)
         room, limit = self._target_room(request, target)
         if limit is not None and room < 1:
@@ -232,7 +231,7 @@ class Calls:
         return generation.steps[0]
 
     def hedge(self, request: Request, target: Target) -> None:
-        """Let the target begin the step at once where its draft is likely to be rejected, see `Settings.hedge`."""
+        """Let the target begin the step at once if the draft is likely to be rejected (see `Settings.hedge`)."""
         threshold = request.settings.hedge
         if threshold is None or 1 - self._early.estimate.value <= threshold:
             return
@@ -240,7 +239,7 @@ class Calls:
             self._early.hedge(request.path, target, request.progress.step_request("target"))
 
     def look_ahead(self, request: Request, drafter: Drafter, verifier: Verifier, drafts: Sequence[Step]) -> None:
-        """Let the drafter go on while its step is scored, see `Settings.lookahead`."""
+        """Let the drafter continue while its step is scored (see `Settings.lookahead`)."""
         if self._early.depth and len(drafts) == 1:
             self._early.follow(request.progress, drafts[0], drafter, verifier)
 
@@ -262,13 +261,13 @@ class Calls:
         reward: float | None = None,
         rejected: Step | None = None,
     ) -> StepRecord:
-        """Make a step part of the response, and keep of the early work what goes on from it."""
+        """Make a step part of the response, and keep the early work that continues it."""
         if author == "draft" or rejected is not None:
             self._early.estimate.add(author == "draft")
         return request.extend(step, author, reward, rejected, self._early.on_accept(request.path, step))
 
     async def aclose(self) -> None:
-        """End what was begun early and is not needed; its work is on the ledger then."""
+        """Cancel unused speculative calls and put their work on the ledger."""
         await self._early.aclose()
 
     def _generate(
@@ -291,7 +290,7 @@ class Calls:
         return self._call(request, role, model, work, checked_steps, count, step_request)
 
     def _seen(self, role: Role, model: Model, work: Coroutine[Any, Any, Reply]) -> Coroutine[Any, Any, Reply]:
-        """A call that begins now, as it is awaited where somebody watches."""
+        """A call that begins now, wrapped by the observers if there are any."""
         return work if self.watches is None else self.watches.call(role, model, work)
 
     async def _call(
@@ -303,7 +302,7 @@ class Calls:
         check: Callable[..., Reply],
         *terms: Any,
     ) -> Reply:
-        """Await a call of a model and charge it, whatever its end; what the check refuses has failed as well."""
+        """Await a model call and charge it however it ends; a reply that fails the check is a failed call."""
         account: Account = getattr(request.ledger, role)
         token = CALLER.set(self._caller)
         try:
@@ -318,7 +317,7 @@ class Calls:
             if failure is not error:
                 raise failure from error
             if isinstance(error, Interrupted):
-                raise asyncio.CancelledError from None  # what timeouts know
+                raise asyncio.CancelledError from None  # as timeouts expect
             raise
         finally:
             CALLER.reset(token)
@@ -335,7 +334,7 @@ class Calls:
         return request.settings.limits.target_room(target, request.ledger.target, request.read_at_most)
 
     def _fault(self, request: Request, role: Role, error: Exception, then: str = "") -> None:
-        """Note a fault of a role that is got over."""
+        """Note a role's fault that the request recovers from."""
         self._pass_configuration(request, error)
         kinds: dict[Role, DegradationKind] = {
             "drafter": "drafter_error",
@@ -352,13 +351,13 @@ class Calls:
             logger.debug("step %d: %s", request.index, kind, exc_info=error)
 
     def _pass_configuration(self, request: Request, error: Exception) -> None:
-        """Raise what the caller has to put right; once text is written, it is a fault of the role like any other."""
+        """Raise an error that the caller must fix; once text has been written, it counts as a fault of the role."""
         if isinstance(error, ConfigurationError) and not request.records:
             raise error
 
 
 def _as_fault(model: Model, error: BaseException) -> BaseException:
-    """What is a fault of a model's code although its type says that the whole task or process is to end."""
+    """Turn an exception that would end the task or process into a fault of the model that raised it."""
     if isinstance(error, SystemExit | KeyboardInterrupt):
         return ended_process(model, error)
     task = asyncio.current_task()
@@ -368,7 +367,7 @@ def _as_fault(model: Model, error: BaseException) -> BaseException:
 
 
 def _charge_part(account: Account, model: Model, error: BaseException) -> None:
-    """Take a model's own part out of the work that an error tells, and charge it."""
+    """Charge a model's own share of the work that an error carries."""
     parts = (usage_of(error) or _NOTHING).parts
     own = [usage for worker, usage in parts if worker is model]
     if own:

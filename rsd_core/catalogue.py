@@ -1,4 +1,4 @@
-"""The kinds of models that a spec can name without a plugin."""
+"""The kinds of model that a spec can name without a plugin."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Backend:
     module: str
     """Module and function that make the model, as `module:function`."""
     extra: str
-    """The extra of the distribution that brings what the backend needs."""
+    """The extra of the distribution that installs what the backend needs."""
     summary: str
-    """What the rest of the spec says, for people."""
+    """Description of the rest of the spec."""
     examples: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
-    """What its models may be; empty where that depends on the rest of the spec, or is not known."""
+    """Roles that its models can play; empty if that depends on the rest of the spec, or is unknown."""
     nested: bool = False
-    """Whether the rest is made of specs."""
+    """Whether the rest consists of specs."""
     inside: Role | None = None
-    """What the models of those specs have to be, if they cannot be any."""
+    """Roles that the models of those specs must be able to play; empty for any."""
     gguf: str = ""
-    """What makes the model of a GGUF file instead, where the rest is `gguf=FILE`; it takes the extra `llamacpp`."""
+    """Module and function for a GGUF file instead, if the rest is `gguf=FILE`; needs the extra `llamacpp`."""
     plugin: Plugin | None = None
-    """The package that brings it, if it is none of the built-in ones."""
+    """The package that provides it; None for built-in kinds."""
 
 
 _ALL = (
@@ -81,7 +81,8 @@ _ALL = (
         "shared",
         "rsd_integrations.huggingface:load_shared",
         "huggingface",
-        "the reward head of a checkpoint that `rsd merge` made; with hf: of the same one, they share body and cache",
+        "the reward head of a checkpoint that `rsd merge` made; it shares body and cache with hf: of the same "
+        "checkpoint",
         ("shared:./merged",),
         roles=_JUDGES,
     ),
@@ -97,7 +98,7 @@ _ALL = (
         "token_logits",
         "rsd_integrations.openai_compatible.reward_loading:load_token_logits",
         "openai",
-        "a reward model that judges by words of its language model, behind /v1/completions, as MODEL@BASE_URL",
+        "a generative reward model that judges by the probability of words, behind /v1/completions, as MODEL@BASE_URL",
         ("token_logits:peiyi9979/math-shepherd-mistral-7b-prm@http://127.0.0.1:8000/v1",),
         roles=_JUDGES,
     ),
@@ -114,7 +115,7 @@ _ALL = (
         "confidence",
         "rsd_integrations.verifiers.loading:confidence",
         "",
-        "the drafter's own probability of a step, where it tells it: min (of a token) or mean",
+        "the drafter's own probability of a step, if it reports one: min (of a token) or mean",
         ("confidence:mean",),
         roles=_JUDGES,
     ),
@@ -122,7 +123,7 @@ _ALL = (
         "rule",
         "rsd_integrations.verifiers.loading:rule",
         "",
-        "a check without a model: arithmetic, format or repetition; it abstains where it has nothing to say",
+        "a check without a model: arithmetic, format or repetition; it abstains if it has nothing to say",
         ("rule:arithmetic", "rule,max_chars=2000:format", "rule:repetition"),
         roles=_JUDGES,
     ),
@@ -138,7 +139,7 @@ _ALL = (
         "cascade",
         "rsd_integrations.verifiers.loading:cascade",
         "",
-        "verifiers from cheap to dear: the next one is asked where a reward is between low and high, or missing",
+        "verifiers from cheap to expensive: the next is asked if a reward lies between low and high, or is missing",
         ("cascade,low=0.1,high=0.9:rule:arithmetic|embedded:verifier",),
         roles=_JUDGES,
         nested=True,
@@ -158,7 +159,7 @@ _ALL = (
         "cached",
         "rsd_integrations.verifiers.loading:cached",
         "",
-        "a verifier whose rewards are kept: the same step after the same text is scored once",
+        "a verifier with a cache of rewards: the same step after the same text is scored once",
         ("cached:embedded:verifier",),
         roles=_JUDGES,
         nested=True,
@@ -187,7 +188,7 @@ _ALL = (
         "scripted",
         "rsd_core.testing:load",
         "",
-        "a fake that plays a script, for trying things out: draft, target or verifier",
+        "a fake that plays a script, for experiments: draft, target or verifier",
         ("scripted:draft", "scripted:target", "scripted:verifier"),
     ),
 )

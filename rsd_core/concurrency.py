@@ -1,4 +1,4 @@
-"""Structured concurrency: calls run side by side, and none of them outlives whoever started it."""
+"""Structured concurrency: calls run side by side, and none of them outlives its caller."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ async def run_all(works: Iterable[Coroutine[Any, Any, T]], at_once: int | None =
     """Run coroutines side by side and return their results in order.
 
     When one of them raises, or the caller is cancelled, all others are cancelled and awaited before anything is
-    raised; those that had not begun are closed.
+    raised; those not yet begun are closed.
 
     Args:
         works: The coroutines.
-        at_once: How many run at a time; None is all of them.
+        at_once: How many run at a time; None means all of them.
 
     Raises:
-        BaseException: What the first one to fail raised.
+        BaseException: The exception of the first one to fail.
     """
     todo = deque(enumerate(works))
-    if len(todo) == 1:  # most calls are alone, and need no task
+    if len(todo) == 1:  # most calls come alone and need no task
         return [await todo.pop()[1]]
     results: dict[int, T] = {}
 
@@ -53,10 +53,10 @@ async def run_all(works: Iterable[Coroutine[Any, Any, T]], at_once: int | None =
 
 
 async def run_calls(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run the calls of one model that is made of others, side by side: `run_all` that loses no charge.
+    """Run the calls of a model composed of others, side by side: a `run_all` that loses no charge.
 
-    Every result has a `usage`. Where one of the calls fails, its error carries the work of all of them; where the
-    caller is cancelled, `Interrupted` does (see `usage_of`).
+    Every result has a `usage`. If a call fails, its error carries the work of all of them; if the caller is cancelled,
+    `Interrupted` does (see `usage_of`).
     """
     spent: list[Usage] = []
 
@@ -88,7 +88,7 @@ class _EndOfProcess(BaseException):
 
 
 async def settle(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks and wait for their ends, whatever those are; a cancellation meanwhile is raised afterwards."""
+    """Cancel tasks and wait for them, however they end; a cancellation meanwhile is raised afterwards."""
     tasks = list(tasks)
     pending = [task for task in tasks if not task.done()]
     for task in pending:
@@ -100,14 +100,14 @@ async def settle(tasks: Iterable[asyncio.Future[Any]]) -> None:
             pending = list(still)
         except asyncio.CancelledError as error:
             cancelled = error
-    for task in tasks:  # asyncio complains of errors at which nobody looked
+    for task in tasks:  # asyncio complains about exceptions that were never retrieved
         task.cancelled() or task.exception()
     if cancelled is not None:
         raise cancelled
 
 
 async def outlast(work: asyncio.Future[Any]) -> None:
-    """Wait for the end of some work, however often the caller is cancelled meanwhile.
+    """Wait for some work to end, however often the caller is cancelled meanwhile.
 
     For callers who were cancelled and told the work to stop: nothing of it may outlive them.
     """
@@ -127,7 +127,7 @@ async def _all_or_first_error(tasks: Collection[asyncio.Future[None]]) -> None:
 
 
 async def contained(owner: object, work: Coroutine[Any, Any, T]) -> T:
-    """Await work of somebody else's code, the owner's, in a task: see `ended_process`."""
+    """Await work of foreign code, the owner's, in a task (see `ended_process`)."""
     try:
         return await work
     except (SystemExit, KeyboardInterrupt) as error:
@@ -135,9 +135,9 @@ async def contained(owner: object, work: Coroutine[Any, Any, T]) -> T:
 
 
 def ended_process(owner: object, error: SystemExit | KeyboardInterrupt) -> BaseException:
-    """What to raise where somebody else's code, the owner's, tried to end the process: an error of that code.
+    """The error to raise when foreign code, the owner's, tried to end the process.
 
-    asyncio lets these two out of a task and so ends the loop, on which everybody else waits for ever.
+    asyncio lets these two exceptions escape from a task, which would stop the loop and hang every other request.
     """
     if isinstance(error, SystemExit):
         return RunError(f"{owner!r} called sys.exit({error.code!r})", usage=usage_of(error))

@@ -24,7 +24,7 @@ from rsd_core.settings import Settings
 
 
 class ThoughtRoles(Data):
-    """Models and a policy of the thoughts' own; what is not said is as for the answer."""
+    """Models and a policy for thoughts; what is not given is the same as for the answer."""
 
     drafter: str | None = None
     verifier: str | None = None
@@ -48,9 +48,9 @@ class RSDConfig(Data):
     policy: Policy = Field(default_factory=BinaryStep)
     settings: Settings = Settings()
     thoughts: ThoughtRoles = ThoughtRoles()
-    """What is different for thoughts; used by RSD itself."""
+    """Roles that differ for thoughts; used by RSD only."""
     method: AnyMethod = RSDMethod()
-    """RSD, or a baseline over the same models and settings, as `rsd eval --methods` takes them: `majority:8`."""
+    """RSD, or a baseline over the same models and settings, written as for `rsd eval --methods`: `majority:8`."""
 
     @field_validator("drafter", "verifier", "target")
     @classmethod
@@ -68,7 +68,7 @@ class RSDConfig(Data):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Configurations of RSD itself are written as they were before there were methods, for files of results."""
+        """Leave the method out for RSD, as before methods existed, so that results files stay comparable."""
         data: dict[str, Any] = handler(self)
         if self.method == RSDMethod():
             data.pop("method", None)
@@ -81,7 +81,7 @@ class RSDConfig(Data):
         """Check data from a file or the command line.
 
         Raises:
-            ConfigurationError: Everything that is wrong, each with its place, its value and what is allowed.
+            ConfigurationError: Everything that is wrong, each with its location, its value and what is allowed.
         """
         try:
             return cls.model_validate(data)
@@ -89,10 +89,10 @@ class RSDConfig(Data):
             raise ConfigurationError(f"invalid configuration: {explain(error)}") from error
 
     def setup(self) -> Setup:
-        """What methods are built over; models are loaded when they are needed."""
+        """The setup for building methods; models are loaded when needed."""
         thoughts = {name: part for name, part in self.thoughts if part is not None}
         return Setup(self.drafter, self.verifier, self.target, self.policy, self.settings, thoughts=thoughts)
 
     def build(self) -> Decoder:
-        """Load the models that the method needs, and make the decoder."""
+        """Load the models that the method needs, and build the decoder."""
         return self.method.build(self.setup())

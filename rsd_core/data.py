@@ -1,4 +1,4 @@
-"""From files and short texts to checked data, and from what is wrong with them to a sentence."""
+"""Validated data from files and short texts, and one-sentence explanations of what is wrong with them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rsd_core.version import __version__
 
 M = TypeVar("M", bound=BaseModel)
 MOST = 100
-"""Findings about one object that are told: a name that was meant is looked for each time."""
+"""Findings reported about one object; each costs a search for the name that was meant."""
 
 
 class Data(BaseModel):
-    """Base of all that users write as data: immutable, and an unknown name is an error that names the nearest known.
+    """Base of everything users write as data: immutable, and an unknown name is an error that suggests the nearest one.
 
-    Data may hold the `version` of this distribution that it was written for. It is of use where something is wrong:
-    data of a newer version then ask for an upgrade.
+    Data may hold the `version` of this distribution that it was written for. If something is wrong, data from a newer
+    version lead to the advice to upgrade.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +45,7 @@ class Data(BaseModel):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """What to say of a name that means nothing: the nearest one that does, then all."""
+    """The message for an unknown name: the nearest known one, then all of them."""
     known = list(known)
     near = nearest(name, known)
     return f"unknown {what} {name!r}{f', did you mean {near!r}?' if near else ';'} known are {', '.join(known)}"
@@ -82,14 +82,14 @@ def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dic
 
 
 def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
-    """The model that data with a `kind` describe.
+    """The object that data with a `kind` describe.
 
     Raises:
         ConfigurationError: There is no such kind, or its class is broken.
         ValidationError: Something else is wrong.
     """
     if not isinstance(data, Mapping):
-        raise ConfigurationError(f"{data!r} is no {what}: write it as text, KIND:VALUE; kinds are {', '.join(kinds)}")
+        raise ConfigurationError(f"{data!r} is not a {what}: write KIND:VALUE; kinds are {', '.join(kinds)}")
     kind = data.get("kind")
     if not isinstance(kind, str):
         raise ConfigurationError(f"a {what} needs a kind (got {data!r:.80}); known are {', '.join(kinds)}")
@@ -100,13 +100,13 @@ def of_kind(data: Any, kinds: Mapping[str, type[M]], what: str) -> M:
         return part.model_validate(data)
     except (ValidationError, RSDError):
         raise
-    except (Exception, SystemExit) as error:  # somebody's own class
+    except (Exception, SystemExit) as error:  # a user's own class
         why = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(f"the {what} {kind!r} cannot be made by {part.__module__} ({why})") from error
+        raise ConfigurationError(f"the {what} {kind!r} cannot be created by {part.__module__} ({why})") from error
 
 
 def newer_version(data: Mapping[str, Any]) -> str | None:
-    """What to say of data that were written for a newer version than this, where something is wrong with them."""
+    """The message for faulty data written for a newer version than this one."""
     version = data.get("version")
     if version is None or _parts(version) <= _parts(__version__):
         return None
@@ -114,20 +114,20 @@ def newer_version(data: Mapping[str, Any]) -> str | None:
 
 
 def masked(text: str) -> str:
-    """A spec or what holds one, without secrets: values of options that are some, and who logs in at a URL."""
+    """A spec, or a text containing one, without secrets: values of secret options, and credentials in URLs."""
     text = re.sub(r"(://)[^/?#@\s]+@", r"\1…@", text)
     named = r"((?:key|secret|password|authorization|token)(?:=\"?|\"\s*:\s*\"))[^,:'\"\s&]+"  # option, or name in JSON
     return re.sub(named, r"\1…", text, flags=re.IGNORECASE)
 
 
 def explain(error: ValidationError) -> str:
-    """The findings of pydantic in one line: where, what is wrong, and the value."""
+    """Pydantic's findings in one line: where, what is wrong, and the value."""
     findings = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         value = item["input"]
-        # Whole objects say less than the message does; many messages have the text already.
+        # Whole objects say less than the message; many messages contain the text already.
         shown = isinstance(value, Mapping | BaseModel) or (isinstance(value, str) and repr(value) in message)
         got = "" if shown else f" (got {masked(repr(value)):.80})"
         findings.append(f"{where + ': ' if where else ''}{message}{got}")
@@ -137,7 +137,7 @@ def explain(error: ValidationError) -> str:
 def _parts(version: Any) -> tuple[int, ...]:
     numbers = re.match(r"\d+(\.\d+)*", str(version))
     if numbers is None:
-        raise ConfigurationError(f"version: {version!r} is no version, such as {__version__!r}")
+        raise ConfigurationError(f"version: {version!r} is not a version such as {__version__!r}")
     return tuple(map(int, numbers[0].split(".")))
 
 
@@ -160,7 +160,7 @@ def _unknown_name(cls: type[BaseModel], name: str) -> str:
 
 
 def places(cls: type[BaseModel]) -> Iterator[str]:
-    """The names that data may have, with those of data inside."""
+    """The field names of a data class, nested ones included."""
     for name, field in cls.model_fields.items():
         yield name
         if isinstance(field.annotation, type) and issubclass(field.annotation, Data):
@@ -168,5 +168,5 @@ def places(cls: type[BaseModel]) -> Iterator[str]:
 
 
 def _literally(message: str) -> Any:
-    """A message as pydantic takes it, which checks that it is written in the source."""
+    """A message in the type that pydantic requires, which accepts literals only."""
     return message

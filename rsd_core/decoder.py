@@ -42,12 +42,12 @@ logger = logging.getLogger(__name__)
 
 
 class RequestOptions(TypedDict, total=False):
-    """What can be said for a single request."""
+    """Options of a single request."""
 
     seed: int
-    """Replaces the settings' seed."""
+    """Overrides the settings' seed."""
     repeat: int
-    """Tells several requests of the same prompt and seed apart: each gets other random numbers. 0 by default."""
+    """Distinguishes requests with the same prompt and seed: each gets different random numbers. 0 by default."""
     cancel: Cancellation
     """A button that ends the request early, keeping its text."""
     stop: Sequence[str]
@@ -55,12 +55,12 @@ class RequestOptions(TypedDict, total=False):
 
 
 class Decoder(ABC):
-    """Turns prompts into results. Subclasses write one loop, `_decode`; every face below is built on its events.
+    """Turns prompts into results. Subclasses write one loop, `_decode`; every public method is built on its events.
 
     A decoder holds no state of its requests: any number of them may run at once, from any threads and event loops.
 
     Args:
-        settings: How it works; `check` has the last word on them.
+        settings: How it works; `check` may adjust them.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -73,7 +73,7 @@ class Decoder(ABC):
 
     def __init__(self, settings: Settings | None = None) -> None:
         if settings is not None and not isinstance(settings, Settings):
-            raise ConfigurationError(f"{settings!r} are no settings. Write Settings(temperature=0.5).")
+            raise ConfigurationError(f"{settings!r} is not a Settings. Write Settings(temperature=0.5).")
         self.settings = self.check(settings or Settings())
         self._health = Health(self.consequences)
 
@@ -84,7 +84,7 @@ class Decoder(ABC):
 
     @property
     def target(self) -> Target | None:
-        """The strong model, whose FLOPs a result is compared with."""
+        """The strong model, the reference for a result's FLOPs."""
         return None
 
     def with_settings(self, settings: Settings) -> Self:
@@ -94,7 +94,7 @@ class Decoder(ABC):
         return other
 
     def check(self, settings: Settings) -> Settings:
-        """The settings as this decoder works with them; called by the constructor and by `with_settings`.
+        """The settings as this decoder uses them; called by the constructor and by `with_settings`.
 
         Raises:
             ConfigurationError: It cannot work with them.
@@ -103,12 +103,12 @@ class Decoder(ABC):
 
     @property
     def thinkers(self) -> tuple[Model, ...]:
-        """The models that write thoughts, which have to agree on how they begin."""
+        """The models that write thoughts; they must agree on how a thought begins."""
         return self.models
 
     @property
     def consequences(self) -> Mapping[Role, str]:
-        """What it means for the answers when a role never works."""
+        """What happens to the answers if a role never works."""
         return {}
 
     @abstractmethod
@@ -116,8 +116,8 @@ class Decoder(ABC):
         """Write the answer step by step until the request is finished.
 
         Args:
-            request: Path, records, ledger and finish, to be read; extended by `commit` of the calls.
-            calls: What calls models, guarded and charged.
+            request: Path, records, ledger and finish; read-only here, extended by `calls.commit`.
+            calls: Makes the model calls, guarded and charged.
         """
 
     async def astream(self, prompt: PromptLike, **options: Unpack[RequestOptions]) -> AsyncGenerator[Event, None]:
@@ -159,7 +159,7 @@ class Decoder(ABC):
     async def arun_many(
         self, prompts: Sequence[PromptLike], *, concurrency: int = 64, **options: Unpack[RequestOptions]
     ) -> list[Result]:
-        """Decode prompts side by side; no request waits for another one's step.
+        """Decode prompts concurrently; no request waits for another one's step.
 
         A prompt's result is the same alone, in any batch and in any order. The same prompt given several times gets
         repeat numbers 0, 1, … in order.
@@ -171,7 +171,7 @@ class Decoder(ABC):
 
         Raises:
             PromptError: One of the prompts is empty; raised before any is decoded.
-            BatchError: Some requests failed. All others were finished; the error holds every result.
+            BatchError: Some requests failed. All others finished; the error holds every result.
         """
         if isinstance(prompts, str) or concurrency < 1:
             raise ConfigurationError(
@@ -238,10 +238,10 @@ class Decoder(ABC):
         return self.settings.limits
 
     def _begin(self, prompt: Prompt, options: RequestOptions) -> tuple[Request, Calls, Guard]:
-        """The state of a request, what calls models for it, and its deadline.
+        """The state of a request, its calls, and its deadline.
 
         Raises:
-            ConfigurationError: An unknown option, or a limit that cannot be kept.
+            ConfigurationError: An unknown option, or a limit that cannot be enforced.
         """
         if unknown := set(options) - set(RequestOptions.__annotations__):
             known = ", ".join(RequestOptions.__annotations__)
@@ -256,7 +256,7 @@ class Decoder(ABC):
         ):
             if limit is not None and (missing := [m.name for m in models if getattr(m, needed) is None]):
                 raise ConfigurationError(
-                    f"a limit of {limit} needs the {needed} of every model concerned; {missing} have none"
+                    f"a limit of {limit} needs the {needed} of every model involved; unknown for {missing}"
                 )
         settings = self.settings
         if limits is not settings.limits:
@@ -277,13 +277,13 @@ class Decoder(ABC):
         return Request(prompt, settings, seed, repeat, stop, self.thinking(prompt))
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
-        """What the models agree on about their thoughts; asked before any of them is called.
+        """How the models' thoughts begin; determined before any of them is called.
 
         Returns:
-            None where nobody is known to think, and where the prompt has begun the answer.
+            None if no model is known to think, or if the prompt has begun the answer.
 
         Raises:
-            ConfigurationError: They would not write one text.
+            ConfigurationError: The models disagree, so they could not write one text.
         """
         markers = self.settings.thoughts.markers
         begun = reader_of(prompt, None if markers is None else Thinking(markers))
@@ -297,7 +297,7 @@ class Decoder(ABC):
     async def _running(
         self, request: Request, calls: Calls, guard: Guard
     ) -> AsyncGenerator[AsyncGenerator[Event, None], None]:
-        """The events of a request; whatever ends them, nothing of the request is left running."""
+        """The events of a request; however they end, nothing of the request is left running."""
         watches = begin(self)
         calls.watched_by(watches)
         with nullcontext() if watches is None else watches.told_of_failure(request, guard):
@@ -311,7 +311,7 @@ class Decoder(ABC):
                 raise
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 failed: BaseException = error
-                if isinstance(error, SystemExit | KeyboardInterrupt):  # a model's are told by its call
+                if isinstance(error, SystemExit | KeyboardInterrupt):  # those of models were handled by their calls
                     failed = ended_process(getattr(self, "policy", self), error)
                 elif not isinstance(error, RunError):
                     failed = RunError(f"step {request.index} failed: {error!r}")
@@ -320,7 +320,7 @@ class Decoder(ABC):
                 raise failed from error.__cause__ if failed is error else error
 
     def _finished(self, request: Request, calls: Calls, guard: Guard) -> Result:
-        """The result of a request that came to its end."""
+        """The result of a completed request."""
         result = self._result(request, request.finish or "stop", guard.elapsed)
         if calls.watches is not None:
             calls.watches.end(result)

@@ -2,14 +2,12 @@
 
 RSDError
 ├── ConfigurationError       your input: a value, a spec or a combination that cannot work (also a ValueError)
-│   ├── SpecError            a spec string that names nothing known
-│   ├── MissingDependency    an optional package is needed; the message is the pip line (also an ImportError)
-│   └── PromptError          an empty prompt, or one longer than a model's context
-└── RunError                 a request failed; `partial` holds what was generated
-    ├── DrafterError         raised by drafters; handed to the target, so users rarely see it
-    ├── VerifierError        a verifier failed or gave something that is no reward in [0, 1]
-    ├── TargetError          the target failed after its retries
-    └── BatchError           some requests of a batch failed; `results` holds all of them
+│ ├── SpecError a spec string with an unknown or unsuitable name │ ├── MissingDependency an optional package is needed;
+the message has the pip command (also an ImportError) │ └── PromptError an empty prompt, or one longer than a model's
+context └── RunError a request failed; `partial` holds what was generated ├── DrafterError raised by drafters; handed to
+the target, so users rarely see it ├── VerifierError a verifier failed or returned something other than a reward in [0,
+1] ├── TargetError the target failed after its retries └── BatchError some requests of a batch failed; `results` holds
+all of them
 
 RoleWarning is a Python warning, once per decoder: a role has failed at every one of its first calls.
 """
@@ -24,11 +22,11 @@ from rsd_core.model import Usage
 from rsd_core.results import Result
 
 DISTRIBUTION = "rsd-decoding"
-"""Name of the distribution on the package index, used in the pip lines of messages."""
+"""Name of the distribution on the package index, used in the pip commands of messages."""
 
 
 class RSDError(Exception):
-    """Base of all errors of this project."""
+    """Base of all errors raised by this project."""
 
     def __reduce__(self) -> tuple[Any, ...]:  # whatever their constructors take
         return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
@@ -39,7 +37,7 @@ class ConfigurationError(RSDError, ValueError):
 
 
 class SpecError(ConfigurationError):
-    """A spec string that names nothing known."""
+    """A spec string with an unknown or unsuitable name."""
 
 
 class MissingDependency(ConfigurationError, ImportError):  # noqa: N818
@@ -62,7 +60,7 @@ class RunError(RSDError):
 
     Args:
         message: What failed.
-        usage: The work of the model call that failed, where it had done some: it is charged all the same.
+        usage: Work done by the failed model call, if any: it is still charged.
     """
 
     partial: Result | None = None
@@ -78,7 +76,7 @@ class DrafterError(RunError):
 
 
 class VerifierError(RunError):
-    """The verifier could not score a step, or its score was no number in [0, 1]."""
+    """The verifier could not score a step, or its score was not a number in [0, 1]."""
 
 
 class TargetError(RunError):
@@ -86,16 +84,16 @@ class TargetError(RunError):
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same call may work later: no call with wrong arguments will, nor one whose error says so itself."""
+    """Whether the same call may succeed later: not with wrong arguments, nor if the error is marked as final."""
     return not isinstance(error, TypeError) and getattr(error, "is_retryable", None) is not False
 
 
 class RoleWarning(UserWarning):
-    """A drafter, verifier or target has failed at every call so far: answers are not what they should be."""
+    """A drafter, verifier or target has failed at every call so far, so the answers are not what they should be."""
 
 
 class BatchError(RunError):
-    """Some requests of a batch failed; none of the others is lost."""
+    """Some requests of a batch failed; the others are not lost."""
 
     def __init__(self, results: Sequence[Result], errors: dict[int, Exception]) -> None:
         self.results = list(results)

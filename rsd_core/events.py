@@ -1,4 +1,4 @@
-"""What happens while a request is decoded, as it happens. Every face of a decoder is built on this one stream."""
+"""What happens while a request is decoded, as it happens. A decoder's public methods are built on this stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StepDrafted(Event):
 
 @dataclass(frozen=True, slots=True)
 class StepScored(Event):
-    """The verifier scored them."""
+    """The verifier scored the candidates."""
 
     rewards: tuple[float | None, ...]
     """None for a candidate about which the verifier abstained."""
@@ -58,7 +58,7 @@ class StepReplaced(StepFinished):
 
 @dataclass(frozen=True, slots=True)
 class Degraded(Event):
-    """A fault or a limit was got over."""
+    """The request recovered from a fault, or a limit changed its course."""
 
     degradation: Degradation
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Cancellation:
-    """A button that ends a request from any thread; its result keeps the text so far."""
+    """Ends a request from any thread; its result keeps the text so far."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class Cancellation:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the button was pressed."""
+        """Whether `cancel` was called."""
         return self._pressed
 
     def cancel(self) -> None:
@@ -35,12 +35,12 @@ class Cancellation:
                 loop.call_soon_threadsafe(listener)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Have a function called in the running event loop when the button is pressed."""
+        """Call a function in the running event loop when the request is cancelled."""
         with self._lock:
             self._listeners[listener] = asyncio.get_running_loop()
 
     def unsubscribe(self, listener: Callable[[], None]) -> None:
-        """Leave the function alone from now on."""
+        """Stop calling the function."""
         with self._lock:
             self._listeners.pop(listener, None)
 
@@ -48,24 +48,24 @@ class Cancellation:
 class Guard:
     """Runs the model calls of one request under its deadline and its cancellation.
 
-    One timer and one listener for the whole request, and no task for a call: whichever tasks are in a call when the
-    request has to end are cancelled, as `asyncio.timeout` does. Which they are is noted for each call, since the events
-    of one request may be drawn by several tasks.
+    There is one timer and one listener for the whole request, and no task per call: whichever tasks are in a call when
+    the request has to end are cancelled, as `asyncio.timeout` does. The tasks are noted for each call, since several
+    tasks may consume the events of one request.
 
     Args:
-        seconds: Wall-clock time from now on; None is no deadline.
-        cancel: The caller's button, if there is one.
+        seconds: Wall-clock time from now on; None for no deadline.
+        cancel: The caller's cancellation, if there is one.
     """
 
     def __init__(self, seconds: float | None, cancel: Cancellation | None) -> None:
         self._started = time.monotonic()
         self._seconds, self._cancel = seconds, cancel
         self.watches = seconds is not None or cancel is not None
-        """Whether anything can end the request from here."""
+        """Whether the request has a deadline or can be cancelled."""
         self._timer: asyncio.TimerHandle | None = None
         self._in_call: set[asyncio.Task[Any]] = set()
         self._cut: dict[asyncio.Task[Any], Literal["cancelled", "max_seconds"]] = {}
-        """Tasks that were cancelled here, and why."""
+        """Tasks cancelled by this guard, and why."""
 
     @property
     def elapsed(self) -> float:
@@ -87,7 +87,7 @@ class Guard:
             self._cancel.unsubscribe(self._on_cancel)
 
     def check(self) -> None:
-        """Raise `LimitReached` where time is up or the request is cancelled: no call may begin."""
+        """Raise `LimitReached` if time is up or the request was cancelled: no call may begin."""
         if self.watches:
             if self._cancel is not None and self._cancel.cancelled:
                 raise LimitReached("cancelled")
@@ -98,7 +98,7 @@ class Guard:
         """Await a model call, cutting it short when time is up or the request is cancelled.
 
         Raises:
-            LimitReached: With `cancelled` or `max_seconds`, and the work done by then where the model tells it. Nothing
+            LimitReached: With `cancelled` or `max_seconds`, and the work done by then if the model reports it. Nothing
                 of the call outlives it.
         """
         task = asyncio.current_task()
@@ -108,7 +108,7 @@ class Guard:
         try:
             return await work
         except asyncio.CancelledError as error:
-            # The caller's own cancellation goes before ours.
+            # The caller's own cancellation takes precedence over ours.
             if task not in self._cut or task.cancelling() > cancelling + 1:
                 raise
             raise LimitReached(self._cut[task], usage_of(error)) from None

@@ -1,4 +1,4 @@
-"""Which models of a decoder ever worked: one that never does is told once, and not only in logs."""
+"""Which models of a decoder have ever worked: one that never does causes one warning, not only log lines."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from rsd_core.errors import RoleWarning, may_pass
 from rsd_core.ledger import Role
 
 FIRST_CALLS = 8
-"""A role that failed at as many calls, its first ones, is taken to be broken; at one, where that call never works."""
+"""A role that fails at this many first calls is taken to be broken; one failure suffices if retrying cannot help."""
 
 
 class Health:
-    """Counts the first calls of each role; all requests of a decoder share it.
+    """Counts the first failed calls of each role; shared by all requests of a decoder.
 
     Args:
-        consequence: What it means for answers when a role does not work.
+        consequence: What happens to the answers if a role does not work.
     """
 
     def __init__(self, consequence: Mapping[Role, str]) -> None:
         self._consequence = consequence
         self.unproven: dict[Role, int] = {"drafter": 0, "verifier": 0, "target": 0}
-        """Failed calls of the roles that have not worked yet and were not told of."""
+        """Failed calls of the roles that have not worked yet and were not reported."""
         self._notices: list[str] = []
 
     def worked(self, role: Role) -> None:
-        """A call gave what it should."""
+        """A call succeeded."""
         self.unproven.pop(role, None)
 
     def failed(self, role: Role, error: Exception) -> None:
-        """A call failed; noted where none before it was any better."""
+        """A call failed; noted if none before it succeeded."""
         if role not in self.unproven:
             return
         self.unproven[role] += 1
@@ -40,10 +40,10 @@ class Health:
             del self.unproven[role]
             then = self._consequence.get(role, "no answer can be written")
             why = visible("; ".join([str(error), *getattr(error, "__notes__", ())]))
-            often = f"{failed} times of {failed}" if failed > 1 else "at its first call"
+            often = f"at its first {failed} calls" if failed > 1 else "at its first call"
             self._notices.append(f"the {role} has failed {often}: {why}; {then}")
 
     def warn(self) -> None:
-        """Warn of what was noted; apart, since a warning may be an error, which is no fault of a role."""
+        """Issue the noted warnings; separate, since a warning turned into an error is not a role's fault."""
         while self._notices:
             warnings.warn(self._notices.pop(), RoleWarning, stacklevel=2)

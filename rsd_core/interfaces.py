@@ -1,8 +1,8 @@
-"""The three roles of the algorithm. Each asks one coroutine of a backend.
+"""The three roles of the algorithm. Each requires one coroutine of a backend.
 
-A backend raises `DrafterError`, `VerifierError` or `TargetError`, or anything else: the decoder treats every
-exception of a role alike, by that role's rule. Work that was done before the failure is charged where the error tells
-it: `VerifierError("no digit in the reply", usage=usage)`, or `add_usage(error, usage)` for any other type.
+A backend raises `DrafterError`, `VerifierError` or `TargetError`, or anything else: the decoder treats all exceptions
+of a role alike, by that role's rule. Work done before the failure is charged if the error carries it:
+`VerifierError("no digit in the reply", usage=usage)`, or `add_usage(error, usage)` for any other type.
 """
 
 from __future__ import annotations
@@ -24,39 +24,40 @@ class Sampling:
     """How tokens are chosen."""
 
     temperature: float = 0.0
-    """0 takes the most likely token."""
+    """0 means greedy decoding."""
     top_p: float = 1.0
-    """Nucleus of the distribution that is sampled from, in (0, 1]."""
+    """Probability mass of the nucleus to sample from, in (0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """What the decoder asks of a drafter or a target."""
+    """What the decoder requests from a drafter or a target."""
 
     seeds: tuple[int, ...]
-    """One seed below 2**63 per wanted step: as many candidates as seeds. The same seed gives the same step."""
+    """One seed below 2**63 per candidate. The same seed gives the same step."""
     max_tokens: int = 512
-    """Cap of one step, in tokens."""
+    """Maximum length of one step, in tokens."""
     delimiter: str | Splitter | None = "\n\n"
-    """A step ends after this text, further newlines in the same token included, or where a splitter says. None asks for
-    the whole response."""
+    """A step ends after this text, further newlines in the same token included, or where the splitter says. None
+    requests the whole response."""
     sampling: Sampling = Sampling()
     guess: Step | None = field(default=None, compare=False)
-    """A step that may begin as the wanted one: who reads faster than it writes keeps what it would write as well."""
+    """A step that may begin like the requested one: a model that reads faster than it writes keeps the part that it
+would have written itself."""
     ahead: int = field(default=0, compare=False)
-    """How many steps after this one are likely to be asked for next: who writes on need not wait for that."""
+    """How many steps after this one are likely to be requested next, so that the model may keep writing."""
     close: str = ""
-    """The marker that ends a thought, where the step is part of one: it ends there too, white space included."""
+    """The marker that ends a thought, if the step is part of one: the step ends there too, white space included."""
 
     @property
     def splitter(self) -> Splitter | None:
-        """What ends the step, delimiter and marker together; None where the whole response is asked for."""
+        """What ends the step, delimiter and marker together; None if the whole response is requested."""
         return splitter(self.delimiter, self.close)
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Candidate steps, one per seed in order, and the work of writing them."""
+    """Candidate steps, one per seed in order, and the work of generating them."""
 
     steps: tuple[Step, ...]
     usage: Usage
@@ -64,7 +65,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Rewards in [0, 1], one per candidate in order, and the work of finding them."""
+    """Rewards in [0, 1], one per candidate in order, and the work of scoring them."""
 
     rewards: tuple[float | None, ...]
     """None where the verifier abstains: it has nothing to say about this step."""
@@ -75,17 +76,17 @@ class Generator(Model):
     """Base of the two roles that write."""
 
     def thinking(self, prompt: Prompt) -> Thinking | None:  # noqa: ARG002
-        """How the model thinks before it answers the prompt, as its chat template tells; None where nobody knows."""
+        """How the model thinks before it answers the prompt, according to its chat template; None if unknown."""
         return None
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
-        """The same model for requests with fields of their own, by their names in OpenAI's chat API; it loads nothing.
+        """The same model with extra request fields, named as in OpenAI's chat API; loads nothing.
 
         Raises:
-            ConfigurationError: The model takes no such field. By default it takes none.
+            ConfigurationError: The model does not accept such a field. By default it accepts none.
         """
         for name in fields:
-            raise ConfigurationError(f"{self!r} takes no {name} of a single request: leave it out")
+            raise ConfigurationError(f"{self!r} does not accept {name} in a single request: leave it out")
         return self
 
 
@@ -115,42 +116,42 @@ class Likelihoods:
 
 @runtime_checkable
 class HasLikelihood(Protocol):
-    """An ability of some drafters and targets: to say how likely they find a step that somebody wrote."""
+    """Drafters and targets that can report how likely they find a given step."""
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
-        """Log-probability of each step after the path, the end of the answer included where the step ends it."""
+        """Log-probability of each step after the path, including the end of the answer if the step ends it."""
 
 
 @runtime_checkable
 class SpeculativeTarget(Protocol):
-    """An ability of some targets: to let a drafter guess their tokens (standard speculative decoding)."""
+    """Targets that can let a drafter propose their tokens (standard speculative decoding)."""
 
     async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
-        """As `generate` for one seed, with the drafter as assistant; also the drafter's own work."""
+        """Like `generate` for one seed, with the drafter as assistant; also returns the drafter's own work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entropy:
-    """How uncertain a model is about its next token, and the work of finding out."""
+    """How uncertain a model is about its next token, and the work of computing it."""
 
     nats: float
-    """Shannon entropy of the distribution of the next token, at temperature 1, in natural units; at least 0."""
+    """Shannon entropy of the next token's distribution at temperature 1, in nats; at least 0."""
     usage: Usage
 
 
 @runtime_checkable
 class FirstTokenEntropy(Protocol):
-    """An ability of some generators: to say how uncertain they are about how a step begins."""
+    """Generators that can report how uncertain they are about how a step begins."""
 
     async def first_token_entropy(self, path: Path) -> Entropy:
-        """Entropy of the token that follows the path; what was read of the path stays cached."""
+        """Entropy of the token that follows the path; the prefill of the path stays cached."""
 
 
 class Verifier(Model):
     """The reward model, r in the paper: scores a step in the light of the path before it."""
 
-    dearer: Verifier | None = None
-    """One that judges on the same scale, better and at a higher cost, where the policy finds it worth that."""
+    stronger: Verifier | None = None
+    """A better, more expensive verifier on the same scale, for policies that decide when it is worth asking."""
 
     @abstractmethod
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
@@ -164,20 +165,20 @@ class Verifier(Model):
 
 @runtime_checkable
 class ScoresRuns(Protocol):
-    """An ability of some verifiers: to score steps that follow each other in one pass, as causal models can.
+    """Verifiers that can score consecutive steps in one pass, as causal models can.
 
-    What comes after a step must not change its reward.
+    Later steps must not change the reward of an earlier one.
     """
 
     async def score_run(self, path: Path, steps: Sequence[Step]) -> Sequence[Scores]:
-        """As `score` of one step after the other, each alone and on the path of those before it.
+        """Like calling `score` for each step alone, on the path of those before it.
 
         Args:
             path: What the first step follows.
             steps: One or more; none of them is blank.
 
         Returns:
-            The reward of each step with its share of the work: what is read before the first step belongs to that one.
+            The reward of each step with its share of the work: the prefill before the first step belongs to that step.
         """
 
 
@@ -192,16 +193,16 @@ class NextWord:
 
 @runtime_checkable
 class PredictsWords(Protocol):
-    """A generator that tells how likely given words are as its next text: what judges of one token need."""
+    """Generators that can report how likely given words are as the next text: what one-token judges need."""
 
     async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
         """Log-probabilities of words that differ in their first token.
 
         Args:
-            path: What the model has written so far, and goes on with.
-            words: The words, with the space that comes before them where one does.
-            after: Messages that follow the path as a whole turn of the assistant's; the last one, by the assistant,
-                is gone on with.
+            path: What the model has written so far and continues.
+            words: The words, each with its leading space if it has one.
+            after: Messages that follow the path as a complete assistant turn; the last one, by the assistant, is
+                continued.
         """
 
 
@@ -210,13 +211,13 @@ class Explanation:
     """What a verifier reads for a step."""
 
     text: str
-    """All of it, special tokens written out."""
+    """The whole text, special tokens written out."""
     tokens: tuple[tuple[int, str], ...] = ()
-    """The same as ids with their names; empty where the verifier knows none."""
+    """The same as token ids with their texts; empty if the verifier has no token ids."""
     read: tuple[int, ...] = ()
-    """Positions in `tokens` that the score is read at."""
+    """Positions in `tokens` where the score is read."""
     kept: int = 0
-    """How many of the tokens stay for the next step; the others are only fed to read the score."""
+    """How many of the tokens stay cached for the next step; the others are computed only to read the score."""
 
 
 @runtime_checkable

@@ -15,38 +15,38 @@ class Account:
     """The work of one role."""
 
     calls: int = 0
-    """Calls that were begun, failed and cancelled ones included."""
+    """Calls begun, failed and cancelled ones included."""
     failed: int = 0
-    """Those of the calls that failed or were cut short."""
+    """Calls that failed or were cut short."""
     computed: int = 0
     """Tokens run through the model, prefill and later discarded work included."""
     reused: int = 0
-    """Tokens of prefixes that were found in a cache."""
+    """Prefix tokens found in a cache."""
     generated: int = 0
     """Tokens sampled."""
     scored: int = 0
-    """Tokens of answers that a verifier computed."""
+    """Answer tokens that a verifier computed."""
     discarded: int = 0
-    """Tokens of rejected drafts as the drafter counts them; for the verifier, of those that it had scored."""
+    """Tokens of rejected drafts, by the drafter's count; for the verifier, of those it had scored."""
     abstained: int = 0
-    """Steps that a verifier was asked about and gave no reward for."""
+    """Steps for which a verifier abstained."""
     seconds: float = 0.0
     estimated: int = 0
-    """Tokens of those above that nobody counted: a server did not tell, so that their text is measured."""
+    """Tokens among those above that are estimated from the text because a server did not report them."""
     flops: float | None = 0.0
     """FLOPs of every computed token; None when the model's size is unknown."""
     flops_paper: float | None = 0.0
-    """FLOPs by the paper's convention: two per weight for each generated or newly scored token, no prefill."""
+    """FLOPs by the paper's convention: two per weight for each generated or newly scored token, without prefill."""
     cost: float | None = 0.0
     """Money; None when the model has no price."""
 
     @property
     def read(self) -> int:
-        """Tokens read: prompts and prefixes, from caches or not."""
+        """Tokens read: prompts and prefixes, cached or not."""
         return self.computed - self.generated + self.reused
 
     def charge(self, model: Model, usage: Usage, *, failed: bool = False) -> None:
-        """Add one call; of a model made of others, the work of each at its own rate."""
+        """Add one call; for a composite model, the work of each part at its own rate."""
         self.calls += 1
         self.failed += failed
         if not usage.parts:
@@ -54,7 +54,7 @@ class Account:
             return
         for worker, part in usage.parts:
             self._add_work(worker, part)
-        # What no part tells is the model's own, as in the sum of a call with parts and one without.
+        # Work that no part reports is the model's own, as in the sum of a call with parts and one without.
         total = sum([part for _, part in usage.parts], Usage())
         own = {name: max(0, getattr(usage, name) - getattr(total, name)) for name in _COUNTS}
         if any(own.values()):
@@ -96,7 +96,7 @@ _COUNTS = ("prefix", "computed", "reused", "generated", "scored", "estimated")
 
 
 def _plus(a: float | None, b: float | None) -> float | None:
-    """A sum that is unknown as soon as one term is."""
+    """A sum; None if either term is."""
     return None if a is None or b is None else a + b
 
 
@@ -121,14 +121,14 @@ class Ledger:
 
     @property
     def total(self) -> Account:
-        """The sum of all roles; FLOPs or cost are None when those of a used role are."""
+        """The sum of all roles; FLOPs or cost are None if those of a role in use are."""
         total = Account()
         for account in (self.drafter, self.verifier, self.target):
             total.add(account)
         return total
 
     def sum_of(self, name: Literal["flops", "cost"]) -> float | None:
-        """FLOPs or money of all roles together; None when those of a used role are."""
+        """FLOPs or money of all roles together; None if those of a role in use are."""
         spent: float | None = 0.0
         for account in (self.drafter, self.verifier, self.target):
             spent = _plus(spent, getattr(account, name))

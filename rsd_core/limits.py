@@ -18,23 +18,23 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Limits(Data):
-    """What one request may use at most; None is no limit.
+    """The most that one request may use; None for no limit.
 
-    A limit on steps, tokens, seconds, FLOPs or money ends the answer where it stands and is the result's
-    `finish_reason`; FLOPs and money are checked between calls, so the last call may overshoot them by one step.
+    A limit on steps, tokens, seconds, FLOPs or money ends the answer at once and becomes the result's `finish_reason`;
+    FLOPs and money are checked between calls, so the last call may overshoot them by one step.
 
-    A limit on the target takes the target away: from then on drafts are kept whatever their reward, each noted in the
-    result's `degradations`; only where no draft is at hand does it end the answer. These limits are never exceeded: a
-    call of the target is made only where it can be paid for as if nothing of its prompt were cached, and its step is
-    cut where what is left ends. (The length of the prompt is taken as the first model counts it.)
+    Once a limit on the target is reached, the target is not called again: drafts are kept whatever their reward, each
+    noted in the result's `degradations`; the answer ends only if there is no draft. These limits are never exceeded:
+    the target is called only if the rest of the limit covers its prompt as if nothing were cached, and its step is cut
+    where the limit ends. (The length of the prompt is the first model's count.)
     """
 
     max_steps: Count | None = 1000
     max_tokens: Count | None = 32_768
     """Tokens of the response, its thought included."""
     max_thought_tokens: Count | None = None
-    """Tokens of the thought; one that has used them up is closed in the model's own way, which is noted in the
-    result's `degradations`, and the answer follows."""
+    """Tokens of the thought. When they are used up, the thought is closed with the model's own marker, which is noted
+    in the result's `degradations`, and the answer follows."""
     max_seconds: Amount | None = None
     """Wall-clock time; a model call in progress is cut short."""
     max_target_calls: Annotated[int, Field(ge=0)] | None = None
@@ -49,10 +49,10 @@ class Limits(Data):
     max_cost: Amount | None = None
     """Money, in the currency of the models' prices."""
     max_repeats: Annotated[int, Field(ge=2)] | None = 4
-    """End an answer that says the same step this many times in a row."""
+    """End an answer that repeats the same step this many times in a row."""
 
     def reached(self, steps: int, tokens: int) -> FinishReason | None:
-        """The limit on length that ends an answer of so many steps and tokens, if any."""
+        """The limit that ends an answer of this many steps and tokens, if any."""
         if self.max_steps is not None and steps >= self.max_steps:
             return "max_steps"
         if self.max_tokens is not None and tokens >= self.max_tokens:
@@ -68,19 +68,19 @@ class Limits(Data):
         return None
 
     def allow_waste(self, of_target: bool = False) -> bool:
-        """Whether work may be discarded: not where it would be missing later, and the result be another one."""
+        """Whether speculative work is allowed: not where its cost could exhaust a limit and change the result."""
         hard = [self.max_flops, self.max_cost]
         if of_target:
             hard += [self.max_target_calls, self.max_target_tokens, self.max_target_flops, self.max_target_cost]
         return all(limit is None for limit in hard)
 
     def target_room(self, target: Target, spent: Account, prefix: int) -> tuple[float, FinishReason | None]:
-        """Tokens that the target may still write in one call, and the limit that says so.
+        """Tokens that the target may still write in one call, and the limit that sets them.
 
         Args:
             target: The target.
             spent: The target's account.
-            prefix: The most tokens that it would have to read.
+            prefix: The most tokens that it might have to read.
         """
         room: list[tuple[float, FinishReason | None]] = [(math.inf, None)]
         if self.max_target_calls is not None and spent.calls >= self.max_target_calls:
@@ -101,16 +101,16 @@ class Limits(Data):
         """The smaller limit of the two, for each kind."""
         if other is None:
             return self
-        both = other.model_dump(exclude_none=True, exclude_unset=True)  # a limit that was given may equal the default
+        both = other.model_dump(exclude_none=True, exclude_unset=True)  # a given limit may equal the default
         own = self.model_dump(exclude_none=True)
         return self.model_copy(update={name: min(value, own.get(name, value)) for name, value in both.items()})
 
 
-class LimitReached(BaseException):  # a signal inside the decoder that no role's fault rule may catch
-    """A request has to end here."""
+class LimitReached(BaseException):  # internal signal; fault rules must not catch it
+    """The request must end here."""
 
     def __init__(self, reason: FinishReason, usage: Usage | None = None) -> None:
         self.reason = reason
         self.usage = usage
-        """Work of the call that was cut short, where its model tells."""
+        """Work of the interrupted call, if its model reports it."""
         super().__init__(reason)

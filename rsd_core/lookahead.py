@@ -1,8 +1,8 @@
-"""Work begun before it is known to be needed: drafts ahead of the verifier, the target ahead of a rejection.
+"""Speculative calls: drafts ahead of the verifier, and the target ahead of a rejection.
 
-A step's seeds depend on the request, the role, the step's index and the attempt, never on when it is asked for. So a
-call that is begun early is the very call that would have been made later: whoever needs it claims it, and a result is
-the same with and without. What nobody came to claim is cancelled, and is on the ledger as discarded.
+A step's seeds depend on the request, the role, the step's index and the attempt, never on when it is requested. So a
+call begun early is the very call that would have been made later: it is claimed when needed, and the result is the same
+either way. Unused speculative calls are cancelled and go on the ledger as discarded.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from rsd_core.results import FinishReason
 from rsd_core.thoughts.reading import Kind
 
 WORTHWHILE = 0.5
-"""A draft ahead saves up to the time that the verifier takes where its step is accepted, and wastes as much of the
-drafter's where not; so it pays where it is as likely as not to be used.
+"""A draft ahead saves up to the verifier's time if the step before it is accepted, and wastes as much of the drafter's
+if not; so it pays off if it is more likely than not to be used.
 
-With a verifier that scores runs, an accepted draft saves one whole call, and a rejected one wastes itself alone. Of
-those k steps ahead, about k fit into a call; so with an acceptance estimate p, the k-th pays where p k >= 1 - p: from
-1 / (1 + k) on."""
+With a verifier that scores runs, an accepted draft saves one whole call, and a rejected one wastes only itself. About k
+drafts up to k steps ahead fit into a call; so with an acceptance estimate p, the k-th pays off if p k >= 1 - p, that is
+from p = 1 / (1 + k) on."""
 
 CallRequest = StepRequest | tuple[Step, ...]
 
 
 @cache
 def _scores_runs(kind: type[Verifier]) -> bool:
-    """Whether verifiers of a class score runs; looked up once, since a protocol is slow to ask."""
+    """Whether verifiers of a class score runs; cached, since protocol checks are slow."""
     return issubclass(kind, ScoresRuns)
 
 
 class Position(Protocol):
-    """What lookahead needs to know of a response: where it is, whether it goes on, and how it would with a step."""
+    """What lookahead needs to know about a response: where it is, whether it continues, and how with one more step."""
 
     @property
     def path(self) -> Path:
@@ -50,31 +50,31 @@ class Position(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """What the next step is part of, thought or answer: each may have models of its own."""
+        """Whether the next step is part of the thought or the answer, which may have different models."""
 
     @property
     def finish(self) -> FinishReason | None:
         """Why the response ends here, if it does."""
 
     def extend(self, step: Step) -> Self:
-        """The response as it will be when the step is accepted."""
+        """The response with this step accepted."""
 
     def is_mark(self, step: Step) -> bool:
-        """Whether a step holds a marker alone, which is never scored."""
+        """Whether a step is a bare marker, which is never scored."""
 
     def step_request(self, role: Role, *, ahead: int) -> StepRequest:
-        """What a model is asked for here."""
+        """The request for a model's next step."""
 
 
 @dataclass(slots=True)
 class AcceptanceEstimate:
-    """How likely a drafted step is to be accepted, by this response's own steps (Laplace's rule of succession)."""
+    """How likely a drafted step is to be accepted, estimated from this response (Laplace's rule of succession)."""
 
     accepted: int = 0
     drafted: int = 0
 
     def add(self, accepted: bool) -> None:
-        """Count a drafted step that was decided."""
+        """Count a decision about a drafted step."""
         self.accepted += accepted
         self.drafted += 1
 
@@ -85,11 +85,11 @@ class AcceptanceEstimate:
 
 
 class _Work:
-    """A call at work; the steps of a run share one."""
+    """A running call; the steps of a run share one."""
 
     def __init__(self, caller: Caller, model: Model, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self.started = False
-        """Whether it has reached its model: a call that was cancelled before costs nothing."""
+        """Whether it has reached its model: a call cancelled before that costs nothing."""
         self.charged = False
         """Whether a run that failed or was cut is on the ledger."""
         self.task: asyncio.Task[Any] = asyncio.ensure_future(self._run(caller, model, work))
@@ -106,7 +106,7 @@ class _Call:
     request: CallRequest
     work: _Work
     at: int | None = None
-    """Which step of a run this is about; None where the call is about nothing else."""
+    """Which step of a run this is; None for a call about a single step."""
 
     @property
     def result(self) -> Any:
@@ -115,36 +115,36 @@ class _Call:
 
     @property
     def draft(self) -> tuple[Step, ...]:
-        """The step that a drafter wrote; none while it writes, and none if it failed."""
+        """The step that a drafter wrote; None while it writes, and if it failed."""
         task = self.work.task
         ready = task.done() and not task.cancelled() and not task.exception()
         return self.result.steps if ready and len(self.result.steps) == 1 else ()
 
 
 class Lookahead:
-    """The early calls of one request, each by its role and the path that it goes on from.
+    """The speculative calls of one request, by role and by the path that they continue.
 
     Args:
         ledger: Where discarded work is charged.
-        depth: How many steps after the one that is being decided are drafted; from 2 on they are scored as well. Of a
-            verifier that scores runs, after the last one that it is scoring.
-        caller: Whose calls they are.
+        depth: How many steps to draft after the one being decided; from 2 on they are scored as well. For a verifier
+            that scores runs, counted from the last step that it is scoring.
+        caller: The request that makes the calls.
     """
 
     def __init__(self, ledger: Ledger, depth: int, caller: Caller) -> None:
         self._ledger, self.depth, self._caller = ledger, depth, caller
         self.watches: Watches | None = None
-        """Who watches the calls."""
+        """Observers of the calls."""
         self.estimate = AcceptanceEstimate()
         self._calls: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
         self._assumed: dict[Path, Any] = {}
-        """By path: the position as it will be when the step drafted there is accepted."""
+        """By path: the position once the step drafted there is accepted."""
         self._go_on: Callable[[], object] | None = None
 
     @property
     def ahead(self) -> int:
-        """How many steps after the present one are likely to be asked for next."""
+        """How many steps after the current one are likely to be requested next."""
         return self.depth if self.depth and self.estimate.value >= WORTHWHILE else 0
 
     def claim(self, role: Role, model: Model, path: Path, request: CallRequest) -> Coroutine[Any, Any, Any] | None:
@@ -154,10 +154,10 @@ class Lookahead:
         return self._result(role, path) if begun else None
 
     def follow(self, position: Position, step: Step, drafter: Drafter, verifier: Verifier) -> None:
-        """Let the drafter go on after a step that is being scored, as far as depth and the acceptance estimate allow.
+        """Let the drafter continue after a step that is being scored, as far as depth and acceptance estimate allow.
 
-        Goes on by itself when a draft is ready, until the step is decided. A verifier that scores runs is asked about
-        the step and the drafts after it in one call, unless its last one was about the step as well.
+        Continues whenever a draft is ready, until the step is decided. A verifier that scores runs gets the step and
+        the drafts after it in one call, unless its last call already included the step.
         """
         self._go_on = lambda: self._follow(position, step, drafter, verifier)
         ready = self._follow(position, step, drafter, verifier)
@@ -165,14 +165,14 @@ class Lookahead:
             self._begin_run(verifier, ready, cast("ScoresRuns", verifier).score_run)
 
     def hedge(self, path: Path, target: Target, request: StepRequest) -> None:
-        """Let the target write the present step, in case its draft is rejected."""
+        """Let the target write the current step, in case its draft is rejected."""
         self._begin("target", target, path, request, target.generate)
 
     def on_accept(self, path: Path, step: Step) -> Any:
-        """A step becomes part of the response: the position after it, where that was assumed.
+        """A step becomes part of the response: return the position after it, if that was assumed.
 
-        What was begun elsewhere is dropped. The assumed position's path is the one that early calls, and the caches
-        of their models, are keyed on.
+        Calls begun elsewhere are dropped. Speculative calls, and the caches of their models, are keyed on the assumed
+        position's path.
         """
         if not self._calls and not self._assumed:
             return None
@@ -186,14 +186,14 @@ class Lookahead:
         return None
 
     def on_reject(self) -> None:
-        """The drafted step is rejected: what was begun after it is dropped, but for the target's hedge."""
+        """The drafted step is rejected: calls begun after it are dropped, except the target's hedge."""
         self._go_on = None
         self._assumed.clear()
         if self._calls:
             self._drop(lambda role, _: role != "target")
 
     async def aclose(self) -> None:
-        """Cancel what nobody needs any more, wait for its end, and charge it."""
+        """Cancel unused calls, wait for them to end, and charge them."""
         self.on_reject()
         self._drop(lambda *_: True)
         try:
@@ -203,10 +203,10 @@ class Lookahead:
                 self._charge(*self._dropped.pop())
 
     def _follow(self, position: Position, step: Step, drafter: Drafter, verifier: Verifier) -> list[tuple[Path, Step]]:
-        """Draft ahead; the present step and the drafts that are ready, each with the path before it."""
+        """Draft ahead; return the current step and the finished drafts, each with the path before it."""
         estimate, runs, kind = self.estimate.value, _scores_runs(type(verifier)), position.kind
         ready = [(position.path, step)] if _is_judged(position, step) else []
-        # The depth of a verifier of runs counts from the last step that it is scoring: drafts gather for its next call.
+        # With a verifier of runs, depth counts from the last step that it is scoring: drafts gather for its next call.
         scored = sum(runs and role == "verifier" for role, _ in self._calls)
         for level in range(1, scored + self.depth + 1):
             if estimate**level < (1 / (1 + level) if runs else WORTHWHILE):
@@ -226,7 +226,7 @@ class Lookahead:
             if not call.draft:
                 break
             (step,) = call.draft
-            if len(ready) == level and _is_judged(position, step):  # a run ends where there is nothing to be judged
+            if len(ready) == level and _is_judged(position, step):  # a run ends at a step with nothing to judge
                 ready.append((position.path, step))
         return ready
 
@@ -248,16 +248,16 @@ class Lookahead:
         run: Sequence[tuple[Path, Step]],
         work: Callable[[Path, Sequence[Step]], Coroutine[Any, Any, Sequence[Scores]]],
     ) -> None:
-        """One call for steps that follow each other; none where it is a single step.
+        """One call for consecutive steps; none for a single step.
 
-        The present step is the first of them and waits for the call, so while it runs they are only dropped together.
+        The current step is the first of them and waits for the call, so while it runs they are only dropped together.
         """
 
         async def score() -> list[Scores]:
             replies = await work(run[0][0], [step for _, step in run])
             if len(replies) != len(run):
                 read = sum([scores.usage for scores in replies], Usage())
-                raise VerifierError(f"{model!r} scored {len(replies)} steps of a run of {len(run)}", usage=read)
+                raise VerifierError(f"{model!r} returned {len(replies)} scores for {len(run)} steps", usage=read)
             return list(replies)
 
         if len(run) > 1:
@@ -270,7 +270,7 @@ class Lookahead:
         return _Work(self._caller, model, work if watches is None else lambda: watches.call(role, model, work()))
 
     async def _result(self, role: Role, path: Path) -> Any:
-        # Taken out only here: a coroutine that is closed before it runs leaves its call to be charged as dropped.
+        # Removed only here: if this coroutine is closed before it runs, its call stays to be charged as dropped.
         call = self._calls.pop((role, path))
         try:
             await call.work.task
@@ -280,12 +280,12 @@ class Lookahead:
                 raise
             self._charge_run(role, call, error)
         except asyncio.CancelledError:
-            call.work.charged = True  # by whoever claimed it
+            call.work.charged = True  # by the caller that claimed it
             task = call.work.task
-            if task.done() and not task.cancelled() and not task.exception():  # just before it could be cancelled
+            if task.done() and not task.cancelled() and not task.exception():  # finished just before the cancellation
                 raise Interrupted(call.result.usage) from None
             raise
-        # A run may have failed because of another of its steps, so this one is asked for alone.
+        # Another step may have made the run fail, so this one is requested alone.
         assert isinstance(call.model, Verifier)
         assert isinstance(call.request, tuple)
         work = call.model.score(path, call.request)
@@ -316,12 +316,12 @@ class Lookahead:
         return None
 
     def _charge_run(self, role: Role, call: _Call, error: BaseException) -> None:
-        """Charge a run that failed or was cut, once for all of its steps."""
+        """Charge a failed or interrupted run once for all of its steps."""
         if not call.work.charged:
             call.work.charged = True
             self._ledger.account(role).charge(call.model, usage_of(error) or Usage(), failed=True)
 
 
 def _is_judged(position: Position, step: Step) -> bool:
-    """Whether a verifier is asked about a step."""
+    """Whether a step is sent to the verifier."""
     return bool(step.text.strip()) and not position.is_mark(step)

@@ -1,7 +1,7 @@
-"""Methods: decoders as data, to be built over somebody's models and settings.
+"""Methods: decoders as data, to be built over given models and settings.
 
 `rsd` is the default, the others are baselines: `target`, `majority:8`, `best_of_n:16,aggregate=min`. Other packages add
-methods through entry points in the group `rsd.methods`; the entry's name is the kind, its object the class.
+methods through entry points in the group `rsd.methods`; the entry's name is the kind, and its object is the class.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Setup:
         drafter: The cheap model, by spec or as an object.
         verifier: The reward model.
         target: The strong model.
-        policy: For methods that ask a policy and bring none.
-        settings: For all methods; each may change some.
-        load: Makes a model of what was given. By default specs are loaded when a method first asks for them, once for
+        policy: For methods that need a policy and have none of their own.
+        settings: For all methods; each may override some.
+        load: Turns a spec or object into a model. By default specs are loaded when a method first needs them, once for
             all roles and methods that name them.
-        thoughts: Models and a policy of the thoughts' own, by the names of `Roles`.
+        thoughts: Models and a policy for thoughts, under the field names of `Roles`.
     """
 
     def __init__(
@@ -90,17 +90,17 @@ class Setup:
         return target
 
     def verifier(self, spec: str | None = None) -> Verifier:
-        """The reward model, or another one."""
+        """The reward model, or another one by spec."""
         verifier: Verifier = self._load(spec or self.given["verifier"])
         return verifier
 
     def thought_roles(self) -> Roles:
-        """Models and policy of the thoughts' own."""
+        """Models and policy for thoughts."""
         models = {name: self._load(part) for name, part in self.thoughts.items() if name != "policy"}
         return Roles(**models, policy=self.thoughts.get("policy"))
 
     def afresh(self) -> Self:
-        """The same over the same models, with a policy that shares nothing that it learns."""
+        """The same models, with a fresh copy of the policy."""
         other = copy(self)
         other.policy = self.policy.model_copy(deep=True)
         other.thoughts = dict(self.thoughts)
@@ -117,7 +117,7 @@ def _loader() -> Callable[[Any], Any]:
 class Method(Data):
     """A decoder to be built over a setup.
 
-    A method of one's own has a `kind`, its parameters as fields, and `build`.
+    A custom method has a `kind`, its parameters as fields, and `build`.
     """
 
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier", "target")
@@ -125,29 +125,29 @@ class Method(Data):
 
     @abstractmethod
     def build(self, setup: Setup) -> Decoder:
-        """The decoder; loads the models that it needs."""
+        """Build the decoder, loading the models that it needs."""
 
     def settings(self, base: Settings) -> Settings:
-        """A setup's settings as this method changes them; asked before any model is loaded.
+        """A setup's settings with this method's changes; called before any model is loaded.
 
         Raises:
-            ConfigurationError: They do not go together.
+            ConfigurationError: The settings do not suit the method.
         """
         return base
 
     def models(self, setup: Setup) -> list[str | Model]:
-        """Those of a setup's models, by spec or as objects, that it needs."""
+        """The setup's models that it needs, as specs or objects."""
         own = {"verifier": getattr(self, "verifier", None)}
         return [own.get(role) or setup.given[role] for role in self.roles]
 
     @property
     def learns(self) -> bool:
-        """Whether results depend on the problems before."""
+        """Whether results depend on earlier problems."""
         return False
 
 
 class Plain(Method):
-    """Base of the methods that hand their fields to a decoder; fields that it does not take are for `settings`."""
+    """Base of the methods that pass their fields to a decoder; fields that it does not accept go to `settings`."""
 
     decoder: ClassVar[Callable[..., Decoder]]
 
@@ -186,7 +186,7 @@ class TargetMethod(Plain):
 
 
 class RSDMethod(Method):
-    """RSD, with the setup's own policy, verifier and candidates where none are given."""
+    """RSD, by default with the setup's policy, verifier and candidates."""
 
     kind: Literal["rsd"] = "rsd"
     policy: Policy | None = None
@@ -220,8 +220,8 @@ class RSDMethod(Method):
 class Sampled(Plain):
     """Base of the methods that sample.
 
-    Where nothing is said, they do so as the setup's settings say, and where those are greedy as the paper does: at
-    temperature 0.7 and top-p 0.8.
+    By default they sample as the setup's settings say; if those are greedy, as the paper does: at temperature 0.7 and
+    top-p 0.8.
     """
 
     n: Count = 16
@@ -253,7 +253,7 @@ class BestOfNMethod(Sampled):
 
 
 class BeamMethod(Sampled):
-    """Step-level beam search: n steps are drafted at each position, the best `width` of them live on."""
+    """Step-level beam search: n steps are drafted at each position, and the best `width` survive."""
 
     kind: Literal["beam"] = "beam"
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier")
@@ -281,7 +281,7 @@ class BacktrackingMethod(Plain):
 
 
 class HGSMethod(Plain):
-    """HGS-PRM: search with backtracking over steps that are positive, neutral or negative."""
+    """HGS-PRM: search with backtracking over positive, neutral and negative steps."""
 
     kind: Literal["hgs"] = "hgs"
     decoder: ClassVar[Callable[..., Decoder]] = HeuristicGreedySearch
@@ -316,7 +316,7 @@ class SpecReasonMethod(Plain):
 
 
 class Unverified(Method):
-    """Base of the methods that ask no verifier."""
+    """Base of the methods without a verifier."""
 
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "target")
 
@@ -365,7 +365,7 @@ class TargetThinksMethod(Unverified):
 
 
 class GlimpRouterMethod(Unverified):
-    """GlimpRouter: the target writes the steps of which the drafter doubts the first token (arXiv 2601.05110)."""
+    """GlimpRouter: the target writes the steps whose first token the drafter is uncertain about (arXiv 2601.05110)."""
 
     kind: Literal["glimprouter"] = "glimprouter"
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -396,7 +396,7 @@ class SpecCoTMethod(Sampled):
 
 
 class GSIMethod(Sampled):
-    """Guided speculative inference: n drafted candidates, rewards tilted by the ratio of likelihoods."""
+    """Guided speculative inference: n drafted candidates, rewards tilted by the likelihood ratio."""
 
     kind: Literal["gsi"] = "gsi"
     decoder: ClassVar[Callable[..., Decoder]] = TiltedDecoder
@@ -426,13 +426,13 @@ BUILT_IN: dict[str, type[Method]] = {
     )
 }
 METHODS = Registry("method", "rsd.methods", BUILT_IN, of_class(Method))  # type: ignore[type-abstract]
-"""All known methods by kind, those of installed packages included."""
+"""All known methods by kind, including those of installed packages."""
 
 
 def parse_method(method: str | Mapping[str, Any] | Method) -> Method:
     """A method from text, from data, or from a method.
 
-    `rsd` has the setup's policy, `rsd@POLICY` one of its own; others take parameters after a colon: `majority:8`,
+    `rsd` uses the setup's policy, `rsd@POLICY` the given one; others take parameters after a colon: `majority:8`,
     `best_of_n:16,aggregate=min`, `rsd:candidates=4,temperature=0.7@binary_step:0.5`.
 
     Raises:
@@ -441,26 +441,26 @@ def parse_method(method: str | Mapping[str, Any] | Method) -> Method:
     try:
         return _parse(method)
     except ValidationError as error:
-        raise ConfigurationError(f"{method!r} is no valid method: {explain(error)}") from error
+        raise ConfigurationError(f"{method!r} is not a valid method: {explain(error)}") from error
 
 
 def as_decoder(decoder: Any) -> Decoder | Method | None:
-    """What adapters take for their decoder: a ready one, or a method as text or data.
+    """The decoder for an adapter: either given as an object, or a method as text or data.
 
     Raises:
-        ConfigurationError: It is neither, or no valid method.
+        ConfigurationError: It is neither, or not a valid method.
     """
     if decoder is None or isinstance(decoder, Decoder):
         return decoder
     if isinstance(decoder, str | Mapping | Method):
         return parse_method(decoder)
     raise ConfigurationError(
-        f"{decoder!r} is no decoder: give a Decoder, or a method as `rsd eval --methods` takes it, such as 'majority:8'"
+        f"{decoder!r} is not a decoder: give a Decoder, or a method as for `rsd eval --methods`, such as 'majority:8'"
     )
 
 
 def _parse(method: Any) -> Method:
-    """The same, with errors that pydantic can put in their place of a larger object."""
+    """The same, with errors that pydantic can locate in a larger object."""
     if isinstance(method, Method):
         return method
     if isinstance(method, str):

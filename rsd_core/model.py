@@ -14,32 +14,32 @@ class Usage:
     """Work done by one call of a model, in tokens of that model's vocabulary."""
 
     prefix: int = 0
-    """Length of the prompt and the steps the call was about."""
+    """Length of the prompt and the steps in the call."""
     computed: int = 0
     """Tokens run through the model: the part of the prefix that was not cached, and what was generated."""
     reused: int = 0
-    """Tokens of the prefix found in a cache."""
+    """Prefix tokens found in a cache."""
     generated: int = 0
     """Tokens sampled, end-of-answer tokens included."""
     scored: int = 0
-    """Tokens of the answer, prompt excluded, that a verifier computed in this call."""
+    """Answer tokens, prompt excluded, that a verifier computed in this call."""
     seconds: float = 0.0
-    """Time the model worked, without waiting for its turn."""
+    """Time the model worked, without queueing."""
     estimated: int = 0
-    """Tokens of those above that nobody counted: a server did not tell, so that their text is measured."""
+    """Tokens among those above that are estimated from the text because a server did not report them."""
     parts: tuple[tuple[Model, Usage], ...] = ()
-    """Whose work it was, where a model is made of others; the ledger charges each at its own rate."""
+    """The work of each part of a composite model; the ledger charges each at its own rate."""
 
     def __add__(self, other: Usage) -> Usage:
         """Work of two calls together."""
         return Usage(*(getattr(self, name) + getattr(other, name) for name in Usage.__slots__))
 
     def __reduce__(self) -> tuple[type[Usage], tuple[Any, ...]]:
-        return Usage, tuple([getattr(self, name) for name in Usage.__slots__[:-1]])  # models stay where they are
+        return Usage, tuple([getattr(self, name) for name in Usage.__slots__[:-1]])  # models are not pickled
 
 
 class Interrupted(asyncio.CancelledError):
-    """What a cancelled call may raise to tell the work it had done by then."""
+    """What a cancelled call may raise to report the work it had done."""
 
     def __init__(self, usage: Usage) -> None:
         self.usage = usage
@@ -47,16 +47,16 @@ class Interrupted(asyncio.CancelledError):
 
 
 def usage_of(error: BaseException) -> Usage | None:
-    """The work that a failed or cancelled call had done, where its error tells."""
+    """The work of a failed or cancelled call, if its error carries it."""
     for name in ("usage", "rsd_usage"):
         usage = getattr(error, name, None)
-        if isinstance(usage, Usage):  # other libraries have errors with a `usage` of their own kind
+        if isinstance(usage, Usage):  # other libraries' errors may have another kind of `usage`
             return usage
     return None
 
 
 def add_usage(error: BaseException, usage: Usage) -> None:
-    """Let an error of any type carry the work of the call that failed, in place of what it carried."""
+    """Make an error of any type carry the work of the failed call, replacing what it carried."""
     setattr(error, "usage" if isinstance(getattr(error, "usage", None), Usage) else "rsd_usage", usage)
 
 
@@ -67,22 +67,22 @@ class Price:
     prompt: float
     generated: float
     cached: float | None = None
-    """For prompt tokens found in a cache; None charges them like others."""
+    """For cached prompt tokens; None charges them like others."""
 
 
-class Model(ABC):  # noqa: B024 - what is abstract is in the roles
-    """What all roles share."""
+class Model(ABC):  # noqa: B024 - the abstract methods are in the roles
+    """Base of all roles."""
 
     name: str = "model"
-    """Shown to people."""
+    """For display."""
     flops_per_token: float | None = None
-    """FLOPs to run one token through the model, two per weight that takes part; None when unknown."""
+    """FLOPs to run one token through the model, two per active weight; None when unknown."""
     price: Price | None = None
-    """What the model costs, where it costs."""
+    """What the model costs, if anything."""
     renders_tools: bool | Literal["turn"] = False
-    """Whether the model sees the definitions in a prompt's `tools` message; `turn`: where it writes whole turns."""
+    """Whether the model sees the definitions in a prompt's `tools` message; `turn`: only when it writes whole turns."""
     made_by: Callable[[], Model] | None = None
-    """`load` with what it was given; pickled in place of the model. None for those made otherwise, and for copies."""
+    """`load` with its arguments, pickled in place of the model. None for models made otherwise, and for copies."""
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         told = {name: vars(self)[name] for name in ("price", "flops_per_token") if name in vars(self)}

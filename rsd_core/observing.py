@@ -1,7 +1,7 @@
-"""Who watches requests while they are decoded: metrics and traces. Where nobody does, it costs a test per call.
+"""Observers of requests, for metrics and traces. Without any, this costs one check per call.
 
-Observers are found, not named: those of installed packages, by entry points in the group `rsd.observers`, and the one
-for OpenTelemetry, in programs that have imported that.
+Observers are discovered: those of installed packages, by entry points in the group `rsd.observers`, and the one for
+OpenTelemetry, in programs that have imported it.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ Reply = TypeVar("Reply")
 
 
 class Watch(Protocol):
-    """What an observer sees of one request. Except for `call`, what it raises is logged and nothing more."""
+    """What an observer sees of one request. Exceptions from methods other than `call` are only logged."""
 
     def call(self, role: Role, model: Model, work: Coroutine[Any, Any, Reply]) -> Coroutine[Any, Any, Reply]:
-        """What is awaited in place of a call of a model: it awaits the work, and gives or raises the same.
+        """Wraps a model call: awaits the work, and returns or raises the same.
 
-        Replies have a `usage`, or are a list of replies where a run is scored; errors may tell it (`usage_of`). Calls
-        run side by side, and some turn out not to be needed.
+        Replies have a `usage`, or are a list of replies for a scored run; errors may carry it (`usage_of`). Calls run
+        concurrently, and some turn out not to be needed.
         """
 
     def happened(self, event: Event) -> None:
-        """Something happened, such as a step that was accepted."""
+        """An event occurred, such as an accepted step."""
 
     def end(self, result: Result, error: BaseException | None) -> None:
-        """The request is over, and all of its work on the result's ledger.
+        """The request is over, and all of its work is on the result's ledger.
 
         Args:
-            result: As far as it came.
-            error: What the caller gets in its place: also a cancellation, or `GeneratorExit` where a stream was left.
+            result: The result as far as it got.
+            error: What the caller gets instead; may be a cancellation, or `GeneratorExit` for an abandoned stream.
         """
 
 
 class Observer(Protocol):
-    """Somebody who watches requests."""
+    """Watches requests."""
 
     def begin(self, decoder: object) -> Watch | None:
-        """A request of a decoder begins, in its caller's context; None where nobody wants to see it."""
+        """A decoder's request begins, in its caller's context; None to ignore it."""
 
 
 class Watches:
-    """Everybody who watches one request, as one."""
+    """All observers of one request as one."""
 
     def __init__(self, watches: Sequence[Watch]) -> None:
         self._watches = watches
 
     def call(self, role: Role, model: Model, work: Coroutine[Any, Any, Reply]) -> Coroutine[Any, Any, Reply]:
-        """See `Watch`, as for the others."""
+        """See `Watch`, as for the other methods."""
         for watch in self._watches:
             work = watch.call(role, model, work)
         return work
@@ -78,7 +78,7 @@ class Watches:
 
     @contextmanager
     def told_of_failure(self, request: Request, guard: Guard) -> Iterator[None]:
-        """Tell of the end of a request that gives no result, with what there is of it."""
+        """Report the end of a request that returns no result, with what there is of it."""
         try:
             yield
         except BaseException as error:
@@ -88,7 +88,7 @@ class Watches:
 
 
 def begin(decoder: object) -> Watches | None:
-    """Tell all observers that a request begins; None where nobody watches it."""
+    """Tell all observers that a request begins; None if none watches it."""
     watches = [watch for observer in _observers() if (watch := _guarded(observer.begin, decoder)) is not None]
     return Watches(watches) if watches else None
 
@@ -102,13 +102,13 @@ def _guarded(tell: Callable[..., Any], *what: object) -> Any:
 
 @cache
 def _loaded(plugin: Plugin) -> Observer | None:
-    """An observer; None where its package is broken, which is told once."""
+    """An observer; None if its package is broken, which is logged once."""
     observer: Observer | None = _guarded(plugin.load)
     return observer
 
 
 _BUILT_IN = {"opentelemetry": Plugin("opentelemetry", "rsd_integrations.telemetry:OBSERVER", DISTRIBUTION)}
-"""By the package that a program has to have imported."""
+"""By the package that a program must have imported."""
 _OBSERVERS: Registry[Observer | None] = Registry("observer", "rsd.observers", {}, _loaded)
 
 

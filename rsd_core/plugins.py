@@ -1,8 +1,8 @@
-"""Parts that other packages bring, by entry point: models, policies, methods, graders, tasks, reward-model formats.
+"""Parts that other packages provide by entry point: models, policies, methods, graders, tasks, reward-model formats.
 
 A package registers a part under a name in one of the groups `rsd.backends`, `rsd.policies`, `rsd.methods`,
-`rsd.graders`, `rsd.tasks`, `rsd.prm_formats` and `rsd.critics`. From then on, the name works wherever a built-in one
-does. Nothing is imported before a part is named, so that a broken package is in nobody's way. Observers, in the group
+`rsd.graders`, `rsd.tasks`, `rsd.prm_formats` and `rsd.critics`. The name then works wherever a built-in one does. A
+part is imported only when it is named, so a broken package affects nobody else. Observers, in the group
 `rsd.observers`, are used without being named (`observing.py`).
 """
 
@@ -31,16 +31,16 @@ class Plugin:
     value: str
     """Where the part is, as `module:object`."""
     package: str
-    """The distribution that registers it, as one installs it."""
+    """The distribution that registers it, by its name on the index."""
     rivals: tuple[str, ...] = ()
-    """Other distributions that register the same name."""
+    """Other distributions registering the same name."""
 
     def load(self) -> Any:
         """Import the object.
 
         Raises:
-            ConfigurationError: The module cannot be imported, or has no such object. What the module itself raises as
-                an `RSDError`, such as `MissingDependency`, is passed on. Or two packages claim the name.
+            ConfigurationError: The module cannot be imported, has no such object, or two packages claim the name. An
+                `RSDError` from the module itself, such as `MissingDependency`, is passed on.
         """
         from importlib.metadata import EntryPoint
 
@@ -52,8 +52,8 @@ class Plugin:
             raise
         except (Exception, SystemExit) as error:
             raise ConfigurationError(
-                f"{self}: {self.value} cannot be imported ({type(error).__name__}: {error}); "
-                f"install the package anew, or uninstall it: pip uninstall {self.package}"
+                f"{self}: {self.value} cannot be imported ({type(error).__name__}: {error}); reinstall the package, "
+                f"or remove it: pip uninstall {self.package}"
             ) from error
 
     def __str__(self) -> str:
@@ -61,17 +61,17 @@ class Plugin:
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Parts of one sort by name: the built-in ones, then those of installed packages.
+    """Parts of one kind by name: the built-in ones, then those of installed packages.
 
-    A built-in part goes before a package's part of the same name, with a warning that names the package. A name that
-    two packages claim is refused when it is used.
+    A built-in part takes precedence over a package's part of the same name, with a warning that names the package. A
+    name that two packages claim is refused when used.
 
     Args:
-        what: The sort, for messages: "policy".
-        group: The group of entry points.
-        built_in: The parts that need no package.
-        part: Makes the part of a plugin: `of_class(Base)` where parts are classes, `of_type(Type)` where they are
-            objects, or a function that does more than import it.
+        what: The kind of part, for messages: "policy".
+        group: The entry-point group.
+        built_in: The parts that need no other package.
+        part: Turns a plugin into a part: `of_class(Base)` for classes, `of_type(Type)` for objects, or a function that
+            does more than import it.
     """
 
     def __init__(self, what: str, group: str, built_in: Mapping[str, T], part: Callable[[Plugin], T]) -> None:
@@ -79,17 +79,17 @@ class Registry(Mapping[str, T], Generic[T]):
         self._built_in, self._part = built_in, part
 
     def __getitem__(self, name: str) -> T:
-        """The part of a name; a plugin is imported here.
+        """The part with this name; a plugin is imported here.
 
         Raises:
-            ConfigurationError: There is no such part, or its package is broken; in one line.
+            ConfigurationError: There is no such part, or its package is broken.
         """
         plugin = self._plugin(name)
         if name in self._built_in:
             if plugin:
                 warnings.warn(
-                    f"the built-in {self.what} {name!r} is used, and not the one of the package {plugin.package!r}, "
-                    "which has the same name",
+                    f"the built-in {self.what} {name!r} is used, not the one with the same name in the package "
+                    f"{plugin.package!r}",
                     stacklevel=2,
                 )
             return self._built_in[name]
@@ -109,7 +109,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def _plugin(self, name: object) -> Plugin | None:
         plugins = _installed(self.group, *sys.path)
         if name not in plugins and name not in self._built_in:
-            _entry_points.cache_clear()  # it may have been installed since
+            _entry_points.cache_clear()  # it may have been installed meanwhile
             _installed.cache_clear()
             plugins = _installed(self.group, *sys.path)
         return plugins.get(name)  # type: ignore[call-overload, no-any-return]
@@ -117,7 +117,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
 @cache
 def _entry_points(*_path: str) -> Any:
-    """Those of all groups. Reading them takes some fifty milliseconds, so it is done once for a search path."""
+    """Entry points of all groups. Reading them takes about fifty milliseconds, so they are cached per search path."""
     from importlib.metadata import entry_points
 
     return entry_points()
@@ -128,7 +128,7 @@ def _installed(group: str, *path: str) -> Mapping[str, Plugin]:
     """The plugins of a group."""
     by_name: dict[str, Plugin] = {}
     for point in _entry_points(*path).select(group=group):
-        package = (point.dist and point.dist.name) or point.module  # broken metadata have no name
+        package = (point.dist and point.dist.name) or point.module  # broken metadata has no name
         first = by_name.setdefault(point.name, Plugin(point.name, point.value, package))
         if first.package != package:
             by_name[point.name] = replace(first, rivals=(*first.rivals, package))
@@ -136,15 +136,15 @@ def _installed(group: str, *path: str) -> Mapping[str, Plugin]:
 
 
 def of_class(base: type[T]) -> Callable[[Plugin], type[T]]:
-    """What makes a plugin's part where parts are classes: subclasses of `base`, in full.
+    """A function that turns plugins into classes: complete subclasses of `base`.
 
-    Where they are data with a `kind`, the kind is the plugin's name, so that what is written can be read back.
+    If they are data with a `kind`, it must be the plugin's name, so that written data can be read back.
     """
 
     def part(plugin: Plugin) -> type[T]:
         loaded = plugin.load()
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
-            raise ConfigurationError(f"{plugin}: {plugin.value} is {loaded!r} and no subclass of {base.__name__}")
+            raise ConfigurationError(f"{plugin}: {plugin.value} is {loaded!r}, not a subclass of {base.__name__}")
         if lacks := sorted(getattr(loaded, "__abstractmethods__", ())):
             raise ConfigurationError(f"{plugin}: the class {plugin.value} lacks {', '.join(lacks)}")
         if issubclass(loaded, BaseModel):
@@ -158,12 +158,12 @@ def of_class(base: type[T]) -> Callable[[Plugin], type[T]]:
 
 
 def of_type(kind: type[T]) -> Callable[[Plugin], T]:
-    """What makes a plugin's part where parts are objects of type `kind`."""
+    """A function that turns plugins into objects of type `kind`."""
 
     def part(plugin: Plugin) -> T:
         loaded = plugin.load()
         if not isinstance(loaded, kind):
-            raise ConfigurationError(f"{plugin}: {plugin.value} is {loaded!r} and no {kind.__name__}")
+            raise ConfigurationError(f"{plugin}: {plugin.value} is {loaded!r}, not a {kind.__name__}")
         return loaded
 
     return part

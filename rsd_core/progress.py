@@ -1,4 +1,4 @@
-"""How far a response is, and what decides whether it goes on: stop strings, ends, limits on length, repetition."""
+"""The progress of a response, and what decides whether it continues: stop strings, ends, length limits, repetition."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Shape:
     """How steps end."""
 
     delimiter: str | Splitter | None
-    """After this; None where only the whole response ends."""
+    """After this text; None if only the whole response ends."""
     cap: float
-    """After so many tokens."""
+    """After this many tokens."""
 
 
 class Terms:
-    """What a request was made with: the same at all of its steps.
+    """What stays the same at all steps of a request.
 
     Args:
-        settings: The decoder's settings, the policy's limits worked in.
+        settings: The decoder's settings, including the policy's limits.
         stop: The response ends before the first of these strings.
         randomness: The request's own random numbers.
     """
@@ -39,74 +39,74 @@ class Terms:
     def __init__(self, settings: Settings, stop: tuple[str, ...], randomness: Randomness) -> None:
         self.settings, self.limits, self.sampling = settings, settings.limits, settings.sampling
         self.wastes_target = self.limits.allow_waste(of_target=True)
-        """Whether no limit counts what the target does."""
+        """Whether no limit applies to the target."""
         self.in_turns = settings.granularity == "turn"
         limited = settings.limits.max_tokens is not None
         cap: float = math.inf if self.in_turns and limited else settings.max_step_tokens
         self.answer = Shape(None if self.in_turns else settings.delimiter, cap)
-        """How steps of the answer end; a turn is bounded by the limit on the response, where there is one."""
+        """How steps of the answer end; a turn is bounded by the limit on the response, if any."""
         own = settings.thoughts
         self.thought = (
             self.answer if self.in_turns else Shape(own.delimiter or self.answer.delimiter, own.max_step_tokens or cap)
         )
         self.stop = stop
         self.overlap = max(map(len, stop), default=1) - 1
-        """Characters of a text that may begin a stop string which the next step completes."""
+        """How many trailing characters may begin a stop string that the next step completes."""
         self.randomness = randomness
 
     def branch(self, label: int) -> Terms:
-        """The terms of another answer to the same request, with random numbers of its own."""
+        """The terms of another answer to the same request, with its own random numbers."""
         return Terms(self.settings, self.stop, self.randomness.branch(label))
 
 
 _START = Part.first(Reader(), thinks=False)
 
 
-@dataclass(slots=True)  # immutable by agreement: frozen ones take four times as long to make, at every step
+@dataclass(slots=True)  # immutable by convention: frozen instances take four times as long to create, at every step
 class Progress:
-    """A response up to some step. Extending it costs as much as the step is long, however long it is."""
+    """A response up to some step. The cost of extending it depends on the step's length, not the response's."""
 
     terms: Terms
     path: Path
     tokens: int = 0
     """Tokens of the response so far."""
     finish: FinishReason | None = None
-    """Why the response ends here; None while it goes on."""
+    """Why the response ends here; None while it continues."""
     excess: int = 0
-    """Characters at the end of the text that go because of a stop string, that one included."""
+    """Characters to remove from the end of the text because of a stop string, itself included."""
     tail: str = ""
     """End of the text that may begin a stop string."""
     said: str = ""
-    """What the last step said, without space around it."""
+    """The last step's text, stripped."""
     repeats: int = 0
-    """How many times in a row that was said."""
+    """How many times in a row it occurred."""
     part: Part = _START
     """Whether the thought or the answer is being written."""
 
     @property
     def kind(self) -> Kind:
-        """What the next step is part of."""
+        """Which part the next step belongs to."""
         return self.part.kind
 
     @property
     def thought_room(self) -> float:
-        """Tokens that the thought may still have, where the next step is part of it and it is limited."""
+        """Tokens left for the thought, if the next step is part of it and it is limited."""
         limit = self.terms.limits.max_thought_tokens
         return math.inf if limit is None or self.part.kind == "answer" else limit - self.part.tokens
 
     def is_mark(self, step: Step) -> bool:
-        """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
+        """Whether a step is a bare thought marker: there is nothing to judge."""
         return not self.part.is_plain and self.part.is_mark(step)
 
     def extend(self, step: Step, exhausted: FinishReason | None = None) -> Progress:
         """The response with one more step.
 
         Args:
-            step: The step; one without text does not become part of the path.
+            step: The step; one without text is not added to the path.
             exhausted: The limit on FLOPs or money that the step has reached, if any.
         """
         terms, tokens, text = self.terms, self.tokens + step.size, step.text
-        if not (text or step.partial):  # nothing was written; if nothing ended either, the next try would be the same
+        if not (text or step.partial):  # nothing was written; if nothing ended either, another try would give the same
             used_up: FinishReason = "max_tokens" if step.size else "context"
             reasons: dict[str, FinishReason] = {"end": "stop", "length": used_up, "delimiter": "empty_step"}
             part = replace(self.part, pieces=None, closed=None)
@@ -129,7 +129,7 @@ class Progress:
         return Progress(terms, path, tokens, finish, excess, tail, said, repeats, part)
 
     def closed(self) -> Progress:
-        """The response with its thought closed in the models' own way."""
+        """The response with its thought closed as the models do."""
         part = self.part.close("" if self.path.step is None else self.path.step.text)
         if part.closed is None:
             return replace(self, part=part)
@@ -150,15 +150,15 @@ class Progress:
         guess: Step | None = None,
         ahead: int = 0,
     ) -> StepRequest:
-        """What a model is asked for here.
+        """The request for a model's next step.
 
         Args:
             role: Whose random numbers are used.
             count: Candidates.
-            attempt: Drafts of this step that were retried before; the target's step does not depend on them.
-            at_most: A cap on the step's tokens besides those of the settings.
-            guess: A step that may begin as the wanted one.
-            ahead: How many steps after this one are likely to be asked for next.
+            attempt: Drafts of this step retried so far; the target's step does not depend on them.
+            at_most: A cap on the step's tokens, in addition to those of the settings.
+            guess: A step that may begin like the requested one.
+            ahead: How many steps after this one are likely to be requested next.
         """
         terms, index, close = self.terms, self.path.depth, ""
         shape, limits = terms.answer, terms.limits

@@ -1,4 +1,4 @@
-"""From what users pass as a prompt to messages: normalised once, at the edge."""
+"""Turns what users pass as a prompt into messages: normalised once, at the edge."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _EXTRA = {
     "tool_calls": "tool_calls",
     "tool_call_id": "tool_call_id",
     "name": "name",
-    "reasoning": "reasoning_content",  # as vLLM and OpenRouter call it
+    "reasoning": "reasoning_content",  # the name in vLLM and OpenRouter
     "reasoning_content": "reasoning_content",
 }
-"""Fields of a message that are kept, and what they are called here."""
+"""Message fields that are kept, and their names here."""
 
 
 def as_prompt(prompt: PromptLike) -> Prompt:
     """Normalise a prompt.
 
     Raises:
-        PromptError: It is no prompt, the prompt is empty, or a message is not a role with a text.
+        PromptError: It is not a prompt, the prompt is empty, or a message is not a role with a text.
     """
     if isinstance(prompt, str):
         messages: Prompt = (Message("user", prompt),)
     elif not isinstance(prompt, Iterable):
-        raise PromptError(f"{prompt!r} is no prompt. Pass a question, or a list of messages.")
+        raise PromptError(f"{prompt!r} is not a prompt. Pass a question, or a list of messages.")
     else:
         messages = tuple(_as_message(message) for message in prompt)
     if not any(message.content.strip() or message.native for message in messages):
@@ -48,7 +48,7 @@ def _as_message(message: Message | Mapping[str, Any] | tuple[str, str]) -> Messa
             role, content = message
             parsed = Message(role, content)
     except (KeyError, TypeError, ValueError) as error:
-        raise PromptError(f"{message!r} is no message. Pass {{'role': …, 'content': …}} or (role, content).") from error
+        raise PromptError(f"{message!r} is not a message. Pass {{'role': …, 'content': …}} or (role, text).") from error
     if isinstance(message, str) or parsed.role not in ROLES or not isinstance(parsed.content, str):
-        raise PromptError(f"{message!r} is no message: it takes a role, one of {', '.join(ROLES)}, and a text.")
+        raise PromptError(f"{message!r} is not a message: it takes a role, one of {', '.join(ROLES)}, and a text.")
     return parsed

@@ -1,4 +1,4 @@
-"""Whose turn it is where calls have to wait: requests that began first go first."""
+"""Priority among waiting calls: requests that began first go first."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ class Caller:
     """The request that a call belongs to."""
 
     number: int = field(default_factory=_numbers.__next__)
-    """Requests are counted as they begin: of two that wait, the one with the smaller number goes first."""
+    """Requests are numbered as they begin: of two that wait, the one with the smaller number goes first."""
     concurrency: int | None = None
-    """Requests in flight at once in the run that it is part of; None for one that somebody asked for by itself."""
+    """Concurrent requests of the run that it belongs to; None for a request on its own."""
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("rsd_caller", default=None)
-"""Whose calls are made here; set around each call of a model."""
+"""The caller in this context; set around each model call."""
 _concurrency: ContextVar[int | None] = ContextVar("rsd_concurrency", default=None)
 
 
 def new_caller() -> Caller:
-    """A request that begins now, in the run that is under way here."""
+    """A request that begins now, in the current run."""
     return Caller(concurrency=_concurrency.get())
 
 
 def current_caller() -> Caller:
-    """The request whose call this is; outside of requests a new one."""
+    """The request that makes this call; a new one outside of requests."""
     return CALLER.get() or new_caller()
 
 
 @contextmanager
 def side_by_side(concurrency: int | None) -> Iterator[None]:
-    """Make the requests that begin inside part of a run of so many at once, unless they are part of one already."""
+    """Make requests that begin inside part of a run with this concurrency, unless they already belong to one."""
     token = _concurrency.set(_concurrency.get() or concurrency)
     try:
         yield
@@ -51,12 +51,12 @@ def side_by_side(concurrency: int | None) -> Iterator[None]:
 
 
 class Slots:
-    """A number of places to work at, shared by callers of any threads and event loops; the oldest request goes first.
+    """A semaphore shared by callers in any threads and event loops; the oldest request goes first.
 
-    asyncio's semaphore belongs to one loop: used from a second one, it waits for ever.
+    asyncio's semaphore belongs to one loop: used from a second one, it hangs.
 
     Args:
-        count: Places, at least 1.
+        count: Number of slots, at least 1.
     """
 
     def __init__(self, count: int) -> None:
@@ -67,11 +67,11 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        """Callers that have no place yet."""
+        """Number of callers without a slot."""
         return sum(not one.gone for one in self._waiting)
 
     def resize(self, count: int) -> None:
-        """Have so many places from now on; who has one keeps it."""
+        """Change the number of slots; callers that hold one keep it."""
         with self._lock:
             self._free += count - self._count
             self._count = count
@@ -87,12 +87,12 @@ class Slots:
             heapq.heappush(self._waiting, one)
         try:
             await one.place
-        except BaseException:  # also where its loop was closed, and nobody goes on
+        except BaseException:  # also if its loop was closed and will not resume it
             with self._lock:
                 if not one.given:
                     one.gone = True
                     raise
-            self._hand_on()  # the place was given just now
+            self._hand_on()  # the slot had just been granted
             raise
         return self
 
@@ -109,7 +109,7 @@ class Slots:
             one = heapq.heappop(self._waiting)
             if one.gone:
                 continue
-            with suppress(RuntimeError):  # its loop was closed meanwhile, and nobody waits there any more
+            with suppress(RuntimeError):  # its loop was closed meanwhile, so nothing waits there
                 one.loop.call_soon_threadsafe(_give, one.place)
                 one.given = True
                 self._free -= 1
@@ -117,10 +117,10 @@ class Slots:
 
 @dataclass(order=True, slots=True)
 class _Waiting:
-    """A caller that waits for a place."""
+    """A caller that waits for a slot."""
 
     number: int
-    """Of its request."""
+    """Its request's number."""
     arrival: int
     loop: asyncio.AbstractEventLoop = field(compare=False)
     place: asyncio.Future[None] = field(compare=False)

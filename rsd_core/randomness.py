@@ -1,4 +1,4 @@
-"""Seeds that depend on the request alone, never on what else runs beside it."""
+"""Seeds that depend on the request alone, never on what runs alongside it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rsd_core.paths import Prompt
 class Randomness:
     """The random numbers of one request.
 
-    They are a function of the seed, the prompt and, for the same prompt asked several times, its repeat number.
-    Order, batch and concurrency cannot matter, since nothing is drawn from a shared stream.
+    They are a function of the seed, the prompt and, if a prompt is repeated, its repeat number. Order, batch and
+    concurrency cannot matter, since nothing is drawn from a shared stream.
     """
 
     def __init__(self, seed: int, prompt: Prompt, repeat: int = 0) -> None:
@@ -20,14 +20,14 @@ class Randomness:
         self._hash = self._keyed()
 
     def branch(self, label: int) -> Randomness:
-        """Numbers for another answer to the same request."""
+        """Random numbers for another answer to the same request."""
         other = copy.copy(self)
         other._key += f" {label}".encode()
         other._hash = other._keyed()
         return other
 
     def seed(self, purpose: str, index: int, number: int) -> int:
-        """An integer below 2**63 for a purpose, a step's index, and a number that tells several of these apart."""
+        """An integer below 2**63 for a purpose, a step's index, and a number that distinguishes several draws."""
         digest = self._hash.copy()
         digest.update(f"({purpose!r}, {index}, {number})".encode())
         return int.from_bytes(digest.digest(), "big") >> 1

@@ -2,13 +2,13 @@
 
 A spec is `KIND:REST`, with options of the kind as `KIND,KEY=VALUE,…:REST`. A value that is a JSON object, list or
 string may hold commas and colons; names with dots nest: `template.enable_thinking=false` is
-`template={"enable_thinking": false}`. Kinds that are made of other models take
-specs as their rest, with `|` between several of them and parentheses around one that has a `|` of its own:
-`judge:hf:ORG/MODEL`, `cascade,low=0.2:rule:arithmetic|(ensemble,how=min:prm:A|prm:B)`.
+`template={"enable_thinking": false}`. Kinds composed of other models take specs as their rest, separated by `|`, with
+parentheses around one that contains a `|` itself: `judge:hf:ORG/MODEL`,
+`cascade,low=0.2:rule:arithmetic|(ensemble,how=min:prm:A|prm:B)`.
 
-Each kind belongs to a backend that is imported when it is first named, so that nothing is needed for the kinds one
-does not use. Other packages add kinds through entry points in the group `rsd.backends`; the entry's name is the kind,
-its object a function from the rest of the spec (and keyword options) to a model.
+Each kind belongs to a backend that is imported when first named, so unused kinds need nothing installed. Other packages
+add kinds through entry points in the group `rsd.backends`; the entry's name is the kind, and its object is a function
+from the rest of the spec (and keyword options) to a model.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from rsd_core.plugins import Plugin, Registry
 
 GROUP = "rsd.backends"
 GGUF = ".gguf"
-"""How names of llama.cpp's files end."""
+"""Suffix of llama.cpp's files."""
 _NAMED = re.compile(r"\w+=")
 ROLES: dict[Role, type[Model]] = {"drafter": Drafter, "verifier": Verifier, "target": Target}
 
 
 def _of_package(plugin: Plugin) -> Backend:
-    return Backend(plugin.name, plugin.value, "", f"plugin of the package {plugin.package}", plugin=plugin)
+    return Backend(plugin.name, plugin.value, "", f"plugin from the package {plugin.package}", plugin=plugin)
 
 
 BACKENDS = Registry("kind of model", GROUP, BUILT_IN, _of_package)
@@ -54,18 +54,18 @@ def backends() -> dict[str, Backend]:
 
 
 def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
-    """Split a spec into its backend and the rest, importing nothing.
+    """Split a spec into its backend and the rest, without importing anything.
 
     Args:
         spec: `KIND:REST` or `KIND,KEY=VALUE:REST`.
-        role: What the model is wanted for.
+        role: The role that the model is meant to play.
 
     Raises:
-        SpecError: The kind is unknown or never plays the role, an option is no `KEY=VALUE` or is given twice, or the
-            rest is missing; also of a spec inside.
+        SpecError: The kind is unknown or never plays the role, an option is not `KEY=VALUE` or is given twice, or the
+            rest is missing; also for nested specs.
     """
     if not isinstance(spec, str):
-        raise SpecError(f"{spec!r} is no spec: write a text such as 'embedded:draft'; `rsd models` lists all")
+        raise SpecError(f"{spec!r} is not a spec: write a text such as 'embedded:draft'; `rsd models` lists all")
     (kind, *options), rest = split_spec(spec)
     if kind not in BACKENDS:
         if spec.endswith(GGUF):
@@ -79,11 +79,11 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
         raise SpecError(f"{masked(spec)!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
     if wrong := [option for option in options if "=" not in option]:
         raise SpecError(
-            f"{masked(spec)!r}: {wrong[0]!r} is no option; options are written {kind},KEY=VALUE:{masked(rest)}"
+            f"{masked(spec)!r}: {wrong[0]!r} is not an option; options are written {kind},KEY=VALUE:{masked(rest)}"
         )
     if not backend.nested and (after := re.search(r"(.+?),(\w[\w.]*=.*)", rest)):
         before = f"{','.join([kind, *options, after[2]])}:{after[1]}"
-        raise SpecError(f"{masked(spec)!r}: options stand before the colon: {masked(before)}")
+        raise SpecError(f"{masked(spec)!r}: options go before the colon: {masked(before)}")
     names = [option.partition("=")[0] for option in options]
     if twice := [name for name in names if names.count(name) > 1]:
         raise SpecError(f"{masked(spec)!r} gives {twice[0]} twice")
@@ -97,10 +97,10 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
 
 
 def _of_gguf(backend: Backend, rest: str, spec: str) -> tuple[Backend, str]:
-    """What makes the model of a GGUF file, where the rest says that it is one; otherwise both as they are.
+    """The backend for a GGUF file if the rest names one; otherwise both unchanged.
 
     Raises:
-        SpecError: A GGUF file is named where the kind takes checkpoints.
+        SpecError: It names a GGUF file, but the kind takes checkpoints.
     """
     if rest.startswith("gguf=") and backend.gguf:
         return replace(backend, module=backend.gguf, extra="llamacpp"), rest.removeprefix("gguf=")
@@ -115,7 +115,7 @@ def _of_gguf(backend: Backend, rest: str, spec: str) -> tuple[Backend, str]:
 
 
 def split_spec(spec: str) -> tuple[list[str], str]:
-    """The kind with its options, and what follows the colon; JSON in a value keeps its own commas and colons."""
+    """The kind with its options, and what follows the colon; JSON values may contain commas and colons."""
     parts, start, at = list[str](), 0, 0
     while at < len(spec):
         if spec[at] in ",:":
@@ -123,7 +123,7 @@ def split_spec(spec: str) -> tuple[list[str], str]:
             start = at + 1
             if spec[at] == ":":
                 rest = spec[start:]
-                # Where the rest begins with a name as well, what follows it are options: KIND:NAME=VALUE,KEY=VALUE.
+                # If the rest begins with a name as well, options follow it: KIND:NAME=VALUE,KEY=VALUE.
                 if _NAMED.match(rest) and "," in rest:
                     rest, _, more = rest.partition(",")
                     parts += split_spec(f"{more}:")[0]
@@ -139,10 +139,10 @@ def split_spec(spec: str) -> tuple[list[str], str]:
 
 
 def options_of(spec: str) -> dict[str, Any]:
-    """The options that a spec names; those with dots are nested.
+    """The options in a spec; those with dots are nested.
 
     Raises:
-        SpecError: A name stands for a value and for what is inside it.
+        SpecError: A name is given both a value and something inside it.
     """
     options: dict[str, Any] = {}
     for option in split_spec(spec)[0][1:]:
@@ -154,13 +154,13 @@ def options_of(spec: str) -> dict[str, Any]:
             if not isinstance(inside, dict):
                 break
         if not isinstance(inside, dict) or name in inside:
-            raise SpecError(f"{masked(spec)!r} gives {path} and what is inside or around it; give one of the two")
+            raise SpecError(f"{masked(spec)!r} sets both {path} and something inside or around it; set only one")
         inside[name] = _value(value)
     return options
 
 
 def parts_of(rest: str) -> list[str]:
-    """The specs that a spec is made of: split at every `|` that is not in parentheses."""
+    """The nested specs of a spec: split at every `|` outside parentheses."""
     parts, depth = [""], 0
     for char in rest:
         depth += (char == "(") - (char == ")")
@@ -172,7 +172,7 @@ def parts_of(rest: str) -> list[str]:
 
 
 def _value(text: str) -> Any:
-    r"""The value of an option: JSON, a number, `true`, `false` or `null`, or a text in which `\n` is a line's end."""
+    r"""The value of an option: JSON, a number, `true`, `false` or `null`, or a text in which `\n` is a newline."""
     if text[:1] in ("{", "["):
         with suppress(ValueError):
             return json.loads(text)
@@ -196,12 +196,11 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     Args:
         spec: `KIND:REST` or `KIND,KEY=VALUE:REST`; `rsd models` lists the kinds.
         role: What the model is for: `"drafter"`, `"verifier"` or `"target"`. Type checkers then know its type.
-        options: Passed to the backend, for example `dtype="float32"` or `device="cuda:0"` for `hf:`. They go before
+        options: Passed to the backend, for example `dtype="float32"` or `device="cuda:0"` for `hf:`. They override
             those of the spec.
 
     Raises:
-        SpecError: The spec names nothing known, an option that the kind does not have, or a model that cannot play
-            the role.
+        SpecError: The kind or an option is unknown, or the model cannot play the role.
         MissingDependency: The backend needs a package that is not installed.
         ConfigurationError: The package that brings the kind is broken.
     """
@@ -215,7 +214,7 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     except RSDError:
         raise
     except (Exception, SystemExit) as error:
-        # From a factory that passes its options on.
+        # From a factory that passes on its options.
         wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
         if wrong is not None and wrong[1] in options:
             raise SpecError(f"{masked(spec)!r}: unknown option of {backend.kind} {wrong[1]!r}") from error
@@ -224,10 +223,10 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
         if isinstance(error, ModuleNotFoundError):
             raise ConfigurationError(f"{masked(spec)!r} needs the module {error.name!r} ({backend.summary})") from error
         why = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(f"{masked(spec)!r} cannot be made by {backend.plugin} ({why})") from error
+        raise ConfigurationError(f"{masked(spec)!r} cannot be created by {backend.plugin} ({why})") from error
     plays = [name for name, kind in ROLES.items() if isinstance(model, kind)]
     if not plays:
-        raise SpecError(f"{masked(spec)!r} made {model!r}, which is no drafter, verifier or target ({backend.summary})")
+        raise SpecError(f"{masked(spec)!r} created {model!r}, not a drafter, verifier or target ({backend.summary})")
     if role is not None and role not in plays:
         raise _wrong_role(spec, role, plays)
     vars(model).setdefault("made_by", partial(load, spec, **options))
@@ -235,7 +234,7 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
 
 
 def check_spec(spec: str) -> None:
-    """Refuse what `load` refuses of a spec's options by their names and types; nothing is loaded.
+    """Check the names and types of a spec's options as `load` does, without loading anything.
 
     Raises:
         SpecError: An option is unknown, missing, or of another type.
@@ -250,7 +249,7 @@ def check_spec(spec: str) -> None:
 
 
 def _checked_factory(backend: Backend, rest: str, options: dict[str, Any], spec: str) -> Callable[..., Model]:
-    """What makes the model; it takes these options."""
+    """The model's factory, with the options checked."""
     factory = _factory(backend, spec)
     _check_options(backend, factory, rest, options, spec)
     check_types(factory, options, spec)
@@ -260,9 +259,9 @@ def _checked_factory(backend: Backend, rest: str, options: dict[str, Any], spec:
 def _wrong_role(spec: str, role: Role, plays: Sequence[Role]) -> SpecError:
     fitting = [kind for kind, backend in BUILT_IN.items() if not backend.roles or role in backend.roles]
     fix = (
-        f"a generator judges as judge:{masked(spec)}"
+        f"to use a generator as a judge, write judge:{masked(spec)}"
         if role == "verifier"
-        else f"kinds for it are {', '.join(fitting)}"
+        else f"kinds that can are {', '.join(fitting)}"
     )
     return SpecError(f"{masked(spec)!r} cannot be the {role}: it makes a {' or a '.join(plays)}; {fix}")
 
@@ -271,7 +270,7 @@ def _factory(backend: Backend, spec: str) -> Callable[..., Model]:
     if backend.plugin is not None:
         factory = backend.plugin.load()
         if not callable(factory):
-            raise ConfigurationError(f"{backend.plugin}: {backend.module} is {factory!r} and no function")
+            raise ConfigurationError(f"{backend.plugin}: {backend.module} is {factory!r}, not a function")
         return factory  # type: ignore[no-any-return]
     module, _, name = backend.module.partition(":")
     try:
@@ -288,7 +287,7 @@ def _check_options(
 ) -> None:
     try:
         signature = inspect.signature(factory)
-    except ValueError:  # of functions in C, which tell nothing
+    except ValueError:  # C functions without a signature
         return
     takes = list(signature.parameters.values())[1:]
     known = [parameter.name for parameter in takes if parameter.kind is not parameter.VAR_KEYWORD]
@@ -305,11 +304,11 @@ def _check_options(
 
 
 def check_types(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
-    """Refuse an option that is annotated as a number, a text or yes and no, and is something else.
+    """Refuse an option annotated as number, text or boolean that has another type.
 
     Args:
         factory: Function or class that takes the options.
-        options: What it is going to be given.
+        options: The options to be passed to it.
         spec: What the user wrote, for the message.
 
     Raises:
@@ -317,7 +316,7 @@ def check_types(factory: Callable[..., Model], options: dict[str, Any], spec: st
     """
     try:
         parameters = inspect.signature(factory, eval_str=True).parameters
-    except (NameError, ValueError):  # a package's own: annotations without their imports, functions in C
+    except (NameError, ValueError):  # in other packages: annotations without their imports, C functions
         return
     for name in options.keys() & parameters.keys():
         annotation, value = parameters[name].annotation, options[name]
@@ -327,12 +326,12 @@ def check_types(factory: Callable[..., Model], options: dict[str, Any], spec: st
         takes = kinds | {int} if float in kinds else kinds
         if not isinstance(value, tuple(takes)) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(_TYPES[kind] for kind in _TYPES if kind in kinds)
-            fix = f'; in quotes it is one: {name}="…"' if str in kinds and value is not None else ""
+            fix = f'; quote it to make it a text: {name}="…"' if str in kinds and value is not None else ""
             raise SpecError(f"{masked(spec)!r}: {name} takes {wanted}{_got(name, value)}{fix}")
 
 
 def _got(name: str, value: object) -> str:
-    """What was given, unless it is a secret."""
+    """The given value, unless it is a secret."""
     given = f"{name}={value}"
     return f" (got {value!r})" if masked(given) == given else ""
 

@@ -1,4 +1,4 @@
-"""The state of one request while it is decoded: plain data that anyone can read. What calls models is in `calls.py`."""
+"""The state of one request while it is decoded: plain, readable data. The model calls are in `calls.py`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Request:
 
     Args:
         prompt: The normalised prompt.
-        settings: The decoder's settings, the policy's limits worked in.
-        seed: Of the request's random numbers.
-        repeat: Tells several requests of the same prompt and seed apart.
+        settings: The decoder's settings, including the policy's limits.
+        seed: Seed of the request's random numbers.
+        repeat: Distinguishes requests with the same prompt and seed.
         stop: The answer ends before the first of these strings.
-        thinking: What the models agree on about their thoughts; None where nobody is known to think.
-        reasons: All that is written is thought, until the answer is written by a prompt of its own.
+        thinking: How the models' thoughts begin; None if none is known to think.
+        reasons: Whether everything is thought until the answer is requested by a separate prompt.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Request:
         self.terms = Terms(settings, stop, Randomness(seed, prompt, repeat))
         self.settings = settings
         self.path = Path(prompt, thinking=thinking)
-        """The prompt and the steps so far, as they were written."""
+        """The prompt and the steps so far, as written."""
         self.progress = Progress(
             self.terms, self.path, part=Part.first(reader_of(prompt, thinking), thinks=thinking is not None)
         )
@@ -58,27 +58,27 @@ class Request:
         self.records: list[StepRecord] = []
         self.degradations: list[Degradation] = []
         self.attempt = 0
-        """Drafts of the present step that were retried."""
+        """Retried drafts of the current step."""
         self.undecided: tuple[Step, ...] = ()
-        """Drafts of the present step of which nothing is decided yet."""
+        """Undecided drafts of the current step."""
         self.kept: tuple[Step, float | None] | None = None
-        """A draft of the present step that competes with the next one, and its reward."""
+        """A draft of the current step that competes with the next draft, and its reward."""
         self.rewards: tuple[float | None, ...] = ()
-        """What was said last of the present step's drafts, one after the other."""
+        """The latest rewards of the current step's drafts, in order."""
         self.verified: Step | None = None
-        """The draft that the dearer verifier was asked about."""
+        """The draft that the stronger verifier has scored."""
         self.unverified = False
-        """Whether the dearer verifier may still be asked about the present draft."""
+        """Whether the stronger verifier may still score the current draft."""
         self.notes: dict[object, Any] = {}
-        """What a policy wants to remember of the request; nobody else reads it."""
+        """A policy's private notes on the request."""
         self.entropy: float | None = None
-        """Entropy of the present step's first token under the drafter, in nats, where a policy asked for it."""
+        """Entropy of the current step's first token under the drafter, in nats, if the policy needs it."""
         self.finish: FinishReason | None = None
         """Why the response is finished; None while it is not."""
         self.prompt_tokens = 0
-        """Length of the prompt as the model that read it first counts it."""
+        """Length of the prompt by the count of the first model that read it."""
         self.reasons = reasons
-        """Whether all that is written now is thought, see `answer_by`."""
+        """Whether everything written now is thought (see `answer_by`)."""
         self._root = self.path
         self._asked = 0
         self._wrote: Kind = "answer"
@@ -87,21 +87,21 @@ class Request:
 
     @property
     def index(self) -> int:
-        """Index of the step that is being decoded."""
+        """Index of the step being decoded."""
         return self.path.depth
 
     @property
     def kind(self) -> Kind:
-        """What the step that is being decoded is part of: the thought, or the answer."""
+        """Whether the step being decoded is part of the thought or the answer."""
         return self.progress.kind
 
     @property
     def coin(self) -> float:
-        """A number in [0, 1) for the decision about the present draft."""
+        """A random number in [0, 1) for the decision about the current draft."""
         return self.uniform("coin")
 
     def uniform(self, purpose: str) -> float:
-        """The request's own random number in [0, 1) for a purpose, at this attempt at this step."""
+        """The request's random number in [0, 1) for a purpose, at this step and attempt."""
         return self.terms.randomness.uniform(purpose, self.index, self.attempt)
 
     def extend(
@@ -117,21 +117,21 @@ class Request:
         Args:
             step: The step.
             author: Who wrote it.
-            reward: Of the draft, accepted or not.
+            reward: The draft's reward, accepted or not.
             rejected: The draft that it replaces.
-            progress: The response with this step, where it was worked out before.
+            progress: The response with this step, if already computed.
         """
         drafted = author == "draft"
         discarded = None if rejected is None else rejected.text
         if progress is None:
             progress = self.progress.extend(step, self.terms.limits.exhausted(self.ledger))
-        if step.partial and progress.finish is not None:  # nobody is to complete the character
+        if step.partial and progress.finish is not None:  # no step will complete the character
             step = replace(step, text=f"{step.text}\ufffd", partial=False)
             progress = replace(self.progress.extend(step), finish=progress.finish)
         pieces = progress.part.pieces
         if self.reasons and step.text:
             pieces = self._as_thought(pieces or (("answer", step.text),))
-        native = None if self._asked else step.native  # JSON is all that is asked for
+        native = None if self._asked else step.native  # only JSON is requested
         record = StepRecord(step.text, author, reward, drafted, discarded, step.size, native, pieces=pieces)
         self.progress, self.path, self.finish = progress, progress.path, progress.finish
         self.attempt, self.undecided, self.entropy = 0, (), None
@@ -155,7 +155,7 @@ class Request:
             self._note_closing(self.index - 1, why)
 
     def _as_thought(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-        """All that a step says as thought: what it answers, after a blank line."""
+        """All text of a step as thought: its answer part follows after a blank line."""
         thought: list[Piece] = []
         for kind, text in pieces:
             thought.append(("thought", f"\n\n{text}" if kind != self._wrote == "thought" else text))
@@ -163,9 +163,9 @@ class Request:
         return tuple(thought)
 
     def answer_by(self, prompt: Prompt, settings: Settings, thinking: Thinking | None) -> None:
-        """Go on with the answer, by a prompt of its own: what is written so far is the thought before it.
+        """Continue with the answer, requested by a separate prompt: everything written so far is its thought.
 
-        Limits count both. The prompt's last message is what is asked for now.
+        Limits count both. The prompt's last message is the new request.
         """
         self.settings, self.terms = settings, Terms(settings, (), self.terms.randomness)
         self.path = Path(prompt, depth=self.path.depth, thinking=thinking)
@@ -176,7 +176,7 @@ class Request:
 
     @property
     def read_at_most(self) -> int:
-        """Tokens that a model has to read before it goes on, at most: no tokenizer makes more than there are bytes."""
+        """Upper bound on the tokens a model must read to continue: a tokenizer never makes more tokens than bytes."""
         read = self.prompt_tokens or sum(len(message.content.encode()) for message in self._root.prompt)
         return read + self.progress.tokens + self._asked
 
@@ -186,7 +186,7 @@ class Request:
         logger.warning("step %d: thought_limit: %s", step, limit)
 
     def rate(self, reward: float | None) -> StepRecord:
-        """Note the reward of the last step itself, which the target wrote."""
+        """Note the reward of the last step, which the target wrote."""
         last = -1 if self.progress.part.closed is None else -2
         self.records[last] = replace(self.records[last], target_reward=reward)
         return self.records[last]
@@ -203,12 +203,12 @@ class Request:
             self.undecided = tuple(step for step in self.undecided if id(step) not in gone)
 
     def degrade(self, kind: DegradationKind, message: str) -> None:
-        """Note a fault or limit that was got over."""
+        """Note a degradation: a fault or limit that the request recovered from."""
         self.degradations.append(Degradation(self.index, kind, message))
 
     @property
     def has_notices(self) -> bool:
-        """Whether something was noted since the last call of `pop_notices`."""
+        """Whether anything was noted since the last call of `pop_notices`."""
         return len(self.degradations) > self._noticed
 
     def pop_notices(self) -> list[Degraded]:
@@ -220,18 +220,18 @@ class Request:
     def competing(
         self, drafts: tuple[Step, ...], rewards: tuple[float | None, ...]
     ) -> tuple[tuple[Step, ...], tuple[float | None, ...]]:
-        """The candidates and their rewards, with the draft that was kept before them."""
+        """The candidates and their rewards, preceded by the draft that was kept."""
         self.rewards = rewards
         if self.kept is None:
             return drafts, rewards
         (step, reward), self.kept = self.kept, None
-        if not rewards:  # nobody can say whether they are better
+        if not rewards:  # unknown whether they are better
             self.discard(drafts, scored=False)
             drafts = ()
         return (step, *drafts), (reward, *rewards)
 
     def close_thought(self) -> None:
-        """End the thought, as a policy wants it: the answer follows."""
+        """End the thought at the policy's request; the answer follows."""
         self.progress = self.progress.closed()
         self.path, self.finish = self.progress.path, self.progress.finish
         self.attempt, self.undecided, self.entropy = 0, (), None
@@ -240,14 +240,14 @@ class Request:
     def text(self, kind: Kind) -> str:
         """The thought or the answer so far, without markers."""
         own = [record.content if kind == "answer" else record.text_of("thought") for record in self.records]
-        if self.progress.excess:  # what was held back comes after the stop string
+        if self.progress.excess:  # held-back text comes after the stop string
             return "".join(own)
         rest = self.progress.part.rest
         text = "".join([*own, *(text for part, text in rest if kind == ("thought" if self.reasons else part))])
         return text[: stops_at(text, self.terms.stop)] if kind == "answer" else text
 
     def branch(self, label: int) -> Request:
-        """Another response from here on, with random numbers of its own, on the same ledger."""
+        """Another response from here on, with its own random numbers and the same ledger."""
         other = copy.copy(self)
         other._is_branch = True
         other.records = list(self.records)
@@ -256,7 +256,7 @@ class Request:
         return other
 
     def adopt(self, branch: Request) -> list[StepRecord]:
-        """Make a branch the response: its records."""
+        """Make a branch the response by taking over its records."""
         self.progress, self.path, self.finish = branch.progress, branch.path, branch.finish
         self.records = list(branch.records)
         for i, record in enumerate(self.records):
@@ -289,8 +289,8 @@ class Request:
         )
 
     def _cut(self, excess: int) -> None:
-        """Take so many characters off the end of the answer, which may reach back over some steps."""
-        read = written = excess  # a step may hold back the end of its text, which is answer of the next one
+        """Remove this many characters from the end of the answer, possibly across several steps."""
+        read = written = excess  # the end of a step's text may be held back and become answer in the next step
         for i in range(len(self.records) - 1, -1, -1):
             text, content = self.records[i].text, self.records[i].content
             self.records[i] = _without_end(self.records[i], min(written, len(text)), min(read, len(content)))
@@ -300,12 +300,12 @@ class Request:
 
 
 def _plain(record: StepRecord) -> StepRecord:
-    """A step of a response in which no marker came: what was held back for one is answer."""
+    """A step of a response without any marker: text held back for one is answer."""
     return record if record.pieces is None else replace(record, pieces=None)
 
 
 def _without_end(record: StepRecord, written: int, read: int) -> StepRecord:
-    """A step without so many characters at the end of its text, and so many at the end of its answer."""
+    """A step without this many characters at the end of its text, and of its answer."""
     text, pieces = record.text[: len(record.text) - written], record.pieces
     if pieces is not None:
         rest = record.content[: len(record.content) - read]

@@ -1,4 +1,4 @@
-"""What a decoder gives back: the answer, its steps, why it ended and what it cost."""
+"""What a decoder returns: the answer, its steps, why it ended and what it cost."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ FinishReason = Literal[
     "error",
 ]
 """Why an answer ended: `stop` is the model's own end, `max_…` a limit, `context` a full context, `empty_step` and
-`repetition` a model that no longer gets anywhere, `cancelled` the caller, `error` a failed role."""
+`repetition` a model that is stuck, `cancelled` the caller, `error` a failed role."""
 
 DegradationKind = Literal[
     "drafter_error", "verifier_error", "target_error", "target_limit", "thought_limit", "no_answer"
 ]
-"""`…_error` is a fault of a role, `target_limit` a draft kept since the target is spent, `thought_limit` a thought or
-reasoning ended at its limit, and `no_answer` a response that ended inside of its thought, or with it."""
+"""`…_error` is a fault of a role, `target_limit` a draft kept because a limit on the target was reached,
+`thought_limit` a thought or reasoning ended at its limit, and `no_answer` a response that ended inside or with its
+thought."""
 
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """Something that went wrong on the way to an answer, and how it was got over."""
+    """Something that went wrong on the way to an answer, and how the request recovered."""
 
     step: int
     """Index of the step concerned."""
@@ -56,11 +57,11 @@ class StepRecord:
     """One step of a response with its history."""
 
     text: str
-    """As it was written, markers of thoughts included."""
+    """The text as written, thought markers included."""
     author: Literal["draft", "target", "limit"]
-    """Who wrote it; `limit` closed a thought that had used up its tokens."""
+    """Who wrote it; `limit` closed a thought that had reached its token limit."""
     reward: float | None
-    """Reward of the drafted step, accepted or not; None where nothing was scored or the verifier abstained."""
+    """Reward of the drafted step, accepted or not; None if it was not scored or the verifier abstained."""
     accepted: bool
     """Whether the draft was accepted; False for steps by the target."""
     discarded_draft: str | None = None
@@ -68,40 +69,40 @@ class StepRecord:
     size: int = 0
     """Tokens generated for the text."""
     native: object = field(default=None, compare=False, repr=False)
-    """The model's own message, see `Step.native`."""
+    """The model's own message (see `Step.native`)."""
     target_reward: float | None = None
-    """Reward of the step itself where the target wrote it and the policy had it scored."""
+    """Reward of the target's own step, if the policy had it scored."""
     pieces: tuple[Piece, ...] | None = None
-    """What of the text is thought and what is answer, without markers; None where all of it is answer."""
+    """The thought and answer parts of the text, without markers; None if all of it is answer."""
 
     @property
     def kind(self) -> Kind:
-        """What the step is part of; one that holds the end of a thought and an answer is part of the answer."""
+        """Which part the step belongs to; one with the end of a thought and some answer belongs to the answer."""
         return "answer" if self.pieces is None or self.content else "thought"
 
     @property
     def thought(self) -> str:
-        """What of the text is thought, without markers and the white space around it."""
+        """The thought part of the text, without markers and surrounding white space."""
         return "" if self.pieces is None else self.text_of("thought").strip()
 
     @property
     def content(self) -> str:
-        """What of the text is answer, without markers."""
+        """The answer part of the text, without markers."""
         return self.text if self.pieces is None else self.text_of("answer")
 
     def text_of(self, kind: Kind) -> str:
-        """What of the text is part of thought or answer, where it is not all answer; joined, they give the result's."""
+        """The part of the text that is thought or answer; joined over all steps, they give the result's."""
         return "".join(text for part, text in self.pieces or () if part == kind)
 
     @property
     def own_reward(self) -> float | None:
-        """Reward of the step as it stands in the answer; None where it was not scored."""
+        """Reward of the step that is in the answer; None if it was not scored."""
         return self.reward if self.accepted else self.target_reward
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one request, complete also when it was cut short."""
+    """The outcome of one request; complete even if the request was cut short."""
 
     prompt: Prompt
     text: str
@@ -112,19 +113,19 @@ class Result:
     seconds: float
     """Wall-clock time of the request, waiting included."""
     degradations: tuple[Degradation, ...] = ()
-    """Faults and limits that were got over; empty for a run as it should be."""
+    """Faults and limits that the request recovered from; normally empty."""
     thought: str = ""
-    """What was thought before the answer, without markers."""
+    """The thought before the answer, without markers."""
     opening: str = ""
-    """What the chat template had written of the response: the beginning of a thought, or an empty one."""
+    """The part of the response that the chat template wrote: the beginning of a thought, or an empty one."""
     markers: Markers | None = None
-    """The markers around the thought; None where there is none."""
+    """The markers around the thought; None without a thought."""
     prompt_tokens: int = 0
-    """Length of the prompt as the model that read it first counts it; 0 where nobody read it."""
+    """Length of the prompt by the count of the first model that read it; 0 if none did."""
 
     @property
     def raw_text(self) -> str:
-        """The whole response as it was written, markers and thought included."""
+        """The whole response as written, markers and thought included."""
         return self.opening + "".join([step.text for step in self.steps])
 
     @property
@@ -145,14 +146,14 @@ class Result:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Result:
-        """The result behind `to_dict`; its prompt is empty unless the data holds one."""
+        """The inverse of `to_dict`; the prompt is empty unless the data contains one."""
         return _adapter().validate_python({"prompt": (), **data})
 
     def to_dict(self, *, rejected: bool = True) -> dict[str, object]:
         """Plain JSON data, without the prompt.
 
         Args:
-            rejected: Whether to tell the texts of rejected drafts; they are empty otherwise.
+            rejected: Whether to include the texts of rejected drafts; they are empty otherwise.
         """
         thinks = self.markers is not None or any(step.pieces for step in self.steps)
         return {
@@ -189,7 +190,7 @@ def _adapter() -> TypeAdapter[Result]:
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last complete `\boxed{…}`, braces inside it balanced; None when there is none."""
+    r"""The content of the last complete `\boxed{…}`, with balanced braces; None when there is none."""
     start = len(text)
     while (start := text.rfind("\\boxed{", 0, start)) >= 0:
         depth = 0

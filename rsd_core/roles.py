@@ -1,4 +1,4 @@
-"""The models and the policy of a part of the response: thoughts may have their own."""
+"""The models and the policy for each part of the response: thoughts may have their own."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rsd_core.policies import AlwaysDraft, AlwaysTarget, WeightingPolicy
 
 
 class NoVerifier(Verifier):
-    """Stands where a policy wants no rewards."""
+    """Placeholder for policies that use no rewards."""
 
     name = "no verifier"
     flops_per_token = 0.0
     price = Price(0.0, 0.0)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:  # noqa: ARG002
-        """Never asked."""
+        """Never called."""
         raise VerifierError("there is no verifier")
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Who writes, who scores and who decides; what is None is as for the answer."""
+    """Who writes, who scores and who decides; None means the same as for the answer."""
 
     drafter: Drafter | None = None
     verifier: Verifier | None = None
@@ -35,7 +35,7 @@ class Roles:
     policy: WeightingPolicy | None = None
 
     def filled(self, other: Cast) -> Cast:
-        """These roles, with another part's where there is none."""
+        """These roles, with missing ones taken from another part."""
         return Cast(
             self.drafter or other.drafter,
             self.verifier or other.verifier,
@@ -59,25 +59,25 @@ class Cast:
         require("target", self.target, Target)
         if not isinstance(self.policy, WeightingPolicy):
             raise ConfigurationError(
-                f"{self.policy!r} is no policy. Give an object such as BinaryStep(delta=0.7), or parse_policy(TEXT)."
+                f"{self.policy!r} is not a policy. Give an object such as BinaryStep(delta=0.7), or parse_policy(TEXT)."
             )
         if isinstance(self.verifier, NoVerifier) and self.policy.needs_reward:
-            raise ConfigurationError(f"the policy {self.policy!r} decides by rewards, and there is no verifier=")
+            raise ConfigurationError(f"the policy {self.policy!r} decides by rewards, but verifier= is missing")
         if (known := self.policy.needs_known) and (
             missing := [m.name for m in self.models if getattr(m, known) is None]
         ):
             raise ConfigurationError(
-                f"the policy {self.policy!r} needs the {known} of every model; {missing} have none"
+                f"the policy {self.policy!r} needs the {known} of every model; unknown for {missing}"
             )
-        if self.verifier.dearer is not None and not self.policy.verifies:
+        if self.verifier.stronger is not None and not self.policy.verifies:
             raise ConfigurationError(
-                f"{self.verifier!r} leaves it to the policy whom it asks, and {self.policy!r} never does; give the "
-                "cascade ask=range, or a policy such as advantage_aware:reward_per_cost=0.1"
+                f"{self.verifier!r} lets the policy decide which member to ask, and {self.policy!r} never does; give "
+                "the cascade ask=range, or use a policy such as advantage_aware:reward_per_cost=0.1"
             )
         if self.policy.needs_entropy and not isinstance(self.drafter, FirstTokenEntropy):
             raise ConfigurationError(
                 f"the policy {self.policy!r} routes on the entropy of a step's first token, which {self.drafter!r} "
-                "does not tell: models in process do (hf:, embedded:)"
+                "does not report; in-process models do (hf:, embedded:)"
             )
 
     @property
@@ -87,7 +87,7 @@ class Cast:
 
     @property
     def writers(self) -> tuple[Model, ...]:
-        """The models that write steps, as far as the policy tells before there are any."""
+        """The models that may write steps, as far as the policy determines beforehand."""
         if isinstance(self.policy, AlwaysTarget):
             return (self.target,)
         return (self.drafter,) if isinstance(self.policy, AlwaysDraft) else (self.drafter, self.target)

@@ -23,50 +23,51 @@ def _named(markers: object) -> object:
 
 
 class ThoughtSettings(Data):
-    """What is different for the steps of a thought; what is not said is as for the answer."""
+    """What differs for the steps of a thought; what is not given is the same as for the answer."""
 
     delimiter: AnyDelimiter | None = None
     max_step_tokens: Annotated[int, Field(ge=1)] | None = None
     markers: Annotated[Markers, BeforeValidator(_named)] | None = None
-    """What the models write around their thoughts, by name or as data; by default what their chat templates say, and
-    known markers at the beginning of a response."""
+    """The models' thought markers, by name or as data; by default those of their chat templates, and known markers at
+    the beginning of a response."""
 
 
 class Settings(Data):
-    """How a decoder works, apart from its models and its policy."""
+    """How a decoder works, apart from its models and policy."""
 
     granularity: Literal["step", "turn"] = "step"
     """A *step* ends after the delimiter; a *turn* is the whole response, for models that cannot continue a prefix."""
     delimiter: AnyDelimiter = "\n\n"
     """What ends a step: a text, or a splitter: `line`, `sentence`, `words`, or an object (`rsd_core.splitting`)."""
     max_step_tokens: Annotated[int, Field(ge=1)] = 512
-    """Cap of one step; a longer one is cut there and treated as a step."""
+    """Maximum length of a step; a longer one is cut there and treated as a step."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     candidates: Annotated[int, Field(ge=1, le=64)] = 1
-    """Steps drafted at each position; one of them goes before the policy."""
+    """Steps drafted at each position; one of them is put to the policy."""
     softmax_beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """Which candidate it is: the best-rewarded one, or one drawn with weights exp(β · reward); GSI has β = 20."""
+    """Which candidate: the one with the highest reward, or one drawn with weights exp(β · reward); GSI uses β = 20."""
     retry_temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
-    """For drafts that are tried again under a policy with retries, where `temperature` is lower."""
+    """For retried drafts, under a policy with retries, if `temperature` is lower."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     on_verifier_error: Literal["target", "accept", "raise"] = "target"
-    """What a failed verifier means for the drafted step: let the target write it, keep it, or fail the request."""
+    """If the verifier fails: let the target write the step, keep the draft, or fail the request."""
     on_abstain: Literal["target", "accept"] = "target"
-    """What a verifier that abstains means for the drafted step: let the target write it, or keep it."""
+    """If the verifier abstains: let the target write the step, or keep the draft."""
     target_retries: Annotated[int, Field(ge=0, le=10)] = 2
-    """How often a failed call of the target is tried again."""
+    """How often to retry a failed call of the target."""
     lookahead: Annotated[int, Field(ge=0, le=16)] = 0
-    """How many steps ahead of the one that is being scored the drafter may write, as if that one were accepted; 0 is
-    off. Answers are the same. From 2 on, steps are scored ahead too; a verifier of runs takes all that wait in one
-    call, the depth counting from the last. It pauses while the acceptance estimate is low, and is off under limits on
-    FLOPs or money."""
+    """How many steps the drafter may write ahead of the one being scored, as if that one were accepted; 0 turns it off.
+    Answers are the same. From 2 on, steps are scored ahead too; a verifier that scores runs takes all waiting steps in
+    one call, and the depth counts from the last of them. It pauses while the acceptance estimate is low, and is off
+    under limits on FLOPs or money."""
     hedge: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Above which chance of rejection, by the answer's own steps so far, the target begins with the drafter; None is
-    never. Answers are the same. It is off under a limit on the target, FLOPs or money."""
+    """Estimated probability of rejection, from the answer's steps so far, above which the target begins together with
+    the drafter; None for never. Answers are the same. It is off under a limit on the target, FLOPs or money."""
     reuse_rejected: bool = True
-    """Whether targets that can (in process, and servers told to) read a rejected draft and keep what they would have
-    written. Answers are the same up to rounding, and sooner. It is off under a limit on the target, FLOPs or money."""
+    """Whether targets that can (in-process, and servers set up for it) read a rejected draft and keep the part that
+    they would have written. Answers are the same up to rounding, and arrive sooner. It is off under a limit on the
+    target, FLOPs or money."""
     thoughts: ThoughtSettings = ThoughtSettings()
     limits: Limits = Limits()
 
@@ -76,7 +77,7 @@ class Settings(Data):
         if limit is not None and self.granularity == "turn":
             raise ValueError(
                 f"max_thought_tokens={limit} with granularity='turn': a turn is written in one piece; set "
-                "granularity='step', or leave it out and give the model's own option, such as body.reasoning_effort"
+                "granularity='step', or remove it and use the model's own option, such as body.reasoning_effort"
             )
         return self
 
@@ -100,7 +101,7 @@ class Settings(Data):
         return Sampling(self.temperature, self.top_p)
 
     def updated(self, **values: Any) -> Settings:
-        """These settings with other values. Limits go by their own names; None leaves a value as it is.
+        """These settings with other values. Limits are given by their own names; None leaves a value unchanged.
 
         Raises:
             ConfigurationError: A name is unknown, or a value out of its range.

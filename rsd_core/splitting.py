@@ -23,22 +23,22 @@ class Splitter(Data):
         """Length of the first step.
 
         Args:
-            text: What is written so far, from the beginning of the step on.
+            text: The text so far, from the beginning of the step.
 
         Returns:
-            None while the step may go on. Once there is an end, more text does not change it.
+            None while the step may continue. Once found, the end does not change with more text.
         """
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Texts that servers may be asked to stop at, where there are some; a step may end before."""
+        """Stop strings to send to servers, if any; a step may end before one."""
         return ()
 
 
 class Delimiter(Splitter):
     """A step ends after a text; by default after a blank line.
 
-    White space ends no step that holds nothing else: a model without a chat template begins with an empty line.
+    A step never consists of white space alone: a model without a chat template begins with an empty line.
     """
 
     kind: Literal["delimiter"] = "delimiter"
@@ -54,7 +54,7 @@ class Delimiter(Splitter):
 
 
 class Sentence(Splitter):
-    """A step is a sentence: it ends after a full stop, question or exclamation mark that white space follows.
+    """A step is a sentence: it ends after a full stop, question mark or exclamation mark followed by white space.
 
     The next step begins with that white space. A blank line ends a step as well.
     """
@@ -71,8 +71,8 @@ class Sentence(Splitter):
 class Words(Splitter):
     r"""A step ends before a paragraph that opens a new thought: "Wait", "But", "Alternatively".
 
-    The word is seen only once it is written, so it is dropped and written anew by whoever writes the next step: greedy
-    decoding writes the same again, and sampling draws again.
+    The word is seen only once it is written, so it is dropped and rewritten by the next step's author: greedy decoding
+    repeats it, and sampling draws again.
     """
 
     kind: Literal["words"] = "words"
@@ -81,7 +81,7 @@ class Words(Splitter):
         BeforeValidator(lambda value: value.split("+") if isinstance(value, str) else value),
         Field(min_length=1),
     ] = ("Wait", "But", "Alternatively", "Hmm", "However", "Let me", "So", "Now")
-    """With these words the next step begins; as text, separated by `+`."""
+    """Words that begin a new step; as text, separated by `+`."""
 
     def end(self, text: str) -> int | None:
         start = len(text) - len(text.lstrip())
@@ -94,7 +94,7 @@ class Words(Splitter):
 
 
 class InThought(Splitter):
-    """A step of a thought: as another splitter says, and where the thought is closed.
+    """A step of a thought: ends where another splitter says, and where the thought is closed.
 
     The white space after the marker belongs to the step, up to a blank line: the answer begins with its own text.
     """
@@ -102,7 +102,7 @@ class InThought(Splitter):
     kind: Literal["in_thought"] = "in_thought"
     close: str
     inner: SerializeAsAny[Splitter] | None
-    """None where nothing but the end of the thought ends a step."""
+    """None if only the end of the thought ends a step."""
 
     def end(self, text: str) -> int | None:
         at = text.find(self.close)
@@ -123,7 +123,7 @@ class InThought(Splitter):
 
 
 class Checked(Splitter):
-    """A splitter of somebody's own: what it gives is an end, or the error names it."""
+    """Wraps a custom splitter: an invalid end raises an error that names it."""
 
     kind: Literal["checked"] = "checked"
     inner: SerializeAsAny[Splitter]
@@ -140,8 +140,8 @@ class Checked(Splitter):
         if end is None or (isinstance(end, int) and 0 < end <= len(text)):
             return end
         raise ConfigurationError(
-            f"end() of the splitter {self.inner!r} gave {end!r} for a text of {len(text)} characters: it takes a whole "
-            f"number from 1 to {len(text)}, or None while the step may go on"
+            f"end() of the splitter {self.inner!r} returned {end!r} for a text of {len(text)} characters: it must "
+            f"return an integer from 1 to {len(text)}, or None while the step may continue"
         )
 
     @property
@@ -151,14 +151,15 @@ class Checked(Splitter):
 
 BUILT_IN: dict[str, type[Splitter]] = {"delimiter": Delimiter, "sentence": Sentence, "words": Words}
 SPLITTERS = Registry("splitter", "rsd.splitters", BUILT_IN, of_class(Splitter))  # type: ignore[type-abstract]
-"""All known splitters by kind, those of installed packages included."""
+"""All known splitters by kind, including those of installed packages."""
 NAMED = {"blank_line": "\n\n", "line": "\n"}
 
 
 def parse_delimiter(delimiter: str | Mapping[str, Any] | Splitter) -> str | Splitter:
     r"""What ends a step, from text, from data, or from a splitter.
 
-    `blank_line`, `line`, `sentence`, `words` and `words:Wait+But` name splitters; any other text ends a step itself.
+    `blank_line`, `line`, `sentence`, `words` and `words:Wait+But` name splitters; any other text is itself the
+    delimiter.
 
     Raises:
         ConfigurationError: Unknown kind or parameter, or an empty text.
@@ -166,7 +167,7 @@ def parse_delimiter(delimiter: str | Mapping[str, Any] | Splitter) -> str | Spli
     try:
         parsed: str | Splitter = _parse(delimiter)
     except ValidationError as error:
-        raise ConfigurationError(f"{delimiter!r} is no valid delimiter: {explain(error)}") from error
+        raise ConfigurationError(f"{delimiter!r} is not a valid delimiter: {explain(error)}") from error
     return parsed
 
 
@@ -182,7 +183,7 @@ def _parse(delimiter: Any) -> Any:
         if delimiter.isidentifier() and delimiter in SPLITTERS:
             return of_kind({"kind": delimiter}, SPLITTERS, "splitter")
         if not delimiter:
-            raise ConfigurationError("an empty text ends no step: give one such as '\\n\\n', or a splitter's name")
+            raise ConfigurationError("an empty text cannot end a step: give one such as '\\n\\n', or a splitter's name")
         return delimiter
     return _parse(of_kind(delimiter, SPLITTERS, "splitter"))
 
@@ -192,15 +193,15 @@ AnyDelimiter = Annotated[str | SerializeAsAny[Splitter], BeforeValidator(_parse)
 
 
 def splitter(delimiter: str | Splitter | None, close: str = "") -> Splitter | None:
-    """What ends a step that is asked for.
+    """What ends the requested step.
 
     Args:
-        delimiter: A text or a splitter; None where only the whole response ends.
-        close: The marker that ends a thought, where the step is part of one.
+        delimiter: A text or a splitter; None if only the whole response ends.
+        close: The marker that ends a thought, if the step is part of one.
     """
     try:
         return _cached(delimiter, close)
-    except TypeError:  # a splitter with a field that cannot be hashed, such as a list
+    except TypeError:  # a splitter with an unhashable field, such as a list
         return _splitter(delimiter, close)
 
 

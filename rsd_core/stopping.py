@@ -1,4 +1,4 @@
-"""Stop strings: where a text ends because of one, and how to stream a text that may yet be cut."""
+"""Stop strings: where they end a text, and how to stream a text that may still be cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def as_stop(stop: Sequence[str] | None) -> tuple[str, ...]:
     """Normalise stop strings.
 
     Raises:
-        ConfigurationError: A single string, or an empty one among them.
+        ConfigurationError: A single string, or a list with an empty one.
     """
     if isinstance(stop, str) or not all(isinstance(mark, str) and mark for mark in stop or ()):
         raise ConfigurationError(f"stop takes a list of non-empty strings (got {stop!r}), such as ['\\nObservation']")
@@ -26,10 +26,10 @@ def stops_at(text: str, stop: Sequence[str]) -> int | None:
 
 
 class TextStream:
-    """The text of a response, piece by piece, as its events settle it.
+    """The text of a response, piece by piece, as events make it final.
 
-    What could be the beginning of a stop string waits for the next step: a stop string may straddle steps, and what
-    was given out cannot be taken back.
+    What could be the beginning of a stop string waits for the next step: a stop string may straddle steps, and emitted
+    text cannot be taken back.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -38,11 +38,11 @@ class TextStream:
         self._emitted: dict[Kind, int] = {"thought": 0, "answer": 0}
 
     def feed(self, event: Event) -> str:
-        """The text of the answer that an event settles; empty for most events."""
+        """The answer text made final by an event; empty for most events."""
         return "".join(text for kind, text in self.feed_parts(event) if kind == "answer")
 
     def feed_parts(self, event: Event) -> tuple[Piece, ...]:
-        """What of thought and answer an event settles, in order; nothing for most events."""
+        """The thought and answer text made final by an event, in order; nothing for most events."""
         pieces: Sequence[Piece]
         if isinstance(event, Finished):
             result = event.result

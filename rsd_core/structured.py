@@ -1,4 +1,4 @@
-"""Structured output: a decoder that reasons in steps, and then writes JSON by a schema."""
+"""Structured output: a decoder that reasons in steps, then writes JSON that follows a schema."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from rsd_core.thoughts.reading import parts_of
 
 ASK = "Now give the answer as JSON by this schema, and nothing else:\n{schema}"
 ROOM = 1024
-"""Tokens of the response that are kept for the JSON, or half of them where there are fewer than twice as many."""
+"""Tokens of the response reserved for the JSON, or half of the limit if that is less."""
 _GOES_ON = ("stop", "max_tokens", "max_steps", "repetition", "empty_step")
-"""Ends of the reasoning that the JSON follows all the same."""
+"""Finish reasons of the reasoning after which the JSON is still written."""
 
 
 class StructuredDecoder(Decoder):
-    r"""Reasons as another decoder does, and then writes JSON by a schema: both are one response.
+    r"""Reasons as another decoder does, then writes JSON that follows a schema: both form one response.
 
-    The reasoning is the result's `thought`, the JSON its `text`. It is written in one piece, under a grammar: drafted,
-    scored and replaced as the decoder's policy says where that is RSD, else by the decoder's target, or its only model.
-    Limits, seed and ledger are of both together. Stop strings are not looked for: JSON is whole, or it is none.
+    The reasoning is the result's `thought`, the JSON its `text`. It is written in one piece, under a grammar: for RSD
+    it is drafted, scored and replaced as the policy says; other decoders use their target, or their only model. Limits,
+    seed and ledger cover both. Stop strings are ignored, since partial JSON is useless.
 
     Args:
-        decoder: How to reason. Its models have to take `response_format`, see `Generator.with_fields`.
+        decoder: How to reason. Its models must accept `response_format` (see `Generator.with_fields`).
         schema: A JSON Schema.
-        name: Of the schema, for servers.
-        ask: What the models are told after the reasoning, with `{schema}`.
+        name: Name of the schema, for servers.
+        ask: The instruction after the reasoning, containing `{schema}`.
 
     Raises:
-        ConfigurationError: A model cannot write by this schema, or `ask` lacks it.
+        ConfigurationError: A model cannot follow this schema, or `ask` lacks `{schema}`.
     """
 
     def __init__(self, decoder: Decoder, schema: Mapping[str, Any], *, name: str = "answer", ask: str = ASK) -> None:
         if not isinstance(schema, Mapping) or "{schema}" not in ask:
-            told = f"a schema is an object, and ask has {{schema}} in it (got {schema!r:.80}, {ask!r:.80})"
+            told = f"schema must be an object, and ask must contain {{schema}} (got {schema!r:.80}, {ask!r:.80})"
             raise ConfigurationError(told)
         self.decoder, self.schema, self.ask, self.name = decoder, schema, ask, name
         form = {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
@@ -93,7 +93,7 @@ class StructuredDecoder(Decoder):
             request.finish = spent or request.finish
             return
         if request.finish != "stop":
-            request.degrade("thought_limit", f"the reasoning ended by {request.finish}: the JSON follows what there is")
+            request.degrade("thought_limit", f"the reasoning ended by {request.finish}: the JSON follows it")
         prompt = self._prompt(request)
         settings = self._writer.settings.model_copy(update={"limits": limits})
         writers = [model for model in self._writer.models if isinstance(model, Generator)]
@@ -105,33 +105,34 @@ class StructuredDecoder(Decoder):
             self._check(request.text("answer"))
 
     def _prompt(self, request: Request) -> Prompt:
-        """The conversation, the reasoning, and what is asked for now; tools are not to be called any more."""
+        """The conversation, the reasoning, and the new request; tools may no longer be called."""
         parts, first = parts_of(request.path), begun(request.path.prompt)
         before = [message for message in request.path.prompt if message.role != "tools" and message is not first]
         answer = (parts.answer if first is None else first.content + parts.answer).strip()
-        # Chat templates drop the thoughts of earlier turns: one that no answer followed is the answer.
+        # Chat templates drop the thoughts of earlier turns: a thought without an answer is sent as the answer.
         extra = {"reasoning_content": parts.thought} if parts.thought and answer else {}
         said = Message("assistant", answer or parts.thought.strip(), extra)
         asked = Message("user", self.ask.replace("{schema}", json.dumps(self.schema, ensure_ascii=False)))
         return (*before, *([said] if said.content else []), asked)
 
     def _check(self, text: str) -> None:
-        """Raise `RunError` for an answer that a model wrote as if there were no schema."""
+        """Raise `RunError` for an answer that ignores the schema."""
         try:
             value = json.loads(text)
             if self.schema.get("type") == "object" and not value.keys() >= set(self.schema.get("required", ())):
                 raise ValueError(f"{', '.join(self.schema['required'])} are required")
         except (ValueError, AttributeError, RecursionError) as error:
-            told = f"a model was asked for JSON by a schema and wrote {text!r:.80}: {error}. Its server ignores schemas"
-            raise RunError(told) from error
+            raise RunError(
+                f"a model wrote {text!r:.80} instead of JSON: {error}. Its server ignores schemas"
+            ) from error
 
 
 def _writer(decoder: Decoder, fields: Mapping[str, Any]) -> Decoder:
-    """What writes an answer in one piece by a decoder's models."""
+    """A decoder that writes an answer in one piece with another decoder's models."""
     if isinstance(decoder, RewardGuidedDecoder):
         return decoder.in_one_turn(fields)
     settings = decoder.settings.model_copy(update={"granularity": "turn"})
     if decoder.target is not None:
         return TargetOnly(target=decoder.target.with_fields(fields), settings=settings)
-    drafter = next(model for model in decoder.models if isinstance(model, Drafter))  # one of the two has to write
+    drafter = next(model for model in decoder.models if isinstance(model, Drafter))  # one of the two must write
     return DraftOnly(drafter=drafter.with_fields(fields), settings=settings)

@@ -1,4 +1,4 @@
-r"""Scripted models: public fakes to try a pipeline, a policy or an adapter with no model at all.
+r"""Scripted models: public fakes for trying a pipeline, a policy or an adapter without any model.
 
 ```python
 from rsd_core import RewardGuidedDecoder
@@ -32,11 +32,11 @@ RewardScript = Sequence[float | Exception | None] | Callable[[Path, Step], float
 
 
 _counted: WeakKeyDictionary[Path, tuple[int, bool]] = WeakKeyDictionary()
-"""By path: its words, and whether its text ends inside of one, which the next step may go on with."""
+"""By path: its words, and whether its text ends inside one that the next step may continue."""
 
 
 def _words(path: Path) -> int:
-    """Words of the prompt's last message and of the answer so far, each step read once however long the answer is."""
+    """Words of the prompt's last message and of the answer so far, reading each step only once."""
     new: list[Path] = []
     for node in path.up():
         if node in _counted:
@@ -55,10 +55,10 @@ def _words(path: Path) -> int:
 
 
 class _Scripted:
-    """Plays a script of steps: a list by position in the answer, or a function of the path and a random generator.
+    """Plays a script of steps: a list by position in the answer, or a function of path and random generator.
 
     A step that does not end with the request's delimiter, or closes a thought, ends the answer. An exception in the
-    script is raised. Tokens are counted as words.
+    script is raised. Each word counts as a token.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class _Scripted:
         """The paths of all calls so far."""
 
     def thinking(self, prompt: Prompt) -> Thinking | None:  # noqa: ARG002
-        """What was given."""
+        """The given value."""
         return self._thinking
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
-        """Play the entry of this position, once per seed."""
+        """Play the entry for this position, once per seed."""
         self.calls.append(path)
         if self.delay:
             await asyncio.sleep(self.delay)
@@ -137,7 +137,7 @@ class ScriptedVerifier(Verifier):
         self.calls: list[Path] = []
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Play the entry of this position for each candidate."""
+        """Play the entry for this position, for each candidate."""
         self.calls.append(path)
         if self.delay:
             await asyncio.sleep(self.delay)
@@ -155,7 +155,7 @@ class ScriptedVerifier(Verifier):
 
 
 def load(name: str, **options: Any) -> ScriptedDrafter | ScriptedTarget | ScriptedVerifier:
-    """The scripted models behind `scripted:` specs: a drafter that slips once, and a verifier that sees it."""
+    """The scripted models behind `scripted:` specs: a drafter makes one mistake, and a verifier catches it."""
     right = [
         "There are 3 rows of 4 seats: 3*4=12.\n\n",
         "Two seats are taken: 12-2=10.\n\n",

@@ -1,1 +1,1 @@
-"""RSD in the outside world: one subpackage per model library or framework, each imported only when used."""
+"""RSD's integrations: one subpackage per model library or framework, each imported only when used."""

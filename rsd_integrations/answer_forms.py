@@ -1,4 +1,4 @@
-"""What an answer that is reasoned in steps has to be: JSON by a schema, a call of a tool, or one of the two.
+"""The required form of an answer after reasoning in steps: JSON that follows a schema, a tool call, or either.
 
 The fields are those of OpenAI's API, "Create chat completion": `tools`, `tool_choice` and `response_format`.
 """
@@ -26,22 +26,22 @@ _ANSWER, _DEFINED = "answer", "_answer"
 
 @dataclass(frozen=True, slots=True)
 class AnswerForm:
-    """A form of answers, for one request."""
+    """The required form of one request's answer."""
 
     schema: Mapping[str, Any]
     ask: str
-    """What the models are told after the reasoning, with `{schema}`."""
+    """The instruction after the reasoning, containing `{schema}`."""
     name: str = "answer"
     calls: bool = False
     """Whether a tool may be called."""
     answers: bool = True
-    """Whether the answer may be given; a call is forced otherwise."""
+    """Whether a plain answer is allowed; otherwise a call is forced."""
 
     def decoder(self, decoder: Decoder) -> StructuredDecoder:
-        """The decoder that answers so, after reasoning as another one does.
+        """A decoder that answers in this form after reasoning as another one does.
 
         Raises:
-            ConfigurationError: Its models cannot.
+            ConfigurationError: Its models cannot write this form.
         """
         try:
             return StructuredDecoder(decoder, self.schema, name=self.name, ask=self.ask)
@@ -50,7 +50,7 @@ class AnswerForm:
             raise ConfigurationError(f"{what} cannot be honoured: {error}") from error
 
     def stream(self) -> ToolCallStream | None:
-        """What reads calls out of the JSON; None where there are none, and the JSON is the answer."""
+        """A reader of the calls in the JSON; None if there are none and the JSON is the answer."""
         return _Calls(self) if self.calls else None
 
 
@@ -60,16 +60,16 @@ def form_of(
     response_format: Mapping[str, Any] | None = None,
     parallel_tool_calls: bool | None = None,
 ) -> AnswerForm | None:
-    """The form of an answer; None where it is text, in which the models call tools as they like.
+    """The form of an answer; None for text, in which the models may call tools freely.
 
     Args:
-        tools: Those that may be called.
-        tool_choice: `required` (`any`, true) or a tool, by name or in OpenAI's form, forces a call. One call is made.
-        response_format: The form of the answer where no call is forced.
-        parallel_tool_calls: False asks for one call at most.
+        tools: The tools that may be called.
+        tool_choice: `required` (`any`, true) or a tool, by name or in OpenAI's format, forces one call.
+        response_format: The form of the answer if no call is forced.
+        parallel_tool_calls: False allows at most one call.
 
     Raises:
-        ConfigurationError: There is no such tool, or a value is none of these.
+        ConfigurationError: There is no such tool, or a value is invalid.
     """
     schema = None if response_format is None else schema_of(response_format)
     forced = _chosen(tools, tool_choice)
@@ -81,7 +81,7 @@ def form_of(
     if schema is None:
         if free and parallel_tool_calls is False:
             raise ConfigurationError(
-                "parallel_tool_calls=False cannot be honoured in steps: models write as many calls as they like; force "
+                "parallel_tool_calls=False cannot be honoured in steps: models may write any number of calls; force "
                 "one with tool_choice"
             )
         return None
@@ -94,7 +94,7 @@ def form_of(
 
 
 class _Calls(ToolCallStream):
-    """Reads the JSON of a form as a call, or as the answer that stands where a call might."""
+    """Reads the JSON of a form as a call or an answer."""
 
     def __init__(self, form: AnswerForm) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class _Calls(ToolCallStream):
         try:
             data = json.loads(self._buffer)
         except (ValueError, RecursionError):
-            if last and self._buffer:  # cut: no call, and not to be taken for one
+            if last and self._buffer:  # cut off: not a call, and must not pass for one
                 written, self._buffer = self._buffer, ""
                 self.called = not self._form.answers
                 yield written if self._form.answers else ToolCall(None, as_invalid(written))
@@ -121,11 +121,11 @@ class _Calls(ToolCallStream):
 def _chosen(
     tools: Sequence[Mapping[str, Any]], choice: str | bool | Mapping[str, Any] | None
 ) -> Sequence[Mapping[str, Any]]:
-    """The tools of which one has to be called; none where that is the models' own choice."""
+    """The tools of which one must be called; none if the models decide."""
     if choice in (None, False, "auto", "none"):
         return ()
     if not tools:
-        raise ConfigurationError(f"tool_choice={choice!r:.80} without tools: give tools, or leave it out")
+        raise ConfigurationError(f"tool_choice={choice!r:.80} without tools: give tools, or omit it")
     if choice in (True, "any", "required"):
         return tools
     named = choice.get("function", choice) if isinstance(choice, Mapping) else {"name": choice}
@@ -146,7 +146,7 @@ def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _call(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema of a call of a tool."""
+    """The schema of a tool call."""
     function = _function(tool)
     arguments = function.get("parameters") or {"type": "object", "properties": {}}
     told = {"description": function["description"]} if function.get("description") else {}
@@ -161,7 +161,7 @@ def _call(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _apart(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A schema whose part refers to definitions of its own: that part is moved to where references find it."""
+    """Moves a part's own definitions to where its references find them."""
     key = "arguments" if "arguments" in schema["properties"] else _ANSWER
     part = schema["properties"][key]
     if '"$ref"' not in json.dumps(part):
@@ -183,7 +183,7 @@ def _moved(node: Any, to: str) -> Any:
 
 
 def _one_of(schemas: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """One of some schemas, with the definitions of all at its root."""
+    """A schema that allows any of several, with all definitions at its root."""
     definitions = {name: part for schema in schemas for name, part in schema.get("$defs", {}).items()}
     bare = [{name: part for name, part in schema.items() if name != "$defs"} for schema in schemas]
     root = bare[0] if len(bare) == 1 else {"anyOf": bare}

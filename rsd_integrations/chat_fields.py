@@ -1,4 +1,4 @@
-"""Fields of OpenAI's chat API by which a single request asks more of a model, and a copy of the model for each value.
+"""Per-request fields of OpenAI's chat API, and a copy of the model for each value.
 
 Names, types and defaults: OpenAI's API reference, "Create chat completion"; `chat_template_kwargs` is vLLM's.
 """
@@ -17,48 +17,48 @@ from rsd_core.interfaces import Generator
 
 TEMPLATE, EFFORT = "chat_template_kwargs", "reasoning_effort"
 TOOL_FIELDS = ("tool_choice", "parallel_tool_calls")
-"""How tools are called; of meaning where a prompt has some."""
+"""How tools are called; meaningful only if a prompt has tools."""
 FORM = "response_format"
 TURN_FIELDS = (*TOOL_FIELDS, FORM)
-"""What only a whole message can honour."""
+"""Fields that only a whole message can honour."""
 _TAKES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
-    TEMPLATE: (Mapping, "arguments of the chat template by name"),
+    TEMPLATE: (Mapping, "chat template arguments by name"),
     EFFORT: (str, "a text such as low"),
     "tool_choice": ((str, Mapping), "none, auto, required or the function to call"),
     "parallel_tool_calls": (bool, "true or false"),
     "response_format": (Mapping, 'an object such as {"type": "json_object"}'),
 }
 DEFAULTS = {"tool_choice": "auto", "parallel_tool_calls": True, "response_format": {"type": "text"}}
-"""What the API does without the field, so that any model honours it."""
+"""The API's defaults, which any model honours."""
 _COPIES = 16
-"""Copies of a model that are kept: requests ask for the same few values again and again."""
+"""Cached copies per model: requests use the same few values again and again."""
 
 
 class TakesFields(Generator):
-    """A drafter or target whose requests may have fields of their own.
+    """A drafter or target that supports per-request fields.
 
-    A copy shares what the model holds, weights, caches and connections; closing either closes both. Equal fields give
-    the same copy.
+    A copy shares the model's weights, caches and connections; closing either closes both. Equal fields give the same
+    copy.
     """
 
     @property
     def writes_json(self) -> bool:
-        """Whether it is known to write JSON by a schema, as `response_format` asks."""
+        """Whether it is known to support JSON schemas, as in `response_format`."""
         return False
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
-        """The same model, for requests with these fields; one that is None is not there.
+        """The same model, for requests with these fields; None means absent.
 
         Raises:
-            ConfigurationError: The model takes no such field, or not this value of it.
+            ConfigurationError: The model does not accept a field, or its value.
         """
         given = checked_fields(fields)
-        # What is inside keeps its order: properties are written in that of the schema.
+        # Nested keys keep their order: properties are written in the schema's order.
         return self._copies(json.dumps(dict(sorted(given.items())))) if given else self
 
     @abstractmethod
     def _with(self, fields: dict[str, Any]) -> Self:
-        """A copy for these fields: one or more, each known and of the right type; errors as of `with_fields`."""
+        """A copy for these fields: one or more, each known and of the right type; errors as in `with_fields`."""
 
     @cached_property
     def _copies(self) -> Callable[[str], Self]:
@@ -72,10 +72,10 @@ class TakesFields(Generator):
 
 
 def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are there, each known and of the right type.
+    """The fields present, each known and of the right type.
 
     Raises:
-        ConfigurationError: One is not.
+        ConfigurationError: A field is unknown or has another type.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     for name, value in given.items():
@@ -87,15 +87,15 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(given, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{', '.join(given)}: a value is no JSON: {error}") from error
+        raise ConfigurationError(f"{', '.join(given)}: a value is not JSON: {error}") from error
     return given
 
 
 def schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The JSON Schema that a `response_format` asks for; None where it asks for text.
+    """The JSON Schema in a `response_format`; None for text.
 
     Raises:
-        ConfigurationError: It is none of the three forms, or its schema is no object.
+        ConfigurationError: It is not one of the three forms, or its schema is not an object.
     """
     kind = response_format.get("type")
     if kind == "text":
@@ -113,15 +113,15 @@ def schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def refuse(model: Model, fields: Mapping[str, Any], why: str) -> None:
-    """Raise for fields that a model cannot honour, unless they ask for what comes without them.
+    """Raise for fields that a model cannot honour, unless they have their default values.
 
     Args:
         model: The model.
-        fields: What is asked of it.
-        why: What is in the way, and what to do.
+        fields: The fields requested.
+        why: The reason, and what to do.
 
     Raises:
-        ConfigurationError: With the field's name and value.
+        ConfigurationError: Names the field and its value.
     """
     for name, value in fields.items():
         if name not in DEFAULTS or value != DEFAULTS[name]:

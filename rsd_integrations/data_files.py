@@ -1,6 +1,6 @@
-"""People's files of rows: JSONL, JSON, CSV, TSV and Parquet, with every value as it is written there.
+"""Users' data files: JSONL, JSON, CSV, TSV and Parquet, with every value kept as written.
 
-Nothing is converted on the way: the string "007" stays that, and a JSON number with a fraction keeps its digits.
+Nothing is converted: the string "007" stays a string, and a JSON number with a fraction keeps its digits.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from rsd_integrations.jsonl import Line, parse_lines, read_bytes
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes of files that `read_records` knows; any other file is read as JSONL."""
 QUESTIONS = ("question", "problem", "prompt", "query", "input", "instruction")
-"""Columns that hold a question, most likely first."""
+"""Column names for questions, most likely first."""
 ANSWERS = (
     *("answer", "final_answer", "expected_answer", "correct_answer", "reference_answer", "gold_answer", "reference"),
     *("ground_truth", "gold", "target", "label", "expected"),
 )
-"""Columns that hold a right answer, most likely first."""
+"""Column names for correct answers, most likely first."""
 
 
 def read_records(file: Path) -> list[Line]:
-    """The rows of a file; one that cannot be read has an `error` and spoils no other.
+    """The rows of a file; an unreadable one has an `error` and does not affect the others.
 
-    Rows of CSV, TSV and Parquet are objects by column; those of JSONL and JSON are whatever stands there. Empty cells
-    of CSV are empty strings. CSV may be separated by commas, semicolons or tabs; its first row names the columns.
+    Rows of CSV, TSV and Parquet are objects by column; those of JSONL and JSON are whatever the file contains. Empty
+    cells of CSV are empty strings. CSV may be separated by commas, semicolons or tabs; its first row names the columns.
 
     Raises:
         ConfigurationError: The file cannot be read, or is not what its suffix says.
@@ -42,13 +42,13 @@ def read_records(file: Path) -> list[Line]:
 
 
 def guessed(columns: Iterable[str], names: Iterable[str]) -> str | None:
-    """The first of the columns that has one of the names, by the order of the names; case and spaces do not count."""
+    """The column that matches the earliest of the names, ignoring case and spaces."""
     known = {re.sub(r"[\s-]+", "_", column.strip().lower()): column for column in reversed(list(columns))}
     return next((known[name] for name in names if name in known), None)
 
 
 def as_written(value: Any) -> str | None:
-    """A value as text, as JSON writes it; None where there is none: null, not a number, nothing but white space."""
+    """A value as text, as JSON writes it; None for null, NaN and white space."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool | dict | list):
@@ -69,12 +69,12 @@ def _json(file: Path) -> Iterator[Line]:
         if len(lines) > 1 and lines[0].error is None:  # JSONL under another name
             yield from lines
             return
-        raise ConfigurationError(f"{file} is no JSON ({error})") from error
-    if isinstance(data, dict):  # {"data": [...]}, maybe beside a version or a name
+        raise ConfigurationError(f"{file} is not JSON ({error})") from error
+    if isinstance(data, dict):  # {"data": [...]}, perhaps with a version or a name
         lists = [value for value in data.values() if isinstance(value, list) and value]
         data = lists[0] if len(lists) == 1 and isinstance(lists[0][0], dict) else [data]
     if not isinstance(data, list):
-        raise ConfigurationError(f"{file} holds {type(data).__name__} and no list of rows")
+        raise ConfigurationError(f"{file} contains {type(data).__name__}, not a list of rows")
     yield from (Line(i, "", row) for i, row in enumerate(data, 1))
 
 
@@ -83,14 +83,14 @@ def _csv(file: Path) -> Iterator[Line]:
         text = read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file} is not UTF-8 ({error.reason}); save it as `CSV UTF-8`") from error
-    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long prompt is no mistake
+    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # long prompts are legitimate
     try:
         heads = {mark: next(csv.reader(io.StringIO(text), delimiter=mark), []) for mark in ",;\t"}
         mark = "\t" if file.suffix.lower() == ".tsv" else max(heads, key=lambda one: len(heads[one]))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         columns = [name.strip() for name in next(reader, [])]
         if len(set(columns)) < len(columns):
-            raise ConfigurationError(f"{file} has two columns of one name: {', '.join(columns)}")
+            raise ConfigurationError(f"{file} has two columns with the same name: {', '.join(columns)}")
         while (cells := next(reader, None)) is not None:
             if not any(cells):
                 continue
@@ -100,7 +100,7 @@ def _csv(file: Path) -> Iterator[Line]:
             )
             yield Line(reader.line_num, mark.join(cells), value, wrong)
     except csv.Error as error:
-        raise ConfigurationError(f"{file} is no CSV, at line {reader.line_num}: {error}") from error
+        raise ConfigurationError(f"{file} is not valid CSV, at line {reader.line_num}: {error}") from error
     finally:
         csv.field_size_limit(limit)
 
@@ -114,7 +114,7 @@ def _parquet(file: Path) -> Iterator[Line]:
     try:
         rows = pyarrow.parquet.ParquetFile(io.BytesIO(raw)).read().to_pylist()
     except Exception as error:
-        raise ConfigurationError(f"{file} is no Parquet: {error}") from error
+        raise ConfigurationError(f"{file} is not Parquet: {error}") from error
     yield from (Line(i, "", row) for i, row in enumerate(rows, 1))
 
 

@@ -1,4 +1,4 @@
-"""What `rsd doctor` finds of a model."""
+"""What `rsd doctor` finds out about a model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ class Finding:
 
     name: str
     ok: bool | None
-    """None for what is missing, and can be done without."""
+    """None if it is missing but not needed."""
     told: str
-    """What it showed, or why it failed."""
+    """The outcome, or why it failed."""

@@ -1,4 +1,4 @@
-"""Fields as users give them to an adapter: under one name each, none unknown, and no role forgotten."""
+"""Validates the fields users give an adapter: one name each, none unknown, and no role forgotten."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rsd_core.settings import Settings
 
 Fields = TypeVar("Fields", bound=BaseModel)
 ROLES: dict[str, Role] = {"draft": "drafter", "target": "target", "verifier": "verifier"}
-"""Fields for models, and the roles that they play."""
+"""Model fields, and the roles they play."""
 _BUNDLED = ("embedded", "scripted")
-_OF_MODELS = "it belongs to the models, where they are made"
+_OF_MODELS = "set it on the models themselves"
 _MEANT = {
     "api_key": _OF_MODELS,
     "base_url": _OF_MODELS,
@@ -29,14 +29,14 @@ _MEANT = {
     "reward_model": "did you mean verifier?",
     "threshold": 'did you mean policy="binary_step:0.7"?',
 }
-"""What people may look for under another name."""
+"""Names that users may try by mistake."""
 
 
 def checked(data: Any, cls: type[Fields], make: Callable[[Any], Fields]) -> Fields:
-    """What a constructor makes of what was given to it, for a wrapping validator; the drafter is `draft`.
+    """Construct an adapter from the given fields, for a wrapping validator; the drafter is `draft`.
 
     Raises:
-        ConfigurationError: A name is unknown, one thing has two names, or a role was forgotten.
+        ConfigurationError: A name is unknown, a field is given under two names, or a role was forgotten.
     """
     if not isinstance(data, Mapping):
         return make(data)
@@ -50,10 +50,10 @@ def checked(data: Any, cls: type[Fields], make: Callable[[Any], Fields]) -> Fiel
 
 
 def under_one_name(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with the drafter as `draft`, which the core calls `drafter`.
+    """The fields, with `drafter`, as the core calls it, renamed to `draft`.
 
     Raises:
-        ConfigurationError: It is given by both names.
+        ConfigurationError: Both names are given.
     """
     if "draft" in data and "drafter" in data:
         raise ConfigurationError("draft and drafter are two names for one model; give one of them")
@@ -61,10 +61,10 @@ def under_one_name(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """A value in an error: a text without secrets, an object by its class, for it may hold a key."""
+    """A value for an error message: text without secrets, an object by its class, since it may hold a key."""
     if value is None or isinstance(value, str | int | float | Model):
         return masked(repr(value))
-    named = getattr(value, "__name__", None)  # of functions and classes
+    named = getattr(value, "__name__", None)  # functions and classes
     return f"{type(value).__name__} {named}" if named else f"an object of the class {type(value).__name__}"
 
 
@@ -83,27 +83,27 @@ def _unknown(name: str, cls: type[BaseModel]) -> str:
     else:
         own = [field for field, info in cls.model_fields.items() if not info.exclude]
         meant = f"its fields are {', '.join(own)}"
-    return f"{name} is no field of {cls.__name__}; {meant}"
+    return f"{name} is not a field of {cls.__name__}; {meant}"
 
 
 def _refuse_forgotten(made: Any, given: Mapping[str, Any]) -> None:
-    """Refuse somebody's own models beside the embedded ones that stand where nothing was named."""
+    """Refuse to mix the user's models with embedded ones filled in by default."""
     if not ({*ROLES, "decoder"} & set(given)) and (name := given.get("model", given.get("model_name"))):
         raise ConfigurationError(
-            f"model={shown(name)} is what metadata and traces call the whole; give its models as draft=, target= and "
+            f"model={shown(name)} is only the name in metadata and traces; give the models as draft=, target= and "
             "verifier="
         )
     own = next((name for name in ("draft", "target") if not _bundled(getattr(made, name))), None)
     missing = next((name for name in _needed(made) if name not in given), None)
     if own and missing:
         raise ConfigurationError(
-            f"{missing}= is missing: its default, embedded:{missing}, knows this package's word problems and nothing "
-            f"else, and {own}= is another model. Give {missing}= as well"
+            f"{missing}= is missing: its default, embedded:{missing}, knows only this package's word problems, but "
+            f"{own}= is another model. Give {missing}= as well"
         )
 
 
 def _needed(made: Any) -> list[str]:
-    """The fields whose models the decoder asks."""
+    """The fields whose models the decoder uses."""
     method = as_decoder(made.decoder) or RSDMethod()
     if not isinstance(method, Method):
         return []
@@ -116,6 +116,6 @@ def _needed(made: Any) -> list[str]:
 
 
 def _bundled(model: Any) -> bool:
-    """Whether a model comes with the package and goes with the embedded ones."""
+    """Whether a model ships with the package and fits the embedded ones."""
     name = model.name if isinstance(model, Model) else model
     return name.partition(":")[0].partition(",")[0].split(" ")[0] in _BUNDLED

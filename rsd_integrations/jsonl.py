@@ -1,4 +1,4 @@
-"""JSON Lines as the format defines them: UTF-8, a value on each line, lines ended by a line feed and nothing else."""
+"""JSON Lines as the format defines them: UTF-8, one value per line, lines ended only by a line feed."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class Line:
     """A line that is not blank."""
 
     number: int
-    """From 1, blank lines counted."""
+    """Line number from 1, counting blank lines."""
     text: str
     value: Any = None
-    """The JSON value; None where there is an `error`, and for `null`."""
+    """The JSON value; None if there is an `error`, and for `null`."""
     error: str | None = None
-    """What is wrong with the line, in a few words; None for JSON."""
+    """What is wrong with the line, briefly; None for valid JSON."""
 
 
 def read_lines(file: Path) -> list[Line]:
-    r"""The lines of a JSONL file; one that is no JSON has an `error` and spoils no other.
+    r"""The lines of a JSONL file; an invalid one has an `error` and does not affect the others.
 
-    A byte order mark at the beginning is left out, and so are blank lines. U+2028, U+0085 and the like are characters
-    of a string as any other; `\r\n` ends a line as `\n` does.
+    A leading byte order mark and blank lines are skipped. U+2028, U+0085 and similar are ordinary characters in
+    strings; `\r\n` ends a line as `\n` does.
 
     Raises:
-        ConfigurationError: The file cannot be read, or is UTF-16 as a whole.
+        ConfigurationError: The file cannot be read, or is UTF-16.
     """
     return list(parse_lines(read_bytes(file)))
 
 
 def read_bytes(file: Path) -> bytes:
-    """What is in a file.
+    """The contents of a file.
 
     Raises:
         ConfigurationError: It cannot be read, or is UTF-16.
@@ -54,7 +54,7 @@ def read_bytes(file: Path) -> bytes:
 
 
 def parse_lines(raw: bytes, parse_float: Callable[[str], Any] = float) -> Iterator[Line]:
-    """The lines of JSONL data, see `read_lines`; `parse_float` takes a number with a fraction as it is written."""
+    """The lines of JSONL data (see `read_lines`); `parse_float` gets a number with a fraction as written."""
     for number, line in enumerate(raw.removeprefix(_UTF8).split(b"\n"), 1):
         if line.strip():
             yield _parsed(number, line, parse_float)
@@ -68,4 +68,4 @@ def _parsed(number: int, line: bytes, parse_float: Callable[[str], Any]) -> Line
     try:
         return Line(number, text, json.loads(text, parse_float=parse_float))
     except (ValueError, RecursionError) as error:
-        return Line(number, text, error=f"it is no JSON ({error})")
+        return Line(number, text, error=f"it is not JSON ({error})")

@@ -1,4 +1,4 @@
-"""Models that adapters hold: given by spec or as objects, loaded on first use, told apart in caches."""
+"""The models of adapters: given by spec or as objects, loaded on first use, with identities for caches."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ AnyDecoder = TypeVar("AnyDecoder", bound=Decoder)
 
 
 class Resident:
-    """A model that holds what cannot leave its process, such as weights or connections: it is pickled by its spec."""
+    """A model with process-local resources, such as weights or connections: it is pickled as its spec."""
 
     made_by: Callable[[], Model] | None = None
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         if self.made_by is None:
             raise PicklingError(
-                f"{self!r} holds weights or connections, which cannot be sent to another process. Make it by its spec, "
-                "load('hf:…'), and it is loaded again there; or send the RSDConfig, and build the decoder there"
+                f"{self!r} holds weights or connections, which cannot be sent to another process. Create it from a "
+                "spec with load('hf:…'), so that it is loaded again there; or send the RSDConfig, and build the "
+                "decoder there"
             )
         return super().__reduce_ex__(protocol)
 
 
 class LoadedModels:
-    """Models by spec, each loaded once, on first use, for everything that holds this object.
+    """Models by spec, each loaded once, on first use, for all holders of this object.
 
-    Copies of an adapter share it, pickles leave it behind: weights are loaded again where they are needed.
+    Copies of an adapter share it; pickles leave it out, and weights are loaded again where needed.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class LoadedModels:
         self._health: Health | None = None
 
     def get(self, model: str | Model) -> Any:
-        """The model behind a spec; a model is given back as it is. Threads that come first load it once."""
+        """The model behind a spec; a model is returned unchanged. Concurrent threads load it only once."""
         if not isinstance(model, str):
             return model
         with self._lock:
@@ -52,13 +53,13 @@ class LoadedModels:
             return self._models[model]
 
     def has(self, *models: str | Model) -> bool:
-        """Whether all of them are at hand without loading."""
+        """Whether all of them are available without loading."""
         return all(not isinstance(model, str) or model in self._models for model in models)
 
     def watched(self, decoder: AnyDecoder) -> AnyDecoder:
-        """The decoder of one call, which shares with those of all others the knowledge of which models ever worked.
+        """One call's decoder, sharing the record of which models have ever worked with all other calls.
 
-        An adapter makes a decoder for each call, and a role that never works would be new to each of them.
+        An adapter creates a decoder for each call, so without this a broken role would look new to each of them.
         """
         with self._lock:
             self._health = decoder._health = self._health or decoder._health
@@ -71,7 +72,7 @@ class LoadedModels:
         return LoadedModels, ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LoadedModels)  # what is loaded is no part of an adapter's value
+        return isinstance(other, LoadedModels)  # what is loaded is not part of an adapter's value
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -81,12 +82,12 @@ _lock = threading.Lock()
 
 
 def identity(model: object) -> str:
-    """A text that tells this object from every other one, now and later, here and elsewhere.
+    """A text that identifies this object uniquely, across time and processes.
 
-    Two objects of the same name may hold other weights; a cache must never take one for the other.
+    Two objects with the same name may hold different weights; a cache must never confuse them.
     """
     with _lock:
-        if id(model) not in _identities:  # keyed on no object: what equals it is another one, and some have no hash
+        if id(model) not in _identities:  # not keyed on the object: equal objects may differ, and some are unhashable
             _identities[id(model)] = f"{getattr(model, 'name', None) or type(model).__name__}#{uuid.uuid4().hex[:12]}"
             weakref.finalize(model, _identities.pop, id(model)).atexit = False
         return _identities[id(model)]

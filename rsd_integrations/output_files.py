@@ -1,4 +1,4 @@
-"""Files that commands and evaluations write: tried before the work begins, and never half written."""
+"""Output files of commands and evaluations: checked before the work begins, and never half written."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from rsd_core import ConfigurationError, RSDError
 
 ROOM = 4096
-"""Bytes that are written on trial; a file system that is full refuses them."""
+"""Bytes written as a test; a full file system refuses them."""
 
 
 def check_output(file: Path, option: str) -> None:
-    """Find out whether a file can be written, before hours of work go into it; nothing of it is touched.
+    """Check that a file can be written, before hours of work go into it, without touching it.
 
     Args:
-        file: What is to be written. A device, such as `/dev/stdout`, is taken as it is.
-        option: How the user named it, for the message.
+        file: The file to write. A device, such as `/dev/stdout`, is accepted unchecked.
+        option: The option that named it, for the message.
 
     Raises:
         ConfigurationError: It is a folder, its folder is missing or read-only, or the disk is full.
@@ -30,11 +30,11 @@ def check_output(file: Path, option: str) -> None:
             return
         target = file.resolve()
         if target.is_dir():
-            raise ConfigurationError(f"{option} {file} is a folder; name a file in it")
+            raise ConfigurationError(f"{option} {file} is a folder; give a file in it")
         if not target.parent.is_dir():
-            raise ConfigurationError(f"{option} {file}: the folder {target.parent} does not exist; make it first")
+            raise ConfigurationError(f"{option} {file}: the folder {target.parent} does not exist; create it first")
         if target.exists():
-            os.close(os.open(target, os.O_WRONLY))  # a file that is read-only is so for a reason
+            os.close(os.open(target, os.O_WRONLY))  # respect a read-only file
         trial = _beside(target)
         try:
             trial.write_bytes(bytes(ROOM))
@@ -45,13 +45,13 @@ def check_output(file: Path, option: str) -> None:
 
 
 def write_output(file: Path, write: str | Callable[[Path], object]) -> None:
-    """Write a whole file in UTF-8: under another name first, so that an earlier one is there until the new one is.
+    """Write a whole file in UTF-8: under a temporary name first, so that an earlier file survives a failure.
 
-    Where that fails, for a disk that has filled up for example, the file goes into the folder for temporary files.
+    If that fails, for example because the disk is full, the file goes into the folder for temporary files.
 
     Args:
-        file: What to write. A link is followed; a device is written in place.
-        write: The text, or what writes it to a path of the same suffix.
+        file: The file to write. A link is followed; a device is written in place.
+        write: The text, or a function that writes it to a path with the same suffix.
 
     Raises:
         RSDError: It could not be written there; the message says where it is instead.
@@ -75,16 +75,16 @@ def write_output(file: Path, write: str | Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def new_file(file: Path) -> Iterator[Path]:
-    """A file that is there as a whole or not at all: it is written under another name, and takes its own at the end.
+    """A file that appears complete or not at all: it is written under a temporary name and renamed at the end.
 
     Args:
-        file: Does not exist yet; its folder does.
+        file: Must not exist yet; its folder must.
 
     Yields:
         Where to write.
 
     Raises:
-        ConfigurationError: The file exists, or none can be made there.
+        ConfigurationError: The file exists, or cannot be created.
         RSDError: It could not be written to its end; nothing is left of it.
     """
     if file.exists():
@@ -94,7 +94,7 @@ def new_file(file: Path) -> Iterator[Path]:
     fresh = _beside(target)
     try:
         yield fresh
-        if target.exists():  # by now
+        if target.exists():  # created meanwhile
             raise ConfigurationError(f"{file} exists; choose another file")
         fresh.rename(target)
     except OSError as error:
@@ -105,22 +105,22 @@ def new_file(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that is there as a whole or not at all: it is written under another name, and takes its own at the end.
+    """A folder that appears complete or not at all: it is written under a temporary name and renamed at the end.
 
     Args:
-        folder: Does not exist yet, or is empty. Folders above it are made.
+        folder: Must not exist yet, or be empty. Parent folders are created.
 
     Yields:
         Where to write.
 
     Raises:
-        ConfigurationError: The folder holds something, or none can be made there.
+        ConfigurationError: The folder is not empty, or cannot be created.
         RSDError: It could not be written to its end; nothing is left of it.
     """
     try:
         target = folder.resolve()
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            holds = "holds a checkpoint already" if (target / "config.json").exists() else "is no empty folder"
+            holds = "already contains a checkpoint" if (target / "config.json").exists() else "is not an empty folder"
             raise ConfigurationError(f"{folder} {holds}; choose another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -141,7 +141,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _is_device(file: Path) -> bool:
-    """Whether a file is written in place; asked of the name as given: a pipe behind `/dev/stdout` has no other."""
+    """Whether a file is written in place; checks the name as given, since a pipe behind `/dev/stdout` has no other."""
     return file.exists() and not file.is_file() and not file.is_dir()
 
 

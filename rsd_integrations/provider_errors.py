@@ -1,4 +1,4 @@
-"""Errors that are RSD's and the provider's at once, so that who retries or falls back knows them."""
+"""Errors that are both RSD's and the provider's, so that code that retries or falls back recognises them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from rsd_core import Result, RSDError, RunError
 
 _MAY_PASS = (408, 409, 425, 429)
-"""Statuses between 400 and 499 after which the same request may be answered (RFC 9110, 8470, 6585)."""
+"""Statuses between 400 and 499 after which the same request may succeed (RFC 9110, 8470, 6585)."""
 
 
 class AnswerTimeoutError(RunError, TimeoutError):
-    """The time of a request was up before anything was written."""
+    """A request timed out before anything was written."""
 
     def __reduce__(self) -> tuple[Any, ...]:  # an OSError takes its arguments when it is initialised
         return type(self), self.args, vars(self)
 
 
 def late(result: Result, kind: type[AnswerTimeoutError] = AnswerTimeoutError) -> AnswerTimeoutError | None:
-    """The error of a result whose time was up without a step; with one, what is written is the answer."""
+    """The error for a result that timed out without a step; with a step, the text so far is the answer."""
     if result.finish_reason != "max_seconds" or result.steps:
         return None
     error = kind(
@@ -33,18 +33,18 @@ def late(result: Result, kind: type[AnswerTimeoutError] = AnswerTimeoutError) ->
 
 
 def mark_permanent(error: Exception) -> None:
-    """Say of an error that the same call fails again (`is_retryable` is False), where its HTTP status tells so.
+    """Mark an error as permanent (`is_retryable` is False) if its HTTP status says so.
 
-    LangChain's own `ModelError`s tell it themselves, by that name.
+    LangChain's own `ModelError`s already have this attribute.
     """
     status = next(filter(None, map(_status, (error, error.__cause__))), None)
     if status is not None and 400 <= status < 500 and status not in _MAY_PASS:
-        with suppress(AttributeError, TypeError):  # errors without attributes of their own
+        with suppress(AttributeError, TypeError):  # errors that take no new attributes
             error.is_retryable = False  # type: ignore[attr-defined]
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The HTTP status that an error tells: OpenAI's and Anthropic's, Google's, httpx's, botocore's."""
+    """The HTTP status in an error from OpenAI, Anthropic, Google, httpx or botocore."""
     response = getattr(error, "response", None)
     told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     for value in (getattr(error, "status_code", None), getattr(response, "status_code", None), told):
@@ -56,7 +56,7 @@ def _status(error: BaseException | None) -> int | None:
 
 @contextmanager
 def providers_types() -> Iterator[None]:
-    """Let a `RunError` that a provider's own error caused leave as one that is of the provider's type as well."""
+    """Make a `RunError` caused by a provider's error leave this block with the provider's type as well."""
     try:
         yield
     except RunError as error:
@@ -65,11 +65,11 @@ def providers_types() -> Iterator[None]:
 
 
 def with_providers_type(error: RunError) -> Exception:
-    """The error, which `except` finds by the type of the provider's error that caused it as well as by its own.
+    """The error, in a type that `except` also catches as the provider's error that caused it.
 
     It has the attributes of both, `partial` and `status_code` for example, and `__cause__` is the provider's error.
-    Where the two types cannot be joined, it is the provider's error, with our error's `partial`. Without such a cause
-    it is the error as it was.
+    If the two types cannot be combined, this is the provider's error with our error's `partial`. Without such a cause,
+    it is the error unchanged.
     """
     cause = error.__cause__
     if not isinstance(cause, Exception) or isinstance(cause, RSDError):
@@ -81,20 +81,20 @@ def with_providers_type(error: RunError) -> Exception:
 
 
 def with_type_of(cause: Exception, error: RunError) -> RunError:
-    """The error, of the type of its cause as well.
+    """The error, also having the type of its cause.
 
     Raises:
-        TypeError: The two types cannot be joined.
+        TypeError: The two types cannot be combined.
     """
     kind = _joined(type(error), type(cause))  # type: ignore[arg-type] # typeshed: classes have a hash
-    both: RunError = kind.__new__(kind, *error.args)  # no __init__: providers' take arguments of their own
+    both: RunError = kind.__new__(kind, *error.args)  # not __init__: providers' constructors take other arguments
     vars(both).update(getattr(cause, "__dict__", {}) | vars(error))
     both.args, both.__cause__, both.__traceback__ = error.args, cause, error.__traceback__
     return both
 
 
 def _with_partial(cause: Exception, error: RunError) -> Exception:
-    """A provider's error of a type that has no subclasses, such as pydantic's ValidationError."""
+    """A provider's error whose type cannot be subclassed, such as pydantic's ValidationError."""
     try:
         cause.partial = error.partial  # type: ignore[attr-defined]
         cause.add_note(str(error))
@@ -112,7 +112,7 @@ def _joined(ours: type[RunError], providers: type[Exception]) -> type[RunError]:
 
 
 def _as_ours(error: RunError) -> tuple[Any, ...]:
-    """What is pickled: the error without the provider's part, which may hold clients and sockets."""
+    """The error to pickle: without the provider's part, which may hold clients and sockets."""
     own = ("usage", "partial", "results", "errors", "models")
     told = {name: value for name, value in vars(error).items() if name in own}
     return _unpickled, (type(error).__bases__[0], error.args), told

@@ -1,4 +1,4 @@
-"""Roles that never worked: a run that got over each of their faults looks as if nothing had been wrong."""
+"""Roles that never worked: a run that recovers from each fault looks as if nothing were wrong."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Literal
 from rsd_core import Result
 
 Helper = Literal["drafter", "verifier"]
-"""The roles whose faults are got over; a target that fails ends its request."""
+"""Roles whose faults a request survives; a failing target ends it."""
 
 
 def scored(result: Result) -> int:
-    """How often the verifier gave a reward: by the steps, or where a search keeps rewards to itself, by its calls."""
+    """How often the verifier returned a reward: counted in steps, or in calls if a search keeps its rewards private."""
     rewards = sum(step.reward is not None or step.target_reward is not None for step in result.steps)
     failed = sum(item.kind == "verifier_error" for item in result.degradations)
     return max(rewards, result.ledger.verifier.calls - failed)
 
 
 def never_worked(role: Helper, failed: int, last: str) -> str:
-    """What to tell of a role that failed whenever it was called."""
+    """The message about a role that failed at every call."""
     return f"the {role} failed at every one of its {failed} calls, the last time with {last!r}"
 
 
 @dataclass(slots=True)
 class RoleFaults:
-    """Counts of what helped and what failed, over the results of one set-up."""
+    """Counts of successes and failures over the results of one setup."""
 
     worked: dict[Helper, int] = field(default_factory=lambda: {"drafter": 0, "verifier": 0})
-    """Steps that a role drafted or scored."""
+    """Steps drafted or scored by each role."""
     failed: dict[Helper, int] = field(default_factory=lambda: {"drafter": 0, "verifier": 0})
     last: dict[Helper, str] = field(default_factory=dict)
     """The last error of each role that failed."""
@@ -46,7 +46,7 @@ class RoleFaults:
 
     @property
     def never_worked(self) -> list[str]:
-        """What to tell about each role that failed at every one of its calls; empty where there is none."""
+        """The messages about roles that failed at every call."""
         return [
             never_worked(role, failed, self.last[role])
             for role, failed in self.failed.items()

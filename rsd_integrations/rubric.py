@@ -32,29 +32,29 @@ RUBRIC = (
 )
 """The default instructions: scores from 0 to 9, as SpecReason (arXiv 2504.07891) asks for them."""
 BEST = 9
-"""The best score, where a reply tells no other (`Score: 7/10`)."""
+"""The maximum score, unless a reply states another (`Score: 7/10`)."""
 
 
 class Rubric:
-    """What a chat model is asked about a step, and how its reply is read.
+    """The question to a chat model about a step, and the reading of its reply.
 
     Args:
-        instructions: The system message; it ends in asking for a line `Score: N`, N from 0 to 9.
-        max_tokens: Cap of a reply, thoughts included; None leaves it to the model.
+        instructions: The system message; it ends by asking for a line `Score: N`, N from 0 to 9.
+        max_tokens: Maximum length of a reply, thoughts included; None leaves it to the model.
 
     Raises:
-        ConfigurationError: The cap leaves no room to reply.
+        ConfigurationError: `max_tokens` leaves no room to reply.
     """
 
     def __init__(self, instructions: str = RUBRIC, max_tokens: int | None = None) -> None:
         if max_tokens is not None and max_tokens < 1:
-            raise ConfigurationError(f"max_tokens={max_tokens} leaves a judge no room to reply; it takes 1 and more")
+            raise ConfigurationError(f"max_tokens={max_tokens} leaves a judge no room to reply; it must be at least 1")
         self.instructions, self.max_tokens = instructions, max_tokens
         self._abstentions = Abstentions()
 
     @property
     def differs_by(self) -> dict[str, Any]:
-        """What of it is not the default, for fingerprints."""
+        """What differs from the default, for fingerprints."""
         own = {} if self.instructions == RUBRIC else {"rubric": self.instructions}
         return own | ({} if self.max_tokens is None else {"max_tokens": self.max_tokens})
 
@@ -64,7 +64,7 @@ class Rubric:
         Args:
             conversation: The prompt as the judge reads it.
             path: Prompt and accepted steps.
-            step: What is judged.
+            step: The step to judge.
         """
         return (
             f"# Conversation\n{conversation}\n\n"
@@ -73,16 +73,16 @@ class Rubric:
         )
 
     def scores(self, judge: str, reply: str, usage: Usage, *, cut: bool) -> Scores:
-        """The reward of one step, None where the reply holds no score.
+        """The reward of one step, None if the reply contains no score.
 
         Args:
             judge: The name of the model.
-            reply: Its text, perhaps with a thought in it.
+            reply: Its text, possibly including a thought.
             usage: The work of the reply.
             cut: Whether the reply used up its tokens.
 
         Raises:
-            VerifierError: The reply was cut before its score, which a higher cap puts right; it carries the usage.
+            VerifierError: The reply was cut before its score, which a higher cap fixes; the error carries the usage.
         """
         said = split(reply)
         reward = spoken_score(said.answer, BEST)
@@ -90,8 +90,8 @@ class Rubric:
             where = "in its thoughts" if said.open or not said.answer.strip() else "before its score"
             cap = "" if self.max_tokens is None else f", max_tokens={self.max_tokens} of them its cap"
             raise VerifierError(
-                f"the judge {judge} was cut {where} after {usage.generated} tokens{cap}: give it more by max_tokens of "
-                "the judge or of the model itself, or switch its thinking off",
+                f"the judge {judge} was cut {where} after {usage.generated} tokens{cap}: raise max_tokens of the "
+                "judge or of the model itself, or switch its thinking off",
                 usage=usage,
             )
         self._abstentions.note(f"the judge {judge}", reward, said.answer)
@@ -107,11 +107,11 @@ class ByFunction(Verifier):
     """Base of verifiers that are a plain function of a framework's messages.
 
     Args:
-        function: From the conversation and the reply, up to and including the step in question, to a reward in [0, 1],
-            or to what is awaited for one. Blocking ones run in a thread.
+        function: Maps the conversation and the reply, up to and including the step in question, to a reward in [0, 1]
+            or an awaitable of one. Blocking functions run in a thread.
 
     Raises:
-        ConfigurationError: It cannot be called.
+        ConfigurationError: It is not callable.
     """
 
     flops_per_token = 0.0
@@ -119,7 +119,7 @@ class ByFunction(Verifier):
     def __init__(self, function: Callable[..., Any]) -> None:
         if not callable(function):
             raise ConfigurationError(
-                f"an object of the class {type(function).__name__} is no function of (messages, reply)"
+                f"an object of the class {type(function).__name__} is not a function of (messages, reply)"
             )
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
@@ -137,14 +137,14 @@ class ByFunction(Verifier):
         return await in_thread(work)
 
     async def waited(self, work: Awaitable[Any]) -> Any:
-        """Await what the function gave."""
+        """Await what the function returned."""
         return await work
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Call the function for one step after the other.
+        """Call the function for each step in turn.
 
         Raises:
-            VerifierError: It gave something that is no number in [0, 1].
+            VerifierError: It returned something other than a number in [0, 1].
         """
         messages = self.conversation(path.prompt)
         return Scores(tuple([await self._reward(messages, self.reply(path, step)) for step in steps]), Usage())
@@ -157,11 +157,11 @@ class ByFunction(Verifier):
 
 
 def _checked(reward: Any, name: str) -> float:
-    """A reward as a plain float; numbers of other libraries are numbers, texts never are."""
+    """A reward as a plain float; numbers from other libraries are accepted, texts are not."""
     try:
         number = math.nan if isinstance(reward, str | bytes | bytearray) else float(reward)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
-    if not 0 <= number <= 1:  # NaN fails this as well
-        raise VerifierError(f"the verifier function {name} gave {reward!r:.80}; it must return a number from 0 to 1")
+    if not 0 <= number <= 1:  # also false for NaN
+        raise VerifierError(f"verifier function {name} returned {reward!r:.80}; it must return a number from 0 to 1")
     return number

@@ -1,6 +1,6 @@
-"""Tool calls: in a model's text, in the form of Hermes and Qwen chat templates, and in messages of the OpenAI form.
+"""Tool calls: in a model's text, in the format of Hermes and Qwen chat templates, and in OpenAI-style messages.
 
-Form of the text: model card of Qwen/Qwen2.5-7B-Instruct; `<tool_call>` and `</tool_call>` around a JSON object with
+Format of the text: model card of Qwen/Qwen2.5-7B-Instruct; `<tool_call>` and `</tool_call>` around a JSON object with
 `name` and `arguments`.
 """
 
@@ -19,24 +19,24 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 def new_id() -> str:
-    """An id for a call that came without one; no other call has it."""
+    """A unique id for a call that came without one."""
     return f"call_{uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call as it stands in a text."""
+    """A call found in a text."""
 
     name: str | None
-    """Which tool; None where the call is no JSON, names none or has arguments that are no object."""
+    """The tool; None if the call is not JSON, names no tool or has arguments that are not an object."""
     arguments: str
-    """What the tool is called with, a JSON object; all of the call's text, its marks included, where `name` is None."""
+    """The arguments, a JSON object; if `name` is None, the call's whole text, tags included."""
     id: str = field(default_factory=new_id)
-    """Made up: texts have none."""
+    """Generated, since texts have none."""
 
 
 class ToolCallStream:
-    """Splits a text that comes piece by piece into content and tool calls."""
+    """Splits streamed text into content and tool calls."""
 
     def __init__(self) -> None:
         self._buffer = ""
@@ -45,11 +45,11 @@ class ToolCallStream:
         """Whether there was a tool call, well-formed or not."""
 
     def feed(self, text: str, *, last: bool = False) -> tuple[str, list[ToolCall]]:
-        """The content and the calls that a further piece settles.
+        """The content and the calls completed by another piece.
 
         Args:
             text: The piece.
-            last: Whether the text ends with it, so that nothing is held back and an open call is one.
+            last: Whether the text ends with it, so that nothing is held back and an unclosed call counts.
         """
         content, calls = "", []
         for piece in self.pieces(text, last=last):
@@ -60,18 +60,19 @@ class ToolCallStream:
         return content, calls
 
     def pieces(self, text: str, *, last: bool = False) -> Iterator[str | ToolCall]:
-        """The same in the order of the text; to be read to its end."""
+        """The same in text order; must be consumed to the end."""
         self._buffer += text
         return self._pieces(last)
 
     def _pieces(self, last: bool) -> Iterator[str | ToolCall]:
         while True:
-            if self._after_call:  # blanks that follow a call are no content, in whatever piece they come
+            if self._after_call:  # white space after a call is not content, whichever piece contains it
                 self._buffer = self._buffer.lstrip()
                 self._after_call = not self._buffer
             before, opened, rest = self._buffer.partition(_OPEN)
             if not opened:
-                # Blanks and the beginning of a tag wait: a call may follow, and its blanks are no content.
+                # White space and the beginning of a tag wait: a call may follow, and white space before it is not
+                # content.
                 ready = _settled(self._buffer)
                 if last:
                     ready = self._buffer.rstrip() if self.called else self._buffer
@@ -103,12 +104,12 @@ def _call(body: str, closed: str) -> ToolCall:
 
 
 def as_invalid(text: str) -> str:
-    """A text that was to be a call and is none, as the arguments of an invalid one: nobody takes it for JSON."""
+    """The text of a malformed call as the arguments of an invalid one, so that it cannot pass for JSON."""
     return _OPEN + text
 
 
 def _settled(text: str) -> str:
-    """The text up to what could be the beginning of a tool call."""
+    """The text up to anything that could begin a tool call."""
     for n in range(min(len(_OPEN) - 1, len(text)), 0, -1):
         if text.endswith(_OPEN[:n]):
             return text[:-n].rstrip()
@@ -116,17 +117,17 @@ def _settled(text: str) -> str:
 
 
 def sees_tools(model: Model, granularity: str) -> bool:
-    """Whether a model is shown a prompt's tools where it writes steps, or turns."""
+    """Whether a model sees a prompt's tools when it writes steps, or turns."""
     return model.renders_tools is True or model.renders_tools == granularity
 
 
 def tools_of(prompt: Prompt) -> list[Any]:
-    """The definitions of the tools that a prompt lets a model call."""
+    """The definitions of the tools in a prompt."""
     return [tool for message in prompt if message.role == "tools" for tool in json.loads(message.content)]
 
 
 def as_text(content: str, calls: Iterable[tuple[str, Any]]) -> str:
-    """A message in one text, for those who read nothing else: its content, and its calls in the form above.
+    """A message as one text, for models that read only text: its content, and its calls in the format above.
 
     Args:
         content: The message's own text.
@@ -137,26 +138,26 @@ def as_text(content: str, calls: Iterable[tuple[str, Any]]) -> str:
 
 
 def broken_as_text(name: str | None, arguments: str) -> str:
-    """A call that is none, in the form above: as far as it was written, or as it stands where it names no tool."""
+    """A malformed call in the format above: as far as it was written, or verbatim if it names no tool."""
     if name is None:
         return arguments
     return f'{_OPEN}\n{{"name": {json.dumps(name)}, "arguments": {arguments}\n{_CLOSE}'
 
 
 def with_text(calls: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A message's calls with arguments as text, which is how servers take them."""
+    """A message's calls with arguments as text, as servers expect them."""
     return [
         _with_arguments(call, lambda value: value if isinstance(value, str) else json.dumps(value)) for call in calls
     ]
 
 
 def with_objects(calls: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A message's calls with arguments as objects, as chat templates take them; what is no JSON stays text."""
+    """A message's calls with arguments as objects, as chat templates expect them; invalid JSON stays text."""
     return [_with_arguments(call, parsed) for call in calls]
 
 
 def parsed(arguments: Any) -> Any:
-    """The arguments of a call as an object; what is no JSON object stays as it is."""
+    """The arguments of a call as an object; anything but a JSON object is returned unchanged."""
     if isinstance(arguments, str):
         with suppress(ValueError, RecursionError):
             value = json.loads(arguments)

@@ -1,4 +1,4 @@
-"""Whole replies of chat models as responses of the core: one raw text, thought included."""
+"""Whole replies of chat models as the core's responses: one raw text, thought included."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rsd_core.thoughts.reading import reader_at
 
 
 def as_response(text: str, thought: str, path: Path, *, cut: bool = False) -> str:
-    """A reply as the raw text of the response to a path, with its thought in the markers of the request.
+    """A reply as the raw text of the response to a path, with its thought in the request's markers.
 
     Args:
-        text: What the reply says, perhaps with a thought in a model's own markers.
-        thought: What it thought before, where that is told apart.
-        path: What the reply follows.
-        cut: Whether the reply used up its tokens, so that a thought without a text is not at its end.
+        text: The reply's text, possibly with a thought in the model's own markers.
+        thought: Its thought, if reported separately.
+        path: The path that the reply follows.
+        cut: Whether the reply hit its token limit, so that a thought without a text is unfinished.
     """
     reader = reader_at(path)
     if not thought:
@@ -29,6 +29,6 @@ def as_response(text: str, thought: str, path: Path, *, cut: bool = False) -> st
 
 
 def parts_in(text: str, markers: Markers | None) -> Parts:
-    """The parts of a text in these markers, or in any that are known."""
+    """The parts of a text with these markers, or with any known ones."""
     parts = split(text, markers)
     return split(text) if markers is not None and not (parts.thought or parts.open) else parts

@@ -1,4 +1,4 @@
-"""Who waits for a server that is away: what progress displays tell meanwhile."""
+"""Calls that wait for an unavailable server, for progress displays."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Protocol
 
 
 class Waits(Protocol):
-    """Something whose calls may have to wait."""
+    """An object whose calls may have to wait."""
 
     @property
     def base_url(self) -> str:
-        """What they wait for."""
+        """The server they wait for."""
 
     @property
     def waiting_since(self) -> float | None:
-        """Since when the first of them waits, by the monotonic clock; None where none does."""
+        """When the first of them began to wait, by the monotonic clock; None if none waits."""
 
 
 _all: weakref.WeakSet[Waits] = weakref.WeakSet()
 
 
 def register(one: Waits) -> None:
-    """Have displays look at it while it lives."""
+    """Make it visible to displays for its lifetime."""
     _all.add(one)
 
 
 def waiting() -> dict[str, float]:
-    """Seconds that calls have waited by now, by what they wait for."""
+    """Seconds that calls have been waiting, by server."""
     found: dict[str, float] = {}
     now = time.monotonic()
     for one in list(_all):

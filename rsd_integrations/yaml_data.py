@@ -1,4 +1,4 @@
-"""YAML of users, as strict as the rest of their input: a name that is given twice is a mistake, not the last one's."""
+"""Users' YAML, as strictly checked as the rest of their input: a duplicate key is an error."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def parse_yaml(text: str) -> Any:
     """The data of a YAML or JSON text.
 
     Raises:
-        yaml.YAMLError: It is no YAML, or gives a name twice in the same place.
+        yaml.YAMLError: It is not YAML, or has a duplicate key.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
     except RecursionError as error:
-        raise yaml.YAMLError("its data are nested too deeply") from error
+        raise yaml.YAMLError("its data is nested too deeply") from error

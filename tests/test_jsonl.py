@@ -29,9 +29,9 @@ def test_a_bad_line_spoils_no_other_and_blank_ones_are_counted(tmp_path: Path) -
     assert [(line.number, line.value) for line in lines] == [(1, 1), (3, None), (4, None), (5, None), (7, 2)]
     told = [line.error or "" for line in lines]
     assert told[0] == told[4] == ""
-    assert told[1].startswith("it is no JSON (Expecting value")
+    assert told[1].startswith("it is not JSON (Expecting value")
     assert told[2].startswith("it is not UTF-8")
-    assert told[3].startswith("it is no JSON (")
+    assert told[3].startswith("it is not JSON (")
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
@@ -39,7 +39,7 @@ def test_a_torn_line_is_told_alike_whatever_ends_it(tmp_path: Path, end: bytes) 
     file = tmp_path / "x.jsonl"
     file.write_bytes(b'"torn' + end + b"2" + end)
     assert [line.error for line in read_lines(file)] == [
-        "it is no JSON (Unterminated string starting at: line 1 column 1 (char 0))",
+        "it is not JSON (Unterminated string starting at: line 1 column 1 (char 0))",
         None,
     ]
 

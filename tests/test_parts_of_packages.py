@@ -172,7 +172,7 @@ def test_a_task_of_a_package_is_evaluated() -> None:
         ("halls:row=3", "unknown name, did you mean 'rows'"),
         ("two-rows:5", "the task 'two-rows' is complete as it is"),
         ("gsm8k:train", "the task 'gsm8k' is complete as it is"),
-        ("number", "'number' of the package 'rsd-halls': rsd_halls:number is 3 and no subclass of Task"),
+        ("number", "'number' of the package 'rsd-halls': rsd_halls:number is 3, not a subclass of Task"),
         ("hall", r"unknown task 'hall', did you mean 'halls'\?"),
         ({"kind": "hall"}, r"unknown task 'hall', did you mean 'halls'\?"),
     ],
@@ -202,11 +202,11 @@ def test_a_format_of_a_package_reads_a_reward_model(tmp_path: Folder) -> None:
 
 @pytest.mark.usefixtures("formats")
 def test_a_format_that_is_none_is_named_and_in_nobodys_way(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ConfigurationError, match="'number' of the package 'rsd-formats': rsd_formats:number is 3 and"):
+    with pytest.raises(ConfigurationError, match="'number' of the package 'rsd-formats': rsd_formats:number is 3, not"):
         find_format({}, {}, "x", "number")
     with pytest.raises(ConfigurationError, match=r"x: unknown format 'numbred', did you mean 'numbered'\?"):
         find_format({}, {}, "x", "numbred")
-    with pytest.raises(ConfigurationError, match=r"no reward head that is known.*math-shepherd.*numbered"):
+    with pytest.raises(ConfigurationError, match=r"no known reward head.*math-shepherd.*numbered"):
         find_format({}, {}, "no-such-model")
     assert "'number' of the package 'rsd-formats'" in caplog.text
     assert "numbered" in dict(usable(FORMATS))
@@ -232,7 +232,7 @@ def test_a_critic_of_a_package_judges(monkeypatch: pytest.MonkeyPatch) -> None:
         assert writer.calls[-1].prompt[0].content == "What is 1+1? | 1 steps, the last: 2"
         assert judge.name == "grades scripted drafter"
     assert {"rubric", "thinkprm", "genprm", "grades"} <= set(CRITICS)
-    with pytest.raises(ConfigurationError, match="does not tell probabilities of words, which the critic by-word"):
+    with pytest.raises(ConfigurationError, match="does not report probabilities of words, which the critic by-word"):
         load("judge,mode=by-word:scripted:draft")
     with pytest.raises(ConfigurationError, match="'number' of the package 'rsd-formats'"):
         load("judge,mode=number:scripted:draft")
@@ -272,7 +272,5 @@ def test_a_built_in_name_keeps_its_part_and_a_warning_names_the_package(
     packages: Folder, group: str, name: str, use: Any
 ) -> None:
     install(packages, "rsd-greedy", "", **{group: {name: "rsd_greedy:part"}})
-    with pytest.warns(
-        UserWarning, match=f"the built-in .* '{name}' is used, and not the one of the package 'rsd-greedy'"
-    ):
+    with pytest.warns(UserWarning, match=f"the built-in .* '{name}' is used, not the one .* package 'rsd-greedy'"):
         assert use()

@@ -1,4 +1,4 @@
-"""What RSD is compared with: other loops over the same moves, behind the same interface and on the same ledger."""
+"""The baselines: other loops over the same calls, with the same interface and ledger."""
 
 from rsd_core.baselines.backtracking import Backtracking, HeuristicGreedySearch
 from rsd_core.baselines.judged import SpecReason, TargetChoice, TargetJudge

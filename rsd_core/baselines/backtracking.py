@@ -1,4 +1,4 @@
-"""Depth-first searches: what a reward model finds wrong is drafted anew, and then the step before it taken back."""
+"""Depth-first searches: a step that the reward model finds wrong is redrafted, then its predecessor is taken back."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from rsd_core.settings import Settings
 
 @dataclass(eq=False)
 class Child:
-    """A step that was drafted at a place."""
+    """A step drafted at a place."""
 
     step: Step
     reward: float
     place: Place | None = None
-    """What follows it, once the search went there."""
+    """The place after it, once the search has gone there."""
 
 
 @dataclass(eq=False)
 class Place:
-    """A node of the tree: an answer up to some step, and what was drafted to follow it."""
+    """A node of the tree: an answer up to some step, and the drafts that may follow it."""
 
     request: Request
     children: list[Child] = field(default_factory=list)
 
     @property
     def best(self) -> Child | None:
-        """The best-rewarded child that the search has not gone to."""
+        """The unexplored child with the highest reward."""
         return max((one for one in self.children if one.place is None), key=lambda one: one.reward, default=None)
 
 
 Move = Literal["draft", "back", "settle"] | Child
-"""Another draft here; back to the place before; no more search but the best of what there is; or on to a child."""
+"""Draft here again; go back to the previous place; stop searching and take the best so far; or go on to a child."""
 
 
 class DepthFirst(GuidedSearch):
-    """Base of the searches that go back. What they leave stays in the tree, and is charged as discarded in the end.
+    """Base of the searches that go back. Abandoned steps stay in the tree, and are charged as discarded at the end.
 
-    A limit, a fault, or the end of the budget leaves the answer that got furthest.
+    At a limit, a fault, or the end of the budget, the answer that got furthest is kept.
     """
 
     pays: ClassVar[Literal["draft", "back"]]
-    """Which moves the budget is spent on."""
+    """Which moves count against the budget."""
 
     @property
     @abstractmethod
     def budget(self) -> int:
-        """How many such moves an answer may take."""
+        """How many such moves an answer may use."""
 
     @abstractmethod
     def move(self, here: Place, left: int, *, returns: bool) -> Move:
@@ -65,7 +65,7 @@ class DepthFirst(GuidedSearch):
 
         Args:
             here: Where it is.
-            left: What is left of the budget; at 0 a search may only draft and go on.
+            left: Remaining budget; at 0 a search may only draft and go on.
             returns: Whether there is a place before this one.
         """
 
@@ -98,10 +98,10 @@ class DepthFirst(GuidedSearch):
                 left = max(0, left - (move == self.pays))
                 if move == "back":
                     way[-1].request = way[-1].request.branch(left)
-                    way[-1].request.attempt = 1  # sampled: the same step again would be no use
+                    way[-1].request.attempt = 1  # sampled: repeating the same step would be useless
             furthest = here
         except (LimitReached, Exception) as error:
-            ended = error  # after what was written is kept
+            ended = error  # raised after keeping what was written
         kept = {id(step) for step in furthest.request.path.steps}
         request.discard([step for step in drafted if id(step) not in kept], scored=True)
         for i, record in enumerate(request.adopt(furthest.request)):
@@ -121,15 +121,15 @@ def _follow(here: Place, child: Child, left: int) -> Place:
 class Backtracking(DepthFirst):
     """PRM-guided greedy search with backtracking, by one threshold.
 
-    A step below the threshold is drafted anew; after some tries the step before it is taken back as well. When the
-    backtracks are used up, the best draft of a position is kept. Drafts that are tried again are sampled, also where
-    the decoder is greedy (`Settings.retry_temperature`).
+    A step below the threshold is redrafted; after several tries the step before it is taken back as well. When the
+    backtracks are used up, the best draft of a position is kept. Retried drafts are sampled, even if the decoder is
+    greedy (`Settings.retry_temperature`).
 
     Args:
         drafter: Writes the steps.
         verifier: Scores them.
-        delta: Reward from which a step is kept.
-        tries: Drafts of a step before the step before it is taken back.
+        delta: Lowest reward at which a step is kept.
+        tries: Drafts of a step before its predecessor is taken back.
         backtracks: How often that may happen in one answer.
         settings: Everything else.
     """
@@ -167,20 +167,20 @@ class Backtracking(DepthFirst):
 class HeuristicGreedySearch(DepthFirst):
     """HGS-PRM: steps are positive, neutral or negative ("Let's reward step by step", arXiv 2310.10080).
 
-    Children of a place are drafted one at a time, until one is positive: the search goes on there. Where none of them
-    is, the best neutral one stands by. Where all are negative, or were taken back, their parent is taken back in turn.
-    When the iterations are used up, or there is nothing left to go back to, the search settles: the best draft of each
-    place is kept, whatever its class. The paper gives neither its bandwidth nor its iterations; the values here are
-    ours. Drafts after a place's first are sampled at `Settings.retry_temperature` or above, the first at
-    `Settings.temperature` (0.1 and 0.2 in the paper).
+    Children of a place are drafted one at a time until one is positive: the search continues there. If none is, the
+    best neutral one is used. If all are negative, or were taken back, their parent is taken back in turn. When the
+    iterations are used up, or there is nothing left to go back to, the search settles: the best draft of each place is
+    kept, whatever its class. The paper gives neither its bandwidth nor its iterations; the values here are ours. Drafts
+    after a place's first are sampled at `Settings.retry_temperature` or above, the first at `Settings.temperature` (0.1
+    and 0.2 in the paper).
 
     Args:
         drafter: Writes the steps.
-        verifier: Scores them; the two thresholds make classes of its rewards.
-        positive: Reward from which a step is positive, in [0, 1].
+        verifier: Scores them; two thresholds turn its rewards into classes.
+        positive: Lowest reward of a positive step, in [0, 1].
         negative: Reward below which a step is negative, in [0, positive].
-        children: Drafts of one place, at most.
-        iterations: Drafts of one answer until the search settles; one for each further step comes on top.
+        children: Maximum number of drafts per place.
+        iterations: Drafts per answer until the search settles; after that, one more for each further step.
         settings: Everything else.
     """
 

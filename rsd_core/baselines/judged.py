@@ -34,13 +34,13 @@ CHOICE = (
 
 
 def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
-    """A question about the response to a prompt, to be answered without a thought.
+    """Ask a model about the response to a prompt, to be answered without a thought.
 
     Args:
-        model: Who is asked.
+        model: The model to ask.
         path: The prompt and the response.
-        template: The question, with `{question}` for what the prompt asks last.
-        parts: What else the template holds.
+        template: The question, with `{question}` for the prompt's last question.
+        parts: Values of the template's other fields.
     """
     *before, last = path.prompt[:-1] if begun(path.prompt) else path.prompt
     if model.renders_tools == "turn":  # it would be asked to call them
@@ -58,7 +58,7 @@ def _solution(path: Path) -> str:
 
 
 def _digit(reply: str) -> float | None:
-    """The reward of a short reply: a score however it is written, else the first number of a sentence."""
+    """The reward in a short reply: a score in any notation, else the first number of a sentence."""
     reward = spoken_score(reply, 9)
     number = None if reward is not None or "score" in reply.lower() else re.search(r"\d+(?:\.\d+)?", reply)
     return spoken_score(number[0], 9) if number else reward
@@ -73,9 +73,9 @@ class TargetJudge(Verifier):
     """Scores a step by the digit from 0 to 9 that a generating model gives it, divided by 9.
 
     Args:
-        target: Who judges.
-        prompt: What it is asked, with `{question}` and `{solution}`: the problem, and the solution so far with the step
-            to be judged at its end, thoughts included, without markers.
+        target: The judge.
+        prompt: The question for it, with `{question}` and `{solution}`: the problem, and the solution so far ending
+            with the step to judge, thoughts included, without markers.
 
     Raises:
         ConfigurationError: The prompt lacks one of the two.
@@ -96,7 +96,8 @@ class TargetJudge(Verifier):
         request = StepRequest(seeds=(0,), max_tokens=8, delimiter=None, sampling=Sampling())
         questions = [self._prompt(path, step) for step in steps]
         replies = await run_calls([self._target.generate(question, request) for question in questions])
-        # Short replies to long prompts: by the paper's convention of counting, a judge scores what it reads of answers.
+        # Replies are short and prompts long: by the paper's counting convention, a judge scores the answer tokens it
+        # reads.
         usage = replace(sum((reply.usage for reply in replies), Usage()), scored=sum(step.size for step in steps))
         rewards = [_digit(reply.steps[0].text) for reply in replies]
         for reply, reward in zip(replies, rewards, strict=True):
@@ -113,7 +114,7 @@ class TargetJudge(Verifier):
 class TargetChoice(Verifier):
     """The target picks one of the drafted steps, or none (the idea of SpecCoT; the prompt is our own).
 
-    The step that it picks has the reward 1, all others 0; where none is right, it writes the step itself.
+    The step that it picks gets the reward 1, all others 0; if none is right, it writes the step itself.
     """
 
     def __init__(self, target: Target) -> None:
@@ -126,7 +127,7 @@ class TargetChoice(Verifier):
         """Ask for the number of the best step.
 
         Raises:
-            VerifierError: The reply holds no number of a step, nor 0.
+            VerifierError: The reply contains neither a step's number nor 0.
         """
         request = StepRequest(seeds=(0,), max_tokens=8, delimiter=None, sampling=Sampling())
         listed = "\n\n".join(f"{i}. {_step(path, step)}" for i, step in enumerate(steps, 1))
@@ -136,7 +137,7 @@ class TargetChoice(Verifier):
         usage = replace(reply.usage, scored=sum(step.size for step in steps))
         number = re.search(r"\d+", reply.steps[0].text)
         if number is None or int(number[0]) > len(steps):
-            message = f"{self.name} replied {reply.steps[0].text!r} where a number from 0 to {len(steps)} was asked for"
+            message = f"{self.name} replied {reply.steps[0].text!r} instead of a number from 0 to {len(steps)}"
             raise VerifierError(message, usage=usage)
         return Scores(tuple(float(i == int(number[0])) for i in range(1, len(steps) + 1)), usage)
 
@@ -145,14 +146,14 @@ class TargetChoice(Verifier):
 
 
 class SpecReason(RewardGuidedDecoder):
-    """Speculative reasoning: RSD with the target as its own verifier, and the first steps by the target.
+    """Speculative reasoning: RSD with the target as verifier and author of the first steps.
 
     Args:
         drafter: The cheap model.
-        target: The strong model; it has to be able to judge.
-        threshold: The least digit that is accepted, 0 to 9; 7 in the paper.
+        target: The strong model; it must be able to judge.
+        threshold: The lowest accepted digit, 0 to 9; 7 in the paper.
         first_steps: Steps that the target writes at the beginning.
-        prompt: What the target is asked about a step, see `TargetJudge`.
+        prompt: The question about a step (see `TargetJudge`).
         settings: Everything else.
     """
 

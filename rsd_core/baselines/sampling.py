@@ -1,4 +1,4 @@
-"""Many whole answers by the cheap model, and one of them chosen: majority vote and best of N."""
+"""Many complete answers by the cheap model, one of them chosen: majority vote and best of N."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rsd_core.roles import require
 from rsd_core.settings import Settings
 
 Aggregate = Literal["last", "min", "mean", "product"]
-"""How the rewards of an answer's steps become one score."""
+"""How to aggregate the rewards of an answer's steps into one score."""
 AGGREGATES: dict[Aggregate, Callable[[Sequence[float]], float]] = {
     "last": lambda rewards: rewards[-1],
     "min": min,
@@ -35,11 +35,11 @@ AGGREGATES: dict[Aggregate, Callable[[Sequence[float]], float]] = {
 class MajorityVote(Decoder):
     r"""Self-consistency: the answer that most of n sampled solutions agree on (arXiv 2203.11171).
 
-    Answers are the contents of `\boxed{…}`, compared as text; a tie goes to the solution sampled first. Limits on
-    steps and tokens hold for each solution, the others for all of them together.
+    Answers are the contents of `\boxed{…}`, compared as text; a tie goes to the solution sampled first. Limits on steps
+    and tokens apply to each solution, the others to all of them together.
 
     Args:
-        drafter: The model that is sampled; where models play several roles, this may be the strong one.
+        drafter: The model to sample; this may also be the strong one.
         n: Solutions.
         settings: Needs a temperature above 0.
     """
@@ -74,7 +74,7 @@ class MajorityVote(Decoder):
                 raise DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
             await self._score(request, calls, written, scores)
         except (LimitReached, Exception) as error:
-            ended = error  # after the best of what there is was kept
+            ended = error  # raised after keeping the best answer so far
         best = self._choose(written, scores) if written else max(branches, key=lambda branch: branch.index)
         for branch in branches:
             if branch is not best:
@@ -94,7 +94,7 @@ class MajorityVote(Decoder):
             branch.finish = "error"
 
     async def _score(self, request: Request, calls: Calls, branches: Sequence[Request], scores: list[float]) -> None:
-        """Write down what the solutions are worth, each as soon as it is known; votes need no scores."""
+        """Record the solutions' scores, each as soon as it is known; votes need none."""
 
     def _choose(self, branches: Sequence[Request], scores: Sequence[float]) -> Request:  # noqa: ARG002
         answers = [boxed(branch.text("thought" if branch.reasons else "answer")) for branch in branches]
@@ -110,7 +110,7 @@ class BestOfN(MajorityVote):
         verifier: Scores the solutions.
         n: Solutions.
         aggregate: `last` scores the end of a solution, as outcome reward models do; the others score every step, as
-            process reward models do, and take the least, the mean or the product.
+            process reward models do, and take the minimum, the mean or the product.
         settings: Needs a temperature above 0.
     """
 
@@ -127,7 +127,7 @@ class BestOfN(MajorityVote):
     ) -> None:
         require("verifier", verifier, Verifier)
         if aggregate not in AGGREGATES:
-            raise ConfigurationError(f"aggregate {aggregate!r} is none of {', '.join(get_args(Aggregate))}")
+            raise ConfigurationError(f"aggregate {aggregate!r} is not one of {', '.join(get_args(Aggregate))}")
         self.verifier, self.aggregate = verifier, aggregate
         super().__init__(drafter=drafter, n=n, settings=settings)
 
@@ -149,7 +149,7 @@ class BestOfN(MajorityVote):
         return branches[max(range(len(scores)), key=scores.__getitem__)]
 
     async def _worth(self, request: Request, calls: Calls, path: Path) -> float:
-        """The solution's score; below all others where the verifier failed, abstained or had nothing to score."""
+        """The solution's score; below all others if the verifier failed, abstained or had nothing to score."""
         nodes = [node for node in path.up() if node.step is not None][::-1]
         rewards: list[float] = []
         for node in nodes[-1:] if self.aggregate == "last" else nodes:

@@ -1,4 +1,4 @@
-"""Searches that a reward model guides through the steps of the cheap model."""
+"""Searches over the cheap model's steps, guided by a reward model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rsd_core.settings import Settings
 
 
 class GuidedSearch(Decoder):
-    """Base of the searches: a drafter and a verifier, and an answer that is settled at the end only."""
+    """Base of the searches: a drafter and a verifier, and an answer that is final only at the end."""
 
     def __init__(self, *, drafter: Drafter, verifier: Verifier, settings: Settings | None = None) -> None:
         require("drafter", drafter, Drafter)
@@ -39,28 +39,28 @@ class GuidedSearch(Decoder):
     async def _candidates(
         self, branch: Request, calls: Calls, count: int
     ) -> tuple[tuple[Step, ...], tuple[float, ...]]:
-        """Drafted steps with their rewards; 0 where the verifier failed or abstained, 1 for a marker alone."""
+        """Drafted steps with their rewards; 0 if the verifier failed or abstained, 1 for a bare marker."""
         drafts = await calls.drafts_or_fail(branch, self.drafter, count)
         try:
             rewards = await calls.score(branch, self.verifier, drafts) or (0.0,) * len(drafts)
         except BaseException:
-            branch.discard(drafts, scored=False)  # written and paid, and nobody will know what they were worth
+            branch.discard(drafts, scored=False)  # written and paid for, but never scored
             raise
         marks = [branch.progress.is_mark(step) for step in drafts]
         return drafts, tuple(1.0 if mark else reward or 0.0 for mark, reward in zip(marks, rewards, strict=True))
 
 
 class StepBeam(GuidedSearch):
-    """Step-level beam search: each beam drafts some steps, the best-rewarded of all live on.
+    """Step-level beam search: each beam drafts some steps, and those with the highest rewards survive.
 
     Beams compete by the reward of their last step, finished ones included (as in arXiv 2408.03314).
 
     Args:
         drafter: Writes the steps.
         verifier: Scores them.
-        width: Beams that live on.
-        expand: Steps that each beam drafts.
-        settings: Needs a temperature above 0 where `expand` is above 1.
+        width: Number of beams that survive.
+        expand: Number of steps that each beam drafts.
+        settings: Needs a temperature above 0 if `expand` is above 1.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class StepBeam(GuidedSearch):
         try:
             while any(beam.finish is None for beam in beams):
                 live = [beam for beam in beams if beam.finish is None]
-                # A single root drafts for all, so that as many beams may live on from the start.
+                # The single root drafts for all, so that the full number of beams can survive from the start.
                 count = self.expand if len(beams) > 1 or self.expand == 1 else self.expand * self.width
                 grown = await run_all([self._grow(beam, calls, count, scored) for beam in live])
                 rivals = [beam for beam in beams if beam.finish is not None] + [new for news in grown for new in news]
@@ -91,7 +91,7 @@ class StepBeam(GuidedSearch):
         except LimitReached as limit:
             beams[0].finish = beams[0].finish or limit.reason
         except Exception as error:
-            ended = error  # after the best beam was kept
+            ended = error  # raised after keeping the best beam
         on_path = {id(step) for step in beams[0].path.steps}
         request.discard([step for step in scored if id(step) not in on_path], scored=True)
         for i, record in enumerate(request.adopt(beams[0])):
@@ -109,5 +109,5 @@ class StepBeam(GuidedSearch):
 
 
 def _last_reward(beam: Request) -> float:
-    """Of the last step that was scored; markers are not."""
+    """The reward of the last scored step; markers are not scored."""
     return next((record.reward for record in reversed(beam.records) if record.reward is not None), 0.0)

@@ -1,4 +1,4 @@
-"""The two ends of the scale: the drafter alone and the target alone, behind the same interface and ledger."""
+"""The two ends of the scale: the drafter alone and the target alone, with the same interface and ledger."""
 
 from __future__ import annotations
 

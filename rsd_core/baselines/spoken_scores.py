@@ -12,10 +12,10 @@ from rsd_core.health import FIRST_CALLS
 logger = logging.getLogger(__name__)
 
 _LINK = r"""(?:[^\d\n.:=]{0,40}[:=])?(?:\s|[*_`"'“”:：=>|$~≈(\[]|[-–—](?=\s)|\\boxed\{|\b(?:is|of|was)\b){0,16}"""
-"""What may stand between the word and the number. A dash right before a number makes it negative."""
+"""What may come between the word and the number. A dash right before a number makes it negative."""
 _NUMBER = r"[-−]?\d+(?:[.,]\d+)?"
 _END = r"(?![\w]|[.,]\d|\s*[-–—]\s*\d|\s+to\s+\d)"
-"""After a number: it is none of a longer word, nor the beginning of a range."""
+"""After a number: it is neither part of a longer word nor the beginning of a range."""
 _OUT_OF = r"""(?:[}*_`"'$\s]*(?:/|\bout\s+of\b|\bof\b)[*_`"'$\s]*(\d+)(?!\w|[.,]\d))"""
 _RANGE = r"\s*[(\[]([^()\[\]\n]{1,40})[)\]]"
 _SCORE = re.compile(
@@ -29,18 +29,18 @@ _ALONE = re.compile(rf"\A[\s*_`\"'$(]*({_NUMBER})[\s*_`\"'$).]*\Z")
 
 
 def spoken_score(text: str, scale: int) -> float | None:
-    """The reward that a text ends in: the last score that it names, divided by the best one.
+    """The reward that a text concludes with: the last score in it, divided by the maximum.
 
-    A score is a number after the word `score`, whatever marks stand between them; else a fraction that ends the text,
-    such as `8/10`; else a number that is all of the text. Where the text tells the best score itself (`7/10`, `7 out
-    of 10`, `Score (0-10): 7`, `70%`), it is that.
+    A score is a number after the word `score`, whatever marks come between them; else a fraction that ends the text,
+    such as `8/10`; else a number that is the whole text. If the text states the maximum itself (`7/10`, `7 out of 10`,
+    `Score (0-10): 7`, `70%`), that one is used.
 
     Args:
         text: A reply without its thoughts.
-        scale: The best score, where the text does not tell it.
+        scale: The maximum score if the text does not state it.
 
     Returns:
-        A reward in [0, 1]; None where there is no score, or the last one is out of range.
+        A reward in [0, 1]; None if there is no score, or the last one is out of range.
     """
     scores = list(_SCORE.finditer(text))
     if scores:
@@ -59,19 +59,19 @@ def _reward(number: str, best: int) -> float | None:
 
 
 class Abstentions:
-    """A judge's replies without a score: each is logged, and where its first ones all are, that is warned of once."""
+    """Tracks a judge's replies without a score: each is logged, and if all of the first ones lack one, warns once."""
 
     def __init__(self) -> None:
         self._silent: int | None = 0
-        """Replies without a score so far; None once there was one, or the warning."""
+        """Replies without a score so far; None after the first score or the warning."""
 
     def note(self, judge: str, reward: float | None, reply: str) -> None:
         """Note a reply.
 
         Args:
             judge: Its name.
-            reward: What was read of the reply; None for nothing.
-            reply: The reply, or why there is no score in it.
+            reward: The score found in the reply; None if there is none.
+            reply: The reply, or why it contains no score.
         """
         if reward is not None:
             self._silent = None
@@ -83,8 +83,8 @@ class Abstentions:
         if self._silent == FIRST_CALLS:
             self._silent = None
             warnings.warn(
-                f"{judge} gave no score in any of its first {FIRST_CALLS} replies, the last of which ends in "
-                f"{reply[-80:]!r}: the setting on_abstain decides instead of it",
+                f"{judge} gave no score in any of its first {FIRST_CALLS} replies, the last of which ends with "
+                f"{reply[-80:]!r}: the setting on_abstain decides instead",
                 RoleWarning,
                 stacklevel=2,
             )

@@ -1,4 +1,4 @@
-"""Guided speculative inference (GSI, arXiv 2506.04118): rewards tilted by how much likelier the target finds a step."""
+"""Guided speculative inference (GSI, arXiv 2506.04118): rewards tilted by the target's relative likelihood."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rsd_core.settings import Settings
 
 
 class TiltedDecoder(RewardGuidedDecoder):
-    """GSI: soft best of n by r + (log P_M − log P_m) / β, and by r among steps of the target where that is too low.
+    """GSI: soft best of n by r + (log P_M − log P_m) / β; if that is too low, by r among steps of the target.
 
-    n is `Settings.candidates`. Drafter and target have to tell log-likelihoods (`HasLikelihood`).
+    n is `Settings.candidates`. Drafter and target must report log-likelihoods (`HasLikelihood`).
 
     Args:
         drafter: The cheap model.
         verifier: The reward model.
         target: The strong model.
-        threshold: u of the paper: the least tilted reward that is accepted.
-        beta: β of the paper; the larger, the closer to the plain best of n.
+        threshold: u in the paper: the lowest accepted tilted reward.
+        beta: β in the paper; the larger, the closer to plain best of n.
         settings: Everything else.
     """
 
@@ -43,7 +43,7 @@ class TiltedDecoder(RewardGuidedDecoder):
             raise ConfigurationError(f"beta must be above 0 (got {beta})")
         for model in (drafter, target):
             if not isinstance(model, HasLikelihood):
-                raise ConfigurationError(f"{model!r} tells no log-likelihoods, which GSI needs of drafter and target")
+                raise ConfigurationError(f"{model!r} reports no log-likelihoods, which GSI needs from both models")
         self.threshold, self.beta = threshold, beta
         super().__init__(drafter=drafter, verifier=verifier, target=target, settings=settings)
 
@@ -88,7 +88,7 @@ class TiltedDecoder(RewardGuidedDecoder):
     async def _tilted(
         self, request: Request, calls: Calls, drafts: Sequence[Step], rewards: Sequence[float | None]
     ) -> list[float | None]:
-        """R + (log P_M − log P_m) / β of each draft; None where the verifier abstained."""
+        """R + (log P_M − log P_m) / β for each draft; None if the verifier abstained."""
         likely = await calls.log_likelihoods(request, "target", self._target, drafts)
         cheap = await calls.log_likelihoods(request, "drafter", self.drafter, drafts)
         return [

@@ -3,7 +3,7 @@
 The simple ones are the formulas of the paper's Table 1. Budgets, the target's expected advantage and routing rules
 look at the whole request. A policy is data: it can be written as JSON or YAML (`{"kind": "binary_step", "delta": 0.7}`)
 and as text (`binary_step:0.7`, `first_steps:2/budget_aware:0.1`), and read back by `parse_policy`. Other packages add
-policies through entry points in the group `rsd.policies`; the entry's name is the kind, its object the class.
+policies through entry points in the group `rsd.policies`; the entry's name is the kind, and its object is the class.
 """
 
 from rsd_core.policies.advantage import AdvantageAware

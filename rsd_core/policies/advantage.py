@@ -1,4 +1,4 @@
-"""Accept what the target would not do better."""
+"""Accept drafts that the target would not improve on."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from rsd_core.results import StepRecord
 class AdvantageAware(WeightingPolicy):
     """Accept a draft whose reward is at least what the target is expected to reach here.
 
-    E_RSD[r] = R_M + E_m[ω (r − R_M)], with R_M the expected reward of the target's step: without a budget ω should be
-    1 exactly where r ≥ R_M. A low reward alone is no reason to call a target that would do no better. Under a budget
-    of γ target calls per step, the calls go where the advantage R_M − r is largest.
+    E_RSD[r] = R_M + E_m[ω (r − R_M)], with R_M the expected reward of the target's step: without a budget ω should be 1
+    exactly if r ≥ R_M. A low reward alone is no reason to call a target that would do no better. Under a budget of γ
+    target calls per step, the calls go where the advantage R_M − r is largest.
 
-    R_M is learned online: the verifier scores the target's own steps, and ridge regression predicts that score from
-    the drafted step's reward, that of the step before, which tells whether the answer is already spoiled, and the
-    position. What was learned is shared by all requests of the policy object.
+    R_M is learned online: the verifier scores the target's own steps, and ridge regression predicts that score from the
+    drafted step's reward, the position, and the reward of the step before, which shows whether the answer is already
+    spoiled. All requests of the policy object share what it learns.
 
-    In place of a share of steps, `reward_per_cost` gives computation a price: λ, the reward that a unit of cost has to
-    bring. Of all that can be done about a draft, what is worth most after its cost is done (the value of computation,
-    one action ahead; Russell and Wefald 1991, and as a reward for reasoning in arXiv 2410.05563):
+    Instead of a share of steps, `reward_per_cost` sets a price on computation: λ, the reward that a unit of cost must
+    bring. Of the possible actions on a draft, the one with the highest value after its cost is taken (the value of
+    computation, one action ahead; Russell and Wefald 1991, and as a reward for reasoning in arXiv 2410.05563):
 
     - accept: r;
     - target: R_M − λ c;
-    - another draft, the better of both being kept: E[max(R', v)] − λ c, with v the better of the two above;
-    - the dearer verifier, where the verifier leaves that to the policy: E[max(R*, R_M − λ c)] − λ c';
-    - in a thought, with `stops`: answer now, unless one more step is expected to raise the reward of the answer by
-      λ times its cost.
+    - another draft, of which the better is kept: E[max(R', v)] − λ c, with v the larger of the two values above;
+    - the stronger verifier, if the verifier lets the policy decide: E[max(R*, R_M − λ c)] − λ c';
+    - in a thought, with `stops`: answer now, unless one more step is expected to raise the answer's reward by λ times
+      its cost.
 
-    What each action brings and costs is learned online as well, costs from the ledger.
+    The gain and cost of each action are learned online as well, costs from the ledger.
     """
 
     kind: Literal["advantage_aware"] = "advantage_aware"
     target_rate: Probability | None = None
-    """γ: the most that may go to the target, as a share of steps; None is no budget."""
+    """γ: the largest share of steps that may go to the target; None for no budget."""
     prior: Probability = 0.7
-    """What the target is taken to reach before it was seen."""
+    """The target's expected reward before any observation."""
     explore: Probability = 0.02
-    """Share of good drafts rejected all the same: only so is learned what the target would have reached there."""
+    """Share of good drafts rejected anyway, to keep the estimate of the target's reward current."""
     memory: Annotated[int, Field(ge=2)] = 1000
-    """How many of the target's latest steps count in the estimate, and rewards in the budget's quantile."""
+    """How many of the target's latest steps the estimate uses, and how many rewards the budget's quantile uses."""
     horizon: Annotated[int, Field(ge=1)] = 100
-    """Steps over which a deviation from the budget is made good."""
+    """Steps over which a deviation from the budget is corrected."""
 
     reward_per_cost: Amount | None = None
-    """λ: the reward that a unit of cost has to bring, see `cost_in`; in place of `target_rate`."""
+    """λ: the reward that a unit of cost (see `cost_in`) must bring; an alternative to `target_rate`."""
     cost_in: Unit = "flops"
-    """The unit of cost: 10¹² FLOPs, a second of models at work, or one of money."""
+    """The unit of cost: 10¹² FLOPs, a second of model time, or one unit of money."""
     drafts: Annotated[int, Field(ge=1, le=64)] = 3
-    """Drafts of a step at most, where computation has a price."""
+    """Maximum number of drafts per step, if computation has a price."""
     stops: bool = False
-    """Whether a thought may be ended early, where computation has a price. The same policy has to decide about the
-    answer, which is how it learns what a thought was good for."""
+    """Whether a thought may be ended early, if computation has a price. The same policy must also decide about the
+    answer, since that is how it learns what a thought was worth."""
 
     _expected: Regression = PrivateAttr()
     _budget: Budget = PrivateAttr()
@@ -79,13 +79,13 @@ class AdvantageAware(WeightingPolicy):
         return self
 
     def model_post_init(self, context: Any) -> None:  # noqa: ARG002
-        """Begin with the prior."""
+        """Start from the prior."""
         self._outcomes = Outcomes(self.prior, 1 - 1 / self.memory)
         self._expected = Regression(self.prior, 1 - 1 / self.memory)
         self._budget = Budget(1.0 if self.target_rate is None else self.target_rate, self.horizon, self.memory)
 
     def expected(self, reward: float, before: Sequence[StepRecord] = ()) -> float:
-        """R_M: the reward that the target is expected to reach after some steps, where a draft has the given reward."""
+        """R_M: the target's expected reward after some steps, given the draft's reward."""
         return self._expected.predict(_features(reward, before))
 
     def weight(self, reward: float) -> float:
@@ -133,11 +133,11 @@ class AdvantageAware(WeightingPolicy):
     def _options(
         self, reward: float, before: Sequence[StepRecord] = (), attempt: int = 0, *, verifies: bool = False
     ) -> dict[Action, float]:
-        """What each action is worth, in reward, after its cost."""
+        """The value of each action, in reward, net of its cost."""
         outcomes, features = self._outcomes, _features(reward, before)
 
         def judged(value: float) -> float:
-            """What the dearer verifier would say, where there is one."""
+            """What the stronger verifier would say, if there is one."""
             return min(1.0, max(0.0, value + outcomes.verdict.predict(_features(value, before))))
 
         accept = judged(reward) if verifies else reward
@@ -154,14 +154,14 @@ class AdvantageAware(WeightingPolicy):
 
     @staticmethod
     def _best(options: dict[Action, float]) -> Action:
-        return max(options, key=options.__getitem__)  # of equal ones the first, which is to accept
+        return max(options, key=options.__getitem__)  # the first of equal ones, which is to accept
 
     def _price(self, action: str) -> float:
-        """What an action costs, in reward."""
+        """The cost of an action, in reward."""
         return (self.reward_per_cost or 0.0) * self._outcomes.cost(action)
 
     def _observe(self, request: RequestView) -> None:
-        """Learn from what the last action about this step brought, and what a thought was good for."""
+        """Learn from the outcome of the last action on this step, and from the worth of a thought."""
         outcomes, rewards, records = self._outcomes, request.rewards, request.records
         note: Note | None = request.notes.get(id(self))
         if note is not None and note.index == request.index:
@@ -216,5 +216,5 @@ def _features(reward: float, before: Sequence[StepRecord]) -> tuple[float, ...]:
 
 
 def _last(records: Sequence[StepRecord]) -> float:
-    """The reward of the last step that has one."""
+    """The reward of the last scored step."""
     return next((record.own_reward for record in reversed(records) if record.own_reward is not None), 1.0)

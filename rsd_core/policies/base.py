@@ -1,4 +1,4 @@
-"""What a policy is, and what it may see of the request it decides about."""
+"""The base of policies, and their view of the request they decide about."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from rsd_core.thoughts.reading import Kind
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Route = Literal["draft", "target", "answer"]
-"""Who writes a step; `answer`: nobody, for the thought ends here and the answer follows."""
+"""Who writes a step; `answer`: none, as the thought ends here and the answer follows."""
 Decision = Literal["accept", "retry", "target", "another", "verify"]
-"""What becomes of a drafted step: it is accepted, another one is drafted instead, the target writes the step, another
-one is drafted and the better of both goes before the policy, or the verifier's dearer part judges it first."""
+"""The decision on a drafted step: accept it, draft another instead, let the target write the step, draft another and
+put the better one to the policy, or let the stronger verifier score it first."""
 
 
 class RequestView(Protocol):
-    """A request as policies see it: the whole answer so far and its ledger, to be read only."""
+    """A request as policies see it: the whole answer so far and its ledger, read-only."""
 
     @property
     def index(self) -> int:
-        """Index of the step that is being decoded."""
+        """Index of the step being decoded."""
 
     @property
     def attempt(self) -> int:
-        """How many drafts of this step were retried before the present one."""
+        """How many drafts of this step were retried before the current one."""
 
     @property
     def coin(self) -> float:
-        """The request's own random number in [0, 1) for this attempt at this step."""
+        """The request's random number in [0, 1) for this step and attempt."""
 
     @property
     def path(self) -> Path:
-        """The prompt and the steps so far, as they were written."""
+        """The prompt and the steps so far, as written."""
 
     @property
     def kind(self) -> Kind:
-        """What the step is part of: the thought, or the answer."""
+        """Whether the step is part of the thought or the answer."""
 
     @property
     def entropy(self) -> float | None:
-        """Entropy of the step's first token under the drafter, in nats, where `needs_entropy`; None after a fault."""
+        """Entropy of the step's first token under the drafter, in nats, if `needs_entropy`; None after a fault."""
 
     @property
     def rewards(self) -> Sequence[float | None]:
-        """What was said last of the present step's drafts: of the latest candidates, or by the dearer verifier."""
+        """The latest rewards of the current step's drafts: of the newest candidates, or by the stronger verifier."""
 
     @property
     def unverified(self) -> bool:
-        """Whether the dearer verifier may still be asked about the draft, see `Verifier.dearer`."""
+        """Whether the stronger verifier may still score the draft (see `Verifier.stronger`)."""
 
     @property
     def notes(self) -> dict[object, Any]:
-        """What the policy wants to remember of the request; nobody else reads it."""
+        """The policy's private notes on the request."""
 
     @property
     def records(self) -> Sequence[StepRecord]:
@@ -70,7 +70,7 @@ class RequestView(Protocol):
 
     @property
     def ledger(self) -> Ledger:
-        """What was spent so far."""
+        """The work so far."""
 
     @property
     def settings(self) -> Settings:
@@ -78,74 +78,74 @@ class RequestView(Protocol):
 
 
 class WeightingPolicy(Data):
-    """Base of all policies: a policy that is a formula writes `weight` and nothing else.
+    """Base of all policies: a policy that is a formula implements only `weight`.
 
-    The other methods are for policies that look further than the reward. They are called between awaits, by any
-    number of requests and threads at once, so a policy that learns guards its state.
+    The other methods are for policies that look beyond the reward. They are called between awaits, by any number of
+    requests and threads at once, so a policy that learns must guard its state.
     """
 
     needs_reward: ClassVar[bool] = True
-    """Whether drafts are scored; if not, they are kept, and no verifier is asked."""
+    """Whether drafts are scored; if not, they are kept and the verifier is not called."""
     needs_entropy: ClassVar[bool] = False
-    """Whether `route` looks at the entropy of the step's first token, which the drafter then has to tell."""
+    """Whether `route` uses the entropy of the step's first token, which the drafter must then report."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
-        if "forced" in vars(cls):  # never called any more: a budget would go wrong without a word
+        if "forced" in vars(cls):  # no longer called: a budget would silently go wrong
             raise ConfigurationError(f"{cls.__name__}.forced is on_target_forced now; rename the method")
 
     @abstractmethod
     def weight(self, reward: float) -> float:
         """ω(reward): the probability of accepting a step with this reward, in [0, 1] and non-decreasing.
 
-        For a policy that learns, ω as it stands. Asking changes nothing.
+        For a policy that learns, the current ω. Calling it changes nothing.
         """
 
     def route(self, request: RequestView) -> Route:  # noqa: ARG002
-        """Who writes the next step, asked before anything is drafted; `answer` only inside of a thought."""
+        """Who writes the next step, called before anything is drafted; `answer` only inside a thought."""
         return "draft"
 
     def decide(self, step: Step, reward: float, request: RequestView) -> Decision:  # noqa: ARG002
-        """What becomes of a drafted step: Algorithm 2 of the paper, unless a policy knows better."""
+        """The decision on a drafted step: by default Algorithm 2 of the paper."""
         weight = self.weight(reward)
         if not 0 <= weight <= 1:
-            raise RunError(f"the policy {self!r} gave {weight!r} for the reward {reward!r}, no probability")
-        # The coin is in [0, 1): it need not be drawn where it cannot matter.
+            raise RunError(f"the policy {self!r} returned {weight!r} for the reward {reward!r}, not a probability")
+        # The coin is in [0, 1), so it need not be drawn if it cannot matter.
         return "accept" if weight == 1 or (weight > 0 and request.coin < weight) else "target"
 
     def on_target_forced(self) -> None:
-        """The target writes a step that this policy was not asked about: a routing rule or a fault sent it there."""
+        """The target writes a step without a decision by this policy: a routing rule or a fault sent it there."""
 
     def learn(self, reward: float | None, request: RequestView) -> None:
         """The target wrote the last step of the answer.
 
         Args:
-            reward: The verifier's score of the target's own step, where `scores_target` asked for it.
+            reward: The verifier's score of the target's own step, if `scores_target`.
             request: The request with that step.
         """
 
     @property
     def learns(self) -> bool:
-        """Whether decisions depend on what was decoded before."""
+        """Whether decisions depend on earlier decoding."""
         return False
 
     @property
     def scores_target(self) -> bool:
-        """Whether the target's own steps are scored too. Verifiers with a cache read them sooner or later anyway."""
+        """Whether the target's own steps are scored too. Verifiers with a cache read them anyway sooner or later."""
         return False
 
     @property
     def verifies(self) -> bool:
-        """Whether `verify` may be a decision; only such policies go with verifiers that leave it to them."""
+        """Whether `verify` may be a decision; verifiers that let the policy decide require it."""
         return False
 
     @property
     def needs_known(self) -> Literal["flops_per_token", "price"] | None:
-        """What must be known of every model for the policy to work."""
+        """What must be known about every model for the policy to work."""
         return None
 
     @property
     def limits(self) -> Limits | None:
-        """Hard limits that are part of the policy; the tighter of these and the settings' hold."""
+        """Hard limits that are part of the policy; the tighter of these and the settings' limits apply."""
         return None

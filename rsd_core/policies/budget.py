@@ -1,4 +1,4 @@
-"""Policies that take what may be spent instead of a threshold: a share of all steps, or a sum for each request."""
+"""Policies with a budget instead of a threshold: a share of all steps, or a fixed amount per request."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Rewards = tuple[Probability, ...]
 
 
 class BudgetAware(WeightingPolicy):
-    """Send a given share of all steps to the target: those whose drafts have the lowest rewards.
+    """Send a given share of all steps to the target: those with the lowest draft rewards.
 
     Proposition 2.3 of the paper, online: under a budget ν ≤ γ on target calls the optimal ω is a step at the
-    γ-quantile of the drafter's rewards, with a loaded coin at ties. The quantile is that of the latest rewards, and
-    what was spent too much or too little is made good over the next steps. So |share − γ| ≤ (horizon + 1) / n after
-    n steps, for any rewards in any order, however many requests decide at once. Steps that a routing rule or a fault
-    sent to the target are paid from the same budget, as far as it goes.
+    γ-quantile of the drafter's rewards, with a biased coin at ties. The quantile is taken over the latest rewards, and
+    over- or underspending is corrected over the next steps. So |share − γ| ≤ (horizon + 1) / n after n steps, for any
+    rewards in any order, however many requests decide at once. Steps sent to the target by a routing rule or a fault
+    are paid from the same budget, as far as it goes.
 
-    It learns from all requests that share the policy object, so its choices depend on what was decoded before;
-    `copy.deepcopy` gives a policy that has seen nothing but its warm start.
+    It learns from all requests that share the policy object, so its choices depend on earlier decoding; `copy.deepcopy`
+    returns a policy with only its warm start.
     """
 
     kind: Literal["budget_aware"] = "budget_aware"
     target_rate: Probability = 0.2
     """γ: the share of steps that go to the target."""
     memory: Memory = 1000
-    """How many of the latest rewards the quantile is taken over: how fast drift is followed."""
+    """How many of the latest rewards the quantile is taken over; fewer follow drift faster."""
     horizon: Annotated[int, Field(ge=1)] = 100
-    """Steps over which a deviation from the budget is made good. Shorter keeps closer to it, and decides less well."""
+    """Steps over which a deviation from the budget is corrected. Fewer keep closer to it, but decide less well."""
     warm_start: Rewards = ()
-    """Rewards of drafted steps to begin with, as `rsd calibrate` writes them."""
+    """Initial rewards of drafted steps, as written by `rsd calibrate`."""
 
     _budget: Budget = PrivateAttr()
 
@@ -61,28 +61,28 @@ class BudgetAware(WeightingPolicy):
 
 
 class RequestBudget(WeightingPolicy):
-    """Spend a fixed sum on the target in each request, where it is worth most.
+    """Spend a fixed amount on the target in each request, where it is worth most.
 
-    At each step the sum that is left is divided by what a call of the target costs and by the steps still expected;
-    that share of the drafts, the lowest-rewarded, goes to the target. Lengths of answers, costs of calls and rewards
-    are learned from all requests that share the policy object. The budget is hard: see `Limits`.
+    At each step the remaining budget is divided by the cost of a target call and by the number of steps still expected;
+    that share of the drafts, those with the lowest rewards, goes to the target. Answer lengths, call costs and rewards
+    are learned from all requests that share the policy object. The budget is hard (see `Limits`).
     """
 
     kind: Literal["request_budget"] = "request_budget"
     calls: Annotated[int, Field(ge=0)] | None = None
     """Calls of the target."""
     tokens: Annotated[int, Field(ge=0)] | None = None
-    """Tokens that the target writes."""
+    """Tokens written by the target."""
     flops: Amount | None = None
-    """FLOPs of all tokens that the target computes."""
+    """FLOPs of all tokens computed by the target."""
     cost: Amount | None = None
     """Money for the target, in the currency of its price."""
     steps: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 8.0
-    """Steps that an answer is expected to have before any was seen."""
+    """Expected number of steps per answer, before any observation."""
     memory: Memory = 1000
     """How many of the latest rewards the quantile is taken over."""
     warm_start: Rewards = ()
-    """Rewards of drafted steps to begin with."""
+    """Initial rewards of drafted steps."""
 
     _plan: Plan = PrivateAttr()
 
@@ -131,7 +131,7 @@ class RequestBudget(WeightingPolicy):
         return {name: budget for name, budget in budgets.items() if budget is not None}
 
     def _rate(self, index: int, spent: Account) -> float:
-        """Share of the steps still expected that the sum that is left pays for; 0 if it pays for no whole one."""
+        """Share of the remaining steps that the remaining budget covers; 0 if it does not cover a whole one."""
         calls = min(
             (budget - (getattr(spent, name) or 0)) / self._plan.price(name, budget)
             for name, budget in self._budgets().items()
@@ -140,10 +140,10 @@ class RequestBudget(WeightingPolicy):
 
 
 class Plan(Learned):
-    """What is known about answers to come: how long they get, and what a call of the target costs."""
+    """Forecast for future answers: their length, and the cost of a target call."""
 
     _TRUST = 4.0
-    """How many answers the expectation given beforehand is worth."""
+    """Weight of the prior expectation, in answers."""
 
     def __init__(self, steps: float, memory: int, start: Rewards) -> None:
         super().__init__(steps, memory, start)
@@ -153,13 +153,13 @@ class Plan(Learned):
         self._paid: dict[str, float] = {}
 
     def reach(self, index: int) -> None:
-        """Count an answer that got as far as this step."""
+        """Count an answer that reached this step."""
         self._reached[index] += 1
 
     def ahead(self, index: int) -> float:
         """Steps expected from this one on, itself included: the mean residual life of answers that got here.
 
-        Answers seen count by how many reached each step; beforehand, lengths are taken as geometric.
+        Observed answers count by how many reached each step; a priori, lengths are taken to be geometric.
         """
         trust = self._TRUST * (1 - 1 / self._steps) ** index
         if trust + self._reached[index] == 0:
@@ -168,7 +168,7 @@ class Plan(Learned):
         return max(1.0, (later + trust * self._steps) / (self._reached[index] + trust))
 
     def paid(self, target: Account) -> None:
-        """Take in what the calls of one request cost on average; the latest twenty requests or so count most."""
+        """Add the average cost of one request's calls; the latest twenty requests or so count most."""
         for name in ("generated", "flops", "cost"):
             amount = getattr(target, name)
             if amount and target.calls:
@@ -176,5 +176,5 @@ class Plan(Learned):
                 self._paid[name] = last + (amount / target.calls - last) / 20
 
     def price(self, name: str, unknown: float) -> float:
-        """What a call of the target costs; before any was made, the budget is taken to buy one."""
+        """The cost of a target call; before the first one, the whole budget."""
         return 1.0 if name == "calls" else self._paid.get(name, unknown) or 1.0

@@ -1,4 +1,4 @@
-"""What computing more is worth, and what it costs: the value of computation, one action ahead."""
+"""The value of computation, one action ahead: what more computation gains, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Action = Literal["accept", "target", "another", "verify"]
 
 
 def improvement(mean: float, deviation: float, best: float) -> float:
-    """E[max(X, best)] − best: what one more draw is expected to bring where the better one is kept.
+    """E[max(X, best)] − best: the expected gain of one more draw if the better one is kept.
 
     Args:
-        mean: Of X, a normal variable.
-        deviation: Of X, at least 0.
-        best: What there is already.
+        mean: Mean of X, a normal variable.
+        deviation: Standard deviation of X, at least 0.
+        best: The value already in hand.
     """
     if deviation <= 0:
         return max(0.0, mean - best)
@@ -30,7 +30,7 @@ def improvement(mean: float, deviation: float, best: float) -> float:
 
 
 def spent(request: RequestView, unit: Unit) -> float:
-    """What a request cost so far, all roles together: in TFLOPs, in seconds of models at work, or in money."""
+    """The cost of a request so far, all roles together: in TFLOPs, in seconds of model time, or in money."""
     ledger = request.ledger
     if unit == "seconds":
         return ledger.drafter.seconds + ledger.verifier.seconds + ledger.target.seconds
@@ -41,7 +41,7 @@ def spent(request: RequestView, unit: Unit) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """An action whose outcome is awaited."""
+    """An action with a pending outcome."""
 
     index: int
     action: Action
@@ -51,41 +51,41 @@ class Note:
 
 
 class Outcomes(Learned):
-    """What came of the actions of all requests that share a policy, and what each of them cost.
+    """Outcomes and costs of the actions of all requests that share a policy.
 
     Args:
-        prior: The reward that is expected of a draft before any was seen.
-        fading: Of old observations, see `Regression`.
+        prior: The expected reward of a draft before any observation.
+        fading: Weight of old observations (see `Regression`).
     """
 
     def __init__(self, prior: float, fading: float) -> None:
         super().__init__(prior, fading)
         self._prior = prior
         self.another = Regression(prior, fading)
-        """From a draft's reward to that of another one for the same step."""
+        """Predicts another draft's reward from a draft's reward for the same step."""
         self.verdict = Regression(0.0, fading, low=-1.0)
-        """By how much the dearer verifier's reward differs."""
+        """Predicts by how much the stronger verifier's reward differs."""
         self._answer = Regression(0.0, fading, size=3, low=-1.0)
         self._costs: dict[str, float] = {}
 
     def cost(self, action: str) -> float:
-        """What an action costs, everything that it brings about included; 0 before it was tried."""
+        """The cost of an action, including everything it causes; 0 before it was tried."""
         return self._costs.get(action, 0.0)
 
     def paid(self, action: str, amount: float) -> None:
-        """Take in what an action cost; the latest twenty or so count most."""
+        """Add the cost of an action; the latest twenty or so count most."""
         with self.lock:
             last = self._costs.get(action, amount)
             self._costs[action] = last + (amount - last) / 20
 
     def answer(self, last: float, steps: int) -> float:
-        """The reward that the beginning of the answer is expected to have after so many steps of thought.
+        """Expected reward of the beginning of the answer after this many steps of thought.
 
-        Before anything was seen, an answer without thought is taken to be worth nothing, and each further step of
-        thought less than the one before: prior · n / (n + 1) after n steps.
+        Before any observation, an answer without thought is taken to be worth nothing, and each further step of thought
+        adds less than the one before: prior · n / (n + 1) after n steps.
         """
         return self._prior * steps / (steps + 1) + self._answer.predict((1.0, last, 1 / (1 + steps)))
 
     def answered(self, last: float, steps: int, reward: float) -> None:
-        """Take in the reward of the beginning of an answer."""
+        """Add the reward of the beginning of an answer."""
         self._answer.add((1.0, last, 1 / (1 + steps)), reward - self._prior * steps / (steps + 1))

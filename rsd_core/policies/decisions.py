@@ -1,4 +1,4 @@
-"""What becomes of drafts: which candidate goes before the policy, and what the policy says of it."""
+"""Decisions on drafts: which candidate is put to the policy, and what the policy decides."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def route(policy: WeightingPolicy, request: Request) -> Route:
     """Who writes the next step, before anything is drafted.
 
     Raises:
-        RunError: The policy failed, or gave neither; named in the message.
+        RunError: The policy failed, or returned neither; the message names it.
     """
-    if request.kept is not None:  # something is drafted already
+    if request.kept is not None:  # a draft already exists
         return "draft"
     try:
         author = policy.route(request)
@@ -38,9 +38,9 @@ def route(policy: WeightingPolicy, request: Request) -> Route:
 
 
 def choose(request: Request, rewards: Sequence[float | None]) -> int:
-    """Which candidate goes before the policy: the best, or one drawn by the softmax of the rewards.
+    """Which candidate is put to the policy: the best, or one drawn by the softmax of the rewards.
 
-    One about which the verifier abstained is the last choice, or a middling one where such steps are kept.
+    One on which the verifier abstained ranks last, or in the middle if such steps are kept.
     """
     if len(rewards) < 2:
         return 0
@@ -59,8 +59,8 @@ def decide(
 ) -> Decision:
     """What becomes of the draft.
 
-    A marker alone is kept, and so is what the policy wants no reward of. Without a reward, `on_abstain` says it where
-    the draft was scored, and `on_verifier_error` where that failed.
+    A bare marker is kept, and so is any draft if the policy uses no rewards. Without a reward, `on_abstain` decides if
+    the verifier abstained, and `on_verifier_error` if it failed.
 
     Raises:
         RunError: The policy failed, or gave no decision; named in the message.
@@ -87,17 +87,17 @@ def decide(
 async def settle(
     cast: Cast, request: Request, calls: Calls, draft: Step | None, reward: float | None, *, scored: bool
 ) -> tuple[Decision, float | None]:
-    """What becomes of the draft, and its reward: after the dearer verifier was asked, where the policy wants that.
+    """The decision on the draft, and its reward, after scoring by the stronger verifier if the policy wants that.
 
     Raises:
         RunError: The policy failed, or gave no decision; named in the message.
     """
-    dearer = cast.verifier.dearer
-    request.unverified = dearer is not None and request.verified is not draft
+    stronger = cast.verifier.stronger
+    request.unverified = stronger is not None and request.verified is not draft
     decision = decide(cast.policy, request, draft, reward, scored=scored)
-    if decision == "verify" and draft is not None and dearer is not None and request.unverified:
+    if decision == "verify" and draft is not None and stronger is not None and request.unverified:
         request.verified, request.unverified = draft, False
-        request.rewards = await calls.score(request, dearer, (draft,)) or (None,)
+        request.rewards = await calls.score(request, stronger, (draft,)) or (None,)
         reward = reward if request.rewards[0] is None else request.rewards[0]
         decision = decide(cast.policy, request, draft, reward, scored=scored)
     if decision == "verify":
@@ -124,4 +124,4 @@ def _failure(policy: WeightingPolicy, method: str, error: Exception) -> RunError
 
 
 def _no_answer(policy: WeightingPolicy, method: str, value: object, known: tuple[str, ...]) -> RunError:
-    return RunError(f"{method}() of the policy {policy!r} gave {value!r}, which is none of: {', '.join(known)}")
+    return RunError(f"{method}() of the policy {policy!r} returned {value!r}, not one of: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Policies that ask no verifier: one model writes all steps, or the drafter's own doubt says who does."""
+"""Policies without a verifier: one model writes all steps, or the drafter's own uncertainty decides who does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsd_core.policies.base import RequestView, WeightingPolicy
 
 
 class Unscored(WeightingPolicy):
-    """Base of policies that ask no verifier: whatever is drafted is kept."""
+    """Base of policies without a verifier: every draft is kept."""
 
     needs_reward: ClassVar[bool] = False
 
@@ -19,13 +19,13 @@ class Unscored(WeightingPolicy):
 
 
 class AlwaysDraft(Unscored):
-    """The drafter writes every step: with another policy for thoughts, it answers what the target thought."""
+    """The drafter writes every step: with another policy for thoughts, the target thinks and the drafter answers."""
 
     kind: Literal["always_draft"] = "always_draft"
 
 
 class AlwaysTarget(Unscored):
-    """The target writes every step: with another policy for thoughts, it answers what the drafter thought."""
+    """The target writes every step: with another policy for thoughts, the drafter thinks and the target answers."""
 
     kind: Literal["always_target"] = "always_target"
 
@@ -36,12 +36,12 @@ class AlwaysTarget(Unscored):
 class FirstToken(Unscored):
     """The target writes the steps that the drafter does not know how to begin (GlimpRouter, arXiv 2601.05110).
 
-    Before a step is drafted, the drafter tells the entropy of its first token; above the threshold the target writes.
+    Before a step is drafted, the drafter reports the entropy of its first token; above the threshold the target writes.
     """
 
     kind: Literal["first_token"] = "first_token"
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """In nats. It belongs to one drafter and task."""
+    """In nats. It holds for one drafter and task."""
     needs_entropy: ClassVar[bool] = True
 
     def route(self, request: RequestView) -> Literal["draft", "target"]:

@@ -1,4 +1,4 @@
-"""The quantile of the latest rewards, kept online, and how far spending is from its budget."""
+"""An online quantile of recent rewards, and a budget that tracks the deviation of its spending."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Self
 
 
 class Learned:
-    """What a policy learned while it worked.
+    """A policy's learned state.
 
-    No part of the policy's data: policies are equal whatever they learned, and a copy starts anew.
+    Not part of the policy's data: policies are equal whatever they learned, and a copy starts fresh.
     """
 
     def __init__(self, *start: Any) -> None:
@@ -40,17 +40,17 @@ class Recent:
         self._memory = memory
 
     def add(self, value: float) -> None:
-        """Take a value in; the oldest one is forgotten when the memory is full."""
+        """Add a value; the oldest one is forgotten when the memory is full."""
         if len(self._order) == self._memory:
             del self._sorted[bisect.bisect_left(self._sorted, self._order.popleft())]
         self._order.append(value)
         bisect.insort(self._sorted, value)
 
     def weight(self, value: float, rate: float) -> float:
-        """Probability to accept a value so that a share `rate` of such values, the lowest ones, is rejected.
+        """Probability of accepting a value such that a share `rate` of all values, the lowest, is rejected.
 
-        A step at the `rate`-quantile of what was seen, this value included. The atom that holds the quantile is
-        accepted in part, so that the share is met for discrete values too.
+        A step function at the `rate`-quantile of the values seen, this one included. The atom at the quantile is
+        accepted with partial probability, so that the share is met for discrete values too.
         """
         n = len(self._sorted) + 1
         below = bisect.bisect_left(self._sorted, value) / n
@@ -59,7 +59,7 @@ class Recent:
 
 
 class Budget(Learned):
-    """Rejects a share of the values it is shown, the lowest ones, and keeps to that share whatever comes.
+    """Rejects a share of the values it is shown, the lowest, and keeps to that share whatever comes.
 
     The debt is what may still be spent: γ for each step, less 1 for each rejected one. The quantile is taken at
     γ + debt / horizon. At or above 1 everything is rejected, at or below 0 everything is accepted, so for *every*
@@ -78,7 +78,7 @@ class Budget(Learned):
             return self._recent.weight(value, self._rate + self._debt / self._horizon)
 
     def decide(self, value: float, coin: float, surely: bool = False) -> bool:
-        """Decide on a value, all in one: whether it is accepted, `surely` or by the coin."""
+        """Whether a value is accepted, `surely` or by the coin."""
         with self.lock:
             accepted = surely or coin < self.weight(value)
             self._recent.add(value)
@@ -86,10 +86,10 @@ class Budget(Learned):
         return accepted
 
     def force(self) -> None:
-        """Count a rejection that was decided elsewhere."""
+        """Count a rejection decided elsewhere."""
         with self.lock:
             self._settle(accepted=False)
 
     def _settle(self, accepted: bool) -> None:
-        # What was left unspent for long is not hoarded.
+        # Long-unspent budget is not hoarded.
         self._debt = min(self._debt + self._rate - (not accepted), float(self._horizon))

@@ -14,16 +14,16 @@ from rsd_core.plugins import Registry, of_class
 from rsd_core.policies.base import WeightingPolicy
 
 BUILT_IN: dict[str, type[WeightingPolicy]] = {}
-"""Filled by the package, for rules are policies that hold policies: they could not be imported here."""
+"""Filled by the package: rules are policies that contain policies, so importing them here would be circular."""
 POLICIES = Registry("policy", "rsd.policies", BUILT_IN, of_class(WeightingPolicy))  # type: ignore[type-abstract]
-"""All known policies by kind, those of installed packages included."""
+"""All known policies by kind, including those of installed packages."""
 
 
 def parse_policy(policy: str | Path | dict[str, Any] | WeightingPolicy) -> WeightingPolicy:
     """Make a policy from text, from data, from a JSON file, or from a policy.
 
     Text is the kind, then its parameters in the order of the class or by name: `binary_step:0.7`,
-    `logistic:alpha=20,delta=0.6`, `sigmoid`. Rules stand before the policy that they lead to, with slashes between:
+    `logistic:alpha=20,delta=0.6`, `sigmoid`. Rules come before the policy they lead to, separated by slashes:
     `first_steps:2/retry:1/budget_aware:0.1`. A text that ends with `.json` is the path of a file.
 
     Raises:
@@ -32,11 +32,11 @@ def parse_policy(policy: str | Path | dict[str, Any] | WeightingPolicy) -> Weigh
     try:
         return _parse(policy)
     except ValidationError as error:
-        raise ConfigurationError(f"{policy!r} is no valid policy: {explain(error)}") from error
+        raise ConfigurationError(f"{policy!r} is not a valid policy: {explain(error)}") from error
 
 
 def _parse(policy: Any) -> WeightingPolicy:
-    """The same, with errors that pydantic can put in their place of a larger object."""
+    """The same, with errors that pydantic can locate in a larger object."""
     if isinstance(policy, WeightingPolicy):
         return policy
     if isinstance(policy, Path) or (isinstance(policy, str) and policy.endswith(".json")):
@@ -58,10 +58,10 @@ def _from_text(text: str) -> dict[str, Any]:
     data = from_text(first, POLICIES, "policy")
     if slash:
         if "then" not in POLICIES[data["kind"]].model_fields:
-            raise ConfigurationError(f"{text!r}: {data['kind']} is no rule, so no policy may follow it after a slash")
+            raise ConfigurationError(f"{text!r}: {data['kind']} is not a rule, so no policy may follow it")
         data["then"] = rest
     return data
 
 
 Policy = Annotated[SerializeAsAny[WeightingPolicy], BeforeValidator(_parse)]
-"""A field that holds any policy, as an object, as data, or as text: built in, of a package, or of one's own."""
+"""A field that holds any policy, as an object, as data, or as text: built-in, from a package, or custom."""

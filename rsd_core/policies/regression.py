@@ -1,4 +1,4 @@
-"""Ridge regression that is kept online, and how far it is off."""
+"""Online ridge regression, and its typical error."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from rsd_core.policies.online_quantile import Learned
 
 
 class Regression(Learned):
-    """Ridge regression of a few features, in which old observations fade.
+    """Ridge regression on a few features, in which old observations fade.
 
     Args:
-        prior: What is expected where nothing was seen.
+        prior: Prediction before any observation.
         fading: Weight of all older observations when a new one comes, in (0, 1).
-        size: How many features there are; the first is 1.
-        low: The least value that is predicted; the greatest is 1.
+        size: Number of features; the first is always 1.
+        low: The smallest prediction; the largest is 1.
     """
 
     _UNSURE = 0.25
-    """The deviation that is assumed before anything was seen; it counts as one observation."""
+    """Deviation assumed before any observation; it counts as one observation."""
 
     def __init__(self, prior: float, fading: float, size: int = 4, low: float = 0.0) -> None:
         super().__init__(prior, fading, size, low)
@@ -29,7 +29,7 @@ class Regression(Learned):
         self._errors = self._seen = 0.0
 
     def add(self, features: tuple[float, ...], value: float) -> None:
-        """Take an observation in."""
+        """Add an observation."""
         with self.lock:
             self._errors = self._fading * self._errors + (value - self.predict(features)) ** 2
             self._seen = self._fading * self._seen + 1
@@ -47,13 +47,13 @@ class Regression(Learned):
 
     @property
     def deviation(self) -> float:
-        """How far predictions were off, as a root mean square."""
+        """Root mean square error of the predictions."""
         return math.sqrt((self._errors + self._UNSURE**2) / (self._seen + 1))
 
     def _solve(self) -> list[float]:
         """Solve the normal equations by elimination; the ridge keeps every pivot away from 0.
 
-        The prior counts as one observation; slopes are held back less, since rewards vary little.
+        The prior counts as one observation; slopes are penalised less, since rewards vary little.
         """
         rows = [
             [sum_ + (i == j) * (0.1 if i else 1.0) for j, sum_ in enumerate(row)] for i, row in enumerate(self._moments)

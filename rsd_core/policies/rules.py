@@ -1,4 +1,4 @@
-"""Rules in front of a policy: who writes a step before anything is drafted, and another try before the target."""
+"""Rules in front of a policy: routing before anything is drafted, and retries before the target."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsd_core.policies.weights import BinaryStep
 
 
 class Rule(WeightingPolicy):
-    """Base of rules: all that a rule does not decide itself is left to the policy behind it."""
+    """Base of rules: whatever a rule does not decide itself is left to the policy behind it."""
 
     then: Policy = BinaryStep()
     """The policy behind the rule; as text, it follows after a slash: `first_steps:2/budget_aware:0.1`."""
@@ -64,7 +64,7 @@ class Rule(WeightingPolicy):
 
 
 class FirstSteps(Rule):
-    """The target writes the first n steps, where the plan of an answer is made (as in SpecReason, arXiv 2504.07891)."""
+    """The target writes the first n steps, in which an answer is planned (as in SpecReason, arXiv 2504.07891)."""
 
     kind: Literal["first_steps"] = "first_steps"
     n: Annotated[int, Field(ge=0)] = 1
@@ -78,7 +78,7 @@ def _cues(value: Any) -> Any:
 
 
 class Takeover(Rule):
-    """The target takes over for some steps where the drafter doubts (as in Speculative Thinking, arXiv 2504.12329).
+    """The target takes over for some steps when the drafter has doubts (as in Speculative Thinking, arXiv 2504.12329).
 
     A draft that contains a cue goes to the target whatever its reward, and so do the steps after it.
     """
@@ -87,7 +87,7 @@ class Takeover(Rule):
     cues: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_cues)] = (
         *("wait", "hmm", "alternatively", "let me check"),
     )
-    """What gives the drafter's doubt away, in any case; as text, separated by `|`."""
+    """Phrases that reveal doubt, case-insensitive; as text, separated by `|`."""
     steps: Annotated[int, Field(ge=1)] = 1
     """Steps that the target writes in a row."""
 
@@ -108,10 +108,10 @@ class Takeover(Rule):
 
 
 class Retry(Rule):
-    """Draft anew before the target is asked, at most n times for each step.
+    """Draft again before calling the target, at most n times per step.
 
-    The retried drafts are sampled, at `Settings.retry_temperature` where the decoder is greedy. Budgets behind this
-    rule count what becomes of the last draft only.
+    Retried drafts are sampled, at `Settings.retry_temperature` if the decoder is greedy. Budgets behind this rule count
+    only the last draft's outcome.
     """
 
     kind: Literal["retry"] = "retry"

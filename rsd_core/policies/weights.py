@@ -23,7 +23,7 @@ class Constant(WeightingPolicy):
 class BinaryStep(WeightingPolicy):
     """ω(r) = 1 if r ≥ δ else 0: the paper's default, with δ = 0.7, and optimal under a budget (Proposition 2.3).
 
-    A good δ belongs to one reward model and task; never carry it over to another. `rsd calibrate` finds one.
+    A good δ holds for one reward model and task; do not reuse it for another. `rsd calibrate` finds one.
     """
 
     kind: Literal["binary_step"] = "binary_step"

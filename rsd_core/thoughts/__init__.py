@@ -1,1 +1,1 @@
-"""Thoughts: the markers around them, the two parts of a response, and how models agree on one text."""
+"""Thoughts: the markers around them, the two parts of a response, and agreement between models on one text."""

@@ -1,4 +1,4 @@
-"""One text for all models of a request: how its thought begins."""
+"""Agreement between the models of a request on how its thought begins."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ Statement = tuple[str, Thinking | None]
 
 
 def agree(statements: Sequence[Statement], markers: Markers | None = None) -> Thinking | None:
-    """How the thought of a response begins, whoever writes it.
+    """How the thought of a response begins, whichever model writes it.
 
     Args:
-        statements: Of the models that write thoughts, or the whole response. One that says nothing goes along.
-        markers: Those that the settings name.
+        statements: From the models that write thoughts, or the whole response. A model without one accepts any.
+        markers: The markers given in the settings.
 
     Returns:
-        None where nobody is known to think.
+        None if no model is known to think.
 
     Raises:
-        ConfigurationError: The models would not write one text: their markers differ, or some of them think and others
-            do not.
+        ConfigurationError: The models disagree: their markers differ, or some of them think and others do not.
     """
     known = [(name, thinking) for name, thinking in statements if thinking is not None]
     thinkers = [(name, thinking) for name, thinking in known if not thinking.is_off]
@@ -35,14 +34,14 @@ def agree(statements: Sequence[Statement], markers: Markers | None = None) -> Th
         )
         raise ConfigurationError(f"{_names(thinkers)} thinks before it answers, {_names(others)} does not: {remedy}")
     if not thinkers:
-        is_off = any(thinking.opening for _, thinking in others)  # a template has written an empty thought
+        is_off = any(thinking.opening for _, thinking in others)  # a template wrote an empty thought
         return None if markers is None or is_off else Thinking(markers)
     marks = {thinking.markers.open: name for name, thinking in thinkers if thinking.markers is not None}
     if markers is None and len(marks) > 1:
         told = " and ".join(f"{name!r} with {mark!r}" for mark, name in marks.items())
         raise ConfigurationError(
-            f"the models begin their thoughts differently, {told}: what one writes the other cannot read as a thought. "
-            "Take models of one family, or let one think and the other answer: method target_thinks or drafter_thinks"
+            f"the models begin their thoughts differently, {told}: one cannot read the other's thoughts. Use models "
+            "of one family, or let one think and the other answer: method target_thinks or drafter_thinks"
         )
     openings = sorted((thinking.opening for _, thinking in thinkers), key=len)
     if any(not openings[-1].startswith(opening) for opening in openings):
@@ -54,7 +53,7 @@ def agree(statements: Sequence[Statement], markers: Markers | None = None) -> Th
 
 
 def closed(statements: Iterable[Thinking | None]) -> Thinking | None:
-    """An empty thought in the way of the first of some models that would think; None where none would."""
+    """An empty thought as written by the first model that would think; None if none would."""
     for thinking in statements:
         if thinking is not None and thinking.markers is not None and not thinking.is_off:
             return Thinking(thinking.markers, thinking.markers.wrap(""))

@@ -1,4 +1,4 @@
-"""The marks that models put around their thoughts, as data, each with its source."""
+"""The markers that models put around their thoughts, as data with sources."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ class Markers:
     close: str
     """What ends it; the answer follows."""
     before: str = ""
-    """White space that stands before `open`."""
+    """White space before `open`."""
     lead: str = ""
-    """What stands between `open` and the thought."""
+    """Text between `open` and the thought."""
     closing: str = ""
-    """How the models themselves close a thought: `close` with the white space around it. By default `close` alone."""
+    """How the models themselves close a thought: `close` with the white space around it. Defaults to `close`."""
     answer: str = ""
-    """What begins an answer, also one that no thought comes before; empty where nothing does."""
+    """What begins an answer, with or without a thought before it; empty for nothing."""
     end: str = ""
-    """What ends an answer before the end of the turn; empty where nothing does."""
+    """What ends an answer before the end of the turn; empty for nothing."""
     source: str = ""
-    """Who writes them, and where that is to be seen."""
+    """Which models write them, and the evidence."""
 
     def __post_init__(self) -> None:
         if not self.open.strip() or not self.close.strip():
             raise ValueError(
-                f"markers need an open and a close that are no white space (got {self.open!r}, {self.close!r})"
+                f"markers need an open and a close that are not white space (got {self.open!r}, {self.close!r})"
             )
 
     def wrap(self, thought: str) -> str:
-        """A thought as the models write it, closed; the empty one is how templates switch thinking off."""
+        """A closed thought as the models write it; templates switch thinking off with an empty one."""
         return f"{self.begin(thought)}{self.ending}"
 
     def begin(self, thought: str = "") -> str:
-        """A thought as the models write it, still open."""
+        """An open thought as the models write it."""
         return f"{self.before}{self.open}{self.lead}{thought}"
 
     @property
     def ending(self) -> str:
-        """What closes a thought in the models' own way."""
+        """What the models write to close a thought."""
         return self.closing or self.close
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """How a model thinks before it answers a prompt, as its chat template tells."""
+    """How a model thinks before it answers a prompt, according to its chat template."""
 
     markers: Markers | None
-    """None of a model that is known not to think."""
+    """None for a model known not to think."""
     opening: str = ""
-    r"""What the template writes of the response itself: the beginning of a thought (`<think>\n`), or a whole empty one
-    where thinking is switched off. Empty where the model begins by itself."""
+    r"""The part of the response that the template writes: the beginning of a thought (`<think>\n`), or a complete empty
+    one if thinking is switched off. Empty if the model writes all of it."""
 
     @property
     def is_off(self) -> bool:
@@ -165,4 +165,4 @@ MARKERS: dict[str, Markers] = {
         ),
     )
 }
-"""The markers in use, by name. White space differs within some families: a chat template tells its own."""
+"""The markers in use, by name. White space differs within some families: the chat template decides."""

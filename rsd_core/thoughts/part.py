@@ -1,4 +1,4 @@
-"""What part of its response a request is at: the thought, or the answer."""
+"""The current part of a response: the thought or the answer."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from rsd_core.thoughts.reading import Kind, Piece, Reader, without_beginning
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The part that the next step belongs to, and what the last one held."""
+    """The part that the next step belongs to, and what the last step contained."""
 
     reader: Reader
-    """Tells thought and answer apart."""
+    """Separates thought and answer."""
     kind: Kind
-    """What the next step is part of."""
+    """Which part the next step belongs to."""
     tokens: int = 0
     """Tokens of the thought so far."""
     pieces: tuple[Piece, ...] | None = None
-    """What of the last step is thought and what is answer; None where all of it is answer."""
+    """The thought and answer parts of the last step; None if all of it is answer."""
     closed: Step | None = None
-    """What closed the thought after the last step, where it had used up its tokens."""
+    """What closed the thought after the last step, if it had reached its token limit."""
     closed_pieces: tuple[Piece, ...] = ()
-    """What was held back of the thought until it was closed."""
+    """Thought text held back until the thought was closed."""
     owed: str = ""
-    """What the prompt has begun and the reader holds back: no part of what is written."""
+    """Text from the prompt that the reader holds back; not part of the response."""
     is_plain: bool = False
-    """Whether the last step was answer alone, and all that follow will be: nothing need be read any more."""
+    """Whether the last step and all following ones are answer only: no more reading is needed."""
 
     @classmethod
     def first(cls, reader: Reader, *, thinks: bool) -> Part:
@@ -35,17 +35,17 @@ class Part:
 
         Args:
             reader: What reads it.
-            thinks: Whether a thought is to be expected.
+            thinks: Whether to expect a thought.
         """
         kind: Kind = "thought" if reader.in_thought or (thinks and reader.state == "start") else "answer"
         return cls(reader, kind, owed=reader.held)
 
     def read(self, step: Step) -> tuple[Part, str]:
-        """The part after a step, and what of the step is answer."""
+        """The part after a step, and the step's answer text."""
         if self.is_plain:
             return self, step.text
         reader, pieces = self.reader.read(step.text)
-        if step.ending == "end":  # nothing follows, so nothing need be held back
+        if step.ending == "end":  # nothing follows, so nothing is held back
             pieces, reader = pieces + reader.rest(), replace(reader, held="")
         owed = self.owed
         if owed and pieces:
@@ -61,20 +61,20 @@ class Part:
 
     @property
     def rest(self) -> tuple[Piece, ...]:
-        """What was held back and belongs to the text after all, since nothing follows."""
+        """Held-back text that is ordinary text after all, since nothing follows."""
         return without_beginning(self.reader.rest(), self.owed)
 
     def close(self, after: str) -> Part:
-        """The part after the thought was closed in the models' own way; one that was not begun yet is an empty one.
+        """The part after closing the thought as the models do; a thought not yet begun becomes an empty one.
 
         Args:
-            after: What was written last.
+            after: The last text written.
         """
         markers = self.reader.markers
         assert markers is not None
         if self.reader.state == "start":
             begun, opening = self.reader.held.lstrip(), markers.begin()
-            if not opening.lstrip().startswith(begun):  # the beginning of another marker: no thought is to come
+            if not opening.lstrip().startswith(begun):  # the beginning of another marker: no thought will come
                 return replace(self, kind="answer")
             ending = (opening.lstrip()[len(begun) :] if self.reader.held else opening) + markers.ending
         else:
@@ -84,5 +84,5 @@ class Part:
         return replace(self, reader=reader, kind="answer", closed=step, closed_pieces=pieces)
 
     def is_mark(self, step: Step) -> bool:
-        """Whether a step holds a marker of the thought and nothing else: there is nothing to be judged."""
+        """Whether a step is a bare thought marker: there is nothing to judge."""
         return not self.is_plain and self.reader.is_mark(step.text)

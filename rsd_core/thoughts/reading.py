@@ -1,4 +1,4 @@
-"""From the raw text of a response to its two parts: the thought, and the answer."""
+"""Splits the raw text of a response into thought and answer."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from rsd_core.paths import Message, Path, Prompt, Step, begun
 from rsd_core.thoughts.markers import MARKERS, Markers, Thinking
 
 Kind = Literal["thought", "answer"]
-"""What a text is part of."""
+"""Which part a text belongs to."""
 Piece = tuple[Kind, str]
 
 _KNOWN = tuple(MARKERS.values())
 _FIRST = frozenset(mark.lstrip()[0] for one in _KNOWN for mark in (one.open, one.close, one.answer) if mark)
-"""What the known markers begin with: a response that begins otherwise need not be compared with them."""
+"""First characters of the known markers: a response that begins otherwise need not be compared with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads a response bit by bit, and tells its parts without the markers. Reading gives a new reader.
+    """Reads a response piece by piece and separates its parts, without the markers. Reading returns a new reader.
 
-    A thought begins with a marker, before which there is nothing but white space, and ends with the other one. What
-    could be the beginning of a marker, and white space around a thought, is held back until what follows decides.
+    A thought begins with a marker, preceded by white space at most, and ends with the other one. Text that could begin
+    a marker, and white space around a thought, is held back until what follows decides.
     """
 
     markers: Markers | None = None
-    """Those of this response; None finds out which of the known ones it begins with, if any."""
+    """The markers of this response; None to detect which known ones it begins with, if any."""
     state: Literal["start", "opened", "thought", "closed", "answer", "ended"] = "start"
-    """`opened` is a thought that nothing is written of yet; `closed` is after one, where another may follow; `ended` is
-    after a marker that ends the answer."""
+    """`opened` is at the start of a thought; `closed` is after one, where another may follow; `ended` is after a marker
+    that ends the answer."""
     held: str = ""
 
     @property
     def is_plain(self) -> bool:
-        """Whether all that follows is answer."""
+        """Whether everything that follows is answer."""
         return self.state == "answer" and (self.markers is None or not self.markers.end)
 
     @property
     def in_thought(self) -> bool:
-        """Whether what follows is part of a thought."""
+        """Whether the following text is part of a thought."""
         return self.state in ("opened", "thought")
 
     def read(self, text: str) -> tuple[Reader, tuple[Piece, ...]]:
         """Read on.
 
         Returns:
-            The reader after the text, and what is certain now, in order.
+            The reader after the text, and the pieces that are now certain, in order.
         """
         if self.is_plain:
             return self, (("answer", text),) if text else ()
@@ -61,14 +61,14 @@ class Reader:
                 return reader, tuple(pieces)
 
     def is_mark(self, text: str) -> bool:
-        """Whether a text that follows holds a marker and nothing else, white space apart."""
+        """Whether the following text is a bare marker, apart from white space."""
         if self.is_plain or not text.strip():
             return False
         reader, pieces = self.read(text)
         return reader != self and not reader.rest() and not any(piece.strip() for _, piece in pieces)
 
     def rest(self) -> tuple[Piece, ...]:
-        """What was held back and belongs to the text after all, since nothing follows."""
+        """Held-back text that is ordinary text after all, since nothing follows."""
         text = self.held
         if self.state in ("opened", "closed"):
             text = text.strip()
@@ -77,7 +77,7 @@ class Reader:
         return (("thought" if self.in_thought else "answer", text),) if text else ()
 
     def _turn(self) -> tuple[Reader, Piece, bool]:
-        """One change of state, with what is certain by it; whether there may be another."""
+        """One state transition and the pieces it makes certain, and whether another may follow."""
         nothing: Piece = ("answer", "")
         if self.state == "thought":
             return self._in_thought()
@@ -93,7 +93,7 @@ class Reader:
             for mark in self._marks(markers.open, markers):
                 if text.startswith(mark):
                     return Reader(markers, "opened", text[len(mark) :]), nothing, True
-            if text.startswith(markers.close):  # a template that switches thinking off may write no more of it
+            if text.startswith(markers.close):  # a template that switches thinking off may write only this
                 return Reader(markers, "closed", text[len(markers.close) :]), nothing, True
             for mark in self._marks(markers.answer, markers):
                 if text.startswith(mark):
@@ -105,7 +105,7 @@ class Reader:
 
     def _in_opening(self, text: str) -> tuple[Reader, Piece, bool]:
         mark = self.markers.open.strip() if self.markers else ""
-        if mark and text.startswith(mark):  # by the model once more, after the template
+        if mark and text.startswith(mark):  # repeated by the model after the template
             return replace(self, held=text[len(mark) :]), ("answer", ""), True
         begins = not mark.startswith(text)
         return replace(self, state="thought" if begins else "opened", held=text), ("answer", ""), begins
@@ -114,7 +114,7 @@ class Reader:
         return (*self._marks(markers.open, markers), *self._marks(markers.answer, markers), markers.close)
 
     def _marks(self, mark: str, markers: Markers) -> tuple[str, ...]:
-        """A marker as it may stand here: after a thought, with what comes between `close` and `answer`."""
+        """The forms a marker may take here: after a thought, with what comes between `close` and `answer`."""
         if not mark:
             return ()
         mark = mark.lstrip()
@@ -143,14 +143,14 @@ class Reader:
         return replace(self, held=text[len(certain) :]), ("thought", certain), False
 
     def _known(self, text: str) -> Sequence[Markers]:
-        """The markers that a text may begin with."""
+        """Known markers that a text may begin with."""
         if self.markers is not None:
             return (self.markers,)
         return _KNOWN if not text or text[0] in _FIRST else ()
 
 
 def overlap(text: str, mark: str) -> int:
-    """Length of the longest beginning of `mark`, short of all of it, that the text ends with."""
+    """Length of the longest proper prefix of `mark` that the text ends with."""
     return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
 
 
@@ -161,26 +161,26 @@ class Parts:
     thought: str
     answer: str
     open: bool = False
-    """Whether the response ended inside of the thought."""
+    """Whether the response ended inside the thought."""
 
 
 def split(text: str, markers: Markers | None = None) -> Parts:
     """The parts of a response.
 
     Args:
-        text: All of it, what its template opened included.
-        markers: Those of the model; None finds known ones at the beginning.
+        text: The whole response, including what its template opened.
+        markers: The model's markers; None to detect known ones at the beginning.
     """
     reader, pieces = Reader(markers).read(text)
     return _parts((*pieces, *reader.rest()), reader)
 
 
 def beginning(message: Message, markers: Markers | None = None) -> str:
-    """The raw text of a response that was begun: its thought, open where no answer was begun, and the answer.
+    """The raw text of a response begun in the prompt: its thought, left open if there is no answer yet, and the answer.
 
     Args:
-        message: The last message of a prompt, see `begun`.
-        markers: Those of the model; the most usual ones by default.
+        message: The last message of a prompt (see `begun`).
+        markers: The model's markers; the most common ones by default.
     """
     thought = message.extra.get("reasoning_content")
     if not thought:
@@ -190,7 +190,7 @@ def beginning(message: Message, markers: Markers | None = None) -> str:
 
 
 def reader_of(prompt: Prompt, thinking: Thinking | None) -> Reader:
-    """What reads the response to a prompt, from where the prompt or the chat template leave it."""
+    """A reader of the response to a prompt, starting where the prompt or the chat template leaves off."""
     reader = Reader(None if thinking is None else thinking.markers)
     message = begun(prompt)
     if message is not None:
@@ -202,7 +202,7 @@ _readers: WeakKeyDictionary[Path, Reader] = WeakKeyDictionary()
 
 
 def reader_at(path: Path) -> Reader:
-    """What reads on after a path; each step is read once, however often it is asked for."""
+    """A reader positioned after a path; each step is read only once."""
     new: list[Path] = []
     for node in path.up():
         if node in _readers:
@@ -217,14 +217,14 @@ def reader_at(path: Path) -> Reader:
 
 
 def visible(path: Path, step: Step) -> Parts:
-    """What of a step that follows a path is thought and what is answer, without markers."""
+    """The thought and answer parts of a step that follows a path, without markers."""
     before = reader_at(path)
     after, pieces = before.read(step.text)
     return _parts(without_beginning((*pieces, *after.rest()), before.held), after)  # the end of the step before
 
 
 def parts_of(path: Path) -> Parts:
-    """The two parts of the response so far, without markers and without what a begun prompt holds of it."""
+    """The two parts of the response so far, without markers and without what the prompt had begun."""
     first = reader = reader_of(path.prompt, path.thinking)
     pieces: list[Piece] = []
     for step in path.steps:
@@ -234,7 +234,7 @@ def parts_of(path: Path) -> Parts:
 
 
 def without_beginning(pieces: Sequence[Piece], held: str) -> tuple[Piece, ...]:
-    """Pieces without what was held back before them, where that turned out to be text."""
+    """Pieces without previously held-back text, if that turned out to be ordinary text."""
     if not held or not pieces:
         return tuple(pieces)
     (kind, text), *others = pieces

@@ -1,4 +1,4 @@
-"""How a run looks in a notebook and in a browser. Needs nothing but the core.
+"""Displays a run in a notebook and in a browser. Needs only the core.
 
 In a notebook, `show(result)` as the last line of a cell, or `%load_ext rsd_integrations.display` once for all results.
 """

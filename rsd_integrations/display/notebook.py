@@ -13,7 +13,7 @@ from rsd_integrations.display.reading import MARKS, Reading, Row, read
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Shown:
-    """A trace that a notebook draws; printed, it is the same in plain text."""
+    """A trace for a notebook to render; printed, it is the same in plain text."""
 
     reading: Reading
     thoughts: bool = False
@@ -49,18 +49,18 @@ def _line(number: int, author: str, reward: float | None, text: str) -> str:
 
 
 def show(result: Result, decoder: Decoder | None = None, *, thoughts: bool = False) -> Shown:
-    """The trace of a result, for the last line of a notebook's cell.
+    """The trace of a result, as the last line of a notebook cell.
 
     Args:
-        result: What `run` gave, or `result_of` of an adapter.
-        decoder: What made it, for the threshold and the names of the models.
+        result: The result of `run`, or of an adapter's `result_of`.
+        decoder: The decoder behind it, for the threshold and the model names.
         thoughts: Whether thoughts are shown whole; they are folded into a line otherwise.
     """
     return Shown(read(result, decoder), thoughts)
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """Draw every result that a cell ends with: `%load_ext rsd_integrations.display`."""
+    """Render every result at the end of a cell: `%load_ext rsd_integrations.display`."""
     formatters = ipython.display_formatter.formatters
     formatters["text/html"].for_type(Result, lambda result: fragment(read(result)))
     formatters["text/plain"].for_type(Result, lambda result, printer, _cycle: printer.text(repr(show(result))))

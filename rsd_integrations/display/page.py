@@ -1,6 +1,6 @@
 """A run as HTML: one file that needs no network, no font and no script, and a fragment of it for notebooks.
 
-Whatever models and users wrote is escaped, and the page's own policy forbids scripts and requests on top of that.
+Text from models and users is escaped, and the page's content security policy also forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def to_html(
     *,
     thoughts: bool = False,
 ) -> str:
-    """A page that shows one result or several.
+    """A page with one or more results.
 
     Args:
         results: What to show; several get a table of contents.
-        decoder: What made them, for the threshold and the names of the models.
+        decoder: The decoder behind them, for the threshold and the model names.
         title: Heading of the page.
         thoughts: Whether thoughts are unfolded when the page opens.
     """
@@ -69,12 +69,12 @@ def _css() -> str:
 
 
 def _safe(text: str) -> str:
-    """Text for HTML: escaped, and its control characters shown; a page may be copied into a terminal."""
+    """Text for HTML: escaped, with control characters shown, since a page may be copied into a terminal."""
     return escape(visible(text, turning=False))
 
 
 def _text(text: str, kind: str = "text") -> str:
-    """A block of somebody's text; its direction and its marks of direction end with it."""
+    """A block of untrusted text; its direction and direction marks end with it."""
     return f'<div class="{kind}" dir="auto">{_safe(text.strip(chr(10))) or "<em>(no text)</em>"}</div>'
 
 
@@ -90,7 +90,7 @@ def _contents(readings: Sequence[Reading]) -> str:
 
 
 def _run(reading: Reading, number: int | None, thoughts: bool) -> str:
-    """One run; with a number where it is one of several on a page."""
+    """One run; numbered if it is one of several on a page."""
     result, h = reading.result, "h2" if number is None else "h3"
     answer = "none found" if result.answer is None else result.answer
     steps = "\n".join([_thought(reading, thoughts), *(_step(reading, row) for row in _rows(reading, "answer"))]).strip()
@@ -145,7 +145,7 @@ def _rows(reading: Reading, kind: Kind) -> list[Row]:
 
 
 def _thought(reading: Reading, unfolded: bool) -> str:
-    """The steps of the thought, folded into one; nothing where there is none."""
+    """The steps of the thought, folded into one; empty without a thought."""
     steps = "\n".join(_step(reading, row) for row in _rows(reading, "thought"))
     if not steps:
         return ""
@@ -157,7 +157,7 @@ def _thought(reading: Reading, unfolded: bool) -> str:
 
 def _step(reading: Reading, row: Row) -> str:
     step, number = row.step, f'<span class="number">{row.number}</span>'
-    if step is None:  # the answer's row tells who wrote it, and what it was worth
+    if step is None:  # author and reward are in the answer's row
         return f'<li class="step part"><div class="head">{number} </div>{_text(row.text)}</li>'
     threshold, rejected = reading.thresholds.get(row.kind), ""
     if row.rejected is not None:
@@ -175,7 +175,7 @@ def _step(reading: Reading, row: Row) -> str:
 
 
 def _bar(reward: float | None, threshold: float | None, kind: str = "") -> str:
-    """A reward as a bar, the threshold as a line in it; the number stands beside it in the text."""
+    """A reward as a bar, with the threshold as a line in it; the number is in the text beside it."""
     if reward is None:
         return ""
     mark = "" if threshold is None else f'<i class="threshold" style="left:{100 * threshold:.1f}%"></i>'
@@ -188,7 +188,7 @@ def _degradations(reading: Reading) -> str:
     rows = "".join(
         f"<li>step {item.step + 1}, {_safe(item.kind)}: <bdi>{_safe(item.message)}</bdi></li>" for item in degradations
     )
-    return f'<div class="warning"><strong>Got over on the way</strong><ul>{rows}</ul></div>' if degradations else ""
+    return f'<div class="warning"><strong>Degradations</strong><ul>{rows}</ul></div>' if degradations else ""
 
 
 def _ledger(reading: Reading) -> str:
@@ -210,7 +210,7 @@ def _account(reading: Reading, role: str, account: Account) -> str:
 
 def _savings(reading: Reading) -> str:
     if not reading.savings:
-        return '<p class="quiet">Savings are not known: a model does not tell its FLOPs.</p>'
+        return '<p class="quiet">Savings are unknown: a model does not report its FLOPs.</p>'
     rows = "".join(
         f'<tr><th scope="row">{_safe(saving.convention)}</th><td>{amount(saving.spent)}</td>'
         f"<td>{amount(saving.alone)}</td><td><strong>{saving.times}</strong></td></tr>"
@@ -222,7 +222,7 @@ def _savings(reading: Reading) -> str:
 
 
 def _table(caption: str, columns: Sequence[str], rows: str) -> str:
-    """A table that scrolls by itself where the window is narrow, by keyboard as well."""
+    """A table that scrolls on its own in a narrow window, by keyboard as well."""
     head = "".join(f'<th scope="col">{_safe(column)}</th>' for column in columns)
     return (
         f'<div class="scroll" role="region" aria-label="{_safe(caption)}" tabindex="0"><table><caption>{_safe(caption)}'

@@ -1,4 +1,4 @@
-"""What a trace tells about a result, whoever draws it: figures in words, and the savings with their basis."""
+"""The content of a trace, independent of its rendering: figures in words, and savings with their basis."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rsd_core import (
 from rsd_core.thoughts.reading import reader_of
 
 MARKS = {"draft": "●", "target": "▲", "rejected": "✕", "limit": "■"}
-"""Signs of authors and fates, since colour alone does not reach everybody."""
+"""Symbols for authors and outcomes, since not everyone can see colours."""
 CLOSED = "(closed early)"
-"""What is shown for a step that closed a thought which had used up its tokens."""
+"""Shown for a step that closed a thought at its token limit."""
 MARKER = "(a marker of the thought)"
-"""What is shown for a step that holds nothing else."""
+"""Shown for a step with nothing else in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +43,26 @@ class Saving:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A step as it is shown, or a part of one: where a thought ends within a step, each part is a row."""
+    """A displayed step, or a part of one: if a thought ends within a step, each part is a row."""
 
     number: int
-    """Of the step, from 1."""
+    """The step's number, from 1."""
     kind: Kind
     text: str
     """Without markers."""
     step: StepRecord | None
-    """The step, with its rewards; None for the part of a thought in a step that goes on with the answer."""
+    """The step, with its rewards; None for the thought part of a step that continues with the answer."""
     rejected: str | None = None
     """Text of the rejected draft, without markers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A result, and what its decoder adds to the picture."""
+    """A result, with what its decoder adds."""
 
     result: Result
     thresholds: dict[Kind, float | None] = field(default_factory=dict)
-    """The smallest reward that is more likely accepted than not, by what is decided about; None where the policy has
-    none that stands still."""
+    """The smallest reward that is more likely accepted than not, for each part; None if the policy has no fixed one."""
     names: dict[str, str] = field(default_factory=dict)
     """Names of the models by role, where known."""
 
@@ -75,7 +74,7 @@ class Reading:
 
     @property
     def savings(self) -> list[Saving]:
-        """The comparison with the target alone; empty where FLOPs are not known."""
+        """The comparison with the target alone; empty if FLOPs are unknown."""
         ledger, total = self.result.ledger, self.result.ledger.total
         pairs = {
             "everything charged": (total.flops, ledger.target_only_flops),
@@ -85,7 +84,7 @@ class Reading:
 
     @property
     def rows(self) -> list[Row]:
-        """The steps as they are shown, those of the thought first."""
+        """The displayed steps, those of the thought first."""
         result, rows = self.result, list[Row]()
         if result.markers is None:
             numbered = enumerate(result.steps, 1)  # a thought without markers is reasoning before structured output
@@ -104,7 +103,7 @@ class Reading:
 
     @property
     def thought_summary(self) -> str:
-        """The line that a thought is folded to."""
+        """The one-line summary of a folded thought."""
         rows = [row for row in self.rows if row.kind == "thought"]
         unfinished = any(item.kind == "no_answer" for item in self.result.degradations)
         return f"{'unfinished ' * unfinished}{folded_thought(row.step for row in rows)}"
@@ -118,7 +117,7 @@ class Reading:
         return f"{steps}, {result.target_share:.0%} by the target{accepted}, {result.seconds:.2f} s"
 
     def verdict(self, step: StepRecord) -> str:
-        """Why a rejected draft was rejected, as far as its reward tells."""
+        """Why a draft was rejected, as far as its reward shows."""
         if step.reward is None:
             return "not scored"
         threshold = self.thresholds.get(step.kind)
@@ -131,8 +130,8 @@ def read(result: Result, decoder: Decoder | None = None) -> Reading:
     """A reading of a result.
 
     Args:
-        result: Any result, also one that was read back by `Result.from_dict`.
-        decoder: What made it: brings the threshold and the names of the models.
+        result: Any result, including one from `Result.from_dict`.
+        decoder: The decoder behind it: provides the threshold and the model names.
     """
     if not isinstance(decoder, RewardGuidedDecoder):
         return Reading(result)
@@ -144,14 +143,14 @@ def read(result: Result, decoder: Decoder | None = None) -> Reading:
 
 
 def thresholds_of(decoder: Decoder) -> dict[Kind, float | None]:
-    """The thresholds of a decoder's policies, by what they decide about; none where it has no policy."""
+    """The thresholds of a decoder's policies, by part; none if it has no policy."""
     if not isinstance(decoder, RewardGuidedDecoder):
         return {}
     return {kind: threshold_of(cast.policy) for kind, cast in decoder.casts().items()}
 
 
 def read_step(reader: Reader, text: str) -> tuple[Kind, str]:
-    """What a step is part of that goes on from where a reader is, and its text without markers."""
+    """The part of a step that continues from a reader's position, and its text without markers."""
     after, pieces = reader.read(text)
     pieces += after.rest()
     thought, answer = ("".join(piece for part, piece in pieces if part == kind) for kind in ("thought", "answer"))
@@ -162,10 +161,10 @@ def read_step(reader: Reader, text: str) -> tuple[Kind, str]:
 
 
 def folded_thought(steps: Iterable[StepRecord | None]) -> str:
-    """A thought in a line: how many steps and tokens, and how many of the steps the target wrote.
+    """A one-line summary of a thought: how many steps and tokens, and how many steps by the target.
 
     Args:
-        steps: Of the thought; None for a part of a step, whose tokens are not known apart from the answer's.
+        steps: Steps of the thought; None for part of a step, whose tokens cannot be separated from the answer's.
     """
     written = [step for step in steps if step is None or step.author != "limit"]
     whole = [step for step in written if step is not None]
@@ -177,12 +176,12 @@ def folded_thought(steps: Iterable[StepRecord | None]) -> str:
 
 
 def thought_of(message: Message) -> str:
-    """The thought that came with an assistant's message of a prompt; empty where there is none."""
+    """The thought in a prompt's assistant message; empty if there is none."""
     return str(message.extra.get("reasoning_content") or "")
 
 
 def threshold_of(policy: WeightingPolicy) -> float | None:
-    """Where ω crosses one half; None for a policy that learns, and for one that never crosses it."""
+    """Where ω crosses 1/2; None for a policy that learns, and for one that never crosses it."""
     low, high = 0.0, 1.0
     if policy.learns or policy.weight(low) >= 0.5 or policy.weight(high) < 0.5:
         return None

@@ -1,4 +1,4 @@
-"""The exact judge of the embedded task: which steps of a solution are right, and whether its answer is.
+"""The exact judge of the embedded task: which steps of a solution are right, and whether its final answer is.
 
 A step is right when it is the next step of the plan, starts from the quantity *as it stands in the text before it*,
 and every number it writes is correct. A slip is therefore charged once, to the step that made it; the steps after it
@@ -35,7 +35,7 @@ def is_right(problem: Problem, text: str) -> bool:
 
 
 def steps_of(text: str) -> list[str]:
-    """The steps of a response without their blank lines, those of its thought first, and without its markers."""
+    """The steps of a response, those of its thought first, without blank lines and markers."""
     return [step for step in BREAK.split(text) if step.strip()]
 
 
@@ -47,8 +47,8 @@ def judge(problem: Problem, steps: Sequence[str]) -> list[Verdict]:
         steps: Steps as written, with or without their closing blank lines.
 
     Returns:
-        One verdict per judged step. Shorter than `steps` when a step leaves the plan, since nothing sensible can be
-        said about what follows it, and when the text goes on after its answer.
+        One verdict per judged step. Shorter than `steps` when a step leaves the plan, since what follows cannot be
+        judged, and when the text continues after its answer.
     """
     value, verdicts = problem.start, list[Verdict]()
     plan = problem.plan()
@@ -78,7 +78,7 @@ def _ends(match: re.Match[str]) -> str:
 
 
 def _value(term: str) -> float:
-    """The value of `a` or `a op b`; for a division that does not work out, not a number, which equals nothing."""
+    """The value of `a` or `a op b`; NaN, which equals nothing, for a division with a remainder."""
     match = TERM.fullmatch(term)
     assert match is not None, term
     a, op, b = int(match[1]), match[2], int(match[3] or 0)

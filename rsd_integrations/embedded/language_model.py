@@ -19,17 +19,17 @@ from rsd_integrations.embedded.task import MAX_QUANTITY, OPERATORS, equation, pr
 from rsd_integrations.embedded.vocabulary import CONTEXT
 
 SAVE_EVERY = 250
-"""Optimizer steps between two savings of an unfinished training."""
+"""Optimizer steps between checkpoints of an unfinished training."""
 IGNORE = -100
 """Label of positions without loss, as in `torch.nn.functional.cross_entropy`."""
 
 
 class Row(NamedTuple):
-    """A conversation, and what is to be learned at each of its positions."""
+    """A conversation, with the label of each position."""
 
     ids: list[int]
     labels: list[int]
-    """The ids again where there is loss, else `IGNORE`."""
+    """The ids at positions with loss, else `IGNORE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Recipe:
     seed: int = 0
     context: int = CONTEXT
     ends: tuple[str, ...] = ()
-    """Tokens that have a loss of their own as well: few, and so hardly heard among all others."""
+    """Tokens with an additional separate loss: they are rare, and would be drowned out by the others."""
 
     def config(self, tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
         """A standard Qwen2 configuration with attention heads of size 32."""
@@ -103,7 +103,7 @@ class Optimizer:
                 weight.copy_(master)
 
     def state_dict(self) -> dict[str, object]:
-        """Everything needed to go on after an interruption."""
+        """Everything needed to resume after an interruption."""
         return {
             "masters": [m.detach() for m in self.masters],
             "parts": [p.state_dict() for p in self.parts],
@@ -111,7 +111,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, list]) -> None:  # type: ignore[type-arg]
-        """Restore what `state_dict` gave."""
+        """Restore the output of `state_dict`."""
         with torch.no_grad():
             for weight, master, saved in zip(self.weights, self.masters, state["masters"], strict=True):
                 master.copy_(saved)
@@ -127,7 +127,7 @@ Rows = Callable[[PreTrainedTokenizerBase, random.Random, float], Iterator[Row]]
 
 
 def solutions(tokenizer: PreTrainedTokenizerBase, rng: random.Random, progress: float) -> Iterator[Row]:
-    """Problems with their solutions, which alone have loss, from drills and short problems to full ones."""
+    """Problems with their solutions, with loss only on solutions, from drills and short problems to full ones."""
     bare, bounds = (0.5, (1, 3)) if progress < 0.12 else (0.25, (2, 5)) if progress < 0.35 else (0.05, (2, 7))
     stream = problems("train", rng.getrandbits(60), events=bounds)
     while True:
@@ -148,15 +148,15 @@ def train(
     start: Path | None = None,
     rows: Rows | None = None,
 ) -> Path:
-    """Train one model, or go on with an interrupted training.
+    """Train one model, or resume an interrupted training.
 
     Args:
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         recipe: Size and schedule.
         tokenizer: The model's tokenizer.
         work: Working folder.
-        start: Checkpoint to start from, of the recipe's size; tokens that are new get fresh embeddings. None is none.
-        rows: What it learns from; None is solutions.
+        start: Checkpoint to start from, of the recipe's size; new tokens get fresh embeddings. None for none.
+        rows: Training data; None for solutions.
 
     Returns:
         The folder with the finished checkpoint, `work/name`.
@@ -205,7 +205,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
-    """Give a model the weights of a checkpoint whose vocabulary may lack the last tokens of its own."""
+    """Load the weights of a checkpoint whose vocabulary may lack the model's last tokens."""
     weights, embeddings = load_file(start / "model.safetensors"), "model.embed_tokens.weight"
     known = weights.pop(embeddings)
     missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -216,7 +216,7 @@ def _take_over(model: Qwen2ForCausalLM, start: Path) -> None:
 
 
 def average(shares: Mapping[Path, float], out: Path) -> Path:
-    """Write a checkpoint between some of one model, given the share of each; the last one has all tokens."""
+    """Write a weighted average of one model's checkpoints; the last one has all tokens."""
     weights = [load_file(folder / "model.safetensors") for folder in shares]
     mixed = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in weights[-1].items()}
     sums = {name: torch.zeros(len(tensor), *[1] * (tensor.ndim - 1)) for name, tensor in mixed.items()}
@@ -281,7 +281,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, question: str, solution: str) -> 
 
 
 def collate(rows: list[Row], pad: int) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and labels of some rows."""
+    """Right-padded ids and labels of rows."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), longest), pad)
     labels = torch.full((len(rows), longest), IGNORE)

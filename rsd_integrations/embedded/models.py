@@ -28,12 +28,12 @@ from rsd_integrations.inprocess.likelihood import How
 
 FOLDER = Path(__file__).parent / "checkpoints"
 EXITS = FOLDER / "prm-exits.safetensors"
-"""Exits of the reward model, made by `rsd distill-exits embedded:prm`."""
+"""Exits of the reward model, created by `rsd distill-exits embedded:prm`."""
 NAMES = ("draft", "target", "verifier", "prm", "thinking-draft", "thinking-target")
 
 
 def folder_of(name: str) -> Path:
-    """Where the checkpoint of this name is.
+    """The folder of the checkpoint with this name.
 
     Raises:
         SpecError: No such model.
@@ -50,11 +50,11 @@ def load(name: str, **options: Any) -> HuggingFaceGenerator | HuggingFaceVerifie
         name: `draft`, `target`, `verifier` (the default: a small language model that scores a step by its least likely
             token), `prm` (the trained process reward model), `thinking-draft` or `thinking-target` (models that think
             before they answer, unless `enable_thinking=false` is given to their chat template).
-        options: As for `rsd_integrations.huggingface.load_generator`, of `prm` as for `load_verifier`; there
-            `exits=True` takes the exits that ship with it.
+        options: As for `rsd_integrations.huggingface.load_generator`, for `prm` as for `load_verifier`; there
+            `exits=True` uses the exits that ship with it.
 
     Raises:
-        SpecError: No such model, or an option that it does not have.
+        SpecError: The model or an option is unknown.
     """
     folder = folder_of(name)
     _check_options(name, options)
@@ -110,19 +110,19 @@ def _bare(
     device: str | None = None,
     allow_pickles: bool = False,
 ) -> tuple[BareModel, BareTokenizer]:
-    """Weights and tokenizer, read without transformers, whose import would take most of a short run's time."""
+    """Weights and tokenizer, read without transformers, since importing it would dominate a short run."""
     del allow_pickles  # there are none
     where = loading.choose_device(device)
     kind = dtypes.named_dtype(dtype, where)
     kind = kind or dtypes.default_dtype(where, loading.shards(folder, folder.name), f"embedded:{folder.name}")
     tokenizer = BareTokenizer(folder)
-    chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
+    chat_template(tokenizer, template)  # refuses invalid arguments before the weights are read
     return bare_model.load(folder, kind, where), tokenizer
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep torch to this thread: over weights this small, others would only spin while they wait for work."""
+    """Keep torch to this thread: with weights this small, others would only spin waiting for work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Solutions written by the small models themselves, judged step by step: what the reward model learns from."""
+"""Solutions written by the small models themselves, judged step by step: the training data of the reward model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Rollout:
 
     problem: Problem
     steps: list[str]
-    """Those of a thought first."""
+    """Steps, those of a thought first."""
     verdicts: list[Verdict]
     ended: bool
     """Whether the model ended the answer itself."""
     text: str = ""
-    """The response as written, its markers included; what the chat template wrote of it is not part of it."""
+    """The response as written, its markers included; without what the chat template wrote."""
 
 
 def roll_out(
@@ -45,11 +45,11 @@ def roll_out(
     Args:
         model: A language model of the family.
         tokenizer: Its tokenizer.
-        split: Of the problems.
-        seed: Of problems and sampling.
+        split: Split of the problems.
+        seed: Seed of problems and sampling.
         temperatures: Used in turn.
-        batch: Solutions written side by side.
-        template: Arguments of the chat template, such as `enable_thinking`.
+        batch: Solutions written concurrently.
+        template: Chat template arguments, such as `enable_thinking`.
     """
     torch.manual_seed(seed)
     generate: Any = model.generate

@@ -1,6 +1,6 @@
 r"""The synthetic task of the embedded family: grade-school word problems about counted things.
 
-A problem says how many things somebody has, what happens to them, and asks for a number at the end. The reference
+A problem says how many things someone has and what happens to them, and asks for a number at the end. The reference
 solution takes one step per event, so that every step can be judged from the text before it:
 
     Mia has 45 apples. On Monday she buys 12 more. On Tuesday it rains. On Friday she sells 9.
@@ -76,11 +76,11 @@ class Problem:
     ask: Literal["now", "more", "coins"]
     """What is asked for: the quantity, how much more it is than at the start, or what it is worth in coins."""
     price: int = 0
-    """Coins for each, where coins are asked for."""
+    """Coins for each, if coins are asked for."""
 
     @property
     def key(self) -> str:
-        """The numbers and operations without names, things and wording: what the split is decided on."""
+        """The numbers and operations without names, things and wording: the basis of the split."""
         plan = [(event.op, event.n, event.pack) for event in self.events if event.op]
         return f"{self.start}|{plan}|{self.ask}|{self.price}"
 
@@ -117,7 +117,7 @@ class Problem:
 
 
 def heading(event: Event) -> str:
-    """How the step of an event begins."""
+    """The beginning of an event's step."""
     return f"{event.text[0].upper()}{event.text[1:]}:"
 
 
@@ -170,7 +170,7 @@ def problems(split: Split, seed: int, events: tuple[int, int] = (2, 7)) -> Itera
 
 
 def _attempt(rng: random.Random, count: int) -> Problem | None:
-    """One try at a problem with so many changes; None when a quantity left its range."""
+    """One try at a problem with this many changes; None when a quantity left its range."""
     name, thing = rng.choice(sorted(PEOPLE)), rng.choice(THINGS)
     start = value = rng.randint(5, 80)
     idle = rng.randint(0, 2) if rng.random() < 0.5 else 0

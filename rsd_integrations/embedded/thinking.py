@@ -1,4 +1,4 @@
-r"""What the thinking models learn from: thoughts that work a problem out, and answers that say what came out.
+r"""Training data of the thinking models: thoughts that work out a problem, and answers that state the result.
 
     <think>
     On Monday she buys 12 more: 45+12=55+2=57.
@@ -9,8 +9,8 @@ r"""What the thinking models learn from: thoughts that work a problem out, and a
     The answer is \boxed{48}.
 
 Thought and answer together read like a solution, markers aside, so whatever judges solutions judges them as well. An
-answer writes the steps that its thought does not hold: all of them after an empty thought, and the missing ones after
-one that was closed early.
+answer writes the steps missing from its thought: all of them after an empty thought, and the remaining ones after one
+that was closed early.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ in the same conversation."""
 
 @dataclass(frozen=True, slots=True)
 class Conversations:
-    """An endless stream of conversations, with loss on what the model writes in the last turn itself."""
+    """An endless stream of conversations, with loss only on what the model itself writes in the last turn."""
 
     short: float = 0.0
-    """How much of the training is about short problems, which teach in few tokens where thoughts end; a share."""
+    """Share of the training on short problems, which teach where thoughts end with few tokens."""
     plain: float = 0.3
     """Share of problems that are solved without a thought."""
 
@@ -52,9 +52,7 @@ class Conversations:
             turns = []
             if rng.random() < LATER:
                 earlier = next(stream)
-                said = "".join(
-                    earlier.solution()[rng.choice((0, -1)) :]
-                )  # what follows an empty thought or a whole one
+                said = "".join(earlier.solution()[rng.choice((0, -1)) :])  # follows an empty thought or a complete one
                 turns = [("user", earlier.question), ("assistant", said)]
             problem = next(stream)
             turns.append(("user", problem.question))
@@ -69,7 +67,7 @@ class Conversations:
 
 
 def cut(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[tuple[str, bool]]:
-    """A response whose thought somebody else has closed, after a step or within one, with or without its blank line."""
+    """A response with its thought closed externally, after a step or within one, with or without its blank line."""
     steps = problem.solution()
     whole = rng.randint(0, len(steps) - 1)
     thought = "".join(steps[:whole])
@@ -84,7 +82,7 @@ def cut(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random
 def _row(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]], response: Sequence[tuple[str, bool]]
 ) -> Row:
-    """Ids and labels of some turns and a response in parts, with loss or without."""
+    """Ids and labels of turns and a response in parts, with or without loss."""
     messages = [{"role": role, "content": content} for role, content in turns]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     ids: list[int] = []

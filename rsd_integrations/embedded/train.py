@@ -1,9 +1,9 @@
 """Train the embedded family from a seed: `python -m rsd_integrations.embedded.train`.
 
-Two processes of one thread each: one trains the target; the other the drafter, the language model that the verifier
-starts from, then lets both write solutions, and trains the verifier on those. At the end of the one the target learns
-to think, at the end of the other the drafter. Every stage resumes where it was interrupted. A GPU is not used: the
-models are too small to need one.
+Two single-threaded processes: one trains the target; the other the drafter and the language model from which the
+verifier starts, then has both write solutions, and trains the verifier on those. Finally the first teaches the target
+to think, and the second the drafter. Every stage resumes where it was interrupted. A GPU is not used: the models are
+too small to need one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALL
 
 
 def main() -> None:
-    """Parse the command line and train what is not trained yet."""
+    """Parse the command line and train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/family"), help="working folder, also for resuming")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the finished checkpoints go")
@@ -91,8 +91,8 @@ def train_others(work: Path) -> None:
 def train_thinking_target(start: Path, work: Path) -> None:
     """The target that thinks, from the one in the folder `start`.
 
-    It learns to think, then, on short problems, where thoughts end, which costs it some arithmetic. So it goes on from
-    averages with the models before, which know that better.
+    It learns to think and then, on short problems, where thoughts end, which costs it some arithmetic. So training
+    continues from averages with earlier models, which are better at that.
     """
     tokenizer = vocabulary.thinking(_prepared())
     learned = partial(language_model.train, tokenizer=tokenizer, work=work)

@@ -1,7 +1,7 @@
 r"""The tokenizer of the embedded family: byte-level BPE in the layout of Qwen2, trained on the task's own text.
 
 Digits are single tokens, every word of the task is one token, a step's closing `.\n\n` is one token, and any other
-text falls back to bytes. The merges are real ones, so every loader of Qwen2 tokenizers reads the same ids.
+text falls back to bytes. The merges are real, so every loader of Qwen2 tokenizers produces the same ids.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ CONTEXT = 512
 """Tokens the models are trained and configured for."""
 MARKERS = ("<think>", "</think>")
 """Around a thought; text and no special tokens, as in Qwen3."""
-# Qwen3's without tools: thoughts are kept after the last message of the user alone, and an answer that follows it
-# without one stands after an empty one.
+# Qwen3's without tools: thoughts are kept only after the last user message, and an answer there without one follows an
+# empty one.
 THINKING_TEMPLATE = """\
 {%- set ns = namespace(last_query_index=messages|length - 1) %}
 {%- for message in messages %}
@@ -92,7 +92,7 @@ def build(seed: int = 0) -> PreTrainedTokenizerBase:
 
 
 def thinking(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Give the family's tokenizer the two markers, each a token of its own, and the chat template of the thinkers."""
+    """Add to the family's tokenizer the two markers, each a single token, and the thinkers' chat template."""
     tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in MARKERS])
     tokenizer.chat_template = THINKING_TEMPLATE
     tokenizer.model_max_length = THINKING_CONTEXT

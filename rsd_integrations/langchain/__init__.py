@@ -1,4 +1,4 @@
-"""RSD in LangChain: as an LLM, a chat model, a component of chains, a middleware of agents, over any provider."""
+"""RSD in LangChain: as an LLM, a chat model, a component of chains, and a middleware for agents, over any provider."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ _OF_AGENTS = {"RSDMiddleware": "middleware", "AgentBudget": "agent_budget", "Bud
 
 
 def __getattr__(name: str) -> Any:
-    """What is for agents needs the package `langchain`, everything else `langchain-core` alone."""
+    """The agent classes need the package `langchain`, everything else only `langchain-core`."""
     if name not in _OF_AGENTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

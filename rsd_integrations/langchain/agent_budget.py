@@ -1,4 +1,4 @@
-"""What an agent may spend, by run and by thread, and what it spent, in the agent's own state."""
+"""An agent's budget, per run and per thread, and its spending, recorded in the agent's state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rsd_core.limits import Amount, Count
 
 
 def merged(before: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of model calls, each once: parallel branches and subgraphs hand on what they were given as well."""
+    """Merge records of model calls without duplicates: parallel branches and subgraphs repeat what they received."""
     known = {record["id"] for record in before}
     return before + [record for record in new if record["id"] not in known]
 
@@ -26,24 +26,24 @@ class RSDState(AgentState[Any]):
     """The agent's state with a record of each model call."""
 
     rsd: NotRequired[Annotated[list[dict[str, Any]], merged]]
-    """For each call: `author` (`draft`, `target`, or `limit` where a budget was spent), `reward`, `accepted`, `tools`
-    that the judged message calls, `policy` by which it was judged, `refused` (why the draft could not be kept whatever
-    its reward), `limit`, `tokens` of the answer, `usage` of all models together, the verifier included, their `cost`,
+    """For each call: `author` (`draft`, `target`, or `limit` if a budget was exhausted), `reward`, `accepted`, `tools`
+    that the judged message calls, `policy` that judged it, `refused` (why the draft could not be kept whatever its
+    reward), `limit`, `tokens` of the answer, `usage` of all models together, the verifier included, their `cost`,
     `target_calls`, `degradations`, `middleware` and an `id`."""
     rsd_run: NotRequired[Annotated[int, PrivateStateAttr]]
     """How many records there were when the run began."""
 
 
 class AgentBudget(Data):
-    """What the model calls of one run, or of a thread, may take at most; None is no limit.
+    """Limits on the model calls of one run, or of a thread; None for no limit.
 
     Tokens and money are checked before each model call of the agent, which may overshoot them by one call.
     """
 
     max_target_calls: Annotated[int, Field(ge=0)] | None = None
-    """Calls of the agent's own model. Drafts that their policy accepts go on without it."""
+    """Calls of the agent's own model. Accepted drafts do not need one."""
     max_tokens: Count | None = None
-    """Tokens read and written, of all models together."""
+    """Tokens read and written by all models together."""
     max_cost: Amount | None = None
     """Money, in the currency of the prices."""
 
@@ -61,11 +61,11 @@ class Budgets:
         return any(budget.max_cost is not None for budget in (self.run, self.thread))
 
     def spent(self, state: Mapping[str, Any], middleware: str, *names: str) -> str | None:
-        """The first of some limits that is reached, in words; None where there is room.
+        """The first limit that is reached, in words; None if there is room.
 
         Args:
             state: The agent's.
-            middleware: Whose records count.
+            middleware: The middleware whose records count.
             names: Fields of `AgentBudget`.
         """
         records = state.get("rsd") or []
@@ -80,13 +80,13 @@ class Budgets:
 
 
 class BudgetExceededError(RunError, ModelError):
-    """The budget of a run or thread is spent, and `exit_behavior` is `error`.
+    """The budget of a run or thread is exhausted, and `exit_behavior` is `error`.
 
-    As a `ModelError` it tells LangChain's middleware that another try would not help.
+    Being a `ModelError`, it tells LangChain's middleware not to retry.
 
     Args:
         message: Which limit.
-        record: The record of the call that met it, which the agent's state does not get.
+        record: The record of the call that hit it, which does not reach the agent's state.
     """
 
     is_retryable = False
@@ -103,7 +103,7 @@ def as_budget(value: AgentBudget | Mapping[str, Any] | None, name: str) -> Agent
     """A budget from data.
 
     Raises:
-        ConfigurationError: An unknown limit, or one out of its range.
+        ConfigurationError: A limit is unknown or out of range.
     """
     try:
         return AgentBudget.model_validate({} if value is None else value)

@@ -1,4 +1,4 @@
-"""One model call of an agent as a decoder with its prompt."""
+"""One model call of an agent, as a decoder and its prompt."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ Handler = Callable[[ModelRequest[Any]], _Response | Awaitable[_Response]]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a middleware was given, for all of its turns."""
+    """A middleware's configuration, shared by all of its turns."""
 
     name: str
     draft: BaseChatModel
     draft_settings: Mapping[str, Any]
-    """Options of the draft's calls."""
+    """Options for the draft's calls."""
     verifier: str | Verifier | None
     policies: ToolPolicies
     budgets: Budgets
     exit_behavior: ExitBehavior
     prices: Mapping[str, Price]
-    """By name of a model."""
+    """By model name."""
     settings: Settings
     trace_inner: bool
     loaded: LoadedModels = field(default_factory=LoadedModels)
@@ -79,18 +79,18 @@ class Setup:
         return None if self.verifier is None else self.loaded.get(self.verifier)
 
     def drafted(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        """A call of the agent as one of the draft model."""
+        """The agent's call, redirected to the draft model."""
         return request.override(model=self.draft, model_settings={**request.model_settings, **self.draft_settings})
 
 
 class Turn:
-    """One model call of an agent: drafted, judged, perhaps answered anew; then its response and its record.
+    """One model call of an agent: drafted, judged, perhaps answered again; then its response and record.
 
     Args:
         rsd: What the middleware was given.
         request: The agent's call.
-        handler: What carries out a call.
-        blocking: Whether it does so without a coroutine.
+        handler: Executes a call.
+        blocking: Whether the handler is synchronous.
     """
 
     def __init__(self, rsd: Setup, request: ModelRequest[Any], handler: Handler, *, blocking: bool) -> None:
@@ -102,10 +102,10 @@ class Turn:
         self._drafter = _Caller(rsd.drafted(request), handler, rsd, blocking=blocking, policy=self._policy)
         self._target = _Caller(request, handler, rsd, blocking=blocking)
         self.record: dict[str, Any] = {}
-        """What is told of the call, in the agent's state and in traces."""
+        """The record of the call, for the agent's state and traces."""
 
     def run(self, _: object) -> dict[str, Any]:
-        """Make the call, and give its record."""
+        """Make the call, and return its record."""
         if self._spent is not None:
             return self._settle(None)
         try:
@@ -134,7 +134,7 @@ class Turn:
     def response(self) -> ExtendedModelResponse[Any]:
         """The chosen model's response, and the record for the state."""
         update: dict[str, Any] = {"rsd": [self.record]}
-        if self.record["author"] == "limit":  # without calls an agent ends anyway, unless it waits for its structure
+        if self.record["author"] == "limit":  # without calls an agent ends anyway, unless it expects structured output
             update["jump_to"] = "end"
         return ExtendedModelResponse(self._response, Command(update=update))
 
@@ -165,7 +165,7 @@ class Turn:
         drafted = author == "draft" or (step is None and self._target.response is None)
         if self._limit is not None and author == "target":
             author, drafted = "limit", False
-            ledger.target.calls -= result is not None  # nobody was called
+            ledger.target.calls -= result is not None  # no model was called
             message = step.native if step is not None else None
             self._response = _Response([message if isinstance(message, AIMessage) else _limited(self._limit)])
         else:
@@ -204,7 +204,7 @@ class Turn:
 
     @property
     def _met_before(self) -> bool:
-        """Whether this run met its limit already: the agent did not end of that, and would go on for ever."""
+        """Whether this run already hit its limit: the agent did not end then, and would loop forever."""
         state = cast("Mapping[str, Any]", self._request.state)
         records = (state.get("rsd") or [])[state.get("rsd_run") or 0 :]
         return any(record["limit"] and record["middleware"] == self._rsd.name for record in records)
@@ -225,10 +225,10 @@ class Turn:
         )
 
     def _owed(self, error: TargetError | Signal) -> Ledger:
-        """What a failed call cost, noted for the record of the one that succeeds."""
+        """Note the cost of a failed call, for the record of the one that succeeds."""
         partial = getattr(error, "partial", None)
         ledger = Ledger() if partial is None else partial.ledger
-        if partial is None:  # an interrupt: the models' calls are known, the verifier's is not
+        if partial is None:  # an interrupt: the models' calls are known, the verifier's are not
             for account, caller in ((ledger.drafter, self._drafter), (ledger.target, self._target)):
                 for usage in caller.paid:
                     account.charge(caller, usage)
@@ -236,13 +236,13 @@ class Turn:
         return ledger
 
     def _items(self, ledger: Ledger) -> list[BillItem]:
-        """What this attempt cost; an RSD that is the target tells its own bill."""
+        """The cost of this attempt; a target that is itself RSD reports its own bill."""
         apart = self._limit is not None or self._target.is_rsd
         return [item for item in bill_of_ledger(ledger, self._models) if not (apart and item["role"] == "target")]
 
 
 class Debts:
-    """What calls cost that failed, by task of the graph: the record of the call that at last succeeds has it.
+    """The cost of failed calls, by graph task, for the record of the call that finally succeeds.
 
     A failed call leaves nothing in the agent's state; without this, each retry would be free.
     """
@@ -251,15 +251,15 @@ class Debts:
         self._owed: dict[str, Ledger] = {}
 
     def add(self, request: ModelRequest[Any], ledger: Ledger) -> None:
-        """Note what a failed call cost."""
+        """Add the cost of a failed call."""
         task = _task(request)
         if task is not None:
             self._owed[task] = _sum(ledger, self._owed.get(task))
-            while len(self._owed) > _MOST_DEBTS:  # of runs that were given up
+            while len(self._owed) > _MOST_DEBTS:  # from abandoned runs
                 self._owed.pop(next(iter(self._owed)))
 
     def pay(self, request: ModelRequest[Any]) -> Ledger | None:
-        """What the calls cost that failed before, now no longer owed."""
+        """The cost of earlier failed calls, which is then cleared."""
         return self._owed.pop(_task(request) or "", None)
 
 
@@ -284,7 +284,7 @@ class _Caller(Drafter, Target):
         self.response: _Response | None = None
         self.message: AIMessage | None = None
         self.is_rsd = False
-        """Whether it is an RSD itself, by its replies."""
+        """Whether it is itself RSD, judging by its replies."""
         self.paid: list[Usage] = []
         """For each reply."""
         self._request = request.override(messages=cast("list[AnyMessage]", readable_by(model, request.messages)))
@@ -299,7 +299,7 @@ class _Caller(Drafter, Target):
                 return await call_in_thread(lambda: self._ask(path, started), self.name, traced=self._traced)
             return await call_async(self._ask_async(path, started), self.name, traced=self._traced)
         except Exception as error:
-            reply = getattr(error, "ai_message", None)  # of a reply that could not be parsed, and was paid for
+            reply = getattr(error, "ai_message", None)  # a reply that could not be parsed, but was paid for
             if isinstance(reply, AIMessage):
                 add_usage(error, self._usage(reply, started))
             raise
@@ -324,7 +324,7 @@ class _Caller(Drafter, Target):
         usage = self._usage(reply or "", started)
         self.paid.append(usage)
         if reply is None:
-            raise RunError(f"{self.name} gave no message", usage=usage)
+            raise RunError(f"{self.name} returned no message", usage=usage)
         self.response, self.message = response, reply
         if self._policy is not None:
             self._policy.see(response, reply)
@@ -337,13 +337,13 @@ class _Caller(Drafter, Target):
         if told is None:
             return usage_of_reply(reply, self._request.messages, seconds)
         self.is_rsd = True
-        total = told["ledger"]["total"]  # the whole of it was paid for
+        total = told["ledger"]["total"]  # all of it was paid for
         read = total["computed"] - total["generated"] + total["reused"]
         return Usage(read, total["computed"], total["reused"], total["generated"], seconds=seconds)
 
 
 class _AtLimit(Target):
-    """What stands in the target's place when its budget is spent: it says so, or keeps a draft that calls nothing."""
+    """Replaces the target when its budget is exhausted: says so, or keeps a draft without tool calls."""
 
     price = Price(0, 0)
 
@@ -360,7 +360,7 @@ class _AtLimit(Target):
 
 
 class _TurnVerifier(Verifier):
-    """A verifier that is not asked about what cannot be kept anyway."""
+    """A verifier that skips drafts that cannot be kept anyway."""
 
     def __init__(self, verifier: Verifier, policy: TurnPolicy, prices: Mapping[str, Price]) -> None:
         self.name, self.flops_per_token = verifier.name, verifier.flops_per_token
@@ -375,15 +375,15 @@ class _TurnVerifier(Verifier):
 
 
 def is_draft(model: BaseChatModel) -> bool:
-    """Whether a model is called as the draft of a middleware around this one."""
+    """Whether a model is called as the draft of an outer middleware."""
     return _DRAFT in (getattr(model, "tags", None) or [])
 
 
 def as_draft(model: BaseChatModel) -> BaseChatModel:
-    """A model whose calls are told from the agent's own.
+    """A model whose calls are distinguishable from the agent's own.
 
-    LangGraph's message streams leave out what is tagged so. Nobody is to see the tokens of a draft, so it is not
-    streamed, unless its user has made the model to stream.
+    LangGraph's message streams omit calls with this tag. Draft tokens must not be visible, so it is not streamed unless
+    the user configured the model to stream.
     """
     update: dict[str, Any] = {"tags": [*(model.tags or []), "nostream", _DRAFT]}
     if getattr(model, "streaming", None) is not True:
@@ -395,7 +395,7 @@ _DRAFT = "rsd:draft"
 
 
 def _origin(error: TargetError | Signal) -> BaseException:
-    """What was raised in the first place, for the middleware around this one to recognise."""
+    """The original exception, for outer middleware to recognise."""
     return error.signal if isinstance(error, Signal) else error.__cause__ or error
 
 
@@ -408,7 +408,7 @@ def _told(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cost(ledger: Ledger, result: Result | None) -> dict[str, Any]:
-    """What a call cost, all models together."""
+    """The cost of a call, all models together."""
     accounts = (ledger.drafter, ledger.verifier, ledger.target)
     costs = [account.cost for account in accounts if account.computed or account.reused]
     total = ledger.total
@@ -430,6 +430,6 @@ def _sum(*ledgers: Ledger | None) -> Ledger:
 
 
 def _task(request: ModelRequest[Any]) -> str | None:
-    """The task of the graph that a call belongs to, whichever attempt it is."""
+    """The graph task of a call, the same for all attempts."""
     info = getattr(request.runtime, "execution_info", None)
     return None if info is None else f"{info.thread_id} {info.task_id}"

@@ -1,4 +1,4 @@
-"""What requests cost: tokens and money of all three models, of one message or of all that a handler hears of."""
+"""The cost of requests: tokens and money of all three models, for one message or for all that a handler sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rsd_core.ledger import Account, Role
 from rsd_integrations.langchain.trace import result_of
 
 BILL_EVENT = "rsd_bill"
-"""Name of the custom event by which `RSDRunnable`, which is no model to LangChain, tells what a request cost."""
+"""Name of the custom event with which `RSDRunnable`, which is not a model to LangChain, reports a request's cost."""
 
 
 class BillItem(TypedDict):
@@ -27,19 +27,19 @@ class BillItem(TypedDict):
 
     role: Role
     model: str
-    """Its name; several are joined by " + "."""
+    """The model's name; several are joined by " + "."""
     calls: int
-    """Calls that were begun, failed and cancelled ones included."""
+    """Calls begun, including failed and cancelled ones."""
     usage: UsageMetadata
-    """Tokens of all these calls; `rejected` of the output's details are no part of an answer."""
+    """Tokens of all these calls; `rejected` in the output details are not part of an answer."""
     cost: float | None
-    """Money, in whatever currency the models' prices are; None where a model has no price."""
+    """Money, in the currency of the models' prices; None if a model has no price."""
 
 
 def bill_of(message: BaseMessage) -> list[BillItem]:
-    """What a message of `ChatRSD` or `RSDRunnable` cost: an item for each role that was asked.
+    """The cost of a message from `ChatRSD` or `RSDRunnable`: one item per role used.
 
-    Its `usage_metadata` in contrast is that of the answer's own call.
+    By contrast, its `usage_metadata` is that of the answer's own call.
 
     Raises:
         ValueError: The message comes from elsewhere.
@@ -49,25 +49,25 @@ def bill_of(message: BaseMessage) -> list[BillItem]:
 
 
 def bill(result: Result, models: Mapping[Role, str]) -> list[BillItem]:
-    """The same of a result, with the names of the models in the roles."""
+    """The same for a result, with the names of the models in the roles."""
     return bill_of_ledger(result.ledger, models)
 
 
 def bill_of_ledger(ledger: Ledger, models: Mapping[Role, str]) -> list[BillItem]:
-    """The same of any number of requests."""
+    """The same for any number of requests."""
     accounts = {role: ledger.account(role) for role in _ROLES}
     return [_item(role, models.get(role, role), one) for role, one in accounts.items() if one.calls]
 
 
 def bill_of_error(error: BaseException) -> list[BillItem]:
-    """What a request cost that failed."""
+    """The cost of a failed request."""
     partial = getattr(error, "partial", None)
     return bill(partial, getattr(error, "models", {})) if isinstance(partial, Result) else []
 
 
 @contextmanager
 def naming(models: Mapping[Role, str]) -> Iterator[None]:
-    """Have errors of requests tell the names of the models, for the bill."""
+    """Attach the model names to errors of requests, for the bill."""
     try:
         yield
     except RunError as error:
@@ -76,11 +76,10 @@ def naming(models: Mapping[Role, str]) -> Iterator[None]:
 
 
 class RSDBillCallbackHandler(BaseCallbackHandler):
-    """Sums what requests cost, as `UsageMetadataCallbackHandler` sums the usage of answers.
+    """Sums the cost of requests, as `UsageMetadataCallbackHandler` sums the usage of answers.
 
-    It hears of `ChatRSD`, `RSDLLM`, `RSDRunnable` and `RSDMiddleware` wherever they run: in chains, graphs, batches and
-    streams. Failed requests are on the bill; answers from LangChain's cache are not, and neither are calls of other
-    models.
+    It covers `ChatRSD`, `RSDLLM`, `RSDRunnable` and `RSDMiddleware` wherever they run: in chains, graphs, batches and
+    streams. The bill includes failed requests, but neither answers from LangChain's cache nor calls of other models.
 
     Example:
         ```python
@@ -103,13 +102,13 @@ class RSDBillCallbackHandler(BaseCallbackHandler):
 
     @property
     def items(self) -> list[BillItem]:
-        """An item for each role and model."""
+        """One item per role and model."""
         with self._lock:
             return [BillItem(**item) for item in self._items.values()]
 
     @property
     def usage_metadata(self) -> dict[str, UsageMetadata]:
-        """The tokens of each model, whatever its role."""
+        """Tokens per model, in all roles."""
         tokens: dict[str, UsageMetadata] = {}
         for item in self.items:
             tokens[item["model"]] = add_usage(tokens.get(item["model"]), item["usage"])
@@ -117,12 +116,12 @@ class RSDBillCallbackHandler(BaseCallbackHandler):
 
     @property
     def cost(self) -> float | None:
-        """The money of all together; None where a model that was asked has no price."""
+        """The total money; None if a model used has no price."""
         costs = [item["cost"] for item in self.items]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def add(self, items: list[BillItem]) -> None:
-        """Add what a request cost."""
+        """Add the cost of a request."""
         with self._lock:
             for item in items:
                 key = (item["role"], item["model"])
@@ -130,7 +129,7 @@ class RSDBillCallbackHandler(BaseCallbackHandler):
                 self._items[key] = item if before is None else _sum(before, item)
 
     def on_llm_end(self, response: LLMResult, *, tags: list[str] | None = None, **_: Any) -> None:
-        """Take the traces of answers."""
+        """Add the cost of answers from their traces."""
         for generation in (one for ones in response.generations for one in ones):
             if isinstance(generation, ChatGeneration):
                 told, cached = generation.message.response_metadata, _is_cached(generation.message)
@@ -140,19 +139,19 @@ class RSDBillCallbackHandler(BaseCallbackHandler):
                 self.add(bill(Result.from_dict(told["rsd"]), told["rsd"].get("models", {})))
 
     def on_llm_error(self, error: BaseException, *, tags: list[str] | None = None, **_: Any) -> None:
-        """Take what a failed request cost."""
+        """Add the cost of a failed request."""
         if not _is_inner(tags):
             self.add(bill_of_error(error))
 
     def on_custom_event(self, name: str, data: Any, *, tags: list[str] | None = None, **_: Any) -> None:
-        """Take what `RSDRunnable` tells."""
+        """Add the cost reported by `RSDRunnable`."""
         if name == BILL_EVENT and not _is_inner(tags):
             self.add(data)
 
 
 @contextmanager
 def get_rsd_bill_callback(name: str = "rsd_bill_callback") -> Generator[RSDBillCallbackHandler, None, None]:
-    """Sum what all requests of RSD inside of the context cost, as `get_usage_metadata_callback` sums usage.
+    """Sum the cost of all RSD requests inside the context, as `get_usage_metadata_callback` sums usage.
 
     Example:
         ```python
@@ -214,10 +213,10 @@ def _sum(one: BillItem, other: BillItem) -> BillItem:
 
 
 def _is_inner(tags: list[str] | None) -> bool:
-    """Whether a run is that of an RSD model in a role of another, on whose bill its tokens are."""
+    """Whether a run belongs to an RSD model in a role of another, whose bill includes its tokens."""
     return any(tag.startswith("rsd:") for tag in tags or ())
 
 
 def _is_cached(message: BaseMessage) -> bool:
-    """Whether LangChain's cache gave a message: it notes a cost of nothing."""
+    """Whether a message came from LangChain's cache, which sets its cost to 0."""
     return "total_cost" in (getattr(message, "usage_metadata", None) or {})

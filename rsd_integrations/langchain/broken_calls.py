@@ -1,4 +1,4 @@
-"""Calls of tools that a model did not write to their end, or not as JSON: they are invalid, and never executed."""
+"""Incomplete or malformed tool calls: they are marked invalid and never executed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _CUT = {
     *("content_filter", "content_filtered", "guardrail_intervened", "refusal", "malformed_tool_use"),
     *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MALFORMED_FUNCTION_CALL"),
 }
-"""Finish reasons of OpenAI, Anthropic, Google, Bedrock, Mistral and Ollama: of used-up tokens, of filters, and of calls
-that failed."""
+"""Finish reasons of OpenAI, Anthropic, Google, Bedrock, Mistral and Ollama: for token limits, filters, and failed
+calls."""
 
 
 def is_cut(message: AIMessage) -> bool:
-    """Whether a message ends before its model was done, by what its provider says."""
+    """Whether a message was cut off, according to its provider."""
     told = message.response_metadata
     return told.get("status") == "incomplete" or any(told.get(key) in _CUT for key in _KEYS)
 
 
 def without_cut_call(message: AIMessage) -> AIMessage:
-    """A message that was cut, its last call among the invalid ones if the message ends in it.
+    """A cut message, with its last call marked invalid if the message ends in it.
 
-    Classes that stream, and APIs whose calls are objects, complete a call that was cut, and nobody can tell any more.
-    (LangChain's own agents run it; seen with langchain-openai 1.7.4 streaming and langchain-anthropic 1.7.10.)
+    Streaming classes, and APIs with calls as objects, complete a cut call, so that it looks valid. (LangChain's own
+    agents run it; seen with langchain-openai 1.7.4 streaming and langchain-anthropic 1.7.10.)
     """
-    if not is_cut(message) or not message.tool_calls or message.invalid_tool_calls:  # of those one is the call
+    if not is_cut(message) or not message.tool_calls or message.invalid_tool_calls:  # one of those is the call
         return message
     last = message.tool_calls[-1]
     blocks = message.content if isinstance(message.content, list) else []
@@ -47,14 +47,14 @@ def without_cut_call(message: AIMessage) -> AIMessage:
 
 
 def without_calls_of_cut(message: AIMessage) -> AIMessage:
-    """A message that was cut, without any call that may be executed, whichever of them the cut went through."""
+    """A cut message with all calls marked invalid, since any of them may be the one that was cut."""
     if not is_cut(message):
         return message
     return _invalidated(message, [(call, None) for call in message.tool_calls], "the message was cut in its calls")
 
 
 class StreamedCalls(BaseCallbackHandler):
-    """Keeps the calls of streamed messages as they were written: LangChain completes their JSON."""
+    """Keeps the raw calls of streamed messages, since LangChain completes their JSON."""
 
     run_inline = True
 
@@ -62,29 +62,29 @@ class StreamedCalls(BaseCallbackHandler):
         self._messages: dict[UUID, AIMessageChunk] = {}
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
-        """Keep what a chunk has of calls."""
+        """Keep a chunk's parts of calls."""
         message = getattr(chunk, "message", None)
         if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
             calls = AIMessageChunk(content="", tool_call_chunks=message.tool_call_chunks)
             self._messages[run_id] = self._messages[run_id] + calls if run_id in self._messages else calls
 
     def without_unreadable_calls(self, message: AIMessage) -> AIMessage:
-        """A message whose calls that were no JSON when they were streamed are invalid, as they were written."""
+        """A message with the calls that were not JSON when streamed marked invalid, in their raw form."""
         written: dict[str | None, str | None] = {}
         for call in (call for one in self._messages.values() for call in one.tool_call_chunks):
             name = (
                 call["id"] or call["name"]
-            )  # some servers give no ids: of calls of one name a broken one stands for all
+            )  # some servers give no ids: then a broken call invalidates all of the same name
             if _is_object(written.get(name)):
                 written[name] = call["args"]
         found = [(one, written.get(one["id"] or one["name"])) for one in message.tool_calls]
         broken = [(one, args) for one, args in found if not _is_object(args)]
-        return _invalidated(message, broken, "its arguments are no JSON object")
+        return _invalidated(message, broken, "its arguments are not a JSON object")
 
 
 @contextmanager
 def streamed_calls() -> Iterator[StreamedCalls]:
-    """Watch the calls of tools in what is streamed meanwhile."""
+    """Capture the tool calls streamed inside the context."""
     watch = StreamedCalls()
     token = _watch.set(watch)
     try:
@@ -98,7 +98,7 @@ register_configure_hook(_watch, inheritable=True)
 
 
 def _is_object(text: str | None) -> bool:
-    """Whether arguments can be read; none are an empty object, as LangChain has it."""
+    """Whether arguments are readable; none count as an empty object, as in LangChain."""
     if not text:
         return True
     try:
@@ -108,7 +108,7 @@ def _is_object(text: str | None) -> bool:
 
 
 def _invalidated(message: AIMessage, calls: Sequence[tuple[ToolCall, str | None]], why: str) -> AIMessage:
-    """A message some of whose calls are invalid, with their arguments as written where that is known."""
+    """A message with some calls marked invalid, with their raw arguments if known."""
     if not calls:
         return message
     gone = [call for call, _ in calls]
@@ -120,7 +120,7 @@ def _invalidated(message: AIMessage, calls: Sequence[tuple[ToolCall, str | None]
         for call, args in calls
     ]
     content: Any = message.content
-    if not isinstance(content, str):  # providers' classes would send the blocks as calls
+    if not isinstance(content, str):  # provider classes would send the blocks as calls
         content = [block for block in content if not (isinstance(block, dict) and ids.intersection(call_ids(block)))]
     return message.model_copy(
         update={
@@ -132,6 +132,6 @@ def _invalidated(message: AIMessage, calls: Sequence[tuple[ToolCall, str | None]
 
 
 def call_ids(block: dict[str, Any]) -> tuple[Any, ...]:
-    """By what ids a content block is a tool call, whatever its provider; none for other blocks."""
+    """The ids under which a content block is a tool call, for any provider; none for other blocks."""
     kind = str(block.get("type"))
     return (block.get("id"), block.get("call_id")) if "call" in kind or kind == "tool_use" else ()

@@ -33,7 +33,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
     r"""Reward-guided speculative decoding wherever LangChain takes a chat model.
 
     Setup:
-        `pip install "rsd-decoding[langchain]"`, and `[huggingface]` for models in process.
+        `pip install "rsd-decoding[langchain]"`, and `[huggingface]` for in-process models.
 
     Instantiate:
         ```python
@@ -51,46 +51,46 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         ```
 
     Stream:
-        A chunk for each accepted or replaced step, never a rejected one. `additional_kwargs["rsd_steps"]` of a chunk
-        tells the step's author, reward and tokens.
+        One chunk per accepted or replaced step, never a rejected one. A chunk's `additional_kwargs["rsd_steps"]` has
+        the step's author, reward and tokens.
 
     Async:
-        Native. Concurrent calls share batches where the models can.
+        Native. Concurrent calls share batches if the models support it.
 
     Tool calling:
         In turn granularity through the inner models' own `bind_tools`. In step granularity tools are rendered by the
-        models' chat templates, and calls read from the text (Hermes and Qwen form). A forced call is written as JSON
-        by the tools' schema, after the reasoning.
+        models' chat templates, and calls are parsed from the text (Hermes and Qwen format). A forced call is written as
+        JSON following the tools' schema, after the reasoning.
 
     Structured output:
-        `with_structured_output(Schema)`: in steps the models reason, and then write JSON by the schema; in turns each
-        inner model does what its own method does.
+        `with_structured_output(Schema)`: in steps the models reason, then write JSON following the schema; in turns
+        each inner model uses its own method.
 
     Thoughts:
-        Of models that think before they answer: reasoning blocks of `message.content_blocks`, in streamed chunks as
-        well, and no part of `text`. `content` is the answer alone, and `additional_kwargs["reasoning_content"]` the
-        thought; with `output_version="v1"` `content` is the blocks. Messages of a history keep theirs.
+        For models that think before they answer: reasoning blocks in `message.content_blocks`, also in streamed chunks,
+        and not part of `text`. `content` is only the answer, and `additional_kwargs["reasoning_content"]` the thought;
+        with `output_version="v1"`, `content` is the blocks. Messages in the history keep theirs.
 
     Token usage:
-        `usage_metadata` is that of the answer's own call: the prompt as it was read, and the answer, of which
-        `reasoning` are the tokens of the thought. So `total_tokens` is the size of the context so far. What all three
-        models cost, rejected drafts included, is in `bill_of(message)`, and `get_rsd_bill_callback()` sums it.
+        `usage_metadata` is that of the answer's own call: the prompt as read, and the answer, with the thought's tokens
+        as `reasoning`. So `total_tokens` is the size of the context so far. The cost of all three models, including
+        rejected drafts, is in `bill_of(message)`, and `get_rsd_bill_callback()` sums it.
 
     Response metadata:
-        `response_metadata["rsd"]` is the whole trace as data; `result_of(message)` makes it a `Result` again.
+        `response_metadata["rsd"]` is the whole trace as data; `result_of(message)` turns it back into a `Result`.
 
-    Of one call: `stop` and the fields in `CALL_OPTIONS`; in turn granularity everything else goes to the inner models.
+    Per call: `stop` and the fields in `CALL_OPTIONS`; in turn granularity everything else goes to the inner models.
     """
 
     model_config = CONFIG
     _kind: ClassVar[Literal["llm", "chat"]] = "chat"
 
     streaming: bool = False
-    """Whether `invoke` streams as well, so that callbacks hear of each step."""
+    """Whether `invoke` streams as well, so that callbacks see each step."""
 
     @property
     def model(self) -> str:
-        """The model name, as LangChain's packages call it."""
+        """The model name, under LangChain's usual attribute."""
         return self.model_name
 
     @property
@@ -98,7 +98,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         return "rsd-chat"
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        """What can be honoured: in turns what both inner models can, in steps text."""
+        """The supported features: in turns those of both inner models, in steps text."""
         if self.resolved().granularity == "turn":
             inner = [getattr(role.model, "profile", None) or {} for role in self.inner_models()]
             return _common(inner) if self.all_inner() else None
@@ -127,10 +127,10 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
 
         Args:
             tools: Tools as LangChain takes them.
-            tool_choice: In turn granularity as the inner models take it; in step granularity "auto", "none", "any" or
+            tool_choice: In turn granularity as for the inner models; in step granularity "auto", "none", "any" or
                 "required", or a tool's name.
             **kwargs: In turn granularity for the inner models' `bind_tools`; in step granularity `response_format`,
-                which the answer has where no tool is called, and `strict`, which calls are that are forced.
+                which applies if no tool is called, and `strict`, which forced calls always are.
 
         Raises:
             ValueError: There is no such tool, or an inner model cannot call tools.
@@ -147,7 +147,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         return self.bind(tools=definitions, **choice, **kwargs)
 
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> ConfigurableChat[Any, Any]:
-        """As LangChain's, and the fields stay configurable when tools are bound."""
+        """Like LangChain's, but the fields stay configurable when tools are bound."""
         return ConfigurableChat(default=self, fields=dict(super().configurable_fields(**kwargs).fields))  # type: ignore[attr-defined]
 
     def batch(
@@ -158,7 +158,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        # The threads only wait: the models coalesce what is asked at once. LangChain's default is a few per core.
+        # The threads only wait: the models batch concurrent requests. LangChain's default is a few per core.
         return super().batch(inputs, _wide(config, min(64, len(inputs))), return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
@@ -193,7 +193,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             yield chunk
 
     def _told(self, config: RunnableConfig | None) -> RunnableConfig | None:
-        """The configuration of a call; where traces see inner models, it says whose children those are."""
+        """The configuration of a call; if traces see inner models, it identifies their parent."""
         configure(config)
         return told_before(config) if self.traces() else config
 
@@ -227,7 +227,7 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
         call = Call(self, messages, stop, kwargs, children(run_manager))
         with closing(self._chunks(call)) as chunks:
             for chunk in chunks:
-                if run_manager:  # before the consumer has it
+                if run_manager:  # before the consumer gets it
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
@@ -252,12 +252,12 @@ _BOUND = frozenset({"response_format", "strict", "parallel_tool_calls", "ls_stru
 def _wide(
     config: RunnableConfig | list[RunnableConfig] | None, width: int
 ) -> RunnableConfig | list[RunnableConfig] | None:
-    """The configurations of a batch, which say how wide it is: by default so wide."""
+    """The configurations of a batch, with its concurrency, by default the given one."""
     return [{"max_concurrency": width, **one} for one in get_config_list(config, width)] if width else config
 
 
 def _common(profiles: list[Any]) -> ModelProfile | None:
-    """What profiles allow: the smallest number, and what all can."""
+    """The intersection of profiles: the smallest numbers, and features common to all."""
     shared: dict[str, Any] = {}
     for key in set.intersection(*map(set, profiles)):
         values = [profile[key] for profile in profiles]

@@ -1,4 +1,4 @@
-"""What one call asks for, and the chunks that answer it: shared by everything here that gives messages."""
+"""One call's request, and the chunks that answer it: shared by everything here that returns messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rsd_integrations.tool_calls import sees_tools
 
 
 class RSDMessages(RSDFields):
-    """The fields with the way from messages to chunks."""
+    """The fields, with the conversion from messages to chunks."""
 
     def with_structured_output(
         self,
@@ -38,20 +38,20 @@ class RSDMessages(RSDFields):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Let the answer be an object.
+        """Return an object as the answer.
 
-        In steps the models reason first, and then write JSON by the schema: the message's `content`, whose thought is
-        the reasoning. In turns each LangChain model is asked by its own `with_structured_output`.
+        In steps the models reason first, then write JSON following the schema: it is the message's `content`, and the
+        reasoning its thought. In turns each LangChain model uses its own `with_structured_output`.
 
         Args:
-            schema: A Pydantic class, a `TypedDict`, or a JSON Schema, as LangChain takes them.
-            method: As of the inner models' in turns. In steps all three write by the schema.
-            include_raw: Give `raw`, `parsed` and `parsing_error`, as LangChain does.
-            strict: As of the inner models' in turns. In steps every answer keeps to the schema.
-            **kwargs: For the inner models' in turns.
+            schema: A Pydantic class, a `TypedDict`, or a JSON Schema, as in LangChain.
+            method: In turns as for the inner models. In steps all three follow the schema.
+            include_raw: Return `raw`, `parsed` and `parsing_error`, as LangChain does.
+            strict: In turns as for the inner models. In steps every answer follows the schema.
+            **kwargs: For the inner models, in turns.
 
         Raises:
-            ValueError: A schema is missing, or an argument is for inner models alone.
+            ValueError: A schema is missing, or an argument is only for inner models.
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
 
@@ -74,7 +74,7 @@ class RSDMessages(RSDFields):
 
 @contextmanager
 def _errors(call: Call) -> Iterator[None]:
-    """Let errors leave as callers know them, with what bills need."""
+    """Convert errors to the types callers expect, with what bills need."""
     with errors_as_raised(), naming(call.chunks.models):
         yield
 
@@ -94,16 +94,16 @@ class Call:
         self.model = model.with_options(own)
         self.messages = messages
         if "model" in kwargs:
-            raise ValueError("RSD takes no model with a call: two models write, which `draft` and `target` name")
+            raise ValueError("RSD does not accept model with a call: two models write, set by `draft` and `target`")
         self.tools: list[dict[str, Any]] = kwargs.pop("tools", None) or []
         self.stop = list(as_stop(self.model.stop if stop is None else stop))
         self.callbacks = callbacks
         self.inner: dict[str, Any] = {"callbacks": callbacks}
-        """What inner models are called with. They get messages, tools and options as they are, and stop themselves."""
+        """Arguments for inner models. They get messages, tools and options unchanged, and stop by themselves."""
         settings = self.model.resolved()
         self.granularity = settings.granularity
         self.passes_on = self.granularity == "turn" and self.model.all_inner()
-        kwargs.pop("ls_structured_output_format", None)  # what traces show; chat models take it out themselves
+        kwargs.pop("ls_structured_output_format", None)  # for traces; chat models remove it themselves
         self.form: AnswerForm | None = None
         if self.passes_on:
             stop_option = {"stop": self.stop} if self.stop else {}
@@ -113,10 +113,11 @@ class Call:
             fields = {name: value for name in TURN_FIELDS if (value := kwargs.pop(name, None)) is not None}
             if self.granularity == "step":
                 self.form = form_of([convert_to_openai_tool(tool) for tool in self.tools], **fields)
-                kwargs.pop("strict", None)  # as calls and answers are that have a form
+                kwargs.pop("strict", None)  # answers with a form are always strict
             elif fields and not self.model.writers():
                 raise ValueError(
-                    f"RSD takes no {sorted(fields)} with a ready decoder in turns, whose models are as they are"
+                    f"RSD does not accept {sorted(fields)} with a given decoder in turns, whose models cannot be "
+                    "changed"
                 )
             else:
                 self.inner |= {"fields": fields}
@@ -124,7 +125,7 @@ class Call:
                 self.tools = []
             if kwargs:
                 raise ValueError(
-                    f"RSD takes no {sorted(kwargs)} with a call of models that are not LangChain's own; it takes "
+                    f"RSD does not accept {sorted(kwargs)} in calls of models other than LangChain's; it accepts  "
                     f"stop, {', '.join((*CALL_OPTIONS, *TURN_FIELDS))}"
                 )
         self.chunks = MessageChunks(
@@ -137,16 +138,16 @@ class Call:
         )
 
     def settled(self, result: ChatResult) -> ChatResult:
-        """The chunks' result, its message as one that was never in chunks."""
+        """The chunks' result, with its message as if it had never been in chunks."""
         self.chunks.settle(result.generations[0].message)
         return result
 
     def shaped(self, decoder: Decoder) -> Decoder:
-        """The decoder that gives answers of the form that is wanted."""
+        """A decoder that answers in the required form."""
         return decoder if self.form is None else self.form.decoder(decoder)
 
     def prompt(self, decoder: Decoder) -> Prompt:
-        """The messages, and the tools where the models are shown them."""
+        """The messages, and the tools if the models see them."""
         blind = [
             model.name
             for model in decoder.models
@@ -154,9 +155,9 @@ class Call:
         ]
         if not self.tools or self.passes_on or not blind:
             return as_prompt(self.messages, self.tools)
-        if self.form is not None and self.form.calls:  # which tells of them
+        if self.form is not None and self.form.calls:  # the form describes them
             return as_prompt(self.messages)
         raise ValueError(
-            f"{blind[0]} cannot call tools of its own choice: its chat template shows none. Use models whose template "
+            f"{blind[0]} cannot choose tools to call: its chat template does not show them. Use models whose template "
             'does, tool_choice="any", or chat models with granularity="turn".'
         )

@@ -1,4 +1,4 @@
-"""Messages on their way through LangChain's LLM interface, which passes texts around."""
+"""Carries messages through LangChain's LLM interface, which passes texts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rsd_integrations.langchain.messages import as_prompt, text_only
 
 
 class _ChatText(str):
-    """Messages as one text, for LangChain, which passes texts around, and as they are, for the models."""
+    """Messages as one text for LangChain, and unchanged for the models."""
 
     __slots__ = ("messages",)
     messages: Prompt
 
 
 class _ChatPrompt(StringPromptValue):
-    """A prompt value whose text still holds its messages."""
+    """A prompt value whose text retains its messages."""
 
     value: PromptValue
 
@@ -42,7 +42,7 @@ def keep_messages(value: PromptValue) -> PromptValue:
         return value
     messages = value.to_messages()
     if len(messages) == 1 and isinstance(messages[0], HumanMessage) and isinstance(messages[0].content, str):
-        return StringPromptValue(text=messages[0].content)  # what a plain string means, and in caches the same
+        return StringPromptValue(text=messages[0].content)  # equivalent to a plain string, also in caches
     return _ChatPrompt(text="", value=value)
 
 

@@ -1,4 +1,4 @@
-"""From the decoder's events to LangChain's message chunks: the one way messages are made, streamed or not."""
+"""From the decoder's events to LangChain's message chunks: the only way messages are built, streamed or not."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from rsd_integrations.provider_errors import late
 
 
 class MessageChunks:
-    """Makes a chunk for each accepted or replaced step, two where it ends a thought, and a last one with the metadata.
+    """Makes a chunk for each accepted or replaced step, two if it ends a thought, and a last one with the metadata.
 
-    A thought is `additional_kwargs["reasoning_content"]`, of which LangChain makes reasoning blocks. What merging would
-    spoil is on the last chunk alone: numbers are added, texts joined and unequal floats refused when chunks are merged.
-    The steps of the other chunks are a list in `additional_kwargs["rsd_steps"]`, which grows.
+    A thought is `additional_kwargs["reasoning_content"]`, which LangChain turns into reasoning blocks. Data that
+    merging would spoil is only on the last chunk: merging adds numbers, joins texts and refuses unequal floats. The
+    steps of the other chunks are a growing list in `additional_kwargs["rsd_steps"]`.
 
     Args:
-        model_name: Goes with the last chunk.
+        model_name: Set on the last chunk.
         stop: Strings that end the answer.
-        tools: Whether the text may hold tool calls.
-        form: The form of the answer, where it has one.
-        traced: Whether traces see the calls of inner models. The metadata then tell the texts of rejected drafts, and
-            no name of a model: counters by name count the inner calls, and would count the answer's twice.
-        markers: Those of thoughts that models write into their text, where the settings name them.
+        tools: Whether the text may contain tool calls.
+        form: The required form of the answer, if any.
+        traced: Whether traces see the calls of inner models. The metadata then includes the texts of rejected drafts
+            but no model name, since counters by name count the inner calls, and would count the answer's twice.
+        markers: Markers of thoughts in models' text, if given in the settings.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MessageChunks:
         self._model_name = model_name
         self._stop = stop
         self._markers = markers
-        self._text = TextStream(stop if form is None else ())  # which cut no JSON
+        self._text = TextStream(stop if form is None else ())  # stop strings must not cut JSON
         calls = None if form is None else form.stream()
         self._calls = ToolCallStream(calls) if calls or (tools and form is None) else None
         self._native: AIMessage | None = None
@@ -60,7 +60,7 @@ class MessageChunks:
         """Names of the models in the roles, for the bill."""
 
     def feed(self, event: Event) -> Sequence[ChatGenerationChunk]:
-        """The chunks that an event makes; none for most events."""
+        """The chunks for an event; none for most events."""
         if isinstance(event, StepFinished):
             step = {"rsd_steps": [step_data(event.record, self._steps)]}
             self._steps += 1
@@ -91,12 +91,12 @@ class MessageChunks:
         return about | metadata(result, self.models, tool_calls=called, rejected=self._traced)
 
     def settle(self, message: BaseMessage) -> None:
-        """Give a message that was merged of the chunks the invalid calls that the model's own class found, as found."""
+        """Restore, in a message merged from chunks, the invalid calls as the model's own class found them."""
         if isinstance(message, AIMessage) and self._native is not None:
             message.invalid_tool_calls = self._native.invalid_tool_calls
 
     def _chunks(self, event: Event, additional: dict[str, Any], *, last: bool = False) -> list[ChatGenerationChunk]:
-        """Thought, answer and calls in chunks of their own: readers of a stream tell blocks apart by their places."""
+        """Thought, answer and calls in separate chunks, since stream readers distinguish blocks by position."""
         pieces = () if self._native is not None else self._text.feed_parts(event)
         thought = "".join(text for kind, text in pieces if kind == "thought")
         content = "".join(text for kind, text in pieces if kind == "answer")
@@ -117,7 +117,7 @@ class MessageChunks:
 
 
 def _cut(message: AIMessage, stop: Sequence[str]) -> AIMessage:
-    """A message that ends before the first stop string. Not every model that is told to stop does so."""
+    """A message cut before the first stop string, since not every model honours them."""
     at = stops_at(str(message.text), stop)
     if at is None:
         return message
@@ -137,12 +137,12 @@ def _cut(message: AIMessage, stop: Sequence[str]) -> AIMessage:
 
 
 def _as_chunks(message: AIMessage, step: dict[str, Any]) -> list[ChatGenerationChunk]:
-    """A whole message as chunks: all of it but the calls that are invalid, and these.
+    """A whole message as chunks: everything except invalid calls, then these.
 
-    Beside a content, and by the rules of some providers, LangChain's third kind of event streams would lose them.
+    Next to content, and under some providers' rules, LangChain's v3 event streams would lose them.
     """
     calls, broken = call_chunks(message)
-    # As providers give them; from these LangChain reads calls where a chunk has none.
+    # In the providers' format; LangChain reads calls from these if a chunk has none.
     raw = {key: value for key, value in message.additional_kwargs.items() if key in ("tool_calls", "function_call")}
     said = {key: value for key, value in message.additional_kwargs.items() if key not in raw} | step
     chunks = [
@@ -159,7 +159,7 @@ def _as_chunks(message: AIMessage, step: dict[str, Any]) -> list[ChatGenerationC
 
 
 def _provider(message: AIMessage) -> dict[str, Any]:
-    """By whose rules the blocks of a message are read: its provider's, where those show its thought."""
+    """The provider under whose rules a message's blocks are read: its own, if that shows its thought."""
     about = {
         key: value for key in ("model_provider", "output_version") if (value := message.response_metadata.get(key))
     }

@@ -1,7 +1,7 @@
-"""Models inside what LangChain puts around them: `bind`, `with_retry`, `with_fallbacks`, configurations and chains.
+"""Models inside LangChain's wrappers: `bind`, `with_retry`, `with_fallbacks`, configurations and chains.
 
-A role is played by the whole of it, and what a call needs is given to the models inside: tools and fields are bound to
-each, by the names that its own class has for them.
+The whole composition plays a role, and call arguments go to the models inside: tools and fields are bound to each,
+under the names in its class.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ AnyRunnable = Runnable[Any, Any]
 
 
 def models_in(model: AnyRunnable) -> list[AnyRunnable]:
-    """The models that may be called, the one first that is called first; of a chain without any, the chain."""
+    """The models that may be called, in calling order; for a chain without any, the chain."""
     return list(_models(settled(model)))
 
 
 def unbound(model: AnyRunnable) -> AnyRunnable:
-    """The model that is called first, without what is around it."""
+    """The model called first, without wrappers."""
     return models_in(model)[0]
 
 
 def rebuilt(model: AnyRunnable, change: Callable[[AnyRunnable], AnyRunnable]) -> AnyRunnable:
-    """The same around other models: each inside is replaced by what is made of it."""
+    """The same composition with each model inside replaced."""
     if isinstance(model, RunnableBindingBase):
         return model.model_copy(update={"bound": rebuilt(model.bound, change)})
     if isinstance(model, RunnableWithFallbacks):
@@ -46,11 +46,11 @@ def rebuilt(model: AnyRunnable, change: Callable[[AnyRunnable], AnyRunnable]) ->
 
 
 def settled(model: AnyRunnable, config: RunnableConfig | None = None) -> AnyRunnable:
-    """The model as the run configures it that is going on: nothing in it is configurable any more.
+    """The model as configured by the current run, no longer configurable.
 
     Args:
-        model: A model or what holds some.
-        config: What configures it besides.
+        model: A model or composition.
+        config: Additional configuration.
     """
     if isinstance(model, DynamicRunnable):
         prepared, config = model.prepare(ensure_config(config))
@@ -72,7 +72,7 @@ def settled(model: AnyRunnable, config: RunnableConfig | None = None) -> AnyRunn
 
 
 def ends_in_model(model: AnyRunnable) -> bool:
-    """Whether the model's own answer comes out, tool calls included: not where a chain goes on after its model."""
+    """Whether the output is the model's own answer, tool calls included: not if a chain continues after its model."""
     model = settled(model)
     if isinstance(model, RunnableBindingBase):
         return ends_in_model(model.bound)
@@ -82,20 +82,20 @@ def ends_in_model(model: AnyRunnable) -> bool:
 
 
 def check_composition(model: AnyRunnable) -> None:
-    """Refuse chains that cannot play a role: messages go in, a message or a text comes out.
+    """Refuse chains that cannot play a role, which takes messages and returns a message or a text.
 
     Raises:
-        ConfigurationError: A chain begins with a prompt that takes something else, has several models, or ends in a
-            parser whose output is no text; or it is a graph.
+        ConfigurationError: A chain begins with a prompt with other inputs, has several models, or ends in a parser
+            whose output is not text; or it is a graph.
     """
     model = settled(model)
     if isinstance(model, RunnableBindingBase):
         return check_composition(model.bound)
-    langgraph = sys.modules.get("langgraph.pregel.protocol")  # without it nobody has a graph
+    langgraph = sys.modules.get("langgraph.pregel.protocol")  # without it there are no graphs
     if langgraph is not None and isinstance(model, langgraph.PregelProtocol):
         raise ConfigurationError(
-            "a graph takes and gives a state, and a role is given messages and answers with one. Pass "
-            "RunnableLambda(lambda messages: graph.invoke({'messages': messages})['messages'][-1])"
+            "a graph maps states to states, but a role maps messages to a message. Pass RunnableLambda(lambda "
+            "messages: graph.invoke({'messages': messages})['messages'][-1])"
         )
     if isinstance(model, RunnableWithFallbacks):
         for one in model.runnables:
@@ -105,16 +105,16 @@ def check_composition(model: AnyRunnable) -> None:
     first, last = model.first, model.last
     if isinstance(first, BasePromptTemplate) and not _takes_messages(first):
         raise ConfigurationError(
-            f"the chain begins with a prompt of the variables {sorted(first.input_variables)}, and a role is given "
-            "messages. Pass the model alone and put the prompt before RSD, prompt | ChatRSD(...); or a prompt with one "
-            "MessagesPlaceholder and nothing else to fill in"
+            f"the chain begins with a prompt of the variables {sorted(first.input_variables)}, but a role gets "
+            "messages. Pass only the model and put the prompt before RSD, prompt | ChatRSD(...); or a prompt with a "
+            "single MessagesPlaceholder"
         )
     if sum(map(_has_model, model.steps)) > 1:
-        raise ConfigurationError("the chain has several models, so that nobody knows which of them writes. Pass one")
+        raise ConfigurationError("the chain has several models, so it is unclear which of them writes. Pass one")
     if isinstance(last, BaseOutputParser) and _output(last) is not str:
         raise ConfigurationError(
-            f"the chain ends in {type(last).__name__}, whose output is no message and no text. Pass the model alone "
-            "and put the parser after RSD, ChatRSD(...) | parser"
+            f"the chain ends in {type(last).__name__}, whose output is neither a message nor a text. Pass only the "
+            "model and put the parser after RSD, ChatRSD(...) | parser"
         )
     for step in model.steps:
         check_composition(step)
@@ -139,7 +139,7 @@ def _has_model(step: AnyRunnable) -> bool:
 
 
 def _takes_messages(prompt: BasePromptTemplate[Any]) -> bool:
-    """Whether messages can be given to a prompt as they are: where they are its only variable."""
+    """Whether a prompt accepts messages directly: if they are its only variable."""
     return isinstance(prompt, ChatPromptTemplate) and prompt.input_variables == [
         message.variable_name for message in prompt.messages if isinstance(message, MessagesPlaceholder)
     ]
@@ -148,7 +148,7 @@ def _takes_messages(prompt: BasePromptTemplate[Any]) -> bool:
 def _output(parser: BaseOutputParser[Any]) -> object:
     try:
         return parser.OutputType
-    except TypeError:  # it does not say
+    except TypeError:  # unspecified
         return None
 
 

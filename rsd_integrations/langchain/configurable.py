@@ -15,15 +15,15 @@ from langchain_core.runnables.utils import Input, Output
 class ConfigurableChat(RunnableConfigurableFields[Input, Output]):
     """A chat model that stays configurable when tools are bound to it.
 
-    LangChain's own hands `bind_tools` to the model inside, and what it gives no longer hears of the configuration.
+    LangChain's own class delegates `bind_tools` to the model inside, whose result ignores the configuration.
     """
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """As `ChatRSD.bind_tools`."""
+        """See `ChatRSD.bind_tools`."""
         model = cast("BaseChatModel", self.default)
         bound = cast("RunnableBinding[LanguageModelInput, AIMessage]", model.bind_tools(tools, **kwargs))
         return cast("Runnable[LanguageModelInput, AIMessage]", self.bind(**bound.kwargs))
 
     def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
-        """As `BaseChatModel.with_structured_output`."""
+        """See `BaseChatModel.with_structured_output`."""
         return BaseChatModel.with_structured_output(cast("BaseChatModel", self), schema, **kwargs)

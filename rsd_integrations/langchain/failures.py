@@ -1,4 +1,4 @@
-"""Failed prompts: late ones, and those of a batch, which are kept in their places and out of caches."""
+"""Failed prompts: timeouts, and failures in a batch, which keep their places and stay out of caches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rsd_integrations.provider_errors import AnswerTimeoutError
 
 
 class LateAnswerError(AnswerTimeoutError, ModelTimeoutError):
-    """The time of a request was up before anything was written, in the words of LangChain as well."""
+    """A request timed out before anything was written; also a LangChain timeout error."""
 
 
 class FailedGeneration(Generation):
-    """The place of a failed prompt in a result: its text so far, and its error."""
+    """Stands for a failed prompt in a result, with its text so far and its error."""
 
     error: Exception = Field(exclude=True)
 
@@ -26,7 +26,7 @@ class FailedGeneration(Generation):
 
 
 class FinishedOnly(BaseCache):
-    """A cache that failed answers do not get into."""
+    """A cache wrapper that keeps failed answers out."""
 
     def __init__(self, cache: BaseCache) -> None:
         self._cache = cache

@@ -28,14 +28,14 @@ from rsd_integrations.langchain.wrapped_model import LangChainRole
 from rsd_integrations.loaded_models import LoadedModels, identity
 
 CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
-"""Typos are errors. Each class names it anew, since LangChain's own bases would ignore them."""
+"""Makes typos errors. Each class repeats it, since LangChain's bases would ignore them."""
 CALL_OPTIONS = ("policy", "temperature", "top_p", "max_tokens", "seed", "timeout", "max_retries")
-"""Fields that may be given with a single call as well."""
+"""Fields that may also be given per call."""
 _MODELS: dict[str, Role] = {"draft": "drafter", "target": "target", "verifier": "verifier"}
 
 
 def as_drafter(value: Any) -> Any:
-    """What a user gave for the drafter: a spec as it is, else a model of the core."""
+    """The user's drafter: a spec unchanged, anything else as a model of the core."""
     return _as_role(value, "drafter", LangChainDrafter)
 
 
@@ -45,14 +45,14 @@ def as_target(value: Any) -> Any:
 
 
 def as_verifier(value: Any) -> Any:
-    """The same for the verifier; functions serve as well."""
+    """The same for the verifier; may also be a function."""
     if callable(value) and not isinstance(value, Runnable | Verifier):
         return FunctionVerifier(value)
     return _as_role(value, "verifier", LangChainJudge)
 
 
 def as_thoughts(value: Any) -> Any:
-    """Models and a policy of the thoughts' own, each checked like that of the answer."""
+    """Models and a policy for thoughts, checked like those of the answer."""
     if isinstance(value, Mapping):
         value = under_one_name(value)
     if not isinstance(value, Mapping) or (unknown := sorted(set(value) - set(_PARTS))):
@@ -77,7 +77,7 @@ def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
         if backend.kind != "langchain":
             parse_spec(value, role)
             return value
-        named = load(value)  # a client, made at once; no weights
+        named = load(value)  # a client, created at once; no weights
         return wrap(named.model) if role == "verifier" else wrap(named.model).using(**vars(named))
     kind = ROLES[role]
     if isinstance(value, kind):
@@ -86,7 +86,7 @@ def _as_role(value: Any, role: Role, wrap: Callable[[Any], Any]) -> Any:
         return wrap(value)
     also = ", or a function of (messages, reply)" if role == "verifier" else ""
     raise ConfigurationError(
-        f"{shown(value)} is none of: a spec as `rsd models` lists them, a name for init_chat_model such as "
+        f"{shown(value)} is not a spec as listed by `rsd models`, a name for init_chat_model such as "
         f"'openai:gpt-5-nano', a {kind.__name__}, a LangChain model{also}"
     )
 
@@ -99,7 +99,7 @@ _WRAPS: dict[Role, Callable[[Any], LangChainRole]] = {
 
 
 def _named(name: str, role: Role) -> LangChainRole:
-    """A chat model by its name, which is pickled as that: keys stay where they are."""
+    """A chat model by name, pickled as the name, so that keys are not."""
     model = _WRAPS[role](chat_model(name))
     model.made_by = partial(_named, name, role)
     return model
@@ -111,10 +111,10 @@ class RSDFields(BaseModel):
     model_config = CONFIG
 
     model_name: str = Field(default="rsd", alias="model")
-    """What metadata and traces call the whole; none of its models."""
+    """The name in metadata and traces; not one of its models."""
     draft: Annotated[Any, BeforeValidator(as_drafter)] = "embedded:draft"
     """The cheap model: a name for `init_chat_model` such as `"openai:gpt-5-nano"`, any LangChain model, a spec as
-    `rsd models` lists them, or a `Drafter`. `drafter=` says the same."""
+    listed by `rsd models`, or a `Drafter`. `drafter=` is an alias."""
     target: Annotated[Any, BeforeValidator(as_target)] = "embedded:target"
     """The strong model: a name, any LangChain model, a spec, or a `Target`."""
     verifier: Annotated[Any, BeforeValidator(as_verifier)] = "embedded:verifier"
@@ -123,40 +123,40 @@ class RSDFields(BaseModel):
     policy: Policy = Field(default_factory=BinaryStep)
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
     decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder)] = Field(default=None, repr=False)
-    """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
-    by default. Or a ready decoder in place of models and policy."""
+    """The method to build from these models, policy and settings, as for `rsd eval --methods`: `"majority:8"`; RSD by
+    default. Or a decoder object instead of models and policy."""
     thoughts: Annotated[dict[str, Any], BeforeValidator(as_thoughts)] = Field(default_factory=dict)
-    """What is different while the models think, out of `draft`, `target`, `verifier` and `policy`. What is different
-    about the steps of thoughts is in `settings`."""
+    """Overrides for thoughts of `draft`, `target`, `verifier` and `policy`. Overrides for the steps of thoughts are in
+    `settings`."""
     granularity: Literal["step", "turn"] | None = None
-    """`step` for models that continue a prefix, `turn` for whole messages; by default `turn` where the drafter or the
-    target is a LangChain model without a prefix mode, else as the settings say."""
+    """`step` for models that continue a prefix, `turn` for whole messages; by default `turn` if the drafter or the
+    target is a LangChain model without a prefix mode, else as in the settings."""
     temperature: float | None = None
-    """0 takes the most likely token. By default as the settings say, and as LangChain models are set themselves."""
+    """0 means greedy decoding. By default as in the settings, and as LangChain models are configured."""
     top_p: float | None = None
     max_tokens: int | None = None
-    """Cap of the whole answer."""
+    """Maximum length of the whole answer, in tokens."""
     seed: int | None = None
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     """The answer ends before the first of these strings."""
     timeout: float | None = None
     """Seconds an answer may take; what is written by then is the answer."""
     max_retries: int | None = None
-    """How often a failed call of the target is tried again."""
+    """How often to retry a failed call of the target."""
     settings: Settings = Settings()
     """Everything else: step delimiter and length, candidates, limits, faults."""
     trace_inner: bool = False
-    """Let traces and event streams of the surrounding run see the calls of LangChain models in the roles, rejected
-    drafts included."""
+    """Show the calls of LangChain models in the roles, including rejected drafts, in traces and event streams of the
+    surrounding run."""
     loaded: LoadedModels = Field(default_factory=LoadedModels, exclude=True, repr=False)
     """Models loaded so far, shared by copies."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        """Show the fields where people look for them: LangChain's own constructor takes `*args, **kwargs`."""
+        """Show the fields in the signature, since LangChain's own constructor takes `*args, **kwargs`."""
         super().__pydantic_init_subclass__(**options)
         own = list(RSDFields.model_fields)
-        shown = [name for name in cls.model_fields if name != "loaded"]  # which copies take over, and nobody writes
+        shown = [name for name in cls.model_fields if name != "loaded"]  # internal
         names = sorted(shown, key=lambda name: own.index(name) if name in own else len(own))
         cls.__signature__ = Signature([_parameter(name, cls.model_fields[name]) for name in names])
 
@@ -179,12 +179,12 @@ class RSDFields(BaseModel):
             return self
         redundant = [name for name in (*_MODELS, "policy", "thoughts") if getattr(self, name) != _default(name)]
         if redundant:
-            raise ValueError(f"a decoder brings its own models and policy; leave out {', '.join(redundant)}")
+            raise ValueError(f"a decoder has its own models and policy; remove {', '.join(redundant)}")
         decoder.with_settings(settings)
         return self
 
     def _check_sends(self) -> None:
-        """Refuse a field that a LangChain model takes with no call, and tell who has no seed: others may have one."""
+        """Refuse a field that a LangChain model does not accept per call; only warn about a missing seed."""
         names = self._set_here()
         for role in self.writers():
             if names and isinstance(role, LangChainGenerator):
@@ -193,15 +193,15 @@ class RSDFields(BaseModel):
 
     def _check_thoughts(self, method: Method, settings: Settings) -> None:
         if self.thoughts and not isinstance(method, RSDMethod):
-            raise ValueError("RSD itself takes models for thoughts, other methods bring theirs; leave out thoughts")
+            raise ValueError("only RSD accepts models for thoughts; remove thoughts with other methods")
         if self.thoughts and settings.granularity == "turn":
             raise ValueError(
-                "thoughts with granularity='turn': a turn is thought and answer in one piece; leave thoughts out, or "
-                "take models that continue a text, with granularity='step'"
+                "thoughts with granularity='turn': a turn is thought and answer in one piece; remove thoughts, or "
+                "use models that continue a text, with granularity='step'"
             )
 
     def resolved(self) -> Settings:
-        """The settings with the fields of LangChain's names worked in."""
+        """The settings, including the fields with LangChain's names."""
         decoder = self._decoder()
         base = decoder.settings if isinstance(decoder, Decoder) else self.settings
         return base.updated(
@@ -215,15 +215,15 @@ class RSDFields(BaseModel):
         )
 
     def with_options(self, options: dict[str, Any]) -> Self:
-        """A copy with the fields of a single call, checked like those of the constructor."""
+        """A copy with a single call's fields, validated as in the constructor."""
         return type(self).model_validate({**dict(self), **options}) if options else self
 
     def make_decoder(self, **inner: Any) -> Decoder:
         """The decoder; models named by spec are loaded on first use.
 
         Args:
-            inner: `fields` of the request, see `Generator.with_fields`; `options`, `tools`, `callbacks` and such for
-                LangChain models in the roles, see `LangChainGenerator.using`.
+            inner: `fields` of the request (see `Generator.with_fields`); `options`, `tools`, `callbacks` and so on for
+                LangChain models in the roles (see `LangChainGenerator.using`).
         """
         decoder, settings = self._decoder(), self.resolved()
         if isinstance(decoder, Decoder):
@@ -239,9 +239,9 @@ class RSDFields(BaseModel):
         return await in_thread(lambda: self.make_decoder(**inner))
 
     def identity(self) -> dict[str, Any]:
-        """What tells two of these apart, as plain data without secrets; LangChain's caches are keyed on it."""
+        """Identifying parameters as plain data without secrets; LangChain's caches are keyed on it."""
         known: dict[str, Any] = {"settings": self.resolved().model_dump(mode="json"), "stop": self.stop}
-        known["trace_inner"] = self.trace_inner  # answers then hold the texts of rejected drafts
+        known["trace_inner"] = self.trace_inner  # answers then contain the texts of rejected drafts
         decoder = self._decoder()
         if isinstance(decoder, Decoder):
             return known | {"decoder": identity(decoder)}
@@ -254,13 +254,13 @@ class RSDFields(BaseModel):
         return known | {"decoder": decoder.model_dump(mode="json")}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy that shares the models: weights are not held twice, and clients cannot be copied."""
+        """A copy that shares the models, since weights should not be duplicated and clients cannot be copied."""
         models = (self.draft, self.target, self.verifier, self.decoder, *self.thoughts.values())
         shared = {id(held): held for held in models}
         return super().__deepcopy__({**(memo or {}), **shared})
 
     def writers(self) -> list[Any]:
-        """What drafts and what replaces, of that what the decoder makes use of; nothing of a ready decoder."""
+        """The models that draft and replace, as far as the decoder uses them; none for a given decoder."""
         decoder = self._decoder()
         if isinstance(decoder, Decoder):
             return []
@@ -272,11 +272,11 @@ class RSDFields(BaseModel):
         return [role for role in self.writers() if isinstance(role, LangChainGenerator)]
 
     def all_inner(self) -> bool:
-        """Whether all that write are LangChain models."""
+        """Whether all writing models are LangChain models."""
         return bool(self.writers()) and len(self.inner_models()) == len(self.writers())
 
     def _set_here(self) -> tuple[str, ...]:
-        """What is sent along to LangChain models in the roles because it is a field here."""
+        """Fields set here that are sent to LangChain models in the roles."""
         return tuple([name for name in SENDS if getattr(self, name) is not None])
 
     def traces(self) -> bool:
@@ -285,11 +285,11 @@ class RSDFields(BaseModel):
         return self.trace_inner or any(isinstance(role, LangChainRole) and role.trace_inner for role in roles)
 
     def _decoder(self) -> Decoder | Method:
-        """The decoder or the method; text again in a copy made with model_copy."""
+        """The decoder or the method; may be text in a copy made with model_copy."""
         return as_decoder(self.decoder) or RSDMethod()
 
     def _in_turns(self) -> bool:
-        """Whether a role is a LangChain model that only writes whole messages."""
+        """Whether a role is played by a LangChain model that only writes whole messages."""
         return any(isinstance(role, LangChainGenerator) and role.mode is None for role in self.writers())
 
     def _setup(self, settings: Settings, inner: dict[str, Any]) -> Setup:
@@ -297,7 +297,7 @@ class RSDFields(BaseModel):
             self.draft,
             self.verifier,
             self.target,
-            parse_policy(self.policy),  # text again in a copy made with model_copy
+            parse_policy(self.policy),  # may be text in a copy made with model_copy
             settings,
             load=lambda model: self._model(model, inner),
             thoughts={_MODELS.get(name, name): part for name, part in as_thoughts(self.thoughts).items()},
@@ -320,7 +320,7 @@ class RSDFields(BaseModel):
 
 
 def _parameter(name: str, field: FieldInfo) -> Parameter:
-    """A field as a parameter, by the name that callers write."""
+    """A field as a parameter, under the name callers use."""
     default = field.get_default(call_default_factory=True, validated_data={})
     return Parameter(field.alias or name, Parameter.KEYWORD_ONLY, default=default, annotation=field.annotation)
 

@@ -1,4 +1,4 @@
-"""Which LangChain model this is: its name for people, and what caches tell it apart by."""
+"""Identity of a LangChain model: its display name, and its key in caches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_name(model: AnyRunnable) -> str:
 
 
 def fingerprint(model: AnyRunnable) -> str:
-    """Tells models and their settings apart, as LangChain's own cache does; configurable ones by how they are set."""
+    """Identifies a model and its settings, as LangChain's own cache does; configurable ones by their configuration."""
     model = settled(model)
     if isinstance(model, RunnableBindingBase):
         return with_digest(fingerprint(model.bound), model.kwargs)
@@ -35,14 +35,14 @@ def fingerprint(model: AnyRunnable) -> str:
     if isinstance(model, BaseChatModel | BaseLLM) and (model.is_lc_serializable() or len(model.asdict()) > 1):
         settings = model._get_llm_string() if isinstance(model, BaseChatModel) else str(sorted(model.asdict().items()))
     elif isinstance(model, BaseChatModel | BaseLLM) and type(model).__module__.startswith("langchain_ollama"):
-        settings = model.model_dump_json(exclude_unset=True)  # its class tells nothing, and has fields alone
+        settings = model.model_dump_json(exclude_unset=True)  # no identifying parameters, only fields
     else:
-        return identity(model)  # the class tells nothing that could identify a model
+        return identity(model)  # the class has nothing that identifies a model
     return f"{model_name(model)}#{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 
 
 def with_digest(name: str, options: Mapping[str, Any]) -> str:
-    """A name that tells options apart as well."""
+    """A name that also identifies options."""
     if not options:
         return name
     settings = json.dumps(options, sort_keys=True, default=str)

@@ -20,14 +20,14 @@ from rsd_integrations.rubric import RUBRIC, ByFunction, Rubric
 class LangChainJudge(LangChainRole, Verifier):
     """A LangChain model that scores steps by a rubric; the reward is the score divided by 9.
 
-    A reply that tells its own best score, such as `Score: 7/10`, is divided by that. One without a score abstains,
-    which is charged, and counted in the ledger; a judge none of whose first replies holds one is warned of once.
+    A reply that states its own maximum, such as `Score: 7/10`, is divided by that. One without a score abstains, which
+    is charged and counted on the ledger; if none of the first replies has a score, a warning is issued once.
 
     Args:
         model: A chat model or LLM.
-        rubric: Instructions that end in asking for a line `Score: N`, N from 0 to 9.
-        max_tokens: Cap of a reply, thoughts included, sent along with each call; by default the model's own. Models
-            whose class takes none with a call get theirs where they are made.
+        rubric: Instructions that end by asking for a line `Score: N`, N from 0 to 9.
+        max_tokens: Maximum length of a reply, thoughts included, sent with each call; by default the model's own. Set
+            it on the model if its class does not accept it per call.
         **base: `trace_inner`, `name`, `price` and `flops_per_token`.
     """
 
@@ -61,20 +61,21 @@ class LangChainJudge(LangChainRole, Verifier):
 
 
 Scorer = Callable[[list[BaseMessage], AIMessage], float | Awaitable[float]]
-"""From the conversation and the answer, up to and including the step in question, to a reward in [0, 1]."""
+"""Maps the conversation and the answer, up to and including the step in question, to a reward in [0, 1]."""
 
 
 class FunctionVerifier(ByFunction):
-    """A plain function as verifier: a rule, a heuristic, a call to a service. Blocking ones run in a thread.
+    """A plain function as verifier: a rule, a heuristic, a call to a service. Blocking functions run in a thread.
 
-    Models that it calls are not seen by the surrounding run, whose stream would show what they say of a rejected draft.
+    Models that it calls are hidden from the surrounding run, whose stream would otherwise show their verdict on
+    rejected drafts.
 
     Args:
         function: See `Scorer`. The reply's text is the answer so far, and its thought a reasoning block. In turn
-            granularity it is the reply as the model gave it, with its tool calls.
+            granularity it is the model's original reply, with its tool calls.
 
     Raises:
-        ConfigurationError: It cannot be called.
+        ConfigurationError: It is not callable.
     """
 
     def __init__(self, function: Scorer) -> None:

@@ -1,4 +1,4 @@
-"""What the LLM and the chat model tell LangChain about themselves."""
+"""What the LLM and the chat model report about themselves to LangChain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rsd_integrations.langchain.tokens import estimate_tokens
 
 
 class RSDLanguageModel(RSDFields, BaseLanguageModel[Any]):
-    """Identity, size of texts and what LangSmith is told."""
+    """Identity, token counts and LangSmith parameters."""
 
     _kind: ClassVar[Literal["llm", "chat"]]
 
@@ -29,7 +29,7 @@ class RSDLanguageModel(RSDFields, BaseLanguageModel[Any]):
         return {"model_name": self.model_name, **self.identity()}
 
     def get_num_tokens(self, text: str) -> int:
-        # LangChain's default is GPT-2's tokenizer, downloaded. The models here have one each.
+        # LangChain's default is GPT-2's tokenizer, downloaded. The models here have their own.
         return super().get_num_tokens(text) if self.custom_get_token_ids else estimate_tokens(text)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

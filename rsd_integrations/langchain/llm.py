@@ -39,7 +39,7 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         llm = RSDLLM(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
         ```
 
-        or around a ready decoder, `RSDLLM(decoder=...)`. Models named by spec are loaded on first use.
+        or around a decoder object, `RSDLLM(decoder=...)`. Models named by spec are loaded on first use.
 
     Invoke:
         ```python
@@ -47,21 +47,20 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         assert "\\boxed{32}" in text
         ```
 
-        A string is one user message. Chat prompts reach the models as messages, each with its chat template.
+        A string is one user message. Chat prompts reach the models as messages, rendered by each model's chat template.
 
     Batch:
-        One `_generate` for all prompts, which are decoded side by side. A failed prompt takes no other down:
-        `batch(…, return_exceptions=True)` has its error in its place; without it `BatchError` is raised once the
-        others are finished, and holds all results. `generate` tells the error in the `generation_info`. Failed
-        answers never get into a cache.
+        One `_generate` for all prompts, decoded concurrently. A failed prompt does not affect others: `batch(…,
+        return_exceptions=True)` returns its error in its place; otherwise `BatchError` is raised once the others are
+        finished, with all results. `generate` puts the error into `generation_info`. Failed answers are never cached.
 
     Metadata:
         `generation_info` of each generation holds its finish reason, the token usage of its prompt and text, its trace
         with what it cost, and under
-        `reasoning_content` what was thought before the answer. The text is the answer alone: a stream tells thoughts in
-        chunks of an empty text.
+        `reasoning_content` the thought before the answer. The text is only the answer: streams put thoughts into chunks
+        with empty text.
 
-    Of one call: `stop` and the fields in `CALL_OPTIONS`.
+    Per call: `stop` and the fields in `CALL_OPTIONS`.
     """
 
     model_config = CONFIG
@@ -72,7 +71,7 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         return "rsd"
 
     def with_structured_output(self, schema: Any = None, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
-        """The same models, whose answers are objects; as `RSDRunnable.with_structured_output`."""
+        """The same models with objects as answers; see `RSDRunnable.with_structured_output`."""
         own = {name: getattr(self, name) for name in RSDFields.model_fields}
         return RSDRunnable.model_validate(own).with_structured_output(schema, **kwargs)
 
@@ -185,7 +184,7 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
         decoder = call.by(model.make_decoder(callbacks=children(run_manager)))
         with call.errors(), closing(decoder.stream(as_asked(prompt), stop=call.stop)) as events:
             for chunk in filter(None, map(_Chunks(call).feed, events)):
-                if run_manager:  # before the consumer has it
+                if run_manager:  # before the consumer gets it
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
@@ -211,13 +210,15 @@ class RSDLLM(RSDLanguageModel, BaseLLM):
                     yield chunk
 
     def _for_call(self, kwargs: dict[str, Any]) -> RSDLLM:
-        """The model with the fields of this call, which are taken out of `kwargs`.
+        """The model with this call's fields, which are removed from `kwargs`.
 
-        LangChain's cache does not see the options of a call: they have to be fields of the model that is asked.
+        LangChain's cache does not see call options, so they must be fields of the model called.
         """
         model = self.with_options({name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs})
         if unknown := set(kwargs) - _OF_LANGCHAIN:
-            raise ValueError(f"RSDLLM takes no {sorted(unknown)} with a call; it takes stop, {', '.join(CALL_OPTIONS)}")
+            raise ValueError(
+                f"RSDLLM does not accept {sorted(unknown)} with a call, only stop, {', '.join(CALL_OPTIONS)}"
+            )
         cache = (
             self.cache if isinstance(self.cache, BaseCache) else get_llm_cache() if self.cache is not False else None
         )
@@ -228,7 +229,7 @@ _OF_LANGCHAIN = {"stop", "callbacks", "tags", "metadata", "run_name", "run_id", 
 
 
 class _Call:
-    """What one call asks for."""
+    """One call's request."""
 
     def __init__(self, model: RSDLLM, stop: list[str] | None, kwargs: dict[str, Any]) -> None:
         self.stop = (model.stop if stop is None else stop) or []
@@ -238,7 +239,7 @@ class _Call:
         """Names of the models in the roles."""
         if kwargs.get("max_concurrency"):
             self.options["concurrency"] = kwargs["max_concurrency"]
-        self._keep_errors = "max_concurrency" in kwargs  # a batch, which tells errors in their places
+        self._keep_errors = "max_concurrency" in kwargs  # a batch reports errors in their places
 
     def by(self, decoder: Decoder) -> Decoder:
         """The decoder that answers the call."""
@@ -247,12 +248,12 @@ class _Call:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Let errors leave as callers know them, with what bills need."""
+        """Convert errors to the types callers expect, with what bills need."""
         with errors_as_raised(), naming(self.models):
             yield
 
     def result(self, results: list[Result], errors: Mapping[int, Exception] = MappingProxyType({})) -> LLMResult:
-        """The results as LangChain has them; the error of a lone prompt is raised."""
+        """The results in LangChain's format; the error of a single prompt is raised."""
         failed = {**{i: error for i, one in enumerate(results) if (error := late(one, LateAnswerError))}, **errors}
         if failed and len(results) == 1 and not self._keep_errors:
             raise failed[0]
@@ -267,7 +268,7 @@ class _Call:
         return LLMResult(generations=generations, llm_output={"token_usage": total})
 
     def info(self, result: Result) -> dict[str, Any]:
-        """What a generation tells besides its text."""
+        """A generation's info."""
         return metadata(result, self.models, rejected=self.rejected) | {"token_usage": _openai_usage(result)}
 
     def _generation(self, result: Result, error: Exception | None) -> Generation:
@@ -286,7 +287,7 @@ class _Chunks:
         self._steps = 0
 
     def feed(self, event: Event) -> GenerationChunk | None:
-        """The chunk that an event makes, if it makes one."""
+        """The chunk for an event, if any."""
         pieces = self._text.feed_parts(event)
         text = "".join(text for kind, text in pieces if kind == "answer")
         info = _thought("".join(text for kind, text in pieces if kind == "thought"))
@@ -303,7 +304,7 @@ class _Chunks:
 
 
 def _as_arguments(config: RunnableConfig | list[RunnableConfig] | None, count: int) -> dict[str, Any]:
-    """The configurations of a batch as `generate_prompt` takes them."""
+    """The configurations of a batch as arguments for `generate_prompt`."""
     configs = get_config_list(config, count)
     names = ("callbacks", "tags", "metadata", "run_name")
     return {name: [one.get(name) for one in configs] for name in names} | {
@@ -312,23 +313,23 @@ def _as_arguments(config: RunnableConfig | list[RunnableConfig] | None, count: i
 
 
 def _answers(result: LLMResult, return_exceptions: bool) -> list[Any]:
-    """The texts of a batch, and errors in the places of failed prompts.
+    """The texts of a batch, with errors in place of failed prompts.
 
     Raises:
-        BatchError: Some failed and errors are not to be returned. It is of the type of the first error as well.
+        BatchError: Some failed and errors are not to be returned. It also has the type of the first error.
     """
     generations = [generation[0] for generation in result.generations]
     errors = {i: one.error for i, one in enumerate(generations) if isinstance(one, FailedGeneration)}
     if errors and not return_exceptions:
         failed = BatchError([Result.from_dict((one.generation_info or {})["rsd"]) for one in generations], errors)
-        with suppress(TypeError):  # of the type of the first error as well, unless that has no subclasses
+        with suppress(TypeError):  # also the type of the first error, unless that cannot be subclassed
             failed = cast("BatchError", with_type_of(errors[min(errors)], failed))
         raise failed
     return [errors.get(i, one.text) for i, one in enumerate(generations)]
 
 
 def _thought(text: str) -> dict[str, Any]:
-    """What was thought before the answer, by the name that chat models of LangChain have for it."""
+    """The thought before the answer, under the name that LangChain's chat models use."""
     return {"reasoning_content": text} if text else {}
 
 

@@ -1,4 +1,4 @@
-"""LangChain messages as prompts of the core, and their text for those who read nothing else."""
+"""LangChain messages as the core's prompts, and as text for models that read only text."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _ROLES: dict[type[BaseMessage], str] = {
 _MEDIA = (
     "image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file", "document", "media",
 )  # fmt: skip
-"""Types of content blocks, LangChain's and providers', that hold what no text says."""
+"""Types of content blocks, LangChain's and providers', with content other than text."""
 
 
 def as_prompt(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
-    """Messages, and the tools that may be called, as a prompt. Each message keeps its original as `native`.
+    """Messages and callable tools as a prompt. Each message keeps its original as `native`.
 
-    Of blocks in messages of the assistant texts and refusals are content, calls are the message's calls, thoughts its
-    thought. What else providers put there, such as searches and images that they made, is no text and left out.
-    Calls that are no JSON are shown as they were written; those that a tool answered are calls all the same.
+    In assistant messages, text and refusal blocks become content, call blocks the message's calls, and thought blocks
+    its thought. Other provider blocks, such as searches and generated images, are not text and are dropped. Calls that
+    are not JSON are shown as written; those that a tool answered still count as calls.
     """
     answered = _answered(messages)
     prompt = tuple(_as_message(message, answered) for message in messages)
@@ -54,15 +54,15 @@ def as_prompt(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]
 
 
 def originals(prompt: Prompt) -> list[BaseMessage]:
-    """A prompt as LangChain messages, without its tools: the caller's own messages where it came from LangChain."""
+    """A prompt as LangChain messages, without its tools: the caller's own messages if it came from LangChain."""
     return [_original(message) for message in prompt if message.role != "tools"]
 
 
 def readable_by(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Messages as a model's provider takes them.
+    """Messages in a form that a model's provider accepts.
 
-    Thoughts that another provider signed are left out. Invalid calls that no tool answered are told as texts: partner
-    classes send them as calls, and APIs refuse a call without its result, so that the conversation could not go on.
+    Thoughts signed by another provider are dropped. Invalid calls without a tool's answer become text: partner classes
+    would send them as calls, and APIs refuse a call without a result, which would block the conversation.
     (langchain-openai 1.7.4, langchain-anthropic 1.7.10 and langchain-mistralai 1.1.6.)
     """
     answered = _answered(messages)
@@ -70,16 +70,16 @@ def readable_by(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> l
 
 
 def text_only(messages: Sequence[BaseMessage]) -> None:
-    """Raise `PromptError` for content of the user's or a tool's that a model of text would not see."""
+    """Raise `PromptError` for user or tool content that a text model would not see."""
     for message in messages:
         for kind, block in _blocks(message):
             if isinstance(message, AIMessage):
                 if kind not in _SHOWN and not is_thought(block):
-                    logger.info("a block of type %r of an assistant's message is not shown to models of text", kind)
+                    logger.info("a block of type %r in an assistant message is not shown to text models", kind)
             elif kind in _MEDIA or not (kind == "text" or is_thought(block) or isinstance(message, ToolMessage)):
                 raise PromptError(
-                    f"a message holds a block of type {kind!r}, and models that write step by step take text alone. "
-                    'Use chat models that take it, with granularity="turn": they get every message as it is.'
+                    f"a message has a block of type {kind!r}, but models that write step by step accept only text. "
+                    'Use chat models that accept it, with granularity="turn": they get every message unchanged.'
                 )
 
 
@@ -87,7 +87,7 @@ _SHOWN = ("text", "refusal", "tool_use", "tool_call", "function_call", "invalid_
 
 
 def as_text(message: BaseMessage) -> str:
-    """The text of a message with its tool calls, in the form of Hermes and Qwen templates, without its thought."""
+    """The text of a message with its tool calls, in the format of Hermes and Qwen templates, without its thought."""
     written = _said(message)
     if isinstance(message, AIMessage):
         written = tool_calls.as_text(written, [(call["name"], call["args"]) for call in message.tool_calls])
@@ -130,18 +130,18 @@ def _as_message(message: BaseMessage, answered: Set[str]) -> Message:
         extra["name"] = message.name
     if isinstance(message, ChatMessage):
         role = message.role
-    else:  # a chunk counts as the message it is part of
+    else:  # a chunk counts as its message
         role = next((role for kind, role in _ROLES.items() if isinstance(message, kind)), message.type)
     return Message(role, content, extra, message)
 
 
 def _answered(messages: Sequence[BaseMessage]) -> set[str]:
-    """Ids of the calls that a tool answered."""
+    """Ids of the calls answered by a tool."""
     return {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
 
 
 def _with_calls_told(message: BaseMessage, answered: Set[str]) -> BaseMessage:
-    """A message whose invalid calls without an answer are part of its text."""
+    """A message with its unanswered invalid calls moved into the text."""
     if not isinstance(message, AIMessage):
         return message
     told = [call for call in message.invalid_tool_calls if call["id"] not in answered]
@@ -155,7 +155,7 @@ def _with_calls_told(message: BaseMessage, answered: Set[str]) -> BaseMessage:
         calls = [i for i, one in enumerate(kept) if isinstance(one, dict) and call_ids(one)]
         place = calls[0] if calls else len(kept)  # calls come last
         content = [*kept[:place], {"type": "text", "text": text}, *kept[place:]]
-    raw = ("tool_calls", "function_call")  # of which classes make calls where a message has none
+    raw = ("tool_calls", "function_call")  # from which classes create calls if a message has none
     return message.model_copy(
         update={
             "content": content,
@@ -166,14 +166,14 @@ def _with_calls_told(message: BaseMessage, answered: Set[str]) -> BaseMessage:
 
 
 def _blocks(message: BaseMessage) -> Iterator[tuple[str, Any]]:
-    """The content blocks of a message with their types, those of providers as they know them."""
+    """The content blocks of a message with their types, provider-specific ones unchanged."""
     for block in message.content if isinstance(message.content, list) else ():
         own = block if isinstance(block, str) else own_form(block)
         yield ("text" if isinstance(own, str) else str(own.get("type"))), own
 
 
 def _said(message: BaseMessage) -> str:
-    """What a message says. What a tool gave besides texts is its JSON."""
+    """The text of a message. Non-text output of a tool is given as JSON."""
     if isinstance(message.content, str):
         refusal = message.additional_kwargs.get("refusal") if isinstance(message, AIMessage) else None
         return message.content or (refusal if isinstance(refusal, str) else "")

@@ -27,43 +27,41 @@ _Response = ExtendedModelResponse[Any] | ModelResponse[Any]
 class RSDMiddleware(AgentMiddleware[RSDState]):
     """Reward-guided speculative decoding by turns, around the model calls of an agent.
 
-    The draft model answers each call, and the agent's own model, the target, answers it anew where the verifier's
-    reward is too low. Tool calls, structured output and multimodal messages need nothing special: both models are
-    called as the agent would call them. A rejected draft reaches neither the agent's state nor LangGraph's message
-    streams.
+    The draft model answers each call, and the agent's own model, the target, answers it again if the verifier's reward
+    is too low. Tool calls, structured output and multimodal messages work as usual: both models are called as the agent
+    would call them. A rejected draft reaches neither the agent's state nor LangGraph's message streams.
 
-    A draft is judged before anything of it is executed. One that calls several tools has to satisfy the policies of all
-    of them. One that cannot be executed as it is (an unknown tool, arguments that cannot be read, a call that was cut,
-    a structured answer that does not fit) is never kept, and no verifier is asked about it. Where a message of the
-    target was cut, its calls are `invalid_tool_calls`.
+    A draft is judged before anything of it is executed. One that calls several tools must satisfy the policies of all
+    of them. One that cannot be executed as is (an unknown tool, unreadable arguments, a cut call, a structured answer
+    that does not fit) is never kept, and is not sent to the verifier. If a message of the target was cut, its calls are
+    `invalid_tool_calls`.
 
     Order: the first middleware of a list is the outermost. Put `ModelRetryMiddleware` and `ModelFallbackMiddleware`
-    before this one: a fallback then takes the target's place, and what is tried again is the whole turn. Behind it
-    they would try each of the two calls again, and a fallback would also take the cheap draft's place.
-    A failing draft is no error: the target answers. A failing target raises its own exception. Of two `RSDMiddleware`,
-    the outer one's draft comes first, and the inner ones' where that is rejected.
+    before this one: a fallback then replaces the target, and the whole turn is retried. After it, they would retry each
+    of the two calls, and a fallback would also replace the cheap draft. A failing draft is not an error: the target
+    answers. A failing target raises its own exception. With two `RSDMiddleware`, the outer one's draft comes first, and
+    the inner one's if that is rejected.
 
     Args:
         draft: The cheap chat model, or its name as in `init_chat_model`, such as `"openai:gpt-5-nano"`.
         verifier: A function of (messages, reply) to a reward in [0, 1], a LangChain model as judge, a `Verifier`, or
-            a spec; needed unless no policy asks for rewards.
-        policy: Weighting policy as object, data or text, for answers without calls and for tools not named below.
-        drafter: The same as `draft`.
-        tool_policies: Policies by the name of a tool, or by a pattern such as `"read_*"`: `"always_draft"` for what
-            does no harm, `"always_target"` for what no draft may do. A tool whose metadata say `destructiveHint`, as
-            those of MCP servers do, is the target's unless it is named here.
-        run_budget: What one run of the agent may take, as `AgentBudget` or a dictionary; it goes on over interrupts.
-        thread_budget: The same for all runs of a thread, as far as a checkpointer keeps the state.
-        exit_behavior: What happens where a budget is spent and a call needs more. `end`: a message says so, and the
-            agent ends. `error`: `BudgetExceededError`. `draft`: the draft stands in for the target where it calls no
-            tool; else as `end`.
-        prices: By name of a model, its `Price` or (prompt, generated) per million tokens; for `max_cost` and the
-            records.
-        on_verifier_error: What a failed verifier means for the draft: `target`, `accept` or `raise`.
+            a spec; required unless no policy uses rewards.
+        policy: Weighting policy as object, data or text, for answers without calls and for tools not listed below.
+        drafter: Alias of `draft`.
+        tool_policies: Policies by the name of a tool, or by a pattern such as `"read_*"`: `"always_draft"` for harmless
+            tools, `"always_target"` for those that no draft may call. A tool with `destructiveHint` in its metadata, as
+            from MCP servers, is reserved for the target unless it is listed here.
+        run_budget: Budget of one agent run, as `AgentBudget` or a dictionary; it spans interrupts.
+        thread_budget: The same for all runs of a thread, if a checkpointer keeps the state.
+        exit_behavior: What to do if a budget is exhausted and a call needs more. `end`: a message says so, and the
+            agent ends. `error`: `BudgetExceededError`. `draft`: the draft replaces the target if it calls no tool;
+            otherwise like `end`.
+        prices: By model name, its `Price` or (prompt, generated) per million tokens; for `max_cost` and the records.
+        on_verifier_error: What to do with the draft if the verifier fails: `target`, `accept` or `raise`.
         trace_inner: Whether traces and event streams see the calls of the draft, tagged `rsd:draft` and rejected ones
-            included, and of a LangChain judge. The record of each call is in traces in any case, as the output of a run
+            included, and of a LangChain judge. The record of each call is always in traces, as the output of a run
             named like this middleware.
-        name: Tells several in one agent apart, in records and graphs; by default made of the draft's name.
+        name: Distinguishes several in one agent, in records and graphs; by default derived from the draft's name.
 
     Example:
         ```python
@@ -78,8 +76,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         ```
 
     Raises:
-        ConfigurationError: The draft is no chat model, or the verifier, a policy, a budget or a price is nothing that
-            is known.
+        ConfigurationError: The draft is not a chat model, or the verifier, a policy, a budget or a price is invalid.
     """
 
     state_schema = RSDState
@@ -102,10 +99,12 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
     ) -> None:
         super().__init__()
         if (draft is None) == (drafter is None):
-            both = "are one thing, give one of them" if draft is not None else "is missing: give the cheap chat model"
+            both = "are aliases, give only one" if draft is not None else "is missing: give the cheap chat model"
             raise ConfigurationError(f"draft= (or drafter=) {both}")
         if exit_behavior not in get_args(ExitBehavior):
-            raise ConfigurationError(f"exit_behavior={exit_behavior!r} is none of {', '.join(get_args(ExitBehavior))}")
+            raise ConfigurationError(
+                f"exit_behavior={exit_behavior!r} must be one of {', '.join(get_args(ExitBehavior))}"
+            )
         model, options = _chat_model(drafter if draft is None else draft)
         judge = None if verifier is None else as_verifier(verifier)
         if isinstance(judge, LangChainRole) and trace_inner:
@@ -120,24 +119,24 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
             exit_behavior=exit_behavior,
             prices={model: _price(model, price) for model, price in (prices or {}).items()},
             settings=Settings.model_validate(
-                # Trying a model again is the business of the middleware around this one.
+                # Retrying a model is up to the middleware around this one.
                 {"granularity": "turn", "target_retries": 0, "on_verifier_error": on_verifier_error}
             ),
             trace_inner=trace_inner,
         )
         if judge is None and (asking := [one for one in self._setup.policies.all if one.needs_reward]):
-            raise ConfigurationError(f"verifier= is missing: {as_words(asking[0])} decides by its rewards")
+            raise ConfigurationError(f"verifier= is missing: {as_words(asking[0])} needs its rewards")
         self._need_price(model_name(model))
         if isinstance(judge, LangChainRole) and judge.price is None:
             self._need_price(judge.name)
 
     @property
     def name(self) -> str:
-        """Of this middleware among others of the agent."""
+        """The middleware's name, unique within the agent."""
         return self._setup.name
 
     def before_agent(self, state: RSDState, runtime: object) -> dict[str, Any]:  # noqa: ARG002
-        """Note where the records of this run begin."""
+        """Note the position at which this run's records begin."""
         return {"rsd_run": len(state.get("rsd") or [])}
 
     async def abefore_agent(self, state: RSDState, runtime: object) -> dict[str, Any]:
@@ -167,7 +166,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         return turn.response
 
     def _run_of(self, turn: Turn) -> RunnableLambda[object, dict[str, Any]]:
-        """The turn as a run of its own in traces, whose output is the record."""
+        """The turn as a separate run in traces, with the record as output."""
         return RunnableLambda(turn.run, turn.arun)
 
     @property
@@ -183,7 +182,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
 
 
 def _chat_model(draft: Any) -> tuple[BaseChatModel, dict[str, Any]]:
-    """The draft as the agent can call it, and the settings of its calls."""
+    """The draft as a chat model that the agent can call, and its call settings."""
     if isinstance(draft, str):
         draft = chat_model(draft)
     settings: dict[str, Any] = {}
@@ -192,9 +191,9 @@ def _chat_model(draft: Any) -> tuple[BaseChatModel, dict[str, Any]]:
     if isinstance(draft, BaseChatModel):
         return as_draft(draft), settings
     raise ConfigurationError(
-        f"draft= got a {type(draft).__name__}, no chat model that an agent can bind its tools to. Pass one, such as "
-        "init_chat_model('…') or its name; bound options go along (model.bind(temperature=0)), tools and configs do "
-        "not. In place of with_retry and with_fallbacks take ModelRetryMiddleware and ModelFallbackMiddleware"
+        f"draft= got a {type(draft).__name__}, not a chat model that an agent can bind its tools to. Pass one, such "
+        "as init_chat_model('…') or its name; bound options are kept (model.bind(temperature=0)), tools and configs "
+        "are not. Instead of with_retry and with_fallbacks use ModelRetryMiddleware and ModelFallbackMiddleware"
     )
 
 
@@ -207,5 +206,5 @@ def _price(model: str, price: Price | Sequence[float]) -> Price:
             "money per million tokens"
         ) from error
     if min(made.prompt, made.generated, made.cached or 0) < 0:
-        raise ConfigurationError(f"prices={{{model!r}: {price!r}}}: a price is at least 0")
+        raise ConfigurationError(f"prices={{{model!r}: {price!r}}}: a price must be at least 0")
     return made

@@ -1,8 +1,8 @@
-"""LangChain's partner classes as data: what a call of each takes and by what name, how it goes on with an answer.
+"""LangChain's partner classes as data: what each accepts per call and by what name, and how it continues an answer.
 
 From the classes' own code (langchain-openai 1.7.4, -anthropic 1.7.10, -google-genai 4.4.3, -aws 1.9.1, -mistralai
 1.1.6, -deepseek 1.1.1, -ollama 1.1.0, -huggingface 1.2.3), and for single models from their providers' documents of
-2026-11. Tests hold the table to the requests that the classes send.
+2026-11. Tests check the table against the requests that the classes send.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rsd_integrations.langchain.compositions import AnyRunnable, models_in, rebu
 from rsd_integrations.langchain.identities import model_name
 
 SENDS = ("temperature", "top_p", "max_tokens", "seed")
-"""What of a step's request may be sent along with each call."""
+"""Fields of a step's request that may be sent with each call."""
 _SAMPLING = ("temperature", "top_p")
 _NO_SEED = "its API has no seed, so that its answers differ from call to call"
 _DEEPSEEK = (
@@ -35,27 +35,27 @@ _RESPONSES = "OpenAI's responses go on with no answer that was begun: use_respon
 
 @dataclass(frozen=True, slots=True)
 class PartnerClass:
-    """What calls of one class take; its subclasses are taken to be alike."""
+    """What calls of one class accept; subclasses are assumed to be alike."""
 
     name: str
     takes: Mapping[str, str] = field(default_factory=dict)
-    """Options of a call by our names for them."""
+    """Call options by our names."""
     sets: Mapping[str, str] = field(default_factory=dict)
-    """Attributes of the model by our names, where a call has no such option: a copy of the model is called."""
+    """Model attributes by our names, if there is no such call option: a copy of the model is called."""
     lacks: Mapping[str, str] = field(default_factory=dict)
-    """What is not taken at all, and why."""
+    """What is not accepted at all, and why."""
     blank_stops: bool = True
-    """Whether stop strings may be white space alone."""
+    """Whether stop strings may consist of white space."""
     marks: bool = False
     """Whether the mark of `prefix_flag` on the last message is sent."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """Prefix modes that the class cannot use, and why."""
     options: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """Makes the options of a call of fields by our names, where names alone do not do it."""
+    """Builds call options from our fields, if renaming is not enough."""
 
 
 def _pipeline_options(fields: dict[str, Any]) -> dict[str, Any]:
-    """Of transformers' pipelines, which give the prompt back unless they are told not to."""
+    """Options of transformers' pipelines, which return the prompt by default."""
     options: dict[str, Any] = {"return_full_text": False}
     if "max_tokens" in fields:
         options["max_new_tokens"] = fields["max_tokens"]
@@ -99,16 +99,16 @@ PARTNERS = (
     ),
     PartnerClass("ChatHuggingFace", _OPENAI, prefixes=_USERS_LAST),
 )
-"""The first that is a base of a model's class counts."""
+"""The first that is a base of a model's class applies."""
 _NO_MARK = "its class sends no mark on the last message, which Mistral and DeepSeek want there"
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What some models of a provider refuse, whatever their class takes."""
+    """What some models of a provider refuse, whatever their class accepts."""
 
     models: str
-    """A regular expression that their names match anywhere."""
+    """A regular expression found in their names."""
     why: str
     fields: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
@@ -147,17 +147,17 @@ _RULES = (
 
 
 def partner_of(model: AnyRunnable) -> PartnerClass | None:
-    """The row of a model's class, or of the nearest base of it that has one."""
+    """The row of a model's class, or of its nearest base with one."""
     names = [kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("langchain_")]
     known = next((known for name in names for known in PARTNERS if known.name == name), None)
-    inside = getattr(model, "llm", None)  # of ChatHuggingFace, which hands the fields on
+    inside = getattr(model, "llm", None)  # ChatHuggingFace passes the fields on
     if known is not None and type(inside).__name__ == _PIPELINE:
         return replace(next(one for one in PARTNERS if one.name == _PIPELINE), prefixes=known.prefixes)
     return known
 
 
 def lacking(model: AnyRunnable, name: str) -> str | None:
-    """Why a call of a model takes no such field; None where it does, or nobody knows."""
+    """Why a model's calls do not accept a field; None if they do, or if unknown."""
     for rule in _rules(model):
         if name in rule.fields:
             return rule.why
@@ -168,25 +168,25 @@ def lacking(model: AnyRunnable, name: str) -> str | None:
 
 
 def check_fields(model: AnyRunnable, names: Iterable[str]) -> None:
-    """Refuse what a model, or one of several, does not take with a call.
+    """Refuse fields that a model, or one of several, does not accept per call.
 
     Raises:
-        ConfigurationError: With the class, the field and what to do.
+        ConfigurationError: Names the class, the field and what to do.
     """
     for inner in models_in(model):
         for name in names:
             if why := lacking(inner, name):
                 raise ConfigurationError(
-                    f"{described(inner)} takes no {name} with a call: {why}. Leave {name} out for it, or set what it "
-                    "has where the model is made"
+                    f"{described(inner)} does not accept {name} with a call: {why}. Remove {name} for it, or set its "
+                    "own option when creating the model"
                 )
 
 
 def check_stops(model: AnyRunnable, stops: Sequence[str]) -> None:
-    """Refuse stop strings that a model, or one of several, would be sent in vain.
+    """Refuse stop strings that a model, or one of several, would ignore or refuse.
 
     Raises:
-        ConfigurationError: With the class, the string and what to do.
+        ConfigurationError: Names the class, the string and what to do.
     """
     for inner in models_in(model):
         partner = partner_of(inner)
@@ -195,25 +195,25 @@ def check_stops(model: AnyRunnable, stops: Sequence[str]) -> None:
         )
         why = lacking(inner, "stop") or (blank and f"its API refuses stop strings of white space alone ({blank!r})")
         if why:
-            raise ConfigurationError(f"{described(inner)} takes no such stop string: {why}. Use stop='cut'")
+            raise ConfigurationError(f"{described(inner)} does not accept such a stop string: {why}. Use stop='cut'")
 
 
 def default_sends(model: AnyRunnable) -> tuple[str, ...]:
-    """What is sent with a call for a step unless it is said: the cap, where each class is known to take one."""
+    """Fields sent by default with a call for a step: the cap, if each class is known to accept one."""
     known = [partner_of(inner) for inner in models_in(model)]
     capped = all(partner and "max_tokens" in {**partner.takes, **partner.sets} for partner in known)
     return ("max_tokens",) if capped else ()
 
 
 def with_fields(model: AnyRunnable, fields: Mapping[str, Any], options: Mapping[str, Any]) -> AnyRunnable:
-    """A model whose calls have these fields, by the names that the class of each model inside has for them.
+    """A model whose calls have these fields, under the names in each inner model's class.
 
-    Fields that a class or a model does not take are left out there.
+    Fields that a class or a model does not accept are omitted there.
 
     Args:
-        model: A settled model, or what holds several.
+        model: A settled model or composition.
         fields: Values by the names in `SENDS`; stop strings as `stop`.
-        options: Keyword options of the call, as they are.
+        options: Keyword options of the call, unchanged.
     """
     if isinstance(model, RunnableBindingBase):
         if isinstance(_inside(model), RunnableWithFallbacks | RunnableSequence):
@@ -231,7 +231,7 @@ def _with_fields(model: AnyRunnable, fields: Mapping[str, Any], options: Mapping
     if not taken.get("stop", True):
         del taken["stop"]
     attributes = {partner.sets[name]: value for name, value in taken.items() if name in partner.sets}
-    if "stop" in attributes:  # the class takes those of the model or those of the call
+    if "stop" in attributes:  # the class uses either the model's or the call's
         attributes["stop"] = [*(leaf.stop or ()), *attributes["stop"]]  # type: ignore[attr-defined]
     if attributes:
         model = rebuilt(model, lambda inner: inner.model_copy(update=attributes))  # type: ignore[attr-defined]
@@ -244,11 +244,11 @@ def _with_fields(model: AnyRunnable, fields: Mapping[str, Any], options: Mapping
 
 
 def prefix_fault(model: AnyRunnable, mode: str) -> str | None:
-    """Why a model cannot go on with an answer in this way; None where it can, or nobody knows."""
+    """Why a model cannot continue an answer in this way; None if it can, or if unknown."""
     for rule in _rules(model):
         if mode in rule.prefixes:
             return rule.why
-    if mode == "prefix_flag" and hasattr(model, "_get_request_payload"):  # what a class sends, subclasses of users' too
+    if mode == "prefix_flag" and hasattr(model, "_get_request_payload"):  # what a class sends, also users' subclasses
         payload = model._get_request_payload([HumanMessage("x"), AIMessage("y", additional_kwargs={"prefix": True})])
         if (payload.get("messages") or [{}])[-1].get("prefix"):
             return None
@@ -280,12 +280,12 @@ def _rules(model: AnyRunnable) -> list[_Rule]:
 
 
 def _uses_responses(model: AnyRunnable) -> bool:
-    uses = getattr(model, "_use_responses_api", None)  # for a payload that asks for nothing in particular
+    uses = getattr(model, "_use_responses_api", None)  # for a minimal payload
     return bool(uses and uses({}))
 
 
 def _host(model: AnyRunnable) -> str:
-    """Where a chat model of OpenAI's classes is asked."""
+    """The host of a chat model of OpenAI's classes."""
     address = getattr(getattr(model, "root_client", None), "base_url", None)
     return urlsplit(str(address or "")).hostname or ""
 

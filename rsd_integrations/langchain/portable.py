@@ -1,4 +1,4 @@
-"""Partner models in pickles: their clients hold locks and sockets, so that they are made again of their fields."""
+"""Pickling of partner models: their clients hold locks and sockets, so they are recreated from their fields."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pydantic import BaseModel, SecretStr
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A model as its class and the fields that were given to it: what it read from the environment is read anew."""
+    """A model as its class and its given fields: values from the environment are read again."""
 
     kind: type[BaseLanguageModel[Any]]
     fields: Mapping[str, Any]
 
     def make(self) -> BaseLanguageModel[Any]:
-        """The model again."""
+        """Recreate the model."""
         return self.kind(**restored(dict(self.fields)))
 
 
 def portable(model: Any) -> Any:
-    """A model, or what holds some, with recipes in place of those that cannot be pickled."""
+    """A model or composition with recipes replacing models that cannot be pickled."""
     return _mapped(model, lambda part: _recipe(part) if isinstance(part, BaseLanguageModel) else None)
 
 
 def restored(value: Any) -> Any:
-    """What `portable` was given, made again."""
+    """The inverse of `portable`."""
     return _mapped(value, lambda part: part.make() if isinstance(part, Recipe) else None)
 
 
@@ -49,7 +49,7 @@ def _recipe(model: BaseLanguageModel[Any]) -> Any:
     fields = {}
     for name in model.model_fields_set & set(kind.model_fields):
         field = kind.model_fields[name]
-        # What a class leaves out of its dumps is a client, but for what all models of LangChain leave out.
+        # Fields that a class excludes from dumps are clients, except those excluded by all LangChain models.
         kept = not field.exclude or name in BaseLanguageModel.model_fields
         if kept and not _is_of_environment(getattr(model, name)):
             called = name if by_name or not isinstance(field.alias, str) else field.alias
@@ -57,21 +57,21 @@ def _recipe(model: BaseLanguageModel[Any]) -> Any:
     recipe = Recipe(kind, fields)
     try:
         recipe.make()
-    except Exception as error:  # whatever its validators raise; better here than where the pickle is read
+    except Exception as error:  # whatever its validators raise; better now than when unpickling
         raise pickle.PicklingError(
-            f"{kind.__name__} cannot be made again of its fields ({type(error).__name__}): make the adapter where it "
-            "is needed, or name the model by a spec"
-        ) from None  # what pydantic says may hold a key
+            f"{kind.__name__} cannot be recreated from its fields ({type(error).__name__}): create the adapter where "
+            "it is needed, or give the model by spec"
+        ) from None  # pydantic's message may contain a key
     return recipe
 
 
 def _is_of_environment(value: Any) -> bool:
-    """Whether a secret is one that classes read from the environment, whose validators call it given all the same."""
+    """Whether a secret was read from the environment, although validators mark it as given."""
     return isinstance(value, SecretStr) and value.get_secret_value() in os.environ.values()
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A value with what `change` makes of its parts, in models, lists and dictionaries; None of it leaves a part be."""
+    """A value with `change` applied to its parts, in models, lists and dictionaries; None keeps a part."""
     changed = change(value)
     if changed is not None:
         return changed

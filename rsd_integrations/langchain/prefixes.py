@@ -1,7 +1,7 @@
-"""How a LangChain model is asked to continue an answer that was begun, and how its reply is read.
+"""How to ask a LangChain model to continue a begun answer, and how to read its reply.
 
-Facts about each provider: its API reference. A mode that a server ignores gives wrong text without an error, so
-`LangChainGenerator.probe` tries it out.
+The facts are from each provider's API reference. A mode that a server ignores silently gives wrong text, so
+`LangChainGenerator.probe` tests it.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from rsd_integrations.langchain.partner_classes import described, prefix_fault
 from rsd_integrations.turns import as_response
 
 StopMode = Literal["kept", "told", "cut"]
-"""How the end of a step is told from the end of the answer. `kept`: the server is asked to leave the stop string in
-the text (vLLM, SGLang). `told`: the reply's metadata tell which it was (Anthropic). `cut`: no stop string is sent and
-the text is cut here; always right, and what was written beyond the step is paid for in vain."""
+"""How the end of a step is distinguished from the end of the answer. `kept`: the server is asked to leave the stop
+string in the text (vLLM, SGLang). `told`: the reply's metadata names it (Anthropic). `cut`: no stop string is sent and
+the text is cut here; always correct, but text beyond the step is paid for and wasted."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixMode:
-    """One way to hand over the beginning of an answer."""
+    """One way to send the beginning of an answer."""
 
     name: str
     summary: str
-    """Which models take it."""
+    """Models that support it."""
     stop: StopMode
-    """What goes with it unless another way is named."""
+    """Its default stop mode."""
     text: bool = False
     """Whether the model is an LLM that continues plain text, rather than a chat model."""
     exact: bool = True
-    """Whether the model sees the beginning character by character; else blanks at its end are lost."""
+    """Whether the model sees the beginning exactly; otherwise trailing white space is lost."""
     body: Mapping[str, Any] | None = None
     """Fields to add to the request's body."""
     flag: Mapping[str, Any] | None = None
@@ -60,21 +60,21 @@ PREFIX_MODES = {
 
 
 def find_mode(name: str, model: AnyRunnable) -> PrefixMode:
-    """The mode of this name, where the model's class can use it.
+    """The mode with this name, if the model's class supports it.
 
     Raises:
-        ConfigurationError: No such mode, or one for another kind of model.
+        ConfigurationError: The mode is unknown, or for another kind of model.
     """
     if name not in PREFIX_MODES:
         known = "; ".join(f"{mode.name} ({mode.summary})" for mode in PREFIX_MODES.values())
-        raise ConfigurationError(f"prefix={name!r} is no way to continue an answer. Ways: {known}")
+        raise ConfigurationError(f"prefix={name!r} is not a way to continue an answer. Ways: {known}")
     mode = PREFIX_MODES[name]
     for inner in models_in(model):
         kind = type(inner).__name__
         if mode.text != isinstance(inner, BaseLLM):
             raise ConfigurationError(
-                f"prefix={name!r} is for {'LLMs' if mode.text else 'chat models'}, and {kind} is none. "
-                "LLMs take completion, chat models the others."
+                f"prefix={name!r} is for {'LLMs' if mode.text else 'chat models'}, which {kind} is not. LLMs use "
+                "completion, chat models the others."
             )
         if why := prefix_fault(inner, name):
             raise ConfigurationError(f"prefix={name!r} does not work with {described(inner)}: {why}")
@@ -84,18 +84,18 @@ def find_mode(name: str, model: AnyRunnable) -> PrefixMode:
         )
     if not ends_in_model(model):
         raise ConfigurationError(
-            f"prefix={name!r} needs the model's own answer, and the chain makes something else of it: pass the model"
+            f"prefix={name!r} needs the model's own answer, but the chain changes it: pass the model"
         )
     return mode
 
 
 def takes_body(model: AnyRunnable) -> bool:
-    """Whether a model's class can add fields to the body of a request."""
+    """Whether a model's class can add fields to a request's body."""
     return all("extra_body" in getattr(type(inner), "model_fields", {}) for inner in models_in(model))
 
 
 def with_beginning(messages: Sequence[BaseMessage], text: str, mode: PrefixMode) -> list[BaseMessage]:
-    """Messages that end in the beginning of the answer."""
+    """Messages that end with the beginning of the answer."""
     if not text:
         return list(messages)
     shown = text if mode.exact else text.rstrip()
@@ -108,15 +108,15 @@ class Reply:
 
     text: str
     reason: str | None
-    """Its finish reason in the provider's words."""
+    """The provider's finish reason."""
     usage: Usage
-    """The work of it, as the provider tells or estimated."""
+    """Its usage, as reported by the provider or estimated."""
     thought: str = ""
-    """What it thought before the text, where that is told apart."""
+    """The thought before the text, if separate."""
 
     @property
     def is_cut(self) -> bool:
-        """Whether it used up its tokens."""
+        """Whether it hit its token limit."""
         return self.reason in _LENGTH
 
 
@@ -134,12 +134,12 @@ def whole(reply: Reply, path: Path, native: object = None) -> Step:
 def first_step(reply: Reply, beginning: str, request: StepRequest, mode: PrefixMode, stop: StopMode) -> Step:
     """The first step of a reply that continues a response.
 
-    Of a reply that goes on beyond the step only the step counts, and its tokens by their share of the characters.
+    If a reply continues beyond the step, only the step counts, with tokens in proportion to its characters.
     """
     _check(reply)
     text, splitter = reply.text, request.splitter
     assert splitter is not None
-    if beginning and text.startswith(beginning):  # some APIs repeat what they were given
+    if beginning and text.startswith(beginning):  # some APIs repeat the beginning
         text = text[len(beginning) :]
     if beginning and not mode.exact:
         text = text.lstrip("\n")

@@ -69,32 +69,32 @@ from rsd_integrations.tool_calls import tools_of
 logger = logging.getLogger(__name__)
 _QUESTION = "Write the words one, two, three and four, each followed by a blank line, and nothing else."
 _BEGUN, _REST = ("One\n\n", "Two\n\n", "THR"), "ee"
-"""What a probe has gone on with, and how it has to go on."""
+"""The beginning given in a probe, and the required continuation."""
 
 
 class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
-    """A LangChain model that writes turns, or steps where it can continue an answer that was begun.
+    """A LangChain model that writes turns, or steps if it can continue a begun answer.
 
-    In turn granularity the model gets the caller's messages as they are, and may call tools: those that are bound here,
-    else those of the prompt. Fields of a request are then options of the call.
+    In turn granularity the model gets the caller's messages unchanged, and may call tools: those bound here, else those
+    of the prompt. Request fields become call options.
 
     Args:
         model: See `LangChainRole`.
-        prefix: How the model is asked to continue, one of `PREFIX_MODES`; None for a model that cannot, which takes
-            part in turns.
-        stop: How the end of a step is told from the end of the answer, see `StopMode`. By default what goes with the
-            prefix, and `cut` where the model's class cannot ask for it.
-        render: Makes the text of a prompt for `completion`. Give the model's chat template here; by default the
-            messages follow each other with a blank line between them.
-        sends: What of each request is sent along, out of `SENDS`, by the names that the model's class has for them.
-            The rest is up to the model's own settings. By default the cap of a step, for classes that are known to
-            take one, and nothing in turns.
-        options: Further keyword options of each call, such as `response_format`.
-        tools: Tools to bind before each call; `options` then are those of `bind_tools`.
+        prefix: How to ask the model to continue, one of `PREFIX_MODES`; None for a model that cannot, and only writes
+            turns.
+        stop: How the end of a step is distinguished from the end of the answer (see `StopMode`). By default the prefix
+            mode's, and `cut` if the model's class does not support that.
+        render: Renders a prompt as text for `completion`. Give the model's chat template here; by default messages are
+            joined by blank lines.
+        sends: Which request fields to send, out of `SENDS`, under the names in the model's class. The model's own
+            settings decide the rest. By default the cap of a step, for classes known to accept one, and nothing in
+            turns.
+        options: Additional keyword options of each call, such as `response_format`.
+        tools: Tools to bind before each call; `options` then go to `bind_tools`.
         **base: `trace_inner`, `name`, `price` and `flops_per_token`.
 
     Raises:
-        ConfigurationError: The model's class, or the model, cannot use the prefix mode or what is to be sent.
+        ConfigurationError: The model's class, or the model, does not support the prefix mode or a field to send.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
     ) -> None:
         super().__init__(model, **base)
         if unknown := set(sends or ()) - set(SENDS):
-            raise ConfigurationError(f"sends={tuple(sends or ())!r}: {sorted(unknown)} is none of {', '.join(SENDS)}")
+            raise ConfigurationError(f"sends={tuple(sends or ())!r}: {sorted(unknown)} not in {', '.join(SENDS)}")
         check_fields(model, sends or ())
         self.mode = None if prefix is None else find_mode(prefix, model)
         self.stop = stop or (self.mode and self.mode.stop)
@@ -123,21 +123,21 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         self.render = render or _template_of(unbound(model)) or _plain
         self.sends = None if sends is None else tuple(sends)
         self.sends_also: tuple[str, ...] = ()
-        """What an adapter was told to send, besides; models that take no such field are called without."""
+        """Additional fields an adapter was told to send; omitted for models that do not accept them."""
         self.options = dict(options or {})
         self.tools = list(tools)
         self._told: list[str] = []
         self.asked: dict[str, Any] = {}
-        """Fields of the requests that it is for; of turns alone."""
+        """Fields of its requests; only for turns."""
         self.renders_tools = "turn" if binds_tools(model) else False
 
     def _with(self, fields: dict[str, Any]) -> Self:
-        """Fields as options of the call; arguments of the chat template are in the request's body."""
+        """Fields as call options; chat template arguments go into the request's body."""
         if TEMPLATE in fields and not takes_body(self.model):
             kind = type(unbound(self.model)).__name__
             raise ConfigurationError(
-                f"{self.name} takes no {TEMPLATE}: {kind} adds no fields to a request's body; leave it out, or set it "
-                "where the model is made"
+                f"{self.name} does not accept {TEMPLATE}: {kind} cannot add fields to a request's body; remove it, "
+                "or set it when creating the model"
             )
         asked = {**self.asked, **fields}
         if TEMPLATE in fields:
@@ -153,7 +153,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         return {name: value for name, value in settings.items() if value}
 
     def tell_of_seed(self, names: Sequence[str]) -> None:
-        """Warn, once for this model, that a seed among the names of fields is not sent to it."""
+        """Warn, once per model, if the seed is not sent to it."""
         if "seed" not in names or self._told:
             return
         for inner in models_in(self.model):
@@ -165,37 +165,37 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         """Write the turn or step that follows the path, once per seed.
 
         Raises:
-            ConfigurationError: A step is asked for, and the model was given no way to continue a prefix.
+            ConfigurationError: A step is requested, but no way to continue a prefix was set.
         """
         written = await run_calls(self._write(path, request, seed) for seed in request.seeds)
         return Generation(tuple(one.steps[0] for one in written), sum((one.usage for one in written), Usage()))
 
     def step_mode(self) -> PrefixMode:
-        """How an answer that was begun is continued, which steps need.
+        """How a begun answer is continued, as steps require.
 
         Raises:
-            ConfigurationError: The model was given no way.
+            ConfigurationError: No way was set.
         """
         if self.mode is None:
             raise ConfigurationError(
-                f"{self.name} was given no way to continue an answer that was begun, which steps need. Name one, as in "
+                f"{self.name} has no way to continue a begun answer, which steps require. Set one, as in "
                 f"{type(self).__name__}(model, prefix='continue_final_message'), or use granularity='turn'."
             )
         return self.mode
 
     def probe(self) -> None:
-        """Have the model continue a short answer, to see that its server understands the prefix mode.
+        """Have the model continue a short answer, to check that its server understands the prefix mode.
 
-        The answer breaks off in the middle of a word, and in letters that no model would begin with: only who goes on
-        from it writes the rest of the word. APIs that repeat the beginning do no harm.
+        The answer breaks off in the middle of a word, with letters that no model would begin with: only a real
+        continuation completes the word. APIs that repeat the beginning also pass.
 
         Raises:
-            RunError: It begins anew, or the end of its step cannot be told from the end of its answer.
+            RunError: It starts over, or the end of its step cannot be distinguished from the end of its answer.
         """
         wait_for(self._probe())
 
     async def aprobe(self) -> None:
-        """The same from any event loop: the model is asked from none, since its clients may belong to another one."""
+        """The same from any event loop: it calls the model from a thread, as its clients may belong to another loop."""
         await in_thread(self.probe)
 
     async def _probe(self) -> None:
@@ -210,12 +210,12 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
             )
         if step.ending == "end":
             raise RunError(
-                f"{self.name} ends steps like answers with stop={self.stop!r}: it wrote {step.text!r} and did not tell "
-                "that it was stopped. Use stop='cut'."
+                f"{self.name} ends steps like answers with stop={self.stop!r}: it wrote {step.text!r} and did not "
+                "report that it was stopped. Use stop='cut'."
             )
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
-        """What a rendered prompt opens; chats in steps have no thoughts, and of turns nobody knows before."""
+        """The thought opened by a rendered prompt; chats in steps have none, and for turns it is unknown beforehand."""
         if self.mode is None or begun(prompt) is not None:
             return None
         return opened(self.render(prompt)) if self.mode.text else Thinking(None)
@@ -230,7 +230,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
             fields["stop"] = options.pop("stop")
         if request.delimiter is None:
             return await self._write_turn(model, path, fields, options)
-        refuse(self, self.asked, "that is for whole turns; set it where the model is made, or take granularity='turn'")
+        refuse(self, self.asked, "that is for whole turns; set it when creating the model, or use granularity='turn'")
         mode = self.step_mode()
         body = {**(getattr(unbound(model), "extra_body", None) or {}), **options.get("extra_body", {})}
         if path.text:
@@ -242,7 +242,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         if stops and self.stop == "kept":
             body["include_stop_str_in_output"] = True
         if body:
-            options["extra_body"] = body  # what a call gives replaces what the model has
+            options["extra_body"] = body  # a call's value replaces the model's
         if mode.text:
             reply = await self._complete(with_fields(model, fields, options), self._rendered(path) + path.text, fields)
         else:
@@ -254,18 +254,18 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         return Generation((step,), reply.usage)
 
     def _rendered(self, path: Path) -> str:
-        """The text of the prompt, without what its template opens where the path says what is opened."""
+        """The text of the prompt, without what its template opens if the path defines that."""
         rendered = self.render(path.prompt)
         own = None if path.opening is None else self.thinking(path.prompt)
         return rendered if own is None else rendered.removesuffix(own.opening)
 
     def _refuse_thought(self, path: Path, reply: Reply | None = None) -> None:
-        """Raise for a thought in a chat in steps: templates drop or change it, so that nothing can go on from it."""
+        """Raise for a thought in a chat in steps: templates drop or change it, so it cannot be continued."""
         written = path if reply is None else path.extend(Step(reply.text, "end"))
         if reader_at(written).in_thought or parts_of(written).thought or (reply is not None and reply.thought):
             error = ConfigurationError(
-                f"{self.name} would have to go on from a thought, and a chat cannot: templates drop it or change it. "
-                "Switch thinking off where the model is made (reasoning_effort, or extra_body={'chat_template_kwargs': "
+                f"{self.name} would have to continue a thought, which chats cannot: templates drop or change it. "
+                "Switch thinking off when creating the model (reasoning_effort, or extra_body={'chat_template_kwargs': "
                 "{'enable_thinking': False}}), or use granularity='turn', or an LLM with prefix='completion' and the "
                 "model's chat template as render"
             )
@@ -294,7 +294,7 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         return Generation((whole(reply, path, native),), replied.usage)
 
     def _asked(self, options: Mapping[str, Any], tools: bool) -> dict[str, Any]:
-        """What the request asks for, as options of the call; how tools are called goes with tools alone."""
+        """The request's fields as call options; tool choice is sent only with tools."""
         asked = {name: value for name, value in self.asked.items() if tools or name not in TOOL_FIELDS}
         if template := asked.pop(TEMPLATE, None):
             body = {**(getattr(unbound(self.model), "extra_body", None) or {}), **options.get("extra_body", {})}
@@ -302,26 +302,26 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         return asked
 
     def _fields(self, request: StepRequest, seed: int) -> dict[str, Any]:
-        """What of a request is sent along, by our names."""
+        """The request fields to send, by our names."""
         known = {
             "temperature": request.sampling.temperature,
             "top_p": request.sampling.top_p,
             "max_tokens": request.max_tokens,
-            "seed": seed % 2**31,  # servers take 32 bits
+            "seed": seed % 2**31,  # servers accept 32 bits
         }
         by_default = () if request.delimiter is None else default_sends(self.model)
         own = by_default if self.sends is None else self.sends
         return {name: known[name] for name in (*own, *self.sends_also)}
 
     async def _complete(self, model: AnyRunnable, text: str, fields: Mapping[str, Any]) -> Reply:
-        """Let an LLM continue a text; unlike `invoke` this tells why it stopped."""
+        """Have an LLM continue a text; unlike `invoke`, this reports why it stopped."""
         tokenizer = _tokenizer_of(unbound(model))
 
         def read(result: LLMResult, seconds: float) -> Reply:
             generation = result.generations[0][0]
             reason, counts = _reason(generation.generation_info or {}), _counts(result)
             size, wrote = counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0
-            if tokenizer is not None:  # whose class tells nothing but the text
+            if tokenizer is not None:  # its class reports only the text
                 size, wrote = (
                     len(tokenizer(one, add_special_tokens=False)["input_ids"]) for one in (text, generation.text)
                 )
@@ -347,12 +347,12 @@ class LangChainTarget(LangChainGenerator):
 
 
 def load(name: str, **options: Any) -> LangChainGenerator:
-    """The model behind `langchain:PROVIDER:MODEL`, as `init_chat_model` makes it; options as `LangChainGenerator`."""
+    """The model for `langchain:PROVIDER:MODEL`, created by `init_chat_model`; options as for `LangChainGenerator`."""
     return LangChainGenerator(chat_model(f"langchain:{name}"), **options)
 
 
 def _generating(model: AnyRunnable) -> AnyRunnable:
-    """An LLM that gives what `generate_prompt` does, whatever is around it."""
+    """An LLM with the output of `generate_prompt`, through any wrappers."""
     assert isinstance(model, BaseLLM)
 
     def generate(value: StringPromptValue, config: RunnableConfig, **options: Any) -> LLMResult:
@@ -366,7 +366,7 @@ def _generating(model: AnyRunnable) -> AnyRunnable:
 
 
 def _as_function(tool: Any) -> Any:
-    """A tool as a function, from which a model's class makes its own form; a tool in OpenAI's form it would take as is.
+    """A tool as a function, which a model's class converts to its own format; OpenAI's would be passed unchanged.
 
     (`ChatOpenAI.bind_tools` then forgets `strict`, which OpenAI's client wants of every tool beside a
     `response_format`; langchain-openai 1.7.4.)
@@ -376,7 +376,7 @@ def _as_function(tool: Any) -> Any:
 
 
 def _counts(result: LLMResult) -> Mapping[str, Any]:
-    """Tokens as the provider tells them: OpenAI's names, else Ollama's."""
+    """Token counts from the provider: OpenAI's names, else Ollama's."""
     info = result.generations[0][0].generation_info or {}
     ollama = {"prompt_tokens": info.get("prompt_eval_count"), "completion_tokens": info.get("eval_count")}
     return (result.llm_output or {}).get("token_usage") or ollama
@@ -388,7 +388,7 @@ def _tokenizer_of(model: AnyRunnable) -> Any:
 
 
 def _template_of(model: AnyRunnable) -> Callable[[Prompt], str] | None:
-    """What renders prompts by the chat template of a model in process, if it has one."""
+    """A renderer with an in-process model's chat template, if it has one."""
     tokenizer = _tokenizer_of(model)
     return partial(_templated, tokenizer) if getattr(tokenizer, "chat_template", None) else None
 
@@ -403,7 +403,7 @@ def _plain(prompt: Prompt) -> str:
 
 
 def as_reply(replied: ModelReply) -> Reply:
-    """What a model answered, read for its text, its thought and why it ended."""
+    """A model's answer, parsed into text, thought and finish reason."""
     message = replied.message
     if isinstance(message, BaseMessage):
         return Reply(as_text(message), _reason(message.response_metadata), replied.usage, thought_of(message))
@@ -414,5 +414,5 @@ def _reason(metadata: Mapping[str, Any]) -> str | None:
     for key in ("finish_reason", "stop_reason", "done_reason", "stopReason"):  # the last is Bedrock's
         if metadata.get(key):
             return str(metadata[key])
-    details = metadata.get("incomplete_details")  # of OpenAI's responses
+    details = metadata.get("incomplete_details")  # OpenAI's Responses API
     return str(details.get("reason")) if isinstance(details, Mapping) else None

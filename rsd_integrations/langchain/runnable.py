@@ -29,16 +29,16 @@ from rsd_integrations.langchain.fields import CONFIG
 from rsd_integrations.langchain.runs import configure, run_of
 
 STEP_EVENT = "rsd_step"
-"""Name of the custom event of each accepted or replaced step; its data are those of `step_data`."""
+"""Name of the custom event for each accepted or replaced step; its data is from `step_data`."""
 
 
 class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessage]):
     """Reward-guided speculative decoding as a component of a chain: a prompt in, the full result out.
 
-    The result is a message, so that output parsers can follow; `result_of(message)` gives its `Result` with steps,
-    rewards and ledger. Unlike a chat model it runs a batch as one, side by side, and tells every step as a custom
-    event `rsd_step` of the run it belongs to, for `astream_events` and for handlers' `on_custom_event`. A last one,
-    `rsd_bill`, tells what the request cost, for `RSDBillCallbackHandler`.
+    The result is a message, so that output parsers can follow; `result_of(message)` returns its `Result` with steps,
+    rewards and ledger. Unlike a chat model it runs a batch as one, concurrently, and reports every step as a custom
+    event `rsd_step` of its run, for `astream_events` and handlers' `on_custom_event`. A last one, `rsd_bill`, reports
+    the request's cost, for `RSDBillCallbackHandler`.
 
     Example:
         ```python
@@ -48,7 +48,7 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
         chain = ChatPromptTemplate.from_template("{problem}") | RSDRunnable() | StrOutputParser()
         ```
 
-    A failed prompt takes no other of its batch down: `return_exceptions=True` gives its error in its place.
+    A failed prompt does not affect others in its batch: `return_exceptions=True` returns its error in its place.
     """
 
     model_config = CONFIG
@@ -146,7 +146,7 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
             configure(config)
             try:
                 return await self._aone(input, manager, **kwargs)
-            except Exception as error:  # LangChain raises it, or gives it back in its place
+            except Exception as error:  # LangChain raises it, or returns it in its place
                 return error
 
         at_once = min(config[0].get("max_concurrency") or 64, len(inputs))
@@ -172,7 +172,7 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
         return Call(self, _messages(input), kwargs.pop("stop", None), kwargs, run_manager.get_child())
 
     def _chunks_with_events(self, call: Call) -> Generator[ChatGenerationChunk, None, None]:
-        """The chunks of an answer; the run's handlers hear of each step before the consumer has it, and of the bill."""
+        """The chunks of an answer; the run's handlers see each step before the consumer does, and the bill."""
         child = RunnableConfig(callbacks=call.callbacks)
         try:
             with closing(self._chunks(call)) as chunks:
@@ -200,7 +200,7 @@ class RSDRunnable(RSDMessages, RunnableSerializable[LanguageModelInput, AIMessag
 
 
 def _events(chunk: ChatGenerationChunk) -> Iterator[tuple[str, Any]]:
-    """What a chunk lets a run's handlers know: its steps, and with the last one what all of it cost."""
+    """The custom events for a chunk: its steps, and with the last one the total cost."""
     for step in chunk.message.additional_kwargs.get("rsd_steps", ()):
         yield STEP_EVENT, step
     if "rsd" in chunk.message.response_metadata:
@@ -211,14 +211,14 @@ def _messages(input: LanguageModelInput) -> list[BaseMessage]:
     if isinstance(input, PromptValue):
         return input.to_messages()
     if not isinstance(input, Sequence):  # a dictionary's keys would pass for messages
-        raise PromptError(f"{input!r:.80} is no prompt. Pass a text, messages, or what a prompt template makes.")
+        raise PromptError(f"{input!r:.80} is not a prompt. Pass a text, messages, or the output of a prompt template.")
     return convert_to_messages([input] if isinstance(input, str) else input)
 
 
 def _whole(parts: list[Any]) -> LanguageModelInput:
-    """An input that a chain handed over in parts."""
+    """An input received from a chain in parts."""
     if not parts:
-        raise PromptError("the chain before RSD gave no prompt")
+        raise PromptError("the chain before RSD produced no prompt")
     whole = parts[0]
     for part in parts[1:]:
         whole = whole + part

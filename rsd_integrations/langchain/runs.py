@@ -1,4 +1,4 @@
-"""Which run a call belongs to: whose turn it is, whose children the calls of inner models are, what configures them."""
+"""The run that a call belongs to: its priority, the parent of inner models' calls, and their configuration."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CONFIGURABLE: ContextVar[dict[str, Any] | None] = ContextVar("rsd_configurable"
 
 @contextmanager
 def run_of(config: RunnableConfig | None) -> Iterator[None]:
-    """Make requests that begin inside part of a run of `max_concurrency` at once, where that is given here or above.
+    """Make requests that begin inside part of a run with `max_concurrency`, if that is given here or above.
 
-    Batches arrive as single calls, whose configurations say how wide they are.
+    Batches arrive as single calls, with the concurrency in their configurations.
     """
     config = ensure_config(config)
     token = _CONFIGURABLE.set(config.get("configurable"))
@@ -35,15 +35,15 @@ def run_of(config: RunnableConfig | None) -> Iterator[None]:
 
 
 def configure(config: RunnableConfig | None) -> None:
-    """Keep what a call configures for the next `configured` in this context: LangChain hands it to no model."""
+    """Keep a call's configuration for the next `configured` in this context: LangChain does not pass it to models."""
     _CONFIGURABLE.set(ensure_config(config).get("configurable"))
 
 
 def configured(*, once: bool = True) -> dict[str, Any]:
-    """What configures the models of a call: what was kept of it, else what its surroundings say.
+    """The configuration for a call's models: the one kept, else that of the context.
 
     Args:
-        once: Whether nobody else is to ask for the same call.
+        once: Whether to consume it.
     """
     told = _CONFIGURABLE.get()
     if once:
@@ -54,11 +54,11 @@ def configured(*, once: bool = True) -> dict[str, Any]:
 def told_before(config: RunnableConfig | None) -> RunnableConfig:
     """A call's configuration with its run's id, so that the next `children` in this context knows its run.
 
-    LangChain hands no run to what streams (langchain-core 1.8.3, `BaseChatModel.stream`).
+    LangChain does not pass the run to streaming methods (langchain-core 1.8.3, `BaseChatModel.stream`).
     """
     config = ensure_config(config)
     run_id = config.get("run_id") or uuid.uuid4()
-    # The very handlers that see the run: tracers know the runs that they saw begin.
+    # Use the same handlers that saw the run begin: tracers only know those runs.
     around = CallbackManager.configure(config.get("callbacks"))
     children = around.copy()
     children.parent_run_id = run_id
@@ -69,7 +69,7 @@ def told_before(config: RunnableConfig | None) -> RunnableConfig:
 
 
 def children(run: BaseRunManager | None) -> BaseCallbackManager | None:
-    """The callbacks of a run's children; without a run those of the call that was told before, once."""
+    """The callbacks for a run's children; without a run, those noted by `told_before`, once."""
     told = _CHILDREN.get()
     _CHILDREN.set(None)
     if run is None:

@@ -1,4 +1,4 @@
-"""Calls of a user's models and functions: unseen by the surrounding run, no danger to the loop, and their errors."""
+"""Calls of users' models and functions: hidden from the surrounding run, safe for the loop, with converted errors."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def call_async(work: Awaitable[T], owner: str, *, traced: bool = False) ->
 
     Args:
         work: The call.
-        owner: Whose call it is, for errors.
-        traced: Whether callbacks and traces of the surrounding run see it.
+        owner: The called object, for errors.
+        traced: Whether it is visible to callbacks and traces of the surrounding run.
 
     Raises:
         RunError: It raised `SystemExit`.
@@ -39,17 +39,17 @@ async def call_async(work: Awaitable[T], owner: str, *, traced: bool = False) ->
         with _exits_are_errors(owner):
             if traced:
                 return await work
-            with tracing_context(enabled=False):  # LangSmith's, which no callback switches off
+            with tracing_context(enabled=False):  # LangSmith's tracing is not controlled by callbacks
                 return await work
 
-    # A context of its own needs a task, which ends before this returns: whoever cancels one cancels the other.
+    # A separate context needs a task, which ends before this returns: cancelling one cancels the other.
     return await (call() if traced else asyncio.create_task(call(), context=_without_callbacks()))
 
 
 async def call_in_thread(work: Callable[[], T], owner: str, *, traced: bool = False) -> T:
     """The same for blocking work, in a thread that a cancelled caller waits for.
 
-    Where the work's result or error has a `usage`, a cancelled caller's `Interrupted` carries it.
+    If the work's result or error has a `usage`, a cancelled caller's `Interrupted` carries it.
 
     Raises:
         RunError: It raised `SystemExit`, `KeyboardInterrupt` or `StopIteration`.
@@ -65,12 +65,12 @@ async def call_in_thread(work: Callable[[], T], owner: str, *, traced: bool = Fa
     try:
         return await in_thread(call, None if traced else _without_callbacks())
     except asyncio.CancelledError:
-        logger.info("the blocking call of %s was over later than its request; what it did is charged, not used", owner)
+        logger.info("the blocking call of %s outlasted its request; its work is charged but unused", owner)
         raise
 
 
 class Signal(BaseException):
-    """A signal of LangGraph, such as an interrupt, on its way through a decoder: no fault of a role."""
+    """A LangGraph signal, such as an interrupt, passing through a decoder: not a role's fault."""
 
     def __init__(self, signal: Exception) -> None:
         self.signal = signal
@@ -79,9 +79,9 @@ class Signal(BaseException):
 
 @contextmanager
 def errors_as_raised() -> Iterator[None]:
-    """Let errors of roles leave a decoder as callers know them.
+    """Make roles' errors leave a decoder in the types callers expect.
 
-    LangGraph's signals are what they were, and errors that a provider's own caused are of its type as well.
+    LangGraph's signals are restored, and errors caused by a provider's error also get its type.
     """
     try:
         with providers_types():
@@ -91,16 +91,16 @@ def errors_as_raised() -> Iterator[None]:
 
 
 def _is_signal(error: Exception) -> bool:
-    """Whether LangGraph steers by an error; where it is not imported, nobody raises one."""
+    """Whether an error is a LangGraph signal; if it is not imported, there are none."""
     langgraph = sys.modules.get("langgraph.errors")
     return langgraph is not None and isinstance(error, langgraph.GraphBubbleUp)
 
 
 @contextmanager
 def _exits_are_errors(owner: str) -> Iterator[None]:
-    """Turn what would end the event loop, or never get out of a thread, into an error like any other.
+    """Turn exceptions that would end the event loop, or be lost in a thread, into ordinary errors.
 
-    Ctrl-C arrives in the main thread alone, and stays what it is there. LangGraph's signals become `Signal`.
+    Ctrl-C arrives only in the main thread, and is unchanged there. LangGraph's signals become `Signal`.
     """
     try:
         yield
@@ -118,10 +118,10 @@ def _exits_are_errors(owner: str) -> Iterator[None]:
 
 
 def _without_callbacks() -> contextvars.Context:
-    """The present context without callbacks: those of the surrounding run, and those that other variables hold.
+    """The current context without callbacks, whether from the surrounding run or other variables.
 
-    Naming none is not enough: a binding would merge them with the surrounding run's, and counters of usage are
-    variables of their own.
+    Passing none is not enough: a binding would merge in the surrounding run's, and usage counters are separate
+    variables.
     """
     context = contextvars.copy_context()
     for variable, value in list(context.items()):

@@ -1,4 +1,4 @@
-"""`with_structured_output`: in steps JSON by the schema after the reasoning, in turns as each inner model does it."""
+"""`with_structured_output`: in steps schema-conforming JSON after the reasoning, in turns each inner model's own."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rsd_integrations.langchain.compositions import rebuilt
 from rsd_integrations.langchain.fields import RSDFields
 
 IN_PROCESS = frozenset({"embedded", "hf", "gguf"})
-"""Kinds of specs whose models write JSON by a schema, as one knows without loading them."""
+"""Kinds of specs whose models are known to support JSON schemas, without loading them."""
 
 
 def writes_json(model: Any) -> bool:
-    """Whether a model, or that behind a spec, is known to write JSON by a schema."""
+    """Whether a model, or the one for a spec, is known to support JSON schemas."""
     if isinstance(model, str):
         return parse_spec(model)[0].kind in IN_PROCESS
     return isinstance(model, TakesFields) and model.writes_json
@@ -37,10 +37,10 @@ def writes_json(model: Any) -> bool:
 def structured(
     model: RSDFields, schema: Any, *, method: str | None, include_raw: bool, strict: bool | None, **kwargs: Any
 ) -> Runnable[LanguageModelInput, Any]:
-    """The model whose answers are objects of a schema; arguments as of `BaseChatModel.with_structured_output`.
+    """A model whose answers are objects of a schema; arguments as for `BaseChatModel.with_structured_output`.
 
     Raises:
-        ValueError: An argument is for inner models alone, or there is no schema where one is needed.
+        ValueError: An argument is only for inner models, or a required schema is missing.
     """
     told = {name: value for name, value in {"method": method, "strict": strict}.items() if value is not None}
     if model.resolved().granularity == "turn" and model.all_inner():
@@ -48,9 +48,9 @@ def structured(
         bound: dict[str, Any] = {}
     else:
         if kwargs:
-            raise ValueError(f"with_structured_output takes no {sorted(kwargs)} but for LangChain models in turns")
+            raise ValueError(f"with_structured_output accepts {sorted(kwargs)} only for LangChain models in turns")
         if method not in (None, "json_schema", "function_calling", "json_mode"):
-            raise ValueError(f"method={method!r} is none of json_schema, function_calling, json_mode")
+            raise ValueError(f"method={method!r} is not one of json_schema, function_calling, json_mode")
         llm, bound = cast("Runnable[Any, Any]", model), {"response_format": _response_format(schema, method)}
     shown = {} if schema is None else {"ls_structured_output_format": {"kwargs": told, "schema": schema}}
     llm = llm.bind(**bound, **shown)
@@ -67,9 +67,9 @@ def _response_format(schema: Any, method: str | None) -> dict[str, Any]:
         return {"type": "json_object"}
     if schema is None:
         raise ValueError(
-            "with_structured_output takes a schema: a class, a TypedDict or a JSON Schema; json_mode alone does without"
+            "with_structured_output needs a schema: a class, a TypedDict or a JSON Schema; only json_mode works without"
         )
-    # Of a schema as data LangChain keeps nothing but the properties: arrays, enums and references would be lost.
+    # LangChain keeps only the properties of a schema given as data: arrays, enums and references would be lost.
     whole = isinstance(schema, Mapping) and not _NAMED & schema.keys()
     made = dict(schema) if whole else convert_to_json_schema(schema)
     name = made.get("title")
@@ -77,11 +77,11 @@ def _response_format(schema: Any, method: str | None) -> dict[str, Any]:
 
 
 _NAMED = frozenset({"name", "function", "toolSpec"})
-"""What a tool's definition has, in the form of any provider, and no JSON Schema."""
+"""Keys of tool definitions, in any provider's format, that no JSON Schema has."""
 
 
 def _of_inner(model: RSDFields, schema: Any, options: Mapping[str, Any]) -> Runnable[Any, Any]:
-    """A copy whose LangChain models are each asked as their own class asks for structured output."""
+    """A copy in which each LangChain model uses its own class's structured output."""
 
     def asked(role: Any) -> Any:
         return role.using(model=_asked(role.model, role.name, schema, options))
@@ -91,22 +91,22 @@ def _of_inner(model: RSDFields, schema: Any, options: Mapping[str, Any]) -> Runn
 
 
 def _asked(model: Any, name: str, schema: Any, options: Mapping[str, Any]) -> Any:
-    """What is put around a model, around it with what its own `with_structured_output` puts into a call."""
+    """The wrappers of a model, around it with the call arguments of its own `with_structured_output`."""
 
     def raw(inner: Any) -> Any:
         try:
             chain = inner.with_structured_output(schema, include_raw=True, **options)
             return chain.first.steps__["raw"]  # before the parser
         except (NotImplementedError, AttributeError, KeyError) as error:
-            raise ConfigurationError(f"{name} ({type(inner).__name__}) gives no structured output: {error}") from error
+            raise ConfigurationError(f"{name} ({type(inner).__name__}) has no structured output: {error}") from error
 
     return rebuilt(model, raw)
 
 
 class SchemaParser(BaseTransformOutputParser[Any]):
-    """From a message, its JSON or its first call of a tool, to an object of a schema.
+    """Converts a message, by its JSON or its first tool call, to an object of a schema.
 
-    Streamed, it gives what there is of a dictionary by then; an object of a class comes at the end.
+    When streaming, it yields partial dictionaries; an object of a class comes at the end.
     """
 
     wanted: Any = None
@@ -121,14 +121,14 @@ class SchemaParser(BaseTransformOutputParser[Any]):
         return self.wanted if isinstance(self.wanted, type) and is_basemodel_subclass(self.wanted) else None
 
     def parse(self, text: str) -> Any:
-        """From the text of a message alone."""
+        """Parse only a message's text."""
         return self.parse_result([ChatGeneration(message=AIMessage(text))])
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """The object.
 
         Raises:
-            OutputParserException: There is no JSON, or it does not fit the class.
+            OutputParserException: It is not JSON, or does not fit the class.
         """
         (generation, *_) = result
         message = generation.message if isinstance(generation, ChatGeneration) else AIMessage(generation.text)
@@ -149,14 +149,14 @@ class SchemaParser(BaseTransformOutputParser[Any]):
             try:
                 data = parse_json_markdown(text, parser=json.loads)
             except (ValueError, RecursionError) as error:
-                raise OutputParserException(f"the answer is no JSON: {error}: {text:.200}", llm_output=text) from error
+                raise OutputParserException(f"the answer is not JSON: {error}: {text:.200}", llm_output=text) from error
         if self._class is None:
             return data
         try:
             return self._class.model_validate(data) if hasattr(self._class, "model_validate") else self._class(**data)
         except (ValueError, TypeError) as error:
             name = self._class.__name__
-            raise OutputParserException(f"the answer is no {name}: {error}: {data}", llm_output=text) from error
+            raise OutputParserException(f"the answer is not a {name}: {error}: {data}", llm_output=text) from error
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
         growing = _Growing(self)
@@ -174,7 +174,7 @@ class SchemaParser(BaseTransformOutputParser[Any]):
 
 
 class _Growing:
-    """A streamed message, and what was given out of it."""
+    """A streamed message, and what was yielded of it."""
 
     def __init__(self, parser: SchemaParser) -> None:
         self._parser = parser
@@ -186,7 +186,7 @@ class _Growing:
         self._message = more if self._message is None else self._message + more
         try:
             parsed = self._parser.parse_result([ChatGeneration(message=self._message)], partial=True)
-        except ValueError:  # not yet
+        except ValueError:  # incomplete
             return
         if parsed is not None and parsed != self._given:
             self._given = parsed

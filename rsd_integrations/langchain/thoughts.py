@@ -1,4 +1,4 @@
-"""Thoughts in LangChain's messages: found, written out as the core knows them, and kept from other providers."""
+"""Thoughts in LangChain's messages: found, converted for the core, and hidden from other providers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rsd_integrations.turns import parts_in
 Content = str | list[str | dict[str, Any]]
 
 BLOCKS = ("reasoning", "thinking", "redacted_thinking", "reasoning_content")
-"""Types of content blocks that hold thoughts: LangChain's and OpenAI's, Anthropic's and Google's, Bedrock's."""
+"""Types of content blocks with thoughts: LangChain's and OpenAI's, Anthropic's and Google's, Bedrock's."""
 
 _FAMILIES = ("anthropic", "openai", "google", "bedrock")
-"""Providers that sign or encrypt thoughts and refuse those of others, by a part of their names in LangChain."""
+"""Providers that sign or encrypt thoughts and refuse others', by part of their names in LangChain."""
 
 
 def is_thought(block: object) -> bool:
@@ -29,11 +29,11 @@ def is_thought(block: object) -> bool:
 
 
 def thought_of(message: BaseMessage) -> str:
-    """The thought that a message holds, in whatever form its provider gives it; empty where it has none."""
+    """The thought in a message, in any provider's format; empty if it has none."""
     apart = message.additional_kwargs.get("reasoning_content")
     if isinstance(apart, str) and apart:
         return apart
-    old = message.additional_kwargs.get("reasoning")  # of OpenAI's responses with output_version="v0"
+    old = message.additional_kwargs.get("reasoning")  # OpenAI's Responses API with output_version="v0"
     if isinstance(old, Mapping) and (text := _text({"type": "reasoning", **old})):
         return text
     blocks = message.content if isinstance(message.content, list) else []
@@ -41,7 +41,7 @@ def thought_of(message: BaseMessage) -> str:
 
 
 def opened(rendered: str) -> Thinking | None:
-    """What a chat template opens of the response, at the end of a prompt; None where that is no thought."""
+    """What a chat template opens at the end of a prompt; None if that is not a thought."""
     for markers in MARKERS.values():
         opening = rendered[rendered.rfind(markers.open) :] if markers.open in rendered else ""
         reader, pieces = Reader(markers).read(opening)
@@ -51,7 +51,7 @@ def opened(rendered: str) -> Thinking | None:
 
 
 def told_apart(message: AIMessage, markers: Markers | None = None) -> AIMessage:
-    """A message without a thought in its text: one that its model put in markers there is held apart."""
+    """A message with any marked thought in its text moved out of it."""
     text = str(message.text)
     parts = parts_in(text, markers)
     if parts.answer == text:
@@ -64,14 +64,14 @@ def told_apart(message: AIMessage, markers: Markers | None = None) -> AIMessage:
 
 
 def without_foreign_thoughts(model: Runnable[Any, Any], messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Messages with thoughts of the model's own provider as they were, and without blocks of other providers'."""
+    """Messages with the model's own provider's thoughts unchanged, and other providers' blocks removed."""
     bare = unbound(model)
     family = _family(bare._get_ls_params().get("ls_provider")) if isinstance(bare, BaseChatModel) else None
     return [_without_foreign(message, family) if family in _FAMILIES else message for message in messages]
 
 
 def text_between(content: Content, start: int, stop: int) -> Content:
-    """Content of whose text is left what stands between two places; blocks of other types stay."""
+    """Content with its text cut to the part between two positions; other blocks stay."""
     if isinstance(content, str):
         return content[start:stop]
     rest: list[str | dict[str, Any]] = []
@@ -100,7 +100,7 @@ def _family(provider: str | None) -> str | None:
 
 
 def own_form(block: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A block as its provider knows it."""
+    """A block in its provider's format."""
     value = block.get("value") if block.get("type") == "non_standard" else None
     return value if isinstance(value, Mapping) else block
 

@@ -1,4 +1,4 @@
-"""How much a LangChain model read and wrote: as its provider tells, else estimated."""
+"""Token usage of a LangChain model: as reported by its provider, else estimated."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rsd_core import Usage
 
 
 def usage_of_reply(reply: BaseMessage | str, prompt: Any, seconds: float) -> Usage:
-    """Tokens of one call as the provider tells them, else four characters each.
+    """Tokens of one call as reported by the provider, else estimated as four characters each.
 
     Args:
-        reply: What the model answered.
-        prompt: What it was asked: a text or messages.
+        reply: The model's answer.
+        prompt: The input: a text or messages.
         seconds: Time the call took.
     """
     counts = reply.usage_metadata if isinstance(reply, AIMessage) else None
@@ -23,12 +23,12 @@ def usage_of_reply(reply: BaseMessage | str, prompt: Any, seconds: float) -> Usa
         read, wrote, reused = estimate_tokens(prompt), estimate_tokens(reply), 0
     else:
         read, wrote = counts.get("input_tokens") or 0, counts.get("output_tokens") or 0
-        # Never more than was read: some providers count what they read from a cache apart from the input.
+        # Capped at the input, since some providers count cached tokens separately.
         reused = min(read, (counts.get("input_token_details") or {}).get("cache_read") or 0)
     return Usage(read, read - reused + wrote, reused, wrote, seconds=seconds)
 
 
 def estimate_tokens(value: Any) -> int:
-    """Tokens of a text or of messages, four characters each."""
+    """Tokens of a text or messages, estimated as four characters each."""
     messages = value if isinstance(value, list) else [value]
     return count_tokens_approximately(messages, extra_tokens_per_message=0)

@@ -1,4 +1,4 @@
-"""Policies by tool: who has to write which call, and which drafted calls are never kept as they are."""
+"""Policies by tool: which model must write a call, and which drafted calls are never kept."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class ToolPolicies:
     """Which policy goes with which tool.
 
     Args:
-        default: For answers without calls, and for tools that nothing is said of.
-        by_tool: By name, or by pattern as in `fnmatch`, of which the first that fits counts; a name goes before all.
+        default: For answers without calls, and for tools not listed.
+        by_tool: By name, or by `fnmatch` pattern, of which the first match applies; an exact name takes precedence.
     """
 
     def __init__(self, default: WeightingPolicy, by_tool: Mapping[str, Any]) -> None:
         if not isinstance(by_tool, Mapping) or not all(isinstance(name, str) for name in by_tool):
-            raise ConfigurationError(f"tool_policies={by_tool!r} is no mapping of the names of tools to policies")
+            raise ConfigurationError(f"tool_policies={by_tool!r} is not a mapping from tool names to policies")
         self.default = default
         self._by_tool = {name: _policy_of(name, policy) for name, policy in by_tool.items()}
         self._untold = {name for name in by_tool if not _is_pattern(name)}
@@ -44,7 +44,7 @@ class ToolPolicies:
         return tuple({id(policy): policy for policy in (self.default, *self._by_tool.values())}.values())
 
     def of(self, tool: str, known: Mapping[str, Tool | None]) -> WeightingPolicy:
-        """The policy of a tool; one that calls itself destructive, as MCP servers do, is the target's by default."""
+        """The policy of a tool; one marked destructive, as by MCP servers, is reserved for the target by default."""
         if tool in self._by_tool:
             return self._by_tool[tool]
         for pattern, policy in self._by_tool.items():
@@ -63,12 +63,12 @@ class ToolPolicies:
         return TurnPolicy.over(self, known, possible if chosen in known else [self.default, *possible])
 
     def _warn(self, known: Mapping[str, object]) -> None:
-        """Say once of each name that it is no tool's: a misspelled one guards nothing."""
+        """Warn once about each name that matches no tool, since a misspelled one protects nothing."""
         for name in sorted(self._untold - known.keys()):
             self._untold.discard(name)
             near = nearest(name, known)
             warnings.warn(
-                f"tool_policies names {name!r}, and no tool of this call is called that: {', '.join(known) or 'none'}"
+                f"tool_policies names {name!r}, but this call has no such tool: {', '.join(known) or 'none'}"
                 + (f"; did you mean {near!r}?" if near else ""),
                 stacklevel=2,
             )
@@ -83,9 +83,9 @@ def _policy_of(tool: str, policy: Any) -> WeightingPolicy:
 
 
 class TurnPolicy(WeightingPolicy):
-    """The policies of one model call: a draft has to satisfy those of all tools that it calls.
+    """The policies of one model call: a draft must satisfy those of all tools that it calls.
 
-    It looks at the drafted message, which the caller shows it by `see` before anything is decided.
+    It examines the drafted message, passed by the caller to `see` before any decision.
     """
 
     kind: Literal["turn"] = "turn"
@@ -100,36 +100,36 @@ class TurnPolicy(WeightingPolicy):
     def over(
         cls, policies: ToolPolicies, known: Mapping[str, Tool | None], possible: Sequence[WeightingPolicy]
     ) -> TurnPolicy:
-        """The policy of a call in which these tools are known, and these policies may come to apply."""
+        """The policy of a call with these tools and possibly applicable policies."""
         made = cls()
         made._policies, made._known, made._possible = policies, known, possible
         return made
 
     @property
     def applied(self) -> tuple[WeightingPolicy, ...]:
-        """What decides about the draft; before there is one, about a text."""
+        """The policies that decide on the draft; before there is one, on a text."""
         return self._applied or (self._policies.default,)
 
     @property
     def definitions(self) -> list[dict[str, Any]]:
-        """The tools that may be called, for those who judge a draft."""
+        """The tools that may be called, for judges of a draft."""
         return [
             tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in self._known.values() if tool
         ]
 
     @property
     def refused(self) -> str | None:
-        """Why the draft cannot be kept, whatever a verifier would say of it."""
+        """Why the draft cannot be kept, whatever its reward."""
         return self._refused
 
     def see(self, response: ModelResponse[Any], message: AIMessage) -> None:
-        """Look at a draft."""
+        """Examine a draft."""
         names = [call["name"] for call in message.tool_calls]
         policies = [self._policies.of(name, self._known) for name in names] or [self._policies.default]
         self._applied = tuple({id(policy): policy for policy in policies}.values())
         own = [name for name, policy in zip(names or ["text"], policies, strict=True) if id(policy) in self._targets]
         self._refused = _fault(response, message, self._known) or (
-            f"{' and '.join(dict.fromkeys(own))}: for the target alone" if own else None
+            f"{' and '.join(dict.fromkeys(own))}: reserved for the target" if own else None
         )
 
     @property
@@ -176,7 +176,7 @@ class TurnPolicy(WeightingPolicy):
 
 
 def as_words(policy: WeightingPolicy) -> str:
-    """A policy for people, as in `binary_step:delta=0.7`."""
+    """A policy for display, as in `binary_step:delta=0.7`."""
     own = policy.model_dump(mode="json", exclude={"kind", "then"})
     then = getattr(policy, "then", None)
     words = ",".join(f"{name}={value}" for name, value in own.items())
@@ -184,18 +184,18 @@ def as_words(policy: WeightingPolicy) -> str:
 
 
 def _check(policy: WeightingPolicy) -> None:
-    """Raise for what cannot decide about one message of a chat model."""
+    """Raise for a policy that cannot decide on a chat model's message."""
     what = None
     if policy.needs_entropy:
-        what = "needs the entropy of a first token, which chat models do not tell"
+        what = "needs the entropy of a first token, which chat models do not report"
     elif policy.limits is not None:
-        what = "counts within one answer, and here an answer is one call; give run_budget or thread_budget"
+        what = "counts within one answer, but here an answer is one call; use run_budget or thread_budget"
     if what is not None:
         raise ConfigurationError(f"the policy {as_words(policy)} {what}. Others are binary_step:0.7 and always_target")
 
 
 def tools_of(request: ModelRequest[Any]) -> dict[str, Tool | None]:
-    """The tools of a call by name, those that stand for a structured answer included."""
+    """The tools of a call by name, including those for structured answers."""
     named: dict[str, Tool | None] = {_name(tool): tool for tool in request.tools}
     return named | dict.fromkeys(_schemas(request.response_format))
 
@@ -210,7 +210,7 @@ def _schemas(response_format: Any) -> list[str]:
 
 
 def _name(tool: Tool) -> str:
-    """A tool's name; of what a provider runs itself, what it is told by."""
+    """A tool's name; for provider-run tools, their type."""
     if isinstance(tool, BaseTool):
         return tool.name
     function = tool.get("function")
@@ -219,14 +219,14 @@ def _name(tool: Tool) -> str:
 
 
 def _chosen(choice: Any) -> str | None:
-    """The one tool that has to be called, in LangChain's, OpenAI's or Anthropic's words."""
+    """The single tool that must be called, in LangChain's, OpenAI's or Anthropic's format."""
     if isinstance(choice, Mapping):
         choice = choice.get("name") or (choice.get("function") or {}).get("name")
     return choice if isinstance(choice, str) else None
 
 
 def _fault(response: ModelResponse[Any], message: AIMessage, known: Mapping[str, Tool | None]) -> str | None:
-    """What is wrong with a drafted message whatever its tools are."""
+    """What is wrong with a drafted message, whatever its tools."""
     if message.invalid_tool_calls:
         broken = message.invalid_tool_calls[0]
         return (
@@ -234,9 +234,9 @@ def _fault(response: ModelResponse[Any], message: AIMessage, known: Mapping[str,
         )
     names = [call["name"] for call in message.tool_calls]
     if unknown := [name for name in names if name not in known]:
-        return f"it calls {unknown[0]}, which is none of: {', '.join(known) or '–'}"
+        return f"it calls {unknown[0]}, which is not one of: {', '.join(known) or '–'}"
     schemas = [name for name in names if known[name] is None]
-    return f"its {schemas[0]} is none" if schemas and response.structured_response is None else None
+    return f"its {schemas[0]} is invalid" if schemas and response.structured_response is None else None
 
 
 def _is_pattern(name: str) -> bool:

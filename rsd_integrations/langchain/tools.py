@@ -1,4 +1,4 @@
-"""Tool calls as LangChain's messages hold them: in a model's text, and in chunks."""
+"""Tool calls in LangChain's messages: from a model's text, and in chunks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rsd_integrations import tool_calls
 _FIRST = 1000
 """Index of the first call: LangChain numbers a streamed message's other blocks from 0, and merges equal numbers."""
 _NO_JSON = "\u00a0"
-"""A blank that JSON does not know."""
+"""A space character that is invalid in JSON."""
 
 
 def call_chunks(message: AIMessage) -> tuple[list[ToolCallChunk], list[ToolCallChunk]]:
     """The calls of a whole message and its invalid ones, for its chunks.
 
-    What merges chunks reads arguments leniently: it closes what is open, and takes nothing for no arguments. So what
-    the model's own class called invalid is given a blank before it, which no JSON begins with, wherever it would be
-    completed. It stays invalid in whatever chunks are added to it; `lstrip` gives it back as it was.
+    Merging chunks parses arguments leniently: it closes what is open, and takes empty text for no arguments. So
+    arguments that the model's own class found invalid are prefixed with a space that JSON cannot begin with, if they
+    would be completed. They stay invalid whatever chunks are added; `lstrip` restores them.
     """
     calls = [
         tool_call_chunk(
@@ -37,7 +37,7 @@ def call_chunks(message: AIMessage) -> tuple[list[ToolCallChunk], list[ToolCallC
 
 
 def _never_completed(args: str) -> str:
-    """Broken arguments in a form of which no lenient parser makes anything."""
+    """Broken arguments in a form that no lenient parser can complete."""
     try:
         parse_partial_json(args or "{}")
     except ValueError:
@@ -46,13 +46,13 @@ def _never_completed(args: str) -> str:
 
 
 class ToolCallStream:
-    """Splits a text that comes piece by piece into content and tool calls.
+    """Splits streamed text into content and tool calls.
 
-    A call that is no JSON, names no tool or has no object as arguments has its whole text as arguments, for LangChain's
-    `invalid_tool_calls`: the marks before it are no JSON, so that nothing completes it.
+    A call that is not JSON, names no tool or has arguments other than an object gets its whole text as arguments, for
+    LangChain's `invalid_tool_calls`: its tags are not JSON, so it cannot be completed.
 
     Args:
-        stream: What finds the calls; by default they are marked in the text.
+        stream: Finds the calls; by default those marked in the text.
     """
 
     def __init__(self, stream: tool_calls.ToolCallStream | None = None) -> None:
@@ -65,7 +65,7 @@ class ToolCallStream:
         return self._stream.called
 
     def feed(self, text: str, *, last: bool = False) -> tuple[str, list[ToolCallChunk]]:
-        """The content and the calls that a further piece settles."""
+        """The content and the calls completed by another piece."""
         content, calls = self._stream.feed(text, last=last)
         chunks = [
             tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=index)

@@ -1,4 +1,4 @@
-"""What a result looks like in LangChain's metadata, and the way back."""
+"""Results in LangChain's metadata, and back."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rsd_core.ledger import Role
 def answer_usage(result: Result) -> UsageMetadata:
     """Tokens of the answer's own call: the prompt, and the answer with its thought.
 
-    Of a reply of a LangChain model they are those its provider told. Of steps the prompt is as long as the model that
-    read it first counts it, and the answer its steps' tokens as their authors count them: together the context that
-    the next turn begins with. What the request cost is its ledger, see `bill_of`.
+    For a LangChain model's reply they are as reported by its provider. For steps, the prompt is counted by the first
+    model that read it, and the answer's steps by their authors: together the context with which the next turn begins.
+    The request's cost is in its ledger (see `bill_of`).
     """
     last = next((step for step in reversed(result.steps) if isinstance(step.native, AIMessage)), None)
     if last is not None and isinstance(last.native, AIMessage) and last.native.usage_metadata is not None:
@@ -37,10 +37,10 @@ def answer_usage(result: Result) -> UsageMetadata:
 
 
 def usage(result: Result) -> UsageMetadata:
-    """Tokens of all models together, rejected drafts and the verifier's reading included: what is paid for.
+    """Tokens of all models together, including rejected drafts and the verifier's reading: what is paid for.
 
-    Input is what was read, from caches or not; output what was written. Of that `rejected` are the drafts that are no
-    part of the response.
+    Input is what was read, cached or not; output what was written, in which `rejected` are drafts that are not part of
+    the response.
     """
     total = result.ledger.total
     return UsageMetadata(
@@ -56,7 +56,7 @@ def usage(result: Result) -> UsageMetadata:
 
 
 def _reasoning(record: StepRecord) -> int:
-    """Tokens of a step's thought: as its provider tells, else its share of the characters."""
+    """Tokens of a step's thought: as reported by its provider, else by its share of the characters."""
     counts = record.native.usage_metadata if isinstance(record.native, AIMessage) else None
     details = counts.get("output_token_details") if counts else None
     if details and details.get("reasoning") is not None:
@@ -70,20 +70,20 @@ def _reasoning(record: StepRecord) -> int:
 def metadata(
     result: Result, models: Mapping[Role, str], *, tool_calls: bool = False, rejected: bool = False
 ) -> dict[str, Any]:
-    """The finish reason in the words of the OpenAI API, and the whole result under `rsd`.
+    """The OpenAI finish reason, and the whole result under `rsd`.
 
     Args:
-        result: What was decoded.
+        result: The result.
         models: Names of the models in the roles.
-        tool_calls: Whether it ends in calls of tools.
-        rejected: Whether to tell the texts of rejected drafts. Metadata reach users along with the answer.
+        tool_calls: Whether it ends with tool calls.
+        rejected: Whether to include the texts of rejected drafts. Metadata reaches users along with the answer.
     """
     reason = "tool_calls" if tool_calls else "stop" if result.finish_reason == "stop" else "length"
     return {"finish_reason": reason, "rsd": {**result.to_dict(rejected=rejected), "models": dict(models)}}
 
 
 def step_data(record: StepRecord, index: int) -> dict[str, Any]:
-    """A step as a streamed chunk and a step event tell it. Such dicts survive the merging of chunks as they are."""
+    """A step's data in streamed chunks and step events. Such dicts survive merging of chunks unchanged."""
     return {
         "step": index,
         "kind": record.kind,
@@ -99,12 +99,12 @@ def result_of(message: BaseMessage) -> Result:
     """The full result behind a message of `ChatRSD` or `RSDRunnable`: steps, rewards, ledger, finish reason.
 
     Raises:
-        ValueError: The message comes from elsewhere.
+        ValueError: The message is from another source.
     """
     data = message.response_metadata.get("rsd")
     if data is None:
         raise ValueError(
-            f"this {type(message).__name__} holds no RSD trace: its response_metadata has "
-            f"{sorted(message.response_metadata)}, no 'rsd'. Pass a message of ChatRSD or RSDRunnable."
+            f"this {type(message).__name__} contains no RSD trace: its response_metadata has "
+            f"{sorted(message.response_metadata)}, but no 'rsd'. Pass a message from ChatRSD or RSDRunnable."
         )
     return Result.from_dict(data)

@@ -1,4 +1,4 @@
-"""A LangChain model behind a role: which of its faces is called, and with its tokens counted."""
+"""A LangChain model in a role: chooses which of its methods to call, and counts its tokens."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True, slots=True)
 class ModelReply:
-    """What a model answered, and the work of it."""
+    """A model's answer and its usage."""
 
     message: BaseMessage | str
     usage: Usage
 
 
 class LangChainRole(Model):
-    """What LangChain models have in common, whatever their role.
+    """Base of LangChain models in any role.
 
-    On the background loop, where blocking faces such as `invoke` run, a model is called by its blocking face, in a
-    thread: clients of asynchronous faces belong to the caller's loops. A blocking call cannot be cut short. A request
-    that is cancelled or out of time meanwhile ends when the call returns; its reply is charged and not used.
+    On the background loop, which serves blocking methods such as `invoke`, a model's blocking method is called in a
+    thread: asynchronous clients belong to the caller's loops. A blocking call cannot be cut short. A request that is
+    cancelled or times out meanwhile ends when the call returns; its reply is charged but unused.
 
     Args:
         model: A chat model or LLM; bindings and fallbacks of one as well.
-        trace_inner: Let callbacks and traces of the surrounding run see the calls of this model. Event streams then
-            show its tokens as well, rejected ones included: tell them by the tag `rsd:…`. LangGraph's message streams
-            stay clean.
-        name: Shown to people; by default the model's own.
-        price: What its tokens cost, for the ledger.
-        flops_per_token: Two per weight, where known, for the ledger.
+        trace_inner: Show this model's calls in callbacks and traces of the surrounding run. Event streams then also
+            show its tokens, including rejected ones, identified by the tag `rsd:…`. LangGraph's message streams stay
+            clean.
+        name: Display name; by default the model's own.
+        price: Price of its tokens, for the ledger.
+        flops_per_token: Two per weight, if known, for the ledger.
     """
 
     role = "model"
-    """Tags the calls in traces, as `rsd:…`."""
+    """Tag of the calls in traces, as `rsd:…`."""
     callbacks: BaseCallbackManager | None = None
-    """Those of the run that the calls belong to, where they are traced; by default those of the surrounding run."""
+    """Callbacks of the calls' run, if traced; by default those of the surrounding run."""
 
     configurable: Mapping[str, Any] = MappingProxyType({})
-    """What configures a configurable model for the call that this is a copy for; else its surroundings do."""
+    """Configuration of a configurable model for this copy's call; by default that of the context."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class LangChainRole(Model):
         self.flops_per_token = flops_per_token
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: copies for fields of requests stay behind, see `TakesFields`."""
+        """The pickled state, without copies for request fields (see `TakesFields`)."""
         state = {name: value for name, value in vars(self).items() if name != "_copies"}
         return state | {"model": portable(self.model)}
 
@@ -93,15 +93,15 @@ class LangChainRole(Model):
 
     @property
     def fingerprint(self) -> str:
-        """Tells models and their settings apart, as LangChain's own cache does."""
+        """Identifies a model and its settings, as LangChain's own cache does."""
         return with_digest(fingerprint(self.settled()), self._answers_differ_by())
 
     def settled(self) -> Runnable[Any, Any]:
-        """The model, configured for the present call."""
+        """The model, configured for the current call."""
         return settled(self.model, RunnableConfig(configurable=dict(self.configurable)) if self.configurable else None)
 
     def _answers_differ_by(self) -> dict[str, Any]:
-        """What its answers depend on besides the model."""
+        """What its answers depend on, besides the model."""
         return {}
 
     def using(self, **changes: Any) -> Self:
@@ -111,15 +111,15 @@ class LangChainRole(Model):
         return other
 
     async def call(self, model: Runnable[Any, Any], value: Any, /, **fields: Any) -> ModelReply:
-        """Ask a model, without callbacks of the surrounding run unless `trace_inner`.
+        """Call a model, without callbacks of the surrounding run unless `trace_inner`.
 
         Args:
             model: The model.
             value: Messages or a text.
-            fields: What goes along with the call, by the names in `SENDS`.
+            fields: Fields to send with the call, by the names in `SENDS`.
 
         Raises:
-            RunError: The model answered neither with a message nor with a text.
+            RunError: The model's answer is neither a message nor a text.
         """
 
         def read(answer: Any, seconds: float) -> ModelReply:
@@ -154,9 +154,9 @@ class LangChainRole(Model):
         native: Callable[[], Awaitable[Answer]],
         read: Callable[[Answer, float], Read],
     ) -> Read:
-        """Call one of the two faces of a model, and read its answer where it arrives: in the thread, if there is one.
+        """Call the blocking or asynchronous method, and read the answer where it arrives: in the thread, if any.
 
-        What `read` makes of an answer and the seconds it took has a `usage`, which is charged even if nobody waits.
+        The result of `read`, given the answer and its seconds, has a `usage`, which is charged even if unused.
         """
         started = time.perf_counter()
 
@@ -171,11 +171,11 @@ class LangChainRole(Model):
                 return await call_in_thread(ask, self.name, traced=self.trace_inner)
             return await call_async(ask_natively(), self.name, traced=self.trace_inner)
         except Exception as error:
-            error.add_note(f"{described(model)} was asked")  # which tells what to put right where none of it works
+            error.add_note(f"{described(model)} was asked")  # shows what to fix if nothing works
             raise
 
     def _config(self) -> RunnableConfig:
-        # Callbacks of the surrounding run are inherited unless others are named. `nostream` is LangGraph's word.
+        # Callbacks of the surrounding run are inherited unless others are given. `nostream` is LangGraph's tag.
         if self.trace_inner:
             config = RunnableConfig(tags=["nostream", f"rsd:{self.role}"])
             return config if self.callbacks is None else RunnableConfig(**config, callbacks=self.callbacks)
@@ -183,7 +183,7 @@ class LangChainRole(Model):
 
 
 def binds_tools(model: Runnable[Any, Any]) -> bool:
-    """Whether tools can be bound to a model, and their calls come out."""
+    """Whether tools can be bound to a model, and their calls are returned."""
     return ends_in_model(model) and all(map(_binds_tools, models_in(model)))
 
 
@@ -192,12 +192,12 @@ def _binds_tools(model: Runnable[Any, Any]) -> bool:
 
 
 def _is_called_blocking(model: Runnable[Any, Any]) -> bool:
-    """Whether to call the blocking face: on the background loop, and where the other face only seems asynchronous."""
+    """Whether to call the blocking method: on the background loop, and if the other one only seems asynchronous."""
     return asyncio.get_running_loop() is background_loop() or any(map(_only_blocks, models_in(model)))
 
 
 def _only_blocks(model: Runnable[Any, Any]) -> bool:
-    """Whether the asynchronous face is LangChain's own: the blocking one in a pool of few threads, past recall."""
+    """Whether the asynchronous method is LangChain's default: the blocking one in a small thread pool."""
     kind: type[Any] = type(model)
     if isinstance(model, BaseChatModel):
         streams = getattr(model, "streaming", False) is True and kind._astream is not BaseChatModel._astream

@@ -1,4 +1,4 @@
-"""Which cells of a cache its sequences hold: how much room there is, without asking the library."""
+"""Tracks which cells of a cache each sequence occupies, to know the free room without asking the library."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 class Cells:
     """Cells of a unified cache, one per token, which sequences share.
 
-    The numbers given to cells here are not the library's; only how many are free is the same.
+    Cell numbers here differ from the library's; only the number of free cells is the same.
 
     Args:
-        cells: How many there are.
-        sequences: How many sequences can hold some.
+        cells: Number of cells.
+        sequences: Maximum number of sequences.
     """
 
     def __init__(self, cells: int, sequences: int) -> None:
         self.free = cells
-        """Cells that no sequence holds."""
+        """Free cells."""
         self._unused = np.arange(cells, dtype=np.int32)
         self._holders = np.zeros(cells, np.int32)
         self._of = np.empty((sequences, cells), np.int32)  # pages that are not written take no memory
 
     def extend(self, sequence: int, first: int, count: int) -> None:
-        """A sequence gets `count` more, behind the `first` that it has."""
+        """Give a sequence `count` more cells, after its `first` ones."""
         free = self.free - count
         if count == 1:
             cell = self._of[sequence, first] = self._unused[free]
@@ -36,15 +36,15 @@ class Cells:
         self.free = free
 
     def share(self, source: int, target: int, count: int) -> None:
-        """An empty sequence gets the first `count` of another one."""
+        """Let an empty sequence share the first `count` cells of another."""
         cells = self._of[target, :count] = self._of[source, :count]
         self._holders[cells] += 1
 
     def most_shared(self, sequence: int, length: int, others: Mapping[int, int]) -> tuple[int, int]:
-        """The sequence, of some with their lengths, that shares most with one, and how many cells from the first on."""
+        """Which of several sequences, given their lengths, shares the longest prefix with one, and its length."""
         best, own = (sequence, 0), self._of[sequence, :length]
         for other, size in others.items():
-            both = min(length, size)  # what stands behind is of former times
+            both = min(length, size)  # entries beyond are stale
             different = np.flatnonzero(self._of[other, :both] != own[:both])
             count = int(different[0]) if len(different) else both
             if count > best[1]:
@@ -52,7 +52,7 @@ class Cells:
         return best
 
     def cut(self, sequence: int, length: int, before: int) -> None:
-        """A sequence gives up all of its `before` but the first `length`."""
+        """Cut a sequence of `before` cells to the first `length`."""
         cells = self._of[sequence, length:before]
         holders = self._holders[cells] - 1
         self._holders[cells] = holders
@@ -62,10 +62,10 @@ class Cells:
 
 
 class SeparateCells:
-    """Cells that belong to one sequence each: counted, and never shared.
+    """Cells that each belong to one sequence: counted, and never shared.
 
     Args:
-        cells: How many there are of all sequences.
+        cells: Total number of cells.
     """
 
     def __init__(self, cells: int) -> None:
@@ -77,13 +77,13 @@ class SeparateCells:
         self.free -= count
 
     def share(self, source: int, target: int, count: int) -> None:  # noqa: ARG002
-        """An empty sequence gets as many of its own as another one has."""
+        """Give an empty sequence as many cells as another one has."""
         self.free -= count
 
     def most_shared(self, sequence: int, length: int, others: Mapping[int, int]) -> tuple[int, int]:  # noqa: ARG002
-        """Nothing is shared with any."""
+        """No sequence shares cells."""
         return sequence, 0
 
     def cut(self, sequence: int, length: int, before: int) -> None:  # noqa: ARG002
-        """A sequence gives up all of its `before` but the first `length`."""
+        """Cut a sequence of `before` cells to the first `length`."""
         self.free += before - length

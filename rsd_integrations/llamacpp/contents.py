@@ -1,7 +1,7 @@
-"""What stands in a GGUF file before its data: values by key, and tensors with their types.
+"""The header of a GGUF file: values by key, and tensors with their types.
 
-The format is that of ggml, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A vocabulary is an array of some
-hundred thousand strings there; arrays are passed over until somebody asks for one.
+The format is that of ggml, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A vocabulary is an array of a
+hundred thousand strings or so; arrays are skipped and read on demand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LENGTH = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array that is still in its file."""
+    """An array not yet read from its file."""
 
     file: Path
     kind: int
@@ -43,7 +43,7 @@ class Array:
             return list(form.unpack_from(data, self.start))
 
     def strings(self) -> Iterator[str]:
-        """Its texts, one by one."""
+        """Its strings, one by one."""
         with self.file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
             reader = _Reader(self.file, data, self.start)
             for _ in range(self.count):
@@ -61,17 +61,17 @@ class Tensor:
     bytes: int
     file: Path
     start: int
-    """Where it begins in the file."""
+    """Its offset in the file."""
 
     @property
     def weights(self) -> int:
-        """How many numbers it holds."""
+        """Number of weights."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What one file says."""
+    """The header of one file."""
 
     version: int
     """Of the format."""
@@ -81,16 +81,16 @@ class Contents:
 
 
 def read_contents(file: Path) -> Contents:
-    """Read what a file says.
+    """Read a file's header.
 
     Raises:
-        ConfigurationError: It is no GGUF file, of another version or byte order, cut short, or damaged.
+        ConfigurationError: It is not a GGUF file, has another version or byte order, or is truncated or damaged.
     """
     try:
         with file.open("rb") as opened:
             start = opened.read(8)
             if start[:4] != MAGIC:
-                raise ConfigurationError(f"{file} is no GGUF file: it begins with {start[:4]!r}, not with {MAGIC!r}")
+                raise ConfigurationError(f"{file} is not a GGUF file: it begins with {start[:4]!r}, not with {MAGIC!r}")
             _check_version(file, start[4:])
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Reader(file, data, 4).contents()
@@ -98,7 +98,7 @@ def read_contents(file: Path) -> Contents:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror or error}") from error
     except (struct.error, OverflowError, MemoryError) as error:
         raise ConfigurationError(
-            f"{file} is cut short, or damaged: it ends within its header; fetch it again"
+            f"{file} is truncated or damaged: it ends within its header; fetch it again"
         ) from error
     except (KeyError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, ConfigurationError):
@@ -112,11 +112,11 @@ def _check_version(file: Path, number: bytes) -> None:
         return
     if int.from_bytes(number, "big") in VERSIONS:
         raise ConfigurationError(f"{file} is in big-endian byte order, for other machines; fetch or convert it again")
-    raise ConfigurationError(f"{file} is of version {version} of GGUF; versions 2 and 3 can be read. Convert it again")
+    raise ConfigurationError(f"{file} has GGUF version {version}; versions 2 and 3 are supported. Convert it again")
 
 
 class _Reader:
-    """A place in a file."""
+    """A position in a file."""
 
     def __init__(self, file: Path, data: mmap.mmap, at: int) -> None:
         self.file, self.data, self.at = file, data, at
@@ -153,7 +153,7 @@ class _Reader:
         return array
 
     def tensor(self) -> Tensor:
-        """A tensor, which begins where it does in the data."""
+        """A tensor, with its offset in the data."""
         name = self.string()
         dimensions = self.number("<I")
         if dimensions > 4:
@@ -162,12 +162,12 @@ class _Reader:
         number = self.number("<I")
         if number not in TENSOR_TYPES:
             raise ConfigurationError(
-                f"{self.file}: its tensor {name} has the type {number}, which is unknown here; "
-                "fetch the file in another quantisation"
+                f"{self.file}: its tensor {name} has the type {number}, which is not supported; fetch the file in "
+                "another quantisation"
             )
         type_ = TENSOR_TYPES[number]
         if shape and shape[0] % type_.weights:
-            raise ValueError(f"rows of the tensor {name} hold {shape[0]} weights, no multiple of {type_.weights}")
+            raise ValueError(f"rows of the tensor {name} hold {shape[0]} weights, not a multiple of {type_.weights}")
         size = math.prod(shape) // type_.weights * type_.bytes
         return Tensor(name, shape, type_.name, size, self.file, self.number("<Q"))
 
@@ -184,17 +184,17 @@ class _Reader:
         self._skip(0)
 
     def _placed(self, alignment: Any, listed: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Tensors with the places where they begin in the file, which are checked."""
+        """Tensors with their offsets in the file, validated."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise ValueError(f"general.alignment is {alignment}, no power of two")
+            raise ValueError(f"general.alignment is {alignment}, not a power of two")
         start = -(-self.at // alignment) * alignment
         for tensor in listed:
             if tensor.start % alignment:
-                raise ValueError(f"the tensor {tensor.name} begins at {tensor.start}, no multiple of {alignment}")
+                raise ValueError(f"the tensor {tensor.name} begins at {tensor.start}, not a multiple of {alignment}")
             end = start + tensor.start + tensor.bytes
             if end > len(self.data):
                 raise ConfigurationError(
-                    f"{self.file} is cut short: it has {len(self.data):,} bytes, and its tensor {tensor.name} ends at "
-                    f"{end:,}; fetch it again"
+                    f"{self.file} is truncated: it has {len(self.data):,} bytes, but its tensor {tensor.name} ends "
+                    f"at {end:,}; fetch it again"
                 )
             yield replace(tensor, start=start + tensor.start)

@@ -1,6 +1,6 @@
 """The cache of a model: sequences of tokens, extended, branched and rolled back.
 
-The library answers a broken precondition by ending the process. All of them are checked here, before it is called.
+The library aborts the process if a precondition is violated, so all of them are checked here before calling it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rsd_integrations.llamacpp.layouts import Batch
 from rsd_integrations.llamacpp.model import Adapter, Model
 
 MOST_SEQUENCES: Final = 256
-"""Sequences that a context can have: a constant of llama.cpp."""
+"""Maximum sequences of a context: a constant of llama.cpp."""
 MOST_THREADS: Final = 512
-"""Threads that it can have: likewise."""
+"""Maximum threads: likewise."""
 CELLS: Final = 256
 """The library rounds the number of cells up to a multiple of this."""
 TYPES: Final = {"f32": (0, 4.0), "f16": (1, 2.0), "q8_0": (8, 34 / 32)}
@@ -35,33 +35,34 @@ _NONE = 0  # llama_pooling_type
 
 
 class Context:
-    """The tokens that a model has read, in sequences that share what they have in common.
+    """The tokens that a model has read, in sequences that share common prefixes.
 
-    One cache for all sequences: a copy marks the same cells, and costs nothing. Windows of attention are kept whole, so
-    that every sequence can be rolled back to any length. Not meant for two threads at once; they wait for each other.
+    All sequences use one cache: a copy marks the same cells, and costs nothing. Attention windows are kept whole, so
+    that every sequence can be rolled back to any length. Concurrent threads wait for each other.
 
-    What a sequence reads depends in its last digits on the order of its cells, which others leave behind, and on how
-    many tokens are computed at once (`flash_attention` makes more of it than need be); a quantised model makes large
-    differences of them. With `separate` it depends on neither.
+    A sequence's results depend, in their last digits, on the order of its cells, which other sequences influence, and
+    on how many tokens are computed at once (more so with `flash_attention`); a quantised model amplifies such
+    differences. With `separate` they depend on neither.
 
     Args:
         model: The model.
-        cells: Tokens that fit, shared ones counted once. Rounded up to a multiple of 256 (for each sequence, where
-            they are `separate`).
-        batch: Most tokens of a `decode`, at least `sequences`; not more than `cells`.
-        sequences: How many there can be, up to 256; they are numbered from 0.
-        threads: Threads of a decode.
-        hidden: Hidden states are wanted too. A decode with outputs then takes as long as if all tokens in it were some.
+        cells: Capacity in tokens, counting shared ones once. Rounded up to a multiple of 256 (per sequence, if
+            `separate`).
+        batch: Maximum tokens per `decode`, at least `sequences` and at most `cells`.
+        sequences: Maximum number of sequences, up to 256; they are numbered from 0.
+        threads: Threads per decode.
+        hidden: Whether to compute hidden states too. A decode with outputs then takes as long as if all of its tokens
+            were outputs.
         adapters: LoRA adapters with their scales.
         cache_type: Type of keys and values: "f32", "f16" or "q8_0".
-        flash_attention: Whether to use it; by default llama.cpp decides (it mostly does). It rounds what "f32" keeps
-            to half precision, so that without it alone that is worth its memory.
-        separate: Give every sequence cells of its own, `cells` divided by `sequences`, and compute at most
-            `INVARIANT_BATCH` tokens at once. A copy takes time and cells then; types whose kernels compute every row by
-            itself (Q4_1, Q8_0) give the same bits whatever else the context does.
+        flash_attention: Whether to use it; by default llama.cpp decides (it mostly does). It rounds "f32" entries to
+            half precision, so "f32" is only worth its memory without it.
+        separate: Give every sequence its own cells, `cells` divided by `sequences`, and compute at most
+            `INVARIANT_BATCH` tokens at once. A copy then takes time and cells; types with kernels that compute every
+            row separately (Q4_1, Q8_0) give bitwise the same results whatever else the context does.
 
     Raises:
-        ConfigurationError: The model cannot be used so, or there is not enough memory.
+        ConfigurationError: The model does not support this, or there is not enough memory.
         ValueError: A number is out of its range.
     """
 
@@ -82,10 +83,10 @@ class Context:
         _check_model(model)
         _check_range("threads", threads, 1, MOST_THREADS)
         if cache_type not in TYPES:
-            raise ValueError(f"cache_type {cache_type!r} is none of {', '.join(TYPES)}")
+            raise ValueError(f"cache_type {cache_type!r} is not one of {', '.join(TYPES)}")
         for adapter, _ in adapters:
             if not adapter.fits(model):
-                raise ValueError(f"the adapter {adapter.file.name} was loaded for another model than {model.file.name}")
+                raise ValueError(f"the adapter {adapter.file.name} was loaded for a model other than {model.file.name}")
         self.model, self.threads, self.with_hidden = model, threads, hidden
         self._adapters = tuple(adapters)
         self._type, size = TYPES[cache_type]
@@ -98,17 +99,17 @@ class Context:
         self._window = self._call.llama_model_n_swa(model.address)
         if separate and self._window:
             raise ConfigurationError(
-                f"{model.file.name} has windows of attention, so its sequences cannot be kept separate: of a copy "
-                "llama.cpp keeps what is within the window alone"
+                f"{model.file.name} has attention windows, so its sequences cannot be kept separate: a copy in "
+                "llama.cpp keeps only what is within the window"
             )
         self._numbers = 2 if self._window else 1
-        """The library's sequences for one of ours: twins, where a model has windows, see `_set_up_batch`."""
+        """The library's sequences per sequence of ours: two for a model with windows (see `_set_up_batch`)."""
         self.most_sequences = MOST_SEQUENCES // self._numbers
-        """Sequences that it can have."""
+        """Maximum number of sequences."""
         self._open(cells, batch, sequences)
 
     def _open(self, cells: int, batch: int, sequences: int) -> None:
-        """Make the library's context, with nothing in it."""
+        """Create the library's context, empty."""
         _check_range("sequences", sequences, 1, self.most_sequences)
         _check_range("cells", cells, 1, 2**31 - CELLS)
         most = -(-cells // sequences) if self.separate else cells
@@ -116,9 +117,9 @@ class Context:
         cells = most * sequences if self.separate else most
         _check_range("batch", batch, sequences, 2**31 - 1)
         numbers = sequences * self._numbers
-        batch = max(batch, numbers)  # as many outputs as sequences are always reserved
+        batch = max(batch, numbers)  # one output per sequence is always reserved
         batch = min(batch, cells)
-        if cells * self._cell_bytes > _memory():  # the library would take it page by page, until the process is ended
+        if cells * self._cell_bytes > _memory():  # the library would allocate page by page until the process is killed
             raise ConfigurationError(
                 f"no context of {cells:,} tokens for {self.model.file.name}: it takes "
                 f"{cells * self._cell_bytes / 1e9:,.1f} GB, and this machine has {_memory() / 1e9:,.1f}"
@@ -144,12 +145,12 @@ class Context:
             address = call.llama_init_from_model(model.address, parameters)
         if not address:
             raise ConfigurationError(
-                f"no context of {cells} tokens for {model.file.name}: {'; '.join(said) or 'out of memory'}. "
-                "A smaller one (`context=` or `cache_bytes=`) takes less memory"
+                f"no context of {cells} tokens for {model.file.name}: {'; '.join(said) or 'out of memory'}. Try a "
+                "smaller one (`context=` or `cache_bytes=`)"
             )
         self.cells, self.batch, self.sequences, self._process = cells, batch, sequences, os.getpid()
         self.most_tokens = most
-        # The finalizer holds the model: its weights outlive every context.
+        # The finalizer references the model, so its weights outlive every context.
         self._free = weakref.finalize(self, _free, call.llama_free, address, os.getpid(), self._lock, model)
         self._address = ctypes.c_void_p(address)
         self._memory = ctypes.c_void_p(call.llama_get_memory(address))
@@ -173,11 +174,11 @@ class Context:
         return SeparateCells(self.cells) if self.separate else Cells(self.cells, self.sequences)
 
     def _prove(self) -> None:
-        """What was asked for must be what there is: the layout's second proof."""
+        """Check that the context has the requested parameters: the second proof of the layout."""
         call, address = self._call, self._address
         asked = {
             "n_ctx": self.cells,
-            "n_ctx_seq": self.most_tokens,  # as many as cells only where the cache is unified
+            "n_ctx_seq": self.most_tokens,  # equals cells only if the cache is unified
             "n_batch": self.batch,
             "n_ubatch": self._at_once(self.batch),
             "n_seq_max": self.sequences * self._numbers,
@@ -192,15 +193,15 @@ class Context:
         if wrong:
             self.close()
             raise ConfigurationError(
-                f"{call.source} made a context with {', '.join(wrong)}: its structures are others than those of "
+                f"{call.source} created a context with {', '.join(wrong)}: its structures differ from those of  "
                 f"{call.layout.builds}"
             )
 
     def _set_up_batch(self) -> None:
         size = self.batch
         self._ids, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        # A full-size cache keeps windows whole, but not for ever: where the library comes by such a cell on its search
-        # for a free one, it takes what is behind the window. It never takes what two sequences hold, hence the twins.
+        # A full-size cache keeps windows whole, but not permanently: when searching for a free cell, the library takes
+        # cells beyond the window. It never takes cells shared by two sequences, hence the twins.
         numbers = np.zeros((size, 2), np.int32)
         self._of, self._twins = numbers.T
         self._wanted = np.zeros(size, np.int8)
@@ -219,17 +220,17 @@ class Context:
         )
 
     def decode(self, spans: Sequence[tuple[int, int, Sequence[int]]], outputs: Sequence[int]) -> bool:
-        """Read tokens, each behind its sequence's last one.
+        """Read tokens, each run after its sequence's last token.
 
         Args:
             spans: Sequence, position of the first token, and ids, for each run of tokens.
-            outputs: Places in the batch (0 is the first token of the first span) whose logits are wanted, ascending.
+            outputs: Positions in the batch (0 is the first token of the first span) whose logits are needed, ascending.
 
         Returns:
-            False where the cache has no room for them; nothing is changed then.
+            False if the cache has no room for them; then nothing is changed.
 
         Raises:
-            ValueError: A span does not continue its sequence, or a number is out of its range. Nothing is changed.
+            ValueError: A span does not continue its sequence, or a number is out of range. Nothing is changed.
             RuntimeError: The library failed; the sequences are as they were.
         """
         with self._lock:
@@ -258,10 +259,10 @@ class Context:
             return True
 
     def decode_one(self, sequence: int, position: int, id_: int) -> NDArray[np.float32] | None:
-        """Read one token, as `decode` does, in a fraction of the time around the library's own.
+        """Read one token like `decode`, with a fraction of the overhead.
 
         Returns:
-            Its logits [vocabulary], the library's own memory: good until the next decode. None where there is no room.
+            Its logits [vocabulary] in the library's memory, valid until the next decode. None if there is no room.
 
         Raises:
             ValueError: The token does not continue the sequence, or there is no such one. Nothing is changed.
@@ -294,7 +295,7 @@ class Context:
             return self._logits
 
     def _embed(self, wanted: bool) -> None:
-        """Have hidden states come out, which the library does for every token or for none."""
+        """Enable hidden states, which the library outputs for every token or none."""
         if wanted != self._embeds:
             self._call.llama_set_embeddings(self._address, wanted)
             self._wanted[:] = wanted
@@ -308,7 +309,7 @@ class Context:
             self._check_sequence(sequence)
             length = begun.get(sequence, lengths[sequence])
             if first != length:
-                raise ValueError(f"sequence {sequence} has {length} tokens, so it cannot go on at {first}")
+                raise ValueError(f"sequence {sequence} has {length} tokens, so it cannot continue at {first}")
             size = len(ids)
             end = count + size
             if not size or end > self.batch:
@@ -333,7 +334,7 @@ class Context:
         return count
 
     def _failed(self, code: int, spans: Sequence[tuple[int, int, Sequence[int]]]) -> bool:
-        """After a decode that failed: sequences as they were."""
+        """Restore the sequences after a failed decode."""
         for sequence in {sequence for sequence, _, _ in spans}:
             self._remove(sequence, self._lengths[sequence])
         if code == 1:
@@ -353,9 +354,9 @@ class Context:
         return self._rows(self._call.llama_get_logits, count, self.model.vocab_size)
 
     def hidden(self, count: int) -> NDArray[np.float32]:
-        """Their hidden states after the last norm: a copy, [count, width]. For contexts with `hidden`."""
+        """The outputs' hidden states after the last norm: a copy, [count, width]. For contexts with `hidden`."""
         if not self.with_hidden:
-            raise ValueError("this context was made without `hidden`")
+            raise ValueError("this context was created without `hidden`")
         return self._rows(self._call.llama_get_embeddings, count, self.model.width)
 
     def _rows(self, function: Any, count: int, width: int) -> NDArray[np.float32]:
@@ -370,7 +371,7 @@ class Context:
             address = function(self._address)
             if not address:
                 raise RuntimeError("llama.cpp has no outputs of the last decode")
-            if not self.with_hidden or outputs[count - 1] == count - 1:  # they lie in a row
+            if not self.with_hidden or outputs[count - 1] == count - 1:  # they are contiguous
                 ctypes.memmove(rows.ctypes.data, address, rows.nbytes)
             else:
                 for row, place in enumerate(outputs[:count]):
@@ -378,11 +379,11 @@ class Context:
             return rows
 
     def rollback(self, sequence: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a sequence.
+        """Drop all but the first `length` tokens of a sequence.
 
         Raises:
             ValueError: It has fewer.
-            RuntimeError: The library kept others than these, so that what it holds is of no use.
+            RuntimeError: The library kept other tokens, so its state is useless.
         """
         with self._lock:
             self._check_sequence(sequence)
@@ -408,7 +409,7 @@ class Context:
             )
 
     def copy(self, source: int, target: int) -> None:
-        """Make an empty sequence hold what another one holds. Cells are shared, unless they are `separate`."""
+        """Copy a sequence into an empty one. Cells are shared unless `separate`."""
         with self._lock:
             self._check_sequence(source)
             self._check_sequence(target)
@@ -416,7 +417,7 @@ class Context:
             if source == target or self._lengths[target]:
                 raise ValueError(f"sequence {target} is not empty, so {source} cannot be copied into it")
             if length:
-                if self.separate:  # the library's own copy happens at some later time, over what is there by then
+                if self.separate:  # the library's own copy is deferred, and would overwrite later contents
                     self._put(target, self._state(self._address, source))
                 else:
                     self._share(source, target, length)
@@ -425,19 +426,19 @@ class Context:
                 self._check_positions(target, length)
 
     def _share(self, source: int, target: int, length: int) -> None:
-        """Have a sequence and its twin hold the first cells of another one, or the twin alone those of its own."""
+        """Let a sequence and its twin share the first cells of another, or only the twin those of its own."""
         if source != target:
             self._call.llama_memory_seq_cp(self._memory, source, target, 0, length)
         if self._numbers > 1:
             self._call.llama_memory_seq_cp(self._memory, source, target + self.sequences, 0, length)
 
     def clear(self) -> None:
-        """Forget all sequences."""
+        """Drop all sequences."""
         if os.getpid() != self._process:
-            self._lock = threading.Lock()  # that of the parent may be held for ever
+            self._lock = threading.Lock()  # the parent's may be held forever
         with self._lock:
             self._check_open()
-            if os.getpid() != self._process:  # what the parent was in the middle of is in no state to go on from
+            if os.getpid() != self._process:  # the parent's state may be inconsistent
                 self._open(self.cells, self.batch, self.sequences)
             self._call.llama_memory_clear(self._memory, False)
             self._lengths = [0] * self.sequences
@@ -451,11 +452,11 @@ class Context:
 
     @property
     def free_cells(self) -> int:
-        """Tokens for which there is room."""
+        """Number of free cells."""
         return self._used.free
 
     def _state(self, context: Any, sequence: int) -> bytes:
-        """The library's own form of what a sequence of a context holds."""
+        """A sequence's state in the library's format."""
         size = self._call.llama_state_seq_get_size(context, sequence)
         data = ctypes.create_string_buffer(size)
         if self._call.llama_state_seq_get_data(context, data, size, sequence) != size:
@@ -463,21 +464,21 @@ class Context:
         return data.raw
 
     def _put(self, sequence: int, state: bytes) -> None:
-        """Have an empty sequence hold that."""
+        """Restore a state into an empty sequence."""
         if self._call.llama_state_seq_set_data(self._address, state, len(state), sequence) != len(state):
             self._remove(sequence, 0)
-            raise RuntimeError("llama.cpp does not take the saved state")
+            raise RuntimeError("llama.cpp does not accept the saved state")
 
     def grow(self, *, cells: int, batch: int, sequences: int) -> None:
-        """Make room for more, and keep what is there: nothing is computed again, and what is shared stays shared.
+        """Enlarge the context, keeping its contents: nothing is recomputed, and shared cells stay shared.
 
         Args:
-            cells: At least as many as there are; as for a new context, as are the others.
+            cells: At least the current number; otherwise as for a new context, like the others.
             batch: See cells.
             sequences: See cells.
 
         Raises:
-            ConfigurationError: There is not enough memory; all is as it was.
+            ConfigurationError: There is not enough memory; nothing is changed.
         """
         if cells < self.cells or sequences < self.sequences:
             raise ValueError(
@@ -503,11 +504,11 @@ class Context:
             before["_free"]()
 
     def _move(self, sequence: int, length: int, before: Mapping[str, Any], shared: tuple[int, int]) -> None:
-        """Take a sequence over from another context, but for what it shares with one that was moved before."""
+        """Move a sequence from another context, except for the part shared with one already moved."""
         old, memory, (source, common) = before["_address"], before["_memory"], shared
         for begin, end in self._parts(common, length):
             saved, target = sequence, sequence
-            if self._numbers > 1:  # of a sequence the library saves what is within its window alone: twins carry parts
+            if self._numbers > 1:  # the library saves only what is within a sequence's window: twins carry parts
                 saved, target = sequence + before["sequences"], sequence + self.sequences
                 self._call.llama_memory_seq_rm(memory, saved, 0, -1)
                 self._call.llama_memory_seq_cp(memory, sequence, saved, begin, end)
@@ -525,13 +526,13 @@ class Context:
         self._check_positions(sequence, length)
 
     def _parts(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """Ranges of positions that lie within a window, whatever its kind; one where there are none."""
+        """Ranges of positions within a window of any kind; a single range without windows."""
         size = max(1, self._window // 2) if self._window else end
         cuts = [begin, *range(begin + size - begin % size, end, size), end] if begin < end else []
         return list(pairwise(cuts))
 
     def use_threads(self, threads: int) -> None:
-        """Decode with so many threads from now on."""
+        """Set the number of decode threads."""
         with self._lock:
             self._check_open()
             if threads != self.threads:
@@ -540,12 +541,12 @@ class Context:
                 self.threads = threads
 
     def close(self) -> None:
-        """Give the memory back; the context is of no use afterwards."""
+        """Free the memory; the context is unusable afterwards."""
         self._free()
 
     def _check_sequence(self, sequence: int) -> None:
         if not 0 <= sequence < self.sequences:
-            raise ValueError(f"sequences are numbered from 0 to {self.sequences - 1}; {sequence} is none of them")
+            raise ValueError(f"sequences are numbered from 0 to {self.sequences - 1}; not {sequence}")
         self._check_open()
 
     def _check_open(self) -> None:
@@ -564,7 +565,7 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
 
 
 def _check_model(model: Model) -> None:
-    """Refuse what cannot be extended and rolled back token by token."""
+    """Refuse models that cannot be extended and rolled back token by token."""
     call, address = model.library, model.address
     if model.vocabulary_only:
         raise ConfigurationError(f"{model.file.name} was loaded for its vocabulary alone")
@@ -577,11 +578,12 @@ def _check_model(model: Model) -> None:
     for kind, is_so in kinds.items():
         if is_so:
             raise ConfigurationError(
-                f"{model.file.name} ({model.architecture}) is {kind}; it takes a model of text with attention alone"
+                f"{model.file.name} ({model.architecture}) is {kind}; only text models with pure attention are "
+                "supported"
             )
 
 
 def _free(function: Any, address: int, process: int, lock: threading.Lock, _: Model) -> None:
-    if os.getpid() == process:  # else the lock may be held for ever, by a thread that the parent alone has
-        with lock:  # a decode that is under way ends first
+    if os.getpid() == process:  # otherwise the lock may be held forever by a thread of the parent
+        with lock:  # lets a running decode finish
             function(address)

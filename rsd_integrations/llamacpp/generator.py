@@ -12,7 +12,7 @@ from rsd_integrations.llamacpp.runner import LlamaRunner
 
 
 class LlamaCppGenerator(Generator):
-    """A GGUF model that writes steps, in process."""
+    """An in-process GGUF model that writes steps."""
 
     runner: LlamaRunner
 
@@ -45,18 +45,19 @@ def load_generator(
     """Load a GGUF file as drafter or target.
 
     Args:
-        file: A path, `package=DISTRIBUTION` or `hub=ORG/REPO:NAME.gguf`, see `files.find`.
-        context: Longest sequence in tokens; by default what the model was trained for, as far as the cache holds it.
-        threads: Of a forward pass; by default one below a billion weights, otherwise the free cores.
-        cache_bytes: For keys and values; by default an eighth of the machine's memory. Taken little by little.
+        file: A path, `package=DISTRIBUTION` or `hub=ORG/REPO:NAME.gguf` (see `files.find`).
+        context: Maximum sequence length in tokens; by default the model's training length, if the cache can hold it.
+        threads: Threads per forward pass; by default one below a billion weights, otherwise the free cores.
+        cache_bytes: For keys and values; by default an eighth of the machine's memory. Allocated gradually.
         gpu_layers: Layers on a graphics card, if the library was built for one; by default all.
-        lora: Adapters as GGUF files: `FILE` or `FILE*SCALE`, several of them with `+` between.
-        batch_invariant: Give every sequence cells of its own, so that no result depends on what runs beside it, to the
-            last bit. For files of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 without windows of attention; takes more memory.
-        template: Arguments of the chat template: `{"enable_thinking": False}`.
+        lora: Adapters as GGUF files: `FILE` or `FILE*SCALE`, several joined by `+`.
+        batch_invariant: Give every sequence its own cells, so that results are bitwise independent of concurrent
+            requests. For files in Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 without attention windows; takes more memory.
+        template: Chat template arguments: `{"enable_thinking": False}`.
 
     Raises:
-        ConfigurationError: No such file, it cannot be run so, or its chat template uses no such argument.
+        ConfigurationError: There is no such file, it cannot be run this way, or its chat template does not use an
+            argument.
         MissingDependency: llama.cpp is not installed.
     """
     options = Options(context, threads, cache_bytes, gpu_layers, lora, batch_invariant)
@@ -77,7 +78,7 @@ def load_likelihood(
 ) -> LlamaCppLikelihood:
     """Load a GGUF file as likelihood verifier; arguments and errors as in `load_generator`.
 
-    `how` is that of `LikelihoodVerifier`.
+    For `how` see `LikelihoodVerifier`.
     """
     options = Options(context, threads, cache_bytes, gpu_layers, lora, batch_invariant)
     return LlamaCppLikelihood(load(file, options, template), file, how, template)

@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model, known in some milliseconds and without its weights."""
+"""A GGUF file's description of its model, read in milliseconds without its weights."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rsd_integrations.llamacpp.shards import shards
 from rsd_integrations.llamacpp.tensor_types import FILE_TYPES, ROW_BY_ROW
 
 INVARIANT_BATCH = 63
-"""Most tokens of a micro-batch whose results do not depend on each other: from 64 on llama.cpp (b11549, on a processor)
-computes attention in tiles, which rounds in another order."""
+"""Maximum tokens of a micro-batch with independent results: from 64 on llama.cpp (b11549, on a processor) computes
+attention in tiles, which rounds in another order."""
 MAX_LAYERS = 512
-"""The most that llama.cpp runs."""
+"""Maximum number of layers in llama.cpp."""
 _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
-"""Tensors of which a token takes a row each."""
+"""Tensors of which each token uses one row."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says; of a model in several files, what all of them say together.
+    """The header of a file, or of all files of a split model together.
 
-    Numbers that the file does not give are 0, texts are empty.
+    Missing numbers are 0, missing texts empty.
     """
 
     files: tuple[Path, ...]
@@ -39,7 +39,7 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """As llama.cpp calls it, such as `llama` or `qwen3moe`."""
+        """llama.cpp's name for it, such as `llama` or `qwen3moe`."""
         return str(self.metadata["general.architecture"])
 
     @property
@@ -49,7 +49,7 @@ class Header:
 
     @property
     def context(self) -> int:
-        """Tokens that the model was trained for."""
+        """Training context length in tokens."""
         return self._number("context_length")
 
     @property
@@ -64,17 +64,17 @@ class Header:
 
     @property
     def heads(self) -> int:
-        """Attention heads of a layer; of the layer with the most, where they differ."""
+        """Attention heads per layer; the maximum if layers differ."""
         return max(self._of_layers("attention.head_count"), default=0)
 
     @property
     def feed_forward(self) -> int:
-        """Width inside of a layer's feed-forward network; of the widest, where they differ."""
+        """Width inside a layer's feed-forward network; the maximum if layers differ."""
         return max(self._of_layers("feed_forward_length"), default=0)
 
     @property
     def sliding_window(self) -> int:
-        """Tokens that layers with a sliding window look back; 0 where all layers see everything."""
+        """Tokens that layers with a sliding window look back; 0 if all layers see everything."""
         return self._number("attention.sliding_window")
 
     @property
@@ -90,18 +90,18 @@ class Header:
 
     @property
     def split_count(self) -> int:
-        """Files that the model was split into, as the first of them says; 0 or 1 where it was not."""
+        """Number of files of a split model, according to the first; 0 or 1 if not split."""
         count = self.metadata.get("split.count", 0)
         return count if isinstance(count, int) else 0
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the file holds one."""
+        """Whether the file contains one."""
         return "tokenizer.chat_template" in self.metadata
 
     @property
     def file_type(self) -> str:
-        """What it was quantised to, such as Q4_K_M; by the type of most weights where the file does not say."""
+        """What it was quantised to, such as Q4_K_M; by the type of most weights if not stated."""
         number = self.metadata.get("general.file_type")
         if number in FILE_TYPES:
             return FILE_TYPES[number]
@@ -123,12 +123,12 @@ class Header:
 
     @cached_property
     def bytes(self) -> int:
-        """Size of the weights, all of which are in memory while the model runs."""
+        """Size of the weights, all of which stay in memory while the model runs."""
         return sum(tensor.bytes for tensor in self.tensors)
 
     @property
     def flops_per_token(self) -> float:
-        """Two for each weight that a token is multiplied by: of experts those in use, of embeddings none."""
+        """Two per weight multiplied with a token: for experts only the active ones, for embeddings none."""
         return self._flops(self._multiplied)
 
     @property
@@ -143,10 +143,10 @@ class Header:
 
     @property
     def row_by_row(self) -> bool:
-        """Whether products with its matrices are the same to the last bit, however many rows are multiplied at once.
+        """Whether products with its matrices are bitwise the same, however many rows are multiplied at once.
 
-        It follows from how they are stored: products with K-quants and with floating-point weights are rounded in
-        another order where there are more rows.
+        This depends on the storage: products with K-quants and floating-point weights are rounded in another order with
+        more rows.
         """
         return {tensor.type for tensor in self._multiplied if len(tensor.shape) > 1} <= ROW_BY_ROW
 
@@ -162,24 +162,24 @@ class Header:
         return "output.weight" if untied else "token_embd.weight"
 
     def cache_bytes(self, bytes_per_number: float = 2.0) -> float:
-        """Bytes that a token takes in the KV cache, windows being kept whole.
+        """Bytes per token in the KV cache, with windows kept whole.
 
         Args:
-            bytes_per_number: Of the type of the cache: 2 in F16, 4 in F32, 34/32 in Q8_0.
+            bytes_per_number: For the cache's type: 2 in F16, 4 in F32, 34/32 in Q8_0.
         """
         heads = self._of_layers("attention.head_count_kv") or self._of_layers("attention.head_count")
         size = self.width // self.heads if self.heads else 0
         numbers = sum(self._number(f"attention.{part}_length") or size for part in ("key", "value"))
-        shared = self._number("attention.shared_kv_layers")  # the last layers read what an earlier one has stored
+        shared = self._number("attention.shared_kv_layers")  # the last layers reuse an earlier one's entries
         return bytes_per_number * numbers * sum(heads[: len(heads) - shared])
 
     def array(self, key: str) -> list[Any]:
-        """The values of an array; empty where the file has none of this key."""
+        """The values of an array; empty if the file lacks the key."""
         value = self.metadata.get(key)
         return value.read() if isinstance(value, Array) else []
 
     def strings(self, key: str) -> Iterator[str]:
-        """The texts of an array, one by one."""
+        """The strings of an array, one by one."""
         value = self.metadata.get(key)
         return value.strings() if isinstance(value, Array) else iter(())
 
@@ -188,17 +188,17 @@ class Header:
         return int(value) if isinstance(value, int) else 0
 
     def _of_layers(self, key: str) -> Sequence[int]:
-        """A number of each layer; files give one for all where layers are alike."""
+        """A number per layer; files give a single one if layers are alike."""
         full = f"{self.architecture}.{key}"
         return self.array(full) or ([self._number(key)] * self.layers if full in self.metadata else [])
 
 
 def read_header(file: Path) -> Header:
-    """Read what a file says; of the first of several files, what all of them say.
+    """Read a file's header; for the first of several files, that of all together.
 
     Raises:
-        ConfigurationError: It is no GGUF file, of another version or byte order, cut short, or damaged; or one of the
-            files of a model is missing.
+        ConfigurationError: It is not a GGUF file, has another version or byte order, or is truncated or damaged; or one
+            of a model's files is missing.
     """
     files = shards(file)
     contents = [read_contents(one) for one in files]
@@ -208,8 +208,8 @@ def read_header(file: Path) -> Header:
         raise ConfigurationError(f"{file} names no architecture (general.architecture); fetch or convert it again")
     if header.split_count not in (0, 1, len(files)):
         raise ConfigurationError(
-            f"{file} is one of {header.split_count} files of a model and not named like one; name them as they were "
-            f"split: NAME-00001-of-{header.split_count:05}.gguf and so on"
+            f"{file} is one of {header.split_count} files of a model but not named like one; use the original names: "
+            f"NAME-00001-of-{header.split_count:05}.gguf and so on"
         )
     if header.layers > MAX_LAYERS:
         raise ConfigurationError(f"{file} has {header.layers:,} layers; llama.cpp runs up to {MAX_LAYERS}")

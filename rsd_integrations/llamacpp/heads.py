@@ -1,4 +1,4 @@
-"""Reward heads in numpy: from what a body gives at one token to the reward of a step."""
+"""Reward heads in numpy: from a body's output at one token to the reward of a step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Array = NDArray[np.float32]
 
 
 class RewardHead:
-    """From hidden states to the probability that a step is right, in single precision.
+    """Maps hidden states to the probability that a step is right, in single precision.
 
     Args:
         layers: Weights [in, out] and biases [out] or none, with ReLU between the layers. Two outputs are the logits of
-            wrong and right; one is a value, whose sigmoid is the probability. Of an ensemble weights are
-            [member, in, out] and biases [member, 1, out]; the members' mean probability counts.
+            wrong and right; one is a value, whose sigmoid is the probability. For an ensemble, weights are [member, in,
+            out] and biases [member, 1, out]; the members' mean probability is used.
     """
 
     def __init__(self, layers: Sequence[tuple[Array, Array | None]]) -> None:
@@ -28,9 +28,9 @@ class RewardHead:
         self.weights = sum(part.size for layer in layers for part in layer if part is not None)
 
     def rewards(self, candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
-        """Rewards of candidates, each by what its body gave at one place.
+        """Rewards of candidates, each from the body's output at one position.
 
-        One by one: a product of matrices rounds otherwise with more rows.
+        One by one, since matrix products round differently with more rows.
         """
         return [self.reward(output.hidden) for output, _ in candidates]
 
@@ -44,7 +44,7 @@ class RewardHead:
 
 
 class WordHead:
-    """From logits to the probability of the word for a right step, against that for a wrong one.
+    """Maps logits to the probability of the word for a right step, relative to that for a wrong one.
 
     Args:
         right: Id of the one.
@@ -57,7 +57,7 @@ class WordHead:
         self.weights = 2 * width
 
     def rewards(self, candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
-        """Rewards of candidates, each by what its model gave at one place."""
+        """Rewards of candidates, each from the model's output at one position."""
         return [
             float(_sigmoid(output.logits[0, self.right] - output.logits[0, self.wrong])) for output, _ in candidates
         ]

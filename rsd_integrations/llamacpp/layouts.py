@@ -1,8 +1,8 @@
-"""How llama.cpp's structures lie in memory, build by build.
+"""The memory layout of llama.cpp's structures, build by build.
 
-Its parameters are passed by value, and new fields come in the middle. A structure that is read in another build's
-layout raises nothing: values land in other fields. So the layouts are written down here as data, and a library is used
-with the layout only in which the defaults that it gives out itself all read as they should (`Layout.misfits`).
+Its parameters are passed by value, and new fields are inserted in the middle. Reading a structure with another build's
+layout raises no error: values silently land in other fields. So the layouts are recorded here as data, and a library is
+used only with a layout in which all of its own defaults read correctly (`Layout.misfits`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Field = tuple[str, Any]
 """Name and C type."""
 
 ROOM: Final = 1024
-"""Bytes that a structure of parameters is given, zeros behind its fields: a build with a few more reads zeros there."""
+"""Bytes per parameter structure, zero-filled after its fields, so that a build with a few more reads zeros."""
 
 DEFAULTS: Final[Mapping[str, object]] = {
     # llama_model_params
@@ -71,18 +71,18 @@ DEFAULTS: Final[Mapping[str, object]] = {
     "n_samplers": 0,
     "ctx_other": None,
 }
-"""What `llama_model_default_params` and `llama_context_default_params` say in every build, by field."""
+"""The values of `llama_model_default_params` and `llama_context_default_params` in every build, by field."""
 
 NEEDED: Final = DEFAULTS.keys() - {"devices", "use_mmap", "use_mlock", "samplers", "n_samplers", "ctx_other"}
-"""Fields that every layout has: one without them proves too little."""
+"""Required fields: a layout without them proves too little."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The structures of parameters of some builds.
+    """The parameter structures of a range of builds.
 
     Args:
-        builds: Which builds have it, for messages.
+        builds: The builds with this layout, for messages.
         model: `llama_model_params`, as a ctypes structure.
         context: `llama_context_params`, likewise.
     """
@@ -93,11 +93,11 @@ class Layout:
 
     @classmethod
     def of(cls, builds: str, model: Iterable[Field], context: Iterable[Field]) -> Layout:
-        """A layout by its fields. Pointers and functions of any kind are read as addresses."""
+        """A layout from its fields. Pointers and functions are read as addresses."""
         return cls(builds, _roomy("llama_model_params", model), _roomy("llama_context_params", context))
 
     def misfits(self, model: bytes, context: bytes) -> list[str]:
-        """Which defaults read otherwise than they should, as "field = value"; empty where the layout is right.
+        """The defaults that read incorrectly, as "field = value"; empty if the layout is right.
 
         Args:
             model: The bytes of the library's default parameters of models, at least `ROOM`.
@@ -116,7 +116,7 @@ class Layout:
 
     @staticmethod
     def fields(structure: type[Structure]) -> list[str]:
-        """The names of a structure's fields, without the room behind them."""
+        """The names of a structure's fields, without padding."""
         return [field[0] for field in structure._fields_ if field[0] != "room"]
 
 
@@ -131,7 +131,7 @@ def _readable(kind: Any) -> Any:
 
 
 class Raw(Structure):
-    """The bytes of a structure that the library returns, before its layout is known."""
+    """The raw bytes of a returned structure, before its layout is known."""
 
     _fields_ = (("data", c_uint8 * ROOM),)
 
@@ -160,7 +160,7 @@ _MODEL_TAIL = _all(c_bool, "check_tensors use_extra_bufts no_host no_alloc")
 
 
 def _model(numbers: str, flags: str, last: str) -> list[Field]:
-    """`llama_model_params`: what changes between builds are numbers before `main_gpu`, and flags around the others."""
+    """`llama_model_params`: builds differ in numbers before `main_gpu`, and in flags around the others."""
     return [
         *_MODEL_HEAD,
         *_all(c_int32, f"{numbers} main_gpu"),
@@ -172,7 +172,7 @@ def _model(numbers: str, flags: str, last: str) -> list[Field]:
 
 
 def _context(sizes: str, cache: str, last: str) -> list[Field]:
-    """`llama_context_params`: sizes after `n_seq_max`, a cache before the callback, and a pointer in the end."""
+    """`llama_context_params`: sizes after `n_seq_max`, a cache before the callback, and a pointer at the end."""
     return [
         *_all(c_uint32, f"n_ctx n_batch n_ubatch n_seq_max {sizes}"),
         *_all(
@@ -194,7 +194,7 @@ def _context(sizes: str, cache: str, last: str) -> list[Field]:
 
 
 _MAPPED = _model("", "use_mmap use_direct_io use_mlock", "")
-_LOADED = _model("load_mode", "", "load_mtp")  # the last flag came with b10236; before it was unused room
+_LOADED = _model("load_mode", "", "load_mtp")  # the last flag was added in b10236; before, it was padding
 _LAZY = _model("load_mode lazy_mode", "", "load_mtp")
 _SNAPSHOTS = _context("n_rs_seq", "", "")
 _OUTPUTS = _context("n_rs_seq n_outputs_max", "", "ctx_other")
@@ -209,4 +209,4 @@ LAYOUTS: Final = (
     Layout.of("b9756 to b9982", _MAPPED, _OUTPUTS),
     Layout.of("b9309 to b9445", _MAPPED, _SNAPSHOTS),
 )
-"""All layouts that are known, newest first. The builds are the first and last whose headers were read."""
+"""All known layouts, newest first. The builds are the first and last whose headers were read."""

@@ -1,7 +1,7 @@
-"""llama.cpp's C library: found, loaded and proved once per process.
+"""llama.cpp's C library: found, loaded and verified once per process.
 
-In this order: the folder or file that `RSD_LLAMA_LIBRARY` names; the shared object of the package xllamacpp, which
-exports the C functions (it is not imported); the library of llama-cpp-python, with the structures of its own module.
+In this order: the folder or file in `RSD_LLAMA_LIBRARY`; the shared object of the package xllamacpp, which exports the
+C functions (it is not imported); the library of llama-cpp-python, with the structures of its own module.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from rsd_core.errors import ConfigurationError, MissingDependency
 from rsd_integrations.llamacpp.layouts import LAYOUTS, Batch, Layout, Raw
 
 logger = logging.getLogger("rsd_integrations.llamacpp")
-logger.addHandler(logging.NullHandler())  # without a handler of the user's, its warnings do not go to stderr
+logger.addHandler(logging.NullHandler())  # unless the user adds a handler, its warnings do not go to stderr
 
 LIBRARY: Final = "RSD_LLAMA_LIBRARY"
 """Environment variable: a folder with a build of llama.cpp, or its library."""
 REPACK: Final = "RSD_LLAMA_REPACK"
-"""Environment variable: 0 keeps weights as the file has them (llama.cpp's `use_extra_bufts`), which a build that was
-compiled for the native processor can need: its kernels for repacked weights died on virtual machines."""
+"""Environment variable: 0 keeps weights as stored (llama.cpp's `use_extra_bufts`), which a build compiled for the
+native processor may need: its kernels for repacked weights crashed on virtual machines."""
 
 ANY_PLATFORM: Final = 'CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install llama-cpp-python'
-"""What compiles a library, where there is no wheel of one that is known here."""
+"""Compiles a library on platforms without a supported wheel."""
 
 FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
-    # Name: type of the result, types of the arguments. Models, contexts and the like are addresses.
+    # Name: type of the result, types of the arguments. Models, contexts and so on are addresses.
     "llama_backend_init": (None,),
     "llama_print_system_info": (c_char_p,),
     "llama_supports_gpu_offload": (c_bool,),
@@ -100,13 +100,13 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
 
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 _CONTINUED = 5
-_LEVELS = {3: logging.INFO, 4: logging.ERROR}  # warnings are for programs that call it; information fills pages
+_LEVELS = {3: logging.INFO, 4: logging.ERROR}  # its warnings concern calling programs; its information is verbose
 _LOCK = threading.Lock()
 _library: Library | None = None
 
 
 class MissingLibrary(MissingDependency):
-    """No package of this environment has llama.cpp."""
+    """No package in this environment provides llama.cpp."""
 
     def __init__(self) -> None:
         super().__init__("xllamacpp", "llamacpp", "gguf:")
@@ -116,8 +116,8 @@ class MissingLibrary(MissingDependency):
         if not has_wheel:
             self.package = "llama-cpp-python"
             self.args = (
-                "gguf: needs llama.cpp, and there is no wheel of it for this platform. Compile one with: "
-                f"{ANY_PLATFORM} (or name the folder of a build of your own in {LIBRARY})",
+                f"gguf: needs llama.cpp, but there is no wheel for this platform. Compile one with: {ANY_PLATFORM} "
+                f"(or name the folder of a build of your own in {LIBRARY})",
             )
 
 
@@ -127,8 +127,8 @@ class Candidate:
 
     Args:
         file: The shared object.
-        source: What it is and of which version, for messages.
-        layouts: Those that it may have.
+        source: Description and version, for messages.
+        layouts: Its possible layouts.
     """
 
     file: Path
@@ -137,12 +137,12 @@ class Candidate:
 
 
 def _silence() -> Any:
-    """A function of C that does nothing when it is told a message; without any, messages go to stderr."""
+    """A C callback that ignores messages; without one, they go to stderr."""
     return None if sys.platform == "win32" else ctypes.cast(ctypes.CDLL(None).abs, _LOG_CALLBACK)
 
 
 class Library:
-    """The C functions of one shared object, called with a layout that was proved to be its own.
+    """The C functions of one shared object, called with its verified layout.
 
     Every function of `FUNCTIONS` is an attribute. Use `library()`, which loads one per process.
 
@@ -150,7 +150,7 @@ class Library:
         candidate: What to load.
 
     Raises:
-        ConfigurationError: It cannot be loaded, lacks a function, or has structures of no known layout.
+        ConfigurationError: It cannot be loaded, lacks a function, or has an unknown layout.
     """
 
     def __init__(self, candidate: Candidate) -> None:
@@ -161,9 +161,7 @@ class Library:
             raise ConfigurationError(f"{self.source} cannot be loaded: {error}") from error
         missing = [name for name in FUNCTIONS if not hasattr(self._functions, name)]
         if missing:
-            raise ConfigurationError(
-                f"{self.source} lacks functions of llama.cpp that are needed: {', '.join(missing)}"
-            )
+            raise ConfigurationError(f"{self.source} lacks required functions of llama.cpp: {', '.join(missing)}")
         for name, (result, *arguments) in FUNCTIONS.items():
             function = getattr(self._functions, name)
             function.restype, function.argtypes = result, arguments
@@ -180,9 +178,9 @@ class Library:
             setattr(self, name, function)
         self._functions.llama_log_set(_LOG.callback, None)
         self.llama_backend_init()
-        if not self.ggml_backend_dev_count():  # kernels in files of their own, of which it chooses at run time
+        if not self.ggml_backend_dev_count():  # kernels in separate files, chosen at run time
             self.ggml_backend_load_all_from_path(os.fsencode(self.file.resolve().parent))
-        # Made before models and contexts, so called after them at exit: from then on nothing may call Python.
+        # Registered before models and contexts, so run after them at exit: from then on nothing may call Python.
         weakref.finalize(_LOG, self._functions.llama_log_set, _silence(), None)
         logger.debug("%s from %s: %s", self.source, self.file, self.features)
 
@@ -197,16 +195,16 @@ class Library:
         return bytes(getter().data)
 
     def model_parameters(self, **values: object) -> ctypes.Structure:
-        """The library's own parameters of a model, with these changed."""
+        """The library's default model parameters, with these changes."""
         return _changed(self.layout.model, self._model_defaults, values)
 
     def context_parameters(self, **values: object) -> ctypes.Structure:
-        """The library's own parameters of a context, with these changed."""
+        """The library's default context parameters, with these changes."""
         return _changed(self.layout.context, self._context_defaults, values)
 
     @property
     def features(self) -> str:
-        """What it was compiled for and found in the machine, as it says so."""
+        """Its compile-time and detected machine features, as reported."""
         return str(self.llama_print_system_info().decode(errors="replace").strip())
 
     def optional(self, name: str, result: Any, *arguments: Any) -> Any:
@@ -218,16 +216,16 @@ class Library:
 
     @contextmanager
     def messages(self) -> Iterator[list[str]]:
-        """What it says to this thread meanwhile as errors: for the text of an error of ours, and not logged."""
+        """Errors it reports to this thread inside the context: for our own error message, not logged."""
         with _LOG.kept() as lines:
             yield lines
 
 
 class Log:
-    """Takes what the library says to Python's logging, pieces of a line joined."""
+    """Forwards the library's messages to Python's logging, joining parts of a line."""
 
     def __init__(self) -> None:
-        self.callback = _LOG_CALLBACK(self._take)  # held here: the library keeps its address alone
+        self.callback = _LOG_CALLBACK(self._take)  # kept alive here: the library stores only its address
         self._thread = threading.local()
 
     def _take(self, level: int, text: bytes | None, _: object) -> None:
@@ -250,7 +248,7 @@ class Log:
             kept = self._thread.__dict__.get("kept")
             if kept is not None and level == logging.ERROR:
                 kept.append(line)
-                level = logging.DEBUG  # it is said by the error that follows
+                level = logging.DEBUG  # the error that follows says it
             logger.log(level, "%s", line)
 
     @contextmanager
@@ -270,8 +268,8 @@ def library() -> Library:
     """The library of this process, loaded at the first call.
 
     Raises:
-        MissingDependency: No package of the environment has one; the message says what to install.
-        ConfigurationError: What there is cannot be used; the message says why, per library that was found.
+        MissingDependency: No package provides one; the message says what to install.
+        ConfigurationError: No library found is usable; the message says why for each.
     """
     global _library
     with _LOCK:
@@ -293,7 +291,7 @@ def _load() -> Library:
 
 
 def candidates() -> Iterator[Candidate]:
-    """The libraries that there are, in the order in which they are tried. One that is named is the only one."""
+    """The available libraries, in the order tried. An explicitly named one is the only one."""
     if named := os.environ.get(LIBRARY):
         file = named_library(Path(named).expanduser())
         yield Candidate(file, f"{LIBRARY}={named}")
@@ -310,7 +308,7 @@ def candidates() -> Iterator[Candidate]:
 
 
 def named_library(path: Path) -> Path:
-    """The library that a path means: a file, or the one in a folder (or in its `lib`, `bin` or `build/bin`).
+    """The library at a path: a file, or the one in a folder (or in its `lib`, `bin` or `build/bin`).
 
     Raises:
         ConfigurationError: There is none.
@@ -321,8 +319,8 @@ def named_library(path: Path) -> Path:
         for file in _libraries(folder):
             return file
     raise ConfigurationError(
-        f"{LIBRARY}={path}: there is no library of llama.cpp. Name a file, or a folder with libllama.so, "
-        "libllama.dylib or llama.dll in it and the libggml files beside it"
+        f"{LIBRARY}={path}: no llama.cpp library found. Name a file, or a folder with libllama.so, libllama.dylib or "
+        "llama.dll and the libggml files next to it"
     )
 
 
@@ -332,7 +330,7 @@ def _libraries(folder: Path) -> list[Path]:
 
 
 def _package(name: str) -> Path | None:
-    """The folder of a package, which is not imported."""
+    """The folder of a package, without importing it."""
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec and spec.origin else None
 
@@ -345,11 +343,11 @@ def _version(distribution: str) -> str:
 
 
 def prove(source: str, layouts: tuple[Layout, ...], model: bytes, context: bytes) -> Layout:
-    """The layout in which all of a library's defaults read as they should.
+    """The layout in which all of a library's defaults read correctly.
 
     Args:
-        source: What the library is, for the message.
-        layouts: Those that it may have.
+        source: The library's description, for the message.
+        layouts: Its possible layouts.
         model: The bytes of its default parameters of models.
         context: The bytes of its default parameters of contexts.
 
@@ -362,7 +360,7 @@ def prove(source: str, layouts: tuple[Layout, ...], model: bytes, context: bytes
             return layout
     nearest = min(wrong, key=lambda builds: len(wrong[builds]))
     raise ConfigurationError(
-        f"{source} has structures that are not known here, so it is not called. Known: {'; '.join(wrong)}. Nearest is "
+        f"{source} has unknown structures, so it is not called. Known: {'; '.join(wrong)}. Nearest is "
         f"{nearest}, in which these defaults do not fit: {', '.join(wrong[nearest])}. Install the release that "
         f'belongs to this one: pip install "rsd-decoding[llamacpp]", or: {ANY_PLATFORM}'
     )
@@ -371,7 +369,7 @@ def prove(source: str, layouts: tuple[Layout, ...], model: bytes, context: bytes
 def _changed(structure: type[ctypes.Structure], defaults: bytes, values: dict[str, object]) -> ctypes.Structure:
     size = ctypes.sizeof(structure)
     used = structure.room.offset
-    parameters = structure.from_buffer_copy(defaults[:used].ljust(size, b"\0"))  # what is behind was never written
+    parameters = structure.from_buffer_copy(defaults[:used].ljust(size, b"\0"))  # the rest was never written
     for name, value in values.items():
         setattr(parameters, name, value)
     return parameters

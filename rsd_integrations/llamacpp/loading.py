@@ -1,4 +1,4 @@
-"""GGUF models from specs: the file found and read, its weights and its cache made, everything shared that can be."""
+"""GGUF models from specs: finds and reads the file, creates weights and cache, and shares whatever possible."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
 from rsd_integrations.llamacpp.vocabulary import GGUFVocabulary, identity_of
 
 LEAST_CONTEXT = 256
-"""Tokens that the library's caches have at least."""
+"""Minimum size of the library's caches, in tokens."""
 STEP_TOKENS, LOGIT_COPIES = 64, 3
-"""Logits are told for a step of so many tokens, all of which are read at once where a step is scored. They are there
-where they are computed, where the library gives them out, and in the copy that is kept of them."""
+"""Memory for logits assumes a step of this many tokens, all read at once when scored. They exist where computed, in the
+library's output, and in the copy kept of it."""
 
 ONE_THREAD_FLOPS = 2e9
-"""FLOPs per token, two for each of a billion weights, below which a model runs in one thread where nobody says."""
+"""FLOPs per token, two for each of a billion weights, below which a model runs in one thread by default."""
 
 SEPARATE_SEQUENCES = 8
-"""Sequences at most where each has cells of its own, all of them there from the beginning."""
+"""Maximum sequences if each has its own cells, all allocated from the beginning."""
 MOST_SCALE: Final = 1000.0
-"""Of an adapter; from somewhere above it on nothing but overflow comes out."""
+"""Maximum scale of an adapter; somewhere above it everything overflows."""
 
 _making = threading.Lock()
 logger = logging.getLogger(__name__)
@@ -45,34 +45,34 @@ _runners: WeakValueDictionary[tuple[object, ...], LlamaRunner] = WeakValueDictio
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a GGUF model is run; models that are run alike share weights, cache and forward passes."""
+    """How a GGUF model is run; models with equal options share weights, cache and forward passes."""
 
     context: int | None = None
-    """Longest sequence in tokens; by default what the model was trained for, as far as the cache holds it."""
+    """Maximum sequence length in tokens; by default the model's training length, if the cache can hold it."""
     threads: int | None = None
-    """Of a forward pass; by default one below a billion weights, otherwise the free cores."""
+    """Threads per forward pass; by default one below a billion weights, otherwise the free cores."""
     cache_bytes: float | None = None
-    """For keys and values; by default an eighth of the machine's memory. Taken little by little."""
+    """For keys and values; by default an eighth of the machine's memory. Allocated gradually."""
     gpu_layers: int | None = None
     """Layers on a graphics card, if the library was built for one; by default all."""
     lora: str | None = None
-    """Adapters as GGUF files: `FILE` or `FILE*SCALE`, several of them with `+` between."""
+    """Adapters as GGUF files: `FILE` or `FILE*SCALE`, several joined by `+`."""
     batch_invariant: bool = False
-    """Give every sequence cells of its own and read in small chunks, so that no result depends on what runs beside it,
-    to the last bit. For files of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, without windows of attention."""
+    """Give every sequence its own cells and read in small chunks, so that results are bitwise independent of concurrent
+    requests. For files in Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, without attention windows."""
     hidden: bool = False
-    """Hidden states are wanted."""
+    """Whether hidden states are needed."""
     exact: bool = False
-    """Where all weights are in single precision, keys, values and attention are as well, which takes longer to read;
-    otherwise they are rounded to half of it, as flash attention does in any case."""
+    """If all weights are in single precision, so are keys, values and attention, which makes reading slower; otherwise
+    they are rounded to half precision, as flash attention always does."""
     beyond_training: bool = False
-    """`context` may be longer than what the model was trained for, as some reward models are read."""
+    """Whether `context` may exceed the training length, as for some reward models."""
 
     def __post_init__(self) -> None:
-        """Refuse values of another type, which specs are checked for and calls are not.
+        """Refuse values of another type, since only specs are checked elsewhere.
 
         Raises:
-            ConfigurationError: With the option's name, its value and what it takes.
+            ConfigurationError: Names the option, its value and what is allowed.
         """
         for name, takes, wanted in _TAKES:
             value = getattr(self, name)
@@ -80,7 +80,7 @@ class Options:
                 raise ConfigurationError(f"{name} takes {wanted} (got {value!r})")
         if self.gpu_layers is not None and not -1 <= self.gpu_layers < 2**31:  # users write 999 for all
             raise ConfigurationError(
-                f"gpu_layers={self.gpu_layers} is not between -1 and {2**31 - 1}; leave it out, or give -1, for all"
+                f"gpu_layers={self.gpu_layers} is not between -1 and {2**31 - 1}; omit it, or give -1, for all"
             )
 
 
@@ -104,7 +104,7 @@ class Loaded:
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether the results of a row are the same to the last bit whatever is computed beside it."""
+        """Whether a row's results are bitwise independent of the rest of the batch."""
         return self.runner.batch_invariant
 
     def parts(
@@ -124,15 +124,15 @@ class Loaded:
 
 
 def load(text: str, options: Options, template: Mapping[str, Any] | None = None) -> Loaded:
-    """Load a model, or take the one that is loaded alike.
+    """Load a model, or reuse one loaded with the same options.
 
     Args:
-        text: Where its file is, see `files.find`.
-        options: How it is run.
-        template: Arguments of the chat template, refused before the weights are read where it uses none such.
+        text: The file's location (see `files.find`).
+        options: How to run it.
+        template: Chat template arguments; unused ones are refused before the weights are read.
 
     Raises:
-        ConfigurationError: No such file, or it cannot be run so.
+        ConfigurationError: There is no such file, or it cannot be run this way.
         MissingDependency: llama.cpp is not installed.
     """
     file = find(text)
@@ -143,7 +143,7 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
     threads, adapters = _way(header, options)
     if options.context is None and longest < header.context:
         logger.warning(
-            "%s reads sequences of up to %d tokens here, of the %d that it was trained for: the cache holds no more "
+            "%s is limited to sequences of %d tokens here, of the %d it was trained for, by the size of the cache "
             "(cache_bytes)",
             file.name,
             longest,
@@ -158,7 +158,7 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
         if runner is None:
             loaded: list[tuple[Adapter, float]] = [(model.adapter(path), scale) for path, scale in adapters]
             cells, sequences = min(FIRST_CELLS, most), FIRST_SEQUENCES
-            if options.batch_invariant:  # as many as are there from the beginning
+            if options.batch_invariant:  # allocated from the beginning
                 sequences = min(SEPARATE_SEQUENCES, most // longest)
                 cells = most = sequences * longest
             context = Context(
@@ -175,12 +175,12 @@ def load(text: str, options: Options, template: Mapping[str, Any] | None = None)
             )
             runner = _runners[key] = LlamaRunner(context, max(most, context.cells), longest)
     tokenizer = GGUFTokenizer(model)
-    identity_of(tokenizer)  # now, while the file is there: a model may outlive it
+    identity_of(tokenizer)  # now, since the model may outlive the file
     return Loaded(header, runner, tokenizer)
 
 
 def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
-    """What a model will take, told by its file.
+    """The memory a model will need, according to its file.
 
     Args:
         name: Shown to people.
@@ -203,19 +203,19 @@ def memory_of(name: str, header: Header, options: Options) -> ModelMemory:
 
 
 def check_kind(header: Header) -> None:
-    """Refuse files that are no language models, by what they say of themselves.
+    """Refuse files that are not language models, according to their metadata.
 
     Raises:
-        ConfigurationError: With what the file is for.
+        ConfigurationError: Says what the file is for.
     """
     file, kind = header.files[0], str(header.metadata.get("general.type", "model"))
     if kind == "adapter":
-        raise ConfigurationError(f"{file} is a LoRA adapter; name it beside its model: gguf,lora={file}:MODEL.gguf")
-    kind = header.architecture if header.architecture == "clip" else kind  # older files for pictures say no kind
+        raise ConfigurationError(f"{file} is a LoRA adapter; give it with its model: gguf,lora={file}:MODEL.gguf")
+    kind = header.architecture if header.architecture == "clip" else kind  # older vision files state no kind
     if kind != "model":
-        raise ConfigurationError(f"{file} is no language model, but of the kind {kind!r}; name the model's own file")
+        raise ConfigurationError(f"{file} is not a language model but of the kind {kind!r}; give the model's own file")
     if not header.tensors:
-        raise ConfigurationError(f"{file} holds a vocabulary and no weights; fetch the model's own file")
+        raise ConfigurationError(f"{file} contains only a vocabulary; fetch the model's own file")
 
 
 def _way(header: Header, options: Options) -> tuple[int, list[tuple[Path, float]]]:
@@ -227,8 +227,7 @@ def _way(header: Header, options: Options) -> tuple[int, list[tuple[Path, float]
     if options.batch_invariant and not header.row_by_row:
         raise ConfigurationError(
             f"{header.files[0].name} ({', '.join(sorted(header.types))}) cannot be batch_invariant: products with "
-            "K-quants and with floating-point weights are rounded in another order where there are more rows. Take "
-            "Q8_0 or Q4_1"
+            "K-quants and floating-point weights are rounded in another order with more rows. Use Q8_0 or Q4_1"
         )
     return choose_threads(header, options), _adapters(options.lora)
 
@@ -239,10 +238,10 @@ def _is_exact(header: Header, options: Options) -> bool:
 
 
 def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
-    """Most cells of the cache, and the longest sequence."""
+    """Maximum cells of the cache, and maximum sequence length."""
     budget = machine_memory() / CACHE_SHARE if options.cache_bytes is None else options.cache_bytes
     if not 0 < budget < 2**63:
-        raise ConfigurationError(f"cache_bytes={budget:g} is no size of a cache: give bytes above 0, such as 2e9")
+        raise ConfigurationError(f"cache_bytes={budget:g} is not a cache size: give bytes above 0, such as 2e9")
     token = header.cache_bytes(4.0 if exact else 2.0) or 1.0
     cells = int(budget // token)
     cells -= cells % LEAST_CONTEXT
@@ -262,20 +261,21 @@ def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
 
 
 def choose_threads(header: Header, options: Options) -> int:
-    """How many threads a forward pass uses.
+    """The number of threads of a forward pass.
 
-    Threads of llama.cpp wait for each other by spinning: one that has no core of its own holds up all others. So a
-    small model has one thread, and no model has more than there are free cores.
+    llama.cpp's threads wait for each other by spinning: one without its own core holds up all others. So a small model
+    gets one thread, and no model more than the free cores.
 
     Raises:
-        ConfigurationError: More are asked for than there are cores.
+        ConfigurationError: More are requested than there are cores.
     """
     if options.threads is None:
         return 1 if header.flops_per_token < ONE_THREAD_FLOPS else min(free_cores(), MOST_THREADS)
     if not 1 <= options.threads <= usable_cores():
         raise ConfigurationError(
-            f"threads={options.threads} is not between 1 and {usable_cores()}, the cores of this process: threads of "
-            "llama.cpp wait for each other by spinning, so more than there are cores for take many times as long"
+            f"threads={options.threads} is not between 1 and {usable_cores()}, the cores of this process: "
+            "llama.cpp's threads wait for each other by spinning, so more threads than cores take many times as "
+            "long"
         )
     return options.threads
 
@@ -284,23 +284,24 @@ def _adapters(text: str | None) -> list[tuple[Path, float]]:
     """Files and scales.
 
     Raises:
-        ConfigurationError: A scale is no number, there is no such file, or it is no adapter.
+        ConfigurationError: A scale is not a number, there is no such file, or it is not an adapter.
     """
     adapters: list[tuple[Path, float]] = []
     for part in [] if text is None else text.split("+"):
         name, star, factor = part.partition("*")
         if not name:
-            raise ConfigurationError(f"lora={text} names no file; write FILE or FILE*SCALE, several with + between")
+            raise ConfigurationError(f"lora={text} names no file; write FILE or FILE*SCALE, several joined by +")
         try:
             scale = float(factor) if star else 1.0
         except ValueError:
             scale = nan
         if not abs(scale) <= MOST_SCALE:
             raise ConfigurationError(
-                f"lora={part}: after the star comes a number between -{MOST_SCALE:g} and {MOST_SCALE:g}, such as 0.5"
+                f"lora={part}: the star must be followed by a number between -{MOST_SCALE:g} and {MOST_SCALE:g}, "
+                "such as 0.5"
             )
         file = find(name)
         if read_header(file).metadata.get("general.type") != "adapter":
-            raise ConfigurationError(f"lora={part}: {file} is no LoRA adapter, converted to GGUF")
+            raise ConfigurationError(f"lora={part}: {file} is not a LoRA adapter converted to GGUF")
         adapters.append((file, scale))
     return adapters

@@ -28,7 +28,7 @@ _models: weakref.WeakValueDictionary[tuple[object, ...], Model] = weakref.WeakVa
 
 
 class Attribute(enum.IntFlag):
-    """What kind of token one is."""
+    """Token attributes."""
 
     UNKNOWN = 1
     UNUSED = 2
@@ -43,7 +43,7 @@ class Attribute(enum.IntFlag):
 
 
 class Adapter:
-    """A LoRA adapter, loaded for one model and freed with it. Made by `Model.adapter`."""
+    """A LoRA adapter, loaded for one model and freed with it. Created by `Model.adapter`."""
 
     def __init__(self, model: Model, file: Path, address: int) -> None:
         self.file, self.address = file, address
@@ -59,19 +59,19 @@ class Model:
 
     file: Path
     vocab_size: int
-    """Rows of its logits."""
+    """Number of logits."""
     width: int
-    """Numbers in its hidden states."""
+    """Width of its hidden states."""
     context: int
-    """Tokens that it was trained to read at once."""
+    """Training context length in tokens."""
     parameters: int
     bytes: int
-    """What its tensors take."""
+    """Size of its tensors in bytes."""
     vocabulary_only: bool
     bos: int | None
     eos: int | None
     add_bos: bool
-    """Whether the file asks for `bos` before a text."""
+    """Whether the file requests `bos` before a text."""
 
     def __init__(self, file: Path, gpu_layers: int | None, vocabulary_only: bool) -> None:
         self.file, self.vocabulary_only = file, vocabulary_only
@@ -79,12 +79,12 @@ class Model:
         self.address = _load(self.library, file, gpu_layers, vocabulary_only)
         self._adapters: dict[tuple[object, ...], Adapter] = {}
         self._lock = threading.Lock()
-        # Not at exit: a thread of the engine may still ask it for the bytes of a token.
+        # Not at exit: an engine thread may still request a token's bytes.
         weakref.finalize(self, _free, self.library.llama_model_free, self.address, os.getpid()).atexit = False
         call = self.library
         self._vocabulary = call.llama_model_get_vocab(self.address)
         if call.llama_vocab_type(self._vocabulary) == _NO_VOCABULARY:
-            raise ConfigurationError(f"{file} has no vocabulary, so it reads no text")
+            raise ConfigurationError(f"{file} has no vocabulary, so it cannot read text")
         self.vocab_size = call.llama_vocab_n_tokens(self._vocabulary)
         width = call.optional("llama_model_n_embd_out", ctypes.c_int32, ctypes.c_void_p) or call.llama_model_n_embd
         self.width = width(self.address)
@@ -99,12 +99,12 @@ class Model:
 
     @classmethod
     def load(cls, file: Path | str, *, gpu_layers: int | None = None, vocabulary_only: bool = False) -> Model:
-        """The model of a file, which is loaded once per process as long as anybody holds it.
+        """The model of a file, loaded once per process while referenced.
 
         Args:
-            file: A GGUF file; of a model in shards the first one, beside which the others are found.
-            gpu_layers: Layers on a graphics card: all where there is one by default, 0 for none.
-            vocabulary_only: Leave out the weights. A model that is loaded whole serves as well.
+            file: A GGUF file; for a sharded model the first one, with the others next to it.
+            gpu_layers: Layers on a graphics card: by default all if there is one, 0 for none.
+            vocabulary_only: Skip the weights. A fully loaded model is reused.
 
         Raises:
             ConfigurationError: The file cannot be loaded.
@@ -120,7 +120,7 @@ class Model:
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says of itself, by key, as text. Lists are left out."""
+        """The file's metadata by key, as text, without lists."""
         call = self.library
         count = call.llama_model_meta_count(self.address)
         keys = [_text(call.llama_model_meta_key_by_index, self.address, at) for at in range(count)]
@@ -133,7 +133,7 @@ class Model:
 
     @cached_property
     def description(self) -> str:
-        """Architecture, size and quantisation, in llama.cpp's words."""
+        """Architecture, size and quantisation, as described by llama.cpp."""
         return _text(self.library.llama_model_desc, self.address)
 
     @cached_property
@@ -146,14 +146,14 @@ class Model:
         """A text as tokens.
 
         Args:
-            text: Any text; half of a surrogate pair is read as the replacement character.
-            special: Read the names of control tokens in it as these tokens.
-            begin: Put `bos` before it where the file asks for that and the text does not bring it.
+            text: Any text; a lone surrogate is read as the replacement character.
+            special: Whether to parse names of control tokens as these tokens.
+            begin: Whether to prepend `bos` if the file requests it and the text lacks it.
         """
         whole = text.encode(errors="surrogatepass").decode(errors="replace")
         parts = long_runs.parts(whole) if self._has_patterns else [whole]
         ids = [id_ for part in parts for id_ in self._encode(part.encode(), special)]
-        # Not left to the library, which counts on the file to name what it asks for.
+        # Not left to the library, which assumes that the file names the token it requests.
         first = [self.bos] if begin and self.add_bos and self.bos is not None and ids[:1] != [self.bos] else []
         return first + ids
 
@@ -171,7 +171,7 @@ class Model:
             room = -count
 
     def piece(self, id_: int, special: bool = False) -> builtins.bytes:
-        """The bytes that a token adds to a text; of a control token none, unless `special`."""
+        """The bytes that a token adds to a text; none for a control token, unless `special`."""
         self._check(id_)
         with self._lock:
             while True:
@@ -182,7 +182,7 @@ class Model:
                 self._buffer = ctypes.create_string_buffer(-size)
 
     def token(self, id_: int) -> str:
-        """A token as the vocabulary spells it."""
+        """A token's text in the vocabulary."""
         self._check(id_)
         return str(self.library.llama_vocab_get_text(self._vocabulary, id_).decode(errors="replace"))
 
@@ -192,7 +192,7 @@ class Model:
         return Attribute(self.library.llama_vocab_get_attr(self._vocabulary, id_))
 
     def ends(self, id_: int) -> bool:
-        """Whether a response ends at it."""
+        """Whether it ends a response."""
         self._check(id_)
         return bool(self.library.llama_vocab_is_eog(self._vocabulary, id_))
 
@@ -200,11 +200,11 @@ class Model:
         """A LoRA adapter for this model, loaded once.
 
         Raises:
-            ConfigurationError: The file is no GGUF file of an adapter for this model.
+            ConfigurationError: The file is not a GGUF adapter for this model.
         """
         path = _checked(Path(file).expanduser())
         if self.vocabulary_only:
-            raise ConfigurationError(f"{self.file.name} was loaded for its vocabulary alone: it takes no adapter")
+            raise ConfigurationError(f"{self.file.name} was loaded without its weights: it accepts no adapter")
         status = path.stat()
         identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
@@ -213,8 +213,8 @@ class Model:
                     address = self.library.llama_adapter_lora_init(self.address, os.fsencode(path))
                 if not address:
                     raise ConfigurationError(
-                        f"{path} cannot be used as a LoRA adapter of {self.file.name}: {_reason(said)}. "
-                        "It takes an adapter that was trained for this model and converted to GGUF"
+                        f"{path} cannot be used as a LoRA adapter of {self.file.name}: {_reason(said)}. Use an "
+                        "adapter that was trained for this model and converted to GGUF"
                     )
                 self._adapters[identity] = Adapter(self, path, address)
             return self._adapters[identity]
@@ -230,8 +230,8 @@ class Model:
                 if not missing:
                     return
         raise ConfigurationError(
-            f"{self.file} has no tokens for {len(missing)} of the 256 bytes, so it cannot spell every text. "
-            "Convert the model anew, with a current convert_hf_to_gguf.py"
+            f"{self.file} has no tokens for {len(missing)} of the 256 bytes, so it cannot spell every text. Convert "
+            "the model again with a current convert_hf_to_gguf.py"
         )
 
     def _check(self, id_: int) -> None:
@@ -247,28 +247,28 @@ class Model:
 
 
 def _free(function: Callable[[int], None], address: int, process: int) -> None:
-    """Give back what the library holds; a child process leaves alone what its parent made."""
+    """Free the library's object; a forked child leaves its parent's alone."""
     if os.getpid() == process:
         function(address)
 
 
 def _checked(path: Path) -> Path:
-    """The path of a file that can be one, resolved."""
+    """The resolved path of a plausible GGUF file."""
     if not path.exists():
         raise ConfigurationError(f"{path}: there is no such file")
     if not path.is_file():
-        raise ConfigurationError(f"{path} is a folder; name the GGUF file in it")
+        raise ConfigurationError(f"{path} is a folder; give the GGUF file in it")
     try:
         with path.open("rb") as stream:
             start = stream.read(4)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     if start != _MAGIC:
-        raise ConfigurationError(f"{path} is no GGUF file: it does not begin with {_MAGIC.decode()!r}")
+        raise ConfigurationError(f"{path} is not a GGUF file: it does not begin with {_MAGIC.decode()!r}")
     if (shard := _SHARD.fullmatch(path.name)) and int(shard[2]) != 1:
         first = f"{shard[1]}-00001-of-{shard[3]}.gguf"
-        raise ConfigurationError(f"{path} is a later part of a model; name the first one, {first}")
-    return path.resolve() if not shard else path.absolute()  # the other shards are beside the name, not its target
+        raise ConfigurationError(f"{path} is a later part of a model; give the first one, {first}")
+    return path.resolve() if not shard else path.absolute()  # the other shards are next to the link, not its target
 
 
 def _load(call: Library, file: Path, gpu_layers: int | None, vocabulary_only: bool) -> int:
@@ -281,19 +281,19 @@ def _load(call: Library, file: Path, gpu_layers: int | None, vocabulary_only: bo
         address = call.llama_model_load_from_file(os.fsencode(file), call.model_parameters(**values))
     if not address:
         raise ConfigurationError(
-            f"{file} cannot be loaded: {_reason(said)}. A file that is cut short has to be fetched again; an unknown "
-            f"architecture takes a newer llama.cpp than {call.source}, which {LIBRARY} can name"
+            f"{file} cannot be loaded: {_reason(said)}. Fetch a truncated file again; an unknown architecture needs "
+            f"a newer llama.cpp than {call.source}, which {LIBRARY} can name"
         )
     return int(address)
 
 
 def _reason(said: list[str]) -> str:
-    """What the library said of a failure, from cause to consequence, without its functions' names."""
+    """The library's messages about a failure, from cause to consequence, without function names."""
     return "; ".join(dict.fromkeys(re.sub(r"^\w+: ", "", line) for line in said)) or "llama.cpp does not say why"
 
 
 def _text(function: Callable[..., int], *arguments: Any) -> str:
-    """What a function writes into a buffer; it says how long that is."""
+    """The text that a function writes into a buffer, with the length it reports."""
     size = 256
     while True:
         buffer = ctypes.create_string_buffer(size)

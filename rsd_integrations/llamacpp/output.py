@@ -1,4 +1,4 @@
-"""What a GGUF model gives at some positions."""
+"""The output of a GGUF model at given positions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rsd_integrations.inprocess.calls import Output
 
 Array = NDArray[np.float32]
 ROWS_AT_ONCE = 16
-"""Positions whose probabilities are computed at once, which takes memory for a copy of their logits."""
+"""Positions whose probabilities are computed at once, limited by memory for a copy of their logits."""
 
 
 class NumpyOutput(Output):
-    """Arrays of numpy, in single precision."""
+    """Numpy arrays in single precision."""
 
     hidden: Array | None
     logits: Array | None
@@ -57,7 +57,7 @@ def log_total(logits: Array, largest: np.float32) -> float:
 
 
 def log_totals(logits: Array) -> Array:
-    """The logarithm of the sum of exponentials of each row: what logits are above log-probabilities."""
+    """The logarithm of the sum of exponentials of each row: the difference between logits and log-probabilities."""
     totals = np.empty(len(logits), np.float32)
     for at in range(0, len(logits), ROWS_AT_ONCE):
         part = logits[at : at + ROWS_AT_ONCE]

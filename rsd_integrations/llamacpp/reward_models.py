@@ -1,4 +1,4 @@
-"""Reward models whose body is a GGUF file: the head comes from the original checkpoint, or is two words."""
+"""Reward models with a GGUF file as body: the head comes from the original checkpoint, or is two words."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from rsd_integrations.prm_formats import (
 )
 
 _FORMAT = f"rsd.{CONFIG_KEY}"
-"""Where `rsd export --gguf` leaves the format."""
+"""Where `rsd export --gguf` stores the format."""
 _QUANTISATION = re.compile(r"[.-](?:i1-)?(?:I?Q\d\w*|B?F16|F32)(?:-\d{5}-of-\d{5})?$", re.IGNORECASE)
-"""How the names of files on hubs end."""
+"""Suffixes of file names on hubs."""
 
 
 class LlamaCppVerifier(RewardVerifier):
-    """A reward model with a body of llama.cpp. The body runs in its own types, the head in single precision."""
+    """A reward model with a body in llama.cpp. The body runs in its own types, the head in single precision."""
 
     runner: LlamaRunner
 
@@ -65,21 +65,21 @@ def load_verifier(
     """Load a GGUF file as the body of a process or outcome reward model.
 
     Args:
-        file: A path, `package=DISTRIBUTION` or `hub=ORG/REPO:NAME.gguf`, see `files.find`.
-        head: Folder of the original checkpoint, of which `config.json` and the head's tensors are read. Models that
-            judge by words of their language model take none.
-        format: Name of its format, where file, checkpoint and their names do not tell; `rsd models` lists them.
-        separator: What it was trained to read scores at, where models of its format differ in that.
-        context: Longest sequence in tokens; may be more than what the model was trained for.
-        threads: As in `load_generator`, and so are the others.
+        file: A path, `package=DISTRIBUTION` or `hub=ORG/REPO:NAME.gguf` (see `files.find`).
+        head: Folder of the original checkpoint, for `config.json` and the head's tensors. Models that judge by words of
+            their language model need none.
+        format: Name of its format, if file, checkpoint and their names do not determine it; `rsd models` lists them.
+        separator: The separator used in training, if models of its format differ in it.
+        context: Maximum sequence length in tokens; may exceed the training length.
+        threads: As in `load_generator`, like the following.
         cache_bytes: See threads.
         gpu_layers: See threads.
         lora: See threads.
         batch_invariant: See threads.
 
     Raises:
-        ConfigurationError: No such file or folder, no reward head that is known, one of another model, a vocabulary
-            that differs from the checkpoint's, or one that does not know the format's separator or words.
+        ConfigurationError: There is no such file or folder, no known reward head, one of another model, a vocabulary
+            that differs from the checkpoint's, or one without the format's separator or words.
         MissingDependency: llama.cpp is not installed.
     """
     name = f"gguf={file}" + ("" if head is None else f",head={head}")
@@ -99,9 +99,9 @@ def load_verifier(
 
 
 class StandaloneTokenizer(GGUFTokenizer):
-    """Encodes each text as one that stands alone, with the space that SentencePiece puts before it.
+    """Encodes each text on its own, with the space that SentencePiece prepends.
 
-    So do the tokenizers of transformers, which the formats of reward models are written for.
+    Transformers' tokenizers do the same, and the formats of reward models rely on it.
     """
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
@@ -109,15 +109,15 @@ class StandaloneTokenizer(GGUFTokenizer):
 
 
 class _Checkpoint:
-    """What the folder of a reward model says of it, its body aside."""
+    """The checkpoint folder of a reward model, apart from its body."""
 
     def __init__(self, folder: str, name: str) -> None:
         self.given, self.name = folder, name
         self.folder = Path(folder).expanduser()
         if not self.folder.is_dir():
             raise ConfigurationError(
-                f"{name}: there is no folder {folder!r}; head= names that of the original checkpoint, with its "
-                "config.json and the safetensors file that holds the head"
+                f"{name}: there is no folder {folder!r}; head= must be that of the original checkpoint, with its "
+                "config.json and the safetensors file with the head"
             )
         config = self.folder / "config.json"
         self.config = self._read(config, dict) if config.exists() else {}
@@ -128,12 +128,12 @@ class _Checkpoint:
         self.shapes = self.files.shapes | separate_files(self.folder)
 
     def format(self) -> PRMFormat:
-        """As its configuration, its name or its head tells."""
+        """The format, from its configuration, name or head."""
         published = None if CONFIG_KEY in self.config else published_format(str(self.folder.resolve()))
         return published or find_format(self.config, self.shapes, self.name)
 
     def check_vocabulary(self, tokenizer: GGUFTokenizer) -> None:
-        """Refuse a file of another vocabulary: what the head reads would be other texts than it has learned."""
+        """Refuse a file with another vocabulary, with which the head would read other texts than in training."""
         file = self.folder / "tokenizer.json"
         if not file.exists():
             return
@@ -147,7 +147,7 @@ class _Checkpoint:
             )
 
     def _read(self, file: Path, form: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """What a file of JSON says.
+        """The data of a JSON file.
 
         Raises:
             ConfigurationError: It is damaged.
@@ -168,7 +168,7 @@ def _ids(tokenizer: Any) -> dict[str, Any]:
 
 
 def _format(named: str | None, header: Header, checkpoint: _Checkpoint | None, name: str) -> PRMFormat:
-    """The format: as named, as `rsd export` left it in the file, or as the checkpoint or a published name tells."""
+    """The format: as given, as stored in the file by `rsd export`, or from the checkpoint or a published name."""
     named = named or header.metadata.get(_FORMAT)
     if named is not None or checkpoint is None:
         published = None if named else published_format(_QUANTISATION.sub("", header.files[0].stem))
@@ -179,8 +179,8 @@ def _format(named: str | None, header: Header, checkpoint: _Checkpoint | None, n
 def _head(form: PRMFormat, header: Header, checkpoint: _Checkpoint | None, name: str) -> RewardHead:
     if checkpoint is None:
         raise ConfigurationError(
-            f"{name}: models of the format {form.name} have a reward head, which is in no GGUF file; name the folder "
-            f"of the original checkpoint, prm:{name},head=FOLDER"
+            f"{name}: models of the format {form.name} have a reward head, which GGUF files do not contain; give the "
+            f"folder of the original checkpoint, prm:{name},head=FOLDER"
         )
     head = find_head(form, checkpoint.shapes, name)
     if head.file is not None and not (checkpoint.folder / f"{head.file}.safetensors").exists():
@@ -191,6 +191,6 @@ def _head(form: PRMFormat, header: Header, checkpoint: _Checkpoint | None, name:
 
 def _refusal(pickle: str, safe: str) -> str:
     return (
-        f"{pickle} is a pickle, which can run code when it is read, and is not read here. If you trust it, convert it "
-        f"where torch is installed: safetensors.torch.save_file(torch.load('{pickle}', weights_only=True), '{safe}')"
+        f"{pickle} is a pickle, which can run code when loaded, so it is not read. If you trust it, convert it where "
+        f"torch is installed: safetensors.torch.save_file(torch.load('{pickle}', weights_only=True), '{safe}')"
     )

@@ -1,4 +1,4 @@
-"""GGUF models in an engine: their forward passes and their sampling."""
+"""GGUF models in an engine: forward passes and sampling."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from rsd_integrations.llamacpp.store import NumberedSequence, UnifiedStore
 
 logger = logging.getLogger(__name__)
 OUTPUT_BYTES = 2**26
-"""Most bytes of logits of a forward pass."""
+"""Maximum bytes of logits per forward pass."""
 LONE_SECONDS = 0.001
-"""How long a row decodes by itself before the engine looks for others."""
+"""How long a row decodes alone before the engine looks for others."""
 
 
 class LlamaRunner(Runner):
@@ -37,14 +37,14 @@ class LlamaRunner(Runner):
 
         Args:
             context: An empty one.
-            most_cells: What it may grow to.
-            longest: Longest sequence, in tokens.
+            most_cells: Its maximum size.
+            longest: Maximum sequence length in tokens.
         """
         model = context.model
         super().__init__(model.file.name, UnifiedStore(context, most_cells), longest, "cpu", context.threads)
         self.model = model
         self.batch_invariant = context.separate
-        """Whether rows are the same to the last bit whatever is computed beside them."""
+        """Whether rows are bitwise independent of the rest of the batch."""
         self._has_told = False
         self.most_outputs = max(1, OUTPUT_BYTES // (4 * model.vocab_size))
 
@@ -56,8 +56,8 @@ class LlamaRunner(Runner):
         if not (self.batch_invariant or self._has_told) and len(self._calls) > 1:
             self._has_told = True
             logger.info(
-                "%s: what runs beside a request changes the last digits of its numbers, and now and then a word; "
-                "batch_invariant=true prevents that where a file's types allow it",
+                "%s: concurrent requests change the last digits of each other's numbers, and now and then a word; "
+                "batch_invariant=true prevents that if the file's types allow it",
                 self.kind,
             )
 
@@ -75,10 +75,10 @@ class LlamaRunner(Runner):
         super().step()
 
     def _decode_lone(self, row: GenerateRow) -> bool:
-        """Some tokens of a row that nothing runs beside: the same as by steps, without what batches need.
+        """Decode tokens of a row that runs alone: the same results as by steps, without batch overhead.
 
-        A small model takes some thirty microseconds for a token, less than the bookkeeping of a batch. False where
-        there is no room.
+        A small model takes about thirty microseconds per token, less than the bookkeeping of a batch. False if there is
+        no room.
         """
         call, sequence, ids, context = row.call, row.sequence, row.ids, self.store.context
         number, sampling, first = _number(sequence), row.call.request.sampling, len(ids) - 1
@@ -132,10 +132,10 @@ class LlamaRunner(Runner):
         return NumpyOutput(None, context.logits(wanted))
 
     def _read_ahead(self, scheduled: Sequence[ScheduledRow]) -> list[ScheduledRow]:
-        """Read what comes before the first output of each row; what is left.
+        """Read the tokens before the first output of each row; return the rest.
 
-        The library computes hidden states and logits of all tokens of a decode or of none, and logits of so many take
-        more memory than a model.
+        The library computes hidden states and logits for all tokens of a decode or none, and that many logits take more
+        memory than a model.
         """
         ahead, left = list[tuple[int, int, Sequence[int]]](), list[ScheduledRow]()
         for row, cached, new, outputs in scheduled:
@@ -167,7 +167,7 @@ class LlamaRunner(Runner):
 
 
 def _possible(row: GenerateRow, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits of what a row may write next."""
+    """Logits of the tokens that a row may write next."""
     return logits if row.place is None else np.where(row.place.allowed(len(logits)), logits, np.float32(-np.inf))
 
 

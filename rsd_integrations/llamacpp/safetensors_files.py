@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint's safetensors files, in numpy: a reward head is read, the body beside it is not."""
+"""The tensors of a checkpoint's safetensors files, in numpy: only the reward head is read, not the body."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SafetensorsFiles:
 
     Args:
         folder: The folder.
-        name: What it is called in messages.
+        name: Its name in messages.
 
     Raises:
         ConfigurationError: There are none, or one of them is damaged.
@@ -28,7 +28,7 @@ class SafetensorsFiles:
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         self.shapes: dict[str, tuple[int, ...]] = {}
-        """Of all tensors, by name."""
+        """Shapes of all tensors, by name."""
         self._types: dict[str, str] = {}
         self._files: dict[str, Path] = {}
         for file in sorted(folder.glob("*.safetensors")):
@@ -45,7 +45,7 @@ class SafetensorsFiles:
         """A tensor in single precision.
 
         Raises:
-            ConfigurationError: It holds something that is no number, or is of another type than floating point.
+            ConfigurationError: It contains non-finite values, or is not floating point.
         """
         file, type_ = self._files[tensor], self._types[tensor]
         if type_ not in _NUMBERS:
@@ -61,7 +61,7 @@ class SafetensorsFiles:
 
 
 def _bf16(file: Path, tensor: str) -> NDArray[np.float32]:
-    """A tensor in bf16, the upper half of single precision, which numpy does not know."""
+    """A tensor in bf16, the upper half of single precision, which numpy does not support."""
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         entry = json.loads(stream.read(size))[tensor]

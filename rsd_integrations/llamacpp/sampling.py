@@ -1,4 +1,4 @@
-"""Choosing the next token of a row, as the engine for transformers models does, in numpy."""
+"""Samples the next token of a row in numpy, as the engine for transformers models does."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from rsd_core import Sampling
 
 LEAST = 1e-30
-"""Temperatures and nuclei below this count as this much: in fp32 they would be zero, or logits infinite over them."""
+"""Lower bound on temperatures and nuclei: in fp32 smaller ones would be zero, or logits divided by them infinite."""
 
 
 def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> int:
     """A token for one row of logits [vocabulary].
 
     Temperature 0 takes the largest. Otherwise the row's own random number in [0, 1) is looked up in its cumulative
-    distribution, so that a row's token depends on nothing else in the batch.
+    distribution, so that its token does not depend on the rest of the batch.
     """
     if not sampling.temperature:
         return int(logits.argmax())
@@ -27,10 +27,10 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> i
         order = np.argsort(-weights, kind="stable")
         weights = weights[order]
         before, top_p = _cumulative(weights) - weights, np.float32(max(sampling.top_p, LEAST))
-        weights[before >= top_p] = 0  # the smallest set of tokens whose mass reaches top_p stays
+        weights[before >= top_p] = 0  # keep the smallest set of tokens with a total of top_p
     cumulative = _cumulative(weights)
     total = cumulative[-1]
-    # Below the total, however it was rounded: a token without weight is never chosen.
+    # Below the total despite rounding, so that a token without weight is never chosen.
     point = min(np.float32(uniform) * total, np.nextafter(total, np.float32(0)))
     index = int(np.searchsorted(cumulative, point, side="right"))
     return index if order is None else int(order[index])

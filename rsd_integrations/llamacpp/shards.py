@@ -11,7 +11,7 @@ _NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.ggu
 
 
 def shard_names(name: str) -> list[str]:
-    """The names of all files of the model that a file belongs to, in order; of a whole model its own."""
+    """The names of all files of a file's model, in order; for an unsplit model just its own."""
     numbered = _NUMBERED.fullmatch(name)
     if numbered is None:
         return [name]
@@ -20,7 +20,7 @@ def shard_names(name: str) -> list[str]:
 
 
 def shards(file: Path) -> list[Path]:
-    """All files of the model that a file belongs to, in order.
+    """All files of a file's model, in order.
 
     Raises:
         ConfigurationError: Some are missing.

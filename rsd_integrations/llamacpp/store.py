@@ -1,4 +1,4 @@
-"""The cells of a context as room for sequences: taken, shared, given back, and more of them made."""
+"""Manages a context's cells for sequences: allocates, shares, frees and grows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsd_integrations.inprocess.sequences import CachedSequence, Store
 from rsd_integrations.llamacpp.context import Context
 
 FIRST_CELLS, FIRST_SEQUENCES = 512, 4
-"""What a context begins with; both are doubled when they are used up."""
+"""Initial size of a context; both are doubled when exhausted."""
 
 
 class NumberedSequence(CachedSequence):
@@ -36,15 +36,15 @@ class NumberedSequence(CachedSequence):
             self._store.freed.append(number)
 
     def __del__(self) -> None:
-        number, self.number = self.number, None  # first: another thread may be about to evict it
+        number, self.number = self.number, None  # cleared first: another thread may be about to evict it
         if number is not None:
-            self._store.freed.append(number)  # by any thread, so the store looks at it later
+            self._store.freed.append(number)  # may run on any thread, so the store processes it later
 
 
 class UnifiedStore(Store):
-    """One cache of cells, a token each, that sequences share as far as they are the same.
+    """One cache of cells, one token each, with common prefixes shared between sequences.
 
-    Cells and sequences grow by doubling, within a budget of cells and the library's number of sequences.
+    Cells and sequences grow by doubling, within a cell budget and the library's limit on sequences.
     """
 
     def __init__(self, context: Context, most_cells: int) -> None:
@@ -52,15 +52,15 @@ class UnifiedStore(Store):
 
         Args:
             context: An empty one.
-            most_cells: What it may grow to; at least what it has.
+            most_cells: Its maximum size; at least the current one.
         """
         self.context, self.most_cells, self.size = context, most_cells, f"{most_cells:,} tokens"
         self.freed: deque[int] = deque()
-        """Numbers given back by any thread."""
+        """Numbers freed by any thread."""
         self._free = list(range(context.sequences))
         self._live: WeakValueDictionary[int, NumberedSequence] = WeakValueDictionary()
         self._promised = 0
-        """Cells that rows of the next forward pass are going to take."""
+        """Cells reserved by rows of the next forward pass."""
 
     @property
     def live(self) -> list[NumberedSequence]:
@@ -82,7 +82,7 @@ class UnifiedStore(Store):
         return True
 
     def settle(self) -> None:
-        """Note that the forward pass which room was made for is over."""
+        """Note that the forward pass is over for which room was reserved."""
         self._promised = 0
 
     def branch(self, source: CachedSequence) -> NumberedSequence | None:
@@ -105,7 +105,7 @@ class UnifiedStore(Store):
         self._promised = 0
 
     def _number(self, sequence: NumberedSequence) -> bool:
-        """Give a sequence a number; False where earlier arrivals hold all there are."""
+        """Assign a number to a sequence; False if earlier arrivals hold all of them."""
         self._take_back()
         while not self._free:
             victim = self._victim(sequence)
@@ -122,7 +122,7 @@ class UnifiedStore(Store):
         return True
 
     def _make_room(self, sequence: NumberedSequence) -> bool:
-        """Free some cells, or add some; False where earlier arrivals hold all there are."""
+        """Free or add cells; False if earlier arrivals hold all of them."""
         if self.freed:
             self._take_back()
             return True
@@ -150,5 +150,5 @@ class UnifiedStore(Store):
 
 
 def batch_size(cells: int, sequences: int) -> int:
-    """Most tokens of a forward pass: a token of every sequence, and a chunk of prefill."""
+    """Maximum tokens of a forward pass: a token per sequence, and a chunk of prefill."""
     return min(cells, PREFILL_CHUNK + sequences)

@@ -1,4 +1,4 @@
-"""How GGUF files store weights: the types of tensors, and the mixes of them that files are quantised to."""
+"""How GGUF files store weights: tensor types, and the mixes of them used for quantisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class TensorType(NamedTuple):
     """How the weights of a tensor are stored."""
 
     name: str
-    """As llama.cpp calls it."""
+    """llama.cpp's name."""
     weights: int
     """Of one block."""
     bytes: int
@@ -61,7 +61,7 @@ _RUNS = {
     36: "TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0",
 }
 FILE_TYPES = {first + at: name for first, names in _RUNS.items() for at, name in enumerate(names.split())}
-"""The mix of types that a file was quantised to, by its number in the file."""
+"""Quantisation mixes, by their number in the file."""
 
 ROW_BY_ROW = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"})
-"""Types whose products do not depend on how many rows are multiplied at once, to the last bit (b11549, AVX2)."""
+"""Types whose products are bitwise independent of the number of rows multiplied at once (b11549, AVX2)."""

@@ -1,4 +1,4 @@
-"""The vocabulary of a GGUF file, as the decoder and the formats of reward models ask for a tokenizer."""
+"""The vocabulary of a GGUF file as the tokenizer needed by the decoder and the formats of reward models."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from rsd_integrations.llamacpp.model import Attribute, Model
 
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
 COMPOSED = frozenset({"qwen2", "qwen35", "deepseek-r1-qwen"})
-"""Patterns of vocabularies that read letters with their accents as one (NFC), which llama.cpp leaves out."""
+"""Vocabularies that compose letters with accents (NFC), which llama.cpp does not do."""
 _ADDED = Attribute.CONTROL | Attribute.USER_DEFINED | Attribute.UNKNOWN
 _SPECIAL = Attribute.CONTROL | Attribute.UNKNOWN
 _CONTROL = 3
-"""What a file calls a special token."""
+"""Metadata keys of special tokens."""
 _TEMPLATE = "tokenizer.chat_template"
 _ANCHOR = "\x01"
-"""A character that no vocabulary merges with another one."""
+"""A character that no vocabulary merges with others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """A token that a text is searched for before it is tokenised."""
+    """A token matched in a text before tokenisation."""
 
     content: str
     special: bool
-    """Whether it tells the structure of a conversation and is no text."""
+    """Whether it marks structure and is not text."""
 
     def __str__(self) -> str:
         return self.content
 
 
 class GGUFTokenizer:
-    """The tokenizer of a GGUF file: llama.cpp's, with the faces of one of transformers that are needed here.
+    """The tokenizer of a GGUF file: llama.cpp's, with the parts of transformers' interface needed here.
 
-    Texts are encoded as they are: where a SentencePiece vocabulary puts a space before a text, it is put before a whole
-    prompt and after special tokens, as the model has learned it, and not before a step that goes on with a text.
+    Texts are encoded unchanged: if a SentencePiece vocabulary prepends a space to a text, it is added before a whole
+    prompt and after special tokens, as in training, but not before a step that continues a text.
 
     Args:
-        model: The model, or its vocabulary alone.
-        spaced: Put that space before every text, as transformers does: formats of reward models count on it.
+        model: The model, or only its vocabulary.
+        spaced: Whether to prepend that space to every text, as transformers does and formats of reward models expect.
 
     Raises:
         ConfigurationError: Its vocabulary is of a kind that language models do not use.
@@ -61,7 +61,7 @@ class GGUFTokenizer:
             )
         puts_space = kind == SENTENCEPIECE and self._header.metadata.get("tokenizer.ggml.add_space_prefix", True)
         self._anchor = model.encode(_ANCHOR) if puts_space and not spaced else []
-        """Stands before texts that get no space; empty where none gets one."""
+        """Prepended to texts that get no space; empty if none gets one."""
         self._composes = self._header.metadata.get("tokenizer.ggml.pre") in COMPOSED
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
@@ -69,7 +69,8 @@ class GGUFTokenizer:
 
         Args:
             text: Any text.
-            add_special_tokens: It is a whole text: begin it as the file asks, mostly with one special token.
+            add_special_tokens: Whether it is a whole text, to be begun as the file requests, usually with one special
+                token.
         """
         if self._composes:
             text = unicodedata.normalize("NFC", text)
@@ -81,7 +82,7 @@ class GGUFTokenizer:
         return len(self.get_vocab())
 
     def get_vocab(self) -> dict[str, int]:
-        """Ids by token, without the rows that a converter has put behind a vocabulary to fill a matrix."""
+        """Ids by token, without the rows that a converter added to pad a matrix."""
         return {token: id_ for id_, token in self.tokens()}
 
     def tokens(self) -> Iterator[tuple[int, str]]:
@@ -95,7 +96,7 @@ class GGUFTokenizer:
 
     @cached_property
     def added_tokens_decoder(self) -> dict[int, Added]:
-        """Tokens beside the merged ones, by id."""
+        """Tokens besides the merged ones, by id."""
         return {
             id_: Added(self.model.piece(id_, special=True).decode(), bool(kind & _SPECIAL))
             for id_, kind in self._kinds.items()
@@ -107,7 +108,7 @@ class GGUFTokenizer:
         """Attributes of tokens that are not ordinary ones, by id."""
         attributes = ((id_, self.model.attributes(id_)) for id_ in range(self.model.vocab_size))
         kinds = {id_: kind for id_, kind in attributes if not kind & (Attribute.NORMAL | Attribute.BYTE)}
-        # Some that the file calls special llama.cpp shows as text, for its own parser: the channels of gpt-oss.
+        # llama.cpp shows some special tokens as text, for its own parser: the channels of gpt-oss.
         for id_, type_ in enumerate(self._header.array("tokenizer.ggml.token_type")):
             if type_ == _CONTROL and id_ in kinds:
                 kinds[id_] |= Attribute.CONTROL
@@ -123,22 +124,22 @@ class GGUFTokenizer:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """Ids that end a response: those that the file names, and what else llama.cpp knows as such."""
+        """Ids that end a response: those named by the file, and others known to llama.cpp."""
         return frozenset(id_ for id_ in self.added_tokens_decoder if self.model.ends(id_))
 
     @property
     def all_special_ids(self) -> list[int]:
-        """Ids of tokens that are no text."""
+        """Ids of tokens that are not text."""
         return [id_ for id_, token in self.added_tokens_decoder.items() if token.special]
 
     @property
     def bos_token_id(self) -> int | None:
-        """Id of the token that begins a text; None where the file names none."""
+        """Id of the token that begins a text; None if the file names none."""
         return self._named("bos")
 
     @property
     def eos_token_id(self) -> int | None:
-        """Id of the token that ends an answer; None where the file names none."""
+        """Id of the token that ends an answer; None if the file names none."""
         return self._named("eos")
 
     @property
@@ -152,7 +153,7 @@ class GGUFTokenizer:
         return self._spelled("eos")
 
     def _named(self, name: str) -> int | None:
-        """An id that the file itself gives: llama.cpp has defaults for others, of the vocabulary of GPT-2."""
+        """An id given by the file itself: llama.cpp's defaults for missing ones are from GPT-2's vocabulary."""
         id_ = self._header.metadata.get(f"tokenizer.ggml.{name}_token_id")
         return id_ if isinstance(id_, int) and 0 <= id_ < self.model.vocab_size else None
 
@@ -161,21 +162,21 @@ class GGUFTokenizer:
         return None if id_ is None else self.model.token(id_)
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """Tokens as the vocabulary spells them."""
+        """Tokens' texts in the vocabulary."""
         return [self.model.token(id_) for id_ in ids]
 
     def piece(self, id_: int, *, special: bool = False) -> bytes:
-        """What an id writes; nothing for special tokens, unless their names are asked for."""
+        """The text of an id; nothing for special tokens, unless requested."""
         return b"" if id_ in self._special and not special else self.model.piece(id_, special=special)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of ids, special tokens included unless they are to be skipped."""
+        """The text of ids, special tokens included unless skipped."""
         pieces = [self.piece(id_, special=not skip_special_tokens) for id_ in token_ids]
         return b"".join(pieces).decode(errors="replace")
 
     @cached_property
     def chat_template(self) -> str | dict[str, str] | None:
-        """The file's chat template; by name where it has several; None where it has none."""
+        """The file's chat template; by name if it has several; None if it has none."""
         named = {
             key.removeprefix(f"{_TEMPLATE}."): str(value)
             for key, value in self._header.metadata.items()
@@ -201,8 +202,8 @@ class GGUFTokenizer:
             conversation: Messages.
             tools: Tools that the model may call.
             add_generation_prompt: Begin the model's next turn.
-            tokenize: False: the text is asked for.
-            **arguments: Of the template, such as `enable_thinking`.
+            tokenize: Must be False: text is returned.
+            **arguments: Template arguments, such as `enable_thinking`.
 
         Raises:
             TemplateError: The template refuses the conversation.

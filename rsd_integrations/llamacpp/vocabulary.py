@@ -16,7 +16,7 @@ _identities: WeakKeyDictionary[Model, str] = WeakKeyDictionary()
 
 
 def identity_of(tokenizer: GGUFTokenizer) -> str:
-    """What two vocabularies have in common if they are the same; read from the file once for each loaded model."""
+    """A fingerprint that is equal for equal vocabularies; read from the file once per loaded model."""
     identity = _identities.get(tokenizer.model)
     if identity is None:
         digest = hashlib.sha256(b"[")
@@ -28,7 +28,7 @@ def identity_of(tokenizer: GGUFTokenizer) -> str:
 
 
 class GGUFVocabulary(Vocabulary):
-    """The same answers as a vocabulary of transformers gives, without a list of all tokens in memory."""
+    """Equivalent to a transformers vocabulary, without a list of all tokens in memory."""
 
     tokenizer: GGUFTokenizer
 
@@ -49,7 +49,7 @@ class GGUFVocabulary(Vocabulary):
 
 
 class _Pieces(dict[int, bytes]):
-    """The bytes of ids, known once they were asked for."""
+    """The bytes of ids, looked up on demand."""
 
     def __init__(self, tokenizer: GGUFTokenizer, marking: frozenset[int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a request looks like to LlamaIndex: responses, usage, step events, and the way back to the result."""
+"""Requests as LlamaIndex sees them: responses, usage, step events, and the conversion back to a result."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class RSDStepEvent(BaseEvent):
     step: int
     """Its index, counted from 0."""
     kind: Literal["thought", "answer"]
-    """What of the response it is part of."""
+    """The part of the response it belongs to."""
     author: Literal["draft", "target", "limit"]
-    """Who wrote it; `limit` closed a thought that had used up its tokens."""
+    """Who wrote it; `limit` closed a thought at its token limit."""
     reward: float | None
-    """Reward of the drafted step, in [0, 1]; None where nothing was scored."""
+    """Reward of the drafted step, in [0, 1]; None if it was not scored."""
     accepted: bool
     """Whether the draft was accepted; False for steps by the target."""
     text: str
-    """As it was written, markers of thoughts included."""
+    """The text as written, thought markers included."""
     tokens: int
     """Tokens generated for the text."""
     discarded_draft: str | None
-    """Text of the rejected draft, which nothing but this event tells."""
+    """Text of the rejected draft, which only this event contains."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -57,23 +57,23 @@ class RSDStepEvent(BaseEvent):
 
 
 class Answer:
-    """One request: a text that grows, steps that are told to LlamaIndex's instrumentation, and a result in the end.
+    """One request: a growing text, steps reported to LlamaIndex's instrumentation, and finally a result.
 
     Args:
         stop: Strings that end the answer.
-        tools: Whether a text may hold calls of tools.
+        tools: Whether a text may contain tool calls.
     """
 
     def __init__(self, stop: Sequence[str], *, tools: bool = False) -> None:
         self.stop = stop
         self.thought = ""
-        """What was thought before the answer."""
+        """The thought before the answer."""
         self.text = ""
         """The answer."""
         self.delta = ""
-        """What the last event added to the text."""
+        """The text added by the last event."""
         self.thinking_delta = ""
-        """What it added to the thought."""
+        """The thought added by the last event."""
         self.result: Result | None = None
         self._native: ChatResponse | None = None
         """The response of the LlamaIndex model that wrote the answer."""
@@ -82,7 +82,7 @@ class Answer:
         self._blocks: list[Any] = []
         """Blocks of the answer besides thought and text."""
         self._invalid: list[dict[str, str | None]] = []
-        """Calls that are none."""
+        """Invalid calls."""
         self._pieces = TextStream(stop)
         self._calls = tool_calls.ToolCallStream() if tools else None
         self._bills = open_bills()
@@ -90,15 +90,15 @@ class Answer:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Let a failed request be charged, and leave with an error that is of its provider's type as well."""
+        """Charge a failed request, and give its error the provider's type as well."""
         with providers_types(), errors_are_charged(self._bills):
             yield
 
     def feed(self, event: Event) -> bool:
-        """Take an event in; whether there is anything new to give out.
+        """Process an event; return whether there is new output.
 
         Raises:
-            AnswerTimeoutError: The time was up before anything was written.
+            AnswerTimeoutError: The request timed out before anything was written.
         """
         if isinstance(event, StepFinished):
             record = event.record
@@ -146,17 +146,17 @@ class Answer:
         return response
 
     def chat(self, delta: str | None = None) -> ChatResponse:
-        """The answer so far as a message, with its thought as a block of its own.
+        """The answer so far as a message, with its thought as a separate block.
 
-        Its metadata belongs to the response: what a message carries goes into memories and later prompts.
+        Metadata goes into the response, since a message's data enters memories and later prompts.
         """
         message = self._message or self._made_of(self._blocks)
         return ChatResponse(message=message, delta=delta, **self._metadata(delta))
 
     def _take(self, native: ChatResponse) -> None:
-        """Take the response of a LlamaIndex model: its message as it is, unless it ends before a stop string.
+        """Use the response of a LlamaIndex model: its message unchanged, unless it is cut at a stop string.
 
-        A thought that the model wrote into its text, in markers, becomes a block of its own.
+        A marked thought in its text becomes a separate block.
         """
         message, self._invalid = as_asked(native)
         self.text, self.thought, self._native = message.content or "", thought_of(message), native
@@ -186,9 +186,9 @@ class Answer:
             self._blocks.append(ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=arguments))
 
     def _metadata(self, delta: str | None) -> dict[str, Any]:
-        """Usage, where token counters look for it, and the trace, once the result is there; before, the new thought.
+        """Usage, where token counters look for it, and the trace, once the result exists; before that, the new thought.
 
-        Agents stream this to users along with the text, so it tells no rejected texts.
+        Agents stream this to users along with the text, so it contains no rejected texts.
         """
         told: dict[str, Any] = {}
         if delta is not None and self.thinking_delta:
@@ -209,9 +209,9 @@ class Answer:
         return {"raw": raw, "additional_kwargs": {**self._native.additional_kwargs, **usage, **told}}
 
     def _usage(self, result: Result) -> dict[str, int]:
-        """Tokens of the answer's own call: the prompt as the last model read it, and what is written of the answer.
+        """Tokens of the answer's own call: the prompt as read by the last model, and the answer so far.
 
-        What all models read and wrote, rejected drafts included, is in the ledger of the trace.
+        The tokens of all models, including rejected drafts, are in the trace's ledger.
         """
         read, wrote = result.prompt_tokens, sum(step.size for step in result.steps)
         if self._native is not None:
@@ -226,15 +226,15 @@ class _HasRaw(Protocol):
 def result_of(response: _HasRaw) -> Result:
     """The full result behind a response of `RSDLLM` or an agent's output: steps, rewards, ledger, finish reason.
 
-    Texts of rejected drafts are left out; `RSDStepEvent` has them.
+    Texts of rejected drafts are omitted; `RSDStepEvent` has them.
 
     Raises:
-        ValueError: The response comes from elsewhere, or from the middle of a stream, whose last one has the result.
+        ValueError: The response is from another source, or from the middle of a stream; the last one has the result.
     """
     raw = response.raw
     if not isinstance(raw, dict) or "rsd" not in raw:
         raise ValueError(
-            f"this {type(response).__name__} holds no RSD trace: its raw has no 'rsd'. "
-            "Pass a response of RSDLLM; of a stream, the last one."
+            f"this {type(response).__name__} contains no RSD trace: its raw has no 'rsd'. Pass a response from "
+            "RSDLLM; for a stream, the last one."
         )
     return Result.from_dict(raw["rsd"])

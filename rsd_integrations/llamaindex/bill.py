@@ -1,4 +1,4 @@
-"""What several requests cost together: all that an agent's run, a query or a block of a program had `RSDLLM` do."""
+"""The total cost of several `RSDLLM` requests, made by an agent's run, a query or a block of code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Bill:
 
     def __init__(self) -> None:
         self.requests = 0
-        """Requests that ended, failed ones included."""
+        """Number of finished requests, including failed ones."""
         self.ledger = Ledger()
         """Tokens, calls, FLOPs and money by role, such as `ledger.target.generated` and `ledger.total.cost`."""
         self._lock = threading.Lock()
 
     def add(self, result: Result) -> None:
-        """Add what a request cost."""
+        """Add the cost of a request."""
         with self._lock:
             self.requests += 1
             for role in ("drafter", "verifier", "target"):
@@ -32,7 +32,7 @@ class Bill:
 
 @contextmanager
 def rsd_bill() -> Iterator[Bill]:
-    """Sum what all requests of `RSDLLM` cost that are begun within the block, in tasks that it starts as well.
+    """Sum the cost of all `RSDLLM` requests begun within the block, including those in tasks that it starts.
 
     Example:
         ```python
@@ -54,13 +54,13 @@ def rsd_bill() -> Iterator[Bill]:
 
 
 def open_bills() -> tuple[Bill, ...]:
-    """The bills that a request begun here is on."""
+    """The open bills for a request begun here."""
     return _OPEN.get()
 
 
 @contextmanager
 def errors_are_charged(bills: tuple[Bill, ...]) -> Iterator[None]:
-    """Put a request that fails on the bills."""
+    """Add failed requests to the bills."""
     try:
         yield
     except RunError as error:

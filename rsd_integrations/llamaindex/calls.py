@@ -1,4 +1,4 @@
-"""What one call of `RSDLLM` asks for besides its fields: tools, and options of LlamaIndex models in the roles."""
+"""Arguments of one `RSDLLM` call besides its fields: tools, and options of LlamaIndex models in the roles."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rsd_integrations.tool_calls import sees_tools
 logger = logging.getLogger(__name__)
 
 OPTIONS = ("temperature", "top_p", "max_tokens", "seed", "stop", "timeout", "max_retries")
-"""Fields that may be given with a single call as well."""
+"""Fields that may also be given per call."""
 _CHOICES = ("tool_choice", "tool_required", "allow_parallel_tool_calls")
 """How tools are called."""
 
 
 class ToolDefinition(dict[str, Any]):
-    """A tool's definition in the form of OpenAI's API, which events of LlamaIndex show, with the tool itself."""
+    """A tool's definition in OpenAI's format, as shown by LlamaIndex events, with the tool itself."""
 
     def __init__(self, tool: BaseTool) -> None:
         super().__init__(tool.metadata.to_openai_tool(skip_length_check=True))
@@ -30,14 +30,14 @@ class ToolDefinition(dict[str, Any]):
 
 
 class Call:
-    """The options of one call, told apart.
+    """The options of one call, sorted.
 
     Args:
-        options: Everything that was given with it.
-        passes_on: Whether LlamaIndex models write all of the answer: they get what is no option of `RSDLLM`.
+        options: All options given.
+        passes_on: Whether LlamaIndex models write the whole answer: they get the options unknown to `RSDLLM`.
 
     Raises:
-        ConfigurationError: Something that nobody takes.
+        ConfigurationError: An option is unknown.
     """
 
     def __init__(self, options: Mapping[str, Any], *, passes_on: bool) -> None:
@@ -52,21 +52,21 @@ class Call:
             return
         if rest:
             raise ConfigurationError(
-                f"a call of RSDLLM takes no {', '.join(sorted(rest))}; it takes {', '.join(OPTIONS)}"
+                f"a call of RSDLLM does not accept {', '.join(sorted(rest))}; it accepts {', '.join(OPTIONS)}"
             )
         if choice.get("tool_choice") not in (None, "auto", "none"):
             raise ConfigurationError(
-                f"tool_choice={choice['tool_choice']!r} cannot be honoured: models of text choose their calls "
-                "themselves. Leave it out, or take LlamaIndex LLMs as draft and target"
+                f"tool_choice={choice['tool_choice']!r} cannot be honoured: text models choose their calls "
+                "themselves. Remove it, or use LlamaIndex LLMs as draft and target"
             )
         if choice.get("tool_required"):
-            logger.warning("a call of a tool is asked for, and models of text cannot be forced to make one")
+            logger.warning("a tool call is required, but text models cannot be forced to make one")
 
     def prompt(self, messages: Prompt, decoder: Decoder) -> Prompt:
-        """The messages, and the tools for models that read their definitions in the prompt.
+        """The messages, with tools for models that read definitions from the prompt.
 
         Raises:
-            ConfigurationError: A model has no way to see them.
+            ConfigurationError: A model cannot see the tools.
         """
         if not self.tools:
             return messages
@@ -75,8 +75,8 @@ class Call:
         for model in readers:
             if not sees_tools(model, granularity):
                 raise ConfigurationError(
-                    f"{model.name} cannot call tools: no template shows them to it. Use models whose chat template "
-                    "does, or function-calling LLMs of LlamaIndex as draft and target"
+                    f"{model.name} cannot call tools: its template does not show them. Use models whose chat "
+                    "template does, or LlamaIndex's function-calling LLMs as draft and target"
                 )
         if all(isinstance(model, LlamaIndexGenerator) for model in readers):
             return messages
@@ -87,7 +87,7 @@ def _tool(tool: object) -> BaseTool:
     tool = tool.tool if isinstance(tool, ToolDefinition) else tool
     if not isinstance(tool, BaseTool):
         raise ConfigurationError(
-            f"{tool!r:.80} is no tool of LlamaIndex, such as FunctionTool.from_defaults(function); give tools to "
+            f"{tool!r:.80} is not a LlamaIndex tool such as FunctionTool.from_defaults(function); give tools to "
             "chat_with_tools"
         )
     return tool

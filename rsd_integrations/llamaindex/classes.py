@@ -1,4 +1,4 @@
-"""What is known of LlamaIndex's classes of models: whose they are, how fields of a request reach them."""
+"""Facts about LlamaIndex's model classes: their provider, and how request fields reach them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """How the classes of one provider take fields of a request: by which names, None where it knows no such field."""
+    """How one provider's classes accept request fields: the names, or None if unsupported."""
 
     names: Mapping[str, str | None]
     model_wide: str = ""
-    """The model's own field, a dictionary, that they are put into, where options of a call are ignored."""
+    """The model's dictionary field for them, if call options are ignored."""
 
 
 PROVIDERS = {
@@ -32,16 +32,16 @@ PROVIDERS = {
     "anthropic": Takes({"stop": "stop_sequences", "seed": None}),
     # llama-index-llms-bedrock-converse 0.15.5: of the options of a call, `inferenceConfig` gets these three.
     "bedrock_converse": Takes({"top_p": None, "seed": None, "stop": None}),
-    # llama-index-llms-ollama 0.11.0: options of a call are dropped without a word.
+    # llama-index-llms-ollama 0.11.0: call options are silently dropped.
     "ollama": Takes({"max_tokens": "num_predict"}, model_wide="additional_kwargs"),
     # llama-index-llms-mistralai 0.11.0: arguments of the SDK's `chat.complete`.
     "mistralai": Takes({"seed": "random_seed"}),
 }
-"""What differs from options of a call by the same names. Classes are told by their package, `llama_index.llms.NAME`."""
+"""Deviations from call options of the same names. Classes are identified by their package, `llama_index.llms.NAME`."""
 
 
 def provider_of(llm: BaseLLM) -> str | None:
-    """The package of LlamaIndex's that a model's class comes from, or the class above it; None for others."""
+    """The LlamaIndex package of a model's class or its base; None for others."""
     for kind in type(llm).__mro__:
         if kind.__module__.startswith("llama_index.llms."):
             return kind.__module__.split(".")[2]
@@ -49,7 +49,7 @@ def provider_of(llm: BaseLLM) -> str | None:
 
 
 def model_name(llm: BaseLLM) -> str:
-    """The name of the model, else of its class; never `metadata`, which some classes ask their server for."""
+    """The name of the model, else of its class; never `metadata`, which some classes request from their server."""
     for attribute in ("model", "model_name", "model_id"):
         name = getattr(llm, attribute, None)
         if isinstance(name, str) and name:
@@ -58,47 +58,47 @@ def model_name(llm: BaseLLM) -> str:
 
 
 def metadata_of(llm: BaseLLM) -> LLMMetadata | None:
-    """What a model tells of itself; None where its server, which some classes ask for it, is away."""
+    """A model's metadata; None if its class requests it from a server that is unavailable."""
     try:
         return llm.metadata
     except Exception as error:
-        logger.info("%s tells nothing of itself: %r", model_name(llm), error)
+        logger.info("%s has no metadata: %r", model_name(llm), error)
         return None
 
 
 def calls_tools(llm: BaseLLM) -> bool:
     """Whether a model can call tools."""
-    told = metadata_of(llm) or llm  # some classes have a field of that name
+    told = metadata_of(llm) or llm  # some classes have a field with that name
     return isinstance(llm, FunctionCallingLLM) and bool(getattr(told, "is_function_calling_model", True))
 
 
 def only_blocks(llm: BaseLLM) -> bool:
-    """Whether the asynchronous face only seems so: it calls the blocking one on the event loop, or lacks a package."""
+    """Whether only the blocking method is usable: the other calls it on the event loop, or lacks a package."""
     if provider_of(llm) == "bedrock_converse":
         return getattr(llm, "_asession", None) is None  # without aioboto3
     return type(llm).achat in (CustomLLM.achat, MockFunctionCallingLLM.achat)
 
 
 def refuse(llm: BaseLLM, fields: Iterable[str]) -> None:
-    """Raise `ConfigurationError` for a field that the class of a model has no way to take.
+    """Raise `ConfigurationError` for a field that a model's class cannot accept.
 
-    Seeds and stop strings are obeyed by RSD itself as well, so that a class without them is none the worse.
+    RSD itself also handles seeds and stop strings, so classes without them lose nothing.
     """
     provider = provider_of(llm)
     names = PROVIDERS.get(provider or "", Takes({})).names
     for field in fields:
         if field not in ("seed", "stop") and names.get(field, field) is None:
             raise ConfigurationError(
-                f"{field} cannot reach {type(llm).__name__}: {provider} takes none with a call; leave {field} out, or "
-                "set it where the model is made"
+                f"{field} cannot reach {type(llm).__name__}: {provider} does not accept it with a call; remove "
+                f"{field}, or set it when creating the model"
             )
 
 
 def asked_with(llm: BaseLLM, fields: Mapping[str, Any]) -> tuple[BaseLLM, dict[str, Any]]:
-    """A model and the options of a call that together ask for these fields.
+    """A model and call options that together set these fields.
 
-    What the class has a field of its own for is set in a copy, whose client is the model's; the rest are options of
-    the call, unless the class is known to ignore those.
+    Fields that the class itself has are set in a copy, which shares the client; the rest become call options, unless
+    the class is known to ignore those.
     """
     takes = PROVIDERS.get(provider_of(llm) or "", Takes({}))
     named = {takes.names.get(field, field): value for field, value in fields.items()}

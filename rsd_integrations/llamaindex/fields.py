@@ -1,4 +1,4 @@
-"""What users give `RSDLLM` for a role, checked without loading it, and as data."""
+"""The values users give `RSDLLM` for roles, checked without loading them, and as data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WRAPPED: dict[str, tuple[Role, Callable[[Any], Model]]] = {
     "target": ("target", LlamaIndexTarget),
     "verifier": ("verifier", LlamaIndexJudge),
 }
-"""Fields with their roles, and what a LlamaIndex model becomes there."""
+"""Fields with their roles, and the wrapper of a LlamaIndex model there."""
 MODELS: dict[str, Role] = {name: role for name, (role, _) in _WRAPPED.items()}
 
 
@@ -38,13 +38,13 @@ def _as_role(name: str, value: Any) -> Any:
         return FunctionVerifier(value)
     also = ", or a function of (messages, reply)" if kind is Verifier else ""
     raise ConfigurationError(
-        f"{shown(value)} cannot be the {role}: it is none of a spec as `rsd models` lists them, a {kind.__name__}, an "
-        f"LLM of LlamaIndex{also}"
+        f"{shown(value)} cannot be the {role}: it is not a spec as listed by `rsd models`, a {kind.__name__}, a "
+        f"LlamaIndex LLM{also}"
     )
 
 
 def _as_thoughts(value: Any) -> Any:
-    """Models and a policy of the thoughts' own, each checked like that of the answer."""
+    """Models and a policy for thoughts, checked like those of the answer."""
     if isinstance(value, Mapping):
         value = under_one_name(value)
     if not isinstance(value, Mapping) or set(value) - {*MODELS, "policy"}:
@@ -65,4 +65,4 @@ AS_TARGET = PlainValidator(lambda value: _as_role("target", value))
 AS_VERIFIER = PlainValidator(lambda value: _as_role("verifier", value))
 AS_THOUGHTS = BeforeValidator(_as_thoughts)
 BY_NAME = PlainSerializer(_named)
-"""An object is no data: it is written by its name, in a form that cannot be taken for a spec when it is read back."""
+"""Objects are not data: they are written by name, in a form that cannot pass for a spec when read back."""

@@ -20,13 +20,13 @@ from rsd_integrations.rubric import RUBRIC, ByFunction, Rubric
 class LlamaIndexJudge(LlamaIndexRole, Verifier):
     """A LlamaIndex model that scores messages, or steps, by a rubric; the reward is the score divided by 9.
 
-    A reply that tells its own best score, such as `Score: 7/10`, is divided by that. One without a score abstains,
-    which is charged, and counted in the ledger; a judge none of whose first replies holds one is warned of once.
+    A reply that states its own maximum, such as `Score: 7/10`, is divided by that. One without a score abstains, which
+    is charged and counted on the ledger; if none of the first replies has a score, a warning is issued once.
 
     Args:
-        llm: Any LLM of LlamaIndex.
-        rubric: Instructions that end in asking for a line `Score: N`, N from 0 to 9.
-        max_tokens: Cap of a reply, thoughts included; by default the model's own.
+        llm: Any LlamaIndex LLM.
+        rubric: Instructions that end by asking for a line `Score: N`, N from 0 to 9.
+        max_tokens: Maximum length of a reply, thoughts included; by default the model's own.
         **base: `name`, `price` and `flops_per_token`.
     """
 
@@ -58,18 +58,18 @@ class LlamaIndexJudge(LlamaIndexRole, Verifier):
 
 
 Scorer = Callable[[list[ChatMessage], ChatMessage], float | Awaitable[float]]
-"""From the conversation and the reply, up to and including the step in question, to a reward in [0, 1]."""
+"""Maps the conversation and the reply, up to and including the step in question, to a reward in [0, 1]."""
 
 
 class FunctionVerifier(ByFunction):
-    """A plain function as verifier: a rule, a heuristic, a call to a service. Blocking ones run in a thread.
+    """A plain function as verifier: a rule, a heuristic, a call to a service. Blocking functions run in a thread.
 
     Args:
-        function: See `Scorer`. In turn granularity the reply is the message as the model gave it, with its calls of
-            tools; elsewhere the text so far, with a thought as a block of its own.
+        function: See `Scorer`. In turn granularity the reply is the model's original message, with its tool calls;
+            otherwise the text so far, with any thought as a separate block.
 
     Raises:
-        ConfigurationError: It cannot be called.
+        ConfigurationError: It is not callable.
     """
 
     def __init__(self, function: Scorer) -> None:

@@ -69,7 +69,7 @@ R = TypeVar("R", CompletionResponse, ChatResponse)
 Stop = tuple[str, ...]
 
 _OF_A_DECODER = ("draft", "target", "verifier", "policy", "thoughts", "settings")
-"""Fields that a ready decoder brings itself."""
+"""Fields that a decoder object defines itself."""
 
 
 class RSDLLM(FunctionCallingLLM):
@@ -80,70 +80,68 @@ class RSDLLM(FunctionCallingLLM):
         llm = RSDLLM(draft="embedded:draft", target="embedded:target", verifier="embedded:verifier")
         ```
 
-    or over any LLMs of LlamaIndex, which then write whole messages, tool calls included:
-    `RSDLLM(draft=Ollama(...), target=Anthropic(...), verifier=lambda messages, reply: ...)`, or around a ready decoder,
-    `RSDLLM(decoder=...)`. Everything is checked at once; models given by spec are loaded on first use, and shared by
-    copies.
+    or over any LlamaIndex LLMs, which then write whole messages, tool calls included: `RSDLLM(draft=Ollama(...),
+    target=Anthropic(...), verifier=lambda messages, reply: ...)`, or around a decoder object, `RSDLLM(decoder=...)`.
+    Everything is checked at once; models given by spec are loaded on first use, and shared by copies.
 
-    Messages reach the models as messages, and each model renders them with its own chat template. The prompt of
-    `complete` is one user message, after `completion_to_prompt` unless it is `formatted`. A `messages_to_prompt` of
-    your own turns a chat into one user message.
+    Each model renders messages with its own chat template. The prompt of `complete` is one user message, after
+    `completion_to_prompt` unless it is `formatted`. A custom `messages_to_prompt` turns a chat into one user message.
 
-    What a model thinks before it answers is a `ThinkingBlock` of a message, in histories as well, and no part of the
-    text: a stream tells it in `additional_kwargs["thinking_delta"]`. A completion has `additional_kwargs["thinking"]`.
+    A model's thought is a `ThinkingBlock` of a message, also in histories, and not part of the text: streams have it in
+    `additional_kwargs["thinking_delta"]`. A completion has `additional_kwargs["thinking"]`.
 
-    Calls of tools are `ToolCallBlock`s of the message. Those that were cut or are no JSON are not executed: they stand
-    in the response's `additional_kwargs["invalid_tool_calls"]`.
+    Tool calls are `ToolCallBlock`s of the message. Those that were cut or are not JSON are not executed: they are in
+    the response's `additional_kwargs["invalid_tool_calls"]`.
 
-    Responses hold the usage of their own call in `raw["usage"]` and `additional_kwargs`, and the trace of all steps
-    with the bill of all models in `raw["rsd"]`, see `result_of`; of a stream, the last response does. Every step is an
-    `RSDStepEvent` of the instrumentation. `rsd_bill` sums what several requests cost.
+    Responses contain the usage of their own call in `raw["usage"]` and `additional_kwargs`, and the trace of all steps
+    with the cost of all models in `raw["rsd"]` (see `result_of`); for a stream, the last response does. Every step is
+    an `RSDStepEvent` of the instrumentation. `rsd_bill` sums the cost of several requests.
 
-    A single call takes the options in `OPTIONS`, such as `llm.complete(prompt, stop=["Observation:"])`; where LLMs of
-    LlamaIndex write the answer, everything else goes to them.
+    A single call takes the options in `OPTIONS`, such as `llm.complete(prompt, stop=["Observation:"])`; if LlamaIndex
+    LLMs write the answer, everything else goes to them.
 
     Raises:
-        RunError: From any call: a role failed for good; `partial` of the error holds what was generated. Where a
-            provider's error was the cause, it is of that type as well.
-        TimeoutError: The time was up before anything was written; a `RunError` too.
+        RunError: From any call: a role failed for good; the error's `partial` has what was generated. If a provider's
+            error was the cause, it also has that type.
+        TimeoutError: The request timed out before anything was written; also a `RunError`.
     """
 
-    # Values are kept out of pydantic's messages, since a secret may be among them.
+    # Values are kept out of pydantic's messages, since they may contain secrets.
     model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
 
     draft: Annotated[str | Drafter | BaseLLM, AS_DRAFT, BY_NAME] = "embedded:draft"
-    """The cheap model: a spec as `rsd models` lists them, a `Drafter`, or any LLM of LlamaIndex."""
+    """The cheap model: a spec as listed by `rsd models`, a `Drafter`, or any LlamaIndex LLM."""
     target: Annotated[str | Target | BaseLLM, AS_TARGET, BY_NAME] = "embedded:target"
-    """The strong model: a spec, a `Target`, or any LLM of LlamaIndex."""
+    """The strong model: a spec, a `Target`, or any LlamaIndex LLM."""
     verifier: Annotated[str | Verifier | BaseLLM | Scorer, AS_VERIFIER, BY_NAME] = "embedded:verifier"
     """The judge: a spec, a `Verifier`, an LLM, or a function of (messages, reply) to a reward in [0, 1]."""
     policy: Policy = Field(default_factory=BinaryStep)
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
     decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder), BY_NAME] = None
-    """Which decoder to make of these models, policy and settings, as text of `rsd eval --methods`: `"majority:8"`; RSD
-    by default. Or a ready decoder in place of the models, the policy and the settings."""
+    """The method to build from these models, policy and settings, as for `rsd eval --methods`: `"majority:8"`; RSD by
+    default. Or a decoder object instead of models, policy and settings."""
     thoughts: Annotated[dict[str, Any], AS_THOUGHTS, BY_NAME] = Field(default_factory=dict)
-    """What is different while the models think, out of `draft`, `target`, `verifier` and `policy`. What is different
-    about the steps of thoughts is in `settings`."""
+    """Overrides for thoughts of `draft`, `target`, `verifier` and `policy`. Overrides for the steps of thoughts are in
+    `settings`."""
     settings: Settings = Settings()
     """Everything else: step delimiter and length, candidates, limits, faults."""
     temperature: float | None = None
-    """0 takes the most likely token. This and the next fields go before the settings."""
+    """0 means greedy decoding. This and the next fields override the settings."""
     top_p: float | None = None
     max_tokens: int | None = None
-    """Cap of the whole answer."""
+    """Maximum length of the whole answer, in tokens."""
     seed: int | None = None
     stop: list[str] | None = None
     """The answer ends before the first of these strings."""
     timeout: float | None = None
-    """Seconds an answer may take; what is written by then is the answer, and nothing a `TimeoutError`."""
+    """Seconds an answer may take; what is written by then is the answer; if nothing is, `TimeoutError` is raised."""
     max_retries: int | None = None
-    """How often a failed call of the target is tried again."""
+    """How often to retry a failed call of the target."""
     context_window: int | None = Field(default=None, ge=1)
-    """Tokens that the smallest of the models takes. Query engines pack what they found into it. By default as the LLMs
-    of LlamaIndex in the roles tell, else 3900."""
+    """The smallest context of the models, in tokens, into which query engines pack their findings. By default that of
+    the LlamaIndex LLMs in the roles, else 3900."""
     is_function_calling_model: bool | None = None
-    """Whether the models can call tools. By default as they tell themselves, those given by spec once loaded."""
+    """Whether the models can call tools. By default as they report, those given by spec once loaded."""
 
     _loaded: LoadedModels = PrivateAttr(default_factory=LoadedModels)
 
@@ -231,10 +229,10 @@ class RSDLLM(FunctionCallingLLM):
         error_on_no_tool_call: bool = True,
         **kwargs: Any,  # noqa: ARG002 - LlamaIndex's interface
     ) -> list[ToolSelection]:
-        """The calls of a response that may be executed: none that was cut, and none whose arguments are no object.
+        """The calls of a response that may be executed: none that was cut or has arguments other than an object.
 
         Raises:
-            ValueError: There is none, and `error_on_no_tool_call`.
+            ValueError: There is none, with `error_on_no_tool_call`.
         """
         told = [(call, arguments_of(call)) for call in tool_call_blocks(response.message)]
         calls = [
@@ -255,8 +253,8 @@ class RSDLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
-        # LlamaIndex's own looks for streamed calls where its newer models no longer put them, and gives blank objects.
-        # Here a call comes in one piece, so there is nothing to be read before its end.
+        # LlamaIndex's own looks for streamed calls where its newer models no longer put them, and returns blank
+        # objects. Here a call arrives in one piece, so there is nothing to read before its end.
         if not self.metadata.is_function_calling_model:
             yield from super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
             return
@@ -280,11 +278,11 @@ class RSDLLM(FunctionCallingLLM):
         return objects()
 
     def _inner(self) -> list[LlamaIndexGenerator]:
-        """The LLMs of LlamaIndex that draft and that replace."""
+        """The LlamaIndex LLMs that draft and replace."""
         return [role for role in self._writers() if isinstance(role, LlamaIndexGenerator)]
 
     def _writers(self) -> list[Any]:
-        """What drafts and what replaces, of that what the decoder makes use of; nothing of a ready decoder."""
+        """The models that draft and replace, as far as the decoder uses them; none for a given decoder."""
         if isinstance(self.decoder, Decoder):
             return []
         return [getattr(self, name) for name in ("draft", "target") if MODELS[name] in self._method().roles]
@@ -305,7 +303,7 @@ class RSDLLM(FunctionCallingLLM):
         return as_prompt([ChatMessage(role=MessageRole.USER, content=text)] if text else [])
 
     def _messages(self, messages: Sequence[ChatMessage]) -> Prompt:
-        # LlamaIndex's own way to make a prompt of messages is no model's chat template.
+        # LlamaIndex's default prompt from messages is not any model's chat template.
         if self.messages_to_prompt not in (None, default_messages_to_prompt):
             return self._prompt(self.messages_to_prompt(messages), formatted=True)
         if not self._passes_on():
@@ -313,7 +311,7 @@ class RSDLLM(FunctionCallingLLM):
         return as_prompt(messages)
 
     def _passes_on(self) -> bool:
-        """Whether LlamaIndex LLMs write all of the answer."""
+        """Whether LlamaIndex LLMs write the whole answer."""
         return bool(self._inner()) and len(self._inner()) == len(self._writers())
 
     def _call(self, options: Mapping[str, Any]) -> Call:
@@ -368,7 +366,7 @@ class RSDLLM(FunctionCallingLLM):
         return responses()
 
     def _decoder(self, call: Call) -> tuple[Decoder, Answer]:
-        """The decoder of one call and what its events become; models given by spec are loaded on first use."""
+        """The decoder of one call and its answer; models given by spec are loaded on first use."""
         settings, stop = self._resolve(call.own)
         answer = Answer(stop, tools=bool(call.tools))
         if isinstance(self.decoder, Decoder):
@@ -385,7 +383,7 @@ class RSDLLM(FunctionCallingLLM):
         return self._loaded.watched(self._method().build(self._setup(settings, load))), answer
 
     async def _adecoder(self, call: Call) -> tuple[Decoder, Answer]:
-        """The same without holding the event loop up while weights are loaded."""
+        """The same without blocking the event loop while weights are loaded."""
         if isinstance(self.decoder, Decoder):
             return self._decoder(call)
         if self._loaded.has(*self._method().models(self._setup(self.settings, self._loaded.get))):
@@ -397,17 +395,17 @@ class RSDLLM(FunctionCallingLLM):
 
     def _setup(self, settings: Settings, load: Callable[[Any], Any]) -> Setup:
         thoughts = {MODELS.get(name, name): part for name, part in self.thoughts.items()}
-        draft: Any = self.draft  # a spec or a model, as those of the other roles: what else is given is made one
+        draft: Any = self.draft  # a spec or a model, like the other roles: anything else has been converted
         verifier: Any = self.verifier
         target: Any = self.target
         return Setup(draft, verifier, target, self.policy, settings, load=load, thoughts=thoughts)
 
     def _resolve(self, options: Mapping[str, Any]) -> tuple[Settings, Stop]:
-        """The settings and stop strings, with the fields and a call's own options worked in."""
+        """The settings and stop strings, including the fields and a call's options."""
         ready = self.decoder if isinstance(self.decoder, Decoder) else None
         if ready and (redundant := [name for name in _OF_A_DECODER if self._differs(name)]):
             raise ConfigurationError(
-                f"a decoder brings its own models, policy and settings; leave out {', '.join(redundant)}"
+                f"a decoder has its own models, policy and settings; remove {', '.join(redundant)}"
             )
         own = {name: value for name, value in options.items() if value is not None}
         value = {name: own.get(name, getattr(self, name)) for name in OPTIONS}
@@ -426,13 +424,13 @@ class RSDLLM(FunctionCallingLLM):
             refuse(role.llm, [name for name in SENDS if value[name] is not None])
         if self.thoughts and (inner or not isinstance(self._method(), RSDMethod)):
             raise ConfigurationError(
-                "leave out thoughts: they have models of their own where RSD itself writes step by step; other methods "
-                "bring theirs, and LLMs of LlamaIndex write thought and answer in one piece"
+                "remove thoughts: only RSD in steps supports separate models for them; other methods have their "
+                "own, and LlamaIndex LLMs write thought and answer in one piece"
             )
         if ready is None:
             self._method().settings(settings)
         else:
-            ready.with_settings(settings)  # which checks them
+            ready.with_settings(settings)  # validates them
         return settings, as_stop(value["stop"])
 
     def _differs(self, name: str) -> bool:
@@ -440,27 +438,28 @@ class RSDLLM(FunctionCallingLLM):
         return bool(getattr(self, name) != default)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy over the same models; what is updated is checked like the constructor's arguments."""
+        """A copy over the same models; updates are validated like constructor arguments."""
         copied = super().model_copy(deep=deep)
         for name, value in (update or {}).items():
             setattr(copied, name, value)
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Copies share their models: weights exist once."""
+        """Copies share their models, so that weights exist once."""
         memo = {} if memo is None else memo
         models = (self.draft, self.target, self.verifier, self.decoder, *self.thoughts.values())
         memo.update({id(model): model for model in models})
         return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[str, Any]:
-        # LlamaIndex drops what does not pickle, from this very object too, and the copy would take the defaults.
+        # LlamaIndex drops what does not pickle, even from this object, and the copy would use the defaults.
         for name in (*_OF_A_DECODER, "decoder"):
             value = getattr(self, name)
             try:
                 pickle.dumps(value)
             except Exception as error:
                 raise pickle.PicklingError(
-                    f"the {name} {value!r} cannot be pickled ({error}); give models by spec, and they are loaded again"
+                    f"the {name} {value!r} cannot be pickled ({error}); give models by spec, so that they are loaded "
+                    "again"
                 ) from error
         return super().__getstate__()

@@ -1,4 +1,4 @@
-"""LlamaIndex messages as prompts of the core, and back; and as models of another provider can read them."""
+"""LlamaIndex messages as the core's prompts, and back; and in a form readable by another provider's models."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _ROLES = {
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
 }
-"""Roles that have another name in chat templates."""
+"""Roles with another name in chat templates."""
 _READ = (TextBlock, ThinkingBlock, ToolCallBlock, CachePoint, CitableBlock, CitationBlock)
-"""Blocks that models of text know, or may leave out."""
+"""Blocks that text models know, or may skip."""
 _SIGNED = {"anthropic": "signature", "bedrock_converse": "signature"}
-"""Providers that take back thoughts with a signature of their own alone, and where a block has it."""
+"""Providers that only accept thoughts with their own signature, and where a block has it."""
 
 
 def as_prompt(messages: Sequence[ChatMessage]) -> Prompt:
@@ -44,45 +44,45 @@ def as_prompt(messages: Sequence[ChatMessage]) -> Prompt:
 
 
 def text_only(messages: Sequence[ChatMessage]) -> None:
-    """Refuse what a model of text would not see. What other models put into their answers is left out.
+    """Refuse content that a text model would not see. Non-text content in model answers is dropped.
 
     Raises:
-        PromptError: A message that no model wrote holds an image or the like.
+        PromptError: A message not written by a model contains an image or similar.
     """
     for message in messages:
         for block in () if _role(message) == "assistant" else _blocks(message):
             if not isinstance(block, _READ):
                 raise PromptError(
-                    f"a message holds a block of type {block.block_type!r}, and models of text do not see it; "
-                    "describe it in words, or take LlamaIndex LLMs that do as draft and target"
+                    f"a message contains a block of type {block.block_type!r}, which text models do not see; "
+                    "describe it in words, or use LlamaIndex LLMs that do as draft and target"
                 )
 
 
 def originals(prompt: Prompt) -> list[ChatMessage]:
-    """A prompt as LlamaIndex messages, without its tools: the caller's own where it came from LlamaIndex."""
+    """A prompt as LlamaIndex messages, without its tools: the caller's own if it came from LlamaIndex."""
     return [_original(message) for message in prompt if message.role != "tools"]
 
 
 def readable_by(llm: BaseLLM, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """Copies of messages as a model takes them, also where other providers' models wrote some of them.
+    """Copies of messages in a form that a model accepts, even if other providers' models wrote some of them.
 
-    Of an assistant's message its texts, thoughts and calls are shown, with arguments as objects; thoughts only without
-    or with the right signature, where a provider asks for one. Calls that are none were never executed and are text.
-    Everything else that an assistant's message may hold was made by its own provider for people to see.
+    Of an assistant message, texts, thoughts and calls are kept, with arguments as objects; thoughts only without a
+    signature, or with the right one if a provider requires it. Invalid calls were never executed and become text.
+    Anything else in an assistant message was made by its own provider for display.
     """
     signature = _SIGNED.get(provider_of(llm) or "")
     return [_readable(message, signature) for message in messages]
 
 
 def tool_call_blocks(message: ChatMessage) -> list[ToolCallBlock]:
-    """The calls of a message: its blocks, else what older models of LlamaIndex have in `additional_kwargs`."""
+    """The calls of a message: its blocks, else those in `additional_kwargs`, as in older LlamaIndex models."""
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     held = () if blocks else message.additional_kwargs.get("tool_calls") or ()
     return blocks + [call for one in held if (call := _held_call(one)) is not None]
 
 
 def as_text(message: ChatMessage) -> str:
-    """The text of a message with its calls, in the form of Hermes and Qwen templates, without its thought."""
+    """The text of a message with its calls, in the format of Hermes and Qwen templates, without its thought."""
     return "\n".join(filter(None, [_said(message), *map(_call_as_text, tool_call_blocks(message))]))
 
 
@@ -94,7 +94,7 @@ def _call_as_text(block: ToolCallBlock) -> str:
 
 
 def thought_of(message: ChatMessage) -> str:
-    """What its author thought before the text; empty where that is not known."""
+    """The thought before the text; empty if unknown."""
     thoughts = [block.content for block in message.blocks if isinstance(block, ThinkingBlock)]
     return "\n\n".join(filter(None, thoughts))
 
@@ -108,7 +108,7 @@ def _said(message: ChatMessage) -> str:
 
 
 def _blocks(message: ChatMessage) -> Iterator[ContentBlock]:
-    """The blocks of a message, those inside of citable ones included."""
+    """The blocks of a message, including those inside citable ones."""
     for block in message.blocks:
         if isinstance(block, CitableBlock):
             yield from block.content
@@ -141,7 +141,7 @@ def _original(message: Message) -> ChatMessage:
 
 
 def _readable(message: ChatMessage, signature: str | None) -> ChatMessage:
-    copied = message.model_copy(update={"additional_kwargs": dict(message.additional_kwargs)})  # some write into it
+    copied = message.model_copy(update={"additional_kwargs": dict(message.additional_kwargs)})  # some models modify it
     if _role(message) != "assistant":
         return copied
     held = [] if any(isinstance(block, ToolCallBlock) for block in message.blocks) else tool_call_blocks(message)
@@ -152,13 +152,13 @@ def _readable(message: ChatMessage, signature: str | None) -> ChatMessage:
 
 
 def _shown(block: ContentBlock, signature: str | None) -> ContentBlock | None:
-    """A block of an assistant's message as another model is shown it; None where it is not."""
+    """A block of an assistant message as shown to another model; None if hidden."""
     if isinstance(block, TextBlock | CachePoint):
         return block
     if isinstance(block, ThinkingBlock):
         return block if signature is None or block.additional_information.get(signature) else None
     if not isinstance(block, ToolCallBlock):
-        logger.info("a block of type %r of an assistant's message is left out", block.block_type)
+        logger.info("a block of type %r in an assistant message is omitted", block.block_type)
         return None
     arguments = tool_calls.parsed(block.tool_kwargs or {})
     if isinstance(arguments, dict):
@@ -167,16 +167,16 @@ def _shown(block: ContentBlock, signature: str | None) -> ContentBlock | None:
 
 
 CALLS = ("tool_calls", "function_call")
-"""Fields of a message's `additional_kwargs` that hold calls, with each provider in its own form."""
+"""Fields of a message's `additional_kwargs` with calls, in each provider's own format."""
 
 
 def _call(block: ToolCallBlock) -> dict[str, Any]:
-    arguments = tool_calls.parsed(block.tool_kwargs)  # templates want an object; what is none stays as it was written
+    arguments = tool_calls.parsed(block.tool_kwargs)  # templates expect an object; anything else stays as written
     return {"type": "function", "id": block.tool_call_id, "function": {"name": block.tool_name, "arguments": arguments}}
 
 
 def _held_call(call: Any) -> ToolCallBlock | None:
-    """A call in the form of OpenAI, Anthropic, Ollama or LlamaIndex, as data or as an object."""
+    """A call in OpenAI's, Anthropic's, Ollama's or LlamaIndex's format, as data or as an object."""
 
     def field(of: Any, *names: str) -> Any:
         values = [of.get(name) if isinstance(of, Mapping) else getattr(of, name, None) for name in names]

@@ -1,4 +1,4 @@
-"""What a LlamaIndex model's response tells: its calls, why it ended, and how much it read and wrote."""
+"""Reads a LlamaIndex model's response: its calls, why it ended, and its token usage."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _STOPPED = (
     *("content_filter", "content_filtered", "guardrail_intervened", "refusal", "malformed_tool_use"),
     *("safety", "recitation", "blocklist", "prohibited_content", "spii", "malformed_function_call"),
 )
-"""Filters of OpenAI, Anthropic, Bedrock and Google, and what the last two say of a call that failed."""
+"""Filter reasons of OpenAI, Anthropic, Bedrock and Google, and the last two's reasons for failed calls."""
 _READ = ("prompt_tokens", "input_tokens", "inputTokens", "prompt_token_count", "prompt_eval_count")
 _WROTE = ("completion_tokens", "output_tokens", "outputTokens", "candidates_token_count", "eval_count")
 _APART = ("cache_read_input_tokens", "cacheReadInputTokens")
 _CACHED = ("cache_creation_input_tokens", "cacheWriteInputTokens")
 _BESIDE = ("input_tokens", "inputTokens")
-"""Anthropic and Bedrock count what they read from a cache, and what they put into it, beside these."""
+"""Anthropic and Bedrock count cache reads and writes separately from these."""
 _WITHIN = ("cached_tokens", "cached_content_token_count")
-"""OpenAI and Google count it as part of the prompt."""
+"""OpenAI and Google include it in the prompt."""
 
 
 def is_cut(response: ChatResponse) -> bool:
-    """Whether the response used up its tokens."""
+    """Whether the response hit its token limit."""
     return _reason(response) in _LENGTH
 
 
 def usage_of_response(response: ChatResponse, messages: Sequence[ChatMessage], seconds: float) -> Usage:
-    """Tokens of one call as the provider tells them, else four characters each, which the usage says.
+    """Tokens of one call as reported by the provider, else estimated as four characters each and marked as such.
 
     Args:
-        response: What the model answered.
-        messages: What it was asked.
+        response: The model's response.
+        messages: The input messages.
         seconds: Time the call took.
     """
     for place in _places(response):
@@ -65,8 +65,8 @@ def usage_of_response(response: ChatResponse, messages: Sequence[ChatMessage], s
 def as_asked(response: ChatResponse) -> tuple[ChatMessage, list[dict[str, str | None]]]:
     """The message of a response with calls that may be executed, each with an id, and the calls that may not.
 
-    A call whose arguments are no JSON object was cut or is broken; so was the last call of a reply that used up its
-    tokens or met a filter, where only an object is left of the text, which some clients complete by themselves.
+    A call with arguments other than a JSON object was cut or is broken; so is the last call of a reply that hit its
+    token limit or a filter, if only an object remains, since some clients complete the text.
     """
     message, calls = response.message, tool_call_blocks(response.message)
     last = calls[-1] if calls and _reason(response) in (*_LENGTH, *_STOPPED) else None
@@ -90,11 +90,11 @@ def as_asked(response: ChatResponse) -> tuple[ChatMessage, list[dict[str, str | 
 
 
 def arguments_of(call: ToolCallBlock, *, cut: bool = False) -> dict[str, Any] | None:
-    """The arguments of a call; None where they are no JSON object, or nobody knows whether they are all.
+    """The arguments of a call; None if they are not a JSON object, or possibly incomplete.
 
     Args:
         call: A call, with its arguments as text or as an object.
-        cut: Whether the reply ended within this call, for all that is known.
+        cut: Whether the reply may have ended within this call.
     """
     given = call.tool_kwargs
     if isinstance(given, dict):
@@ -109,7 +109,7 @@ def arguments_of(call: ToolCallBlock, *, cut: bool = False) -> dict[str, Any] | 
 
 
 def _reason(response: ChatResponse) -> str | None:
-    """Why a response ended, in its provider's words without capitals."""
+    """The provider's finish reason, in lower case."""
     for place in _places(response):
         for name in _REASONS:
             if reason := _field(place, name):
@@ -118,7 +118,7 @@ def _reason(response: ChatResponse) -> str | None:
 
 
 def _places(response: ChatResponse) -> Iterator[Any]:
-    """Where providers tell things of their replies, the most telling one first."""
+    """Where providers put reply metadata, the most informative first."""
     raw = response.raw
     for choices in ("choices", "candidates"):
         listed = _field(raw, choices)

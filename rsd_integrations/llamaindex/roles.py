@@ -35,27 +35,27 @@ from rsd_integrations.provider_errors import mark_permanent
 from rsd_integrations.turns import as_response
 
 SENDS = ("temperature", "top_p", "max_tokens", "seed")
-"""What of a request may be sent along with each call."""
+"""Request fields that may be sent with each call."""
 
 
 class LlamaIndexRole(Model):
     """A LlamaIndex model that plays a role.
 
     Args:
-        llm: Any LLM of LlamaIndex.
-        name: Shown to people; by default the model's own.
-        price: What its tokens cost, for the ledger.
-        flops_per_token: Two per weight, where known, for the ledger.
+        llm: Any LlamaIndex LLM.
+        name: Display name; by default the model's own.
+        price: Price of its tokens, for the ledger.
+        flops_per_token: Two per weight, if known, for the ledger.
 
     Raises:
-        ConfigurationError: It is no LLM of LlamaIndex.
+        ConfigurationError: It is not a LlamaIndex LLM.
     """
 
     def __init__(
         self, llm: BaseLLM, *, name: str | None = None, price: Price | None = None, flops_per_token: float | None = None
     ) -> None:
         if not isinstance(llm, BaseLLM):
-            raise ConfigurationError(f"{shown(llm)} is no LLM of LlamaIndex. Pass one, such as Ollama(model='…').")
+            raise ConfigurationError(f"{shown(llm)} is not a LlamaIndex LLM. Pass one, such as Ollama(model='…').")
         self.llm, self.name, self.price, self.flops_per_token = llm, name or model_name(llm), price, flops_per_token
 
     def using(self, **changes: Any) -> Self:
@@ -67,14 +67,14 @@ class LlamaIndexRole(Model):
     async def ask(
         self, llm: BaseLLM, messages: Sequence[ChatMessage], tools: Sequence[BaseTool] = (), **options: Any
     ) -> tuple[ChatResponse, Usage]:
-        """The response of a model and what it cost, however its class can be called.
+        """The response of a model and its cost, using whichever method works.
 
-        The asynchronous face is called, where it is more than the blocking one by another name; the blocking one, in a
-        thread, elsewhere, and on the background loop, since clients belong to the loop that they are first used on.
-        Where a class has only one of the two, it is that.
+        Calls the asynchronous method if it is really asynchronous; otherwise, and on the background loop, the blocking
+        one in a thread, since clients belong to the loop on which they are first used. If a class has only one of the
+        two, that one is used.
 
         Raises:
-            RunError: The model answered with something else than a response to a chat.
+            RunError: The model's answer is not a chat response.
         """
         shown = readable_by(llm, messages)
         started = time.perf_counter()
@@ -82,7 +82,7 @@ class LlamaIndexRole(Model):
         def read(answer: Any) -> _Reply:
             seconds = time.perf_counter() - started
             if not isinstance(answer, ChatResponse):
-                raise RunError(f"{self.name} answered with {answer!r:.80}, which is no ChatResponse")
+                raise RunError(f"{self.name} answered with {answer!r:.80}, which is not a ChatResponse")
             return _Reply(answer, usage_of_response(answer, shown, seconds))
 
         call: dict[str, Any] = {"tools": list(tools), "chat_history": shown} if tools else {"messages": shown}
@@ -111,7 +111,7 @@ class LlamaIndexRole(Model):
 
 
 class _Reply:
-    """A response with its usage, which a caller who is cancelled while a thread works is charged."""
+    """A response with its usage, which is charged even if the caller is cancelled while a thread works."""
 
     def __init__(self, response: ChatResponse, usage: Usage) -> None:
         self.response, self.usage = response, usage
@@ -120,18 +120,18 @@ class _Reply:
 class LlamaIndexGenerator(LlamaIndexRole, Drafter, Target):
     """A LlamaIndex model that writes whole messages (granularity `turn`).
 
-    It gets the caller's messages as they are, save what other providers' models wrote into theirs, and its message is
+    It gets the caller's messages unchanged, except for content specific to other providers' models, and its message is
     kept with all of its blocks.
 
     Args:
         llm: See `LlamaIndexRole`.
-        sends: What of each request is sent along, out of `SENDS`; the rest is up to the model's own
-            settings. How it is sent is up to its class: as an option of the call, or as a field of a copy.
-        options: Further keyword options of each call.
+        sends: Which request fields to send, out of `SENDS`; the model's own settings decide the rest. Its class
+            determines how: as a call option, or as a field of a copy.
+        options: Additional keyword options of each call.
         **base: `name`, `price` and `flops_per_token`.
 
     Raises:
-        ConfigurationError: There is no such field, or the model's class has no way to take it.
+        ConfigurationError: A field is unknown, or the model's class cannot accept it.
     """
 
     def __init__(
@@ -139,31 +139,31 @@ class LlamaIndexGenerator(LlamaIndexRole, Drafter, Target):
     ) -> None:
         super().__init__(llm, **base)
         if unknown := set(sends) - set(SENDS):
-            raise ConfigurationError(f"sends={tuple(sends)!r}: {sorted(unknown)} is none of {', '.join(SENDS)}")
+            raise ConfigurationError(f"sends={tuple(sends)!r}: {sorted(unknown)} not in {', '.join(SENDS)}")
         refuse(llm, sends)
         self.sends, self.options = tuple(sends), dict(options or {})
         self.tools: Sequence[BaseTool] = ()
-        """What may be called; `options` then go to `achat_with_tools`."""
+        """Callable tools; `options` then go to `achat_with_tools`."""
         self.stop: Sequence[str] = ()
         """Strings that end the answer."""
         self._copies: dict[str, tuple[BaseLLM, dict[str, Any]]] = {}
-        """Models with the fields of requests; shared by copies of this object, since each may make a client."""
+        """Models with request fields set; shared by copies of this object, since each may create a client."""
 
     @property
     def renders_tools(self) -> bool:  # type: ignore[override]
-        """Whether it was given tools; definitions in a prompt are not enough for LlamaIndex."""
+        """Whether it has tools; definitions in a prompt are not enough for LlamaIndex."""
         return bool(self.tools)
 
     @property
     def can_call_tools(self) -> bool:
-        """Whether its class and model can."""
+        """Whether its class and model can call tools."""
         return calls_tools(self.llm)
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the message that follows the path, once per seed.
 
         Raises:
-            ConfigurationError: A step is asked for.
+            ConfigurationError: A step is requested.
         """
         if request.delimiter is not None:
             raise ConfigurationError(
@@ -185,7 +185,7 @@ class LlamaIndexGenerator(LlamaIndexRole, Drafter, Target):
             "temperature": request.sampling.temperature,
             "top_p": request.sampling.top_p,
             "max_tokens": request.max_tokens,
-            "seed": seed % 2**31,  # servers take 32 bits
+            "seed": seed % 2**31,  # servers accept 32 bits
         }
         fields = {name: known[name] for name in self.sends} | ({"stop": list(self.stop)} if self.stop else {})
         key = repr(fields)

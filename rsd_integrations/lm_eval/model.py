@@ -29,20 +29,19 @@ except ModuleNotFoundError as error:
 class RSDModel(LM):  # type: ignore[misc]
     """RSD, or any other decoder, as a model of the harness.
 
-    Tasks that generate text run; tasks that compare likelihoods do not, since a mixture of two models by steps has no
-    likelihood that could be computed. Chat templates are applied by the models themselves: with
+    Tasks that generate text run; tasks that compare likelihoods do not, since the likelihood under a stepwise mixture
+    of two models cannot be computed. Chat templates are applied by the models themselves: with
     `apply_chat_template=True` messages reach them as messages.
 
     Args:
-        decoder: Which decoder to make of the configuration, as text of `rsd eval --methods`: `majority:8`; RSD by
-            default. Or a ready decoder, in place of the configuration.
-        concurrency: Requests in flight.
-        config: Fields of `rsd_core.RSDConfig`: drafter, verifier, target, policy, settings. Arguments of chat
-            templates, `template.NAME`, go to drafter and target, and so does `enable_thinking`, as the harness's own
-            models call that one.
+        decoder: The method to build from the configuration, as for `rsd eval --methods`: `majority:8`; RSD by default.
+            Or a decoder object, instead of the configuration.
+        concurrency: Number of concurrent requests.
+        config: Fields of `rsd_core.RSDConfig`: drafter, verifier, target, policy, settings. Chat template arguments,
+            `template.NAME`, go to drafter and target, as does `enable_thinking`, the harness's own name for that one.
 
-    What a model thinks before it answers is no part of the answer, neither for the filters nor for stop strings, and
-    counts for the length: give thinking models room, as in `gen_kwargs={"max_gen_toks": 32768}`.
+    A model's thought is not part of the answer, neither for filters nor for stop strings, but counts towards the
+    length: give thinking models room, as in `gen_kwargs={"max_gen_toks": 32768}`.
     """
 
     def __init__(self, decoder: Decoder | str | None = None, *, concurrency: int | str = 16, **config: Any) -> None:
@@ -51,39 +50,39 @@ class RSDModel(LM):  # type: ignore[misc]
             config.pop(name, None)
         if isinstance(decoder, Decoder):
             if config:
-                raise ConfigurationError(f"a decoder brings its own models and settings; leave out {', '.join(config)}")
+                raise ConfigurationError(f"a decoder has its own models and settings; remove {', '.join(config)}")
             self.decoder = decoder
         else:
             if decoder is not None:
                 if "method" in config:
                     method = config["method"]
-                    raise ConfigurationError(f"{decoder=} and {method=} say the same thing twice; leave one out")
+                    raise ConfigurationError(f"{decoder=} and {method=} mean the same; remove one")
                 config["method"] = decoder
             self.decoder = RSDConfig.parse(_with_template_arguments(config)).build()
         self.concurrency = int(concurrency)
         self.results: list[Result] = []
-        """Of all requests so far, with their ledgers."""
+        """Results of all requests so far, with their ledgers."""
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness keeps caches of rendered prompts apart by."""
+        """The harness's cache key for rendered prompts."""
         return "rsd-messages"
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Messages as text that `generate_until` reads back.
 
         Raises:
-            ConfigurationError: The task begins the answer itself.
+            ConfigurationError: The task writes the beginning of the answer.
         """
         if not add_generation_prompt:
             raise ConfigurationError("tasks that write the beginning of the answer (gen_prefix) cannot run with RSD")
         return json.dumps(chat_history)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
-        """Answer the prompts; stop strings, length and temperature are each request's own.
+        """Answer the prompts; each request has its own stop strings, length and temperature.
 
         Raises:
-            BatchError: Some requests failed. The answers to all others are in the harness's cache, where it has one.
+            BatchError: Some requests failed. The answers to all others are in the harness's cache, if enabled.
         """
         positions_by_options: defaultdict[str, list[int]] = defaultdict(list)
         for i, request in enumerate(requests):
@@ -115,16 +114,16 @@ class RSDModel(LM):  # type: ignore[misc]
             return error.results, error.errors
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:  # noqa: ARG002
-        """Not for this model."""
+        """Not supported."""
         raise ConfigurationError(
-            "RSD has no likelihood: it is a mixture of two models, step by step. Choose the generating form of the "
-            "task (its output_type is generate_until), such as gsm8k_cot or mmlu_generative."
+            "RSD has no likelihood: it is a mixture of two models, step by step. Choose the generative version of "
+            "the task (its output_type is generate_until), such as gsm8k_cot or mmlu_generative."
         )
 
     loglikelihood_rolling = loglikelihood
 
     def get_model_info(self) -> dict[str, Any]:
-        """What was run and what it cost, for the harness's report."""
+        """The configuration and its cost, for the harness's report."""
         total = Account()
         for result in self.results:
             total.add(result.ledger.total)
@@ -140,7 +139,7 @@ class RSDModel(LM):  # type: ignore[misc]
 
 
 def _with_template_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the arguments of chat templates in its specs, which the harness splits at commas."""
+    """The configuration with chat template arguments moved into its specs, since the harness splits specs at commas."""
     if "enable_thinking" in config:
         config = {**config, "template.enable_thinking": config["enable_thinking"]}
     fields = {name: value for name, value in config.items() if not name.startswith("template.")}
@@ -152,7 +151,7 @@ def _with_template_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     ]
     writers = [role for role in ("drafter", "target") if isinstance(fields.get(role), str)]
     if options and not writers:
-        raise ConfigurationError(f"{options[0][1:]} goes to models that are given by spec: name drafter and target")
+        raise ConfigurationError(f"{options[0][1:]} applies to models given by spec: set drafter and target")
     for role in writers:
         kind = re.split("[,:]", fields[role])[0]
         fields[role] = "".join([kind, *options, fields[role].removeprefix(kind)])

@@ -1,4 +1,4 @@
-"""Model servers with the OpenAI API: vLLM, SGLang, llama.cpp, Ollama, `transformers serve`, hosted ones."""
+"""Model servers with an OpenAI-compatible API: vLLM, SGLang, llama.cpp, Ollama, `transformers serve`, hosted ones."""
 
 from rsd_integrations.findings import Finding
 from rsd_integrations.openai_compatible.endpoint import Endpoint

@@ -1,4 +1,4 @@
-"""How much of a rejected draft its target would have written: a server that ranks a prompt's tokens tells."""
+"""How much of a rejected draft its target would have written, according to a server that ranks a prompt's tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class NoRanksError(ConfigurationError):
-    """A server reads a prompt and tells no ranks of its tokens, as a proxy that hands on what it knows."""
+    """A server does not report the ranks of a prompt's tokens, for example because a proxy drops them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Accepted:
 
 
 class Guess:
-    """A draft, in the tokens of the model that is to write in its place.
+    """A draft, in the tokens of the model that will replace it.
 
     Args:
-        vocabulary: The model's.
-        path: What is sent before it.
-        draft: What was rejected.
+        vocabulary: The model's vocabulary.
+        path: What precedes it in the request.
+        draft: The rejected step.
         splitter: What ends a step.
-        most: Longest guess, in tokens.
+        most: Maximum length of the guess, in tokens.
     """
 
     def __init__(self, vocabulary: Vocabulary, path: Path, draft: Step, splitter: Splitter | None, most: int) -> None:
@@ -50,14 +50,14 @@ class Guess:
         self._end, pieces = vocabulary.tokenizer.eos_token_id, vocabulary.pieces
         end = [self._end] if draft.ending == "end" and isinstance(self._end, int) else []
         self._character, ids = vocabulary.ids.begun(path), vocabulary.ids.guess(path, draft)
-        plain = itertools.takewhile(lambda id_: pieces[id_], ids)  # others may end the answer
+        plain = itertools.takewhile(lambda id_: pieces[id_], ids)  # special tokens may end the answer
         self.ids = [*plain, *end][:most]
 
     async def verify(self, endpoint: Endpoint, server: Server, sent: SentPath, charges: Charges) -> Accepted:
-        """Let a server read it after what else is sent.
+        """Have a server read it as part of a request.
 
         Raises:
-            NoRanksError: The server tells nothing of the tokens that it read.
+            NoRanksError: The server reports nothing about the tokens it read.
         """
         reading = sent.longer(self.ids)
         body = {"model": endpoint.model, **reading.fields, "max_tokens": 1, "temperature": 0, **server.profile.ranks}
@@ -66,32 +66,32 @@ class Guess:
             (choice,) = reply["choices"]
             reading.check_read(token_counts(reply).get("read"), server.context)
             if not choice.get("prompt_logprobs"):
-                raise NoRanksError("the server tells no ranks of a prompt's tokens")
+                raise NoRanksError("the server does not report the ranks of a prompt's tokens")
             return self.accepted(choice["prompt_logprobs"])
 
         def charge(reply: Mapping[str, Any], accepted: Accepted | None, seconds: float) -> None:
             usage = usage_in(reply, seconds)
             length = usage.prefix or reading.estimate
             generated = 1 if accepted is None else len(accepted.answer.ids)
-            computed = max(0, length - usage.reused) + 1  # what is accepted was read, and one token written after it
+            computed = max(0, length - usage.reused) + 1  # the accepted part was read, and one token written
             charges.add(replace(usage, prefix=length, computed=computed, generated=generated))
 
         return await endpoint.post(sent.route, body, read, charge)
 
     def accepted(self, ranked: Sequence[Mapping[str, Any] | None]) -> Accepted:
-        """The beginning of it that is accepted.
+        """Its accepted prefix.
 
         Args:
-            ranked: Of each token of the prompt, at whose end the guess stands: what might be there, by id, with its
-                rank and log-probability (vLLM's `prompt_logprobs`). The greedy choice has rank 1.
+            ranked: For each token of the prompt, which ends with the guess: the candidates by id, with rank and
+                log-probability (vLLM's `prompt_logprobs`). The greedy choice has rank 1.
 
         Raises:
-            ValueError: It is shorter than the guess, or tells nothing of it.
+            ValueError: It is shorter than the guess, or does not cover it.
         """
         written, logprobs = WrittenIds(self._vocabulary, self._character), list[float]()
         for id_, candidates in zip(self.ids, ranked[-len(self.ids) :], strict=True):
             if candidates is None:
-                raise ValueError("nothing is told of the guess")
+                raise ValueError("nothing is reported about the guess")
             own = candidates[str(id_)]
             if own["rank"] != 1:
                 break
@@ -102,7 +102,7 @@ class Guess:
                 return self._accepted(written, logprobs, "delimiter", written.count(end))
             if id_ == self._end:
                 return self._accepted(written, logprobs, "end", len(written.ids))
-        # The server looks for stop strings in what it writes itself, so that has to hold all of one; and whole
+        # The server looks for stop strings only in what it writes itself, so that must contain a whole one, and whole
         # characters.
         count, stops = len(written.ids), () if self._splitter is None else self._splitter.stops
         begun = [stop[:n] for stop in stops for n in range(1, len(stop))]

@@ -1,4 +1,4 @@
-"""From what a server sends to a step: where it ends, why, and what it cost."""
+"""Turns what a server sends into a step: where it ends, why, and what it cost."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Answer:
     """What a server wrote."""
 
     text: str
-    """Raw: with the markers of a thought, also where the server told the thought apart."""
+    """Raw text, with thought markers even if the server separated the thought."""
     ending: Ending
     ids: tuple[int, ...] = ()
-    """The sampled ids, an end-of-answer token included; empty where the server does not tell them."""
+    """The sampled ids, including an end-of-answer token; empty if the server does not report them."""
     logprobs: tuple[float, ...] = ()
-    """Of the ids, where they were asked for; where no ids are known, of the tokens of the text."""
+    """Log-probabilities of the ids, if requested; without ids, of the text's tokens."""
     read: int | None = None
     """Tokens of the prompt, in the server's count; None where it tells none."""
     cached: int = 0
@@ -40,28 +40,28 @@ class Answer:
     wrote: int | None = None
     """Tokens generated, in the server's count."""
     dropped: int = 0
-    """Those of them that came after the end of the step."""
+    """Generated tokens after the end of the step."""
     goes_on: bool = False
-    """Whether the server stopped at a stop string where the step does not end."""
+    """Whether the server stopped at a stop string that does not end the step."""
     native: Mapping[str, Any] | None = None
-    """The whole message, where it calls tools."""
+    """The whole message, if it calls tools."""
     before: bytes = b""
-    """The beginning of its first character, which the ids before its own end in."""
+    """The beginning of its first character, at the end of the preceding ids."""
 
 
 class StepReader:
-    """Takes the events of a stream, or a whole body as one event, until the step is over, or the answer.
+    """Consumes the events of a stream, or a whole body as one event, until the step or the answer ends.
 
     Args:
         profile: The server's.
         splitter: What ends a step; None reads the whole answer.
-        vocabulary: What ids mean, where that is known.
-        before: What of the step was written before.
-        begun: What a chat goes on with, and may repeat.
+        vocabulary: The vocabulary of the ids, if known.
+        before: The part of the step written before.
+        begun: Text that a chat continues, and may repeat.
         markers: What stands around the thoughts of this response.
         reasons: The server's finish reasons.
-        asked: Whether the server was asked to stop at the splitter's stop strings, and is proved to keep or name them.
-        character: The beginning of the first character, which the ids before end in.
+        asked: Whether the server was asked to stop at the splitter's stop strings, and is known to keep or name them.
+        character: The beginning of the first character, at the end of the preceding ids.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class StepReader:
         self._stop: object = None
         self._counts = TokenCounts()
         self._counted = False
-        """Whether the counts are of all that came."""
+        """Whether the counts cover everything received."""
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """Take an event; True when the step has ended and the rest is not wanted.
+        """Process an event; True when the step has ended and the rest is not needed.
 
         Raises:
             RunError: The server gave up.
-            ConfigurationError: It has ids of another vocabulary, or ended for a reason that is none of a step.
+            ConfigurationError: It has ids of another vocabulary, or ended for a reason that cannot end a step.
         """
         length = self._written.length
         for choice in event.get("choices") or ():
@@ -111,7 +111,7 @@ class StepReader:
                 self._end = self._splitter.end(self._before + self._text())
                 if self._end is not None:
                     break
-        if counts := token_counts(event):  # some tell them with every event, some twice, some with an empty one
+        if counts := token_counts(event):  # some send them with every event, some twice, some with an empty one
             self._counts |= counts
             self._counted = True
         elif self._written.length > length:
@@ -126,26 +126,26 @@ class StepReader:
         return self._ending is not None or self._end is not None
 
     def end(self) -> None:
-        """The server says that this was all.
+        """The server has ended the stream.
 
         Raises:
-            RunError: It told no finish reason.
-            ConfigurationError: It never does.
+            RunError: It gave no finish reason.
+            ConfigurationError: It never gives one.
         """
         if not self.complete:
             self._reasons.missing()
 
     @property
     def answer(self) -> Answer:
-        """What was written, or what was received of it where it is not complete."""
+        """What was written, or what was received of it if incomplete."""
         ids = self._ids.ids if self._ids is not None else []
         text, end, splitter = self._text(), self._end, self._splitter
         stops = () if splitter is None or self._ending != "end" else splitter.stops
         named = self._stop in stops
         if end is None and named and text and not ids and splitter is not None:
-            text += str(self._stop)  # the server named the stop string and stripped it all the same
+            text += str(self._stop)  # the server named the stop string but stripped it
             end = splitter.end(self._before + text)
-        # Nothing is written after a stop string: a text that holds one was ended by it, named or not.
+        # Nothing is written after a stop string: a text that contains one was ended by it, named or not.
         stopped = named or (self._asked and any(stop in text for stop in stops))
         ending, dropped = self._ending or "length", 0
         if end is None:
@@ -164,7 +164,7 @@ class StepReader:
         return Answer(text, ending, tuple(ids), logprobs, **counts, dropped=dropped, goes_on=goes_on, before=before)
 
     def _logprobs_of(self, text: str) -> tuple[float, ...]:
-        """Those of the first tokens, which write a text; without that of a token that ends the answer."""
+        """The log-probabilities of the first tokens, which form a text, without that of an end-of-answer token."""
         left, count = len(text.encode()), 0
         while left > 0 and count < len(self._sizes):
             left -= self._sizes[count]
@@ -172,12 +172,12 @@ class StepReader:
         return tuple(self._logprobs[:count])
 
     def _prompt_counts(self) -> TokenCounts:
-        """What early counts tell of the prompt; what they tell of the answer is not of all of it."""
+        """The prompt counts in early events; their answer counts are incomplete."""
         early = self._counts
         return {"read": early["read"], "cached": early.get("cached", 0)} if "read" in early else {}
 
     def _text(self) -> str:
-        """The text that steps are cut in: that of the ids, where they are told."""
+        """The text in which steps are cut: that of the ids, if reported."""
         if self._ids is not None and self._ids.ids:
             return self._ids.text
         return self._written.text(complete=self._ending is not None)
@@ -195,19 +195,20 @@ def read_answer(
     turn: bool = False,
     character: bytes = b"",
 ) -> Answer:
-    """The answer in the body of a response; arguments as of `StepReader`. Its stop strings were asked for.
+    """The answer in the body of a response; arguments as in `StepReader`. Its stop strings were requested.
 
-    `turn` says that a whole turn was asked for, which may be a call of tools.
+    `turn` means that a whole turn was requested, which may be a tool call.
 
     Raises:
         RunError: It has no finish reason, or the server gave up.
-        ConfigurationError: It ended for a reason that is none of a step, or tells no reasons at all, or it is several.
+        ConfigurationError: It ended for a reason that cannot end a step, has no finish reason at all, or contains
+            several answers.
     """
     choices = body["choices"]
     if isinstance(choices, list) and len(choices) > 1:
         raise ConfigurationError(
-            f"the server gave {len(choices)} answers to one question: a gateway took each message for a prompt "
-            "of its own. Its route is one of completions: give a tokenizer=…, or have it ask for chats"
+            f"the server returned {len(choices)} answers to one question: a gateway took each message for a separate "
+            "prompt. Its route is for completions: give a tokenizer=…, or configure it for chats"
         )
     (choice,) = choices
     reasons = reasons or FinishReasons()
@@ -220,7 +221,7 @@ def read_answer(
 
 
 def received(body: Mapping[str, Any]) -> Answer:
-    """What was paid for in a body that holds no answer: its text and its counts, as far as it tells them."""
+    """What was paid for in a body without an answer: its text and its counts, as far as reported."""
     written, counts = Written(), TokenCounts()
     with suppress(LookupError, TypeError, ValueError, AttributeError):
         counts = token_counts(body)
@@ -231,15 +232,15 @@ def received(body: Mapping[str, Any]) -> Answer:
 
 
 class StreamedSteps:
-    """Takes the events of a stream that tells ids, and cuts it into steps.
+    """Consumes the events of a stream with ids, and cuts it into steps.
 
     Args:
-        splitter: What ends a step, with the rest of the token that completes it.
-        vocabulary: What the ids mean.
-        most: Cap of one step, in tokens.
-        put: Takes each step; True when no more is wanted.
+        splitter: What ends a step, including the rest of the token that completes it.
+        vocabulary: The vocabulary of the ids.
+        most: Maximum length of a step, in tokens.
+        put: Receives each step; returns True when no more is needed.
         reasons: The server's finish reasons.
-        character: As of `StepReader`.
+        character: See `StepReader`.
     """
 
     def __init__(
@@ -259,7 +260,7 @@ class StreamedSteps:
         self._logprobs: list[float] = []
         self._first: WrittenIds | None = WrittenIds(vocabulary, character)
         self._told = Written()
-        """What the server calls the first step; not compared beyond it."""
+        """The server's text of the first step; later ones are not compared."""
         self.read: int | None = None
         """Tokens of the prompt, in the server's count; None where it tells none."""
         self.cached = 0
@@ -269,14 +270,14 @@ class StreamedSteps:
 
     @property
     def unfinished(self) -> list[int]:
-        """Ids of the step that is being written."""
+        """Ids of the step being written."""
         return self._ids.ids
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """Take an event; True when no more is wanted.
+        """Process an event; True when no more is needed.
 
         Raises:
-            NoIdsError: It has text and no ids.
+            NoIdsError: It has text but no ids.
             ConfigurationError: It has ids of another vocabulary.
         """
         enough, self.started = False, True
@@ -291,7 +292,7 @@ class StreamedSteps:
             if choice.get("prompt_token_ids"):
                 self.read = len(choice["prompt_token_ids"])
             if text.text() and not (ids or self.unfinished):
-                raise NoIdsError("the server streams text without the ids of its tokens")
+                raise NoIdsError("the server streams text without token ids")
             if self._first is not None:
                 self._told.add(choice)
                 self._first.add(ids)
@@ -303,19 +304,19 @@ class StreamedSteps:
                     enough = self._cut("delimiter", self._ids.count(end)) or enough
                 if len(self.unfinished) >= self._most and not last:
                     enough = self._cut("length", len(self.unfinished)) or enough
-            # A cap of the server's own may be above that of a step: what it cut in the middle is written anew.
+            # The server's cap may be above that of a step: a step cut in the middle is rewritten.
             if ended == "end" or (ended and self.unfinished and self._first is not None):
                 enough = self._cut(ended, len(self.unfinished)) or enough
             self.complete = ended is not None
         return enough
 
     def end(self) -> None:
-        """As `StepReader.end`."""
+        """Like `StepReader.end`."""
         if not self.complete:
             self._reasons.missing()
 
     def _cut(self, ending: Ending, count: int) -> bool:
-        """End a step after so many of the ids."""
+        """End a step after this many ids."""
         ids, logprobs = tuple(self.unfinished[:count]), tuple(self._logprobs[:count])
         self._first = None
         rest, self._logprobs = self.unfinished[count:], self._logprobs[count:]

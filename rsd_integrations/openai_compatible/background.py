@@ -1,4 +1,4 @@
-"""Work on the one event loop that all requests of a process are sent from, whatever loop or thread asks."""
+"""Work on the single event loop from which a process sends all requests, whatever loop or thread calls."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rsd_core.concurrency import settle
 
 try:
     import uvloop
-except ModuleNotFoundError:  # it has no wheels for Windows
+except ModuleNotFoundError:  # no wheels for Windows
     pass
 else:
-    make_loop_by(uvloop.new_event_loop)  # a request costs a third of its time there
+    make_loop_by(uvloop.new_event_loop)  # there a request takes a third of the time
 T = TypeVar("T")
 
 
 def on_background_loop(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """Run work on the background loop, to be awaited at once. A caller who is cancelled waits for its end.
+    """Run work on the background loop, to be awaited at once. A cancelled caller waits for it to end.
 
     Raises:
-        Interrupted: The caller was cancelled, and the work said by its result or its error what it had done.
+        Interrupted: The caller was cancelled, and the work's result or error carries its usage.
     """
     loop = background_loop()
     return work if asyncio.get_running_loop() is loop else _elsewhere(loop, work)
@@ -54,7 +54,7 @@ async def _elsewhere(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, 
 
 
 def _work_of(task: asyncio.Task[Any]) -> Usage | None:
-    """The work of a call that ended, well or not, as far as it says."""
+    """The usage of a call that succeeded or failed, as far as reported."""
     try:
         usage = getattr(task.result(), "usage", None)
     except BaseException as error:
@@ -63,13 +63,13 @@ def _work_of(task: asyncio.Task[Any]) -> Usage | None:
 
 
 class Once(Generic[T]):
-    """Work that is done once, for all who need its result. To be used on the background loop.
+    """Work that is done once for all who need its result. For use on the background loop.
 
-    The first who needs it begins it, and all wait for it. When none of them waits any more, it is cancelled. Where it
-    failed, the next one begins it anew.
+    The first caller starts it, and all wait for it. When none is waiting any more, it is cancelled. If it failed, the
+    next caller starts it again.
 
     Args:
-        work: Makes the coroutine.
+        work: Creates the coroutine.
     """
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
@@ -78,16 +78,16 @@ class Once(Generic[T]):
         self._waiting = 0
 
     async def result(self) -> T:
-        """Its result, waited for where it is not there yet.
+        """Its result, awaited if necessary.
 
         Raises:
-            Exception: What the work raised.
+            Exception: Whatever the work raised.
             RunError: The model was closed meanwhile.
         """
         task = self._task
         if task is not None and task.done() and not task.cancelled() and task.exception() is None:
             return task.result()
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():  # another one after a fork
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():  # after a fork
             task = self._task = asyncio.create_task(self._work())
             self._waiting = 0
         self._waiting += 1
@@ -99,11 +99,11 @@ class Once(Generic[T]):
                 if not self._waiting and not task.done():
                     await self.aclose()
         if task.cancelled():
-            raise RunError("the model was closed while it got to know its server")
+            raise RunError("the model was closed while it was probing its server")
         return task.result()
 
     async def aclose(self) -> None:
-        """Cancel it where it is under way, and wait for its end."""
+        """Cancel it if it is running, and wait for it to end."""
         task, self._task = self._task, None
         if task is not None and task.get_loop() is asyncio.get_running_loop():
             await settle([task])

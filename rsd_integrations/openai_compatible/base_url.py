@@ -1,4 +1,4 @@
-"""Where a server is, and whether a proxy is on the way."""
+"""The address of a server, and the proxy to it, if any."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ OPENAI = "https://api.openai.com/v1"
 
 
 def checked_url(url: str) -> str:
-    """A base URL as requests need it; `/v1` is added to one without a path.
+    """A normalised base URL; `/v1` is added if it has no path.
 
     Raises:
-        ConfigurationError: It is no http URL, or holds a password or a query, which would be in logs.
+        ConfigurationError: It is not an http URL, or contains a password or a query, which would appear in logs.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
         (parts.hostname or "").encode("idna")
-    except ValueError as error:  # half an IPv6 address, a port that is no number, a name with an empty part
-        raise ConfigurationError(f"{url!r} is no base URL ({error}); it looks like http://127.0.0.1:8000/v1") from None
+    except ValueError as error:  # an incomplete IPv6 address, a non-numeric port, a name with an empty part
+        raise ConfigurationError(
+            f"{url!r} is not a base URL ({error}); write one like http://127.0.0.1:8000/v1"
+        ) from None
     readable = url.isprintable() and " " not in url
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not readable:
-        raise ConfigurationError(f"{url!r} is no base URL; it looks like http://127.0.0.1:8000/v1")
+        raise ConfigurationError(f"{url!r} is not a base URL; write one like http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.password is not None or parts.query:
         raise ConfigurationError(
-            f"the base URL of {parts.hostname} must hold no password and no query; name the key's variable by key_env=…"
+            f"the base URL of {parts.hostname} must not contain a password or a query; name the key's variable with "
+            "key_env=…"
         )
     return url.rstrip("/") if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1"
 

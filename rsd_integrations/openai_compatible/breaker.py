@@ -1,4 +1,4 @@
-"""A circuit breaker that calls wait at: while a server is away, one call tries now and then, and the others wait."""
+"""A circuit breaker: while a server is unavailable, one call tries now and then, and the others wait."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from rsd_integrations.openai_compatible.errors import EndpointError
 
 logger = logging.getLogger(__name__)
 FIRST_TRIAL, LONGEST_PAUSE = 0.5, 3.0
-"""Seconds from the opening to the first trial, and at most between two; they double in between."""
+"""Seconds from opening to the first trial, and at most between trials; intervals double."""
 
 
 class Breaker:
-    """Opens after some faults in a row. Calls wait then, until one of those that try gets an answer.
+    """Opens after several consecutive faults. Calls then wait until a trial call gets an answer.
 
-    Which of the waiting calls tries: one of those that have tried least, of these the one of the oldest request. So a
-    request that fails by itself leaves the next trial to another one. Where a trial gets neither answer nor fault, the
-    server is at work on it, and more calls may try: twice as many each time.
+    The waiting call that has tried least often tries next; of several, the one of the oldest request. So a request that
+    is itself faulty leaves the next trial to another one. If a trial gets neither answer nor fault, the server is
+    working on it, and more calls may try: twice as many each time.
 
-    A request that fails by itself does not open it while others are under way: only faults of as many different
-    requests do, or of any where nobody else is asking.
+    A single faulty request does not open it while others are in flight: that takes faults of several different
+    requests, or of any if there is no other.
 
-    Its callers are on the one background loop that all requests are sent from, so it needs no lock.
+    All callers are on the background loop, so it needs no lock.
 
     Args:
-        name: Whose it is, for the log.
-        faults: Faults in a row that open it.
+        name: Its owner, for the log.
+        faults: Consecutive faults that open it.
     """
 
     def __init__(self, name: str, faults: int = 5) -> None:
         self.name, self.limit = name, faults
         self.since: float | None = None
-        """When it opened, by the monotonic clock; None while it is closed."""
+        """When it opened, by the monotonic clock; None while closed."""
         self.last: EndpointError | None = None
         """The last fault."""
         self.first_trial = FIRST_TRIAL
@@ -44,11 +44,11 @@ class Breaker:
         self._failing: set[int] = set()
         """The requests that failed since the last answer."""
         self._asked = 0
-        """How often the server has asked to be spared since then."""
+        """How often the server has asked for back-off since then."""
         self._under_way = self._trials = 0
         self._pause = self._due = 0.0
         self._failed_since = False
-        """Whether a trial has failed since calls were let through last."""
+        """Whether a trial has failed since calls were last let through."""
         self._waiting: list[_Waiting] = []
         self._resting: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -60,22 +60,22 @@ class Breaker:
 
     @property
     def fails_all(self) -> bool:
-        """Whether it is open since so many different requests failed that it was no matter of theirs."""
+        """Whether it is open because so many different requests failed that the server must be at fault."""
         return self.is_open and len(self._failing) >= self.limit
 
     async def turn(self, request: int, tried: int, until: float) -> bool:
-        """Wait until a call may be sent, where it has to.
+        """Wait, if necessary, until a call may be sent.
 
         Args:
-            request: The number of the request that it is part of.
-            tried: How often it has tried the server out.
-            until: How long it may wait, by the monotonic clock.
+            request: The number of its request.
+            tried: How many trials it has made.
+            until: When its wait must end, by the monotonic clock.
 
         Returns:
-            Whether it is sent to try the server out; `tried` is then to be called once it is over.
+            Whether it is a trial; if so, call `tried` when it is over.
 
         Raises:
-            TimeoutError: It may not wait so long; at once where nothing can come of it.
+            TimeoutError: It may not wait so long; raised at once if waiting is pointless.
         """
         if not self.is_open:
             return False
@@ -84,18 +84,18 @@ class Breaker:
         self._let_through()
         now = time.monotonic()
         try:
-            if not one.turn.done() and self._due > max(until, now + LONGEST_PAUSE):  # by the server's own word
+            if not one.turn.done() and self._due > max(until, now + LONGEST_PAUSE):  # as the server announced
                 raise TimeoutError
             async with asyncio.timeout(max(0.0, until - now)):
                 return await one.turn
         except BaseException:
             if one.turn.done() and not one.turn.cancelled() and one.turn.result():
-                self.tried()  # it was let through just now
+                self.tried()  # it had just been let through
             one.turn.cancel()
             raise
 
     async def rest(self, seconds: float) -> None:
-        """Wait, but no longer than until the breaker opens or closes."""
+        """Wait at most until the breaker opens or closes."""
         end = asyncio.get_running_loop().create_future()
         self._resting.add(end)
         try:
@@ -104,23 +104,23 @@ class Breaker:
             self._resting.discard(end)
 
     def begun(self) -> float:
-        """A call is sent: when, by the monotonic clock."""
+        """A call is sent; returns when, by the monotonic clock."""
         self._under_way += 1
         return time.monotonic()
 
     def over(self) -> None:
-        """A call that was sent is over."""
+        """A sent call is over."""
         self._under_way -= 1
 
     def tried(self) -> None:
-        """A call that tried the server out is over, whatever came of it."""
+        """A trial is over, whatever its outcome."""
         self._trials -= 1
 
     def succeeded(self, sent: float) -> None:
-        """The server answered, be it with a refusal.
+        """The server answered, even if with a refusal.
 
         Args:
-            sent: When the call was sent. Of those from before an outage some are still answered by a server that goes.
+            sent: When the call was sent. A server that is shutting down may still answer calls from before an outage.
         """
         if self.since is not None:
             if sent < self.since:
@@ -139,12 +139,12 @@ class Breaker:
             self._failing.clear()
 
     def failed(self, fault: EndpointError, request: int, trial: bool = False) -> None:
-        """The server failed, or asked to be spared for some time.
+        """The server failed, or asked for back-off.
 
         Args:
-            fault: What happened; one that tells no time while the server is only busy is none.
-            request: The number of the request that the call is part of.
-            trial: Whether the call was to try the server out.
+            fault: What happened; a busy server without a back-off time does not count.
+            request: The number of the call's request.
+            trial: Whether the call was a trial.
         """
         self.last = fault
         self._failed_since |= trial
@@ -154,7 +154,7 @@ class Breaker:
                 self._due = max(self._due, time.monotonic() + fault.retry_after)
             elif self._asked >= self.limit:
                 self._open(fault.retry_after)
-                logger.info("%s asks to be spared for %.3g s: calls wait; %s", self.name, fault.retry_after, fault)
+                logger.info("%s asks for a back-off of %.3g s: calls wait; %s", self.name, fault.retry_after, fault)
         elif not fault.throttled:
             self._faults += 1
             self._failing.add(request)
@@ -169,7 +169,7 @@ class Breaker:
                 )
 
     def wake(self) -> None:
-        """Let all who wait go on, those of older requests first."""
+        """Release all waiting calls, those of older requests first."""
         waiting, self._waiting = self._waiting, []
         for one in sorted(waiting, key=lambda one: (one.request, one.arrival)):
             if not one.turn.done():
@@ -178,7 +178,7 @@ class Breaker:
         self._stop_timer()
 
     def forget(self) -> None:
-        """Begin anew in a forked child: the calls that wait are its parent's."""
+        """Reset in a forked child: the waiting calls belong to its parent."""
         self._under_way = self._trials = 0
         self._waiting, self._resting, self._timer = [], set(), None
 
@@ -193,7 +193,7 @@ class Breaker:
                 end.set_result(None)
 
     def _let_through(self) -> None:
-        """Let calls try where it is time, and see to it that this is done again."""
+        """Let calls try if it is time, and schedule the next check."""
         self._stop_timer()
         now = time.monotonic()
         if now >= self._due and (count := self._take(1 if self._failed_since else max(1, self._trials))):
@@ -205,11 +205,11 @@ class Breaker:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, self._due - now), self._let_through)
 
     def _take(self, most: int) -> int:
-        """Let so many of those who wait try; how many there were."""
+        """Let up to this many waiting calls try; return how many there were."""
         count = 0
         while count < most and self._waiting:
             one = heapq.heappop(self._waiting)
-            if not one.turn.done():  # else it went away
+            if not one.turn.done():  # otherwise it has gone
                 one.turn.set_result(True)
                 count += 1
         return count
@@ -228,9 +228,9 @@ class _Waiting:
     """A call that waits for its turn."""
 
     tried: int
-    """How often it has tried the server out."""
+    """How many trials it has made."""
     request: int
     """The number of its request."""
     arrival: int
     turn: asyncio.Future[bool] = field(compare=False)
-    """Whether it tries the server out, once it may go on."""
+    """Whether it is a trial, once released."""

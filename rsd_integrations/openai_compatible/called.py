@@ -1,4 +1,4 @@
-"""Replies that call tools: as messages of the OpenAI form, and as texts for those who read nothing else."""
+"""Replies with tool calls: as OpenAI-style messages, and as text for models that read only text."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from rsd_integrations.tool_calls import as_text, new_id, parsed
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A choice that calls tools."""
+    """A choice with tool calls."""
 
     message: Mapping[str, Any]
-    """The assistant's message: thoughts in no text, arguments as text, each call with an id."""
+    """The assistant's message: no thoughts in its text, arguments as text, an id for each call."""
     choice: Mapping[str, Any]
-    """The choice as one that calls nothing: its calls are in its text, as Hermes and Qwen templates write them."""
+    """The choice without tool calls: they are in its text, as Hermes and Qwen templates write them."""
 
 
 def called(choice: Mapping[str, Any], profile: Profile, markers: Markers) -> Called | None:
-    """What a choice calls; None where it calls nothing.
+    """The tool calls of a choice; None if there are none.
 
     Args:
-        choice: That of a whole reply to a request for a turn.
+        choice: The choice in a complete reply to a request for a turn.
         profile: The server's.
         markers: What stands around the thoughts of the response.
 
     Raises:
-        RunError: It says that a tool was called, and tells of no call; or one has no name.
-        ConfigurationError: It calls what is no function.
+        RunError: It says that a tool was called but contains no call, or a call has no name.
+        ConfigurationError: It calls something other than a function.
     """
     ends = is_call(choice.get("finish_reason"))
     message = choice.get("message") or {}
     calls = [_normalised(call) for call in message.get("tool_calls") or ()]
     if not calls:
         if ends:
-            raise RunError(f"the finish reason is {choice['finish_reason']!r}, and the message has no tool_calls")
+            raise RunError(f"the finish reason is {choice['finish_reason']!r}, but the message has no tool_calls")
         return None
     thought, content = told(choice)
     written = Written(profile, markers=markers)
@@ -62,31 +62,31 @@ def called(choice: Mapping[str, Any], profile: Profile, markers: Markers) -> Cal
 
 
 def refuse_text(server: object, asked: Mapping[str, Any]) -> None:
-    """Hold an answer that ended without a call to the `tool_choice` that was asked for.
+    """Refuse an answer without a call if `tool_choice` required one.
 
-    llama.cpp's server (build 11549) writes text where a call is required, and says nothing of it.
+    llama.cpp's server (build 11549) may silently write text although a call is required.
 
     Raises:
-        ConfigurationError: A call was asked for.
+        ConfigurationError: A call was required.
     """
     choice = asked.get("tool_choice", "auto")
     if choice not in ("auto", "none"):
         raise ConfigurationError(
-            f"{server} was asked to call a tool (tool_choice={json.dumps(choice)}) and wrote text: it passes over the "
-            "field. Leave tool_choice out, or take a server that honours it"
+            f"{server} was asked to call a tool (tool_choice={json.dumps(choice)}) but wrote text: it ignores the "
+            "field. Remove tool_choice, or use a server that honours it"
         )
 
 
 def _normalised(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A call as the OpenAI API has it: some servers give arguments as objects, or leave the id out."""
+    """A call as in the OpenAI API: some servers send arguments as objects, or omit the id."""
     kind = call.get("type") or "function"
     if kind != "function":
-        raise ConfigurationError(f"the model called a tool of the type {kind!r:.40}; functions alone can be called")
+        raise ConfigurationError(f"the model called a tool of the type {kind!r:.40}; only functions can be called")
     function = call["function"]
     name, arguments = function.get("name"), function.get("arguments")
     if not isinstance(name, str) or not name:
         raise RunError("a tool call names no function")
     text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
-    text = "{}" if text.strip() in ("", "null") else text  # vLLM says null where its parser finds none
+    text = "{}" if text.strip() in ("", "null") else text  # vLLM sends null if its parser finds none
     function = {**function, "name": name, "arguments": text}
     return {**call, "id": call.get("id") or new_id(), "type": kind, "function": function}

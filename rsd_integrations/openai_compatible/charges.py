@@ -1,4 +1,4 @@
-"""What the requests of one model call cost, so that none is lost when the call fails, is cut or goes another way."""
+"""The cost of one model call's requests, so that none is lost if the call fails, is cut or takes another route."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rsd_core import Interrupted, Model, Usage, add_usage, usage_of
 
 
 class Charges:
-    """The work of one model call, reply by reply, refused replies included.
+    """The work of one model call, reply by reply, including refused replies.
 
     Args:
-        model: Whose work it is.
+        model: The model that did the work.
     """
 
     def __init__(self, model: Model) -> None:
@@ -22,18 +22,18 @@ class Charges:
         self._usages: list[Usage] = []
 
     def add(self, usage: Usage) -> None:
-        """Note the work of one reply, or of the part of it that was received."""
+        """Add the work of one reply, or of the part received."""
         self._usages.append(usage)
 
     def add_reply(self, body: Mapping[str, Any], _result: object, seconds: float) -> None:
-        """Note the work that a body tells, whatever was read of it."""
+        """Add the work reported in a body, however much of it was used."""
         self.add(usage_in(body, seconds))
 
     def total(self, prefix: int | None = None) -> Usage:
-        """All of it. Where there was more than one reply, each is priced by itself: each read a prompt.
+        """The total. With more than one reply, each is priced separately, since each read a prompt.
 
         Args:
-            prefix: Length of what the call was about; by default what the last reply was about.
+            prefix: Length of the call's prefix; by default that of the last reply.
         """
         if not self._usages:
             return Usage(prefix or 0)
@@ -44,7 +44,7 @@ class Charges:
         return replace(self._sum(), prefix=last.prefix if prefix is None else prefix, parts=parts)
 
     def __enter__(self) -> Self:
-        """Let what is raised inside carry all work until then; a plain cancellation becomes `Interrupted`."""
+        """Make exceptions raised inside carry all work so far; a plain cancellation becomes `Interrupted`."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -73,21 +73,21 @@ class TokenCounts(TypedDict, total=False):
     """A server's counts of tokens."""
 
     read: int
-    """Of the prompt."""
+    """Prompt tokens."""
     cached: int
     """Those of them that it found in a cache."""
     wrote: int
 
 
 def usage_in(body: Mapping[str, Any], seconds: float = 0.0) -> Usage:
-    """The work that the body of a reply tells; nothing where it tells none."""
+    """The work reported in the body of a reply; nothing if there is none."""
     counts = token_counts(body)
     read, cached, wrote = counts.get("read", 0), counts.get("cached", 0), counts.get("wrote", 0)
     return Usage(read, max(0, read - cached) + wrote, cached, wrote, seconds=seconds)
 
 
 def token_counts(body: Mapping[str, Any]) -> TokenCounts:
-    """The counts in a reply, as far as the server tells some: gateways leave them out, or say 0 of everything."""
+    """The counts in a reply, if any: gateways omit them, or report 0 for everything."""
     usage = body.get("usage")
     if not usage:
         timings = body.get("timings")  # llama.cpp, in the middle of a stream
@@ -101,7 +101,7 @@ def token_counts(body: Mapping[str, Any]) -> TokenCounts:
     if read:
         cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0  # the latter at DeepSeek
         counts |= {"read": read, "cached": int(cached)}
-        wrote = max(wrote, total - read)  # some count thoughts in the total alone (Gemini, Grok)
+        wrote = max(wrote, total - read)  # some count thoughts only in the total (Gemini, Grok)
     if wrote or (read and usage.get("completion_tokens") is not None):
         counts["wrote"] = wrote
     return counts

@@ -1,4 +1,4 @@
-"""The connections to one server, and the places for requests in flight."""
+"""The connections to one server, and its concurrency slots."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Connection:
 
     Args:
         loop: The loop.
-        client: What sends.
-        concurrency: Requests in flight at once.
+        client: The HTTP client.
+        concurrency: Maximum number of concurrent requests.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, client: HttpClient, concurrency: int) -> None:
@@ -26,11 +26,11 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether nothing more can be sent."""
         return self._closed.is_set()
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but no longer than the connection is open."""
+        """Wait at most as long as the connection is open."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), seconds)
 
@@ -40,7 +40,7 @@ class Connection:
         await self.client.aclose()
 
     def close(self) -> None:
-        """Close it from any thread, at the latest when the interpreter ends."""
+        """Close it from any thread, at interpreter exit at the latest."""
         if self.client.is_closed or not self.loop.is_running():
             return
         done: Future[None] = asyncio.run_coroutine_threadsafe(self.aclose(), self.loop)

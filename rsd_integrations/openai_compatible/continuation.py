@@ -1,4 +1,4 @@
-"""Whether a server goes on with an answer that was begun, and what to do where it does not."""
+"""Whether a server continues a begun answer, and what to do if it does not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _GOING_ON = ", ".join(profile.name for profile in OPEN if profile.continues is n
 
 
 def check_completions(endpoint: Endpoint, prompts: Prompts, profile: Profile, path: Path) -> None:
-    """Refuse completions where there are none, or where the marks of a thought would be lost.
+    """Refuse completions if the server has none, or if thought markers would be lost.
 
     Raises:
-        ConfigurationError: Either is so.
+        ConfigurationError: Either applies.
     """
     if not profile.completions:
         raise ConfigurationError(
-            f"{endpoint} has chats alone ({profile.summary}): leave mode=completions and tokenizer=… out"
+            f"{endpoint} supports only chats ({profile.summary}): remove mode=completions and tokenizer=…"
         )
     vocabulary = prompts.vocabulary
     if vocabulary is None or profile.give_ids:
@@ -36,34 +36,33 @@ def check_completions(endpoint: Endpoint, prompts: Prompts, profile: Profile, pa
     special = {token.content for token in vocabulary.tokenizer.added_tokens_decoder.values() if token.special}
     if lost := [mark for mark in (thinking.markers.open, thinking.markers.close) if mark in special]:
         raise ConfigurationError(
-            f"{endpoint.model} writes {lost[0]!r} as a special token, which this server leaves out of its text, so "
-            f"that thought and answer would run together ({profile.summary}). Remedies: a server that tells ids (vLLM, "
-            "llama-server); a model that thinks in other marks; thinking switched off by template.NAME=VALUE."
+            f"{endpoint.model} writes {lost[0]!r} as a special token, which this server omits from its text, so that "
+            f"thought and answer would run together ({profile.summary}). Remedies: a server that reports ids (vLLM, "
+            "llama-server); a model with other thought markers; switching thinking off with template.NAME=VALUE."
         )
 
 
 async def check_completion_steps(ask: ShortAnswers) -> None:
-    """Refuse completions that do not read exactly what is sent: told by the length of a prompt, else by an answer.
+    """Refuse completions that do not read exactly what is sent, judging by a prompt's length, else by an answer.
 
     Raises:
-        ConfigurationError: The server has another tokenizer, or puts a template around.
+        ConfigurationError: The server has another tokenizer, or adds a template.
     """
-    answer, _ = await ask.to(BEGUN, 1)  # whose length is compared
+    answer, _ = await ask.to(BEGUN, 1)  # to compare its length
     if answer.read is not None:
         return
     wrong = await _goes_on_wrongly(ask)
     if wrong is not None:
         raise ConfigurationError(
-            f"{ask.endpoint} does not tell how many tokens it read, and does not go on with a text exactly: {wrong}. "
-            "Either it has another tokenizer than the one given, or puts a template of its own around, or never "
-            "writes the same twice. Remedies: the model's own tokenizer=…; mode=chat; if a gateway leaves `usage` out, "
-            "the server behind it"
+            f"{ask.endpoint} does not report how many tokens it read, and does not continue a text exactly: {wrong}. "
+            "It has a different tokenizer from the one given, adds its own template, or is not deterministic. "
+            "Remedies: the model's own tokenizer=…; mode=chat; if a gateway omits `usage`, the server behind it"
         )
     _warn_of_counts(ask)
 
 
 async def check_chat_steps(ask: ShortAnswers) -> None:
-    """Refuse steps where chats do not go on with an answer exactly.
+    """Refuse steps if chats do not continue an answer exactly.
 
     Raises:
         ConfigurationError: They do not.
@@ -71,31 +70,32 @@ async def check_chat_steps(ask: ShortAnswers) -> None:
     wrong = await _wrong(ask)
     if wrong is not None:
         off = "".join(
-            f"{option}, where the model can do without thoughts; "
+            f"{option}, if the model can work without thoughts; "
             for option in off_options(ask.server.profile.without_thoughts)
         )
         raise ConfigurationError(
-            f"{ask.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with which it "
-            f"continues the exact text; {off}the profile=… of the server, if its chats go on ({_GOING_ON}); "
-            "granularity='turn'."
+            f"{ask.endpoint} cannot write steps in mode=chat: {wrong}. Remedies: tokenizer=FOLDER_OR_ID, with which "
+            f"it continues the exact text; {off}the profile=… of the server, if its chats can continue "
+            f"({_GOING_ON}); granularity='turn'."
         )
 
 
 async def _wrong(ask: ShortAnswers) -> str | None:
-    """What is wrong with the way a chat continues the assistant's last message; None where it is right.
+    """What is wrong with the way a chat continues the assistant's last message; None if nothing is.
 
-    Told by the lengths of prompts: going on with a digit adds a token, and a blank line after it another. A server that
-    closes the turn and opens a new one adds the template's words for that, and one that drops or trims the message
-    adds too little. A thought that was closed has to be read again as it was written.
+    Judged by the lengths of prompts: continuing with a digit adds a token, and a blank line after it another. A server
+    that closes the turn and opens a new one adds the template's tokens for that, and one that drops or trims the
+    message adds too few. A closed thought must be read back as it was written.
 
-    Where lengths are not told, or are a gateway's, which counts no template, half an answer is gone on with.
+    If lengths are not reported, or come from a gateway that does not count the template, half an answer is continued
+    instead.
     """
     if ask.server.profile.continues is None:
-        return "its chats open a new turn, whatever comes last"
+        return "its chats always open a new turn"
     if await _thinks_apart(ask):
         return (
-            "it gives thoughts in a field of their own (its reasoning parser is on), and nothing can be gone on with "
-            "inside of one"
+            "it returns thoughts in a separate field (its reasoning parser is on), and a thought in a field cannot "
+            "be continued"
         )
     thought = f"{THINK.wrap('1')}1"
     lengths = [(await ask.to(path, 1))[0].read for path in (_ASKED, _begun("1"), _TURNS)]
@@ -106,37 +106,37 @@ async def _wrong(ask: ShortAnswers) -> str | None:
     if not 1 <= digit - bare <= 2:
         return f"an answer begun with one digit made the prompt {digit - bare} tokens longer, so it is not continued"
     if blank <= digit:
-        return "blank lines at the end of an answer that was begun are lost"
+        return "blank lines at the end of a begun answer are lost"
     if ((await ask.to(_begun(thought), 1))[0].read or 0) < digit + 3:
-        return "the chat template drops a thought that was begun"
+        return "the chat template drops a begun thought"
     return None
 
 
 async def _wrong_by_text(ask: ShortAnswers, thought: str) -> str | None:
-    """The same, told by what is written: what is lost makes no difference to what follows."""
+    """The same, judged by what is written: if something is lost, it makes no difference to what follows."""
     if wrong := await _goes_on_wrongly(ask):
-        return f"it does not tell how many tokens it read, and {wrong}"
+        return f"it does not report how many tokens it read, and {wrong}"
     after = [(await ask.to(_begun(text), _SHORT))[0].text for text in ("1", "1\n\n", thought)]
     if after[0] == after[1]:
-        return "blank lines at the end of an answer that was begun seem to be lost: what follows is the same"
+        return "blank lines at the end of a begun answer seem to be lost: the continuation is the same"
     if after[0] == after[2]:
-        return "the chat template seems to drop a thought that was begun: what follows is the same"
+        return "the chat template seems to drop a begun thought: the continuation is the same"
     _warn_of_counts(ask)
     return None
 
 
 async def _goes_on_wrongly(ask: ShortAnswers) -> str | None:
-    """How an answer that is interrupted goes on otherwise than in one piece; None where it does not."""
+    """How an interrupted answer continues differently than in one piece; None if it does not."""
     path = Path(as_prompt(QUESTION))
     whole, first = [(await ask.to(path, tokens))[0].text for tokens in (3 * _SHORT, _SHORT)]
     second = (await ask.to(path.extend(Step(first, "length")), _SHORT))[0].text if first else ""
     if first and second and f"{whole} ".startswith(first + second):
         return None
-    return f"{first!r} was gone on with by {second!r}, in one piece it is {whole!r}"
+    return f"{first!r} was continued with {second!r}, but in one piece it is {whole!r}"
 
 
 async def _thinks_apart(ask: ShortAnswers) -> bool:
-    """Whether the beginning of an answer is a thought in a field of its own: nothing of it is in the text."""
+    """Whether an answer begins with a thought in a separate field, with none of it in the text."""
     answer, choice = await ask.to(Path(as_prompt("What is 2 + 3?")), 16)
     written = Written(ask.server.profile)
     written.add(choice)
@@ -145,8 +145,8 @@ async def _thinks_apart(ask: ShortAnswers) -> bool:
 
 def _warn_of_counts(ask: ShortAnswers) -> None:
     logger.warning(
-        "%s does not tell how many tokens it read: figures of the ledger are estimates, and a prompt that it cuts "
-        "silently goes unnoticed",
+        "%s does not report how many tokens it read: figures on the ledger are estimates, and a silently truncated "
+        "prompt goes unnoticed",
         ask.endpoint,
     )
 
@@ -158,6 +158,6 @@ def _begun(text: str) -> Path:
 _ASKED = Path((Message("user", "Count."),))
 _TURNS = Path((*_ASKED.prompt, Message("assistant", "1"), Message("user", "1")))
 BEGUN = _begun("1\n\n")
-"""A short answer that was begun."""
+"""A short begun answer."""
 _SHORT = 5
-"""Tokens of an answer that is interrupted."""
+"""Length of an interrupted answer, in tokens."""

@@ -1,4 +1,4 @@
-"""What is found out about a server by asking it: where thoughts come back, what switches them off, the spec to use."""
+"""What a few questions reveal about a server: where thoughts come back, what switches them off, the spec to use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rsd_integrations.openai_compatible.written import FIELDS, Written
 
 QUESTION = "Mia has 45 apples. Then she buys 12 more. How many apples does Mia have now?"
 TOKENS = 1024
-"""Most tokens of an answer to it: thoughts take some hundred."""
+"""Maximum tokens of an answer to it: thoughts take a few hundred."""
 SWITCHES: tuple[Mapping[str, Any], ...] = (
     {"chat_template_kwargs": {"enable_thinking": False}},  # Qwen3, GLM, SmolLM3 and others
     {"chat_template_kwargs": {"thinking": False}},  # DeepSeek-V3.1, Kimi, granite
@@ -28,7 +28,7 @@ SWITCHES: tuple[Mapping[str, Any], ...] = (
     {"reasoning": {"enabled": False}},
     {"thinking": {"type": "disabled"}},
 )
-"""What switches thinking off somewhere, tried where the profile names nothing that works."""
+"""Known ways to switch thinking off, tried if the profile's does not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class Thoughts:
     """What one answer showed."""
 
     where: str | None
-    """Where the thought was, in words; None where there was none."""
+    """Where the thought was, in words; None without a thought."""
     options: list[str] = field(default_factory=list)
-    """Options of a spec that switch thinking off, where some do."""
+    """Spec options that switch thinking off, if found."""
 
 
 async def find_thoughts(endpoint: Endpoint, fields: RequestFields, profile: Profile) -> Thoughts:
-    """Ask a chat once, and again with what may switch thinking off where it thought.
+    """Ask a chat once, and if it thought, again with options that may switch thinking off.
 
     Raises:
         EndpointError: The server failed.
-        Refused: It does not take the request.
+        Refused: It does not accept the request.
     """
     where = await _asked(endpoint, fields, profile, {})
     if where is None:
@@ -62,7 +62,7 @@ async def find_thoughts(endpoint: Endpoint, fields: RequestFields, profile: Prof
 
 
 def rendered_thoughts(prompts: Prompts, fields: RequestFields) -> Thoughts:
-    """The same where the tokenizer's template renders the prompt here: it tells by itself."""
+    """The same if the tokenizer's template renders the prompt locally: the template itself shows it."""
     prompt = as_prompt(QUESTION)
     thinking = prompts.thinking(prompt)
     if thinking is None or thinking.is_off or thinking.markers is None:
@@ -79,14 +79,14 @@ def rendered_thoughts(prompts: Prompts, fields: RequestFields) -> Thoughts:
 
 
 def spec_of(endpoint: Endpoint, prompts: Prompts, fields: RequestFields, server: Server, named: bool) -> str:
-    """The spec that says what is known of a model.
+    """The spec that expresses what is known about a model.
 
     Args:
         endpoint: Where it is.
         prompts: How it is asked.
         fields: The user's part of requests.
         server: What is known of the server.
-        named: Whether the profile has to be named, since it is not recognised.
+        named: Whether the profile must be named, since it is not recognised.
     """
     options = [f"profile={server.profile.name}"] if named else []
     if prompts.tokenizer is not None:
@@ -102,7 +102,7 @@ def spec_of(endpoint: Endpoint, prompts: Prompts, fields: RequestFields, server:
 
 
 async def _asked(endpoint: Endpoint, fields: RequestFields, profile: Profile, more: Mapping[str, Any]) -> str | None:
-    """Where the thought of one answer was; None where there was none."""
+    """Where the thought of one answer was; None without a thought."""
     body = {
         "model": endpoint.model,
         "messages": [{"role": "user", "content": QUESTION}],
@@ -123,7 +123,7 @@ def _where(reply: Mapping[str, Any], profile: Profile) -> str | None:
     written = Written(profile)
     written.add(choice)
     if written.thought:
-        return "in parts of the message's content of the type `thinking`"
+        return "in content parts of the type `thinking`"
     content = str(message.get("content") or "").lstrip()
     marks = [(markers.open, markers.close) for markers in MARKERS.values()] + [profile.inline or ("", "")]
     for opening, close in marks:
@@ -131,5 +131,5 @@ def _where(reply: Mapping[str, Any], profile: Profile) -> str | None:
             return f"in the text, between `{opening}` and `{close}`"
     details = (reply.get("usage") or {}).get("completion_tokens_details") or {}
     if count := details.get("reasoning_tokens"):
-        return f"nowhere: {json.dumps(count)} tokens of thoughts were counted, and are paid"
+        return f"nowhere: {json.dumps(count)} thought tokens were counted, and are paid for"
     return None

@@ -1,7 +1,7 @@
 """A model behind a URL: one place for keys, timeouts, retries, back-pressure and faults.
 
-The requests are those of the OpenAI API, and the client is our own: a step is two or three small requests, and the
-official client would spend more on each than many a small model (`python -m tests.benchmarks.client` compares them).
+The requests follow the OpenAI API, but the client is our own: a step is two or three small requests, and the official
+client would spend more time on each than many a small model (`python -m tests.benchmarks.client` compares them).
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from rsd_integrations.openai_compatible.replies import Replies
 from rsd_integrations.openai_compatible.sending import Persistence, Sender
 
 notices = logging.getLogger("rsd_integrations.notices")
-"""What users are to hear of whatever they run: the command line prints it."""
+"""Messages for the user whatever runs: the command line prints them."""
 T = TypeVar("T")
 AT_ONCE = 64
-"""Requests in flight at once where neither a run, nor the user, nor the server asks for more or fewer."""
+"""Concurrent requests if neither the run, the user nor the server determines the number."""
 
 
 class Reader(Protocol):
-    """What takes the events of one streamed answer."""
+    """Consumes the events of one streamed answer."""
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """Take an event; True when no more is wanted, and the server may stop."""
+        """Process an event; True when no more is needed and the server may stop."""
 
     @property
     def complete(self) -> bool:
-        """Whether the answer is whole, so that the stream may end here."""
+        """Whether the answer is complete, so that the stream may end here."""
 
     def end(self) -> None:
-        """Take the server's word that this was all; raises as `take` does where it is no whole answer."""
+        """Note the end of the stream; raises like `take` if the answer is incomplete."""
 
 
 R = TypeVar("R", bound=Reader)
@@ -58,26 +58,26 @@ R = TypeVar("R", bound=Reader)
 class Endpoint:
     """A model behind a URL.
 
-    All requests of a process are sent from its one background loop, whatever loop or thread asks: so one bound holds
-    for all, and connections outlive the callers' loops. A cancelled call closes its connection, which is how servers
-    learn to stop.
+    All requests of a process are sent from its single background loop, whatever loop or thread calls: so one
+    concurrency limit covers all, and connections outlive the callers' loops. A cancelled call closes its connection,
+    which tells the server to stop.
 
     Args:
         model: The model's name in requests.
-        base_url: Where the API is, such as `http://127.0.0.1:8000/v1`; `/v1` is added to a URL without a path. By
-            default OPENAI_BASE_URL, or OpenAI's own.
-        key_env: The environment variable that holds the API key. By default OPENAI_API_KEY, which is sent to OpenAI,
-            to OPENAI_BASE_URL and to this machine, and nowhere else.
-        timeout: Seconds that one attempt may take; of a stream that lasts, that it may be silent.
-        retries: Attempts after one that met a fault, with jittered back-off.
-        patience: Seconds that calls wait, beyond their retries, for a server that is away or asks to be called later;
-            counted from the beginning of an outage, and 0 is none. By default 600 in runs of many requests, and 30
-            elsewhere, once the server has ever answered.
-        concurrency: Requests in flight at once; others wait for their turn, those of older prompts first. By default as
-            many as the server works on where that is known to be few, else as many as the run has, and 64 at least.
+        base_url: URL of the API, such as `http://127.0.0.1:8000/v1`; `/v1` is added to a URL without a path. By default
+            OPENAI_BASE_URL, or OpenAI's own.
+        key_env: The environment variable that holds the API key. By default OPENAI_API_KEY, which is sent only to
+            OpenAI, OPENAI_BASE_URL and this machine.
+        timeout: Seconds that one attempt may take, or that a long-lived stream may be silent.
+        retries: Further attempts after a fault, with jittered back-off.
+        patience: Seconds that calls wait, beyond their retries, for a server that is unavailable or asks for back-off,
+            counted from the beginning of an outage; 0 for none. By default 600 in runs of many requests, and 30
+            otherwise, once the server has answered at all.
+        concurrency: Maximum number of concurrent requests; others wait, those of older prompts first. By default as
+            many as the server processes if that is known to be few, else as many as the run has, but at least 64.
 
     Raises:
-        ConfigurationError: A value is out of its range, or the key is missing.
+        ConfigurationError: A value is out of range, or the key is missing.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Endpoint:
     ) -> None:
         for name, value, least in (("retries", retries, 0), ("patience", patience, 0), ("concurrency", concurrency, 1)):
             if value is not None and not value >= least:
-                raise ConfigurationError(f"{name}={value} is out of range; it is at least {least}")
+                raise ConfigurationError(f"{name}={value} is out of range; it must be at least {least}")
         if not timeout > 0:
-            raise ConfigurationError(f"timeout={timeout} is out of range; it is a number of seconds above 0")
+            raise ConfigurationError(f"timeout={timeout} is out of range; it must be a number of seconds above 0")
         self.model = model
         self.base_url = checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)
         self._base_path, self._root_path = urlsplit(self.base_url).path, urlsplit(self.root).path
@@ -103,7 +103,7 @@ class Endpoint:
         self.concurrency = concurrency or AT_ONCE
         self._named = concurrency is not None
         self._most = concurrency
-        """As many as it may ever be, by the user's word or the server's; None where runs decide."""
+        """Upper bound from the user or the server; None if runs decide."""
         self._conflict_told = False
         self._sender = Sender(repr(self))
         self.key_env = key_env
@@ -118,26 +118,26 @@ class Endpoint:
 
     @property
     def root(self) -> str:
-        """The URL without the version, where routes beyond the OpenAI API are: `/tokenize`, `/pooling`, `/health`."""
+        """The URL without the version, for routes beyond the OpenAI API: `/tokenize`, `/pooling`, `/health`."""
         return self.base_url.removesuffix("/v1")
 
     @property
     def breaker(self) -> Breaker:
-        """What calls wait at while the server is away."""
+        """Holds calls back while the server is unavailable."""
         return self._sender.breaker
 
     @property
     def waiting_since(self) -> float | None:
-        """Since when calls wait for the server to come back, by the monotonic clock; None where none does."""
+        """When calls began to wait for the server to return, by the monotonic clock; None if none waits."""
         return self._sender.waiting_since
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a place among those in flight."""
+        """Number of requests waiting for a concurrency slot."""
         return 0 if self._connection is None else self._connection.slots.waiting
 
     async def get(self, path: str, read: Callable[[dict[str, Any]], T]) -> T:
-        """What is read of the answer to a GET request; arguments and errors as in `post`."""
+        """Send a GET request; arguments and errors as in `post`."""
         return await on_background_loop(self._request("GET", path, None, read, _free))
 
     @overload
@@ -157,20 +157,20 @@ class Endpoint:
         read: Callable[[dict[str, Any]], Any] | None = None,
         charge: Callable[[dict[str, Any], Any, float], None] | None = None,
     ) -> Any:
-        """Send JSON and read the JSON that comes back.
+        """Send JSON and read the JSON reply.
 
         Args:
-            path: Below the base URL (`completions`), or below the server's root where it begins with a slash
+            path: Relative to the base URL (`completions`), or to the server's root if it begins with a slash
                 (`/pooling`).
             body: What to send.
-            read: Makes the result of the answer; by default the answer itself. What it raises on a wrong shape
-                (`KeyError`, `IndexError`, `TypeError`, `ValueError` or a `RunError`) is a fault of the server, and
-                tried again like others.
-            charge: Notes the work of every answer that was received, given the answer, what was read of it (None where
-                it was refused) and the seconds it took.
+            read: Converts the answer to the result; by default the answer itself. What it raises for a wrong shape
+                (`KeyError`, `IndexError`, `TypeError`, `ValueError` or a `RunError`) is a fault of the server, retried
+                like others.
+            charge: Records the work of every answer received, given the answer, its result (None if it was refused) and
+                the seconds it took.
 
         Raises:
-            EndpointError: The server failed, after all retries, or was away for longer than the patience.
+            EndpointError: The server failed after all retries, or was unavailable for longer than the patience.
             Refused: The server is well and does not take the request.
         """
         return await on_background_loop(self._request("POST", path, body, read or _unread, charge or _free))
@@ -183,21 +183,21 @@ class Endpoint:
         again: Callable[[], bool] | None = None,
         charge: Callable[[R, float], None] | None = None,
     ) -> R:
-        """Send JSON and read server-sent events until the reader has enough; the connection is then closed.
+        """Send JSON and read server-sent events until the reader has enough; then the connection is closed.
 
         Args:
             path: As in `post`.
             body: What to send; `stream` is added.
-            make: Makes a reader for each attempt. It runs on the background loop.
-            again: Whether to begin anew after a fault. Given for streams that last: the timeout is one of silence then.
-            charge: Notes the work of an attempt, given its reader and the seconds it took: called once events were
-                received, also where the attempt failed or was cancelled midway.
+            make: Creates a reader for each attempt, which runs on the background loop.
+            again: Whether to start over after a fault. Given for long-lived streams: the timeout then limits silence.
+            charge: Records the work of an attempt, given its reader and the seconds it took: called if events were
+                received, even if the attempt failed or was cancelled midway.
 
         Returns:
-            The reader that got a whole answer.
+            The reader with the complete answer.
 
         Raises:
-            EndpointError: The server failed, after all retries; a stream that ends too early is a failure.
+            EndpointError: The server failed after all retries; a stream that ends early is a failure.
             Refused: The server is well and does not take the request.
         """
 
@@ -212,7 +212,7 @@ class Endpoint:
                 event = self._replies.parsed(data)
                 if not received:
                     received = True
-                    self._sender.answered(started)  # a stream may last, or be left before its end
+                    self._sender.answered(started)  # a stream may be long, or abandoned before its end
                 return self._replies.result(reader.take, event)
 
             try:
@@ -227,13 +227,13 @@ class Endpoint:
         return await on_background_loop(self._send("POST", path, {**body, "stream": True}, receive, again))
 
     def suggest(self, concurrency: int | None) -> None:
-        """Work with no more requests at once from now on, unless the user has said how many; None: runs decide."""
+        """Limit concurrent requests from now on, unless the user has set a limit; None lets runs decide."""
         if not self._named and concurrency != self._most:
             self._most = concurrency
             self._resize(concurrency or AT_ONCE)
 
     def _make_room(self, wanted: int) -> None:
-        """Have a place for each request of a run of so many, or say once why there is none."""
+        """Provide a slot for each concurrent request of a run, or log once why that is impossible."""
         if self._most is None:
             self._resize(wanted)
         elif not self._conflict_told:
@@ -241,10 +241,10 @@ class Endpoint:
             why = (
                 "as its concurrency=… says"
                 if self._named
-                else "as it says or is known of its kind; concurrency=… changes it"
+                else "as reported or known for its kind; concurrency=… overrides it"
             )
             notices.warning(
-                "%d requests want to be in flight, but %s works on %d at once (%s): others wait their turn",
+                "the run has %d concurrent requests, but %s processes %d at once (%s): others wait",
                 wanted,
                 self,
                 self._most,
@@ -258,7 +258,7 @@ class Endpoint:
 
     @contextmanager
     def impatient(self) -> Iterator[None]:
-        """Wait for no server that is away: who examines one wants to know how it is now."""
+        """Do not wait for an unavailable server: an examination wants its current state."""
         patience, self.patience = self.patience, 0.0
         try:
             yield
@@ -266,7 +266,7 @@ class Endpoint:
             self.patience = patience
 
     async def aclose(self) -> None:
-        """Close all connections: requests in flight fail, the next call opens new ones."""
+        """Close all connections: requests in flight fail, and the next call opens new ones."""
         await on_background_loop(self._close())
 
     async def _close(self) -> None:
@@ -343,14 +343,14 @@ class Endpoint:
                 self._replies.refuse(response.status, response.headers, text, sent)
             finally:
                 response.close()
-        except ConfigurationError:  # is a ValueError as well
+        except ConfigurationError:  # also a ValueError
             raise
         except TimeoutError:
-            reason = f"no answer within {self.timeout:g} s; a longer timeout=… may help, or a server that works"
+            reason = f"no answer within {self.timeout:g} s; try a longer timeout=…, and check the server"
         except (OSError, ValueError) as error:
             outage = isinstance(error, OSError)
-            reason = f"{self._replies.shown(str(error) or type(error).__name__)}; is the server up, and this its URL?"
-        # Causes hold requests, and those hold the key.
+            reason = f"{self._replies.shown(str(error) or type(error).__name__)}; is the server up, is this its URL?"
+        # Causes contain requests, which contain the key.
         raise EndpointError(f"{self}: {reason}", outage=outage) from None
 
     def _headers(self) -> dict[str, str]:
@@ -364,7 +364,7 @@ class Endpoint:
         if wanted is not None and wanted > self.concurrency:
             self._make_room(wanted)
         loop = asyncio.get_running_loop()
-        if self._connection is None or self._connection.loop is not loop:  # the loop is another one after a fork
+        if self._connection is None or self._connection.loop is not loop:  # the loop is different after a fork
             if self._connection is not None:
                 self._sender.forget()
             client = HttpClient(loop, self.base_url, self._headers(), self.timeout, proxy_of(self.base_url))
@@ -374,7 +374,7 @@ class Endpoint:
 
 
 async def read_events(response: Response, take: Callable[[bytes], bool], refuse_page: Callable[[bytes], None]) -> bool:
-    """Read server-sent events until one of them is enough; False where they ended before."""
+    """Read server-sent events until the reader has enough; False if they ended before that."""
     begun = False
     while lines := await response.lines():
         for line in lines:
@@ -393,4 +393,4 @@ def _unread(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _free(data: dict[str, Any], result: object, seconds: float) -> None:
-    """Nobody pays."""
+    """Charges nothing."""

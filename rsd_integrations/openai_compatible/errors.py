@@ -1,4 +1,4 @@
-"""What goes wrong with a server, and its own words on it."""
+"""Errors of servers, and their own messages."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _OVERLONG = (
 _WINDOW = re.compile(r"context (?:length|size)[^0-9]{0,24}(\d+)")
 _TITLE = re.compile(r"<title>\s*(\S.*?)</title>", re.IGNORECASE | re.DOTALL)
 CAPS = ("max_tokens", "max_completion_tokens")
-"""How servers call the cap on the tokens of an answer."""
+"""Names of the cap on an answer's tokens."""
 
 
 class EndpointError(RunError):
-    """A server failed, did not answer in time, or gave what is no answer: a fault of its role."""
+    """A server failed, timed out, or returned something other than an answer: a fault of its role."""
 
     def __init__(
         self,
@@ -38,17 +38,17 @@ class EndpointError(RunError):
     ) -> None:
         super().__init__(message)
         self.status = status
-        """The HTTP status, where the server answered with an error."""
+        """The HTTP status, if the server answered with an error."""
         self.throttled = throttled
-        """Whether the server is well and only asked to be called less often."""
+        """Whether the server is healthy and only asked for fewer requests."""
         self.retry_after = retry_after
-        """Seconds after which it wants to be asked again, where it said so."""
+        """Seconds after which it asked to retry, if it did."""
         self.outage = outage
-        """Whether nothing was there to answer: a server that is away, or the gateway's word for it."""
+        """Whether the server was unavailable, directly or according to a gateway."""
 
 
 class Refused(ConfigurationError):  # noqa: N818
-    """A server is well and will not answer this: a wrong name, key, field or value."""
+    """A healthy server rejects the request: a wrong name, key, field or value."""
 
     def __init__(
         self, message: str = "", status: int = 400, reason: str = "", field: str | None = None, value: object = None
@@ -57,9 +57,9 @@ class Refused(ConfigurationError):  # noqa: N818
         self.status = status
         """The HTTP status."""
         self.reason = reason
-        """What the server said."""
+        """The server's message."""
         self.field = field
-        """The field of the request that it named, where it did."""
+        """The request field it named, if any."""
         self._value = value
 
     @property
@@ -69,13 +69,13 @@ class Refused(ConfigurationError):  # noqa: N818
 
     @property
     def window(self) -> int | None:
-        """The model's context, where the server said how long it is."""
+        """The model's context, if the server reported its length."""
         told = _WINDOW.search(self.reason.lower()) if self.overlong else None
         return None if told is None else int(told[1])
 
     @property
     def most(self) -> int | None:
-        """The most tokens that an answer may have, where more were asked for and the server said so."""
+        """Maximum tokens of an answer, if more were requested and the server said so."""
         if self.field not in CAPS or not isinstance(self._value, int):
             return None
         smaller = [int(number) for number in re.findall(r"\d+", self.reason) if 16 <= int(number) < self._value]
@@ -83,19 +83,19 @@ class Refused(ConfigurationError):  # noqa: N818
 
 
 class WrongProfile(ConfigurationError):  # noqa: N818
-    """A server is of another kind than its spec says."""
+    """A server's kind differs from its spec."""
 
     def __init__(self, message: str = "", use: str | None = None) -> None:
         super().__init__(message)
         self.use = use
-        """The spec that works, where one was found."""
+        """A spec that works, if one was found."""
 
 
 def reason_in(body: str) -> str:
-    """The human part of an error's body, on one line; the title of a page."""
+    """The readable part of an error's body, on one line; for a web page, its title."""
     with suppress(ValueError):
         data = json.loads(body)
-        data = data[0] if isinstance(data, list) and len(data) == 1 else data  # as Google has it
+        data = data[0] if isinstance(data, list) and len(data) == 1 else data  # Google's format
         for key in ("error", "detail", "message"):
             if isinstance(data, dict) and data.get(key):
                 data = data[key]
@@ -105,5 +105,5 @@ def reason_in(body: str) -> str:
 
 
 def readable(text: str, length: int = 400) -> str:
-    """The beginning of a text from outside, control characters written out: a terminal would obey them."""
+    """The beginning of an untrusted text, with control characters written out, since a terminal would obey them."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:length])

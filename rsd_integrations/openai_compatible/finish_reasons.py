@@ -1,4 +1,4 @@
-"""What a server's finish reason means: an end, a length, a fault of the server, or what no step can be made of."""
+"""What a server's finish reason means: an end, a length limit, a fault of the server, or no valid end of a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rsd_core.paths import Ending
 _ENDINGS: dict[str, Ending] = {
     "stop": "end",
     "eos": "end",  # Together
-    "eos_token": "end",  # text-generation-inference, as is the next one
+    "eos_token": "end",  # text-generation-inference, as the next one
     "stop_sequence": "end",
     "end_turn": "end",  # gateways to Anthropic
     "stop_token": "end",
@@ -20,9 +20,9 @@ _ENDINGS: dict[str, Ending] = {
     "length": "length",
     "max_tokens": "length",  # gateways to Anthropic, Google and Cohere
     "max_output_tokens": "length",
-    "model_length": "length",  # Mistral, where the window is full
+    "model_length": "length",  # Mistral, when the window is full
 }
-"""In lower case: some shout."""
+"""In lower case, since some servers use capitals."""
 _GAVE_UP = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "repetition"})
 _FILTERED = frozenset(
     {"content_filter", "content_filtered", "safety", "refusal", "recitation", "blocklist", "prohibited_content", "spii"}
@@ -40,7 +40,7 @@ class FinishReasons:
     """The finish reasons of one server: those of its bodies, or those of its streams.
 
     Args:
-        server: What messages call it.
+        server: Its name in messages.
     """
 
     def __init__(self, server: str = "the server") -> None:
@@ -49,12 +49,12 @@ class FinishReasons:
         self._missing = 0
 
     def ending(self, choice: Mapping[str, Any]) -> Ending | None:
-        """What the finish reason of a choice means; None where it has none yet.
+        """The meaning of a choice's finish reason; None if it has none yet.
 
         Raises:
-            RunError: The server gave up, and may be asked again.
+            RunError: The server gave up; a retry may help.
             PromptError: A filter stopped the answer.
-            ConfigurationError: It means nothing that a step could end by; asked again, it would come again.
+            ConfigurationError: It cannot end a step, and would occur again on a retry.
         """
         reason = choice.get("finish_reason")
         if reason in (None, ""):
@@ -67,31 +67,31 @@ class FinishReasons:
             raise RunError(f"the server gave up: its finish reason is {reason!r}")
         if word in _FILTERED:
             raise PromptError(
-                f"a filter of {self._server} stopped the answer (finish reason {reason!r}). It is not asked again; "
+                f"a filter of {self._server} stopped the answer (finish reason {reason!r}). It is not retried; use "
                 "another prompt, or a server without that filter"
             )
         if is_call(reason):
             raise ConfigurationError(
-                f"{self._server}: the model called a tool where a step is text (finish reason {reason!r}). Remedy: "
-                "leave the tools out of body.NAME=…, or body.tool_choice=none"
+                f"{self._server}: the model called a tool instead of writing a text step (finish reason {reason!r}). "
+                "Remedy: remove the tools from body.NAME=…, or set body.tool_choice=none"
             )
         raise ConfigurationError(
-            f"{self._server} ended its answer for the reason {reason!r:.80}, of which nothing is known: an end, a "
-            f"length or a fault? Known are {', '.join(_ENDINGS)}. It is not asked again"
+            f"{self._server} ended its answer for the unknown reason {reason!r:.80}: an end, a length limit or a "
+            f"fault? Known are {', '.join(_ENDINGS)}. It is not retried"
         )
 
     def missing(self) -> NoReturn:
-        """An answer that is all there has none: was it cut?
+        """Handle a complete answer without a finish reason: was it cut?
 
         Raises:
-            RunError: The server told them before, so this answer is cut; also the first time that one is missing.
-            ConfigurationError: The server seems to tell none at all.
+            RunError: The server sent them before, so this answer was cut; also the first time that one is missing.
+            ConfigurationError: The server seems to send none at all.
         """
         self._missing += 1
         if self._told or self._missing == 1:
             raise RunError("the answer has no finish reason: it was cut short")
         raise ConfigurationError(
-            f"{self._server} tells no finish reasons, so that nobody knows whether an answer is whole. Remedies: the "
-            "base URL of the server behind it, if a gateway leaves them out; no logprobs=true, which costs some "
-            "streams theirs"
+            f"{self._server} sends no finish reasons, so it is unknown whether an answer is complete. Remedies: the "
+            "base URL of the server behind it, if a gateway drops them; no logprobs=true, which removes them from "
+            "some streams"
         )

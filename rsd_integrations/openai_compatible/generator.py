@@ -53,36 +53,36 @@ from rsd_integrations.openai_compatible.trials import Trials
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
-"""Seeds are taken modulo this: some servers take 32 bits, with a sign."""
+"""Seeds are taken modulo this, since some servers use signed 32-bit integers."""
 
 
 class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
-    """A model behind an endpoint of the OpenAI API that writes steps.
+    """A model behind an OpenAI-compatible endpoint that writes steps.
 
-    In `completions` mode the server continues the exact text or, where it takes them, the exact ids, which the
-    tokenizer makes here: ids that were sampled are never tokenised again. In `chat` mode it continues the assistant's
-    last message, where it can; where it cannot, it writes turns.
+    In `completions` mode the server continues the exact text or, if it accepts ids, the exact ids, tokenised locally:
+    sampled ids are never tokenised again. In `chat` mode it continues the assistant's last message if it can; otherwise
+    it writes turns.
 
     Args:
         endpoint: Where the model is.
         tokenizer: Folder or hub id of the model's tokenizer, whose chat template renders the prompt.
-        mode: `completions` or `chat`; by default `completions` where a tokenizer is given.
-        profile: What kind of server it is, a name out of `PROFILES`; by default it is asked at first use.
-        context: Longest sequence in tokens; by default what the server says.
-        template: Arguments of the chat template, such as `{"enable_thinking": False}`: completions render with them
-            here, chats send them as `chat_template_kwargs`.
-        body: Further fields of every request by name, as JSON has them, such as `{"reasoning_effort": "low"}`.
-        omit: Names of fields that are not sent, such as `temperature`; `reasoning_content` keeps earlier thoughts out
-            of the messages.
-        logprobs: Whether steps come with the log-probabilities of their tokens.
-        guesses: Whether a target reads the draft that it replaces, and writes on from the first token that it would not
-            have chosen, where decoding is greedy. Saves time and costs FLOPs: vLLM reads all of the text for that.
+        mode: `completions` or `chat`; by default `completions` if a tokenizer is given.
+        profile: The kind of server, a name in `PROFILES`; by default detected at first use.
+        context: Maximum sequence length in tokens; by default as reported by the server.
+        template: Chat template arguments, such as `{"enable_thinking": False}`: completions use them for local
+            rendering, chats send them as `chat_template_kwargs`.
+        body: Additional fields of every request, as JSON, such as `{"reasoning_effort": "low"}`.
+        omit: Names of fields not to send, such as `temperature`; `reasoning_content` keeps earlier thoughts out of
+            messages.
+        logprobs: Whether steps include the log-probabilities of their tokens.
+        guesses: Whether a target reads the draft it replaces and continues from the first token that it would not have
+            chosen, under greedy decoding. This saves time but costs FLOPs, since vLLM reads the whole text for it.
         flops_per_token: Two per weight, for the ledger.
         price: Money per million tokens, for the ledger.
 
     Raises:
-        ConfigurationError: A value is unknown, a field is not the user's to give, the tokenizer cannot be had, or there
-            is none for guesses.
+        ConfigurationError: A value is unknown, a field cannot be set by the user, or the tokenizer is unavailable or
+            missing for guesses.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         if mode not in (None, "completions", "chat"):
             raise ConfigurationError(f"mode={mode!r} is unknown; choose completions or chat")
         if guesses and (tokenizer is None or mode == "chat"):
-            raise ConfigurationError("guesses=true takes a tokenizer=… and mode=completions: drafts are read as ids")
+            raise ConfigurationError("guesses=true needs a tokenizer=… and mode=completions: drafts are read as ids")
         self.endpoint = endpoint
         self.name = endpoint.model
         self.flops_per_token, self.price = flops_per_token, price
@@ -116,30 +116,30 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         self._context = context
         self._reasons, self._stream_reasons = (FinishReasons(repr(endpoint)) for _ in range(2))
         self.profile: Profile | None = None
-        """The kind of server that it is taken for; None goes by its host, and by what it says."""
+        """The assumed kind of server; None to detect it from its host and its replies."""
         self.assume(None if profile is None else find_profile(profile))
         self._streams = Streams()
         self.learnt = Learnt()
 
     def assume(self, profile: Profile | None) -> None:
-        """Take the server for one of this kind from now on."""
+        """Assume this kind of server from now on."""
         self.profile = profile
         self._learning = Once(lambda: learn(self.endpoint, profile, self._context))
         self._trials = Trials(self, self._reasons)
 
     def like(self, profile: Profile | None) -> OpenAIGenerator:
-        """The same model at the same endpoint, its server taken for another kind."""
+        """The same model and endpoint, assuming another kind of server."""
         other = copy.copy(self)
         other.learnt = replace(self.learnt)
         other.assume(profile)
         return other
 
     def _with(self, fields: dict[str, Any]) -> Self:
-        """Arguments of the template here, or fields of chats: those of a message are for whole turns alone."""
+        """Template arguments here, or chat fields: those of a message apply to whole turns only."""
         other = copy.copy(self)
         if self.prompts.mode == "completions":
             calls = {name: fields.pop(name) for name in TOOL_FIELDS if name in fields}
-            refuse(self, calls, "completions write text; leave it out, or take mode=chat with granularity='turn'")
+            refuse(self, calls, "completions write text; remove it, or use mode=chat with granularity='turn'")
             other.fields = self.fields.with_fields({name: fields.pop(name) for name in (FORM,) if name in fields})
             try:
                 other.prompts = self.prompts.with_arguments(fields)
@@ -153,14 +153,14 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
 
     @property
     def writes_json(self) -> bool:
-        """Whether the kind of its server takes a JSON Schema, where that is known before the server is asked."""
+        """Whether its kind of server supports JSON Schemas, if known without contacting the server."""
         profile = self.profile or hosted_at(self.endpoint.base_url, self.endpoint.model)
         if profile is None:
             return False
         return bool(profile.schema) if self.prompts.mode == "completions" else profile.json_schema
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
-        """How the model thinks before it answers, by the tokenizer's template; None where the server renders it."""
+        """How the model thinks before it answers, by the tokenizer's template; None if the server renders it."""
         return self.prompts.thinking(prompt)
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
@@ -168,7 +168,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            ConfigurationError: The server refuses the request, or cannot go on with a prefix.
+            ConfigurationError: The server refuses the request, or cannot continue a prefix.
             EndpointError: The server failed, after all retries.
         """
         return await on_background_loop(self._generate(path, request))
@@ -177,40 +177,40 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         """Log-probabilities of words as the next text, one token of it generated.
 
         Raises:
-            ConfigurationError: The server tells no log-probabilities, or two words begin with the same token.
+            ConfigurationError: The server reports no log-probabilities, or two words begin with the same token.
         """
         return await on_background_loop(self._next_word(path, words, after))
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
-        """Log-probability of each step after the path, the end of the answer included where the step ends it.
+        """Log-probability of each step after the path, including the end of the answer if the step ends it.
 
         Raises:
-            ConfigurationError: The server does not tell log-probabilities of a prompt, or no tokenizer was given.
+            ConfigurationError: The server does not report log-probabilities of a prompt, or no tokenizer was given.
         """
         return await on_background_loop(self._log_likelihoods(path, steps))
 
     async def server(self) -> Server:
-        """What the server says about itself; asked once. To be awaited on the background loop."""
+        """What the server reports about itself; requested once. Must be awaited on the background loop."""
         server = await self._learning.result()
         self.endpoint.suggest(server.concurrency)
         return server
 
     async def step_ends(self) -> StepEnds:
-        """How the ends of steps come back from the server: tried out with two short answers, once in a process.
+        """How the server marks the ends of steps: tested with two short answers, once per process.
 
         Raises:
-            ConfigurationError: The server refuses to be asked.
+            ConfigurationError: The server refuses the test requests.
             EndpointError: It failed, after all retries.
         """
         return await on_background_loop(self._trials.step_ends())
 
     async def examine(self) -> list[Finding]:
-        """Try the server out; what fails is found, and not raised."""
+        """Test the server; failures are findings, not exceptions."""
         with self.endpoint.impatient():
             return await on_background_loop(Probe(self).findings())
 
     async def aclose(self) -> None:
-        """End what is under way, and close all connections."""
+        """Cancel requests in flight, and close all connections."""
         await on_background_loop(self._close())
 
     async def _close(self) -> None:
@@ -235,19 +235,19 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
 
     async def _generate(self, path: Path, request: StepRequest) -> Generation:
         if request.delimiter is not None:
-            refuse(self, self.fields.turn, "a step is text; leave it out, or take granularity='turn'")
+            refuse(self, self.fields.turn, "a step is text; remove it, or use granularity='turn'")
         charges = Charges(self)
         with charges:
             server = await self.server()
             if self.guesses and not server.profile.ranks:
                 raise ConfigurationError(
-                    f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): of servers, only vLLM "
-                    "ranks the tokens of a prompt. Leave guesses=true out."
+                    f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): only vLLM reports "
+                    "the ranks of a prompt's tokens. Remove guesses=true."
                 )
             if self.logprobs and not server.profile.logprobs:
                 raise ConfigurationError(
-                    f"logprobs=true: {self.endpoint} tells no log-probabilities ({server.profile.summary}). Leave it "
-                    "out."
+                    f"logprobs=true: {self.endpoint} reports no log-probabilities ({server.profile.summary}). Leave "
+                    "it out."
                 )
             if self.prompts.mode == "completions":
                 check_completions(self.endpoint, self.prompts, server.profile, path)
@@ -263,30 +263,30 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                     raise PromptError(f"the prompt is too long for {self.name}: {reason}") from None
                 # Nothing follows a path that is as long as the context.
                 return Generation((Step("", "length"),) * len(request.seeds), charges.total(0))
-            # What was read of a guess is no part of the prefix.
+            # A guess that was read is not part of the prefix.
             return Generation(steps, charges.total(None if request.guess is None else sent.size))
 
     async def _steps(
         self, server: Server, path: Path, sent: SentPath, request: StepRequest, charges: Charges
     ) -> tuple[Step, ...]:
-        """The steps by the fewest tokens written: from a stream, from a guess, or by a request for each."""
+        """The steps, with as little generation as possible: from a stream, from a guess, or one request each."""
         room = request.max_tokens if self.learnt.most is None else min(request.max_tokens, self.learnt.most)
         if server.context is not None:
             left = server.context - sent.at_least
             if left <= 0 and sent.size is not None:
                 raise OverlongError(f"{sent.size} tokens fill the context of {server.context}")
-            room = min(room, max(1, left))  # vLLM and llama.cpp write what the window leaves, others refuse
+            room = min(room, max(1, left))  # vLLM and llama.cpp write what fits the window, others refuse
         try:
             return await self._written_steps(server, path, sent, request, room, charges)
         except Refused as error:
             smaller = self._smaller_room(error, server, sent, room)
             if smaller is None:
                 raise
-            logger.info("%s: asked again for %d tokens in place of %d: %s", self.endpoint, smaller, room, error.reason)
+            logger.info("%s: retrying with %d tokens instead of %d: %s", self.endpoint, smaller, room, error.reason)
             return await self._written_steps(server, path, sent, request, smaller, charges)
 
     def _smaller_room(self, error: Refused, server: Server, sent: SentPath, room: int) -> int | None:
-        """The tokens to ask for where a server refused to write so many; None where that was not the reason."""
+        """The number of tokens to request after a refusal to write so many; None if that was not the reason."""
         window = error.window or server.context
         if error.overlong and window is not None and sent.size is None:
             left = window - sent.at_most
@@ -299,7 +299,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
     async def _written_steps(
         self, server: Server, path: Path, sent: SentPath, request: StepRequest, room: int, charges: Charges
     ) -> tuple[Step, ...]:
-        # Drawn steps have seeds of their own, and one request has one seed.
+        # Sampled steps have separate seeds, and a request has one seed.
         greedy = not request.sampling.temperature and len(request.seeds) == 1
         if greedy and request.ahead and request.splitter is not None and self._can_stream(server, sent):
             try:
@@ -310,7 +310,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 return (step,)
             except NoIdsError as error:
                 self.learnt.streams_ids = False
-                self._log_fallback(error, "each step is a request of its own")
+                self._log_fallback(error, "each step is a separate request")
         if greedy and self.learnt.tells_ranks and self.guesses and request.guess is not None:
             assert self.prompts.vocabulary is not None
             guess = Guess(self.prompts.vocabulary, path, request.guess, request.splitter, room - 1)
@@ -319,7 +319,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                     return (await self._from_guess(server, sent, request, guess, room, charges),)
                 except NoRanksError as error:
                     self.learnt.tells_ranks = False
-                    self._log_fallback(error, "rejected drafts are not read any more")
+                    self._log_fallback(error, "rejected drafts are no longer read")
         answers = await run_all([self._write(server, sent, request, seed, room, charges) for seed in request.seeds])
         return tuple(self._step(answer, path) for answer in answers)
 
@@ -330,10 +330,10 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
     async def _from_guess(
         self, server: Server, sent: SentPath, request: StepRequest, guess: Guess, room: int, charges: Charges
     ) -> Step:
-        """The step, with as much of a guess as it would have: read in one request, written on in another.
+        """The step, reusing the matching part of a guess: read in one request, continued in another.
 
         Raises:
-            NoRanksError: The server told nothing of the guess.
+            NoRanksError: The server reported nothing about the guess.
         """
         vocabulary = self.prompts.vocabulary
         assert vocabulary is not None
@@ -347,7 +347,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         if rest.ids:
             ids, logprobs = prefix.ids + rest.ids, prefix.logprobs + rest.logprobs
             answer = replace(rest, text="", ids=ids, logprobs=logprobs, before=sent.character)
-        else:  # what it gave is text
+        else:  # it returned text
             answer = replace(rest, text=before + rest.text)
         return self._step(replace(answer, wrote=size + (rest.wrote or 0)))
 
@@ -361,7 +361,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         charges: Charges,
         before: str = "",
     ) -> Answer:
-        """One answer by one request; `before` is what was written of its step before."""
+        """One answer by one request; `before` is the part of its step already written."""
         profile, splitter = server.profile, request.splitter
         vocabulary = self.prompts.vocabulary if self.prompts.mode == "completions" else None
         asked = profile.stop != "streamed" and splitter is not None and bool(splitter.stops)
@@ -422,7 +422,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         return ids and server.context is not None and self.prompts.mode == "completions"
 
     async def _write_on(self, server: Server, sent: SentPath, stream: Stream) -> None:
-        """Let the server write from here to the end of the answer, and put every step into the stream."""
+        """Have the server write from here to the end of the answer, and put every step into the stream."""
         request, vocabulary, length = stream.request, self.prompts.vocabulary, sent.size
         splitter, most = request.splitter, request.max_tokens
         assert splitter is not None and vocabulary is not None and length is not None and server.context is not None  # noqa: PT018
@@ -438,7 +438,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 now = time.monotonic()
                 cached = reader.cached if unpaid else 0
                 usage = self.prompts.usage(sent, replace(answer, read=unpaid, cached=cached), now - since)
-                stream.unfinished = lambda: usage  # where it is refused here
+                stream.unfinished = lambda: usage  # if it is refused here
                 if unpaid:
                     sent.check_read(reader.read, server.context)
                     self.learnt.streams_tell = reader.read is not None
@@ -448,7 +448,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
 
             def unfinished() -> Usage:
                 read, wrote = unpaid * reader.started, len(reader.unfinished)
-                # A gateway may let the server write on when the stream is closed.
+                # A gateway may let the server keep writing after the stream is closed.
                 return Usage(read, read + wrote, generated=wrote, estimated=wrote * (reader.read is None))
 
             reader = StreamedSteps(splitter, vocabulary, most, put, self._stream_reasons, sent.character)
@@ -483,11 +483,11 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         step = self.prompts.step(answer, path)
         size = step.size - answer.dropped
         if not step.text and step.ending == "length":
-            size = max(1, size)  # tokens were used up: nothing here says that the window is full
+            size = max(1, size)  # the token limit was reached; the window is not necessarily full
         logprobs = answer.logprobs if self.logprobs else ()
         if self.logprobs and step.text and not logprobs:
             raise ConfigurationError(
-                f"{self.endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask the "
-                "server behind it, or leave logprobs=true out."
+                f"{self.endpoint} returned no log-probabilities although requested. A gateway may drop them: use the "
+                "server behind it, or remove logprobs=true."
             )
         return replace(step, size=size, logprobs=logprobs[: len(step.tokens) or None], native=answer.native)

@@ -1,6 +1,7 @@
-"""Hosted APIs of the OpenAI form: what each takes, refuses and gives back, from its own documents of 2026-11.
+"""Hosted OpenAI-compatible APIs: what each accepts, refuses and returns, from its documentation of 2026-11.
 
-None of them was called for this. `rsd doctor` finds out what has changed since; `body.NAME=…` and `omit=NAME` say so.
+None of them was called for this. `rsd doctor` finds out what has changed since; `body.NAME=…` and `omit=NAME` adapt to
+it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ HOSTED = (
         refuses=_LOGPROBS,
         thoughts="as a part of the message's content, of the type `thinking`",
         without_thoughts={"reasoning_effort": "none"},
-        stream_usage=False,  # comes without being asked for
+        stream_usage=False,  # sent unasked
         json_schema=True,
     ),
     Profile(

@@ -1,4 +1,4 @@
-"""A client of HTTP/1.1 for one server: small requests, many at a time, at little cost for each."""
+"""An HTTP/1.1 client for one server: many small concurrent requests, at little cost each."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from rsd_core import ConfigurationError
 from rsd_integrations.openai_compatible.http_connection import HttpConnection, Response, StaleError
 
 KEPT = 15.0
-"""Seconds that a connection is kept without work; servers close theirs after 5 (uvicorn) to 75 (nginx)."""
+"""Seconds to keep an idle connection; servers close theirs after 5 (uvicorn) to 75 (nginx)."""
 CONNECTING = 10.0
-"""Seconds that connecting may take."""
+"""Connection timeout in seconds."""
 AT_ONCE = 128
-"""Connections that are made at once: a server lets few wait at its door, and turns the others away in silence."""
+"""Connections opened concurrently: a server's accept queue is short, and silently drops the rest."""
 _LOOKED_UP = 10.0
-"""Seconds that a look-up of the server's name holds."""
+"""Seconds to cache a lookup of the server's name."""
 _STAGGER = 0.25
-"""Seconds until the next address of a server is tried beside the one before (RFC 8305, section 5)."""
+"""Seconds before the next address of a server is tried in parallel (RFC 8305, section 5)."""
 
 
 class HttpClient:
     """The connections to one server. It belongs to one event loop.
 
-    It sends what it is given and hands back what comes: no redirects, no cookies, no retries but one. A connection
-    that was kept may be closed by the server just when the next request is on its way; where no byte of an answer has
-    come, the request is sent again at once, through a new connection.
+    It sends requests and returns responses as they are: no redirects, no cookies, and only one kind of retry. The
+    server may close an idle connection just as the next request is on its way; if no byte of a response has arrived,
+    the request is sent again at once on a new connection.
 
     Args:
         loop: The loop.
-        url: Where the server is; its path is not used.
+        url: URL of the server; its path is not used.
         headers: Sent with every request.
-        timeout: Seconds from a request to the end of its answer, or of silence in one that lasts.
-        proxy: The URL of an HTTP proxy on the way.
+        timeout: Seconds from a request to the end of its response, or of silence in a long-lived one.
+        proxy: The URL of an HTTP proxy, if any.
 
     Raises:
-        ConfigurationError: The proxy is of another kind.
+        ConfigurationError: The proxy is of an unsupported kind.
     """
 
     def __init__(
@@ -71,24 +71,24 @@ class HttpClient:
         self._look_up_at, self._looking_up = 0.0, asyncio.Lock()
         self._connecting = asyncio.Semaphore(AT_ONCE)
         self.is_closed = False
-        """Whether it is closed for good."""
+        """Whether it is closed permanently."""
 
     async def send(
         self, method: str, path: str, body: bytes | None = None, *, streamed: bool = False, lasts: bool = False
     ) -> Response:
-        """Send a request and wait for its answer. `Response.close` is to be called in the end.
+        """Send a request and wait for its response. Call `Response.close` when done.
 
         Args:
             method: The method.
             path: The path on the server.
             body: JSON; None sends none.
-            streamed: Return when the headers are there, rather than the whole answer.
-            lasts: Take the timeout for one of silence.
+            streamed: Return after the headers, rather than after the whole response.
+            lasts: Whether the timeout limits silence.
 
         Raises:
-            TimeoutError: No answer came in time.
+            TimeoutError: No response arrived in time.
             ConnectionError: The server cannot be reached, or the connection broke.
-            ValueError: It is not to be trusted, or what came is no answer.
+            ValueError: The server's certificate is invalid, or the response is malformed.
         """
         head = self._heads.get((method, path)) or self._head(method, path)
         message = head + (b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body) + body)
@@ -119,7 +119,7 @@ class HttpClient:
         self._idle.add(connection)
 
     def closing(self, connection: HttpConnection) -> None:
-        """Note that a connection is of no use any more."""
+        """Note that a connection can no longer be used."""
         self._busy.discard(connection)
         self._idle.discard(connection)
 
@@ -129,7 +129,7 @@ class HttpClient:
         self._open.discard(connection)
 
     async def news(self, connection: HttpConnection, response: Response) -> None:
-        """Wait for more of an answer, with a new deadline where it lasts."""
+        """Wait for more of a response, with a new deadline if it is long-lived."""
         if response.lasts and not response.ended:
             self._busy.add(connection)
         await response.news()
@@ -155,7 +155,7 @@ class HttpClient:
         return self._heads.setdefault((method, path), head.encode("latin-1"))
 
     async def _connect(self) -> HttpConnection:
-        """A new connection, through the proxy where there is one."""
+        """A new connection, through the proxy if there is one."""
         limit = min(CONNECTING, self._timeout)
         place = _authority(self._proxy or self._server, with_port=True)
         try:
@@ -178,13 +178,13 @@ class HttpClient:
 
     async def _connect_to(self, place: SplitResult) -> HttpConnection:
         """A connection to the server or the proxy."""
-        async with self._looking_up:  # once for a crowd
+        async with self._looking_up:  # one lookup for all
             if self._loop.time() >= self._look_up_at:
                 self._addresses = await self._loop.getaddrinfo(place.hostname, _port(place), type=socket.SOCK_STREAM)  # type: ignore[assignment]
                 self._look_up_at = self._loop.time() + _LOOKED_UP
         made = await start_connection(self._addresses, happy_eyeballs_delay=_STAGGER, interleave=1)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what lies between forgets silent connections
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # middleboxes drop silent connections
         trust, name = (self._trust(), place.hostname) if place.scheme == "https" else (None, None)
         try:
             _, connection = await self._loop.create_connection(
@@ -231,12 +231,12 @@ class HttpClient:
 
 
 class Lapses:
-    """Deadlines of one length under one timer, which costs less than a timer for each.
+    """Deadlines of equal length sharing one timer, which is cheaper than a timer each.
 
     Args:
         loop: The loop.
         seconds: The length.
-        lapsed: Called with each connection that stayed for so long.
+        lapsed: Called with each connection that reached its deadline.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class Lapses:
         self._next = 0.0
 
     def add(self, connection: HttpConnection, since: float | None = None) -> None:
-        """Begin anew, now or at a time of the loop's clock."""
+        """Start or restart a deadline, now or at a time of the loop's clock."""
         end = (self._loop.time() if since is None else since) + self._seconds
         self._ends[connection] = end
         if self._timer is None or end < self._next:
@@ -259,11 +259,11 @@ class Lapses:
         self._ends.pop(connection, None)
 
     def latest(self) -> HttpConnection | None:
-        """Take out the one that came last."""
+        """Remove the latest one."""
         return self._ends.popitem()[0] if self._ends else None
 
     def stop(self) -> None:
-        """Set no deadlines any more."""
+        """Stop setting deadlines."""
         if self._timer is not None:
             self._timer.cancel()
         self._ends.clear()
@@ -286,7 +286,8 @@ def _checked_proxy(url: str) -> SplitResult:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
-            f"the proxy that the environment names is of the kind {parts.scheme!r}; it looks like http://HOST:PORT"
+            f"the proxy in the environment is of the unsupported kind {parts.scheme!r}; it must look like "
+            "http://HOST:PORT"
         )
     return parts
 
@@ -303,7 +304,7 @@ def _port(place: SplitResult) -> int:
 
 
 def _authority(place: SplitResult, with_port: bool = False) -> str:
-    """Host and port as HTTP has them: the usual port is left out."""
+    """Host and port as in HTTP: the default port is omitted."""
     host = (place.hostname or "").encode("idna").decode() if not (place.hostname or "").isascii() else place.hostname
     host = f"[{host}]" if host and ":" in host else host or ""
     return (

@@ -12,41 +12,41 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 LARGEST_HEAD = 2**16
 LARGEST_BODY = 2**28
 LONGEST_LINE = 2**23
-"""Bytes: streams that tell ids begin with those of the whole prompt."""
+"""In bytes. Large, since streams with ids begin with those of the whole prompt."""
 
 
 class MalformedError(ValueError):
-    """What came is no answer of HTTP, or more than anybody can use."""
+    """The response is not valid HTTP, or too large."""
 
 
 class StaleError(ConnectionError):
-    """A connection that had been kept was closed before the first byte of an answer came."""
+    """A reused connection was closed before the first byte of a response arrived."""
 
 
 class Pool(Protocol):
-    """Whose the connections are."""
+    """The owner of connections."""
 
     def kept(self, connection: HttpConnection) -> None:
         """Note that one is free for the next request."""
 
     def closing(self, connection: HttpConnection) -> None:
-        """Note that one is of no use any more."""
+        """Note that one can no longer be used."""
 
     def closed(self, connection: HttpConnection) -> None:
         """Note that one is closed."""
 
     async def news(self, connection: HttpConnection, response: Response) -> None:
-        """Wait for more of an answer, in time."""
+        """Wait for more of a response, within the deadline."""
 
 
 class Response:
-    """The answer to a request, as it comes.
+    """The response to a request, as it arrives.
 
     Args:
         loop: The loop.
-        connection: What it comes through.
-        streamed: Whether it is read before it is complete.
-        lasts: Whether its timeout is one of silence.
+        connection: Its connection.
+        streamed: Whether it is read while still incomplete.
+        lasts: Whether its timeout limits silence.
     """
 
     __slots__ = (
@@ -74,9 +74,9 @@ class Response:
         self._loop = loop
         self._connection, self.streamed, self.lasts = connection, streamed, lasts
         self.status = 0
-        """Of HTTP; 0 until all headers are there."""
+        """HTTP status; 0 until the headers are complete."""
         self.fields: list[tuple[bytes, bytes]] = []
-        """The headers, as they came."""
+        """The headers as received."""
         self.begun = self.ended = self.keeps = self.until_closed = False
         self.error: Exception | None = None
         self._parts: list[bytes] = []
@@ -87,11 +87,11 @@ class Response:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers, their names as in `Retry-After`."""
+        """The headers, with names like `Retry-After`."""
         return {name.decode("latin-1").title(): value.decode("latin-1") for name, value in self.fields}
 
     def news(self) -> asyncio.Future[None]:
-        """What is done once it has ended or broken off or, where it is streamed, once more of it is there."""
+        """A future that is done when the response has ended or failed or, if streamed, when more has arrived."""
         self._waiter = self._loop.create_future()
         if self.ended or self.error is not None:
             self._waiter.set_result(None)
@@ -104,7 +104,7 @@ class Response:
         return b"".join(self._parts)
 
     async def lines(self) -> list[bytes]:
-        """The lines that came since; empty once all are there."""
+        """The lines received since; empty at the end."""
         while True:
             if self._parts:
                 *lines, self._rest = b"".join((self._rest, *self._parts)).split(b"\n")
@@ -123,24 +123,24 @@ class Response:
             raise self.error
 
     def close(self) -> None:
-        """Be done with it: the connection is kept where nothing more comes through it, else closed."""
+        """Release it: the connection is kept if nothing more will arrive, else closed."""
         self._connection.release(self)
 
     def begin(self, status: int, keeps: bool) -> None:
         """Note that the headers are complete.
 
         Raises:
-            MalformedError: The body is in a form that nobody asked for.
+            MalformedError: The body has an encoding that was not requested.
         """
         self.status, self.keeps = status, keeps
-        if not keeps:  # also where nothing but the end of the connection tells that of the body
+        if not keeps:  # also if only the end of the connection marks that of the body
             names = {name.lower() for name, _ in self.fields}
             self.until_closed = b"content-length" not in names and b"transfer-encoding" not in names
         for name, value in self.fields:
             if len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
                 if value.lower() not in (b"gzip", b"x-gzip", b"deflate"):
-                    raise MalformedError(f"the answer's encoding is {value.decode('latin-1')}, which was not asked for")
-                self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either of the two
+                    raise MalformedError(f"the answer's encoding is {value.decode('latin-1')}, which was not requested")
+                self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib
         if self.streamed:
             self.wake()
 
@@ -148,17 +148,17 @@ class Response:
         """Take the next part of the body.
 
         Raises:
-            MalformedError: It cannot be unpacked, or is too much.
+            MalformedError: It cannot be decompressed, or is too large.
         """
         most = LONGEST_LINE if self.streamed and self.status == 200 else LARGEST_BODY
         if self._decoder is not None:
             try:
                 data = self._decoder.decompress(data, most + 1)
             except zlib.error as error:
-                raise MalformedError(f"the answer cannot be unpacked: {error}") from None
+                raise MalformedError(f"the response cannot be decompressed: {error}") from None
         self._size += len(data)
         if self._size > most:
-            raise MalformedError(f"the answer has more than {most} bytes at once")
+            raise MalformedError(f"the response has more than {most} bytes at once")
         self._parts.append(data)
         if self.streamed:
             self.wake()
@@ -166,13 +166,13 @@ class Response:
     def end(self) -> None:
         """Note that it is complete."""
         if self._decoder is not None and not self._decoder.eof and self._size:
-            self.fail(ConnectionError("Response payload is not completed: what was packed ends too early"))
+            self.fail(ConnectionError("Response payload is not completed: the compressed data ends too early"))
             return
         self.ended = True
         self.wake()
 
     def fail(self, error: Exception) -> None:
-        """Note that it broke off."""
+        """Note that it failed."""
         if not self.ended and self.error is None:
             self.error = error
             self.wake()
@@ -189,18 +189,18 @@ class Response:
             self.fail(ConnectionError(f"Server disconnected{f' [{error}]' if error else ''}"))
 
     def wake(self) -> None:
-        """Let whoever waits for news look."""
+        """Wake the waiter."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
 
 class HttpConnection(asyncio.Protocol):
-    """A connection of a pool, at work for one request at a time.
+    """A connection of a pool, serving one request at a time.
 
     Args:
         loop: The loop.
-        pool: Whose it is.
+        pool: Its owner.
     """
 
     __slots__ = ("_head", "_loop", "_parser", "_pool", "_response", "_reused", "transport")
@@ -215,7 +215,7 @@ class HttpConnection(asyncio.Protocol):
         """None once it is closed."""
 
     def send(self, message: bytes, streamed: bool, lasts: bool) -> tuple[Response, asyncio.Future[None]]:
-        """Send a request; with its answer, what is done once that is there, or the headers of one that is streamed."""
+        """Send a request; return the response, and a future done when it, or a streamed one's headers, has arrived."""
         assert self.transport is not None
         response = self._response = Response(self._loop, self, streamed, lasts)
         self._head = 0
@@ -223,11 +223,11 @@ class HttpConnection(asyncio.Protocol):
         return response, response.news()
 
     async def news(self, response: Response) -> None:
-        """Wait for more of an answer."""
+        """Wait for more of a response."""
         await self._pool.news(self, response)
 
     def release(self, response: Response) -> None:
-        """Make it free for the next request, or close it where more of the answer may come."""
+        """Free it for the next request, or close it if more of the response may arrive."""
         self._reused = True
         if response.ended and response.keeps and self.transport is not None and not self.transport.is_closing():
             self._pool.kept(self)
@@ -235,14 +235,14 @@ class HttpConnection(asyncio.Protocol):
             self.close()
 
     def fail(self, error: Exception) -> None:
-        """Let the request under way fail, and close."""
+        """Make the current request fail, and close."""
         response, self._response = self._response, None
         if response is not None:
             response.fail(error)
         self.close()
 
     def close(self) -> None:
-        """Close at once; a server that writes notices it."""
+        """Close at once, which a writing server notices."""
         self._pool.closing(self)
         if self.transport is not None:
             self.transport.abort()
@@ -253,7 +253,7 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         response = self._response
-        if response is None:  # nothing was asked: a server that says why it closes
+        if response is None:  # unrequested: a server that says why it closes
             self.close()
             return
         assert self._parser is not None
@@ -264,44 +264,44 @@ class HttpConnection(asyncio.Protocol):
             cause = error.__context__
             self.fail(cause if isinstance(cause, MalformedError) else MalformedError(str(error)))
         except (HttpParserError, HttpParserUpgrade) as error:
-            self.fail(MalformedError(f"the answer is no HTTP: {error}"))
+            self.fail(MalformedError(f"the response is not HTTP: {error}"))
         if not response.status:
             self._head += len(data)
             if self._head > LARGEST_HEAD:
-                self.fail(MalformedError(f"the answer's headers have more than {LARGEST_HEAD} bytes"))
+                self.fail(MalformedError(f"the response's headers have more than {LARGEST_HEAD} bytes"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
-        self._parser = None  # which refers to this
+        self._parser = None  # breaks a reference cycle
         response, self._response = self._response, None
         if response is not None:
             response.lost(error, self._reused)
         self._pool.closed(self)
 
     def on_message_begin(self) -> None:
-        """Begin an answer."""
+        """Begin a response."""
         if self._response is None:
-            raise MalformedError("an answer came that nobody had asked for")
+            raise MalformedError("an unrequested response arrived")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or one that follows the body."""
+        """Process a header or trailer."""
         assert self._response is not None
         self._response.fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Note status and headers, unless the real ones are still to come."""
+        """Note status and headers, unless they are provisional."""
         assert self._response is not None and self._parser is not None  # noqa: PT018
         status = self._parser.get_status_code()
         if status >= 200:
             self._response.begin(status, self._parser.should_keep_alive())
 
     def on_body(self, data: bytes) -> None:
-        """Take a part of the body."""
+        """Process a part of the body."""
         assert self._response is not None
         self._response.add(data)
 
     def on_message_complete(self) -> None:
-        """End an answer; one that only said that the real one comes is forgotten."""
+        """End a response; a provisional one is discarded."""
         response = self._response
         assert response is not None
         if response.status:

@@ -1,4 +1,4 @@
-"""JSON at little cost: orjson, and the standard library for what that is too strict for."""
+"""Fast JSON: orjson, with the standard library as fallback where orjson is too strict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encoded(data: Mapping[str, Any]) -> bytes:
-    """The JSON of a request. Keys that are numbers, and half a surrogate pair in a text, are none of orjson's."""
+    """The JSON of a request. orjson rejects numeric keys and lone surrogates."""
     try:
         return orjson.dumps(data)
     except TypeError:
@@ -20,10 +20,10 @@ def encoded(data: Mapping[str, Any]) -> bytes:
 
 
 def decoded(data: bytes) -> Any:
-    """What a JSON text says, NaN and halves of surrogate pairs included.
+    """The data of a JSON text, accepting NaN and lone surrogates.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is not JSON.
     """
     try:
         return orjson.loads(data)

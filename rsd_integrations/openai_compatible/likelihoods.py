@@ -1,4 +1,4 @@
-"""Log-probabilities from servers: of the next word, for judges, and of steps that somebody else wrote."""
+"""Log-probabilities from servers: of the next word, for judges, and of given steps."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rsd_integrations.openai_compatible.request_fields import RequestFields
 from rsd_integrations.prm_formats import without_markers
 
 CHAT_LOGPROBS = 20
-"""Likely tokens that a chat tells at most, by the OpenAI API."""
+"""Maximum number of likely tokens in a chat reply, by the OpenAI API."""
 
 
 class LogProbabilities:
-    """What a model behind an endpoint finds likely.
+    """The likelihoods of a model behind an endpoint.
 
     Args:
         endpoint: Where the model is.
         prompts: How paths are sent to it.
         fields: The user's part of requests.
-        profile: What its server can tell.
-        charges: Takes the work.
+        profile: The server's profile.
+        charges: Receives the work.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class LogProbabilities:
         self._profile, self._charges = profile, charges
 
     async def of_words(self, path: Path, words: Sequence[str], after: Sequence[Message]) -> tuple[float, ...]:
-        """As `OpenAIGenerator.next_word`."""
+        """See `OpenAIGenerator.next_word`."""
         if not self._profile.logprobs:
             raise ConfigurationError(
-                f"{self._endpoint} tells no log-probabilities ({self._profile.summary}); judge with mode=rubric there"
+                f"{self._endpoint} reports no log-probabilities ({self._profile.summary}); judge with mode=rubric there"
             )
         route, body, first_ids = self._question(path, words, after)
         body |= {"model": self._endpoint.model, "max_tokens": 1, "temperature": 0}
@@ -51,8 +51,8 @@ class LogProbabilities:
             (choice,) = reply["choices"]
             if not choice.get("logprobs"):
                 raise ConfigurationError(
-                    f"{self._endpoint} was asked for log-probabilities and tells none. A gateway may drop them: ask "
-                    "the server behind it, or judge with mode=rubric"
+                    f"{self._endpoint} returned no log-probabilities although requested. A gateway may drop them: "
+                    "use the server behind it, or judge with mode=rubric"
                 )
             likely = dict(_likely(choice["logprobs"]))
             if first_ids is not None:
@@ -62,12 +62,12 @@ class LogProbabilities:
         return await self._endpoint.post(route, body, read, self._charges.add_reply)
 
     async def of_steps(self, path: Path, steps: Sequence[Step]) -> tuple[float, ...]:
-        """As `OpenAIGenerator.log_likelihoods`, a request for each step."""
+        """See `OpenAIGenerator.log_likelihoods`; one request per step."""
         vocabulary = self._prompts.vocabulary
         if vocabulary is None or self._prompts.mode == "chat" or not self._profile.echo:
             raise ConfigurationError(
-                f"{self._endpoint} does not tell how likely a given step is: that takes a tokenizer=…, "
-                "mode=completions and a server that echoes a prompt's log-probabilities, such as vLLM (this one is "
+                f"{self._endpoint} does not report the likelihood of a given step: that needs a tokenizer=…, "
+                "mode=completions and a server that returns a prompt's log-probabilities, such as vLLM (this one is "
                 f"{self._profile.summary})"
             )
         all_, end = vocabulary.ids.after(path, steps), vocabulary.tokenizer.eos_token_id
@@ -94,7 +94,7 @@ class LogProbabilities:
     def _question(
         self, path: Path, words: Sequence[str], after: Sequence[Message]
     ) -> tuple[str, dict[str, Any], list[int] | None]:
-        """Route, fields, and the ids of the words' first tokens where the server can be asked for them."""
+        """Route, fields, and the ids of the words' first tokens if the server accepts ids."""
         prompts, profile = self._prompts, self._profile
         if prompts.mode == "chat":
             messages = conversation(_as_earlier_turn(path) if after else path, after)
@@ -126,25 +126,25 @@ class LogProbabilities:
 
 
 def _as_earlier_turn(path: Path) -> Path:
-    """A response that further messages follow: its thought is plain text, since chat templates drop it otherwise."""
+    """A response followed by further messages: its thought is plain text, since chat templates would drop it."""
     return path if reader_at(path).markers is None else without_markers(path)
 
 
 def _without_opening(messages: Sequence[Message]) -> list[Message]:
-    """For chats that cannot be begun: the question asks for what follows the opening."""
+    """For chats whose answer cannot be begun: the question asks for what follows the opening."""
     *before, question, opening = messages
     return [*before, Message(question.role, f"{question.content}\nAnswer only with what follows {opening.content!r}.")]
 
 
 def _likely(logprobs: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    """The likely tokens at the one place, from either shape: of completions or of chats."""
+    """The likely tokens at the single position, from completions or chats."""
     if logprobs.get("content"):
         return [(str(entry["token"]), float(entry["logprob"])) for entry in logprobs["content"][0]["top_logprobs"]]
     return [(str(token), float(value)) for token, value in logprobs["top_logprobs"][0].items()]
 
 
 def _mass(word: str, likely: Mapping[str, float]) -> float:
-    """Log-probability of the tokens that begin a word, spaces around them aside."""
+    """Log-probability of the tokens that begin a word, ignoring surrounding spaces."""
     masses = [
         math.exp(value) for token, value in likely.items() if token.strip() and word.strip().startswith(token.strip())
     ]

@@ -1,4 +1,4 @@
-"""The specs of this subpackage: `MODEL@BASE_URL` with options."""
+"""Factories for this subpackage's specs: `MODEL@BASE_URL` with options."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def open_endpoint(
     patience: float | None = None,
     concurrency: int | None = None,
 ) -> Endpoint:
-    """The endpoint that `MODEL@BASE_URL` names, or `MODEL` at OPENAI_BASE_URL; arguments as of `Endpoint`.
+    """The endpoint for `MODEL@BASE_URL`, or `MODEL` at OPENAI_BASE_URL; arguments as in `Endpoint`.
 
     Raises:
-        SpecError: It names no model, or something else than a URL follows the `@`.
+        SpecError: It names no model, or something other than a URL follows the `@`.
     """
     parts = _SPEC.fullmatch(spec)
     if parts is None or "://" in parts["model"]:
-        raise SpecError(f"{spec!r} names no model at a URL; it looks like draft@http://127.0.0.1:8000/v1")
+        raise SpecError(f"{spec!r} names no model at a URL; it should look like draft@http://127.0.0.1:8000/v1")
     if parts["url"] is None and _HOST.fullmatch(spec):
         model, _, host = spec.rpartition("@")
-        raise SpecError(f"{spec!r} has no http:// or https:// after its @; it looks like {model}@http://{host}")
+        raise SpecError(f"{spec!r} has no http:// or https:// after its @; it should look like {model}@http://{host}")
     return Endpoint(
         parts["model"],
         parts["url"],
@@ -69,9 +69,9 @@ def load_generator(
     generated_price: float | None = None,
     cached_price: float | None = None,
 ) -> OpenAIGenerator:
-    """A model behind a URL, as `MODEL@BASE_URL`; arguments as of `Endpoint` and `OpenAIGenerator`.
+    """A model behind a URL, as `MODEL@BASE_URL`; arguments as in `Endpoint` and `OpenAIGenerator`.
 
-    Prices are money per million tokens; one that is not given is that of the prompt, or 0.
+    Prices are money per million tokens; a missing one defaults to the prompt's, or 0.
     """
     endpoint = open_endpoint(
         spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency

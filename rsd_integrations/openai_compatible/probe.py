@@ -1,4 +1,4 @@
-"""What a server can do, tried out with some short requests in the way that it will be used: for `rsd doctor`."""
+"""What a server can do, tested with short requests in the way it will be used, for `rsd doctor`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from rsd_integrations.openai_compatible.server import Learnt, Server
 
 QUESTION = "Count from one to ten."
 OTHERS = ("List the months of the year.", "Explain how to add 45 and 12.")
-"""Asked where an answer was not written again as it had been: where two tokens are as likely as each other, rounding
-decides between them, and a server is at fault only if it happens every time."""
+"""Asked if an answer was not reproduced: between two equally likely tokens rounding decides, so a server is at fault
+only if it happens every time."""
 HALF = 8
-"""Tokens that are written at a time."""
+"""Tokens to write at a time."""
 
 
 class Probed(Protocol):
-    """A generator behind an endpoint, as far as it is tried out."""
+    """A generator behind an endpoint, as far as tests need it."""
 
     endpoint: Endpoint
     prompts: Prompts
@@ -46,10 +46,10 @@ class Probed(Protocol):
     learnt: Learnt
 
     async def server(self) -> Server:
-        """What the server says about itself."""
+        """What the server reports about itself."""
 
     def assume(self, profile: Profile | None) -> None:
-        """Take the server for one of this kind from now on."""
+        """Assume this kind of server from now on."""
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path."""
@@ -59,7 +59,7 @@ class Probed(Protocol):
 
 
 class Probe:
-    """Short greedy answers of one model, and what they show. Nothing is raised: what fails is a finding."""
+    """Short greedy answers of one model, and what they show. Failures are findings, not exceptions."""
 
     def __init__(self, model: Probed) -> None:
         self.model = model
@@ -68,14 +68,14 @@ class Probe:
         self._usage = Usage()
         self._room = 2 * HALF
         self._use: str | None = None
-        """The spec that works in place of one that does not, where an error tells it."""
+        """A spec that works instead of a failing one, if an error contains one."""
 
     async def findings(self) -> list[Finding]:
-        """Everything that was found; no more than the first thing where nobody answers."""
+        """All findings; only the first if the server does not answer."""
         omit, profile = self.model.fields.omit, self.model.profile
         try:
             return await self._findings()
-        finally:  # what was found out is told, and not done behind the user's back
+        finally:  # findings are reported, not applied silently
             self.model.fields.omit = omit
             if self.model.profile is not profile:
                 self.model.assume(profile)
@@ -108,7 +108,7 @@ class Probe:
         return findings
 
     async def _fields(self) -> Finding:
-        """A drawn answer is asked for with ever fewer fields, until it is given."""
+        """Request a sampled answer with fewer and fewer fields until it succeeds."""
         drawn, left_out = StepRequest((0,), self._room, None, Sampling(0.7)), list[str]()
         while True:
             try:
@@ -118,13 +118,13 @@ class Probe:
                     return Finding("fields", None, f"not found out: {error.reason}")
                 left_out.append(str(error.field))
                 continue
-            except (ConfigurationError, RunError):  # told by what is tried next
+            except (ConfigurationError, RunError):  # the next check reports it
                 return Finding("fields", None, "not found out")
-            told = f"it refuses {', '.join(left_out)}" if left_out else "it takes all that are sent"
+            told = f"it refuses {', '.join(left_out)}" if left_out else "it accepts all that are sent"
             return Finding("fields", None if left_out else True, told)
 
     def _leave_out(self, error: Refused) -> bool:
-        """Do without the field that a server named."""
+        """Omit the field that a server named."""
         if error.field == "max_tokens" and "max_completion_tokens" in error.reason:
             self.model.assume(find_profile("openai_reasoning"))
             return True
@@ -135,7 +135,7 @@ class Probe:
         return True
 
     async def _answers(self) -> Finding:
-        for self._room in (2 * HALF, 2048):  # thoughts may take all of the first
+        for self._room in (2 * HALF, 2048):  # thoughts may use up the first
             generation = await self.model.generate(self._path, StepRequest((0,), self._room, None))
             (self._whole,), self._usage = generation.steps, generation.usage
             if self._whole.text or self._whole.ending != "length":
@@ -150,7 +150,7 @@ class Probe:
             found = rendered_thoughts(model.prompts, model.fields)
         if found.where is None:
             return Finding("thoughts", True, "it answers without a thought")
-        off = f"switched off by {', '.join(found.options)}" if found.options else "nothing that was tried switches off"
+        off = f"switched off by {', '.join(found.options)}" if found.options else "nothing tried switches off"
         return Finding("thoughts", True, f"{found.where}; {off}")
 
     async def _spec(self) -> Finding:
@@ -163,14 +163,14 @@ class Probe:
         return Finding("spec", True, f"{spec}, with granularity: turn" if turns else spec)
 
     async def _turns_only(self, name: str) -> Finding | None:
-        """What to say of steps at a hosted API whose chats open a new turn each: that is no fault of it."""
+        """The finding about steps for a hosted API whose chats always open a new turn, which is not a fault."""
         profile = (await self.model.server()).profile
         if self.model.prompts.mode == "chat" and profile.continues is None and profile.hosts:
             return Finding(name, None, "its chats write whole turns: settings.granularity: turn")
         return None
 
     async def _prefix(self) -> Finding:
-        """Half an answer, gone on with, is the whole answer."""
+        """Half an answer, continued, is the whole answer."""
         if turns := await self._turns_only("prefix"):
             return turns
         way = "exact ids" if self._whole.tokens else f"mode={self.model.prompts.mode}"
@@ -182,14 +182,14 @@ class Probe:
             second = await self._write(path.extend(first), HALF, _NEVER)
             if first.text + second.text == whole.text:
                 return None
-            return f"{first.text!r} was gone on with by {second.text!r}, in one piece it is {whole.text!r}"
+            return f"{first.text!r} was continued with {second.text!r}, but in one piece it is {whole.text!r}"
 
         found, near = await self._every_time(wrong)
-        told = f"an answer that is interrupted goes on as if it had not been{near}" if found is None else found
+        told = f"an interrupted answer continues as if it had not been interrupted{near}" if found is None else found
         return Finding("prefix", found is None, f"{way}: {told}")
 
     async def _steps(self) -> Finding:
-        """A step ends after its delimiter, and is told from the end of the answer."""
+        """A step ends after its delimiter, distinguishable from the end of the answer."""
         if turns := await self._turns_only("steps"):
             return turns
 
@@ -199,7 +199,7 @@ class Probe:
             step = await self._write(path, 2 * HALF, mark)
             if step.ending == "delimiter" and mark in step.text and whole.text.startswith(step.text):
                 return None
-            return f"a step that was to end after {mark!r} is {step.text!r} and ended by {step.ending}"
+            return f"a step that should end after {mark!r} is {step.text!r} and ended by {step.ending}"
 
         found, near = await self._every_time(wrong)
         how = {"kept": "the server keeps and names stop strings", "left": "the server leaves stop strings in the text"}
@@ -207,13 +207,13 @@ class Probe:
         return Finding("steps", found is None, f"{right}{near}" if found is None else found)
 
     async def _every_time(self, wrong: Callable[[Path, Step], Awaitable[str | None]]) -> tuple[str | None, str]:
-        """What is wrong with the first answer, if the same check finds fault with others, too; else what to add."""
+        """What is wrong with the first answer, if the check fails for others too; else a remark."""
         found = await wrong(self._path, self._whole)
         for question in OTHERS if found is not None else ():
             path = Path(as_prompt(question))
             whole = (await self.model.generate(path, StepRequest((0,), 2 * HALF, None))).steps[0]
             if whole.ending == "length" and await wrong(path, whole) is None:
-                return None, "; of two tokens that are as likely as each other it may write either"
+                return None, "; between equally likely tokens it may write either"
         return found, ""
 
     async def _accounting(self) -> Finding:
@@ -221,7 +221,7 @@ class Probe:
         counts = f"{usage.prefix} tokens read, {usage.reused} of them cached, {usage.generated} written"
         if not known:
             return Finding("token accounting", True if usage.generated else None, counts)
-        right = 0 <= usage.generated - known <= 1  # the token that ends an answer is no part of it
+        right = 0 <= usage.generated - known <= 1  # the end-of-answer token is not part of it
         return Finding("token accounting", right, counts if right else f"{counts}, but {known} ids came")
 
     async def _logprobs(self) -> Finding:
@@ -229,10 +229,10 @@ class Probe:
             await self.model.next_word(self._path, tuple("0123456789"))
         except ConfigurationError as error:
             return Finding("log-probabilities", None, str(error))
-        return Finding("log-probabilities", True, "judges can read the likely words")
+        return Finding("log-probabilities", True, "judges can read word probabilities")
 
     async def _guesses(self) -> Finding:
-        """An answer that is read is the answer that was written."""
+        """An answer read as a guess is the answer that was written."""
 
         async def wrong(path: Path, whole: Step) -> str | None:
             (step,) = (await self.model.generate(path, StepRequest((0,), 2 * HALF, None, guess=whole))).steps
@@ -240,8 +240,8 @@ class Probe:
 
         found, near = await self._every_time(wrong)
         if not self.model.learnt.tells_ranks:
-            return Finding("guesses", False, "the server does not tell the ranks of the tokens that it reads")
-        told = f"rejected drafts are read, and their right beginnings kept{near}" if found is None else found
+            return Finding("guesses", False, "the server does not report the ranks of the tokens it reads")
+        told = f"rejected drafts are read, and their correct prefixes kept{near}" if found is None else found
         return Finding("guesses", found is None, told)
 
     async def _tried(self, name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
@@ -257,11 +257,11 @@ class Probe:
 
 
 _NEVER = "\x1f\x1f"
-"""A delimiter that no answer holds: half an answer is asked for as a step is."""
+"""A delimiter that never occurs: half an answer is requested in the same way as a step."""
 
 
 def find_listed(server: Server, name: str, *others: str) -> Finding:
-    """Whether a model is in its server's list, under its name or another one; control characters are written out."""
+    """Whether a model is in its server's list, under its own or another name; control characters are written out."""
     if not server.models:
         return Finding("model", None, "the server lists none")
     listed = ", ".join(readable(one) for one in server.models[:8]) + ", …" * (len(server.models) > 8)
@@ -270,4 +270,4 @@ def find_listed(server: Server, name: str, *others: str) -> Finding:
 
 
 def _context(tokens: int | None) -> str:
-    return "not told; context=N says it" if tokens is None else f"{tokens} tokens"
+    return "not reported; set context=N" if tokens is None else f"{tokens} tokens"

@@ -1,6 +1,6 @@
-"""What one kind of server does beyond the OpenAI API, and against it.
+"""How one kind of server extends or deviates from the OpenAI API.
 
-A quirk is a field here and nowhere else: code asks the profile, never the server's name.
+Every quirk is a field here: code checks the profile, never the server's name.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any, Literal
 ANY = ".*"
 """Every model."""
 StopWay = Literal["kept", "left", "streamed"]
-"""How the end of a step is told from the end of the answer. `kept`: the server is asked to leave the stop string in the
-text and names it (vLLM, SGLang). `left`: it leaves the stop string there by itself. `streamed`: it would strip the stop
-string and say no more than "stop", so none is sent: the text is streamed and cut here, and the connection closed."""
+"""How the end of a step is distinguished from the end of the answer. `kept`: on request, the server leaves the stop
+string in the text and names it (vLLM, SGLang). `left`: it always leaves the stop string there. `streamed`: it would
+strip the stop string and only report "stop", so none is sent: the text is streamed and cut here, and the connection
+closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,72 +25,71 @@ class Profile:
     name: str
     summary: str
     owner: tuple[str, ...] = ()
-    """What `owned_by` says in the server's list of models."""
+    """The value of `owned_by` in the server's list of models."""
     sign: tuple[str, str] | None = None
-    """A route of its own, below the server's root, and a field of what it tells there."""
+    """A specific route below the server's root, and a field in its reply."""
     slots: str | None = None
-    """The field there that says how many requests it works on at once."""
+    """The field there with the number of concurrent requests."""
     hosts: tuple[str, ...] = ()
-    """Where it certainly is: patterns of host and path, such as `*.openai.azure.com/*`."""
+    """URLs where it certainly runs: patterns of host and path, such as `*.openai.azure.com/*`."""
     models: str = ANY
-    """Regular expression of the names of the models at those hosts that it is about."""
+    """Regular expression for the names of the models at those hosts to which it applies."""
     stop: StopWay = "streamed"
     keep: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that ask for the stop string to be kept."""
+    """Fields that request keeping the stop string."""
     reason: str | None = None
-    """The field of a choice that names the stop string which ended it."""
+    """The field of a choice that names the stop string that ended it."""
     completions: bool = True
-    """Whether it has `/completions`; else chats are all there is."""
+    """Whether it has `/completions`; otherwise it supports only chats."""
     token_ids: bool = False
-    """Whether prompts may be token ids, so that no boundary between tokens ever moves."""
+    """Whether prompts may be token ids, so that token boundaries never move."""
     give_ids: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of completions that ask for the ids of what was written."""
+    """Fields of completions that request the generated ids."""
     adds_bos: bool = False
-    """Whether it puts the token that begins a text before a prompt that is text."""
+    """Whether it prepends the beginning-of-text token to a text prompt."""
     continues: Mapping[str, Any] | None = None
-    """Fields that make a chat go on with the assistant's last message; None where every chat opens a new turn."""
+    """Fields that make a chat continue the assistant's last message; None if every chat opens a new turn."""
     begun: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of that message itself which the server wants for it."""
+    """Fields that the server requires in that message."""
     repeats: Literal["never", "whole", "always"] = "never"
-    """Which answers begin with the text that they go on with: none, those in one piece, or streamed ones as well."""
+    """Which answers begin with the text that they continue: none, complete ones, or streamed ones as well."""
     cap: str = "max_tokens"
     """The field of a chat that caps the tokens of its answer, thoughts included."""
     seed: str = "seed"
-    """The field of a seed."""
+    """The field for the seed."""
     refuses: frozenset[str] = frozenset()
-    """Fields that it refuses, or takes and ignores: they are not sent."""
+    """Fields that it refuses or ignores, and that are therefore not sent."""
     plain: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that switch off the server's own defaults of sampling: a step is drawn from the model as it is."""
+    """Fields that switch off the server's sampling defaults, so that steps are sampled from the unmodified model."""
     template: bool = False
-    """Whether chats take arguments of the chat template, as `chat_template_kwargs`."""
+    """Whether chats accept chat template arguments, as `chat_template_kwargs`."""
     takes_thoughts: str | None = None
-    """The field of an assistant's message that takes an earlier thought back; None where it is refused or of no use."""
+    """The field of an assistant message for an earlier thought; None if it is refused or useless."""
     inline: tuple[str, str] | None = None
-    """Marks of its own around a thought at the beginning of a message's text."""
+    """Its own markers around a thought at the beginning of a message's text."""
     thoughts: str = "in a field of the message, where a reasoning parser is on; else in the text"
     """Where thoughts come back, in words."""
     without_thoughts: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of a chat that switch thinking off, in models that can do without."""
+    """Fields of a chat that switch thinking off, for models that support it."""
     json_schema: bool = False
-    """Whether chats write by a JSON Schema, as `response_format` of the type `json_schema` asks."""
+    """Whether chats support `response_format` with a JSON Schema."""
     schema: tuple[str, ...] = ()
-    """Where completions take a JSON Schema to write by: a field's name, and those inside of it; empty where nowhere."""
+    """Where completions accept a JSON Schema: a field's name and nested names; empty if unsupported."""
     schema_is_text: bool = False
-    """Whether they take it as text."""
+    """Whether they expect it as text."""
     logprobs: int = 0
-    """How many likely tokens it tells for one place; 0 where it tells none."""
+    """How many likely tokens it reports per position; 0 for none."""
     fewest_logprobs: int = 0
-    """How many have to be asked for, at the fewest, to be told that of the token which was written."""
+    """Minimum number to request in order to get that of the generated token."""
     named_logprobs: bool = False
-    """Whether the log-probabilities of tokens named by their ids can be asked for."""
+    """Whether log-probabilities can be requested by token id."""
     echo: bool = False
-    """Whether it tells log-probabilities of the prompt's tokens."""
+    """Whether it reports log-probabilities of the prompt's tokens."""
     ranks: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that ask for the rank of each token of the prompt among all that might stand there."""
+    """Fields that request the rank of each prompt token among all alternatives."""
     stream_counts: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of a stream that bring the counts of tokens with every event, since it may be closed before its end."""
+    """Fields that put token counts into every event of a stream, since it may be closed early."""
     stream_usage: bool = True
-    """Whether streams end with the usage where `stream_options` ask for it; refused or ignored elsewhere."""
+    """Whether streams support usage through `stream_options`; others refuse or ignore it."""
     concurrency: int | None = None
-    """Requests that it works on at once, at most, unless it or the user tells otherwise; None where they are as many
-    as it is sent."""
+    """Maximum concurrent requests, unless it or the user says otherwise; None for no limit."""

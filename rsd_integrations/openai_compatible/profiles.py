@@ -1,4 +1,4 @@
-"""The kinds of servers, as data. Measured on the versions named; the rest is their documents."""
+"""The kinds of servers, as data. Measured on the versions named; the rest is from their documentation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPEN = (
     Profile(
         "vllm",
         "vLLM (measured on 0.32.0)",
-        owner=("vllm", "organization-owner"),  # the latter is what Ray Serve says, whose engine is vLLM
+        owner=("vllm", "organization-owner"),  # the latter is Ray Serve, which runs vLLM
         stop="kept",
         keep={"include_stop_str_in_output": True},
         reason="stop_reason",
@@ -58,7 +58,7 @@ OPEN = (
         schema=("json_schema",),
         schema_is_text=True,
     ),
-    # It strips stop strings and calls every end "stop". Ids come with log-probabilities; in streams, all of them do.
+    # It strips stop strings and reports every end as "stop". Ids come with log-probabilities, complete only in streams.
     Profile(
         "llamacpp",
         "llama.cpp's own server, llama-server (measured, build 11549)",
@@ -78,7 +78,7 @@ OPEN = (
         fewest_logprobs=1,  # 0 switches them off
         json_schema=True,
         schema=("json_schema",),
-        concurrency=4,  # the slots that it has by default, where it does not tell
+        concurrency=4,  # its default number of slots, if it does not report them
     ),
     Profile(
         "llama_cpp_python",
@@ -88,14 +88,14 @@ OPEN = (
         plain=_LLAMA,
         logprobs=5,
         stream_usage=False,
-        concurrency=1,  # it has one lock, and lets a new request interrupt a stream
+        concurrency=1,  # it has one lock, and a new request interrupts a stream
     ),
-    # Its /v1/completions puts the template around a prompt, so only its chat can go on; whether it does is up to the
-    # model's template, and tried out at first use.
+    # Its /v1/completions applies the template to a prompt, so only its chat can continue; whether it does depends on
+    # the model's template, and is tested at first use.
     Profile(
         "ollama",
         "Ollama (from its documents)",
-        owner=("library",),  # of models that others publish, their names
+        owner=("library",),  # for other publishers' models, their names
         sign=("/api/version", "version"),
         continues={},
         without_thoughts={"reasoning_effort": "none"},
@@ -107,16 +107,16 @@ OPEN = (
         stream_usage=False,
         concurrency=8,
     ),
-    Profile("generic", "any other server: fields of the OpenAI API alone", logprobs=5),
+    Profile("generic", "any other server: only fields of the OpenAI API", logprobs=5),
 )
 PROFILES = {profile.name: profile for profile in OPEN + HOSTED}
 
 
 def find_profile(name: str) -> Profile:
-    """The profile of this name.
+    """The profile with this name.
 
     Raises:
-        ConfigurationError: No such profile.
+        ConfigurationError: There is no such profile.
     """
     if name not in PROFILES:
         near = nearest(name, PROFILES)
@@ -127,7 +127,7 @@ def find_profile(name: str) -> Profile:
 
 
 def hosted_at(base_url: str, model: str) -> Profile | None:
-    """The profile of the hosted API that certainly is at a base URL, if one is."""
+    """The profile of the hosted API that is certainly at a base URL, if any."""
     parts = urlsplit(base_url)
     place = f"{parts.hostname}{parts.path}/"
     fits = [
@@ -141,5 +141,5 @@ def hosted_at(base_url: str, model: str) -> Profile | None:
 
 
 def recognise(owner: str) -> Profile | None:
-    """The profile of a server by what its list of models says; None where nobody is recognised."""
+    """The profile of a server according to its list of models; None if not recognised."""
     return next((profile for profile in PROFILES.values() if owner in profile.owner), None)

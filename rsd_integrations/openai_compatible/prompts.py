@@ -1,4 +1,4 @@
-"""What is sent for a path: the exact ids, the exact text, or messages; and back from what was written."""
+"""Turns paths into requests, with exact ids, exact text, or messages; and answers back into steps."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ class OverlongError(PromptError):
 
 @dataclass(frozen=True, slots=True)
 class SentPath:
-    """The part of a request that stands for a path."""
+    """The part of a request that represents a path."""
 
     route: str
     fields: dict[str, Any]
     characters: int
     size: int | None = None
-    """Its length in tokens, where the tokenizer is known."""
+    """Its length in tokens, if the tokenizer is known."""
     slack: int = 0
-    """By how many tokens the server's count may differ: where it makes the tokens, newlines may join across steps."""
+    """By how many tokens the server's count may differ: if it tokenises the text, newlines may merge across steps."""
     begun: str = ""
-    """The text that a chat is to go on with."""
+    """The text that a chat must continue."""
     markers: Markers = THINK
     """What stands around the thoughts of the response."""
     character: bytes = b""
-    """The beginning of a character, which ids that are sent end in."""
+    """The beginning of a character at the end of the sent ids."""
 
     @property
     def estimate(self) -> int:
-        """Its length in tokens: counted, or four characters each."""
+        """Its length in tokens: counted, or estimated as four characters each."""
         return self.characters // 4 if self.size is None else self.size
 
     @property
     def at_least(self) -> int:
-        """The fewest tokens that it may have: counted, or one for eight characters."""
+        """Lower bound on its tokens: counted, or one per eight characters."""
         return 1 + self.characters // 8 if self.size is None else self.size
 
     @property
     def at_most(self) -> int:
-        """The most tokens that it may have: counted, or one for each byte and some for the template."""
+        """Upper bound on its tokens: counted, or one per byte plus some for the template."""
         if self.size is not None:
             return self.size
         if "messages" not in self.fields:
@@ -72,7 +72,7 @@ class SentPath:
         return sum(len(str(text).encode()) + 32 for text in texts)
 
     def longer(self, ids: Sequence[int]) -> SentPath:
-        """The same with more ids at its end; for servers that take ids."""
+        """The same with more ids at its end, for servers that accept ids."""
         assert self.size is not None
         return replace(
             self,
@@ -82,37 +82,37 @@ class SentPath:
         )
 
     def check_read(self, read: int | None, context: int | None) -> None:
-        """Compare what the server says it read with what it was sent.
+        """Compare what the server reports having read with what it was sent.
 
         Raises:
-            OverlongError: It read less, or more than its context: it cut the prompt without saying so.
-            ConfigurationError: It read more: it has another tokenizer, or puts a template around.
+            OverlongError: It read less, or more than its context: it silently truncated the prompt.
+            ConfigurationError: It read more: it has another tokenizer, or adds a template.
         """
         if read is None:
             return
         if context is not None and read > context:
-            raise OverlongError(f"the server took a prompt of {read} tokens, more than its context of {context}")
+            raise OverlongError(f"the server accepted a prompt of {read} tokens, more than its context of {context}")
         if self.size is None:
             return
         if read < self.size - self.slack:
             raise OverlongError(
-                f"the server read {read} tokens of a prompt of {self.size}: it cuts what is too long without saying so"
+                f"the server read {read} tokens of a prompt of {self.size}: it silently truncates long prompts"
             )
-        if read > self.size + self.slack + 1:  # a token for the beginning is no harm
+        if read > self.size + self.slack + 1:  # a beginning-of-text token is harmless
             raise ConfigurationError(
-                f"the server read {read} tokens where {self.size} were sent: the model has another tokenizer than the "
-                "one given, or the server puts a template of its own around the prompt. Remedy: the model's own "
-                "tokenizer=…, or mode=chat."
+                f"the server read {read} tokens although {self.size} were sent: the model's tokenizer is not the one "
+                "given, or the server adds its own template to the prompt. Remedy: the model's own tokenizer=…, or "
+                "mode=chat."
             )
 
 
 class Prompts:
-    """Makes what is sent, in one mode, with the model's tokenizer where it was given.
+    """Builds requests in one mode, with the model's tokenizer if given.
 
     Args:
         tokenizer: Folder or hub id of the model's tokenizer.
-        mode: How the server is asked.
-        fields: The user's part of requests: arguments of the template, and whether thoughts are sent back.
+        mode: `completions` or `chat`.
+        fields: The user's part of requests: template arguments, and whether thoughts are sent back.
     """
 
     def __init__(self, tokenizer: str | None, mode: Mode, fields: RequestFields) -> None:
@@ -120,13 +120,13 @@ class Prompts:
         rendered = mode == "completions" and tokenizer is not None
         self.vocabulary = None if tokenizer is None else load_vocabulary(tokenizer, fields.template if rendered else {})
         if fields.template and mode == "completions" and tokenizer is None:
-            raise ConfigurationError("template.NAME=… needs a tokenizer=…, whose chat template takes it, or mode=chat")
+            raise ConfigurationError("template.NAME=… needs a tokenizer=… with a chat template, or mode=chat")
 
     def with_arguments(self, fields: Mapping[str, Any]) -> Prompts:
-        """The same, whose template gets what a request asks of it, see `Vocabulary.with_fields`.
+        """The same, with a request's template arguments (see `Vocabulary.with_fields`).
 
         Raises:
-            ConfigurationError: There is no template here, or it uses no such argument.
+            ConfigurationError: There is no local template, or it does not use the argument.
         """
         other = copy.copy(self)
         if self.vocabulary is not None:
@@ -138,18 +138,18 @@ class Prompts:
         return other
 
     def sending(self, fields: RequestFields) -> Prompts:
-        """The same with another user's part of requests."""
+        """The same with other user fields."""
         other = copy.copy(self)
         other._fields = fields
         return other
 
     @property
     def renders_tools(self) -> bool | Literal["turn"]:
-        """Whether the model sees the definitions of tools; chats are sent them where a whole turn is asked for."""
+        """Whether the model sees tool definitions; chats get them when a whole turn is requested."""
         return "turn" if self.mode == "chat" else self.vocabulary is not None and self.vocabulary.renders_tools
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
-        """How the model thinks before it answers, as its template tells; None where the server renders the prompt."""
+        """How the model thinks before it answers, by its template; None if the server renders the prompt."""
         if self.mode == "chat" or self.vocabulary is None:
             return None
         return self.vocabulary.thinking(prompt)
@@ -160,7 +160,7 @@ class Prompts:
         Args:
             path: The path.
             profile: The server's.
-            turn: Whether a whole turn is asked for.
+            turn: Whether a whole turn is requested.
         """
         if self.mode == "chat":
             messages, text = conversation(path), ""
@@ -189,7 +189,7 @@ class Prompts:
         return SentPath("completions", {"prompt": text}, len(text), len(ids), slack=path.depth + 1)
 
     def as_json(self, messages: Sequence[Message], profile: Profile) -> list[dict[str, Any]]:
-        """Messages as a server takes them, thoughts where it takes them back."""
+        """Messages in the server's format, with thoughts if it accepts them."""
         field = None if THOUGHTS in self._fields.omit else profile.takes_thoughts
         sent = []
         for message in messages:
@@ -203,13 +203,13 @@ class Prompts:
         return sent
 
     def step(self, answer: Answer, path: Path | None) -> Step:
-        """An answer as a step of text and ids, without the token that ends it all.
+        """An answer as a step of text and ids, without the end-of-answer token.
 
-        Where the ids are known, the text is theirs: a server cuts it at the stop string, which may be in the middle of
-        a token. A text that was cut inside a character ends before it, and the next request writes it anew.
+        If the ids are known, the text is theirs: a server cuts its text at the stop string, possibly in the middle of a
+        token. A text cut inside a character ends before it, and the next request rewrites it.
 
         Raises:
-            ConfigurationError: The ids are not those of this vocabulary.
+            ConfigurationError: The ids are not from this vocabulary.
         """
         vocabulary, ids = self.vocabulary, answer.ids
         if vocabulary is not None and ids:
@@ -222,38 +222,38 @@ class Prompts:
         return Step(whole if partial else text, answer.ending, size=answer.wrote or 0, partial=partial)
 
     def wrote(self, answer: Answer) -> int:
-        """Tokens of an answer: in the server's count, else counted here."""
+        """Tokens of an answer, by the server's count, else counted here."""
         if _counted(answer):
             return answer.wrote or 0
         return len(answer.ids) + answer.dropped or self.count(answer.text) + (answer.ending == "end")
 
     def usage(self, sent: SentPath, answer: Answer, seconds: float) -> Usage:
-        """The work of an answer; what the server did not count is estimated, and marked so."""
+        """The work of an answer; what the server did not count is estimated, and marked as such."""
         read, wrote = sent.estimate if answer.read is None else answer.read, self.wrote(answer)
         estimated = read if answer.read is None and (sent.size is None or sent.slack) else 0
-        if not _counted(answer):  # ids tell what came of a stream, and not what was written when it was closed
+        if not _counted(answer):  # ids show what was received of a stream, not what was written when it was closed
             estimated += wrote
         computed = max(0, read - answer.cached) + wrote
         return Usage(read, computed, answer.cached, wrote, seconds=seconds, estimated=estimated)
 
     def count(self, text: str) -> int:
-        """Tokens of a text that the server did not count: counted here, or four characters each."""
+        """Tokens of a text that the server did not count: counted here, or estimated as four characters each."""
         return (len(text) + 3) // 4 if self.vocabulary is None else len(self.vocabulary.encode(text))
 
 
 def _counted(answer: Answer) -> bool:
-    """Whether a server counted what it wrote; llama-cpp-python counts none where the model ended the answer."""
+    """Whether a server counted its output; llama-cpp-python does not if the model ended the answer."""
     return bool(answer.wrote) or (answer.wrote == 0 and not answer.text and not answer.ids)
 
 
 def conversation(path: Path, after: Sequence[Message] = ()) -> list[Message]:
-    """A path as messages, and those that follow it."""
+    """A path as messages, and the messages that follow it."""
     messages = [message for message in path.prompt if message.role != "tools"]
     if path.step is not None:
         first = begun(path.prompt)
         before = beginning(messages.pop(), markers_of(path)) if first is not None else ""
         text = path.text
-        if path.thinking is not None and path.thinking.is_off:  # which the server's own template writes
+        if path.thinking is not None and path.thinking.is_off:  # the server's own template writes it
             text = text.removeprefix(path.thinking.opening)
         messages.append(Message("assistant", before + text))
     return [*messages, *after]
@@ -265,7 +265,7 @@ def markers_of(path: Path) -> Markers:
 
 
 def _after_opening(text: str, path: Path) -> str:
-    """What a chat wrote, after what the response is agreed to begin with: a chat writes that itself."""
+    """The text of a chat after the agreed opening of the response, which a chat writes itself."""
     opening = path.opening or ""
     if path.step is not None or not opening:
         return text
@@ -285,8 +285,8 @@ def load_vocabulary(name: str, template: Mapping[str, Any]) -> Vocabulary:
         template: Arguments of its chat template.
 
     Raises:
-        MissingDependency: The packages of the extra `huggingface` are not installed.
-        ConfigurationError: No such tokenizer.
+        MissingDependency: The extra `huggingface` is not installed.
+        ConfigurationError: There is no such tokenizer.
     """
     try:
         from transformers import AutoTokenizer
@@ -298,10 +298,10 @@ def load_vocabulary(name: str, template: Mapping[str, Any]) -> Vocabulary:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"tokenizer={name!r} is no folder with a tokenizer and none that can be fetched from the hub: {error}"
+            f"tokenizer={name!r} is neither a folder with a tokenizer nor available on the hub: {error}"
         ) from error
     return Vocabulary(tokenizer, len(tokenizer) + _UNNAMED, template)
 
 
 _UNNAMED = 2048
-"""Rows that a model may have beyond the tokens that its tokenizer names."""
+"""Rows that a model may have beyond its tokenizer's tokens."""

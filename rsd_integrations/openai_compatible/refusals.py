@@ -1,4 +1,4 @@
-"""Requests that a server refuses: which field of them it named, and which option of ours answers that."""
+"""Refused requests: which field the server named, and which of our options fixes it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _NO_PARSER = "--tool-call-parser"
 
 
 def remedy_of_fault(reason: str) -> str | None:
-    """What to do where a server calls a fault of its own (HTTP 500) what it will never take; None for real faults."""
+    """The remedy if a server reports as its own fault (HTTP 500) what it never accepts; None for real faults."""
     if _NO_IDS in reason:  # LiteLLM's
         return (
-            "this route of the gateway takes no token ids. LiteLLM's provider text-completion-openai does; or leave "
-            "profile=… out: text is sent then"
+            "this route of the gateway accepts no token ids. LiteLLM's provider text-completion-openai does; or "
+            "remove profile=…, so that text is sent"
         )
     return None
 
 
 def is_full(reason: str) -> bool:
-    """Whether a server had no room for all that it was working on, and may have some when there is less of it."""
+    """Whether a server ran out of room for its concurrent requests, and may have some later."""
     return "Context size has been exceeded" in reason  # llama-server, whose slots may share one window
 
 
 def named_field(text: str, sent: Mapping[str, Any]) -> str | None:
-    """The field of a request that the body of an error names, if it names one that was sent.
+    """The request field named in an error's body, if it was sent.
 
     Args:
         text: The body of the error.
@@ -43,7 +43,7 @@ def named_field(text: str, sent: Mapping[str, Any]) -> str | None:
     cap = next((name for name in CAPS if name in sent), None)
     other = next((name for name in CAPS if name not in sent), "")
     if cap is not None and cap not in text and re.search(rf"\b{other}\b", text):
-        return cap  # OpenAI names the one where the other was sent
+        return cap  # OpenAI names one even if the other was sent
     with suppress(ValueError):
         for place in _places(json.loads(text)):
             named = [part for part in place if part in fields]
@@ -59,47 +59,48 @@ def named_field(text: str, sent: Mapping[str, Any]) -> str | None:
 
 
 def remedy(field: str | None, reason: str, sent: Mapping[str, Any]) -> str:
-    """What to do about it.
+    """The advice to the user.
 
     Args:
         field: The field that the server named.
-        reason: What it said.
+        reason: Its message.
         sent: The body of the request.
     """
     if _NO_PARSER in reason:
         return (
-            "start the server with --enable-auto-tool-choice and --tool-call-parser=NAME, the form of the model's calls"
+            "start the server with --enable-auto-tool-choice and --tool-call-parser=NAME, the format of the model's "
+            "calls"
         )
     if field == "max_tokens" and "max_completion_tokens" in reason:
-        return "give profile=openai_reasoning, whose requests have max_completion_tokens in its place"
+        return "give profile=openai_reasoning, whose requests use max_completion_tokens instead"
     if field == "max_completion_tokens" and "max_tokens" in reason.replace("max_completion_tokens", ""):
-        return "give a profile=… whose requests have max_tokens in its place, such as generic"
+        return "give a profile=… whose requests use max_tokens instead, such as generic"
     if field in CAPS:
         return (
-            "ask for fewer tokens: settings.limits.max_tokens, or settings.max_step_tokens where steps are written; "
-            "context=N tells the length of the model's window"
+            "request fewer tokens: settings.limits.max_tokens, or settings.max_step_tokens for steps; context=N "
+            "sets the length of the model's window"
         )
     if field == "stop":
         return "give a profile=… that sends no stop strings, such as generic: steps are then cut here"
     if field in _CONTINUES:
         return (
-            "the server goes on with no answer that was begun: give tokenizer=FOLDER_OR_ID, with which the exact text "
-            "is continued, or granularity='turn'"
+            "the server does not continue a begun answer: give tokenizer=FOLDER_OR_ID, so that the exact text is "
+            "continued, or granularity='turn'"
         )
     if field in (EFFORT, "tools", *TURN_FIELDS):
-        return f"this server takes no {field}: leave it out of the request, or of body.NAME=…"
+        return f"this server does not accept {field}: remove it from the request, or from body.NAME=…"
     if field == TEMPLATE:
-        return "leave template.NAME=… out, or give the field that this server has for it by body.NAME=VALUE"
+        return "remove template.NAME=…, or set this server's own field for it with body.NAME=VALUE"
     if field in _THOUGHTS and field not in sent:
-        return "give omit=reasoning_content: earlier thoughts are then not sent back"
+        return "give omit=reasoning_content, so that earlier thoughts are not sent back"
     if field is not None:
         together = "+".join(name for name in ("temperature", "top_p", "seed") if name in sent)
         every = f" (or all of its kind: omit={together})" if field in together.split("+") and "+" in together else ""
         return (
-            f"give omit={field}, and it is not sent{every}; body.{field}=VALUE gives another value. `rsd doctor` finds "
+            f"give omit={field} to leave it out{every}, or body.{field}=VALUE for another value. `rsd doctor` finds "
             "all fields that a server refuses"
         )
-    return "the server does not take this request; a profile=… made for it may help, and body.NAME=… or omit=NAME"
+    return "the server does not accept this request; try a profile=… made for it, body.NAME=… or omit=NAME"
 
 
 def _fields_of(messages: Any) -> set[str]:
@@ -107,7 +108,7 @@ def _fields_of(messages: Any) -> set[str]:
 
 
 def _places(data: Any) -> Iterator[list[str]]:
-    """Names of fields in the places where errors have them: `param` (OpenAI), `loc` (FastAPI, Mistral)."""
+    """Field names where errors put them: `param` (OpenAI), `loc` (FastAPI, Mistral)."""
     if isinstance(data, list):
         for item in data:
             yield from _places(item)

@@ -1,4 +1,4 @@
-"""What a server's replies mean: JSON with a result, or a fault of it, told without the key."""
+"""The meaning of a server's replies: JSON with a result, or a fault, reported without the key."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Replies:
     """Reads the replies of one server.
 
     Args:
-        name: The server's, for messages.
-        key: What messages must not show.
+        name: The server's name, for messages.
+        key: The key, which messages must not show.
     """
 
     def __init__(self, name: str, key: SecretStr | None) -> None:
@@ -34,16 +34,16 @@ class Replies:
         self._gave_json = False
 
     def refuse(self, status: int, headers: Mapping[str, str], text: str, sent: Mapping[str, Any]) -> NoReturn:
-        """Raise what an error status means.
+        """Raise the error for an error status.
 
         Args:
             status: The status.
-            headers: Those of the reply.
+            headers: The reply's headers.
             text: Its body.
             sent: The body of the request.
 
         Raises:
-            EndpointError: The server wants to be asked again.
+            EndpointError: A retry may help.
             Refused: It does not take the request.
         """
         reason = self.shown(reason_in(text))
@@ -60,7 +60,7 @@ class Replies:
         remedies = {
             401: "check the API key; key_env=NAME names the variable that holds it",
             403: "check the API key; key_env=NAME names the variable that holds it",
-            404: "check the model's name and the base URL, which ends in /v1 with most servers",
+            404: "check the model's name and the base URL, which usually ends in /v1",
         }
         field = named_field(text, sent) if status in (400, 422) else None
         hint = hopeless or remedies.get(status) or remedy(field, reason, sent)
@@ -73,11 +73,11 @@ class Replies:
         )
 
     def parsed(self, data: bytes) -> dict[str, Any]:
-        """The object that a body or an event holds.
+        """The object in a body or an event.
 
         Raises:
-            EndpointError: It holds none, or an error; or a web page in place of the API that was there before.
-            Refused: It holds a web page, and no API was ever there.
+            EndpointError: It contains no object, or an error; or a web page in place of an API that worked before.
+            Refused: It contains a web page, and no API ever answered.
         """
         try:
             parsed = decoded(data)
@@ -85,25 +85,25 @@ class Replies:
             if _PAGE.match(data):
                 self.refuse_page(data)
             raise EndpointError(
-                f"{self._name} gave what is no JSON: {self.shown(data.decode(errors='replace'), 80)}"
+                f"{self._name} returned something other than JSON: {self.shown(data.decode(errors='replace'), 80)}"
             ) from None
         if not isinstance(parsed, dict):
             raise EndpointError(
-                f"{self._name} gave {type(parsed).__name__} where an object was due: {self.shown(data.decode(), 80)}"
+                f"{self._name} returned {type(parsed).__name__} instead of an object: {self.shown(data.decode(), 80)}"
             )
         self._gave_json = True
-        if parsed.get("error") and "choices" not in parsed:  # some have one everywhere, which is null
-            # Errors in streams, and of servers that answer 200 to everything.
+        if parsed.get("error") and "choices" not in parsed:  # some always have the field, with null
+            # Errors in streams, and from servers that always answer 200.
             reason = self.shown(reason_in(json.dumps(parsed)))
-            raise EndpointError(f"{self._name} gave an error: {reason}", throttled=is_full(reason))
+            raise EndpointError(f"{self._name} returned an error: {reason}", throttled=is_full(reason))
         return parsed
 
     def refuse_page(self, data: bytes) -> NoReturn:
-        """Raise what a web page means that comes with status 200.
+        """Raise the error for a web page with status 200.
 
         Raises:
-            EndpointError: The API was there before: a gateway shows it while the server is away.
-            Refused: It never was: the URL is that of something else.
+            EndpointError: The API worked before: a gateway shows the page while the server is unavailable.
+            Refused: It never worked: the URL belongs to something else.
         """
         told = f"{self._name} answered with a web page: {self.shown(reason_in(data.decode(errors='replace')), 80)}"
         if self._gave_json:
@@ -111,7 +111,7 @@ class Replies:
         raise Refused(f"{told}. Remedy: check the base URL; the API of most servers is at /v1.", 200, "a web page")
 
     def result(self, read: Callable[[dict[str, Any]], T], data: dict[str, Any]) -> T:
-        """What is read of an answer.
+        """The result read from an answer.
 
         Raises:
             EndpointError: It cannot be read, which is a fault of the server.
@@ -124,8 +124,8 @@ class Replies:
             raise EndpointError(f"{self._name}: {self.shown(str(error), 2000)}") from None
         except _WRONG_SHAPE as error:
             reason, shown = self.shown(repr(error)), self.shown(json.dumps(data), 160)
-            raise EndpointError(f"{self._name} gave an answer of an unknown shape ({reason}): {shown}") from None
+            raise EndpointError(f"{self._name} returned an answer in an unknown format ({reason}): {shown}") from None
 
     def shown(self, text: str, length: int = 400) -> str:
-        """The beginning of a text from outside, as messages and logs may hold it: without the key."""
-        return readable(without_key(text, self._key), length)  # in this order: half a key is too much
+        """The beginning of an untrusted text, safe for messages and logs: without the key."""
+        return readable(without_key(text, self._key), length)  # in this order, so that no part of the key remains

@@ -1,4 +1,4 @@
-"""What a user adds to the requests of a model, and leaves out of them."""
+"""Fields that a user adds to a model's requests, or removes from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.profiles import PROFILES
 
 THOUGHTS = "reasoning_content"
-"""Left out, earlier thoughts are not sent back."""
+"""If omitted, earlier thoughts are not sent back."""
 _CAPS = ("max_tokens", "max_completion_tokens")
 _OWN = {
     "model": "the spec names the model",
@@ -22,26 +22,26 @@ _OWN = {
     "prompt": "it is the prompt",
     "stream": "the profile decides it",
     "stop": "the delimiter decides it",
-    "n": "candidates are requests of their own",
+    "n": "candidates are separate requests",
     "echo": "answers are read without it",
     "continue_final_message": "the profile decides it",
     "add_generation_prompt": "the profile decides it",
-    **dict.fromkeys(_CAPS, "max_step_tokens and limits decide it, the profile how it is called"),
+    **dict.fromkeys(_CAPS, "max_step_tokens and limits decide it, and the profile its name"),
 }
-"""Fields that are never the user's, and why."""
+"""Fields that users cannot set, and why."""
 
 
 class RequestFields:
     """The user's part of the body of every request of a model.
 
     Args:
-        template: Arguments of the chat template, such as `{"enable_thinking": False}`; chats send them as
-            `chat_template_kwargs`, and completions with a tokenizer render with them here.
-        body: Further fields of the request by name, as JSON has them; what is inside objects is merged.
-        omit: Names of fields that are not sent; several in a text are joined by `+`.
+        template: Chat template arguments, such as `{"enable_thinking": False}`; chats send them as
+            `chat_template_kwargs`, and completions with a tokenizer use them for local rendering.
+        body: Additional request fields, as JSON; nested objects are merged.
+        omit: Names of fields not to send; in text, joined by `+`.
 
     Raises:
-        ConfigurationError: A field is not the user's to give, is no JSON, or is unknown.
+        ConfigurationError: A field cannot be set by the user, is not JSON, or is unknown.
     """
 
     def __init__(
@@ -54,30 +54,30 @@ class RequestFields:
         self.body = _checked("body", body)
         self.omit = frozenset(omit.split("+") if isinstance(omit, str) and omit else omit)
         self.turn: Mapping[str, Any] = {}
-        """Fields of the requests for whole turns alone."""
+        """Fields that apply only to requests for whole turns."""
         for name in self.body:
             if name in _OWN:
-                raise ConfigurationError(f"body.{name} cannot be given: {_OWN[name]}")
+                raise ConfigurationError(f"body.{name} cannot be set: {_OWN[name]}")
         known = _omittable()
         for name in sorted(self.omit):
             if name in _OWN:
                 raise ConfigurationError(f"omit={name} is not possible: {_OWN[name]}")
             if name in self.body:
-                raise ConfigurationError(f"body.{name} and omit={name} are given; give one of the two")
+                raise ConfigurationError(f"both body.{name} and omit={name} are given; give only one")
             if name not in known:
                 raise ConfigurationError(f"omit={name!r}: {unknown('field', name, sorted(known))}")
 
     def with_fields(self, fields: Mapping[str, Any]) -> RequestFields:
-        """The same with what a single request asks of a chat, which goes before what the user says of all.
+        """The same with a single request's fields, which override the user's.
 
         Args:
-            fields: As of `Generator.with_fields`.
+            fields: See `Generator.with_fields`.
         """
         other, own = copy.copy(self), self.body.get(TEMPLATE)
         other.turn = {**self.turn, **{name: fields[name] for name in TURN_FIELDS if name in fields}}
         body = {name: value for name, value in self.body.items() if name not in other.turn}
         body |= {name: value for name, value in fields.items() if name not in (TEMPLATE, *TURN_FIELDS)}
-        if isinstance(own, Mapping):  # the user has given the field itself, to a server that takes it
+        if isinstance(own, Mapping):  # the user set the field itself
             body[TEMPLATE] = {**own, **fields.get(TEMPLATE, {})}
         else:
             other.template = {**self.template, **fields.get(TEMPLATE, {})}
@@ -86,14 +86,14 @@ class RequestFields:
 
     @staticmethod
     def may_omit(name: str) -> bool:
-        """Whether requests can do without a field."""
+        """Whether a field may be omitted."""
         return name in _omittable()
 
     def schema_for(self, profile: Profile) -> dict[str, Any]:
-        """The field of a completion by which this server writes JSON by the schema that a request asks for.
+        """The completion field with which this server follows a request's JSON Schema.
 
         Raises:
-            ConfigurationError: It has none.
+            ConfigurationError: It has no such field.
         """
         asked = self.turn.get(FORM)
         schema: Any = None if asked is None else schema_of(asked)
@@ -101,8 +101,8 @@ class RequestFields:
             return {}
         if not profile.schema:
             raise ConfigurationError(
-                f"completions of {profile.summary} take no JSON Schema; take mode=chat, whose servers have "
-                "`response_format`, or a server that takes one, such as vLLM"
+                f"completions of {profile.summary} accept no JSON Schema; use mode=chat, which has "
+                "`response_format`, or a server that accepts one, such as vLLM"
             )
         value: Any = json.dumps(schema) if profile.schema_is_text else schema
         *outer, last = profile.schema
@@ -112,10 +112,10 @@ class RequestFields:
         return field
 
     def applied(self, body: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
-        """The body of a request as this server takes it and the user wants it.
+        """The body of a request, adapted to this server and the user's fields.
 
         Raises:
-            ConfigurationError: The server's chats take no arguments of the template.
+            ConfigurationError: The server's chats accept no template arguments.
         """
         fields, chat = dict(body), "messages" in body
         if chat and profile.cap in _CAPS and "max_tokens" in fields:
@@ -127,25 +127,26 @@ class RequestFields:
         if chat and self.template:
             if not profile.template:
                 switch = "".join(
-                    f" Here thinking is switched off by {field}." for field in off_options(profile.without_thoughts)
+                    f" Here {field} switches thinking off." for field in off_options(profile.without_thoughts)
                 )
                 raise ConfigurationError(
                     f"template.{next(iter(self.template))} needs a tokenizer=… and mode=completions, or chats that "
-                    f"take `{TEMPLATE}`; {profile.summary} names none: body.NAME=… gives any field.{switch}"
+                    f"accept `{TEMPLATE}`; {profile.summary} does not document it: body.NAME=… sets any "
+                    f"field.{switch}"
                 )
             fields[TEMPLATE] = self.template
         return _merged(fields, self.body) if self.body else fields
 
 
 def off_options(switch: Mapping[str, Any]) -> list[str]:
-    """Fields that switch thinking off, written as options of a spec."""
+    """Fields that switch thinking off, as spec options."""
     template = switch.get("chat_template_kwargs", {})
     rest = {name: value for name, value in switch.items() if name != "chat_template_kwargs"}
     return options_of("template", template) + options_of("body", rest)
 
 
 def options_of(prefix: str, fields: Mapping[str, Any]) -> list[str]:
-    """Fields as options of a spec: `body.reasoning.effort=low`."""
+    """Fields as spec options: `body.reasoning.effort=low`."""
     options = []
     for name, value in fields.items():
         path = f"{prefix}.{name}"
@@ -174,7 +175,7 @@ def _checked(name: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         json.dumps(fields, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{name} has a value that is no JSON: {error}") from error
+        raise ConfigurationError(f"{name} has a value that is not JSON: {error}") from error
     return dict(fields)
 
 

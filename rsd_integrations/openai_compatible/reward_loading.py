@@ -1,4 +1,4 @@
-"""Reward models behind servers by spec. What a server does not tell, their format and tokenizer, is found here."""
+"""Reward models behind servers, by spec. Determines what a server does not report: their format and tokenizer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def load_pooling(
     patience: float | None = None,
     key_env: str | None = None,
 ) -> PoolingVerifier:
-    """A reward model behind vLLM's /pooling, as `MODEL@BASE_URL`; other arguments as of `Endpoint`.
+    """A reward model behind vLLM's /pooling, as `MODEL@BASE_URL`; other arguments as in `Endpoint`.
 
     Args:
-        spec: The model's name there, and where.
-        format: Name of its format, where neither the model's name nor the config.json beside the tokenizer tells.
-        tokenizer: Folder or hub id of its tokenizer; by default the hub id that the model is called by.
-        separator: What it was trained to read scores at, where models of its format differ in that.
+        spec: The model's name and URL.
+        format: Name of its format, if neither the model's name nor the config.json next to the tokenizer determines it.
+        tokenizer: Folder or hub id of its tokenizer; by default the model's name as a hub id.
+        separator: The separator used in training, if models of its format differ in it.
         flops_per_token: Two per weight, for the ledger.
         concurrency: As of `Endpoint`.
         timeout: As of `Endpoint`.
@@ -42,7 +42,7 @@ def load_pooling(
 
     Raises:
         SpecError: The spec names no URL.
-        ConfigurationError: The format is unknown or not for such servers, or its tokenizer cannot be had.
+        ConfigurationError: The format is unknown or not for such servers, or its tokenizer is unavailable.
     """
     endpoint = open_endpoint(
         spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
@@ -65,7 +65,7 @@ def load_token_logits(
     patience: float | None = None,
     key_env: str | None = None,
 ) -> TokenLogitsVerifier:
-    """A reward model that judges by words of its language model, behind completions; all as for `load_pooling`."""
+    """A reward model that judges by words of its language model, behind completions; otherwise like `load_pooling`."""
     endpoint = open_endpoint(
         spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency
     )
@@ -73,7 +73,7 @@ def load_token_logits(
 
 
 def _reader(model: str, format: str | None, tokenizer: str | None, separator: str | None) -> Reader[Any]:
-    """The format that is named or known, bound to the tokenizer."""
+    """The given or known format, bound to the tokenizer."""
     where = tokenizer or model
     return bind(_format(model, where, format), _tokenizer(model, where), model, separator)
 
@@ -87,7 +87,7 @@ def _format(model: str, where: str, named: str | None) -> PRMFormat:
         with suppress(ConfigurationError):
             return find_format(raw, {}, name)
     raise ConfigurationError(
-        f"{model}: a server does not tell what kind of reward model it runs. Name the format: format=…, one of "
+        f"{model}: a server does not report what kind of reward model it runs. Give the format: format=…, one of "
         f"{', '.join(FORMATS)}"
     )
 
@@ -101,7 +101,7 @@ def _tokenizer(model: str, where: str) -> Tokenizer:
         loaded: Tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"{model}: no tokenizer in {where!r}. Name the folder or the hub id that the model was published under: "
+            f"{model}: no tokenizer in {where!r}. Give the folder or the hub id under which the model was published: "
             "tokenizer=…"
         ) from error
     return loaded

@@ -1,4 +1,4 @@
-"""Reward models behind servers. They are sent token ids, so that nothing is tokenised a second time."""
+"""Reward models behind servers. They get token ids, so that nothing is tokenised twice."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ from rsd_integrations.openai_compatible.server import learn
 from rsd_integrations.prm_formats import Head, Layouts, Reader, shown
 
 _ROUNDING = 0.02
-"""How far two probabilities may be from 1 together: a server may compute them in bf16."""
+"""How far the sum of two probabilities may be from 1, since a server may compute them in bf16."""
 
 
 _FIRST = Path(as_prompt("What is 1+2+3?")).extend(Step("First 1+2=3.\n\n", "delimiter"))
 _RIGHT, _WRONG = Step("Then 3+3=6.\n\n", "delimiter"), Step("Then 3+3=7.\n\n", "delimiter")
-"""What a server is tried out with."""
+"""Test input for a server."""
 Charge = Callable[[Mapping[str, Any], object, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A text that a server reads to score its last steps."""
+    """A text sent to a server to score its last steps."""
 
     ids: tuple[int, ...]
     at: tuple[int, ...]
-    """Positions in `ids` where the scores are read, one for each of the steps."""
+    """Positions in `ids` where the scores are read, one per step."""
     prefix: int
-    """How many of the ids come before the first of these steps."""
+    """How many ids come before the first of these steps."""
     prompt: int
-    """How many of the ids are the prompt."""
+    """How many ids are the prompt."""
 
 
 class RewardServer(Resident, Verifier):
-    """A reward model behind a URL. It is sent the whole path with every step, and reads what it has not cached.
+    """A reward model behind a URL. It gets the whole path with every step, and computes what it has not cached.
 
     Args:
         endpoint: The server and the model's name there.
@@ -70,13 +70,13 @@ class RewardServer(Resident, Verifier):
         self.layouts = Layouts(reader)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Probability that each candidate is right, given the path.
+        """Probability that each candidate is correct, given the path.
 
         Raises:
-            VerifierError: A step is blank, or a marker of a thought alone; or path and step are longer than the
-                server's context.
-            EndpointError: The server failed, or gave rows that are no scores of these steps.
-            Refused: The server does not take such requests.
+            VerifierError: A step is blank or a bare thought marker, or path and step are longer than the server's
+                context.
+            EndpointError: The server failed, or returned rows that are not scores of these steps.
+            Refused: The server does not accept such requests.
         """
         return await on_background_loop(self._score(path, steps))
 
@@ -92,11 +92,11 @@ class RewardServer(Resident, Verifier):
             return Scores(tuple(await self._rewards(texts, charges)), charges.total(len(before)))
 
     def explain(self, path: Path, step: Step) -> Explanation:
-        """What the server is sent for a step, and where the score is."""
+        """The input sent for a step, and where its score is read."""
         return self.layouts.explain(path, step)
 
     async def examine(self) -> list[Finding]:
-        """What a server shows in some short requests, for `rsd doctor`. Nothing is raised: what fails is a finding."""
+        """Test a server with short requests, for `rsd doctor`. Failures are findings, not exceptions."""
         with self.endpoint.impatient():
             return await self._findings()
 
@@ -112,13 +112,13 @@ class RewardServer(Resident, Verifier):
         ]
 
     async def _try_out(self) -> list[Finding]:
-        """Two candidates after a step, together and each alone: a reward for each, the same both ways."""
+        """Two candidates after a step get the same rewards together and separately."""
         try:
             together = (await self.score(_FIRST, [_RIGHT, _WRONG])).rewards
             alone = [(await self.score(_FIRST, [step])).rewards[0] for step in (_RIGHT, _WRONG)]
         except (ConfigurationError, RunError) as error:
             return [Finding("step rewards", False, str(error))]
-        detail = f"two candidates got {together} together, {tuple(alone)} one by one"
+        detail = f"two candidates got {together} together, {tuple(alone)} separately"
         return [Finding("step rewards", _alike(together, alone), detail)]
 
     async def aclose(self) -> None:
@@ -130,7 +130,7 @@ class RewardServer(Resident, Verifier):
 
         def charge(reply: Mapping[str, Any], _rewards: object, seconds: float) -> None:
             usage, sent = usage_in(reply, seconds), sum(len(text.ids) for text in texts)
-            if not usage.prefix:  # it does not tell, and has read what it was sent
+            if not usage.prefix:  # it does not report it; it read what it was sent
                 usage = replace(usage, computed=max(0, sent - usage.reused) + usage.generated)
             answers = sum(len(text.ids) - text.prompt for text in texts)
             scored = min(usage.computed - usage.generated, answers)
@@ -142,9 +142,8 @@ class RewardServer(Resident, Verifier):
             if not error.overlong:
                 raise
             raise VerifierError(
-                f"{self.name}: {max(len(text.ids) for text in texts)} tokens to score, and the server takes no more "
-                f"than its context: {error.reason}. Limit the answer (limits.max_tokens), or give the server a longer "
-                "context"
+                f"{self.name}: {max(len(text.ids) for text in texts)} tokens to score, more than the server's "
+                f"context: {error.reason}. Limit the answer (limits.max_tokens), or give the server a longer context"
             ) from None
 
     @abstractmethod
@@ -153,10 +152,10 @@ class RewardServer(Resident, Verifier):
 
 
 class PoolingVerifier(RewardServer):
-    """A reward model behind vLLM's /pooling, which gives a row at each step's separator, or one at each token.
+    """A reward model behind vLLM's /pooling, which returns a row at each step's separator, or at each token.
 
     Raises:
-        ConfigurationError: The model of this format is none that /pooling could give rows of.
+        ConfigurationError: /pooling cannot return rows for models of this format.
     """
 
     def __init__(self, endpoint: Endpoint, reader: Reader[Any], flops_per_token: float | None = None) -> None:
@@ -165,13 +164,13 @@ class PoolingVerifier(RewardServer):
         heads = [head for head in form.heads if isinstance(head, Head)]
         if not heads:
             raise ConfigurationError(
-                f"{self.name}: models of the format {form.name} judge by words, for which /pooling gives nothing or "
-                f"hidden states. Serve it as a language model and use token_logits,format={form.name}:…"
+                f"{self.name}: models of the format {form.name} judge by words, for which /pooling returns nothing "
+                f"or hidden states. Serve it as a language model and use token_logits,format={form.name}:…"
             )
         if heads[0].ensemble:
             raise ConfigurationError(
-                f"{self.name}: models of the format {form.name} have several heads, which no server reads. Load it in "
-                "process: prm:…"
+                f"{self.name}: models of the format {form.name} have several heads, which no server supports. Load "
+                "it in-process: prm:…"
             )
         self._pair = heads[0].outputs == 2
 
@@ -179,8 +178,8 @@ class PoolingVerifier(RewardServer):
         body = {
             "model": self.endpoint.model,
             "input": [text.ids for text in texts],
-            # Servers differ in what they do by themselves. Of a pair the softmax is taken, as every version does, and
-            # checked; of a value the plain one, since a sigmoid taken twice could not be told from one.
+            # Servers' defaults differ. For a pair the softmax is requested, as every version supports, and checked; for
+            # a value the raw one, since a sigmoid applied twice would go unnoticed.
             "use_activation": self._pair,
         }
 
@@ -192,11 +191,12 @@ class PoolingVerifier(RewardServer):
         return await self.endpoint.post("/pooling", body, read, charge)
 
     def _rows(self, rows: Sequence[Any], text: Scored) -> list[Sequence[float]]:
-        """The rows of the steps: of one per token, or of one per separator."""
+        """The steps' rows, from one per token or one per separator."""
         if rows and not isinstance(rows[0], list):
             raise VerifierError(
-                f"a vector of {len(rows)} numbers is no list of step rewards. The server runs the model as one of "
-                "embeddings; start vLLM with --runner pooling and the model's own architecture in its config.json"
+                f"a vector of {len(rows)} numbers is not a list of step rewards. The server runs the model as an "
+                "embedding model; start vLLM with --runner pooling and the model's own architecture in its "
+                "config.json"
             )
         if len(rows) == len(text.ids):
             return [rows[at] for at in text.at]
@@ -205,37 +205,37 @@ class PoolingVerifier(RewardServer):
         if len(rows) != len(marks):
             tag = json.dumps({"pooling_type": "STEP", "step_tag_id": mark})
             raise VerifierError(
-                f"{len(rows)} rows for {len(marks)} steps. The server must give one at each token {mark}, where the "
-                f"format {self.reader.format.name} is read: start vLLM with --runner pooling --pooler-config '{tag}', "
-                "and check that tokenizer=… and format=… are the model's"
+                f"{len(rows)} rows for {len(marks)} steps. The server must return one at each token {mark}, where "
+                f"the format {self.reader.format.name} is read: start vLLM with --runner pooling --pooler-config "
+                f"'{tag}', and check that tokenizer=… and format=… are the model's"
             )
         return [rows[marks.index(at)] for at in text.at]
 
     def _reward(self, row: Sequence[float]) -> float:
-        """The probability that the step is right."""
+        """The probability that the step is correct."""
         if len(row) != 1 + self._pair:
             raise VerifierError(
-                f"rows of {len(row)} numbers, where the format {self.reader.format.name} has {1 + self._pair}. "
-                "Is it the model's format?"
+                f"rows of {len(row)} numbers, but the format {self.reader.format.name} has {1 + self._pair}. Is it "
+                "the model's format?"
             )
         if not all(math.isfinite(value) for value in row):
-            raise VerifierError(f"the row {list(row)} is no score; serve the model with --dtype bfloat16 or float32")
+            raise VerifierError(f"the row {list(row)} is not a score; serve the model with --dtype bfloat16 or float32")
         if not self._pair:
             return _sigmoid(row[0])
         wrong, right = row
         if not (wrong >= 0 <= right and abs(wrong + right - 1) <= _ROUNDING):
-            raise VerifierError(f"the row {list(row)} is no pair of probabilities; the server ignores use_activation")
+            raise VerifierError(f"the row {list(row)} is not two probabilities; the server ignores use_activation")
         return min(1.0, right)
 
 
 class PoolingRunVerifier(PoolingVerifier):
-    """One whose format has all scores in the text itself, so that one prefill gives the rewards of many steps."""
+    """For formats with all scores in the text itself, so that one prefill gives the rewards of many steps."""
 
     async def score_run(self, path: Path, steps: Sequence[Step]) -> list[Scores]:
-        """As `score` of one step after the other, in one request; a marker of a thought alone gets no reward.
+        """Like `score` for each step in turn, in one request; a bare thought marker gets no reward.
 
         Raises:
-            VerifierError: As `score`; so do the others.
+            VerifierError: As in `score`, as are the other errors.
         """
         return await on_background_loop(self._score_run(path, steps))
 
@@ -256,7 +256,7 @@ class PoolingRunVerifier(PoolingVerifier):
                 return [Scores((None,), Usage())] * len(steps)
             rewards = await self._rewards([Scored(tuple(ids), tuple(at), len(before), prompt)], charges)
             total, later = charges.total(), sum(sizes[1:])
-            # What is read before the first step belongs to it, and so does what failed attempts have cost.
+            # The prefill before the first step belongs to it, as does the cost of failed attempts.
             computed, scored = max(0, total.computed - later), max(0, total.scored - later)
             first = replace(total, computed=computed, scored=scored, parts=())
             usages = [first, *(Usage(computed=size, scored=size) for size in sizes[1:])]
@@ -264,7 +264,7 @@ class PoolingRunVerifier(PoolingVerifier):
             return [Scores((None,), Usage()) if mark else next(judged) for mark in marks]
 
     async def _try_out(self) -> list[Finding]:
-        """Also two steps in one prefill and each by itself: what follows a step must not change its reward."""
+        """Also two steps in one prefill and separately: what follows a step must not change its reward."""
         findings = await super()._try_out()
         if not findings[-1].ok:
             return findings
@@ -274,7 +274,7 @@ class PoolingRunVerifier(PoolingVerifier):
             alone += (await self.score(_FIRST.extend(_WRONG), [_RIGHT])).rewards
         except (ConfigurationError, RunError) as error:
             return [*findings, Finding("runs of steps", False, str(error))]
-        detail = f"two steps got {tuple(run)} in one reading, {tuple(alone)} one by one"
+        detail = f"two steps got {tuple(run)} in one prefill, {tuple(alone)} separately"
         return [*findings, Finding("runs of steps", _alike(run, alone), detail)]
 
 
@@ -286,7 +286,7 @@ class TokenLogitsVerifier(RewardServer):
         reader: The model's format, bound to its tokenizer.
 
     Raises:
-        ConfigurationError: Models of this format have a head of their own.
+        ConfigurationError: Models of this format have a separate head.
     """
 
     def __init__(self, endpoint: Endpoint, reader: Reader[Any], flops_per_token: float | None = None) -> None:
@@ -294,8 +294,8 @@ class TokenLogitsVerifier(RewardServer):
         words = reader.words()
         if words is None:
             raise ConfigurationError(
-                f"{self.name}: models of the format {reader.format.name} have a reward head, which completions do not "
-                "show. Use pooling:… with a server that runs the head"
+                f"{self.name}: models of the format {reader.format.name} have a reward head, which completions do "
+                "not expose. Use pooling:… with a server that runs the head"
             )
         self._words = words
 
@@ -318,21 +318,21 @@ class TokenLogitsVerifier(RewardServer):
         return await self.endpoint.post("completions", body, read, charge)
 
     def _reward(self, choice: Mapping[str, Any]) -> float:
-        """The probability of the word for right, of the two."""
+        """The probability of the word for right among the two."""
         logprobs = ((choice["logprobs"] or {}).get("top_logprobs") or [{}])[0]
         right, wrong = (logprobs.get(f"token_id:{word}") for word in self._words)
         if right is None or wrong is None:
             raise VerifierError(
-                f"no log-probabilities of the tokens {self._words}, which say right and wrong. The server must know "
-                "logprob_token_ids, as vLLM does"
+                f"no log-probabilities of the tokens {self._words}, the words for right and wrong. The server must "
+                "support logprob_token_ids, as vLLM does"
             )
         if math.isnan(right - wrong):
-            raise VerifierError(f"log-probabilities {right} and {wrong} are no score; serve the model in bfloat16")
+            raise VerifierError(f"log-probabilities {right} and {wrong} are not a score; serve the model in bfloat16")
         return _sigmoid(right - wrong)
 
 
 def _check_read(answer: Mapping[str, Any], texts: Sequence[Scored]) -> None:
-    """Check that the server read what it was sent: some cut it without a word."""
+    """Check that the server read everything it was sent: some truncate silently."""
     read = (answer.get("usage") or {}).get("prompt_tokens")
     sent = sum(len(text.ids) for text in texts)
     if read is not None and read != sent:

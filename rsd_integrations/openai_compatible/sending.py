@@ -1,4 +1,4 @@
-"""How long a call goes on trying: retries for faults, patience for a server that is away or asks to be spared."""
+"""How long a call keeps trying: retries for faults, patience for an unavailable or overloaded server."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from rsd_integrations.openai_compatible.retry import LONGEST_DELAY, backoff
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 BATCH_PATIENCE = 600.0
-"""Seconds that the calls of a run wait for a server that is away, where nobody has said how long."""
+"""Default patience in seconds for calls of a run."""
 INTERACTIVE_PATIENCE = 30.0
-"""Those of a call that somebody waits for."""
+"""Default patience in seconds for an interactive call."""
 
 LONG_ATTEMPT = 1.0
-"""Seconds from which on a server was at work on an attempt, whatever a gateway says of it."""
+"""Seconds after which a server must have been working on an attempt, whatever a gateway says."""
 
 _AT_WORK = nullcontext()
 
 
 class Persistence(NamedTuple):
-    """How long calls go on."""
+    """How long calls keep trying."""
 
     retries: int
-    """Attempts after one that met a fault."""
+    """Further attempts after a fault."""
     patience: float | None
-    """Seconds to wait for a server that is away; None goes by who asks."""
+    """Seconds to wait for an unavailable server; None depends on the caller."""
 
 
 class Sender:
-    """Sends the calls of one endpoint until they are answered, or until neither retries nor patience are left.
+    """Sends the calls of one endpoint until they are answered, or retries and patience are exhausted.
 
     Args:
-        name: The endpoint's, for messages.
+        name: The endpoint's name, for messages.
     """
 
     def __init__(self, name: str) -> None:
         self.breaker = Breaker(name)
         self._name = name
         self._heard = False
-        """Whether it ever answered anything: what never did may be a mistake in the URL, which nobody waits for."""
+        """Whether it has ever answered: if not, the URL may be wrong, and waiting is pointless."""
         self._answered = 0.0
-        """When it answered last."""
+        """When it last answered."""
         self._waiting: dict[_Call, float] = {}
 
     @property
     def waiting_since(self) -> float | None:
-        """Since when the first of the calls that wait does so, by the monotonic clock; None where none does."""
-        return min(list(self._waiting.values()), default=None)  # a copy: displays ask from threads of their own
+        """When the first of the waiting calls began to wait, by the monotonic clock; None if none waits."""
+        return min(list(self._waiting.values()), default=None)  # a copy: displays call this from other threads
 
     async def send(
         self,
@@ -67,23 +67,23 @@ class Sender:
         persistence: Persistence,
         again: Callable[[], bool] | None = None,
     ) -> T:
-        """Make attempts until one works.
+        """Make attempts until one succeeds.
 
-        An outage and back-pressure are waited for within the patience, and use up no retries. All other faults do, and
-        those as well where there is no patience left. It counts from the beginning of an outage: who asks at the end
-        of a long one does not wait as long again. What a call meets again and again while others are answered is no
-        outage, whatever it looks like (a gateway's 504 after a long time, an answer that is cut): it uses up retries.
+        Outages and back-pressure are waited out within the patience and use no retries. All other faults do, and so do
+        these once patience is exhausted. Patience counts from the beginning of an outage, so a call late in a long one
+        waits less. A fault that a call meets repeatedly while others are answered is not an outage, whatever it looks
+        like (a gateway's 504 after a long time, a truncated answer): it uses retries.
 
         Args:
             attempt: Sends once.
-            what: The request, for the log.
-            connection: Where the places for requests in flight are; none is held while the call waits.
-            persistence: How long to go on.
-            again: Whether to begin anew after a failed attempt.
+            what: Description of the request, for the log.
+            connection: Holds the concurrency slots; a waiting call does not occupy one.
+            persistence: How long to keep trying.
+            again: Whether to start over after a failed attempt.
 
         Raises:
             EndpointError: The last fault.
-            ConfigurationError: The server is well and does not take the request.
+            ConfigurationError: The server is healthy but rejects the request.
         """
         call = _Call(current_caller(), persistence)
         while True:
@@ -94,7 +94,7 @@ class Sender:
                         if connection.closed:
                             raise self._closed()
                         if self.breaker.is_open and not trial:
-                            continue  # it opened while this call waited for its place
+                            continue  # it opened while this call waited for a slot
                         call.sent += 1
                         return await self._attempt(attempt, call, connection, trial)
             except EndpointError as error:
@@ -115,20 +115,20 @@ class Sender:
                     await self.breaker.rest(delay)
 
     def answered(self, sent: float) -> None:
-        """The server answers a call that was sent at that time, by the monotonic clock."""
+        """Note an answer to a call sent at this time, by the monotonic clock."""
         self._heard, self._answered = True, time.monotonic()
         self.breaker.succeeded(sent)
 
     def forget(self) -> None:
-        """Begin anew in a forked child: the calls that wait are its parent's."""
+        """Reset in a forked child: the waiting calls belong to its parent."""
         self._waiting.clear()
         self.breaker.forget()
 
     def _closed(self) -> EndpointError:
-        return EndpointError(f"{self._name} was closed while a request was under way")
+        return EndpointError(f"{self._name} was closed while a request was in flight")
 
     async def _turn(self, call: _Call) -> bool:
-        """Wait at the breaker; whether the call is to try the server out."""
+        """Wait at the breaker; return whether the call is a trial."""
         while True:
             try:
                 with self._shown(call):
@@ -145,7 +145,7 @@ class Sender:
     async def _attempt(
         self, attempt: Callable[[], Awaitable[T]], call: _Call, connection: Connection, trial: bool
     ) -> T:
-        """Send once, and let the breaker know how it went."""
+        """Send once, and report the outcome to the breaker."""
         sent = self.breaker.begun()
         try:
             result = await attempt()
@@ -156,7 +156,7 @@ class Sender:
                 self.breaker.failed(fault, call.caller.number, trial)
             raise
         except ConfigurationError:
-            self.answered(sent)  # and is well
+            self.answered(sent)  # and is healthy
             raise
         finally:
             self.breaker.over()
@@ -164,14 +164,14 @@ class Sender:
         return result
 
     def _delay(self, call: _Call, fault: EndpointError) -> float:
-        """Seconds until the next attempt; none where the call then waits at the breaker.
+        """Seconds until the next attempt; 0 if the call then waits at the breaker.
 
         Raises:
-            EndpointError: The fault, where there is to be no other attempt.
+            EndpointError: The fault, if there are no more attempts.
         """
         if fault.retry_after is not None:
             call.spared += 1
-            again_and_again = backoff(call.spared - 1) if call.spared > 1 else 0.0  # some always say 0
+            again_and_again = backoff(call.spared - 1) if call.spared > 1 else 0.0  # some servers always say 0
             delay = max(fault.retry_after, again_and_again)
         else:
             delay = 0.0 if self.breaker.is_open else backoff(call.sent)
@@ -187,12 +187,12 @@ class Sender:
         return min(now - call.waited, self.breaker.since or now) + self._patience(call)
 
     def _no_longer(self, call: _Call) -> str:
-        """Why a call does not wait any more, in words."""
+        """Why a call stops waiting, in words."""
         patience = self._patience(call)
         if not (patience or self._heard):
-            return "has never answered, so it is not waited for"
+            return "has never answered, so calls do not wait for it"
         away = time.monotonic() - (self.breaker.since or time.monotonic())
-        return f"has been left alone for {away:.1f} s, and patience={patience:g} ends here"
+        return f"has been unavailable for {away:.1f} s, and patience={patience:g} ends here"
 
     def _patience(self, call: _Call) -> float:
         if call.persistence.patience is not None:
@@ -203,7 +203,7 @@ class Sender:
 
     @contextmanager
     def _shown(self, call: _Call) -> Iterator[None]:
-        """Count the time that a call waits, and have displays tell of it."""
+        """Show a call's waiting time in displays."""
         started = time.monotonic()
         self._waiting[call] = started - call.waited
         try:
@@ -215,37 +215,37 @@ class Sender:
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """How far a call has got."""
+    """The state of a call."""
 
     caller: Caller
     persistence: Persistence
     sent: int = 0
     """Attempts so far."""
     tried: int = 0
-    """Those of them that tried out a server that was away."""
+    """Trials of an unavailable server among them."""
     spared: int = 0
-    """How often the server has asked to be spared."""
+    """How often the server has asked for back-off."""
     alone: int = 0
-    """Attempts that ended as in an outage, while others were answered."""
+    """Attempts that failed as in an outage while other calls were answered."""
     fails_alone: bool = False
-    """Whether the last attempt was one of several such."""
+    """Whether the last attempt was one of several of these."""
     used: int = 0
-    """Retries that were used up."""
+    """Retries used."""
     waited: float = 0.0
     """Seconds."""
     back_off: float = 0.0
-    """Until when a retry waits at an open breaker, patience or not, by the monotonic clock."""
+    """When a retry stops waiting at an open breaker, regardless of patience, by the monotonic clock."""
 
     def met_alone(self, fault: EndpointError, sent: float, answered: float) -> None:
-        """Note what became of an attempt, given when it was sent and when the server answered somebody last."""
-        # A gateway without a server tells so at once.
+        """Note an attempt's outcome, given when it was sent and when the server last answered any call."""
+        # A gateway without a server fails at once.
         costs = fault.status is None or time.monotonic() - sent > LONG_ATTEMPT
         alone = fault.outage and costs and answered > sent
         self.alone += alone
         self.fails_alone = alone and self.alone > 1
 
     def may_retry(self) -> bool:
-        """Use up a retry; whether there was one."""
+        """Use a retry; return whether there was one left."""
         self.used += 1
         self.back_off = time.monotonic() + backoff(self.used)
         return self.used <= self.persistence.retries

@@ -1,4 +1,4 @@
-"""What a server says about itself, and what calls find out."""
+"""What a server reports about itself, and what calls find out."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What is known of a server."""
+    """What is known about a server."""
 
     profile: Profile
     context: int | None
-    """Longest sequence in tokens; None where it does not say."""
+    """Maximum sequence length in tokens; None if not reported."""
     models: tuple[str, ...]
-    """The models it lists; empty where it lists none."""
+    """The models it lists; may be empty."""
     concurrency: int | None
-    """Requests that it works on at once: as it says, else as its kind does."""
+    """Its number of concurrent requests: as reported, else as usual for its kind."""
 
 
 @dataclass(slots=True)
 class Learnt:
-    """What the calls of a model have found out about its server, for all copies of it."""
+    """What a model's calls have found out about its server, shared by all copies."""
 
     streams_ids: bool = True
-    """Whether streams come with ids, as far as is known."""
+    """Whether streams include ids, as far as known."""
     streams_tell: bool = True
-    """Whether streams tell what was read, as far as is known: a gateway between may leave it out."""
+    """Whether streams report what was read, as far as known: a gateway may drop it."""
     tells_ranks: bool = True
-    """Whether what it reads comes with ranks, as far as is known."""
+    """Whether prompts get ranks, as far as known."""
     most: int | None = None
-    """Most tokens of one answer, where the server refused to write more."""
+    """Maximum tokens of one answer, if the server refused to write more."""
 
 
 async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None) -> Server:
-    """Ask a server for its models and, where that leaves open what it is, for what servers of one kind alone have.
+    """Request a server's models and, if its kind is still unclear, routes that only one kind of server has.
 
-    What is given goes before what it says.
+    Given values override what it reports.
 
     Raises:
         EndpointError: It cannot be reached. (One that answers with an error lists no models, and may be well.)
-        Refused: It shows a web page, and nobody says what kind of server it is.
+        Refused: It returns a web page, and its kind is unknown.
     """
     listed: Sequence[Mapping[str, Any]] = ()
     hosted, unlisted = hosted_at(endpoint.base_url, endpoint.model), None
     try:
         listed = await endpoint.get("models", lambda body: _entries(body))
     except (Refused, EndpointError) as error:
-        page = error.status == 200 and profile is None  # nothing says that there is an API at all
+        page = error.status == 200 and profile is None  # there may be no API at all
         if hosted is None and (error.status is None or page):
             raise
         logger.debug("the list of models", exc_info=error)
@@ -67,14 +67,14 @@ async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None
     profile = profile or hosted or recognise(str(own.get("owned_by")))
     properties: Mapping[str, Any] = {}
     candidates = OPEN if profile is None else (profile,) if profile.slots else ()
-    for one in () if isinstance(unlisted, EndpointError) else candidates:  # a server with faults is asked no more
+    for one in () if isinstance(unlisted, EndpointError) else candidates:  # a failing server is not asked further
         if one.sign is not None and (told := await _told(endpoint, *one.sign)):
             profile, properties = one, told
             break
     if profile is None:
         profile = PROFILES["generic"]
         if unlisted is not None:
-            logger.warning("it lists no models, and is taken for profile=%s: %s", profile.name, unlisted)
+            logger.warning("it lists no models; assuming profile=%s: %s", profile.name, unlisted)
     if context is None:
         with suppress(TypeError, ValueError):
             context = int(_window(own, properties))
@@ -86,7 +86,7 @@ async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None
 
 
 async def _told(endpoint: Endpoint, route: str, name: str) -> Mapping[str, Any]:
-    """What a server tells at a route that one kind of servers has; nothing where it is of another kind."""
+    """The reply at a route that only one kind of server has; empty for other kinds."""
     try:
         body = await endpoint.get(route, lambda body: body)
     except (Refused, EndpointError) as error:
@@ -100,7 +100,7 @@ def _entries(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _window(entry: Mapping[str, Any], properties: Mapping[str, Any]) -> Any:
-    """The longest sequence that a server names in its list of models, or in its properties."""
+    """The maximum sequence length in a server's list of models or properties."""
 
     def inside(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         value = told.get(name)
@@ -109,7 +109,7 @@ def _window(entry: Mapping[str, Any], properties: Mapping[str, Any]) -> Any:
     meta = inside(entry, "meta")
     told = (
         entry.get("max_model_len"),  # vLLM, SGLang
-        meta.get("n_ctx"),  # llama.cpp: of one slot, as is the next one
+        meta.get("n_ctx"),  # llama.cpp: per slot, as is the next one
         inside(properties, "default_generation_settings").get("n_ctx"),
         meta.get("n_ctx_train"),
         inside(entry, "metadata").get("max_request_context_length"),  # Ray Serve

@@ -1,4 +1,4 @@
-"""Short greedy answers, by which a server is tried out before anything depends on it."""
+"""Short greedy answers for testing a server before anything depends on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Choice = Mapping[str, Any]
 
 
 class ShortAnswers:
-    """Asks one model in the way that it will be used.
+    """Queries one model in the way it will be used.
 
     Args:
         endpoint: Where it is.
@@ -26,7 +26,7 @@ class ShortAnswers:
         fields: The user's part of requests.
         server: What is known of its server.
         reasons: The server's finish reasons.
-        pay: Takes the work of each answer.
+        pay: Receives the work of each answer.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class ShortAnswers:
         self._reasons, self._pay = reasons, pay
 
     async def to(self, path: Path, tokens: int, stop: str | None = None) -> tuple[Answer, Choice]:
-        """The answer that follows a path, and the choice that it was read of.
+        """The answer that follows a path, and the choice it was read from.
 
         Args:
-            path: What it follows.
-            tokens: Its greatest length.
-            stop: A stop string, which the server is asked to keep as its profile knows.
+            path: The path.
+            tokens: Maximum length.
+            stop: A stop string, which the server is asked to keep according to its profile.
 
         Raises:
-            ConfigurationError: The server refuses to be asked, or has read something else.
+            ConfigurationError: The server refuses the request, or has read something else.
             EndpointError: It failed, after all retries.
         """
         profile = self.server.profile

@@ -1,7 +1,7 @@
-"""Streams that go on: one request for step after step, so that a draft begins when the one before it ends.
+"""Long-lived streams: one request for step after step, so that a draft begins when the previous one ends.
 
-A stream is found by the path whose step it wrote last. Whoever asks for the step after that one gets it from there;
-whoever goes on with another step, or goes away, ends it.
+A stream is keyed by the path whose step it wrote last. A request for the step after that one is served from it;
+continuing with another step, or leaving, ends it.
 """
 
 from __future__ import annotations
@@ -17,54 +17,54 @@ from rsd_core import ConfigurationError, Path, RunError, Step, StepRequest, Usag
 from rsd_core.concurrency import settle
 
 Write = Callable[["Stream"], Coroutine[Any, Any, object]]
-"""Sends the request of a stream, and puts steps into it."""
+"""A function that sends a stream's request and puts steps into it."""
 
 
 class NoIdsError(ConfigurationError):
-    """A server streams text without ids, so that its steps cannot be told apart at tokens."""
+    """A server streams text without ids, so that steps cannot be cut at tokens."""
 
 
 class Stream:
-    """A request at work, and the steps of it that nobody has taken.
+    """A running request, and its steps not yet taken.
 
     Args:
-        request: What each of its steps is asked for with.
-        write: Sends the request, given the stream.
+        request: The request for each of its steps.
+        write: Sends the request; called with the stream.
     """
 
     def __init__(self, request: StepRequest, write: Write) -> None:
         self.request = request
         self.last: Step | None = None
-        """The step that was taken last."""
+        """The step taken last."""
         self.unfinished: Callable[[], Usage] = Usage
-        """The work since the last step that was put in."""
+        """The work since the last step."""
         self.awaited = False
-        """Whether somebody waits for its next step."""
+        """Whether a call waits for its next step."""
         self._ready: deque[tuple[Step, Usage]] = deque()
         self._failed = Usage()
-        """The work of attempts that failed before a step of theirs was taken."""
+        """The work of attempts that failed before any of their steps was taken."""
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.task = asyncio.create_task(write(self))
         self.task.add_done_callback(self._over)
 
     def again(self) -> bool:
-        """Whether the request may be sent anew after a fault: not once a step was taken, since it would come again."""
+        """Whether the request may be resent after a fault: not once a step was taken, since it would be repeated."""
         if self.last is None:
             self._failed = self.unused()
         return self.last is None
 
     def put(self, step: Step, usage: Usage) -> bool:
-        """Hand a step over; True where so many are left over that the stream is to end."""
+        """Add a step; True if so many are waiting that the stream should end."""
         self._ready.append((step, usage))
         self._changed.set()
         return len(self._ready) - self.awaited > self.request.ahead
 
     async def next_step(self) -> tuple[Step, Usage] | None:
-        """The next step with its work, that of failed attempts included; None where the stream is over.
+        """The next step with its work, including that of failed attempts; None if the stream is over.
 
         Raises:
-            Exception: The request failed before any step of it was taken.
+            Exception: The request failed before any of its steps was taken.
         """
         self.awaited = True
         try:
@@ -84,12 +84,12 @@ class Stream:
         return self.last, usage
 
     def abandon(self) -> None:
-        """End the request, from any thread, without waiting for its end."""
+        """Cancel the request, from any thread, without waiting for it to end."""
         with suppress(RuntimeError):  # its loop is closed
             self._loop.call_soon_threadsafe(self.task.cancel)
 
     def unused(self) -> Usage:
-        """The work that was done for nobody, told once."""
+        """The unused work, returned once."""
         unused = sum((usage for _, usage in self._ready), self._failed + self.unfinished())
         self._ready.clear()
         self._failed, self.unfinished = Usage(), Usage
@@ -98,25 +98,25 @@ class Stream:
     def _over(self, task: asyncio.Task[object]) -> None:
         self._changed.set()
         if not task.cancelled():
-            task.exception()  # raised to whoever takes the first step, and else of no interest
+            task.exception()  # raised when the first step is taken, otherwise irrelevant
 
 
 class Streams:
-    """The streams of one model. To be used on one event loop."""
+    """The streams of one model. For use on one event loop."""
 
     def __init__(self) -> None:
         self._by_path: weakref.WeakKeyDictionary[Path, Stream] = weakref.WeakKeyDictionary()
         self._open: set[Stream] = set()
 
     async def step(self, path: Path, request: StepRequest, write: Write, charge: Callable[[Usage], None]) -> Step:
-        """The step after a path, from the stream that wrote the step before it, else from a new one.
+        """The step after a path, from the stream that wrote the previous step, or from a new one.
 
         Args:
-            path: What the step follows.
-            request: What is asked for.
-            write: Sends the request of a new stream.
-            charge: Notes the work: of the step, and of what a stream wrote that nobody came for, since the step is
-                written in its place; also where the call fails or is cancelled, which ends its stream.
+            path: The path that the step follows.
+            request: The request for the step.
+            write: Sends a new stream's request.
+            charge: Records the work: of the step, and of a stream's unused steps, which this step replaces; also if the
+                call fails or is cancelled, which ends its stream.
 
         Raises:
             Exception: A new request failed.
@@ -124,7 +124,7 @@ class Streams:
         stream = await self._continued(path, request, charge) or self._start(request, write)
         try:
             ready = await stream.next_step()
-            if ready is None or ready[0].size > request.max_tokens:  # it is over, or was asked for longer steps
+            if ready is None or ready[0].size > request.max_tokens:  # it is over, or allows longer steps
                 if ready is not None:
                     charge(ready[1])
                 await _end(stream, charge)
@@ -145,7 +145,7 @@ class Streams:
         return step
 
     async def aclose(self) -> None:
-        """End all of them, and wait for their ends."""
+        """End all streams, and wait for them."""
         await settle([stream.task for stream in self._open])
 
     def _start(self, request: StepRequest, write: Write) -> Stream:
@@ -155,9 +155,9 @@ class Streams:
         return stream
 
     async def _continued(self, path: Path, request: StepRequest, charge: Callable[[Usage], None]) -> Stream | None:
-        """The stream that wrote the step before, if it does as is asked; one that does not is ended."""
+        """The stream that wrote the previous step, if it fits the request; otherwise it is ended."""
         stream = None if path.parent is None else self._by_path.get(path.parent)
-        if stream is None or stream.awaited:  # by another call for the same step
+        if stream is None or stream.awaited:  # already taken by another call for the same step
             return None
         if stream.last is path.step and _includes(stream.request, request):
             return stream
@@ -166,7 +166,7 @@ class Streams:
 
 
 async def _end(stream: Stream, charge: Callable[[Usage], None]) -> None:
-    """End a stream and wait for its end; what it wrote for nobody is charged."""
+    """End a stream and wait for it; its unused work is charged."""
     try:
         await settle([stream.task])
     finally:
@@ -176,6 +176,6 @@ async def _end(stream: Stream, charge: Callable[[Usage], None]) -> None:
 
 
 def _includes(one: StepRequest, other: StepRequest) -> bool:
-    """Whether the steps of one request serve another, but for those that are too long for it."""
+    """Whether the steps of one request fit another, apart from those that are too long."""
     same = (one.splitter, one.sampling) == (other.splitter, other.sampling)
     return same and other.max_tokens <= one.max_tokens

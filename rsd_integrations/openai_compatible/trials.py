@@ -1,4 +1,4 @@
-"""What is tried out about a server before the first step depends on it: once, paid by the call that needs it first."""
+"""Tests of a server before the first step depends on it: run once, charged to the first call that needs them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from rsd_integrations.openai_compatible.step_ends import TOKENS, StepEnds, find_
 
 logger = logging.getLogger(__name__)
 STEP_ENDS: dict[tuple[str, ...], StepEnds] = {}
-"""How the ends of steps come back, where that was proved in this process."""
+"""How step ends are marked, as established in this process."""
 GOES_ON: set[tuple[str, ...]] = set()
-"""Where it was proved that an answer is gone on with exactly."""
+"""Servers known to continue an answer exactly."""
 
 
 class Tried(Protocol):
-    """A generator whose server is tried out."""
+    """A generator whose server is tested."""
 
     endpoint: Endpoint
     prompts: Prompts
@@ -39,20 +39,20 @@ class Tried(Protocol):
     profile: Profile | None
 
     async def server(self) -> Server:
-        """What the server says about itself."""
+        """What the server reports about itself."""
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         """Write the step that follows the path."""
 
     def like(self, profile: Profile | None) -> Tried:
-        """The same model, its server taken for another kind."""
+        """The same model, assuming another kind of server."""
 
 
 class Trials:
-    """To be used on the background loop.
+    """For use on the background loop.
 
     Args:
-        model: Whose server it is.
+        model: The model on the server.
         reasons: The server's finish reasons.
     """
 
@@ -63,10 +63,10 @@ class Trials:
         self._unpaid: list[Usage] = []
 
     async def for_step(self, server: Server, path: Path, request: StepRequest, charges: Charges) -> Server:
-        """The server as it is asked for a step: where it does not tell the ends of steps, they are cut here.
+        """The server as used for steps: if it does not reveal step ends, they are cut here.
 
         Raises:
-            ConfigurationError: It does not go on with what was begun, or is not of the kind that the user says.
+            ConfigurationError: It does not continue a begun answer, or is not of the kind given by the user.
         """
         prompts, splitter = self._model.prompts, request.splitter
         try:
@@ -79,7 +79,7 @@ class Trials:
         return server
 
     async def check_reading(self, charges: Charges) -> None:
-        """Try out whether completions read what is sent, where an answer did not tell it by its counts.
+        """Test whether completions read what is sent, if an answer's counts did not show it.
 
         Raises:
             ConfigurationError: They do not.
@@ -92,24 +92,24 @@ class Trials:
                 self._charge(charges)
 
     async def step_ends(self) -> StepEnds:
-        """How the ends of steps come back; errors as of `find_step_ends`."""
+        """How step ends are marked; errors as in `find_step_ends`."""
         ask = await self._ask()
         key = self._key(ask.server)
         if key not in STEP_ENDS:
             found = await find_step_ends(ask)
             logger.info("%s %s", ask.endpoint, found.reason)
-            if not found.told:  # tried anew by the next model: somebody may put it right meanwhile
+            if not found.told:  # the next model tests again, since it may have been fixed meanwhile
                 return found
             STEP_ENDS[key] = found
         return STEP_ENDS[key]
 
     async def aclose(self) -> None:
-        """Cancel what is under way, and wait for its end."""
+        """Cancel running tests, and wait for them to end."""
         await self._continuation.aclose()
         await self._proof.aclose()
 
     def _charge(self, charges: Charges) -> None:
-        """Let a call pay for what was tried out meanwhile."""
+        """Charge a call for the tests run meanwhile."""
         while self._unpaid:
             charges.add(self._unpaid.pop(0))
 
@@ -119,7 +119,7 @@ class Trials:
         return ShortAnswers(model.endpoint, model.prompts, model.fields, server, self._reasons, self._unpaid.append)
 
     def _key(self, server: Server) -> tuple[str, ...]:
-        """What a proof is about: the same for all models of the process that ask the same in the same way."""
+        """What a result applies to: shared by all models of the process that send the same kind of request."""
         endpoint, prompts, fields = self._model.endpoint, self._model.prompts, self._model.fields
         own = json.dumps([fields.template, fields.body, sorted(fields.omit)], sort_keys=True)
         how = (prompts.mode, prompts.tokenizer or "", server.profile.name, own)
@@ -141,7 +141,7 @@ class Trials:
             use = await self._spec_that_works(found.stop)
             raise WrongProfile(
                 f"{model.endpoint} {found.reason}. So with profile={model.profile.name} the end of a step cannot be "
-                "told from the end of the answer, and every answer would end after its first step. Remedy: "
+                "distinguished from the end of the answer, and every answer would end after its first step. Remedy: "
                 + (use or _NOTHING),
                 use,
             )
@@ -149,7 +149,7 @@ class Trials:
         return replace(server, profile=replace(server.profile, stop="streamed"))
 
     async def _spec_that_works(self, stop: str) -> str | None:
-        """The spec of the same model by which a step was written and its end told; None where none was found."""
+        """A spec for the same model with which a step was written and its end recognised; None if none was found."""
         model = self._model
         recognised = (await learn(model.endpoint, None, None)).profile
         asked = StepRequest((0,), TOKENS, stop)
@@ -170,6 +170,6 @@ class Trials:
 _TRIED = ("generic", "llamacpp", "ollama")
 """Profiles of servers that strip stop strings."""
 _NOTHING = (
-    "the server itself, if a gateway is between; a tokenizer=… with mode=completions; granularity='turn'. Nothing else "
-    "that was tried works"
+    "the server itself, if there is a gateway; a tokenizer=… with mode=completions; granularity='turn'. Nothing "
+    "else tried works"
 )

@@ -1,4 +1,4 @@
-"""What a server wrote, as raw text: the thought between its markers and the content, however the server has them."""
+"""A server's output as raw text: the thought between its markers and the content, however the server sends them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from rsd_integrations.inprocess.vocabulary import Vocabulary
 
 FIELDS = ("reasoning_content", "reasoning")
-"""Where thoughts come in a message or a delta; a server that fills both says the same in both."""
+"""Fields for thoughts in a message or a delta; a server that fills both repeats the same text."""
 THINK = MARKERS["think"]
-"""What stands around a thought that came without its markers, where nothing else is known."""
+"""Markers around a thought that arrived without any, if none are known."""
 
 
 class Written:
-    """The text of one choice, as it comes.
+    """The text of one choice, as it arrives.
 
     Args:
-        profile: The server's; None where all that counts is what was written.
-        begun: The text that it goes on with, and may repeat.
+        profile: The server's profile; None if only the amount written matters.
+        begun: The text that it continues, and may repeat.
         markers: What stands around the thoughts of this response.
     """
 
@@ -33,14 +33,14 @@ class Written:
         self._inline = None if profile is None else profile.inline
         self._begun, self._markers = begun, markers
         self.thought = ""
-        """What the server told apart as thought."""
+        """The thought as separated by the server."""
         self._content = ""
 
     def add(self, choice: Mapping[str, Any]) -> None:
-        """Take what a choice holds, of any of the four shapes: of completions or chats, whole or streamed.
+        """Add the content of a choice in any of the four shapes: completions or chats, whole or streamed.
 
         Raises:
-            TypeError: It is no text.
+            TypeError: It is not text.
         """
         thought, content = told(choice)
         self.thought += thought
@@ -48,14 +48,14 @@ class Written:
 
     @property
     def length(self) -> int:
-        """Characters that came, thoughts included."""
+        """Characters received, thoughts included."""
         return len(self.thought) + len(self._content)
 
     def text(self, complete: bool = True) -> str:
-        """The raw text. A thought that nothing follows is open.
+        """The raw text. A thought that nothing follows is left open.
 
         Args:
-            complete: Whether all is there: what may be a repetition is held back until then.
+            complete: Whether everything has arrived: a possible repetition is held back until then.
         """
         thought, content = self.thought, self._content
         if self._begun and content.startswith(self._begun):
@@ -74,11 +74,11 @@ class Written:
 
 
 class WrittenIds:
-    """The text of sampled ids, and how many of them a part of it takes.
+    """The text of sampled ids, and how many ids a part of it needs.
 
     Args:
-        vocabulary: What they mean.
-        before: The beginning of their first character, which the ids before them end in.
+        vocabulary: Their vocabulary.
+        before: The beginning of their first character, at the end of the preceding ids.
     """
 
     def __init__(self, vocabulary: Vocabulary, before: bytes = b"") -> None:
@@ -87,7 +87,7 @@ class WrittenIds:
         self.restart((), before)
 
     def restart(self, ids: Sequence[int], before: bytes) -> None:
-        """Begin anew with some ids, and what comes before them."""
+        """Restart with these ids, and what comes before them."""
         self.before = before
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._decoder.decode(before)
@@ -98,7 +98,7 @@ class WrittenIds:
         self.add(ids)
 
     def add(self, ids: Sequence[int]) -> None:
-        """Take the next ids.
+        """Add the next ids.
 
         Raises:
             ConfigurationError: One of them is not in the vocabulary.
@@ -112,19 +112,19 @@ class WrittenIds:
             self._begun.append(self._decoder.getstate()[0])
 
     def count(self, length: int) -> int:
-        """How many of the ids it takes to write so many characters."""
+        """How many ids are needed for this many characters."""
         return min(len(self.ids), bisect_left(self._lengths, length) + 1) if length > 0 else 0
 
     def text_of(self, count: int) -> str:
-        """The text of so many of the ids."""
+        """The text of this many ids."""
         return self.text[: self._lengths[count - 1]] if count else ""
 
     def begun(self, count: int) -> bytes:
-        """The beginning of the character that so many of the ids end in; empty where they end between characters."""
+        """The incomplete character at the end of this many ids; empty if they end between characters."""
         return self._begun[count - 1] if count else self.before
 
     def check(self, told: str) -> None:
-        """Compare with what the server says the text is: it mostly leaves special tokens out, and may cut the text.
+        """Compare with the server's text, which usually omits special tokens and may be truncated.
 
         Raises:
             ConfigurationError: They differ.
@@ -134,25 +134,26 @@ class WrittenIds:
         )
         for name in {self._special[id_] for id_ in self.ids if id_ in self._special}:  # llama.cpp shows some of gpt-oss
             plain, told = plain.replace(name, ""), told.replace(name, "")
-        if self.before:  # of the first character, servers tell all, the rest or nothing
+        if self.before:  # servers send all, the rest or nothing of the first character
             first, told = plain[0], told.lstrip("\ufffd")
             plain, told = plain[1:].lstrip("\ufffd"), told.removeprefix(first)
         own, shown = (text.rstrip("\ufffd").strip() for text in (plain, told))
         if not own.startswith(shown) and not (own and shown.startswith(own)):
             raise ConfigurationError(
-                f"the server wrote {told!r}, which in the tokenizer given reads {plain!r}: it is another model's"
+                f"the server wrote {told!r}, which reads {plain!r} with the given tokenizer: it belongs to another "
+                "model"
             )
 
 
 def cut_at(text: str, end: int) -> str:
-    """The beginning of a text whose tokens are unknown; newlines that follow a newline belong to it."""
+    """A prefix of a text with unknown tokens; newlines that follow a newline belong to it."""
     while text[end - 1 : end] == "\n" and text[end : end + 1] == "\n":
         end += 1
     return text[:end]
 
 
 def ids_in(choice: Mapping[str, Any]) -> tuple[int, ...]:
-    """The sampled ids that a choice tells: by themselves (vLLM), or with the log-probabilities (llama.cpp)."""
+    """The sampled ids in a choice: separate (vLLM), or with the log-probabilities (llama.cpp)."""
     ids = choice.get("token_ids")
     if ids is None:
         entries = (choice.get("logprobs") or {}).get("content") or ()
@@ -161,7 +162,7 @@ def ids_in(choice: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def logprobs_in(choice: Mapping[str, Any]) -> tuple[float, ...]:
-    """Their log-probabilities, where they were asked for."""
+    """Their log-probabilities, if requested."""
     logprobs = choice.get("logprobs") or {}
     if logprobs.get("content"):
         return tuple(float(entry["logprob"]) for entry in logprobs["content"])
@@ -169,7 +170,7 @@ def logprobs_in(choice: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def sizes_in(choice: Mapping[str, Any]) -> tuple[int, ...]:
-    """Bytes of the tokens that those are of."""
+    """Sizes of their tokens in bytes."""
     logprobs = choice.get("logprobs") or {}
     if logprobs.get("content"):
         return tuple(len(entry.get("bytes") or entry.get("token", "").encode()) for entry in logprobs["content"])
@@ -177,16 +178,16 @@ def sizes_in(choice: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def told(choice: Mapping[str, Any]) -> tuple[str, str]:
-    """Thought and content of a choice, in the server's words."""
+    """Thought and content of a choice, as separated by the server."""
     if "text" in choice:
         return "", _text(choice["text"])
-    part = choice.get("delta") or choice.get("message") or {}  # some gateways leave them out where nothing is said
+    part = choice.get("delta") or choice.get("message") or {}  # some gateways omit them if empty
     thought = next((_text(part[name]) for name in FIELDS if part.get(name)), "")
     content = part.get("content")
     if not isinstance(content, list):
         return thought, _text(content)
     texts = {"thinking": thought, "text": ""}
-    for item in content:  # as Mistral has it
+    for item in content:  # Mistral's format
         if item["type"] in texts:
             inner = item[item["type"]]
             texts[item["type"]] += inner if isinstance(inner, str) else "".join(_text(one["text"]) for one in inner)

@@ -1,6 +1,6 @@
-"""How open reward models want their input and where their scores are read, as data and pure functions.
+"""The input formats of open reward models and where their scores are read, as data and pure functions.
 
-A format knows nothing of where a model runs; `rsd_integrations.huggingface` and server verifiers share it.
+A format is independent of where a model runs; `rsd_integrations.huggingface` and server verifiers share it.
 """
 
 from rsd_integrations.prm_formats.binding import bind

@@ -1,4 +1,4 @@
-"""Formats as data: one that a user describes in a file, and those that packages bring in one."""
+"""Formats as data: described in a user's file, or in one from a package."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Tu
 
 T = TypeVar("T")
 ENDINGS = (".yaml", ".yml", ".json")
-"""What files with a format end in."""
+"""Suffixes of format files."""
 PROMPTS: dict[str, type[Chat | Turns | Text]] = {"chat": Chat, "turns": Turns, "text": Text}
-"""The prompts that data may have, by `kind`."""
+"""Prompt classes by `kind`."""
 
 
 def is_file(name: str) -> bool:
-    """Whether the name of a format is that of a file which describes one."""
+    """Whether a format's name is a file that describes one."""
     return name.lower().endswith(ENDINGS)
 
 
@@ -33,13 +33,13 @@ def read_format(file: str | Path) -> PRMFormat:
     """The format that a YAML or JSON file describes.
 
     Args:
-        file: Its fields are those of `PRMFormat`. `prompt` says its `kind`, `chat`, `turns` or `text`, beside its own
-            fields; each of `heads` has either the fields of `Head` or those of `Words`. Without a `name` the format is
-            called as the file.
+        file: Has the fields of `PRMFormat`. `prompt` has a `kind`, `chat`, `turns` or `text`, besides its own fields;
+            each of `heads` has either the fields of `Head` or those of `Words`. Without a `name` the format is named
+            after the file.
 
     Raises:
-        ConfigurationError: No such file, or what it holds is no format; the message names the field.
-        MissingDependency: It is YAML, and pyyaml is not installed.
+        ConfigurationError: There is no such file, or it does not contain a format; the message names the field.
+        MissingDependency: It is YAML, but pyyaml is not installed.
     """
     path = Path(file).expanduser()
     try:
@@ -50,30 +50,30 @@ def read_format(file: str | Path) -> PRMFormat:
 
 
 def parse_format(text: str, where: str) -> PRMFormat:
-    """The same of a text.
+    """The same for a text.
 
     Args:
         text: YAML or JSON.
-        where: What it is called, for messages.
+        where: Its name in messages.
 
     Raises:
         ConfigurationError: It is no format.
     """
     data = _parsed(text, where)
     if not isinstance(data, Mapping):
-        raise ConfigurationError(f"the format {where!r} holds {data!r:.60} in place of fields: name, prompt, heads, …")
+        raise ConfigurationError(f"the format {where!r} has {data!r:.60} instead of fields: name, prompt, heads, ………")
     return from_data({"name": Path(where).stem, **data}, where)
 
 
 def from_data(data: Mapping[str, Any], where: str = "format") -> PRMFormat:
-    """The format that data describe.
+    """The format described by data.
 
     Args:
         data: As in `read_format`.
-        where: What they are called, for messages.
+        where: The data's name in messages.
 
     Raises:
-        ConfigurationError: A field that is unknown, missing or of another type, or fields that do not go together.
+        ConfigurationError: A field is unknown, missing or of another type, or fields do not fit together.
     """
     own = dict(data)
     if "prompt" in own:
@@ -81,23 +81,23 @@ def from_data(data: Mapping[str, Any], where: str = "format") -> PRMFormat:
     if "heads" in own:
         heads = own["heads"]
         if not isinstance(heads, list | tuple):
-            raise ConfigurationError(f"{where}: heads: {heads!r:.60} is no list of heads")
+            raise ConfigurationError(f"{where}: heads: {heads!r:.60} is not a list of heads")
         own["heads"] = tuple(_head(head, f"{where}: heads.{i}") for i, head in enumerate(heads))
     return _made(PRMFormat, own, where)
 
 
 def as_data(form: PRMFormat) -> dict[str, Any]:
-    """A format as data that `from_data` reads, and that YAML and JSON can hold; what is the default is left out."""
+    """A format as data for `from_data`, suitable for YAML and JSON; defaults are omitted."""
     data = _told(form)
     kind = next(kind for kind, prompt in PROMPTS.items() if isinstance(form.prompt, prompt))
     return data | {"prompt": {"kind": kind, **_told(form.prompt)}, "heads": [_told(head) for head in form.heads]}
 
 
 def of_package(plugin: Plugin) -> PRMFormat:
-    """The format that a package brings: an object, `module:name`, or a file of the module's, `module:name.yaml`.
+    """The format from a package: an object, `module:name`, or a file in the module, `module:name.yaml`.
 
     Raises:
-        ConfigurationError: There is no such object or file, or it is no format.
+        ConfigurationError: There is no such object or file, or it is not a format.
     """
     module, _, name = plugin.value.partition(":")
     if not is_file(name):
@@ -107,8 +107,8 @@ def of_package(plugin: Plugin) -> PRMFormat:
             text = resources.files(module.strip()).joinpath(name.strip()).read_text(encoding="utf-8-sig")
         except (ImportError, TypeError, OSError, UnicodeError) as error:
             raise ConfigurationError(
-                f"{plugin}: {plugin.value} cannot be read ({type(error).__name__}: {error}); "
-                f"install the package anew, or uninstall it: pip uninstall {plugin.package}"
+                f"{plugin}: {plugin.value} cannot be read ({type(error).__name__}: {error}); reinstall the package, "
+                f"or remove it: pip uninstall {plugin.package}"
             ) from error
         form = parse_format(text, f"{plugin.package}: {name}")
     return replace(form, name=plugin.name)
@@ -119,24 +119,24 @@ def _parsed(text: str, where: str) -> Any:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ConfigurationError(f"the format {where!r} is no JSON: {error}") from error
+            raise ConfigurationError(f"the format {where!r} is not JSON: {error}") from error
     try:
         import yaml
 
         from rsd_integrations.yaml_data import parse_yaml
     except ModuleNotFoundError as error:
-        raise MissingDependency("yaml", "cli", f"the format {where} (one in JSON takes none)") from error
+        raise MissingDependency("yaml", "cli", f"the format {where} (JSON needs no package)") from error
     try:
         return parse_yaml(text)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f", line {mark.line + 1}," if mark else ""
-        raise ConfigurationError(f"the format {where!r}{place} is no YAML: {problem or error}") from error
+        raise ConfigurationError(f"the format {where!r}{place} is not YAML: {problem or error}") from error
 
 
 def _prompt(data: Any, where: str) -> Chat | Turns | Text:
     if not isinstance(data, Mapping) or "kind" not in data:
-        raise ConfigurationError(f"{where}: {data!r:.60} says no kind, which is one of {', '.join(PROMPTS)}")
+        raise ConfigurationError(f"{where}: {data!r:.60} has no kind; it must be one of {', '.join(PROMPTS)}")
     kind = data["kind"]
     if kind not in PROMPTS:
         raise ConfigurationError(f"{where}: {unknown('kind', str(kind), PROMPTS)}")
@@ -145,7 +145,7 @@ def _prompt(data: Any, where: str) -> Chat | Turns | Text:
 
 def _head(data: Any, where: str) -> Head | Words:
     if not isinstance(data, Mapping):
-        raise ConfigurationError(f"{where}: {data!r:.60} is no head: layers and outputs, or right and wrong words")
+        raise ConfigurationError(f"{where}: {data!r:.60} is not a head: layers and outputs, or right and wrong words")
     return _made(Words, data, where) if "right" in data or "wrong" in data else _made(Head, data, where)
 
 
@@ -165,13 +165,13 @@ def _made(kind: type[T], data: Mapping[str, Any], where: str) -> T:
 
 @cache
 def _adapters() -> dict[type[Any], tuple[TypeAdapter[Any], list[str]]]:
-    """What checks the fields of each class, and their names; made when data are read, since it takes a while."""
+    """Field validators and names of each class; created only when data is read, since that is slow."""
     kinds = (PRMFormat, Head, Words, *PROMPTS.values())
     return {kind: (TypeAdapter(kind), [field.name for field in fields(kind)]) for kind in kinds}
 
 
 def _told(one: Any) -> dict[str, Any]:
-    """The fields of an object that are not the default, without those that hold other objects."""
+    """The non-default fields of an object, without those that contain other objects."""
     told = {}
     for field in fields(one):
         value = getattr(one, field.name)

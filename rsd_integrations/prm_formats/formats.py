@@ -1,4 +1,4 @@
-"""How a kind of reward model wants a problem and its steps, as data."""
+"""How a kind of reward model expects a problem and its steps, as data."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ PROBLEM = "{problem}"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A reward head of its own: linear layers with ReLU between them, by the names of their tensors."""
+    """A separate reward head: linear layers with ReLU between them, by their tensors' names."""
 
     layers: tuple[str, ...]
-    """Each has a `.weight`, and a `.bias` where `bias` says so."""
+    """Each has a `.weight`, and a `.bias` depending on `bias`."""
     outputs: int
     """1 for a value, 2 for the logits of wrong and right, in this order."""
     ensemble: bool = False
     """Several heads in one tensor, weights as [member, in, out]; the reward is their mean probability."""
     bias: bool = True
-    """Whether a bias has to be there; one that is there counts in any case."""
+    """Whether a bias is required; an existing one is used in any case."""
     file: str | None = None
-    """The file of the head without its ending, where it lies apart from the model's weights: `.safetensors`, or `.pt`,
-    which is a pickle."""
+    """The head's file without suffix, if it is separate from the model's weights: `.safetensors`, or `.pt`, which is a
+    pickle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The language model's own head, at the words for a right and a wrong step."""
+    """The language model's own head, read at the words for a right and a wrong step."""
 
     right: str
     wrong: str
@@ -40,17 +40,17 @@ class Chat:
     """The prompt goes through the chat template; the steps are in the assistant's turn."""
 
     system: str | None = None
-    """The system message that the model was trained with, in place of the prompt's own; None for none."""
+    """The system message that the model was trained with, replacing the prompt's own; None for none."""
     user: str = PROBLEM
-    """What the user's turn says of the problem; `{problem}` alone keeps the prompt's own turns."""
+    """The user's turn with the problem; just `{problem}` keeps the prompt's own turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Each step is a turn of the user's, the first one together with the problem; the assistant's word judges it."""
+    """Each step is a user turn, the first one together with the problem; the assistant's word judges it."""
 
     ask: str = ""
-    """What each of these turns ends in."""
+    """The end of each of these turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Text:
     """The prompt is plain text, and so are the steps after it."""
 
     template: str = PROBLEM
-    """Around `{problem}`; `{bos}` is the tokenizer's beginning of text, which is put there by itself otherwise."""
+    """Around `{problem}`; `{bos}` is the tokenizer's beginning-of-text token, otherwise added automatically."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,36 +68,36 @@ class PRMFormat:
     name: str
     prompt: Chat | Turns | Text
     heads: tuple[Head | Words, ...]
-    """The heads that such models are known to have; one of them must be in the weights."""
+    """The known heads of such models; one of them must be in the weights."""
     separator: str | None
-    """What follows each step; None where it was chosen in training and has to be named."""
+    """What follows each step; None if it was chosen in training and must be given."""
     read: str = "after each step"
     """Where the score is read, for people."""
     lead: tuple[str, str] = ("", "")
-    """What comes before the first step and before later ones; `{i}` is the step's number."""
+    """Text before the first step and before later ones; `{i}` is the step's number."""
     apart: bool = True
-    """The separator is tokenised apart from its step; otherwise as one text with it."""
+    """Whether the separator is tokenised separately from its step, rather than as one text."""
     strict: bool = True
-    """The separator must be one token: the score is read at it."""
+    """Whether the separator must be one token, at which the score is read."""
     closing: Literal["", "eos", "turn"] = ""
-    """Fed only to read the score and rolled back: the end-of-text token; or the end of the assistant's turn, with all
-    that the chat template writes before it, which takes a `Chat` and no separator."""
+    """What is fed only to read the score and then rolled back: the end-of-text token; or the end of the assistant's
+    turn, with everything the chat template writes before it, which needs a `Chat` and no separator."""
     strip: Literal["", "steps", "all"] = ""
     """Whether the card strips white space around each step, or around the problem as well; what else it leaves."""
     splits: bool = False
-    """The response is cut at every separator that is in it, so that a step may hold several; its score is at the last
-    one. Otherwise a step has one, and what is like it inside of the step is none."""
+    """Whether the response is cut at every separator in it, so that a step may contain several, with its score at the
+    last one. Otherwise a step has one, and lookalikes inside the step do not count."""
     choose_separator: bool = False
-    """Models of this kind were trained with different separators, so that one may be named."""
+    """Whether models of this kind were trained with different separators, so that one may be given."""
     models: tuple[str, ...] = ()
     threshold: str = "none published, calibrate"
     """Where to start a threshold, with its source."""
     aggregation: str = "minimum or product"
-    """How the scores of steps make one of a solution."""
+    """How to aggregate the scores of steps into one for a solution."""
     thoughts: str = "as steps like those of the answer, no markers; trained on plain solutions"
-    """What such models are given of a thought, and why."""
+    """How such models read a thought, and why."""
     source: str = ""
-    """Where the layout is described."""
+    """Source of the layout."""
 
     def __post_init__(self) -> None:
         for wrong, why in self._faults():
@@ -105,7 +105,7 @@ class PRMFormat:
                 raise ConfigurationError(f"the format {self.name}: {why}")
 
     def _faults(self) -> tuple[tuple[bool, str], ...]:
-        """What fields say that cannot be, and why."""
+        """What is wrong with the fields."""
         prompt, heads = self.prompt, self.heads
         said = prompt.user if isinstance(prompt, Chat) else prompt.template if isinstance(prompt, Text) else PROBLEM
         by_words = [head for head in heads if isinstance(head, Words)]
@@ -113,20 +113,20 @@ class PRMFormat:
         return (
             (not heads, "it has no heads; give layers by the names of their tensors, or a right and a wrong word"),
             (bool(by_words) and len(heads) > 1, "a model that judges by words has no other head"),
-            (any(not head.layers for head in layers), "a head has one layer or more; that of a file of its own is ''"),
+            (any(not head.layers for head in layers), "a head has at least one layer; that of a separate file is ''"),
             (any(head.outputs not in (1, 2) for head in layers), "a head has 1 output, a value, or 2, wrong and right"),
             (any(head.ensemble and head.outputs != 1 for head in layers), "each member of an ensemble has 1 output"),
-            (PROBLEM not in said, f"its prompt leaves the problem out; {PROBLEM} stands for it"),
+            (PROBLEM not in said, f"its prompt lacks the problem; write {PROBLEM} for it"),
             (
                 isinstance(prompt, Turns) and (not by_words or self.separator != ""),
                 "steps in turns are judged by words, with separator ''",
             ),
             (
                 self.separator is None and not self.choose_separator,
-                "it has no separator; name one, '' for none, or let users choose it: choose_separator",
+                "it has no separator; give one, '' for none, or let users choose it: choose_separator",
             ),
             (
                 self.closing == "turn" and (self.separator != "" or not isinstance(prompt, Chat)),
-                "it is read at the end of the assistant's turn, which takes a chat and no separator",
+                "it is read at the end of the assistant's turn, which needs a chat and no separator",
             ),
         )

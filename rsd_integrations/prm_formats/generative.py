@@ -15,44 +15,44 @@ from rsd_core.thoughts.markers import MARKERS
 
 @dataclass(frozen=True, slots=True)
 class Critic:
-    """How a model is asked to judge the last of some steps, and where its verdict is."""
+    """How to ask a model to judge the last of several steps, and where its verdict is."""
 
     name: str
     messages: Callable[[str, Sequence[str]], Prompt]
-    """From a problem and its steps to the conversation."""
+    """Maps a problem and its steps to the conversation."""
     opening: str = ""
-    """What the critique begins with; `{i}` is the step's number."""
+    """Beginning of the critique; `{i}` is the step's number."""
     until: str | None = None
-    """What it ends with; None lets the model end it."""
+    """End of the critique; None lets the model end it."""
     verdict: str = ""
-    """What is put after the critique, so that the next word is the verdict; without it, the verdict is written out."""
+    """Appended to the critique, so that the next word is the verdict; without it, the verdict is written out."""
     asks: bool = False
-    """Whether the critique's own end (`until`) asks for the word, so that nothing is put after it."""
+    """Whether the critique's own end (`until`) asks for the word, so that nothing is appended."""
     words: tuple[str, str] = (" Yes", " No")
     """The words for a right and a wrong step."""
     spoken: str | Callable[[str], float | None] = ""
-    """Finds the verdict in what a model wrote to the end, where no probabilities of words can be had: an expression
-    whose group 1 is it, or a function that reads the reward."""
+    """Finds the verdict in a complete critique if word probabilities are unavailable: an expression with the verdict as
+    group 1, or a function that returns the reward."""
     max_tokens: int = 2048
-    """Of one critique, as published."""
+    """Maximum tokens of a critique, as published."""
     samples: int = 1
-    """Critiques per step whose verdicts are averaged, as published."""
+    """Critiques per step, with averaged verdicts, as published."""
     temperature: float = 0.0
-    """Of a critique, as published."""
+    """Temperature of a critique, as published."""
     several: float | None = None
-    """Of each critique where there are several of them, if that is another temperature."""
+    """Temperature of each critique when there are several, if different."""
     top_p: float = 1.0
     models: tuple[str, ...] = ()
     read: str = "in the words of the critique"
-    """Where the verdict is read, for people."""
+    """Where the verdict is read, for display."""
     threshold: str = "none published, calibrate"
     """Where to start a threshold, with its source."""
     aggregation: str = "minimum or product"
-    """How the scores of steps make one of a solution."""
+    """How to aggregate the scores of steps into one for a solution."""
     thoughts: str = "as steps like those of the answer, no markers"
-    """What such models are given of a thought."""
+    """How such models read a thought."""
     source: str = ""
-    """Where prompt, sampling and verdict are described."""
+    """Source of prompt, sampling and verdict."""
 
     @property
     def is_thought(self) -> bool:
@@ -61,15 +61,15 @@ class Critic:
 
     @property
     def by_word(self) -> bool:
-        """Whether a word that is read after the critique is the verdict, where its probabilities can be had."""
+        """Whether the verdict is a word after the critique, if its probabilities are available."""
         return bool(self.verdict) or self.asks
 
     def temperature_of(self, samples: int) -> float:
-        """The published temperature of each of so many critiques."""
+        """The published temperature for this number of critiques."""
         return self.temperature if samples == 1 or self.several is None else self.several
 
     def spoken_verdict(self, text: str) -> float | None:
-        """The reward that the text ends in: 1 for yes, 0 for no, a tenth for each point. None where it says none."""
+        """The reward at the end of the text: 1 for yes, 0 for no, a tenth per point. None if there is none."""
         if callable(self.spoken):
             return self.spoken(text)
         verdicts = re.findall(self.spoken, text, re.IGNORECASE)
@@ -212,7 +212,7 @@ RPRM = Critic(
     source="NJUNLP/R-PRM, src/prompts/GenPRM and src/reward-guide-search",
 )
 RUBRIC = Critic(
-    # For any model at all: its score is written out.
+    # For any model: its score is written out.
     name="rubric",
     messages=_rubric,
     spoken=partial(spoken_score, scale=10),
@@ -229,4 +229,4 @@ def _of_package(plugin: Plugin) -> Critic:
 CRITICS = Registry(
     "critic", "rsd.critics", {critic.name: critic for critic in (THINKPRM, GENPRM, RPRM, RUBRIC)}, _of_package
 )
-"""Critics by name, those of installed packages included."""
+"""Critics by name, including those of installed packages."""

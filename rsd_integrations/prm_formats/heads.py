@@ -1,4 +1,4 @@
-"""The reward head of a checkpoint, by names and shapes; its numbers are read by whoever computes it."""
+"""The reward head of a checkpoint, by names and shapes; backends read its numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _BODY = ("model.", "layers.", "lm_head.", "embed_tokens")
 
 
 def tensor_name(layer: str, part: str) -> str:
-    """The name of a layer's tensor; the one layer of a file of its own has no name."""
+    """The name of a layer's tensor; the single layer of a separate file has no name."""
     return f"{layer}.{part}" if layer else part
 
 
 def fits(head: Head, tensors: Shapes) -> bool:
-    """Whether a checkpoint holds this head: all of its tensors, with as many outputs as it should have."""
+    """Whether a checkpoint contains this head: all of its tensors, with the right number of outputs."""
     if head.file is not None:
         return head.file in tensors
     parts = ("weight", "bias") if head.bias else ("weight",)
@@ -29,20 +29,20 @@ def fits(head: Head, tensors: Shapes) -> bool:
 
 
 def separate_files(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Files of a checkpoint in which a head may lie apart, by name and without a shape."""
+    """Files of a checkpoint that may contain a separate head, by name and without a shape."""
     return {file.stem: () for ending in ("pt", "safetensors") for file in folder.glob(f"*.{ending}")}
 
 
 def find_head(form: PRMFormat, tensors: Shapes, model: str) -> Head:
-    """The head of a format that a checkpoint holds.
+    """The head of a format that a checkpoint contains.
 
     Args:
-        form: The format, one with a head of its own.
+        form: The format, which must have a separate head.
         tensors: As in `find_format`, `separate_files` included.
         model: For the message.
 
     Raises:
-        ConfigurationError: It holds none.
+        ConfigurationError: It contains none.
     """
     heads = [head for head in form.heads if isinstance(head, Head)]
     for head in heads:
@@ -52,22 +52,22 @@ def find_head(form: PRMFormat, tensors: Shapes, model: str) -> Head:
     others = [name for name, shape in tensors.items() if shape and not name.startswith(_BODY)]
     raise ConfigurationError(
         f"{model}: the reward head of the format {form.name} ({expected}) is missing from its weights, or has "
-        f"another shape; a random one would score at random. Beside the body they hold: "
+        "another shape; a random head would score randomly. Besides the body they contain: "
         f"{', '.join(others[:8]) or 'nothing'}. Is the download complete, and is this the model's format?"
     )
 
 
 def check_widths(head: Head, tensors: Shapes, width: int, model: str) -> None:
-    """Check that a head takes what a body gives, and each of its layers what the one before gives.
+    """Check that a head's input matches the body's output, and each layer's the previous layer's.
 
     Args:
         head: The head.
         tensors: Shapes of its tensors.
-        width: Of the body's hidden states.
+        width: Width of the body's hidden states.
         model: For the message.
 
     Raises:
-        ConfigurationError: It does not.
+        ConfigurationError: They do not match.
     """
     before = "the body"
     for layer in head.layers:
@@ -75,7 +75,7 @@ def check_widths(head: Head, tensors: Shapes, width: int, model: str) -> None:
         shape = tensors[name]
         if len(shape) != 2 + head.ensemble or shape[1] != width:
             raise ConfigurationError(
-                f"{model}: {name} of its reward head has the shape {list(shape)} and would have to take the {width} "
-                f"numbers that {before} gives; head and body are of different models"
+                f"{model}: {name} of its reward head has the shape {list(shape)} but must accept the {width} outputs "
+                f"of {before}; head and body belong to different models"
             )
         width, before = shape[2] if head.ensemble else shape[0], name

@@ -1,4 +1,4 @@
-"""The reward models people have, and how a checkpoint tells which of them it is."""
+"""Published reward models, and how to recognise them from a checkpoint."""
 
 from __future__ import annotations
 
@@ -253,15 +253,15 @@ BUILT_IN = {
 
 
 FORMATS = Registry("format", "rsd.prm_formats", BUILT_IN, of_package)
-"""Formats by name, those of installed packages included."""
+"""Formats by name, including those of installed packages."""
 _UNIQUE_HEAD = (SKYWORK, QWEN, TRL, ACTPRM, OUTCOME, REASONFLUX_SMALL)
-"""Formats whose head no other kind of model has."""
+"""Formats with a head that no other kind of model has."""
 CONFIG_KEY = "prm_format"
 """A checkpoint's `config.json` may name its format under this key."""
 
 
 def usable(registry: Registry[T]) -> Iterator[tuple[str, T]]:
-    """All parts that can be loaded, with their names; a broken package is logged, and in nobody's way."""
+    """All loadable parts, with their names; a broken package is logged and skipped."""
     for name in registry:
         try:
             yield name, registry[name]
@@ -270,7 +270,7 @@ def usable(registry: Registry[T]) -> Iterator[tuple[str, T]]:
 
 
 def published_format(name: str) -> PRMFormat | None:
-    """The format of the published model of this name, whoever has it and in whatever folder."""
+    """The format of the published model with this name, in any organisation or folder."""
     called = name.rstrip("/").rpartition("/")[2].lower()
     for _, form in usable(FORMATS):
         if called in {published.rpartition("/")[2].lower() for published in form.models}:
@@ -282,11 +282,11 @@ _OF_STEPS = re.compile(
     r"(?<![A-Z])P(?:RM|rm)s?(?![a-z]|Bench)|(?<![A-Za-z])prms?(?![a-z])|"
     r"(?i:process[ _-]?(?:based[ _-]?)?(?:reward|supervis|verif)|step[ _-]?(?:wise|level|reward))"
 )
-"""What a reward model is called that judges steps; a number of training steps (`global_step_500`) is not meant."""
+"""Names of reward models that judge steps; a number of training steps (`global_step_500`) does not match."""
 
 
 def _says_steps(config: Mapping[str, object], model: str) -> str:
-    """Where a checkpoint says that it judges steps, and how; empty where it does not."""
+    """Where and how a checkpoint says that it judges steps; empty if it does not."""
     called = model.rstrip("/").rpartition("/")[2]
     told = [("its name", called)]
     told += [(f"{key} in its config.json", str(config[key])) for key in _NAMES_IN_CONFIG if config.get(key)]
@@ -301,16 +301,16 @@ _OF_STEPS_IN_CONFIG = ("step_separator", "step_tag", "step_token", "step_tag_id"
 def find_format(
     config: Mapping[str, object], tensors: Mapping[str, tuple[int, ...]], model: str, named: str | None = None
 ) -> PRMFormat:
-    """The format of a checkpoint: as named, known for its hub id, or recognised by the head it holds.
+    """The format of a checkpoint: as given, known from its hub id, or recognised from its head.
 
     Args:
         config: The checkpoint's `config.json`; its class names and remote code do not matter.
         tensors: Shapes of the tensors in its weights, by name, and `separate_files`.
-        model: Hub id or folder; a folder that is called as the model on the hub is known by that.
-        named: A format by name, or the file that describes it, above everything else.
+        model: Hub id or folder; a folder named like the model on the hub is recognised.
+        named: A format by name, or a file that describes it; overrides everything else.
 
     Raises:
-        ConfigurationError: Unknown name, a file that describes no format, or no head that is known.
+        ConfigurationError: The name is unknown, the file does not describe a format, or no known head was found.
     """
     if named is not None and is_file(named):
         return read_format(named)
@@ -325,15 +325,15 @@ def find_format(
         if any(isinstance(head, Head) and fits(head, tensors) for head in form.heads):
             if form is OUTCOME and (said := _says_steps(config, model)):
                 raise ConfigurationError(
-                    f"{model}: its head gives one number, as those of outcome models do, but {said} says that it "
-                    "judges steps. Where such a head is read cannot be told from its weights: name the format it was "
-                    f"trained in, as in prm,format=…:{model}, or format=outcome if it does judge answers as a whole. "
-                    f"Formats are {', '.join(FORMATS)}"
+                    f"{model}: its head has one output, like those of outcome models, but {said} says that it judges "
+                    "steps. The weights do not show where such a head is read: name the format it was trained with, "
+                    f"as in prm,format=…:{model}, or format=outcome if it does judge whole answers. Formats are "
+                    f"{', '.join(FORMATS)}"
                 )
             return form
     of_words = [name for name, form in usable(FORMATS) if isinstance(form.heads[0], Words)]
     raise ConfigurationError(
-        f"{model} holds no reward head that is known. If it judges by words of its language model, name its format "
-        f"({', '.join(of_words)}), as in prm,format={of_words[0]}:{model}. If it is a plain language model, use it as "
-        "drafter or target, or as likelihood:… or judge:… verifier. Otherwise: is the download complete?"
+        f"{model} contains no known reward head. If it judges by words of its language model, name its format "
+        f"({', '.join(of_words)}), as in prm,format={of_words[0]}:{model}. If it is a plain language model, use it "
+        "as drafter or target, or as likelihood:… or judge:… verifier. Otherwise: is the download complete?"
     )

@@ -1,4 +1,4 @@
-"""From a format and a tokenizer to the ids that a reward model reads."""
+"""Turns text into the ids that a reward model reads, given a format and a tokenizer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from rsd_integrations.prm_formats.layouts import (
 from rsd_integrations.prm_formats.shown import Shown, shown_beginning
 
 At = TypeVar("At")
-"""How far a response is read, as its reader needs to know it; compares by value."""
+"""A reader's position in a response; compares by value."""
 
 
 class Reader(ABC, Generic[At]):
-    """What one reward model reads, markers of thoughts left out.
+    """What one reward model reads, without thought markers.
 
-    What stays of a prompt or a step never depends on what follows it.
+    What is kept of a prompt or a step never depends on what follows it.
     """
 
     def __init__(self, format: PRMFormat, tokenizer: Tokenizer, model: str) -> None:
@@ -40,7 +40,7 @@ class Reader(ABC, Generic[At]):
 
     @property
     def settles(self) -> bool:
-        """Whether all that is read for a step stays, and comes before what is read for the next one."""
+        """Whether everything read for a step is kept, and precedes what is read for the next one."""
         return False
 
     @abstractmethod
@@ -49,10 +49,10 @@ class Reader(ABC, Generic[At]):
 
     @abstractmethod
     def step(self, step: Shown, at: At) -> tuple[Layout, At]:
-        """A step that is not blank. The score is read at its last fed token."""
+        """A non-blank step. The score is read at its last fed token."""
 
     def words(self) -> tuple[int, int] | None:
-        """Ids of the words for right and wrong, where the language model's own head judges."""
+        """Ids of the words for right and wrong, if the language model's own head judges."""
         for head in self.format.heads:
             if isinstance(head, Words):
                 right, wrong = (one_token(self.tokenizer, word, self.model) for word in (head.right, head.wrong))
@@ -62,22 +62,22 @@ class Reader(ABC, Generic[At]):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How far steps are read that follow each other in one text."""
+    """The position among steps that follow each other in one text."""
 
     number: int = 0
     """Steps so far."""
     tail: str = ""
-    """The last text that was read, where its tokens may change with what follows it; it is read again."""
+    """The last text read, if its tokens may change with what follows; it is read again."""
     first: bool = False
     """Whether nothing comes before the tail."""
     carry: str = ""
-    """White space after the end of the last step, which the next one begins with."""
+    """White space after the end of the last step, with which the next one begins."""
     owed: bool = False
-    """Whether the last step was written without its separator, and has been given one."""
+    """Whether the last step was written without its separator, so that one was added."""
 
 
 class StepReader(Reader[Reading]):
-    """Steps that follow each other in one text or one turn, each with its separator, those of a thought as others."""
+    """Steps that follow each other in one text or turn, each with its separator, including those of a thought."""
 
     def __init__(self, format: PRMFormat, tokenizer: Tokenizer, model: str, separator: str) -> None:
         super().__init__(format, tokenizer, model)
@@ -90,12 +90,12 @@ class StepReader(Reader[Reading]):
         self._splits = format.splits and separator.isspace()
         self._closing: tuple[int, ...] = ()
         self._trimmed: Callable[[str], str] = str
-        """What the chat template leaves of the beginning of an answer."""
+        """How the chat template strips the beginning of an answer."""
         if isinstance(format.prompt, Chat):
             self._trimmed = leading(lambda text: turn(tokenizer, conversation((), text), model))
         if format.closing == "eos":
             if tokenizer.eos_token_id is None:
-                raise ConfigurationError(f"{model}: its tokenizer has no end-of-text token, which scores are read at")
+                raise ConfigurationError(f"{model}: its tokenizer has no end-of-text token, at which scores are read")
             self._closing = (int(tokenizer.eos_token_id),)
 
     @property
@@ -113,7 +113,7 @@ class StepReader(Reader[Reading]):
         lead = self.format.lead[number > 1].replace("{i}", str(number))
         if not self._separator:
             lead = step.gap + lead
-        if re.match(r"Step \d+\s*[:.]", text) and "{i}" in self.format.lead[1]:  # the step is numbered already
+        if re.match(r"Step \d+\s*[:.]", text) and "{i}" in self.format.lead[1]:  # the step is already numbered
             lead = lead.partition("Step")[0]
         after = Reading(number, carry=carry, owed=owed)
         if self._apart:
@@ -129,8 +129,8 @@ class StepReader(Reader[Reading]):
             after = replace(after, tail=whole[firmly:], first=at.first and not firmly)
         if self._end is not None and ids[-1] != self._end:
             raise ConfigurationError(
-                f"{self.model}: its tokenizer joins the separator {self._separator!r} with the step {text[-40:]!r}, so "
-                "its score cannot be read. Use the tokenizer that was published with the reward model."
+                f"{self.model}: its tokenizer merges the separator {self._separator!r} with the step {text[-40:]!r}, "
+                "so its score cannot be read. Use the tokenizer that was published with the reward model."
             )
         feed = (*ids, *self._closing)
         return Layout(feed, (len(feed) - 1,), len(ids) if kept is None else kept), after
@@ -154,24 +154,24 @@ class StepReader(Reader[Reading]):
         return begin(self.tokenizer, text) if plain else encode(self.tokenizer, text)
 
     def _ids(self, at: Reading, text: str) -> list[int]:
-        """Ids of a text after what is kept, with those of the tail before it."""
+        """Ids of a text after the kept ids, including those of the tail before it."""
         if at.first:
             return self._begin(at.tail + text)[len(self._begin("")) :]
         text = at.tail + text
-        # What really comes before is not needed, only a text of its kind: a letter, where white space divides it from
-        # this one, or a line's end.
+        # The actual previous text is not needed, only one of its kind: a letter, if white space separates them, or a
+        # line end.
         return follow(self.tokenizer, text, "a" if text[:1].isspace() else "\n", self.model)
 
     def _firm(self, whole: str, at: Reading, ids: list[int]) -> tuple[int, int]:
-        """How many of the ids of a text stay as they are, whatever follows, and how long their text is."""
-        if self._end is not None:  # the next step begins anew after the separator's own token
+        """How many ids of a text stay the same whatever follows, and the length of their text."""
+        if self._end is not None:  # the next step starts fresh after the separator's own token
             return len(ids), len(whole)
         firmly = firm(whole)
         kept = self._ids(replace(at, tail=""), whole[:firmly]) if firmly else []
         return (len(kept), firmly) if ids[: len(kept)] == kept else (0, 0)
 
     def _own(self, step: Shown, at: Reading) -> tuple[str, str, bool]:
-        """A step without its separator, the white space after that, and whether the separator is owed."""
+        """A step without its separator, the white space after that, and whether a separator must be added."""
         form, text = self.format, at.carry + step.text
         if form.strip:
             return self._one(text.strip()), "", False
@@ -182,7 +182,7 @@ class StepReader(Reader[Reading]):
         end = next((found for end in ends if (found := re.search(end, text[written:]))), None)
         own, carry = (text, "") if end is None else (text[: written + end.start()], text[written + end.end() :])
         if not self._splits and (form.apart or form.strict):
-            own = _BLANK.sub("", own)  # a step of nothing but white space is none
+            own = _BLANK.sub("", own)  # a white-space step does not count
         elif at.owed:
             own = own.removeprefix(self._separator)
         if not at.number:
@@ -190,13 +190,13 @@ class StepReader(Reader[Reading]):
         return self._one(own), carry, end is None
 
     def _one(self, text: str) -> str:
-        """A step without separators inside: the model knows one per step. One of plain letters may be a word's."""
+        """A step without separators inside: the model expects one per step. One of letters may be part of a word."""
         if self._end is None or self.format.choose_separator or self._separator.strip().isalpha():
             return text
         return text.replace(self._separator, " ")
 
     def _only_token(self, separator: str) -> int:
-        """The id that the separator ends in. White space before it may be a token of its own."""
+        """The last id of the separator. White space before it may be a separate token."""
         for text in (separator, separator.strip(" "), separator.strip()):
             ids = (
                 follow(self.tokenizer, text, "a", self.model) if not self.format.apart else encode(self.tokenizer, text)
@@ -204,22 +204,23 @@ class StepReader(Reader[Reading]):
             if len(ids) == 1:
                 return ids[0]
         raise ConfigurationError(
-            f"{self.model}: its tokenizer has no token {separator!r}, which the format {self.format.name} reads scores "
-            "at. Use the tokenizer that was published with the reward model, or name the format or separator it has."
+            f"{self.model}: its tokenizer has no token {separator!r}, at which the format {self.format.name} reads "
+            "scores. Use the tokenizer that was published with the reward model, or name the format or separator it "
+            "has."
         )
 
 
 _ENDS = (r"\n\n", r"\r?\n\r\n", r"\r?\n")
-"""What ends a step, of the white space after it: a blank line, or else the end of its line."""
+"""The white space after a step that still belongs to it: up to a blank line, or else the end of its line."""
 _BLANK = re.compile(r"\A(?:\s*?\n\n)+")
-"""Blank steps before a step, as they are where a text is cut at every blank line."""
+"""Blank steps before a step, as they occur if a text is cut at every blank line."""
 
 
 class TurnReader(Reader[Reading]):
-    """Each step is a turn of the user's, judged by the assistant's next word.
+    """Each step is a user turn, judged by the assistant's next word.
 
-    The word that is fed back is always the one for a right step, as in the reference, so that what was read of a path
-    never changes.
+    The word fed back is always the one for a right step, as in the reference, so that the input for a path never
+    changes.
     """
 
     def __init__(self, format: PRMFormat, tokenizer: Tokenizer, model: str) -> None:
@@ -227,11 +228,11 @@ class TurnReader(Reader[Reading]):
         shown = turn(tokenizer, [*conversation(()), Message("user", MARK), Message("assistant", MARK)], model)
         assert isinstance(format.prompt, Turns)
         self._judge = format.prompt.ask + shown[2]
-        """From the end of a step to the place of the judgement."""
+        """Text from the end of a step to the judgement."""
         word = self.words()
         assert word is not None
         self._next = [word[0], *encode(tokenizer, shown[1])]
-        """From a judgement to the next step."""
+        """Text from a judgement to the next step."""
 
     def prompt(self, root: Path) -> tuple[list[int], Reading]:
         """The first turn up to the step in it."""
@@ -248,7 +249,7 @@ class TurnReader(Reader[Reading]):
 
 
 def conversation(before: Sequence[Message], answer: str = MARK) -> list[Message]:
-    """A conversation whose assistant's turn is to be cut out."""
+    """A conversation with a placeholder assistant turn."""
     return [*(before or (Message("user", "?"),)), Message("assistant", answer)]
 
 
@@ -262,5 +263,5 @@ def turns_before(style: Chat, prompt: Prompt) -> Prompt:
 
 
 def begun_response(style: Chat, root: Path) -> Shown:
-    """What the prompt says of the response, where that is no part of the problem."""
+    """The part of the response in the prompt, which is not part of the problem."""
     return shown_beginning(root) if style.user == PROBLEM else Shown()

@@ -26,30 +26,30 @@ from rsd_integrations.prm_formats.shown import Shown
 
 Part = Literal["thought", "answer"]
 Show = Callable[[str, str], Message]
-"""A response as a message, of its thought and its answer."""
+"""Builds a message from thought and answer."""
 _ASKED = Message("user", "?")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """How far the assistant's turn is read."""
+    """The position in the assistant's turn."""
 
     leads: tuple[str, str]
-    """What the template writes before a thought, and before an answer that no thought comes before."""
+    """What the template writes before a thought, and before an answer without a thought."""
     tail: str = ""
-    """The last text that was read, where its tokens may change with what follows it; it is read again."""
+    """The last text read, if its tokens may change with what follows; it is read again."""
     first: bool = False
     """Whether nothing comes before the tail."""
     part: Literal["", "thought", "answer"] = ""
-    """Part of the response that was read last."""
+    """The part of the response read last."""
     ended: bool = False
-    """Whether a thought that was read last has ended."""
+    """Whether a thought read last has ended."""
 
 
 class ReplyReader(Reader[Reply]):
     """The conversation as the chat template renders it, with all of the response so far as its last, finished turn.
 
-    The thought goes where the template has one, and is part of the text before the answer where it has none.
+    The thought goes where the template puts it; otherwise it is part of the text before the answer.
     """
 
     def __init__(self, format: PRMFormat, tokenizer: Tokenizer, model: str) -> None:
@@ -60,7 +60,7 @@ class ReplyReader(Reader[Reply]):
         """What follows a response."""
         self._show = self._shows_thoughts()
         self._between = self._unanswered = ""
-        """What comes between the thought and the answer, and what follows a thought that no answer comes after."""
+        """What comes between thought and answer, and what follows a thought without an answer."""
         if self._show is not None:
             _, self._between, self._closing = self._turn(self._show(MARK, MARK))
             alone = self._turn(self._show(MARK, ""))
@@ -74,7 +74,7 @@ class ReplyReader(Reader[Reply]):
         self._trailing = {"thought": str.rstrip, "answer": trailing(answer)}
 
     def prompt(self, root: Path) -> tuple[list[int], Reply]:
-        """Ids of the turns before the response. How that begins depends on whether it has a thought."""
+        """Ids of the turns before the response. How the response begins depends on whether it has a thought."""
         turns = turns_before(self._style, root.prompt) or (_ASKED,)
         before = turn(self.tokenizer, turns, self.model)[0]
         answer = turn(self.tokenizer, conversation(turns), self.model)[0]
@@ -112,7 +112,7 @@ class ReplyReader(Reader[Reply]):
         return Layout(tuple(feed), (len(feed) - 1,), len(kept)), after
 
     def _parts(self, step: Shown, at: Reply) -> Iterator[tuple[Part, str]]:
-        """The thought and the answer in a step, those that are not blank."""
+        """The non-blank thought and answer in a step."""
         parts: list[tuple[Part, str]] = [("answer", step.gap + step.text)]
         if self._show is not None:
             gap = step.gap or ("\n\n" if at.ended else "")
@@ -121,7 +121,7 @@ class ReplyReader(Reader[Reply]):
         return ((part, text) for part, text in parts if text.strip())
 
     def _ids(self, at: Reply, text: str) -> list[int]:
-        """Ids of a text after what is kept; its beginning is the tail."""
+        """Ids of a text after the kept ids; it begins with the tail."""
         after = "" if at.first else "a" if text[:1].isspace() else "\n"
         return follow(self.tokenizer, text, after, self.model)
 
@@ -129,12 +129,12 @@ class ReplyReader(Reader[Reply]):
         return turn(self.tokenizer, [_ASKED, message], self.model)
 
     def _shows_thoughts(self) -> Show | None:
-        """How the template is given a thought so that it shows it once; None where it has no place for one."""
+        """How to pass the template a thought so that it appears once; None if it has no place for one."""
         before = turn(self.tokenizer, [_ASKED], self.model)[0]
         for show in _ways(str(self.tokenizer.chat_template), self._closing):
             try:
                 parts = self._turn(show(MARK, MARK))
-            except PromptError:  # it drops the thought
+            except PromptError:  # the template drops the thought
                 continue
             if len(parts) == 3 and _is_marked_once(parts[0].removeprefix(before), parts[1]):
                 return show
@@ -142,19 +142,19 @@ class ReplyReader(Reader[Reply]):
 
 
 def _ways(template: str, closing: str) -> Iterator[Show]:
-    """The ways to give a thought to a template: a field of its own, or the content with the markers it knows."""
+    """Ways to pass a thought to a template: a separate field, or the content with the markers it knows."""
     for name in REASONING:
         yield lambda thought, answer, name=name: Message("assistant", answer, {name: thought})  # type: ignore[misc]
-    for markers in sorted(MARKERS.values(), key=lambda markers: not markers.answer):  # those with most marks first
+    for markers in sorted(MARKERS.values(), key=lambda markers: not markers.answer):  # those with more marks first
         ends_turns = markers.close in closing and markers.open.strip() not in template
         if not ends_turns and all(mark in template for mark in (markers.close, markers.answer.strip())):
             yield lambda thought, answer, markers=markers: Message("assistant", markers.wrap(thought) + answer)  # type: ignore[misc]
-            # One that opens every thought itself, as it does for the model.
+            # A template that opens every thought itself, as it does for the model.
             yield lambda thought, answer, end=markers.ending: Message("assistant", thought + end + answer)  # type: ignore[misc]
 
 
 def _is_marked_once(begin: str, between: str) -> bool:
-    """Whether no thought is opened twice, closed before it begins, or put into the answer."""
+    """Whether the thought is opened only once, not closed before it begins, and not put into the answer."""
     return not any(
         one.close in begin or (one.answer and one.answer in begin) or (begin + between).count(one.open.strip()) > 1
         for one in MARKERS.values()

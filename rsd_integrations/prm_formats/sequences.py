@@ -1,4 +1,4 @@
-"""From paths to the ids that a model reads, each node of a path encoded once."""
+"""Maps paths to the ids that a model reads, encoding each node of a path once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rsd_integrations.prm_formats.shown import Shown, shown
 
 
 def _shown(path: Path, step: Step) -> Shown:
-    """A step, with the white space of blank steps right before it, which are not read by themselves."""
+    """A step, with the white space of blank steps right before it, which are not read on their own."""
     seen, space = shown(path, step), ""
     if not seen or seen.gap:
         return seen
@@ -31,14 +31,14 @@ def _shown(path: Path, step: Step) -> Shown:
 
 
 class Layouts:
-    """How a reward model reads paths, each text encoded once. It holds nothing of the model, which is freed at once."""
+    """How a reward model reads paths, each text encoded once. It does not keep the model alive."""
 
     def __init__(self, reader: Reader[Any]) -> None:
         self._reader = reader
         self._step = lru_cache(4096)(reader.step)
         self._known: WeakKeyDictionary[Path, tuple[tuple[int, ...], Any]] = WeakKeyDictionary()
-        """Ids of each node of a path, and how far the response is read with it."""
-        self._lock = threading.RLock()  # tokenizers are not made for several threads at once
+        """Ids of each node of a path, and the reader's position after it."""
+        self._lock = threading.RLock()  # tokenizers are not thread-safe
 
     def ids(self, path: Path) -> tuple[list[int], int]:
         """Ids of a path, and how many of them are the prompt."""
@@ -51,26 +51,26 @@ class Layouts:
         """The layout of a step after a path.
 
         Raises:
-            VerifierError: It holds nothing but white space and markers of thoughts.
+            VerifierError: It contains only white space and thought markers.
         """
         text = _shown(path, step)
         if not text:
             raise VerifierError(
-                f"{self._reader.model}: the step is blank, or a marker of a thought alone, and reward models "
-                "give a lone separator no meaning"
+                f"{self._reader.model}: the step is blank or a bare thought marker, and a lone separator means "
+                "nothing to reward models"
             )
         with self._lock:
             return self._step(text, self._read(path))[0]
 
     def _read(self, path: Path) -> Any:
-        """Read the nodes of a path that are new; how far the response is read with the last one."""
+        """Read the new nodes of a path; return the position after the last one."""
         new: list[Path] = []
         for node in path.up():
             if node in self._known:
                 break
             new.append(node)
         for node in reversed(new):
-            ids: Sequence[int] = ()  # of a blank step, or of a marker alone
+            ids: Sequence[int] = ()  # for a blank step or a bare marker
             if node.parent is None or node.step is None:
                 ids, at = self._reader.prompt(node)
             elif text := _shown(node.parent, node.step):
@@ -82,7 +82,7 @@ class Layouts:
         return self._known[path][1]
 
     def explain(self, path: Path, step: Step) -> Explanation:
-        """What is read for a step, and where its score is."""
+        """The input for a step, and where its score is read."""
         before, _ = self.ids(path)
         layout = self.step(path, step)
         ids = [*before, *layout.feed]

@@ -1,4 +1,4 @@
-"""What verifiers see of a response: its thought and its answer, without the markers around them."""
+"""A response as verifiers see it: thought and answer, without markers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Shown:
     ended: bool = False
     """Whether the thought ends with it."""
     gap: str = ""
-    """A blank line, where an answer begins after a thought that was cut off, or another thought after the first."""
+    """A blank line if an answer follows a thought that was cut off, or another thought follows the first."""
 
     @property
     def text(self) -> str:
@@ -27,12 +27,12 @@ class Shown:
         return f"{self.thought}\n\n{self.answer}" if blank else self.thought + self.answer
 
     def __bool__(self) -> bool:
-        """Whether there is anything to be judged."""
+        """Whether there is anything to judge."""
         return bool(self.text.strip())
 
 
 def shown(path: Path, step: Step) -> Shown:
-    """A step that follows a path as it was written, but for markers and the white space between them and a thought."""
+    """A step that follows a path as written, except for markers and the white space between them and a thought."""
     before = reader_at(path)
     seen = _read(before, step.text)
     begins = before.state in ("closed", "opened") if seen.thought else before.state in ("closed", "thought")
@@ -43,8 +43,8 @@ def shown(path: Path, step: Step) -> Shown:
 
 def _read(before: Reader, written: str) -> Shown:
     after, pieces = before.read(written)
-    # What the reader holds back is white space that may end the thought, or the beginning of a marker. Here it belongs
-    # to the step that it was written in.
+    # The reader holds back white space that may end the thought, and possible beginnings of markers. Here they belong
+    # to the step in which they were written.
     pieces = (*pieces, ("thought", after.held)) if after.state == "thought" else (*pieces, *after.rest())
     thought, answer = ("".join(text for kind, text in pieces if kind == part) for part in ("thought", "answer"))
     if thought:
@@ -55,7 +55,7 @@ def _read(before: Reader, written: str) -> Shown:
 
 
 def _last_text(path: Path) -> str:
-    """The text of the last step that holds more than markers; a blank one, where there is none."""
+    """The text of the last step with more than markers; a blank one if there is none."""
     for node in path.up():
         if node.parent is not None and node.step is not None and (step := shown(node.parent, node.step)):
             return step.text
@@ -63,7 +63,7 @@ def _last_text(path: Path) -> str:
 
 
 def shown_beginning(root: Path) -> Shown:
-    """What a prompt already says of the response, where its last message is to be gone on with."""
+    """The part of the response already in the prompt, if its last message is to be continued."""
     message = begun(root.prompt)
     if message is None:
         return Shown()
@@ -72,14 +72,14 @@ def shown_beginning(root: Path) -> Shown:
 
 
 def shown_response(path: Path) -> Shown:
-    """All of the response so far, what the prompt says of it included."""
+    """The whole response so far, including what is in the prompt."""
     own, parts = shown_beginning(_root(path)), parts_of(path)
     thought, answer = own.thought + parts.thought, own.answer + parts.answer
     return Shown(thought, answer, bool(thought) and not reader_at(path).in_thought)
 
 
 def shown_steps(path: Path) -> list[str]:
-    """The steps of a path that hold more than markers, without white space around them."""
+    """The steps of a path with more than markers, stripped."""
     steps = [shown(node.parent, node.step) for node in path.up() if node.parent is not None and node.step is not None]
     return [step.text.strip() for step in reversed(steps) if step]
 
@@ -88,9 +88,9 @@ _plain: WeakKeyDictionary[Path, Path] = WeakKeyDictionary()
 
 
 def without_markers(path: Path) -> Path:
-    """The same prompt and response as plain text, for models that know no markers, or would drop the thought.
+    """The same prompt and response as plain text, for models that do not know the markers or would drop the thought.
 
-    Of the same path it is the same, so that what models cache of it serves later steps.
+    The result for the same path is the same object, so that models' caches serve later steps.
     """
     new: list[Path] = []
     for node in path.up():
@@ -107,7 +107,7 @@ def without_markers(path: Path) -> Path:
 
 
 def plain_step(path: Path, step: Step) -> Step:
-    """A step without markers; the same where it has none."""
+    """A step without markers; unchanged if it has none."""
     seen = shown(path, step)
     text = seen.gap + seen.text
     return step if text == step.text else Step(text, step.ending, size=step.size)

@@ -1,4 +1,4 @@
-"""RSD over many machines: a stage for Ray Data, batches over a cluster, an app for Ray Serve."""
+"""RSD on many machines: a stage for Ray Data, batches over a cluster, an app for Ray Serve."""
 
 from rsd_core import MissingDependency
 

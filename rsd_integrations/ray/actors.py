@@ -1,4 +1,4 @@
-"""How many decoders there are in a cluster, and what each of them takes."""
+"""How many decoders run in a cluster, and the resources of each."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from rsd_core.data import Data, explain, from_text
 from rsd_core.registry import options_of, parse_spec, parts_of
 
 LOADING = ("huggingface", "llamacpp")
-"""Extras whose models are loaded into the process that uses them."""
+"""Extras whose models run in-process."""
 
 
 class Actors(Data):
-    """Decoders in processes of their own, each built from the configuration where it runs.
+    """Decoders in separate processes, each built from the configuration where it runs.
 
-    What is None goes by the configuration. Models in process: an actor takes one core, one GPU where the cluster has
-    some, and there are as many as fit. Models behind servers: an actor is light, and there is one on each node; how
-    many requests their servers see at once is `count` times `concurrency`.
+    None means that the configuration decides. With in-process models, an actor takes one core, and one GPU if the
+    cluster has any, and there are as many as fit. With models behind servers, actors are light, and there is one per
+    node; the servers see up to `count` times `concurrency` requests at once.
     """
 
     count: int | None = Field(None, ge=1)
     """How many."""
     max_count: int | None = Field(None, ge=1)
-    """How many there may be where the cluster grows; None leaves it at `count`."""
+    """Maximum number if the cluster grows; None means `count`."""
     concurrency: int = Field(64, ge=1)
-    """Requests in flight at once in each."""
+    """Concurrent requests in each."""
     num_cpus: float | None = Field(None, ge=0)
-    """Cores of each: so many threads do models in process use, as Ray tells them by `OMP_NUM_THREADS`."""
+    """Cores of each; in-process models use as many threads, which Ray sets by `OMP_NUM_THREADS`."""
     num_gpus: float | None = Field(None, ge=0)
-    """GPUs of each; fractions share one."""
+    """GPUs of each; a fraction shares one."""
     memory: float | None = Field(None, gt=0)
-    """Bytes that each takes of its node's memory, as Ray counts it; None counts nothing."""
+    """Bytes of its node's memory that each reserves in Ray's accounting; None reserves nothing."""
 
     @model_validator(mode="after")
     def _grows(self) -> Self:
@@ -47,7 +47,7 @@ class Actors(Data):
         """Read `4`, or `count=4,num_gpus=1`.
 
         Raises:
-            ConfigurationError: Says what is wrong, and what is allowed.
+            ConfigurationError: Names what is wrong, and what is allowed.
         """
         data = from_text(f"actors:{text}", {"actors": cls}, "actors")
         try:
@@ -56,12 +56,12 @@ class Actors(Data):
             raise ConfigurationError(f"actors {text!r}: {explain(error)}") from error
 
     def fitted(self, config: RSDConfig, nodes: Iterable[Mapping[str, float]], *, spare_cpus: int = 0) -> Self:
-        """With a number in every place that the configuration decides.
+        """A copy with a number for everything that the configuration decides.
 
         Args:
-            config: What is decoded by.
+            config: The decoder's configuration.
             nodes: The resources of each node, as Ray names them.
-            spare_cpus: Cores of the cluster that are left to others.
+            spare_cpus: Cores of the cluster left for others.
         """
         nodes = list(nodes)
         loaded = [spec for spec in specs_of(config) if parse_spec(spec)[0].extra in LOADING]
@@ -81,17 +81,17 @@ class Actors(Data):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What Ray is told of each."""
+        """Ray's options for each."""
         told = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "memory": self.memory}
         return {name: value for name, value in told.items() if value is not None}
 
 
 def specs_of(config: RSDConfig) -> Iterator[str]:
-    """The specs of the models that a configuration loads, those inside others included."""
+    """The specs of the models that a configuration loads, nested ones included."""
     setup = config.setup()
     models = [*config.method.models(setup), *setup.thoughts.values()]
     todo = [model for model in models if isinstance(model, str)]
-    for spec in todo:  # the list grows while it is read
+    for spec in todo:  # the list grows during iteration
         backend, rest = parse_spec(spec)
         if backend.nested:
             todo += parts_of(rest)
@@ -99,12 +99,12 @@ def specs_of(config: RSDConfig) -> Iterator[str]:
 
 
 def _may_use_gpu(spec: str) -> bool:
-    """Whether a model in process goes to a GPU by itself, where there is one."""
+    """Whether an in-process model uses a GPU by default if there is one."""
     backend, _ = parse_spec(spec)
     return backend.extra == "huggingface" and backend.kind != "embedded" and options_of(spec).get("device") != "cpu"
 
 
 def _fit(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """How often a node has what is needed."""
+    """How many times the requirements fit on a node."""
     asked = {name: need for name, need in needs.items() if need}
     return min((int(node.get(name, 0) // need) for name, need in asked.items()), default=1)

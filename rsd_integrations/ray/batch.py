@@ -1,4 +1,4 @@
-"""`rsd batch` over a cluster: the same file of results, by the same journal, answered by actors."""
+"""`rsd batch` over a cluster: the same results file and journal, with requests answered by actors."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def run_journaled_on_ray(
     retry_failed: bool = True,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
-    """Decode problems on a cluster, each result a line of a file here as it comes.
+    """Decode problems on a cluster, writing each result as a line to a local file as it arrives.
 
-    The file is that of `run_journaled`: each goes on with what the other began.
+    The file is that of `run_journaled`: either can resume what the other began.
 
     Args:
-        config: What each actor builds its decoder from.
-        problems: As in `run_journaled`, as are the next ones.
-        out: The file, on this machine; only this process writes it.
-        address: The cluster, see `connected`.
-        actors: How many decoders, and what each takes.
+        config: The configuration from which each actor builds its decoder.
+        problems: See `run_journaled`.
+        out: The local file; only this process writes it.
+        address: The cluster (see `connected`).
+        actors: The number of decoders, and the resources of each.
         retry_failed: See `run_journaled`.
         progress: See `run_journaled`.
 
     Raises:
-        RSDError: No cluster can be reached, or what `run_journaled` raises.
+        RSDError: No cluster can be reached; also whatever `run_journaled` raises.
     """
     with connected(address):
         pool = DecoderPool(config, actors)

@@ -1,4 +1,4 @@
-"""The cluster: one that is there, or one of this machine that lives as long as it is needed."""
+"""The cluster: an existing one, or one on this machine that lives as long as needed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import ray
 from rsd_core import RSDError
 
 PATIENCE = 10.0
-"""Seconds that the head of a cluster has to take a connection. Ray itself goes on trying for a quarter of an hour."""
+"""Seconds for a cluster's head to accept a connection. Ray itself keeps trying for a quarter of an hour."""
 
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
-    """Be connected to a cluster; one that this process is connected to already is taken as it is.
+    """Connect to a cluster; an existing connection of this process is reused.
 
     Args:
-        address: `HOST:PORT` or `ray://HOST:PORT`. None goes by the environment variable `RAY_ADDRESS`, and where that
-            is empty starts Ray on this machine alone, without dashboard and reports of usage. Its processes end with
-            the thread that calls this.
+        address: `HOST:PORT` or `ray://HOST:PORT`. None uses the environment variable `RAY_ADDRESS`; if that is empty,
+            starts Ray on this machine only, without dashboard and usage reports. Its processes end with the calling
+            thread.
 
     Raises:
         RSDError: No cluster can be reached there.
@@ -57,11 +57,11 @@ def nodes() -> list[Mapping[str, float]]:
 
 
 def _try_out(address: str) -> None:
-    """Find out whether anything listens at `HOST:PORT`; other forms are Ray's own business.
+    """Check that something listens at `HOST:PORT`; other forms are left to Ray.
 
     Raises:
         OSError: Nothing does.
-        ValueError: The port is no number.
+        ValueError: The port is not a number.
     """
     url = urlsplit(address if "://" in address else f"ray://{address}")
     if url.hostname and url.port:

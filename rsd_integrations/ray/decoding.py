@@ -17,18 +17,18 @@ from rsd_integrations.ray.cluster import nodes
 from rsd_integrations.ray.rows import Outcome, check_columns, with_outcomes
 
 ROWS = 16
-"""Rows of a task. They are what is computed anew where an actor dies, and what arrives together."""
+"""Rows per task: the unit that is recomputed if an actor dies, and that arrives together."""
 
 
 class DecodeRows:
-    """A decoder as Ray Data's `map_batches` takes it, with `batch_format="pyarrow"`; `decode` is the shorter way.
+    """A decoder for Ray Data's `map_batches`, with `batch_format="pyarrow"`; `decode` is a shortcut.
 
-    Each actor builds its own from the configuration. The batches that it is given at once share its places.
+    Each actor builds its own from the configuration. Its concurrent batches share its concurrency.
 
     Args:
-        config: As data: `RSDConfig(…).model_dump(mode="json")`.
-        prompt_column: Holds a text, or a list of messages with `role` and `content`.
-        repeat_column: Holds the repeat number of each row, see `decode`.
+        config: The configuration as data: `RSDConfig(…).model_dump(mode="json")`.
+        prompt_column: Column with a text, or a list of messages with `role` and `content`.
+        repeat_column: Column with the repeat number of each row (see `decode`).
         prefix: Before the names of new columns.
         concurrency: Requests in flight at once.
     """
@@ -46,10 +46,10 @@ class DecodeRows:
         self._concurrency, self._slots = concurrency, Slots(concurrency)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The rows in their order, with what became of each.
+        """The rows in order, each with its outcome.
 
         Raises:
-            ConfigurationError: A new column has the name of one that is there.
+            ConfigurationError: A new column has the name of an existing one.
         """
         check_columns(table.column_names, self._prefix)
         return with_outcomes(table, wait_for(self._outcomes(table.to_pylist())), self._prefix)
@@ -64,7 +64,7 @@ class DecodeRows:
             if prompt is None:
                 raise ConfigurationError(f"the row has no {self._prompt!r}")
             if not isinstance(repeat, int) or repeat < 0:
-                raise ConfigurationError(f"{self._repeat!r} takes a whole number from 0 (got {repeat!r})")
+                raise ConfigurationError(f"{self._repeat!r} must be an integer of at least 0 (got {repeat!r})")
             async with self._slots:
                 return Outcome(await self._decoder.arun(prompt, repeat=repeat))
         except (RunError, ConfigurationError) as error:
@@ -82,41 +82,40 @@ def decode(
     rows: int = ROWS,
     keep_order: bool = False,
 ) -> Dataset:
-    """Decode every prompt of a dataset, when the dataset is read.
+    """Decode every prompt of a dataset, lazily.
 
-    The new columns are text, thought, answer, finish_reason, ledger, degradations and error. A row that cannot be asked
-    or that failed has its error there and does no harm to others. A prompt's result is what one process gives it, for
-    the same seed and repeat number, whichever block it is in; only policies that learn as they go learn in each actor
-    apart.
+    The new columns are text, thought, answer, finish_reason, ledger, degradations and error. An invalid or failed row
+    has its error there and does not affect others. A prompt's result is the same as in a single process, for the same
+    seed and repeat number, whichever block it is in; only policies that learn online do so separately in each actor.
 
     Args:
-        dataset: What holds the prompts; its columns stay.
-        config: Models, policy, settings. It travels as data: each actor builds its own decoder from it.
-        prompt_column: Holds texts, or lists of messages with `role` and `content`.
-        repeat_column: Holds whole numbers from 0 that tell samples of equal prompts apart, as `repeat=` of a decoder.
-            Without one, equal prompts get equal results.
-        prefix: Before the names of new columns, where the dataset has some of the same names.
-        actors: How many decoders, and what each takes; by default as the configuration needs.
-        rows: Rows of a task, at least 1: they are computed anew where an actor dies, and they arrive together.
-        keep_order: Whether rows come out in the order in which they went in. It is an option of the dataset as a
-            whole, and holds for its other stages as well.
+        dataset: The dataset with the prompts; its columns are kept.
+        config: Models, policy, settings. It is sent as data: each actor builds its own decoder from it.
+        prompt_column: Column with texts, or lists of messages with `role` and `content`.
+        repeat_column: Column with integers from 0 that distinguish samples of equal prompts, like a decoder's
+            `repeat=`. Without one, equal prompts get equal results.
+        prefix: Prefix of the new columns' names, in case the dataset already has such names.
+        actors: The number of decoders, and the resources of each; by default what the configuration needs.
+        rows: Rows per task, at least 1: they are recomputed if an actor dies, and arrive together.
+        keep_order: Whether to preserve the order of rows. This option of the whole dataset applies to its other stages
+            as well.
 
     Raises:
-        ConfigurationError: The dataset lacks the columns, or has some of the new ones' names, as far as that is known
-            before it is read.
+        ConfigurationError: The dataset lacks the columns, or already has some of the new names, as far as its schema is
+            known in advance.
     """
     if rows < 1:
-        raise ConfigurationError(f"rows takes a whole number from 1 (got {rows})")
+        raise ConfigurationError(f"rows must be an integer of at least 1 (got {rows})")
     schema = dataset.schema(fetch_if_missing=False)
     if schema is not None:
         check_columns(schema.names, prefix)
         for column in filter(None, (prompt_column, repeat_column)):
             if column not in schema.names:
                 raise ConfigurationError(f"the dataset has no column {column!r}; it has {', '.join(schema.names)}")
-    own = (actors or Actors()).fitted(config, nodes(), spare_cpus=1)  # which reads and splits the dataset
+    own = (actors or Actors()).fitted(config, nodes(), spare_cpus=1)  # for reading and splitting the dataset
     if keep_order:
         dataset.context.execution_options.preserve_order = True
-    at_once = max(2, -(-2 * own.concurrency // rows))  # while the last rows of a task are awaited, others are begun
+    at_once = max(2, -(-2 * own.concurrency // rows))  # begin other tasks while awaiting the last rows of one
     pool = ActorPoolStrategy(
         min_size=own.count,
         max_size=own.max_count or own.count,

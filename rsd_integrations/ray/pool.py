@@ -1,4 +1,4 @@
-"""A decoder whose requests are answered by actors, wherever the cluster has room for them."""
+"""A decoder whose requests are answered by actors anywhere in the cluster."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ logger = logging.getLogger(__name__)
 notices = logging.getLogger("rsd_integrations.notices")
 
 DEATHS = 3
-"""After so many actors that died while they worked at it, a request is given up: it may be what kills them."""
+"""A request is given up after this many actors died while working on it: it may be what kills them."""
 PATIENCE = 30.0
-"""Seconds without any actor after which that is told."""
+"""Seconds without any actor before a warning."""
 FAREWELL = 5.0
-"""Seconds that an actor has to cancel what it has in flight at servers."""
+"""Seconds for an actor to cancel its requests in flight."""
 
 
 class Worker:
-    """A decoder in a process of its own."""
+    """A decoder in its own process."""
 
     def __init__(self, config: Mapping[str, Any], concurrency: int) -> None:
         self._config, self._concurrency = config, concurrency
         self._decoder: Decoder | None = None
 
     async def load(self) -> str | None:
-        """Build the decoder; what is wrong with the configuration on this node, if anything is."""
+        """Build the decoder; return what is wrong with the configuration on this node, if anything."""
         try:
             self._decoder = await in_thread(RSDConfig.parse(dict(self._config)).build)
         except RSDError as error:
@@ -50,7 +50,7 @@ class Worker:
         return None
 
     async def answer(self, prompt: Prompt, repeat: int) -> dict[str, Any]:
-        """A result as JSON data; of a request that failed `error`, and what was written by then."""
+        """A result as JSON data; for a failed request `error`, and what was written by then."""
         assert self._decoder is not None
         try:
             with side_by_side(self._concurrency):
@@ -62,33 +62,32 @@ class Worker:
         return {"result": result.to_dict()}
 
     async def close(self) -> None:
-        """Close the connections of the models."""
+        """Close the models' connections."""
         if self._decoder is not None:
             await self._decoder.aclose()
 
 
 class _Seat:
-    """The place of one actor after another: when one dies, the next one takes it."""
+    """A slot for one actor at a time: when one dies, the next takes its place."""
 
     def __init__(self) -> None:
         self.actor: Any = None
-        """None while there is none that has loaded its models."""
+        """None until an actor has loaded its models."""
         self.load = 0
-        """Requests that it has in flight."""
+        """Requests it has in flight."""
         self.lost = asyncio.Event()
 
 
 class DecoderPool:
-    """Answers requests as a decoder does, by actors of a cluster; what it gives is what the decoder itself would give.
+    """Answers requests with actors of a cluster, with the same results as the decoder itself.
 
-    Used as an asynchronous context manager, in a process that is connected to Ray. An actor that dies, its node with
-    it, is replaced where there is room, and the requests that it had are asked again elsewhere; they are the only ones.
-    No result comes twice.
+    Used as an asynchronous context manager, in a process that is connected to Ray. An actor that dies, or whose node
+    dies, is replaced if there is room, and only its requests are repeated elsewhere. No result is returned twice.
 
     Args:
-        config: What each actor builds its decoder from. It has to fit every node: paths in it, installed packages, and
-            the environment variables that keys are read from.
-        actors: How many, and what each takes; by default as the configuration needs.
+        config: The configuration from which each actor builds its decoder. It must be valid on every node: its paths,
+            installed packages, and the environment variables that hold keys.
+        actors: Their number, and the resources of each; by default what the configuration needs.
     """
 
     def __init__(self, config: RSDConfig, actors: Actors | None = None) -> None:
@@ -101,14 +100,14 @@ class DecoderPool:
 
     @property
     def places(self) -> int:
-        """Requests that all of its actors together may have in flight at once."""
+        """Maximum number of concurrent requests over all actors."""
         return len(self._seats) * self._actors.concurrency
 
     async def __aenter__(self) -> Self:
         """Start the actors, and wait for the first one.
 
         Raises:
-            ConfigurationError: None of them can build its decoder.
+            ConfigurationError: No actor can build its decoder.
         """
         self._keepers = [asyncio.create_task(self._keep(seat)) for seat in self._seats]
         try:
@@ -125,11 +124,11 @@ class DecoderPool:
             await asyncio.wait([asyncio.create_task(_dismiss(actor)) for actor in actors])
 
     async def arun(self, prompt: PromptLike, *, repeat: int = 0) -> Result:
-        """Decode one prompt, as `Decoder.arun`.
+        """Decode one prompt, like `Decoder.arun`.
 
         Raises:
-            RunError: A role failed for good, or every actor that worked at it died.
-            ConfigurationError: The prompt cannot be asked.
+            RunError: A role failed for good, or every actor that worked on it died.
+            ConfigurationError: The prompt is invalid.
         """
         messages, deaths = as_prompt(prompt), 0
         while True:
@@ -145,12 +144,12 @@ class DecoderPool:
                 raise
             except RayError as error:
                 deaths += 1
-                if seat.actor is actor:  # the first request that hears of it
-                    logger.warning("an actor died; its %d requests are asked again: %s", seat.load, _in_a_line(error))
+                if seat.actor is actor:  # the first request to notice
+                    logger.warning("an actor died; its %d requests are repeated: %s", seat.load, _in_a_line(error))
                     seat.actor = None
                     seat.lost.set()
                 if deaths == DEATHS:
-                    message = f"{deaths} actors died while they worked at it, the last time: {_in_a_line(error)}"
+                    message = f"{deaths} actors died while working on it, the last one with: {_in_a_line(error)}"
                     raise RunError(message) from error
             finally:
                 async with self._changed:
@@ -158,7 +157,7 @@ class DecoderPool:
                     self._changed.notify()
 
     async def _free(self) -> _Seat:
-        """The seat with most room, once there is one.
+        """The least loaded seat, once there is one.
 
         Raises:
             ConfigurationError: No actor can build its decoder.
@@ -174,7 +173,7 @@ class DecoderPool:
                 await self._changed.wait()
 
     async def _keep(self, seat: _Seat) -> None:
-        """Have an actor in a seat, one after another."""
+        """Keep a seat filled, replacing actors that die."""
         own = {"max_concurrency": self._actors.concurrency + 1, "scheduling_strategy": "SPREAD"}
         remote: Any = ray.remote(Worker).options(**own, **self._actors.options)
         config, deaths = self._config.model_dump(mode="json"), 0
@@ -184,9 +183,9 @@ class DecoderPool:
                 wrong = await self._loaded(actor)
             except RayError as error:
                 deaths += 1
-                logger.warning("an actor died while it loaded its models: %s", _in_a_line(error))
+                logger.warning("an actor died while loading its models: %s", _in_a_line(error))
                 if deaths == DEATHS:
-                    wrong = f"{deaths} actors died while they loaded their models, the last time: {_in_a_line(error)}"
+                    wrong = f"{deaths} actors died while loading their models, the last one with: {_in_a_line(error)}"
                 else:
                     await asyncio.sleep(1.0)
                     continue
@@ -207,7 +206,7 @@ class DecoderPool:
                 ray.kill(actor)
 
     async def _loaded(self, actor: Any) -> str | None:
-        """What is wrong with an actor's configuration, once it is known; meanwhile it is told what it waits for."""
+        """What is wrong with an actor's configuration, once known; meanwhile, logs what it waits for."""
         ready = asyncio.ensure_future(_awaited(actor.load.remote()))
         try:
             while not (await asyncio.wait([ready], timeout=PATIENCE))[0]:
@@ -215,7 +214,7 @@ class DecoderPool:
                     takes = ", ".join(f"{name}={value:g}" for name, value in self._actors.options.items())
                     free = ", ".join(f"{size:g} {name}" for name, size in ray.available_resources().items())
                     notices.warning(
-                        "no actor is ready yet: models are being loaded, or there is no room for them: each takes %s, "
+                        "no actor is ready yet: models are loading, or there is no room for them: each takes %s, "
                         "and the cluster has free: %s",
                         takes,
                         free,
@@ -238,16 +237,16 @@ async def _dismiss(actor: Any) -> None:
 
 
 def _in_a_line(error: Exception) -> str:
-    """What Ray says of a death: several lines, and where its node died the end of that one's log."""
+    """Ray's account of a death on one line; it has several, with the end of the node's log if the node died."""
     return " ".join(str(error).split())[:400]
 
 
 def _read(reply: dict[str, Any], prompt: Prompt) -> Result:
-    """The result of a reply.
+    """The result in a reply.
 
     Raises:
         RunError: It failed.
-        ConfigurationError: It could not be asked.
+        ConfigurationError: The prompt is invalid.
     """
     if "refused" in reply:
         raise ConfigurationError(reply["refused"])

@@ -21,8 +21,8 @@ LEDGER = pa.struct(
         ("target_only_basis", pa.string()),
     ]
 )
-"""A ledger, nested as `Ledger.to_dict` has it. Arrow reads one field of it without the others; and with types that are
-said here, a block in which nothing is known of a price has the same ones as its neighbours."""
+"""A ledger, nested as in `Ledger.to_dict`. Arrow can read single fields of it; and with explicit types, a block without
+known prices has the same types as its neighbours."""
 COLUMNS = pa.schema(
     [
         ("text", pa.string()),
@@ -34,19 +34,19 @@ COLUMNS = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""What is told of each row: `error` is null where all went well, and the others are as in `Result`. Of a row that
-failed they hold what was written by then, and are null where it was never asked."""
+"""The columns of each row: `error` is null on success, and the others are as in `Result`. For a failed row they hold
+what was written by then, or null if the request never began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a row."""
+    """The outcome of a row."""
 
     result: Result | None = None
     error: str | None = None
 
     def value(self, column: str) -> Any:
-        """What stands in a column."""
+        """The value of a column."""
         if column == "error":
             return self.error
         result = self.result
@@ -60,12 +60,12 @@ class Outcome:
 
 
 def with_outcomes(table: pa.Table, outcomes: Sequence[Outcome], prefix: str = "") -> pa.Table:
-    """A table with the columns of what became of its rows.
+    """A table extended by the columns of its rows' outcomes.
 
     Args:
-        table: The rows; their columns stay as they are.
-        outcomes: Of each row.
-        prefix: Before the name of each new column.
+        table: The rows; their columns are unchanged.
+        outcomes: One per row.
+        prefix: Prefix of each new column's name.
     """
     for column in COLUMNS:
         values = pa.array([outcome.value(column.name) for outcome in outcomes], column.type)
@@ -74,13 +74,13 @@ def with_outcomes(table: pa.Table, outcomes: Sequence[Outcome], prefix: str = ""
 
 
 def check_columns(names: Sequence[str], prefix: str) -> None:
-    """Refuse a dataset in which a new column would stand beside one of the same name.
+    """Refuse a dataset that already has a column named like a new one.
 
     Raises:
         ConfigurationError: Names them.
     """
     if taken := [name for name in names if name in {f"{prefix}{column}" for column in COLUMNS.names}]:
         raise ConfigurationError(
-            f"the dataset has columns that results are written to: {', '.join(taken)}; rename them, or give the "
-            f"results a prefix, such as prefix='rsd_' (got {prefix!r})"
+            f"the dataset already has result columns: {', '.join(taken)}; rename them, or give the results a prefix, "
+            f"such as prefix='rsd_' (got {prefix!r})"
         )

@@ -1,4 +1,4 @@
-"""The server as an application of Ray Serve, whose replicas come and go with the load."""
+"""The server as an application of Ray Serve, with replicas scaled by load."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 
 from rsd_core import ConfigurationError, MissingDependency
 
-with warnings.catch_warnings():  # Ray 2.60 declares its data in a form that pydantic deprecates
+with warnings.catch_warnings():  # Ray 2.60 uses pydantic features that are deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
     try:
         from ray import serve
-    except ImportError as missing:  # of Ray's own parts, or of what they need
+    except ImportError as missing:  # of Ray's own modules or their dependencies
         raise MissingDependency("ray[serve]", "ray,serve", "RSD on Ray Serve") from missing
 
 from rsd_integrations.ray.actors import Actors
 from rsd_integrations.serve import ServeConfig, create_app
 
 NAME = "RSD"
-"""The deployment's name, by which a file of Ray Serve says more about it."""
+"""The deployment's name, for options in a Ray Serve config file."""
 REPLICAS = 8
-"""How many there may be, unless the file says otherwise."""
+"""Maximum number of replicas, unless the file says otherwise."""
 BUSY = 0.8
-"""Share of the answers that a replica decodes at once, from which on another one is started."""
+"""Fraction of a replica's concurrent answers above which another one is started."""
 
 
 def build_app(args: Mapping[str, Any]) -> serve.Application:
-    """The application, for `import_path` in a file of Ray Serve, or for `serve.run`.
+    """The application, for `import_path` in a Ray Serve config file, or for `serve.run`.
 
-    Every replica builds its decoders from the configuration, loads the models that are in process, and takes as many
-    requests as its queue holds. What a file says of the deployment `RSD` goes before what is chosen here.
+    Every replica builds its decoders from the configuration, loads in-process models, and accepts as many requests as
+    its queue holds. Options for the deployment `RSD` in a file override those chosen here.
 
     Args:
-        args: What `rsd serve --config` takes: `models` by name, or one configuration by itself; nothing is the embedded
-            family. Beside it `key_env`, the environment variable of the replicas that holds the keys which clients may
-            give, separated by spaces.
+        args: The data of `rsd serve --config`: `models` by name, or a single configuration; empty for the embedded
+            family. In addition `key_env`, the environment variable in the replicas with the accepted client keys,
+            separated by spaces.
 
     Raises:
-        ConfigurationError: Says what is wrong with the configuration; nothing is loaded by then.
+        ConfigurationError: The configuration is wrong; raised before anything is loaded.
     """
     data = dict(args)
     variable = data.pop("key_env", None)
@@ -54,7 +54,7 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     deployment: Any = serve.deployment(serve.ingress(app)())
     made: serve.Application = deployment.options(
         name=NAME,
-        max_ongoing_requests=config.concurrency + config.queue + 1,  # beyond them it refuses itself, in OpenAI's form
+        max_ongoing_requests=config.concurrency + config.queue + 1,  # beyond that it refuses itself, as OpenAI does
         graceful_shutdown_timeout_s=config.drain,
         autoscaling_config={"min_replicas": 1, "max_replicas": REPLICAS, "target_ongoing_requests": busy},
         ray_actor_options={

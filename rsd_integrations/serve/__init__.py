@@ -1,4 +1,4 @@
-"""RSD behind a URL: the OpenAI API over decoders, as an ASGI app."""
+"""RSD behind a URL: an OpenAI-compatible API over decoders, as an ASGI app."""
 
 from rsd_core import MissingDependency
 

@@ -1,4 +1,4 @@
-"""Who may come in: a bounded queue before a number of places, oldest first."""
+"""Admission control: a bounded queue for a fixed number of slots, oldest first."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rsd_core import Cancellation
 from rsd_integrations.serve.errors import ApiError, ending
 
 SHORTEST, LONGEST = 1, 60
-"""Seconds that a client is told to wait, at least and at most."""
+"""Minimum and maximum seconds that clients are told to wait."""
 
 
 class NoPlaceError(ApiError):
-    """An answer that waits no more: its client went away, or the server is about to end."""
+    """An answer that stops waiting: its client went away, or the server is shutting down."""
 
     def __init__(self) -> None:
         told = ending()
@@ -24,7 +24,7 @@ class NoPlaceError(ApiError):
 
 
 class Admission:
-    """Places at which answers are decoded, and the queue before them. It belongs to one event loop.
+    """Slots for decoding answers, and the queue for them. It belongs to one event loop.
 
     Args:
         places: Answers decoded at once.
@@ -34,29 +34,29 @@ class Admission:
     def __init__(self, places: int, queue: int) -> None:
         self.places, self.queue = places, queue
         self.waiting = 0
-        """Answers that were let in and have no place yet."""
+        """Admitted answers without a slot."""
         self.in_flight = 0
-        """Answers that are being decoded."""
+        """Answers being decoded."""
         self.draining = False
-        """Whether nobody comes in any more."""
+        """Whether admission is closed."""
         self._line: deque[asyncio.Future[bool]] = deque()
-        """Those who wait, the oldest first; their futures say whether they got a place."""
+        """The waiters, oldest first; their futures tell whether they got a slot."""
         self._seconds: float | None = None
-        """How long answers take, the last ones above all."""
+        """How long answers take, weighted towards recent ones."""
 
     def enter(self, answers: int) -> None:
-        """Let a request in that wants so many answers, each of which then takes its `place` or is `left`.
+        """Admit a request for this many answers, each of which then takes a `place` or calls `left`.
 
         Raises:
-            ApiError: Too many wait already, or the server is about to end.
+            ApiError: The queue is full, or the server is shutting down.
         """
         if self.draining:
             raise ending()
         if answers > self.places + self.queue:
             raise ApiError(
                 400,
-                f"{answers} answers in one request are more than this server decodes and keeps waiting together "
-                f"({self.places} + {self.queue}); ask for fewer",
+                f"{answers} answers in one request exceed this server's slots and queue together ({self.places} + "
+                f"{self.queue}); request fewer",
                 code="invalid_value",
             )
         over = self.in_flight + self.waiting + answers - self.places - self.queue
@@ -64,7 +64,7 @@ class Admission:
             turns = over / self.places * (self._seconds or 0.0)
             raise ApiError(
                 429,
-                f"{self.waiting} answers wait already, of {self.queue} that may; come back later",
+                f"{self.waiting} answers are already waiting, of at most {self.queue}; retry later",
                 "rate_limit_error",
                 code="queue_full",
                 headers={"retry-after": str(min(LONGEST, max(SHORTEST, math.ceil(turns))))},
@@ -72,12 +72,12 @@ class Admission:
         self.waiting += answers
 
     def left(self, answers: int) -> None:
-        """So many answers that were let in will not ask for a place."""
+        """This many admitted answers will not take a slot."""
         self.waiting -= answers
 
     @asynccontextmanager
     async def place(self, cancel: Cancellation) -> AsyncGenerator[None, None]:
-        """A place for one answer that was let in.
+        """A slot for one admitted answer.
 
         Args:
             cancel: Ends the wait.
@@ -101,7 +101,7 @@ class Admission:
             self._hand_on()
 
     async def _wait(self, cancel: Cancellation) -> bool:
-        if self.in_flight < self.places:  # nobody waits then: whoever leaves a place hands it on
+        if self.in_flight < self.places:  # then nobody waits: a released slot is handed on
             self.in_flight += 1
             return True
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -113,7 +113,7 @@ class Admission:
 
         self._line.append(turn)
         cancel.subscribe(give_up)
-        if cancel.cancelled:  # before anybody listened
+        if cancel.cancelled:  # before the listener was added
             give_up()
         try:
             return await turn

@@ -1,4 +1,4 @@
-"""One answer as it grows: from the events of a decoder to what clients are sent, whatever the route."""
+"""One growing answer: from a decoder's events to what clients are sent, on any route."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Delta:
 
 
 NOTHING = Delta()
-"""What events that add no step add."""
+"""The delta of events without a step."""
 
 
 class Answer:
-    """The answer of one choice. Only what is accepted comes into it, so nothing that is rejected can come out.
+    """The answer of one choice. Only accepted text enters it, so rejected text cannot leak out.
 
     Args:
-        index: Of the choice.
+        index: Index of the choice.
         stop: The answer ends before the first of these strings.
         tools: Whether the models may call tools.
-        form: Its form, where it has one.
+        form: Its required form, if any.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Answer:
     ) -> None:
         self.index = index
         self.whole = Delta()
-        """All of it so far."""
+        """The text so far."""
         self.result: Result | None = None
         self._stop = stop
         self._text = TextStream(stop if form is None else ())
@@ -52,7 +52,7 @@ class Answer:
         self._is_native = False
 
     def feed(self, event: Event) -> Delta:
-        """What an event adds; nothing for most events."""
+        """The delta of an event; empty for most events."""
         if isinstance(event, Finished):
             self.result = event.result
         elif not isinstance(event, StepFinished):
@@ -74,7 +74,7 @@ class Answer:
                 for piece in self._calls.pieces(text, last=self.result is not None):
                     if isinstance(piece, str):
                         delta.content += piece
-                    elif piece.name is None:  # no call: text
+                    elif piece.name is None:  # not a call: text
                         delta.content += piece.arguments
                     else:
                         delta.calls.append(piece)
@@ -85,18 +85,18 @@ class Answer:
 
     @property
     def finish_reason(self) -> str:
-        """Why it ended, in the words of the OpenAI API; `rsd.finish_reason` has the exact one."""
+        """The OpenAI finish reason; `rsd.finish_reason` has the exact one."""
         if self.whole.calls:
             return "tool_calls"
         return "stop" if self.result is not None and self.result.finish_reason == "stop" else "length"
 
 
 def about(result: Result, *, trace: bool) -> dict[str, Any]:
-    """What is told of an answer beside its text.
+    """What is reported about an answer besides its text.
 
     Args:
         result: The answer's.
-        trace: Whether to tell all steps.
+        trace: Whether to include all steps.
     """
     told: dict[str, Any] = {
         "finish_reason": result.finish_reason,
@@ -110,13 +110,13 @@ def about(result: Result, *, trace: bool) -> dict[str, Any]:
 
 
 def usage_of(results: Iterable[Result]) -> dict[str, Any]:
-    """Tokens of prompts and answers as clients expect them, and under `rsd` the bill of all three roles.
+    """Token counts as clients expect them, and under `rsd` the cost of all three roles.
 
-    What clients expect are the answer's own tokens: rejected drafts and the verifier's reading are on the bill alone.
+    Clients expect the answer's own tokens: rejected drafts and the verifier's reading appear only under `rsd`.
     """
     results = list(results)
     prompts: dict[Prompt, int] = {}
-    for result in results:  # 0 where an answer was cut before anybody read its prompt
+    for result in results:  # 0 if an answer was cut before its prompt was read
         prompts[result.prompt] = max(prompts.get(result.prompt, 0), result.prompt_tokens)
     prompt = sum(prompts.values())
     written = sum(step.size for result in results for step in result.steps)

@@ -1,4 +1,4 @@
-"""The ASGI app: routes, and what each of them makes of a request."""
+"""The ASGI app: routes and their handlers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer; with `stream`, as events.", "content": {"text/event-stream": {}}}
 }
-"""What the OpenAPI document says of answers."""
+"""Answers in the OpenAPI document."""
 
 
 def create_app(
@@ -45,18 +45,18 @@ def create_app(
     keys: Sequence[str] = (),
     serving: Serving | None = None,
 ) -> FastAPI:
-    """RSD behind the routes of the OpenAI API, as an ASGI app to be run by any server or mounted in another app.
+    """RSD behind the OpenAI API's routes, as an ASGI app for any server, or to be mounted in another app.
 
-    Models are loaded when the app starts, and where it is mounted, at the first request.
+    Models are loaded when the app starts, or if it is mounted, at the first request.
 
     Args:
-        config: What is served, and the server's own limits; the embedded family by default.
-        decoders: Ready decoders by the names that clients ask for.
-        keys: Any of them opens the routes under /v1; without any, everybody may come in.
-        serving: The state of a server that exists already, in place of a configuration and decoders.
+        config: The models to serve, and the server's limits; the embedded family by default.
+        decoders: Decoder objects by the names that clients use.
+        keys: Each grants access to the routes under /v1; without any, access is open.
+        serving: The state of an existing server, instead of a configuration and decoders.
 
     Raises:
-        ConfigurationError: There is no model, or two have one name.
+        ConfigurationError: There is no model, or two have the same name.
     """
     if serving is None:
         serving = Serving(config or (ServeConfig() if decoders else ServeConfig.embedded()), decoders)
@@ -109,11 +109,11 @@ def _add_errors(app: FastAPI, serving: Serving) -> None:
 
 
 def _add_state(app: FastAPI, serving: Serving) -> None:
-    @app.head("/health", include_in_schema=False)  # which is how some balancers ask
-    @app.get("/health", responses={503: {"description": "Not yet, or no more."}})
+    @app.head("/health", include_in_schema=False)  # some load balancers use this
+    @app.get("/health", responses={503: {"description": "Starting up or shutting down."}})
     async def health() -> Response:
-        """Whether requests are taken: 200, or 503 while models are loaded and while the server is about to end."""
-        serving.warm_up()  # a mounted app is not told when the outer one starts
+        """Whether requests are accepted: 200, or 503 while models load and while the server shuts down."""
+        serving.warm_up()  # a mounted app gets no startup event
         state = "draining" if serving.admission.draining else "ok" if serving.models.ready else "loading"
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
@@ -151,12 +151,12 @@ def _add_answers(app: FastAPI, serving: Serving) -> None:
 
     @app.post("/v1/responses", responses=STREAMED)
     async def responses(asked: ResponsesRequest) -> Response:
-        """Answer a text or items. Nothing is kept: a conversation is sent whole."""
+        """Answer a text or items. Nothing is stored: send the whole conversation."""
         return await _chat(serving, as_chat(asked), ResponsesForm(asked))
 
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(asked: CompletionRequest) -> Response:
-        """Answer prompts, each of which is a message of the user's."""
+        """Answer prompts, each as a user message."""
         decoder = await _decoder(serving, asked)
         options = asked.stream_options
         form = CompletionForm(asked.model, trace=asked.rsd.trace, usage=bool(options and options.include_usage))
@@ -167,7 +167,7 @@ def _add_answers(app: FastAPI, serving: Serving) -> None:
 async def _chat(serving: Serving, asked: ChatRequest, form: Form) -> Response:
     decoder = await _decoder(serving, asked)
     in_turns, calls = decoder.settings.granularity == "turn", asked.tool_choice != "none"
-    tools = asked.tools if calls or in_turns else None  # in steps, what is not shown cannot be called
+    tools = asked.tools if calls or in_turns else None  # in steps, tools that are not shown cannot be called
     shape = None
     if not in_turns:
         shape = form_of(asked.tools or (), asked.tool_choice, asked.response_format, asked.parallel_tool_calls)
@@ -176,7 +176,7 @@ async def _chat(serving: Serving, asked: ChatRequest, form: Form) -> Response:
     if tools and (unseen := _blind(decoder)) is not None:
         if shape is None or not shape.calls:
             raise unseen
-        tools = None  # the answer's form tells of them
+        tools = None  # the answer's form describes them
     prompt, may_call = prompt_of(asked.messages, tools), bool(tools) and calls
     return _reply(
         serving, asked, decoder, [prompt], form, n=asked.n or 1, stop=asked.stops, tools=may_call, shape=shape
@@ -184,13 +184,13 @@ async def _chat(serving: Serving, asked: ChatRequest, form: Form) -> Response:
 
 
 async def _loaded(serving: Serving) -> None:
-    """Wait for the models. That they cannot be loaded is no fault of the request, and why is for the log."""
+    """Wait for the models. If they cannot be loaded, the request is not at fault, and the reason goes to the log."""
     try:
         await serving.models.load()
     except RSDError as error:
         logger.error("the models cannot be loaded: %s", masked(str(error)))
         raise ApiError(
-            503, "the models cannot be loaded; the server's log says why", "server_error", code="not_loaded"
+            503, "the models cannot be loaded; see the server's log", "server_error", code="not_loaded"
         ) from error
 
 
@@ -208,12 +208,12 @@ async def _decoder(serving: Serving, asked: Asked) -> Decoder:
 
 
 def _blind(decoder: Decoder) -> ApiError | None:
-    """What is wrong where a model would not see the tools."""
+    """The error if a model would not see the tools."""
     granularity = decoder.settings.granularity
     for model in decoder.models:
         if isinstance(model, Drafter | Target) and not sees_tools(model, granularity):
             turns = "; in granularity turn it would be sent them" if sees_tools(model, "turn") else ""
-            told = f"{model.name} is shown none, for its chat template has no place for them{turns}"
+            told = f"{model.name} does not see them, since its chat template has no place for them{turns}"
             return unsupported("tools", told)
     return None
 

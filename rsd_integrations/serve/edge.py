@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: its id, the key, the size of its body, the log, the counters."""
+"""The outermost layer of every request: its id, the key, the body size, the log and the counters."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from rsd_integrations.serve.serving import Serving
 
 logger = logging.getLogger("rsd_integrations.serve.access")
 REQUEST_ID: ContextVar[str] = ContextVar("rsd_request_id", default="-")
-"""The id of the request that is being served here."""
+"""The id of the current request."""
 _ID = re.compile(rb"[\w.:-]{1,100}")
 ASKED = ("/completions", "/responses")
-"""How the routes end that take a body."""
+"""Path suffixes of the routes with a body."""
 OPEN = frozenset({"/health", "/metrics", "/openapi.json"})
 """Routes that need no key."""
 
@@ -34,9 +34,9 @@ class Edge:
     """The outermost layer.
 
     Args:
-        app: What is behind it.
-        serving: Whose requests they are.
-        keys: Any of them opens the routes under /v1; without any, everybody may come in.
+        app: The inner app.
+        serving: The server's state.
+        keys: Each grants access to the routes under /v1; without any, access is open.
     """
 
     def __init__(self, app: ASGIApp, serving: Serving, keys: Sequence[str] = ()) -> None:
@@ -44,7 +44,7 @@ class Edge:
         self._keys = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI side of it."""
+        """The ASGI interface."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -72,7 +72,7 @@ class Edge:
             except asyncio.CancelledError:
                 if not self._serving.admission.draining:
                     raise
-                if not started:  # the server ends at once
+                if not started:  # the server is being killed
                     await _answer(ending(), send_on)
         finally:
             told: dict[str, Any] = scope.get("rsd.told", {})
@@ -87,22 +87,22 @@ class Edge:
             REQUEST_ID.reset(token)
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """Raise where a key is needed and none of them is given."""
+        """Raise if a key is required but no valid one was given."""
         if not self._keys or scope["path"].removeprefix(scope.get("root_path", "")) in OPEN:
             return
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         digest = _digest(key.strip())
-        known = [hmac.compare_digest(digest, one) for one in self._keys]  # all of them, however soon one fits
+        known = [hmac.compare_digest(digest, one) for one in self._keys]  # compare all, in constant time
         if scheme.lower() != b"bearer" or not any(known):
             raise ApiError(
                 401,
-                "a key of this server is needed: Authorization: Bearer KEY",
+                "an API key of this server is required: Authorization: Bearer KEY",
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
 
     def _check_body(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """Raise for a body that is told to be too long, or no JSON; the app sees to bodies that do not tell."""
+        """Raise for a body that is declared too long or not JSON; the app checks undeclared ones."""
         most, length = self._serving.config.max_body, headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > most:
             raise too_long(most)
@@ -113,7 +113,7 @@ class Edge:
             )
 
     def _bounded(self, receive: Receive) -> Receive:
-        """A channel that ends a body which is too long."""
+        """A channel that cuts off a body that is too long."""
         most, read = self._serving.config.max_body, 0
 
         async def bounded() -> Message:
@@ -121,14 +121,14 @@ class Edge:
             message = await receive()
             read += len(message.get("body", b""))
             if read > most:
-                raise HTTPException(413)  # of anything else that is raised here FastAPI makes a status 400
+                raise HTTPException(413)  # FastAPI turns other exceptions raised here into status 400
             return message
 
         return bounded
 
 
 def _digest(key: bytes) -> bytes:
-    """Of the same length for all keys, so that comparing them tells nothing of it."""
+    """Digests have equal length, so that comparing them reveals nothing about the keys."""
     return hashlib.sha256(key).digest()
 
 

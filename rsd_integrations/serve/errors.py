@@ -1,4 +1,4 @@
-"""What goes wrong, in the form that clients of the OpenAI API read."""
+"""Errors in the OpenAI format."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-"""What the OpenAPI document says of errors."""
+"""Errors in the OpenAPI document."""
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """An error response.
 
     Args:
-        status: Of HTTP.
+        status: HTTP status.
         message: What is wrong, and what to do.
-        kind: `type` of the OpenAI API.
+        kind: `type` in the OpenAI API.
         param: The field concerned.
-        code: A word for programs.
+        code: A machine-readable code.
         headers: Further headers, such as `retry-after`.
-        partial: What had been written when it went wrong.
+        partial: What had been written before the error.
     """
 
     def __init__(
@@ -69,28 +69,28 @@ class ApiError(Exception):
 
 
 def unsupported(param: str, why: str) -> ApiError:
-    """A field that cannot be honoured."""
+    """The error for a field that cannot be honoured."""
     return ApiError(400, f"{param} is not supported: {why}", param=param, code="unsupported_parameter")
 
 
 def invalid(message: str, param: str | None = None) -> ApiError:
-    """A field with a value that cannot be used."""
+    """The error for an invalid value."""
     return ApiError(400, message, param=param, code="invalid_value")
 
 
 def too_long(most: int) -> ApiError:
-    """A body of more than so many bytes."""
-    return ApiError(413, f"the body is longer than the {most} bytes that this server takes", code="body_too_long")
+    """The error for a body of more than this many bytes."""
+    return ApiError(413, f"the body is longer than this server's limit of {most} bytes", code="body_too_long")
 
 
 def ending() -> ApiError:
-    """A server that takes nobody any more."""
+    """The error while the server is shutting down."""
     again = {"retry-after": "1"}
-    return ApiError(503, "the server is about to end; ask another one", "server_error", code="draining", headers=again)
+    return ApiError(503, "the server is shutting down; use another one", "server_error", code="draining", headers=again)
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """What a client is told of an error; one that nobody expected is logged, and its message kept from clients."""
+    """The error for clients; an unexpected one is logged, and its message withheld from clients."""
     if isinstance(error, ApiError):
         return error
     message = visible(masked(str(error)))
@@ -104,16 +104,16 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(502, message, "server_error", code="model_failed", partial=error.partial)
     if isinstance(error, RSDError):
         return ApiError(500, message, "server_error")
-    logger.error("an error that should not be: %s", type(error).__name__, exc_info=error)
-    return ApiError(500, "internal error; the server's log has it", "server_error", code="internal_error")
+    logger.error("unexpected error: %s", type(error).__name__, exc_info=error)
+    return ApiError(500, "internal error; see the server's log", "server_error", code="internal_error")
 
 
 def of_validation(findings: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The findings of pydantic about a body, the first one's field as `param`."""
+    """Pydantic's findings about a body, with the first one's field as `param`."""
     told = []
     for item in findings:
         if item["type"] == "json_invalid":
-            return invalid(f"the body is no JSON: {item.get('ctx', {}).get('error')} at character {item['loc'][-1]}")
+            return invalid(f"the body is not JSON: {item.get('ctx', {}).get('error')} at character {item['loc'][-1]}")
         place = ".".join(str(part) for part in item["loc"] if part != "body")
         told.append(f"{place + ': ' if place else ''}{item['msg'].removeprefix('Value error, ')}")
     first = [part for part in findings[0]["loc"] if part != "body"]

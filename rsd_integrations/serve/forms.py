@@ -1,4 +1,4 @@
-"""Answers as /v1/chat/completions and /v1/completions write them."""
+"""Answers in the formats of /v1/chat/completions and /v1/completions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Choices(ABC):
-    """What the two routes have in common: choices, which end with what is told of them in `rsd`.
+    """Shared by the two routes: choices, which end with their `rsd` field.
 
     Args:
-        model: The name that the client asked for.
-        trace: Whether choices tell their steps.
+        model: The model name in the request.
+        trace: Whether choices include their steps.
         usage: Whether a stream ends with the usage.
     """
 
@@ -36,11 +36,11 @@ class Choices(ABC):
 
     @abstractmethod
     def content(self, answer: Answer) -> dict[str, Any]:
-        """What a choice holds of a whole answer."""
+        """The content of a choice for a whole answer."""
 
     @abstractmethod
     def added(self, answer: Answer, delta: Delta) -> dict[str, Any]:
-        """What a choice of a chunk holds of a delta."""
+        """The content of a chunk's choice for a delta."""
 
     def whole(self, job: Job) -> dict[str, Any]:
         """All answers in one object."""
@@ -52,20 +52,20 @@ class Choices(ABC):
         return ()
 
     def step(self, answer: Answer, delta: Delta) -> Iterator[bytes]:
-        """A chunk of what was added, and one that ends the answer."""
+        """A chunk with the delta, and one that ends the answer."""
         if delta:
             yield self._chunk([{**self.added(answer, delta), "index": answer.index, "finish_reason": None}])
         if answer.result is not None:
             yield self._chunk([{**self.added(answer, Delta()), **self._ended(answer)}])
 
     def last(self, job: Job) -> Iterator[bytes]:
-        """The usage where it was asked for, and the word that all is done."""
+        """The usage if requested, and the end marker."""
         if self._usage:
             yield event({**self._about, "object": self.chunk, "choices": [], "usage": usage_of(job.results)})
         yield DONE
 
     def failed(self, error: ApiError) -> Iterator[bytes]:
-        """The error in place of a chunk."""
+        """The error instead of a chunk."""
         yield b"data: " + error.body + b"\n\n"
         yield DONE
 
@@ -80,7 +80,7 @@ class Choices(ABC):
 
 
 class ChatForm(Choices):
-    """Messages. A thought is `reasoning`, as vLLM and OpenRouter call it."""
+    """Messages. A thought is `reasoning`, the name in vLLM and OpenRouter."""
 
     prefix = "chatcmpl-"
     kind = "chat.completion"

@@ -39,12 +39,12 @@ class Metrics:
         self._requests = counter("rsd_requests", "Answers by the way they ended.", "model", "finish_reason")
         self._steps = counter("rsd_steps", "Steps of answers by who wrote them.", "model", "author")
         self._drafts = counter("rsd_drafts", "Drafted steps by what became of them.", "model", "accepted")
-        self._tokens = counter("rsd_tokens", "Tokens by role, and by what was done with them.", "model", "role", "kind")
-        self._calls = counter("rsd_calls", "Calls of models, failed and cancelled ones included.", "model", "role")
+        self._tokens = counter("rsd_tokens", "Tokens by role and kind.", "model", "role", "kind")
+        self._calls = counter("rsd_calls", "Model calls, including failed and cancelled ones.", "model", "role")
         self._failed = counter("rsd_calls_failed", "Calls that failed or were cut short.", "model", "role")
-        self._seconds = counter("rsd_role_seconds", "Seconds that models worked.", "model", "role")
-        self._cost = counter("rsd_cost", "Money, where models have a price.", "model", "role")
-        self._degradations = counter("rsd_degradations", "Faults and limits that were got over.", "model", "kind")
+        self._seconds = counter("rsd_role_seconds", "Seconds of model time.", "model", "role")
+        self._cost = counter("rsd_cost", "Money, if models have a price.", "model", "role")
+        self._degradations = counter("rsd_degradations", "Faults and limits recovered from.", "model", "kind")
         self._duration = Histogram(
             "rsd_request_seconds",
             "From the first call to the end.",
@@ -68,15 +68,15 @@ class Metrics:
         )
 
     def answered(self, route: str, status: int) -> None:
-        """An HTTP request was answered."""
+        """Count an answered HTTP request."""
         self._http.labels(route, str(status)).inc()
 
     def began(self, model: str, seconds: float) -> None:
-        """The first step of an answer is there."""
+        """Note the first step of an answer."""
         self._first.labels(model).observe(seconds)
 
     def ended(self, model: str, result: Result) -> None:
-        """An answer has ended, however it did."""
+        """Count an ended answer, whatever the outcome."""
         self._requests.labels(model, result.finish_reason).inc()
         self._duration.labels(model).observe(result.seconds)
         if result.acceptance_rate is not None:
@@ -101,16 +101,16 @@ class Metrics:
                 self._tokens.labels(model, role, kind).inc(getattr(account, kind))
 
     def text(self) -> bytes:
-        """All of it."""
+        """All metrics as text."""
         return generate_latest(self._registry)
 
 
 class _Queue(Collector):
-    """Who waits and who is decoded, read when somebody asks."""
+    """Queue depth and requests in flight, read on demand."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("rsd_queue_depth", "Answers that wait for a place.", self._admission.waiting)
-        yield GaugeMetricFamily("rsd_in_flight", "Answers that are being decoded.", self._admission.in_flight)
+        yield GaugeMetricFamily("rsd_queue_depth", "Answers waiting for a slot.", self._admission.waiting)
+        yield GaugeMetricFamily("rsd_in_flight", "Answers being decoded.", self._admission.in_flight)

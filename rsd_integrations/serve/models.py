@@ -1,4 +1,4 @@
-"""The decoders behind the names: loaded once, and adapted to each request."""
+"""The served decoders: loaded once, and adapted to each request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rsd_integrations.serve.errors import ApiError, unsupported
 
 
 class ServedModel(ABC):
-    """A decoder by its name.
+    """A named decoder.
 
     Args:
         name: What clients call `model`.
@@ -41,26 +41,26 @@ class ServedModel(ABC):
         """The decoder of one request.
 
         Args:
-            settings: Of the request's own, by the names of `Settings`.
-            limits: Of the request's own; they tighten those of the model.
-            policy: In place of the model's.
-            fields: What its models are asked for besides, see `Generator.with_fields`.
+            settings: The request's settings, by the names of `Settings`.
+            limits: The request's limits; they tighten those of the model.
+            policy: Overrides the model's.
+            fields: Additional fields for its models (see `Generator.with_fields`).
 
         Raises:
-            ApiError: It takes none of that.
-            ConfigurationError: It cannot work so.
+            ApiError: It does not support them.
+            ConfigurationError: They are invalid for it.
         """
 
     @property
     def context(self) -> int | None:
-        """Tokens that the smallest of its models takes; None where one does not tell."""
+        """The smallest context of its models, in tokens; None if one is unknown."""
         contexts = [getattr(model, "context", None) for model in self.decoder({}).models]
         known = [context for context in contexts if isinstance(context, int)]
         return min(known) if known and len(known) == len(contexts) else None
 
 
 class ReadyModel(ServedModel):
-    """A decoder that somebody made."""
+    """A given decoder object."""
 
     def __init__(self, name: str, decoder: Decoder) -> None:
         super().__init__(name)
@@ -78,9 +78,9 @@ class ReadyModel(ServedModel):
         fields: Mapping[str, Any] | None = None,
     ) -> Decoder:
         if policy is not None:
-            raise unsupported("rsd.policy", f"{self.name} is a ready decoder, which brings its own")
+            raise unsupported("rsd.policy", f"{self.name} is a given decoder with its own policy")
         if fields:
-            raise unsupported(next(iter(fields)), f"{self.name} is a ready decoder, whose models are as they are")
+            raise unsupported(next(iter(fields)), f"{self.name} is a given decoder, whose models cannot be changed")
         return self._decoder.with_settings(_own(self._decoder.settings, settings, limits))
 
 
@@ -89,8 +89,8 @@ class ConfiguredModel(ServedModel):
 
     Args:
         name: What clients call `model`.
-        config: What it is made of.
-        loaded: The models of all decoders of the server: one that several of them name is loaded once.
+        config: Its configuration.
+        loaded: The models of all of the server's decoders: a shared one is loaded once.
     """
 
     def __init__(self, name: str, config: RSDConfig, loaded: LoadedModels) -> None:
@@ -98,7 +98,7 @@ class ConfiguredModel(ServedModel):
         self.config = config
         self._loaded = loaded
         self._own = LoadedModels()
-        """What decoders of single requests share: which roles ever worked."""
+        """Shared by the decoders of single requests: which roles have ever worked."""
 
     @property
     def granularity(self) -> str:
@@ -112,11 +112,11 @@ class ConfiguredModel(ServedModel):
         fields: Mapping[str, Any] | None = None,
     ) -> Decoder:
         own = _own(self.config.settings, settings, limits)
-        if policy is not None:  # what its own policy may spend holds for another one too
+        if policy is not None:  # its own policy's limits apply to another policy too
             own = own.model_copy(update={"limits": own.limits.tightened(self.config.policy.limits)})
         decoder = self.config.method.build(self._setup(own, policy, fields or {}))
         if policy is not None and getattr(decoder, "policy", None) is not policy:
-            raise unsupported("rsd.policy", f"the method of {self.name} asks none, or brings its own")
+            raise unsupported("rsd.policy", f"the method of {self.name} uses none, or has its own")
         return self._own.watched(decoder)
 
     def _setup(self, settings: Settings, policy: WeightingPolicy | None, fields: Mapping[str, Any]) -> Setup:
@@ -131,27 +131,27 @@ class ConfiguredModel(ServedModel):
 
 
 def _own(base: Settings, settings: Mapping[str, Any], limits: Limits | None) -> Settings:
-    """Settings with those of a request in them."""
+    """Settings with those of a request merged in."""
     updated = base.updated(**settings)
     return updated if limits is None else updated.model_copy(update={"limits": updated.limits.tightened(limits)})
 
 
 class ServedModels:
-    """All of them, by name.
+    """All served models, by name.
 
     Args:
         configs: Decoders as data.
-        decoders: Decoders that somebody made.
+        decoders: Given decoder objects.
 
     Raises:
-        ConfigurationError: There is none at all, or two have one name.
+        ConfigurationError: There is no model, or two have the same name.
     """
 
     def __init__(self, configs: Mapping[str, RSDConfig], decoders: Mapping[str, Decoder]) -> None:
         if twice := configs.keys() & decoders.keys():
-            raise ConfigurationError(f"the name {min(twice)!r} stands for two models; give each its own")
+            raise ConfigurationError(f"the name {min(twice)!r} is used for two models; give each its own")
         if not configs and not decoders:
-            raise ConfigurationError("there is no model to serve; name one under `models`")
+            raise ConfigurationError("there is no model to serve; add one under `models`")
         loaded = LoadedModels()
         self._models: dict[str, ServedModel] = {
             **{name: ConfiguredModel(name, config, loaded) for name, config in configs.items()},
@@ -165,7 +165,7 @@ class ServedModels:
         return iter(self._models.values())
 
     def get(self, name: str) -> ServedModel:
-        """The model of a name.
+        """The model with this name.
 
         Raises:
             ApiError: There is none.
@@ -180,7 +180,7 @@ class ServedModels:
         return self._models[name]
 
     async def load(self) -> None:
-        """Load everything without holding the event loop up. Who comes meanwhile waits for the same work."""
+        """Load everything without blocking the event loop. Concurrent calls wait for the same work."""
         if self.ready:
             return
         async with self._loading:

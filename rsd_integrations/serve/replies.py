@@ -1,4 +1,4 @@
-"""How the answers of a job reach the client: in one piece, or as server-sent events, step by step."""
+"""Sends the answers of a job to the client: in one piece, or as server-sent events, step by step."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from rsd_integrations.serve.serving import Serving
 
 logger = logging.getLogger(__name__)
 KEEP_ALIVE = b": keep-alive\n\n"
-"""A comment, which readers of events skip."""
+"""A comment, which event readers skip."""
 JSON = "application/json"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would keep events until its buffer is full
+    (b"x-accel-buffering", b"no"),  # nginx would buffer events
 ]
-"""Of a stream of events."""
+"""Headers of an event stream."""
 GONE = 499
-"""Status of requests whose client went away, as nginx has it."""
+"""Status of requests whose client disconnected, as in nginx."""
 
 
 class Form(Protocol):
-    """How a route writes what came of a job."""
+    """How a route formats the outcome of a job."""
 
     def whole(self, job: Job) -> dict[str, Any]:
         """All answers in one object."""
@@ -42,13 +42,13 @@ class Form(Protocol):
         """The events before all answers."""
 
     def step(self, answer: Answer, delta: Delta) -> Iterable[bytes]:
-        """The events that tell what was added to an answer; once its result is there, also those that end it."""
+        """The events for a delta; once the result exists, also those that end the answer."""
 
     def last(self, job: Job) -> Iterable[bytes]:
         """The events after all answers."""
 
     def failed(self, error: ApiError) -> Iterable[bytes]:
-        """The events that tell of an error in the middle."""
+        """The events for an error midway."""
 
 
 def event(data: object, name: str | None = None) -> bytes:
@@ -58,27 +58,27 @@ def event(data: object, name: str | None = None) -> bytes:
 
 
 class Reply(Response):
-    """Decodes a job while its client is there. One that goes away ends it, and what was done is charged.
+    """Decodes a job while its client is connected. A disconnect ends it, and the work done is charged.
 
     Args:
-        job: The work, which was let in.
-        form: How the route writes it.
-        serving: Where it is done.
-        stream: Whether each step is sent as it is accepted. The status is sent with the first of them, so that what is
-            wrong before any step has a status of its own.
+        job: The admitted work.
+        form: The route's format.
+        serving: The server's state.
+        stream: Whether each step is sent as it is accepted. The status is sent with the first one, so that errors
+            before any step get their own status.
     """
 
     def __init__(self, job: Job, form: Form, serving: Serving, *, stream: bool) -> None:
         super().__init__()
         self._job, self._form, self._serving, self._stream = job, form, serving, stream
         self._ready: list[bytes] = []
-        """Events that are not sent yet."""
+        """Unsent events."""
         self._news = asyncio.Event()
         self._begun = self._started = self._done = self._gone = False
         self._sent = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI side of it."""
+        """The ASGI interface."""
         self._send = send
         work, watch = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._watch(receive))
         try:
@@ -96,7 +96,7 @@ class Reply(Response):
         scope["rsd.told"] = self._told(GONE if self._gone else 200 if failure is None else failure.status)
 
     async def _work(self) -> ApiError | None:
-        """Decode all answers; what went wrong, if anything did."""
+        """Decode all answers; return the error, if any."""
         try:
             with self._serving.working(self._job):
                 await self._job.run(self._serving.admission, self._serving.metrics, self._tell)
@@ -108,16 +108,16 @@ class Reply(Response):
         return None
 
     async def _pass_on(self) -> None:
-        """Send what is ready while the work goes on: a client that reads slowly holds nobody's place."""
+        """Send what is ready while the work continues: a slow reader does not occupy a slot."""
         while True:
             await self._news.wait()
             self._news.clear()
-            if self._done:  # what is ready now goes out with what ends the stream
+            if self._done:  # the rest goes out together with the end of the stream
                 return
             await self._send_ready(more=True)
 
     def _told(self, status: int) -> dict[str, Any]:
-        """What the log says of it; no text of prompts and answers is in it."""
+        """The log line, without any text of prompts and answers."""
         results = self._job.results
         return {
             "model": self._job.model,
@@ -131,7 +131,7 @@ class Reply(Response):
             self._say(self._form.step(answer, delta))
 
     def _say(self, events: Iterable[bytes]) -> None:
-        """Have events sent, in one piece with all others of the same turn of the event loop."""
+        """Queue events, to be sent in one piece with others from the same event-loop iteration."""
         if not self._begun:
             self._begun = True
             self._ready += self._form.first(self._job)
@@ -150,7 +150,7 @@ class Reply(Response):
         await self._send_on({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _send_on(self, message: Message) -> None:
-        """Send a message; some servers tell by an error that the client went away."""
+        """Send a message; some servers raise an error if the client has disconnected."""
         try:
             await self._send(message)
         except OSError:
@@ -161,12 +161,12 @@ class Reply(Response):
         self._job.cancel.cancel()
 
     async def _finish(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        if self._gone:  # nobody reads it, but layers around this one take silence for a fault
+        if self._gone:  # nobody reads it, but outer layers take silence for a fault
             body, status = b"", GONE
         await Response(body, status, headers, JSON)({"type": "http"}, _nothing, self._send_on)
 
     async def _watch(self, receive: Receive) -> None:
-        """Wait for the client to go away, and break the silence of a stream meanwhile."""
+        """Wait for the client to disconnect, and send keep-alive comments meanwhile."""
         every = self._serving.config.keep_alive
         receiving = asyncio.ensure_future(receive())
         try:

@@ -1,4 +1,4 @@
-"""What clients send: the fields of the OpenAI API that can be honoured, and why the others cannot."""
+"""Requests: the OpenAI fields that can be honoured, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from rsd_core.data import Data, nearest
 from rsd_integrations.serve.errors import ApiError, unsupported
 
 MAX_CHOICES = 128
-"""Answers that one request may ask for, as the OpenAI API has it."""
+"""Maximum answers per request, as in the OpenAI API."""
 MAX_STOPS = 64
-"""Stop strings of one request: each is looked for at every step."""
+"""Maximum stop strings per request: each is searched for at every step."""
 _MIXTURE = "an answer is a mixture of two models' steps, which has no such likelihood"
-_SAMPLER = "both models sample by temperature and top_p alone"
-_HOLDS = "this server keeps nothing of a request"
+_SAMPLER = "both models sample only by temperature and top_p"
+_HOLDS = "this server stores nothing"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "answers are text"),
     "background": ((False,), _HOLDS),
-    "best_of": ((1,), "take n, or a model of this server that is a best_of_n decoder"),
+    "best_of": ((1,), "use n, or a best_of_n model of this server"),
     "context_management": (([],), _HOLDS),
     "conversation": ((), _HOLDS),
     "echo": ((False,), "the prompt is not sent back"),
@@ -53,19 +53,19 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "top_logprobs": ((0,), _MIXTURE),
     "web_search_options": ((), "no tool runs here"),
 }
-"""Fields that would change the answer and cannot: the values that ask for nothing, null apart, and why."""
+"""Fields that would change the answer but cannot be honoured: their harmless values besides null, and the reason."""
 IGNORED = frozenset(
     {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "user", "verbosity"}
 )
-"""Fields that say nothing about the answer."""
+"""Fields that do not affect the answer."""
 _FIELDS = ("reasoning_effort", "chat_template_kwargs", "tool_choice", "parallel_tool_calls", "response_format")
 
 
 def _from_client(policy: Any, parse: ValidatorFunctionWrapHandler) -> Any:
-    """A policy that names no file: the files of this machine are not the client's."""
+    """A policy that names no file: clients may not read this machine's files."""
     try:
         if _names_file(policy):
-            raise ValueError("a request gives a policy as text or as data, and not as a file of the server")
+            raise ValueError("give a policy as text or data, not as a file on the server")
         return parse(policy)
     except RecursionError:
         raise ValueError("the policy has too many rules before it") from None
@@ -80,18 +80,18 @@ def _names_file(value: Any) -> bool:
 
 
 class Own(Data):
-    """What is this project's own about a request, in the field `rsd`."""
+    """This project's extensions to a request, in the field `rsd`."""
 
     policy: Annotated[Policy | None, WrapValidator(_from_client)] = None
-    """In place of the model's policy: text such as `binary_step:0.7`, or data."""
+    """Overrides the model's policy: text such as `binary_step:0.7`, or data."""
     limits: Limits | None = None
     """Hard limits; they tighten those of the model, and never widen them."""
     trace: bool = False
-    """Whether the answer tells its steps: author, reward, acceptance, tokens and text."""
+    """Whether the answer includes its steps: author, reward, acceptance, tokens and text."""
 
 
 class StreamOptions(BaseModel):
-    """How an answer is streamed."""
+    """Streaming options."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -99,7 +99,7 @@ class StreamOptions(BaseModel):
 
 
 class Asked(BaseModel):
-    """What all routes take."""
+    """Fields common to all routes."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
 
@@ -115,11 +115,11 @@ class Asked(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, data: Any) -> Any:
-        """Data that can be sent on: halves of surrogate pairs and endless nesting are met here, before any model."""
+        """Reject lone surrogates and endless nesting here, before they reach any model."""
         try:
-            orjson.dumps(data, default=repr)  # of other objects than JSON's are those of requests made here
+            orjson.dumps(data, default=repr)  # non-JSON objects occur only in requests made in-process
         except TypeError as error:
-            raise ValueError(f"the body is no JSON that other programs would take: {error}") from None
+            raise ValueError(f"the body is not JSON that other programs accept: {error}") from None
         return data
 
     @model_validator(mode="after")
@@ -139,12 +139,12 @@ class Asked(BaseModel):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the models themselves are asked for besides, see `Generator.with_fields`."""
+        """Additional fields for the models (see `Generator.with_fields`)."""
         return {name: value for name in _FIELDS if (value := getattr(self, name, None)) is not None}
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the response at most."""
+        """Maximum tokens of the response."""
         return None
 
 
@@ -183,17 +183,17 @@ class ChatRequest(_Choices):
 
 
 def _texts(prompt: Any) -> Any:
-    """A prompt that is no ids of tokens, which clients that evaluate models send by default."""
+    """Reject prompts of token ids, which evaluation clients send by default."""
     if isinstance(prompt, list) and any(isinstance(part, int | list) for part in prompt):
         raise ValueError(
-            "a prompt is a text, and no ids of tokens: two models read it, each by its own tokenizer; "
+            "a prompt must be text, not token ids: two models read it, each with its own tokenizer; "
             "lm-evaluation-harness sends texts with tokenizer_backend=None"
         )
     return prompt
 
 
 class CompletionRequest(_Choices):
-    """The body of /v1/completions. A prompt is one message of the user's, rendered by the models' chat templates."""
+    """The body of /v1/completions. A prompt is one user message, rendered by the models' chat templates."""
 
     prompt: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)], BeforeValidator(_texts)]
 

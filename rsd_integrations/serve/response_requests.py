@@ -1,6 +1,7 @@
-"""Requests to /v1/responses as requests for a chat: the same work, asked for in other words.
+"""Converts requests to /v1/responses into chat requests.
 
-Form: OpenAI's API reference, "Create a model response". Conversations are sent whole, as items, since nothing is kept.
+Form: OpenAI's API reference, "Create a model response". Conversations must be sent whole, as items, since nothing is
+stored.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ _LOGPROBS = "message.output_text.logprobs"
 
 
 def as_chat(asked: ResponsesRequest) -> ChatRequest:
-    """The request for a chat that asks for the same answer.
+    """The equivalent chat request.
 
     Raises:
-        ApiError: It asks for what cannot be honoured, or an item is none.
+        ApiError: It contains something that cannot be honoured, or an invalid item.
     """
     reasoning = _only(asked.reasoning, "reasoning", ("effort", "summary", "generate_summary"))
     text = _only(asked.text, "text", ("format", "verbosity"))
     if asked.truncation == "auto":
-        raise unsupported("truncation", "nothing of a conversation is left out; say disabled")
+        raise unsupported("truncation", "conversations are not truncated; use disabled")
     if _LOGPROBS in (asked.include or ()):
         raise unsupported("include", f"{_LOGPROBS}: an answer is a mixture of two models' steps, which has none")
     return ChatRequest(
@@ -49,7 +50,7 @@ def as_chat(asked: ResponsesRequest) -> ChatRequest:
 def _only(given: Mapping[str, Any] | None, place: str, known: Sequence[str]) -> Mapping[str, Any]:
     for name, value in (given or {}).items():
         if name not in known and value is not None:
-            raise unsupported(f"{place}.{name}", f"of {place}, {' and '.join(known[:2])} are taken")
+            raise unsupported(f"{place}.{name}", f"in {place}, only {' and '.join(known[:2])} are accepted")
     return given or {}
 
 
@@ -60,12 +61,12 @@ def _messages(instructions: str | None, given: str | Sequence[Mapping[str, Any]]
     for i, item in enumerate(given):
         _add(told, item, f"input[{i}]")
     if not told:
-        raise invalid("input holds no message", "input")
+        raise invalid("input contains no message", "input")
     return told
 
 
 def _add(told: list[dict[str, Any]], item: Mapping[str, Any], place: str) -> None:
-    """Add an item; what an assistant thought, said and called, in items that follow each other, is one message."""
+    """Add an item; an assistant's consecutive thoughts, texts and calls form one message."""
     kind = item.get("type") or "message"
     if kind == "message" and item.get("role") == "assistant":
         _assistant(told, "content", "tool_calls")["content"] = text_of(item.get("content"), f"{place}.content")
@@ -90,7 +91,7 @@ def _add(told: list[dict[str, Any]], item: Mapping[str, Any], place: str) -> Non
 
 
 def _assistant(told: list[dict[str, Any]], *without: str) -> dict[str, Any]:
-    """The assistant's message that is still being put together; a new one where it has one of these already."""
+    """The assistant message being assembled; a new one if it already has this part."""
     if not told or told[-1]["role"] != "assistant" or any(told[-1].get(name) for name in without):
         told.append({"role": "assistant", "content": ""})
     return told[-1]
@@ -101,7 +102,7 @@ def _thought(item: Mapping[str, Any], place: str) -> str:
     try:
         return "\n\n".join(part["text"] for part in parts)
     except (TypeError, KeyError):
-        raise invalid(f"{place}: the parts of a thought are texts", place) from None
+        raise invalid(f"{place}: the parts of a thought must be texts", place) from None
 
 
 def _named(item: Mapping[str, Any], name: str, place: str) -> str:
@@ -113,15 +114,13 @@ def _named(item: Mapping[str, Any], name: str, place: str) -> str:
 
 def _unknown(kind: object, place: str) -> ApiError:
     if kind == "item_reference":
-        return unsupported(place, "this server keeps nothing that could be referred to; send the item itself")
-    return unsupported(place, f"the models read messages and calls of functions, and this item is {kind!r:.60}")
+        return unsupported(place, "this server stores nothing to refer to; send the item itself")
+    return unsupported(place, f"the models read messages and function calls, but this item is {kind!r:.60}")
 
 
 def _tool(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
     if tool.get("type") != "function":
-        raise unsupported(
-            place, f"functions, which the client runs, may be called; {tool.get('type')!r:.60} runs nowhere"
-        )
+        raise unsupported(place, f"only functions, which the client runs, can be called, not {tool.get('type')!r:.60}")
     _named(tool, "name", place)
     return {"type": "function", "function": {name: tool[name] for name in _FUNCTION if tool.get(name) is not None}}
 
@@ -130,7 +129,7 @@ def _choice(choice: str | Mapping[str, Any] | None) -> str | dict[str, Any] | No
     if choice is None or isinstance(choice, str):
         return choice
     if choice.get("type") != "function":
-        raise unsupported("tool_choice", "it is auto, none, required, or one function by its name")
+        raise unsupported("tool_choice", "it must be auto, none, required, or one function by name")
     return {"type": "function", "function": {"name": _named(choice, "name", "tool_choice")}}
 
 
@@ -138,7 +137,7 @@ def _format(asked: Any) -> dict[str, Any] | None:
     if asked is None:
         return None
     if not isinstance(asked, Mapping):
-        raise invalid("text.format is no object", "text.format")
+        raise invalid("text.format must be an object", "text.format")
     if asked.get("type") != "json_schema":
         return dict(asked)
     return {"type": "json_schema", "json_schema": {name: value for name, value in asked.items() if name != "type"}}

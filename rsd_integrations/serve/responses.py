@@ -1,7 +1,7 @@
-"""Answers as /v1/responses writes them: an object of items, and the events by which it grows.
+"""Answers in the format of /v1/responses: an object of items, and the events that build it.
 
 Form: OpenAI's API reference, "The response object" and "Streaming events". A thought is a `reasoning` item: its text is
-the item's `content`, or its `summary` where the request asks for one, since nobody here sums it up.
+the item's `content`, or its `summary` if the request asks for one, since it is not summarised here.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Told = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """An item that holds one text, and how its events are called."""
+    """A kind of item with one text, and the names of its events."""
 
     prefix: str
-    """Of its id."""
+    """Prefix of its id."""
     item: Mapping[str, Any]
     part: Mapping[str, Any]
-    """What the text stands in."""
+    """The type of the text part."""
     holds: str
-    """Where the part stands."""
+    """The field with the part."""
     part_event: str
     text_event: str
     further: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of events of the text."""
+    """Additional fields of text events."""
 
 
 MESSAGE = Kind(
@@ -70,21 +70,21 @@ SUMMARY = Kind(
 
 
 class Output:
-    """The items of a response as they grow, and the events that tell of it.
+    """The growing items of a response, and their events.
 
     Args:
-        summary: Whether thoughts stand in summaries.
+        summary: Whether thoughts go into summaries.
     """
 
     def __init__(self, *, summary: bool) -> None:
         self.items: list[dict[str, Any]] = []
-        """Those that are whole."""
+        """The completed items."""
         self._thought = SUMMARY if summary else THOUGHT
         self._open: Kind | None = None
         self._id, self._text = "", ""
 
     def add(self, delta: Delta) -> Iterator[Told]:
-        """What a step adds."""
+        """Add a step's delta."""
         for kind, text in ((self._thought, delta.thought), (MESSAGE, delta.content)):
             if text:
                 yield from self._begin(kind)
@@ -95,7 +95,7 @@ class Output:
             yield from self._call(call)
 
     def end(self, status: str) -> Iterator[Told]:
-        """End the item that is open, if one is."""
+        """End the open item, if any."""
         kind = self._open
         if kind is None:
             return
@@ -107,7 +107,7 @@ class Output:
         self._open = None
 
     def last(self, status: str) -> Iterator[Told]:
-        """End the output; where there is nothing in it, a message says so."""
+        """End the output; an empty one gets an empty message."""
         if not self.items and self._open is None:
             yield from self._begin(MESSAGE)
         yield from self.end(status)
@@ -139,10 +139,10 @@ class Output:
 
 
 class ResponsesForm:
-    """The one answer of a request, as the Responses API writes it.
+    """The single answer of a request, in the Responses format.
 
     Args:
-        asked: The request, much of which the response repeats.
+        asked: The request, much of which the response echoes.
     """
 
     def __init__(self, asked: ResponsesRequest) -> None:
@@ -182,13 +182,13 @@ class ResponsesForm:
         return self._ended(job)
 
     def first(self, job: Job) -> Iterator[bytes]:  # noqa: ARG002
-        """That there is a response, with nothing in it."""
+        """The event for a new, empty response."""
         begun = {**self._about, "status": "in_progress", "incomplete_details": None, "output": [], "usage": None}
         yield self._event("response.created", {"response": begun})
         yield self._event("response.in_progress", {"response": begun})
 
     def step(self, answer: Answer, delta: Delta) -> Iterator[bytes]:
-        """What was added, and the end of the last item."""
+        """The delta, and the end of the last item."""
         for told in self._output.add(delta):
             yield self._event(*told)
         if answer.result is not None:
@@ -201,7 +201,7 @@ class ResponsesForm:
         yield self._event(f"response.{response['status']}", {"response": response})
 
     def failed(self, error: ApiError) -> Iterator[bytes]:
-        """The error, flat as the API has it, and as all other routes have it, which makes clients raise it."""
+        """The error, flat as in this API, and as on all other routes, so that clients raise it."""
         flat = {"code": error.code, "message": error.message, "param": error.param}
         yield self._event("error", {**flat, "error": orjson.loads(error.body)["error"]})
 
@@ -230,7 +230,7 @@ def _status(answer: Answer) -> str:
 
 
 def _usage(job: Job) -> dict[str, Any]:
-    """The usage of a chat by this API's names."""
+    """A chat's usage under this API's names."""
     usage = usage_of(job.results)
     return {
         "input_tokens": usage["prompt_tokens"],

@@ -1,4 +1,4 @@
-"""The state of a server: its models, its queue, its counters, and what is in flight."""
+"""The state of a server: models, queue, counters, and jobs in flight."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class Serving:
-    """What all routes of one server share.
+    """Shared by all routes of one server.
 
     Args:
-        config: What is served, and the server's own limits.
-        decoders: Ready decoders by name, beside those of the configuration.
+        config: The models to serve, and the server's limits.
+        decoders: Decoder objects by name, in addition to the configuration's.
 
     Raises:
-        ConfigurationError: There is no model, or two have one name.
+        ConfigurationError: There is no model, or two have the same name.
     """
 
     def __init__(self, config: ServeConfig, decoders: Mapping[str, Decoder] | None = None) -> None:
@@ -38,19 +38,19 @@ class Serving:
         self._warming: asyncio.Task[None] | None = None
 
     def warm_up(self) -> None:
-        """Begin to load the models, unless that was begun; to be called on the server's event loop."""
+        """Start loading the models, unless already started; call on the server's event loop."""
         if self._warming is None and not self.models.ready:
             self._warming = asyncio.ensure_future(self._load())
 
     async def _load(self) -> None:
         try:
             await self.models.load()
-        except RSDError as error:  # whoever asks is told so
+        except RSDError as error:  # requests get this error
             logger.error("the models cannot be loaded: %s", masked(str(error)))
 
     @contextmanager
     def working(self, job: Job) -> Iterator[None]:
-        """Have a job among those in flight."""
+        """Register a job in flight."""
         self._jobs[id(job)] = job
         try:
             yield
@@ -58,13 +58,13 @@ class Serving:
             del self._jobs[id(job)]
 
     def drain(self) -> None:
-        """Let nobody in any more, and end what is not done in time; what is written by then is sent.
+        """Stop admitting requests, and end those not done in time; what is written by then is sent.
 
-        To be called on the server's event loop.
+        Call on the server's event loop.
         """
         if not self.admission.draining:
             self.admission.draining = True
-            logger.info("draining: %d answers are decoded, %d wait", self.admission.in_flight, self.admission.waiting)
+            logger.info("draining: %d answers in flight, %d waiting", self.admission.in_flight, self.admission.waiting)
             asyncio.get_running_loop().call_later(self.config.drain, self._end)
 
     def _end(self) -> None:

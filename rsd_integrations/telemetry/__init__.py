@@ -1,6 +1,6 @@
-"""Metrics and spans by OpenTelemetry, in programs that use it: found by the core, there is nothing to call.
+"""OpenTelemetry metrics and spans, in programs that use it: the core discovers this, so there is nothing to call.
 
-This package is imported where a program has imported `opentelemetry`, and not before.
+This package is imported only once a program has imported `opentelemetry`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from rsd_core.observing import Observer
 OBSERVER: Observer | None
 try:
     from rsd_integrations.telemetry.observer import Telemetry
-except ModuleNotFoundError:  # a part of it without the API, which is several packages in one name
+except ModuleNotFoundError:  # another part of this namespace package, without the API
     OBSERVER = None
 else:
     OBSERVER = Telemetry()

@@ -1,6 +1,6 @@
-"""A model in the words of OpenTelemetry's semantic conventions for generative AI.
+"""A model in terms of OpenTelemetry's semantic conventions for generative AI.
 
-Conventions: https://github.com/open-telemetry/semantic-conventions-genai, as of 2026-11. They are no stable ones yet.
+Conventions: https://github.com/open-telemetry/semantic-conventions-genai, as of 2026-11. They are not stable yet.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ PROVIDERS = {
     "perplexity.ai": "perplexity",
     "x.ai": "x_ai",
 }
-"""The conventions' names of those who serve models, by domain; other servers of the OpenAI API are `openai` to them."""
+"""The conventions' provider names, by domain; they call other servers of the OpenAI API `openai`."""
 
 
 class Endpoint(Protocol):
-    """A model behind a URL, as far as it is told of."""
+    """A model behind a URL, as described in telemetry."""
 
     model: str
     base_url: str
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a place."""
+        """Number of queued requests."""
 
     def __hash__(self) -> int:
         """By identity."""
@@ -45,18 +45,18 @@ class Endpoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A model in a role."""
+    """A model in its role."""
 
     span: str
-    """The name of the spans of its calls."""
+    """The span name of its calls."""
     kind: SpanKind
     attributes: dict[str, str | int]
     endpoints: tuple[Endpoint, ...]
-    """All servers that its calls may wait for."""
+    """Servers that its calls may wait for."""
 
 
 def describe(role: Role, model: Model) -> Described:
-    """What there is to say of a model."""
+    """The description of a model."""
     endpoints = tuple(_endpoints(model))
     operation = "score" if role == "verifier" else _operation(model)
     attributes: dict[str, str | int] = {"gen_ai.operation.name": operation}
@@ -72,7 +72,7 @@ def describe(role: Role, model: Model) -> Described:
 
 
 def address_of(endpoint: Endpoint) -> dict[str, str | int]:
-    """Where a server is."""
+    """The address of a server."""
     url = urlsplit(endpoint.base_url)
     port = url.port or (443 if url.scheme == "https" else 80)
     return {"server.address": url.hostname or "", "server.port": port}
@@ -84,13 +84,13 @@ def _operation(model: Model) -> str:
 
 
 def _library(model: Model) -> str:
-    """The subpackage, or the package, that the model's class is from."""
+    """The subpackage, or package, of the model's class."""
     package, _, rest = type(model).__module__.partition(".")
     return rest.partition(".")[0] if package == "rsd_integrations" else package
 
 
 def _endpoints(model: Any) -> Iterator[Endpoint]:
-    """The endpoints behind a model: its own, and those of the models that it is made of."""
+    """The endpoints behind a model: its own, and those of its member models."""
     if (endpoint := getattr(model, "endpoint", None)) is not None:
         yield endpoint
     for part in (getattr(model, "model", None), *getattr(model, "members", ())):

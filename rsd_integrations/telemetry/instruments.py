@@ -1,4 +1,4 @@
-"""The metrics: what is told of a call, of a request, and of the queues."""
+"""The metrics of calls, requests and queues."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rsd_core.ledger import Role
 from rsd_integrations.telemetry.described import Described, Endpoint, address_of
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-"""Buckets of durations, as the conventions have them for `gen_ai.client.operation.duration`."""
+"""Buckets of durations, from the conventions for `gen_ai.client.operation.duration`."""
 TOKENS = tuple(4**power for power in range(14))
-"""Buckets of tokens, as the conventions have them for `gen_ai.client.token.usage`."""
+"""Buckets of tokens, from the conventions for `gen_ai.client.token.usage`."""
 TENTHS = tuple(tenth / 10 for tenth in range(11))
 ROLES: tuple[Role, ...] = ("drafter", "verifier", "target")
 KINDS = ("computed", "reused", "generated", "discarded")
-"""What of an account is told as tokens."""
+"""The fields of an account reported as tokens."""
 
 
 class Instruments:
@@ -62,24 +62,24 @@ class Instruments:
         self._tokens = meter.create_counter("rsd.tokens", unit="{token}", description="Tokens on the ledgers.")
         self._cost = meter.create_counter("rsd.cost", unit="{currency}", description="Money on the ledgers.")
         self._degradations = meter.create_counter(
-            "rsd.degradations", unit="{degradation}", description="Faults and limits that were got over."
+            "rsd.degradations", unit="{degradation}", description="Faults and limits that requests recovered from."
         )
         meter.create_observable_gauge(
             "rsd.queue.depth",
             callbacks=[self._waiting],
             unit="{call}",
-            description="Calls that wait for a place among those in flight to a server.",
+            description="Calls waiting for a server's concurrency limit.",
         )
         self._endpoints: WeakSet[Endpoint] = WeakSet()
 
     def saw(self, model: Described) -> None:
-        """Watch the queues of a model's servers from now on."""
+        """Report the queues of a model's servers from now on."""
         self._endpoints.update(model.endpoints)
 
     def tell_call(
         self, role: Role, model: Described, usage: Usage, seconds: float, error: str | None, context: Context
     ) -> None:
-        """Tell of a call that ended."""
+        """Record a finished call."""
         own = model.attributes if error is None else {**model.attributes, "error.type": error}
         self._operation.record(seconds, own, context)
         self._call.record(seconds, {**own, "rsd.role": role}, context)
@@ -88,12 +88,12 @@ class Instruments:
                 self._usage.record(tokens, {**model.attributes, "gen_ai.token.type": kind}, context)
 
     def tell_result(self, result: Result, about: Mapping[str, str], context: Context) -> None:
-        """Tell of a request that ended.
+        """Record a finished request.
 
         Args:
-            result: What there is of it.
-            about: Which decoder it was, and which error if any.
-            context: Its span's.
+            result: The result as far as it got.
+            about: Attributes: the decoder, and the error if any.
+            context: The context of its span.
         """
         ended = {**about, "rsd.finish_reason": result.finish_reason}
         self._requests.add(1, ended, context)
@@ -121,15 +121,15 @@ class Instruments:
 
 
 def read(usage: Usage) -> int:
-    """Tokens that a call read, from caches or not."""
+    """Tokens that a call read, cached or not."""
     return max(0, usage.computed - usage.generated + usage.reused)
 
 
 def tokens_of(account: Account) -> dict[str, int]:
-    """The tokens of an account by their kind; none of those that there are none of."""
+    """The tokens of an account by kind, zeros omitted."""
     return {kind: tokens for kind in KINDS if (tokens := getattr(account, kind))}
 
 
 def accepted_of(step: StepRecord) -> bool | None:
-    """Whether the draft of a step was accepted; None where nothing was drafted."""
+    """Whether the draft of a step was accepted; None if nothing was drafted."""
     return step.accepted if step.accepted or step.discarded_draft is not None else None

@@ -1,4 +1,4 @@
-"""The observer: it watches requests where the program has set up traces or metrics."""
+"""The observer: watches requests if the program has set up traces or metrics."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rsd_integrations.telemetry.instruments import Instruments
 from rsd_integrations.telemetry.watch import RequestWatch
 
 SCOPE = "rsd"
-"""The instrumentation scope of everything that is told."""
+"""The instrumentation scope of all telemetry."""
 
 
 class Telemetry:
-    """Watches requests by the providers that are set when each begins, so it does not matter when they are."""
+    """Watches each request with the providers set when it begins, so they may be set up at any time."""
 
     def __init__(self) -> None:
         self._made: tuple[metrics.MeterProvider, Instruments] | None = None
 
     def begin(self, decoder: object) -> RequestWatch | None:
-        """A request begins; None where neither traces nor metrics go anywhere."""
+        """A request begins; None if neither traces nor metrics are exported."""
         tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
         if _stands_in(tracers) and _stands_in(meters):
             return None
@@ -29,5 +29,5 @@ class Telemetry:
 
 
 def _stands_in(provider: object) -> bool:
-    """Whether a provider is one of the API's own, which does nothing."""
+    """Whether a provider is the API's own no-op."""
     return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))

@@ -1,4 +1,4 @@
-"""The spans of one request: its own, and one inside of it for every call of a model. No prompt or answer is in them."""
+"""The spans of one request: its own, and a child for every model call. They contain no prompts or answers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rsd_integrations.telemetry.instruments import ROLES, Instruments, accepted_
 
 Reply = TypeVar("Reply")
 _CANCELLED = (CancelledError, GeneratorExit, LimitReached)
-"""What ends a call that nobody needs any more."""
+"""Exceptions that end an unused call."""
 
 
 class RequestWatch:
-    """Tells of one request, from its beginning in the context of its caller on.
+    """Reports one request, from its beginning in its caller's context.
 
     Args:
-        tracer: Makes the spans.
+        tracer: Creates the spans.
         instruments: The metrics.
-        decoder: What decodes.
+        decoder: The decoder.
     """
 
     def __init__(self, tracer: trace.Tracer, instruments: Instruments, decoder: object) -> None:
@@ -41,7 +41,7 @@ class RequestWatch:
         self._described: dict[tuple[Role, int], Described] = {}
 
     async def call(self, role: Role, model: Model, work: Coroutine[Any, Any, Reply]) -> Reply:
-        """Await a call of a model inside of a span of its own."""
+        """Await a model call inside its own span."""
         described = self._model(role, model)
         span = self._tracer.start_span(
             described.span, self._context, described.kind, attributes={**described.attributes, "rsd.role": role}
@@ -71,7 +71,7 @@ class RequestWatch:
             self._instruments.tell_call(role, described, usage, seconds, kind, inside)
 
     def happened(self, event: Event) -> None:
-        """Note a decided step on the request's span."""
+        """Record a decided step on the request's span."""
         if isinstance(event, StepFinished) and self._span.is_recording():
             step = event.record
             told = {
@@ -84,7 +84,7 @@ class RequestWatch:
             self._span.add_event("rsd.step", {name: value for name, value in told.items() if value is not None})
 
     def end(self, result: Result, error: BaseException | None) -> None:
-        """Note what the request came to."""
+        """Record the outcome of the request."""
         self._span.set_attributes(
             {
                 "rsd.finish_reason": result.finish_reason,
@@ -111,7 +111,7 @@ class RequestWatch:
 
 
 def _usage(reply: Any) -> Usage:
-    """What a call cost; of a run that was scored, all of its steps together. Replies are not checked yet."""
+    """The usage of a call; for a scored run, of all its steps together. Replies are not checked yet."""
     if isinstance(reply, list):
         return sum([_usage(one) for one in reply], Usage())
     usage = getattr(reply, "usage", None)
@@ -119,7 +119,7 @@ def _usage(reply: Any) -> Usage:
 
 
 def _end(span: trace.Span, error: BaseException | None) -> str | None:
-    """End a span and name what ended it; messages of errors may hold texts, and are left out."""
+    """End a span and name what ended it; error messages may contain texts, and are left out."""
     kind = None
     if error is not None:
         kind = "cancelled" if isinstance(error, _CANCELLED) else type(error).__qualname__

@@ -1,4 +1,4 @@
-"""Verifiers that are no reward models: judges, rules and programs, and what is made of several verifiers."""
+"""Verifiers other than reward models: judges, rules and programs, and combinations of verifiers."""
 
 from rsd_integrations.verifiers.arithmetic import equations
 from rsd_integrations.verifiers.combine import Cached, Cascade, Ensemble

@@ -1,4 +1,4 @@
-"""Equations in a text, and whether they hold: exact arithmetic on what is written, nothing is evaluated as code."""
+"""Equations in a text, and whether they hold: exact arithmetic on what is written, without evaluating it as code."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _OPERATIONS = frozenset(
 )
 _SCALES = frozenset("hundred thousand million billion dozen percent times plus minus mod over of".split())  # noqa: SIM905
 MAX_EXPONENT = 64
-"""Larger powers are left alone: no text needs them checked, and they would take for ever."""
+"""Larger powers are not checked: texts do not need it, and it would take too long."""
 
 
 def equations(text: str) -> list[tuple[str, bool]]:
-    """Every chain of equations in a text that holds some arithmetic, and whether all of its links are equal.
+    """Every chain of equations with some arithmetic in a text, and whether all of its links are equal.
 
     Numbers may have thousands separators and currency signs; products and fractions may be LaTeX. A link written as
-    a decimal fraction may be rounded to its last digit. What is no arithmetic on plain numbers is passed over.
+    a decimal fraction may be rounded to its last digit. Anything but arithmetic on plain numbers is skipped.
     """
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
@@ -84,7 +84,7 @@ def _agree(a: tuple[str, Fraction], b: tuple[str, Fraction]) -> bool:
 
 
 def _value(link: str) -> Fraction | None:
-    """The value of an expression; None for what is none, or has none."""
+    """The value of an expression; None if it is invalid or undefined."""
     tokens, at = [], 0
     link = link.strip().rstrip(".,( ")
     while at < len(link):
@@ -137,6 +137,6 @@ class _Parser:
         if first == "(":
             value = self.sum()
             if self.tokens.pop() != ")":
-                raise ValueError("a parenthesis that does not close")
+                raise ValueError("unclosed parenthesis")
             return value
         return Fraction(first.replace(",", ""))

@@ -1,4 +1,4 @@
-"""Whose work it was: what a verifier made of other models spends, told also where a call fails or is cut short."""
+"""Attribution of work: what a composite verifier spends on its member models, even if a call fails or is cut short."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Reply = TypeVar("Reply", Generation, NextWord, Scores)
 
 
 async def charged_to(model: Model, call: Coroutine[Any, Any, Reply]) -> Reply:
-    """Await a call of a model; its reply, its error or its interruption says that the work was this model's."""
+    """Await a model call, attributing the work in its reply, error or interruption to this model."""
     try:
         reply = await call
     except Interrupted as cut:
@@ -29,10 +29,10 @@ async def charged_to(model: Model, call: Coroutine[Any, Any, Reply]) -> Reply:
 
 @contextmanager
 def charging(spent: Sequence[Usage]) -> Iterator[None]:
-    """Let whatever ends a scoring early carry the work of the calls that it had made, besides that of the last one.
+    """Make any exception that ends scoring early carry the work of all calls so far, not only of the last one.
 
     Args:
-        spent: The work of the calls so far; whoever makes them adds to it.
+        spent: The work of the calls so far; the caller adds to it.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def charging(spent: Sequence[Usage]) -> Iterator[None]:
 
 
 def joined(scores: Sequence[Scores]) -> Scores:
-    """The scores of several candidates, each of which was scored by itself."""
+    """The scores of several candidates that were scored one by one."""
     rewards = [reward for own in scores for reward in own.rewards]
     return Scores(tuple(rewards), sum((own.usage for own in scores), Usage()))
 

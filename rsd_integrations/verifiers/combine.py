@@ -1,4 +1,4 @@
-"""Verifiers made of verifiers: cascades, ensembles, and a cache of rewards."""
+"""Verifiers composed of verifiers: cascades, ensembles, and a reward cache."""
 
 from __future__ import annotations
 
@@ -25,22 +25,20 @@ from rsd_integrations.verifiers.charging import charged_to, charging
 
 
 class Combined(Verifier):
-    """Base of verifiers that ask others. The ledger charges each of them at its own rate."""
+    """Base of verifiers that call others. The ledger charges each of them at its own rate."""
 
     def __init__(self, name: str, members: Sequence[Verifier]) -> None:
         if wrong := [member for member in members if not isinstance(member, Verifier)]:
-            raise ConfigurationError(f"{wrong[0]!r} is no verifier, so it cannot be part of a {name}")
-        if led := [member.name for member in members if member.dearer is not None]:
-            raise ConfigurationError(
-                f"{led} is asked by the policy, and a {name} has none: leave out ask=policy inside"
-            )
+            raise ConfigurationError(f"{wrong[0]!r} is not a verifier, so it cannot be part of a {name}")
+        if led := [member.name for member in members if member.stronger is not None]:
+            raise ConfigurationError(f"{led} needs a policy to decide, and a {name} has none: remove ask=policy inside")
         self.name = f"{name}({', '.join(member.name for member in members)})"
         self.members = tuple(members)
-        # For limits, which are set before anything is computed: the rate of the dearest member.
+        # For limits, which are set before anything is computed: the rate of the most expensive member.
         rates = [member.flops_per_token for member in members]
         self.flops_per_token = None if None in rates else max(rate for rate in rates if rate is not None)
         prices = [member.price for member in members if member.price is not None]
-        self.price = max(prices, key=_dearness) if len(prices) == len(members) else None
+        self.price = max(prices, key=_expense) if len(prices) == len(members) else None
 
     async def aclose(self) -> None:
         for member in self.members:
@@ -56,19 +54,19 @@ class Combined(Verifier):
 
 
 class Cascade(Combined):
-    """Asks cheap verifiers first, and the next one only about steps that are not clear (as ConfSpec does).
+    """Asks cheap verifiers first, and the next one only about unclear steps (as in ConfSpec).
 
-    A reward up to `low` or from `high` is final, one between them, or none, goes to the next verifier. What the last
-    one says is final; where it abstains, the last reward before it counts.
+    A reward of at most `low` or at least `high` is final; with one in between, or none, the step goes to the next
+    verifier. The last one's reward is final; if it abstains, the previous reward counts.
 
-    Asked by the policy, the first verifier scores all steps, and the policy says about which the others are worth what
-    they cost (`AdvantageAware` with a price).
+    With `ask="policy"`, the first verifier scores all steps, and the policy decides for which ones the others are worth
+    their cost (`AdvantageAware` with a price).
 
     Args:
-        members: From cheap to dear.
-        low: Sure enough that a step is wrong.
-        high: Sure enough that it is right.
-        ask: Who decides about the second verifier: the `range` of the first one's reward, or the `policy`.
+        members: From cheap to expensive.
+        low: Reward at or below which a step is clearly wrong.
+        high: Reward at or above which a step is clearly right.
+        ask: What decides on the second verifier: the `range` of the first one's reward, or the `policy`.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class Cascade(Combined):
         self._asked = self.members
         if ask == "policy":
             self._asked, rest = self.members[:1], self.members[1:]
-            self.dearer = Cascade(rest, low, high) if len(rest) > 1 else rest[0]
+            self.stronger = Cascade(rest, low, high) if len(rest) > 1 else rest[0]
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The first clear reward of each candidate."""
@@ -112,7 +110,7 @@ How = Literal["mean", "min", "product"]
 
 
 class Ensemble(Combined):
-    """Asks several verifiers at once and combines their rewards. Those that abstain are left out.
+    """Asks several verifiers at once and combines their rewards, ignoring abstentions.
 
     Args:
         members: The verifiers.
@@ -128,7 +126,7 @@ class Ensemble(Combined):
         self.how: How = how
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """The combined reward of each candidate; None where all abstain."""
+        """The combined reward of each candidate; None if all abstain."""
         scores = await run_calls(_scores(member, path, steps) for member in self.members)
         rewards = zip(*(own.rewards for own in scores), strict=True)
         return Scores(tuple(map(self._combine, rewards)), sum((own.usage for own in scores), Usage()))
@@ -143,14 +141,14 @@ class Ensemble(Combined):
 
 
 class Cached(Combined):
-    """Remembers a verifier's rewards: the same step after the same text is scored once.
+    """Caches a verifier's rewards: the same step after the same text is scored once.
 
-    Worth it where a verifier is dear and paths come again: retries, calibration, several policies over one problem.
-    Calls that are in flight at the same time do not wait for each other.
+    Useful with an expensive verifier and recurring paths: retries, calibration, several policies over one problem.
+    Concurrent calls do not wait for each other.
 
     Args:
         member: The verifier.
-        size: How many rewards are remembered; the oldest go first.
+        size: How many rewards to keep; the oldest are dropped first.
     """
 
     def __init__(self, member: Verifier, size: int = 100_000) -> None:
@@ -162,8 +160,8 @@ class Cached(Combined):
         self._lock = threading.Lock()
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """The remembered reward of each candidate, or the verifier's."""
-        # Messages compare by their texts; the thought that a prompt begins is none of them.
+        """The cached reward of each candidate, or the verifier's."""
+        # Messages compare by their texts; the thought that a prompt begins is not one of them.
         thoughts = tuple(message.extra.get("reasoning_content") for message in path.prompt)
         before = (path.prompt, thoughts, path.thinking, tuple(step.text for step in path.steps))
         # The ending counts: models read how an answer ends, and rules see where a step was cut off.
@@ -187,10 +185,10 @@ async def _scores(member: Verifier, path: Path, steps: Sequence[Step]) -> Scores
     scores = await charged_to(member, member.score(path, steps))
     if len(scores.rewards) != len(steps):
         raise VerifierError(
-            f"{member.name!r} gave {len(scores.rewards)} rewards for {len(steps)} steps", usage=scores.usage
+            f"{member.name!r} returned {len(scores.rewards)} rewards for {len(steps)} steps", usage=scores.usage
         )
     return scores
 
 
-def _dearness(price: Price) -> tuple[float, float]:
+def _expense(price: Price) -> tuple[float, float]:
     return price.generated, price.prompt

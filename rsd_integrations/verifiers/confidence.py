@@ -1,4 +1,4 @@
-"""The drafter's own probability of what it wrote: free, since it was computed to write it."""
+"""The drafter's own probability of what it wrote: free, since it was computed during generation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rsd_core import ConfigurationError, Explanation, Path, Price, Scores, Step,
 from rsd_core.baselines.spoken_scores import Abstentions
 from rsd_core.thoughts.reading import reader_at
 
-_UNTOLD = "which of the tokens are markers of a thought cannot be told"
+_UNTOLD = "cannot tell which tokens are thought markers"
 
 
 class Confidence(Verifier):
-    """The least (`min`) or the geometric mean (`mean`) probability of a step's tokens under the model that wrote it.
+    """The minimum (`min`) or geometric mean (`mean`) probability of a step's tokens under the model that wrote it.
 
-    A drafter is often sure and wrong: calibrate, and prefer it as the first verifier of a cascade. For the probability
-    under another model there is `likelihood:…`.
+    A drafter is often confident and wrong: calibrate, and preferably use this as the first verifier of a cascade. For
+    the probability under another model, use `likelihood:…`.
 
-    Markers of thoughts do not count. A step does not say which of its tokens they are: each of their names is taken for
-    one token, and so is white space after them, as in the vocabularies of the models that write them. It abstains where
-    a thought ends inside of a step; a drafter all of whose first steps are such is warned of once.
+    Thought markers do not count. A step does not say which of its tokens they are: each marker is taken to be one
+    token, and so is the white space after it, as in the vocabularies of the models that write them. It abstains if a
+    thought ends inside a step; if that happens in all of a drafter's first steps, it warns once.
     """
 
     flops_per_token = 0.0
@@ -39,20 +39,20 @@ class Confidence(Verifier):
         """The confidence in each candidate.
 
         Raises:
-            ConfigurationError: The drafter does not tell how likely it found what it wrote.
+            ConfigurationError: The drafter does not report the probabilities of what it wrote.
         """
         if any(step.text.strip() and not step.logprobs for step in steps):
             raise ConfigurationError(
-                f"{self.name} reads the log-probabilities of the drafter's tokens, and its steps carry none. Models in "
-                "process tell them; one behind a URL does with logprobs=true in its spec (openai,logprobs=true:…), "
-                "where its server tells them at all. likelihood:… asks another model."
+                f"{self.name} needs the log-probabilities of the drafter's tokens, but its steps carry none. "
+                "In-process models report them; one behind a URL does with logprobs=true in its spec "
+                "(openai,logprobs=true:…), if its server supports that. likelihood:… asks another model."
             )
         return Scores(tuple(self._judge(path, step) for step in steps), Usage())
 
     def explain(self, path: Path, step: Step) -> Explanation:
-        """The probabilities that count."""
+        """The probabilities that are used."""
         if not step.logprobs:
-            return Explanation("the step carries no probabilities of its tokens")
+            return Explanation("the step carries no token probabilities")
         probabilities = ", ".join(f"{math.exp(logprob):.3f}" for logprob in _judged(path, step))
         return Explanation(probabilities or _UNTOLD)
 
@@ -69,14 +69,14 @@ class Confidence(Verifier):
 
 
 def _judged(path: Path, step: Step) -> Sequence[float]:
-    """Log-probabilities of the tokens that are no markers; none where that cannot be told."""
+    """Log-probabilities of the tokens that are not markers; empty if that cannot be determined."""
     markers = reader_at(path.extend(step)).markers
     if markers is None or not step.logprobs:
         return step.logprobs
     names = "|".join(
         re.escape(name) for name in (markers.ending.strip(), markers.open, markers.close, markers.answer) if name
     )
-    parts = re.split(rf"((?:{names})\s*)", step.text)  # texts, and between them the markers
+    parts = re.split(rf"((?:{names})\s*)", step.text)  # texts, with the markers between them
     begin, end = 0, len(step.logprobs)
     while len(parts) > 1 and not parts[0].strip():
         begin += bool(parts[0]) + _tokens(parts[1])
@@ -88,5 +88,5 @@ def _judged(path: Path, step: Step) -> Sequence[float]:
 
 
 def _tokens(marker: str) -> int:
-    """How many tokens a marker is taken to be, with the white space after it."""
+    """The assumed number of tokens of a marker, with the white space after it."""
     return len(re.findall(r"<[^<>]*>|\[[^\[\]]*\]|[^<>\[\]\s]+", marker)) + marker[-1:].isspace()

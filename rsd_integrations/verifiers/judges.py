@@ -1,4 +1,4 @@
-"""A language model as verifier: one next word, or a critique with a verdict at its end."""
+"""A language model as verifier: one next word, or a critique that ends with a verdict."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from rsd_integrations.prm_formats import Critic, problem, shown_steps, without_m
 from rsd_integrations.verifiers.charging import charged_to, charging, joined
 
 THOUGHT = 8192
-"""Tokens for a thought before a critique, of models that think or may think; a cap is no cost."""
+"""Tokens for a thought before a critique, for models that may think; a high cap costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a judge is asked about the last step, answered by one word."""
+    """A question about the last step, to be answered with one word."""
 
     ask: str
     opening: str
-    """What its answer begins with."""
+    """The beginning of the answer."""
     words: tuple[str, ...]
     values: tuple[float, ...]
-    """The reward that each word stands for, in [0, 1]."""
+    """The reward for each word, in [0, 1]."""
 
 
 DIGIT = Question(
@@ -70,24 +70,24 @@ class WordJudge(Verifier):
     """Asks a generator for one word about the step, and takes the expected value over the possible words.
 
     The question follows the path and the step as the generator has written or read them, so a target that judges
-    computes the step, which it needs anyway if the step is accepted, and the question. A generator with other markers
-    of thoughts, or none, reads them as plain text. What it is to say is begun for it, so that no thought comes first.
+    computes only the question and the step, which it needs anyway if the step is accepted. A generator with other
+    thought markers, or none, reads them as plain text. The answer is begun for it, so that no thought comes first.
 
     Args:
-        model: A generator that tells probabilities of words.
-        question: What it is asked.
-        min_mass: The least probability that all the words together must have. Below it the model did not answer the
-            question, and the judge abstains.
+        model: A generator that reports probabilities of words.
+        question: The question to ask.
+        min_mass: Minimum total probability of the words. Below it, the model did not answer the question, and the judge
+            abstains.
     """
 
     def __init__(self, model: Drafter | Target, question: Question = DIGIT, min_mass: float = 0.1) -> None:
         _require_generator(model)
         if not isinstance(model, PredictsWords):
             raise ConfigurationError(
-                f"{model!r} does not tell probabilities of words, which this judge reads; use mode=rubric with it"
+                f"{model!r} does not report probabilities of words, which this judge needs; use mode=rubric with it"
             )
         if not 0 <= min_mass < 1:
-            raise ConfigurationError(f"min_mass={min_mass} is out of range; it is a probability below 1")
+            raise ConfigurationError(f"min_mass={min_mass} is out of range; it must be a probability below 1")
         self.name = f"judge {model.name}"
         self.model = model
         self.question, self.min_mass, self._abstentions = question, min_mass, Abstentions()
@@ -107,7 +107,7 @@ class WordJudge(Verifier):
         answer = await charged_to(self.model, self._ask(path, step))
         with charging([answer.usage]):
             reward = expected(answer.logprobs, self.question.values, self.min_mass)
-        self._abstentions.note(self.name, reward, "/".join(self.question.words) + " is not what it would say next")
+        self._abstentions.note(self.name, reward, "/".join(self.question.words) + " is not a likely reply")
         return Scores((reward,), answer.usage)
 
     async def _ask(self, path: Path, step: Step) -> NextWord:
@@ -116,7 +116,7 @@ class WordJudge(Verifier):
         return replace(answer, usage=replace(answer.usage, scored=min(step.size, answer.usage.computed)))
 
     def _read(self, path: Path) -> Path:
-        """The response as the model reads it: as it was written, where it knows the markers of its thought."""
+        """The response as the model reads it: as written, if it knows the thought's markers."""
         markers, own = reader_at(path).markers, self.model.thinking(path.prompt)
         knows = own is not None and own.markers is not None and markers is not None and own.markers.open == markers.open
         return path if markers is None or knows else without_markers(path)
@@ -128,20 +128,20 @@ class WordJudge(Verifier):
 class CriticJudge(Verifier):
     """Lets a generator write a critique of the step, then reads its verdict.
 
-    The verdict is a probability where the generator tells those of words, and what it wrote elsewhere. Where it says
-    neither right nor wrong, the judge abstains. Each step costs a critique: use it where it is worth that.
+    The verdict is a probability if the generator reports those of words; otherwise it is read from the text. If it says
+    neither right nor wrong, the judge abstains. Each step costs a critique, so use it selectively.
 
     Args:
         model: Any generator.
         critic: Its prompt and its verdict.
-        samples: Critiques per step, whose verdicts are averaged; by default as many as published.
-        max_tokens: Of one critique, thoughts included; by default the critic's own, and `THOUGHT` more where the model
-            may think before it.
-        temperature: Of a critique; by default the published one for as many samples.
+        samples: Critiques per step, with averaged verdicts; by default the published number.
+        max_tokens: Maximum length of a critique, thoughts included; by default the critic's own, plus `THOUGHT` if the
+            model may think first.
+        temperature: Sampling temperature; by default the published one for this number of samples.
 
     Raises:
-        ConfigurationError: Numbers out of range, several samples without a temperature, or a model that tells no
-            probabilities of words where the critic has to read them.
+        ConfigurationError: Numbers out of range, several samples without a temperature, or a model that reports no
+            probabilities of words although the critic needs them.
     """
 
     def __init__(
@@ -154,29 +154,30 @@ class CriticJudge(Verifier):
     ) -> None:
         _require_generator(model)
         if max_tokens is not None and max_tokens < 1:
-            raise ConfigurationError(f"max_tokens={max_tokens}: a critique takes 1 token at least")
+            raise ConfigurationError(f"max_tokens={max_tokens}: a critique needs at least 1 token")
         if temperature is not None and not 0 <= temperature < math.inf:
-            raise ConfigurationError(f"temperature={temperature} is out of range; it is 0 or more")
+            raise ConfigurationError(f"temperature={temperature} is out of range; it must be at least 0")
         self.samples = critic.samples if samples is None else samples
         self.temperature = critic.temperature_of(self.samples) if temperature is None else temperature
         if self.samples < 1 or (self.samples > 1 and self.temperature == 0):
             raise ConfigurationError(
-                f"samples={self.samples}: at least 1, and 1 where a critique is greedy, as those of {critic.name} are; "
-                "several differ with a temperature=0.5"
+                f"samples={self.samples}: must be at least 1, and exactly 1 for greedy critiques such as those of "
+                f"{critic.name}; for several, set temperature=0.5"
             )
         self.name = f"{critic.name} {model.name}"
         self.model, self.critic, self.max_tokens = model, critic, max_tokens
         self.flops_per_token, self.price, self._abstentions = model.flops_per_token, model.price, Abstentions()
         if not self._by_word and not critic.spoken:
             raise ConfigurationError(
-                f"{model!r} does not tell probabilities of words, which the critic {critic.name} reads its verdict from"
+                f"{model!r} does not report probabilities of words, which the critic {critic.name} needs for its "
+                "verdict"
             )
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The mean verdict over the critiques of each candidate.
 
         Raises:
-            VerifierError: The tokens were used up before the model had said its verdict.
+            VerifierError: The token limit was reached before the verdict.
         """
         return joined(await run_calls(self._judge(path, step) for step in steps))
 
@@ -201,7 +202,8 @@ class CriticJudge(Verifier):
             spent.append(critiques.usage)
             whole = [critique for critique in critiques.steps if not self._is_cut(conversation, critique)]
             if self._by_word:
-                # Where the critique's own end asks for the word, one that ends otherwise has no verdict, as published.
+                # If the critique's own end asks for the word, a critique that ends otherwise has no verdict, as
+                # published.
                 asked = [critique for critique in whole if not self.critic.asks or self._end in critique.text]
                 answers = await run_calls(self._word_after(conversation, critique) for critique in asked)
                 spent += [answer.usage for answer in answers]
@@ -213,9 +215,9 @@ class CriticJudge(Verifier):
             if not known and cut:
                 where = "in its thoughts" if len(whole) < len(critiques.steps) else "in its critique"
                 raise VerifierError(
-                    f"{self.name} was cut {where} at {request.max_tokens} tokens, before it said a verdict: allow more "
-                    "(judge,max_tokens=…), or let it judge without a thought (template.enable_thinking=false with most "
-                    "models)"
+                    f"{self.name} was cut {where} at {request.max_tokens} tokens, before its verdict: allow more "
+                    "(judge,max_tokens=…), or let it judge without a thought (template.enable_thinking=false with "
+                    "most models)"
                 )
         reward = sum(known) / len(known) if known else None
         self._abstentions.note(self.name, reward, critiques.steps[0].text if critiques.steps else "")
@@ -223,25 +225,25 @@ class CriticJudge(Verifier):
 
     @property
     def _by_word(self) -> bool:
-        """Whether the verdict is a probability of words, or what the critique says in the end."""
+        """Whether the verdict is a probability of words rather than the end of the critique's text."""
         return isinstance(self.model, PredictsWords) and self.critic.by_word
 
     def _request(self, conversation: Path) -> StepRequest:
         critic, thinking = self.critic, conversation.thinking
         until = critic.until if self._by_word else None
         may_think = thinking is not None and not thinking.is_off and not critic.is_thought
-        if thinking is None:  # a server renders the prompt, and nobody knows whether a model of any kind thinks
+        if thinking is None:  # a server renders the prompt, so whether the model thinks is unknown
             may_think = critic.until is None
         size = self.max_tokens or critic.max_tokens + (THOUGHT if may_think else 0)
         return StepRequest(tuple(range(self.samples)), size, until, Sampling(self.temperature, critic.top_p))
 
     @property
     def _end(self) -> str:
-        """What a critique ends with."""
+        """The end of a critique."""
         return self.critic.until or ""
 
     def _is_cut(self, conversation: Path, critique: Step) -> bool:
-        """Whether the tokens were used up inside of a thought."""
+        """Whether the token limit was reached inside a thought."""
         if critique.ending != "length":
             return False
         if reader_at(conversation.extend(critique)).in_thought or (not critique.text.strip() and critique.size):
@@ -257,25 +259,25 @@ class CriticJudge(Verifier):
 
 
 def _answer(conversation: Path, reply: Step) -> str:
-    """What a reply says after its thoughts."""
+    """The text of a reply after its thoughts."""
     answer = parts_of(conversation.extend(reply)).answer
-    # A server that does not tell them apart leaves out how they begin, where the chat template has begun them.
+    # A server that does not separate thoughts omits their opening if the chat template wrote it.
     return next((answer.rpartition(m.close)[2] for m in MARKERS.values() if m.close in answer), answer)
 
 
 def _require_generator(model: Drafter | Target) -> None:
     if not isinstance(model, Drafter | Target):
-        raise ConfigurationError(f"{model!r} writes no text, so it cannot be a judge; a drafter or a target can")
+        raise ConfigurationError(f"{model!r} does not write text, so it cannot be a judge; use a drafter or a target")
 
 
 def expected(logprobs: Sequence[float], values: Sequence[float], min_mass: float = 0.0) -> float | None:
-    """The expected value over words, their probabilities renormalised; None where they have too little together.
+    """The expected value over words, with renormalised probabilities; None if their total is too small.
 
     Raises:
-        VerifierError: There is not one number for each word.
+        VerifierError: There is not exactly one number per word.
     """
     if len(logprobs) != len(values) or any(map(math.isnan, logprobs)):
-        raise VerifierError(f"{tuple(logprobs)} are no log-probabilities of {len(values)} words")
+        raise VerifierError(f"{tuple(logprobs)} are not log-probabilities of {len(values)} words")
     best = max(logprobs)
     if best == -math.inf or math.fsum(math.exp(logprob) for logprob in logprobs) < min_mass:
         return None

@@ -1,4 +1,4 @@
-"""The specs of this subpackage."""
+"""Factories for this subpackage's specs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def judge(
     Args:
         spec: The generator's spec.
         mode: `digit` or `yes_no` read one word; `rubric`, `thinkprm`, `genprm`, `r-prm` and the critics of installed
-            packages let it write a critique. By default what a generative reward model was trained for, and `digit` for
+            packages have it write a critique. By default a generative reward model's published mode, and `digit` for
             others.
         min_mass: See `WordJudge`.
         samples: See `CriticJudge`.
@@ -36,17 +36,17 @@ def judge(
         temperature: See `CriticJudge`.
 
     Raises:
-        SpecError: An unknown mode, or an option that the mode has no use for.
+        SpecError: An unknown mode, or an option that the mode does not use.
     """
     mode = mode or published_critic(spec) or "digit"
     if mode not in (*QUESTIONS, *CRITICS):
-        raise SpecError(f"mode={mode} is unknown; a judge has the modes {', '.join((*QUESTIONS, *CRITICS))}")
+        raise SpecError(f"mode={mode} is unknown; the modes are {', '.join((*QUESTIONS, *CRITICS))}")
     of_critiques = {"samples": samples, "max_tokens": max_tokens, "temperature": temperature}
     for name, value in (of_critiques if mode in QUESTIONS else {"min_mass": min_mass}).items():
         if value is not None:
             raise SpecError(
                 f"{name}={value}: mode={mode} "
-                + ("reads one word; a critique has that option, mode=rubric" if mode in QUESTIONS else "takes none")
+                + ("reads one word; mode=rubric, a critique, has that option" if mode in QUESTIONS else "takes none")
             )
     model = load(spec)
     if mode in QUESTIONS:
@@ -55,7 +55,7 @@ def judge(
 
 
 def published_critic(spec: str) -> str | None:
-    """The critic that the model of a spec was published as, by its name wherever it lies."""
+    """The critic as which a spec's model was published, by its name, wherever it is stored."""
     called = spec.rpartition("/")[2]
     critics = usable(CRITICS)
     return next((name for name, c in critics if called in {model.rpartition("/")[2] for model in c.models}), None)
@@ -70,7 +70,7 @@ def rule(name: str, **options: Any) -> Rule:
     """A rule by name.
 
     Raises:
-        SpecError: No such rule, or an option that it does not have.
+        SpecError: The rule or an option is unknown.
     """
     if name not in RULES:
         raise SpecError(f"rule:{name} is unknown; there are {', '.join(f'rule:{known}' for known in RULES)}")
@@ -83,7 +83,7 @@ def rule(name: str, **options: Any) -> Rule:
 
 
 def code(file: str, seconds: float = 5.0, memory: int = 512, parallel: int = 4, sandbox: Choice = "auto") -> Programs:
-    """Unit tests from a file; arguments as of `Programs`."""
+    """Unit tests from a file; arguments as for `Programs`."""
     return Programs(read_tests(file), seconds=seconds, memory=memory, parallel=parallel, sandbox=sandbox)
 
 
@@ -98,7 +98,7 @@ def ensemble(rest: str, how: How = "mean") -> Ensemble:
 
 
 def cached(spec: str, size: int = 100_000) -> Cached:
-    """A verifier with kept rewards."""
+    """A verifier with cached rewards."""
     return Cached(load(parts_of(spec)[0], role="verifier"), size)
 
 

@@ -1,4 +1,4 @@
-"""Unit tests of the code that a step writes, run where it can do no harm and cannot answer for its tests."""
+"""Unit tests of the code in a step, run where it can do no harm and cannot fake its test results."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from rsd_integrations.verifiers.supervisor import Outcome, run_tests
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 logger = logging.getLogger(__name__)
 LONGEST = 86400
-"""Seconds for a step's tests at the most."""
+"""Maximum number of seconds for a step's tests."""
 
 
 class Programs(Verifier):
-    """The share of unit tests that the program passes, as it stands after a step.
+    """The share of unit tests that the program passes after a step.
 
-    The program is the last Python block of the answer; code in a thought is none. Where the step adds none, or the
+    The program is the last Python block of the answer; code in a thought does not count. If the step adds none, or the
     problem has no tests, the verifier abstains. Tests are Python statements, such as `assert add(2, 3) == 5`.
 
-    The program and its tests run in two processes, each in a sandbox of its own: bubblewrap or a container, in which
-    there is the standard library of Python to read and nothing else, no network, no other process and no environment,
-    with limits on time, memory and processes. A test statement is run in the process of the tests; what it calls by
-    names of the program's is asked of the other process and comes back as data. So a program gives values and never a
-    verdict. The documentation of reward models says what tests can do, and what a program still can.
+    The program and its tests run in two processes, each in a sandbox of its own: bubblewrap or a container, with only
+    Python's standard library to read, no network, no other process and no environment, and with limits on time, memory
+    and processes. A test statement runs in the process of the tests; calls to names of the program go to the other
+    process and come back as data. So a program provides values but never a verdict. The documentation of reward models
+    says what tests can do, and what a program still can.
 
     Args:
         tests: The tests of each problem, by the problem's text.
-        seconds: Time for all tests of a step together, up to a day. Tests that held before it is over count.
+        seconds: Time for all tests of a step together, up to a day. Tests that passed by then count.
         memory: Megabytes of address space for each of the two processes, from 64.
-        parallel: Programs that run at once.
-        sandbox: `auto` is the first of `bwrap`, `docker` and `podman` that works here, which is tried out once.
-            `none` runs programs with the user's rights to read files, and warns.
+        parallel: Number of programs that run at once.
+        sandbox: `auto` is the first of `bwrap`, `docker` and `podman` that works here, checked once. `none` runs
+            programs with the user's rights to read files, and warns.
 
     Raises:
-        ConfigurationError: A number is out of its range, or there is no such sandbox here.
+        ConfigurationError: A number is out of range, or the sandbox is not available.
     """
 
     name = "code"
@@ -72,9 +72,7 @@ class Programs(Verifier):
         self._slots = Slots(parallel)
         self._warned_of: set[str] = set()
         if self.sandbox.name == "none":
-            warnings.warn(
-                "sandbox=none: programs that a model wrote can read the files that you can", UserWarning, stacklevel=2
-            )
+            warnings.warn("sandbox=none: programs written by a model can read your files", UserWarning, stacklevel=2)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The share of passed tests for each candidate."""
@@ -82,20 +80,20 @@ class Programs(Verifier):
         return joined(await run_calls(self._judge(path, step, tests) for step in steps))
 
     def explain(self, path: Path, step: Step) -> Explanation:
-        """The program that would run."""
+        """The program to be run."""
         return Explanation(_program(path, step) or "the step adds no Python block")
 
     def findings(self) -> list[Finding]:
-        """What keeps programs apart here, for `rsd doctor`."""
+        """How programs are isolated here, for `rsd doctor`."""
         if self.sandbox.name == "none":
-            return [Finding("sandbox", None, "none: programs that a model wrote can read the files that you can")]
-        kept = "programs see no files of yours, no network and no other process"
+            return [Finding("sandbox", None, "none: programs written by a model can read your files")]
+        kept = "programs see none of your files, no network and no other process"
         return [
             Finding("sandbox", True, "; ".join([f"{self.sandbox.name}: {kept}", *filter(None, [self.sandbox.note])]))
         ]
 
     async def run(self, code: str, tests: Sequence[str]) -> list[bool]:
-        """Which of the tests a program passes; none of those that come after it breaks a limit of time."""
+        """Which tests a program passes; after it exceeds a time limit, the remaining ones fail."""
         return (await self._run(code, tests)).passed
 
     async def _judge(self, path: Path, step: Step, tests: Sequence[str]) -> Scores:
@@ -110,14 +108,14 @@ class Programs(Verifier):
             outcome = await run_tests(self.sandbox, code, tests, seconds=self.seconds, memory=self.memory << 20)
         for reason in outcome.reasons:
             logger.debug("a test failed: %s", reason)
-            if reason.startswith("Unsupported: ") and reason not in self._warned_of:  # whatever the program
+            if reason.startswith("Unsupported: ") and reason not in self._warned_of:  # independent of the program
                 self._warned_of.add(reason)
                 logger.warning("a test of code: counts as failed: %s", reason.removeprefix("Unsupported: "))
         return outcome
 
 
 def _program(path: Path, step: Step) -> str | None:
-    """The last block of the answer that ends in this step; it may have begun in an earlier one."""
+    """The last block of the answer that ends in this step; it may begin in an earlier one."""
     before, last = shown_response(path).answer, None
     for block in _BLOCK.finditer(before + shown(path, step).answer):
         if block.end() > len(before):
@@ -129,11 +127,11 @@ def read_tests(file: str) -> dict[str, list[str]]:
     """Tests from a JSONL file with `problem` (or `question`, `prompt`) and `tests`, a list of statements.
 
     Raises:
-        ConfigurationError: No such file, or a line that is none of this form.
+        ConfigurationError: No such file, or a line in another format.
     """
     tests: dict[str, list[str]] = {}
     try:
-        lines = FilePath(file).read_text(encoding="utf-8-sig").split("\n")  # other line ends may be inside of strings
+        lines = FilePath(file).read_text(encoding="utf-8-sig").split("\n")  # other line ends may occur inside strings
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the tests {file!r} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -154,6 +152,6 @@ def read_tests(file: str) -> dict[str, list[str]]:
 
 
 def _statements(tests: object) -> list[str]:
-    if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):  # a text is a list of letters
-        raise TypeError(f"`tests` is {json.dumps(tests)} and no list of texts")
+    if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):  # a text is iterable too
+        raise TypeError(f"`tests` is {json.dumps(tests)}, not a list of texts")
     return tests

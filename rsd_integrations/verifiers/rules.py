@@ -1,4 +1,4 @@
-"""Verifiers without a model. They know what is wrong, or nothing: then they abstain."""
+"""Verifiers without a model. They detect errors; otherwise they mostly abstain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Rule(Verifier):
 
     @abstractmethod
     def judge(self, path: Path, step: Step) -> tuple[float | None, str]:
-        """A reward, or None to abstain, and why."""
+        """A reward, or None to abstain, and the reason."""
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         """The rule's judgement of each candidate."""
@@ -31,9 +31,9 @@ class Rule(Verifier):
 
 
 class Arithmetic(Rule):
-    """1 where all equations of a step hold, 0 where one does not; abstains where there is none to check.
+    """1 if all equations of a step hold, 0 if one does not; abstains if there is none to check.
 
-    Equations count in thoughts as in the answer.
+    Equations in thoughts count as well.
     """
 
     name = "rule:arithmetic"
@@ -47,15 +47,15 @@ class Arithmetic(Rule):
 
 
 class Format(Rule):
-    """0 where a step of the answer is malformed; abstains elsewhere, since form says nothing of substance.
+    """0 if a step of the answer is malformed; abstains otherwise, since form says nothing about content.
 
-    Malformed is a step with braces that do not close, one that is cut off by its token cap, one longer than
-    `max_chars`, one that does not match `pattern`, and a last step without what `answer` finds.
+    A step is malformed if it has unbalanced braces, was cut off by its token cap, is longer than `max_chars`, or does
+    not match `pattern`; the last step also if the answer does not match `answer`.
 
     Args:
-        max_chars: Longest step in characters; None is no limit.
-        pattern: A regular expression found somewhere in each step.
-        answer: A regular expression found somewhere in the text of a finished answer.
+        max_chars: Maximum number of characters in a step; None for no limit.
+        pattern: A regular expression that must occur in each step.
+        answer: A regular expression that must occur in a finished answer.
     """
 
     name = "rule:format"
@@ -67,12 +67,12 @@ class Format(Rule):
     def judge(self, path: Path, step: Step) -> tuple[float | None, str]:
         text = shown(path, step).answer
         if step.text.strip() and not text.strip():
-            return None, "part of a thought, which has no form"
+            return None, "part of a thought, which has no required form"
         fault = _unbalanced(text)
         if step.ending == "length":
             fault = "cut off by its token cap"
         elif self.max_chars is not None and len(text) > self.max_chars:
-            fault = f"{len(text)} characters, of at most {self.max_chars}"
+            fault = f"{len(text)} characters, more than {self.max_chars}"
         elif self.pattern is not None and not self.pattern.search(text):
             fault = f"does not match {self.pattern.pattern!r}"
         elif (
@@ -85,18 +85,18 @@ class Format(Rule):
 
 
 class Repetition(Rule):
-    """0 where a step says what an earlier one said, or goes round in circles; abstains elsewhere.
+    """0 if a step repeats an earlier one or repeats itself; abstains otherwise.
 
     Args:
-        times: How often in a row the same words make a circle.
-        words: The fewest words that make one.
+        times: How many consecutive repeats of the same words count as a loop.
+        words: Minimum number of words in a loop.
     """
 
     name = "rule:repetition"
 
     def __init__(self, times: int = 4, words: int = 1) -> None:
         if times < 2 or words < 1:
-            raise ConfigurationError(f"times={times}, words={words}: a repetition takes 2 times and 1 word at least")
+            raise ConfigurationError(f"times={times}, words={words}: a repetition needs at least 2 times and 1 word")
         self.times = times
         self._circle = re.compile(rf"((?:\S+\s+){{{words},20}}?)\1{{{times - 1},}}")
 
@@ -104,10 +104,10 @@ class Repetition(Rule):
         text = shown(path, step).text
         own = " ".join(text.split())
         if any(" ".join(known.split()) == own for known in shown_steps(path)):
-            return 0.0, "says what an earlier step said"
+            return 0.0, "repeats an earlier step"
         circle = self._circle.search(text + " ")
         if circle:
-            return 0.0, f"says {circle[1].strip()!r} {self.times} times in a row"
+            return 0.0, f"repeats {circle[1].strip()!r} {self.times} times in a row"
         return None, "nothing is repeated"
 
 
@@ -115,18 +115,18 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     try:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
-        raise ConfigurationError(f"{pattern!r} is no regular expression: {error}") from error
+        raise ConfigurationError(f"{pattern!r} is not a regular expression: {error}") from error
 
 
 def _unbalanced(text: str) -> str | None:
-    """A brace outside of code that does not close, as in broken LaTeX; other brackets have honest uses alone."""
+    """An unbalanced brace outside of code, as in broken LaTeX; other brackets may legitimately be unpaired."""
     plain = re.sub(r"```.*?(?:```|\Z)|`[^`\n]*`|\\[{}]", "", text, flags=re.DOTALL)
     depth = 0
     for char in plain:
         depth += (char == "{") - (char == "}")
         if depth < 0:
-            return "a brace that closes nothing"
-    return "a brace that does not close" if depth else None
+            return "an unmatched closing brace"
+    return "an unclosed brace" if depth else None
 
 
 RULES = {"arithmetic": Arithmetic, "format": Format, "repetition": Repetition}

@@ -1,4 +1,4 @@
-"""Where programs run that nobody trusts: bubblewrap, a container, or nowhere but in a process with limits."""
+"""Where untrusted programs run: bubblewrap, a container, or only a process with limits."""
 
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ for name, folder in (("rsd_integrations", []), ("rsd_integrations.verifiers", [s
 from importlib import import_module
 import_module("rsd_integrations.verifiers.sandboxed." + sys.argv[2]).start()
 """
-"""Runs a module of `sandboxed` without the packages around it, which are not there."""
+"""Runs a module of `sandboxed` without its parent packages, which the sandbox lacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A way to run Python where there is nothing to read, to write, to talk to or to disturb."""
+    """A way to run Python with nothing to read, write, contact or disturb."""
 
     name: str
     start: tuple[str, ...]
     """The command that starts Python in it."""
     folder: str
-    """The folder that has `sandboxed` in it, seen from inside."""
+    """The folder with `sandboxed` in it, as seen from inside."""
     note: str = ""
-    """What does not hold in it here."""
+    """Its limitations on this system."""
     patience: float = 0.0
-    """Seconds that it takes to end, where to kill the command is not to kill what runs."""
+    """Seconds it takes to stop, if killing the command does not kill what runs inside."""
 
     def command(self, module: str) -> list[str]:
-        """What runs a module of `sandboxed`."""
+        """The command that runs a module of `sandboxed`."""
         return [*self.start, "-I", "-S", "-c", _START, self.folder, module]
 
     def environment(self) -> dict[str, str]:
-        """What the command itself has to be told: a container's client is found and configured by the environment."""
+        """The environment for the command itself: a container client is found and configured through it."""
         return dict(os.environ) if self.name in ("docker", "podman") else {}
 
 
 class _UnusableError(Exception):
-    """Why a sandbox cannot be had."""
+    """Why a sandbox is unavailable."""
 
 
 @cache
 def find(choice: Choice) -> Sandbox:
-    """The sandbox of a name, or for `auto` the first that works. Looked for once in a process.
+    """The named sandbox, or for `auto` the first that works. Looked up once per process.
 
     Raises:
-        ConfigurationError: No such name, or it does not work here; with what to do.
+        ConfigurationError: The name is unknown, or the sandbox does not work here; says what to do.
     """
     if choice not in get_args(Choice):
         raise ConfigurationError(f"sandbox={choice} is unknown; there are {', '.join(get_args(Choice))}")
@@ -77,8 +77,9 @@ def find(choice: Choice) -> Sandbox:
         except _UnusableError as error:
             reasons.append(f"{name} {error}")
     raise ConfigurationError(
-        f"programs that a model wrote run in a sandbox, and here is none: {'; '.join(reasons)}. Install bubblewrap "
-        "(apt-get install bubblewrap), or let them run with your right to read files: code,sandbox=none:TESTS"
+        f"programs written by a model need a sandbox, and none is available: {'; '.join(reasons)}. Install "
+        "bubblewrap (apt-get install bubblewrap), or let them run with read access to your files: "
+        "code,sandbox=none:TESTS"
     )
 
 
@@ -95,7 +96,7 @@ def _bubblewrap(name: str) -> Sandbox:
     as_user = [program, "--unshare-user", "--uid", "65534", "--gid", "65534", *common, *rest]
     ways = [(as_user, "")]
     if os.geteuid() == 0:
-        # Root in a namespace of users is root outside still, who may start any number of processes: be nobody instead.
+        # Root in a user namespace is still root outside and may start any number of processes: become nobody instead.
         become = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         ways = [([program, *common, *become, *rest], ""), (as_user, "root may start processes in it")]
     return _first_that_works(Sandbox(name, tuple(command), _INSIDE, note) for command, note in ways)
@@ -108,7 +109,7 @@ def _container(name: str) -> Sandbox:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     images.sort(key=lambda image: (f":{version}" not in image, "slim" not in image, image))
     if not images:
-        raise _UnusableError(f"has no image of Python ({name} pull python:{version}-slim)")
+        raise _UnusableError(f"has no Python image ({name} pull python:{version}-slim)")
     apart = ["--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     limits = [
         "--user",
@@ -162,17 +163,17 @@ def _first_that_works(ways: Iterator[Sandbox]) -> Sandbox:
 
 
 def _check(sandbox: Sandbox) -> None:
-    """See for oneself that nothing comes in or out.
+    """Check that the sandbox isolates.
 
     Raises:
-        _UnusableError: It does not start, or something does.
+        _UnusableError: It does not start, or does not isolate.
     """
     with tempfile.NamedTemporaryFile() as file, socket.create_server(("127.0.0.1", 0)) as server:
         os.chmod(file.name, 0o644)
         sought = {"file": file.name, "port": server.getsockname()[1]}
         found = json.loads(_output(sandbox.command("probe"), json.dumps(sought)) or "[]")
     if found:
-        raise _UnusableError(f"keeps too little apart: {', '.join(found)}")
+        raise _UnusableError(f"isolates too little: {', '.join(found)}")
 
 
 # -- what Python needs ------------------------------------------------------------------------------------------------
@@ -185,25 +186,25 @@ def _standard_library() -> list[str]:
 
 
 def _packages(folders: Sequence[str]) -> list[str]:
-    """Where packages are installed inside of the standard library's folders: none of a program's business."""
+    """Folders with installed packages inside the standard library, to be hidden from programs."""
     names = ("site-packages", "dist-packages")
     return [path for folder in folders for name in names if os.path.isdir(path := os.path.join(folder, name))]
 
 
 def _parents(paths: Sequence[str]) -> list[str]:
-    """The folders that paths are in, from the top, for all to enter: bubblewrap would make them as closed as here."""
+    """The parent folders of paths, from the top, accessible to all: bubblewrap would copy restrictive permissions."""
     return sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/"})
 
 
 _FOR_PEOPLE = ("_tkinter", "_curses", "readline", "nis", "ossaudiodev")
-"""Modules that a program without a screen, keyboard and network has no use for, and their many libraries."""
+"""Modules useless without screen, keyboard and network, with many libraries."""
 
 
 def _needed(python: str) -> list[str]:
-    """The interpreter and the shared libraries of it and of the standard library, each under the name it is looked for.
+    """The interpreter and its and the standard library's shared libraries, each under the name it is looked up by.
 
     Raises:
-        _UnusableError: The system does not tell.
+        _UnusableError: The system does not report them.
     """
     found = [file for folder in _standard_library() for file in Path(folder, "lib-dynload").glob("*.so")]
     modules = [str(file) for file in found if not file.name.startswith(_FOR_PEOPLE)]

@@ -1,7 +1,7 @@
-"""Tests of one program: two processes in sandboxes, and whoever carries questions between them and keeps time.
+"""Runs the tests of one program: starts two sandboxed processes, relays requests between them and keeps time.
 
-The process of the tests gets a secret for each test and gives it back where the test held. The program's process gets
-neither tests nor secrets, and what it says goes to the tests alone: no line of it can be taken for a verdict.
+The tests' process gets a secret for each test and returns it if the test passed. The program's process gets neither
+tests nor secrets, and its output goes only to the tests: no line of it can pass for a verdict.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from rsd_integrations.verifiers.sandbox import Sandbox
 from rsd_integrations.verifiers.sandboxed.wire import GONE
 
 _STARTING = 60.0
-"""Seconds that the two processes may take to start, on a machine that has much to do."""
+"""Seconds that the two processes may take to start on a busy machine."""
 _LONGEST = 16 << 20
-"""Bytes of one line between a program and its tests."""
+"""Maximum bytes of a line between a program and its tests."""
 _Process = asyncio.subprocess.Process
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What the tests showed."""
+    """The outcome of the tests."""
 
     passed: list[bool]
     seconds: float = 0.0
-    """With the start of the processes."""
+    """Including the start of the processes."""
     reasons: list[str] = field(default_factory=list)
-    """Why tests failed, as far as their process came to say it."""
+    """Why tests failed, as far as their process reported it."""
 
 
 async def run_tests(sandbox: Sandbox, code: str, tests: Sequence[str], *, seconds: float, memory: int) -> Outcome:
-    """Run each test of a program, with the program loaded anew.
+    """Run each test of a program, with the program freshly loaded.
 
     Args:
-        sandbox: Where.
+        sandbox: Where to run them.
         code: The program.
         tests: Python statements.
-        seconds: For all tests together, once the processes have started. Tests that held by then count.
+        seconds: Limit for all tests together, once the processes have started. Tests that passed by then count.
         memory: Bytes of address space for each process.
 
     Raises:
@@ -60,7 +60,7 @@ async def run_tests(sandbox: Sandbox, code: str, tests: Sequence[str], *, second
     async with _process(sandbox, "tester") as tester, _process(sandbox, "program") as program:
         await _begin(sandbox, program, limits)
         await _begin(sandbox, tester, {**limits, "code": code, "tests": list(zip(marks, tests, strict=True))})
-        with contextlib.suppress(TimeoutError, OSError, ValueError):  # late, gone, or too long a line
+        with contextlib.suppress(TimeoutError, OSError, ValueError):  # timeout, end of process, or overlong line
             async with asyncio.timeout(seconds):
                 async for verdict in _verdicts(tester, program):
                     passed.add(verdict.get("passed", ""))
@@ -71,7 +71,7 @@ async def run_tests(sandbox: Sandbox, code: str, tests: Sequence[str], *, second
 
 
 async def _verdicts(tester: _Process, program: _Process) -> AsyncIterator[dict[str, str]]:
-    """What the tests' process says of each test, while its questions to the program are carried there and back."""
+    """The verdicts from the tests' process, while its requests to the program are relayed."""
     (to_tester, questions), (to_program, answers) = _pipes(tester), _pipes(program)
     while line := await questions.readline():
         if line.startswith((b'{"passed"', b'{"failed"')):
@@ -89,7 +89,7 @@ def _pipes(process: _Process) -> tuple[asyncio.StreamWriter, asyncio.StreamReade
 
 
 async def _begin(sandbox: Sandbox, process: _Process, job: Mapping[str, object]) -> None:
-    """Hand a process its job, and wait until it has given up what it does not need."""
+    """Send a process its job, and wait until it has dropped its privileges."""
     (lines, answers), ready = _pipes(process), b""
     with contextlib.suppress(TimeoutError, OSError):
         async with asyncio.timeout(_STARTING):
@@ -97,12 +97,12 @@ async def _begin(sandbox: Sandbox, process: _Process, job: Mapping[str, object])
             await lines.drain()
             ready = await answers.readline()
     if ready != b"ready\n":
-        raise VerifierError(f"code: the sandbox {sandbox.name} does not start Python any more; it did so earlier")
+        raise VerifierError(f"code: the sandbox {sandbox.name} no longer starts Python; it did earlier")
 
 
 @contextlib.asynccontextmanager
 async def _process(sandbox: Sandbox, module: str) -> AsyncIterator[_Process]:
-    """A module of `sandboxed` as a process in the sandbox, which ends here with all that it started."""
+    """A module of `sandboxed` as a sandboxed process, killed on exit with everything it started."""
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *sandbox.command(module),
@@ -116,7 +116,7 @@ async def _process(sandbox: Sandbox, module: str) -> AsyncIterator[_Process]:
         )
     )
     try:
-        # Cancelled on its own it would kill one process, not the group, and wait for ever for what bubblewrap began.
+        # A plain cancellation would kill one process, not the group, and hang waiting for bubblewrap's children.
         yield await asyncio.shield(starting)
     finally:
         process = await starting
@@ -126,7 +126,7 @@ async def _process(sandbox: Sandbox, module: str) -> AsyncIterator[_Process]:
                 await asyncio.wait_for(process.wait(), sandbox.patience)
         _end(process, None)
         transport: Any = process._transport  # type: ignore[attr-defined]
-        for number in (0, 1):  # without a sandbox something may have left the group, and hold their other ends
+        for number in (0, 1):  # without a sandbox, a process that left the group may hold the other ends
             transport.get_pipe_transport(number).close()
         await process.wait()
 

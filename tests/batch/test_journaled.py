@@ -158,7 +158,7 @@ def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path)
         ('"  "', "line 2 is no prompt: The prompt is empty"),
         ('{"prompt": ""}', "line 2 is no prompt: The prompt is empty"),
         ('{"prompt": [{"content": "x"}]}', "line 2 is no prompt: "),
-        ("{", "line 2 is no prompt: it is no JSON"),
+        ("{", "line 2 is no prompt: it is not JSON"),
     ],
 )
 def test_a_line_that_is_no_prompt_is_a_row_with_an_error(tmp_path: Path, line: str, words: str) -> None:
@@ -298,6 +298,6 @@ def test_settings_that_make_no_decoder_are_in_no_file(tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text('"one"\n""\n')
     config = RSDConfig(drafter="openai:m@http://user:secret@127.0.0.1:9/v1", verifier="scripted:verifier")
-    with pytest.raises(ConfigurationError, match="must hold no password"):
+    with pytest.raises(ConfigurationError, match="must not contain a password"):
         run_journaled(config, read_problems(prompts), out)
     assert not out.exists()

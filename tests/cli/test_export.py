@@ -25,7 +25,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert own.vocabulary.identity == back.vocabulary.identity
     with pytest.raises(ConfigurationError, match="exists; choose another file"):
         rsd("export", "--gguf", str(FOLDER / "draft"), str(file))
-    with pytest.raises(ConfigurationError, match="holds a checkpoint already"):
+    with pytest.raises(ConfigurationError, match="already contains a checkpoint"):
         rsd("export", "--from-gguf", str(file), str(folder))
 
 

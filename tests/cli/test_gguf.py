@@ -115,10 +115,10 @@ def test_what_a_plan_refuses_of_a_file(tmp_path: Path) -> None:
         ("nosuch=2", "unknown option of gguf 'nosuch'"),
         ("threads=abc", r"threads takes a whole number \(got 'abc'\)"),
         ("threads=4000", "threads=4000 is not between 1 and"),
-        ("gpu_layers=-5", "gpu_layers=-5 is not between -1 and 2147483647; leave it out, or give -1, for all"),
+        ("gpu_layers=-5", "gpu_layers=-5 is not between -1 and 2147483647; omit it, or give -1, for all"),
         ("gpu_layers=99999999999", "gpu_layers=99999999999 is not between -1 and"),
         ("lora=", "lora= names no file; write FILE"),
-        ("lora=a.gguf*nan", r"lora=a.gguf\*nan: after the star comes a number between -1000 and 1000"),
+        ("lora=a.gguf*nan", r"lora=a.gguf\*nan: the star must be followed by a number between -1000 and 1000"),
         ("batch_invariant=no", "batch_invariant takes true or false"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_file_that_is_run_in_two_ways_is_planned_for_both() -> None:
 
 def test_the_doctor_looks_at_the_role_as_well() -> None:
     file = embedded("draft")
-    assert "no reward head that is known" in found(f"prm,context=900:gguf={file}")["prm"][1]
+    assert "no known reward head" in found(f"prm,context=900:gguf={file}")["prm"][1]
     assert found(f"likelihood,how=mean:gguf={file}")["likelihood"][0]
 
 
@@ -286,9 +286,9 @@ def test_a_checkpoint_is_told_its_kind() -> None:
 @pytest.mark.parametrize(
     ("values", "tensors", "told"),
     [
-        ({"general.type": "adapter"}, None, "is a LoRA adapter; name it beside its model: gguf,lora="),
-        ({"general.type": "mmproj"}, None, "is no language model, but of the kind 'mmproj'"),
-        ({"general.architecture": "clip"}, None, "is no language model, but of the kind 'clip'"),
+        ({"general.type": "adapter"}, None, "is a LoRA adapter; give it with its model: gguf,lora="),
+        ({"general.type": "mmproj"}, None, "is not a language model but of the kind 'mmproj'"),
+        ({"general.architecture": "clip"}, None, "is not a language model but of the kind 'clip'"),
     ],
 )
 def test_files_that_are_no_language_models(values: dict[str, str], tensors: None, told: str, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_vocabulary_without_weights_is_told(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     for refused in (lambda: load(f"gguf:{file}"), lambda: rsd("plan", f"gguf:{file}")):
-        with pytest.raises(ConfigurationError, match="holds a vocabulary and no weights"):
+        with pytest.raises(ConfigurationError, match="contains only a vocabulary"):
             refused()
 
 
@@ -321,9 +321,9 @@ def test_an_adapter_that_is_none(tmp_path: Path) -> None:
     for lora, told in (
         (str(write_small(tmp_path / "m.gguf")), "is no LoRA adapter"),
         (str(tmp_path / "none.gguf"), "there is no file"),
-        (f"{write_small(tmp_path / 'a.gguf', {'general.type': 'adapter'})}*x", "after the star comes a number"),
-        (f"{tmp_path / 'a.gguf'}*nan", "after the star comes a number"),
-        (f"{tmp_path / 'a.gguf'}*-inf", "after the star comes a number"),
+        (f"{write_small(tmp_path / 'a.gguf', {'general.type': 'adapter'})}*x", "the star must be followed by a number"),
+        (f"{tmp_path / 'a.gguf'}*nan", "the star must be followed by a number"),
+        (f"{tmp_path / 'a.gguf'}*-inf", "the star must be followed by a number"),
     ):
         with pytest.raises(ConfigurationError, match=told):
             load(f"gguf:{SMOLLM2}", lora=lora)

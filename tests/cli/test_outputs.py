@@ -269,13 +269,13 @@ def test_a_checkpoint_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkey
         shown = rsd(*words, str(out))
         assert f"written to {out}" in shown.replace("\n", "")
         assert os.listdir(out) == ["config.json"]
-        with pytest.raises(ConfigurationError, match="holds a checkpoint already"):
+        with pytest.raises(ConfigurationError, match="already contains a checkpoint"):
             rsd(*words, str(out))
         (out / "config.json").unlink()
         out.rmdir()
     monkeypatch.undo()
     monkeypatch.setattr("rsd_integrations.huggingface.merging.merge", filled_up)
-    for folder, told in (("/proc/no/x", "cannot be written"), (__file__, "is no empty folder")):
+    for folder, told in (("/proc/no/x", "cannot be written"), (__file__, "is not an empty folder")):
         with pytest.raises(ConfigurationError, match=told):
             rsd("merge", "a", "b", folder)
 

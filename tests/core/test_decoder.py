@@ -240,7 +240,7 @@ def test_prompts_come_in_many_shapes() -> None:
     expected = as_prompt([("system", "s"), ("user", "u")])
     assert as_prompt([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]) == expected
     for bad in (["text"], ["hi"], [{"role": "user"}], [("user", 3)], [("human", "hi")]):
-        with pytest.raises(PromptError, match="no message"):
+        with pytest.raises(PromptError, match="not a message"):
             as_prompt(bad)  # type: ignore[arg-type]
 
 

@@ -90,7 +90,7 @@ class TestTarget:
         assert (result.finish_reason, result.ledger.target.generated) == ("max_target_tokens", tokens)
 
     @pytest.mark.parametrize(("cached", "room"), [(None, 60), (1.0, 60), (5.0, 60), (9.0, 12), (10.0, 0)])
-    def test_room_for_money_is_at_the_dearer_price_of_a_prompt(self, cached: float | None, room: float) -> None:
+    def test_room_for_money_is_at_the_higher_price_of_a_prompt(self, cached: float | None, room: float) -> None:
         target = ScriptedTarget(["x"])
         target.price = Price(prompt=5, generated=1, cached=cached)
         limits = Limits(max_target_cost=120e-6)

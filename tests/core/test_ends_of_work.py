@@ -50,7 +50,7 @@ decoder = RSDConfig(drafter="scripted:draft", verifier="scripted:verifier", targ
             "        try: decoder.run('q')\n"
             "        except RunError as error: print(error)\n"
             "late = Late()\n",
-            "a blocking method was called while the interpreter shuts down; call it before",
+            "a blocking method was called while the interpreter shuts down; call it earlier",
         ),
     ],
 )
@@ -205,7 +205,9 @@ def test_a_warning_of_a_role_that_never_works_holds_no_control_characters() -> N
     broken = ScriptedDrafter([RunError("\x1b]0;owned\x07")])
     target = ScriptedTarget([f"step {i}\n\n" for i in range(8)] + ["end"])
     decoder = RewardGuidedDecoder(drafter=broken, verifier=ScriptedVerifier([0.9]), target=target)
-    with pytest.warns(RoleWarning, match=r"the drafter has failed 8 times of 8: \\u001b\]0;owned\\u0007; the target"):
+    with pytest.warns(
+        RoleWarning, match=r"the drafter has failed at its first 8 calls: \\u001b\]0;owned\\u0007; the target"
+    ):
         decoder.run("q")
 
 

@@ -377,7 +377,7 @@ def test_a_call_cut_short_is_charged_where_its_model_can_tell() -> None:
 
 
 def test_a_limit_that_could_not_be_kept_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="price of every model concerned"):
+    with pytest.raises(ConfigurationError, match="price of every model involved"):
         decoder(Limits(max_cost=1.0)).run("question")
 
 

@@ -73,7 +73,7 @@ def test_every_retry_of_the_target_is_told(caplog: pytest.LogCaptureFixture) -> 
     [
         (rsd(["fine\n\n", OSError("no server")], [0.9]), "drafter_error", "no server"),
         (rsd(["fine\n\n", "x"], [0.9, OSError("no server")]), "verifier_error", "no server"),
-        (rsd(["fine\n\n", "x"], [0.9, 1.5]), "verifier_error", "the reward 1.5 is no number"),
+        (rsd(["fine\n\n", "x"], [0.9, 1.5]), "verifier_error", "the reward 1.5 is not a number"),
     ],
 )
 def test_every_degradation_is_a_warning_with_its_traceback_at_debug(
@@ -129,9 +129,9 @@ def broken(role: str, accept: bool = False, steps: int = 9) -> RewardGuidedDecod
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (broken("drafter"), "the drafter has failed 8 times of 8: 401; the target writes every step"),
-        (broken("verifier"), "the verifier has failed 8 times of 8: 401; the target writes every step"),
-        (broken("verifier", accept=True), "the verifier has failed 8 times of 8: 401; every draft is kept"),
+        (broken("drafter"), "the drafter has failed at its first 8 calls: 401; the target writes every step"),
+        (broken("verifier"), "the verifier has failed at its first 8 calls: 401; the target writes every step"),
+        (broken("verifier", accept=True), "the verifier has failed at its first 8 calls: 401; every draft is kept"),
     ],
 )
 def test_a_role_that_never_works_is_told_once(made: RewardGuidedDecoder, message: str) -> None:
@@ -145,7 +145,7 @@ def test_a_role_that_never_works_is_told_once(made: RewardGuidedDecoder, message
 def test_a_target_that_never_works_is_told_before_it_is_given_up() -> None:
     made = TargetOnly(target=ScriptedTarget([OSError("401")]), settings=Settings(target_retries=9))
     with (
-        pytest.warns(RoleWarning, match=r"the target has failed 8 times of 8: 401; no answer can be written"),
+        pytest.warns(RoleWarning, match=r"the target has failed at its first 8 calls: 401; no answer can be written"),
         pytest.raises(TargetError),
     ):
         made.run("question")
@@ -162,7 +162,7 @@ def test_a_baseline_without_its_verifier_says_what_that_means(
         verifier=ScriptedVerifier([OSError("401")]),
         settings=Settings(temperature=1),
     )
-    with pytest.warns(RoleWarning, match=f"the verifier has failed 8 times of 8: 401; {consequence}"):
+    with pytest.warns(RoleWarning, match=f"the verifier has failed at its first 8 calls: 401; {consequence}"):
         assert made.run("question").text == "one\n\ntwo\n\nend"
 
 
@@ -176,7 +176,7 @@ def test_failures_of_several_requests_count_together() -> None:
     with no_warning():
         made.run("first")
         made.run("second")
-    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8"):
+    with pytest.warns(RoleWarning, match="the drafter has failed at its first 8 calls"):
         made.run("third")
     with no_warning():
         made.run("fourth")
@@ -190,7 +190,7 @@ def test_many_requests_at_once_are_told_once() -> None:
     with pytest.warns(RoleWarning) as caught, pytest.raises(BatchError):
         sampled.run_many([f"question {i}" for i in range(5)])
     assert [str(item.message) for item in caught] == [
-        "the drafter has failed 8 times of 8: 401; no answer can be written"
+        "the drafter has failed at its first 8 calls: 401; no answer can be written"
     ]
 
 
@@ -220,7 +220,7 @@ def test_a_warning_that_is_an_error_ends_the_request_with_the_text_so_far() -> N
     made = broken("drafter")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RunError, match="the drafter has failed 8 times of 8") as caught:
+        with pytest.raises(RunError, match="the drafter has failed at its first 8 calls") as caught:
             made.run("question")
     assert caught.value.partial is not None
     assert len(caught.value.partial.steps) == 7
@@ -234,7 +234,7 @@ def test_a_role_whose_every_failure_fails_its_request_is_told_as_well(role: str)
         target=ScriptedTarget([OSError("401")]),
         settings=Settings(on_verifier_error="raise", target_retries=0),
     )
-    with pytest.warns(RoleWarning, match=f"the {role} has failed 8 times of 8: 401"), pytest.raises(BatchError):
+    with pytest.warns(RoleWarning, match=f"the {role} has failed at its first 8 calls: 401"), pytest.raises(BatchError):
         made.run_many([f"question {i}" for i in range(9)])
 
 
@@ -249,7 +249,9 @@ def test_a_role_that_would_end_the_process_at_every_call_does_not_work_either() 
         target=ScriptedTarget(endless),
         settings=Settings(limits=Limits(max_steps=8)),
     )
-    with pytest.warns(RoleWarning, match=r"the drafter has failed 8 times of 8: <Exits .*> called sys.exit\(3\)"):
+    with pytest.warns(
+        RoleWarning, match=r"the drafter has failed at its first 8 calls: <Exits .*> called sys.exit\(3\)"
+    ):
         made.run("question")
 
 

@@ -161,11 +161,11 @@ def test_a_policy_of_a_package_survives_files_pickles_and_copies(text: str, pack
         ("nameless", 'the class rsd_lenient:Nameless needs the field kind: Literal["nameless"] = "nameless"'),
         ("other", 'the class rsd_lenient:Lenient needs the field kind: Literal["other"] = "other"'),
         ("lacking", "the class rsd_lenient:Lacking lacks weight"),
-        ("module", "rsd_lenient:Literal is typing.Literal and no subclass of WeightingPolicy"),
+        ("module", "rsd_lenient:Literal is typing.Literal, not a subclass of WeightingPolicy"),
         ("lenient:x", "delta: Input should be a valid number, unable to parse string as a number (got 'x')"),
         ("lenient:dleta=1", "dleta: unknown name, did you mean 'delta'? known are kind, delta (got '1')"),
         ("lenint", "unknown policy 'lenint', did you mean 'lenient'? known are constant"),
-        ("lenient/clipping", "lenient is no rule, so no policy may follow it after a slash"),
+        ("lenient/clipping", "lenient is not a rule, so no policy may follow it"),
     ],
 )
 def test_what_is_wrong_with_a_policy_of_a_package_is_one_line(name: str, told: str, package: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_is_wrong_with_a_policy_of_a_package_is_one_line(name: str, told: s
 
 def test_the_built_in_policy_goes_before_a_package_that_takes_its_name(package: Path) -> None:
     install(package, "rsd-rival", MODULE, policies={"clipping": "rsd_rival:Lenient"})
-    with pytest.warns(UserWarning, match="the built-in policy 'clipping' is used, and not the one of .* 'rsd-rival'"):
+    with pytest.warns(UserWarning, match="the built-in policy 'clipping' is used, not the one .* 'rsd-rival'"):
         assert parse_policy("clipping") == Clipping()
 
 

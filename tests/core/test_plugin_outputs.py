@@ -71,25 +71,25 @@ def work(**changes: Any) -> Usage:
 
 END = Step("end", "end", size=2)
 STEPS: dict[str, tuple[Any, str]] = {
-    "unknown ending": (one(Step("x", "finished", size=1)), "'finished' of a step is none of delimiter, end, length"),  # type: ignore[arg-type]
+    "unknown ending": (one(Step("x", "finished", size=1)), "'finished' of a step is not one of delimiter, end, length"),  # type: ignore[arg-type]
     "no ending": (one(Step("x", None, size=1)), "ending None of a step"),  # type: ignore[arg-type]
     "no delimiter": (
         one(Step("x\n", "delimiter", size=1)),
-        r"claims to end with '\\n\\n' and does not hold it: 'x\\n'",
+        r"claims to end with '\\n\\n' but does not contain it: 'x\\n'",
     ),
     "negative size": (one(Step("x", "end", size=-1)), "size of a step is -1"),
     "size of none": (one(Step("x", "end", size=None)), "size of a step is None"),  # type: ignore[arg-type]
     "size in parts": (one(Step("x", "end", size=math.nan)), "size of a step is nan"),  # type: ignore[arg-type]
     "bytes": (one(Step(b"x", "end", size=1)), "text of a step is bytes, not str"),  # type: ignore[arg-type]
     "no text": (one(Step(None, "end", size=1)), "text of a step is NoneType"),  # type: ignore[arg-type]
-    "no step": (one("x"), "gave 'x' where a Step"),
-    "two steps": (Generation((END, END), Usage()), "gave 2 steps where 1 were asked for"),
-    "no steps": (Generation((), Usage()), "gave 0 steps where 1"),
-    "no generation": ("text", "gave 'text' where a Generation"),
-    "nothing": (None, "gave None where a Generation"),
-    "no usage": (one(END, None), "work that cannot be: None"),
+    "no step": (one("x"), "returned 'x' instead of a Step"),
+    "two steps": (Generation((END, END), Usage()), "returned 2 steps instead of 1"),
+    "no steps": (Generation((), Usage()), "returned 0 steps instead of 1"),
+    "no generation": ("text", "returned 'text' instead of a Generation"),
+    "nothing": (None, "returned None instead of a Generation"),
+    "no usage": (one(END, None), "an impossible usage: None"),
     **{
-        f"usage {name} {value}": (one(END, work(**{name: value})), "reports work that cannot be")
+        f"usage {name} {value}": (one(END, work(**{name: value})), "reports an impossible usage")
         for name in ("prefix", "computed", "reused", "generated", "scored", "seconds")
         for value in (-1, math.nan, None, math.inf)
     },
@@ -162,18 +162,18 @@ class Rates(Verifier):
 
 
 REWARDS: dict[str, tuple[Verifier, str]] = {
-    "text": (Rates("0.5"), r"the reward '0.5' is no number in \[0, 1\]"),
-    "bytes": (Rates(b"0.5"), "the reward b'0.5' is no number"),
-    "nan": (Rates(math.nan), "the reward nan is no number"),
-    "two": (Rates(2), "the reward 2.0 is no number"),
-    "below": (Rates(-0.01), "the reward -0.01 is no number"),
-    "list": (Rates([0.5]), r"the reward \[0.5\] is no number"),
+    "text": (Rates("0.5"), r"the reward '0.5' is not a number in \[0, 1\]"),
+    "bytes": (Rates(b"0.5"), "the reward b'0.5' is not a number"),
+    "nan": (Rates(math.nan), "the reward nan is not a number"),
+    "two": (Rates(2), "the reward 2.0 is not a number"),
+    "below": (Rates(-0.01), "the reward -0.01 is not a number"),
+    "list": (Rates([0.5]), r"the reward \[0.5\] is not a number"),
     "array": (Rates(np.array([0.1, 0.2])), "the reward array"),
-    "numpy nan": (Rates(np.float32("nan")), "the reward nan is no number"),
-    "none": (Rates(), "gave 0 rewards for 1 steps"),
-    "many": (Rates(0.1, 0.2), "gave 2 rewards for 1 steps"),
-    "usage": (Rates(0.5, usage=Usage(scored=-1)), "work that cannot be"),
-    "no usage": (Rates(0.5, usage=None), "work that cannot be: None"),
+    "numpy nan": (Rates(np.float32("nan")), "the reward nan is not a number"),
+    "none": (Rates(), "returned 0 rewards for 1 steps"),
+    "many": (Rates(0.1, 0.2), "returned 2 rewards for 1 steps"),
+    "usage": (Rates(0.5, usage=Usage(scored=-1)), "an impossible usage"),
+    "no usage": (Rates(0.5, usage=None), "an impossible usage: None"),
 }
 
 
@@ -233,11 +233,11 @@ class Says(WeightingPolicy):
     [
         (
             Says(decision="yes"),
-            r"decide\(\) of the policy Says\(.*\) gave 'yes', which is none of: accept, retry, target",
+            r"decide\(\) of the policy Says\(.*\) returned 'yes', not one of: accept, retry, target",
         ),
-        (Says(decision=True), r"decide\(\) of the policy Says\(.*\) gave True"),
-        (Says(decision=None), r"decide\(\) of the policy Says\(.*\) gave None"),
-        (Says(author="drafter"), r"route\(\) of the policy Says\(.*\) gave 'drafter', which is none of: draft, target"),
+        (Says(decision=True), r"decide\(\) of the policy Says\(.*\) returned True"),
+        (Says(decision=None), r"decide\(\) of the policy Says\(.*\) returned None"),
+        (Says(author="drafter"), r"route\(\) of the policy Says\(.*\) returned 'drafter', not one of: draft, target"),
     ],
 )
 def test_a_policy_that_says_what_nobody_understands_fails_the_request(policy: Says, words: str) -> None:
@@ -262,7 +262,7 @@ def test_likelihoods_that_are_none_are_told(values: tuple[float, ...]) -> None:
     made = TiltedDecoder(
         drafter=Likely(None), verifier=ScriptedVerifier([0.9]), target=Likely(Likelihoods(values, Usage()))
     )
-    with pytest.raises(RunError, match="<Likely 'odd'> gave log-likelihoods"):
+    with pytest.raises(RunError, match="<Likely 'odd'> returned log-likelihoods"):
         made.run("question")
 
 

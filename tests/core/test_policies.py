@@ -123,7 +123,7 @@ def test_policies_as_text(text: str, policy: WeightingPolicy) -> None:
         ("clipping:low=1", ["low"]),
         ("logistic:alpha=-1", ["alpha", "greater than 0"]),
         ("request_budget", ["calls, tokens, flops or cost"]),
-        ("clipping/sigmoid", ["clipping is no rule"]),
+        ("clipping/sigmoid", ["clipping is not a rule"]),
         ("retry/sigmoyd", ["sigmoyd", "sigmoid"]),
         ("nowhere.json", ["nowhere.json", "cannot be read"]),
     ],

@@ -52,7 +52,7 @@ def test_a_plugin_adds_a_kind(mine: Path) -> None:
     made = load("mine:hello world", delay=0.5)
     assert isinstance(made, ScriptedDrafter)
     assert (made.script, made.delay) == (["hello world"], 0.5)
-    assert backends()["mine"].summary == "plugin of the package rsd-mine"
+    assert backends()["mine"].summary == "plugin from the package rsd-mine"
     assert RSDConfig.parse({"drafter": "mine:x"}).drafter == "mine:x"
 
 
@@ -60,11 +60,8 @@ def test_a_plugin_adds_a_kind(mine: Path) -> None:
     ("spec", "told"),
     [
         ("gone:x", "'gone' of the package 'rsd-gone': rsd_gone:load cannot be imported (ModuleNotFoundError"),
-        ("needy:x", "'needy:x' needs the module 'nothing_like_this' (plugin of the package rsd-mine)"),
-        (
-            "useless:x",
-            "'useless:x' made None, which is no drafter, verifier or target (plugin of the package rsd-mine)",
-        ),
+        ("needy:x", "'needy:x' needs the module 'nothing_like_this' (plugin from the package rsd-mine)"),
+        ("useless:x", "'useless:x' created None, not a drafter, verifier or target (plugin from the package rsd-mine)"),
         ("mine,delai=1:x", "'mine,delai=1:x': unknown option of mine 'delai', did you mean 'delay'? known are delay"),
     ],
 )
@@ -77,7 +74,7 @@ def test_a_plugin_that_cannot_work_is_told_in_one_line_with_its_package(spec: st
 
 def test_a_plugin_cannot_take_a_built_in_kind_over(mine: Path) -> None:
     install(mine, "rsd-rival", MODULE, backends={"scripted": "rsd_rival:load"})
-    with pytest.warns(UserWarning, match="built-in kind of model 'scripted' is used, and not the one of .*'rsd-rival'"):
+    with pytest.warns(UserWarning, match="built-in kind of model 'scripted' is used, not the one .*'rsd-rival'"):
         assert isinstance(load("scripted:draft"), ScriptedDrafter)
     # To a user it is one warning, and the command works.
     words = "run q --draft scripted:draft --target scripted:target --verifier scripted:verifier"
@@ -133,10 +130,10 @@ def test_type_checkers_know_what_a_role_is() -> None:
         (
             "verifier",
             "scripted:draft",
-            "cannot be the verifier: it makes a drafter; a generator judges as judge:scripted",
+            "cannot be the verifier: it makes a drafter; to use a generator as a judge, write judge:scripted",
         ),
-        ("target", "scripted:draft", "'scripted:draft' cannot be the target: it makes a drafter; kinds for it are"),
-        ("target", "rule:arithmetic", "'rule:arithmetic' cannot be the target: it makes a verifier; kinds for it are"),
+        ("target", "scripted:draft", "'scripted:draft' cannot be the target: it makes a drafter; kinds that can"),
+        ("target", "rule:arithmetic", "'rule:arithmetic' cannot be the target: it makes a verifier; kinds that can"),
         (
             "drafer",
             "scripted:draft",
@@ -201,7 +198,7 @@ def test_the_default_configuration_is_the_embedded_family() -> None:
         ({"drafter": "hf,dtype=a,dtype=b:x"}, "drafter: 'hf,dtype=a,dtype=b:x' gives dtype twice"),
         (
             {"drafter": "hf,template.a=1,template.a.b=2:x"},
-            "drafter: 'hf,template.a=1,template.a.b=2:x' gives template.a.b and what is inside or around it",
+            "drafter: 'hf,template.a=1,template.a.b=2:x' sets both template.a.b and something inside or around it",
         ),
         ({"policy": "binary_step:2"}, "policy.delta: Input should be less than or equal to 1 (got '2')"),
         (
@@ -210,7 +207,7 @@ def test_the_default_configuration_is_the_embedded_family() -> None:
         ),
         ({"policy": "binary_step:0.5,delta=0.7"}, "policy: 'binary_step:0.5,delta=0.7' gives delta twice"),
         ({"policy": {"delta": 1}}, "policy: a policy needs a kind (got {'delta': 1}); known are constant"),
-        ({"policy": 3}, "policy: 3 is no policy: write it as text, KIND:VALUE; kinds are constant, binary_step"),
+        ({"policy": 3}, "policy: 3 is not a policy: write KIND:VALUE; kinds are constant, binary_step"),
         (
             {"policy": {"kind": "retry", "then": {"kind": "binary_step", "dleta": 1}}},
             "policy.then.dleta: unknown name, did you mean 'delta'? known are kind, delta (got 1)",
@@ -265,7 +262,7 @@ NEWER = "written for rsd-decoding 9.1, and this is 0.1.0: pip install --upgrade 
         ({"policy": {"version": "9.1", "kind": "clipping", "mid": 1}}, f"policy: {NEWER} (mid: unknown name"),
         ({"version": 9, "tree": 3}, "written for rsd-decoding 9, and this is"),
         ({"version": "0.1.0", "tree": 3}, "tree: unknown name"),
-        ({"version": "next", "tree": 3}, "version: 'next' is no version, such as '0.1.0'"),
+        ({"version": "next", "tree": 3}, "version: 'next' is not a version such as '0.1.0'"),
     ],
 )
 def test_what_a_newer_version_wrote_asks_for_an_upgrade(data: dict[str, Any], told: str) -> None:
@@ -323,6 +320,6 @@ def test_no_error_about_a_spec_holds_its_key(spec: str) -> None:
 
 
 def test_options_after_the_colon_are_told_where_they_stand() -> None:
-    line = r"options stand before the colon: hf,dtype=float32,template\.enable_thinking=false:ORG/MODEL"
+    line = r"options go before the colon: hf,dtype=float32,template\.enable_thinking=false:ORG/MODEL"
     with pytest.raises(SpecError, match=line):
         load("hf,dtype=float32:ORG/MODEL,template.enable_thinking=false")

@@ -196,7 +196,7 @@ def test_stop_strings_cut_no_json() -> None:
 def test_a_server_that_ignores_the_schema_is_an_error_that_keeps_everything(wrong: str) -> None:
     inner = decoder()
     inner.drafter.json = wrong  # type: ignore[attr-defined]
-    with pytest.raises(RunError, match=r"asked for JSON by a schema and wrote .*Its server ignores schemas") as caught:
+    with pytest.raises(RunError, match=r"wrote .* instead of JSON: .*Its server ignores schemas") as caught:
         StructuredDecoder(inner, SCHEMA).run("?")
     partial = caught.value.partial
     assert partial is not None
@@ -238,11 +238,11 @@ def test_a_batch_is_what_each_is_alone() -> None:
 
 def test_what_cannot_work_is_refused_before_anything_is_asked() -> None:
     plain = RewardGuidedDecoder(drafter=ScriptedDrafter(STEPS), verifier=ScriptedVerifier([1.0]), target=Target(STEPS))
-    with pytest.raises(ConfigurationError, match="takes no response_format of a single request"):
+    with pytest.raises(ConfigurationError, match="does not accept response_format in a single request"):
         StructuredDecoder(plain, SCHEMA)
-    with pytest.raises(ConfigurationError, match=r"ask has \{schema\} in it"):
+    with pytest.raises(ConfigurationError, match=r"ask must contain \{schema\}"):
         StructuredDecoder(decoder(), SCHEMA, ask="JSON, please")
-    with pytest.raises(ConfigurationError, match="a schema is an object"):
+    with pytest.raises(ConfigurationError, match="schema must be an object"):
         StructuredDecoder(decoder(), [])  # type: ignore[arg-type]
 
 

@@ -95,7 +95,7 @@ def test_an_opening_that_begins_the_answer_switches_thinking_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "reason"), [({"close": " "}, "no white space"), ({"close": ")", "opens": "("}, "opens")]
+    ("wrong", "reason"), [({"close": " "}, "not white space"), ({"close": ")", "opens": "("}, "opens")]
 )
 def test_markers_that_are_none_are_refused(wrong: dict[str, str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
@@ -439,7 +439,7 @@ def test_the_target_chooses_among_steps_without_markers(reply: str, rewards: tup
     steps = [Step("Two.\n</think>\n\n", "delimiter", size=3), Step("Three.\n\n", "delimiter", size=2)]
     choice = TargetChoice(target).score(path, steps)
     if rewards is None:
-        with pytest.raises(VerifierError, match=f"replied '{reply}' where a number from 0 to 2") as refused:
+        with pytest.raises(VerifierError, match=f"replied '{reply}' instead of a number from 0 to 2") as refused:
             asyncio.run(choice)
         usage = usage_of(refused.value)
     else:

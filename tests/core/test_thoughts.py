@@ -512,7 +512,7 @@ def test_the_router_asks_for_the_entropy_of_the_first_token() -> None:
     result = parse_method("glimprouter:0.5").build(setup).run("question")
     assert [step.text for step in result.steps] == ["a\n\n", "B\n\n", "c"]
     assert result.ledger.drafter.calls == 3 + 2
-    with pytest.raises(ConfigurationError, match=r"entropy of a step's first token, which .* does not tell"):
+    with pytest.raises(ConfigurationError, match=r"entropy of a step's first token, which .* does not report"):
         RewardGuidedDecoder(drafter=ScriptedDrafter(["a"]), target=ScriptedTarget(["b"]), policy=FirstToken())
 
 
@@ -658,7 +658,7 @@ def test_configurations_hold_roles_of_the_thoughts() -> None:
 def test_no_verifier_goes_with_policies_without_rewards_alone() -> None:
     drafter, target = ScriptedDrafter(["a"]), ScriptedTarget(["b"])
     assert RewardGuidedDecoder(drafter=drafter, target=target, policy=AlwaysDraft()).run("question").text == "a"
-    with pytest.raises(ConfigurationError, match=r"decides by rewards, and there is no verifier="):
+    with pytest.raises(ConfigurationError, match=r"decides by rewards, but verifier= is missing"):
         RewardGuidedDecoder(drafter=drafter, target=target)
 
 

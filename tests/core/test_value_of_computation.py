@@ -229,7 +229,7 @@ def test_a_draft_that_waits_survives_faults_of_those_after_it() -> None:
     assert result.ledger.drafter.generated == result.ledger.drafter.discarded + sum(s.size for s in result.steps)
 
 
-# -- the dearer verifier ----------------------------------------------------------------------------------------------
+# -- the stronger verifier --------------------------------------------------------------------------------------------
 
 
 def judged(cheap: Any, dear: Any, policy: WeightingPolicy | None = None) -> RewardGuidedDecoder:
@@ -244,16 +244,16 @@ def judged(cheap: Any, dear: Any, policy: WeightingPolicy | None = None) -> Rewa
 
 
 def asked(made: RewardGuidedDecoder, n: int = 40) -> float:
-    """How often the dearer verifier is asked about a draft, once the policy knows what that brings."""
+    """How often the stronger verifier is asked about a draft, once the policy knows what that brings."""
     runs = [made.run(f"question {i}") for i in range(n)]
-    dear = made.verifier.dearer
+    dear = made.verifier.stronger
     assert isinstance(dear, ScriptedVerifier)
     begun = len(dear.calls)
     runs = [made.run(f"question {i}") for i in range(n, 2 * n)]
     return (len(dear.calls) - begun) / sum(len(result.steps) for result in runs)
 
 
-def test_the_dearer_verifier_is_asked_where_it_tells_something_new() -> None:
+def test_the_stronger_verifier_is_asked_where_it_tells_something_new() -> None:
     def other(path: Path, step: Step) -> float:
         return 0.9 if "TARGET" in step.text else random.Random(f"{step.text} again").random()
 
@@ -268,7 +268,7 @@ def test_the_dearer_verifier_is_asked_where_it_tells_something_new() -> None:
 
 
 class Verifies(Insists):
-    """Asks the dearer verifier where it may, and goes by what that says."""
+    """Asks the stronger verifier where it may, and goes by what that says."""
 
     kind: str = "verifies"
 
@@ -287,7 +287,7 @@ class Verifies(Insists):
     ("verdict", "author", "reward"),
     [(0.9, "draft", 0.9), (0.1, "target", 0.1), (None, "draft", 0.6), (RuntimeError("gone"), "draft", 0.6)],
 )
-def test_the_dearer_verdict_counts_and_is_charged_at_its_own_rate(verdict: Any, author: str, reward: float) -> None:
+def test_the_stronger_verdict_counts_and_is_charged_at_its_own_rate(verdict: Any, author: str, reward: float) -> None:
     result = judged([0.6], [verdict], Verifies()).run("question")
     assert {(step.author, step.reward) for step in result.steps} == {(author, reward)}
     account = result.ledger.verifier
@@ -299,7 +299,7 @@ def test_the_dearer_verdict_counts_and_is_charged_at_its_own_rate(verdict: Any, 
 def test_verifiers_that_leave_it_to_the_policy_need_one_that_decides() -> None:
     with pytest.raises(ConfigurationError, match="never does; give the cascade ask=range"):
         judged([0.5], [0.5], BinaryStep())
-    with pytest.raises(ConfigurationError, match="leave out ask=policy inside"):
+    with pytest.raises(ConfigurationError, match="remove ask=policy inside"):
         Cached(judged([0.5], [0.5]).verifier)
     with pytest.raises(ConfigurationError, match="ask=range or ask=policy"):
         Cascade([ScriptedVerifier([1.0])] * 2, ask="me")  # type: ignore[arg-type]
@@ -373,7 +373,7 @@ def test_a_thought_that_a_policy_ends_is_closed_in_the_models_own_way() -> None:
 
 
 def test_only_a_thought_can_be_ended() -> None:
-    with pytest.raises(Exception, match=r"gave 'answer', which is none of: draft, target$"):
+    with pytest.raises(Exception, match=r"returned 'answer', not one of: draft, target$"):
         thinker(Quits()).run("question")
 
 
@@ -395,11 +395,11 @@ def test_a_price_that_makes_no_sense_is_told(options: dict[str, Any], words: str
 
 
 def test_costs_have_to_be_known() -> None:
-    with pytest.raises(ConfigurationError, match=r"needs the price of every model; \['scripted drafter'"):
+    with pytest.raises(ConfigurationError, match=r"needs the price of every model; unknown for \['scripted drafter'"):
         world(AdvantageAware(reward_per_cost=0.1, cost_in="money"))
     made = world(BinaryStep())
     made.target.flops_per_token = None
-    with pytest.raises(ConfigurationError, match=r"needs the flops_per_token of every model; \['scripted"):
+    with pytest.raises(ConfigurationError, match=r"needs the flops_per_token of every model; unknown for \['scripted"):
         RewardGuidedDecoder(
             drafter=made.drafter, verifier=made.verifier, target=made.target, policy=AdvantageAware(reward_per_cost=1)
         )

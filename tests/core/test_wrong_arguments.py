@@ -26,18 +26,18 @@ def decoder(**options: Any) -> RewardGuidedDecoder:
 
 @pytest.mark.parametrize("policy", ["binary_step:0.4", 0.7, BinaryStep, lambda reward: 1.0])
 def test_what_is_no_policy_is_refused_at_once(policy: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"is no policy\. Give an object such as BinaryStep\(delta=0\.7\)"):
+    with pytest.raises(ConfigurationError, match=r"is not a policy\. Give an object such as BinaryStep\(delta=0\.7\)"):
         decoder(policy=policy)
 
 
 def test_what_are_no_settings_are_refused_at_once() -> None:
-    with pytest.raises(ConfigurationError, match=r"\{'temperature': 0\.5\} are no settings"):
+    with pytest.raises(ConfigurationError, match=r"\{'temperature': 0\.5\} is not a Settings"):
         decoder(settings={"temperature": 0.5})
 
 
 @pytest.mark.parametrize("prompt", [5, None, 0.5])
 def test_what_is_no_prompt_is_refused(prompt: Any) -> None:
-    with pytest.raises(PromptError, match=f"{prompt} is no prompt. Pass a question, or a list of messages"):
+    with pytest.raises(PromptError, match=f"{prompt} is not a prompt. Pass a question, or a list of messages"):
         decoder().run(prompt)
 
 
@@ -55,13 +55,13 @@ def test_what_is_no_cancellation_is_refused() -> None:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        (None, "None is no spec"),
+        (None, "None is not a spec"),
         ("cascade,low=x:rule:arithmetic|rule:format", "low takes a number (got 'x')"),
         ("rule,max_chars=many:format", "max_chars takes a whole number (got 'many')"),
         ("rule,max_chars=1.5:format", "max_chars takes a whole number (got 1.5)"),
         ("rule,max_chars=true:format", "max_chars takes a whole number (got True)"),
         ("gguf,batch_invariant=no:F.gguf", "batch_invariant takes true or false (got 'no')"),
-        ("gguf,lora=5:F.gguf", "lora takes a text (got 5); in quotes it is one"),
+        ("gguf,lora=5:F.gguf", "lora takes a text (got 5); quote it to make it a text"),
         ("prm,head=2024:gguf=F.gguf", "head takes a text (got 2024)"),
     ],
 )
@@ -74,7 +74,7 @@ def test_an_option_of_another_type_is_told_by_its_name(spec: Any, told: str) -> 
 def test_a_secret_of_another_type_is_not_shown() -> None:
     def make(rest: str, *, api_key: str | None = None) -> Any: ...
 
-    with pytest.raises(SpecError, match="api_key takes a text; in quotes it is one") as caught:
+    with pytest.raises(SpecError, match="api_key takes a text; quote it to make it a text") as caught:
         check_types(make, {"api_key": 48151623}, "mine,api_key=48151623:model")
     assert "48151623" not in str(caught.value)
 

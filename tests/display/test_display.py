@@ -138,7 +138,7 @@ def test_what_is_not_known_is_called_unknown() -> None:
     made = decoder()
     made.target.flops_per_token = None
     html = to_html(made.run("q"), made)
-    assert "Savings are not known" in html
+    assert "Savings are unknown" in html
     assert ">unknown<" in html
     cut = decoder(settings=Settings(limits=Limits(max_steps=1)))
     assert "none found" in to_html(cut.run("q"))

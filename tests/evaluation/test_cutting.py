@@ -68,7 +68,7 @@ def test_a_splitter_object_cuts_as_well() -> None:
         ("marked:(", r"'marked:\(' is no valid splitter: pattern: '\(' is no regular expression"),
         ("sentences", r"'sentences' is no splitter, did you mean 'sentence'\?"),
         ("markd", r"did you mean 'marked'\?"),
-        ("", "an empty text ends no step"),
+        ("", "an empty text cannot end a step"),
     ],
 )
 def test_what_is_no_splitter_is_told_before_anything_is_read(how: str, message: str, tmp_path: Path) -> None:

@@ -131,13 +131,13 @@ def test_conversations_are_asked_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("p.jsonl", '{"question": "a", "answer": 1}\n{"question": "b"', "row 2: it is no JSON"),
+        ("p.jsonl", '{"question": "a", "answer": 1}\n{"question": "b"', "row 2: it is not JSON"),
         ("p.jsonl", '"a"\n', "row 1: it is str and no object with columns"),
         ("p.csv", "question,answer\na,1,2\n", "row 2: it has 3 cells, and the first line 2"),
-        ("p.csv", 'question,answer\n"a,1\n', "is no CSV, at line 2"),
-        ("p.csv", "answer,answer\n1,2\n", "two columns of one name"),
-        ("p.parquet", "question", "is no Parquet"),
-        ("p.json", "[1", "is no JSON"),
+        ("p.csv", 'question,answer\n"a,1\n', "is not valid CSV, at line 2"),
+        ("p.csv", "answer,answer\n1,2\n", "two columns with the same name"),
+        ("p.parquet", "question", "is not Parquet"),
+        ("p.json", "[1", "is not JSON"),
         ("p.jsonl", '{"question": "", "answer": 1}\n', "the question '' cannot be asked"),
     ],
 )

@@ -69,7 +69,7 @@ def refused(folder: Folder | str, told: str, **options: Any) -> None:
 )
 def test_a_missing_head_is_an_error_whether_the_format_is_told_or_named(copy: Any, name: str, tensor: str) -> None:
     folder = drop(copy(name), tensor)
-    refused(folder, "no reward head that is known")
+    refused(folder, "no known reward head")
     formats = {"skywork-sharded": "skywork-prm", "skywork": "skywork-prm", "qwen": "qwen2.5-math-prm", "trl": "trl"}
     named: dict[str, Any] = {"format": formats.get(name, name)} | CASES[name].options
     refused(folder, r"reward head of the format .* is missing.*random", **named)
@@ -96,7 +96,7 @@ def test_language_models_have_to_name_their_format(copy: Any) -> None:
 @pytest.mark.parametrize("name", ["my-PRM", "MathPRM-8B", "llama_prm_v2", "process-reward-7b", "stepwise-verifier"])
 def test_a_scalar_head_of_a_model_of_steps_is_asked_for_its_format(copy: Any, tmp_path: Folder, name: str) -> None:
     folder = copy("outcome").rename(tmp_path / name)
-    refused(folder, rf"its name \({name}\) says that it judges steps.*format=outcome if it does judge answers")
+    refused(folder, rf"its name \({name}\) says that it judges steps.*format=outcome if it does judge whole answers")
     assert load_verifier(str(folder), format="outcome").reader.format.name == "outcome"
 
 
@@ -173,7 +173,7 @@ def test_a_template_that_cuts_the_problem_is_an_error(copy: Any) -> None:
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").write_text(template.replace("message['content']", "message['content'][:12]"))
     model = load_verifier(str(folder))
-    with pytest.raises(PromptError, match="drops or cuts the system message"):
+    with pytest.raises(PromptError, match="drops or truncates the system message"):
         asyncio.run(model.score(START, [STEP]))
 
 

@@ -39,7 +39,7 @@ def test_other_models_and_folders_in_use_are_refused(tmp_path: Folder) -> None:
     for case, options in (("actprm", {}), ("math-shepherd", {"format": "math-shepherd"})):
         with pytest.raises(ConfigurationError, match="cannot be put in a layout that vLLM serves"):
             export(str(make(case, tmp_path / case)), tmp_path / "out", **options)
-    with pytest.raises(ConfigurationError, match="holds a checkpoint already"):
+    with pytest.raises(ConfigurationError, match="already contains a checkpoint"):
         export(str(tmp_path / "actprm"), tmp_path / "actprm")
     llama = put_on(
         Folder(shutil.copytree(make("skywork", tmp_path / "skywork"), tmp_path / "llama")), {}, model_type="llama"

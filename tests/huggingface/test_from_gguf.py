@@ -319,7 +319,7 @@ def test_files_that_are_none_are_told(tmp_path: Folder, monkeypatch: pytest.Monk
         export(tmp_path / "none.gguf", tmp_path / "out")
     with pytest.raises(ConfigurationError, match="dtype 'int8' is unknown; choose one of float32, bfloat16"):
         export(file, tmp_path / "out", dtype="int8")
-    with pytest.raises(ConfigurationError, match="holds a checkpoint already"):
+    with pytest.raises(ConfigurationError, match="already contains a checkpoint"):
         export(file, FOLDER / "draft")
 
     def filled_up(*_: object, **__: object) -> None:

@@ -101,7 +101,7 @@ def test_nothing_of_a_marker_is_read(made: Made, model: RewardVerifier) -> None:
 
 def test_a_marker_alone_cannot_be_scored(model: RewardVerifier) -> None:
     path = Path(as_prompt(QUESTION), thinking=Thinking(THINK, "<think>\n"))
-    with pytest.raises(VerifierError, match="a marker of a thought alone"):
+    with pytest.raises(VerifierError, match="a bare thought marker"):
         asyncio.run(model.score(path.extend(Step("Add.\n\n", "delimiter")), [Step("</think>\n\n", "delimiter")]))
 
 

@@ -264,7 +264,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
         rewritten(lambda t: t.update({"model.norm.weight": torch.ones(3)})),
         "model.norm.weight first. Is the download complete",
     ),
-    "strange": ("llama", rewritten(lambda t: t.update(extra=torch.ones(3))), "no reward head that is known"),
+    "strange": ("llama", rewritten(lambda t: t.update(extra=torch.ones(3))), "no known reward head"),
     "strange beside a head": (
         "llama",
         rewritten(

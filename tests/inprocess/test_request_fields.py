@@ -129,7 +129,7 @@ def test_what_a_model_cannot_honour_is_refused_with_what_it_can(thinker: Thinker
         ({"chat_template_kwargs": ["enable_thinking"]}, "chat_template_kwargs takes arguments of the chat template by"),
         ({"reasoning_effort": 3}, "reasoning_effort takes a text such as low"),
         ({"parallel_tool_calls": "no"}, r"parallel_tool_calls takes true or false \(got 'no'\)"),
-        ({"chat_template_kwargs": {"enable_thinking": float("nan")}}, "chat_template_kwargs: a value is no JSON"),
+        ({"chat_template_kwargs": {"enable_thinking": float("nan")}}, "chat_template_kwargs: a value is not JSON"),
     ],
 )
 def test_a_field_that_is_none_is_refused(fields: dict[str, Any], told: str) -> None:
@@ -140,7 +140,7 @@ def test_a_field_that_is_none_is_refused(fields: dict[str, Any], told: str) -> N
 def test_a_model_of_somebody_elses_takes_no_fields_unless_it_says_so() -> None:
     model = ScriptedTarget(["x"])
     assert model.with_fields({}) is model
-    with pytest.raises(ConfigurationError, match="takes no reasoning_effort of a single request: leave it out"):
+    with pytest.raises(ConfigurationError, match="does not accept reasoning_effort in a single request: leave it out"):
         model.with_fields({"reasoning_effort": "low"})
 
 

@@ -266,7 +266,7 @@ def test_it_writes_steps(make: Any, prefix: str, around: str, served: Provider) 
 
 
 def test_chains_write_no_steps(served: Provider) -> None:
-    with pytest.raises(ConfigurationError, match="the chain makes something else of it"):
+    with pytest.raises(ConfigurationError, match="the chain changes it"):
         LangChainDrafter(chat_ollama(served) | StrOutputParser(), prefix="trailing_assistant")
 
 
@@ -300,7 +300,7 @@ def test_a_class_that_cannot_be_made_again_says_so_when_it_is_pickled() -> None:
     options: Any = {"endpoint_url": "http://127.0.0.1:9", "huggingfacehub_api_token": KEY, "task": "text-generation"}
     llm = HuggingFaceEndpoint(**options)
     role = LangChainDrafter(ChatHuggingFace(llm=llm, model_id="small", tokenizer=False))
-    with pytest.raises(pickle.PicklingError, match="HuggingFaceEndpoint cannot be made again of its fields") as caught:
+    with pytest.raises(pickle.PicklingError, match="HuggingFaceEndpoint cannot be recreated from its fields") as caught:
         pickle.dumps(role)
     assert KEY not in "".join(traceback.format_exception(caught.value))
 

@@ -102,7 +102,7 @@ def test_only_models_that_the_decoder_uses_decide_about_turns() -> None:
     [
         ({"decoder": "majorty:3"}, "decoder.*unknown method 'majorty', did you mean 'majority'"),
         ({"decoder": "majority:0"}, "decoder.*n: Input should be greater than or equal to 1"),
-        ({"decoder": 3}, "3 is no decoder: give a Decoder, or a method as .*'majority:8'"),
+        ({"decoder": 3}, "3 is not a decoder: give a Decoder, or a method as .*'majority:8'"),
         ({"decoder": "rsd:candidates=4"}, "candidates=4 with temperature=0"),
         ({"draft": "prm:no/such"}, "'prm:no/such' cannot be the drafter: it makes a verifier"),
         ({"policy": "binry_step"}, "policy.*unknown policy 'binry_step', did you mean 'binary_step'"),

@@ -414,7 +414,7 @@ def test_a_function_that_gives_no_reward_is_named(reward: Any) -> None:
         return reward
 
     verifier = FunctionVerifier(is_polite)
-    with pytest.raises(VerifierError, match=r"is_polite gave .*; it must return a number from 0 to 1") as caught:
+    with pytest.raises(VerifierError, match=r"is_polite returned .*; it must return a number from 0 to 1") as caught:
         wait_for(verifier.score(PATH, [Step("one", "end")]))
     assert repr(reward) in str(caught.value)
 
@@ -537,7 +537,7 @@ def test_a_drafter_that_never_works_is_told_once_over_all_calls(kind: Any) -> No
     model = kind(**options)
     for _ in range(7):
         model.invoke("q")
-    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401"):
+    with pytest.warns(RoleWarning, match="the drafter has failed at its first 8 calls: 401"):
         model.model_copy(update={"seed": 1}).invoke("q")
     for _ in range(9):
         model.invoke("q")  # another warning would be an error here
@@ -549,7 +549,7 @@ def test_an_agents_draft_that_never_works_is_told_once_over_all_turns() -> None:
     question: Any = {"messages": [HumanMessage("q")]}
     for _ in range(7):
         agent.invoke(question)
-    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401"):
+    with pytest.warns(RoleWarning, match="the drafter has failed at its first 8 calls: 401"):
         agent.invoke(question)
     for _ in range(9):
         agent.invoke(question)
@@ -562,5 +562,5 @@ def test_what_is_paid_in_vain_is_logged(caplog: pytest.LogCaptureFixture) -> Non
         LangChainDrafter(SlowText(), prefix="completion")
     late, beyond = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert late[0] == beyond[0] == "INFO"
-    assert "the blocking call of Slow was over later than its request" in late[1]
+    assert "the blocking call of Slow outlasted its request" in late[1]
     assert "SlowText cannot ask its server to keep stop strings" in beyond[1]

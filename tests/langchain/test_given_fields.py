@@ -67,26 +67,26 @@ def test_what_no_decoder_asks_may_be_left_out(face: Any, given: dict[str, Any]) 
         ("delimiter", 'did you mean settings={"delimiter": …}?'),
         ("max_steps", 'did you mean settings={"limits": {"max_steps": …}}?'),
         ("delta", 'did you mean policy="binary_step:0.7"?'),
-        ("api_key", "belongs to the models"),
+        ("api_key", "set it on the models"),
         ("nothing_like_it", ", draft, target, verifier, "),
     ],
 )
 def test_an_unknown_name_is_told_where_it_belongs(face: Any, name: str, told: str) -> None:
     with pytest.raises(ValidationError) as caught:
         face(**{name: "sk-1"})
-    assert f"{name} is no field of {face.__name__}" in str(caught.value)
+    assert f"{name} is not a field of {face.__name__}" in str(caught.value)
     assert told in str(caught.value)
     assert "sk-1" not in str(caught.value)
 
 
 def test_the_model_of_a_chat_model_is_none_of_the_three() -> None:
-    with pytest.raises(ValidationError, match="model='openai:gpt-5' is what metadata"):
+    with pytest.raises(ValidationError, match="model='openai:gpt-5' is only the name in metadata"):
         ChatRSD(model="openai:gpt-5")
     assert ChatRSD(model="ours", draft="embedded:draft").model_name == "ours"
 
 
 def test_steps_of_a_model_that_writes_whole_messages_are_refused_at_once() -> None:
-    with pytest.raises(ValidationError, match=r"no way to continue an answer .* use granularity='turn'"):
+    with pytest.raises(ValidationError, match=r"no way to continue a begun answer .* use granularity='turn'"):
         ChatRSD(draft=own(), target=own(), verifier=good, granularity="step")
 
 

@@ -114,7 +114,7 @@ def test_blocks_of_providers_are_understood_or_left_out(
     assert as_prompt([answer])[0].extra["tool_calls"][0]["function"]["arguments"] == {"a": 1}
     dropped = any("call" in str(block.get("type")) for block in blocks if isinstance(block, dict))
     if dropped and "function_call" not in str(blocks) and "tool_call'" not in str(blocks):
-        assert "is not shown to models of text" in caplog.text
+        assert "is not shown to text models" in caplog.text
 
 
 def test_a_refusal_apart_from_the_content_is_what_was_said() -> None:

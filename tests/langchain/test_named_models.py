@@ -84,7 +84,7 @@ def test_a_name_is_asked_where_its_provider_is(served: Provider, monkeypatch: py
 def test_specs_stay_specs(spec: str) -> None:
     assert not is_chat_models_name(spec)
     assert ChatRSD(draft=spec, decoder="draft").draft == spec
-    with pytest.raises(SpecError, match="what is wanted is a chat model of LangChain"):
+    with pytest.raises(SpecError, match="a LangChain chat model is needed"):
         chat_model(spec)
 
 

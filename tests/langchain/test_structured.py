@@ -214,12 +214,12 @@ def test_a_call_that_is_cut_is_invalid_and_never_run() -> None:
     (invalid,) = message.invalid_tool_calls
     assert '{"nam' in str(invalid["args"])
     assert message.response_metadata["rsd"]["finish_reason"] == "max_tokens"
-    with pytest.raises(OutputParserException, match="the answer is no JSON"):
+    with pytest.raises(OutputParserException, match="the answer is not JSON"):
         model.with_structured_output(Person).invoke("Who?")
     both: Any = model.with_structured_output(Person, include_raw=True).invoke("Who?")
     assert both["parsed"] is None
     assert isinstance(both["parsing_error"], OutputParserException)
-    with pytest.raises(OutputParserException, match="the answer is no JSON"):
+    with pytest.raises(OutputParserException, match="the answer is not JSON"):
         list(model.with_structured_output(Person).stream("Who?"))
 
 
@@ -327,9 +327,9 @@ def test_arguments_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="takes a schema"):
         steps().with_structured_output()
     wrong: Any = "yaml"
-    with pytest.raises(ValueError, match="method='yaml' is none of"):
+    with pytest.raises(ValueError, match="method='yaml' is not one of"):
         steps().with_structured_output(Person, method=wrong)
-    with pytest.raises(ValueError, match=r"takes no \['tools'\] but for LangChain models in turns"):
+    with pytest.raises(ValueError, match=r"accepts \['tools'\] only for LangChain models in turns"):
         steps().with_structured_output(Person, tools=[])
     never = {"title": "x", "type": "object", "properties": {"a": {"not": {}}}}
     with pytest.raises(ConfigurationError, match=r"cannot write JSON by this schema: Unimplemented keys: \[\"not\"\]"):

@@ -120,7 +120,7 @@ def test_a_model_in_several_files_is_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"one of 3 files; model-00002-of-00003\.gguf not beside it"):
         read_header(files[0])
     files[0].rename(tmp_path / "alone.gguf")
-    with pytest.raises(ConfigurationError, match="one of 3 files of a model and not named like one"):
+    with pytest.raises(ConfigurationError, match="one of 3 files of a model but not named like one"):
         read_header(tmp_path / "alone.gguf")
 
 
@@ -168,11 +168,11 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     assert "cannot be read: No such file" in refused(file)
     file.write_bytes(b"")
-    assert "no GGUF file: it begins with b''" in refused(file)
+    assert "not a GGUF file: it begins with b''" in refused(file)
     file.write_bytes(b"PK\x03\x04rest")
     assert "no GGUF file" in refused(file)
     file.write_bytes(b"GGUF\x01\0\0\0" + bytes(64))
-    assert "version 1 of GGUF; versions 2 and 3 can be read" in refused(file)
+    assert "GGUF version 1; versions 2 and 3 are supported" in refused(file)
     file.write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 64)
     assert "cut short, or damaged" in refused(file)
     assert "cannot be read" in refused(tmp_path)
@@ -188,7 +188,7 @@ def test_a_file_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
     for size in [*range(200), *range(200, start, 97), start, start + 10, len(whole) - 1000]:
         file.write_bytes(whole[:size])
         refused(file)
-    assert "cut short: it has" in refused(file)
+    assert "truncated: it has" in refused(file)
 
 
 def test_a_damaged_file_is_refused_or_read(tmp_path: Path) -> None:
@@ -219,12 +219,12 @@ def edited(whole: bytes, name: bytes, offset: int, value: bytes) -> bytes:
     [
         (b"token_embd.weight", 0, b"\x09", "has 9 dimensions"),
         (b"token_embd.weight", 20, b"\x63", "has the type 99, which is unknown here"),
-        (b"token_embd.weight", 20, b"\x0c", "hold 4 weights, no multiple of 256"),
-        (b"token_embd.weight", 24, b"\x01", "begins at 1, no multiple of 32"),
+        (b"token_embd.weight", 20, b"\x0c", "hold 4 weights, not a multiple of 256"),
+        (b"token_embd.weight", 24, b"\x01", "begins at 1, not a multiple of 32"),
         (b"token_embd.weight", 24, b"\x00\x10", "is cut short"),
         (b"general.architecture", -1, b"x", "names no architecture"),
         (b"general.architecture", 0, b"\x4d", "damaged"),
-        (b"general.alignment", 4, b"\x21", "general.alignment is 33, no power of two"),
+        (b"general.alignment", 4, b"\x21", "general.alignment is 33, not a power of two"),
         (b"llama.block_count", 4, b"\x00\x10", "has 4,096 layers; llama.cpp runs up to 512"),
         (b"general.name", 12, b"\xff", "damaged"),
     ],

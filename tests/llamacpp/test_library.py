@@ -117,7 +117,7 @@ def test_what_the_defaults_cannot_prove_the_first_context_does(monkeypatch: pyte
     other = Library(Candidate(library().file, "libllama 9", (shifted,)))
     monkeypatch.setattr("rsd_integrations.llamacpp.model.library", lambda: other)
     model = Model(gguf_files.embedded("draft"), None, False)
-    with pytest.raises(ConfigurationError, match="libllama 9 made a context with n_ctx_seq = 256 instead of 1024"):
+    with pytest.raises(ConfigurationError, match="libllama 9 created a context with n_ctx_seq = 256 instead of 1024"):
         Context(model, cells=1024, sequences=4)
 
 
@@ -167,7 +167,7 @@ def test_a_folder_without_one_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "libllama-common.so").write_text("")
     for place in (tmp_path, tmp_path / "absent"):
         monkeypatch.setenv(LIBRARY, str(place))
-        with pytest.raises(ConfigurationError, match=r"there is no library of llama\.cpp\. Name a file, or a folder"):
+        with pytest.raises(ConfigurationError, match=r"no llama\.cpp library found\. Name a file, or a folder"):
             list(candidates())
 
 
@@ -178,7 +178,7 @@ def test_without_any_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(MissingDependency, match=r'pip install "rsd-decoding\[llamacpp\]"'):
         library()
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(MissingDependency, match=r'no wheel of it for this platform.*CMAKE_ARGS="-DGGML_NATIVE=OFF"'):
+    with pytest.raises(MissingDependency, match=r'no wheel for this platform.*CMAKE_ARGS="-DGGML_NATIVE=OFF"'):
         library()
 
 

@@ -223,11 +223,11 @@ def test_what_is_no_model_is_refused_with_what_to_do(tmp_path: Path) -> None:
     later.write_bytes(b"GGUF")
     for path, said in {
         tmp_path / "absent.gguf": "there is no such file",
-        folder: "is a folder; name the GGUF file in it",
-        text: "is no GGUF file: it does not begin with 'GGUF'",
+        folder: "is a folder; give the GGUF file in it",
+        text: "is not a GGUF file: it does not begin with 'GGUF'",
         empty: "is no GGUF file",
         short: "cannot be loaded: .*fetched again",
-        later: r"is a later part of a model; name the first one, model-00001-of-00003\.gguf",
+        later: r"is a later part of a model; give the first one, model-00001-of-00003\.gguf",
     }.items():
         with pytest.raises(ConfigurationError, match=said) as error:
             Model.load(path)
@@ -290,7 +290,7 @@ def test_an_adapter_changes_the_logits_of_its_context_alone(draft: Model, tmp_pa
 
 def test_an_adapter_of_another_model_is_refused(draft: Model, smollm2: Model, tmp_path: Path) -> None:
     adapter = draft.adapter(write_lora(tmp_path / "lora.gguf"))
-    with pytest.raises(ValueError, match=r"lora\.gguf was loaded for another model"):
+    with pytest.raises(ValueError, match=r"lora\.gguf was loaded for a model other"):
         Context(smollm2, cells=256, adapters=[(adapter, 1.0)])
     for file in (
         write_lora(tmp_path / "model.gguf", kind="model"),

@@ -220,7 +220,7 @@ def test_a_drafter_that_never_works_is_told_once_over_all_calls() -> None:
     model = llm(draft=ScriptedDrafter([ConnectionError("401")]), target=ScriptedTarget(["fine"]))
     for _ in range(7):
         model.complete("q")
-    with pytest.warns(RoleWarning, match="the drafter has failed 8 times of 8: 401"):
+    with pytest.warns(RoleWarning, match="the drafter has failed at its first 8 calls: 401"):
         model.model_copy().complete("q")
     for _ in range(9):
         model.complete("q")  # another warning would be an error here

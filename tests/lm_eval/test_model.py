@@ -159,9 +159,9 @@ def test_a_method_as_text_is_made_of_the_configuration() -> None:
     assert isinstance(RSDModel(**specs, method="target").decoder, TargetOnly)
     with pytest.raises(ConfigurationError, match="method: unknown method 'majorty', did you mean 'majority'"):
         RSDModel("majorty:3", **specs)
-    with pytest.raises(ConfigurationError, match="decoder='target' and method='draft' say the same thing twice"):
+    with pytest.raises(ConfigurationError, match="decoder='target' and method='draft' mean the same"):
         RSDModel("target", method="draft")
-    with pytest.raises(ConfigurationError, match="a decoder brings its own models and settings; leave out policy"):
+    with pytest.raises(ConfigurationError, match="a decoder has its own models and settings; remove policy"):
         RSDModel(DraftOnly(drafter=ScriptedDrafter(["x"])), policy="constant:0")
 
 
@@ -196,7 +196,7 @@ def test_arguments_of_chat_templates_go_to_the_models() -> None:
     assert _with_template_arguments(alone | {"enable_thinking": False}) == alone | {
         "target": "hf,template.enable_thinking=false:b"
     }
-    with pytest.raises(ConfigurationError, match="name drafter and target"):
+    with pytest.raises(ConfigurationError, match="set drafter and target"):
         RSDModel(enable_thinking=False)
 
 

@@ -40,7 +40,7 @@ def test_those_of_a_step_are_those_in_process(
 
 
 def test_a_server_that_tells_none_is_not_asked_to_write(servers: dict[str, Habits], connect: Connect) -> None:
-    with pytest.raises(ConfigurationError, match=r"logprobs=true: .* tells no log-probabilities"):
+    with pytest.raises(ConfigurationError, match=r"logprobs=true: .* reports no log-probabilities"):
         step_of(connect(servers["ollama"], None, logprobs=True), "Mia has 4 apples.")
     assert servers["ollama"].requests == []
 
@@ -49,7 +49,7 @@ def test_a_gateway_that_drops_them_is_named(
     vllm: Habits, connect: Connect, questions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Habits, "likely", lambda *_: None)
-    with pytest.raises(ConfigurationError, match="was asked for log-probabilities and tells none"):
+    with pytest.raises(ConfigurationError, match="returned no log-probabilities although requested"):
         step_of(connect(vllm, logprobs=True), questions[0])
 
 

@@ -51,7 +51,13 @@ def test_passing_faults_are_tried_again(vllm: Habits, connected: Callable[..., E
 
 @pytest.mark.parametrize(
     ("fault", "told"),
-    [("http500", "HTTP 500"), ("429", "slow down"), ("malformed", "no JSON"), ("cut", "payload"), ("hang", "0.2 s")],
+    [
+        ("http500", "HTTP 500"),
+        ("429", "slow down"),
+        ("malformed", "something other than JSON"),
+        ("cut", "payload"),
+        ("hang", "0.2 s"),
+    ],
 )
 def test_lasting_faults_name_the_server_and_the_cause(
     vllm: Habits, connected: Callable[..., Endpoint], fault: str, told: str
@@ -195,7 +201,7 @@ def test_the_key_of_openai_stays_with_openai(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_url_without_its_scheme_is_no_part_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for host in ("127.0.0.1:8000/v1", "localhost/v1", "gpu-1.example:8000", "10.0.0.1"):
-        with pytest.raises(SpecError, match=f"it looks like small@http://{host}$"):
+        with pytest.raises(SpecError, match=f"it should look like small@http://{host}$"):
             load(f"openai:small@{host}")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
     assert open_endpoint("claude@20251001").model == "claude@20251001"

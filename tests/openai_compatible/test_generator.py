@@ -156,7 +156,7 @@ def test_a_profile_that_promises_what_the_server_does_not_keep_is_found_out(
     """A server that opens a new turn where it was to continue one, or puts a template around a prompt."""
     with pytest.raises(ConfigurationError, match=r"not continued|Unexpected fields"):
         DraftOnly(drafter=connect(servers[kind], None, profile="sglang")).run(questions[0])
-    with pytest.raises(ConfigurationError, match="template of its own"):
+    with pytest.raises(ConfigurationError, match="its own template"):
         DraftOnly(drafter=connect(servers["ollama"], profile="generic")).run(questions[0])
 
 
@@ -175,7 +175,7 @@ def test_another_models_tokenizer_is_found_out(
     file.write_text(json.dumps(data))
     model = connect(vllm, str(tmp_path / "other"), mode="completions")
     model.prompts.vocabulary.pieces.reverse()  # type: ignore[union-attr]
-    with pytest.raises(ConfigurationError, match="another model's"):
+    with pytest.raises(ConfigurationError, match="another model"):
         step_of(model, Path(as_prompt(questions[0])))
 
 
@@ -197,7 +197,7 @@ def test_a_prompt_that_is_cut_silently_is_found_out(servers: dict[str, Habits], 
     cutter = servers["transformers"]
     cutter.context, cutter.cuts = 64, True
     asked = connect(cutter, profile="transformers")  # answers in one piece, so it tells what it read
-    with pytest.raises(PromptError, match="without saying so"):
+    with pytest.raises(PromptError, match="silently truncates"):
         step_of(asked, Path(as_prompt("word " * 200)))
     cutter.cuts = False
     swallower = connect(servers["transformers"], profile="transformers", context=64)
@@ -270,7 +270,7 @@ def test_likelihoods_equal_those_in_process(
     wanted = wait_for(draft.log_likelihoods(path, steps))
     made = wait_for(connect(servers["vllm"]).log_likelihoods(path, steps))
     assert made.values == pytest.approx(wanted.values, rel=1e-4)
-    with pytest.raises(ConfigurationError, match="echoes"):
+    with pytest.raises(ConfigurationError, match="returns a prompt's"):
         wait_for(connect(servers["generic"]).log_likelihoods(path, steps))
 
 

@@ -271,10 +271,10 @@ def test_what_was_read_is_told_when_the_writing_is_cancelled(
 
 def test_guesses_need_ids_and_ranks(servers: dict[str, Habits], connect: Connect, questions: list[str]) -> None:
     for options in ({"mode": "chat"}, {"tokenizer": None}):
-        with pytest.raises(ConfigurationError, match="guesses=true takes a tokenizer"):
+        with pytest.raises(ConfigurationError, match="guesses=true needs a tokenizer"):
             connect(servers["vllm"], guesses=True, **options)
     target, path = connect(servers["sglang"], guesses=True), Path(as_prompt(questions[0]))
-    with pytest.raises(ConfigurationError, match=r"SGLang.*Leave guesses=true out"):
+    with pytest.raises(ConfigurationError, match=r"SGLang.*Remove guesses=true"):
         made(target, path, Step("So it is.\n\n", "delimiter"))
 
 
@@ -287,10 +287,10 @@ def test_the_doctor_tries_a_guess(
     assert findings(servers["vllm"])["guesses"][0]
     ok, told = findings(servers["sglang"])["answers"]
     assert not ok
-    assert "Leave guesses=true out" in told
+    assert "Remove guesses=true" in told
     monkeypatch.setattr(Habits, "ranked", lambda server, ids: None)
     assert findings(servers["vllm"])["guesses"] == (
-        False, "the server does not tell the ranks of the tokens that it reads",
+        False, "the server does not report the ranks of the tokens it reads",
     )  # fmt: skip
 
 

@@ -178,7 +178,7 @@ def test_the_field_is_found_in_each_vendors_words(api: Hosted, connect: Connect,
         ("mistral", "seed", "omit=seed", "type `thinking`", "body.reasoning_effort=none"),
         ("openrouter", "", "openai:m", "`reasoning`", "body.reasoning.enabled=false"),
         ("fireworks", "", "openai:m", "`reasoning_content`", "body.reasoning_effort=none"),
-        ("bedrock", "max_tokens", "", "<reasoning>", "nothing that was tried"),
+        ("bedrock", "max_tokens", "", "<reasoning>", "nothing tried"),
     ],
     indirect=["api"],
 )
@@ -238,7 +238,7 @@ def test_what_an_answer_repeats_of_its_beginning_is_left_out(api: Hosted, connec
 def test_a_turn_that_was_cut_is_gone_on_with_by_no_chat(api: Hosted, connect: Connect) -> None:
     model = connect(api, "fireworks")
     path = Path(as_prompt(QUESTION)).extend(Step("<think>\nHm.\n</think>\n\n", "delimiter", size=2))
-    with pytest.raises(ConfigurationError, match="its chats open a new turn"):
+    with pytest.raises(ConfigurationError, match="its chats always open a new turn"):
         wait_for(model.generate(path, StepRequest((0,), 100, None)))
     assert api.requests == []
 
@@ -272,11 +272,11 @@ def test_an_api_is_known_by_its_host(url: str, model: str, profile: str | None) 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"body": {"messages": []}}, r"body\.messages cannot be given: they are the prompt"),
-        ({"body": {"max_tokens": 3}}, r"body\.max_tokens cannot be given: max_step_tokens and limits"),
-        ({"body": {"x": {1, 2}}}, "body has a value that is no JSON"),
+        ({"body": {"messages": []}}, r"body\.messages cannot be set: they are the prompt"),
+        ({"body": {"max_tokens": 3}}, r"body\.max_tokens cannot be set: max_step_tokens and limits"),
+        ({"body": {"x": {1, 2}}}, "body has a value that is not JSON"),
         ({"body": [1]}, "body takes fields by name"),
-        ({"body": {"temperature": 1}, "omit": "temperature"}, "give one of the two"),
+        ({"body": {"temperature": 1}, "omit": "temperature"}, "give only one"),
         ({"omit": "temprature"}, "omit='temprature': unknown field 'temprature', did you mean 'temperature'"),
         ({"omit": "stop"}, "omit=stop is not possible: the delimiter decides it"),
         ({"template": {"a": 1}, "mode": "completions"}, "template.NAME=… needs a tokenizer"),
@@ -306,6 +306,6 @@ def test_fields_of_a_spec_reach_the_server_whole(api: Hosted, connect: Connect) 
 def test_steps_and_completions_are_refused_with_what_to_do(api: Hosted, connect: Connect) -> None:
     with pytest.raises(ConfigurationError, match="granularity='turn'"):
         TargetOnly(target=connect(api, "openai_reasoning")).run(QUESTION)
-    with pytest.raises(ConfigurationError, match=r"has chats alone .* leave mode=completions"):
+    with pytest.raises(ConfigurationError, match=r"supports only chats .* remove mode=completions"):
         TargetOnly(target=connect(api, "openai_reasoning", ",mode=completions"), settings=TURN).run(QUESTION)
     assert api.requests == []

@@ -260,11 +260,11 @@ def test_an_answer_that_breaks_off_is_an_outage_and_not_asked_for_twice(said: by
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "no HTTP"),
-        (OK + b"Content-Length: x\r\n\r\n{}", "no HTTP"),
-        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "no HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
+        (OK + b"Content-Length: x\r\n\r\n{}", "not HTTP"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "not HTTP"),
         (whole(UP, b"Content-Encoding: br"), "encoding is br"),
-        (whole(UP, b"Content-Encoding: gzip"), "unpacked"),
+        (whole(UP, b"Content-Encoding: gzip"), "decompressed"),
         (whole(b" " * 5000 + UP), "more than 1000 bytes"),
         (whole(gzip.compress(b" " * 5000 + UP, mtime=0), b"Content-Encoding: gzip"), "more than 1000 bytes"),
         (OK + b"X: " + b"x" * 3000, "more than 2000 bytes"),
@@ -319,7 +319,7 @@ def test_a_count_without_end_is_a_fault_of_the_server() -> None:
     async def work(endpoint: Endpoint) -> int:
         return await endpoint.post("completions", BODY, lambda answer: int(answer["tokens"]))
 
-    with wired(forever(whole(b'{"tokens": Infinity}'))) as server, pytest.raises(EndpointError, match="unknown shape"):
+    with wired(forever(whole(b'{"tokens": Infinity}'))) as server, pytest.raises(EndpointError, match="unknown format"):
         using(server, work)
 
 

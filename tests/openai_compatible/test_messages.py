@@ -71,8 +71,10 @@ def test_degradations_are_warned_of_once(
         wait_for(model.generate(path, StepRequest((0,), guess=step)))
         wait_for(model.generate(path, StepRequest((0,), ahead=2)))
     guesses, streams = logged(logging.WARNING)
-    assert guesses.endswith("tells no ranks of a prompt's tokens, so that rejected drafts are not read any more")
-    assert streams.endswith("streams text without the ids of its tokens, so that each step is a request of its own")
+    assert guesses.endswith(
+        "does not report the ranks of a prompt's tokens, so that rejected drafts are no longer read"
+    )
+    assert streams.endswith("streams text without token ids, so that each step is a separate request")
     assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.DEBUG] == [True] * 2
 
 
@@ -83,7 +85,7 @@ def test_a_server_without_a_list_of_models_is_warned_of(
     path = Path(as_prompt(questions[0]))
     wait_for(connect(vllm, retries=0).generate(path, StepRequest((0,))))
     (warning,) = logged(logging.WARNING)
-    assert "lists no models, and is taken for profile=generic" in warning
+    assert "lists no models; assuming profile=generic" in warning
     assert vllm.url in warning
     wait_for(connect(vllm, retries=0, profile="vllm").generate(path, StepRequest((0,))))
     assert len(logged(logging.WARNING)) == 1, "who was told what it is needs no list"
@@ -119,7 +121,9 @@ def test_no_message_and_no_log_shows_the_key(
 @pytest.mark.parametrize("key", ["sk-\x1b[31m", "sk a", "sk-ключ", "sk-\nX-Other: 1"])
 def test_what_no_header_can_hold_is_refused_before_it_is_sent(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("OTHER_KEY", key)
-    with pytest.raises(ConfigurationError, match="OTHER_KEY holds no key: keys are printable ASCII") as caught:
+    with pytest.raises(
+        ConfigurationError, match="OTHER_KEY does not contain a key: keys are printable ASCII"
+    ) as caught:
         Endpoint("m", "http://127.0.0.1:1", key_env="OTHER_KEY")
     assert key not in str(caught.value)
     assert os.environ["OTHER_KEY"] == key
@@ -184,7 +188,7 @@ def test_the_doctor_shows_no_control_characters(
     ],
 )
 def test_a_base_url_that_is_none_is_refused_at_once(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no base URL") as caught:
+    with pytest.raises(ConfigurationError, match="is not a base URL") as caught:
         Endpoint("m", url)
     assert str(caught.value).isprintable()
 

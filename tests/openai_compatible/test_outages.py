@@ -145,7 +145,7 @@ async def test_nobody_waits_for_what_never_answered_interactively() -> None:
         for _ in range(3):  # the breaker opens
             with pytest.raises(EndpointError) as caught:
                 await ask(endpoint, concurrency=INTERACTIVE)
-        assert "has never answered, so it is not waited for; the last fault:" in str(caught.value)
+        assert "has never answered, so calls do not wait for it; the last fault:" in str(caught.value)
 
 
 @on_the_loop
@@ -169,7 +169,7 @@ async def test_no_patience_is_none() -> None:
         assert all(isinstance(error, EndpointError) and "502 Bad Gateway" in str(error) for error in failed)
         assert seconds_since(started) < 1
         asked, started = len(server.requests), time.monotonic()
-        with pytest.raises(EndpointError, match=r"left alone.*patience=0.*502 Bad Gateway"):
+        with pytest.raises(EndpointError, match=r"unavailable .*patience=0.*502 Bad Gateway"):
             await ask(endpoint)
         assert seconds_since(started) < 0.1
         assert len(server.requests) == asked == 8

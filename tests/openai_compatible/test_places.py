@@ -108,8 +108,8 @@ async def test_fewer_places_by_the_users_word_are_kept_and_told_of_once(caplog: 
         await asked(server, 20, 16, places=4)
     assert server.crowd == 4
     assert told(caplog) == [
-        f"16 requests want to be in flight, but <Endpoint 'm' at {server.url}> works on 4 at once "
-        "(as its concurrency=… says): others wait their turn"
+        f"the run has 16 concurrent requests, but <Endpoint 'm' at {server.url}> processes 4 at once "
+        "(as its concurrency=… says): others wait"
     ]
 
 
@@ -128,8 +128,8 @@ def test_the_command_line_tells_of_it_in_a_line(
     wait_for(running.__aexit__(None, None, None))
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "Warning" in line] == [
-        f"Warning: 3 requests want to be in flight, but <Endpoint 'm' at {server.url}> works on 2 at once "
-        "(as its concurrency=… says): others wait their turn"
+        f"Warning: the run has 3 concurrent requests, but <Endpoint 'm' at {server.url}> processes 2 at once "
+        "(as its concurrency=… says): others wait"
     ]
     assert "3 done" in lines[-1]
     assert server.crowd == 2
@@ -147,8 +147,8 @@ async def test_a_server_that_works_on_fewer_is_told_of(caplog: pytest.LogCapture
         await asked(server, 6, 6)
     assert server.crowd == 1
     (line,) = told(caplog)
-    assert line.startswith("6 requests want to be in flight, but <Endpoint")
-    assert "works on 1 at once (as it says or is known of its kind; concurrency=… changes it)" in line
+    assert line.startswith("the run has 6 concurrent requests, but <Endpoint")
+    assert "processes 1 at once (as reported or known for its kind; concurrency=… overrides it)" in line
 
 
 async def test_a_few_prompts_want_no_more_places_than_they_are(caplog: pytest.LogCaptureFixture) -> None:

@@ -109,7 +109,7 @@ def test_a_route_that_takes_no_ids_is_refused_with_what_to_do(
         raise Refusal(500, {"error": {"message": "OpenAIException - Unmapped prompt format.", "code": "500"}})
 
     monkeypatch.setattr(Habits, "checked", refuse)
-    with pytest.raises(ConfigurationError, match=r"takes no token ids.*text-completion-openai.*leave profile="):
+    with pytest.raises(ConfigurationError, match=r"accepts no token ids.*text-completion-openai.*remove profile="):
         wait_for(connect(vllm).generate(Path(as_prompt(questions[0])), StepRequest((0,), 60)))
     assert len(vllm.requests) == 1, "it is not tried again"
 
@@ -125,7 +125,7 @@ def test_a_route_that_makes_a_prompt_of_each_message_is_refused(
         return data | {"choices": data["choices"] * len(body["messages"])}
 
     monkeypatch.setattr(Habits, "answer", one_each)
-    with pytest.raises(ConfigurationError, match="took each message for a prompt of its own"):
+    with pytest.raises(ConfigurationError, match="took each message for a separate prompt"):
         wait_for(connect(vllm, None).generate(Path(as_prompt(questions[0])), StepRequest((0,), 60)))
     path, whole = Path(as_prompt([("system", "Add."), ("user", "1 + 1?")])), StepRequest((0,), 60, None)
     with pytest.raises(ConfigurationError, match="took each message"):

@@ -186,7 +186,7 @@ def test_a_chat_that_refuses_a_requests_field_says_so_in_its_words() -> None:
     told = wait_for(run())
     assert "HTTP 422: Unexpected fields in the request: {'reasoning_effort'}" in told
     assert told.endswith(
-        "Remedy: this server takes no reasoning_effort: leave it out of the request, or of body.NAME=…."
+        "Remedy: this server does not accept reasoning_effort: remove it from the request, or from body.NAME=…."
     )
 
 

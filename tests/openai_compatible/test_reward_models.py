@@ -207,9 +207,9 @@ def test_what_is_no_score_of_a_run_is_an_error(answer: Answer, told: str) -> Non
     [
         (rows([]), r"0 rows for 3 steps.*step_tag_id"),
         (rows(GOOD[:2]), "2 rows for 3 steps"),
-        (rows([0.1, 0.2, 0.3]), "one of embeddings"),
+        (rows([0.1, 0.2, 0.3]), "an embedding model"),
         (rows([*GOOD[:2], [0.5]]), "rows of 1 numbers.*has 2"),
-        (rows([*GOOD[:2], [math.nan, 0.5]]), "is no score"),
+        (rows([*GOOD[:2], [math.nan, 0.5]]), "is not a score"),
         (rows([*GOOD[:2], [-1.5, 2.5]]), "ignores use_activation"),
         (rows([*GOOD[:2], [0.2, 0.3]]), "ignores use_activation"),
         (rows(GOOD, read=5), r"read 5 of \d+ tokens"),
@@ -250,8 +250,8 @@ def test_the_two_words_share_the_probability() -> None:
     [
         (None, "logprob_token_ids"),
         ({"top_logprobs": [{"token_id:9": -0.1}]}, "logprob_token_ids"),
-        (words(math.nan, -1.0), "no score"),
-        (words(-math.inf, -math.inf), "no score"),
+        (words(math.nan, -1.0), "not a score"),
+        (words(-math.inf, -math.inf), "not a score"),
     ],
 )
 def test_missing_words_are_an_error(logprobs: Any, told: str) -> None:
@@ -289,7 +289,7 @@ def test_specs_find_the_format_by_name_folder_or_option(tmp_path: Folder) -> Non
     assert isinstance(hub, Explains)
     assert isinstance(hub, ScoresRuns)
     assert load(f"pooling,format=trl,separator=\\n,tokenizer={tmp_path}:prm@{url}").reader.format.name == "trl"
-    with pytest.raises(ConfigurationError, match="Name the format: format="):
+    with pytest.raises(ConfigurationError, match="Give the format: format="):
         load(f"pooling,tokenizer={tmp_path}:prm@{url}")
     (tmp_path / "config.json").write_text('{"prm_format": "qwen2.5-math-prm-bare", "model_type": "qwen2"}')
     assert load(f"pooling,tokenizer={tmp_path}:prm@{url}").reader.format.name == "qwen2.5-math-prm-bare"

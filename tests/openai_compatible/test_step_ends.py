@@ -125,7 +125,7 @@ def test_a_server_that_strips_stop_strings_is_refused_with_the_spec_that_works(
     servers: dict[str, Habits], connect: Connect, draft: HuggingFaceGenerator, questions: list[str], tokenizer: bool
 ) -> None:
     options = {} if tokenizer else {"tokenizer": None}
-    with pytest.raises(ConfigurationError, match="end of a step cannot be told") as caught:
+    with pytest.raises(ConfigurationError, match="end of a step cannot be distinguished") as caught:
         DraftOnly(drafter=connect(servers["llamacpp"], profile="vllm", **options)).run(questions[0])
     assert servers["llamacpp"].url in str(caught.value)
     spec = re.search(r"Remedy: (openai.*)", str(caught.value))

@@ -168,7 +168,7 @@ def test_steps_of_a_model_that_thinks_behind_a_parser_are_refused_before_the_fir
     vllm: Habits, connect: Connect, questions: list[str]
 ) -> None:
     vllm.thinks_apart = True
-    told = r"thoughts in a field of their own.*tokenizer=.*template\.enable_thinking=false.*granularity='turn'"
+    told = r"thoughts in a separate field.*tokenizer=.*template\.enable_thinking=false.*granularity='turn'"
     with pytest.raises(ConfigurationError, match=told):
         DraftOnly(drafter=connect(vllm, None)).run(questions[0])
     assert len(vllm.requests) == 1
@@ -190,7 +190,7 @@ def test_a_template_that_drops_thoughts_is_refused_for_steps(
         return ids_of({**body, "messages": messages})
 
     monkeypatch.setattr(vllm, "ids_of", forgetful)
-    with pytest.raises(ConfigurationError, match="drops a thought that was begun"):
+    with pytest.raises(ConfigurationError, match="drops a begun thought"):
         DraftOnly(drafter=connect(vllm, None)).run(questions[0])
 
 

@@ -81,7 +81,7 @@ def test_a_turn_is_sent_the_tools_and_how_to_call_them() -> None:
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
 def test_a_server_that_passes_over_a_required_call_is_found_out(choice: Any) -> None:
     """llama.cpp's server does, build 11549: its text is no call, and nobody would know."""
-    with pytest.raises(ConfigurationError, match="passes over the field"):
+    with pytest.raises(ConfigurationError, match="ignores the field"):
         turn(says("stop", content="3"), fields={"tool_choice": choice})
     cut, _ = turn(says("length", content="Let me"), fields={"tool_choice": choice})
     assert cut.ending == "length"
@@ -158,11 +158,11 @@ def test_a_call_that_the_tokens_cut_is_kept_as_far_as_it_came() -> None:
 @pytest.mark.parametrize(
     ("message", "told"),
     [
-        ({"content": "x"}, "the finish reason is 'tool_calls', and the message has no tool_calls"),
+        ({"content": "x"}, "the finish reason is 'tool_calls', but the message has no tool_calls"),
         ({"tool_calls": []}, "the message has no tool_calls"),
         ({"tool_calls": [{"id": "c", "function": {"arguments": "{}"}}]}, "a tool call names no function"),
-        ({"tool_calls": [{"id": "c"}]}, "an answer of an unknown shape"),
-        ({"tool_calls": "add"}, "an answer of an unknown shape"),
+        ({"tool_calls": [{"id": "c"}]}, "an answer in an unknown format"),
+        ({"tool_calls": "add"}, "an answer in an unknown format"),
     ],
 )
 def test_a_call_that_is_none_is_a_fault_of_the_server_and_paid(message: dict[str, Any], told: str) -> None:
@@ -176,7 +176,7 @@ def test_a_call_that_is_none_is_a_fault_of_the_server_and_paid(message: dict[str
 
 
 def test_what_is_no_function_is_not_called() -> None:
-    with pytest.raises(ConfigurationError, match="a tool of the type 'custom'; functions alone"):
+    with pytest.raises(ConfigurationError, match="a tool of the type 'custom'; only functions"):
         turn(says(tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]))
 
 

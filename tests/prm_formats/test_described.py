@@ -74,29 +74,29 @@ def test_it_scores_as_the_built_in_one(tmp_path: Folder) -> None:
     ("change", "message"),
     [
         ("strict: false|strikt: false", r"mine.yaml: unknown field 'strikt', did you mean 'strict'\?"),
-        ("kind: text, |", r"mine.yaml: prompt: .* says no kind, which is one of chat, turns, text"),
+        ("kind: text, |", r"mine.yaml: prompt: .* has no kind; it must be one of chat, turns, text"),
         ("kind: text|kind: txt", r"mine.yaml: prompt: unknown kind 'txt', did you mean 'text'\?"),
-        (
-            'template: "Task: {problem}|template: "Task: {question}',
-            r"leaves the problem out; \{problem\} stands for it",
-        ),
+        ('template: "Task: {problem}|template: "Task: {question}', r"lacks the problem; write \{problem\} for it"),
         ("outputs: 2|outputs: 7", r"mine.yaml: the format mine: a head has 1 output, a value, or 2, wrong and right"),
         ("outputs: 2|outputs: two", r"mine.yaml: heads.0: outputs: Input should be a valid integer.* \(got 'two'\)"),
         (", outputs: 2|", r"mine.yaml: heads.0: outputs: .*required"),
         ("layers: [score]|layer: score", r"mine.yaml: heads.0: unknown field 'layer', did you mean 'layers'\?"),
-        ("layers: [score]|layers: []", r"a head has one layer or more"),
+        ("layers: [score]|layers: []", r"a head has at least one layer"),
         ("heads: [{layers: [score], outputs: 2}]|heads: []", r"it has no heads"),
-        ("heads: [{layers: [score], outputs: 2}]|heads: score", r"heads: 'score' is no list of heads"),
-        ("{layers: [score], outputs: 2}|score", r"heads.0: 'score' is no head: layers and outputs, or right and wrong"),
+        ("heads: [{layers: [score], outputs: 2}]|heads: score", r"heads: 'score' is not a list of heads"),
+        (
+            "{layers: [score], outputs: 2}|score",
+            r"heads.0: 'score' is not a head: layers and outputs, or right and wrong",
+        ),
         ("{layers: [score], outputs: 2}|{right: '+'}", r"heads.0: wrong: .*required"),
         ("[{layers|[{right: '+', wrong: '-'}, {layers", r"a model that judges by words has no other head"),
-        ('separator: "\\n\\n"|separator: null', r"it has no separator; name one, '' for none"),
+        ('separator: "\\n\\n"|separator: null', r"it has no separator; give one, '' for none"),
         ('kind: text, template: "Task: {problem}\\n"|kind: turns', r"steps in turns are judged by words"),
-        ("strict: false|closing: turn", r"it is read at the end of the assistant's turn, which takes a chat and no"),
+        ("strict: false|closing: turn", r"it is read at the end of the assistant's turn, which needs a chat and no"),
         ("strict: false|closing: never", r"mine.yaml: closing: Input should be '', 'eos' or 'turn'"),
         ("strict: false|lead: [a]", r"mine.yaml: lead"),
-        ("heads: |separator: x\nheads: ", r"'mine.yaml', line 4, is no YAML: 'separator' is given twice"),
-        ("prompt: {|prompt: {{", r"'mine.yaml', line .* is no YAML"),
+        ("heads: |separator: x\nheads: ", r"'mine.yaml', line 4, is not YAML: 'separator' is given twice"),
+        ("prompt: {|prompt: {{", r"'mine.yaml', line .* is not YAML"),
     ],
 )
 def test_what_is_wrong_with_one_is_told_by_its_field(
@@ -114,7 +114,7 @@ def test_what_is_wrong_with_one_is_told_by_its_field(
 def test_a_file_without_fields_is_no_format(tmp_path: Folder, text: str) -> None:
     file = tmp_path / "odd.yml"
     file.write_text(text)
-    with pytest.raises(ConfigurationError, match=r"odd.yml' holds .* in place of fields"):
+    with pytest.raises(ConfigurationError, match=r"odd.yml' has .* instead of fields"):
         read_format(file)
 
 
@@ -122,7 +122,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Folder) -> None:
     with pytest.raises(ConfigurationError, match=r"the format '.*none.yaml' cannot be read: .*No such file"):
         find_format({}, {}, "x", str(tmp_path / "none.yaml"))
     (tmp_path / "odd.json").write_text("{")
-    with pytest.raises(ConfigurationError, match=r"odd.json' is no JSON"):
+    with pytest.raises(ConfigurationError, match=r"odd.json' is not JSON"):
         read_format(tmp_path / "odd.json")
 
 
@@ -140,7 +140,7 @@ def test_without_yaml_json_is_read(tmp_path: Folder, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "yaml", None)
     monkeypatch.delitem(sys.modules, "rsd_integrations.yaml_data", raising=False)
     assert read_format(tmp_path / "a.json") == FORMATS["trl"]
-    with pytest.raises(MissingDependency, match=r"a.yaml \(one in JSON takes none\) needs the package 'yaml'"):
+    with pytest.raises(MissingDependency, match=r"a.yaml \(JSON needs no package\) needs the package 'yaml'"):
         read_format(tmp_path / "a.yaml")
 
 

@@ -68,7 +68,7 @@ def test_a_node_that_dies_costs_no_result_and_doubles_none(
 
     problems = as_problems([f"question {n}" for n in range(200)])
     counts = run_journaled_on_ray(SLOW, problems, out, actors=Actors(count=3, concurrency=8), progress=note)
-    assert caplog.text.count("an actor died; its 8 requests are asked again") == 1
+    assert caplog.text.count("an actor died; its 8 requests are repeated") == 1
     assert (counts.done, counts.failed) == (200, 0)
     assert len(read_rows(out)) == 201
     assert len(read_results(out)) == 200
@@ -95,7 +95,7 @@ def test_a_process_that_dies_is_replaced_and_one_that_dies_again_and_again_is_gi
                     await asyncio.sleep(0.01)
             return await request
 
-    with pytest.raises(RunError, match="2 actors died while they worked at it"):
+    with pytest.raises(RunError, match="2 actors died while working on it"):
         wait_for(asked())
 
 

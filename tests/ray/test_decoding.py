@@ -68,7 +68,7 @@ def test_a_column_of_messages_is_a_column_of_prompts() -> None:
     odd = [{"role": "nobody", "content": "one"}]
     rows = decoded([{"chat": whole}, {"chat": odd}], prompt_column="chat")
     assert rows[0]["answer"] == "10"
-    assert "is no message" in rows[1]["error"]
+    assert "is not a message" in rows[1]["error"]
 
 
 def test_a_repeat_number_that_is_none_is_an_error_of_its_row() -> None:
@@ -76,7 +76,7 @@ def test_a_repeat_number_that_is_none_is_an_error_of_its_row() -> None:
         [{"prompt": "one", "r": 1}, {"prompt": "one", "r": None}, {"prompt": "one", "r": -1}], repeat_column="r"
     )
     assert [row["error"] is None for row in rows] == [True, False, False]
-    assert "takes a whole number from 0 (got -1)" in rows[2]["error"]
+    assert "must be an integer of at least 0 (got -1)" in rows[2]["error"]
 
 
 def test_what_a_failed_row_had_written_is_kept() -> None:
@@ -100,9 +100,11 @@ def test_columns_that_do_not_fit_are_told_before_anything_runs() -> None:
     config = RSDConfig.parse(SCRIPTED)
     with pytest.raises(ConfigurationError, match=r"no column 'prompt'; it has question, answer"):
         decode(ray.data.from_items([{"question": "one", "answer": "1"}]), config, prefix="rsd_")
-    with pytest.raises(ConfigurationError, match=r"results are written to: answer; rename them, or .*prefix='rsd_'"):
+    with pytest.raises(
+        ConfigurationError, match=r"already has result columns: answer; rename them, or .*prefix='rsd_'"
+    ):
         decode(ray.data.from_items([{"prompt": "one", "answer": "1"}]), config)
-    with pytest.raises(ConfigurationError, match="rows takes a whole number from 1"):
+    with pytest.raises(ConfigurationError, match="rows must be an integer of at least 1"):
         decode(ray.data.from_items([{"prompt": "one"}]), config, rows=0)
-    with pytest.raises(ConfigurationError, match="results are written to: text"):
+    with pytest.raises(ConfigurationError, match="already has result columns: text"):
         DecodeRows(SCRIPTED)(pa.table({"prompt": ["one"], "text": ["two"]}))

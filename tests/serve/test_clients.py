@@ -115,7 +115,7 @@ def test_what_is_wrong_has_the_classes_of_openais_package(client: openai.OpenAI)
         client.completions.create(model="rsd", prompt="Zoe has 30 pens. " * 200)
     assert long.value.code == "context_length_exceeded"
     for ids in ([1, 2, 3], [[1, 2], [3]]):
-        with pytest.raises(openai.BadRequestError, match="a prompt is a text, and no ids of tokens"):
+        with pytest.raises(openai.BadRequestError, match="a prompt must be text, not token ids"):
             client.completions.create(model="rsd", prompt=ids)
 
 

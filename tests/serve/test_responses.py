@@ -233,7 +233,7 @@ def test_tools_formats_and_effort_reach_the_models_as_chats_have_them() -> None:
         ({"store": True}, "store", "keeps nothing"),
         ({"background": True}, "background", "keeps nothing"),
         ({"conversation": "conv_1"}, "conversation", "keeps nothing"),
-        ({"truncation": "auto"}, "truncation", "nothing of a conversation is left out"),
+        ({"truncation": "auto"}, "truncation", "conversations are not truncated"),
         ({"include": ["message.output_text.logprobs"]}, "include", "mixture"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]", "'web_search' runs nowhere"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice", "one function"),

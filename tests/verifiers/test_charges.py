@@ -172,7 +172,7 @@ def test_a_judge_whose_model_gives_no_probabilities_fails_and_is_charged(logprob
             return NextWord(logprobs, WORD)
 
     for judge, computed in ((WordJudge(Odd(), YES_NO), 3), (CriticJudge(Odd(), CRITICS["thinkprm"]), 9 + 3)):
-        with pytest.raises(VerifierError, match="no log-probabilities of 2 words") as caught:
+        with pytest.raises(VerifierError, match="not log-probabilities of 2 words") as caught:
             asyncio.run(judge.score(START, STEPS[:1]))
         assert spent(caught.value).computed == computed
 
@@ -238,7 +238,7 @@ def test_a_member_that_is_cancelled_is_charged_with_those_before_and_beside_it(
 
 @pytest.mark.parametrize("combined", [Cached, lambda m: Cascade([m, Paid()]), lambda m: Ensemble([Paid(), m])])
 def test_a_member_with_too_few_rewards_is_named_and_charged(combined: Callable[[Verifier], Verifier]) -> None:
-    with pytest.raises(VerifierError, match="'paid' gave 1 rewards for 2 steps") as caught:
+    with pytest.raises(VerifierError, match="'paid' returned 1 rewards for 2 steps") as caught:
         asyncio.run(combined(Paid(rewards=1)).score(START, STEPS))
     assert ("paid", 1) in workers(spent(caught.value))
 

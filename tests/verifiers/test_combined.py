@@ -132,7 +132,7 @@ def test_specs_are_nested_by_parentheses() -> None:
     ("spec", "told"),
     [
         ("cascade:rule:arithmetic|nothing:x", "names no model"),
-        ("cascade,low:rule:arithmetic|scripted:verifier", "'low' is no option"),
+        ("cascade,low:rule:arithmetic|scripted:verifier", "'low' is not an option"),
         ("cached:", "incomplete"),
     ],
 )

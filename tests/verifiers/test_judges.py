@@ -232,7 +232,7 @@ def test_critiques_without_a_verdict_are_left_out_of_the_mean() -> None:
 @pytest.mark.parametrize("samples", [0, 2])
 def test_several_critiques_of_a_greedy_model_would_be_the_same(samples: int) -> None:
     with pytest.raises(
-        ConfigurationError, match=f"samples={samples}: at least 1, and 1 where .* greedy, as those of rubric"
+        ConfigurationError, match=f"samples={samples}: must be at least 1, and exactly 1 for greedy .* of rubric"
     ):
         CriticJudge(Talker(), CRITICS["rubric"], samples=samples)
 
@@ -246,13 +246,13 @@ def test_the_least_mass_is_a_probability_below_1(min_mass: float) -> None:
 def test_a_critic_that_only_reads_probabilities_takes_models_that_tell_them() -> None:
     critic = replace(CRITICS["thinkprm"], spoken="")
     assert CriticJudge(Talker(), critic)
-    with pytest.raises(ConfigurationError, match="does not tell probabilities of words, which the critic thinkprm"):
+    with pytest.raises(ConfigurationError, match="does not report probabilities of words, which the critic thinkprm"):
         CriticJudge(ScriptedTarget(["x"]), critic)
 
 
 @pytest.mark.parametrize("judge", [WordJudge, lambda model: CriticJudge(model, CRITICS["rubric"])])
 def test_what_writes_no_text_is_no_judge(judge: Any) -> None:
-    with pytest.raises(ConfigurationError, match="writes no text"):
+    with pytest.raises(ConfigurationError, match="does not write text"):
         judge(load("rule:arithmetic"))
 
 

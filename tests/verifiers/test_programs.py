@@ -98,7 +98,7 @@ def test_tests_come_from_a_file(tmp_path: Folder) -> None:
     for row, message in (
         ('{"problem": "Write add."}', "line 1: it has no `tests`"),
         ('{"tests": []}', "line 1: it has no `problem`"),
-        ('{"problem": "Write add.", "tests": "x"}', 'line 1: `tests` is "x" and no list of texts'),
+        ('{"problem": "Write add.", "tests": "x"}', 'line 1: `tests` is "x", not a list of texts'),
     ):
         file.write_text(row)
         with pytest.raises(ConfigurationError, match=message):
@@ -215,7 +215,7 @@ def test_a_test_that_cannot_be_run_apart_is_told_of_once(caplog: pytest.LogCaptu
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [text.partition("failed: ")[2] for text in told] == [
         "a test cannot derive a class from the program's Point",
-        "a test cannot hand a value of type object to a program",
+        "a test cannot pass a value of type object to a program",
     ]
 
 
@@ -442,7 +442,7 @@ def test_without_a_sandbox_it_asks_for_one(monkeypatch: pytest.MonkeyPatch, tmp_
         Programs({}, sandbox="docker")
     with pytest.raises(ConfigurationError, match="sandbox=jail is unknown"):
         Programs({}, sandbox="jail")  # type: ignore[arg-type]
-    with pytest.warns(UserWarning, match="can read the files"):
+    with pytest.warns(UserWarning, match="can read your files"):
         Programs({}, sandbox="none")
 
 
@@ -479,7 +479,7 @@ def test_containers_of_local_images_run_programs(monkeypatch: pytest.MonkeyPatch
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "images").write_text("debian:12\nmypython:3\n")
-    with pytest.raises(ConfigurationError, match=r"no image of Python \(docker pull python:3"):
+    with pytest.raises(ConfigurationError, match=r"no Python image \(docker pull python:3"):
         sandbox.find("docker")
     own = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
     (tmp_path / "images").write_text(f"python:3.8\nlocalhost/{own}\npython:<none>\n")
@@ -506,7 +506,7 @@ def test_the_doctor_says_what_keeps_programs_apart(
 
 async def test_a_sandbox_that_starts_no_more_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = sandbox.Sandbox("bwrap", ("/bin/false",), "/")
-    with pytest.raises(VerifierError, match="does not start Python"):
+    with pytest.raises(VerifierError, match="no longer starts Python"):
         await supervisor.run_tests(broken, "x = 1", ["assert True"], seconds=5, memory=1 << 29)
 
 

@@ -224,7 +224,7 @@ def test_a_reply_that_is_cut_in_its_thoughts_is_said_to_be_that(how: Thinking | 
 
 def test_a_reply_that_is_cut_after_its_thoughts_says_so_and_does_not_abstain() -> None:
     judge = CriticJudge(Thinker("Hm.\n</think>\n\nIt looks", thinking=OPENED, ending="length"), CRITICS["rubric"])
-    with pytest.raises(VerifierError, match=r"cut in its critique at 8704 tokens, before it said"):
+    with pytest.raises(VerifierError, match=r"cut in its critique at 8704 tokens, before its verdict"):
         score(judge, START, "It is 57.")
     told = CriticJudge(Thinker("Hm.\n</think>\n\nScore: 8, so", thinking=OPENED, ending="length"), CRITICS["rubric"])
     assert score(told, START, "It is 57.") == 0.8
@@ -347,6 +347,6 @@ def test_a_drafter_of_which_confidence_knows_nothing_is_warned_of() -> None:
     step = ("<think>\nSo 3.\n</think>\n\nIt is 3.", "delimiter")
     for _ in range(FIRST_CALLS - 1):
         assert score(verifier, START, *step, logprobs=(-1,) * 8) is None
-    with pytest.warns(RoleWarning, match=r"confidence:min gave no score in any of its first 8 .* markers of a thought"):
+    with pytest.warns(RoleWarning, match=r"confidence:min gave no score in any of its first 8 .* thought markers"):
         assert score(verifier, START, *step, logprobs=(-1,) * 8) is None
     assert score(verifier, START, "It is 3.", logprobs=(-1,)) == math.exp(-1)

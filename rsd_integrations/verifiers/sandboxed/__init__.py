@@ -1,5 +1,5 @@
-"""What runs inside of a sandbox: the program that a model wrote, and its tests, in two processes.
+"""What runs inside a sandbox: the program written by a model, and its tests, in two processes.
 
-Nothing here imports anything but the standard library and its neighbours, so that an empty file system will do and a
-process starts at once. `rsd_integrations.verifiers.programs` starts both processes and carries lines between them.
+These modules import only the standard library and each other, so that they work in an empty file system and a process
+starts at once. `rsd_integrations.verifiers.programs` starts both processes and relays lines between them.
 """

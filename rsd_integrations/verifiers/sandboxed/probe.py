@@ -1,4 +1,4 @@
-"""Says what a process in the sandbox can get at that it should not."""
+"""Reports what a process in the sandbox can access but should not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rsd_integrations.verifiers.sandboxed.limits import give_up
 
 
 def start() -> None:
-    """Print a JSON list of it, which should be empty."""
+    """Print it as a JSON list, which should be empty."""
     sought = json.load(sys.stdin)
     give_up(10, 512 << 20)
     found = []

@@ -1,7 +1,7 @@
-"""The process of a program: runs it, and answers what its tests ask of it. Nothing that it says is a verdict.
+"""The program's process: runs it, and answers requests from its tests. Nothing that it says is a verdict.
 
-Each line that comes in asks for one operation on values; one line goes out for it. A program may take all of this
-apart, for it lives in the same process. It gains nothing: its tests are elsewhere, and see values only.
+Each incoming line requests one operation on values, and one line answers it. A program may tamper with all of this, as
+it runs in the same process, but gains nothing: its tests are elsewhere, and see only values.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _BASES: tuple[Any, ...] = (int, float, complex, str, bytes, bytearray, tuple, li
 
 
 def main(lines: BinaryIO, out: BinaryIO) -> None:
-    """Run a program anew for each of its tests, each time in a process of its own where the system can fork."""
+    """Rerun a program for each of its tests, in a fresh process each time if the system can fork."""
     job = json.loads(lines.readline())
     give_up(job["seconds"], job["memory"])
     out.write(b"ready\n")
     out.flush()
     while line := lines.readline():
-        if json.loads(line)["op"] != "load":  # meant for a process that is no more
+        if json.loads(line)["op"] != "load":  # meant for a process that has ended
             continue
         if hasattr(os, "fork"):
             own = os.getpid()
@@ -52,7 +52,7 @@ def _run(line: bytes, lines: BinaryIO, out: BinaryIO) -> None:
 
 
 class _Session:
-    """A program, from when it is loaded to when its test has ended."""
+    """A program, from loading to the end of its test."""
 
     def __init__(self, lines: BinaryIO, out: BinaryIO) -> None:
         self._lines, self._out = lines, out
@@ -114,12 +114,12 @@ class _Session:
         exec(compile(code, "program", "exec"), self._module.__dict__)  # noqa: S102
 
     def _names(self, *names: str) -> list[Any]:
-        """What the program calls by some names, with what stands for all of it in front."""
+        """The program's values for some names, preceded by a reference to all of it."""
         known = vars(self._module)
         return [self._module, *([name, _named(known[name])] for name in names if name in known)]
 
     def _call_back(self, number: int) -> Callable[..., Any]:
-        """A function of the test's, which is run where the test is."""
+        """A function from the test, which runs in the test's process."""
 
         def function(*args: Any, **options: Any) -> Any:
             message = Message(self._encode, self._decode)
@@ -144,7 +144,7 @@ class _Session:
     # -- what is no plain data ---------------------------------------------------------------------------------------
 
     def _encode(self, value: Any) -> list[Any]:
-        if isinstance(value, _Named):  # parts of the standard library that a test names are its own to have
+        if isinstance(value, _Named):  # parts of the standard library named by a test are resolved there
             value = value.value
             name = getattr(value, "__qualname__", "")
             return ["named", str(value.__module__), name, self._encode(value)]
@@ -179,7 +179,7 @@ class _Session:
     def _number(self, value: Any) -> int:
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._objects)
-            self._objects.append(value)  # which also keeps it, so that its id stays its own
+            self._objects.append(value)  # also keeps the object alive, so that its id is not reused
         return self._numbers[id(value)]
 
     def _decode(self, data: list[Any]) -> Any:
@@ -194,11 +194,11 @@ class _Session:
             return getattr(sys.modules[rest[0]] if rest[0] in sys.modules else __import__(rest[0]), rest[1])
         if kind == "error":
             return self._decode(rest[0])(*rest[1])
-        raise TypeError(f"nothing is called {kind}")
+        raise TypeError(f"unknown kind {kind}")
 
 
 class _Named:
-    """A function or class that a test refers to by name, and that another module may have under the same."""
+    """A function or class that a test refers to by name, possibly the same as in another module."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -210,7 +210,7 @@ def _named(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The data that an object is as well, such as the tuple of a named tuple."""
+    """The plain data in an object, such as the tuple of a named tuple."""
     base = next(kind for kind in type(value).__mro__ if kind in _BASES)
     return str.__str__(value) if base is str else base(value)
 
@@ -229,10 +229,10 @@ def _awaited(value: Any) -> Any:
 
 
 def start() -> None:
-    """Take the channel away from `print` and the like, and begin."""
+    """Take the channel away from `print` and similar, and begin."""
     lines = os.fdopen(os.dup(0), "rb")
     out = os.fdopen(os.dup(1), "wb")
     with contextlib.suppress(OSError):
-        os.dup2(2, 0)  # the null device, by whoever started this
+        os.dup2(2, 0)  # the null device, set by the parent
         os.dup2(2, 1)
     main(lines, out)

@@ -1,10 +1,10 @@
-"""What stands, in the process of a test, for functions, classes and objects of the program's.
+"""Proxies, in the test's process, for the program's functions, classes and objects.
 
-Using one asks the program's process. What it says of itself is taken for what it is, a value. What it says of the
-test's own data is not asked for, as that would let it give the verdict:
+Using one sends a request to the program's process. What an object says about itself is accepted, as a value. It is
+never asked about the test's own data, as that would let it decide the verdict:
 
-- An object is never equal to data, and in no order with it.
-- A sum or another operation of an object with data is an object, and that is no number and has no truth.
+- An object is never equal to data, nor ordered relative to it.
+- A sum or other operation of an object with data is an object, not a number, and has no truth value.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Ask = Callable[..., Any]
 
 
 class Gone(BaseException):
-    """The process of the program has ended; a test that catches this has failed all the same."""
+    """The process of the program has ended; a test that catches this still fails."""
 
 
-class Unsupported(Exception):  # noqa: N818  (told to users by this name)
+class Unsupported(Exception):  # noqa: N818  (users see this name)
     """A test does something that cannot be done from another process."""
 
 
 class RemoteClass(type):
-    """What classes of the program are instances of here."""
+    """Metaclass of the proxies for the program's classes."""
 
     _rsd_ask_class: Ask
 
@@ -36,7 +36,7 @@ class RemoteClass(type):
 
     @staticmethod
     def rsd_made(name: str, bases: tuple[Any, ...], ask: Ask, number: int) -> Any:
-        """The class that stands for one of the program's."""
+        """The proxy class for one of the program's classes."""
         own = {"__slots__": (), "__module__": __name__, "_rsd_ask_class": staticmethod(ask), "_rsd_class": number}
         return RemoteClass(name, bases, own)
 
@@ -100,19 +100,19 @@ class Remote(metaclass=RemoteClass):  # noqa: D101  (`__doc__` is the program's)
         if not isinstance(entry, Remote):
             try:
                 entries: Iterator[Any] = iter(self)
-            except TypeError:  # it is no collection of values, and may be asked for its word
+            except TypeError:  # not a collection of values, so its own answer is accepted
                 return bool(self._rsd_ask("contains", self, entry))
             return any(one is entry or one == entry for one in entries)
         return bool(self._rsd_ask("contains", self, entry))
 
 
 def made(kind: type, ask: Ask, number: int, base: str | None) -> Any:
-    """What stands for an object of the program's.
+    """The proxy for one of the program's objects.
 
     Args:
         kind: A class of `RemoteClass`.
-        ask: Asks the program's process.
-        number: Of the object there.
+        ask: Sends a request to the program's process.
+        number: The object's number there.
         base: The plain type that its class derives from, if any.
     """
     remote: Any = object.__new__(kind)
@@ -122,7 +122,7 @@ def made(kind: type, ask: Ask, number: int, base: str | None) -> Any:
 
 
 def number_of(value: Any) -> int | None:
-    """The number of what a value stands for in the program's process; None for what is the test's own."""
+    """The number of a proxy's object in the program's process; None for the test's own values."""
     own: int | None = None
     if isinstance(value, Remote):
         own = value._rsd_number
@@ -134,7 +134,7 @@ def number_of(value: Any) -> int | None:
 
 
 def exception_class(name: str, base: type[BaseException], ask: Ask, number: int) -> type[BaseException]:
-    """The class that stands for an exception of the program's: a real one, to be caught by its name."""
+    """The proxy class for one of the program's exceptions: a real exception class, so that it can be caught."""
 
     def attribute(self: BaseException, name: str) -> Any:
         if name.startswith("__") or number_of(self) is None:
@@ -149,7 +149,7 @@ def exception_class(name: str, base: type[BaseException], ask: Ask, number: int)
 
 
 def exception(kind: type[BaseException], number: int, args: list[Any]) -> BaseException:
-    """What stands for an exception that the program raised."""
+    """The proxy for an exception raised by the program."""
     error = kind.__new__(kind, *args)
     error.args = tuple(args)
     vars(error)["_rsd_number"] = number
@@ -157,10 +157,10 @@ def exception(kind: type[BaseException], number: int, args: list[Any]) -> BaseEx
 
 
 def _data(remote: Remote) -> Any:
-    """The data that an object is as well."""
+    """The plain data in an object."""
     value = remote._rsd_ask("plain", remote)
     if isinstance(value, Remote):
-        raise Unsupported(f"{remote._rsd_base} is expected of an object that derives from it")
+        raise Unsupported(f"{remote._rsd_base} expected from an object derived from it")
     return value
 
 
@@ -168,7 +168,7 @@ def _data(remote: Remote) -> Any:
 
 
 def _of_itself(name: str, op: str) -> Callable[..., Any]:
-    """Something that an object is asked of itself."""
+    """An operation on the object alone."""
 
     def method(self: Remote, *args: Any) -> Any:
         if self._rsd_derived and name in _NUMBERS:
@@ -202,7 +202,7 @@ def _in_order(op: str) -> Callable[[Remote, Any], Any]:
 
 
 def _derived(value: Any) -> Any:
-    """What an operation of an object with the test's data gave."""
+    """The result of an operation of an object with the test's data."""
     if not isinstance(value, Remote):
         raise Unsupported(_ONLY_AN_OBJECT)
     object.__setattr__(value, "_rsd_derived", True)
@@ -210,7 +210,7 @@ def _derived(value: Any) -> Any:
 
 
 _ONLY_AN_OBJECT = (
-    "what the program's object makes of the test's data is no data: ask for data by an attribute or a method"
+    "the result of a program object's operation on test data is not data: get data from an attribute or a method"
 )
 _NUMBERS = ("__bool__", "__int__", "__float__", "__complex__", "__index__", "__abs__", "__round__")
 _SIGNS = ("__neg__", "__pos__", "__invert__")

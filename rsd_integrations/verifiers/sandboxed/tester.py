@@ -1,8 +1,8 @@
-"""The process of the tests: runs each test statement, and tells which of them held.
+"""The tests' process: runs each test statement, and reports which of them passed.
 
-The program is in another process and no name of it is here. What a test calls by a name of the program's is a `Remote`,
-and using one sends a question to that process. What comes back is data, or another `Remote`. So the statement itself,
-its comparisons and the functions that it uses are this process's own, and a program can only give values.
+The program is in another process, and none of its names are defined here. A name of the program's resolves to a
+`Remote`, and using one sends a request to that process. The reply is data, or another `Remote`. So the statement
+itself, its comparisons and the functions it uses belong to this process, and a program can only provide values.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PURE = {
     "functools", "heapq", "itertools", "json", "math", "numbers", "operator", "random", "re", "statistics", "string",
     "textwrap", "typing",
 }  # fmt: skip
-"""Modules whose parts are the test's own where it names them, whatever the program made of them. They do nothing to
-the process that they are in."""
+"""Modules whose members a test gets from its own process, whatever the program did to them. They have no side effects
+on the process."""
 
 
 def main(lines: BinaryIO, out: BinaryIO) -> None:
-    """Run the tests of one program, and write the secret of each that held."""
+    """Run the tests of one program, and write the secret of each that passed."""
     job = json.loads(lines.readline())
     give_up(job["seconds"], job["memory"])
     start_no_process()
@@ -54,7 +54,7 @@ def main(lines: BinaryIO, out: BinaryIO) -> None:
 
 
 class _Run:
-    """One test, with the program loaded anew."""
+    """One test, with the program freshly loaded."""
 
     def __init__(self, lines: BinaryIO, out: BinaryIO) -> None:
         self._lines, self._out = lines, out
@@ -64,7 +64,7 @@ class _Run:
         self._given: list[Any] = []
 
     def test(self, code: str, test: str) -> str | None:
-        """Why the test failed; None where it passed."""
+        """Why the test failed; None if it passed."""
         why = None
         try:
             self.ask("load", code)
@@ -72,19 +72,19 @@ class _Run:
             exec(compiled, self._names(compiled))  # noqa: S102
         except BaseException as error:
             why = type(error).__name__
-            with contextlib.suppress(BaseException):  # the text may be the program's
+            with contextlib.suppress(BaseException):  # the text may come from the program
                 why = f"{why}: {error}"[:500]
         if not self._ended:
             self._write({"op": "end", "args": []})
             self._lines.readline()
-        return why or ("the program ended" if self._spoiled else None)  # even if the test made nothing of it
+        return why or ("the program ended" if self._spoiled else None)  # even if the test ignored it
 
     def ask(self, op: str, /, *args: Any, **options: Any) -> Any:
-        """Have the program's process do something.
+        """Send a request to the program's process.
 
         Raises:
-            Gone: The process has ended, or does not keep to the protocol.
-            BaseException: What it raised.
+            Gone: The process has ended, or violates the protocol.
+            BaseException: Whatever it raised.
         """
         if self._spoiled:
             raise self._gone("the program ended")
@@ -99,7 +99,7 @@ class _Run:
             for number, held in reply.get("changed", ()):
                 fill(message.held[number], [message.decode(entry) for entry in held])
         except Exception as error:
-            raise self._gone(f"the program answered something that is no value: {error!r}") from error
+            raise self._gone(f"the program's answer is not a value: {error!r}") from error
         if isinstance(raised, BaseException):
             raise raised
         return value
@@ -111,7 +111,7 @@ class _Run:
         with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
             reply = json.loads(line)
             self._told |= dict(reply.get("classes", ()))
-            sys.stdout.write(str(reply.get("printed", "")))  # where the test has it, if it reads that
+            sys.stdout.write(str(reply.get("printed", "")))  # where the test can read it
         if not isinstance(reply, dict) or not {"value", "raised", "callback"} & reply.keys():
             raise self._gone("the program ended")
         return reply
@@ -137,7 +137,7 @@ class _Run:
         self._write(reply)
 
     def _names(self, test: CodeType) -> dict[str, Any]:
-        """What a test may refer to: what the program made, under names that are not the test's own or Python's."""
+        """Names available to a test: the program's, unless they are the test's own or Python's."""
         program, *found = self.ask("names", *sorted(_names(test) - vars(builtins).keys()))
         return {
             "__name__": "test",
@@ -158,7 +158,7 @@ class _Run:
         if module in PURE and getattr(import_module(module), name, None) is value:
             return ["known", module, name]
         if not callable(value) and not isinstance(value, Iterator):
-            raise Unsupported(f"a test cannot hand a value of type {type(value).__qualname__} to a program")
+            raise Unsupported(f"a test cannot pass a value of type {type(value).__qualname__} to a program")
         self._given.append(value if callable(value) else value.__next__)
         return ["callback" if callable(value) else "iterator", len(self._given) - 1]
 
@@ -177,10 +177,10 @@ class _Run:
             return self._awaitable(self._object(number))
         if kind == "module":
             return self._object(number)
-        raise TypeError(f"nothing is called {kind}")
+        raise TypeError(f"unknown kind {kind}")
 
     def _decode_named(self, data: list[Any]) -> Any:
-        """What a test refers to by name; parts of the standard library are then the test's own."""
+        """A value that a test refers to by name; members of the standard library come from the test's process."""
         kind, *rest = data
         if kind == "module" and rest[1] in PURE:
             return import_module(rest[1])
@@ -191,7 +191,7 @@ class _Run:
         return self._decode(data)
 
     def _kept(self, number: int, make: Callable[[], Any]) -> Any:
-        """What stands for something there is one and the same here."""
+        """The same remote object always has the same proxy here."""
         if number not in self._remotes:
             self._remotes[number] = make()
         return self._remotes[number]
@@ -205,7 +205,7 @@ class _Run:
         return self.ask("await", remote)
 
     def _class(self, data: list[Any]) -> Any:
-        """The class here that stands for one there; `Remote` for those of the standard library that are no data."""
+        """The proxy class for a remote class; `Remote` for those of the standard library that are not data."""
         kind, *rest = data
         if kind == "class":
             return self._kept(rest[0], lambda: self._derived(rest[0]))
@@ -226,11 +226,11 @@ class _Run:
 
 
 def _names(code: CodeType) -> set[str]:
-    """All names in a piece of code, also of attributes: to read it as a tree would take longer than to run it."""
+    """All names in a piece of code, including attributes: parsing it would take longer than running it."""
     inner = (_names(one) for one in code.co_consts if isinstance(one, CodeType))
     return {*code.co_names}.union(*inner)
 
 
 def start() -> None:
-    """Take the channel away from `print` and the like, and begin."""
+    """Take the channel away from `print` and similar, and begin."""
     main(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,9 +1,9 @@
-"""Values as JSON between two processes of which one is not to be trusted: plain data by value, never code.
+"""Values as JSON between two processes, one of them untrusted: plain data by value, never code.
 
-A value is itself where JSON has it, and else a list that begins with its kind. Only exact types go by value: an object
-of a class of the program's own is not data, whatever the class derives from. Containers that can change are numbered
-as they are met, in the same order on both sides, so that a list which is met twice is one list there too, and so that
-a function may change its arguments.
+A value that JSON supports is written as is; anything else is a list that begins with its kind. Only exact types go by
+value: an instance of the program's own class is not data, whatever the class derives from. Mutable containers are
+numbered in order of appearance, the same on both sides, so that a list that occurs twice is one list there too, and a
+function may change its arguments.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MUTABLE: dict[str, Any] = {
 }
 _MUTABLE_NAMES = {kind: name for name, kind in MUTABLE.items()}
 _MORE = {"deque": "maxlen", "defaultdict": "default_factory"}
-"""What is part of an empty container of a kind."""
+"""The empty container of each kind."""
 
 FROZEN: dict[str, tuple[Callable[[Any], tuple[object, ...]], Callable[..., object]]] = {
-    "int": (lambda value: (hex(value),), lambda text: int(text, 16)),  # JSON's numbers of any length are slow to read
+    "int": (lambda value: (hex(value),), lambda text: int(text, 16)),  # long JSON numbers are slow to parse
     "complex": (lambda value: (value.real, value.imag), complex),
     "bytes": (lambda value: (value.hex(),), bytes.fromhex),
     "tuple": (tuple, lambda *entries: entries),
@@ -55,20 +55,20 @@ FROZEN: dict[str, tuple[Callable[[Any], tuple[object, ...]], Callable[..., objec
         lambda text, fold: _made("datetime", "datetime").fromisoformat(text).replace(fold=fold),
     ),
 }
-"""Data that does not change: its parts, and how it is made of them."""
+"""Immutable data: its parts, and how to rebuild it from them."""
 
 _SMALL = 1 << 62
 
 GONE = b'{"gone": true}\n'
-"""The line in place of an answer where the program's process has ended."""
+"""The line sent instead of an answer if the program's process has ended."""
 
 
 class Message:
     """The containers of one message and its reply, by number.
 
     Args:
-        other: What stands for a value that is no data, as a list that begins with a kind of its own.
-        made: The value that such a list stands for.
+        other: Encodes a value that is not data, as a list that begins with its own kind.
+        made: Decodes such a list.
     """
 
     def __init__(self, other: Callable[[Any], list[Any]], made: Callable[[list[Any]], Any]) -> None:
@@ -77,7 +77,7 @@ class Message:
         self._numbers: dict[int, int] = {}
 
     def encode(self, value: Any) -> Any:
-        """A value as JSON has it."""
+        """A value as JSON data."""
         kind = type(value)
         if value is None or kind in (bool, str, float) or (kind is int and -_SMALL < value < _SMALL):
             return value
@@ -94,14 +94,14 @@ class Message:
         return self._other(value)
 
     def decode(self, data: Any) -> Any:
-        """The value that JSON stands for.
+        """The value of JSON data.
 
         Raises:
-            Exception: It stands for none; whoever sent it did not follow this protocol.
+            Exception: It is invalid: the sender violated the protocol.
         """
         if not isinstance(data, list):
             if isinstance(data, dict):
-                raise TypeError("a value is no JSON object")
+                raise TypeError("a value is not a JSON object")
             return data
         name, *rest = data
         if name == "same":
@@ -124,7 +124,7 @@ class Message:
 
 
 def is_data(kind: type) -> bool:
-    """Whether values of a type, and of no type derived from it, go by value."""
+    """Whether values of exactly this type go by value."""
     if kind in _MUTABLE_NAMES or kind in (bool, str, float, type(None)):
         return True
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
@@ -135,7 +135,7 @@ def is_data(kind: type) -> bool:
 
 
 def entries(value: Any) -> Sequence[Any]:
-    """What a container holds, in a row: keys and values of a dict by turns."""
+    """The contents of a container as a flat sequence: keys and values of a dict alternate."""
     if isinstance(value, bytearray):
         return [bytes(value)]
     if isinstance(value, dict):
@@ -144,7 +144,7 @@ def entries(value: Any) -> Sequence[Any]:
 
 
 def fill(value: Any, held: Sequence[Any]) -> None:
-    """Make a container hold this and nothing else."""
+    """Replace the contents of a container."""
     value.clear()
     if isinstance(value, bytearray):
         value += held[0]
