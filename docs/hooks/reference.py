@@ -16,6 +16,8 @@ TABLE = re.compile(r"(?!RSD)[A-Z_]+")
 """Names of constants. Tables of data explain themselves and have no entry of their own."""
 OPEN_MODULES = {"rsd_core.observing", "rsd_core.testing"}
 """Meant for users, and imported by their own names."""
+UNSEARCHED = "---\nsearch: { exclude: true }\n---\n\n"
+"""Keeps internals from crowding out the pages that users look for."""
 HEADED = "show_root_heading: true, show_root_toc_entry: true"
 
 
@@ -62,7 +64,7 @@ class Part:
             if rest or (not self.public and module == self.name):
                 heading = f"{HEADED}, show_root_full_path: true"
                 entries += f"::: {module}\n    options: {{ {heading}, members: {rest} }}\n\n"
-        return f"# {self.label}\n\n{entries}" if entries else ""
+        return f"{UNSEARCHED}# {self.label}\n\n{entries}" if entries else ""
 
 
 def on_config(config: Any) -> Any:
