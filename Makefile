@@ -41,21 +41,21 @@ help:  ## Show this list
 run: .venv/ready  ## Solve an embedded problem and show how
 	$(BIN)/rsd run
 
-run-real: .venv/ready  ## The same on real weights: SmolLM2 and Gemma as GGUF files, from two packages
+run-real: .venv/ready  ## The same with real weights: SmolLM2 and Gemma as GGUF files from two packages
 	$(BIN)/rsd run "Why is the sky blue?" --config cookbook/recipes/gguf.yaml
 	@echo
 	@echo "A base model (Gemma 3 270M) drafted sentence by sentence; SmolLM2 135M kept what it found likely and wrote the"
 	@echo "rest. Both are tiny and of different families: expect fluent sentences, little knowledge, and no saving. Two"
 	@echo "sizes of one family are what RSD is for: docs/guides/gguf.md has pairs for 8, 16 and 32 GB of memory."
 
-test: .venv/ready  ## Run the tests, in as many processes as there are cores, up to four
+test: .venv/ready  ## Run the tests in up to four processes
 	$(BIN)/pytest -n auto --maxprocesses 4
 
-check: .venv/ready  ## Lint, types and import rules
+check: .venv/ready  ## Check formatting, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_imports.py -k "not (installation or missing or extra or quickly)"  # those install packages
+	$(BIN)/pytest tests/test_imports.py -k "not (installation or missing or extra or quickly)"  # these install packages
 
 wheel: .venv/ready  ## Build the wheel, install it into a bare environment, and run it there
 	rm -rf dist
@@ -74,14 +74,14 @@ docs-serve: .venv/ready  ## Show the documentation at http://127.0.0.1:8000, reb
 servers: .venv/ready .venv-servers/ready .venv-litellm/ready .venv-clients/ready  ## Install real servers, gateways and clients, and run the tests that need them
 	$(BIN)/pytest -m servers --durations=5 tests/servers
 
-format: .venv/ready  ## Format and fix what can be fixed
+format: .venv/ready  ## Format the code and apply automatic fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-cookbook: .venv/ready  ## Run the cookbook's sources and write its notebooks
+cookbook: .venv/ready  ## Run the cookbook's sources and write the notebooks
 	$(BIN)/python -m tests.cookbook.build
 
-langchain-versions: .venv/ready  ## Test on the oldest and newest langchain-core, and write the table of the docs
+langchain-versions: .venv/ready  ## Test with the oldest and newest langchain-core, and write the docs' table
 	$(BIN)/python -m tests.langchain.conformance --markdown docs/langchain-conformance.md
 
 eval: .venv/ready  ## Compare RSD with its models alone on 200 held-out problems
