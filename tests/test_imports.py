@@ -3,18 +3,14 @@
 import ast
 import subprocess
 import sys
-import venv
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 import rsd_core
-from rsd_core.errors import DISTRIBUTION
+from tests.installations import ROOT, environment
 
-ROOT = Path(__file__).parent.parent
 CORE_NEEDS = {"pydantic", "pydantic_core", "rsd_core"}
 SHARED = {
     "answer_forms", "chat_fields", "data_files", "data_sources", "final_answers", "findings", "given_fields", "jsonl",
@@ -189,32 +185,6 @@ def test_the_core_stays_small() -> None:
     assert lines("") < 6300  # what surrounds it, policies and baselines apart, is read in an afternoon
     assert lines("policies") < 1300
     assert lines("baselines") < 1060
-
-
-def required(extra: str = "") -> list[Distribution]:
-    """The distributions that `pip install "rsd-decoding[extra]"` brings, as their metadata say."""
-    names = {DISTRIBUTION}
-    todo = [Requirement(f"{DISTRIBUTION}[{extra}]")]
-    for requirement in todo:
-        for further in map(Requirement, distribution(requirement.name).requires or ()):
-            name, extras = canonicalize_name(further.name), requirement.extras or {""}
-            asked = further.marker is None or any(further.marker.evaluate({"extra": one}) for one in extras)
-            if asked and (name not in names or further.extras):
-                names.add(name)
-                todo.append(further)
-    return [distribution(name) for name in names - {DISTRIBUTION}]
-
-
-def environment(folder: Path, extra: str = "") -> Path:
-    """The interpreter of a virtual environment with what an installation brings and nothing else."""
-    venv.create(folder, with_pip=False, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    for installed in required(extra):
-        for name in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
-            (site / name).symlink_to(str(installed.locate_file(name)))
-    for name in ("rsd_core", "rsd_integrations"):
-        (site / name).symlink_to(ROOT / name)
-    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")

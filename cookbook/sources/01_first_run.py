@@ -1,10 +1,10 @@
 # %% [markdown]
 # # A first run, and how to read its trace
 #
-# You learn how to run reward-guided speculative decoding (RSD), what a *trace* tells, and where the money goes.
+# Learn how to run reward-guided speculative decoding (RSD), how to read a *trace*, and where the money goes.
 #
-# Three models work on one answer. A cheap **drafter** writes the next step. A **verifier** gives it a reward between
-# 0 and 1. If the reward is too low, the strong **target** writes the step anew. The models here are tiny, ship with the
+# Three models work on one answer. A cheap **drafter** writes the next step. A **verifier** gives it a reward between 0
+# and 1. If the reward is too low, the strong **target** rewrites the step. The models here are tiny, ship with the
 # package and run on a laptop without a network.
 
 # %%
@@ -26,8 +26,8 @@ print(result.answer, "·", result.finish_reason)
 # %% [markdown]
 # ## The trace
 #
-# `show` draws the run: who wrote each step, what the verifier thought of it, and what was thrown away. Unfold the
-# rejected draft of step 2: the drafter had miscalculated, the verifier saw it, and the target put it right.
+# `show` draws the run: who wrote each step, what the verifier thought of it, and what was discarded. Unfold the
+# rejected draft of step 2: the drafter miscalculated, the verifier saw it, and the target corrected it.
 
 # %%
 from rsd_integrations.display import show
@@ -35,7 +35,7 @@ from rsd_integrations.display import show
 show(result, decoder)
 
 # %% [markdown]
-# Everything drawn there is plain data.
+# Everything in the drawing is plain data.
 
 # %%
 for step in result.steps:
@@ -46,7 +46,7 @@ print("rejected:", [step.discarded_draft.strip() for step in result.steps if ste
 # %% [markdown]
 # ## As it happens
 #
-# The same run as a stream of events. A result, a batch and a server are all built on this one stream.
+# The same run as a stream of events. Results, batches and the server are all built on this stream.
 
 # %%
 for event in decoder.stream(question):
@@ -55,9 +55,9 @@ for event in decoder.stream(question):
 # %% [markdown]
 # ## What it cost
 #
-# The ledger charges every token to the model that computed it: prompts, drafts that were thrown away, the verifier's
-# reading. *Reused* tokens were found in a cache and cost nothing again. The paper counts less (no prompts), so the
-# ledger holds both figures.
+# The ledger charges every token to the model that computed it: prompts, discarded drafts, what the verifier read.
+# *Reused* tokens were found in a cache and cost nothing. The paper counts less (no prompts), so the ledger has both
+# figures.
 
 # %%
 for role in ("drafter", "verifier", "target"):
@@ -72,7 +72,7 @@ print(f"the target alone would need {alone / spent:.2f} times as many FLOPs:", r
 # %% [markdown]
 # ## Keep it
 #
-# A result is JSON, and a page that opens in any browser without a network.
+# Save a result as JSON, or as a page that opens in any browser without a network.
 
 # %%
 import json

@@ -1,8 +1,7 @@
 # %% [markdown]
 # # RSD as an LLM in a LangChain chain
 #
-# You learn how to put RSD where a chain has an LLM: text in, text out, batches side by side, and the trace when you want
-# it.
+# Learn how to use RSD as the LLM of a chain: text in, text out, batches side by side, and the trace when you want it.
 
 # %%
 from langchain_core.output_parsers import BaseOutputParser
@@ -45,8 +44,8 @@ print([chain.invoke(one) for one in people] == chain.batch(people))
 # %% [markdown]
 # ## The trace behind a text
 #
-# A plain text has no room for steps and rewards. `generate` carries them beside it, as data that a `Result` is made of.
-# (Messages of `ChatRSD` have them too, for `result_of`.)
+# A plain text has no room for steps and rewards. `generate` returns them as well, as data from which a `Result` can be
+# built. (Messages of `ChatRSD` have them too, for `result_of`.)
 
 # %%
 from rsd_core import Result

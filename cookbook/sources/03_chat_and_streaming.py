@@ -1,8 +1,7 @@
 # %% [markdown]
 # # Chat and streaming
 #
-# You learn how `ChatRSD` stands where a chat model stood, how a stream grows by accepted step, and where usage and
-# trace travel.
+# Learn how `ChatRSD` replaces a chat model, how a stream grows by accepted steps, and where to find usage and trace.
 
 # %%
 from rsd_integrations.langchain import ChatRSD
@@ -16,10 +15,10 @@ message = chat.invoke(question)
 print(message.text)
 
 # %% [markdown]
-# ## Usage, and what is paid for
+# ## Usage and cost
 #
-# `usage_metadata` is that of the answer: the prompt and what was written after it. Counters and LangSmith find it where
-# they look for it. All three models are paid for, rejected drafts too: that is the bill.
+# `usage_metadata` covers the answer: the prompt and what was written after it, where counters and LangSmith look for
+# it. You pay for all three models, and for rejected drafts too: that is the bill.
 
 # %%
 from rsd_integrations.langchain import bill_of
@@ -30,9 +29,9 @@ for item in bill_of(message):
 print(message.response_metadata["finish_reason"], message.response_metadata["model_name"])
 
 # %% [markdown]
-# ## A stream grows by accepted step
+# ## A stream grows by accepted steps
 #
-# What was rejected never reaches the reader, so nothing is ever taken back. Each chunk brings the steps it is made of.
+# Rejected text never reaches the reader, so nothing is ever taken back. Each chunk includes its steps.
 
 # %%
 for chunk in chat.stream(question):
@@ -57,8 +56,8 @@ for text in await asyncio.gather(*(ask(name) for name in ("Zoe", "Ben", "Mia")))
 # %% [markdown]
 # ## The trace travels with the message
 #
-# Also through a cache, a checkpoint or a history. The texts of rejected drafts are in it only with `trace_inner=True`,
-# since metadata travel to users along with the answer.
+# It survives a cache, a checkpoint or a history. It includes the texts of rejected drafts only with `trace_inner=True`,
+# because metadata may reach users along with the answer.
 
 # %%
 from rsd_integrations.display import show
@@ -69,7 +68,7 @@ show(result_of(ChatRSD(policy="binary_step:0.7", trace_inner=True).invoke(questi
 # %% [markdown]
 # ## Steps as events of a chain
 #
-# `RSDRunnable` tells every step as an event, for user interfaces that show progress.
+# `RSDRunnable` emits every step as an event, for user interfaces that show progress.
 
 # %%
 from rsd_integrations.langchain import RSDRunnable

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # An agent with tools
 #
-# You learn how `RSDMiddleware` puts a cheap model before the one of a LangChain agent, and what the agent's state tells
-# afterwards.
+# Learn how `RSDMiddleware` puts a cheap model in front of a LangChain agent's model, and what the agent's state
+# records.
 #
 # **The chat models in this notebook are scripted.** No tool-calling model is small enough to ship, so two stand-ins
 # follow rules: a careful one, and a hurried one that makes two mistakes. The agent, its tools, the middleware and the
-# verifier are the real ones. With providers, the two lines that make the models are all that changes.
+# verifier are real. With providers, only the two lines that create the models change.
 
 # %%
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -49,8 +49,8 @@ cheap = Scripted(
 # ## Tools and a verifier
 #
 # A verifier of agent turns can be a reward model, a judge, or a plain function of the conversation and the reply. This
-# one is a rule: a tool may only be called with an item the user named, and an answer may only name numbers that a tool
-# gave.
+# one is a rule: a tool may only be called with an item that the user named, and an answer may only contain numbers that
+# a tool returned.
 
 # %%
 import re
@@ -82,7 +82,7 @@ def grounded(messages, reply) -> float:
 # %% [markdown]
 # ## The agent
 #
-# Its own model is the target. RSD is one entry in the list of middleware.
+# The agent's own model is the target. RSD is one entry in the list of middleware.
 
 # %%
 from langchain.agents import create_agent
@@ -96,8 +96,8 @@ for message in state["messages"]:
     print(f"{message.type:5} {message.text or ', '.join(calls)}")
 
 # %% [markdown]
-# The hurried model asked for `pins` and invented a price. Both turns were replaced; the one in the middle was kept. The
-# state says so, call by call.
+# The hurried model asked for `pins` and invented a price. Both turns were replaced; the one between them was kept. The
+# state shows this, call by call.
 
 # %%
 for record in state["rsd"]:
@@ -106,7 +106,7 @@ for record in state["rsd"]:
 # %% [markdown]
 # ## ChatRSD as the agent's model
 #
-# The same with RSD inside the model: nothing about the agent changes.
+# The same with RSD inside the model: the agent does not change.
 
 # %%
 from rsd_integrations.langchain import ChatRSD, result_of
@@ -124,7 +124,7 @@ print(state["messages"][-1].text)
 #     agent = create_agent("anthropic:STRONG", tools, middleware=[
 #         RSDMiddleware(draft="openai:CHEAP", verifier=grounded)])
 #
-# Put `ModelRetryMiddleware` and `ModelFallbackMiddleware` *before* it in the list: then the whole turn is tried again.
+# Put `ModelRetryMiddleware` and `ModelFallbackMiddleware` *before* it in the list: then the whole turn is retried.
 #
 # ## What next
 #

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Swapping providers
 #
-# You learn how the three places are filled: by a *spec* (a short text), by an object, or by a LangChain model of any
-# provider; and how they mix.
+# Learn the three ways to give a model: a *spec* (a short text), an object, or a LangChain model of any provider; and
+# how to mix them.
 
 # %%
 from textwrap import shorten
@@ -34,9 +34,9 @@ for models in (
     print(result.answer, [step.author for step in result.steps], models or "the default")
 
 # %% [markdown]
-# The scripted models answer another question, always the same: they are fakes, for trying out a pipeline.
+# The scripted models always answer the same question: they are fakes for testing a pipeline.
 #
-# Where the models run is nothing but another spec. These lines are what you would write for real ones:
+# Where a model runs only changes its spec. For real models you would write:
 #
 # | you have | drafter or target | verifier |
 # |---|---|---|
@@ -44,11 +44,11 @@ for models in (
 # | a vLLM, SGLang, llama.cpp or Ollama server | `openai:MODEL@http://localhost:8000/v1` | `pooling:…`, `judge:openai:…` |
 # | a provider with a LangChain class | `langchain:anthropic:MODEL` | `judge,mode=rubric:langchain:…` |
 #
-# LangChain's adapters also take a provider's model by the name that `init_chat_model` knows, in all three places:
+# The LangChain adapters also take a provider's model under its `init_chat_model` name, in all three roles:
 #
 #     ChatRSD(draft="openai:CHEAP", target="anthropic:STRONG", verifier="openai:JUDGE")
 #
-# A mistake is reported at once, with what would be right:
+# Mistakes are reported immediately, with the fix:
 
 # %%
 from rsd_core import load
@@ -62,8 +62,8 @@ for wrong in ("embeded:draft", "hf:", "embedded:big"):
 # %% [markdown]
 # ## By object: LangChain models of any provider
 #
-# Most APIs cannot go on with a message that was begun, so RSD takes whole messages there: the cheap model writes one,
-# the verifier scores it, and the strong model writes it anew where it falls short. The two stand-ins take the place of
+# Most APIs cannot continue an unfinished message, so RSD uses whole messages there: the cheap model writes one, the
+# verifier scores it, and the strong model rewrites it if the score is too low. The two stand-ins replace
 # `ChatOpenAI(…)` and `ChatAnthropic(…)`.
 
 # %%
@@ -84,10 +84,10 @@ message = ChatRSD(draft=cheap, target=strong, verifier=short).invoke("What is th
 print(message.text, result_of(message).steps[0].author)
 
 # %% [markdown]
-# ## Mixed: a local drafter, somebody else's target
+# ## Mixed: a local drafter, a hosted target
 #
-# Each role is its own object, so a model in this process may draft for one behind an API. Prices make the ledger speak
-# of money.
+# Each role is a separate object, so a model in this process can draft for one behind an API. With prices, the ledger
+# shows money.
 
 # %%
 from rsd_core import BinaryStep, Price, RewardGuidedDecoder, Settings

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Budgets and calibration
 #
-# You learn to say what may be spent instead of guessing a threshold, and to find a threshold where you want one.
+# Learn to set a budget instead of guessing a threshold, and to find a threshold if you want one.
 #
-# A threshold belongs to one reward model and one task: 0.7 for one may be 0.3 for another. Two ways out: record rewards
-# once and **calibrate**, or give a **budget** and let the policy find the threshold while it runs.
+# A threshold belongs to one reward model and one task: 0.7 for one may be 0.3 for another. There are two solutions:
+# record rewards once and **calibrate**, or set a **budget** and let the policy find the threshold while it runs.
 
 # %%
 from rsd_core import RSDConfig
@@ -16,10 +16,11 @@ problems = find_task("embedded-dev").draw(24, seed=0)
 found = calibrate(decoder, problems)
 
 # %% [markdown]
-# ## What each threshold is expected to cost and to bring
+# ## Expected cost and accuracy of each threshold
 #
-# Two recordings are enough: the drafter's own answers, and the drafts beside the target's. Every threshold is estimated
-# from them, with intervals over problems. 24 problems keep this notebook quick, and the bands wide; take 200 or more.
+# Two recordings are enough: the drafter's own answers, and drafts for each step of the target's answers. All thresholds
+# are estimated from them, with intervals over problems. 24 problems keep this notebook quick but make the intervals
+# wide; use 200 or more.
 
 # %%
 import matplotlib.pyplot as plt
@@ -48,8 +49,8 @@ print(f"expected share of the target {row.target_share:.0%}, accuracy {row.accur
 # %% [markdown]
 # ## A budget
 #
-# `BudgetAware` sends a given share of all steps to the target: those with the lowest rewards seen so far. What was
-# recorded is its warm start. Watch the share approach what was asked for, on problems it has never seen.
+# `BudgetAware` sends a given share of all steps to the target: those with the lowest rewards seen so far. The recorded
+# rewards are its warm start. Watch the share approach the requested one, on problems it has never seen.
 
 # %%
 from rsd_core import RewardGuidedDecoder
@@ -79,8 +80,8 @@ plt.show()
 # %% [markdown]
 # ## A budget for each request
 #
-# `request_budget:calls=1` is a hard promise: no answer asks the target more than once, and that call goes where the
-# rewards are lowest, so far as the policy has learned what to expect.
+# `request_budget:calls=1` is a hard limit: no answer calls the target more than once, and that call goes where the
+# rewards are lowest, as far as the policy has learned what to expect.
 
 # %%
 from rsd_core import parse_policy

@@ -1,17 +1,17 @@
 # %% [markdown]
 # # A judge instead of a reward model
 #
-# You learn the three kinds of judges, and how to find out in a minute whether one can be trusted.
+# Learn the three kinds of judges, and how to find out in a minute whether you can trust one.
 #
-# No reward model for your field? A language model can judge. It may be asked for one word (quick), for a score after
-# some thought (more expensive), or be a LangChain model with a rubric of yours.
+# No reward model for your field? A language model can judge. It can answer with one word (fast), with a score after
+# some thought (more expensive), or be a LangChain model with your own rubric.
 
 # %% [markdown]
 # ## First: measure
 #
 # The embedded task has an exact checker, so we know which drafted steps are right. A verifier is as good as its rewards
-# tell right steps from wrong ones. The figure is the chance that a right step is scored above a wrong one (AUC): 0.5 is
-# a coin, 1.0 is perfect.
+# separate right steps from wrong ones. The measure is the probability that a right step scores higher than a wrong one
+# (AUC): 0.5 is chance, 1.0 is perfect.
 
 # %%
 import itertools
@@ -51,8 +51,8 @@ for spec in ("embedded:verifier", "embedded:prm"):
 # %% [markdown]
 # ## A judge of one word
 #
-# `judge:SPEC` asks any generator that tells probabilities for a digit from 0 to 9 and takes the expected value. The
-# embedded target was trained on word problems and nothing else. It has never been asked to judge:
+# `judge:SPEC` asks any generator that reports probabilities for a digit from 0 to 9 and takes the expected value. The
+# embedded target was trained only on word problems, never to judge:
 
 # %%
 rewards = await rewards_of(load("judge:embedded:target"))
@@ -61,14 +61,14 @@ print(f"rewards between {min(known):.2f} and {max(known):.2f}, {len(rewards) - l
 print(f"AUC {auc(rewards):.3f}")
 
 # %% [markdown]
-# It answers with digits, since numbers are all it knows. Nothing about the rewards tells how far to trust them; the
-# measurement does, and it is well below both models above. (Ten wrong steps make a rough figure. Take hundreds before
-# you decide.) An instruction-tuned model is asked in the same way: `judge:hf:Qwen/Qwen2.5-7B-Instruct`.
+# It answers with digits, because it only knows numbers. The rewards themselves do not tell how far to trust them; the
+# measurement does, and it is well below both models above. (Ten wrong steps give a rough figure. Use hundreds before
+# you decide.) An instruction-tuned model works the same way: `judge:hf:Qwen/Qwen2.5-7B-Instruct`.
 #
 # ## A LangChain model with your rubric
 #
-# `LangChainJudge` asks for a line `Score: N`. The stand-in below plays a careful judge that checks the arithmetic; with
-# a provider it is `LangChainJudge(ChatAnthropic(model="…"), rubric=…)`.
+# `LangChainJudge` asks for a line `Score: N`. The stand-in below is a careful judge that checks the arithmetic; with a
+# provider, use `LangChainJudge(ChatAnthropic(model="…"), rubric=…)`.
 
 # %%
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -103,8 +103,8 @@ rewards = await rewards_of(careful)
 print(f"AUC {auc(rewards):.3f}; scores given: {sorted({round(reward, 2) for reward in rewards})}")
 
 # %% [markdown]
-# It sees slips in the arithmetic and nothing else: a draft that takes a wrong number from the story is past it. That is
-# the limit of the rubric, not of the method.
+# It only detects arithmetic mistakes: it misses a draft that takes a wrong number from the story. That is a limit of
+# the rubric, not of the method.
 #
 # ## In place of the reward model
 
@@ -126,4 +126,4 @@ show(decoder.run(slip.question), decoder)
 # ## What next
 #
 # - [A rule as verifier](08_rule_verifier.ipynb): the same check without any model
-# - [Calibration](06_budgets_and_calibration.ipynb): judges need a threshold of their own
+# - [Calibration](06_budgets_and_calibration.ipynb): judges need their own threshold

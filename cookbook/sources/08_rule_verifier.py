@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A rule as verifier
 #
-# You learn to write a verifier of your own, to let it abstain, and to put it before a model.
+# Learn to write your own verifier, to let it abstain, and to put it in front of a model.
 #
-# What can be checked need not be guessed. A rule costs nothing, and where it has nothing to say it says so.
+# Do not guess what you can check. A rule costs nothing, and abstains when it has nothing to say.
 
 # %%
 from rsd_core import Path, Step, as_prompt, load
@@ -16,12 +16,12 @@ for text in ("She gets 36 as a gift: 71+36=101+6=107.", "She gets 36 as a gift: 
     print(reward, "|", why)
 
 # %% [markdown]
-# ## A rule of your own
+# ## Your own rule
 #
-# The built-in rule checks the equations, not whether they are about the story. A drafter that reads 63 where the story
-# says 36 gets past it. So we write the missing check: the amounts that a step names must be in the story.
+# The built-in rule checks the equations, not whether they are about the story. It misses a drafter that reads 63 where
+# the story says 36. So we write the missing check: the amounts in a step must appear in the story.
 #
-# A `Rule` writes one method: a reward, or `None` to abstain, and why.
+# A `Rule` has one method. It returns a reward, or `None` to abstain, and the reason.
 
 # %%
 import re
@@ -48,10 +48,10 @@ for text in ("She gets 36 as a gift: 71+36=107.", "She gets 63 as a gift: 71+63=
     print(*FromTheStory().judge(before, Step(text, "delimiter")), sep=" | ")
 
 # %% [markdown]
-# ## Rules before a model
+# ## Rules in front of a model
 #
-# A `Cascade` asks from cheap to expensive and stops as soon as one is sure. Rules that find a fault end it at 0; where they
-# abstain, the reward model decides.
+# A `Cascade` goes from cheap to expensive and stops as soon as one verifier is sure. A rule that finds a mistake ends
+# it with 0; if the rules abstain, the reward model decides.
 
 # %%
 from rsd_core import BinaryStep, RewardGuidedDecoder
@@ -76,7 +76,7 @@ verifiers = {
 }
 
 # %% [markdown]
-# Rules alone abstain on everything that is not plainly wrong. `on_abstain="accept"` keeps such steps.
+# Rules alone abstain on everything that is not clearly wrong. `on_abstain="accept"` keeps such steps.
 
 # %%
 from rsd_core import Settings
@@ -101,12 +101,12 @@ for name, verifier in verifiers.items():
     )
 
 # %% [markdown]
-# Two dozen problems are a demonstration, not a measurement: the [evaluation](10_evaluating.ipynb) notebook compares with
-# intervals. The pattern is general, though. What rules can see, they see for nothing.
+# Two dozen problems are a demonstration, not a measurement: the [evaluation](10_evaluating.ipynb) notebook has
+# intervals. But the pattern is general: what rules can detect, they detect for free.
 #
 # ## As a spec
 #
-# The built-in rules have specs; [a plugin](12_plugin_package.ipynb) gives one to yours.
+# The built-in rules have specs; with [a plugin](12_plugin_package.ipynb) yours has one too.
 
 # %%
 print(load("cascade:rule:arithmetic|(ensemble,how=min:rule:repetition|embedded:prm)"))
@@ -115,4 +115,4 @@ print(load("cascade:rule:arithmetic|(ensemble,how=min:rule:repetition|embedded:p
 # ## What next
 #
 # - [A plugin package](12_plugin_package.ipynb): publish your rule
-# - [A judge](07_a_judge.ipynb): where no rule can be written
+# - [A judge](07_a_judge.ipynb): if you cannot write a rule

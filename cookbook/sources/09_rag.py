@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Retrieval with RSD answering
 #
-# You learn how RSD answers over retrieved text, in LangChain and in LlamaIndex.
+# Learn how RSD answers from retrieved text, in LangChain and in LlamaIndex.
 #
-# **What the embedded models can do, and what not.** They solve word problems of one kind and know no other language. So
-# the corpus here is a notebook of stories about who bought what, and the question is how many somebody has now.
-# Retrieval is real, the answer is computed from what was found, and every step of it is verified. With models of common
-# size the same code answers common questions.
+# **Limits of the embedded models.** They solve one kind of word problem and know nothing else. So the corpus here is a
+# collection of stories about who bought what, and the question is how many things somebody has now. Retrieval is real,
+# the answer is computed from the retrieved text, and every step is verified. With larger models the same code answers
+# ordinary questions.
 
 # %%
 STORIES = [
@@ -20,7 +20,7 @@ STORIES = [
 # %% [markdown]
 # ## In LangChain
 #
-# A retriever that ranks by shared words is enough for five documents. Yours goes in its place.
+# A retriever that ranks by shared words is enough for five documents. Replace it with yours.
 
 # %%
 import re
@@ -67,7 +67,8 @@ for question, message in zip(questions, chain.batch(questions)):
     print(question, result.answer, [step.author for step in result.steps])
 
 # %% [markdown]
-# The trace shows what the answer rests on: the retrieved story is in the prompt, and each step was scored in its light.
+# The trace shows what the answer is based on: the retrieved story is in the prompt, and each step was scored against
+# it.
 
 # %%
 from rsd_integrations.display import show
@@ -77,7 +78,7 @@ show(result_of(chain.invoke("How many pens does Lea have now?")))
 # %% [markdown]
 # ## In LlamaIndex
 #
-# `RSDLLM` stands wherever LlamaIndex takes an LLM. The embedding is a stand-in that counts words, so that nothing has to
+# `RSDLLM` works wherever LlamaIndex takes an LLM. The embedding is a stand-in that counts words, so that nothing has to
 # be downloaded; the query engine and its template are LlamaIndex's own.
 
 # %%
@@ -116,4 +117,4 @@ print("from:", answer.source_nodes[0].text)
 # ## What next
 #
 # - [Swapping providers](05_swapping_providers.ipynb): models that read more than word problems
-# - [A judge](07_a_judge.ipynb): verify that an answer is supported by what was found
+# - [A judge](07_a_judge.ipynb): verify that an answer is supported by the retrieved text

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Evaluating against baselines
 #
-# You learn to compare RSD with its models alone and with other ways of spending the same FLOPs, on the same problems and
+# Learn to compare RSD with its models alone and with other ways to spend the same FLOPs, on the same problems and with
 # the same ledger.
 
 # %%
@@ -14,8 +14,8 @@ report = evaluate(RSDConfig(), "embedded", methods, n=12, seed=1)
 # %% [markdown]
 # ## The table
 #
-# Accuracy with intervals, what the target wrote, and FLOPs by two conventions. *Paper*: two per weight for each token
-# written or newly scored. *All*: every token that any model computed, prompts and rejected drafts included.
+# Accuracy with intervals, the share of steps by the target, and FLOPs by two conventions. *Paper*: two per weight for
+# each token written or newly scored. *All*: every token that any model computed, including prompts and rejected drafts.
 
 # %%
 from rsd_integrations.evaluation import wilson
@@ -33,7 +33,7 @@ for name, method in report.methods.items():
 # ## Paired comparison
 #
 # All methods answered the same problems, so differences are compared in pairs: bootstrap intervals, and McNemar's exact
-# test. With 12 problems the intervals are wide; an interval that contains 0 is no proof of equality.
+# test. With 12 problems the intervals are wide; an interval that contains 0 does not prove equality.
 
 # %%
 for name, found in report.comparisons().items():
@@ -43,7 +43,7 @@ for name, found in report.comparisons().items():
 # %% [markdown]
 # ## The picture
 #
-# Accuracy against cost. Nothing on the front is beaten by something cheaper.
+# Accuracy against cost. No method on the front is beaten by a cheaper one.
 
 # %%
 import matplotlib.pyplot as plt
@@ -89,5 +89,6 @@ print({name: method.accuracy for name, method in own.methods.items()})
 # %% [markdown]
 # ## What next
 #
-# - `rsd eval --n 1000 --journal run.jsonl --plot figure.png` is the same from a shell, and goes on where it was cut off.
-# - `--recipe paper-math-7b` is the paper's evaluation, with your models in its places.
+# - `rsd eval --n 1000 --journal run.jsonl --plot figure.png` is the same from a shell, and resumes after an
+#   interruption.
+# - `--recipe paper-math-7b` is the paper's evaluation, with your models instead.

@@ -1,12 +1,11 @@
 # %% [markdown]
 # # Three servers
 #
-# You learn to run RSD with its three models behind OpenAI-compatible servers, and what to start for vLLM, Ollama and
-# llama.cpp.
+# Learn to run RSD with its three models behind OpenAI-compatible servers, and how to start vLLM, Ollama and llama.cpp.
 #
-# So that this notebook runs anywhere, it begins with a small server of its own around the embedded models. It speaks
-# what RSD needs of vLLM's dialect: `/v1/completions` for drafter and target, `/pooling` for the reward model. **It is a
-# stand-in**: one request at a time, no cache, no batching. The client's side is the real one.
+# So that this notebook runs anywhere, it starts a small server around the embedded models. It implements what RSD needs
+# of vLLM's API: `/v1/completions` for drafter and target, `/pooling` for the reward model. **It is a stand-in**: one
+# request at a time, no cache, no batching. The client side is real.
 
 # %%
 import json
@@ -102,8 +101,8 @@ print(len(urls), "servers on loopback")
 # %% [markdown]
 # ## The same decoder, other specs
 #
-# A spec names a model at a URL. `tokenizer=` lets the client send exact token ids, so nothing is ever tokenised twice;
-# for a model of the hub its name is enough.
+# A spec names a model at a URL. With `tokenizer=` the client sends exact token ids, so nothing is tokenised twice; for
+# a model of the hub its name is enough.
 
 # %%
 from rsd_core import BinaryStep, RewardGuidedDecoder, load
@@ -125,7 +124,7 @@ from rsd_integrations.display import show
 show(result, decoder)
 
 # %% [markdown]
-# FLOPs are not known here: servers do not tell the size of their models. `flops_per_token=` in a spec says it.
+# FLOPs are unknown here, because servers do not report the size of their models. Set `flops_per_token=` in the spec.
 #
 # ## The same answer as in process
 #
@@ -146,9 +145,9 @@ print("rewards agree to three digits:", max(gaps) < 1e-3)
 # %% [markdown]
 # ## What a server can do
 #
-# `rsd doctor` asks a server what it can do before you rely on it: whether it goes on with an answer that was begun, how
-# a step's end is told, whether it tells log-probabilities. The same in Python, and our stand-in tells none, so no judge of
-# one word could run on it:
+# `rsd doctor` tests what a server can do before you rely on it: whether it continues an unfinished answer, how the end
+# of a step is detected, whether it reports log-probabilities. The same in Python; our stand-in reports none, so a
+# one-word judge could not run on it:
 
 # %%
 for role in ("drafter", "target", "verifier"):
@@ -169,7 +168,7 @@ for role in ("drafter", "target", "verifier"):
 #     ollama pull qwen2.5:1.5b-instruct && ollama pull qwen2.5:14b-instruct
 #     llama-server -m draft.gguf --port 8080
 #
-# The folder `recipes` beside this notebook holds whole configurations for one GPU and three, for hosted APIs and for
+# The folder `recipes` next to this notebook has complete configurations for one GPU and three, for hosted APIs and for
 # replicas.
 #
 # ## What next

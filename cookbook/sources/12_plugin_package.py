@@ -1,11 +1,11 @@
 # %% [markdown]
 # # A plugin package
 #
-# You learn to publish a verifier (or a drafter, or a target) and a policy of your own as a package: once it is installed,
-# their names work everywhere, on the command line, in YAML and in every adapter.
+# Learn to publish your own verifier (or drafter, or target) and policy as a package: once it is installed, their names
+# work everywhere, on the command line, in YAML and in every adapter.
 #
-# The plugin is a verifier that wants short steps, and a policy that lets an answer begin with long ones. It is real: we
-# write the package, install it into a folder and find it from a new process.
+# The plugin is a verifier that prefers short steps, and a policy that allows long ones at the beginning. It is real: we
+# write the package, install it into a folder and load it from a new process.
 #
 # ## Two files
 
@@ -79,12 +79,12 @@ for name, text in {"pyproject.toml": metadata, "rsd_brevity.py": module}.items()
     (package / name).write_text(text)
 
 # %% [markdown]
-# Two entry points are all there is to it. In the group `rsd.backends`, the name is the kind, the object a function from
+# All it needs is two entry points. In the group `rsd.backends`, the name is the kind, and the object is a function from
 # the rest of the spec, and options, to a model; in `rsd.policies` it is the class.
 #
 # ## Install
 #
-# Into a folder of its own here; `pip install rsd-brevity` for everybody else.
+# Here into a separate folder; everyone else runs `pip install rsd-brevity`.
 
 # %%
 import subprocess
@@ -134,7 +134,7 @@ code = (
 print(run(f'-c "{code}"'))
 
 # %% [markdown]
-# Mistakes are told as those of the built-in kinds are:
+# Mistakes are reported as for built-in kinds:
 
 # %%
 print(run("-m rsd_integrations.cli run q --verifier brevity:soon"))
@@ -165,5 +165,5 @@ print(result.text)
 # %% [markdown]
 # ## What next
 #
-# - A drafter or a target is the same with `generate` in place of `score`; report your work in the `Usage` you return.
+# - A drafter or a target is the same with `generate` instead of `score`; report your work in the `Usage` you return.
 # - [A rule as verifier](08_rule_verifier.ipynb)

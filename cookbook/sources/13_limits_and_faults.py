@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Limits, faults and cancellation
 #
-# You learn what happens when something runs out or breaks: nothing that was generated is lost, and the result says what
-# happened. The models are scripted here, since faults of real ones cannot be ordered.
+# Learn what happens when something runs out or breaks: nothing that was generated is lost, and the result says what
+# happened. The models here are scripted, because real models do not fail on demand.
 #
-# Each fault is also logged as a warning under `rsd_core`, which Python prints where no logging is set up. Here the
-# results tell them, so the log goes nowhere.
+# Each fault is also logged as a warning under `rsd_core`, which Python prints if logging is not set up. Here the
+# results show them, so the log is discarded.
 
 # %%
 import logging
@@ -39,8 +39,8 @@ tell(decoder().run("Count to three."))
 # %% [markdown]
 # ## Limits
 #
-# A limit on the whole answer ends it where it stands. A limit on the *target* takes only the target away: drafts are
-# kept from then on, and each is noted.
+# A limit on the whole answer ends it where it is. A limit on the *target* only takes the target away: from then on
+# drafts are kept, and each is noted.
 
 # %%
 tell(decoder(limits=Limits(max_steps=2)).run("Count to three."))
@@ -49,9 +49,9 @@ tell(decoder(limits=Limits(max_target_calls=1)).run("Count to three."))
 # %% [markdown]
 # ## Faults
 #
-# A failing drafter hands the step to the target. A failing verifier does so too, or keeps the draft, or raises: as
-# `on_verifier_error` says. A failing target is tried again; if it fails for good, the error carries everything that was
-# written.
+# If the drafter fails, the target writes the step. If the verifier fails, `on_verifier_error` decides: the target
+# writes, the draft is kept, or an error is raised. A failing target is retried; if it fails permanently, the error has
+# everything that was written.
 
 # %%
 broken = ConnectionError("the server is away")
@@ -70,7 +70,7 @@ except TargetError as error:
 # %% [markdown]
 # ## In a batch
 #
-# A failed request takes no other one down. The batch's error holds all results.
+# A failed request does not affect the others. The batch's error has all results.
 
 # %%
 from rsd_core import BatchError
@@ -91,7 +91,7 @@ except BatchError as error:
 # %% [markdown]
 # ## Cancel
 #
-# A button that ends a request from any thread. The text so far stays.
+# A button that ends a request from any thread. The text so far is kept.
 
 # %%
 from rsd_core import Cancellation, Finished, StepFinished
@@ -104,9 +104,9 @@ for event in decoder().stream("Count to three.", cancel=button):
         tell(event.result)
 
 # %% [markdown]
-# ## In the picture
+# ## In the drawing
 #
-# The trace shows the degradations.
+# The trace shows the faults that were handled.
 
 # %%
 from rsd_integrations.display import show

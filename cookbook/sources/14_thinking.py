@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Thinking models
 #
-# You learn how RSD works on models that think before they answer: what a result holds of a thought, how a thought is
-# bounded, and who may think for whom. The two models ship with the package: they write a short thought between
-# `<think>` and `</think>`, then the answer.
+# Learn how RSD works with models that think before they answer: what a result holds, how to limit a thought, and how
+# one model can think for the other. The two models ship with the package: they write a short thought between `<think>`
+# and `</think>`, then the answer.
 
 # %%
 from rsd_core import BinaryStep, Limits, RewardGuidedDecoder, Settings, load
@@ -20,8 +20,8 @@ print(result.answer, "·", result.finish_reason)
 print("text:", repr(result.text))
 
 # %% [markdown]
-# `text` is the answer alone. The thought is beside it, and all as it was written is `raw_text`, markers included. Every
-# step knows which part it belongs to.
+# `text` is the answer alone, `thought` the thought, and `raw_text` everything as it was written, including markers.
+# Every step knows which part it belongs to.
 
 # %%
 print(result.thought)
@@ -31,7 +31,7 @@ print(repr(result.raw_text[-60:]))
 # %% [markdown]
 # ## The trace
 #
-# A thought is folded. Unfold it to see its steps, their rewards, and the drafts that were thrown away.
+# A thought is folded. Unfold it to see its steps, their rewards, and the discarded drafts.
 
 # %%
 from rsd_integrations.display import show
@@ -45,7 +45,7 @@ print(show(result, decoder, thoughts=True))
 # ## A thought that is too long
 #
 # At `max_thought_tokens` the thought is closed in the model's own way, and the answer is written. A limit on the whole
-# response ends it where it stands: then there is no answer, and the result says so.
+# response ends it where it is: then there is no answer, and the result says so.
 
 # %%
 import logging
@@ -68,7 +68,7 @@ for limits in ({"max_thought_tokens": 60}, {"max_tokens": 60}):
 # ## Thinking switched off
 #
 # Arguments of a chat template are options of a spec, `template.NAME=VALUE`, or an argument of `load`. Both models need
-# the same.
+# the same arguments.
 
 # %%
 from rsd_core import ConfigurationError
@@ -86,9 +86,9 @@ except ConfigurationError as error:
 # %% [markdown]
 # ## Who thinks
 #
-# Methods are ready recipes over the same models. Here the target writes only the first two steps, or the whole thought,
-# or the answer; no verifier is asked. The slip is in the third step of the thought, so it is the thought that has to be
-# written, or watched, by somebody who knows.
+# Methods are recipes for the same models. Here the target writes only the first two steps, or the whole thought, or the
+# answer; no verifier is used. The mistake is in the third step of the thought, so only a recipe in which the target
+# writes that step gets it right.
 
 # %%
 from rsd_core import RSDConfig
@@ -102,10 +102,10 @@ for method in ("first_steps:2", "target_thinks", "drafter_thinks", "target", "dr
     )
 
 # %% [markdown]
-# ## A policy of the thought's own
+# ## A separate policy for thoughts
 #
-# An error in a thought is often noticed later, one in the answer never. So thoughts may be judged by another threshold,
-# another verifier, or other models.
+# A mistake in a thought is often noticed later, one in the answer never. So thoughts may have their own threshold,
+# verifier or models.
 
 # %%
 from rsd_core import Roles
@@ -124,4 +124,5 @@ print([(step.kind, step.author) for step in mild.run(question).steps])
 #
 # - [Recipes](recipes/README.md): a file for each way of sharing a thought
 # - [Limits and faults](13_limits_and_faults.ipynb)
-# - `rsd run --draft embedded:thinking-draft --target embedded:thinking-target --thoughts` is this notebook as one command
+# - `rsd run --draft embedded:thinking-draft --target embedded:thinking-target --thoughts` is this notebook as one
+#   command

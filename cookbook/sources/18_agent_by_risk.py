@@ -1,12 +1,11 @@
 # %% [markdown]
 # # An agent that decides by risk
 #
-# You learn to say, tool by tool, what a cheap model may do in an agent: reading is drafted, writing is judged, and money
-# is moved by the strong model alone, after a person has agreed. Then you give the agent a budget and read the rewards in
-# a trace.
+# Learn to decide, tool by tool, what a cheap model may do in an agent: reading is drafted, writing is judged, and only
+# the strong model moves money, after a person has agreed. Then give the agent a budget and read the rewards in a trace.
 #
 # **The chat models in this notebook are scripted**, as in [An agent with tools](04_agent_with_tools.ipynb). The agent,
-# its tools, LangChain's middleware and RSD are the real ones.
+# its tools, LangChain's middleware and RSD are real.
 
 # %%
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -93,8 +92,8 @@ tools = [balance, send_email, transfer_money]
 # %% [markdown]
 # ## A policy for each tool
 #
-# The verifier sees each drafted message with its calls, before anything is executed. Where a policy asks for no reward,
-# it is not asked at all.
+# The verifier sees each drafted message with its calls, before anything is executed. If a policy needs no reward, it is
+# not called.
 
 # %%
 from rsd_integrations.langchain import RSDMiddleware
@@ -114,8 +113,8 @@ by_risk = {
 rsd = RSDMiddleware(draft=hurried, verifier=judge, policy="binary_step:0.7", tool_policies=by_risk)
 
 # %% [markdown]
-# LangChain's own middleware asks a person before money moves. It comes first in the list, and sees nothing but what RSD
-# let through.
+# LangChain's own middleware asks a person before money moves. It comes first in the list, and only sees what RSD let
+# through.
 
 # %%
 from langchain.agents import create_agent
@@ -130,7 +129,7 @@ state = agent.invoke({"messages": [HumanMessage("Pay my landlord the rent, 900 �
 print(state["__interrupt__"][0].value["action_requests"][0]["args"])
 
 # %% [markdown]
-# The draft wanted to move 9,000 €. Nobody was asked about that: the person sees the strong model's call.
+# The draft wanted to move 9,000 €. The person was not asked about that: they see the strong model's call.
 
 # %%
 state = agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), thread)
@@ -139,7 +138,7 @@ for message in state["messages"]:
     print(f"{message.type:5} {message.text or ', '.join(calls)}")
 
 # %% [markdown]
-# The records in the agent's state tell, call by call, who wrote it and why.
+# The records in the agent's state show, call by call, who wrote it and why.
 
 # %%
 for record in state["rsd"]:
@@ -148,7 +147,7 @@ for record in state["rsd"]:
 # %% [markdown]
 # ## What can never be executed
 #
-# A draft that was cut in the middle of a call, names a tool that is not there, or gives no JSON is refused, whatever its
+# A draft that was cut in the middle of a call, names an unknown tool, or is not valid JSON is refused, whatever its
 # policy.
 
 # %%
@@ -161,8 +160,8 @@ print(state["rsd"][0]["author"], "|", state["rsd"][0]["refused"])
 # %% [markdown]
 # ## A budget
 #
-# A run of the agent may ask the strong model once, and the whole thread may cost half a cent. Both are counted from the
-# records, so a checkpointer keeps them, and a run that waits for a person goes on with what it had left.
+# A run of the agent may call the strong model once, and the whole thread may cost half a cent. Both are counted from
+# the records, so a checkpointer keeps them, and a run that waits for a person resumes with what it had left.
 
 # %%
 rsd = RSDMiddleware(
@@ -180,13 +179,12 @@ print(state["messages"][-1].text)
 print(f"{sum(record['cost'] for record in state['rsd']):.6f} $")
 
 # %% [markdown]
-# The money is moved, and the email would have needed a second call of the strong model. `exit_behavior="error"` raises
-# instead, and `"draft"` lets drafts stand that call no tool.
+# The money was moved, and the email would have needed a second call to the strong model. `exit_behavior="error"` raises
+# an error instead, and `"draft"` keeps drafts that call no tool.
 #
 # ## Rewards in traces
 #
-# In LangSmith each model call is a run with its record as output. Any other tracer sees the same; here is one that
-# prints.
+# In LangSmith each model call is a run with its record as output. Other tracers see the same; here is one that prints.
 
 # %%
 from langchain_core.callbacks import BaseCallbackHandler

@@ -16,10 +16,10 @@ LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 
 def on_config(config: Any) -> Any:
-    """List the notebooks in the navigation, behind the guides."""
+    """List the notebooks in the navigation, behind the frameworks."""
     pages = [{title(notebook): page_of(notebook)} for notebook in notebooks()]
     if pages:
-        at = next(i for i, section in enumerate(config.nav) if "Guides" in section)
+        at = next(i for i, section in enumerate(config.nav) if "Frameworks" in section)
         config.nav.insert(at + 1, {"Cookbook": ["cookbook/index.md", *pages]})
     return config
 
@@ -39,7 +39,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(text: str, page: Any, **_: Any) -> str:
-    """Lead links of the documentation into the cookbook to its pages; of what is no page, the name stays."""
+    """Point links into the cookbook at its pages; links to other files become plain text."""
     source = page.file.abs_src_path
     if source is None:  # a page of the cookbook itself, or of the reference
         return text
@@ -68,7 +68,7 @@ def page_of(file: Path) -> str:
 
 
 def linked(text: str, file: Path) -> str:
-    """A text whose links lead to pages; of what is no page, the name stays."""
+    """A text whose links point at pages; links to other files become plain text."""
 
     def lead(found: re.Match[str]) -> str:
         label, target = found.groups()

@@ -37,11 +37,11 @@ def page(data: Any) -> str:
 
 Made by `python -m tests.benchmarks.agents`, {data["date"]}, {data["machine"]}.
 
-Scripted conversations of an agent with summaries, approval by a person, retries and a fallback, over `ChatOpenAI` and
-`ChatAnthropic` against a server that cuts answers, hangs, refuses keys, limits rates and breaks, with a drafter that is
-often wrong and a judge that fails or asks a person. From *broken histories*, requests that providers would refuse, to
-*foreign*: what should not have been sent, and executed calls that should not have been. A summary is early where the
-context is below its trigger.
+Scripted conversations of an agent with summaries, human approval, retries and a fallback, with `ChatOpenAI` and
+`ChatAnthropic` against a server that cuts answers, hangs, refuses keys, limits rates and fails, with a drafter that is
+often wrong and a judge that fails or asks a person. The rows from *broken histories* (requests that providers would
+refuse) to *foreign* count messages that should not have been sent and calls that should not have been executed. A
+summary is early if the context is below its trigger.
 
 | | {" | ".join(KINDS.values())} |
 |---|---|---|

@@ -77,14 +77,14 @@ def page(found: dict[str, Any]) -> str:
     return f"""## The client's own work
 
 Measured {found["date"]} with `python -m tests.benchmarks.client` ({found["machine"]}, load average
-{found["load"][0]:.1f}): three servers that answer at once, in a process of their own on loopback; 64 problems in
+{found["load"][0]:.1f}): three servers that answer immediately, in a separate process on loopback; 64 problems in
 flight, {new["requests_per_step"]:.2f} requests a step (draft, reward, and the target for every fourth step). This build
 and {found["base"]} take turns; the best of {found["rounds"]} rounds of each.
 
 | | {found["base"]} | this build | ratio |
 |---|---|---|---|
 {row("steps per second of one core's time", "steps_per_second")}
-{row("steps per second by the clock, beside the servers", "steps_per_second_clock")}
+{row("steps per second of wall-clock time, next to the servers", "steps_per_second_clock")}
 {row("requests per second of one core's time, within steps", "requests_per_second")}
 {row("bare requests per second of one core's time", "endpoint_calls_per_second")}
 {row("peak memory with 5,000 requests in flight", "peak_mb_5000", " MB")}

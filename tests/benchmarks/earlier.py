@@ -127,7 +127,7 @@ def page(found: dict[str, Any]) -> str:
     """The section of docs/benchmarks.md."""
     rows = "\n".join(f"| {way} | {found['over_base'][way]:.2f}x | {found['cpu_over_base'][way]:.2f} |" for way in WAYS)
     best = max(found["over_base_without_lookahead"].values())
-    return f"""## Model servers beside an earlier build
+    return f"""## Model servers against an earlier build
 
 Measured {found["date"]} with `python -m tests.benchmarks.earlier`: {AT_ONCE} of {found["problems"]} problems in flight
 over three vLLM servers with the embedded family, on {found["cores"]} cores that servers and clients share. This build
@@ -138,10 +138,10 @@ the same in both, step by step.
 |---|---|---|
 {rows}
 
-The goal was {GOAL}x. With the same requests no client gets there: one that does nothing but send what this build
-asks for without lookahead has {found["bound_over_base"]:.2f}x the throughput of {BASE}, since the servers take the
-cores, of which this build's client has {found["client_share"]:.0%}. What helps is to ask for less: with the best of
-these settings this build has {best:.2f}x the throughput of {BASE} without lookahead.
+The goal was {GOAL}x. With the same requests no client can reach it: one that only sends what this build requests
+without lookahead has {found["bound_over_base"]:.2f}x the throughput of {BASE}, because the servers take the cores, of
+which this build's client uses {found["client_share"]:.0%}. What helps is to send less: with the best of these settings
+this build has {best:.2f}x the throughput of {BASE} without lookahead.
 """
 
 

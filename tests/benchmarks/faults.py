@@ -255,13 +255,13 @@ def page(found: dict[str, Any]) -> str:
     lines = "\n".join(rows)
     return f"""## Faults
 
-Measured {found["date"]} with `python -m tests.benchmarks.faults`: three scripted servers in processes of their own, 64
-problems in flight, a timeout of 1 s, and all else by default, but for `patience=2` where the verifier does not come
-back. A fault of the first nine kinds hits {RATE:.0%} of the answers, one of a gateway or kept connections hits all; a
-server killed alone is down for 2 s. Refused: an error in place of the first step, as the spec is not for that server.
-Lost: not every step is there. Misattributed: a step of another problem, place or author. Silently cut: the answer ends
-early as if that were its end. Degraded: a fault was got over, and the result says so; unmarked: the answer is another
-one than without faults, and the result does not say so.
+Measured {found["date"]} with `python -m tests.benchmarks.faults`: three scripted servers in separate processes, 64
+problems in flight, a timeout of 1 s, and otherwise defaults, except `patience=2` if the verifier does not come back. A
+fault of the first nine kinds hits {RATE:.0%} of the answers, one of a gateway or kept connections hits all; a server
+killed alone is down for 2 s. Refused: an error instead of the first step, because the spec does not suit that server.
+Lost: steps are missing. Misattributed: a step of another problem, position or author. Silently cut: the answer ends
+early as if that were its end. Degraded: a fault was handled, and the result says so; unmarked: the answer differs from
+the one without faults, and the result does not say so.
 
 | fault | problems | refused | lost | misattributed | silently cut | degraded | unmarked | seconds |
 |---|---|---|---|---|---|---|---|---|

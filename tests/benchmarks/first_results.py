@@ -121,12 +121,12 @@ def page(found: dict[str, Any]) -> str:
 
 Measured {found["date"]} with `python -m tests.benchmarks.first_results`: `{command}` with {found["prompts"]:,} prompts
 whose answers have two to ten steps, over scripted servers that take 20 ms for a draft and 100 ms for a reward or a step
-of the target. After a quarter of all requests it is killed with SIGKILL. The share of all answers that are in the file:
+of the target. After a quarter of all requests it is killed with SIGKILL. The share of all answers in the file:
 
 | servers work | after 1/16 of the requests | by build {BASE} | after 1/4 | by build {BASE} |
 |---|---|---|---|---|
 {rows}
-The goal was {GOAL:.0%} after a quarter; more than 25% less what is under way it cannot be.
+The goal was {GOAL:.0%} after a quarter; the maximum is 25% minus what is in flight.
 """
 
 

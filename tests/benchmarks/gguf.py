@@ -61,10 +61,10 @@ MEANS = {
     "batch_vs_sequential_smollm_q4_1": "the same, SmolLM2-135M in Q4_1, whose kernels have no batches on AVX2",
 }
 
-WHY = """Why some are missed: of the drafter's time most is llama.cpp's own call, and the rest is what every token takes
-around it (log-probabilities, the step's end, the ledger). In a unified cache a row looks at the cells of all sequences,
-masked where they are another's, so that prompts which share nothing gain less from a batch than candidates of one
-prompt; and the kernels of the wheel (AVX2) gain little from more rows. Reading is where transformers is far ahead."""
+WHY = """Why some goals are missed: most of the drafter's time is llama.cpp's own call, and the rest is per-token work
+around it (log-probabilities, the step's end, the ledger). In a unified cache a row reads the cells of all sequences,
+with those of others masked, so that unrelated prompts gain less from a batch than candidates of one prompt; and the
+kernels of the wheel (AVX2) gain little from more rows. At reading, transformers is far ahead."""
 
 
 def rate(answer: Mapping[str, Any]) -> float:

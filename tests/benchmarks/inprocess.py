@@ -255,12 +255,12 @@ def markdown(data: dict[str, Any]) -> str:
     large = shapes.described(data["published"]) if data["published"] else "left out here."
     lines += [
         "",
-        "Overhead is wall-clock over the time in forward passes, which make their positions and masks as transformers' "
-        "do. It and the gain of 32 requests at once are given twice. First on models of the sizes that people run on a "
-        f"CPU: {large} Then on the embedded family, in fp32 with one thread for each "
-        "model, whose passes take half a millisecond: by the fused pass, and by transformers' own modules in its place "
-        "(`by_modules`), which models of other families run by. There the same work weighs more beside less, and "
-        "[the engine's page](engine.md#what-is-not-done) says what bounds it. The comparisons (`vs_…`), "
+        "Overhead is wall-clock time relative to the time in forward passes, which build positions and masks as "
+        "transformers' do. It and the gain of 32 concurrent requests are given twice. First for models of sizes that "
+        f"people run on a CPU: {large} Then for the embedded family, in fp32 with one thread per "
+        "model, whose passes take half a millisecond: with the fused pass, and with transformers' own modules instead "
+        "(`by_modules`), as for other model families. There the same overhead weighs more, and "
+        "[the engine's page](engine.md#what-is-not-done) explains the limits. The comparisons (`vs_…`), "
         "`step40_over_step4` (steps of four tokens, so that attention over the prefix stays small) and "
         "`recomputed_tokens` are of the embedded family.",
     ]

@@ -129,10 +129,10 @@ def markdown(data: dict[str, Any]) -> str:
         "## A drafter that judges itself",
         "",
         f"Made by `python -m tests.benchmarks.merged`, {data['date']}: {data['n']} held-out problems, greedy, target "
-        "embedded:target. The four-layer language model of the family drafts; a copy of it, trained for some minutes "
-        "on its own rollouts, judges steps at their last token. *Apart*: two models. Otherwise one model is drafter "
-        "and verifier at once (`rsd merge`). With weight 1 it is the judging copy in both roles, since that was "
-        "trained to go on writing as well. TIES has the language model as its base, so it keeps the larger half of "
+        "embedded:target. The four-layer language model of the family drafts; a copy of it, trained for a few minutes "
+        "on its own rollouts, judges steps at their last token. *Apart*: two models. Otherwise one model is both "
+        "drafter and verifier (`rsd merge`). With weight 1 it is the judging copy in both roles, because that was "
+        "trained to keep writing as well. TIES has the language model as its base, so it keeps the larger half of "
         "what the copy learned.",
         "",
         "| | accuracy | target steps | tokens run by drafter + verifier | FLOPs, everything charged |",

@@ -88,9 +88,9 @@ def page(data: dict[str, Any]) -> str:
 ## Programs and their sandbox
 
 Made by `python -m tests.benchmarks.programs` on {data["date"]}, {data["machine"]}. Seconds, each the median of
-{data["rounds"]} rounds in which all ways take turns, with the start of the processes. The bare process runs tests in
-the program's own, where programs can answer for them; the last column is a ratio. What does not work on the machine is
-not listed.
+{data["rounds"]} alternating rounds, including the start of the processes. The bare process runs the tests inside the
+program's process, where programs can fake results; the last column is a ratio. Sandboxes that do not work on the
+machine are not listed.
 
 | where | one test | twenty tests | 1,000 calls | {AT_ONCE} programs at once | one test, by `none` |
 |---|---|---|---|---|---|

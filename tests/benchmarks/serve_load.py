@@ -241,17 +241,17 @@ def page(data: Mapping[str, Any]) -> str:
     wrong = sum(part["wrong"] for part in (left, queued, term, kill, *data["crowds"].values()))
     return f"""## The server under load
 
-Made by `python -m tests.benchmarks.serve_load`, {data["date"]}, {data["machine"]}, load average
-{data["load"][0]:.1f}: `rsd serve` in a process of its own, models that play a script, and {data["clients"]:,} clients
-at once, each with a stream and a connection of its own. Answers that were not what the script says: {wrong}.
+Made by `python -m tests.benchmarks.serve_load`, {data["date"]}, {data["machine"]}, load average {data["load"][0]:.1f}:
+`rsd serve` in a separate process, scripted models, and {data["clients"]:,} clients at once, each with its own stream
+and connection. Answers that differ from the script: {wrong}.
 
 | | | at most |
 |---|---|---|
 {goals}
 
-CPU time of a step in µs, medians of {data["rounds"]} rounds; models answer at once, and what they take to play their
-scripts is in all of it, in {BASE} the more the longer the answer. What a request takes beside its steps (the
-connection, HTTP, the check of its fields, the log) is in it as well, so short answers cost more per step.
+CPU time of a step in µs, medians of {data["rounds"]} rounds. The scripted models answer immediately; their own CPU time
+is included everywhere, in {BASE} more for longer answers. The fixed cost of a request (connection, HTTP, validation,
+log) is included as well, so short answers cost more per step.
 
 | steps | bare `arun_many`, {BASE} | the same, this build | through the server | added by it | over {BASE} | peak MB |
 |---|---|---|---|---|---|---|

@@ -308,44 +308,46 @@ def markdown(found: dict[str, Any]) -> str:
     return f"""
 ## Model servers against a client in lock-step
 
-Made by `python -m tests.benchmarks.servers`, {found["date"]}. The other client works as the published reference does:
-each round one request per role for all problems, whole texts sent again, everybody waits for the slowest. Same servers,
-same problems, same acceptance rule, and the answers of both are checked to be the same.
+Made by `python -m tests.benchmarks.servers`, {found["date"]}. The lock-step client works like the published reference:
+in each round it sends one request per role for all problems, with the whole text, and waits for the slowest. Servers,
+problems and acceptance rule are the same, and the answers of both are verified to be equal.
 
-**Simulated machines.** A drafter of 1.5B, the verifier and the target named, each on A100s of its own. An iteration
-takes 1/183 s (1.5B), 1/84 s (7B), 1/31 s (72B on four), as [published](https://qwen.readthedocs.io/en/v2.5/benchmark/speed_benchmark.html)
-for vLLM 0.6.3, or as long as its tokens need at half of the data sheet's FLOP/s; prefill in chunks of 8,192 tokens,
-continuous batches, prefixes cached by generators and not by reward models. Round trips have a median of 1 ms, 60 ms to
-another region, and each request 5 ms of overhead at the server; both are lognormal (σ = 0.3). Answers, rewards and
-lengths are recorded ones of the embedded family: tokens count twice, and answers are {found["answers"][USUAL]} in a
-row (the long ones {found["answers"][LONG]}); 3 have the length of worked solutions and 12 that of chains of thought.
-The clock jumps over waiting, so the clients' own work takes no time. A stream's client hears of each token as late as
-of an answer. Medians over {found["rounds"]} rounds.
+**Simulated machines.** A 1.5B drafter, and the verifier and target named in the table, each on separate A100s. An
+iteration takes 1/183 s (1.5B), 1/84 s (7B), 1/31 s (72B on four), as
+[published](https://qwen.readthedocs.io/en/v2.5/benchmark/speed_benchmark.html) for vLLM 0.6.3, or as long as its tokens
+need at half of the data sheet's FLOP/s; prefill in chunks of 8,192 tokens, continuous batching, prefix caching for
+generators but not for reward models. Round trips have a median of 1 ms, 60 ms to another region, and each request 5 ms
+of overhead at the server; both are lognormal (σ = 0.3). Answers, rewards and lengths were recorded from the embedded
+family: tokens count twice, and answers are {found["answers"][USUAL]} in a row (the long ones {found["answers"][LONG]});
+3 have the length of worked solutions and 12 that of chains of thought. The clock jumps over waiting, so the clients'
+own work takes no time. A stream's client hears of each token as late as of an answer. Medians over {found["rounds"]}
+rounds.
 
-**One problem at a time.** Wall-clock over lock-step's. Without lookahead it is 1.00: the requests are the same. With it
-a draft stands in [one request with those before it](scheduling.md#one-request-for-many-steps). The last column is what
-would be left if requests and scores took no time at all: drafts and replacements, written one after the other.
-Lookahead writes none of them faster, so it cannot go below. A hedge can, with which the target writes beside the
-drafter, and so can [guesses](scheduling.md#guesses-at-a-server): the target reads the draft that it replaces, which for
-vLLM means the whole text, and writes on from where it disagrees. Of its tokens, {found["agreed"][FEW]:.0%} stand at the
-beginning of the draft where few are rejected, and {found["agreed"][MANY]:.0%} where many are.
+**One problem at a time.** Wall-clock time relative to lock-step. Without lookahead it is 1.00, because the requests are
+the same. With lookahead a draft is part of [one request with those before
+it](scheduling.md#one-request-for-many-steps). The last column is what would remain if requests and scores took no time:
+drafts and replacements, written one after the other. Lookahead cannot go below it. A hedge can, because the target then
+writes in parallel with the drafter, and so can [guesses](scheduling.md#guesses-at-a-server): the target reads the draft
+that it replaces, which for vLLM means the whole text, and continues from where it disagrees. Of its tokens,
+{found["agreed"][FEW]:.0%} stand at the beginning of the draft where few are rejected, and {found["agreed"][MANY]:.0%}
+where many are.
 
 | verifier, target | steps / tokens | rejected | lock-step | {names} | writing alone |
 |---|---|---|---|{"---|" * len(WAYS)}
 {chr(10).join(alone)}
 
-In the first case, tokens computed by drafter and target over those without anything begun early: {
+In the first case, tokens computed by drafter and target, relative to those without early work: {
         ", ".join(
             f"{name} {value:.2f}" for name, value in found["simulated"][0]["computed_ratio"].items() if name != "rsd"
         )
     }.
 
-**32 problems in flight.** Throughput over lock-step's: 32 all begun together, and 64 of which 32 are in flight. Here
-everybody waits for the verifier, which reads the whole text anew for each step. With lookahead the drafts that wait for
-it are scored in one prefill, as [runs of steps](scheduling.md#runs-of-steps). The gain is smaller where more is
-rejected, since what follows a rejected step was drafted and scored in vain. There is little or none with a judge, which
-has to write about each step. The last three columns are tokens computed over those without anything begun early (32 of
-32): by drafter and target with lookahead 4, and with guesses too; and by the verifier with lookahead 4.
+**32 problems in flight.** Throughput relative to lock-step: 32 problems started together, and 64 of which 32 are in
+flight. Here the verifier is the bottleneck, because it rereads the whole text for each step. With lookahead, waiting
+drafts are scored in one prefill, as [runs of steps](scheduling.md#runs-of-steps). The gain is smaller if more is
+rejected, because what follows a rejected step was drafted and scored for nothing. There is little or no gain with a
+judge, which has to write about each step. The last three columns are computed tokens relative to those without early
+work (32 of 32): by drafter and target with lookahead 4, and with guesses too; and by the verifier with lookahead 4.
 
 | verifier, target | steps / tokens | rejected | {" | ".join((*IN_FLIGHT, "written", "with guesses", "scored"))} |
 |---|---|---|{"---|" * (len(IN_FLIGHT) + 3)}
@@ -362,9 +364,9 @@ def here(real: dict[str, Any] | None) -> str:
         real[key] for key in ("equal_to_inprocess_with_guesses", "latency_ratio", "throughput_32_of_32")
     )
     return f"""
-**Three vLLM servers on this machine.** The embedded family on two cores that the servers share with both clients. Each
+**Three vLLM servers on this machine.** The embedded family on two cores shared by the servers and both clients. Each
 server's engine and worker are one process (`tests/servers/launcher.py`): as two, the workers spin for a second after
-each request and take the cores from each other. {equal["equal"]} of {equal["problems"]} answers are those of the models
+each request and compete for the cores. {equal["equal"]} of {equal["problems"]} answers are those of the models
 in process, step by step, and {guessed["equal"]} of {guessed["problems"]} with lookahead 4 and guesses. One problem at a
 time, each by all in turn, takes {real["seconds_per_problem_lock_step"]:.2f} s in lock-step; {alone["rsd"]:.2f} of that
 here, {alone["lookahead 1"]:.2f} with lookahead 1, {alone["lookahead 4"]:.2f} with lookahead 4, and

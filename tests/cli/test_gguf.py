@@ -105,7 +105,7 @@ def test_a_plan_of_files_imports_no_torch() -> None:
 def test_what_a_plan_refuses_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="context=100000 is not between 1 and 8,192"):
         rsd("plan", f"gguf,context=100000:{SMOLLM2}")
-    with pytest.raises(ConfigurationError, match="is no GGUF file"):
+    with pytest.raises(ConfigurationError, match="is not a GGUF file"):
         rsd("plan", f"gguf:{_text(tmp_path / 'x.gguf')}")
 
 
@@ -319,7 +319,7 @@ def test_a_package_that_was_probably_meant_is_named() -> None:
 
 def test_an_adapter_that_is_none(tmp_path: Path) -> None:
     for lora, told in (
-        (str(write_small(tmp_path / "m.gguf")), "is no LoRA adapter"),
+        (str(write_small(tmp_path / "m.gguf")), "is not a LoRA adapter"),
         (str(tmp_path / "none.gguf"), "there is no file"),
         (f"{write_small(tmp_path / 'a.gguf', {'general.type': 'adapter'})}*x", "the star must be followed by a number"),
         (f"{tmp_path / 'a.gguf'}*nan", "the star must be followed by a number"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -15,7 +14,6 @@ import httpx
 import kubernetes_validate
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
 from rsd_core import RSDConfig
 from rsd_integrations.cli.serve import HARD_END
@@ -26,7 +24,7 @@ from tests.serve.process import rsd_serve
 from tests.serve.running import running, scripted
 
 RECIPES = FOLDER / "recipes"
-INSTRUCTIONS = {"FROM", "ARG", "RUN", "ENV", "VOLUME", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+INSTRUCTIONS = {"FROM", "ARG", "COPY", "RUN", "ENV", "VOLUME", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
 DRAIN = int(ServeConfig.model_fields["drain"].default) + HARD_END
 """Seconds in which `rsd serve` ends, by default."""
 
@@ -164,13 +162,12 @@ def test_the_containerfile_installs_what_the_package_offers_and_leaves_root_befo
     assert int(user) > 0
     assert f"useradd --uid {user} " in instruction("RUN")
     assert f"--owner {user} {instruction('VOLUME')}" in instruction("RUN")
-    name, _, value = instruction("ARG").partition("=")
-    assert f"${{{name}}}" in instruction("RUN")
+    name, _, extras = instruction("ARG").partition("=")
+    assert f'"$(echo /wheels/*.whl)[${{{name}}}]" transformers jinja2' in instruction("RUN")
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
-    own, *others = (Requirement(one) for one in shlex.split(value)[0].split())
-    assert own.name == project["name"]
-    assert own.extras == {"serve"} <= set(project["optional-dependencies"])
-    assert [one.name for one in others] == ["transformers", "jinja2"]
+    assert instruction("COPY") == f"{project['name'].replace('-', '_')}-*.whl /wheels/"
+    assert names.index("COPY") < names.index("RUN")
+    assert {"serve"} == set(extras.split(",")) <= set(project["optional-dependencies"])
     assert json.loads(instruction("ENTRYPOINT")) == ["rsd", "serve"]
 
 

@@ -111,7 +111,7 @@ def check(command: str, where: str) -> None:
     if name == "rsd":
         check_rsd(words, where)
     elif name == "pip":
-        for extras in re.findall(rf"{PROJECT['name']}\[([\w,-]+)\]", command):
+        for extras in re.findall(rf"(?:{PROJECT['name']}|[\"' ]\.)\[([\w,-]+)\]", command):
             unknown = set(extras.split(",")) - set(PROJECT["optional-dependencies"])
             assert not unknown, f"{where}: there is no extra {unknown}"
     elif name == "make":

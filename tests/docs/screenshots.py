@@ -1,4 +1,4 @@
-"""Pictures of the built site on wide and narrow windows, light and dark, to be looked at.
+"""Screenshots of the built site in wide and narrow windows, light and dark, for people to look at.
 
     make docs && python -m tests.docs.screenshots --out build/screenshots index tutorial concepts/policies
 
@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 SITE = Path("build/site")
-WIDTHS = {"wide": 1440, "narrow": 400}
+WIDTHS = {"wide": 1440, "narrow": 500}
 SCHEMES = {"dark": 0, "light": 1}
 """As Blink numbers the reader's preference."""
 

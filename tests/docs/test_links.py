@@ -45,6 +45,22 @@ def test_the_readme_tells_the_figures_of_the_benchmarks() -> None:
         assert f"({charged} fewer)" in own[5], method
 
 
+def test_the_conclusions_of_the_benchmarks_are_figures_of_their_sections() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    conclusions, _, rest = text.partition("## How to reproduce\n")
+    sections = {
+        re.sub(r"[^\w -]", "", part.partition("\n")[0].lower()).replace(" ", "-"): part for part in rest.split("\n## ")
+    }
+    rows = re.findall(r"^\| .+ \| (.+) \| \[.+\]\(#(.+)\) \|$", conclusions, re.MULTILINE)
+    assert len(rows) >= 10
+    for measured, anchor in rows:
+        for figure in re.findall(r"[+-]?\d[\d.,]*\d|\d+", measured):
+            assert figure in sections[anchor], f"{figure} is not in the section {anchor}"
+    sentences = conclusions.partition("| question")[0]
+    for figure in re.findall(r"\d+\.\d+", sentences):
+        assert figure in rest, f"{figure} is a conclusion, and no section has it"
+
+
 def benchmark_rows() -> list[list[str]]:
     """The main table of the benchmarks: other sections tell other runs of the same methods."""
     text = (ROOT / "docs" / "benchmarks.md").read_text()

@@ -162,7 +162,7 @@ def test_a_tokenizer_without_the_tokens_of_the_format_is_refused(copy: Any, name
 
 def test_separators_that_cannot_be_are_refused(copy: Any) -> None:
     refused(copy("trl"), "trained with different separators")
-    refused(copy("qwen"), r"reads scores at <extra_0>.*Leave the separator out", separator="\n\n")
+    refused(copy("qwen"), r"reads scores at <extra_0>.*Omit the separator", separator="\n\n")
     skywork = copy("skywork")
     refused(skywork, "no token '</step>'", separator="</step>")
     refused(skywork, "trained with different separators", separator="")

@@ -53,17 +53,16 @@ SUITES = {
 }
 RESULTS = ("passed", "skipped", "xfailed", "failed")
 HEAD = """\
-# Conformance with LangChain
+# LangChain's standard tests
 
 Made by `make langchain-versions`: the standard tests of langchain-tests {tests} for `ChatRSD`, on the oldest and newest
 langchain-core of the declared range `{declared}`.
 
 In granularity `turn` the models are chat models that call tools, take media and answer by rules
-(`tests/langchain/inner_models.py`); the draft goes wrong now and then, and is replaced. In granularity `step` they are
-the embedded models, `ChatRSD()` as it comes. Where it says `thinking`, the same models in turns think before they
-answer, and in steps scripted ones do; where it says `tools`, models that write steps by rules
-(`tests/langchain/rule_writers.py`) call tools and write JSON by a schema. What the suites are told of the model's
-abilities is its own `profile`.
+(`tests/langchain/inner_models.py`); drafts are sometimes wrong and are replaced. In granularity `step` they are the
+embedded models, the defaults of `ChatRSD()`. With `thinking`, the same models (scripted ones in steps) think before
+they answer; with `tools`, models that write steps by rules (`tests/langchain/rule_writers.py`) call tools and write
+JSON by a schema. The suites take the model's abilities from its own `profile`.
 
 | langchain-core | suite | granularity | passed | skipped | xfailed | failed |
 |---|---|---|---|---|---|---|

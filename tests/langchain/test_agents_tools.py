@@ -136,7 +136,7 @@ def test_only_what_reads_is_drafted_and_no_verifier_is_needed() -> None:
     rsd = RSDMiddleware(draft, policy="always_target", tool_policies={"search": "always_draft"})
     state = create_agent(target, TOOLS, middleware=[rsd]).invoke(QUESTION)
     assert [record["author"] for record in state["rsd"]] == ["draft", "target"]
-    assert state["rsd"][1]["refused"] == "text: for the target alone"
+    assert state["rsd"][1]["refused"] == "text: reserved for the target"
     assert executed == [("search", "")]
 
 

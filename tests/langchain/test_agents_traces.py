@@ -171,7 +171,7 @@ def test_a_name_as_langchain_users_write_it(served: Provider, monkeypatch: pytes
     ("make", "what"),
     [
         (lambda: RSDMiddleware(), "is missing"),
-        (lambda: RSDMiddleware(always("x"), good, drafter=always("x")), "one thing"),
+        (lambda: RSDMiddleware(always("x"), good, drafter=always("x")), "are aliases"),
         (lambda: RSDMiddleware(always("x")), "verifier= is missing"),
         (lambda: RSDMiddleware("opnai:gpt-5-nano", good), "opnai:gpt-5-nano"),
         (lambda: RSDMiddleware(always("x").with_retry(), good), "ModelRetryMiddleware"),  # type: ignore[arg-type]

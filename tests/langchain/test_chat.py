@@ -250,7 +250,7 @@ def test_mistakes_are_refused_at_construction() -> None:
         ({"temprature": 0.5}, "temprature"),
         ({"policy": "binary_stp:0.7"}, "binary_stp"),
         ({"draft": "nowhere:x"}, "nowhere"),
-        ({"target": 3}, "is none of"),
+        ({"target": 3}, "is not a spec"),
         ({"temperature": -1.0}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"settings": {"delimeter": "\n"}}, "delimeter"),
@@ -259,7 +259,7 @@ def test_mistakes_are_refused_at_construction() -> None:
         with pytest.raises(ValidationError, match=told):
             chat(**wrong)
     decoder = TargetOnly(target=ScriptedTarget(["x"]))
-    with pytest.raises(ValidationError, match="leave out"):
+    with pytest.raises(ValidationError, match="remove"):
         ChatRSD(decoder=decoder, policy="constant:1")
 
 

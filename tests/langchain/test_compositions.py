@@ -233,7 +233,7 @@ def test_a_configured_class_that_refuses_a_field_is_told_of(served: Provider) ->
     role = LangChainDrafter(configurable(served), sends=["seed"])
     model = ChatRSD(draft=role, target=always("no"), verifier=good)
     assert model.invoke("q").text == "fine"
-    with pytest.raises(ConfigurationError, match=r"ChatAnthropic .* takes no seed"):
+    with pytest.raises(ConfigurationError, match=r"ChatAnthropic .* does not accept seed"):
         model.invoke("q", {"configurable": {"which": "claude"}})
 
 

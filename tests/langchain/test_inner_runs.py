@@ -208,7 +208,7 @@ def test_handlers_of_a_calls_own_hear_nothing_of_silent_models(served: Provider)
 def test_what_was_told_of_one_call_is_not_taken_for_another(served: Provider) -> None:
     heard = Heard()
     failing = rsd(served, draft=always("x"), target=always("y"), verifier=lambda *_: 1.0)
-    with pytest.raises(ValueError, match="no model with a call"):
+    with pytest.raises(ValueError, match="not accept model with a call"):
         failing.invoke("q", {"callbacks": [heard]}, model="other")
     rsd(served).generate([[HumanMessage("q")]])
     assert heard.inner == {}

@@ -71,7 +71,7 @@ def test_fields_arrive_or_are_refused_when_a_role_is_made(name: str, served: Pro
     for field, value in VALUES.items():
         place = ARRIVES.get(name, {}).get(field, field)
         if not place:
-            with pytest.raises(ConfigurationError, match=f"takes no {field} with a call: .*Leave {field} out"):
+            with pytest.raises(ConfigurationError, match=f"does not accept {field} with a call: .*Remove {field} for"):
                 LangChainDrafter(CLASSES[name](served), sends=[field])
             continue
         role = LangChainDrafter(CLASSES[name](served), sends=[field])
@@ -159,9 +159,9 @@ def test_models_that_take_less_than_their_class(name: str, model: str, fields: s
     inner = CHATS[name](served, model=model)
     assert {field for field in SENDS if lacking(inner, field)} == fields
     for field in fields - {"seed"}:
-        with pytest.raises(ValueError, match=f"{name} '{model}' takes no {field} with a call"):
+        with pytest.raises(ValueError, match=f"{name} '{model}' does not accept {field} with a call"):
             ChatRSD(draft=inner, target=always("x"), verifier=good, **{field: 0.5})
-        with pytest.raises(ValueError, match=f"takes no {field}"):
+        with pytest.raises(ValueError, match=f"does not accept {field}"):
             ChatRSD(draft=always("x"), target=inner, verifier=good).bind(**{field: 0.5}).invoke("q")
     assert served.asked == []
 
@@ -180,7 +180,7 @@ def test_who_has_no_seed_is_told_once(served: Provider) -> None:
     model.invoke("q", temperature=0.5)  # another warning would be an error here
     assert len(told) == 1
     assert "seed" not in served.sent
-    with pytest.raises(ConfigurationError, match="takes no seed"):
+    with pytest.raises(ConfigurationError, match="does not accept seed"):
         LangChainTarget(inner, sends=["seed"])
 
 

@@ -81,7 +81,7 @@ def test_arguments_of_the_chat_template_join_the_body_of_the_model(server: Serve
 
 
 def test_what_a_model_cannot_honour_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="inner takes no chat_template_kwargs: Inner adds no fields"):
+    with pytest.raises(ConfigurationError, match="inner does not accept chat_template_kwargs: Inner cannot add fields"):
         LangChainTarget(always("x")).with_fields(OFF)
     model = LangChainTarget(always("x"), prefix="trailing_assistant")
     with pytest.raises(ConfigurationError, match=r"cannot honour reasoning_effort='low': that is for whole turns"):

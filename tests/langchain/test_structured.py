@@ -315,7 +315,7 @@ def test_definitions_of_several_tools_are_told_apart() -> None:
         ({"response_format": {"type": "yaml"}}, "response_format takes"),
         ({"tools": [add], "parallel_tool_calls": False}, "parallel_tool_calls=False cannot be honoured in steps"),
         ({"tools": [add], "tool_choice": 3}, "tool_choice takes auto, none, required, any or a tool"),
-        ({"verbosity": "low"}, r"RSD takes no \['verbosity'\]"),
+        ({"verbosity": "low"}, r"RSD does not accept \['verbosity'\]"),
     ],
 )
 def test_what_no_answer_can_be_is_refused(options: dict[str, Any], told: str) -> None:
@@ -324,7 +324,7 @@ def test_what_no_answer_can_be_is_refused(options: dict[str, Any], told: str) ->
 
 
 def test_arguments_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes a schema"):
+    with pytest.raises(ValueError, match="needs a schema"):
         steps().with_structured_output()
     wrong: Any = "yaml"
     with pytest.raises(ValueError, match="method='yaml' is not one of"):

@@ -342,10 +342,10 @@ def test_thoughts_may_have_models_and_a_policy_of_their_own() -> None:
         ),
         ({"thoughts": {"draft": "nowhere:x"}}, "nowhere"),
         ({"thoughts": own, "granularity": "turn"}, "one piece"),
-        ({"thoughts": own, "decoder": "majority:4"}, "leave out thoughts"),
+        ({"thoughts": own, "decoder": "majority:4"}, "remove thoughts"),
         ({"thoughts": "x"}, "takes a dictionary"),
     ):
         with pytest.raises(ValidationError, match=told):
             ChatRSD(**(same | wrong))
-    with pytest.raises(ValidationError, match="leave out thoughts"):
+    with pytest.raises(ValidationError, match="remove thoughts"):
         ChatRSD(decoder=thinker(), thoughts=own)

@@ -373,7 +373,7 @@ def test_a_judges_cap_is_an_option_and_a_reply_cut_in_its_thoughts_is_said_to_be
     for reply in (AIMessage("<think>\nhm", response_metadata=cut), AIMessage("<think>\nhm")):
         told = result_of(chat(always("12"), verifier=always(reply)).invoke("q")).degradations[0].message
         assert "cut in its thoughts" in told
-        assert "by max_tokens of the judge" in told
+        assert "raise max_tokens of the judge" in told
     long = AIMessage("Let me see", response_metadata=cut)
     assert (
         "before its score" in result_of(chat(always("12"), verifier=always(long)).invoke("q")).degradations[0].message

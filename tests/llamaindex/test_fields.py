@@ -35,7 +35,7 @@ from tests.llamaindex.worlds import SPECS, TEXT, Locked, llm
         ({"settings": {"candidates": 2}}, "set a temperature above 0"),
         ({"decoder": "fast"}, "decoder"),
         ({"decoder": TargetOnly(target=ScriptedTarget([])), "policy": "constant:0"}, "leave out draft, .*, policy"),
-        ({"decoder": TargetOnly(target=ScriptedTarget([])), "settings": Settings(seed=1)}, "leave out .*settings"),
+        ({"decoder": TargetOnly(target=ScriptedTarget([])), "settings": Settings(seed=1)}, "remove .*settings"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_loaded(

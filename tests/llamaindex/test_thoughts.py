@@ -133,7 +133,7 @@ def test_thoughts_may_have_models_and_a_policy_of_their_own() -> None:
     for wrong, told in (
         ({"thoughts": {"writer": "scripted:draft"}}, "takes a dictionary of draft, target, verifier and policy"),
         ({"thoughts": {"draft": "nowhere:x"}}, "nowhere"),
-        ({"thoughts": own, "decoder": "majority:4"}, "leave out thoughts"),
+        ({"thoughts": own, "decoder": "majority:4"}, "remove thoughts"),
     ):
         with pytest.raises(ValidationError, match=told):
             RSDLLM(**(specs | wrong))

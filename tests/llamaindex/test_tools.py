@@ -382,5 +382,5 @@ async def test_events_tell_tools_as_data(served: Provider) -> None:
     finally:
         root.event_handlers = before
     assert '"name":"transfer"' in shown[0]
-    with pytest.raises(ConfigurationError, match="is no tool of LlamaIndex"):
+    with pytest.raises(ConfigurationError, match="is not a LlamaIndex tool"):
         llm.chat([ChatMessage("q")], tools=[{"type": "function"}])

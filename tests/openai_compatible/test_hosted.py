@@ -156,7 +156,7 @@ def test_a_refusal_names_the_option_that_answers_it(api: Hosted, connect: Connec
     model = connect(api, "openai", ',omit=temperature+top_p+seed,body.reasoning_effort="low"')
     assert wait_for(model.generate(path, drawn)).steps[0].text == ANSWER
     assert api.requests[-1]["reasoning_effort"] == "low"
-    assert "leave template" not in refusal(connect(api, "openai"))
+    assert "remove template" not in refusal(connect(api, "openai"))
     assert "body.verbosity" in refusal(connect(api, "openai_reasoning", ",body.verbosity=low"))
 
 

@@ -170,7 +170,7 @@ def test_tools_are_called_also_with_the_fields_that_frameworks_send_along() -> N
             assert (called.function.name, json.loads(called.function.arguments)) == ("add", {"a": 1, "b": 2})
             assert (chat.choices[0].message.content, chat.choices[0].finish_reason) == ("I add.", "tool_calls")
         with pytest.raises(
-            openai.BadRequestError, match=r"a forced call of a tool cannot be honoured: .*takes no resp"
+            openai.BadRequestError, match=r"a forced call of a tool cannot be honoured: .*does not accept resp"
         ):
             client.chat.completions.create(**asked | {"tool_choice": "required"})
 

@@ -41,20 +41,20 @@ WRONG: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"top_k": 40}, 400, "top_k", "temperature and top_p"),
     ({"messages": []}, 400, "messages", "at least 1"),
     ({"messages": [{"role": "user", "content": " "}]}, 400, "messages", "prompt is empty"),
-    ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0]", "one of system, developer"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0]", "must be system, developer"),
     ({"messages": [{"content": "x"}]}, 400, "messages[0]", "no role"),
     ({"messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content", "a text, or a list"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-        *(400, "messages[0].content[0]", "the models read text"),
+        *(400, "messages[0].content[0]", "the models read only text"),
     ),
     ({"messages": [*USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, 400, "messages[1].tool_calls", "JSON"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools", "chat template"),
     ({"rsd": {"policy": "binary_step:2"}}, 400, "rsd", "less than or equal to 1"),
     ({"rsd": {"policy": "binary_stepp"}}, 400, "rsd", "did you mean 'binary_step'"),
-    ({"rsd": {"policy": "always_draft"}}, 400, "rsd.policy", "ready decoder"),
+    ({"rsd": {"policy": "always_draft"}}, 400, "rsd.policy", "given decoder"),
     ({"rsd": {"limits": {"max_stepz": 2}}}, 400, "rsd", "did you mean 'max_steps'"),
-    ({"reasoning_effort": "low"}, 400, "reasoning_effort", "ready decoder"),
+    ({"reasoning_effort": "low"}, 400, "reasoning_effort", "given decoder"),
 ]
 
 
@@ -169,7 +169,7 @@ def test_what_nobody_expected_is_logged_and_kept_from_clients(
     [
         ({"models": {}}, "no model"),
         ({"models": {"a": {"drafter": "nothing:x"}}}, "models.a.drafter"),
-        ({"models": {" a": {}}}, "no name for a model"),
+        ({"models": {" a": {}}}, "not a valid model name"),
         ({"models": {"a": {}}, "concurency": 3}, "did you mean 'concurrency'"),
         ({"models": {"a": {}}, "queue": -1}, "greater than or equal to 0"),
         ({"drafter": "nothing:x"}, "nothing"),
