@@ -39,6 +39,11 @@ class SpeculativeGenerator(Generator):
         else:
             self._assistant(speculation)
         beams = None if speculation.beams is None else parse_beams(speculation.beams)
+        if beams is not None and self._assistant(speculation).vocabulary.identity != self.vocabulary.identity:
+            raise ConfigurationError(
+                f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
+                "SpeculativeDecoding, which goes by text"
+            )
         rule = parse_rule(speculation.rule)
         for part in (rule, *([] if proposer == DRAFTER else [proposer])):
             if part.vocabulary not in (None, self.vocabulary.identity):
@@ -117,11 +122,6 @@ class SpeculativeGenerator(Generator):
             raise ConfigurationError(
                 f"{drafter!r} cannot propose tokens to {self.name}: give a drafter in process (hf:, gguf:, embedded:), "
                 "or proposer='lookup'"
-            )
-        if speculation.beams is not None and drafter.vocabulary.identity != self.vocabulary.identity:
-            raise ConfigurationError(
-                f"{drafter.name} and {self.name} have different vocabularies, whose beams cannot be compared: give a "
-                "drafter of the target's family, or take SpeculativeDecoding, where such a drafter proposes by its text"
             )
         return drafter
 

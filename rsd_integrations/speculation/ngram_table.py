@@ -114,7 +114,7 @@ def count(texts: Iterable[Sequence[int]], vocabulary: str, size: int) -> NgramTa
 def _merged(trigrams: Tensor, times: Tensor, more: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Counts with those of more trigrams."""
     new = torch.cat([trigrams[:0], *more])
-    keys, place = torch.cat([trigrams, new]).unique(return_inverse=True)
+    keys, place = torch.unique(torch.cat([trigrams, new]), return_inverse=True)
     return keys, torch.zeros_like(keys).scatter_add_(0, place, torch.cat([times, torch.ones_like(new)]))
 
 

@@ -148,7 +148,6 @@ def test_without_a_choice_the_texts_are_greedy() -> None:
     greedy = [0]
     for _ in range(12):
         greedy.append(int(target[greedy[-1]].argmax()))
-    for make in (BeamSampling, lambda: BeamSampling(beams=1, drafts=1)):
-        sampling: BeamSampling = make()
+    for sampling in (BeamSampling(), BeamSampling(beams=1, drafts=1)):
         live, _ = decoded(sampling, drafter, target, 0, 8)
         assert [beam.text for beam in live] == [tuple(greedy[1 : len(live[0].text) + 1])]
