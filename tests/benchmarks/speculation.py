@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from itertools import islice
 from pathlib import Path as File
 from tempfile import TemporaryDirectory
@@ -82,7 +83,7 @@ def side_by_side(
         total = dict.fromkeys(methods, 0.0)
         for prompt in prompts:
             for name, method in methods.items():
-                total[name] += seconds(lambda method=method, prompt=prompt: method(prompt))
+                total[name] += seconds(partial(method, prompt))
         for name, value in total.items():
             spent[name].append(value)
     return spent
