@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path as File
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -145,7 +145,7 @@ class Slow:
 
     def __init__(self, model: HuggingFaceGenerator, seconds: float) -> None:
         self.count, self.ready = 0, threading.Event()
-        self._runner: Any = model.runner
+        self._runner = cast("Any", model.runner)
         self._inner = self._runner._run
         self._seconds = seconds
         self._runner._run = self._wait
