@@ -58,7 +58,8 @@ def eval_(
         str | None,
         typer.Option(
             help="Separated by `;` or spaces: rsd, rsd@POLICY, target, draft, majority:16, best_of_n:16,aggregate=min, "
-            "beam:16,width=4, backtracking, hgs, specreason, gsi, speculative. Plain names also by commas."
+            "beam:16,width=4, backtracking, hgs, specreason, gsi, speculative, speculative:lookup, "
+            "speculative_beams:4. Plain names also by commas."
         ),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 100 by default.")] = None,

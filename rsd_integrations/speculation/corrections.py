@@ -71,6 +71,14 @@ class Corrections:
             ) from error
 
 
+@dataclass(frozen=True, slots=True, eq=False)  # rules are compared, and tensors cannot be
+class _Known:
+    """The corrections that recurred."""
+
+    vocabulary: str
+    pairs: Tensor
+
+
 class Calibrated(Relaxation):
     """Calibrated speculative decoding (CSD, arXiv 2604.13634): recurring close calls are accepted.
 
@@ -92,22 +100,21 @@ class Calibrated(Relaxation):
     """λ: more corrections than this have to be known; inf switches the rule off."""
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.01
     """τ: least probability of the proposed token, as a share of the likeliest token's."""
-    _corrections: Corrections = PrivateAttr()
-    _known: Tensor = PrivateAttr()
+    _known: _Known = PrivateAttr()
 
     def model_post_init(self, _context: Any) -> None:
-        self._corrections = Corrections.read(Path(self.memory))
-        pairs = [pair for pair, times in self._corrections.pairs.items() if times > self.times]
-        self._known = torch.tensor(sorted(_key(*pair) for pair in pairs), dtype=torch.int64)
+        corrections = Corrections.read(Path(self.memory))
+        pairs = [_key(*pair) for pair, times in corrections.pairs.items() if times > self.times]
+        self._known = _Known(corrections.vocabulary, torch.tensor(sorted(pairs), dtype=torch.int64))
 
     @property
     def vocabulary(self) -> str:
-        return self._corrections.vocabulary
+        return self._known.vocabulary
 
     def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:  # noqa: ARG002 - of each token alone
         z, tokens = judged.logits, judged.tokens
         most, own = z.max(1)
-        recurs = torch.isin(_key(tokens, own), self._known.to(z.device))
+        recurs = torch.isin(_key(tokens, own), self._known.pairs.to(z.device))
         return recurs & (of_tokens(z, tokens) - most >= math.log(self.ratio))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -9,6 +10,10 @@ from pydantic import Field
 
 from rsd_integrations.speculation.proposals import Proposal
 from rsd_integrations.speculation.proposers import Proposer, ProposerState
+
+TYPE = "i"
+WIDTH = array(TYPE).itemsize
+"""Bytes of a token."""
 
 
 class Lookup(Proposer):
@@ -24,36 +29,43 @@ class Lookup(Proposer):
     """Longest run of tokens that is looked for."""
 
     def begin(self, prefix: Sequence[int], seed: int) -> LookupState:  # noqa: ARG002 - nothing is drawn
-        state = LookupState(range(self.n, 0, -1))
+        state = LookupState(self.n)
         state.accept(prefix)
         return state
 
 
 class LookupState(ProposerState):
-    """All tokens so far, and where each run of them was last."""
+    """All tokens so far, as bytes, which are searched fastest.
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._sizes = sizes
-        """Lengths of the runs that are looked for, in that order."""
-        self._ids: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}
-        """By run: the place of the token that followed it last."""
+    Args:
+        longest: Longest run of tokens that is looked for.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest, self._bytes = longest, bytearray()
 
     def propose(self, count: int) -> Proposal:
-        ids = self._ids
-        for size in self._sizes:
-            place = self._after.get(tuple(ids[-size:])) if size <= len(ids) else None
+        length = len(self._bytes) // WIDTH
+        for size in range(min(self._longest, length - 1), 0, -1):
+            place = self._last(size)
             if place is not None:
-                found = ids[place : place + count]
+                found = list(self._ids(place + size, place + size + count))
                 while len(found) < count:  # it has reached the end, and goes on with what it proposes
                     found += found[: count - len(found)]
                 return Proposal(tuple(found))
         return Proposal(())
 
     def accept(self, ids: Sequence[int]) -> None:
-        for id_ in ids:
-            place = len(self._ids)
-            for size in self._sizes:
-                if size <= place:
-                    self._after[tuple(self._ids[place - size :])] = place
-            self._ids.append(id_)
+        self._bytes += array(TYPE, ids).tobytes()
+
+    def _ids(self, begin: int, end: int) -> array[int]:
+        return array(TYPE, bytes(self._bytes[begin * WIDTH : end * WIDTH]))
+
+    def _last(self, size: int) -> int | None:
+        """Where the last tokens, so many of them, were before for the last time."""
+        wanted, at = bytes(self._bytes[-size * WIDTH :]), len(self._bytes) - WIDTH
+        while (at := self._bytes.rfind(wanted, 0, at)) >= 0:
+            if at % WIDTH == 0:
+                return at // WIDTH
+            at += len(wanted) - 1  # between two tokens
+        return None

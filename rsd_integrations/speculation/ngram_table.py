@@ -32,7 +32,7 @@ class Successors(Protocol):
         """The tokens that may follow, the heaviest first and equal ones by their ids; none where nothing is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # proposers are compared, and tensors cannot be
 class NgramTable:
     """Pairs of tokens in order, and what follows each: its successors with their share, P(c | a, b)."""
 
@@ -114,7 +114,7 @@ def count(texts: Iterable[Sequence[int]], vocabulary: str, size: int) -> NgramTa
 def _merged(trigrams: Tensor, times: Tensor, more: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Counts with those of more trigrams."""
     new = torch.cat([trigrams[:0], *more])
-    keys, place = torch.cat([trigrams, new]).unique(return_inverse=True)
+    keys, place = torch.unique(torch.cat([trigrams, new]), return_inverse=True)
     return keys, torch.zeros_like(keys).scatter_add_(0, place, torch.cat([times, torch.ones_like(new)]))
 
 

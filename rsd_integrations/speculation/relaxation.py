@@ -47,7 +47,8 @@ def doubts(judged: Judged) -> Tensor:
 
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy of each row [n, …], in nats."""
-    return torch.special.entr(probabilities).sum(1)
+    nats: Tensor = torch.special.entr(probabilities).sum(1)
+    return nats
 
 
 def of_tokens(values: Tensor, tokens: Tensor) -> Tensor:

@@ -15,10 +15,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from rsd_core import Sampling, Speculation
+from rsd_integrations.speculation.beam_acceptance import acceptances
 from rsd_integrations.speculation.ngrams import Ngrams
+from rsd_integrations.speculation.rules import draw
 from tests.benchmarks.command import Command, Size
+from tests.speculation.five_tokens import SIZE, p_value, released_tree
 from tests.speculation.scripted import Scripted
+from tests.speculation.test_dsbd import beams_law, released_widths, tried
 from tests.speculation.test_law import Careless
 from tests.speculation.world import WORDS, World
 
@@ -34,6 +40,7 @@ def ways(world: World) -> dict[str, Speculation]:
         "chain of n-grams": Speculation(Ngrams()),
         "tree of n-grams": Speculation(Ngrams(tree=True)),
         "tree, right in six of ten places": Speculation(Scripted(text=WORDS[:3], tree=True, right=0.6, words=140)),
+        "one beam": Speculation(drafter=world.drafter, beams={"beams": 1, "drafts": 3, "levels": 2}),
         "wrong on purpose": Speculation(rule=Careless(), drafter=world.drafter),
     }
 
@@ -52,9 +59,32 @@ def measure(draws: int) -> list[dict[str, Any]]:
     return rows
 
 
+def as_released(draws: int) -> list[dict[str, Any]]:
+    """What released codes of two systems do, as it was read, and what is done here instead; without any model."""
+    random, p = torch.Generator().manual_seed(1), torch.tensor([0.5, 0.3, 0.2, 0.0, 0.0])
+    rows, one = torch.zeros(SIZE), torch.zeros(SIZE)
+    for _ in range(draws):
+        rows[released_tree(p, [0, 1], random)] += 1
+        one[int(draw(p[None], torch.rand(1, generator=random)))] += 1
+    target, drafter = beams_law(1), beams_law(2)
+    counts = torch.zeros(5)
+    for seed in range(draws):
+        counts[len(tried(target, drafter, 4, 4, seed))] += 1
+    laws = {"released": released_widths(target, drafter, 4), "here": acceptances(target, drafter, 4)}
+    return [
+        {"system": "ADED, tokens at a tree's first node", "code": "released", "p_value": p_value(rows, p)},
+        {"system": "ADED, tokens at a tree's first node", "code": "here", "p_value": p_value(one, p)},
+        *(
+            {"system": "DSBD, beams accepted of four", "code": code, "p_value": p_value(counts, torch.tensor(law))}
+            for code, law in laws.items()
+        ),
+    ]
+
+
 def markdown(data: dict[str, Any]) -> str:
     """The figures as a section of a page."""
     rows = "\n".join(f"| {row['way']} | {row['sampling']} | {row['p_value']:.3g} |" for row in data["rows"])
+    released = "\n".join(f"| {row['system']} | {row['code']} | {row['p_value']:.3g} |" for row in data["as_released"])
     return f"""
 ## The law of speculation
 
@@ -64,6 +94,12 @@ drawn in each way: whether they come from the target's own distribution, by a ch
 | proposed by | sampling | p-value |
 |---|---|---|
 {rows}
+
+Two systems as their released codes have them, rewritten as they were read, beside what is done here:
+
+| system | code | p-value |
+|---|---|---|
+{released}
 """
 
 
@@ -79,6 +115,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores {platform.machine()}",
         "draws": options.draws,
         "rows": measure(options.draws),
+        "as_released": as_released(options.draws),
         "took_seconds": time.monotonic() - started,
     }
     COMMAND.write(options, data)

@@ -37,10 +37,10 @@ def test_the_law_of_acceptances_is_what_happens(tries: int) -> None:
     assert sum(law) == pytest.approx(1)
     assert p_value(counts, torch.tensor(law)) > 1e-3
     if tries > 1:
-        assert p_value(counts, torch.tensor(released(p, q, tries))) < 1e-9
+        assert p_value(counts, torch.tensor(released_widths(p, q, tries))) < 1e-9
 
 
-def released(p: Tensor, q: Tensor, tries: int) -> list[float]:
+def released_widths(p: Tensor, q: Tensor, tries: int) -> list[float]:
     """The law by which github.com/ZongyueQin/DSBD at 1daf13f chooses widths, as it was read: q is taken off twice."""
     alphas, current = list[float](), p
     for _ in range(tries):
@@ -148,7 +148,6 @@ def test_without_a_choice_the_texts_are_greedy() -> None:
     greedy = [0]
     for _ in range(12):
         greedy.append(int(target[greedy[-1]].argmax()))
-    for make in (BeamSampling, lambda: BeamSampling(beams=1, drafts=1)):
-        sampling: BeamSampling = make()
+    for sampling in (BeamSampling(), BeamSampling(beams=1, drafts=1)):
         live, _ = decoded(sampling, drafter, target, 0, 8)
         assert [beam.text for beam in live] == [tuple(greedy[1 : len(live[0].text) + 1])]

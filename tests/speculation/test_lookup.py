@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rsd_core import ConfigurationError
 from rsd_integrations.speculation.parsing import parse_proposer
 
-IDS = st.lists(st.integers(0, 3), max_size=40)
+IDS = st.lists(st.sampled_from([0, 1, 2, 256, 65_536, 2**24 + 1]), max_size=40)
 
 
 def searched(ids: list[int], n: int, count: int) -> list[int]:

@@ -162,6 +162,7 @@ def test_a_table_comes_from_its_file(spec: str, tmp_path: Path) -> None:
     table.save(file)
     proposer = parse_proposer(spec.format(file=file))
     assert proposer.vocabulary == "words"
+    assert proposer != parse_proposer(spec.format(file=file))  # which may have changed since
     state = proposer.begin([0, 1], seed=3)
     assert state.propose(5).tokens[0] == table.successors((0, 1))[0][0]
     assert state.propose(5) == state.propose(5)  # the position is the same, and so is what is drawn

@@ -65,9 +65,9 @@ def test_files_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
     count([[1, 2, 3]], "another", 10).save(table)
     Corrections("another", {(1, 2): 9}).save(memory)
     drafter, target = load("embedded:draft"), load("embedded:target")
-    for parts in ({"proposer": f"ngram:{table}"}, {"rule": f"csd:{memory}"}):
+    for proposer, rule in ((f"ngram:{table}", "exact"), ("drafter", f"csd:{memory}")):
         with pytest.raises(ConfigurationError, match="made with another vocabulary than that of"):
-            SpeculativeDecoding(drafter=drafter, target=target, **parts)
+            SpeculativeDecoding(drafter=drafter, target=target, proposer=proposer, rule=rule)
 
 
 def test_a_rule_that_never_acts_is_refused() -> None:
