@@ -146,7 +146,7 @@ class Speculations:
         return self._known[key]
 
 
-def require(role: Role, model: Model, kind: type[Model]) -> None:
+def require(role: Role, model: Model | None, kind: type[Model]) -> None:
     """Raise `ConfigurationError` unless the model can play the role."""
     if not isinstance(model, kind):
         raise ConfigurationError(f"{model!r} cannot be the {role}. Make one with load(SPEC); `rsd models` lists specs.")

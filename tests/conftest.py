@@ -78,7 +78,7 @@ def every_token_is_told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         async def call(self: Any, *args: Any, **options: Any) -> Any:
             meter = meter_of(self.name, _counted(self.runner))
             speculation = next((one.speculation for one in args if isinstance(one, StepRequest)), None)
-            drafter = None if speculation is None else speculation.drafter
+            drafter: Any = None if speculation is None else speculation.drafter
             other = None if drafter is None else meter_of(drafter.name, _counted(drafter.runner))
             alone, before = meter.enter(), meter.seen
             if other is not None:

@@ -40,7 +40,7 @@ class SpeculativeDecoding(Decoder):
         rule: Any = "exact",
         draft_length: int = DRAFT_LENGTH,
     ) -> None:
-        if drafter is not None or proposer == "drafter":
+        if proposer == "drafter":
             require("drafter", drafter, Drafter)
         require("target", target, Target)
         if not isinstance(target, SpeculativeTarget):

@@ -135,7 +135,8 @@ class Engine:
             queue.running, self._free_threads = True, self._free_threads - threads
             works, queue.works = queue.works, []
             self._wake_worker()
-        for work in (partial(runner.use_threads, threads), *works, runner.step):
+        works = [partial(runner.use_threads, threads), *works, runner.step]
+        for work in works:
             _guarded(runner, work)
         while len(self._queues) == 1 and runner.waiting_rows and not queue.works:  # nothing to choose between
             _guarded(runner, runner.step)

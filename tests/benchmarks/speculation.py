@@ -9,6 +9,7 @@ acceptance is replayed at the rate of the embedded family: every token is comput
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import statistics
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from itertools import islice
 from pathlib import Path as File
 from tempfile import TemporaryDirectory
@@ -82,7 +84,7 @@ def side_by_side(
         total = dict.fromkeys(methods, 0.0)
         for prompt in prompts:
             for name, method in methods.items():
-                total[name] += seconds(lambda method=method, prompt=prompt: method(prompt))
+                total[name] += seconds(partial(method, prompt))
         for name, value in total.items():
             spent[name].append(value)
     return spent
@@ -140,9 +142,9 @@ def embedded(rounds: int, problems: int, together: int, compared: int, corpus: i
         "vs_target_on_the_engine": gain(spent, "target", "exact"),
         "batch16_vs_assisted": statistics.median(at_once),
         "rsd_spec_gain": gain(spent, "rsd", "rsd_speculating"),
-        "ngram_gain": gain(spent, "target", "ngram"),
+        **repeating(target, [str(item.prompt) for item in items[:problems]], rounds),
+        "ngram_table_gain": gain(spent, "target", "ngram"),
         "ngram_tree_gain": gain(spent, "target", "ngram_tree"),
-        "lookup_gain": gain(spent, "target", "lookup"),
         "seconds_per_problem": {name: statistics.median(times) / problems for name, times in spent.items()},
         "proposals": {
             name: _proposals(decoder, target, prompts[:problems])
@@ -161,6 +163,39 @@ def embedded(rounds: int, problems: int, together: int, compared: int, corpus: i
             step.author == "target" for result in rsd.run_many(prompts[:problems]) for step in result.steps
         ),
     }
+
+
+def repeating(target: HuggingFaceGenerator, prompts: Sequence[str], rounds: int) -> dict[str, float]:
+    """How much proposals without a model gain where a text repeats its input: JSON that the schema says all of."""
+    turn, gains = Settings(granularity="turn"), {"ngram": list[float](), "lookup": list[float]()}
+    writers = []
+    for prompt in prompts:
+        parts = {f"part {i}": part for i, part in enumerate(prompt.split(". "))}
+        schema = {
+            "type": "object",
+            "properties": {name: {"const": part} for name, part in parts.items()},
+            "required": list(parts),
+        }
+        form = {"type": "json_schema", "json_schema": {"name": "copy", "schema": schema, "strict": True}}
+        writer = target.with_fields({"response_format": form})
+        decoders: dict[str, Any] = {"target": TargetOnly(target=writer, settings=turn)}
+        for proposer in gains:
+            decoders[proposer] = SpeculativeDecoding(
+                target=writer, proposer=proposer, draft_length=DRAFT_LENGTH, settings=turn
+            )
+        text = json.dumps(parts)
+        for decoder in decoders.values():
+            if (written := decoder.run(text).text) != text:
+                raise AssertionError(f"{written!r} does not repeat {text!r}")
+        writers.append((text, decoders))
+    for _ in range(rounds):
+        spent = dict.fromkeys(("target", *gains), 0.0)
+        for text, decoders in writers:
+            for name, decoder in decoders.items():
+                spent[name] += seconds(partial(decoder.run, text))
+        for name, found in gains.items():
+            found.append(spent["target"] / spent[name])
+    return {f"{name}_gain": statistics.median(found) for name, found in gains.items()}
 
 
 def _different(decoder: Any, reference: Any, prompts: Sequence[str]) -> int:
@@ -255,8 +290,10 @@ rounds, {data["problems"]} problems, greedy, drafts of {data["draft_length"]} to
 before. Times are by the clock, side by side: `vs_target` and `vs_assisted` over transformers' `generate()`,
 `batch16_vs_assisted` 16 requests at once over assisted generation of one after another, `rsd_spec_gain` RSD with
 `embedded:prm` at δ = {DELTA} without a speculating target over with one (the target writes
-{data["target_steps_of_rsd"]:.0%} of the steps), `ngram_gain` the engine's target alone over the same with a table of
-n-grams of {data["corpus"]:,} other solutions.
+{data["target_steps_of_rsd"]:.0%} of the steps), `ngram_gain` the engine's target alone over the same with n-grams
+where it writes JSON that repeats its prompt; with prompt lookup that is {data["lookup_gain"]:.2f}. On the problems
+themselves, a table of n-grams of {data["corpus"]:,} other solutions gives {data["ngram_table_gain"]:.2f} by chains and
+{data["ngram_tree_gain"]:.2f} by trees.
 
 | figure | measured | goal | |
 |---|---|---|---|

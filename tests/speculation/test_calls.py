@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path as File
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -78,8 +78,11 @@ def test_every_proposer_has_a_name(proposer: str, draft: HuggingFaceGenerator, t
 def test_stop_strings_and_limits_end_an_answer_where_they_end_the_targets(
     draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
-    for options in ({"limits": Limits(max_tokens=7)}, {"max_step_tokens": 5}, {"delimiter": "sentence"}):
-        settings = Settings(**options)  # type: ignore[arg-type]
+    for settings in (
+        Settings(limits=Limits(max_tokens=7)),
+        Settings(max_step_tokens=5),
+        Settings(delimiter="sentence"),
+    ):
         fast = SpeculativeDecoding(drafter=draft, target=target, settings=settings)
         mine, theirs = (
             made.run(QUESTIONS[0], stop=["="]) for made in (fast, TargetOnly(target=target, settings=settings))
@@ -142,12 +145,12 @@ class Slow:
 
     def __init__(self, model: HuggingFaceGenerator, seconds: float) -> None:
         self.count, self.ready = 0, threading.Event()
-        self._runner: Any = model.runner
+        self._runner = cast("Any", model.runner)
         self._inner = self._runner._run
         self._seconds = seconds
-        self._runner._run = self._run
+        self._runner._run = self._wait
 
-    def _run(self, batch: Any, indices: Any) -> Any:
+    def _wait(self, batch: Any, indices: Any) -> Any:
         self.count += 1
         if self.count == 8:
             self.ready.set()

@@ -58,7 +58,8 @@ class World:
         prefix = self.target.vocabulary.ids(PATH, goes_on=True)[0]
         ids = torch.tensor([[*prefix, *text] for text in product(WORDS, repeat=LENGTH - 1)])
         logits = self.target.model(ids, attention_mask=torch.ones_like(ids)).logits[:, len(prefix) - 1 :, list(WORDS)]
-        return (logits * self._sharpness).softmax(-1)
+        probabilities: Tensor = (logits * self._sharpness).softmax(-1)
+        return probabilities
 
     def law(self, sampling: Sampling) -> Tensor:
         """Probability of each text of `LENGTH` tokens, [5, 5, 5]."""
