@@ -140,7 +140,8 @@ def _write_calibration(
     if json_file is not None:
         policy = None if chosen is None else chosen.model_dump(mode="json")
         write_output(json_file, json.dumps({"policy": policy, **calibration.to_dict()}, indent=1) + "\n")
-    Terminal().print(_calibration_table(calibration, config, label, chosen))
+    Terminal().print(_calibration_table(calibration, config, chosen))
+    Terminal().print(plain(f"policy: {label}"), soft_wrap=True)
 
 
 def _chosen(
@@ -157,9 +158,7 @@ def _chosen(
     return BinaryStep(delta=held.delta), f"δ = {held.delta:.4g}, which keeps {keeps}"
 
 
-def _calibration_table(
-    calibration: Calibration, config: RSDConfig, label: str, chosen: WeightingPolicy | None
-) -> Table:
+def _calibration_table(calibration: Calibration, config: RSDConfig, chosen: WeightingPolicy | None) -> Table:
     """The drafter alone, thresholds from low to high with the chosen one among them, and the target alone."""
     setup = described(config)
     names = ", ".join(f"{role} {setup[role]}" for role in ("drafter", "verifier", "target"))
@@ -169,10 +168,7 @@ def _calibration_table(
         collapse_padding=True,
         title=plain(f"{len(calibration.problems)} problems\n{names}", "italic"),
         title_justify="left",
-        caption=plain(
-            f"estimates per problem with 95 % intervals (bootstrap over problems); policy: {label}"
-            + "; the drafter alone is without a verifier"
-        ),
+        caption=plain("estimates per problem with 95 % intervals (bootstrap); the drafter alone is without a verifier"),
         caption_justify="left",
     )
     for column in ("δ", "target", "paper's\nFLOPs", "all\nFLOPs", "accuracy"):

@@ -130,7 +130,7 @@ def eval_(
     base = recipe_data.get("config", {}) if tape is None else tape.record.runs[-1]["config"]
     own = read_mapping(config, "--config") if config is not None else base
     source = f"--config {config}" if config is not None else f"--recipe {recipe}" if recipe else ""
-    options = {
+    options: dict[str, Any] = {
         "delimiter": delimiter,
         "max_tokens": max_tokens,
         "max_thought_tokens": max_thought_tokens,

@@ -94,8 +94,8 @@ def evaluate(
         noted = stack.enter_context(EvaluationJournal(journal, config, items, seed)) if journal else None
         if noted is not None:
             _take_up(report, noted, {name for name, method in parsed.items() if _learns(method, config)})
-        about = {"task": label, "n": n, "seed": seed, "seeds": seeds, "methods": list(methods)}
-        about["config"] = config.model_dump(mode="json")
+        about: dict[str, Any] = {"task": label, "n": n, "seed": seed, "seeds": seeds, "methods": list(methods)}
+        about |= {"config": config.model_dump(mode="json")}
         recorder = stack.enter_context(Recorder(record, about)) if record else None
         tape = replay or recorder
         progress(report)

@@ -6,13 +6,12 @@ import pytest
 from rich.console import Console
 
 from rsd_integrations.batch import Progress
-from rsd_integrations.cli import progress
 from rsd_integrations.cli.progress import batch_progress
 
 
 def test_where_there_is_no_terminal_a_line_a_minute_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("rsd_integrations.cli.progress.time.monotonic", lambda: clock[0])
     out = io.StringIO()
     with batch_progress(Console(file=out, width=200)) as show:
         counts = Progress(100, found=20)

@@ -176,7 +176,7 @@ def test_the_tables_of_eval_fit_into_80_columns() -> None:
     shown = CliRunner().invoke(app, ["eval", "--n", "3", "--methods", "rsd,target", *SCRIPTED], env={"COLUMNS": "80"})
     assert shown.exit_code == 0, shown.output
     assert max(map(len, shown.output.splitlines())) <= 80
-    row = r"^ rsd +\d\.\d{3} \(\d?\.\d{3}–\d?\.\d{3}\) +\d+\.\d%( +\S+( \w)? [\d.]+x){2} +[\d.]+ m?s *$"
+    row = r"^ +rsd +\d\.\d{3} \(\d?\.\d{3}–\d?\.\d{3}\) +\d+\.\d%( +\S+( \w)? [\d.]+x){2} +[\d.]+ (?:ms|µs|s) *$"
     assert re.search(row, shown.output, re.MULTILINE), shown.output  # no figure is cut in two
 
 

@@ -9,8 +9,9 @@ import datasets
 import pytest
 
 from rsd_core import ConfigurationError, as_prompt
+from rsd_core.prompts import STEP_BY_STEP
 from rsd_integrations.evaluation import TASKS, find_task
-from rsd_integrations.evaluation.tasks import STEP_BY_STEP, DatasetTask
+from rsd_integrations.evaluation.tasks import DatasetTask
 
 
 @pytest.fixture(autouse=True)

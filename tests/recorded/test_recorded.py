@@ -210,7 +210,7 @@ def test_a_reply_takes_the_place_of_an_error(tmp_path: File) -> None:
     models: dict[str, Any] = {
         "drafter": ScriptedDrafter(["Slip.\n\n"]),
         "verifier": ScriptedVerifier([0.0]),
-        "target": ScriptedTarget(lambda *_: next(tries)),  # type: ignore[arg-type,return-value]
+        "target": ScriptedTarget(lambda *_: next(tries)),  # type: ignore[arg-type]
     }
     with Recorder(file, {}) as recorder:
         live = decoders(recorder, **models).run("q")
