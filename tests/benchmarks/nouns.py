@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -33,15 +33,13 @@ SHOWN = {
 """Nouns that every prompt shows with their answers; no others are asked for."""
 ANSWERS = ("dog", "box", "mouse", "city", "knife", "king")
 """What they mean."""
-_IRREGULAR = dict(
-    pair.split(":")
-    for pair in (
-        "aircraft:aircraft calf:calves canvas:canvases child:children deer:deer fish:fish foot:feet goose:geese "
-        "half:halves hoof:hooves knife:knives leaf:leaves life:lives loaf:loaves louse:lice mouse:mice ox:oxen "
-        "person:people scarf:scarves sheep:sheep shelf:shelves stomach:stomachs thief:thieves tooth:teeth wife:wives "
-        "wolf:wolves"
-    ).split()
+_PAIRS = (
+    "aircraft:aircraft calf:calves canvas:canvases child:children deer:deer fish:fish foot:feet goose:geese "
+    "half:halves hoof:hooves knife:knives leaf:leaves life:lives loaf:loaves louse:lice mouse:mice ox:oxen "
+    "person:people scarf:scarves sheep:sheep shelf:shelves stomach:stomachs thief:thieves tooth:teeth wife:wives "
+    "wolf:wolves"
 )
+_IRREGULAR = dict(pair.split(":") for pair in _PAIRS.split())
 
 
 def plural(noun: str) -> str:
@@ -144,3 +142,15 @@ class Nouns(Task):
             Item(noun.word, noun.meanings[0], partial(Noun.solved, noun), messages=noun.prompt)
             for noun in split(self.split)[:n]
         ]
+
+
+def rows(n: int) -> list[dict[str, Any]]:
+    """The first nouns with a single meaning as rows of a data file, for `rsd eval`: the answer proper is the plural."""
+    clear = [noun for noun in split("test") if len(noun.meanings) == 1][:n]
+    return [
+        {
+            "question": [{"role": message.role, "content": message.content} for message in noun.prompt],
+            "answer": plural(noun.meanings[0]),
+        }
+        for noun in clear
+    ]
