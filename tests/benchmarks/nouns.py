@@ -26,12 +26,12 @@ DEV_SHARE = 0.15
 SETTINGS = Settings(delimiter="line", max_step_tokens=12, on_abstain="accept").updated(max_steps=2)
 """A base model does not end its answer: two lines are one. Rules abstain on what is well-formed, which is then kept."""
 SHOWN = {
-    "French": ("chien", "boîte", "souris", "ville", "couteau", "roi"),
-    "Spanish": ("perro", "caja", "ratón", "ciudad", "cuchillo", "rey"),
-    "German": ("Hund", "Kiste", "Maus", "Stadt", "Messer", "König"),
+    "French": ("chien", "boîte", "ville"),
+    "Spanish": ("perro", "caja", "ciudad"),
+    "German": ("Hund", "Kiste", "Stadt"),
 }
 """Nouns that every prompt shows with their answers; no others are asked for."""
-ANSWERS = ("dog", "box", "mouse", "city", "knife", "king")
+ANSWERS = ("dog", "box", "city")
 """What they mean."""
 _PAIRS = (
     "aircraft:aircraft calf:calves canvas:canvases child:children deer:deer fish:fish foot:feet goose:geese "
@@ -69,8 +69,11 @@ class Noun:
 
     @property
     def prompt(self) -> Prompt:
-        """Six examples and the noun. The answer is begun, so that models with a chat template and without one read the
-        same text up to the same place."""
+        """Three examples and the noun.
+
+        The answer is begun, so that models with a chat template and without one read the same text up to the same
+        place.
+        """
         shown = "\n\n".join(
             f"{self.language}: {word}\nEnglish: {meaning}\n{LABEL} {plural(meaning)}"
             for word, meaning in zip(SHOWN[self.language], ANSWERS, strict=True)
