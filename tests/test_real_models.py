@@ -73,6 +73,6 @@ def test_the_recipe_runs_on_published_weights() -> None:
             first, second = outcome.text.strip().split("\n")
             assert first.isalpha(), outcome.text
             assert second.startswith(nouns.LABEL), (method, outcome.text)
-            assert outcome.finish_reason == "max_steps"
+            assert outcome.finish_reason in ("max_steps", "stop")  # SmolLM2 may end by itself
     rsd = report.methods["rsd"]
     assert 0 < rsd.by_target < rsd.steps == 6
