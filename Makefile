@@ -41,12 +41,12 @@ help:  ## Show this list
 run: .venv/ready  ## Solve an embedded problem and show how
 	$(BIN)/rsd run
 
-run-real: .venv/ready  ## The same with real weights: SmolLM2 and Gemma as GGUF files from two packages
-	$(BIN)/rsd run "Why is the sky blue?" --config cookbook/recipes/gguf.yaml --system ""
+run-real: .venv/ready  ## Real weights, SmolLM2 and Gemma 3 as GGUF files: each alone and as RSD on 30 small problems
+	$(BIN)/rsd eval --config cookbook/recipes/real-models.yaml --task "dataset:cookbook/recipes/nouns.jsonl,system=" \
+		--all --methods "target;draft;rsd"
 	@echo
-	@echo "A base model (Gemma 3 270M) drafted sentence by sentence; SmolLM2 135M kept what it found likely and wrote the"
-	@echo "rest. Both are tiny and of different families: expect fluent sentences, little knowledge, and no saving. Two"
-	@echo "sizes of one family are what RSD is for: docs/guides/gguf.md has pairs for 8, 16 and 32 GB of memory."
+	@echo "SmolLM2 135M drafted translations and plurals of nouns, Gemma 3 270M kept what it found likely and wrote the"
+	@echo "rest. docs/real-models.md says what this shows, and what it cannot."
 
 RECORD := rsd_integrations/recorded/runs/embedded.jsonl.gz
 record: .venv/ready  ## Record the run of the embedded models that `rsd eval --replay embedded` shows
