@@ -28,7 +28,7 @@ from rsd_integrations.inprocess.likelihood import How
 
 FOLDER = Path(__file__).parent / "checkpoints"
 EXITS = FOLDER / "prm-exits.safetensors"
-"""Exits of the reward model, created by `rsd distill-exits embedded:prm`."""
+"""Exits of the reward model, created by `rsd distill-exits embedded:prm --agreement 0.98`."""
 NAMES = ("draft", "target", "verifier", "prm", "thinking-draft", "thinking-target")
 
 
