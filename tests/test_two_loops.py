@@ -313,7 +313,7 @@ def test_a_policy_that_learns_is_shared_by_two_loops(policy: Any) -> None:
     assert 0.15 < authors.count("target") / len(authors) < 0.45
 
 
-@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind != "speculative"])
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if not kind.startswith("speculative")])
 def test_every_method_is_shared_by_two_loops(kind: str) -> None:
     class Likely(ScriptedTarget, ScriptedDrafter):
         async def log_likelihoods(self, at: Path, steps: Sequence[Step]) -> Likelihoods:

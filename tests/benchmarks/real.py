@@ -34,7 +34,7 @@ from rsd_core import (
 )
 from rsd_core.baselines import DraftOnly, TargetOnly
 from rsd_integrations.evaluation import Calibration, Report, calibrate
-from rsd_integrations.evaluation.report import Outcome
+from rsd_integrations.evaluation.outcome import Outcome
 from rsd_integrations.evaluation.statistics import interval
 from rsd_integrations.verifiers.rules import Format
 from tests.benchmarks import real_page
@@ -166,7 +166,7 @@ def separation(scored: Sequence[Sequence[tuple[float, bool]]]) -> dict[str, Any]
         above = np.subtract.outer(right, wrong)
         return float((above > 0).mean() + (above == 0).mean() / 2)
 
-    drawn = np.random.default_rng(0).integers(0, len(nouns), (1000, len(nouns))) if nouns else []
+    drawn: Any = np.random.default_rng(0).integers(0, len(nouns), (1000, len(nouns))) if nouns else []
     resampled = [auc([pair for i in places for pair in nouns[i]]) for places in drawn]
     known = np.array([value for value in resampled if value is not None])
     spread = interval(known) if len(known) else None

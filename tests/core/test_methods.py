@@ -157,7 +157,7 @@ def test_every_built_in_method_says_which_models_it_needs() -> None:
         "speculative": {"drafter", "target"},
         "speculative_beams": {"drafter", "target"},
     }
-    assert METHODS["speculative"](proposer="lookup").models(setup) == ["target"]
+    assert parse_method("speculative:proposer=lookup").models(setup) == ["target"]
 
 
 def test_a_setup_takes_objects_and_loads_a_spec_once_for_all_methods() -> None:

@@ -30,6 +30,7 @@ from rsd_core import (
     load,
     usage_of,
 )
+from rsd_core.baselines.judged import THOUGHT
 from rsd_core.errors import RoleWarning
 from rsd_core.health import FIRST_CALLS
 from rsd_core.testing import ScriptedVerifier
@@ -47,7 +48,6 @@ from rsd_integrations.verifiers import (
     Repetition,
     WordJudge,
 )
-from rsd_integrations.verifiers.judges import THOUGHT
 from tests.huggingface.reward_models import _options, plain, qwen, save
 
 THINK = Thinking(MARKERS["think"])
