@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,7 +52,10 @@ class SpeculativeGenerator(Generator):
                 f"draft_length={speculation.draft_length} is too short for {rule!r}, which looks at {rule.least_draft} "
                 "tokens in a row: give longer drafts, or a smaller window"
             )
-        return replace(speculation, proposer=proposer, rule=rule, beams=beams)
+        drafter = speculation.drafter
+        if drafter is self:  # whose work is told apart by the model that it is of
+            drafter = copy.copy(drafter)
+        return replace(speculation, proposer=proposer, rule=rule, drafter=drafter, beams=beams)
 
     async def _write(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
