@@ -75,6 +75,7 @@ class SpeculativeGenerator(Generator):
         if draft is None:
             return await run(self.runner, call)
         drafter = self._assistant(speculation)
+        draft.request_number = call.request_number  # one request, whoever makes it
         try:
             generation = await run(self.runner, call)
         except BaseException as error:
