@@ -128,7 +128,7 @@ class RewardGuidedDecoder(Decoder):
             if author == "answer":
                 request.close_thought()
                 continue
-            calls.hedge(request, cast.target)
+            calls.hedge(request, cast.target, self._replacing(cast, request))
             drafts = await calls.draft(request, cast.drafter, speculation=self._drafting(cast, request))
             if cast.policy.needs_reward:
                 calls.look_ahead(request, cast.drafter, cast.verifier, drafts)

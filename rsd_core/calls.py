@@ -34,7 +34,7 @@ from rsd_core.interfaces import (
     Target,
     Verifier,
 )
-from rsd_core.ledger import Account, Role
+from rsd_core.ledger import Role
 from rsd_core.limits import LimitReached
 from rsd_core.lookahead import Lookahead
 from rsd_core.model import Interrupted, Model, Usage, usage_of
@@ -225,13 +225,14 @@ class Calls:
         reply: Likelihoods = await self._call(request, role, model, work, checked_likelihoods, len(candidates))
         return reply.values
 
-    def hedge(self, request: Request, target: Target) -> None:
+    def hedge(self, request: Request, target: Target, speculation: Speculation | None = None) -> None:
         """Let the target begin the step at once if the draft is likely to be rejected (see `Settings.hedge`)."""
         threshold = request.settings.hedge
         if threshold is None or 1 - self._early.estimate.value <= threshold:
             return
         if request.terms.wastes_target:
-            self._early.hedge(request.path, target, request.progress.step_request("target"))
+            wanted = request.progress.step_request("target", speculation=speculation)
+            self._early.hedge(request.path, target, wanted)
 
     def look_ahead(self, request: Request, drafter: Drafter, verifier: Verifier, drafts: Sequence[Step]) -> None:
         """Let the drafter continue while its step is scored (see `Settings.lookahead`)."""
@@ -304,13 +305,11 @@ class Calls:
 
         The work of an assistant, which the usage tells in its parts, goes on the drafter's account.
         """
-        account: Account = getattr(request.ledger, role)
         token = CALLER.set(self._caller)
         try:
             reply = check(model, await (self._guard.call(work) if self._guard.watches else work), *terms)
         except BaseException as error:
-            usage = self._charge(request, role, model, usage_of(error) or _NOTHING, assistant, failed=True)
-            account.discarded += usage.generated if role != "verifier" else 0
+            request.ledger.charge(role, model, usage_of(error) or _NOTHING, assistant, failed=True)
             failure = error if isinstance(error, Exception) else _as_fault(model, error)
             if isinstance(failure, Exception):
                 self._health.failed(role, failure)
@@ -321,22 +320,12 @@ class Calls:
             raise
         finally:
             CALLER.reset(token)
-        own = self._charge(request, role, model, reply.usage, assistant)
+        own = request.ledger.charge(role, model, reply.usage, assistant)
         if role in self._health.unproven:
             self._health.worked(role)
         if role != "verifier" and not request.prompt_tokens and not request.index:
             request.prompt_tokens = own.prefix
         return reply
-
-    def _charge(
-        self, request: Request, role: Role, model: Model, usage: Usage, assistant: Model | None, *, failed: bool = False
-    ) -> Usage:
-        """Charge a call; the model's own work."""
-        own, other = _apart(usage, assistant)
-        request.ledger.account(role).charge(model, own, failed=failed)
-        if assistant is not None and other is not None:
-            request.ledger.drafter.charge(assistant, other, failed=failed)
-        return own
 
     def _target_room(self, request: Request, target: Target) -> tuple[float, FinishReason | None]:
         if request.terms.wastes_target:
@@ -374,11 +363,3 @@ def _as_fault(model: Model, error: BaseException) -> BaseException:
     if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
         return RunError(f"{model!r} cancelled its own call")
     return error
-
-
-def _apart(usage: Usage, assistant: Model | None) -> tuple[Usage, Usage | None]:
-    """The work of a model by itself, and that of another one which proposed its tokens."""
-    own = [part for worker, part in usage.parts if worker is assistant]
-    if assistant is None or not own:
-        return usage, None
-    return sum([part for worker, part in usage.parts if worker is not assistant], Usage()), sum(own, Usage())

@@ -25,7 +25,8 @@ class Data(BaseModel):
     version lead to the advice to upgrade.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Infinity switches some limits off, and would be null in JSON.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     @model_validator(mode="wrap")
     @classmethod

@@ -136,6 +136,35 @@ class Ledger:
         account: Account = getattr(self, role)
         return account
 
+    def charge(
+        self,
+        role: Role,
+        model: Model,
+        usage: Usage,
+        assistant: Model | None = None,
+        *,
+        failed: bool = False,
+        kept: bool = True,
+    ) -> Usage:
+        """Charge a call. What an assistant proposed, which the usage tells in its parts, is the drafter's work.
+
+        Where nothing of the call is kept, as where it failed, all that it generated counts as discarded.
+
+        Returns:
+            The model's own work.
+        """
+        lost = not kept or (failed and role != "verifier")
+        own, proposing = usage, [part for worker, part in usage.parts if worker is assistant]
+        if assistant is not None and proposing:
+            own = sum([part for worker, part in usage.parts if worker is not assistant], Usage())
+            drafting = sum(proposing, Usage())
+            self.drafter.charge(assistant, drafting, failed=failed)
+            self.drafter.discarded += lost * (drafting.generated - drafting.discarded)
+        account = self.account(role)
+        account.charge(model, own, failed=failed)
+        account.discarded += lost * own.generated
+        return own
+
     @property
     def total(self) -> Account:
         """The sum of all roles; FLOPs or cost are None if those of a role in use are."""

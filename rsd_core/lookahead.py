@@ -300,19 +300,18 @@ class Lookahead:
     def _charge(self, role: Role, call: _Call) -> None:
         if not call.work.started:
             return None
-        account = self._ledger.account(role)
-        scored: tuple[Step, ...] = ()
+        asked, failed = call.request, False
         try:
             usage: Usage = call.result.usage
         except (Exception, asyncio.CancelledError) as error:
             if call.at is not None:
                 return self._charge_run(role, call, error)
-            usage = usage_of(error) or Usage()
-            account.charge(call.model, usage, failed=True)
-        else:
-            account.charge(call.model, usage)
-            scored = call.request if isinstance(call.request, tuple) else ()
-        account.discarded += usage.generated + sum(step.size for step in scored)
+            usage, failed = usage_of(error) or Usage(), True
+        speculation = asked.speculation if isinstance(asked, StepRequest) else None
+        assistant = None if speculation is None else speculation.drafter
+        self._ledger.charge(role, call.model, usage, assistant, failed=failed, kept=False)
+        if isinstance(asked, tuple) and not failed:
+            self._ledger.account(role).discarded += sum(step.size for step in asked)
         return None
 
     def _charge_run(self, role: Role, call: _Call, error: BaseException) -> None:

@@ -53,6 +53,15 @@ class SpeculativeDecoding(Decoder):
         self.drafter, self._target = used, target
         super().__init__(settings)
 
+    def check(self, settings: Settings) -> Settings:
+        if settings.limits.max_target_flops is not None:
+            raise ConfigurationError(
+                f"max_target_flops={settings.limits.max_target_flops:g} cannot be kept by {type(self).__name__}, whose "
+                "target reads tokens that it rejects: limit max_flops, which is checked between steps, or "
+                "max_target_tokens"
+            )
+        return settings
+
     @property
     def models(self) -> tuple[Model, ...]:
         return (self._target,) if self.drafter is None else (self.drafter, self._target)

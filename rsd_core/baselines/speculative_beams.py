@@ -46,4 +46,4 @@ class SpeculativeBeams(SpeculativeDecoding):
     def check(self, settings: Settings) -> Settings:
         if settings.temperature == 0:
             raise ConfigurationError("SpeculativeBeams samples: give settings with a temperature above 0 (got 0)")
-        return settings
+        return super().check(settings)

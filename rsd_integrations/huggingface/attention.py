@@ -274,16 +274,17 @@ def _in_text(span: tuple[int, int, int], tree: Tree | None) -> list[int]:
 def _tree_mask(tree: Tree, cached: int, longest: int, window: int | None, dtype: torch.dtype) -> Tensor:
     """What each of the last tokens of a sequence sees: what is before the tree, its ancestors in it, and itself."""
     begin = tree.begin
-    visible = torch.ones(longest, longest, dtype=torch.bool).tril_()
-    visible[begin:, begin:] = False
-    for node, parent in enumerate(tree.parents, begin):
+    nodes = torch.eye(longest - begin, dtype=torch.bool)
+    for node, parent in enumerate(tree.parents):
         if parent >= 0:
-            visible[node] = visible[begin + parent]
-        visible[node, node] = True
+            nodes[node] |= nodes[parent]
+    # Only rows of new tokens: of a long text, a square would take longer than the pass.
+    visible = torch.ones(longest - cached, longest, dtype=torch.bool).tril_(cached)
+    visible[max(0, begin - cached) :, begin:] = nodes[max(0, cached - begin) :]
     if window is not None:
         at = torch.tensor(_in_text((0, 0, longest), tree))
-        visible &= at[:, None] - at < window
-    return torch.where(visible[cached:], 0.0, -torch.inf).to(dtype)[None, None]
+        visible &= at[cached:, None] - at < window
+    return torch.where(visible, 0.0, -torch.inf).to(dtype)[None, None]
 
 
 def _neighbours(singles: list[tuple[int, int]], launch: float) -> list[_Span]:

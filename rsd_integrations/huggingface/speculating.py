@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,7 +57,10 @@ class SpeculativeGenerator(Generator):
                 f"draft_length={speculation.draft_length} is too short for {rule!r}, which looks at {rule.least_draft} "
                 "tokens in a row: give longer drafts, or a smaller window"
             )
-        return replace(speculation, proposer=proposer, rule=rule, beams=beams)
+        drafter = speculation.drafter
+        if drafter is self:  # whose work is told apart by the model that it is of
+            drafter = copy.copy(drafter)
+        return replace(speculation, proposer=proposer, rule=rule, drafter=drafter, beams=beams)
 
     async def _write(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
@@ -76,6 +80,7 @@ class SpeculativeGenerator(Generator):
         if draft is None:
             return await run(self.runner, call)
         drafter = self._assistant(speculation)
+        draft.request_number = call.request_number  # one request, whoever makes it
         try:
             generation = await run(self.runner, call)
         except BaseException as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from rsd_integrations.inprocess.draft_call import DraftRow
 from rsd_integrations.inprocess.speculative_call import SpeculativeRow
 from rsd_integrations.speculation.rules import AcceptanceRule, Judged
 
+JUDGED_AT_ONCE = 64
+"""Most tokens that are judged at once, but for a single row's."""
 Sampled = list[tuple[int, float]]
 """A token for each place, with its log-probability."""
 
@@ -39,7 +41,25 @@ def judge(logits: Tensor, possible: Tensor, rows: Sequence[tuple[SampledRow, ran
             row.draft = own if row.draft is None else torch.cat((row.draft, own))
         begin += len(places)
     for (rule, _), group in groups.items():
-        _judge(rule, group, logits, possible, sampled)
+        try:
+            for part in _parts(group):
+                _judge(rule, part, logits, possible, sampled)
+        except Exception as fault:  # the rule's, and no fault of the model: rows with other rules go on
+            for speculating, _ in group:
+                speculating.fault = fault
+
+
+def _parts(group: Sequence[tuple[SpeculativeRow, int]]) -> Iterator[list[tuple[SpeculativeRow, int]]]:
+    """The rows of a group, a few at a time: judging takes memory for some copies of their logits."""
+    part: list[tuple[SpeculativeRow, int]] = []
+    tokens = 0
+    for row, begin in group:
+        tokens += len(row.proposal)
+        if part and tokens > JUDGED_AT_ONCE:
+            yield part
+            part, tokens = [], len(row.proposal)
+        part.append((row, begin))
+    yield part
 
 
 def _judge(

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from math import inf
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from rsd_core import Generation, Path, Sampling, Scores, Usage
@@ -60,6 +61,19 @@ class Row:
     def pending(self) -> int:
         """Tokens still to be computed."""
         return len(self.ids) - len(self.sequence.ids)
+
+    def rest(self) -> None:
+        """Wait for another model. Rows of the same request may take the room meanwhile.
+
+        They do where a model is its own drafter, and else drafter and target would wait for each other's room.
+        """
+        self.resting = True
+        self.sequence.arrival = self.call.request_number, inf
+
+    def wake(self) -> None:
+        """Take part in forward passes again."""
+        self.resting = False
+        self.sequence.activate(self.call.request_number)
 
 
 class SampledRow(Row, ABC):

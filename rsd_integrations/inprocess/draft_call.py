@@ -22,7 +22,8 @@ class DraftRow(SampledRow):
 
     def __init__(self, call: DraftCall, sequence: CachedSequence, prefix: Sequence[int]) -> None:
         super().__init__(call, sequence, list(prefix), ())
-        self.sampling, self.resting = call.sampling, True
+        self.sampling = call.sampling
+        self.rest()
         self.draft: Any = None
         """q of the present draft's tokens, where they are drawn: set by the runner."""
         self._prefix = self._settled = len(prefix)
@@ -34,7 +35,8 @@ class DraftRow(SampledRow):
         right = self.settle(at, ids)
         self._settled, self._count, self.draft = len(self.ids), count, None
         self.sequence.truncate(min(right, self._settled - 1))  # the last of the drafted tokens was never computed
-        self.output_positions, self.resting = [self._settled - 1], False
+        self.output_positions = [self._settled - 1]
+        self.wake()
 
     def settle(self, at: int, ids: Sequence[int]) -> int:
         """Put what the target has emitted in the place of the draft; up to where the two agree."""
@@ -53,7 +55,7 @@ class DraftRow(SampledRow):
         self.ids.append(token)
         self.call.generated += 1
         if len(self.ids) - self._settled == self._count or token in self.call.eos_ids:
-            self.resting = True
+            self.rest()
             self.call.hand_over(tuple(self.ids[self._settled :]), self.draft)
         else:
             self.output_positions = [len(self.ids) - 1]

@@ -26,7 +26,7 @@ class CachedSequence(ABC):
         """The computed tokens; empty after an eviction."""
         self.last_output: Any = None
         """What the model gave at the last token, where somebody may ask for it again."""
-        self.arrival: tuple[float, int] = IDLE
+        self.arrival: tuple[float, float] = IDLE
         """The number of the request whose row uses it, and when that row arrived, as a count."""
         self.passed_over = False
         """Whether a sibling was claimed in its place, so that it is most likely a rejected candidate."""

@@ -48,7 +48,7 @@ class DrafterSource(Source):
         if count < 1:
             row.propose(Proposal(()))
             return
-        row.resting = True
+        row.rest()
         if not self._started:
             self._started = True
             self.call.hand_over = partial(self._hand_over, row)

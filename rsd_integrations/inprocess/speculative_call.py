@@ -47,6 +47,8 @@ class SpeculativeRow(GenerateRow):
         """What is verified by the next pass."""
         self.overridden: Sequence[bool] = ()
         """At which of its outputs the rule decided otherwise than the exact one would: set by the runner."""
+        self.fault: Exception | None = None
+        """Why the rule could not judge: set by the runner."""
         self._accepting = Numbers(f"{seed} accept")
         self._places: list[Place] = []
         """How far the grammar is at each output."""
@@ -61,7 +63,9 @@ class SpeculativeRow(GenerateRow):
         """Have some tokens verified after those that the step has by now."""
         if self not in self.call.rows:  # cancelled meanwhile
             return
-        self.resting, self.proposal = False, self._usable(proposal, self.call.context - len(self.ids))
+        if self.resting:
+            self.wake()
+        self.proposal = self._usable(proposal, self.call.context - len(self.ids))
         settled, tokens, parents = len(self.ids), self.proposal.tokens, self.proposal.parents
         self.tree, self.whole = Tree(settled, parents) if parents else None, bool(tokens)
         self.ids += tokens
@@ -84,6 +88,8 @@ class SpeculativeRow(GenerateRow):
         return [place.allowed(size) for place in self._places] if self._places else super().allowed(size, count)
 
     def extend(self, sampled: Sequence[tuple[int, float]]) -> bool:
+        if self.fault is not None:
+            raise self.fault
         proposed, before = len(self.proposal), self.step.sampled
         visited: Sequence[int] = range(len(sampled))
         if self.tree is not None:
@@ -127,20 +133,24 @@ class SpeculativeRow(GenerateRow):
     def _usable(self, proposal: Proposal, room: int) -> Proposal:
         """The first tokens that the target could write at all, after such ones alone."""
         known = self.call.end.vocabulary.size
-        if self.place is None and len(proposal) <= room and all(token < known for token in proposal.tokens):
+        if self.place is None and len(proposal) <= room and all(0 <= token < known for token in proposal.tokens):
             return proposal
         parents = range(-1, len(proposal) - 1) if proposal.parents is None else proposal.parents
         kept = {-1: -1}  # index before and after, of those that are usable
         places = [] if self.place is None else [self.place]
         for i, (token, parent) in enumerate(zip(proposal.tokens, parents, strict=True)):
-            if parent not in kept or token >= known or len(kept) > room:
+            if parent not in kept or not 0 <= token < known or len(kept) > room:
                 continue
             if places:
-                place = places[kept[parent] + 1].after(token)
-                if place is None:
+                before = places[kept[parent] + 1]
+                place = before.after(token)
+                if place is None and proposal.draft is None:
                     continue
-                places.append(place)
+                # A drawn token is rejected by the rule, which corrects it: left out, it would change the distribution.
+                places.append(place or before)
             kept[i] = len(kept) - 1
+            if places and place is None:
+                break
         self._places = places
         nodes = list(kept)[1:]
         return Proposal(
