@@ -33,7 +33,7 @@ from rsd_core import (
 from rsd_core.registry import ROLES
 from rsd_integrations.recorded.costs import Begun, Reading, price_data, share
 from rsd_integrations.recorded.keys import call_key, path_digest, prompt_digest, request_data, steps_data
-from rsd_integrations.recorded.speculation import TapedSpeculation, taped_speculation, with_objects
+from rsd_integrations.recorded.speculation import TapedSpeculation, speculation_data, with_objects
 
 Live = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -117,7 +117,7 @@ class _Writing(TapedModel):
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         asked, speculation = request_data(request), request.speculation
         if isinstance(speculation, TapedSpeculation):
-            asked.append(speculation.data)
+            asked.append(speculation.asked)
         call = self._call("generate", path, asked, request.guess)
         if isinstance(speculation, TapedSpeculation):
             call = replace(call, drafter=speculation.drafter, drafting=speculation.drafting)
@@ -166,10 +166,12 @@ class _Speculative(TapedModel):
                 f"{drafter!r} proposes tokens to {self.spec!r}, whose calls are recorded: record those of the drafter "
                 "as well"
             )
-        if self.inner is None:
-            return taped_speculation(with_objects(speculation), drafter)
-        inner = None if drafter is None else drafter.inner
-        return taped_speculation(self.inner.checked_speculation(replace(speculation, drafter=inner)), drafter)
+        checked = with_objects(speculation)
+        asked = speculation_data(checked, None if drafter is None else drafter.spec)
+        if self.inner is not None:
+            inner = None if drafter is None else drafter.inner
+            checked = self.inner.checked_speculation(replace(speculation, drafter=inner))
+        return TapedSpeculation.of(checked, drafter, asked)
 
 
 _ABILITIES: dict[str, tuple[type, type]] = {

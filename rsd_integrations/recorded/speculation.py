@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rsd_core import MissingDependency, Model, Speculation
+from rsd_core import MissingDependency, Speculation
 from rsd_core.data import Data
 
 
@@ -15,25 +15,18 @@ class TapedSpeculation(Speculation):
 
     drafting: Any = None
     """The drafter as the record knows it; `drafter` is the model beneath, where there is one."""
+    asked: object = None
+    """What decides about the step, as JSON data. The content of files that are named does not count."""
 
-    @property
-    def data(self) -> list[Any]:
-        """What of it decides about the step, as JSON data. The content of files that it names does not count."""
-        proposer = None if self.drafting is not None else _data(self.proposer)
-        spec = None if self.drafting is None else self.drafting.spec
-        return [spec, proposer, _data(self.rule), self.draft_length, None if self.beams is None else _data(self.beams)]
-
-
-def taped_speculation(checked: Speculation, drafting: Model | None) -> TapedSpeculation:
-    """A speculation with proposer, rule and beams as objects, whose drafter the record knows as `drafting`."""
-    drafter: Any = drafting if checked.drafter is None else checked.drafter
-    return TapedSpeculation(
-        checked.proposer, checked.rule, drafter, checked.draft_length, checked.beams, drafting=drafting
-    )
+    @classmethod
+    def of(cls, checked: Speculation, drafting: Any, asked: object) -> TapedSpeculation:
+        """A checked speculation with what the record knows of it."""
+        drafter = drafting if checked.drafter is None else checked.drafter
+        return cls(checked.proposer, checked.rule, drafter, checked.draft_length, checked.beams, drafting, asked)
 
 
 def with_objects(speculation: Speculation) -> Speculation:
-    """The same with proposer, rule and beams as objects, where there is no model to make them.
+    """The same with proposer, rule and beams as objects, however they were written, and without any model.
 
     Raises:
         ConfigurationError: One of them is unknown, or what knows them is not installed.
@@ -41,10 +34,18 @@ def with_objects(speculation: Speculation) -> Speculation:
     try:
         from rsd_integrations.speculation.parsing import parsed
     except ModuleNotFoundError as error:
-        raise MissingDependency(str(error.name), "hf", "replaying speculation") from error
+        raise MissingDependency(str(error.name), "huggingface", "a recorded run that speculates") from error
     return parsed(speculation)
 
 
-def _data(part: Data) -> dict[str, Any]:
-    """A part without what is as by default, which later versions may have more of."""
+def speculation_data(speculation: Speculation, drafter: str | None) -> list[Any]:
+    """What of a speculation with objects decides about the step, as JSON data; the drafter by its spec."""
+    proposer, rule, beams = (_data(part) for part in (speculation.proposer, speculation.rule, speculation.beams))
+    return [drafter, proposer, rule, speculation.draft_length, beams]
+
+
+def _data(part: object) -> object:
+    """A part without what is as by default, of which later versions may have more."""
+    if not isinstance(part, Data):
+        return part
     return {"kind": getattr(part, "kind", ""), **part.model_dump(mode="json", exclude_defaults=True)}
