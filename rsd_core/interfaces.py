@@ -155,7 +155,7 @@ class SpeculativeTarget(Protocol):
     """
 
     def checked_speculation(self, speculation: Speculation) -> Speculation:
-        """The same with proposer and rule as objects, which are made once.
+        """The same with proposer and rule as objects, which are made once, and with a draft length.
 
         Raises:
             ConfigurationError: An unknown proposer or rule, or a drafter that the model cannot be asked beside.

@@ -63,16 +63,16 @@ def usage_of(cost: Cost, drafter: Model | None = None) -> Usage:
     *counts, last = cost
     parts = last if isinstance(last, list) else []
     counts = counts if isinstance(last, list) else cost
-    workers = [(Worker(*worker) if worker else drafter, usage_of(part)) for *worker, part in parts]
+    workers: list[Any] = [(Worker(*worker) if worker else drafter, usage_of(part)) for *worker, part in parts]
     return replace(Usage(**dict(zip(COUNTS, counts, strict=False))), parts=tuple(workers))
 
 
 def share(usage: Usage, drafter: Model | None) -> tuple[Usage, Usage]:
     """The work of a call's own model, and that of the drafter that proposed tokens in it."""
-    drafting = sum([part for worker, part in usage.parts if worker is drafter], Usage())
-    if drafter is None or drafting == Usage():
+    drafting = [part for worker, part in usage.parts if worker is drafter]
+    if not drafting:
         return usage, Usage()
-    return sum([part for worker, part in usage.parts if worker is not drafter], Usage()), drafting
+    return sum([part for worker, part in usage.parts if worker is not drafter], Usage()), sum(drafting, Usage())
 
 
 @dataclass(slots=True)

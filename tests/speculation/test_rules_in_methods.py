@@ -93,7 +93,7 @@ def test_drafts_are_long_enough_for_their_rule() -> None:
     lengths = {"exact": 5, "fly": 7, "fly:window=3": 5, "fly:12": 13}
     for rule, length in lengths.items():
         assert SpeculativeDecoding(**models, rule=rule).speculation.draft_length == length
-    never = parse_method("speculative:rule=(fly:entropy=1.1)").build(RSDConfig().setup())  # type: ignore[arg-type]
+    never = parse_method("speculative:rule=(fly:entropy=1.1)").build(RSDConfig().setup())
     assert never.run(QUESTION).text == TargetOnly(target=models["target"]).run(QUESTION).text
 
 
