@@ -29,23 +29,25 @@ class Sampling:
     """Probability mass of the nucleus to sample from, in (0, 1]."""
 
 
+DRAFTER = "drafter"
+"""The proposer that is a model."""
 DRAFT_LENGTH = 5
-"""Tokens that are proposed in a row where nothing is said."""
+"""Tokens that are proposed in a row where nothing is said, and the acceptance rule does with as many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
     """How a model is to be spared passes: some tokens are proposed, and one pass verifies them all."""
 
-    proposer: Any = "drafter"
+    proposer: Any = DRAFTER
     """What proposes: the model `drafter`, or a proposer without a model, as text (`lookup`), as data or an object."""
     rule: Any = "exact"
     """Which proposed tokens are kept: an acceptance rule as text, as data or as an object. By the exact rule the step
     is as without any of this: the same under greedy decoding, otherwise of the same distribution."""
     drafter: Drafter | None = None
     """The model that proposes, if one does."""
-    draft_length: int = DRAFT_LENGTH
-    """Most tokens that are proposed in a row, at least 1."""
+    draft_length: int | None = None
+    """Most tokens that are proposed in a row, at least 1; None for `DRAFT_LENGTH`, or the least that the rule needs."""
     beams: Any = None
     """How many beams are sampled, drafted and kept, as data or an object, where the step is to be the likeliest of
     several; None where it is written once."""
@@ -153,7 +155,7 @@ class SpeculativeTarget(Protocol):
     """
 
     def checked_speculation(self, speculation: Speculation) -> Speculation:
-        """The same with proposer and rule as objects, which are made once.
+        """The same with proposer and rule as objects, which are made once, and with a draft length.
 
         Raises:
             ConfigurationError: An unknown proposer or rule, or a drafter that the model cannot be asked beside.

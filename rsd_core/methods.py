@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from copy import copy
 from functools import cache
-from importlib import import_module
 from inspect import signature
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -37,7 +35,7 @@ from rsd_core.baselines.sampling import Aggregate
 from rsd_core.data import Data, explain, from_text, masked, of_kind
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
-from rsd_core.interfaces import DRAFT_LENGTH, Drafter, Target, Verifier
+from rsd_core.interfaces import DRAFTER, Drafter, Speculation, Target, Verifier
 from rsd_core.ledger import Role
 from rsd_core.model import Model
 from rsd_core.plugins import Registry, of_class
@@ -45,6 +43,7 @@ from rsd_core.policies import AlwaysDraft, AlwaysTarget, BinaryStep, FirstSteps,
 from rsd_core.registry import has_no_price, load, parse_spec
 from rsd_core.roles import Roles
 from rsd_core.settings import Settings
+from rsd_core.speculating import check_speculation
 
 Count = Annotated[int, Field(ge=1, le=256)]
 Temperature = Annotated[float, Field(gt=0, le=5)]
@@ -431,32 +430,23 @@ class GSIMethod(Sampled):
         return super().settings(base.updated(lookahead=0)).updated(candidates=self.n)
 
 
-def _part_of_speculation(what: str, plain: str) -> Callable[[Any], Any]:
-    """What refuses a proposer or a rule before any model is loaded, where what knows them is installed."""
-
-    def check(part: Any) -> Any:
-        if part != plain:
-            with suppress(ModuleNotFoundError):  # which the models need as well, and say so
-                getattr(import_module("rsd_integrations.speculation.parsing"), f"parse_{what}")(part)
-        return part
-
-    return check
-
-
 class SpeculativeMethod(Plain):
     """Token-level speculation inside the target: a proposer and an acceptance rule, as text or as data."""
 
     kind: Literal["speculative"] = "speculative"
     decoder: ClassVar[Callable[..., Decoder]] = SpeculativeDecoding
-    proposer: Annotated[str | Mapping[str, Any], AfterValidator(_part_of_speculation("proposer", "drafter"))] = (
-        "drafter"
-    )
-    rule: Annotated[str | Mapping[str, Any], AfterValidator(_part_of_speculation("rule", "exact"))] = "exact"
-    draft_length: Annotated[int, Field(ge=1, le=1024)] = DRAFT_LENGTH
+    proposer: str | Mapping[str, Any] = DRAFTER
+    rule: str | Mapping[str, Any] = "exact"
+    draft_length: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+    @model_validator(mode="after")
+    def _can_speculate(self) -> Self:
+        check_speculation(Speculation(self.proposer, self.rule, draft_length=self.draft_length))
+        return self
 
     @property
     def roles(self) -> tuple[Role, ...]:  # type: ignore[override]
-        return ("drafter", "target") if self.proposer == "drafter" else ("target",)
+        return ("drafter", "target") if self.proposer == DRAFTER else ("target",)
 
 
 class SpeculativeBeamsMethod(Sampled):

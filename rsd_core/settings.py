@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from rsd_core.data import Data, explain, unknown
 from rsd_core.errors import ConfigurationError
 from rsd_core.interfaces import Sampling
 from rsd_core.limits import Limits
+from rsd_core.speculating import check_proposer
 from rsd_core.splitting import AnyDelimiter
 from rsd_core.thoughts.markers import MARKERS, Markers
 
@@ -76,6 +77,13 @@ class Settings(Data):
     """The same of the steps that RSD's drafter writes, by a proposer without a model."""
     thoughts: ThoughtSettings = ThoughtSettings()
     limits: Limits = Limits()
+
+    @field_validator("speculate", "speculate_drafts")
+    @classmethod
+    def _proposer_is_known(cls, proposer: str | None) -> str | None:
+        if proposer is not None:
+            check_proposer(proposer)
+        return proposer
 
     @model_validator(mode="after")
     def _drafts_are_proposed_without_a_drafter(self) -> Self:

@@ -34,7 +34,7 @@ SUBPACKAGES = {
     "display": set(),
     "evaluation": {"batch", "display", "embedded", "recorded"},
     "lm_eval": set(),
-    "recorded": {"batch"},
+    "recorded": {"batch", "speculation"},
     "ray": {"batch", "serve"},
     "serve": set(),
     "telemetry": set(),

@@ -9,7 +9,7 @@ from rsd_core.calls import Calls
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepReplaced
-from rsd_core.interfaces import DRAFT_LENGTH, Drafter, Speculation, SpeculativeTarget, Target
+from rsd_core.interfaces import DRAFTER, Drafter, Speculation, SpeculativeTarget, Target
 from rsd_core.model import Model
 from rsd_core.request import Request
 from rsd_core.roles import require
@@ -27,7 +27,7 @@ class SpeculativeDecoding(Decoder):
         settings: Everything else.
         proposer: What proposes: `drafter`, or without a model `lookup` or another proposer, as text, data or object.
         rule: Which proposed tokens are kept: `exact`, or a lossy acceptance rule, as text, data or object.
-        draft_length: Most tokens that are proposed in a row, at least 1.
+        draft_length: Most tokens that are proposed in a row, at least 1; by default 5, or more if the rule needs them.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class SpeculativeDecoding(Decoder):
         drafter: Drafter | None = None,
         target: Target,
         settings: Settings | None = None,
-        proposer: Any = "drafter",
+        proposer: Any = DRAFTER,
         rule: Any = "exact",
-        draft_length: int = DRAFT_LENGTH,
+        draft_length: int | None = None,
     ) -> None:
-        if proposer == "drafter":
+        if proposer == DRAFTER:
             require("drafter", drafter, Drafter)
         require("target", target, Target)
         if not isinstance(target, SpeculativeTarget):
@@ -48,7 +48,7 @@ class SpeculativeDecoding(Decoder):
                 f"{target!r} verifies no proposed tokens. Models in process do (hf:, embedded:); a server speculates "
                 "by its own settings, and is measured as the target alone."
             )
-        used = drafter if proposer == "drafter" else None
+        used = drafter if proposer == DRAFTER else None
         self.speculation = target.checked_speculation(Speculation(proposer, rule, used, draft_length))
         self.drafter, self._target = used, target
         super().__init__(settings)

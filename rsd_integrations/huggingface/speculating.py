@@ -10,6 +10,7 @@ from typing import Any
 
 from rsd_core import ConfigurationError, Generation, Interrupted, Path, Speculation, StepRequest, Usage
 from rsd_core.concurrency import outlast
+from rsd_core.interfaces import DRAFTER
 from rsd_core.model import add_usage, usage_of
 from rsd_integrations.huggingface.beam_writing import Beams
 from rsd_integrations.inprocess.draft_call import DraftCall
@@ -18,11 +19,8 @@ from rsd_integrations.inprocess.generator import Generator
 from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource, TextSource
 from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
 from rsd_integrations.inprocess.step_end import StepEnd
-from rsd_integrations.speculation.parsing import parse_beams, parse_proposer, parse_rule
+from rsd_integrations.speculation.parsing import parsed
 from rsd_integrations.speculation.rules import Exact
-
-DRAFTER = "drafter"
-"""The proposer that is a model."""
 
 
 class SpeculativeGenerator(Generator):
@@ -30,47 +28,39 @@ class SpeculativeGenerator(Generator):
 
     def checked_speculation(self, speculation: Speculation) -> Speculation:
         """The same with proposer and rule as objects; see `SpeculativeTarget`."""
-        proposer: Any = DRAFTER
-        if speculation.draft_length < 1:
-            raise ConfigurationError(f"draft_length={speculation.draft_length} proposes nothing: give at least 1")
-        if speculation.proposer != DRAFTER:
-            proposer = parse_proposer(speculation.proposer)
-        elif speculation.drafter is None:
-            raise ConfigurationError("proposer='drafter' needs a drafter; give one, or proposer='lookup'")
-        else:
+        speculation = parsed(speculation)
+        if speculation.proposer == DRAFTER:
+            if speculation.drafter is None:
+                raise ConfigurationError("proposer='drafter' needs a drafter; give one, or proposer='lookup'")
             self._assistant(speculation)
-        beams = None if speculation.beams is None else parse_beams(speculation.beams)
-        if beams is not None and self._assistant(speculation).vocabulary.identity != self.vocabulary.identity:
+        if (
+            speculation.beams is not None
+            and self._assistant(speculation).vocabulary.identity != self.vocabulary.identity
+        ):
             raise ConfigurationError(
                 f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
                 "SpeculativeDecoding, which goes by text"
             )
-        rule = parse_rule(speculation.rule)
-        for part in (rule, *([] if proposer == DRAFTER else [proposer])):
+        for part in (speculation.rule, *([] if speculation.proposer == DRAFTER else [speculation.proposer])):
             if part.vocabulary not in (None, self.vocabulary.identity):
                 raise ConfigurationError(
                     f"{part!r} was made with another vocabulary than that of {self.name}: make its file again for this "
                     "model"
                 )
-        if speculation.draft_length < rule.least_draft:
-            raise ConfigurationError(
-                f"draft_length={speculation.draft_length} is too short for {rule!r}, which looks at {rule.least_draft} "
-                "tokens in a row: give longer drafts, or a smaller window"
-            )
-        drafter = speculation.drafter
-        if drafter is self:  # whose work is told apart by the model that it is of
-            drafter = copy.copy(drafter)
-        return replace(speculation, proposer=proposer, rule=rule, drafter=drafter, beams=beams)
+        if speculation.drafter is self:  # whose work is told apart by the model that it is of
+            return replace(speculation, drafter=copy.copy(speculation.drafter))
+        return speculation
 
     async def _write(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
     ) -> Generation:
-        speculation = request.speculation
-        if speculation is None or len(request.seeds) > 1:
+        if request.speculation is None or len(request.seeds) > 1:
             return await super()._write(path, ids, request, max_tokens, end, guess)
+        speculation = parsed(request.speculation)
         if speculation.beams is not None:
             return await self._write_beams(path, ids, request, max_tokens, end, speculation)
-        rule = parse_rule(speculation.rule).within(thought=bool(request.close))
+        assert speculation.draft_length is not None
+        rule = speculation.rule.within(thought=bool(request.close))
         source, draft = self._source(path, ids, request, speculation)
         call = SpeculativeCall(
             path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar,
@@ -103,7 +93,7 @@ class SpeculativeGenerator(Generator):
         room = min(max_tokens, drafter.context - len(ids))
         if room < 1:  # the target goes on alone
             return await super()._write(path, ids, request, max_tokens, end, ())
-        return await Beams(self, drafter, path, ids, request, room, end, parse_beams(speculation.beams)).write()
+        return await Beams(self, drafter, path, ids, request, room, end, speculation.beams).write()
 
     def _source(
         self, path: Path, ids: list[int], request: StepRequest, speculation: Speculation
@@ -111,7 +101,7 @@ class SpeculativeGenerator(Generator):
         """What proposes, and the call of the drafter if that is a model."""
         (seed,) = request.seeds
         if speculation.proposer != DRAFTER:
-            return ProposerSource(parse_proposer(speculation.proposer).begin(ids, seed)), None
+            return ProposerSource(speculation.proposer.begin(ids, seed)), None
         drafter = self._assistant(speculation)
         same = drafter.vocabulary.identity == self.vocabulary.identity
         prefix = ids if same else drafter.vocabulary.ids(path, goes_on=True)[0]

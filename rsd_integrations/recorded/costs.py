@@ -16,16 +16,23 @@ from weakref import WeakKeyDictionary
 
 from rsd_core import Model, Path, Price, Step, Usage
 
-COUNTS = ("prefix", "computed", "reused", "generated", "scored", "seconds", "estimated")
+COUNTS = (
+    *("prefix", "computed", "reused", "generated", "scored", "seconds", "estimated"),
+    *("discarded", "overridden"),
+)
 Cost = list[Any]
-"""The counts of a usage; then, for a model made of others, name, FLOPs per token, price and cost of each."""
+"""The counts of a usage, of which the last may be missing, which are 0 then. A list at the end has the parts of a call
+in which several models worked: name, FLOPs per token, price, type of weights and cost of each. Of a drafter that
+proposed tokens there is the cost alone: which model that is, the call says."""
 
 
 class Worker(Model):
     """Stands for a model whose work is on the ledger: its rates, and nothing that runs."""
 
-    def __init__(self, name: str, flops_per_token: float | None, price: list[Any] | None) -> None:
-        self.name, self.flops_per_token = name, flops_per_token
+    def __init__(
+        self, name: str, flops_per_token: float | None, price: list[Any] | None, dtype: str | None = None
+    ) -> None:
+        self.name, self.flops_per_token, self.dtype = name, flops_per_token, dtype
         self.price = None if price is None else Price(*price)
 
 
@@ -34,21 +41,38 @@ def price_data(price: Price | None) -> list[Any] | None:
     return None if price is None else [price.prompt, price.generated, price.cached]
 
 
-def cost_data(usage: Usage) -> Cost:
-    """A usage as JSON data, with seconds to the microsecond."""
+def cost_data(usage: Usage, drafter: Model | None = None) -> Cost:
+    """A usage as JSON data, with seconds to the microsecond.
+
+    Args:
+        usage: Of a call.
+        drafter: The model that proposed tokens in it, if one did.
+    """
     counts = [getattr(usage, name) for name in COUNTS]
     counts[COUNTS.index("seconds")] = round(usage.seconds, 6)
-    parts = [
-        [model.name, model.flops_per_token, price_data(model.price), cost_data(part)] for model, part in usage.parts
-    ]
+    parts = [[*([] if model is drafter else _worker_data(model)), cost_data(part)] for model, part in usage.parts]
     return [*counts, parts] if parts else counts
 
 
-def usage_of(cost: Cost) -> Usage:
-    """The usage behind `cost_data`."""
-    counts, parts = cost[: len(COUNTS)], cost[len(COUNTS) :]
-    workers = [(Worker(*worker), usage_of(part)) for *worker, part in (parts[0] if parts else ())]
-    return replace(Usage(**dict(zip(COUNTS, counts, strict=True))), parts=tuple(workers))
+def _worker_data(model: Model) -> list[Any]:
+    return [model.name, model.flops_per_token, price_data(model.price), model.dtype]
+
+
+def usage_of(cost: Cost, drafter: Model | None = None) -> Usage:
+    """The usage behind `cost_data`, for the model that proposed tokens."""
+    *counts, last = cost
+    parts = last if isinstance(last, list) else []
+    counts = counts if isinstance(last, list) else cost
+    workers: list[Any] = [(Worker(*worker) if worker else drafter, usage_of(part)) for *worker, part in parts]
+    return replace(Usage(**dict(zip(COUNTS, counts, strict=False))), parts=tuple(workers))
+
+
+def share(usage: Usage, drafter: Model | None) -> tuple[Usage, Usage]:
+    """The work of a call's own model, and that of the drafter that proposed tokens in it."""
+    drafting = [part for worker, part in usage.parts if worker is drafter]
+    if not drafting:
+        return usage, Usage()
+    return sum([part for worker, part in usage.parts if worker is not drafter], Usage()), sum(drafting, Usage())
 
 
 @dataclass(slots=True)
@@ -69,6 +93,8 @@ class Begun:
     """What tells its cost from those of the same call at other times."""
     known: int
     """Tokens of the path that had been read, as far as they were counted."""
+    drafter: int = 0
+    """The same of the drafter that proposes tokens in it."""
 
 
 class Reading:
@@ -112,14 +138,25 @@ class Reading:
         read.wrote |= {(step.text, step.tokens): step.size for step in steps}
 
 
-def estimated(costs: Mapping[Any, Cost], known: int) -> Usage:
+def estimated(costs: Mapping[Any, Cost], begun: Begun, drafter: Model | None = None) -> Usage:
     """The cost of a call whose model had read another part of the path than in any recorded one.
 
     Args:
         costs: Those that were recorded.
-        known: Tokens that need not be computed, since they have been read.
+        begun: What had been read, and need not be computed.
+        drafter: The model that proposes tokens in it, if one does.
     """
-    usage = usage_of(next(iter(costs.values())))
+    usage = usage_of(next(iter(costs.values())), drafter)
+    if drafter is None or not usage.parts:
+        return _with_known(usage, begun.known)
+    parts = [
+        (worker, _with_known(part, begun.drafter if worker is drafter else begun.known)) for worker, part in usage.parts
+    ]
+    return replace(sum([part for _, part in parts], Usage()), parts=tuple(parts))
+
+
+def _with_known(usage: Usage, known: int) -> Usage:
+    """The usage if so many tokens had been read before."""
     reused = min(known, usage.prefix, usage.computed + usage.reused)
     computed = usage.computed + usage.reused - reused
     changed = abs(computed - usage.computed)

@@ -68,8 +68,12 @@ def steps_data(steps: Sequence[Step]) -> list[list[Any]]:
 
 
 def request_data(request: StepRequest) -> list[Any]:
-    """What is asked for in a step. Greedy steps do not depend on their seeds, only on how many are wanted."""
-    greedy = request.sampling.temperature == 0
+    """What is asked for in a step, apart from what is asked to propose it.
+
+    Greedy steps do not depend on their seeds, only on how many are wanted. Where tokens are proposed they may, for a
+    proposer may draw, and a lossy rule keep what it drew.
+    """
+    greedy = request.sampling.temperature == 0 and request.speculation is None
     seeds: int | list[int] = len(request.seeds) if greedy else list(request.seeds)
     delimiter = request.delimiter
     ends = delimiter.model_dump(mode="json") if isinstance(delimiter, Splitter) else delimiter

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol
 
 from rsd_core import (
+    ConfigurationError,
     Drafter,
     Entropy,
     FirstTokenEntropy,
@@ -20,6 +21,7 @@ from rsd_core import (
     Prompt,
     Scores,
     ScoresRuns,
+    Speculation,
     SpeculativeTarget,
     Step,
     StepRequest,
@@ -29,8 +31,9 @@ from rsd_core import (
     Verifier,
 )
 from rsd_core.registry import ROLES
-from rsd_integrations.recorded.costs import Reading, price_data
+from rsd_integrations.recorded.costs import Begun, Reading, price_data, share
 from rsd_integrations.recorded.keys import call_key, path_digest, prompt_digest, request_data, steps_data
+from rsd_integrations.recorded.speculation import TapedSpeculation, speculation_data, with_objects
 
 Live = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -46,6 +49,25 @@ class Call:
     key: str
     guess: str = ""
     """The digest of a step that was given as a guess, which decides about the cost alone."""
+    drafter: Model | None = None
+    """Who proposes tokens in it, as the usage knows it."""
+    drafting: TapedModel | None = None
+    """The same model as the record knows it."""
+
+    def begin(self) -> Begun:
+        """Note that it begins, which tells what was read before."""
+        begun = self.model.reading.begin(self.path, self.key, self.guess)
+        if self.drafting is None:
+            return begun
+        other = self.drafting.reading.begin(self.path, self.key)
+        return Begun(f"{begun.label}/{other.label}", begun.known, other.known)
+
+    def note(self, usage: Usage, steps: Sequence[Step] = ()) -> None:
+        """Note how it ended."""
+        own, proposing = share(usage, self.drafter)
+        if self.drafting is not None and proposing.prefix:
+            self.drafting.reading.note(self.path, proposing)
+        self.model.reading.note(self.path, own, steps)
 
 
 class Tape(Protocol):
@@ -56,9 +78,6 @@ class Tape(Protocol):
 
     async def answer_run(self, calls: Sequence[Call], live: Live) -> Sequence[Scores]:
         """The replies to a run of scorings, which one call makes."""
-
-    async def answer_pair(self, call: Call, live: Live) -> tuple[Generation, Usage]:
-        """The reply to a call in which a drafter works inside of a target, and the drafter's own work."""
 
     def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:
         """How a model thinks before it answers a prompt."""
@@ -78,7 +97,7 @@ class TapedModel(Model):
         self.name, self.spec = facts["name"], facts["spec"]
         self.flops_per_token = facts["flops_per_token"]
         self.price = None if facts["price"] is None else Price(*facts["price"])
-        self.renders_tools = facts["renders_tools"]
+        self.renders_tools, self.dtype = facts["renders_tools"], facts.get("dtype")
         self.reading = Reading()
 
     async def aclose(self) -> None:
@@ -96,7 +115,12 @@ class _Writing(TapedModel):
         return self.tape.thinking(self, key, lambda: self.inner.thinking(prompt))
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
-        call = self._call("generate", path, request_data(request), request.guess)
+        asked, speculation = request_data(request), request.speculation
+        if isinstance(speculation, TapedSpeculation):
+            asked.append(speculation.asked)
+        call = self._call("generate", path, asked, request.guess)
+        if isinstance(speculation, TapedSpeculation):
+            call = replace(call, drafter=speculation.drafter, drafting=speculation.drafting)
         generation: Generation = await self.tape.answer(call, lambda: self.inner.generate(path, request))
         return generation
 
@@ -132,10 +156,22 @@ class _WithEntropy(TapedModel):
 
 
 class _Speculative(TapedModel):
-    async def speculate(self, path: Path, request: StepRequest, drafter: Drafter) -> tuple[Generation, Usage]:
-        assert isinstance(drafter, TapedModel)
-        call = self._call("speculate", path, [drafter.spec, request_data(request)])
-        return await self.tape.answer_pair(call, lambda: self.inner.speculate(path, request, drafter.inner))
+    def checked_speculation(self, speculation: Speculation) -> Speculation:
+        """The model's own, or where the tape alone answers, one that tells as much."""
+        drafter: Any = speculation.drafter
+        if isinstance(speculation, TapedSpeculation):  # checked before, and given beams since
+            drafter = speculation.drafting
+        if drafter is not None and not isinstance(drafter, TapedModel):
+            raise ConfigurationError(
+                f"{drafter!r} proposes tokens to {self.spec!r}, whose calls are recorded: record those of the drafter "
+                "as well"
+            )
+        checked = with_objects(speculation)
+        asked = speculation_data(checked, None if drafter is None else drafter.spec)
+        if self.inner is not None:
+            inner = None if drafter is None else drafter.inner
+            checked = self.inner.checked_speculation(replace(speculation, drafter=inner))
+        return TapedSpeculation.of(checked, drafter, asked)
 
 
 _ABILITIES: dict[str, tuple[type, type]] = {
@@ -161,6 +197,7 @@ def facts_of(model: Any, spec: str) -> dict[str, Any]:
         "abilities": [name for name, (protocol, _) in _ABILITIES.items() if isinstance(model, protocol)],
         "flops_per_token": model.flops_per_token,
         "price": price_data(model.price),
+        "dtype": model.dtype,
         "renders_tools": model.renders_tools,
         "leaves_it_to": None,
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from rsd_core import ConfigurationError, Generation, RSDError, Scores, Thinking, Usage, load
+from rsd_core import ConfigurationError, RSDError, Scores, Thinking, Usage, load
 from rsd_core.data import masked
 from rsd_core.model import usage_of
 from rsd_integrations.batch.lock import WriterLock
@@ -97,34 +97,25 @@ class Recorder:
 
     async def answer(self, call: Call, live: Live) -> Any:
         """Make a call and record its reply, or its error."""
-        begun = call.model.reading.begin(call.path, call.key, call.guess)
+        begun = call.begin()
         try:
             reply = await live()
         except Exception as error:
             role = next(iter(call.model.facts["roles"]))
             self._note(call, error_data(error, role), begun, usage_of(error) or Usage())
             raise
-        call.model.reading.note(call.path, reply.usage, getattr(reply, "steps", ()))
+        call.note(reply.usage, getattr(reply, "steps", ()))
         self._note(call, reply_data(reply), begun, reply.usage)
         return reply
 
     async def answer_run(self, calls: Sequence[Call], live: Live) -> Sequence[Scores]:
         """Make a call for several scorings, and record each by itself."""
-        all_begun = [call.model.reading.begin(call.path, call.key, call.guess) for call in calls]
+        all_begun = [call.begin() for call in calls]
         replies: Sequence[Scores] = await live()
         for call, begun, scores in zip(calls, all_begun, replies, strict=False):
-            call.model.reading.note(call.path, scores.usage)
+            call.note(scores.usage)
             self._note(call, reply_data(scores), begun, scores.usage)
         return replies
-
-    async def answer_pair(self, call: Call, live: Live) -> tuple[Generation, Usage]:
-        """Make a call in which two models work, and record both works."""
-        begun = call.model.reading.begin(call.path, call.key, call.guess)
-        generation: Generation
-        generation, usage = await live()
-        reply = reply_data(generation) | {"drafter": cost_data(usage)}
-        self._note(call, reply, begun, generation.usage)
-        return generation, usage
 
     def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:
         """Ask a model how it thinks, and record what it says; that nobody knows is not recorded."""
@@ -137,7 +128,8 @@ class Recorder:
         known = self.record.calls.get(call.key)
         if known is not None and begun.label in known.costs and "error" not in known.reply:
             return
-        self._note_line(call.key, Recorded(self._number(call.model), call.name, reply, {begun.label: cost_data(usage)}))
+        costs = {begun.label: cost_data(usage, call.drafter)}
+        self._note_line(call.key, Recorded(self._number(call.model), call.name, reply, costs))
 
     def _note_line(self, key: str, recorded: Recorded) -> None:
         self._add(recorded.lines(key))

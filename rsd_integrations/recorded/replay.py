@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from rsd_core import ConfigurationError, Generation, Path, Scores, Thinking, UnrecoverableError, Usage, add_usage
+from rsd_core import ConfigurationError, Path, Scores, Thinking, UnrecoverableError, Usage, add_usage
 from rsd_core.data import masked
 from rsd_integrations.recorded.costs import estimated, usage_of
 from rsd_integrations.recorded.file import Recorded, RunRecord
@@ -69,19 +69,12 @@ class Replay:
             add_usage(error, usage)
             raise error
         reply = reply_of(recorded.reply, usage)
-        call.model.reading.note(call.path, usage, getattr(reply, "steps", ()))
+        call.note(usage, getattr(reply, "steps", ()))
         return reply
 
     async def answer_run(self, calls: Sequence[Call], live: Live) -> Sequence[Scores]:
         """The recorded replies, one by one."""
         return [await self.answer(call, live) for call in calls]
-
-    async def answer_pair(self, call: Call, live: Live) -> tuple[Generation, Usage]:  # noqa: ARG002
-        """The recorded reply with the drafter's work."""
-        recorded, usage = self._found(call)
-        generation = reply_of(recorded.reply, usage)
-        assert isinstance(generation, Generation)
-        return generation, usage_of(recorded.reply["drafter"])
 
     def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:  # noqa: ARG002
         """What was recorded; None where nothing was, for that is what models say of which nobody knows."""
@@ -89,12 +82,12 @@ class Replay:
         return None if recorded is None else thinking_of(recorded.reply)
 
     def _found(self, call: Call) -> tuple[Recorded, Usage]:
-        begun = call.model.reading.begin(call.path, call.key, call.guess)
+        begun = call.begin()
         recorded = self.record.calls.get(call.key)
         if recorded is None:
             raise MissingCallError(self._missing(call))
         cost = recorded.costs.get(begun.label)
-        return recorded, usage_of(cost) if cost else estimated(recorded.costs, begun.known)
+        return recorded, usage_of(cost, call.drafter) if cost else estimated(recorded.costs, begun, call.drafter)
 
     def _missing(self, call: Call) -> str:
         roles = "/".join(call.model.facts["roles"])

@@ -22,6 +22,8 @@ from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged, Ve
 
 FORM = "rsd-corrections-1"
 """The layout of files of corrections: JSON with `pairs` as [proposed, target's own, times]."""
+IDS = 2**31
+"""Ids are below this."""
 MOST = 100_000
 """Pairs that a file holds at most, the most frequent ones."""
 
@@ -58,8 +60,9 @@ class Corrections:
             data: Any = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(data, dict) or data.get("format") != FORM:
                 raise ConfigurationError(f"{file} holds no corrections; `rsd corrections` makes a file that does")
-            pairs = {(int(proposed), int(own)): int(times) for proposed, own, times in data["pairs"]}
-            return cls(str(data["vocabulary"]), pairs)
+            if not isinstance(data["vocabulary"], str):
+                raise TypeError(f"vocabulary is {data['vocabulary']!r:.80} and has to be a text")
+            return cls(data["vocabulary"], dict(map(_pair, data["pairs"])))
         except FileNotFoundError:
             raise ConfigurationError(
                 f"there is no file {str(file)!r} of corrections; `rsd corrections` makes one"
@@ -148,6 +151,15 @@ class Noting(AcceptanceRule):
             self._noted.update(pairs)
 
 
+def _pair(row: Any) -> tuple[tuple[int, int], int]:
+    """A row of the file."""
+    proposed, own, times = row
+    whole = all(type(number) is int for number in row)  # True is none
+    if not whole or min(proposed, own) < 0 or max(proposed, own) >= IDS or times < 1:
+        raise ValueError(f"{row!r:.80} is no [proposed, own, times]: two ids in [0, 2**31), and a number from 1 on")
+    return (proposed, own), times
+
+
 def _key(proposed: Any, own: Any) -> Any:
-    """One number for a pair of ids, which are below 2**31."""
-    return proposed * 2**31 + own
+    """One number for a pair of ids."""
+    return proposed * IDS + own

@@ -14,6 +14,8 @@ from rsd_core.errors import ConfigurationError
 
 FORM = "rsd-ngrams-1"
 """The layout of files of tables, in the metadata of a safetensors file; its tensors are the fields of `NgramTable`."""
+TYPES = {"pairs": torch.int64, "starts": torch.int64, "tokens": torch.int32, "weights": torch.float32}
+"""What they are in; each has one dimension."""
 SUCCESSORS = 12
 """Successors that are kept of each pair, the most frequent ones, as in ADED."""
 PAIRS = 1_000_000
@@ -85,9 +87,31 @@ class NgramTable:
         if told.get("format") != FORM:
             raise ConfigurationError(f"{str(file)!r} holds no table of n-grams; `rsd ngrams` makes a file that does")
         try:
-            return cls(told["vocabulary"], **tensors)
+            table = cls(told["vocabulary"], **tensors)
+            wrong = table._wrong()
         except (KeyError, TypeError) as error:
-            raise ConfigurationError(f"{str(file)!r} is broken ({error}): make it again by rsd ngrams") from error
+            wrong = str(error)
+        if wrong is not None:
+            raise ConfigurationError(f"{str(file)!r} is broken ({wrong}): make it again by rsd ngrams")
+        return table
+
+    def _wrong(self) -> str | None:
+        """What makes this no table, so that looking something up in it would fail or give nonsense."""
+        sizes = {"pairs": len(self.starts) - 1, "starts": len(self.pairs) + 1}
+        sizes |= {"tokens": len(self.weights), "weights": len(self.tokens)}
+        for name, dtype in TYPES.items():
+            tensor: Tensor = getattr(self, name)
+            if tensor.dtype != dtype or tensor.dim() != 1 or len(tensor) != sizes[name]:
+                return f"{name} is {tensor.dtype} {list(tensor.shape)} and has to be {dtype} [{sizes[name]}]"
+        if len(self.pairs) and (self.pairs[0] < 0 or not (self.pairs.diff() > 0).all() or self.pairs[-1] >= 2**62):
+            return "pairs are not ascending numbers of two ids below 2**31"
+        if self.starts[0] != 0 or self.starts[-1] != len(self.tokens) or not (self.starts.diff() >= 0).all():
+            return f"starts do not ascend from 0 to {len(self.tokens)}, the number of successors"
+        if not (self.tokens >= 0).all():
+            return "tokens are below 0"
+        if not ((self.weights > 0) & (self.weights <= 1)).all():
+            return "weights are not in (0, 1]"
+        return None
 
 
 def count(texts: Iterable[Sequence[int]], vocabulary: str, size: int) -> NgramTable:

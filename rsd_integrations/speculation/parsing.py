@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from rsd_core.data import Data, explain, from_text, of_kind
+from rsd_core.data import Data, explain, from_text, of_kind, unknown
 from rsd_core.errors import ConfigurationError
+from rsd_core.interfaces import DRAFT_LENGTH, DRAFTER, Speculation
 from rsd_integrations.speculation.beam_sampling import BeamSampling
 from rsd_integrations.speculation.corrections import Calibrated
 from rsd_integrations.speculation.entropy_aware import EntropyAware
@@ -50,6 +52,30 @@ def parse_proposer(proposer: str | Mapping[str, Any] | Proposer) -> Proposer:
 def parse_beams(beams: Mapping[str, Any] | BeamSampling) -> BeamSampling:
     """Numbers of beams from data; errors as for rules."""
     return beams if isinstance(beams, BeamSampling) else _parse({"kind": "beams", **beams}, BEAMS, "beam sampling")
+
+
+def parsed(speculation: Speculation) -> Speculation:
+    """A speculation with its proposer, unless that is a drafter, its rule and its beams as objects.
+
+    Raises:
+        ConfigurationError: One of them is unknown, or the drafts are too short for the rule.
+    """
+    proposer, rule, length = speculation.proposer, parse_rule(speculation.rule), speculation.draft_length
+    if isinstance(proposer, str) and proposer.partition(":")[0].strip() not in PROPOSERS.keys() | {DRAFTER}:
+        raise ConfigurationError(unknown("proposer", proposer, [DRAFTER, *PROPOSERS]))
+    if proposer != DRAFTER:
+        proposer = parse_proposer(proposer)
+    if length is None:
+        length = max(DRAFT_LENGTH, rule.least_draft)
+    if length < 1:
+        raise ConfigurationError(f"draft_length={length} proposes nothing: give at least 1")
+    if length < rule.least_draft:
+        raise ConfigurationError(
+            f"draft_length={length} is too short for {rule!r}, which looks at {rule.least_draft} tokens in a row: give "
+            f"at least draft_length={rule.least_draft}, or a smaller window"
+        )
+    beams = None if speculation.beams is None else parse_beams(speculation.beams)
+    return replace(speculation, proposer=proposer, rule=rule, draft_length=length, beams=beams)
 
 
 def _parse(part: str | Mapping[str, Any], kinds: Mapping[str, type[Part]], what: str) -> Part:

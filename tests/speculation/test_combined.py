@@ -85,7 +85,5 @@ def test_who_cannot_speculate_is_told_before_the_first_request(
             drafter=ScriptedDrafter(["x"]), verifier=ScriptedVerifier([1.0]), target=target,
             settings=Settings(speculate="drafter"),
         )  # fmt: skip
-    with pytest.raises(ConfigurationError, match="did you mean 'lookup'"):
-        rsd(draft, target, Settings(speculate_drafts="lookups"))
     with pytest.raises(ConfigurationError, match="cannot draft for itself"):
         Settings().updated(speculate_drafts="drafter")

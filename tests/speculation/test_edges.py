@@ -164,6 +164,7 @@ def test_a_hedged_step_is_the_step_that_would_have_been_written_later(
     assert early.text == late.text
     assert early.ledger.target.calls > late.ledger.target.calls
     drafted = early.ledger.drafter
+    assert draft.flops_per_token is not None
     assert drafted.flops == drafted.computed * draft.flops_per_token
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -186,3 +187,38 @@ def test_what_is_wrong_with_a_table_is_said(text: str, said: str, tmp_path: Path
     with pytest.raises(ConfigurationError) as caught:
         parse_proposer(text.format(text=tmp_path / "text", other=tmp_path / "other"))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("pairs", lambda pairs: pairs.flip(0), "pairs are not ascending"),
+        ("pairs", lambda pairs: pairs - pairs[0] - 1, "pairs are not ascending"),
+        ("pairs", lambda pairs: pairs + 2**62, "pairs are not ascending"),
+        ("pairs", lambda pairs: pairs.float(), "pairs is torch.float32 .* and has to be torch.int64"),
+        ("pairs", lambda pairs: pairs[:-1], r"pairs is torch.int64 .* and has to be torch.int64 \["),
+        ("starts", lambda starts: starts + 1, "starts do not ascend from 0"),
+        ("starts", lambda starts: starts.roll(1), "starts do not ascend from 0"),
+        ("starts", lambda starts: starts[0], "0-d tensor"),
+        ("tokens", lambda tokens: -1 - tokens, "tokens are below 0"),
+        ("tokens", lambda tokens: tokens[:, None], "tokens is torch.int32"),
+        ("weights", lambda weights: weights * float("nan"), r"weights are not in \(0, 1\]"),
+        ("weights", lambda weights: weights * 0, r"weights are not in \(0, 1\]"),
+        ("weights", lambda weights: weights + 1, r"weights are not in \(0, 1\]"),
+        ("more", lambda _: torch.zeros(1), "more"),
+    ],
+)
+def test_a_table_that_would_fail_later_is_refused_when_it_is_read(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor], said: str, tmp_path: Path
+) -> None:
+    table, file = random_table(1), tmp_path / "table.safetensors"
+    tensors = {part: getattr(table, part) for part in ("pairs", "starts", "tokens", "weights")}
+    tensors[name] = change(tensors.get(name, table.pairs)).contiguous()
+    save_file(tensors, file, metadata={"format": ngram_table.FORM, "vocabulary": "words"})
+    with pytest.raises(ConfigurationError, match=rf"(?s)table.safetensors' is broken \(.*{said}.*make it again by rsd"):
+        NgramTable.read(file)
+
+
+def test_a_table_without_a_pair_is_one(tmp_path: Path) -> None:
+    count([[1, 2]], "words", 10).save(tmp_path / "table.safetensors")
+    assert NgramTable.read(tmp_path / "table.safetensors").successors((1, 2)) == ()

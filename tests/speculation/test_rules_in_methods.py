@@ -43,6 +43,9 @@ def test_a_method_has_rule_and_proposer_as_text_and_as_data() -> None:
         ("speculative:rule=typical:0.1,0.2", "gives rule twice; a value with commas stands in parentheses"),
         ("speculative:proposer=ngram:/no/such", "rsd ngrams"),
         ("speculative:draft_length=0", "draft_length"),
+        ("speculative:rule=fly:9,draft_length=3", "draft_length=3 is too short for FLy"),
+        ("speculative:rule=fly:9,draft_length=3", "give at least draft_length=10, or a smaller window"),
+        ("speculative:looking", "did you mean 'lookup'? known are drafter, lookup, ngram"),
         ("speculative_beams:65", "less than or equal to 64"),
         ("speculative_beams:confidence=0", "greater than 0"),
     ],
@@ -52,6 +55,19 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(method: str, said: str) 
     with pytest.raises(ConfigurationError) as caught:
         RSDConfig.parse(config)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["speculate", "speculate_drafts"])
+def test_settings_refuse_what_proposes_nothing(name: str) -> None:
+    """Before a model is loaded, wherever settings come from."""
+    config = {"drafter": "hf:/no/such/model", "target": "hf:/no/such/model", "settings": {name: "lookups"}}
+    with pytest.raises(ConfigurationError, match=rf"{name}: unknown proposer 'lookups', did you mean 'lookup'\?"):
+        RSDConfig.parse(config)
+    with pytest.raises(ConfigurationError, match=rf"{name}: 'lookup:n=99' is no valid proposer: n: .* equal to 16"):
+        Settings().updated(**{name: "lookup:n=99"})
+    with pytest.raises(ConfigurationError, match=f"{name}: .* there is no table of n-grams '/no/such'; `rsd ngrams`"):
+        Settings().updated(**{name: "ngram:/no/such"})
+    assert getattr(Settings().updated(**{name: "lookup:n=2"}), name) == "lookup:n=2"
 
 
 def test_an_adapter_takes_them() -> None:
@@ -70,11 +86,15 @@ def test_files_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
             SpeculativeDecoding(drafter=drafter, target=target, proposer=proposer, rule=rule)
 
 
-def test_a_rule_that_never_acts_is_refused() -> None:
-    drafter, target = load("embedded:draft"), load("embedded:target")
-    with pytest.raises(ConfigurationError, match=r"draft_length=5 is too short for FLy.* looks at 7 tokens in a row"):
-        SpeculativeDecoding(drafter=drafter, target=target, rule="fly")
-    SpeculativeDecoding(drafter=drafter, target=target, rule="fly", draft_length=7)
+def test_drafts_are_long_enough_for_their_rule() -> None:
+    models: dict[str, Any] = {"drafter": load("embedded:draft"), "target": load("embedded:target")}
+    with pytest.raises(ConfigurationError, match=r"draft_length=6 is too short for FLy.* looks at 7 tokens in a row"):
+        SpeculativeDecoding(**models, rule="fly", draft_length=6)
+    lengths = {"exact": 5, "fly": 7, "fly:window=3": 5, "fly:12": 13}
+    for rule, length in lengths.items():
+        assert SpeculativeDecoding(**models, rule=rule).speculation.draft_length == length
+    never = parse_method("speculative:rule=(fly:entropy=1.1)").build(RSDConfig().setup())
+    assert never.run(QUESTION).text == TargetOnly(target=models["target"]).run(QUESTION).text
 
 
 def test_a_rule_for_thoughts_leaves_answers_alone() -> None:

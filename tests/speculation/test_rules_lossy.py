@@ -229,3 +229,14 @@ def test_a_file_that_holds_no_corrections_is_refused(content: str, tmp_path: Pat
     file.write_text(content)
     with pytest.raises(ConfigurationError, match="rsd corrections"):
         parse_rule({"kind": "csd", "memory": str(file)})
+
+
+@pytest.mark.parametrize(
+    "row", ["[1]", "[1, 2, 0]", "[-1, 2, 3]", "[1, 2147483648, 3]", '[1, "2", 3]', "[1, 2.5, 3]", "7"]
+)
+def test_corrections_that_are_none_are_refused(row: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    for pairs, vocabulary in ((f"[[5, 6, 7], {row}]", '"words"'), ("[[5, 6, 7]]", "null")):
+        file.write_text(f'{{"format": "rsd-corrections-1", "vocabulary": {vocabulary}, "pairs": {pairs}}}')
+        with pytest.raises(ConfigurationError, match=r"cannot be read .* make them again by `rsd corrections`"):
+            Corrections.read(file)

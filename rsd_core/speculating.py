@@ -1,0 +1,26 @@
+"""Refuses a speculation that cannot work before any model is loaded."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import lru_cache
+from importlib import import_module
+
+from rsd_core.interfaces import DRAFTER, Speculation
+
+
+def check_speculation(speculation: Speculation) -> None:
+    """Check what can be told without the models, where what knows proposers and rules is installed.
+
+    Raises:
+        ConfigurationError: An unknown proposer or rule, or drafts that are too short for the rule.
+    """
+    if (speculation.proposer, speculation.rule) != (DRAFTER, "exact"):
+        with suppress(ModuleNotFoundError):  # which the models need as well, and say so
+            import_module("rsd_integrations.speculation.parsing").parsed(speculation)
+
+
+@lru_cache
+def check_proposer(proposer: str) -> None:
+    """The same of a proposer alone, once per text: settings are checked often, and a proposer may be a large table."""
+    check_speculation(Speculation(proposer))
