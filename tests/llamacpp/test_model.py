@@ -190,7 +190,7 @@ def test_weights_are_mapped_and_not_copied() -> None:
     code = f"""
 from pathlib import Path
 from rsd_integrations.llamacpp.model import Model
-file = {str(gguf_files.smollm2())!r}
+file = {str(gguf_files.smollm2().resolve())!r}
 model = Model.load(file)
 print(file in Path("/proc/self/maps").read_text())
 """
