@@ -168,7 +168,7 @@ class TargetChoice(_Asks):
         usage = replace(usage, scored=sum(step.size for step in steps))
         number = re.search(r"\d+", reply)
         if number is None or int(number[0]) > len(steps):
-            message = f"{self.name} replied {reply!r} where a number from 0 to {len(steps)} was asked for"
+            message = f"{self.name} replied {reply!r} instead of a number from 0 to {len(steps)}"
             raise VerifierError(message, usage=usage)
         return Scores(tuple(float(i == int(number[0])) for i in range(1, len(steps) + 1)), usage)
 

@@ -37,7 +37,7 @@ def export(model: str, out: Path, *, format: str | None = None) -> Path:
         ConfigurationError: The model is no Qwen2, or its head has another shape.
     """
     if (out / "config.json").exists():
-        raise ConfigurationError(f"{out} holds a checkpoint already; choose another folder")
+        raise ConfigurationError(f"{out} already contains a checkpoint; choose another folder")
     folder = loading.find(model)
     raw, weights = loading.read_config(folder), Weights(folder, model, pickles=False)
     form = find_format(raw, weights.shapes, model, format)

@@ -51,7 +51,7 @@ def merge(
     if method == "ties" and base is None:
         raise ConfigurationError("ties merges what the models learned since their base; name it: --base MODEL")
     if (out / "config.json").exists():
-        raise ConfigurationError(f"{out} holds a checkpoint already; choose another folder")
+        raise ConfigurationError(f"{out} already contains a checkpoint; choose another folder")
     folder = loading.find(rewarder)
     if not (folder / HEAD).exists():
         raise ConfigurationError(f"{rewarder} holds no {HEAD}, the reward head that reads a step's last token")

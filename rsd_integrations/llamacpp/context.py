@@ -546,7 +546,9 @@ class Context:
 
     def _check_sequence(self, sequence: int) -> None:
         if not 0 <= sequence < self.sequences:
-            raise ValueError(f"sequences are numbered from 0 to {self.sequences - 1}; not {sequence}")
+            raise ValueError(
+                f"sequence {sequence} does not exist; sequences are numbered from 0 to {self.sequences - 1}"
+            )
         self._check_open()
 
     def _check_open(self) -> None:
@@ -568,7 +570,7 @@ def _check_model(model: Model) -> None:
     """Refuse models that cannot be extended and rolled back token by token."""
     call, address = model.library, model.address
     if model.vocabulary_only:
-        raise ConfigurationError(f"{model.file.name} was loaded for its vocabulary alone")
+        raise ConfigurationError(f"{model.file.name} was loaded without its weights: it cannot be run")
     kinds = {
         "an encoder": call.llama_model_has_encoder(address) or not call.llama_model_has_decoder(address),
         "a diffusion model": call.llama_model_is_diffusion(address),

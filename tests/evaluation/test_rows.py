@@ -93,7 +93,7 @@ def test_a_data_frame_has_the_types_of_the_columns(tmp_path: Path, monkeypatch: 
 
 def test_files_that_hold_no_rows_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    for text, told in (('{"text": "a"}\n', r"row 1: KeyError: 'task'"), ("no JSON\n", "row 1: it is no JSON")):
+    for text, told in (('{"text": "a"}\n', r"row 1: KeyError: 'task'"), ("no JSON\n", "row 1: it is not JSON")):
         file.write_text(text)
         with pytest.raises(ConfigurationError, match=told):
             Evaluation.load(file)
@@ -216,7 +216,9 @@ def test_two_runs_are_compared_from_the_shell(problems: str, tmp_path: Path) -> 
             "eval", "--task", problems, "--all", *WORDS, "--policy", policy, "--methods", "rsd,draft", "--rows", file
         )
     shown = invoked("compare", *rows, "--json", str(figures))
-    assert max(map(len, shown.splitlines())) <= 80
+    *table, written = shown.splitlines()
+    assert max(map(len, table)) <= 80
+    assert written == f"written to {figures}"  # on one line, to be copied
     rsd, draft = json.loads(figures.read_text())
     spent = [sum(row["flops"] for row in Evaluation.load(file).rows if row["method"] == "rsd") for file in rows]
     assert (rsd["first"], rsd["comparison"]["difference"], rsd["comparison"]["n"]) == ("rsd", 0, 5)

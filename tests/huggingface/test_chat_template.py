@@ -174,10 +174,10 @@ def test_markers_of_the_users_own_are_text_and_are_opened_once() -> None:
     path = Path(as_prompt(QUESTION), thinking=Thinking(own))
     assert read(words, path) == ASKED
     ids = words.encode("<|im_start|>why not<extra_0>So<|endoftext|>")
-    assert words.text(ids) == "<|im_start|>why not<extra_0>So"
+    assert words.of(path).text(ids) == "<|im_start|>why not<extra_0>So"
     words = vocabulary(PLAIN)
-    words.ids(Path(as_prompt(QUESTION), thinking=Thinking(Markers("own", "(", ")", end="<extra_0>"))))
-    assert words.text(words.encode("So<extra_0><|endoftext|>")) == "So<extra_0>"
+    path = Path(as_prompt(QUESTION), thinking=Thinking(Markers("own", "(", ")", end="<extra_0>")))
+    assert words.of(path).text(words.encode("So<extra_0><|endoftext|>")) == "So<extra_0>"
 
 
 @pytest.mark.parametrize("template", [QWEN, R1, SWITCH])

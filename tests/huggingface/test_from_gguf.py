@@ -312,7 +312,7 @@ def test_files_that_are_none_are_told(tmp_path: Folder, monkeypatch: pytest.Monk
     whole = file.read_bytes()
     for size in (0, 3, 20, 2000, 100_000, len(whole) - 5000):
         file.write_bytes(whole[:size])
-        with pytest.raises(ConfigurationError, match=r"draft.gguf (is (cut short|no GGUF file)|cannot be read)"):
+        with pytest.raises(ConfigurationError, match=r"draft.gguf (is (truncated|not a GGUF file)|cannot be read)"):
             export(file, tmp_path / "out")
     file.write_bytes(whole)
     with pytest.raises(ConfigurationError, match=r"there is no file '.*none.gguf'"):

@@ -114,7 +114,7 @@ def test_the_embedded_verifier_reads_incrementally(verifier: HuggingFaceVerifier
 
 
 def test_a_missing_head_is_an_error_and_never_a_random_head(tmp_path: Folder) -> None:
-    with pytest.raises(ConfigurationError, match="no reward head"):
+    with pytest.raises(ConfigurationError, match="contains no known reward head"):
         load_verifier(str(make_prm(tmp_path / "headless", head=False)))
     named = make_prm(tmp_path / "named", head=False, prm_format="qwen2.5-math-prm")
     with pytest.raises(ConfigurationError, match=r"score\.0.*missing"):

@@ -126,7 +126,7 @@ def test_what_a_model_cannot_honour_is_refused_with_what_it_can(thinker: Thinker
     ("fields", "told"),
     [
         ({"reasoning_efort": "low"}, "unknown field of a request 'reasoning_efort', did you mean 'reasoning_effort'"),
-        ({"chat_template_kwargs": ["enable_thinking"]}, "chat_template_kwargs takes arguments of the chat template by"),
+        ({"chat_template_kwargs": ["enable_thinking"]}, "chat_template_kwargs takes chat template arguments by name"),
         ({"reasoning_effort": 3}, "reasoning_effort takes a text such as low"),
         ({"parallel_tool_calls": "no"}, r"parallel_tool_calls takes true or false \(got 'no'\)"),
         ({"chat_template_kwargs": {"enable_thinking": float("nan")}}, "chat_template_kwargs: a value is not JSON"),

@@ -219,9 +219,9 @@ def test_threads_change_when_they_change(monkeypatch: pytest.MonkeyPatch) -> Non
         ([(1, -1, [1])], [], "cannot continue at -1"),
         ([(0, 13, [1]), (0, 13, [1])], [], "sequence 0 has 14 tokens"),
         ([(0, 13, [1]), (0, 15, [1])], [], "sequence 0 has 14 tokens"),
-        ([(8, 0, [1])], [], "numbered from 0 to 7; 8 is none"),
-        ([(-1, 0, [1])], [], "-1 is none"),
-        ([(256, 0, [1])], [], "256 is none"),
+        ([(8, 0, [1])], [], "sequence 8 does not exist; sequences are numbered from 0 to 7"),
+        ([(-1, 0, [1])], [], "sequence -1 does not exist"),
+        ([(256, 0, [1])], [], "sequence 256 does not exist"),
         ([(0, 13, [557])], [], "ids go from 0 to 556; these go from 557 to 557"),
         ([(0, 13, [1, -1])], [], "these go from -1 to 1"),
         ([(0, 13, [2**40])], [], "ids go from 0"),
@@ -278,7 +278,7 @@ def test_sequences_that_there_are_not_and_lengths_that_they_have_not() -> None:
         ({"batch": 0, "sequences": 1}, "batch=0"),
         ({"threads": 0}, "threads=0"),
         ({"threads": 513}, "threads=513"),
-        ({"cache_type": "q9"}, "cache_type 'q9' is none of f32, f16, q8_0"),
+        ({"cache_type": "q9"}, "cache_type 'q9' is not one of f32, f16, q8_0"),
     ],
 )
 def test_sizes_out_of_their_range_are_refused(options: dict[str, Any], said: str) -> None:

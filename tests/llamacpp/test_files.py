@@ -46,7 +46,7 @@ def test_a_path_that_leads_nowhere_is_told_with_what_is_there(tmp_path: Path) ->
     assert "there is no file" in shown
     assert "has 00.gguf, 01.gguf" in shown
     assert shown.endswith("11.gguf and 8 more")
-    assert "is a folder; give a file in it" in refused(str(tmp_path))
+    assert "is a folder; name a file in it" in refused(str(tmp_path))
 
 
 def test_any_of_the_files_of_a_model_means_the_first(tmp_path: Path) -> None:

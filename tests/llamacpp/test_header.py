@@ -170,7 +170,7 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"")
     assert "not a GGUF file: it begins with b''" in refused(file)
     file.write_bytes(b"PK\x03\x04rest")
-    assert "no GGUF file" in refused(file)
+    assert "not a GGUF file: it begins with b'PK" in refused(file)
     file.write_bytes(b"GGUF\x01\0\0\0" + bytes(64))
     assert "GGUF version 1; versions 2 and 3 are supported" in refused(file)
     file.write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 64)
@@ -218,10 +218,10 @@ def edited(whole: bytes, name: bytes, offset: int, value: bytes) -> bytes:
     ("name", "offset", "value", "message"),
     [
         (b"token_embd.weight", 0, b"\x09", "has 9 dimensions"),
-        (b"token_embd.weight", 20, b"\x63", "has the type 99, which is unknown here"),
+        (b"token_embd.weight", 20, b"\x63", "has the type 99, which is not supported"),
         (b"token_embd.weight", 20, b"\x0c", "hold 4 weights, not a multiple of 256"),
         (b"token_embd.weight", 24, b"\x01", "begins at 1, not a multiple of 32"),
-        (b"token_embd.weight", 24, b"\x00\x10", "is cut short"),
+        (b"token_embd.weight", 24, b"\x00\x10", "is truncated: it has 384 bytes"),
         (b"general.architecture", -1, b"x", "names no architecture"),
         (b"general.architecture", 0, b"\x4d", "damaged"),
         (b"general.alignment", 4, b"\x21", "general.alignment is 33, not a power of two"),

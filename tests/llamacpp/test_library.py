@@ -128,7 +128,7 @@ def test_a_library_of_no_known_layout_is_refused_in_a_line_that_says_all() -> No
         Library(Candidate(file, "xllamacpp 1.0", (old,)))
     text = str(error.value)
     assert "\n" not in text
-    assert text.startswith("xllamacpp 1.0 has structures that are not known here")
+    assert text.startswith("xllamacpp 1.0 has unknown structures, so it is not called")
     assert "Known: b1" in text
     assert "kv_unified is missing" in text
     assert 'pip install "rsd-decoding[llamacpp]"' in text

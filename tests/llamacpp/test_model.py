@@ -190,7 +190,7 @@ def test_weights_are_mapped_and_not_copied() -> None:
     code = f"""
 from pathlib import Path
 from rsd_integrations.llamacpp.model import Model
-file = {str(gguf_files.smollm2())!r}
+file = {str(gguf_files.smollm2().resolve())!r}
 model = Model.load(file)
 print(file in Path("/proc/self/maps").read_text())
 """
@@ -265,9 +265,9 @@ def test_a_vocabulary_alone_reads_and_writes_no_text(tmp_path: Path) -> None:
     file = Path(shutil.copy(gguf_files.embedded("draft"), tmp_path))  # nobody has loaded it whole
     model = Model.load(file, vocabulary_only=True)
     assert model.encode("Hello")
-    with pytest.raises(ConfigurationError, match="for its vocabulary alone"):
+    with pytest.raises(ConfigurationError, match="without its weights: it cannot be run"):
         Context(model, cells=256)
-    with pytest.raises(ConfigurationError, match="for its vocabulary alone"):
+    with pytest.raises(ConfigurationError, match="without its weights: it accepts no adapter"):
         model.adapter(file)
 
 
@@ -297,7 +297,9 @@ def test_an_adapter_of_another_model_is_refused(draft: Model, smollm2: Model, tm
         write_lora(tmp_path / "wide.gguf", width=128),
         gguf_files.embedded("target"),
     ):
-        with pytest.raises(ConfigurationError, match=r"cannot be used as a LoRA adapter of draft\.gguf: .+\. It takes"):
+        with pytest.raises(
+            ConfigurationError, match=r"cannot be used as a LoRA adapter of draft\.gguf: .+\. Use an adapter"
+        ):
             draft.adapter(file)
     with pytest.raises(ConfigurationError, match="cannot be used as a LoRA adapter of SmolLM2"):
         smollm2.adapter(write_lora(tmp_path / "other.gguf"))

@@ -223,7 +223,7 @@ def test_a_folder_that_is_none_and_one_without_the_head_are_refused(copy: Any) -
 def test_a_head_of_another_width_is_refused(copy: Any, name: str, tensor: str) -> None:
     folder = copy(name)
     put_on(folder, {tensor: load_file(folder / "model.safetensors")[tensor][:, :48].contiguous()})
-    told = rf"{tensor} of its reward head has the shape \[\d+, 48\].* the 64 numbers that the body gives"
+    told = rf"{tensor} of its reward head has the shape \[\d+, 48\] but must accept the 64 outputs of the body"
     refused(told, folder)
     with pytest.raises(ConfigurationError, match=told):
         load_transformers(str(folder))
@@ -232,7 +232,7 @@ def test_a_head_of_another_width_is_refused(copy: Any, name: str, tensor: str) -
 def test_layers_that_do_not_follow_each_other_are_refused(copy: Any) -> None:
     folder = copy("qwen")
     put_on(folder, {"score.2.weight": torch.zeros(2, 32)})
-    refused(r"score\.2\.weight.*the 64 numbers that score\.0\.weight gives", folder)
+    refused(r"score\.2\.weight.* must accept the 64 outputs of score\.0\.weight", folder)
 
 
 def test_numbers_that_are_none_are_refused(copy: Any) -> None:

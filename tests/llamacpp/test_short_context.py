@@ -16,7 +16,10 @@ def test_a_context_that_the_cache_cuts_is_a_warning(caplog: pytest.LogCaptureFix
     model = load_generator(str(smollm2()), cache_bytes=1024 * token)
     assert model.context == 1024
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "up to 1024 tokens here, of the 8192" in warning.getMessage()
+    assert (
+        "limited to sequences of 1024 tokens here, of the 8192 it was trained for, by the size of the cache"
+        in warning.getMessage()
+    )
     caplog.clear()
     load_generator(str(smollm2()), cache_bytes=1024 * token, context=512)  # as it was asked for
     load_generator(str(smollm2()))

@@ -92,14 +92,17 @@ def test_it_scores_as_the_built_in_one(tmp_path: Folder) -> None:
         ("[{layers|[{right: '+', wrong: '-'}, {layers", r"a model that judges by words has no other head"),
         ('separator: "\\n\\n"|separator: null', r"it has no separator; give one, '' for none"),
         ('kind: text, template: "Task: {problem}\\n"|kind: turns', r"steps in turns are judged by words"),
-        ("strict: false|closing: turn", r"it is read at the end of the assistant's turn, which needs a chat and no"),
+        (
+            "strict: false|closing: turn",
+            r"it is read at the end of the assistant's turn, which takes a chat and no separator",
+        ),
         ("strict: false|closing: never", r"mine.yaml: closing: Input should be '', 'eos' or 'turn'"),
         ("strict: false|lead: [a]", r"mine.yaml: lead: \['a'\] is not a list of two texts"),
         ('strict: false|lead: "Step 1: "', r"mine.yaml: lead: 'Step 1: ' is not a list of two texts, before the first"),
         ("models: [our-lab/mine]|models: our-lab/mine", r"models: 'our-lab/mine' is not a list of names on the hub"),
         ("layers: [score]|layers: score", r"heads.0: layers: 'score' is not a list of names of tensors"),
-        ("heads: |separator: x\nheads: ", r"'mine.yaml', line 4, is no YAML: 'separator' is given twice"),
-        ("prompt: {|prompt: {{", r"'mine.yaml', line .* is no YAML"),
+        ("heads: |separator: x\nheads: ", r"'mine.yaml', line 4, is not YAML: 'separator' is given twice"),
+        ("prompt: {|prompt: {{", r"'mine.yaml', line 2, is not YAML"),
     ],
 )
 def test_what_is_wrong_with_one_is_told_by_its_field(
