@@ -131,7 +131,9 @@ def test_the_command_line_tells_of_it_in_a_line(
         f"Warning: the run has 3 concurrent requests, but <Endpoint 'm' at {server.url}> processes 2 at once "
         "(as its concurrency=… says): others wait"
     ]
-    assert "3 done" in lines[-1]
+    summary, total = lines[-2:]
+    assert "3 done" in summary
+    assert total.startswith("in total ")
     assert server.crowd == 2
 
 
