@@ -318,7 +318,7 @@ def test_rsd_within_rsd_is_paid_for_as_a_whole_and_once() -> None:
         ({"thread_budget": {"max_tokens": 0}}, "max_tokens"),
         ({"run_budget": {"max_cost": -1}}, "max_cost"),
         ({"run_budget": 3}, "run_budget"),
-        ({"exit_behavior": "stop"}, "none of end, error, draft"),
+        ({"exit_behavior": "stop"}, "one of end, error, draft"),
         ({"prices": {"m": 3}}, "million tokens"),
         ({"prices": {"m": (1, -1)}}, "at least 0"),
         ({"prices": {"m": (1,)}}, "million tokens"),

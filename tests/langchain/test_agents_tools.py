@@ -127,7 +127,8 @@ def test_the_strictest_policy_of_the_called_tools_decides(
     assert record["reward"] == (reward if asked else None)
     assert record["tools"] == list(drafted)
     assert judge.asked[: len(asked)] == asked
-    assert [name for name, _ in executed] == (sorted(drafted) if author == "draft" else [])
+    # LangGraph runs the calls of one message in parallel, so they come in any order.
+    assert sorted(name for name, _ in executed) == (sorted(drafted) if author == "draft" else [])
     assert (record["refused"] is not None) == (author == "target" and not asked)
 
 
@@ -348,7 +349,7 @@ def test_a_draft_that_calls_an_unknown_tool_is_never_kept(way: str, cheap: Provi
         ({"search": "first_token:1"}, "entropy"),
         ({"search": "request_budget:2"}, "run_budget"),
         ({"search": "binary_stp:0.7"}, "did you mean 'binary_step'"),
-        (["search"], "no mapping"),
+        (["search"], "is not a mapping"),
         ({"search": "binary_step:7"}, "less than or equal to 1"),
     ],
 )

@@ -106,7 +106,7 @@ def test_only_models_that_the_decoder_uses_decide_about_turns() -> None:
         ({"decoder": "rsd:candidates=4"}, "candidates=4 with temperature=0"),
         ({"draft": "prm:no/such"}, "'prm:no/such' cannot be the drafter: it makes a verifier"),
         ({"policy": "binry_step"}, "policy.*unknown policy 'binry_step', did you mean 'binary_step'"),
-        ({"decoder": DraftOnly(drafter=ScriptedDrafter(["x"])), **SPECS}, "leave out draft, target, verifier"),
+        ({"decoder": DraftOnly(drafter=ScriptedDrafter(["x"])), **SPECS}, "remove draft, target, verifier"),
     ],
 )
 def test_a_wrong_decoder_is_refused_before_anything_is_loaded(

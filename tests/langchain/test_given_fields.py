@@ -86,7 +86,7 @@ def test_the_model_of_a_chat_model_is_none_of_the_three() -> None:
 
 
 def test_steps_of_a_model_that_writes_whole_messages_are_refused_at_once() -> None:
-    with pytest.raises(ValidationError, match=r"no way to continue a begun answer .* use granularity='turn'"):
+    with pytest.raises(ValidationError, match=r"no way to continue a begun answer, .* use granularity='turn'"):
         ChatRSD(draft=own(), target=own(), verifier=good, granularity="step")
 
 

@@ -105,5 +105,5 @@ def test_a_langchain_model_and_another_one_call_tools_in_turns_together() -> Non
         message = ChatRSD(decoder=decoder).bind_tools([ADD]).invoke("1 + 2?")
         assert [call["args"] for call in message.tool_calls] == [wanted]
     steps = ChatRSD(decoder=DraftOnly(drafter=LangChainDrafter(always("x"), prefix="trailing_assistant")))
-    with pytest.raises(ValueError, match="cannot call tools"):
+    with pytest.raises(ValueError, match="cannot choose tools to call: its chat template does not show them"):
         steps.bind_tools([ADD]).invoke("1 + 2?")

@@ -150,5 +150,5 @@ def test_an_empty_batch_is_empty() -> None:
 
 @pytest.mark.parametrize("wrong", [{"question": "q"}, None, HumanMessage("q")])
 def test_what_is_no_prompt_is_refused(wrong: Any) -> None:
-    with pytest.raises(PromptError, match="is no prompt"):
+    with pytest.raises(PromptError, match="is not a prompt"):
         runnable().invoke(wrong)

@@ -338,5 +338,5 @@ def test_arguments_that_are_none_are_refused() -> None:
 
 def test_a_model_of_lists_gives_no_object_and_is_named() -> None:
     model = chat(FakeListChatModel(responses=["x"]), FakeListChatModel(responses=["x"]))
-    with pytest.raises(ConfigurationError, match=r"\(FakeListChatModel\) gives no structured output"):
+    with pytest.raises(ConfigurationError, match=r"\(FakeListChatModel\) has no structured output"):
         model.with_structured_output(Person)

@@ -67,7 +67,7 @@ def test_a_decoder_as_text_is_made_of_the_models_beside_it(decoder: Any, kind: t
         ({"decoder": "majority:0"}, "n: Input should be greater than or equal to 1"),
         ({"decoder": "rsd:candidates=4"}, "candidates=4 with temperature=0"),
         ({"draft": "prm:no/such"}, "'prm:no/such' cannot be the drafter: it makes a verifier"),
-        ({"decoder": DraftOnly(drafter=ScriptedDrafter(["x"])), **SPECS}, "leave out draft, target, verifier"),
+        ({"decoder": DraftOnly(drafter=ScriptedDrafter(["x"])), **SPECS}, "remove draft, target, verifier"),
     ],
 )
 def test_a_wrong_decoder_is_refused_before_anything_is_loaded(fields: dict[str, Any], told: str) -> None:

@@ -34,7 +34,7 @@ from tests.llamaindex.worlds import SPECS, TEXT, Locked, llm
         ({"stop": [""]}, "list of non-empty strings"),
         ({"settings": {"candidates": 2}}, "set a temperature above 0"),
         ({"decoder": "fast"}, "decoder"),
-        ({"decoder": TargetOnly(target=ScriptedTarget([])), "policy": "constant:0"}, "leave out draft, .*, policy"),
+        ({"decoder": TargetOnly(target=ScriptedTarget([])), "policy": "constant:0"}, "remove draft, .*, policy"),
         ({"decoder": TargetOnly(target=ScriptedTarget([])), "settings": Settings(seed=1)}, "remove .*settings"),
     ],
 )

@@ -7,7 +7,7 @@ from rsd_integrations.openai_compatible.profile import Profile
 from rsd_integrations.openai_compatible.request_fields import off_options
 
 HEAD = (
-    "| profile | known by | cap of tokens | never sent | thoughts come back | switched off by | steps |\n"
+    "| profile | recognised by | token limit | never sent | thoughts are returned | switched off by | steps |\n"
     + "|---" * 7
     + "|"
 )

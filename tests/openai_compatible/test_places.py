@@ -131,7 +131,9 @@ def test_the_command_line_tells_of_it_in_a_line(
         f"Warning: the run has 3 concurrent requests, but <Endpoint 'm' at {server.url}> processes 2 at once "
         "(as its concurrency=… says): others wait"
     ]
-    assert "3 done" in lines[-1]
+    summary, total = lines[-2:]
+    assert "3 done" in summary
+    assert total.startswith("in total ")
     assert server.crowd == 2
 
 
@@ -165,6 +167,5 @@ async def test_whoever_waits_is_served_by_the_age_of_the_prompt() -> None:
         decoder = TargetOnly(target=model)
         await decoder.arun_many([f"Question {i}" for i in range(12)], concurrency=12)
         await decoder.aclose()
-    assert [found for prompt in server.asked for found in re.findall(r"Question \d+", prompt)] == [
-        f"Question {i}" for i in range(12)
-    ]
+    first, *waited = (int(found) for prompt in server.asked for found in re.findall(r"Question (\d+)", prompt))
+    assert waited == [i for i in range(12) if i != first]  # the first found a slot free, which any of them may

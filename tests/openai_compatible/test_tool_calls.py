@@ -198,7 +198,7 @@ def test_steps_see_no_tools_and_say_so() -> None:
     assert sees_tools(chat, "turn")
     assert not sees_tools(chat, "step")
     assert not sees_tools(text, "turn")
-    with pytest.raises(ValueError, match="cannot call tools"):
+    with pytest.raises(ValueError, match="cannot choose tools to call: its chat template does not show them"):
         ChatRSD(decoder=TargetOnly(target=chat)).bind_tools([ADD]).invoke("1 + 2?")
 
 

@@ -155,7 +155,7 @@ def test_a_server_that_ends_at_once_says_so() -> None:
 
     start, body = asyncio.run(run())
     assert start["status"] == 503
-    assert b"about to end" in body["body"]
+    assert b"the server is shutting down" in body["body"]
 
 
 def test_a_server_that_tells_by_an_error_that_the_client_went_away_is_understood(

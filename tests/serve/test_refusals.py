@@ -43,7 +43,7 @@ WRONG: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"messages": [{"role": "user", "content": " "}]}, 400, "messages", "prompt is empty"),
     ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0]", "must be system, developer"),
     ({"messages": [{"content": "x"}]}, 400, "messages[0]", "no role"),
-    ({"messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content", "a text, or a list"),
+    ({"messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content", "a text or a list"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         *(400, "messages[0].content[0]", "the models read only text"),
@@ -181,5 +181,5 @@ def test_a_configuration_that_cannot_work_is_told_before_anything_is_loaded(data
 
 
 def test_two_models_cannot_have_one_name() -> None:
-    with pytest.raises(ConfigurationError, match="'rsd' stands for two"):
+    with pytest.raises(ConfigurationError, match="'rsd' is used for two models"):
         create_app(ServeConfig.embedded(), decoders={"rsd": scripted()})
