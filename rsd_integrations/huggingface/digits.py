@@ -50,7 +50,7 @@ class Digits(nn.Module):
         """
         super().__init__()
         self.rows, self.bias, self.two = weights[0].shape[0], bias, len(weights) == 2
-        self.largest = float(ACTIVATION)
+        self.largest, self.zero = float(ACTIVATION), ZERO  # TorchScript knows no globals
         size = CHUNK if self.two else self.rows
         self.chunks = [
             _packed(torch.cat(part)) for part in zip(*[torch.split(weight, size) for weight in weights], strict=True)
@@ -89,8 +89,8 @@ class Digits(nn.Module):
         coarse = steps.round()
         fine = steps.sub_(coarse).mul_(2 * self.largest).round_()
         digits = torch.empty(2 * rows, x.shape[1], dtype=torch.uint8)
-        digits[:rows].copy_(coarse.add_(ZERO))
-        digits[rows:].copy_(fine.add_(ZERO))
+        digits[:rows].copy_(coarse.add_(self.zero))
+        digits[rows:].copy_(fine.add_(self.zero))
         if not self.two:
             return self._sum(digits, 0), scale
         out, begin = torch.empty(rows, self.rows, dtype=torch.float32), 0
@@ -106,7 +106,7 @@ class Digits(nn.Module):
         scales, rows = self.scales[chunk], digits.shape[0] // 2
         zeros = self.zeros[: scales.shape[0]]
         both = torch.ops.onednn.qlinear_pointwise(
-            digits, 1.0, ZERO, self.chunks[chunk], scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            digits, 1.0, self.zero, self.chunks[chunk], scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return torch.add(both[:rows], both[rows:], alpha=1 / (2 * self.largest))
 
