@@ -57,6 +57,10 @@ def _without_line_end(solution: str) -> str:
     return "\n\n".join([*pieces[:last], re.sub(r"\r?\n\s*\Z", "", pieces[last])])
 
 
+def _without_blank_line(solution: str) -> str:
+    return re.sub(r"\n\r\n\Z", "", solution)
+
+
 def _without_blank_steps(solution: str) -> str:
     return "\n\n".join(cards.steps(solution))
 
@@ -69,7 +73,8 @@ def _read_by_place(recipe: Recipe) -> Recipe:
 
 
 _STEPS: Why = {
-    "the line end after the last step of a solution ends the step, and is no part of it": _of(_without_line_end)
+    "the line end after the last step of a solution ends the step, and is no part of it": _of(_without_line_end),
+    "so does a blank line of carriage returns; white space before it stays": _of(_without_blank_line),
 }
 _MARKED: Why = {
     **_STEPS,
