@@ -28,7 +28,8 @@ ACTIVATION = 127
 """Largest digit of an activation."""
 ZERO = 128
 """What is added to the digits of activations: x86-64 processors multiply unsigned numbers by signed ones. For two
-signed ones oneDNN 3.12 has only reference code on those with VNNI or AVX-512 but without AMX, 150 times slower."""
+signed ones oneDNN 3.12 has only reference code on those with VNNI or AVX-512 but without AMX: a hundred times
+slower or worse."""
 CHUNK = 16384
 """Rows of a weight matrix that are multiplied at once: what comes out of them is added up while it is in cache."""
 REFUSED = "a model in int8 runs in the engine alone, and not by transformers; load it with dtype=bfloat16 or float32"
