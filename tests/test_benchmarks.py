@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import inprocess, shapes
-from tests.benchmarks.command import Command, Size
+from tests.benchmarks import figures, inprocess, pages, shapes
+from tests.benchmarks.command import Command, Size, commit
 from tests.benchmarks.keys import RECORD, keys
 
 FOLDER = RECORD.parent
 OTHERS = {
     *("client_workloads", "core_workloads", "crowded", "faulty", "gguf_worker", "instant", "keys", "langchain_worker"),
-    *("picture", "serve_models", "servers_worker", "stream_clients"),
+    *("figures", "picture", "serve_models", "servers_worker", "stream_clients"),
 }
-"""What is run and measures nothing: processes that benchmarks start, the record of their keys, and a drawing."""
+"""What is run and measures nothing: processes that benchmarks start, what runs them, the record of their keys, and a
+drawing."""
 NAMES = sorted({file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__":' in file.read_text()} - OTHERS)
 
 
@@ -78,8 +79,32 @@ def test_the_page_of_a_sample_says_so(quick: bool, tmp_path: Path, capsys: pytes
     assert "It is 3." in page
     assert ("**A sample**, made with `--quick` (n 7, more rounds 1)" in page) == quick
     assert page.index("## Heading") < page.index("It is 3.")
-    assert json.loads((tmp_path / "f.json").read_text()) == {"benchmark": "example", "quick": quick, "figure": 3}
+    assert json.loads((tmp_path / "f.json").read_text()) == {
+        "benchmark": "example",
+        "quick": quick,
+        "commit": commit(),
+        "figure": 3,
+    }
     assert "It is 3." in capsys.readouterr().out
+
+
+def test_a_section_names_the_commit_that_was_measured(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n<!-- one -->\n\nolder\n\n<!-- end of one -->\n\nrest\n")
+    assert pages.commits(page) == {"one": ""}
+    for section, text, measured in (("one", "1", "1a2b3c4d"), ("two", "2", "1a2b3c4d+"), ("one", "3", "5e6f7a8b")):
+        pages.put(page, section, text, measured)
+    assert pages.commits(page) == {"one": "5e6f7a8b", "two": "1a2b3c4d+"}
+    assert re.findall(r"^(older|\d|rest)$", page.read_text(), re.MULTILINE) == ["3", "rest", "2"]
+
+
+def test_figures_of_another_commit_are_made_again(tmp_path: Path) -> None:
+    file = tmp_path / "example.json"
+    assert figures.measured(file) is None
+    command().write(command().parse(["--json", str(file)]), {"figure": 3})
+    assert figures.measured(file) == commit()
+    command().write(command().parse(["--json", str(file), "--quick"]), {"figure": 3})
+    assert figures.measured(file) is None
 
 
 def test_without_a_file_the_figures_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,14 +95,16 @@ class Command:
 
     def write(self, options: argparse.Namespace, data: Mapping[str, Any]) -> None:
         """Write the figures where they were asked for, and show them; a sample is called one on its page."""
-        text = json.dumps({"benchmark": self.name, "quick": options.quick, **data}, indent=1, ensure_ascii=False)
+        measured = commit()
+        whole = {"benchmark": self.name, "quick": options.quick, "commit": measured, **data}
+        text = json.dumps(whole, indent=1, ensure_ascii=False)
         if options.json:
             options.json.write_text(text + "\n", encoding="utf-8")
         section = None if self._page is None else self._page(data)
         if section is not None and options.quick:
             section = self._marked(section, options)
         if section is not None and options.markdown:
-            pages.put(options.markdown, self.name, section)
+            pages.put(options.markdown, self.name, section, measured)
         print(section if section is not None and options.json else text)
 
     def _marked(self, section: str, options: argparse.Namespace) -> str:
@@ -116,6 +119,20 @@ class Command:
     def _sampled(self, numbers: Mapping[str, int]) -> str:
         parts = [f"{option.replace('_', ' ')} {number:,}" for option, number in numbers.items()]
         return ", ".join([*([self._sample] if self._sample else []), *parts])
+
+
+def commit() -> str:
+    """The commit that is measured, with a + where its code has changed since; `unknown` outside a clone."""
+    folder = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--", "rsd_core", "rsd_integrations")
+        return git("rev-parse", "--short=8", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def sizes_of(sizes: Mapping[str, Size]) -> dict[str, int]:

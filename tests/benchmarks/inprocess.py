@@ -40,7 +40,7 @@ from tests.huggingface.tiny import make_causal_lm
 
 SIZES = {
     "rounds": Size(5, 1, "rounds on the embedded family"),
-    "published_rounds": Size(5, 1, "rounds on published shapes, about 10 minutes each", least=0),
+    "published_rounds": Size(2, 1, "rounds on published shapes, about 10 minutes each", least=0),
     "problems": Size(16, 2, "problems for the comparison at batch 1"),
     "soak": Size(10_000, 400, "random operations of the soak", least=0),
 }
