@@ -16,15 +16,24 @@ from rsd_integrations.huggingface.beam_writing import Beams
 from rsd_integrations.inprocess.draft_call import DraftCall
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.generator import Generator
+from rsd_integrations.inprocess.proposer_states import ProposerStates
+from rsd_integrations.inprocess.runner import Runner
 from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource, TextSource
 from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
 from rsd_integrations.inprocess.step_end import StepEnd
+from rsd_integrations.inprocess.vocabulary import Vocabulary
 from rsd_integrations.speculation.parsing import parsed
 from rsd_integrations.speculation.rules import Exact
 
 
 class SpeculativeGenerator(Generator):
     """The ability `SpeculativeTarget` of a language model."""
+
+    def __init__(
+        self, runner: Runner, vocabulary: Vocabulary, eos_ids: frozenset[int], flops_per_token: float, name: str
+    ) -> None:
+        super().__init__(runner, vocabulary, eos_ids, flops_per_token, name)
+        self._proposer_states = ProposerStates()
 
     def checked_speculation(self, speculation: Speculation) -> Speculation:
         """The same with proposer and rule as objects; see `SpeculativeTarget`."""
@@ -101,7 +110,7 @@ class SpeculativeGenerator(Generator):
         """What proposes, and the call of the drafter if that is a model."""
         (seed,) = request.seeds
         if speculation.proposer != DRAFTER:
-            return ProposerSource(speculation.proposer.begin(ids, seed)), None
+            return ProposerSource(self._proposer_states, path, speculation.proposer, ids, seed), None
         drafter = self._assistant(speculation)
         same = drafter.vocabulary.identity == self.vocabulary.identity
         prefix = ids if same else drafter.vocabulary.ids(path, goes_on=True)[0]
