@@ -8,7 +8,7 @@ from typing import Any
 
 from rsd_core import Path, Step
 from rsd_integrations.inprocess.draft_call import DraftCall
-from rsd_integrations.inprocess.engine import post
+from rsd_integrations.inprocess.engine import post, start
 from rsd_integrations.inprocess.language_model import LanguageModel
 from rsd_integrations.inprocess.proposer_states import ProposerStates
 from rsd_integrations.inprocess.runner import Runner
@@ -65,7 +65,7 @@ class DrafterSource(Source):
             self._started = True
             self.call.hand_over = partial(self._hand_over, row)
             self.call.on_failure = partial(self._fail, row)
-            post(self._drafter, partial(self._drafter.start, self.call))
+            start(self._drafter, self.call)
         post(self._drafter, partial(self.call.draft, at, ids, count))
 
     def close(self, emitted: Sequence[int]) -> None:

@@ -46,7 +46,7 @@ def test_what_two_texts_share(a: list[int], b: list[int], more: int) -> None:
 def test_a_state_that_is_kept_proposes_what_a_new_one_would(
     spec: str, prompt: list[int], turns: list[tuple[int, list[int], bool, int, bool]]
 ) -> None:
-    """After accepted, rejected and replaced steps, on branches that share a prefix, and while another one is at work."""
+    """After accepted, rejected and replaced steps, on branches that share a prefix, and while another is at work."""
     proposer, states = parse_proposer(spec), ProposerStates()
     paths: list[tuple[Path, list[int]]] = [(Path(as_prompt("x")), prompt)]
     working: list[tuple[Path, ProposerState]] = []
