@@ -27,6 +27,7 @@ class EntropyAware(AcceptanceRule):
 
     kind: Literal["easd"] = "easd"
     lossless: ClassVar[bool] = False
+    needs_draws: ClassVar[bool] = True
     draft_entropy: Annotated[float, Field(ge=0)] = 1.5
     """From how many nats on the drafter is unsure; inf switches the rule off."""
     target_entropy: Annotated[float, Field(ge=0)] = 1.5
