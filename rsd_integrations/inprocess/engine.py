@@ -163,9 +163,20 @@ class Engine:
         waiting = [runner for runner, queue in self._queues.items() if not queue.running]
         if not waiting or not self._free_threads:
             return None
+        fuller = [runner for runner in waiting if not self._fills(runner)]
+        if not fuller and len(waiting) < len(self._queues):
+            return None  # for a model that runs now
         side_by_side = all(runner.threads < self._threads for runner in self._queues)
-        runner = max(waiting, key=partial(self._priority, side_by_side))
+        runner = max(fuller or waiting, key=partial(self._priority, side_by_side))
         return runner if min(runner.threads, self._threads) <= self._free_threads else None
+
+    def _fills(self, runner: Runner) -> bool:
+        """Whether at least half of a model's rows are yet to come from another one, as from a drafter.
+
+        Without waiting for them, rows that speculate would come back in small groups, each with passes of its own.
+        """
+        works = len(self._queues[runner].works)  # most of which wake a row
+        return runner.resting_rows - works >= runner.waiting_rows + works
 
     def _priority(self, side_by_side: bool, runner: Runner) -> float:
         queue = self._queues[runner]

@@ -97,6 +97,11 @@ class Runner(ABC):
         """Rows that wait for a forward pass and may get one."""
         return 0 if self._stuck else sum(not row.resting for call in self._calls for row in call.rows)
 
+    @property
+    def resting_rows(self) -> int:
+        """Rows that wait for another model."""
+        return sum(row.resting for call in self._calls for row in call.rows)
+
     def start(self, call: Call[Any]) -> None:
         """Take a call in."""
         self._calls.append(call)
