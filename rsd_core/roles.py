@@ -146,9 +146,9 @@ class Speculations:
 def cannot_verify(role: Role, model: str, proposer: object) -> ConfigurationError:
     """The error about a model that is to verify proposed tokens, and cannot."""
     return ConfigurationError(
-        f"the {role} {model} verifies no proposed tokens, but was to verify those of {proposer!r}: give a {role} of hf: "
-        "or embedded:, or do without speculation. A GGUF model drafts for others at most; a server speculates by its own "
-        "settings, and is measured as it is"
+        f"the {role} {model} verifies no proposed tokens, but was to verify those of {proposer!r}: give a {role} of "
+        "hf: or embedded:, or do without speculation. A GGUF model drafts for others at most; a server speculates by "
+        "its own settings, and is measured as it is"
     )
 
 

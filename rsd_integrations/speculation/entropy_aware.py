@@ -21,8 +21,8 @@ class EntropyAware(AcceptanceRule):
     them: these are ours.
 
     p and q are what is sampled from, after temperature and top-p; tokens without probability count to no top n. Where
-    nothing is drawn (greedy decoding, n-grams), q is sure, and the rule is the exact one; so it is where a limit of
-    entropy is infinite.
+    nothing is drawn (greedy decoding, n-grams), q is sure and the rule would be the exact one, so it is refused there;
+    where a limit of entropy is infinite it is the exact one.
     """
 
     kind: Literal["easd"] = "easd"

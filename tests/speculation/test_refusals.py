@@ -15,6 +15,7 @@ from rsd_core import (
     Speculation,
     SpeculativeBeams,
     SpeculativeDecoding,
+    load,
 )
 from rsd_core.testing import ScriptedTarget, ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
@@ -80,13 +81,13 @@ def test_objects_are_refused_by_their_role(draft: HuggingFaceGenerator) -> None:
 
 
 def test_a_rule_that_compares_what_is_drawn_needs_a_drafter_that_draws(
-    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, tmp_path: File
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"compares distributions, and Lookup.* has none"):
         parsed(Speculation("lookup", "easd"))
     with pytest.raises(ConfigurationError, match=r"give settings with a temperature above 0 \(got 0\)"):
         SpeculativeDecoding(drafter=draft, target=target, rule="easd")
-    other = load_generator(str(make_causal_lm(tmp_path / "other", vocab_size=400)))
+    other = load("embedded:thinking-draft", role="drafter")
     with pytest.raises(ConfigurationError, match="distributions over one vocabulary"):
         SpeculativeDecoding(drafter=other, target=target, rule="easd", settings=Settings(temperature=1.0))
     SpeculativeDecoding(drafter=draft, target=target, rule="easd", settings=Settings(temperature=1.0))
