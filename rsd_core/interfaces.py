@@ -107,7 +107,7 @@ class Generator(Model):
         """How the model thinks before it answers the prompt, according to its chat template; None if unknown."""
         return None
 
-    def check_sampling(self, sampling: Sampling) -> None:  # noqa: B027
+    def check_sampling(self, sampling: Sampling) -> None:
         """Refuse what the model is known to be unable to honour, before it is asked for anything.
 
         Raises:

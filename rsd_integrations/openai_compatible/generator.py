@@ -21,6 +21,7 @@ from rsd_core import (
     Price,
     Prompt,
     PromptError,
+    Sampling,
     Step,
     StepRequest,
     Target,
