@@ -17,9 +17,7 @@ from rsd_integrations.langchain.prefixes import PREFIX_MODES
 from tests.langchain.providers import CHATS, LLMS, Provider, provider
 
 PAGE = Path(__file__).parents[2] / "docs/guides/langchain/providers.md"
-ROW = re.compile(
-    r"^\| `(\w+)`( with `use_responses_api=True`)? \| (yes|no) \| (yes|no) \| (yes|no) \| (yes|no) \| (.*) \|$", re.M
-)
+ROW = re.compile(r"^\| `(\w+)`( with `use_responses_api=True`)?" + r" \| (yes|no)" * 4 + r" \| (.*) \|$", re.M)
 ROWS = ROW.findall(PAGE.read_text("utf-8"))
 
 

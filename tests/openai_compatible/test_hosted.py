@@ -23,7 +23,7 @@ from rsd_core import (
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import OpenAIGenerator
 from rsd_integrations.openai_compatible.hosted import HOSTED
-from rsd_integrations.openai_compatible.profiles import hosted_at
+from rsd_integrations.openai_compatible.profiles import PROFILES, hosted_at
 from tests.openai_compatible.hosted import ANSWER, THOUGHT, VENDORS, Hosted, hosting
 
 REAL = "https://api.openai.com/v1"

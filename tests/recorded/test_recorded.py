@@ -20,6 +20,7 @@ from rsd_core import (
     Result,
     RewardGuidedDecoder,
     RSDConfig,
+    Sampling,
     Scores,
     Settings,
     Step,
