@@ -43,7 +43,7 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
     """A causal language model that writes steps.
 
     Keys and values of accepted steps stay cached for each path, so that every token is computed once. Calls of any
-    threads and event loops share its forward passes. Decoding is greedy, or by temperature and top-p with random
+    threads and event loops share its forward passes. Decoding is greedy, or by temperature, top-k and top-p with random
     numbers of each step's own; a checkpoint's own sampling defaults are not used.
     """
 

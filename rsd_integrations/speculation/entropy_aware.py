@@ -20,9 +20,9 @@ class EntropyAware(AcceptanceRule):
     correction is then drawn from p without x. The paper takes its limits from a calibration set and does not print
     them: these are ours.
 
-    p and q are what is sampled from, after temperature and top-p; tokens without probability count to no top n. Where
-    nothing is drawn (greedy decoding, n-grams), q is sure and the rule would be the exact one, so it is refused there;
-    where a limit of entropy is infinite it is the exact one.
+    p and q are what is sampled from, after temperature, top-k and top-p; tokens without probability count to no top n.
+    Where nothing is drawn (greedy decoding, n-grams), q is certain and the rule would be the exact one, so it is
+    refused there; where a limit of entropy is infinite it is the exact one.
     """
 
     kind: Literal["easd"] = "easd"

@@ -20,8 +20,8 @@ class Judged:
     logits: Tensor
     """z [n, vocabulary]: the target's raw logits in fp32."""
     target: Tensor
-    """p [n, vocabulary]: the target's distribution after temperature and top-p; under greedy decoding the most likely
-    token has all of it."""
+    """p [n, vocabulary]: the target's distribution after temperature, top-k and top-p; under greedy decoding the most
+    likely token has all of it."""
     draft: Tensor | None
     """q [n, vocabulary]: the distribution that each token was drawn from; None where none was drawn, that is, where q
     has the token alone."""
