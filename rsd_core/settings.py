@@ -77,7 +77,7 @@ class Settings(Data):
     the draft is verified first. It is off under a limit on the target, FLOPs or money."""
     speculate_drafts: str | None = None
     """The same of the steps that RSD's drafter writes, those ahead included, by a proposer without a model. Several
-    candidates are written without: they share passes already."""
+    candidates are written without."""
     thoughts: ThoughtSettings = ThoughtSettings()
     limits: Limits = Limits()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,8 @@ from rsd_integrations.inprocess.step_end import StepEnd
 from rsd_integrations.inprocess.vocabulary import Vocabulary
 from rsd_integrations.speculation.parsing import parsed
 from rsd_integrations.speculation.rules import Exact
+
+logger = logging.getLogger(__name__)
 
 
 class SpeculativeGenerator(Generator):
@@ -59,12 +62,6 @@ class SpeculativeGenerator(Generator):
             raise ConfigurationError(
                 f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
                 "SpeculativeDecoding, which goes by text"
-            )
-        if speculation.beams is not None and drafter.context < self.context:
-            raise ConfigurationError(
-                f"beams of {self.name} may be {self.context} tokens long, and its drafter {drafter.name} reads no more "
-                f"than {drafter.context}: give a drafter that reads as many, or use SpeculativeDecoding, whose target "
-                "goes on alone from there"
             )
         if speculation.rule.needs_draws and not same:
             raise ConfigurationError(
@@ -111,6 +108,13 @@ class SpeculativeGenerator(Generator):
         drafter = self._assistant(speculation)
         if self.grammar is not None:
             raise ConfigurationError(f"{self.name} decodes no beams by a grammar: use SpeculativeDecoding")
+        if len(ids) + max_tokens > drafter.context:
+            logger.warning(
+                "%s writes a step without beams: with the step the request may have %d tokens, and its drafter %s "
+                "reads no more than %d",
+                self.name, len(ids) + max_tokens, drafter.name, drafter.context,
+            )  # fmt: skip
+            return await super()._write(path, ids, request, max_tokens, end, ())
         return await Beams(self, drafter, path, ids, request, max_tokens, end, speculation.beams).write()
 
     def _source(

@@ -40,6 +40,7 @@ class Model:
     def __init__(self, machine: Machine, threads: int = 1, meet: threading.Barrier | None = None) -> None:
         self.machine, self.threads, self.meet = machine, threads, meet
         self.pass_seconds = 1.0
+        self.resting_rows = 0
         self.calls: list[Work] = []
         self.alone = threading.Lock()
 
@@ -135,6 +136,28 @@ def test_most_work_goes_first_and_nobody_waits_for_ever() -> None:
         assert 0 < passes < 4 * AGING
     cheap.threads = 2  # with one that takes all threads nobody runs side by side
     assert due(2, 13)._choose() is cheap
+
+
+def test_a_model_waits_for_the_larger_half_of_its_rows_while_others_run() -> None:
+    target, drafter = Model(Machine()), Model(Machine())
+    engine: Any = Engine(2)
+
+    def due(model: Model, rows: int, resting: int) -> None:
+        model.calls, model.resting_rows = [Work(1)] * rows, resting
+        engine._queues[model] = _Queue()
+
+    due(target, 1, 3)
+    due(drafter, 3, 1)
+    assert engine._choose() is drafter
+    engine._queues[drafter].running = True
+    assert engine._choose() is None  # a thread is free, and waits for the drafts of three
+    due(target, 3, 1)
+    assert engine._choose() is target
+    due(target, 2, 2)
+    due(drafter, 2, 2)
+    assert engine._choose() is not None  # both wait for each other, and nobody runs
+    del engine._queues[drafter]
+    assert engine._choose() is target  # the drafter is of another device
 
 
 def test_a_call_that_cannot_start_takes_no_later_one_along() -> None:
