@@ -209,9 +209,10 @@ class RSDMethod(Method):
         return base.updated(candidates=self.candidates, softmax_beta=self.softmax_beta, temperature=self.temperature)
 
     def check(self, setup: Setup) -> None:
-        for cast in (setup.given, {**setup.given, **setup.thoughts}):
-            check_specs(setup.settings.speculate, cast["target"], cast["drafter"])
-            check_specs(setup.settings.speculate_drafts, cast["drafter"], None)
+        for thoughts in ({}, setup.thoughts):
+            drafter, target = (thoughts.get(role, setup.given[role]) for role in ("drafter", "target"))
+            check_specs(setup.settings.speculate, target, drafter)
+            check_specs(setup.settings.speculate_drafts, drafter, None)
         for policy in (self.policy or setup.policy, setup.thoughts.get("policy")):
             if policy is None or policy.needs_known != "price":
                 continue

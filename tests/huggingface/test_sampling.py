@@ -1,6 +1,7 @@
 """Sampled tokens: the right law, and nothing but a row's own numbers decides on its token."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -31,11 +32,13 @@ def test_the_law_of_a_sampled_token(top_p: float) -> None:
 
 def of_transformers(logits: torch.Tensor, model: PreTrainedModel, sampling: Sampling) -> torch.Tensor:
     """What `generate` would draw from, by the processors that it makes itself, in its own order."""
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
     )
-    processors = model._get_logits_processor(config, logits_processor=LogitsProcessorList())
-    return processors(torch.zeros(len(logits), 1, dtype=torch.long), logits).softmax(-1)
+    make: Any = model._get_logits_processor
+    processors = make(config, logits_processor=LogitsProcessorList())
+    scores: torch.Tensor = processors(torch.zeros(len(logits), 1, dtype=torch.long), logits)
+    return scores.softmax(-1)
 
 
 @pytest.fixture(scope="module")
