@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -41,7 +42,6 @@ def ways(world: World) -> dict[str, Speculation]:
     """How tokens are proposed and kept, by name."""
     return {
         "chain of a drafter": Speculation(drafter=world.drafter),
-        "chain of a drafter, one token long": Speculation(drafter=world.drafter, draft_length=1),
         "chain of n-grams": Speculation(Ngrams()),
         "tree of n-grams": Speculation(Ngrams(tree=True)),
         "tree, right in six of ten places": Speculation(Scripted(text=WORDS[:3], tree=True, right=0.6, words=140)),
@@ -52,15 +52,18 @@ def ways(world: World) -> dict[str, Speculation]:
 
 def measure(draws: int) -> list[dict[str, Any]]:
     """The p-value of each way, and how long its draws took."""
-    rows = []
+    rows = list[dict[str, Any]]()
     with TemporaryDirectory() as folder:
         world = World(Path(folder))
         for name, speculation in ways(world).items():
             for said, sampling in SAMPLINGS.items():
+                if isinstance(speculation.rule, Careless) and said != next(iter(SAMPLINGS)):
+                    break  # once is enough
                 began = time.perf_counter()
                 p_value = world.p_value(draws, sampling, speculation)
                 took = time.perf_counter() - began
                 rows.append({"way": name, "sampling": said, "p_value": p_value, "seconds": took})
+                print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
