@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
@@ -46,7 +47,9 @@ def distributions(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
 def _tensor(samplings: Sequence[Sampling], uniforms: Sequence[float], device: torch.device) -> Tensor:
     """Temperature, top-p and random number of each row, as [3, rows, 1]."""
-    bounded = [[max(s.temperature, LEAST), max(s.top_p, LEAST), u] for s, u in zip(samplings, uniforms, strict=True)]
+    # A nucleus of everything is beyond 1: rounded sums of probabilities may reach that before the last token.
+    nuclei = [max(s.top_p, LEAST) if s.top_p < 1 else inf for s in samplings]
+    bounded = [[max(s.temperature, LEAST), p, u] for s, p, u in zip(samplings, nuclei, uniforms, strict=True)]
     # In fp32 by name: transformers changes the process's default while it loads a model in another thread.
     return torch.tensor(bounded, dtype=torch.float32).to(device).T.unsqueeze(-1)
 

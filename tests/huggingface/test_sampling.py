@@ -142,3 +142,11 @@ def test_what_is_zero_in_fp32_takes_the_largest(least: float, uniform: float) ->
     logits = torch.tensor([[10.0, 30.0, -20.0, -torch.inf]])
     for sampling in (Sampling(least), Sampling(1.0, least), Sampling(4.0, least), Sampling(least, least)):
         assert choose(logits, [sampling], [uniform]).item() == 1
+
+
+def test_rows_without_a_nucleus_keep_every_token_beside_rows_with_one() -> None:
+    logits = torch.randn(1, 50_000, generator=torch.Generator().manual_seed(2)) * 2
+    alone = distributions(logits, [Sampling(1.0)])
+    beside, _ = distributions(logits.expand(2, -1), [Sampling(1.0), Sampling(1.0, 0.5)])
+    assert torch.equal(beside, alone[0])
+    assert (beside > 0).all()
