@@ -13,7 +13,15 @@ from functools import cache
 from inspect import signature
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from rsd_core.algorithm import RewardGuidedDecoder
 from rsd_core.baselines import (
@@ -445,10 +453,17 @@ class SpeculativeMethod(Plain):
     rule: str | Mapping[str, Any] = "exact"
     draft_length: Annotated[int, Field(ge=1, le=1024)] | None = None
 
+    _learns: bool = PrivateAttr(default=False)
+
     @model_validator(mode="after")
     def _can_speculate(self) -> Self:
-        check_speculation(Speculation(self.proposer, self.rule, draft_length=self.draft_length))
+        checked = check_speculation(Speculation(self.proposer, self.rule, draft_length=self.draft_length))
+        self._learns = getattr(checked.rule, "learns", False)
         return self
+
+    @property
+    def learns(self) -> bool:
+        return self._learns
 
     def build(self, setup: Setup) -> Decoder:
         check_specs(self.proposer, setup.given["target"], setup.given["drafter"])

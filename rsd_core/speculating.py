@@ -9,15 +9,20 @@ from importlib import import_module
 from rsd_core.interfaces import DRAFTER, Speculation
 
 
-def check_speculation(speculation: Speculation) -> None:
+def check_speculation(speculation: Speculation) -> Speculation:
     """Check what can be told without the models, where what knows proposers and rules is installed.
+
+    Returns:
+        The same with proposer and rule as objects, if they were checked.
 
     Raises:
         ConfigurationError: An unknown proposer or rule, or drafts that are too short for the rule.
     """
     if (speculation.proposer, speculation.rule) != (DRAFTER, "exact"):
         with suppress(ModuleNotFoundError):  # which the models need as well, and say so
-            import_module("rsd_integrations.speculation.parsing").parsed(speculation)
+            parsed: Speculation = import_module("rsd_integrations.speculation.parsing").parsed(speculation)
+            return parsed
+    return speculation
 
 
 @lru_cache

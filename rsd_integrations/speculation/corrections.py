@@ -26,6 +26,8 @@ IDS = 2**31
 """Ids are below this."""
 MOST = 100_000
 """Pairs that a file holds at most, the most frequent ones."""
+_learning = Lock()
+"""Held by rules that learn; of the module, since rules are copied and pickled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,11 @@ class Corrections:
 
 @dataclass(frozen=True, slots=True, eq=False)  # rules are compared, and tensors cannot be
 class _Known:
-    """The corrections that recurred."""
+    """The corrections of a memory: those that recurred, and all of them with how often they did."""
 
     vocabulary: str
     pairs: Tensor
+    counts: Counter[tuple[int, int]]
 
 
 class Calibrated(Relaxation):
@@ -91,9 +94,9 @@ class Calibrated(Relaxation):
     accuracy with the memory alone and 1.8 with the gate alone, so there is no rule with one of them. The default limits
     are the paper's.
 
-    The paper's memory goes on learning, which makes answers depend on those before them. This one is a file that
-    `rsd corrections` wrote, and stays as it is. The paper decodes greedily; when sampling, exact rejections are asked
-    the same question. With `times` infinite the rule is the exact one.
+    The memory is a file that `rsd corrections` wrote, and by default it stays as it is. The paper's goes on learning
+    while it decodes (`learn`). The paper decodes greedily; when sampling, exact rejections are asked the same question.
+    With `times` infinite the rule is the exact one.
     """
 
     kind: Literal["csd"] = "csd"
@@ -103,22 +106,58 @@ class Calibrated(Relaxation):
     """λ: more corrections than this have to be known; inf switches the rule off."""
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.01
     """τ: least probability of the proposed token, as a share of the likeliest token's."""
+    learn: bool = False
+    """Whether each exact rejection of a drafted chain counts from then on, as in the paper. All requests share what the
+    rule object learns, so answers depend on those before them: `rsd eval` takes the problems one by one and in order,
+    and a decoder does so with `concurrency=1`. Not for trees. A memory of 100,000 pairs takes in no others."""
     _known: _Known = PrivateAttr()
 
     def model_post_init(self, _context: Any) -> None:
-        corrections = Corrections.read(Path(self.memory))
-        pairs = [_key(*pair) for pair, times in corrections.pairs.items() if times > self.times]
-        self._known = _Known(corrections.vocabulary, torch.tensor(sorted(pairs), dtype=torch.int64))
+        found = Corrections.read(Path(self.memory))
+        pairs = [_key(*pair) for pair, times in found.pairs.items() if times > self.times]
+        self._known = _Known(found.vocabulary, torch.tensor(sorted(pairs), dtype=torch.int64), Counter(found.pairs))
 
     @property
     def vocabulary(self) -> str:
         return self._known.vocabulary
 
-    def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:  # noqa: ARG002 - of each token alone
+    @property
+    def learns(self) -> bool:
+        return self.learn
+
+    @property
+    def corrections(self) -> Corrections:
+        """The memory as it is now; `save` keeps what was learned."""
+        with _learning:
+            return Corrections(self._known.vocabulary, dict(self._known.counts))
+
+    def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:
         z, tokens = judged.logits, judged.tokens
         most, own = z.max(1)
-        recurs = torch.isin(_key(tokens, own), self._known.pairs.to(z.device))
-        return recurs & (of_tokens(z, tokens) - most >= math.log(self.ratio))
+        close = of_tokens(z, tokens) - most >= math.log(self.ratio)
+        if self.learn:
+            return self._learned(judged, accepted, own, close)
+        return close & torch.isin(_key(tokens, own), self._known.pairs.to(z.device))
+
+    def _learned(self, judged: Judged, accepted: Tensor, own: Tensor, close: Tensor) -> Tensor:
+        """As `rescues`, where each rejection counts for those after it, up to the end of its chain."""
+        kept, near, pairs = (
+            accepted.tolist(),
+            close.tolist(),
+            list(zip(judged.tokens.tolist(), own.tolist(), strict=True)),
+        )
+        rescued, counts = [False] * len(kept), self._known.counts
+        with _learning:
+            for chain in judged.chains:
+                for i in chain:
+                    if kept[i]:
+                        continue
+                    rescued[i] = near[i] and counts[pairs[i]] > self.times
+                    if pairs[i] in counts or len(counts) < MOST:
+                        counts[pairs[i]] += 1
+                    if not rescued[i]:
+                        break
+        return torch.tensor(rescued, device=accepted.device)
 
 
 class Noting(AcceptanceRule):

@@ -70,6 +70,10 @@ def parsed(speculation: Speculation) -> Speculation:
                 f"{rule!r} compares distributions, and {proposer!r} has none: take the proposer 'drafter', or another "
                 "rule"
             )
+        if rule.learns and getattr(proposer, "tree", False):
+            raise ConfigurationError(
+                f"{rule!r} learns from chains, and {proposer!r} proposes trees: take tree=false or learn=false"
+            )
     if length is None:
         length = max(DRAFT_LENGTH, rule.least_draft)
     if length < 1:

@@ -58,6 +58,11 @@ class AcceptanceRule(Data):
     """Whether it is the exact rule wherever the drafter samples no tokens of the target's vocabulary."""
 
     @property
+    def learns(self) -> bool:
+        """Whether verdicts depend on earlier requests."""
+        return False
+
+    @property
     def vocabulary(self) -> str | None:
         """Identity of the vocabulary whose ids the rule knows; None where any will do."""
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsd_core import ConfigurationError
-from rsd_integrations.speculation.corrections import Corrections, Noting
+from rsd_core.methods import parse_method
+from rsd_integrations.speculation.corrections import Calibrated, Corrections, Noting
 from rsd_integrations.speculation.parsing import parse_rule
 from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged
 from tests.speculation.five_tokens import SIZE, judged, random_judged, rows
@@ -240,3 +243,41 @@ def test_corrections_that_are_none_are_refused(row: str, tmp_path: Path) -> None
         file.write_text(f'{{"format": "rsd-corrections-1", "vocabulary": {vocabulary}, "pairs": {pairs}}}')
         with pytest.raises(ConfigurationError, match=r"cannot be read .* make them again by `rsd corrections`"):
             Corrections.read(file)
+
+
+def test_a_memory_learns_on_request_as_one_rejection_after_the_other(memory: Path) -> None:
+    fields = {"kind": "csd", "memory": str(memory), "times": 3, "ratio": 0.2}
+    rule, frozen = parse_rule({**fields, "learn": True}), parse_rule(fields)
+    assert isinstance(rule, Calibrated)
+    assert rule.learns
+    assert not frozen.learns
+    counts = Counter(Corrections.read(memory).pairs)
+    before, rescued = counts.copy(), 0
+    for seed in range(20):
+        proposed = random_judged(seed, n=60, greedy=True, drawn=False)
+        verdicts, z = rule.judge(proposed), proposed.logits.tolist()
+        for chain in proposed.chains:
+            for i in chain:
+                x, own = int(proposed.tokens[i]), z[i].index(max(z[i]))
+                if x == own:
+                    continue
+                rescue = counts[x, own] > 3 and math.exp(z[i][x] - z[i][own]) >= 0.2
+                counts[x, own] += 1
+                assert bool(verdicts.accepted[i]) == rescue
+                rescued += rescue
+                if not rescue:
+                    break
+    assert rescued > 0
+    assert counts != before
+    assert rule.corrections.pairs == dict(counts)
+    assert pickle.loads(pickle.dumps(rule)).corrections == rule.corrections
+    assert isinstance(frozen, Calibrated)
+    assert frozen.corrections.pairs == dict(before)
+
+
+def test_what_learns_is_evaluated_in_order_and_from_chains_alone(memory: Path) -> None:
+    learning = {"kind": "csd", "memory": str(memory), "learn": True}
+    assert parse_method({"kind": "speculative", "rule": learning}).learns
+    assert not parse_method({"kind": "speculative", "rule": {**learning, "learn": False}}).learns
+    with pytest.raises(ConfigurationError, match=r"learns from chains, and .* proposes trees"):
+        parse_method({"kind": "speculative", "rule": learning, "proposer": {"kind": "ngram", "tree": True}})
