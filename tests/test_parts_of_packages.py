@@ -170,8 +170,8 @@ def test_a_task_of_a_package_is_evaluated() -> None:
     [
         ("halls:rows=many", "rows: .*'many'"),
         ("halls:row=3", "unknown name, did you mean 'rows'"),
-        ("two-rows:5", "the task 'two-rows' is complete as it is"),
-        ("gsm8k:train", "the task 'gsm8k' is complete as it is"),
+        ("two-rows:5", "the task 'two-rows' takes no options"),
+        ("gsm8k:train", "the task 'gsm8k' takes no options"),
         ("number", "'number' of the package 'rsd-halls': rsd_halls:number is 3, not a subclass of Task"),
         ("hall", r"unknown task 'hall', did you mean 'halls'\?"),
         ({"kind": "hall"}, r"unknown task 'hall', did you mean 'halls'\?"),

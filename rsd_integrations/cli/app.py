@@ -100,7 +100,7 @@ def _told(error: Exception) -> int:
         return 2
     if isinstance(error, OSError) and error.errno in _FULL:
         place = error.filename or "the output of this command"
-        say(f"Error: {place} cannot be written: {error.strerror}; free some space, then run again", "bold red")
+        say(f"Error: {place} cannot be written: {error.strerror}; make room, then run again", "bold red")
         return 2
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
         say(f"Error: {MissingDependency(str(error.name), extra, 'this command')}", "bold red")

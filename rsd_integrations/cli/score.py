@@ -79,7 +79,7 @@ def score(
     bad = [entry for entry in entries if isinstance(entry, BadRow)]
     failed = [error for entry, error in zip(entries, errors, strict=True) if isinstance(entry, Solution) and error]
     if failed and len(failed) + len(bad) == len(entries):
-        end_if_idle([never_worked("verifier", len(failed), failed[-1])], "Put it right, then run again")
+        end_if_idle([never_worked("verifier", len(failed), failed[-1])], "Fix the cause, then run again")
     if bad:
         raise RSDError(f"{len(bad)} of {len(entries)} entries of {file} are not solutions; each says why; {FORM}")
     if failed:
@@ -211,7 +211,7 @@ def processbench(data: Path | None, spec: str, threshold: float | None, n: int |
     written(out)
     failed = sum(split.failed for split in report.splits)
     if failed == sum(split.wrong + split.right for split in report.splits):
-        end_if_idle([never_worked("verifier", failed, report.errors[-1])], "Put it right, then run again")
+        end_if_idle([never_worked("verifier", failed, report.errors[-1])], "Fix the cause, then run again")
 
 
 def processbench_table(report: ProcessBenchReport) -> Table:

@@ -46,7 +46,7 @@ def ngrams(
 
     check_outputs(out=out)
     if missing := [str(file) for file in corpus if not file.is_file()]:
-        raise ConfigurationError(f"no such file: {', '.join(missing)}; name the files of a corpus")
+        raise ConfigurationError(f"there is no file {', '.join(missing)}; name the files of a corpus")
     check_spec(model)
     vocabulary = _in_process(load(model), model).vocabulary
     with Progress(console=Terminal(stderr=True), transient=True) as bar:

@@ -73,7 +73,7 @@ def test_a_journal_of_the_other_command_is_refused(tmp_path: Path) -> None:
         evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
     file.unlink()
     evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
-    with pytest.raises(ConfigurationError, match="holds no results of `rsd batch`, but a journal of `rsd eval`"):
+    with pytest.raises(ConfigurationError, match="contains a journal of `rsd eval`, not results of `rsd batch`"):
         read_results(file)
     file.write_text("")
     assert read_results(file) == {}
@@ -82,7 +82,7 @@ def test_a_journal_of_the_other_command_is_refused(tmp_path: Path) -> None:
 def test_folders_and_devices_are_no_journals(tmp_path: Path) -> None:
     for file, told in (
         (tmp_path, "a folder"),
-        (Path("/dev/null"), "no regular file"),
+        (Path("/dev/null"), "not a regular file"),
         (tmp_path / "no/x", "not exist"),
     ):
         with pytest.raises(ConfigurationError, match=told):
@@ -109,7 +109,7 @@ def test_a_second_process_is_refused_with_the_first_ones_id_until_that_is_killed
     assert holder.stdout is not None
     acknowledged = [holder.stdout.readline() for _ in range(20)]
     for name in (file, link):
-        with pytest.raises(ConfigurationError, match=rf"is being written by process {holder.pid}; wait for its end"):
+        with pytest.raises(ConfigurationError, match=rf"is being written by process {holder.pid}; wait until it ends"):
             Journal(name, ABOUT)
     holder.send_signal(signal.SIGKILL)
     acknowledged += holder.communicate()[0].splitlines()
@@ -117,7 +117,7 @@ def test_a_second_process_is_refused_with_the_first_ones_id_until_that_is_killed
         assert [row["id"] for row in journal.rows][: len(acknowledged)] == [int(line) for line in acknowledged]
         whole = len(journal.rows)
         journal.add({"id": "mine"})
-        with pytest.raises(ConfigurationError, match="is being written by this process already"):
+        with pytest.raises(ConfigurationError, match="is being written by this process"):
             Journal(file, ABOUT)
     assert [row["id"] for row in read_rows(file)[1:]] == [*range(whole), "mine"]
     assert set(os.listdir(tmp_path)) == {"x.jsonl", "link.jsonl"}
@@ -293,7 +293,7 @@ def test_a_batch_on_a_full_disk_ends_with_one_line_and_goes_on_later(
 
     monkeypatch.setattr("rsd_integrations.batch.journal.os.write", full)
     with pytest.raises(
-        RSDError, match=r"No space left on device\. Its \d rows are whole; once that is mended, the same"
+        RSDError, match=r"No space left on device\. Its \d rows are complete; once that is fixed, the same"
     ):
         run_journaled(SCRIPTED, problems, file, concurrency=4)
     monkeypatch.undo()
@@ -353,7 +353,7 @@ def test_a_row_of_a_batch_that_is_none_is_named(tmp_path: Path, row: str) -> Non
     file = tmp_path / "x.jsonl"
     run_journaled(SCRIPTED, as_problems(["one"]), file)
     file.write_text(file.read_text() + row + "\n")
-    told = re.escape(f"{file}: the row {row} is damaged; delete that line, and its piece of work is done again")
+    told = re.escape(f"{file}: the row {row} is damaged; delete that line to have its work done again")
     with pytest.raises(ConfigurationError, match=told):
         run_journaled(SCRIPTED, as_problems(["one", "two"]), file)
     with pytest.raises(ConfigurationError, match=told):

@@ -69,7 +69,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     run_journaled(SCRIPTED, as_problems(["one"]), out)
     other = SCRIPTED.model_copy(update={"settings": Settings(temperature=0.7)})
     with pytest.raises(
-        ConfigurationError, match=r"about another run: its config\.settings\.temperature is 0\.0, not 0\.7"
+        ConfigurationError, match=r"belongs to another run: its config\.settings\.temperature is 0\.0, not 0\.7"
     ):
         run_journaled(other, as_problems(["one"]), out)
 
@@ -83,7 +83,7 @@ def test_the_rest_of_a_run_may_ask_its_servers_otherwise(tmp_path: Path) -> None
     out.write_text("\n".join([head.replace("scripted:target", spec.format(",patience=5")), *rows]) + "\n")
     assert run_journaled(patient, as_problems(["one"]), out).found == 1
     other = SCRIPTED.model_copy(update={"target": spec.format(",template.thinking=true")})
-    with pytest.raises(ConfigurationError, match=r"about another run: its config\.target is"):
+    with pytest.raises(ConfigurationError, match=r"belongs to another run: its config\.target is"):
         run_journaled(other, as_problems(["one"]), out)
 
 
@@ -152,13 +152,13 @@ def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path)
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"question": "one"}', "line 2 is no prompt: it has no `prompt`"),
-        ("3", "line 2 is no prompt: it is int"),
-        ("null", "line 2 is no prompt: it is NoneType"),
-        ('"  "', "line 2 is no prompt: The prompt is empty"),
-        ('{"prompt": ""}', "line 2 is no prompt: The prompt is empty"),
-        ('{"prompt": [{"content": "x"}]}', "line 2 is no prompt: "),
-        ("{", "line 2 is no prompt: it is not JSON"),
+        ('{"question": "one"}', "line 2 is not a prompt: it has no `prompt`"),
+        ("3", "line 2 is not a prompt: it is int"),
+        ("null", "line 2 is not a prompt: it is NoneType"),
+        ('"  "', "line 2 is not a prompt: The prompt is empty"),
+        ('{"prompt": ""}', "line 2 is not a prompt: The prompt is empty"),
+        ('{"prompt": [{"content": "x"}]}', "line 2 is not a prompt: "),
+        ("{", "line 2 is not a prompt: it is not JSON"),
     ],
 )
 def test_a_line_that_is_no_prompt_is_a_row_with_an_error(tmp_path: Path, line: str, words: str) -> None:
@@ -196,7 +196,7 @@ def test_nothing_is_loaded_for_lines_that_are_no_prompts(tmp_path: Path) -> None
 def test_names_that_stand_for_two_prompts_and_empty_prompts_are_refused(tmp_path: Path) -> None:
     for first in ("one", ""):
         lines = [{"prompt": first, "id": "a"}, {"prompt": "two", "id": "a"}]
-        with pytest.raises(ConfigurationError, match="'a' stands for several"):
+        with pytest.raises(ConfigurationError, match="several prompts have the id 'a'"):
             read_problems(write(tmp_path / "prompts.jsonl", *lines))
     with pytest.raises(PromptError):
         as_problems([""])
@@ -213,7 +213,7 @@ def test_prompts_of_other_files_and_columns(tmp_path: Path, caplog: pytest.LogCa
     file.write_text("id,Question,note\n007,What is 1+1?,\n8,,empty\n")
     first, second = read_problems(file)
     assert (first.id, first.prompt[0].content) == ("007", "What is 1+1?")
-    assert (second.id, str(second.error).startswith("line 3 is no prompt: The prompt is empty")) == ("8", True)
+    assert (second.id, str(second.error).startswith("line 3 is not a prompt: The prompt is empty")) == ("8", True)
     assert caplog.messages == [f"{file}: prompts are read from the column 'Question'; --prompt names another one"]
     assert [problem.prompt[0].content for problem in read_problems(file, prompt="note") if not problem.error] == [
         "empty"

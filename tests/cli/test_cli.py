@@ -192,7 +192,7 @@ def test_a_configuration_file_with_words_on_top(tmp_path: Path) -> None:
 def test_a_file_with_several_models_is_said_to_be_for_the_server(tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text("models: {one: {method: target}, two: {}}\nqueue: 3\n")
-    with pytest.raises(ConfigurationError, match="has several models, which rsd serve takes"):
+    with pytest.raises(ConfigurationError, match="has several models, which only rsd serve accepts"):
         rsd("run", "q", "--config", str(file))
 
 

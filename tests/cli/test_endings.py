@@ -79,7 +79,7 @@ def test_an_interrupted_batch_says_how_to_go_on(tmp_path: Path, prompts: Path) -
     done = interrupted(tmp_path, "batch", str(prompts), "--out", str(out), "--concurrency", "2", *SCRIPTED)
     rows = len(read_rows(out)) - 1
     assert done.returncode == 130
-    assert f"Interrupted. {rows} of 200 problems are in {out}; the same command goes on from there" in done.stderr
+    assert f"Interrupted. {rows} of 200 problems are in {out}; the same command continues from there" in done.stderr
     assert 0 < rows < 200
     assert not list(tmp_path.glob(".*"))  # and nobody is kept from going on
 
@@ -90,11 +90,11 @@ def test_an_interrupted_evaluation_says_how_to_go_on(tmp_path: Path, prompts: Pa
     done = interrupted(tmp_path, *words, "--journal", str(journal), rows=journal)
     rows = len(read_rows(journal)) - 1
     assert done.returncode == 130
-    assert f"Interrupted. {rows} answers are in {journal}; the same command goes on from there" in done.stderr
+    assert f"Interrupted. {rows} answers are in {journal}; the same command continues from there" in done.stderr
     (tmp_path / "log").unlink()
     done = interrupted(tmp_path, *words)
     assert done.returncode == 130
-    assert "answers are lost; with --journal FILE, the same command would go on from them" in done.stderr
+    assert "answers are lost; with --journal FILE, the same command would continue from them" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_an_interrupted_evaluation_says_how_to_go_on(tmp_path: Path, prompts: Pa
     [
         (
             ["calibrate", "--all", "--concurrency", "1", *SCRIPTED, "--task"],
-            "problems is not kept, and nothing is written; run again",
+            "problems are lost, and nothing is written; run again",
         ),
         (
             ["score", "--json", "--verifier", "scripted:verifier"],
-            "{here} of 200 solutions are printed; to go on, give the others, from entry {next} of {file}",
+            "{here} of 200 solutions are printed; to continue, give the others, from entry {next} of {file}",
         ),
     ],
 )
@@ -235,8 +235,8 @@ def test_help_tells_what_a_task_may_be() -> None:
         ("settings: {temprature: 1}\n", [], ["--config", "config.yaml", "settings", "temprature", "temperature"]),
         ("polcy: sigmoid\n", [], ["config.yaml", "polcy", "'policy'", "known are drafter, verifier, target"]),
         ("policy: {kind: binary_stp}\n", [], ["config.yaml", "binary_stp", "'binary_step'"]),
-        ("a: [1\nb: 2\n", [], ["config.yaml, line 2, is no YAML"]),
-        ("- 1\n", [], ["holds no mapping of fields, but list"]),
+        ("a: [1\nb: 2\n", [], ["config.yaml, line 2, is not YAML"]),
+        ("- 1\n", [], ["must be a mapping of fields, but is list"]),
         ("drafter: scripted:draft\n", ["--temperature", "-1"], ["invalid configuration: settings.temperature"]),
     ],
 )
@@ -278,10 +278,10 @@ def test_a_bad_recipe_is_told_with_its_place(text: str, told: list[str], tmp_pat
     [
         (
             "drafter: scripted:draft\ntarget: scripted:target\ndrafter: embedded:draft\n",
-            "line 3, is no YAML: 'drafter'",
+            "line 3, is not YAML: 'drafter'",
         ),
-        ('{"settings": {"seed": 1,\n "seed": 2}}', "line 2, is no YAML: 'seed'"),
-        ("settings: {limits: {max_steps: 3, max_steps: 4}}", "line 1, is no YAML: 'max_steps'"),
+        ('{"settings": {"seed": 1,\n "seed": 2}}', "line 2, is not YAML: 'seed'"),
+        ("settings: {limits: {max_steps: 3, max_steps: 4}}", "line 1, is not YAML: 'max_steps'"),
     ],
 )
 def test_a_name_that_a_file_gives_twice_is_refused(text: str, told: str, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_types_and_formats(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (("--gguf", "--from-gguf", "a", "b"), "--gguf writes a GGUF file and --from-gguf reads one; give one of them"),
-        (("a.gguf", "b"), "a.gguf is a GGUF file; make a checkpoint of it: rsd export --from-gguf a.gguf FOLDER"),
+        (("a.gguf", "b"), "a.gguf is a GGUF file; to make it a checkpoint: rsd export --from-gguf a.gguf FOLDER"),
         (("a", "b.gguf"), "b.gguf is named like a GGUF file; to write one: rsd export --gguf a b.gguf"),
-        (("--gguf", "a", "b"), "b is no name of a GGUF file; name it b.gguf"),
+        (("--gguf", "a", "b"), "b is not a name of a GGUF file; name it b.gguf"),
         (("a", "b", "--type", "f16"), "--type f16 is of --gguf"),
         (("--from-gguf", "a.gguf", "b", "--type", "f16"), "--type f16 is of --gguf"),
         (("--gguf", "a", "b.gguf", "--dtype", "float32"), "--dtype float32 is of --from-gguf"),

@@ -66,7 +66,7 @@ def test_a_plan_counts_files_and_checkpoints_in_one_memory(monkeypatch: pytest.M
     assert row(both, "embedded:draft")[-1] == "–"
     assert row(both, "embedded:draft")[:3] == row(alone, "embedded:draft")[:3]
     monkeypatch.setattr("rsd_integrations.cli.plan.free_machine_memory", lambda: 1e6)
-    with pytest.raises(ConfigurationError, match=r"0\.00 GiB are free .*weights .*logits .*fewer bits a weight"):
+    with pytest.raises(ConfigurationError, match=r"0\.00 GiB are free .*weights .*logits .*fewer bits per weight"):
         rsd("plan", f"gguf:{file}")
 
 
@@ -224,7 +224,7 @@ def test_the_doctor_goes_on_as_far_as_it_can(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(doctor, "library", missing)
     said = found(f"gguf:{SMOLLM2}")
     assert {name: ok for name, (ok, _) in said.items()} == {"file": True, "memory": False, "library": False}
-    assert "fewer bits a weight" in said["memory"][1]
+    assert "fewer bits per weight" in said["memory"][1]
     assert "llama" in said["library"][1]
 
 

@@ -37,7 +37,7 @@ def test_run_and_batch_run_the_method(config: Path, tmp_path: Path) -> None:
 
 
 def test_calibrate_wants_rsd(config: Path) -> None:
-    with pytest.raises(RSDError, match="rsd calibrate finds a threshold of RSD; leave the method out"):
+    with pytest.raises(RSDError, match="rsd calibrate finds a threshold for RSD; remove the method"):
         CliRunner().invoke(app, ["calibrate", "--config", str(config)], catch_exceptions=False)
 
 

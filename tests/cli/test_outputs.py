@@ -94,7 +94,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
 def test_a_plot_of_no_known_format_is_told_before_the_work(tmp_path: Path) -> None:
     for command in ("eval", "calibrate"):
         for name in ("figure.xyz", "figure"):
-            with pytest.raises(ConfigurationError, match=r"the end of a plot's name is its format, one of .*png"):
+            with pytest.raises(ConfigurationError, match=r"a plot's name must end with its format, one of .*png"):
                 rsd(command, "--n", "1", "--plot", str(tmp_path / name))
 
 
@@ -122,7 +122,7 @@ def test_what_was_computed_is_written_though_the_plot_fails(
     figures, page, policy = tmp_path / "x.json", tmp_path / "x.md", tmp_path / "policy.json"
     task = ["--task", problems, "--all", *SCRIPTED, "--plot", str(tmp_path / "x.png")]
     result = CliRunner().invoke(app, ["eval", *task, "--json", str(figures), "--markdown", str(page)])
-    assert "no such font. All else is written" in str(result.exception)
+    assert "no such font. Everything else is written" in str(result.exception)
     assert "accuracy" in result.output  # the table was printed
     assert json.loads(figures.read_text())["n"] == 6
     assert page.read_text().startswith("6 problems")
@@ -217,7 +217,7 @@ def test_batch_and_eval_leave_other_files_alone(tmp_path: Path, problems: str) -
     for words in (["batch", str(prompts), "--out"], ["eval", "--task", problems, "--all", "--journal"]):
         for file in (mine, prompts):
             before = file.read_bytes()
-            with pytest.raises(RSDError, match="is no journal of this program but"):
+            with pytest.raises(RSDError, match="is not a journal of this program but"):
                 rsd(*words, str(file), *SCRIPTED)
             assert file.read_bytes() == before
 
@@ -242,7 +242,7 @@ def test_score_and_batch_read_json_lines_as_they_are_defined(tmp_path: Path, mon
     assert "3 lines of" in shown.output
     with pytest.raises(ConfigurationError, match=r"line 2: .*empty.* \(and 2 more\)"):
         rsd(*score, "--strict")
-    with pytest.raises(ConfigurationError, match=r"line 2 is no prompt: .* \(and 2 lines more\)"):
+    with pytest.raises(ConfigurationError, match=r"line 2 is not a prompt: .* \(and 2 lines more\)"):
         rsd("batch", str(file), "--out", str(out), *SCRIPTED, "--strict")
 
 
@@ -308,7 +308,7 @@ def test_a_full_disk_behind_the_output_is_one_line(words: list[str]) -> None:
         )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "Error: what this command prints cannot be written: No space left on device; make room, then run again"
+        "Error: the output of this command cannot be written: No space left on device; make room, then run again"
     ]
 
 

@@ -162,7 +162,7 @@ def test_the_command_writes_the_threshold_that_holds(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--accuracy", "98"], "--accuracy 98.0: a share of the target's accuracy, in (0, 1], such as 0.98"),
+        (["--accuracy", "98"], "--accuracy 98.0: must be a share of the target's accuracy, in (0, 1], such as 0.98"),
         (["--accuracy", "0.9", "--target-share", "0.1"], "give one of them"),
         (["--accuracy", "0.9", "--task", "QUESTIONS,answer="], "--accuracy needs problems with known answers"),
     ],

@@ -299,7 +299,7 @@ def test_a_step_without_a_reward_goes_as_the_settings_say_whatever_the_threshold
 
 
 def test_a_calibration_takes_problems() -> None:
-    with pytest.raises(ConfigurationError, match="one problem or more"):
+    with pytest.raises(ConfigurationError, match="at least one problem"):
         calibrate(seats(), [])
 
 

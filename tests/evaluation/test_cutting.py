@@ -65,8 +65,8 @@ def test_a_splitter_object_cuts_as_well() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("marked:(", r"'marked:\(' is no valid splitter: pattern: '\(' is no regular expression"),
-        ("sentences", r"'sentences' is no splitter, did you mean 'sentence'\?"),
+        ("marked:(", r"'marked:\(' is not a valid splitter: pattern: '\(' is not a regular expression"),
+        ("sentences", r"'sentences' is not a splitter; did you mean 'sentence'\?"),
         ("markd", r"did you mean 'marked'\?"),
         ("", "an empty text cannot end a step"),
     ],

@@ -45,17 +45,17 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Decoder]:
         (
             {"verifier": [RuntimeError("401 \x1b[31mno\nkey")]},
             *("verifier_error", 8, 4, "RuntimeError: 401 \x1b[31mno\nkey"),
-            r"rsd: the verifier failed 8 times in 4 of 4 answers, at last with 'RuntimeError: 401 \x1b[31mno\nkey'",
+            r"rsd: the verifier failed 8 times in 4 of 4 answers, most recently with 'RuntimeError: 401 \x1b[31mno\nkey'",
         ),
         (
             {"drafter": ["3*4=12.\n\n", ConnectionError("refused")]},
             *("drafter_error", 4, 4, "ConnectionError: refused"),
-            "rsd: the drafter failed 4 times in 4 of 4 answers, at last with 'ConnectionError: refused'",
+            "rsd: the drafter failed 4 times in 4 of 4 answers, most recently with 'ConnectionError: refused'",
         ),
         (
             {"limits": Limits(max_target_calls=0)},
             *("target_limit", 4, 4, "max_target_calls is reached: the draft is kept whatever its reward"),
-            "rsd: a limit on the target was reached 4 times in 4 of 4 answers, at last with 'max_target_calls is "
+            "rsd: a limit on the target was reached 4 times in 4 of 4 answers, most recently with 'max_target_calls is "
             "reached: the draft is kept whatever its reward'",
         ),
     ],

@@ -78,7 +78,7 @@ def test_what_a_grader_of_a_package_does_is_its_own_affair(tmp_path: Path, monke
     monkeypatch.syspath_prepend(tmp_path)
     assert grading.grade_elsewhere("odd_graders:prints", "it", "10", "it is 10")
     for name, kind, words in (
-        ("hungry", GradingLimit, "it needed more than it may over 'text': MemoryError"),
+        ("hungry", GradingLimit, "it exceeded its limits on 'text': MemoryError"),
         ("dies", GradingLimit, "it ended its process over 'text'"),
         ("leaves", GradingError, "it failed on 'text': SystemExit"),
         ("gone", GradingError, "it failed on 'text': AttributeError"),
@@ -117,7 +117,7 @@ def test_an_answer_that_cannot_be_graded_is_neither_right_nor_wrong(
         "1 answers could not be graded and are not counted"
     )
     assert (
-        "the answer could not be graded 1 times in 1 of 4 answers, at last with \"the grader 'math' took"
+        "the answer could not be graded 1 times in 1 of 4 answers, most recently with \"the grader 'math' took"
         in markdown(report)
     )
     monkeypatch.setattr(f"{__name__}.ENDLESS", "10")  # mended: the same journal is graded anew, and nothing decoded

@@ -135,7 +135,7 @@ def test_labels_that_are_no_steps_are_refused(tmp_path: Folder, label: object) -
         ('{"problem": "", "solution": "s"}', "line 1: .* empty"),
         ("{", "Expecting"),
         ("", "empty"),
-        ("3", "line 1: it is no problem with a solution"),
+        ("3", "line 1: it is not a problem with a solution"),
     ],
 )
 def test_wrong_files_are_told(tmp_path: Folder, line: str, told: str) -> None:

@@ -228,7 +228,7 @@ def test_two_runs_are_compared_from_the_shell(problems: str, tmp_path: Path) -> 
     assert "rsd / draft" in one
     with pytest.raises(RSDError, match="would be compared with itself"):
         invoked("compare", rows[0], rows[0])
-    with pytest.raises(ConfigurationError, match="it holds no rows of an evaluation"):
+    with pytest.raises(ConfigurationError, match="it is not a file of an evaluation's rows"):
         invoked("compare", problems.partition(":")[2].partition(",")[0], rows[0])
 
 

@@ -83,7 +83,7 @@ def test_a_solution_that_is_no_text_is_not_made_one(given: object, tmp_path: Fol
     (tmp_path / "a.jsonl").write_text(json.dumps({"problem": "x", "solution": given}))
     (bad,) = read_entries(tmp_path / "a.jsonl")
     assert isinstance(bad, BadRow)
-    assert f"its `solution` is {json.dumps(given)} and no text" in bad.error
+    assert f"its `solution` is {json.dumps(given)}, not a text" in bad.error
 
 
 def all_of(verifier: Verifier, *solutions: Solution, concurrency: int = 16) -> list[Any]:

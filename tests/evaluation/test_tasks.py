@@ -139,7 +139,7 @@ def test_conversations_are_asked_as_they_are(tmp_path: Path) -> None:
         ("p.csv", "answer,answer\n1,2\n", "two columns with the same name"),
         ("p.parquet", "question", "is not Parquet"),
         ("p.json", "[1", "is not JSON"),
-        ("p.jsonl", '{"question": "", "answer": 1}\n', "the question '' cannot be asked"),
+        ("p.jsonl", '{"question": "", "answer": 1}\n', "the question '' is not a valid prompt"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, content: str, words: str) -> None:
@@ -217,7 +217,7 @@ def test_multiple_choice_in_both_forms(tmp_path: Path) -> None:
     cells = find_task({"path": str(file), "choices": ["choices"]}).draw(None, 0)
     assert [(item.reference, item.grader) for item in cells] == [("C", "choice"), ("B", "choice"), ("A", "choice")]
     file.write_text("question,choices,answer\nQ?,\"['w', 'x']\",z\n")
-    with pytest.raises(ConfigurationError, match="the answer 'z' is none of the choices 'w, x'"):
+    with pytest.raises(ConfigurationError, match="the answer 'z' is not one of the choices 'w, x'"):
         find_task({"path": str(file), "choices": ["choices"]}).draw(None, 0)
 
 

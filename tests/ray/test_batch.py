@@ -156,7 +156,7 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
     assert 29 <= finished < 300
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command goes on from there" in said
+        assert "the same command continues from there" in said
     counts = run_journaled(SLOW, as_problems([f"question {n}" for n in range(finished + 20)]), out)
     assert counts.failed == 0
     assert counts.found >= finished - 8
@@ -166,8 +166,8 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
 def test_options_of_ray_are_checked_before_anything_starts(prompts: Path, tmp_path: Path) -> None:
     words = ["batch", str(prompts), "--out", str(tmp_path / "out.jsonl")]
     for further, message in (
-        (["--actors", "4"], "'--actors 4' is of use with --ray alone"),
-        (["127.0.0.1:6379"], "'127.0.0.1:6379' is of use with --ray alone"),
+        (["--actors", "4"], "'--actors 4' needs --ray"),
+        (["127.0.0.1:6379"], "'127.0.0.1:6379' needs --ray"),
         (["--ray", "--actors", "0"], "count: Input should be greater than or equal to 1"),
     ):
         refused = CliRunner().invoke(app, [*words, *further])
