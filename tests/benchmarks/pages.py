@@ -1,4 +1,4 @@
-"""Sections of a page that several benchmarks write, each its own."""
+"""Sections of a page, each written by one benchmark."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def put(file: Path, section: str, text: str) -> None:
-    """Write a section: in the place of its older self, or at the end."""
+    """Write a section: in place of its older version, or at the end."""
     begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
     fresh = f"{begin}\n\n{text.strip()}\n\n{end}\n"
     before = file.read_text() if file.exists() else "# Benchmarks\n"
