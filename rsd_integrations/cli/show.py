@@ -159,7 +159,7 @@ class RunView:
         if self.reference is not None:
             right = answer == self.reference
             line.append(
-                "  correct" if right else visible(f"  wrong: it is {self.reference}"), style="green" if right else "red"
+                "  right" if right else visible(f"  wrong: it is {self.reference}"), style="green" if right else "red"
             )
         self.console.print(line)
         self.console.print(reading.summary, highlight=False)

@@ -155,7 +155,7 @@ class Report:
     def in_flight(self) -> str:
         """The load under which seconds were measured."""
         if self.replayed:
-            return "those of the models when they were recorded"
+            return "from the recorded calls"
         if self.concurrency == 1:
             return "one at a time"
         return f"{self.concurrency} in flight (learning policies: 1)"
